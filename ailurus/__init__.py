@@ -1,0 +1,18 @@
+"""Ailurus: what its programs share, and what a user's Python imports (`from ailurus import Client`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ailurus.wire.client import Client as Client
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name == "Client":  # late: the types alone must not cost an HTTP library
+        from ailurus.wire.client import Client
+
+        return Client
+    raise AttributeError(f"module 'ailurus' has no attribute {name!r}")

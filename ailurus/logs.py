@@ -1,0 +1,88 @@
+"""Logs of all programs: JSON lines to a file, key=value to a terminal.
+
+An event is a past-tense name, facts are keys: `log.info("job_started", job_id=7)`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+_FILE_BYTES, _FILES_KEPT = 50_000_000, 3
+
+
+class Log:
+    """A logger with facts bound to it."""
+
+    def __init__(self, name: str, **facts: Any) -> None:
+        self._logger = logging.getLogger(f"ailurus.{name}")
+        self._facts = facts
+
+    def bind(self, **facts: Any) -> Log:
+        """The same logger, saying these facts each time."""
+        bound = Log.__new__(Log)
+        bound._logger, bound._facts = self._logger, {**self._facts, **facts}
+        return bound
+
+    def debug(self, event: str, **facts: Any) -> None:
+        self._say(logging.DEBUG, event, facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._say(logging.INFO, event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._say(logging.WARNING, event, facts)
+
+    def error(self, event: str, *, trace: bool = False, **facts: Any) -> None:
+        """`trace`: add the traceback of the exception being handled: for bugs of ours."""
+        self._say(logging.ERROR, event, facts, trace=trace)
+
+    def _say(self, level: int, event: str, facts: dict[str, Any], *, trace: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, event, exc_info=trace, extra={"facts": {**self._facts, **facts}})
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{when}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "log": record.name.removeprefix("ailurus."),
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = time.strftime("%H:%M:%S", time.localtime(record.created))
+        facts = " ".join(f"{k}={v!r}" for k, v in getattr(record, "facts", {}).items())
+        line = f"{when} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def to(path: Path | None = None, *, level: str = "info") -> None:
+    """Send the logs of this process to `path` as JSON lines, else to stderr."""
+    handler: logging.Handler
+    if path is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Text() if sys.stderr.isatty() else _Json())
+    else:
+        handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT)
+        handler.setFormatter(_Json())
+    root = logging.getLogger("ailurus")
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    root.propagate = False

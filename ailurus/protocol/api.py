@@ -1,0 +1,163 @@
+"""The native API as data: every route with its scope and its types.
+
+The dispatcher's router, the client, the OpenAPI description, the scope tests and the fuzzer all walk
+this table.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from ailurus.protocol import messages as m
+
+PREFIX = "/api/ailurus/v1"
+
+
+class Scope(StrEnum):
+    """What a token may do. The first four are WLCG's words; ours bind a site or a worker."""
+
+    READ = "compute.read"
+    CREATE = "compute.create"
+    MODIFY = "compute.modify"
+    CANCEL = "compute.cancel"
+    ADMIN = "ailurus.admin"  # all of the above for everybody's jobs, and tokens
+    EDGE = "ailurus.edge"  # as `ailurus.edge:SITE`
+    PILOT = "ailurus.pilot"  # a pilot started by hand: may register as a worker
+    BOOTSTRAP = "ailurus.bootstrap"  # one registration: (intent, index, epoch, deadline)
+    WORKER = "ailurus.worker"  # a registered worker, its own jobs only
+
+
+class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """A route without query parameters."""
+
+
+class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs to list, newest first."""
+
+    state: Annotated[str, Meta(max_length=200)] = ""  # comma-separated states
+    queue: Annotated[str, Meta(max_length=200)] = ""
+    name: Annotated[str, Meta(max_length=200)] = ""  # exact, or a prefix that ends in *
+    user: Annotated[str, Meta(max_length=200)] = ""
+    code: Annotated[int, Meta(ge=0)] | None = None
+    before: int | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Events after `after`, oldest first; waits up to `wait_s` for the first one."""
+
+    after: int = 0
+    job_id: int | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+
+class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the end."""
+
+    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")] = "stdout"
+    attempt_nr: int | None = None  # None: the latest
+    offset: int = 0
+    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+
+class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job's resource curves after a time."""
+
+    attempt_nr: int | None = None
+    after: float = 0.0
+
+
+class TailQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The end of a file in a running job's directory; its pilot is asked at its next heartbeat."""
+
+    file: Annotated[str, Meta(min_length=1, max_length=200)]
+    wait_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
+
+
+class WorkersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which workers to list; those that ended only if asked for."""
+
+    site: Annotated[str, Meta(max_length=200)] = ""
+    ended: bool = False
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class StreamQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which live topics a page wants: overview, jobs, workers, job:ID, log:ID."""
+
+    topics: Annotated[str, Meta(max_length=500)] = "overview"
+    last_event_id: int | None = None
+
+
+class Samples(m.Answer):
+    samples: tuple[m.Sample, ...]
+
+
+class Tail(m.Answer):
+    text: str
+
+
+class QueueRows(m.Answer):
+    queues: tuple[m.QueueRow, ...]
+
+
+class WorkerRows(m.Answer):
+    workers: tuple[m.WorkerRow, ...]
+
+
+class SignIn(m.Ask):
+    """Exchange a token for a browser session's cookie: EventSource cannot send headers."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=8192)]
+
+
+class Route(Struct, frozen=True):
+    """One endpoint. `name` is the handler's and the client method's; `scope` None: no token."""
+
+    name: str
+    method: str
+    path: str
+    scope: Scope | None
+    ask: type[Struct]  # the body of a POST, the query of a GET
+    answer: type[Struct] | None  # None: a stream of events
+    summary: str
+
+
+G, P = "GET", "POST"
+ROUTES: tuple[Route, ...] = (
+    Route("overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"),
+    Route("submit", P, "/jobs", Scope.CREATE, m.Submit, m.Submitted, "Submit jobs"),
+    Route("jobs", G, "/jobs", Scope.READ, JobsQuery, m.JobPage, "List jobs, newest first"),
+    Route("show", G, "/jobs/{job_id}", Scope.READ, NoQuery, m.JobDetail, "All about one job"),
+    Route("why", G, "/jobs/{job_id}/why", Scope.READ, NoQuery, m.Why, "Why a job is where it is"),
+    Route("log", G, "/jobs/{job_id}/log", Scope.READ, LogQuery, m.LogChunk, "A job's output, live"),
+    Route("samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"),
+    Route("tail", G, "/jobs/{job_id}/tail", Scope.READ, TailQuery, Tail, "The end of a job's file"),
+    Route("wait", P, "/jobs/wait", Scope.READ, m.WaitJobs, m.JobStates, "Wait until jobs are final"),
+    Route("cancel", P, "/jobs/cancel", Scope.CANCEL, m.JobIds, m.Cancelled, "Cancel jobs"),
+    Route("retry", P, "/jobs/retry", Scope.CREATE, m.JobIds, m.Submitted, "Submit final jobs anew"),
+    Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
+    Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
+    Route("events", G, "/events", Scope.READ, EventsQuery, m.Events, "What happened"),
+    Route("stream", G, "/stream", Scope.READ, StreamQuery, None, "Server-sent events for pages"),
+    Route("token", P, "/tokens", Scope.ADMIN, m.NewToken, m.Token, "Make a token"),
+    Route("sign_in", P, "/session", None, SignIn, m.Done, "Start a browser session"),
+    Route("sign_out", P, "/session/end", None, m.Ask, m.Done, "End a browser session"),
+    Route("register", P, "/worker/register", Scope.PILOT, m.Register, m.Registered, "A pilot begins"),
+    Route("acquire", P, "/worker/acquire", Scope.WORKER, m.Acquire, m.Acquired, "Lease jobs"),
+    Route("beat", P, "/worker/beat", Scope.WORKER, m.Beat, m.Beaten, "Heartbeat of a worker"),
+    Route("report", P, "/worker/report", None, m.Reports, m.Verdicts, "Final reports, by report key"),
+    Route("release", P, "/worker/release", Scope.WORKER, m.Release, m.Done, "Give back prefetched jobs"),
+    Route("log_pieces", P, "/worker/log", Scope.WORKER, m.LogPieces, m.Done, "Live log of payloads"),
+    Route("bye", P, "/worker/bye", Scope.WORKER, m.Bye, m.Done, "A pilot ends"),
+    Route("hello", P, "/edge/hello", Scope.EDGE, m.Hello, m.Welcome, "Take or renew a site's lease"),
+    Route("demand", P, "/edge/demand", Scope.EDGE, m.AskDemand, m.Demand, "Jobs that wait, by shape"),
+    Route("intent", P, "/edge/intent", Scope.EDGE, m.NewIntent, m.Bootstraps, "Bootstrap tokens"),
+    Route("workers_news", P, "/edge/workers", Scope.EDGE, m.WorkersNews, m.Done, "Batch states"),
+    Route("drain", P, "/edge/drain", Scope.EDGE, m.DrainWorkers, m.Done, "Let workers drain"),
+)
+BY_NAME = {route.name: route for route in ROUTES}

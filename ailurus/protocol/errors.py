@@ -1,0 +1,81 @@
+"""PanDA's pilot error codes: the numbers that its server, monitor and users know.
+
+Numbering: PanDA Pilot 3, `pilot/common/errorcodes.py`. Only codes that we report are here.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """Why a job failed. `.text` says it in words, `.transient` whether another attempt may help."""
+
+    text: str
+    transient: bool
+
+    def __new__(cls, number: int, text: str, transient: bool = False) -> Code:
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.text = text
+        code.transient = transient
+        return code
+
+    OK = 0, "no error"
+    GENERAL_ERROR = 1008, "general pilot error", True
+    NO_LOCAL_SPACE = 1098, "not enough local disk space", True
+    STAGE_IN_FAILED = 1099, "an input file could not be staged in", True
+    NO_SUCH_FILE = 1103, "no such file"
+    WORKDIR_TOO_LARGE = 1104, "the job's directory grew too large"
+    STDOUT_TOO_BIG = 1106, "the payload's stdout or stderr grew too large"
+    OUTPUT_TOO_LARGE = 1124, "an output file is too large"
+    STAGE_OUT_FAILED = 1137, "an output file could not be staged out", True
+    PUT_MD5_MISMATCH = 1141, "md5 mismatch on an output file", True
+    KILLED_BY_SERVER = 1144, "killed by the dispatcher"
+    GET_MD5_MISMATCH = 1145, "md5 mismatch on an input file", True
+    LOOPING_JOB = 1150, "no sign of life from the payload: looping job"
+    STAGE_IN_TIMEOUT = 1151, "stage-in timed out", True
+    STAGE_OUT_TIMEOUT = 1152, "stage-out timed out", True
+    MISSING_OUTPUT = 1165, "an output file is missing"
+    INPUTS_TOO_LARGE = 1168, "the input files are too large"
+    GET_ADLER_MISMATCH = 1171, "adler32 mismatch on an input file", True
+    PUT_ADLER_MISMATCH = 1172, "adler32 mismatch on an output file", True
+    BAD_FILE_NAME = 1190, "a file name is not allowed"
+    KILL_SIGNAL = 1200, "the pilot was killed", True
+    SIGTERM = 1201, "the pilot got SIGTERM", True
+    SIGQUIT = 1202, "the pilot got SIGQUIT", True
+    SIGXCPU = 1204, "the pilot got SIGXCPU", True
+    SIGUSR1 = 1207, "the pilot got SIGUSR1", True
+    SIGINT = 1208, "the pilot got SIGINT", True
+    OUT_OF_MEMORY = 1212, "the payload ran out of memory"
+    WALLTIME = 1213, "the payload reached its time limit"
+    OVER_MEMORY = 1235, "the payload exceeded its memory limit"
+    PAYLOAD_FAILED = 1305, "the payload failed"
+    OUTPUT_UNSAFE = 1303, "an output is not a regular file"
+    INTERNAL = 1319, "an internal problem of the pilot", True
+    SERVICE_UNAVAILABLE = 1324, "a service is not available", True
+    CONTAINER_MISSING = 1325, "the container runtime is not available", True
+    CONTAINER_FAILED = 1306, "the container runtime failed", True
+    NO_PROTOCOL = 1313, "no data plugin for this URL"
+    NOT_IMPLEMENTED = 1300, "this pilot cannot run such a job"
+    STORAGE_FORBIDDEN = 1338, "the site does not allow this storage location"
+    COMMAND_TIMEOUT = 1367, "a command timed out", True
+    PREEMPTED = 1379, "the batch system preempted the worker", True
+    # PanDA's job dispatcher says these itself, when no pilot is left to say anything.
+    LOST_HEARTBEAT = 100, "lost heartbeat", True
+    PARENT_FAILED = 200, "a job that this one depends on did not finish"
+
+
+class AilurusError(Exception):
+    """An error with what would help: shown to people as it is, never with a traceback."""
+
+    def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    def __str__(self) -> str:
+        where = f"{self.field}: " if self.field else ""
+        what = f" ({self.remedy})" if self.remedy else ""
+        return f"{where}{self.message}{what}"

@@ -1,0 +1,131 @@
+"""A job as it is asked for, and the shares of a machine that it needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, NewType
+
+from msgspec import Meta, Struct
+
+JobId = NewType("JobId", int)
+
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$")]
+"""A name that is a file name, a URL segment and a shell word as it stands."""
+Url = Annotated[str, Meta(max_length=2000, pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")]
+Adler32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
+Md5 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+
+
+class InputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file that is in the job's directory when the payload starts.
+
+    Without `url` it is the output of that name of a job in `depends_on`: the dispatcher fills in
+    where it is and its checksum when the job is handed out.
+    """
+
+    name: Name
+    url: Url = ""
+    size: Annotated[int, Meta(ge=0)] | None = None  # bytes
+    adler32: Adler32 | None = None
+    md5: Md5 | None = None
+
+
+class OutputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file that the payload leaves in its directory, and the storage directory it goes to.
+
+    The physical name carries job and attempt, so that no attempt overwrites another's file; without
+    `url` it goes to the default storage of the site that ran the job.
+    """
+
+    name: Name
+    url: Url = ""
+    optional: bool = False
+
+
+class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a job asks for; never changes. One run of it is the pair (job_id, attempt_nr)."""
+
+    name: Name
+    command: Annotated[str, Meta(max_length=100_000)] = ""
+    """One shell line, run by `/bin/sh -c` in the job's directory."""
+    script: Annotated[str, Meta(max_length=1_000_000)] = ""
+    """Or a whole script with its `#!` line, run as a program."""
+    inputs: Annotated[tuple[InputFile, ...], Meta(max_length=10_000)] = ()
+    outputs: Annotated[tuple[OutputFile, ...], Meta(max_length=10_000)] = ()
+    container: Annotated[str, Meta(max_length=2000)] = ""
+    cores: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    memory_mb: Positive = 2000
+    """Whole job, not per core (PanDA minRamCount)."""
+    disk_mb: Positive = 2000
+    """Scratch space beside the inputs (PanDA maxDiskCount)."""
+    gpus: Annotated[int, Meta(ge=0, le=1000)] = 0
+    nodes: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    walltime_s: Annotated[int, Meta(ge=1, le=31_536_000)] | None = None
+    """The payload is killed after this long (PanDA maxWalltime); None: no limit of its own."""
+    estimate_s: Annotated[float, Meta(ge=0)] | None = None
+    """How long the payload will probably run: packed nodes start the longest first."""
+    launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*$")] = "single"
+    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    network: bool = False
+    """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    queue: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?$")] = ""
+    """Empty: offered to every queue that can run it."""
+    depends_on: Annotated[tuple[int | Name, ...], Meta(max_length=10_000)] = ()
+    """Job ids, or names of jobs of the same submission, that must finish first."""
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
+    """How often to try, whatever the failure; None: five times, and only after failures that
+    another attempt can cure (a lost worker, a failed transfer)."""
+
+
+DEFAULT_ATTEMPTS = 5
+
+
+class Shape(Struct, frozen=True, kw_only=True, order=True):
+    """What a job occupies while it runs, as one value: jobs of a queue are indexed by it."""
+
+    cores: int = 1
+    memory_mb: int = 2000
+    disk_mb: int = 0
+    gpus: int = 0
+    nodes: int = 1
+    walltime_s: int = 0  # 0: not said
+
+    def fits(self, room: Room) -> bool:
+        """Whether a job of this shape can start in `room`."""
+        return (
+            self.cores <= room.cores
+            and self.memory_mb <= room.memory_mb
+            and self.disk_mb <= room.disk_mb
+            and self.gpus <= room.gpus
+            and self.nodes <= room.nodes
+            and (room.seconds_left is None or self.walltime_s <= room.seconds_left)
+        )
+
+
+class Room(Struct, frozen=True, kw_only=True):
+    """What a worker has free, or what a site's slot offers when empty."""
+
+    cores: Count = 1
+    memory_mb: Annotated[int, Meta(ge=0)] = 0
+    disk_mb: Annotated[int, Meta(ge=0)] = 0
+    gpus: Count = 0
+    nodes: Count = 1
+    seconds_left: float | None = None  # until the worker must end; None: no end known
+
+
+def shape_of(spec: JobSpec) -> Shape:
+    """The shape of a job. Memory and disk are rounded up so that few shapes stand for many jobs."""
+    return Shape(
+        cores=spec.cores,
+        memory_mb=_round_up(spec.memory_mb, 250),
+        disk_mb=_round_up(spec.disk_mb, 1000),
+        gpus=spec.gpus,
+        nodes=spec.nodes,
+        walltime_s=_round_up(spec.walltime_s or 0, 60),
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,527 @@
+"""What travels over the native API: one type a message. Times are seconds since 1970 (UTC)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta, Raw, Struct
+
+from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Url
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Outcome, Phase
+
+Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Text = Annotated[str, Meta(max_length=8000)]
+Label = Annotated[str, Meta(max_length=500)]
+
+
+class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Something sent to the dispatcher: an unknown field is an error, not a typo unnoticed."""
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """Something the dispatcher says: a client ignores what it does not know yet."""
+
+
+class Problem(Answer):
+    """An error (RFC 9457 application/problem+json), with the field and what would help."""
+
+    title: str
+    status: int
+    detail: str = ""
+    field: str = ""
+    remedy: str = ""
+    type: str = "about:blank"
+
+
+# --- users -----------------------------------------------------------------------------------------
+
+
+class Submit(Ask):
+    """Jobs to run. `request_id` is made by the caller: repeated, it returns the first answer."""
+
+    request_id: Key
+    jobs: Annotated[tuple[JobSpec, ...], Meta(min_length=1, max_length=100_000)]
+
+
+class Submitted(Answer):
+    job_ids: tuple[int, ...]  # in the order of the request
+    repeated: bool = False  # the request had been taken before
+
+
+class JobRow(Answer):
+    """A job in a list."""
+
+    job_id: int
+    name: str
+    queue: str
+    user: str
+    state: JobState
+    attempt_nr: int
+    priority: int
+    created: float
+    changed: float
+    worker_id: int | None = None
+    code: int = 0
+    diagnosis: str = ""
+
+
+class JobPage(Answer):
+    jobs: tuple[JobRow, ...]
+    next: int | None = None  # pass as `before` for the page after this one
+
+
+class FileRecord(Answer):
+    """A file that a finished job left in storage."""
+
+    name: str
+    url: str
+    size: int
+    adler32: str
+    job_id: int = 0
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a payload's process tree used, from its start to now (kB as PanDA counts them)."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    rss_kb: int = 0
+    max_rss_kb: int = 0
+    max_pss_kb: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    disk_mb: int = 0
+    processes: int = 0
+
+
+class Sample(Answer):
+    """One point of a job's resource curves."""
+
+    at: float
+    usage: Usage
+
+
+class Attempt(Answer):
+    """One run of a job, and where each second of it went."""
+
+    attempt_nr: int
+    worker_id: int
+    state: str
+    site: str = ""
+    host: str = ""
+    leased: float = 0.0
+    started: float | None = None  # first update: stage-in begins
+    running: float | None = None
+    holding: float | None = None  # payload ended, stage-out begins
+    ended: float | None = None
+    exit_code: int | None = None
+    code: int = 0
+    diagnosis: str = ""
+    remedy: str = ""
+    runtime: str = ""  # the container runtime that ran it
+    usage: Usage | None = None
+    timing: dict[str, float] = {}
+    stderr_tail: str = ""
+
+
+class JobDetail(Answer):
+    """All that is known about a job."""
+
+    row: JobRow
+    spec: JobSpec
+    attempts: tuple[Attempt, ...] = ()
+    files: tuple[FileRecord, ...] = ()
+    parents: tuple[int, ...] = ()
+    children: tuple[int, ...] = ()
+    activated: float | None = None
+
+
+class Why(Answer):
+    """Why a job is where it is: one sentence, then what holds it back, with numbers."""
+
+    job_id: int
+    state: JobState
+    verdict: str  # runs | done | now | later | never
+    sentence: str
+    blockers: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+class WaitJobs(Ask):
+    """Ask for states; answered when all jobs are final, or after `timeout_s`."""
+
+    job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
+    timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
+
+
+class JobStates(Answer):
+    states: dict[int, JobState]
+
+
+class JobIds(Ask):
+    job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
+
+
+class Cancelled(Answer):
+    cancelled: tuple[int, ...]
+    already_done: tuple[int, ...]
+
+
+class LogChunk(Answer):
+    """A piece of a live or kept log. `offset` counts bytes; `end` is where the next chunk starts."""
+
+    offset: int
+    end: int
+    text: str
+    final: bool = False  # the attempt has ended and this is all of it
+
+
+class QueueRow(Answer):
+    """A queue: what waits in it and what serves it."""
+
+    name: str
+    states: dict[str, int]
+    oldest_waiting: float | None = None  # when the oldest activated job became ready
+    workers: int = 0
+    sites: tuple[str, ...] = ()
+
+
+class WorkerRow(Answer):
+    """A worker as the dispatcher knows it: by registration, heartbeats and the edge's word."""
+
+    worker_id: int
+    site: str
+    queue: str
+    host: str
+    phase: Phase
+    ending: Ending | None = None
+    registered: float
+    last_heard: float
+    room: Room
+    total: Room
+    jobs: tuple[int, ...] = ()
+    intent: str = ""
+    index: int = 0
+    batch_id: str = ""
+    version: str = ""
+    diagnosis: str = ""
+
+
+class Event(Answer):
+    """Something that happened, in the order it was committed."""
+
+    seq: int
+    at: float
+    kind: str  # submitted, state, worker, edge, ...
+    job_id: int | None = None
+    worker_id: int | None = None
+    data: dict[str, Any] = {}
+
+
+class Events(Answer):
+    events: tuple[Event, ...]
+    last: int
+
+
+class Overview(Answer):
+    """The whole system in numbers."""
+
+    now: float
+    version: str
+    states: dict[str, int]
+    queues: tuple[QueueRow, ...]
+    workers: dict[str, int]
+    finished_per_min: float
+    failed_per_min: float
+
+
+class NewToken(Ask):
+    """A token to make. Scopes are words of the WLCG profile and ours; see `Scope`."""
+
+    subject: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.@:/-]+$")]
+    scopes: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=20)]
+    lifetime_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+
+
+class Token(Answer):
+    token: str
+    expires: float
+
+
+# --- pilots ----------------------------------------------------------------------------------------
+
+
+class Register(Ask):
+    """A pilot begins. `instance` is random per process: the same one may repeat itself, another one
+    with the same bootstrap token is a stray and is told to exit."""
+
+    instance: Key
+    queue: Key
+    site: Label = ""
+    host: Label = ""
+    total: Room
+    version: Label = ""
+    batch_id: Label = ""
+
+
+class Registered(Answer):
+    worker_id: int
+    token: str  # the worker token, good for acquire, beat, release, log, bye
+    heartbeat_s: float
+    lease_s: float
+
+
+class Acquire(Ask):
+    """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one."""
+
+    request_id: Key
+    room: Room
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+
+
+class Assignment(Answer):
+    """An attempt of a job, handed to a worker. The report key authorises its final report."""
+
+    job_id: int
+    attempt_nr: int
+    report_key: str
+    spec: JobSpec
+
+
+class Acquired(Answer):
+    jobs: tuple[Assignment, ...]
+    drain: bool = False  # take nothing more, finish and exit
+    prefetch: bool = False  # more work waits than workers: one job may be staged in ahead
+
+
+class AssignmentSent(Answer):
+    """`Assignment` as the dispatcher writes it: the specification is the bytes it was stored as."""
+
+    job_id: int
+    attempt_nr: int
+    report_key: str
+    spec: Raw
+
+
+class AcquiredSent(Answer):
+    jobs: tuple[AssignmentSent, ...]
+    drain: bool = False
+    prefetch: bool = False
+
+
+class Update(Ask):
+    """An attempt that this worker holds, and how it goes. Being listed renews its lease."""
+
+    job_id: int
+    attempt_nr: int
+    state: JobState  # sent, starting, running or holding
+    since: float  # when that state began
+    usage: Usage | None = None
+    tail: Text | None = None  # answer to a `tail` command
+
+
+class Beat(Ask):
+    """One heartbeat a worker: renews the leases of all jobs listed."""
+
+    jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
+    room: Room
+    draining: bool = False
+
+
+class Action(StrEnum):
+    """What the dispatcher may tell a worker to do with an attempt."""
+
+    KILL = "kill"  # PanDA tobekilled
+    SOFT_KILL = "soft_kill"  # let the payload end by itself: TERM, then wait
+    TAIL = "tail"  # answer with the end of a file in the job's directory
+    LOG = "log"  # somebody looks: send the live log
+
+
+class Command(Answer):
+    job_id: int
+    attempt_nr: int
+    action: Action
+    argument: str = ""
+
+
+class Beaten(Answer):
+    """The answer to a heartbeat: when to come again, and what to do."""
+
+    heartbeat_s: float
+    commands: tuple[Command, ...] = ()
+    drain: bool = False
+
+
+class DoneFile(Ask):
+    """An output in storage, measured by the pilot while it wrote it."""
+
+    name: Label
+    url: Annotated[str, Meta(max_length=2500)]
+    size: Annotated[int, Meta(ge=0)]
+    adler32: Adler32
+    md5: Md5 | None = None
+
+
+class Report(Ask):
+    """The final word about an attempt. Sent until it is answered, by whoever has it on disk."""
+
+    job_id: int
+    attempt_nr: int
+    report_key: Key
+    finished: bool
+    code: Count = 0  # PanDA pilotErrorCode
+    diagnosis: Text = ""
+    remedy: Text = ""
+    transient: bool = False
+    exit_code: int | None = None
+    files: Annotated[tuple[DoneFile, ...], Meta(max_length=10_000)] = ()
+    usage: Usage | None = None
+    timing: dict[Label, float] = {}  # seconds by phase: stage_in, wait, run, stage_out
+    ended: float = 0.0
+    host: Label = ""
+    runtime: Label = ""
+    stderr_tail: Text = ""
+
+
+class Reports(Ask):
+    """Final reports of any workers: each is authorised by its own key, no token is needed."""
+
+    reports: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=1000)]
+
+
+class Verdict(Answer):
+    """Whether a report counted. `accepted` or `alreadydone`, `badattemptnr`, `badkey`: whatever it
+    is, the report need not be sent again; if not accepted its files are to be deleted."""
+
+    job_id: int
+    attempt_nr: int
+    verdict: str
+
+
+class Verdicts(Answer):
+    verdicts: tuple[Verdict, ...]
+
+
+class HeldJob(Ask):
+    job_id: int
+    attempt_nr: int
+
+
+class Release(Ask):
+    """Prefetched jobs that will not be started here, given back."""
+
+    jobs: Annotated[tuple[HeldJob, ...], Meta(min_length=1, max_length=1000)]
+
+
+class LogPiece(Ask):
+    """A piece of a payload's output. The same piece may come twice: `offset` places it."""
+
+    job_id: int
+    attempt_nr: int
+    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")]
+    offset: Annotated[int, Meta(ge=0)]
+    text: Annotated[str, Meta(max_length=1_000_000)]
+    final: bool = False
+
+
+class LogPieces(Ask):
+    pieces: Annotated[tuple[LogPiece, ...], Meta(min_length=1, max_length=1000)]
+
+
+class Bye(Ask):
+    """The worker ends, and why."""
+
+    ending: Ending
+    diagnosis: Text = ""
+
+
+class Done(Answer):
+    ok: bool = True
+
+
+# --- edges -----------------------------------------------------------------------------------------
+
+
+class SlotShape(Ask):
+    """What one worker of a slot of a site offers, so that `never` can be told from `not now`."""
+
+    name: Key
+    queue: Key
+    room: Room
+
+
+class Hello(Ask):
+    """An edge takes or renews the lease of its site. Another live edge's site is refused (409)."""
+
+    site: Key
+    instance: Key
+    slots: Annotated[tuple[SlotShape, ...], Meta(max_length=1000)]
+    online: bool = True
+
+
+class Welcome(Answer):
+    epoch: int  # grows each time another instance takes the site
+    lease_s: float
+
+
+class AskDemand(Ask):
+    site: Key
+    epoch: int
+
+
+class ShapeDemand(Answer):
+    """Jobs of one shape that are ready now, in a queue that the site serves ('' = any queue)."""
+
+    queue: str
+    shape: Shape
+    jobs: int
+
+
+class Demand(Answer):
+    """What the site's pilots could do now, and its workers as the dispatcher knows them."""
+
+    shapes: tuple[ShapeDemand, ...]
+    workers: tuple[WorkerRow, ...]
+    sharing: int = 1  # sites that serve the same queues: demand is theirs too
+
+
+class NewIntent(Ask):
+    """`count` workers are about to be submitted: asks for their bootstrap tokens."""
+
+    site: Key
+    epoch: int
+    intent: Key
+    queue: Key
+    count: Annotated[int, Meta(ge=1, le=10_000)]
+    deadline: float  # after this no worker of the intent may register
+
+
+class Bootstraps(Answer):
+    tokens: tuple[str, ...]  # by index
+
+
+class WorkerNews(Ask):
+    """What an edge knows of one worker from its batch system."""
+
+    intent: Key
+    index: Count
+    phase: Phase
+    outcome: Outcome | None = None
+    ending: Ending | None = None
+    batch_id: Label = ""
+    diagnosis: Text = ""
+
+
+class WorkersNews(Ask):
+    site: Key
+    epoch: int
+    workers: Annotated[tuple[WorkerNews, ...], Meta(min_length=1, max_length=10_000)]
+
+
+class DrainWorkers(Ask):
+    site: Key
+    epoch: int
+    worker_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=10_000)]

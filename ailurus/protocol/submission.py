@@ -1,0 +1,215 @@
+"""From a job file's tree to job specifications, and what must hold among them. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.units import duration_s, size_mb
+
+_UNITS = {  # how people write it → the field, and how to read it
+    "memory": ("memory_mb", size_mb),
+    "disk": ("disk_mb", size_mb),
+    "walltime": ("walltime_s", lambda text: int(duration_s(text))),
+    "estimate": ("estimate_s", duration_s),
+}
+_FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
+_KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})
+_UNKNOWN = re.compile(r"unknown field `(\w+)`")
+_AT = re.compile(r" - at `\$\.?(.*?)`$")
+
+
+def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:
+    """The jobs of a file: one mapping, a list, or `{defaults: …, jobs: […]}`.
+
+    `base` is the directory against which relative paths of inputs and outputs are read. Raises
+    AilurusError with the field, as `jobs[3].inputs[0].adler32`.
+    """
+    shared: dict[str, Any] = {}
+    if isinstance(tree, Mapping) and "jobs" in tree:
+        if odd := set(tree) - {"defaults", "jobs"}:
+            raise AilurusError("no such key", field=min(map(str, odd)), remedy="`defaults`, `jobs`")
+        shared, tree = dict(tree.get("defaults") or {}), tree["jobs"]
+    entries = [tree] if isinstance(tree, Mapping) else tree
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise AilurusError("expected a job or a list of jobs", remedy="see docs/jobs.md")
+    jobs: list[JobSpec] = []
+    for index, entry in enumerate(entries):
+        where = f"jobs[{index}]"
+        if not isinstance(entry, Mapping):
+            raise AilurusError("expected a mapping", field=where, remedy="write `name: …` and `command: …`")
+        jobs += [_job(one, where, base) for one in _swept({**shared, **entry}, where)]
+    return tuple(jobs)
+
+
+def _swept(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """One entry per point of `sweep`; `{seed}` in any text becomes the value of seed."""
+    sweep = entry.pop("sweep", None)
+    if sweep is None:
+        yield entry
+        return
+    if not isinstance(sweep, Mapping) or not sweep:
+        raise AilurusError("expected names with lists", field=f"{where}.sweep", remedy="seed: [1, 2, 3]")
+    axes = [[(str(name), value) for value in _axis(axis, f"{where}.sweep.{name}")] for name, axis in sweep.items()]
+    for point in itertools.product(*axes):
+        yield {key: _filled(value, dict(point)) for key, value in entry.items()}
+
+
+def _axis(axis: object, where: str) -> Sequence[object]:
+    if isinstance(axis, Mapping) and set(axis) <= {"from", "to", "step"} and {"from", "to"} <= set(axis):
+        first, last, step = axis["from"], axis["to"], axis.get("step", 1)
+        if all(type(number) is int for number in (first, last, step)) and step > 0:
+            return range(first, last + 1, step)
+    elif isinstance(axis, Sequence) and not isinstance(axis, str) and axis:
+        return axis
+    raise AilurusError("expected a list or whole numbers", field=where, remedy="{from: 1, to: 8}")
+
+
+def _filled(value: Any, point: Mapping[str, object]) -> Any:
+    if isinstance(value, str):
+        for name, replacement in point.items():
+            value = value.replace("{" + name + "}", str(replacement))
+        return value
+    if isinstance(value, Mapping):
+        return {key: _filled(one, point) for key, one in value.items()}
+    return [_filled(one, point) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
+    fields = dict(entry)
+    for word, (name, read) in _UNITS.items():
+        if word in fields:
+            try:
+                fields[name] = read(fields.pop(word))
+            except (AilurusError, TypeError) as error:
+                what = error.message if isinstance(error, AilurusError) else "not a text or a number"
+                raise AilurusError(what, field=f"{where}.{word}", remedy=getattr(error, "remedy", "")) from None
+    fields["inputs"] = _files(fields.get("inputs"), base, _input)
+    fields["outputs"] = _files(fields.get("outputs"), base, _output)
+    if isinstance(fields.get("depends_on"), str | int):
+        fields["depends_on"] = [fields["depends_on"]]
+    if isinstance(fields.get("environment"), Mapping):  # YAML reads `N: 3` as a number
+        fields["environment"] = {k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()}
+    try:
+        return msgspec.convert(fields, JobSpec)
+    except msgspec.ValidationError as error:
+        raise explained(error, where) from None
+
+
+def _files(files: Any, base: str, short: Any) -> Any:
+    if not isinstance(files, list | tuple):
+        return files or ()
+    return [short(one, base) if isinstance(one, str) else _located(one, base) for one in files]
+
+
+def _input(text: str, base: str) -> dict[str, str]:
+    if "/" not in text:  # the output of that name of a parent
+        return {"name": text}
+    url = _url(text, base)
+    return {"name": posixpath.basename(url), "url": url}
+
+
+def _output(text: str, base: str) -> dict[str, str]:
+    if "/" not in text:
+        return {"name": text}
+    directory, name = posixpath.split(_url(text, base))
+    return {"name": name, "url": directory}
+
+
+def _located(entry: Any, base: str) -> Any:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+        return entry
+    return {**entry, "url": _url(entry["url"], base)}
+
+
+def _url(text: str, base: str) -> str:
+    """A URL as it is, or a path as a `file:` URL. `..` is kept: the storage refuses it by name."""
+    if "://" in text or not text:
+        return text
+    return "file://" + (text if text.startswith("/") else posixpath.join(base, text))
+
+
+def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
+    """What msgspec found, with the field as a path and the nearest known name."""
+    message = str(error)
+    path = where
+    if at := _AT.search(message):
+        message = message[: at.start()]
+        path = ".".join(part for part in (where, at[1]) if part)
+    remedy = ""
+    if unknown := _UNKNOWN.search(message):
+        near = difflib.get_close_matches(unknown[1], _KNOWN, n=1)
+        path, message = ".".join(part for part in (path, unknown[1]) if part), "no such field"
+        remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_KNOWN)}"
+    return AilurusError(message, field=path, remedy=remedy)
+
+
+def check(jobs: Sequence[JobSpec]) -> None:
+    """What must hold in and among the jobs of one submission. Raises AilurusError at the first fault."""
+    names = Counter(job.name for job in jobs)
+    outputs = {job.name: {file.name for file in job.outputs} for job in jobs}
+    for index, job in enumerate(jobs):
+        where = f"jobs[{index}]"
+        if bool(job.command.strip()) == bool(job.script.strip()):
+            raise AilurusError(
+                f"job {job.name!r} needs one of `command` and `script`",
+                field=f"{where}.command",
+                remedy="command: one shell line, script: a whole file with its #! line",
+            )
+        _check_files(job.inputs, f"{where}.inputs")
+        _check_files(job.outputs, f"{where}.outputs")
+        parents = [parent for parent in job.depends_on if isinstance(parent, str)]
+        for nr, parent in enumerate(job.depends_on):
+            if isinstance(parent, str) and names[parent] != 1:
+                found = "no job" if not names[parent] else f"{names[parent]} jobs"
+                raise AilurusError(
+                    f"{found} of this submission is called {parent!r}",
+                    field=f"{where}.depends_on[{nr}]",
+                    remedy="name one job of the submission, or give a job id",
+                )
+        for nr, file in enumerate(job.inputs):
+            makers = [parent for parent in parents if file.name in outputs[parent]]
+            if not file.url and not job.depends_on:
+                raise AilurusError(
+                    f"input {file.name!r} has no url and the job depends on none that could make it",
+                    field=f"{where}.inputs[{nr}].url",
+                    remedy="give a url, or name the job that makes it in depends_on",
+                )
+            if not file.url and len(makers) != 1 and len(parents) == len(job.depends_on):
+                found = "no parent" if not makers else f"{len(makers)} parents"
+                raise AilurusError(
+                    f"{found} of job {job.name!r} writes {file.name!r}",
+                    field=f"{where}.inputs[{nr}].name",
+                    remedy="exactly one job in depends_on must have it among its outputs",
+                )
+    _check_cycles(jobs)
+
+
+def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
+    for name, times in Counter(file.name for file in files).items():
+        if times > 1:
+            raise AilurusError(f"{name!r} appears {times} times", field=where, remedy="give each its own name")
+
+
+def _check_cycles(jobs: Sequence[JobSpec]) -> None:
+    graph = {job.name: [p for p in job.depends_on if isinstance(p, str)] for job in jobs if job.depends_on}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        index = next(nr for nr, job in enumerate(jobs) if job.name == error.args[1][0])
+        raise AilurusError(
+            f"jobs wait for each other in a circle: {circle}",
+            field=f"jobs[{index}].depends_on",
+            remedy="take one of these dependencies out",
+        ) from None

@@ -1,0 +1,1 @@
+"""How programs talk: the one HTTP client."""

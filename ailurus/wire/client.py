@@ -1,0 +1,248 @@
+"""The one HTTP client: pilot, edge, command line and users' Python talk to a dispatcher through it.
+
+    AilurusError
+    └── WireError
+        ├── Unreachable     nobody answered, or only with 5xx, until patience ran out
+        ├── Refused         the dispatcher said no: `.status` and its problem's field and remedy
+        └── Nonsense        something answered that is not a dispatcher
+
+Every request may be repeated: those that create something carry an id made by the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+import urllib3
+
+from ailurus import __version__
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import BY_NAME, PREFIX, Route
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.states import FINAL
+from ailurus.wire.retry import Patience, pauses
+
+A = TypeVar("A", bound=msgspec.Struct)
+AGAIN = frozenset({429, 500, 502, 503, 504})  # statuses worth another try
+SLACK_S = 30.0  # how much longer than asked a long poll may take
+
+
+class WireError(AilurusError):
+    """Talking to the dispatcher failed."""
+
+
+class Unreachable(WireError):
+    """Nobody answered, or only with 5xx, until patience ran out."""
+
+
+class Nonsense(WireError):
+    """The answer is not a dispatcher's."""
+
+
+class Refused(WireError):
+    """The dispatcher said no."""
+
+    def __init__(self, problem: m.Problem) -> None:
+        detail = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
+        super().__init__(detail, remedy=problem.remedy, field=problem.field)
+        self.status = problem.status
+
+
+class TokenFile:
+    """A token that is read from its file anew when the dispatcher refused the one in hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._text: str | None = None
+
+    def __call__(self, *, fresh: bool = False) -> str:
+        if self._text is None or fresh:
+            try:
+                self._text = self.path.read_text().strip()
+            except OSError as error:
+                raise AilurusError(
+                    f"cannot read the token file {self.path}: {error.strerror}",
+                    remedy="give another with --token-file or AILURUS_TOKEN_FILE",
+                ) from None
+        return self._text
+
+
+def fixed_token(text: str) -> Callable[..., str]:
+    """A token that is kept in memory."""
+    return lambda fresh=False: text
+
+
+@cache
+def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Client:
+    """A dispatcher at `url`. Threads may share one; connections are kept."""
+
+    def __init__(
+        self,
+        url: str,
+        token: Callable[..., str] | None = None,
+        *,
+        patience: Patience | None = None,
+        connections: int = 4,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise AilurusError(f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080")
+        self.url = url.rstrip("/")
+        self.token = token
+        self.patience = patience or Patience()
+        self._sleep = sleep
+        self._chance = random.Random()
+        self._pool = urllib3.PoolManager(maxsize=connections, retries=False)
+
+    # users ---------------------------------------------------------------------------------------
+
+    def submit(self, jobs: Sequence[JobSpec], request_id: str | None = None) -> m.Submitted:
+        """Submit jobs; with the same `request_id` again, the first answer comes back."""
+        ask = m.Submit(request_id=request_id or uuid.uuid4().hex, jobs=tuple(jobs))
+        return self.call("submit", ask, answer=m.Submitted, wait_s=60.0)
+
+    def jobs(self, query: api.JobsQuery | None = None) -> m.JobPage:
+        """List jobs, newest first."""
+        return self.call("jobs", query or api.JobsQuery(), answer=m.JobPage)
+
+    def show(self, job_id: int) -> m.JobDetail:
+        """All that is known about one job."""
+        return self.call("show", answer=m.JobDetail, job_id=job_id)
+
+    def why(self, job_id: int) -> m.Why:
+        """Why the job is where it is."""
+        return self.call("why", answer=m.Why, job_id=job_id)
+
+    def log(self, job_id: int, query: api.LogQuery | None = None) -> m.LogChunk:
+        """A piece of the job's output."""
+        query = query or api.LogQuery()
+        return self.call("log", query, answer=m.LogChunk, wait_s=query.wait_s, job_id=job_id)
+
+    def wait(self, job_ids: Sequence[int], timeout_s: float | None = None) -> m.JobStates:
+        """States of the jobs once all are final, or after `timeout_s` (None: however long)."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = 30.0 if deadline is None else max(0.0, min(30.0, deadline - time.monotonic()))
+            ask = m.WaitJobs(job_ids=tuple(job_ids), timeout_s=left)
+            answer = self.call("wait", ask, answer=m.JobStates, wait_s=left)
+            if all(state in FINAL for state in answer.states.values()) or (deadline and left < 30.0):
+                return answer
+
+    def cancel(self, job_ids: Sequence[int]) -> m.Cancelled:
+        """Cancel jobs; workers that run them are told at their next heartbeat."""
+        return self.call("cancel", m.JobIds(job_ids=tuple(job_ids)), answer=m.Cancelled)
+
+    def retry(self, job_ids: Sequence[int]) -> m.Submitted:
+        """Submit final jobs anew, as new jobs."""
+        return self.call("retry", m.JobIds(job_ids=tuple(job_ids)), answer=m.Submitted)
+
+    def overview(self) -> m.Overview:
+        """The whole system in numbers."""
+        return self.call("overview", answer=m.Overview)
+
+    # any route -----------------------------------------------------------------------------------
+
+    def call(
+        self,
+        name: str,
+        ask: msgspec.Struct | None = None,
+        *,
+        answer: type[A],
+        wait_s: float = 0.0,
+        patience: Patience | None = None,
+        **path: object,
+    ) -> A:
+        """Call the route `name` and return its typed answer.
+
+        `wait_s`: how long the dispatcher was asked to hold the request. Raises Unreachable, Refused
+        or Nonsense.
+        """
+        route = BY_NAME[name]
+        if answer is not route.answer:
+            raise TypeError(f"{name} answers {route.answer}, not {answer}")
+        status, body = self._send(route, ask, path, wait_s, patience or self.patience)
+        if status >= 400:
+            raise Refused(_problem(status, body))
+        try:
+            return _decoder(answer).decode(body)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Nonsense(
+                f"{self.url} answered {name} with something else ({error})",
+                remedy="is this address an Ailurus dispatcher?",
+            ) from None
+
+    def _send(
+        self, route: Route, ask: msgspec.Struct | None, path: dict[str, object], wait_s: float, patience: Patience
+    ) -> tuple[int, bytes]:
+        url = self.url + PREFIX + route.path.format(**path)
+        body = None
+        if route.method == "GET":
+            query = {} if ask is None else msgspec.structs.asdict(ask)
+            if given := {key: value for key, value in query.items() if value not in (None, "")}:
+                url += "?" + urlencode(given)
+        else:
+            body = b"{}" if ask is None else _encode(ask)
+        deadline = time.monotonic() + patience.total_s
+        fresh = False
+        for pause in pauses(patience, self._chance):
+            problem = ""
+            try:
+                status, answer = self._once(route, url, body, wait_s, fresh=fresh)
+            except urllib3.exceptions.HTTPError as error:
+                problem = _reason(error)
+            else:
+                if status == 401 and not fresh and self.token is not None:
+                    fresh = True  # the file may hold a renewed one
+                    continue
+                if status not in AGAIN:
+                    return status, answer
+                problem = _problem(status, answer).title
+            if time.monotonic() + pause > deadline:
+                raise Unreachable(
+                    f"no dispatcher answers at {self.url}: {problem}",
+                    remedy="is it running, and is --url or AILURUS_URL right?",
+                )
+            self._sleep(pause)
+        raise AssertionError("pauses() never ends")
+
+    def _once(self, route: Route, url: str, body: bytes | None, wait_s: float, *, fresh: bool) -> tuple[int, bytes]:
+        headers = {"User-Agent": f"ailurus/{__version__}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token(fresh=fresh)}"
+        timeout = urllib3.Timeout(connect=10.0, read=wait_s + SLACK_S)
+        answer = self._pool.request(
+            route.method, url, body=body, headers=headers, timeout=timeout, redirect=False
+        )
+        return answer.status, answer.data
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason).split(": ", 1)[-1] or type(error).__name__
+
+
+def _problem(status: int, body: bytes) -> m.Problem:
+    try:
+        return _decoder(m.Problem).decode(body)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, UnicodeDecodeError, json.JSONDecodeError):
+        return m.Problem(title=f"HTTP {status}", status=status, detail=body[:200].decode("latin-1"))

@@ -1,0 +1,1 @@
+"""Holds the queue: what waits, who runs it, what came of it."""

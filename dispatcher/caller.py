@@ -1,0 +1,44 @@
+"""Who asks, and the one way to say no."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ailurus.protocol.api import Scope
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """What a verified token says. The rules ask this, never the token."""
+
+    subject: str
+    scopes: frozenset[str] = frozenset()  # bare words: an edge's is Scope.EDGE, its site is below
+    expires: float = 0.0
+    site: str = ""  # of an edge, a bootstrap or a worker token
+    worker_id: int = 0  # of a worker token
+    intent: str = ""  # of a bootstrap token: which planned worker this is
+    index: int = 0
+    epoch: int = 0
+    queue: str = ""  # of a bootstrap token
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the token carries `scope`."""
+        return scope in self.scopes
+
+    def owns(self, user: str) -> bool:
+        """Whether the caller may see and change that user's jobs."""
+        return self.subject == user or Scope.ADMIN in self.scopes
+
+
+NOBODY = Caller(subject="")
+
+
+class Rejected(Exception):
+    """A request that is refused: becomes an RFC 9457 problem with this status."""
+
+    def __init__(self, status: int, title: str, *, field: str = "", remedy: str = "", detail: str = "") -> None:
+        super().__init__(title)
+        self.status = status
+        self.title = title
+        self.field = field
+        self.remedy = remedy
+        self.detail = detail
