@@ -188,7 +188,7 @@ class QueueRow(Answer):
     sites: tuple[str, ...] = ()
 
 
-class WorkerRow(Answer):
+class WorkerRow(Answer, kw_only=True):
     """A worker as the dispatcher knows it: by registration, heartbeats and the edge's word."""
 
     worker_id: int
@@ -253,7 +253,7 @@ class Token(Answer):
 # --- pilots ----------------------------------------------------------------------------------------
 
 
-class Register(Ask):
+class Register(Ask, kw_only=True):
     """A pilot begins. `instance` is random per process: the same one may repeat itself, another one
     with the same bootstrap token is a stray and is told to exit."""
 
@@ -323,7 +323,7 @@ class Update(Ask):
     tail: Text | None = None  # answer to a `tail` command
 
 
-class Beat(Ask):
+class Beat(Ask, kw_only=True):
     """One heartbeat a worker: renews the leases of all jobs listed."""
 
     jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
