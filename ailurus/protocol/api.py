@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.job import Whole
 
 PREFIX = "/api/ailurus/v1"
 
@@ -42,15 +43,15 @@ class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=200)] = ""  # exact, or a prefix that ends in *
     user: Annotated[str, Meta(max_length=200)] = ""
     code: Annotated[int, Meta(ge=0)] | None = None
-    before: int | None = None
+    before: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
 class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Events after `after`, oldest first; waits up to `wait_s` for the first one."""
 
-    after: int = 0
-    job_id: int | None = None
+    after: Whole = 0
+    job_id: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 200
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
@@ -59,15 +60,15 @@ class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the end."""
 
     stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")] = "stdout"
-    attempt_nr: int | None = None  # None: the latest
-    offset: int = 0
+    attempt_nr: Whole | None = None  # None: the latest
+    offset: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
 
 class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job's resource curves after a time."""
 
-    attempt_nr: int | None = None
+    attempt_nr: Whole | None = None
     after: float = 0.0
 
 
@@ -90,7 +91,7 @@ class StreamQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which live topics a page wants: overview, jobs, workers, job:ID, log:ID."""
 
     topics: Annotated[str, Meta(max_length=500)] = "overview"
-    last_event_id: int | None = None
+    last_event_id: Whole | None = None
 
 
 class Samples(m.Answer):

@@ -10,6 +10,8 @@ JobId = NewType("JobId", int)
 
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
+Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An id or an amount, as far as a database can count."""
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$")]
 """A name that is a file name, a URL segment and a shell word as it stands."""
 Url = Annotated[str, Meta(max_length=2000, pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")]
@@ -26,7 +28,7 @@ class InputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
     name: Name
     url: Url = ""
-    size: Annotated[int, Meta(ge=0)] | None = None  # bytes
+    size: Whole | None = None  # bytes
     adler32: Adler32 | None = None
     md5: Md5 | None = None
 
@@ -72,7 +74,7 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     queue: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?$")] = ""
     """Empty: offered to every queue that can run it."""
-    depends_on: Annotated[tuple[int | Name, ...], Meta(max_length=10_000)] = ()
+    depends_on: Annotated[tuple[Whole | Name, ...], Meta(max_length=10_000)] = ()
     """Job ids, or names of jobs of the same submission, that must finish first."""
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     """How often to try, whatever the failure; None: five times, and only after failures that
@@ -108,8 +110,8 @@ class Room(Struct, frozen=True, kw_only=True):
     """What a worker has free, or what a site's slot offers when empty."""
 
     cores: Count = 1
-    memory_mb: Annotated[int, Meta(ge=0)] = 0
-    disk_mb: Annotated[int, Meta(ge=0)] = 0
+    memory_mb: Whole = 0
+    disk_mb: Whole = 0
     gpus: Count = 0
     nodes: Count = 1
     seconds_left: float | None = None  # until the worker must end; None: no end known

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
 
-from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Url
+from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Url, Whole
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
@@ -87,13 +87,13 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
-    rss_kb: int = 0
-    max_rss_kb: int = 0
-    max_pss_kb: int = 0
-    read_bytes: int = 0
-    write_bytes: int = 0
-    disk_mb: int = 0
-    processes: int = 0
+    rss_kb: Whole = 0
+    max_rss_kb: Whole = 0
+    max_pss_kb: Whole = 0
+    read_bytes: Whole = 0
+    write_bytes: Whole = 0
+    disk_mb: Whole = 0
+    processes: Whole = 0
 
 
 class Sample(Answer):
@@ -152,7 +152,7 @@ class Why(Answer):
 class WaitJobs(Ask):
     """Ask for states; answered when all jobs are final, or after `timeout_s`."""
 
-    job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
+    job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
     timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
 
 
@@ -161,7 +161,7 @@ class JobStates(Answer):
 
 
 class JobIds(Ask):
-    job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
+    job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
 
 
 class Cancelled(Answer):
@@ -315,8 +315,8 @@ class AcquiredSent(Answer):
 class Update(Ask):
     """An attempt that this worker holds, and how it goes. Being listed renews its lease."""
 
-    job_id: int
-    attempt_nr: int
+    job_id: Whole
+    attempt_nr: Whole
     state: JobState  # sent, starting, running or holding
     since: float  # when that state began
     usage: Usage | None = None
@@ -360,7 +360,7 @@ class DoneFile(Ask):
 
     name: Label
     url: Annotated[str, Meta(max_length=2500)]
-    size: Annotated[int, Meta(ge=0)]
+    size: Whole
     adler32: Adler32
     md5: Md5 | None = None
 
@@ -368,15 +368,15 @@ class DoneFile(Ask):
 class Report(Ask):
     """The final word about an attempt. Sent until it is answered, by whoever has it on disk."""
 
-    job_id: int
-    attempt_nr: int
+    job_id: Whole
+    attempt_nr: Whole
     report_key: Key
     finished: bool
     code: Count = 0  # PanDA pilotErrorCode
     diagnosis: Text = ""
     remedy: Text = ""
     transient: bool = False
-    exit_code: int | None = None
+    exit_code: Annotated[int, Meta(ge=-1000, le=1000)] | None = None
     files: Annotated[tuple[DoneFile, ...], Meta(max_length=10_000)] = ()
     usage: Usage | None = None
     timing: dict[Label, float] = {}  # seconds by phase: stage_in, wait, run, stage_out
@@ -406,8 +406,8 @@ class Verdicts(Answer):
 
 
 class HeldJob(Ask):
-    job_id: int
-    attempt_nr: int
+    job_id: Whole
+    attempt_nr: Whole
 
 
 class Release(Ask):
@@ -419,10 +419,10 @@ class Release(Ask):
 class LogPiece(Ask):
     """A piece of a payload's output. The same piece may come twice: `offset` places it."""
 
-    job_id: int
-    attempt_nr: int
+    job_id: Whole
+    attempt_nr: Whole
     stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")]
-    offset: Annotated[int, Meta(ge=0)]
+    offset: Whole
     text: Annotated[str, Meta(max_length=1_000_000)]
     final: bool = False
 
@@ -469,7 +469,7 @@ class Welcome(Answer):
 
 class AskDemand(Ask):
     site: Key
-    epoch: int
+    epoch: Whole
 
 
 class ShapeDemand(Answer):
@@ -492,7 +492,7 @@ class NewIntent(Ask):
     """`count` workers are about to be submitted: asks for their bootstrap tokens."""
 
     site: Key
-    epoch: int
+    epoch: Whole
     intent: Key
     queue: Key
     count: Annotated[int, Meta(ge=1, le=10_000)]
@@ -517,11 +517,11 @@ class WorkerNews(Ask):
 
 class WorkersNews(Ask):
     site: Key
-    epoch: int
+    epoch: Whole
     workers: Annotated[tuple[WorkerNews, ...], Meta(min_length=1, max_length=10_000)]
 
 
 class DrainWorkers(Ask):
     site: Key
-    epoch: int
-    worker_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=10_000)]
+    epoch: Whole
+    worker_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=10_000)]
