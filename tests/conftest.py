@@ -1,0 +1,34 @@
+"""What any test may ask for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[..., str]:
+    """Say where another project's program is: `need("wrk")`, `need("x", package="x-tools")`.
+
+    A test without its program is skipped, and fails in CI: what nobody ever runs must not look
+    green. It stays a skip where `scripts/setup --system` found that no such package exists.
+    """
+    listed = Path(sys.prefix, "absent-packages")
+    absent = listed.read_text().split() if listed.exists() else []
+
+    def find(program: str, *, package: str | None = None) -> str:
+        if path := shutil.which(program):
+            return path
+        if (package or program) in absent:
+            pytest.skip(f"{program}: no such package on this system's mirrors")
+        why = f"{program} is not installed: scripts/setup --system, as root"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+
+    return find

@@ -1,0 +1,141 @@
+"""Rules for the whole tree that no linter knows, or that a `noqa` must not switch off."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ailurus
+
+ROOT = Path(__file__).parents[1]
+
+
+def tree(*patterns: str) -> list[Path]:
+    """Every file of the project that matches, committed or about to be."""
+    git = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z"]
+    names = subprocess.run(
+        [*git, "--cached", "--others", "--exclude-standard", "--", *patterns],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    return [path for name in names if name and (path := ROOT / name).is_file()]
+
+
+def texts(*patterns: str) -> Iterator[tuple[Path, str]]:
+    for path in tree(*patterns):
+        try:
+            yield path.relative_to(ROOT), path.read_text()
+        except UnicodeDecodeError:
+            continue  # a picture, a font
+
+
+# What a call must not be named, and what a keyword argument must not be.
+CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "os.popen"}
+MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve"}
+KEYWORDS = {
+    ("shell", True),
+    ("verify", False),
+    ("assert_hostname", False),
+    ("cert_reqs", "CERT_NONE"),
+}
+
+
+def dangers(code: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(code)):
+        line = getattr(node, "lineno", 0)
+        match node:
+            case ast.Import(names=names):
+                yield from (f"{line}: {n.name}" for n in names if n.name.split(".")[0] in MODULES)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in MODULES:
+                yield f"{line}: {module}"
+            case ast.Attribute(attr="extractall" | "_create_unverified_context" as name):
+                yield f"{line}: {name}"
+            case ast.Call(func=func, keywords=keywords):
+                if (name := ast.unparse(func)) in CALLS:
+                    yield f"{line}: {name}"
+                for key in keywords:
+                    if (
+                        isinstance(key.value, ast.Constant)
+                        and (key.arg, key.value.value) in KEYWORDS
+                    ):
+                        yield f"{line}: {key.arg}={key.value.value}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "eval(text)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "subprocess.run(line, shell=True)",
+        "client.get(url, verify=False)",
+        "tarfile.open(name).extractall(where)",
+    ],
+)
+def test_h5_the_rule_sees_a_danger(code):
+    assert list(dangers(code))
+
+
+def test_h5_no_code_is_made_from_data():
+    found = {path: list(dangers(code)) for path, code in texts("*.py")}
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+def test_h5_no_page_is_made_from_text():
+    sinks = re.compile(
+        r"\.(inner|outer)HTML\b|insertAdjacentHTML|dangerouslySetInnerHTML|document\.write"
+        r"|\beval\(|new Function\("
+    )
+    ours = (item for item in texts("*.js", "*.mjs", "*.html") if "vendor" not in item[0].parts)
+    assert [str(path) for path, text in ours if sinks.search(text)] == []
+
+
+def test_nothing_names_a_registry_or_a_developers_machine():
+    # put together here, so that this file does not name them either
+    hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.deb" + "ian.org"]
+    paths = ["/ro" + "ot/", "/wo" + "rk/main", "/wo" + "rk/shared", "/wo" + "rk/.library"]
+    found = re.compile("|".join(map(re.escape, hosts + paths)))
+    assert [str(path) for path, text in texts() if found.search(text)] == []
+
+
+def test_locks_name_no_index_and_hash_every_package():
+    for path, text in texts("locks/*.txt"):
+        entries = re.sub(r"\s*#.*", "", text).replace("\\\n", "").strip().splitlines()
+        assert [line for line in entries if "://" in line or "--hash=sha256:" not in line] == [], (
+            path
+        )
+
+
+def test_what_is_meant_to_be_run_can_be_run():
+    scripts = [path for path in tree("scripts", ".ci") if not path.suffix]
+    assert scripts
+    assert [path.name for path in scripts if not os.access(path, os.X_OK)] == []
+    assert [
+        path.name for path in scripts if not path.read_text().startswith("#!/usr/bin/env ")
+    ] == []
+
+
+def test_shell_scripts_hold_no_known_trap(need: Callable[..., str]):
+    shell = [
+        path for path, text in texts("scripts", ".ci") if text.startswith("#!/usr/bin/env bash")
+    ]
+    told = subprocess.run(
+        [need("shellcheck"), *shell], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert told.stdout == ""
+
+
+def test_the_changelog_knows_the_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dynamic"] == ["version"]  # from ailurus.__version__, the one place
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{ailurus.__version__}]" in changes or "## [Unreleased]" in changes
