@@ -1,0 +1,300 @@
+"""The dispatcher's door: an ASGI application over the table of routes.
+
+A request finds its route, shows its token, is decoded, meets one method of the service, and its
+answer is encoded. Nothing here knows a rule of the queue. Whatever a client sends, it is answered
+with a status below 500 and a problem that names the field; a bug of ours is a 500 with an id, and
+the trace is in the log under that id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import PREFIX, ROUTES, Route, Scope, SignIn, StreamQuery
+from dispatcher import session, web
+from dispatcher.auth import Issuer, authorise
+from dispatcher.caller import NOBODY, Caller, Rejected
+from dispatcher.openapi import description
+from dispatcher.ports import Unavailable
+from dispatcher.web import Receive, Send
+
+Asgi = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+Handler = Callable[..., Awaitable[Any]]
+Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
+
+log = Log("http")
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A route, ready to be called."""
+
+    route: Route
+    handler: Handler | None  # None: a stream of events
+    decode: Callable[[bytes], Any]  # the body of a POST, the query of a GET
+    limit: int  # bytes of a body
+    waits: bool  # may hold the request: ended early when the dispatcher stops
+    encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+class App:
+    """The application. Made by `make_app`."""
+
+    def __init__(
+        self,
+        service: object,
+        issuer: Issuer,
+        console: Asgi | None,
+        stream: Stream | None,
+        host_names: Collection[str],
+    ) -> None:
+        self._issuer = issuer
+        self._console = console
+        self._stream = stream
+        self._hosts = session.Hosts(host_names)
+        self._plain: dict[str, dict[str, Endpoint]] = {}
+        self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        own = {"token": self._token}
+        for route in ROUTES:
+            handler = own.get(route.name) or getattr(service, route.name, None)
+            head, brace, tail = route.path.partition("{job_id}")
+            if brace and head != "/jobs/":
+                raise ValueError(f"no way to route {route.path}")
+            table = self._by_id if brace else self._plain
+            table.setdefault(tail if brace else head, {})[route.method] = _endpoint(route, handler)
+        self._openapi = msgspec.json.encode(description())
+
+    def close(self) -> None:
+        """Take nothing new and end what only waits: clients ask again, elsewhere or later."""
+        self._closing = True
+        for task in self._waiting:
+            task.cancel()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request. The only place that catches everything."""
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        headers = dict(scope["headers"])
+        error: Rejected
+        extra: tuple[tuple[bytes, bytes], ...] = ()
+        try:
+            self._hosts.check(headers.get(b"host", b""))
+            await self._answer(scope, headers, receive, send)
+            return
+        except _WrongMethod as wrong:
+            error, extra = wrong, ((b"allow", wrong.allow.encode()),)
+        except Rejected as rejected:
+            error = rejected
+        except Unavailable as unavailable:
+            error = Rejected(503, "the store cannot write now", detail=str(unavailable))
+        except OverflowError:
+            error = Rejected(422, "a number is too large")
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            error = Rejected(503, "the dispatcher is stopping", remedy="ask again")
+        except Exception:  # noqa: BLE001 -- the last line before the client
+            error = Rejected(500, "a bug of the dispatcher", detail=f"trace {secrets.token_hex(6)}")
+            log.error(  # noqa: TRY400
+                "request_broke", trace=True, path=scope["path"], id=error.detail
+            )
+        finally:
+            took = 1000 * (time.perf_counter() - began)
+            log.debug("request", method=scope["method"], path=scope["path"], ms=round(took, 3))
+        log.debug("refused", path=scope["path"], status=error.status, title=error.title)
+        await web.answer_problem(send, error, *extra)
+
+    async def _answer(
+        self, scope: dict[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        path: str = scope["path"]
+        if not path.startswith(PREFIX + "/"):
+            await self._outside(path, scope, receive, send)
+            return
+        endpoint, job_id = self._find(path[len(PREFIX) :], scope["method"])
+        if endpoint is None:
+            await self._document(scope["method"], send)
+            return
+        route = endpoint.route
+        token = (
+            session.token_of(self._issuer, headers, method=scope["method"], scheme=scope["scheme"])
+            if route.scope is not None
+            else None
+        )
+        caller = NOBODY if token is None else self._issuer.caller(token)
+        authorise(route, caller)
+        if route.method == "GET":
+            ask = endpoint.decode(scope["query_string"])
+        else:
+            body = await web.read_body(receive, headers, endpoint.limit)
+            if route.name == "submit" and len(body) > web.BIG:
+                ask = await web.decode_submission(body)
+            else:
+                ask = endpoint.decode(body or b"{}")
+        if route.name in ("sign_in", "sign_out"):
+            await self._session(ask, headers, scope["scheme"], send)
+        elif route.answer is None:
+            await self._streamed(ask, caller, receive, send)
+        else:
+            if route.scope is Scope.EDGE and ask.site != caller.site:
+                raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
+            given = {} if job_id is None else {"job_id": job_id}
+            if endpoint.waits:
+                result = await self._held(endpoint, ask, caller, given)
+            else:
+                result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+            await web.answer(send, 200, endpoint.encode(result), web.JSON)
+
+    def _find(self, path: str, method: str) -> tuple[Endpoint | None, int | None]:
+        """The endpoint and its job id. None: the description of the API."""
+        job_id = None
+        methods = self._plain.get(path)
+        if methods is None and path.startswith("/jobs/"):
+            number, slash, tail = path[6:].partition("/")
+            if number.isascii() and number.isdigit() and len(number) <= 19:
+                job_id = min(int(number), 2**63 - 1)
+                methods = self._by_id.get(slash + tail)
+        if methods is None and path == "/openapi.json":
+            return None, None
+        if methods is None:
+            raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+        endpoint = methods.get(method)
+        if endpoint is None:
+            raise _WrongMethod(", ".join(sorted(methods)))
+        return endpoint, job_id
+
+    async def _held(
+        self, endpoint: Endpoint, ask: Any, caller: Caller, given: dict[str, int]
+    ) -> Any:
+        """A call that may wait for something to happen: ended when the dispatcher stops."""
+        if self._closing:
+            raise Rejected(503, "the dispatcher is stopping", remedy="ask again")
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 -- an ASGI server runs each request in a task
+        self._waiting.add(task)
+        try:
+            return await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+        finally:
+            self._waiting.discard(task)
+
+    async def _outside(
+        self, path: str, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if path == "/healthz":
+            await web.answer_json(send, m.Done())
+        elif path == "/readyz":
+            if self._closing:
+                raise Rejected(503, "the dispatcher is stopping")
+            await web.answer_json(send, m.Done())
+        elif self._console is not None and (path == "/" or path.startswith("/console")):
+            await self._console(scope, receive, send)
+        else:
+            raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+
+    async def _document(self, method: str, send: Send) -> None:
+        if method != "GET":
+            raise _WrongMethod("GET")
+        await web.answer(send, 200, self._openapi, web.JSON)
+
+    async def _session(
+        self, ask: m.Ask, headers: dict[bytes, bytes], scheme: str, send: Send
+    ) -> None:
+        session.same_origin(headers, method="POST", scheme=scheme)
+        secure = scheme == "https"
+        if isinstance(ask, SignIn):
+            cookie = session.begin(self._issuer, ask.token, secure=secure)
+        else:
+            cookie = session.end(self._issuer, headers, secure=secure)
+        await web.answer_json(send, m.Done(), (b"set-cookie", cookie))
+
+    async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
+        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s)
+        log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
+        return token
+
+    async def _streamed(
+        self, ask: StreamQuery, caller: Caller, receive: Receive, send: Send
+    ) -> None:
+        if self._stream is None:
+            raise Rejected(404, "this dispatcher has no live stream")
+        events = self._stream(ask, caller)
+        first = await anext(events, b"")  # a refusal comes before the headers
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        sender = asyncio.create_task(_send_all(events, send))
+        gone = asyncio.create_task(_disconnected(receive))
+        self._waiting.add(sender)
+        try:
+            await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.discard(sender)
+            sender.cancel()
+            gone.cancel()
+            results = await asyncio.gather(sender, gone, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.error("stream_broke", error=repr(result))
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:
+    async with aclosing(events):
+        async for piece in events:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _WrongMethod(Rejected):
+    def __init__(self, allow: str) -> None:
+        super().__init__(405, "this page has another method", remedy=f"use {allow}")
+        self.allow = allow
+
+
+def _endpoint(route: Route, handler: Handler | None) -> Endpoint:
+    ask = route.ask
+    if handler is None and route.name not in ("sign_in", "sign_out", "stream"):
+        raise TypeError(f"the service has no method {route.name}")
+    names = {field.name for field in msgspec.structs.fields(ask)}
+    decoder = msgspec.json.Decoder(ask)
+    return Endpoint(
+        route=route,
+        handler=handler,
+        decode=(lambda query: web.decode_query(ask, query))
+        if route.method == "GET"
+        else (lambda body: web.decode(decoder.decode, body)),
+        limit=web.BODIES.get(route.name, web.LONGEST_BODY),
+        waits=bool(names & {"wait_s", "timeout_s"}),
+    )
+
+
+def make_app(
+    service: object,
+    issuer: Issuer,
+    *,
+    console: Asgi | None = None,
+    stream: Stream | None = None,
+    host_names: Collection[str] = (),
+) -> App:
+    """The application over `service`, which has one method for each route.
+
+    `console` answers `/` and `/console/…`; `stream` gives the events of the route `stream`, as the
+    bytes that are sent; `host_names` are ours beside localhost and addresses.
+    """
+    return App(service, issuer, console, stream, host_names)

@@ -1,0 +1,231 @@
+"""Who asks: tokens of the WLCG JWT profile, made and checked with the store's own keys.
+
+A token is an ES256 JWT. Its header must be exactly `{alg, typ, kid}` with our algorithm and a key
+that is ours: nothing in a token ever chooses how it is checked. Checking costs 0.1 ms, so the answer
+is kept by the token's hash until it expires.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from typing import Any, Literal
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec import Struct
+
+from ailurus.protocol.api import Route, Scope
+from ailurus.protocol.messages import Token
+from dispatcher.caller import NOBODY, Caller, Rejected
+from dispatcher.keys import Keys
+
+LONGEST = 8192  # characters of a token
+REMEMBERED = 50_000  # tokens checked and not yet expired
+USER = frozenset({Scope.READ, Scope.CREATE, Scope.MODIFY, Scope.CANCEL, Scope.ADMIN})
+ON_REQUEST = USER | {Scope.PILOT}  # and `ailurus.edge:SITE`; the others are made by the rules
+_SITE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,199}")
+
+
+class _Header(Struct, frozen=True, forbid_unknown_fields=True):
+    alg: Literal["ES256"]
+    kid: str
+    typ: Literal["JWT"]
+
+
+class _Claims(Struct, frozen=True, kw_only=True):
+    """The profile's claims, all required, and ours."""
+
+    ver: Literal["1.0"] = msgspec.field(name="wlcg.ver")
+    iss: str
+    sub: str
+    aud: str
+    exp: int
+    nbf: int
+    iat: int
+    jti: str
+    scope: str
+    site: str = ""
+    worker_id: int = 0
+    intent: str = ""
+    index: int = 0
+    epoch: int = 0
+    queue: str = ""
+
+
+class BadToken(Rejected):
+    """A token that is none, is not ours, or is not good now. All such look the same from outside."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            401,
+            "no valid token",
+            detail=detail,
+            remedy="send `Authorization: Bearer TOKEN` with a token of this dispatcher",
+        )
+
+
+class Issuer:
+    """Makes and checks the tokens of one dispatcher. `clock` is seconds since 1970."""
+
+    def __init__(self, keys: Keys, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._signing = _private(keys.signing.pem)
+        self._public: dict[str, EllipticCurvePublicKey] = {
+            key.kid: _private(key.pem).public_key() for key in keys.keys
+        }
+        self._known: dict[bytes, Caller] = {}
+        self._ended: dict[bytes, float] = {}
+        self.tag = sha256(keys.issuer.encode()).hexdigest()[:8]
+        """A short name for this dispatcher, so that cookies of two on one host do not mix."""
+
+    def now(self) -> float:
+        """Seconds since 1970, as all expiry is judged."""
+        return self._clock()
+
+    def mint(
+        self, subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int
+    ) -> Token:
+        """A token for `subject`; `claims` are those of a worker or of a planned one."""
+        now = int(self._clock())
+        expires = now + max(1, int(lifetime_s))
+        content = {
+            "wlcg.ver": "1.0",
+            "iss": self._keys.issuer,
+            "aud": self._keys.issuer,
+            "sub": subject,
+            "scope": " ".join(scopes),
+            "iat": now,
+            "nbf": now,
+            "exp": expires,
+            "jti": secrets.token_hex(8),
+            **claims,
+        }
+        headers = {"kid": self._keys.signing.kid}
+        text = jwt.encode(content, self._signing, algorithm="ES256", headers=headers)
+        return Token(token=text, expires=float(expires))
+
+    def asked(self, subject: str, scopes: Iterable[str], lifetime_s: float) -> Token:
+        """A token that an administrator asked for: only scopes that a person, an edge or a pilot
+        started by hand may have."""
+        for nr, word in enumerate(words := tuple(scopes)):
+            kind, colon, site = word.partition(":")
+            edge = kind == Scope.EDGE and _SITE.fullmatch(site)
+            if not edge and (colon or word not in ON_REQUEST):
+                raise Rejected(
+                    422,
+                    f"no token can be asked for with scope {word!r}",
+                    field=f"scopes[{nr}]",
+                    remedy=f"known: {', '.join(sorted(ON_REQUEST))}, {Scope.EDGE}:SITE",
+                )
+        if len({word for word in words if word.startswith(Scope.EDGE)}) > 1:
+            raise Rejected(
+                422, "an edge has one site", field="scopes", remedy="make a token for each"
+            )
+        return self.mint(subject, words, lifetime_s)
+
+    def caller(self, token: str) -> Caller:
+        """Who holds `token`. Raises BadToken."""
+        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        caller = self._known.get(digest)
+        if caller is None:
+            caller = self._checked(token, digest)
+            if len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]  # the oldest: it can be checked again
+            self._known[digest] = caller
+        if self._clock() >= caller.expires:
+            self._known.pop(digest, None)
+            raise BadToken("the token has expired")
+        return caller
+
+    def end(self, token: str) -> None:
+        """Refuse this token from now on, until it expires (a session that signed out)."""
+        now = self._clock()
+        self._ended = {digest: at for digest, at in self._ended.items() if at > now}
+        expires = self.caller(token).expires
+        digest = sha256(token.encode()).digest()
+        self._ended[digest] = expires
+        self._known.pop(digest, None)
+
+    def _checked(self, token: str, digest: bytes) -> Caller:
+        if len(token) > LONGEST or token.count(".") != 2:
+            raise BadToken("this is not a token")
+        if digest in self._ended:
+            raise BadToken("the session has ended")
+        try:
+            header = msgspec.convert(jwt.get_unverified_header(token), _Header)
+            content: dict[str, Any] = jwt.decode(
+                token,
+                self._public[header.kid],
+                algorithms=["ES256"],
+                audience=self._keys.issuer,
+                issuer=self._keys.issuer,
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+            claims = msgspec.convert(content, _Claims)
+        except (jwt.PyJWTError, msgspec.ValidationError, KeyError, ValueError, RecursionError):
+            raise BadToken("this is not a token of this dispatcher") from None
+        now = self._clock()
+        if now < claims.nbf or now < claims.iat:
+            raise BadToken("the token is not valid yet")
+        return _caller(claims)
+
+
+def _caller(claims: _Claims) -> Caller:
+    words, site = set(), claims.site
+    for word in claims.scope.split():
+        kind, colon, argument = word.partition(":")
+        if kind == Scope.EDGE and colon:
+            words.add(kind)
+            site = argument
+        else:
+            words.add(word)
+    return Caller(
+        subject=claims.sub,
+        scopes=frozenset(words),
+        expires=float(claims.exp),
+        site=site,
+        worker_id=claims.worker_id,
+        intent=claims.intent,
+        index=claims.index,
+        epoch=claims.epoch,
+        queue=claims.queue,
+    )
+
+
+def permitted(route: Route, caller: Caller) -> bool:
+    """Whether the caller's scopes open the route. The one rule of who may call what."""
+    if route.scope is None or route.scope in caller.scopes:
+        return True
+    if route.scope in USER:
+        return Scope.ADMIN in caller.scopes
+    return route.name == "register" and Scope.BOOTSTRAP in caller.scopes
+
+
+def authorise(route: Route, caller: Caller) -> None:
+    """Raise Rejected unless `permitted`."""
+    if permitted(route, caller):
+        return
+    if caller is NOBODY:
+        raise BadToken("the request has no token")
+    raise Rejected(
+        403,
+        f"the token lacks scope {route.scope}",
+        remedy="ask an administrator for one: dispatcher token --scope …",
+    )
+
+
+def _private(pem: str) -> EllipticCurvePrivateKey:
+    key = load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise TypeError("the key file holds a key of another kind than ES256")
+    return key

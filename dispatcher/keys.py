@@ -1,0 +1,95 @@
+"""The keys of one dispatcher, in a file that only its user can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError
+
+
+class SigningKey(Struct, frozen=True):
+    """An EC P-256 private key in PEM. `kid` names it in tokens."""
+
+    kid: str
+    pem: str
+
+
+class Keys(Struct, frozen=True, kw_only=True):
+    """What makes this dispatcher this one. The first key signs, all of them verify."""
+
+    issuer: str
+    keys: tuple[SigningKey, ...]
+    secret: str  # report keys of attempts are derived from it
+
+    @property
+    def signing(self) -> SigningKey:
+        return self.keys[0]
+
+
+def made() -> Keys:
+    """Fresh keys."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return Keys(
+        issuer=f"urn:ailurus:{secrets.token_hex(8)}",
+        keys=(SigningKey(kid=secrets.token_hex(8), pem=pem),),
+        secret=secrets.token_hex(32),
+    )
+
+
+def keep(path: Path, text: bytes) -> bool:
+    """Write a secret that only this user can read. False if the file is already there: it stays.
+
+    Complete or absent, whatever is killed when: the file appears by a link of a finished one.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise AilurusError(
+            f"cannot write {path}: {error.strerror}", remedy="choose a directory you may write to"
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def read(path: Path) -> Keys:
+    """The keys in `path`. Refuses a file that others could have read or changed."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read()
+    except OSError as error:
+        raise AilurusError(
+            f"cannot read the keys {path}: {error.strerror}", remedy="run `dispatcher init` first"
+        ) from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise AilurusError(
+            f"others may read the keys {path}", remedy=f"chmod 600 {path}, then make new keys"
+        )
+    try:
+        return msgspec.json.decode(text, type=Keys)
+    except msgspec.MsgspecError as error:
+        raise AilurusError(f"{path} holds no keys: {error}", remedy="restore the file") from None

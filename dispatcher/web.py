@@ -1,0 +1,160 @@
+"""Requests and answers as bytes: read with a bound, decoded with the field named, never trusted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.submission import explained
+from dispatcher.caller import Rejected
+
+T = TypeVar("T")
+Headers = Mapping[bytes, bytes]
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+
+MIB = 1024 * 1024
+LONGEST_BODY = MIB
+BODIES = {"submit": 64 * MIB, "report": 8 * MIB, "log_pieces": 8 * MIB, "beat": 8 * MIB}
+BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
+_PIECE = 128 * 1024
+
+_encode = msgspec.json.Encoder().encode
+JSON = (b"content-type", b"application/json")
+_PROBLEM = (b"content-type", b"application/problem+json")
+_GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+
+
+async def answer(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*headers, length, *_GUARDS]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_json(send: Send, content: object, *headers: tuple[bytes, bytes]) -> None:
+    """Send `content` as JSON."""
+    await answer(send, 200, _encode(content), JSON, *headers)
+
+
+async def answer_problem(send: Send, error: Rejected, *headers: tuple[bytes, bytes]) -> None:
+    """Send a refusal as an RFC 9457 problem."""
+    problem = m.Problem(
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        field=error.field,
+        remedy=error.remedy,
+    )
+    if error.status == 401:
+        headers = (*headers, (b"www-authenticate", b"Bearer"))
+    elif error.status in (429, 503):
+        headers = (*headers, (b"retry-after", b"1"))
+    await answer(send, error.status, _encode(problem), _PROBLEM, *headers)
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """The body of a request. Raises Rejected when it is too long, cut off or not JSON by its type."""
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind not in (b"application/json", b""):
+        raise Rejected(415, "the body is not JSON", remedy="send Content-Type: application/json")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Rejected(415, "compressed bodies are not read", remedy="send it as it is")
+    said = headers.get(b"content-length", b"0")
+    if not said.isdigit() or len(said) > 18 or int(said) > limit:
+        raise _too_long(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        pieces, total = [body], len(body)
+        while message.get("more_body"):
+            message = await receive()
+            pieces.append(message.get("body", b""))
+            total += len(pieces[-1])
+            if total > limit:
+                raise _too_long(limit)
+        body = b"".join(pieces)
+    if message["type"] == "http.disconnect":
+        raise Rejected(400, "the request ended before its body did")
+    if len(body) > limit:
+        raise _too_long(limit)
+    return body
+
+
+def _too_long(limit: int) -> Rejected:
+    return Rejected(
+        413, f"the body is longer than {limit} bytes", remedy="send it as several requests"
+    )
+
+
+class _Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A submission with its jobs not read yet."""
+
+    request_id: m.Key
+    jobs: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=100_000)]
+
+
+_jobs = msgspec.json.Decoder(_Jobs)
+_job = msgspec.json.Decoder(JobSpec)
+
+
+async def decode_submission(body: bytes) -> m.Submit:
+    """A big submission, job after job with pauses: msgspec holds the interpreter while it decodes,
+    so a thread would stop the event loop as long as decoding here in one go."""
+    outer = decode(_jobs.decode, body)
+    specs: list[JobSpec] = []
+    done = 0
+    for nr, raw in enumerate(outer.jobs):
+        specs.append(decode(_job.decode, raw, f"jobs[{nr}]"))
+        done += len(memoryview(raw))
+        if done > _PIECE:
+            done = 0
+            await asyncio.sleep(0)
+    return m.Submit(request_id=outer.request_id, jobs=tuple(specs))
+
+
+def decode(read: Callable[[Any], T], body: Any, where: str = "") -> T:
+    """`read(body)`; what is wrong with it becomes a problem that names the field."""
+    try:
+        return read(body)
+    except msgspec.ValidationError as error:
+        raise refused(explained(error, where)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Rejected(400, "the body is not JSON", field=where, detail=what) from None
+
+
+def refused(error: AilurusError) -> Rejected:
+    """A fault in what was asked, as the problem that says so."""
+    return Rejected(422, error.message, field=error.field, remedy=error.remedy)
+
+
+def decode_query(kind: type[T], query: bytes) -> T:
+    """The query string as `kind`. A name twice, or one that is not known, is an error."""
+    try:
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50
+        )
+    except ValueError:
+        raise Rejected(400, "the query string is malformed") from None
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise Rejected(422, "given twice", field=twice[:200])
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.name for field in msgspec.structs.fields(kind))  # type: ignore[arg-type]
+        fault = explained(error)
+        remedy = f"known: {known or 'none'}" if "no such" in fault.message else fault.remedy
+        raise Rejected(422, fault.message, field=fault.field, remedy=remedy) from None
