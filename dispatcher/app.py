@@ -28,7 +28,7 @@ from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
 from dispatcher.web import Receive, Send
 
-Asgi = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+Asgi = Callable[..., Awaitable[None]]
 Handler = Callable[..., Awaitable[Any]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
 

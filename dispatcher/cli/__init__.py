@@ -1,0 +1,100 @@
+"""The command `dispatcher`: one file a verb. Client verbs import no server."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ailurus import __version__
+from ailurus.protocol.errors import AilurusError
+from dispatcher.cli.exits import USAGE, code_of
+from dispatcher.cli.output import Output, clean
+
+VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
+    "init": "make a store, its keys and the first admin token",
+    "serve": "run the dispatcher",
+    "submit": "submit jobs from files",
+    "status": "the whole system in numbers",
+    "jobs": "list jobs, newest first",
+    "show": "all about one job",
+    "why": "why a job is where it is",
+    "wait": "wait until jobs are final; exit as the payload did",
+    "logs": "a job's output",
+    "cancel": "cancel jobs",
+    "retry": "submit final jobs anew",
+    "queues": "queues and what waits in them",
+    "workers": "workers and their heartbeats",
+    "events": "what happened",
+    "token": "make a token (administrators)",
+}
+SERVER = ("init", "serve")
+CODES = """exit codes: 0 good · 2 the job can never run as things are · 64 usage · 65 bad job file or field ·
+66 no such file or job · 69 no dispatcher answers · 75 time-out · 77 no permission · 78 no token or
+store · `wait` exits as the payload did"""
+
+
+class Parser(ArgumentParser):
+    """argparse with sysexits' code for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def parser_for(verb: str | None) -> ArgumentParser:
+    """The parser; only the arguments of `verb` are filled in, so that a start imports one verb."""
+    parser = Parser(
+        prog="dispatcher",
+        description="Holds the queue: what waits, who runs it, what came of it.",
+        epilog=CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ailurus {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for name, text in VERBS.items():
+        one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
+        if name == verb:
+            if name not in SERVER:
+                _common(one)
+            importlib.import_module(f"dispatcher.cli.{name}").arguments(one)
+    return parser
+
+
+def _common(parser: ArgumentParser) -> None:
+    parser.add_argument("--url", help="the dispatcher's address (AILURUS_URL)")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with a token (AILURUS_TOKEN_FILE, then WLCG token discovery)",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON on stdout; streams: a line each")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"verbs: {', '.join(VERBS)}"
+        sys.stderr.write(f"dispatcher: no verb `{clean(verb)}` ({hint})\n")
+        return USAGE
+    args: Namespace = parser_for(verb).parse_args(argv)
+    try:
+        module = importlib.import_module(f"dispatcher.cli.{args.verb}")
+        code: int = module.main(args, Output(as_json=getattr(args, "json", False)))
+        return code
+    except AilurusError as error:
+        sys.stderr.write(f"dispatcher: {clean(str(error))}\n")
+        return code_of(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has enough; nothing is left to flush into
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,0 +1,44 @@
+"""Exit codes: sysexits.h's words, and one of our own. docs/commands.md lists them."""
+
+from __future__ import annotations
+
+from ailurus.protocol.errors import AilurusError
+
+OK = 0
+NEVER = 2  # the job can never run as things are: no site offers what it asks for
+USAGE = 64
+DATA = 65  # what was asked is wrong: a job file, a field
+NO_INPUT = 66  # no such file, no such job
+UNAVAILABLE = 69  # no dispatcher answers
+SOFTWARE = 70  # a bug
+CANNOT_CREATE = 73
+TRY_AGAIN = 75  # --timeout passed
+PROTOCOL = 76  # what answers is no dispatcher
+NO_PERMISSION = 77
+CONFIGURATION = 78  # no token, no store, no keys
+
+_BY_STATUS = {401: NO_PERMISSION, 403: NO_PERMISSION, 404: NO_INPUT, 409: TRY_AGAIN}
+
+
+class Fault(AilurusError):
+    """An error of a command that knows its exit code."""
+
+    def __init__(self, code: int, message: str, *, remedy: str = "", field: str = "") -> None:
+        super().__init__(message, remedy=remedy, field=field)
+        self.code = code
+
+
+def code_of(error: AilurusError) -> int:
+    """The exit code that tells a script what went wrong."""
+    from ailurus.wire.client import Nonsense, Refused, Unreachable
+
+    match error:
+        case Fault():
+            return error.code
+        case Refused():
+            return _BY_STATUS.get(error.status, DATA if error.status < 500 else UNAVAILABLE)
+        case Unreachable():
+            return UNAVAILABLE
+        case Nonsense():
+            return PROTOCOL
+    return CONFIGURATION

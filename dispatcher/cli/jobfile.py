@@ -1,0 +1,237 @@
+"""Reads job files. A fault is told with file, line and field: `z.yaml:7: jobs[2].cores: …`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.submission import check, jobs_from
+from dispatcher.cli.exits import DATA, NO_INPUT, Fault
+
+LARGEST_FILE = 64 * 1024 * 1024
+MOST_NODES = 5_000_000  # after aliases are followed: an alias bomb has more
+DEEPEST = 50
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_UNIT = re.compile(r"_(mb|s)$")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times faster where it is built
+
+
+def read_jobs(names: list[str]) -> tuple[JobSpec, ...]:
+    """The jobs of all files, checked together. Raises Fault at the first thing that is wrong."""
+    files = [JobFile(name) for name in names]
+    jobs = tuple(job for file in files for job in file.jobs)
+    try:
+        check(jobs)
+    except AilurusError as error:
+        _place(files, error)
+    return jobs
+
+
+class JobFile:
+    """One file, its jobs, and where each thing in it stands."""
+
+    def __init__(self, name: str) -> None:
+        self.name = "stdin" if name == "-" else name
+        self._text, self._base = _read(name)
+        self._node: yaml.Node | None = None
+        self._tree = self._json() if self._text.lstrip()[:1] in "{[" else self._yaml()
+        try:
+            self.jobs = jobs_from(self._tree, self._base)
+        except AilurusError as error:
+            self.fault(error)
+
+    def fault(self, error: AilurusError) -> NoReturn:
+        """Raise `error` with its place in this file."""
+        line = _line(self._node or _composed(self._text), error.field)
+        where = f"{self.name}:{line}: {error.field}" if error.field else f"{self.name}:{line}"
+        raise Fault(DATA, error.message, field=where, remedy=error.remedy) from None
+
+    def entry_of(self, index: int) -> int:
+        """Which entry of the file made job number `index`: a sweep makes many of one."""
+        for entry in range(len(self._entries())):
+            made = len(jobs_from(self._one(entry), self._base))
+            if index < made:
+                return entry
+            index -= made
+        return 0
+
+    def _entries(self) -> list[Any]:
+        tree = (
+            self._tree["jobs"]
+            if isinstance(self._tree, dict) and "jobs" in self._tree
+            else self._tree
+        )
+        return tree if isinstance(tree, list) else [tree]
+
+    def _one(self, entry: int) -> dict[str, Any]:
+        shared = (
+            self._tree.get("defaults")
+            if isinstance(self._tree, dict) and "jobs" in self._tree
+            else None
+        )
+        return {"defaults": shared, "jobs": [self._entries()[entry]]}
+
+    def _json(self) -> Any:
+        try:
+            return json.loads(self._text, object_pairs_hook=_once, parse_constant=_no_number)
+        except (json.JSONDecodeError, _Twice, RecursionError):
+            return self._yaml()  # flow style looks like JSON; and it knows the line of a fault
+
+    def _yaml(self) -> Any:
+        loader = _Loader(self._text)
+        try:
+            self._node = loader.get_single_node()
+            if self._node is None:
+                raise Fault(DATA, "the file is empty", field=f"{self.name}:1")
+            for node, path, what in _odd(self._node):
+                raise Fault(
+                    DATA, what, field=f"{self.name}:{node.start_mark.line + 1}: {path}".rstrip(": ")
+                )
+            return loader.construct_document(self._node)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line + 1 if mark else 1
+            what = error.problem or "not YAML"
+            raise Fault(
+                DATA, what, field=f"{self.name}:{line}", remedy="see docs/jobs.md"
+            ) from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            what = " ".join(str(error).split())[:200]
+            raise Fault(DATA, f"not YAML: {what}", field=f"{self.name}:1") from None
+        finally:
+            loader.dispose()
+
+
+def _read(name: str) -> tuple[str, str]:
+    try:
+        if name == "-":
+            return sys.stdin.read(LARGEST_FILE), str(Path.cwd())
+        path = Path(name)
+        if path.stat().st_size > LARGEST_FILE:
+            raise Fault(DATA, "longer than 64 MiB", field=name, remedy="split it, or use a sweep")
+        return path.read_text("utf-8"), str(path.absolute().parent)
+    except OSError as error:
+        raise Fault(NO_INPUT, error.strerror or "unreadable", field=name) from None
+    except UnicodeDecodeError as error:
+        raise Fault(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
+
+
+def _odd(root: yaml.Node) -> Iterator[tuple[yaml.Node, str, str]]:
+    """What YAML allows and we do not: a key twice, more nodes than anybody writes, great depth."""
+    sizes: dict[int, int] = {}
+
+    def visit(node: yaml.Node, path: str, depth: int) -> Iterator[tuple[yaml.Node, str, str]]:
+        if id(node) in sizes:
+            return
+        if depth > DEEPEST:
+            yield node, path, f"nested more than {DEEPEST} deep"
+            return
+        sizes[id(node)] = MOST_NODES  # a node inside itself has no size
+        total, seen = 1, set()
+        for key, value, step in _children(node):
+            if key is not None:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<" and key.value in seen:
+                    yield key, f"{path}.{key.value}".lstrip("."), "given twice"
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            yield from visit(value, f"{path}{step}".lstrip("."), depth + 1)
+            total += sizes.get(id(value), 1)
+            if total >= MOST_NODES:
+                yield node, path, "too large once its aliases are followed"
+                return
+        sizes[id(node)] = total
+
+    yield from visit(root, "", 0)
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | None, yaml.Node, str]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key, value, f".{key.value}" if isinstance(key, yaml.ScalarNode) else ""
+    elif isinstance(node, yaml.SequenceNode):
+        for nr, value in enumerate(node.value):
+            yield None, value, f"[{nr}]"
+
+
+def _place(files: list[JobFile], error: AilurusError) -> NoReturn:
+    """Raise a fault of all jobs together at the file and entry it comes from."""
+    found = re.match(r"jobs\[(\d+)\]", error.field)
+    if found is None:
+        files[0].fault(error)
+    index = int(found[1])
+    for file in files:
+        if index < len(file.jobs):
+            field = f"jobs[{file.entry_of(index)}]{error.field[found.end() :]}"
+            file.fault(AilurusError(error.message, remedy=error.remedy, field=field))
+        index -= len(file.jobs)
+    raise error
+
+
+def _composed(text: str) -> yaml.Node | None:
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return None
+    return node
+
+
+def _line(node: yaml.Node | None, field: str) -> int:
+    """The line where `field` stands, or the nearest thing above it that is written down."""
+    if node is None:
+        return 1
+    steps: list[str | int] = [int(nr) if nr else name for name, nr in _STEP.findall(field)]
+    jobs = _value(node, "jobs")
+    defaults = _value(node, "defaults") if jobs is not None else None
+    if steps[:1] == ["jobs"]:
+        steps = steps[1:]
+        node = jobs or node
+        if not isinstance(node, yaml.SequenceNode):
+            steps = steps[1:]  # the one job of the file
+    line = node.start_mark.line + 1
+    for nr, step in enumerate(steps):
+        below = _below(node, step)
+        if below is None and nr <= 1 and defaults is not None and isinstance(step, str):
+            below = _below(defaults, step)
+        if below is None:
+            break
+        line, node = below
+    return line
+
+
+def _below(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(step, int):
+        if isinstance(node, yaml.SequenceNode) and step < len(node.value):
+            return node.value[step].start_mark.line + 1, node.value[step]
+        return None
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in (step, _UNIT.sub("", step)):
+                return key.start_mark.line + 1, value
+    return None
+
+
+def _value(node: yaml.Node, name: str) -> yaml.Node | None:
+    below = _below(node, name)
+    return None if below is None else below[1]
+
+
+class _Twice(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _Twice
+    return content
+
+
+def _no_number(word: str) -> NoReturn:
+    raise _Twice(word)

@@ -1,0 +1,69 @@
+"""`dispatcher jobs`: a list, newest first."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output, ago
+
+PAGE = 1000
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--state", default="", metavar="S[,S]", help="only in these states")
+    parser.add_argument("--queue", default="", help="only of this queue")
+    parser.add_argument(
+        "--name", default="", help="only of this name; a final * stands for any end"
+    )
+    parser.add_argument("--user", default="", help="only of this user")
+    parser.add_argument("--code", type=int, help="only with this PanDA error code")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="at most so many (default %(default)s)"
+    )
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Ask for as many pages as the limit needs."""
+    from ailurus.protocol.api import JobsQuery
+    from ailurus.protocol.messages import JobPage, JobRow
+
+    client = connect(args)
+    rows: list[JobRow] = []
+    before: int | None = None
+    while len(rows) < args.limit:
+        page = client.jobs(
+            JobsQuery(
+                state=args.state,
+                queue=args.queue,
+                name=args.name,
+                user=args.user,
+                code=args.code,
+                before=before,
+                limit=min(PAGE, args.limit - len(rows)),
+            )
+        )
+        rows += page.jobs
+        before = page.next
+        if before is None:
+            break
+    if out.as_json:
+        out.document(JobPage(jobs=tuple(rows), next=before))
+    else:
+        out.table(
+            ["job", "name", "state", "queue", "user", "attempt", "changed", "diagnosis"],
+            (
+                (
+                    r.job_id,
+                    r.name,
+                    r.state,
+                    r.queue,
+                    r.user,
+                    r.attempt_nr,
+                    ago(r.changed),
+                    r.diagnosis,
+                )
+                for r in rows
+            ),
+        )
+    return 0

@@ -1,0 +1,22 @@
+"""`dispatcher retry ID…`: final jobs submitted anew, as new jobs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="+", type=int, metavar="ID")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Print the new job ids, in the order given."""
+    answer = connect(args, patience_s=0.0).retry(args.ids)
+    if out.as_json:
+        out.document(answer)
+    else:
+        out.table(["job", "new job"], zip(args.ids, answer.job_ids, strict=True))
+    return 0

@@ -1,0 +1,206 @@
+"""`dispatcher serve`: one process, one event loop, one store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.cli.exits import CONFIGURATION, UNAVAILABLE, USAGE, Fault
+from dispatcher.cli.output import Output
+from dispatcher.cli.place import Place, place_of
+
+if TYPE_CHECKING:
+    import uvicorn
+
+STOP_S = 5  # what is in hand has this long to finish
+
+
+def arguments(parser: ArgumentParser) -> None:
+    from ailurus.protocol.units import duration_s
+
+    parser.add_argument("--store", required=True, metavar="URL", help="sqlite:///FILE")
+    parser.add_argument(
+        "--listen", default="127.0.0.1:8080", metavar="ADDRESS:PORT", help="port 0: any free one"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key in PEM")
+    parser.add_argument(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which clients may call this host, beside localhost and its address",
+    )
+    parser.add_argument(
+        "--serve-everybody-without-tls",
+        action="store_true",
+        help="listen beyond loopback although anybody on the way can read tokens",
+    )
+    parser.add_argument(
+        "--heartbeat", type=duration_s, metavar="10s", help="how often workers report"
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    import uvloop
+
+    from ailurus import logs
+
+    host, port = _address(args.listen)
+    _check_exposure(args, host)
+    place = place_of(args.store)
+    if not place.keys.exists():
+        raise Fault(
+            CONFIGURATION,
+            f"{place.keys} is missing: nobody could show a token",
+            remedy=f"run `dispatcher init --store {args.store}` first",
+        )
+    logs.to(args.log, level=args.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(args, out, place, host, port))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise Fault(
+            USAGE, f"{text!r} is not ADDRESS:PORT", field="--listen", remedy="127.0.0.1:8080"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _check_exposure(args: Namespace, host: str) -> None:
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise Fault(USAGE, "one of certificate and key is missing", field="--tls-cert, --tls-key")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not (loopback or args.tls_cert or args.serve_everybody_without_tls):
+        raise Fault(
+            USAGE,
+            f"{host} can be reached by others, and without TLS they can read tokens on the way",
+            field="--listen",
+            remedy="give --tls-cert and --tls-key, listen on 127.0.0.1, or, where something in front "
+            "does TLS, --serve-everybody-without-tls",
+        )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Fault(
+            UNAVAILABLE,
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            remedy="choose another port",
+        ) from None
+    listener.listen(2048)  # from here on clients may connect: they are answered once we run
+    return listener
+
+
+async def _serve(args: Namespace, out: Output, place: Place, host: str, port: int) -> int:
+    from dispatcher import keys
+    from dispatcher.app import make_app
+    from dispatcher.auth import Issuer
+    from dispatcher.console.app import console
+    from dispatcher.core import Settings
+    from dispatcher.live import Live
+    from dispatcher.service import Service
+    from dispatcher.store import open_store
+
+    kept = keys.read(place.keys)
+    issuer = Issuer(kept)
+    listener = _bound(host, port)
+
+    def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
+        return issuer.mint(subject, scopes, lifetime_s, **claims).token
+
+    settings = Settings() if args.heartbeat is None else Settings(heartbeat_s=args.heartbeat)
+    service = await Service.open(
+        open_store(args.store),
+        secret=bytes.fromhex(kept.secret),
+        mint=mint,
+        settings=settings,
+    )
+    live = Live(service)
+    try:
+        app = make_app(
+            service,
+            issuer,
+            console=console(),
+            stream=live.stream,
+            host_names=[*args.host_name, host],
+        )
+        server = _server(app, args, listener)
+        _say(args, out, place, listener)
+        await _until_told(server, app, listener)
+    finally:
+        live.close()
+        await service.close()
+        listener.close()
+    return 0
+
+
+def _server(app: Any, args: Namespace, listener: socket.socket) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            yield  # ours: uvicorn's would end the process before the store is closed
+
+    return Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=STOP_S,
+            ssl_certfile=args.tls_cert,
+            ssl_keyfile=args.tls_key,
+        )
+    )
+
+
+async def _until_told(server: uvicorn.Server, app: Any, listener: socket.socket) -> None:
+    def stop() -> None:
+        app.close()
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await server.serve(sockets=[listener])
+
+
+def _say(args: Namespace, out: Output, place: Place, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
+    scheme = "https" if args.tls_cert else "http"
+    url = f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    out.line(f"listening on {url}")
+    out.line(
+        f"console: {url}/console/ (sign in with a token, such as the one in {place.admin_token})"
+    )

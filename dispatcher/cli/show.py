@@ -1,0 +1,91 @@
+"""`dispatcher show ID`: all about one job; a failure first."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output, clock, span
+
+if TYPE_CHECKING:
+    from ailurus.protocol.messages import Attempt, JobDetail
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("id", type=int, metavar="ID")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Ask and show."""
+    job = connect(args).show(args.id)
+    if out.as_json:
+        out.document(job)
+    else:
+        _show(job, out)
+    return 0
+
+
+def _show(job: JobDetail, out: Output) -> None:
+    row, spec = job.row, job.spec
+    last = job.attempts[-1] if job.attempts else None
+    out.facts(
+        [
+            ("job", f"{row.job_id} {row.name}"),
+            ("state", row.state),
+            ("what failed", f"{row.diagnosis} (code {row.code})" if row.code else row.diagnosis),
+            ("remedy", last.remedy if last else ""),
+            ("user", row.user),
+            ("queue", row.queue or "any"),
+            ("created", clock(row.created)),
+            ("changed", clock(row.changed)),
+            ("asks for", _wants(job)),
+            ("command", spec.command or spec.script.partition("\n")[0] + " …"),
+            ("parents", " ".join(map(str, job.parents))),
+            ("children", " ".join(map(str, job.children))),
+        ]
+    )
+    if last and last.stderr_tail:
+        out.line("\nend of stderr:")
+        out.line(last.stderr_tail.rstrip("\n"))
+    if job.attempts:
+        out.line()
+        out.table(
+            [
+                "attempt",
+                "state",
+                "worker",
+                "host",
+                "leased",
+                "staged in",
+                "ran",
+                "exit",
+                "diagnosis",
+            ],
+            (_attempt(attempt) for attempt in job.attempts),
+        )
+    if job.files:
+        out.line()
+        out.table(
+            ["file", "bytes", "adler32", "url"],
+            ((file.name, file.size, file.adler32, file.url) for file in job.files),
+        )
+
+
+def _wants(job: JobDetail) -> str:
+    spec = job.spec
+    parts = [f"{spec.cores} cores", f"{spec.memory_mb} MB", f"{spec.disk_mb} MB disk"]
+    parts += [f"{spec.gpus} GPUs"] if spec.gpus else []
+    parts += [f"{spec.nodes} nodes"] if spec.nodes > 1 else []
+    parts += [span(spec.walltime_s)] if spec.walltime_s else []
+    return ", ".join(parts)
+
+
+def _attempt(one: Attempt) -> tuple[object, ...]:
+    staged = one.running - one.started if one.running and one.started else None
+    ran_until = one.holding or one.ended
+    ran = ran_until - one.running if ran_until and one.running else None
+    return (
+        one.attempt_nr, one.state, one.worker_id, one.host or one.site, clock(one.leased),
+        span(staged), span(ran), "-" if one.exit_code is None else one.exit_code, one.diagnosis,
+    )  # fmt: skip

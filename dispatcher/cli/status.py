@@ -1,0 +1,46 @@
+"""`dispatcher status`: the whole system in numbers."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output, ago
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """None of its own."""
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Ask for the overview and show it."""
+    seen = connect(args).overview()
+    if out.as_json:
+        out.document(seen)
+        return 0
+    out.table(["jobs", "count"], seen.states.items())
+    out.line()
+    out.facts(
+        [
+            ("workers", ", ".join(f"{n} {phase}" for phase, n in seen.workers.items()) or "none"),
+            ("finished/min", round(seen.finished_per_min, 1)),
+            ("failed/min", round(seen.failed_per_min, 1)),
+            ("version", seen.version),
+        ]
+    )
+    if seen.queues:
+        out.line()
+        out.table(
+            ["queue", "jobs", "oldest", "workers", "sites"],
+            (
+                (
+                    queue.name or "(any)",
+                    " ".join(f"{state}={n}" for state, n in queue.states.items() if n),
+                    ago(queue.oldest_waiting, seen.now),
+                    queue.workers,
+                    ", ".join(queue.sites),
+                )
+                for queue in seen.queues
+            ),
+        )
+    return 0

@@ -1,0 +1,49 @@
+"""`dispatcher submit FILE…`: jobs from YAML or JSON. Repeated after a crash, the same jobs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from dispatcher.cli import wait
+from dispatcher.cli.connection import connect, url_of
+from dispatcher.cli.output import Output
+
+PATIENCE_S = 60.0
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="job file; - is stdin (docs/jobs.md)"
+    )
+    parser.add_argument(
+        "--request-id", metavar="ID", help="yours: the same id again gives the same jobs"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="read and check, submit nothing")
+    parser.add_argument("--wait", action="store_true", help="then wait, and exit as `wait` does")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Read, check, send; print the job ids, one a line."""
+    from dispatcher.cli.jobfile import read_jobs
+    from dispatcher.cli.pending import request_id
+
+    jobs = read_jobs(args.files)
+    if args.dry_run:
+        from ailurus.protocol.messages import Submit
+
+        if out.as_json:
+            out.document(Submit(request_id=args.request_id or "dry-run", jobs=jobs))
+        else:
+            out.line(f"{len(jobs)} jobs are good")
+        return 0
+    client = connect(args, patience_s=PATIENCE_S)
+    if args.request_id:
+        answer = client.submit(jobs, args.request_id)
+    else:
+        with request_id(url_of(args), jobs) as made:
+            answer = client.submit(jobs, made)
+    if out.as_json:
+        out.document(answer)
+    else:
+        out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
+    return wait.until_final(client, answer.job_ids, None) if args.wait else 0

@@ -1,0 +1,82 @@
+"""`dispatcher token`: a token for a person, an edge or a pilot, into a file only you can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.exits import CANNOT_CREATE, USAGE, Fault
+from dispatcher.cli.output import Output, clock
+
+SHORT = {
+    "read": "compute.read",
+    "create": "compute.create",
+    "modify": "compute.modify",
+    "cancel": "compute.cancel",
+    "admin": "ailurus.admin",
+    "pilot": "ailurus.pilot",
+    "edge": "ailurus.edge",
+}
+
+
+def arguments(parser: ArgumentParser) -> None:
+    from ailurus.protocol.units import duration_s
+
+    parser.add_argument("--subject", required=True, metavar="NAME", help="whom the token is for")
+    parser.add_argument(
+        "--scope",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="WORD",
+        help=f"what it may do: {', '.join(SHORT)}; default: read create modify cancel",
+    )
+    parser.add_argument("--site", metavar="NAME", help="the site of an edge's token")
+    parser.add_argument("--lifetime", type=duration_s, default=86400.0, metavar="1d")
+    parser.add_argument("--out", required=True, metavar="FILE", help="written with mode 600")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Have a token made and keep it in --out; an older one there is replaced."""
+    from ailurus.protocol.messages import NewToken, Token
+
+    ask = NewToken(
+        subject=args.subject, scopes=scopes(args.scope, args.site), lifetime_s=int(args.lifetime)
+    )
+    token = connect(args).call("token", ask, answer=Token)
+    _write(Path(args.out), token.token)
+    if out.as_json:
+        out.document(Token(token="", expires=token.expires))
+    else:
+        out.line(f"token for {args.subject} in {args.out}, good until {clock(token.expires)}")
+    return 0
+
+
+def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
+    """The scopes of the words given."""
+    given = [SHORT.get(word, word) for word in words]
+    if site is not None and not words:
+        given = ["ailurus.edge"]
+    if ("ailurus.edge" in given) != (site is not None):
+        raise Fault(
+            USAGE,
+            "an edge's token names its site",
+            field="--site",
+            remedy="--scope edge --site NAME",
+        )
+    given = [f"{word}:{site}" if word == "ailurus.edge" else word for word in given]
+    return tuple(given or [SHORT[word] for word in ("read", "create", "modify", "cancel")])
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text + "\n")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise Fault(CANNOT_CREATE, f"cannot write {path}: {error.strerror}") from None

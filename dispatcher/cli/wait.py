@@ -1,0 +1,84 @@
+"""`dispatcher wait ID…`: until all are final; the exit code is the payload's."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher.cli import exits
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    from ailurus.protocol.messages import JobStates
+    from ailurus.wire.client import Client
+
+PATIENCE_S = 3600.0  # a dispatcher that restarts is waited for
+ASK_WHY_S = 20.0  # how often to ask whether what waits can ever run
+ASK_WHY = 20  # of how many jobs
+
+
+def arguments(parser: ArgumentParser) -> None:
+    from ailurus.protocol.units import duration_s
+
+    parser.add_argument("ids", nargs="+", type=int, metavar="ID")
+    parser.add_argument("--timeout", type=duration_s, metavar="10m", help="then exit with 75")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Wait; 0 when all finished, else as the first payload that did not."""
+    client = connect(args, patience_s=PATIENCE_S)
+    code, answer = _waited(client, args.ids, args.timeout)
+    if out.as_json:
+        out.document(answer)
+    else:
+        out.table(["job", "state"], ((job_id, answer.states[job_id]) for job_id in args.ids))
+    return code
+
+
+def until_final(client: Client, job_ids: Sequence[int], timeout_s: float | None) -> int:
+    """Wait for the jobs; the exit code that tells how they ended."""
+    return _waited(client, job_ids, timeout_s)[0]
+
+
+def _waited(
+    client: Client, job_ids: Sequence[int], timeout_s: float | None
+) -> tuple[int, JobStates]:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    pause = 1.0
+    while True:
+        left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
+        answer = client.wait(job_ids, left)
+        unfinished = [job_id for job_id, state in answer.states.items() if state not in FINAL]
+        if not unfinished:
+            return _verdict(client, job_ids, answer), answer
+        if deadline is not None and time.monotonic() >= deadline:
+            sys.stderr.write(f"dispatcher: {len(unfinished)} jobs are not final yet\n")
+            return exits.TRY_AGAIN, answer
+        if _never(client, unfinished):
+            return exits.NEVER, answer
+        pause = ASK_WHY_S
+
+
+def _never(client: Client, job_ids: Sequence[int]) -> bool:
+    """Whether none of the jobs can run as things are: then waiting is for nothing."""
+    answers = [client.why(job_id) for job_id in job_ids[:ASK_WHY]]
+    if any(answer.verdict != "never" for answer in answers) or len(job_ids) > ASK_WHY:
+        return False
+    for answer in answers:
+        sys.stderr.write(clean(f"dispatcher: job {answer.job_id}: {answer.sentence}\n"))
+    return True
+
+
+def _verdict(client: Client, job_ids: Sequence[int], answer: JobStates) -> int:
+    """0 when all finished, else the exit code of the first payload that did not, else 1."""
+    bad = [job_id for job_id in job_ids if answer.states[job_id] is not JobState.FINISHED]
+    if not bad:
+        return exits.OK
+    attempts = client.show(bad[0]).attempts
+    code = attempts[-1].exit_code if attempts else None
+    return code if code is not None and 0 < code < 256 else 1

@@ -1,0 +1,36 @@
+"""`dispatcher workers`: batch allocations and their pilots' heartbeats."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from dispatcher.cli.connection import connect
+from dispatcher.cli.output import Output, ago
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--site", default="", help="only of this site")
+    parser.add_argument("--ended", action="store_true", help="also those that ended")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Ask and show."""
+    from ailurus.protocol.api import WorkerRows, WorkersQuery
+
+    answer = connect(args).call(
+        "workers", WorkersQuery(site=args.site, ended=args.ended), answer=WorkerRows
+    )
+    if out.as_json:
+        out.document(answer)
+    else:
+        out.table(
+            ["worker", "site", "queue", "host", "phase", "heard", "cores free", "jobs", "batch id"],
+            (
+                (
+                    w.worker_id, w.site, w.queue, w.host, w.ending or w.phase, ago(w.last_heard),
+                    f"{w.room.cores}/{w.total.cores}", len(w.jobs), w.batch_id,
+                )
+                for w in answer.workers
+            ),
+        )  # fmt: skip
+    return 0
