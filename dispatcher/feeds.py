@@ -1,0 +1,273 @@
+"""The topics of a live page: each asks the service what is new and says it as one event.
+
+`look` returns what the pages that are here need, `snapshot` what one that joins needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import (
+    EventsQuery,
+    LogQuery,
+    NoQuery,
+    Samples,
+    SamplesQuery,
+    WorkerRows,
+    WorkersQuery,
+)
+from ailurus.protocol.states import FINAL
+from dispatcher.caller import Caller, Rejected
+
+MOST_EVENTS = 500  # of one pass; more, and lists are told to load again
+QUIET_S = 2.0  # how often is asked what changes without an event: rates, resource use
+WORKERS_S = 1.0
+BYTES_PER_S = 500_000  # of one topic to one page: big lists come less often
+KEPT_LOG = 64_000  # characters of a live log that a page gets when it joins
+LOG_WAIT_S = 20.0
+LOG_AGAIN_S = 2.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Watched(Protocol):
+    """The part of the service that pages look at."""
+
+    async def overview(self, ask: NoQuery, caller: Caller) -> m.Overview: ...
+    async def events(self, ask: EventsQuery, caller: Caller) -> m.Events: ...
+    async def workers(self, ask: WorkersQuery, caller: Caller) -> WorkerRows: ...
+    async def show(self, ask: NoQuery, caller: Caller, *, job_id: int) -> m.JobDetail: ...
+    async def why(self, ask: NoQuery, caller: Caller, *, job_id: int) -> m.Why: ...
+    async def samples(self, ask: SamplesQuery, caller: Caller, *, job_id: int) -> Samples: ...
+    async def log(self, ask: LogQuery, caller: Caller, *, job_id: int) -> m.LogChunk: ...
+
+
+def encoded(kind: str, content: object, seq: int | None = None) -> bytes:
+    """One server-sent event. JSON has no raw newline, so no text can end it early."""
+    head = b"" if seq is None else b"id: %d\n" % seq
+    return b"%sevent: %s\ndata: %s\n\n" % (head, kind.encode(), _encode(content))
+
+
+class News:
+    """The events that callers of equal rights may see, asked for once a pass."""
+
+    def __init__(self, service: Watched, caller: Caller) -> None:
+        self._service = service
+        self._caller = caller
+        self._last: int | None = None
+
+    async def since(self) -> Sequence[m.Event]:
+        """What was committed since the last time."""
+        if self._last is None:  # begin at the end: what was before is in the snapshots
+            end = await self._service.events(EventsQuery(after=2**62, limit=1), self._caller)
+            self._last = end.last
+            return ()
+        ask = EventsQuery(after=self._last, limit=MOST_EVENTS)
+        answer = await self._service.events(ask, self._caller)
+        self._last = answer.last
+        return answer.events
+
+
+class Feed:
+    """A topic with the rights of one caller."""
+
+    def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
+        self._service = service
+        self._caller = caller
+        self._job_id = job_id
+        self._asked = 0.0
+        self._last = b""
+        self.fresh = b""  # what the pages get in this pass
+        self.users = 0
+        self.ready: asyncio.Future[None]
+
+    async def begin(self) -> None:
+        """Read the first state; raises Rejected when the caller may not."""
+        await self.look(())
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        """What changed, as an event; nothing if nothing did."""
+        raise NotImplementedError
+
+    def snapshot(self) -> bytes:
+        """The present state, as an event."""
+        return self._last
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+
+    def _due(self, period_s: float) -> bool:
+        return time.monotonic() - self._asked >= period_s
+
+    def _changed(self, kind: str, content: object) -> bytes:
+        self._asked = time.monotonic()
+        now, self._last = self._last, encoded(kind, content)
+        return self._last if self._last != now else b""
+
+
+class OverviewFeed(Feed):
+    """The system in numbers: at each change, and now and then for the rates."""
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        if not events and not self._due(QUIET_S):
+            return b""
+        return self._changed("overview", await self._service.overview(NoQuery(), self._caller))
+
+
+class JobsFeed(Feed):
+    """What a list needs to stay true: the changes of jobs, and that there are new ones."""
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        changes: dict[int, dict[str, Any]] = {}
+        submitted = 0
+        for event in events:
+            if event.kind == "submitted":
+                submitted += event.data.get("jobs", 1)
+            elif event.kind == "state" and event.job_id is not None:
+                told = {key: event.data[key] for key in _TOLD if key in event.data}
+                change = changes.setdefault(event.job_id, {"job_id": event.job_id})
+                change.update(told, changed=event.at)
+        if not changes and not submitted:
+            return b""
+        content = {
+            "changes": list(changes.values()),
+            "submitted": submitted,
+            "reload": len(events) >= MOST_EVENTS,
+        }
+        return encoded("jobs", content)
+
+    def snapshot(self) -> bytes:
+        """A page that joins loads its list itself."""
+        return encoded("jobs", {"changes": [], "submitted": 0, "reload": True})
+
+
+_TOLD = ("state", "attempt_nr", "worker_id", "code")
+
+
+class WorkersFeed(Feed):
+    """All workers alive, with their last heartbeat; large lists less often."""
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        if not self._due(max(WORKERS_S, len(self._last) / BYTES_PER_S)):
+            return b""
+        rows = await self._service.workers(WorkersQuery(), self._caller)
+        return self._changed("workers", rows)
+
+
+class JobFeed(Feed):
+    """One job: all about it, why it is where it is, and its curves; of these only what is new."""
+
+    _final = False
+    _attempt_nr = 0
+    _samples: tuple[m.Sample, ...] = ()
+    _content: dict[str, Any] | None = None
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        touched = any(event.job_id == self._job_id for event in events)
+        if not touched and self._content and (self._final or not self._due(QUIET_S)):
+            return b""
+        self._asked = time.monotonic()
+        ask: dict[str, Any] = {"caller": self._caller, "job_id": self._job_id}
+        detail = await self._service.show(NoQuery(), **ask)
+        why = await self._service.why(NoQuery(), **ask)
+        if detail.row.attempt_nr != self._attempt_nr:
+            self._attempt_nr, self._samples = detail.row.attempt_nr, ()
+        after = self._samples[-1].at if self._samples else 0.0
+        answer = await self._service.samples(SamplesQuery(after=after), **ask)
+        self._samples += answer.samples
+        self._final = detail.row.state in FINAL
+        before, self._content = (
+            self._content,
+            {"job_id": self._job_id, "detail": detail, "why": why},
+        )
+        if before == self._content and not answer.samples:
+            return b""
+        return encoded("job", {**self._content, "after": after, "samples": answer.samples})
+
+    def snapshot(self) -> bytes:
+        return encoded("job", {**(self._content or {}), "after": 0.0, "samples": self._samples})
+
+
+class LogFeed(Feed):
+    """Both streams of a job's latest attempt. That somebody looks makes its pilot send them."""
+
+    def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
+        super().__init__(service, caller, job_id)
+        self._attempt_nr = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pending: list[dict[str, Any]] = []
+        self._kept: dict[str, deque[dict[str, Any]]] = {}
+
+    async def begin(self) -> None:
+        ask: dict[str, Any] = {"caller": self._caller, "job_id": self._job_id}
+        detail = await self._service.show(NoQuery(), **ask)
+        self._restart(detail.row.attempt_nr)
+
+    async def look(self, events: Sequence[m.Event]) -> bytes:
+        for event in events:
+            if event.job_id == self._job_id and event.data.get("attempt_nr", 0) > self._attempt_nr:
+                self._restart(event.data["attempt_nr"])
+        pending, self._pending = self._pending, []
+        return b"".join(encoded("log", chunk) for chunk in pending)
+
+    def snapshot(self) -> bytes:
+        return b"".join(encoded("log", chunk) for kept in self._kept.values() for chunk in kept)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+
+    def _restart(self, attempt_nr: int) -> None:
+        self.close()
+        self._attempt_nr = attempt_nr
+        self._kept = {}
+        if attempt_nr:
+            self._tasks = [asyncio.create_task(self._follow(stream)) for stream in _STREAMS]
+
+    async def _follow(self, stream: str) -> None:
+        offset = -KEPT_LOG
+        while True:
+            ask = LogQuery(
+                stream=stream, attempt_nr=self._attempt_nr, offset=offset, wait_s=LOG_WAIT_S
+            )
+            try:
+                chunk = await self._service.log(ask, self._caller, job_id=self._job_id)
+            except Rejected:
+                await asyncio.sleep(LOG_AGAIN_S)  # no log yet
+                continue
+            if chunk.text or chunk.final:
+                self._keep(stream, chunk)
+            if chunk.final and not chunk.text:
+                return
+            offset = chunk.end
+
+    def _keep(self, stream: str, chunk: m.LogChunk) -> None:
+        said = {
+            "job_id": self._job_id,
+            "attempt_nr": self._attempt_nr,
+            "stream": stream,
+            **msgspec.structs.asdict(chunk),
+        }
+        self._pending.append(said)
+        kept = self._kept.setdefault(stream, deque())
+        kept.append(said)
+        while sum(len(chunk["text"]) for chunk in kept) - len(kept[0]["text"]) > KEPT_LOG:
+            kept.popleft()  # a page that wants what was before asks for it
+
+
+_STREAMS = ("stdout", "stderr")
+KINDS: dict[str, type[Feed]] = {
+    "overview": OverviewFeed,
+    "jobs": JobsFeed,
+    "workers": WorkersFeed,
+    "job": JobFeed,
+    "log": LogFeed,
+}

@@ -1,0 +1,201 @@
+"""What open pages see move: server-sent events, encoded once and sent to all who look at the same.
+
+Every quarter of a second one pass asks the service what has changed for the topics that anybody
+looks at, encodes each answer once and hands the same bytes to every page; a thousand pages on one
+topic cost one question. A page that joins gets a snapshot, so a reconnection needs no memory here,
+and a page that does not keep up is let go: it comes back for a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+
+from ailurus.logs import Log
+from ailurus.protocol.api import Scope, StreamQuery
+from ailurus.protocol.messages import Event
+from dispatcher.caller import Caller, Rejected
+from dispatcher.feeds import KINDS, Feed, News, Watched, encoded
+from dispatcher.ports import Unavailable
+
+PERIOD_S = 0.25  # four frames a second
+SHARE = 0.2  # of one core, at most, goes into looking; busier, frames come further apart
+HEARTBEAT_S = 15.0
+BEHIND = 24  # frames that a page may leave unread: six seconds
+RETRY_MS = 2000
+TOPICS = 12
+
+log = Log("live")
+
+
+class Page:
+    """One open stream: the frames it has not taken yet."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.expires = caller.expires
+        self.closed = False
+        self._frames: deque[bytes] = deque()
+        self._more = asyncio.Event()
+
+    def put(self, frame: bytes) -> None:
+        """Hand over a frame, or let go of a reader that is far behind."""
+        if len(self._frames) >= BEHIND:
+            self.close()
+        else:
+            self._frames.append(frame)
+            self._more.set()
+
+    def close(self) -> None:
+        """End the stream once what is here has been read."""
+        self.closed = True
+        self._more.set()
+
+    async def take(self) -> bytes:
+        """All frames that have gathered; none when the stream has ended."""
+        await self._more.wait()
+        frame = b"".join(self._frames)
+        self._frames.clear()
+        if not self.closed:
+            self._more.clear()
+        return frame
+
+
+class Channel:
+    """All pages that look at the same topics with the same rights."""
+
+    def __init__(self, feeds: list[Feed]) -> None:
+        self.feeds = feeds
+        self.pages: set[Page] = set()
+        self.said = time.monotonic()
+
+
+class Live:
+    """The route `stream`. `service` answers the questions; nothing here knows a rule of the queue."""
+
+    def __init__(self, service: Watched) -> None:
+        self._service = service
+        self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
+        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._news: dict[str, News] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def stream(self, query: StreamQuery, caller: Caller) -> AsyncGenerator[bytes, None]:
+        """The events of `query.topics`: a snapshot first. Raises Rejected before the first byte."""
+        topics = _topics(query.topics)
+        # a viewer sees own jobs, an administrator all: pages of equal rights share every answer
+        rights = "" if caller.may(Scope.ADMIN) else caller.subject
+        taken: list[Feed] = []
+        page = Page(caller)
+        try:
+            for topic in topics:
+                taken.append(feed := self._take(rights, topic, caller))
+                await asyncio.shield(feed.ready)
+            channel = self._channels.setdefault((rights, topics), Channel(taken))
+            channel.pages.add(page)  # before the snapshot is read: nothing falls between the two
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._run())
+            yield b"retry: %d\n\n" % RETRY_MS + b"".join(feed.snapshot() for feed in taken)
+            while frame := await page.take():
+                yield frame
+        finally:
+            self._leave(page, (rights, topics), taken)
+
+    def close(self) -> None:
+        """End all streams: the dispatcher stops."""
+        if self._task is not None:
+            self._task.cancel()
+        for channel in self._channels.values():
+            for page in channel.pages:
+                page.close()
+
+    def _take(self, rights: str, topic: str, caller: Caller) -> Feed:
+        """The feed of a topic, one for all who have these rights; given back by `_leave`."""
+        feed = self._feeds.get((rights, topic))
+        if feed is None:
+            kind, _, number = topic.partition(":")
+            feed = self._feeds[rights, topic] = KINDS[kind](self._service, caller, int(number or 0))
+            feed.ready = asyncio.create_task(feed.begin())
+            self._news.setdefault(rights, News(self._service, caller))
+        feed.users += 1
+        return feed
+
+    def _leave(self, page: Page, key: tuple[str, tuple[str, ...]], taken: list[Feed]) -> None:
+        channel = self._channels.get(key)
+        if channel is not None:
+            channel.pages.discard(page)
+            if not channel.pages:
+                del self._channels[key]
+        for feed in taken:
+            feed.users -= 1
+            if not feed.users:
+                feed.close()
+        self._feeds = {key: feed for key, feed in self._feeds.items() if feed.users}
+        used = {rights for rights, _ in self._feeds}
+        self._news = {rights: news for rights, news in self._news.items() if rights in used}
+
+    async def _run(self) -> None:
+        while self._channels:
+            began = time.perf_counter()
+            try:
+                await self._look()
+                self._hand_out()
+            except Exception:  # noqa: BLE001 -- pages come back by themselves, this task would not
+                log.error("live_broke", trace=True)  # noqa: TRY400
+            spent = time.perf_counter() - began
+            await asyncio.sleep(max(PERIOD_S - spent, spent / SHARE - spent))
+
+    async def _look(self) -> None:
+        for rights, news in list(self._news.items()):
+            try:
+                events = await news.since()
+            except (Rejected, Unavailable):
+                continue  # the store cannot answer now: the next pass asks again
+            for (owner, topic), feed in list(self._feeds.items()):
+                if owner == rights and feed.ready.done():
+                    await self._ask(feed, topic, events)
+
+    async def _ask(self, feed: Feed, topic: str, events: Sequence[Event]) -> None:
+        try:
+            feed.fresh = await feed.look(events)
+        except (Rejected, Unavailable) as refused:
+            feed.fresh = b""
+            log.debug("live_refused", topic=topic, why=str(refused))
+
+    def _hand_out(self) -> None:
+        now = time.monotonic()
+        beat = encoded("beat", {"now": time.time()})
+        for channel in self._channels.values():
+            frame = b"".join(feed.fresh for feed in channel.feeds)
+            if not frame and now - channel.said >= HEARTBEAT_S:
+                frame = b": beat\n" + beat
+            if not frame:
+                continue
+            channel.said = now
+            for page in list(channel.pages):
+                if page.expires and time.time() >= page.expires:
+                    page.close()
+                else:
+                    page.put(frame)
+        for feed in self._feeds.values():
+            feed.fresh = b""
+
+
+def _topics(text: str) -> tuple[str, ...]:
+    """The topics asked for, in order, each once. Raises Rejected."""
+    topics = tuple(dict.fromkeys(topic.strip() for topic in text.split(",") if topic.strip()))
+    for topic in topics:
+        kind, colon, number = topic.partition(":")
+        numbered = kind in ("job", "log")
+        good = kind in KINDS and bool(colon) == numbered
+        if not good or (
+            numbered and not (number.isascii() and number.isdigit() and len(number) < 16)
+        ):
+            known = "overview, jobs, workers, job:ID, log:ID"
+            raise Rejected(
+                422, f"no topic {topic[:80]!r}", field="topics", remedy=f"known: {known}"
+            )
+    if not 0 < len(topics) <= TOPICS:
+        raise Rejected(422, f"between 1 and {TOPICS} topics", field="topics")
+    return topics
