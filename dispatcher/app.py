@@ -90,6 +90,8 @@ class App:
         error: Rejected
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
+            if len(headers) < len(scope["headers"]):
+                web.check_twice(scope["headers"])
             self._hosts.check(headers.get(b"host", b""))
             await self._answer(scope, headers, receive, send)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -25,11 +25,13 @@ MIB = 1024 * 1024
 LONGEST_BODY = MIB
 BODIES = {"submit": 64 * MIB, "report": 8 * MIB, "log_pieces": 8 * MIB, "beat": 8 * MIB}
 BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
+BODY_S = 120.0  # to send a body
 _PIECE = 128 * 1024
 
 _encode = msgspec.json.Encoder().encode
 JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
+_ONCE = frozenset({b"host", b"authorization", b"origin", b"content-type", b"content-length"})
 _GUARDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 
@@ -63,6 +65,16 @@ async def answer_problem(send: Send, error: Rejected, *headers: tuple[bytes, byt
     await answer(send, error.status, _encode(problem), _PROBLEM, *headers)
 
 
+def check_twice(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise Rejected where a header that decides something comes twice: whoever else read the
+    request may have taken the other one."""
+    seen: set[bytes] = set()
+    for name, _ in headers:
+        if name in seen and name in _ONCE:
+            raise Rejected(400, "given twice", field=name.decode("latin-1"))
+        seen.add(name)
+
+
 async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """The body of a request. Raises Rejected when it is too long, cut off or not JSON by its type."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -77,12 +89,16 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     body: bytes = message.get("body", b"")
     if message.get("more_body"):
         pieces, total = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            pieces.append(message.get("body", b""))
-            total += len(pieces[-1])
-            if total > limit:
-                raise _too_long(limit)
+        try:
+            async with asyncio.timeout(BODY_S):
+                while message.get("more_body"):
+                    message = await receive()
+                    pieces.append(message.get("body", b""))
+                    total += len(pieces[-1])
+                    if total > limit:
+                        raise _too_long(limit)
+        except TimeoutError:
+            raise Rejected(408, f"the body took longer than {BODY_S:.0f} s") from None
         body = b"".join(pieces)
     if message["type"] == "http.disconnect":
         raise Rejected(400, "the request ended before its body did")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
 import signal
 import socket
 from argparse import ArgumentParser, Namespace
@@ -68,6 +69,8 @@ def main(args: Namespace, out: Output) -> int:
             remedy=f"run `dispatcher init --store {args.store}` first",
         )
     logs.to(args.log, level=args.log_level)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a waiting pilot
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(args, out, place, host, port))
 
@@ -161,6 +164,8 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
 def _server(app: Any, args: Namespace, listener: socket.socket) -> uvicorn.Server:
     import uvicorn
 
+    from dispatcher.guard import Guarded
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Any:
@@ -169,7 +174,7 @@ def _server(app: Any, args: Namespace, listener: socket.socket) -> uvicorn.Serve
     return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Guarded,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,0 +1,64 @@
+"""uvicorn's HTTP protocol with bounds: nobody holds memory or a connection by sending slowly or
+without end. What is bounded by its content (a body) is bounded by `web.read_body`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LONGEST_HEAD = 64 * 1024  # request line and header fields
+LONGEST_MESSAGE = 96 * 1024 * 1024  # all bytes of one request, its chunks and trailers included
+HEAD_S = 20.0  # a head that has begun, or a connection that says nothing, ends after this long
+_REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class Guarded(HttpToolsProtocol):
+    """One connection. Between requests uvicorn's own keep-alive time-out applies."""
+
+    _in_head = True
+    _bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._settle()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._bytes += len(data)
+        if self._in_head:
+            if self._bytes > LONGEST_HEAD and not self.transport.is_closing():
+                self.transport.write(_REFUSAL)
+                self.transport.close()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(HEAD_S, self.transport.close)
+        elif self._bytes > LONGEST_MESSAGE:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self._bytes = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer after the body means nothing here
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._settle()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._bytes = 0
+        super().on_message_complete()
+
+    def _settle(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
