@@ -20,14 +20,13 @@ class Log:
     """A logger with facts bound to it."""
 
     def __init__(self, name: str, **facts: Any) -> None:
+        self._name = name
         self._logger = logging.getLogger(f"ailurus.{name}")
         self._facts = facts
 
     def bind(self, **facts: Any) -> Log:
         """The same logger, saying these facts each time."""
-        bound = Log.__new__(Log)
-        bound._logger, bound._facts = self._logger, {**self._facts, **facts}
-        return bound
+        return Log(self._name, **{**self._facts, **facts})
 
     def debug(self, event: str, **facts: Any) -> None:
         self._say(logging.DEBUG, event, facts)
@@ -44,7 +43,9 @@ class Log:
 
     def _say(self, level: int, event: str, facts: dict[str, Any], *, trace: bool = False) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, event, exc_info=trace, extra={"facts": {**self._facts, **facts}})
+            self._logger.log(
+                level, event, exc_info=trace, extra={"facts": {**self._facts, **facts}}
+            )
 
 
 class _Json(logging.Formatter):

@@ -130,16 +130,22 @@ class Route(Struct, frozen=True):
 
 G, P = "GET", "POST"
 ROUTES: tuple[Route, ...] = (
-    Route("overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"),
+    Route(
+        "overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"
+    ),
     Route("submit", P, "/jobs", Scope.CREATE, m.Submit, m.Submitted, "Submit jobs"),
     Route("jobs", G, "/jobs", Scope.READ, JobsQuery, m.JobPage, "List jobs, newest first"),
     Route("show", G, "/jobs/{job_id}", Scope.READ, NoQuery, m.JobDetail, "All about one job"),
     Route("why", G, "/jobs/{job_id}/why", Scope.READ, NoQuery, m.Why, "Why a job is where it is"),
     Route("log", G, "/jobs/{job_id}/log", Scope.READ, LogQuery, m.LogChunk, "A job's output, live"),
-    Route("samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"),
+    Route(
+        "samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"
+    ),
     Route("tail", G, "/jobs/{job_id}/tail", Scope.READ, TailQuery, Tail, "The end of a job's file"),
-    Route("wait", P, "/jobs/wait", Scope.READ, m.WaitJobs, m.JobStates, "Wait until jobs are final"),
-    Route("cancel", P, "/jobs/cancel", Scope.CANCEL, m.JobIds, m.Cancelled, "Cancel jobs"),
+    Route(
+        "wait", P, "/jobs/wait", Scope.READ, m.WaitJobs, m.JobStates, "Wait until jobs are final"
+    ),
+    Route("cancel", P, "/jobs/cancel", Scope.CANCEL, m.Cancel, m.Cancelled, "Cancel jobs"),
     Route("retry", P, "/jobs/retry", Scope.CREATE, m.JobIds, m.Submitted, "Submit final jobs anew"),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
@@ -148,15 +154,33 @@ ROUTES: tuple[Route, ...] = (
     Route("token", P, "/tokens", Scope.ADMIN, m.NewToken, m.Token, "Make a token"),
     Route("sign_in", P, "/session", None, SignIn, m.Done, "Start a browser session"),
     Route("sign_out", P, "/session/end", None, m.Ask, m.Done, "End a browser session"),
-    Route("register", P, "/worker/register", Scope.PILOT, m.Register, m.Registered, "A pilot begins"),
+    Route(
+        "register", P, "/worker/register", Scope.PILOT, m.Register, m.Registered, "A pilot begins"
+    ),
     Route("acquire", P, "/worker/acquire", Scope.WORKER, m.Acquire, m.Acquired, "Lease jobs"),
     Route("beat", P, "/worker/beat", Scope.WORKER, m.Beat, m.Beaten, "Heartbeat of a worker"),
-    Route("report", P, "/worker/report", None, m.Reports, m.Verdicts, "Final reports, by report key"),
-    Route("release", P, "/worker/release", Scope.WORKER, m.Release, m.Done, "Give back prefetched jobs"),
-    Route("log_pieces", P, "/worker/log", Scope.WORKER, m.LogPieces, m.Done, "Live log of payloads"),
+    Route(
+        "report", P, "/worker/report", None, m.Reports, m.Verdicts, "Final reports, by report key"
+    ),
+    Route(
+        "release",
+        P,
+        "/worker/release",
+        Scope.WORKER,
+        m.Release,
+        m.Done,
+        "Give back prefetched jobs",
+    ),
+    Route(
+        "log_pieces", P, "/worker/log", Scope.WORKER, m.LogPieces, m.Done, "Live log of payloads"
+    ),
     Route("bye", P, "/worker/bye", Scope.WORKER, m.Bye, m.Done, "A pilot ends"),
-    Route("hello", P, "/edge/hello", Scope.EDGE, m.Hello, m.Welcome, "Take or renew a site's lease"),
-    Route("demand", P, "/edge/demand", Scope.EDGE, m.AskDemand, m.Demand, "Jobs that wait, by shape"),
+    Route(
+        "hello", P, "/edge/hello", Scope.EDGE, m.Hello, m.Welcome, "Take or renew a site's lease"
+    ),
+    Route(
+        "demand", P, "/edge/demand", Scope.EDGE, m.AskDemand, m.Demand, "Jobs that wait, by shape"
+    ),
     Route("intent", P, "/edge/intent", Scope.EDGE, m.NewIntent, m.Bootstraps, "Bootstrap tokens"),
     Route("workers_news", P, "/edge/workers", Scope.EDGE, m.WorkersNews, m.Done, "Batch states"),
     Route("drain", P, "/edge/drain", Scope.EDGE, m.DrainWorkers, m.Done, "Let workers drain"),

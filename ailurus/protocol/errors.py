@@ -6,6 +6,7 @@ Numbering: PanDA Pilot 3, `pilot/common/errorcodes.py`. Only codes that we repor
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 
 class Code(IntEnum):
@@ -14,7 +15,7 @@ class Code(IntEnum):
     text: str
     transient: bool
 
-    def __new__(cls, number: int, text: str, transient: bool = False) -> Code:
+    def __new__(cls, number: int, text: str, transient: bool = False) -> Self:
         code = int.__new__(cls, number)
         code._value_ = number
         code.text = text

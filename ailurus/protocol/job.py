@@ -12,7 +12,9 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id or an amount, as far as a database can count."""
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$")
+]
 """A name that is a file name, a URL segment and a shell word as it stands."""
 Url = Annotated[str, Meta(max_length=2000, pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")]
 Adler32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
@@ -72,7 +74,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     network: bool = False
     """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
-    queue: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?$")] = ""
+    queue: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?$")] = (
+        ""
+    )
     """Empty: offered to every queue that can run it."""
     depends_on: Annotated[tuple[Whole | Name, ...], Meta(max_length=10_000)] = ()
     """Job ids, or names of jobs of the same submission, that must finish first."""

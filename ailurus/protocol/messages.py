@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, dataclass_transform
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 
-from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Url, Whole
+from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Whole
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
@@ -16,10 +16,12 @@ Text = Annotated[str, Meta(max_length=8000)]
 Label = Annotated[str, Meta(max_length=500)]
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Something sent to the dispatcher: an unknown field is an error, not a typo unnoticed."""
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Answer(Struct, frozen=True, kw_only=True):
     """Something the dispatcher says: a client ignores what it does not know yet."""
 
@@ -162,6 +164,13 @@ class JobStates(Answer):
 
 class JobIds(Ask):
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
+
+
+class Cancel(Ask):
+    """Cancel jobs. `soft`: a running payload may end by itself, and its report still counts."""
+
+    job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
+    soft: bool = False
 
 
 class Cancelled(Answer):

@@ -101,7 +101,9 @@ def advance(job: Standing, state: JobState, attempt_nr: int) -> Standing | Refus
     return replace(job, state=state)
 
 
-def conclude(job: Standing, *, finished: bool, transient: bool, attempt_nr: int) -> Standing | Refusal:
+def conclude(
+    job: Standing, *, finished: bool, transient: bool, attempt_nr: int
+) -> Standing | Refusal:
     """The job after the final report of an attempt.
 
     The first attempt that finished wins, even one whose lease had been given away; a failure counts

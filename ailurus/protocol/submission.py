@@ -7,7 +7,7 @@ import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -17,7 +17,9 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.units import duration_s, size_mb
 
-_UNITS = {  # how people write it → the field, and how to read it
+_UNITS: dict[
+    str, tuple[str, Callable[[Any], float]]
+] = {  # how people write it → the field, and how to read it
     "memory": ("memory_mb", size_mb),
     "disk": ("disk_mb", size_mb),
     "walltime": ("walltime_s", lambda text: int(duration_s(text))),
@@ -47,7 +49,9 @@ def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:
     for index, entry in enumerate(entries):
         where = f"jobs[{index}]"
         if not isinstance(entry, Mapping):
-            raise AilurusError("expected a mapping", field=where, remedy="write `name: …` and `command: …`")
+            raise AilurusError(
+                "expected a mapping", field=where, remedy="write `name: …` and `command: …`"
+            )
         jobs += [_job(one, where, base) for one in _swept({**shared, **entry}, where)]
     return tuple(jobs)
 
@@ -59,14 +63,23 @@ def _swept(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         yield entry
         return
     if not isinstance(sweep, Mapping) or not sweep:
-        raise AilurusError("expected names with lists", field=f"{where}.sweep", remedy="seed: [1, 2, 3]")
-    axes = [[(str(name), value) for value in _axis(axis, f"{where}.sweep.{name}")] for name, axis in sweep.items()]
+        raise AilurusError(
+            "expected names with lists", field=f"{where}.sweep", remedy="seed: [1, 2, 3]"
+        )
+    axes = [
+        [(str(name), value) for value in _axis(axis, f"{where}.sweep.{name}")]
+        for name, axis in sweep.items()
+    ]
     for point in itertools.product(*axes):
         yield {key: _filled(value, dict(point)) for key, value in entry.items()}
 
 
 def _axis(axis: object, where: str) -> Sequence[object]:
-    if isinstance(axis, Mapping) and set(axis) <= {"from", "to", "step"} and {"from", "to"} <= set(axis):
+    if (
+        isinstance(axis, Mapping)
+        and set(axis) <= {"from", "to", "step"}
+        and {"from", "to"} <= set(axis)
+    ):
         first, last, step = axis["from"], axis["to"], axis.get("step", 1)
         if all(type(number) is int for number in (first, last, step)) and step > 0:
             return range(first, last + 1, step)
@@ -91,15 +104,17 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         if word in fields:
             try:
                 fields[name] = read(fields.pop(word))
-            except (AilurusError, TypeError) as error:
-                what = error.message if isinstance(error, AilurusError) else "not a text or a number"
-                raise AilurusError(what, field=f"{where}.{word}", remedy=getattr(error, "remedy", "")) from None
+            except AilurusError as error:
+                field = f"{where}.{word}"
+                raise AilurusError(error.message, field=field, remedy=error.remedy) from None
     fields["inputs"] = _files(fields.get("inputs"), base, _input)
     fields["outputs"] = _files(fields.get("outputs"), base, _output)
     if isinstance(fields.get("depends_on"), str | int):
         fields["depends_on"] = [fields["depends_on"]]
     if isinstance(fields.get("environment"), Mapping):  # YAML reads `N: 3` as a number
-        fields["environment"] = {k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()}
+        fields["environment"] = {
+            k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
+        }
     try:
         return msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:
@@ -198,11 +213,17 @@ def check(jobs: Sequence[JobSpec]) -> None:
 def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
     for name, times in Counter(file.name for file in files).items():
         if times > 1:
-            raise AilurusError(f"{name!r} appears {times} times", field=where, remedy="give each its own name")
+            raise AilurusError(
+                f"{name!r} appears {times} times", field=where, remedy="give each its own name"
+            )
 
 
 def _check_cycles(jobs: Sequence[JobSpec]) -> None:
-    graph = {job.name: [p for p in job.depends_on if isinstance(p, str)] for job in jobs if job.depends_on}
+    graph = {
+        job.name: [p for p in job.depends_on if isinstance(p, str)]
+        for job in jobs
+        if job.depends_on
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -17,7 +17,9 @@ def size_bytes(text: str | int) -> int:
     """Bytes of a size. A plain number is bytes; `K M G T` count in 1024s, as Slurm and PBS do."""
     found = _SIZE.fullmatch(str(text))
     if found is None:
-        raise AilurusError(f"{text!r} is not a size", remedy="write 500M, 4GiB or a number of bytes")
+        raise AilurusError(
+            f"{text!r} is not a size", remedy="write 500M, 4GiB or a number of bytes"
+        )
     number, letter, _ = found.groups()
     return int(float(number) * 1024 ** _FACTOR[letter.upper()])
 
@@ -26,7 +28,7 @@ def size_mb(text: str | int) -> int:
     """Mebibytes, rounded up. A plain number already is MB: the unit of PanDA's minRamCount."""
     if isinstance(text, int):
         return text
-    if text.strip().isdigit():
+    if str(text).strip().isdecimal():
         return int(text)
     return -(-size_bytes(text) // 1024**2)
 
@@ -35,9 +37,9 @@ def duration_s(text: str | float) -> float:
     """Seconds of `90`, `90s`, `15m`, `2h`, `1d`, `12:00:00` or Slurm's `1-12:00:00`."""
     if isinstance(text, int | float):
         return float(text)
-    if found := _CLOCK.fullmatch(text):
+    if found := _CLOCK.fullmatch(str(text)):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    if span := _SPAN.fullmatch(text):
+    if span := _SPAN.fullmatch(str(text)):
         return float(span[1]) * _SECONDS[span[2]]
     raise AilurusError(f"{text!r} is not a duration", remedy="write 90m, 2h or 1-12:00:00")

@@ -104,7 +104,9 @@ class Client:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise AilurusError(f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080")
+            raise AilurusError(
+                f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
+            )
         self.url = url.rstrip("/")
         self.token = token
         self.patience = patience or Patience()
@@ -143,12 +145,14 @@ class Client:
             left = 30.0 if deadline is None else max(0.0, min(30.0, deadline - time.monotonic()))
             ask = m.WaitJobs(job_ids=tuple(job_ids), timeout_s=left)
             answer = self.call("wait", ask, answer=m.JobStates, wait_s=left)
-            if all(state in FINAL for state in answer.states.values()) or (deadline and left < 30.0):
+            if all(state in FINAL for state in answer.states.values()) or (
+                deadline and left < 30.0
+            ):
                 return answer
 
-    def cancel(self, job_ids: Sequence[int]) -> m.Cancelled:
+    def cancel(self, job_ids: Sequence[int], *, soft: bool = False) -> m.Cancelled:
         """Cancel jobs; workers that run them are told at their next heartbeat."""
-        return self.call("cancel", m.JobIds(job_ids=tuple(job_ids)), answer=m.Cancelled)
+        return self.call("cancel", m.Cancel(job_ids=tuple(job_ids), soft=soft), answer=m.Cancelled)
 
     def retry(self, job_ids: Sequence[int]) -> m.Submitted:
         """Submit final jobs anew, as new jobs."""
@@ -190,7 +194,12 @@ class Client:
             ) from None
 
     def _send(
-        self, route: Route, ask: msgspec.Struct | None, path: dict[str, object], wait_s: float, patience: Patience
+        self,
+        route: Route,
+        ask: msgspec.Struct | None,
+        path: dict[str, object],
+        wait_s: float,
+        patience: Patience,
     ) -> tuple[int, bytes]:
         url = self.url + PREFIX + route.path.format(**path)
         body = None
@@ -223,7 +232,9 @@ class Client:
             self._sleep(pause)
         raise AssertionError("pauses() never ends")
 
-    def _once(self, route: Route, url: str, body: bytes | None, wait_s: float, *, fresh: bool) -> tuple[int, bytes]:
+    def _once(
+        self, route: Route, url: str, body: bytes | None, wait_s: float, *, fresh: bool
+    ) -> tuple[int, bytes]:
         headers = {"User-Agent": f"ailurus/{__version__}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"

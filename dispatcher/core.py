@@ -1,0 +1,310 @@
+"""What the three kinds of callers share: the store, who waits, who holds what, who was heard when."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.messages import SlotShape
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher import graph, queue, submission, views
+from dispatcher.caller import Rejected
+from dispatcher.events import Hub, Signal
+from dispatcher.leases import AwakeClock, Lease, Leases
+from dispatcher.ports import Row, Store, Tx, Unavailable
+from dispatcher.why import Offer
+
+log = Log("dispatcher")
+TICK_S = 0.5
+FLUSH_S = 10.0
+BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
+_encode = msgspec.json.Encoder().encode
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What `dispatcher serve` was told."""
+
+    heartbeat_s: float = 10.0
+    beats_per_lease: int = 3
+    edge_lease_s: float = 120.0
+    live_log_bytes: int = 16_000_000  # of one stream of one attempt
+
+
+class Heard(Struct):
+    """What memory knows of a worker; `last` is flushed to the store in bulk."""
+
+    worker_id: int
+    site: str
+    queue: str
+    host: str
+    room: Room
+    total: Room
+    last: float
+    until: float  # awake time after which it counts as lost
+    draining: bool = False
+    flushed: bool = False
+
+
+class SiteLease(Struct):
+    """The edge that provisions a site now."""
+
+    instance: str
+    epoch: int
+    slots: tuple[SlotShape, ...]
+    online: bool
+    until: float  # awake time
+
+
+class Core:
+    """State in memory beside the store. All of it can be rebuilt from the store at a start."""
+
+    def __init__(
+        self,
+        store: Store,
+        secret: bytes,
+        mint: Callable[..., str],
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.mint = mint
+        self.now = clock
+        self.awake = AwakeClock(TICK_S)
+        self.shapes: dict[int, Shape] = {}
+        self.hub = Hub(self.shapes)
+        self.leases = Leases()
+        self.heard: dict[int, Heard] = {}
+        self.sites: dict[str, SiteLease] = {}
+        self._secret = secret
+        self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._arrivals: dict[int, set[Signal]] = {}
+        self._unfold = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Read what a former process left, and begin what time does."""
+        dropped = await self.store.write(submission.drop_broken)
+        attempts, workers, sites, last = await self.store.read(self._load)
+        for job_id, attempt_nr, worker_id, state in attempts:
+            self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), self.lease_s))
+        for row in workers:
+            if row[4] in (Phase.ACTIVE, Phase.DRAINING):
+                worker = views.worker(row)
+                self.remember(
+                    worker.worker_id,
+                    worker.site,
+                    worker.queue,
+                    worker.host,
+                    worker.total,
+                    worker.last_heard,
+                )
+                self.heard[worker.worker_id].draining = bool(row[15])
+        for site, instance, epoch, slots, online in sites:
+            kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
+            self.sites[site] = SiteLease(
+                instance, epoch, kept, bool(online), self.settings.edge_lease_s
+            )
+        self.hub.seq = last
+        self.store.listen(self.hub)
+        self.store.listen(self._heed)
+        self._unfold.set()
+        log.info(
+            "queue_opened",
+            attempts=len(attempts),
+            workers=len(self.heard),
+            broken_submissions=dropped,
+        )
+        self._tasks = [asyncio.create_task(self._time()), asyncio.create_task(self._descend())]
+
+    async def close(self) -> None:
+        """Let everybody go, write what was heard, close the store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.hub.wake_all()
+        await self._flush()
+        await self.store.close()
+
+    # --- shared by callers ---------------------------------------------------------------------------
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Told to every worker: short while there are few, at most half an hour."""
+        return min(1800.0, max(self.settings.heartbeat_s, len(self.heard) / BEATS_PER_S))
+
+    @property
+    def lease_s(self) -> float:
+        return self.heartbeat_s * self.settings.beats_per_lease
+
+    def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
+        """What authorises the final report of one attempt. Derived, so that no store holds it."""
+        text = f"{job_id}.{attempt_nr}.{worker_id}".encode()
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:40]
+
+    def remember(
+        self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float
+    ) -> Heard:
+        """Hold a worker in memory from here on."""
+        until = self.awake.now + self.lease_s
+        heard = Heard(worker_id, site, queue, host, total, total, last, until)
+        self.heard[worker_id] = heard
+        return heard
+
+    def offers(self, queue: str) -> list[Offer]:
+        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers."""
+        slots = [
+            Offer(name=f"{site}/{slot.name}", total=slot.room)
+            for site, lease in self.sites.items()
+            for slot in lease.slots
+            if lease.online and queue in ("", slot.queue)
+        ]
+        return slots + [
+            Offer(name=f"worker {heard.worker_id}", total=heard.total, free=heard.room)
+            for heard in self.heard.values()
+            if queue in ("", heard.queue) and not heard.draining
+        ]
+
+    async def job_of(self, job_id: int, owns: Callable[[str], bool]) -> Row:
+        """The row of a job that the caller may see. Others' jobs do not exist for it."""
+        row = await self.store.read(lambda tx: tx.one("job.row", job_id=job_id))
+        if row is None or not owns(row[3]):
+            raise Rejected(
+                404, f"there is no job {job_id}", field="job_id", remedy="see `dispatcher jobs`"
+            )
+        return row
+
+    def log_arrival(self, job_id: int) -> Signal:
+        """Done when the pilot of a job sends something to look at."""
+        signal: Signal = asyncio.get_running_loop().create_future()
+        waiting = self._arrivals.setdefault(job_id, set())
+        waiting.add(signal)
+        signal.add_done_callback(waiting.discard)
+        return signal
+
+    def log_arrived(self, job_id: int) -> None:
+        """Wake those who look at a job."""
+        for signal in self._arrivals.pop(job_id, set()).copy():
+            if not signal.done():
+                signal.set_result(None)
+
+    def worker_row(self, row: Row) -> m.WorkerRow:
+        """A worker's row with what memory knows more recently."""
+        heard = self.heard.get(row[0])
+        if heard is None:
+            return views.worker(row)
+        jobs = tuple(lease.job_id for lease in self.leases.of_worker(row[0]))
+        return views.worker(row, heard=heard.last, room=heard.room, jobs=jobs)
+
+    # --- what time does ------------------------------------------------------------------------------
+
+    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int]:
+        for number, *sizes in tx.all("shape.all"):
+            names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
+            self.shapes[number] = Shape(**dict(zip(names, sizes, strict=True)))
+        last = tx.one("event.last")
+        return (
+            tx.all("attempt.open"),
+            tx.all("worker.alive"),
+            tx.all("site.all"),
+            last[0] if last else 0,
+        )
+
+    async def _time(self) -> None:
+        flushed = 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                now = self.awake.tick(time.monotonic())
+                await self._expire(now)
+                if now - flushed > FLUSH_S:
+                    flushed = now
+                    await self._flush()
+            except Unavailable as error:  # a full disk: leases wait for it, as everybody does
+                log.warning("store_unavailable", reason=str(error))
+
+    async def _expire(self, awake: float) -> None:
+        late = self.leases.expired(awake)
+        lost = [heard for heard in self.heard.values() if heard.until < awake]
+        if not late and not lost:
+            return
+
+        def change(tx: Tx) -> None:
+            now = self.now()
+            for lease in late:
+                reason = (
+                    f"lost heartbeat: worker {lease.worker_id} was silent for {self.lease_s:.0f} s"
+                )
+                queue.expire(
+                    tx,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    reason=reason,
+                    code=Code.LOST_HEARTBEAT,
+                    now=now,
+                )
+            for heard in lost:
+                end_worker(tx, heard.worker_id, Ending.LOST, "lost heartbeat", now=now)
+
+        await self.store.write(change)
+        for lease in late:
+            if lease.until < awake:  # not renewed while the change was on its way
+                self.leases.drop(lease.job_id)
+        for heard in lost:
+            self.heard.pop(heard.worker_id, None)
+
+    async def _flush(self) -> None:
+        news = [heard for heard in self.heard.values() if not heard.flushed]
+        if not news:
+            return
+        for heard in news:
+            heard.flushed = True
+        rows = [
+            {"worker_id": h.worker_id, "at": h.last, "room": _encode(h.room).decode()} for h in news
+        ]
+        await self.store.write(lambda tx: tx.many("worker.heard", rows))
+
+    def _heed(self, events: Sequence[m.Event]) -> None:
+        if any(event.kind == "unfolding" for event in events):
+            self._unfold.set()
+
+    async def _descend(self) -> None:
+        """Tell the children of ended jobs, slice by slice, others' requests between the slices."""
+        while True:
+            await self._unfold.wait()
+            self._unfold.clear()
+            try:
+                while await self.store.write(lambda tx: graph.unfold(tx, now=self.now())):
+                    pass
+            except Unavailable as error:
+                log.warning("store_unavailable", reason=str(error))
+                await asyncio.sleep(TICK_S)
+                self._unfold.set()
+
+
+def end_worker(
+    tx: Tx, worker_id: int, ending: Ending, diagnosis: str, *, now: float, batch_id: str = ""
+) -> None:
+    """Write down that a worker has ended, and how."""
+    tx.run(
+        "worker.phase",
+        worker_id=worker_id,
+        phase=Phase.ENDED,
+        ending=ending,
+        ended=now,
+        batch_id=batch_id,
+        diagnosis=diagnosis,
+    )
+    tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ENDED), ending=str(ending))

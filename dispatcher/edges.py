@@ -1,0 +1,219 @@
+"""What edges ask: the lease of a site, demand, tokens for the workers they are about to submit."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import Code
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Phase
+from dispatcher import queue
+from dispatcher.caller import Caller, Rejected
+from dispatcher.core import Core, SiteLease, end_worker
+from dispatcher.ports import Row, Tx
+
+_encode = msgspec.json.Encoder().encode
+RECENT_S = 900.0  # how long an ended worker is still told to its edge
+
+
+class Edges(Core):
+    """The part of the service that edges see."""
+
+    async def hello(self, ask: m.Hello, caller: Caller) -> m.Welcome:
+        """Take or renew the lease of a site: one edge at a time provisions it."""
+        _at_home(ask.site, caller)
+        old = self.sites.get(ask.site)
+        if old is not None and old.instance != ask.instance and old.until > self.awake.now:
+            raise Rejected(
+                409,
+                f"another edge ({old.instance}) provisions site {ask.site}",
+                field="instance",
+                remedy=f"stop that one, or wait {old.until - self.awake.now:.0f} s after it has stopped",
+            )
+        changed = old is None or (old.instance, old.slots, old.online) != (
+            ask.instance,
+            ask.slots,
+            ask.online,
+        )
+        epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
+        until = self.awake.now + self.settings.edge_lease_s
+        self.sites[ask.site] = SiteLease(ask.instance, epoch, ask.slots, ask.online, until)
+        if changed:
+            await self.store.write(lambda tx: self._keep_site(tx, ask, epoch))
+        return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s)
+
+    def _keep_site(self, tx: Tx, ask: m.Hello, epoch: int) -> None:
+        tx.run(
+            "site.put",
+            site=ask.site,
+            instance=ask.instance,
+            epoch=epoch,
+            slots=_encode(ask.slots).decode(),
+            online=int(ask.online),
+        )
+        tx.tell(
+            "edge",
+            at=self.now(),
+            site=ask.site,
+            instance=ask.instance,
+            epoch=epoch,
+            online=ask.online,
+        )
+
+    async def demand(self, ask: m.AskDemand, caller: Caller) -> m.Demand:
+        """Ready jobs by shape in the site's queues, and the site's workers."""
+        site = self._lease_of(ask.site, ask.epoch, caller)
+        served = {slot.queue for slot in site.slots} | {""}
+
+        def gather(tx: Tx) -> tuple[list[Row], list[Row]]:
+            ready = [
+                row
+                for row in tx.all("counter.all")
+                if row[0] in served and row[2] == JobState.ACTIVATED
+            ]
+            alive = tx.all("worker.page", site=ask.site, ended=False, most=100_000)
+            return ready, alive + tx.all(
+                "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
+            )
+
+        ready, workers = await self.store.read(gather)
+        others = [
+            lease
+            for name, lease in self.sites.items()
+            if name != ask.site and lease.online and lease.until > self.awake.now
+        ]
+        return m.Demand(
+            shapes=tuple(
+                m.ShapeDemand(queue=name, shape=self.shapes[shape], jobs=n)
+                for name, shape, _, n in ready
+            ),
+            workers=tuple(self.worker_row(row) for row in workers),
+            sharing=1 + sum(any(slot.queue in served for slot in lease.slots) for lease in others),
+        )
+
+    async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
+        """Plan workers and give each its bootstrap token; the same intent again gets the same workers."""
+        self._lease_of(ask.site, ask.epoch, caller)
+
+        def plan(tx: Tx) -> None:
+            there = {index for _, index in tx.all("worker.of_intent", intent=ask.intent)}
+            for index in range(ask.count):
+                if index not in there:
+                    tx.one(
+                        "worker.plan",
+                        site=ask.site,
+                        queue=ask.queue,
+                        intent=ask.intent,
+                        idx=index,
+                        deadline=ask.deadline,
+                    )
+
+        await self.store.write(plan)
+        lifetime = max(60.0, ask.deadline - self.now())
+        return m.Bootstraps(
+            tokens=tuple(
+                self.mint(
+                    f"bootstrap:{ask.intent}.{index}",
+                    (Scope.BOOTSTRAP,),
+                    lifetime,
+                    intent=ask.intent,
+                    index=index,
+                    epoch=ask.epoch,
+                    queue=ask.queue,
+                    site=ask.site,
+                )
+                for index in range(ask.count)
+            )
+        )
+
+    async def workers_news(self, ask: m.WorkersNews, caller: Caller) -> m.Done:
+        """What the batch system says of workers. What they say themselves weighs more while they live."""
+        self._lease_of(ask.site, ask.epoch, caller)
+        ended = await self.store.write(
+            lambda tx: [self._take(tx, news, ask.site) for news in ask.workers]
+        )
+        for worker_id in filter(None, ended):
+            self.heard.pop(worker_id, None)
+            for lease in self.leases.of_worker(worker_id):
+                self.leases.drop(lease.job_id)
+        return m.Done()
+
+    def _take(self, tx: Tx, news: m.WorkerNews, site: str) -> int | None:
+        """Apply one piece of news. The worker, if it has ended by it."""
+        row = tx.one("worker.planned", intent=news.intent, idx=news.index)
+        if row is None:
+            return None
+        worker_id, _, _, phase, ending, _, registered = row
+        now = self.now()
+        if news.phase is Phase.ENDED and news.ending is not None:
+            if ending is not None and ending != "lost":
+                return None
+            end_worker(tx, worker_id, news.ending, news.diagnosis, now=now, batch_id=news.batch_id)
+            for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
+                job = tx.one("job.standing", job_id=job_id)
+                reason = f"worker {worker_id} of site {site} ended: {news.ending}"
+                if job is not None and job[6] == worker_id:
+                    queue.expire(
+                        tx,
+                        job_id=job_id,
+                        attempt_nr=job[1],
+                        reason=reason,
+                        code=Code.LOST_HEARTBEAT,
+                        now=now,
+                    )
+            return int(worker_id)
+        kept = phase if registered is not None or phase == Phase.ENDED else news.phase
+        tx.run(
+            "worker.phase",
+            worker_id=worker_id,
+            phase=kept,
+            ending=ending,
+            ended=now if kept == Phase.ENDED else None,
+            batch_id=news.batch_id,
+            diagnosis=news.diagnosis,
+        )
+        if kept != phase:
+            tx.tell("worker", at=now, worker_id=worker_id, phase=str(kept))
+        return None
+
+    async def drain(self, ask: m.DrainWorkers, caller: Caller) -> m.Done:
+        """Let workers finish what they have and take nothing more."""
+        self._lease_of(ask.site, ask.epoch, caller)
+
+        def change(tx: Tx) -> None:
+            for worker_id in ask.worker_ids:
+                tx.run("worker.drain", worker_id=worker_id, site=ask.site)
+                tx.tell("worker", at=self.now(), worker_id=worker_id, phase=str(Phase.DRAINING))
+
+        await self.store.write(change)
+        for worker_id in ask.worker_ids:
+            heard = self.heard.get(worker_id)
+            if heard is not None and heard.site == ask.site:
+                heard.draining = True
+                self.hub.wake(worker_id)
+        return m.Done()
+
+    def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
+        _at_home(site, caller)
+        lease = self.sites.get(site)
+        if lease is None or lease.epoch != epoch:
+            raise Rejected(
+                409,
+                f"epoch {epoch} of site {site} is over",
+                field="epoch",
+                remedy="say hello again",
+            )
+        lease.until = self.awake.now + self.settings.edge_lease_s
+        return lease
+
+
+def _at_home(site: str, caller: Caller) -> None:
+    if caller.site != site and not caller.may(Scope.ADMIN):
+        raise Rejected(
+            403,
+            f"this token is not of site {site}",
+            field="site",
+            remedy="use that site's edge token",
+        )

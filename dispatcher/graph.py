@@ -1,0 +1,132 @@
+"""What an ended job means for those that wait for it: a slice of children a commit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher.ports import Row, Tx
+
+SLICE = 500  # children told in one commit: a wide fan-out must not hold up every heartbeat
+
+
+def ended(tx: Tx, job_id: int, state: JobState, name: str, *, now: float) -> None:
+    """Tell the children of a job that has just ended; what is left is done by `unfold`."""
+    if not tx.run("unfolding.add", job_id=job_id):
+        return  # nobody waits for it
+    if _tell(tx, job_id, state, name, SLICE, now) < SLICE:
+        tx.run("unfolding.done", job_id=job_id)
+    if tx.one("unfolding.any", most=1):
+        tx.tell("unfolding", at=now, job_id=job_id)
+
+
+def unfold(tx: Tx, *, now: float) -> bool:
+    """One more slice of what ended jobs still have to tell. Whether there may be more."""
+    left = SLICE
+    for job_id, state, name in tx.all("unfolding.any", most=SLICE):
+        told = _tell(tx, job_id, JobState(state), name, left, now)
+        if told < left:
+            tx.run("unfolding.done", job_id=job_id)
+        left -= told
+        if left <= 0:
+            return True
+    return tx.one("unfolding.any", most=1) is not None
+
+
+def _tell(tx: Tx, job_id: int, state: JobState, name: str, most: int, now: float) -> int:
+    children = [child for (child,) in tx.all("parent.waiting", parent=job_id, most=most)]
+    for child in children:
+        tx.run("parent.told", parent=job_id, child=child)
+        if state is JobState.FINISHED:
+            _one_less(tx, child, now)
+        else:
+            _fail(tx, child, f"depends on job {job_id} ({name}), which is {state}", now)
+    return len(children)
+
+
+def _one_less(tx: Tx, child: int, now: float) -> None:
+    row = tx.one("job.parent_done", job_id=child)
+    if row is not None and row[0] == 0 and row[1] == JobState.PENDING:
+        change(tx, child, JobState.ACTIVATED, now=now)
+
+
+def _fail(tx: Tx, child: int, diagnosis: str, now: float) -> None:
+    row = tx.one("job.standing", job_id=child)
+    if row is None or row[0] in FINAL:
+        return
+    end(tx, child, JobState.FAILED, code=Code.PARENT_FAILED, diagnosis=diagnosis, now=now)
+    tx.run("unfolding.add", job_id=child)  # its own children follow in their turn
+
+
+def change(tx: Tx, job_id: int, state: JobState, *, now: float) -> None:
+    """Move a job that no worker holds to `state`, its counters and its event with it."""
+    old, attempt_nr, most, _, queue, shape_id, worker_id, *_ = _row(tx, job_id)
+    tx.run(
+        "job.set_state",
+        job_id=job_id,
+        state=state,
+        attempt_nr=attempt_nr,
+        max_attempts=most,
+        worker_id=worker_id,
+        now=now,
+    )
+    moved(tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=attempt_nr)
+
+
+def end(
+    tx: Tx,
+    job_id: int,
+    state: JobState,
+    *,
+    code: int,
+    diagnosis: str,
+    now: float,
+    attempt_nr: int | None = None,
+) -> None:
+    """Put a job into a final state. Its children are the caller's to tell."""
+    old, current, _, _, queue, shape_id, *_ = _row(tx, job_id)
+    winner = current if attempt_nr is None else attempt_nr
+    tx.run(
+        "job.end",
+        job_id=job_id,
+        state=state,
+        code=code,
+        diagnosis=diagnosis,
+        attempt_nr=winner,
+        now=now,
+    )
+    moved(tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=winner, code=int(code))
+
+
+def moved(
+    tx: Tx,
+    job_id: int,
+    old: str,
+    new: str,
+    queue: str,
+    shape_id: int,
+    *,
+    now: float,
+    **facts: Any,
+) -> None:
+    """The counters and the event of a change of state."""
+    tx.count(queue, shape_id, old, -1)
+    tx.count(queue, shape_id, new, +1)
+    tx.tell(
+        "state",
+        at=now,
+        job_id=job_id,
+        state=str(new),
+        old=str(old),
+        queue=queue,
+        shape_id=shape_id,
+        **facts,
+    )
+
+
+def _row(tx: Tx, job_id: int) -> Row:
+    row = tx.one("job.standing", job_id=job_id)
+    if row is None:
+        raise LookupError(f"no job {job_id}")
+    return row

@@ -1,0 +1,97 @@
+"""Who holds which attempt, and until when. In memory: hearing of a worker is no change to be stored.
+
+Time here is *awake* time: it stands still while the dispatcher is stopped, swapped out or down, so
+that no lease runs out when nobody could renew it. At its start every lease has its full length.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from msgspec import Struct
+
+from ailurus.protocol.messages import Sample, Usage
+from ailurus.protocol.states import JobState
+
+CURVE = 240  # samples kept of a running attempt; then every other one is dropped
+
+
+class AwakeClock:
+    """Seconds that this process was awake: a jump between two ticks counts as one tick."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.tick_s = tick_s
+        self.now = 0.0
+        self._last: float | None = None
+
+    def tick(self, monotonic: float) -> float:
+        """Advance to a reading of the monotonic clock; the answer is the awake time."""
+        if self._last is not None:
+            self.now += min(monotonic - self._last, 2 * self.tick_s)
+        self._last = monotonic
+        return self.now
+
+
+class Lease(Struct):
+    """An attempt in a worker's hands."""
+
+    job_id: int
+    attempt_nr: int
+    worker_id: int
+    state: JobState
+    until: float  # awake time
+    usage: Usage | None = None
+    curve: list[Sample] = []
+    log_wanted: float = 0.0  # awake time until which somebody looks at the live log
+    soft_kill: bool = False
+    tail_wanted: str = ""
+    tail: str | None = None
+
+    def sample(self, at: float, usage: Usage) -> None:
+        """Keep a point of the curve; a long job's curve is thinned, not cut."""
+        self.usage = usage
+        if len(self.curve) >= CURVE:
+            self.curve = self.curve[::2]
+        self.curve.append(Sample(at=at, usage=usage))
+
+
+class Leases:
+    """All leases, by job and by worker. One attempt of a job is current at a time."""
+
+    def __init__(self) -> None:
+        self._by_job: dict[int, Lease] = {}
+        self._by_worker: defaultdict[int, dict[int, Lease]] = defaultdict(dict)
+
+    def __len__(self) -> int:
+        return len(self._by_job)
+
+    def add(self, lease: Lease) -> None:
+        self.drop(lease.job_id)
+        self._by_job[lease.job_id] = lease
+        self._by_worker[lease.worker_id][lease.job_id] = lease
+
+    def drop(self, job_id: int) -> Lease | None:
+        """Forget a job's lease: whoever lists it at the next heartbeat is told to stop."""
+        lease = self._by_job.pop(job_id, None)
+        if lease is not None:
+            held = self._by_worker[lease.worker_id]
+            held.pop(job_id, None)
+            if not held:
+                del self._by_worker[lease.worker_id]
+        return lease
+
+    def of(self, job_id: int) -> Lease | None:
+        return self._by_job.get(job_id)
+
+    def held(self, worker_id: int, job_id: int, attempt_nr: int) -> Lease | None:
+        """The lease, if exactly this worker holds exactly this attempt."""
+        lease = self._by_job.get(job_id)
+        if lease is None or lease.worker_id != worker_id or lease.attempt_nr != attempt_nr:
+            return None
+        return lease
+
+    def of_worker(self, worker_id: int) -> list[Lease]:
+        return list(self._by_worker.get(worker_id, {}).values())
+
+    def expired(self, now: float) -> list[Lease]:
+        return [lease for lease in self._by_job.values() if lease.until < now]

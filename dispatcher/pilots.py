@@ -1,0 +1,332 @@
+"""What workers ask: register, lease, renew, report."""
+
+from __future__ import annotations
+
+import hmac
+import time
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.job import Room
+from ailurus.protocol.states import FINAL, JobState, Refusal
+from ailurus.protocol.worker import Phase
+from dispatcher import queue
+from dispatcher.caller import Caller, Rejected
+from dispatcher.core import Core, Heard, end_worker
+from dispatcher.events import until
+from dispatcher.leases import Lease
+from dispatcher.ports import Tx
+from dispatcher.queue import Leased
+
+_encode = msgspec.json.Encoder().encode
+TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
+GONE = "this worker has been given up or was never planned"
+
+
+class Pilots(Core):
+    """The part of the service that workers see."""
+
+    async def register(self, ask: m.Register, caller: Caller) -> m.Registered:
+        """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token."""
+        planned = caller.may(Scope.BOOTSTRAP)
+        site = caller.site if planned else ask.site
+
+        def change(tx: Tx) -> int:
+            facts = {
+                "host": ask.host,
+                "instance": ask.instance,
+                "batch_id": ask.batch_id,
+                "version": ask.version,
+                "now": self.now(),
+                "total": _encode(ask.total).decode(),
+            }
+            if planned:
+                worker_id = self._claim(tx, caller, ask.instance)
+                tx.run("worker.register", worker_id=worker_id, **facts)
+            else:
+                row = tx.one("worker.of_instance", instance=ask.instance)
+                row = row or tx.one("worker.add", site=site, queue=ask.queue, **facts)
+                worker_id = row[0] if row else 0
+            tx.tell(
+                "worker", at=self.now(), worker_id=worker_id, phase=str(Phase.ACTIVE), host=ask.host
+            )
+            return worker_id
+
+        queue_name = caller.queue if planned else ask.queue
+        worker_id = await self.store.write(change)
+        self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
+        token = self.mint(
+            f"worker:{worker_id}",
+            (Scope.WORKER,),
+            TOKEN_S,
+            worker_id=worker_id,
+            site=site,
+            queue=queue_name,
+        )
+        return m.Registered(
+            worker_id=worker_id, token=token, heartbeat_s=self.heartbeat_s, lease_s=self.lease_s
+        )
+
+    def _claim(self, tx: Tx, caller: Caller, instance: str) -> int:
+        """The planned worker of a bootstrap token, if this process may be it."""
+        row = tx.one("worker.planned", intent=caller.intent, idx=caller.index)
+        if row is None:
+            raise Rejected(410, GONE, remedy="exit; the edge plans another one if there is work")
+        worker_id, _, first, phase, _, deadline, registered = row
+        if registered is not None and first != instance:
+            raise Rejected(
+                409,
+                "another pilot has registered with this token",
+                remedy="exit: this one is a stray",
+            )
+        if registered is None and deadline is not None and self.now() > deadline:
+            raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
+        if phase == Phase.ENDED and registered is not None:
+            raise Rejected(410, GONE, remedy="exit")
+        return int(worker_id)
+
+    async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:
+        """Lease jobs that fit together; wait for the first one."""
+        heard = await self._heard(caller)
+        heard.room, heard.flushed = ask.room, False
+        deadline = time.monotonic() + ask.wait_s
+        leased: list[Leased] = []
+        while not leased and not heard.draining:
+            waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
+            try:
+                leased = await self.store.write(lambda tx: self._lease(tx, ask, heard))
+                left = deadline - time.monotonic()
+                if leased or left <= 0 or not await until(waiter.woken, left):
+                    break
+            finally:
+                self.hub.forget(waiter)
+        self._renew(heard)
+        for job in leased:
+            self.leases.add(
+                Lease(
+                    job.job_id,
+                    job.attempt_nr,
+                    heard.worker_id,
+                    JobState.SENT,
+                    self.awake.now + self.lease_s,
+                )
+            )
+        return m.AcquiredSent(
+            jobs=tuple(
+                m.AssignmentSent(
+                    job_id=job.job_id,
+                    attempt_nr=job.attempt_nr,
+                    report_key=self.report_key(job.job_id, job.attempt_nr, heard.worker_id),
+                    spec=msgspec.Raw(job.spec),
+                )
+                for job in leased
+            ),
+            drain=heard.draining,
+            prefetch=bool(leased) and not self.hub.waiting(heard.queue),
+        )
+
+    def _lease(self, tx: Tx, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        return queue.lease(
+            tx,
+            worker_id=heard.worker_id,
+            queue=heard.queue,
+            room=ask.room,
+            count=ask.count,
+            request=ask.request_id,
+            shapes=self.shapes,
+            now=self.now(),
+        )
+
+    async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:
+        """Renew the leases of all attempts listed, and say what to do with them."""
+        heard = await self._heard(caller)
+        heard.room, heard.flushed = ask.room, False
+        self._renew(heard)
+        news: list[tuple[Lease, m.Update]] = []
+        strangers: list[m.Update] = []
+        commands: list[m.Command] = []
+        for update in ask.jobs:
+            lease = self.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
+            if lease is None:
+                strangers.append(update)
+                continue
+            lease.until = self.awake.now + self.lease_s
+            if update.usage is not None:
+                lease.sample(self.now(), update.usage)
+            if update.tail is not None:
+                lease.tail, lease.tail_wanted = update.tail, ""
+                self.log_arrived(lease.job_id)
+            if update.state is not lease.state:
+                news.append((lease, update))
+            commands += self._commands(lease)
+        if news:
+            await self.store.write(lambda tx: self._mark(tx, news))
+            for lease, update in news:
+                lease.state = update.state
+        if strangers:
+            commands += await self._strangers(strangers)
+        return m.Beaten(
+            heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
+        )
+
+    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> None:
+        for lease, update in news:
+            queue.mark(
+                tx,
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                worker_id=lease.worker_id,
+                state=update.state,
+                since=update.since,
+                now=self.now(),
+            )
+
+    def _commands(self, lease: Lease) -> list[m.Command]:
+        wanted = []
+        if lease.soft_kill:
+            wanted.append((m.Action.SOFT_KILL, ""))
+        if lease.tail_wanted:
+            wanted.append((m.Action.TAIL, lease.tail_wanted))
+        if lease.log_wanted > self.awake.now:
+            wanted.append((m.Action.LOG, f"{lease.log_wanted - self.awake.now:.0f}"))
+        return [
+            m.Command(
+                job_id=lease.job_id, attempt_nr=lease.attempt_nr, action=action, argument=argument
+            )
+            for action, argument in wanted
+        ]
+
+    async def _strangers(self, updates: list[m.Update]) -> list[m.Command]:
+        """Attempts that their worker does not hold any more. One whose lease ran out goes on, for its
+        report may still win; the others are told to stop."""
+
+        def doomed(tx: Tx) -> list[m.Update]:
+            return [update for update in updates if not self._may_win(tx, update)]
+
+        return [
+            m.Command(job_id=update.job_id, attempt_nr=update.attempt_nr, action=m.Action.KILL)
+            for update in await self.store.read(doomed)
+        ]
+
+    def _may_win(self, tx: Tx, update: m.Update) -> bool:
+        job = tx.one("job.standing", job_id=update.job_id)
+        attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
+        if job is None or attempt is None or job[0] in FINAL:
+            return False
+        # Between the commit of a lease and its note in memory an attempt is unknown here, yet good.
+        return attempt[1] in ("lost", "sent", "starting", "running", "holding")
+
+    async def report(self, ask: m.Reports, caller: Caller) -> m.Verdicts:
+        """Final reports, each authorised by its own key."""
+
+        def change(tx: Tx) -> list[str]:
+            return [self._conclude(tx, report) for report in ask.reports]
+
+        verdicts = await self.store.write(change)
+        for report, verdict in zip(ask.reports, verdicts, strict=True):
+            if verdict == "accepted":
+                self.leases.drop(report.job_id)
+                self.log_arrived(report.job_id)
+        return m.Verdicts(
+            verdicts=tuple(
+                m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=verdict)
+                for report, verdict in zip(ask.reports, verdicts, strict=True)
+            )
+        )
+
+    def _conclude(self, tx: Tx, report: m.Report) -> str:
+        attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
+        key = self.report_key(report.job_id, report.attempt_nr, attempt[0] if attempt else 0)
+        if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
+            return "badkey"
+        lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
+        curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
+        refusal = queue.conclude(tx, report, curve=curve, now=self.now())
+        return refusal.value if isinstance(refusal, Refusal) else "accepted"
+
+    async def release(self, ask: m.Release, caller: Caller) -> m.Done:
+        """Prefetched jobs given back."""
+        heard = await self._heard(caller)
+
+        def change(tx: Tx) -> None:
+            for job in ask.jobs:
+                queue.release(
+                    tx,
+                    job_id=job.job_id,
+                    attempt_nr=job.attempt_nr,
+                    worker_id=heard.worker_id,
+                    now=self.now(),
+                )
+
+        held = [
+            job for job in ask.jobs if self.leases.held(heard.worker_id, job.job_id, job.attempt_nr)
+        ]
+        for job in held:  # before the commit wakes somebody who leases it anew
+            self.leases.drop(job.job_id)
+        await self.store.write(change)
+        return m.Done()
+
+    async def log_pieces(self, ask: m.LogPieces, caller: Caller) -> m.Done:
+        """Pieces of payloads' output. A log longer than the limit is cut, not refused."""
+
+        def change(tx: Tx) -> None:
+            for piece in ask.pieces:
+                attempt = tx.one("attempt.get", job_id=piece.job_id, attempt_nr=piece.attempt_nr)
+                data = piece.text.encode()
+                stop = piece.offset + len(data)
+                if (
+                    attempt is None
+                    or attempt[0] != caller.worker_id
+                    or stop > self.settings.live_log_bytes
+                ):
+                    continue
+                tx.run(
+                    "log.add",
+                    job_id=piece.job_id,
+                    attempt_nr=piece.attempt_nr,
+                    stream=piece.stream,
+                    start=piece.offset,
+                    stop=stop,
+                    piece=data,
+                )
+
+        await self.store.write(change)
+        for piece in ask.pieces:
+            self.log_arrived(piece.job_id)
+        return m.Done()
+
+    async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
+        """The worker has ended."""
+        now = self.now()
+        await self.store.write(
+            lambda tx: end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now)
+        )
+        self.heard.pop(caller.worker_id, None)
+        return m.Done()
+
+    def _renew(self, heard: Heard) -> None:
+        heard.last, heard.until, heard.flushed = self.now(), self.awake.now + self.lease_s, False
+
+    async def _heard(self, caller: Caller) -> Heard:
+        """The worker of a token. One that was given up for lost and speaks again is taken back."""
+        heard = self.heard.get(caller.worker_id)
+        if heard is not None:
+            return heard
+        row = await self.store.read(lambda tx: tx.one("worker.state", worker_id=caller.worker_id))
+        if row is None or (row[0] == Phase.ENDED and row[1] != "lost"):
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        await self.store.write(
+            lambda tx: tx.run(
+                "worker.phase",
+                worker_id=caller.worker_id,
+                phase=Phase.ACTIVE,
+                ending=None,
+                ended=None,
+                batch_id="",
+                diagnosis="",
+            )
+        )
+        total = Room(cores=0)
+        return self.remember(caller.worker_id, caller.site, caller.queue, "", total, self.now())

@@ -1,0 +1,341 @@
+"""The rules of the queue, each a plain function of a transaction."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol import messages as m
+from ailurus.protocol import states
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile, JobSpec, Room, Shape
+from ailurus.protocol.states import JobState, Refusal, Standing
+from dispatcher import graph
+from dispatcher.ports import Tx
+
+_encode = msgspec.json.Encoder().encode
+_decode_spec = msgspec.json.Decoder(JobSpec).decode
+REPORTED = frozenset({"finished", "failed"})  # states of attempts whose report has been accepted
+END_OF_ATTEMPT: dict[str, object] = {
+    "exit_code": None,
+    "host": "",
+    "runtime": "",
+    "diagnosis": "",
+    "remedy": "",
+    "usage": None,
+    "timing": None,
+    "stderr_tail": "",
+    "curve": None,
+}
+
+
+class Leased(Struct, frozen=True):
+    """An attempt as it goes to its worker."""
+
+    job_id: int
+    attempt_nr: int
+    spec: bytes
+
+
+def lease(
+    tx: Tx,
+    *,
+    worker_id: int,
+    queue: str,
+    room: Room,
+    count: int,
+    request: str,
+    shapes: Mapping[int, Shape],
+    now: float,
+) -> list[Leased]:
+    """Hand up to `count` jobs that fit together in `room` to a worker, best priority first.
+
+    The same request again gets what it got: its first answer may have been lost on the way.
+    """
+    again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
+    if again:
+        return [Leased(job_id, attempt_nr, body(tx, job_id)) for job_id, attempt_nr in again]
+    leased: list[Leased] = []
+    for job_id, shape in _best(tx, queue, room, count, shapes):
+        if len(leased) == count:
+            break
+        if not shape.fits(room):
+            continue
+        standing, place = _standing(tx, job_id)
+        after = states.lease(standing)
+        if isinstance(after, Refusal):
+            continue
+        room = _without(room, shape)
+        _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
+        tx.run(
+            "attempt.add",
+            job_id=job_id,
+            attempt_nr=after.attempt_nr,
+            worker_id=worker_id,
+            request=request,
+            now=now,
+        )
+        leased.append(Leased(job_id, after.attempt_nr, body(tx, job_id)))
+    return leased
+
+
+def _best(
+    tx: Tx, queue: str, room: Room, count: int, shapes: Mapping[int, Shape]
+) -> Iterable[tuple[int, Shape]]:
+    """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
+    even looked at, so they never stand in front of those that do."""
+
+    def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, int, Shape]]:
+        rows = tx.all("job.ready", queue=name, shape_id=shape_id, most=count)
+        return [(-priority, job_id, shape) for job_id, priority in rows]
+
+    ranges = [
+        ready(name, shape_id, shape)
+        for name, shape_id, _ in tx.all("counter.ready", queue=queue)
+        if (shape := shapes[shape_id]).fits(room)
+    ]
+    return ((job_id, shape) for _, job_id, shape in heapq.merge(*ranges))
+
+
+def _without(room: Room, shape: Shape) -> Room:
+    return replace(
+        room,
+        cores=room.cores - shape.cores,
+        memory_mb=room.memory_mb - shape.memory_mb,
+        disk_mb=room.disk_mb - shape.disk_mb,
+        gpus=room.gpus - shape.gpus,
+    )
+
+
+def body(tx: Tx, job_id: int) -> bytes:
+    """The job's specification, inputs made by its parents filled in from where they are."""
+    row = tx.one("body.get", job_id=job_id)
+    if row is None:
+        raise LookupError(f"job {job_id} has no body")
+    spec, wants = row
+    if not wants:
+        return bytes(spec)
+    made = {name: rest for name, *rest in tx.all("file.of_parents", child=job_id)}
+    job = _decode_spec(spec)
+    return _encode(replace(job, inputs=tuple(_located(file, made) for file in job.inputs)))
+
+
+def _located(file: InputFile, made: Mapping[str, Sequence[object]]) -> InputFile:
+    if file.url or file.name not in made:  # an optional output that was not made: the pilot says so
+        return file
+    url, size, adler32, md5 = made[file.name]
+    return msgspec.convert(
+        {"name": file.name, "url": url, "size": size, "adler32": adler32, "md5": md5}, InputFile
+    )
+
+
+def mark(
+    tx: Tx,
+    *,
+    job_id: int,
+    attempt_nr: int,
+    worker_id: int,
+    state: JobState,
+    since: float,
+    now: float,
+) -> None:
+    """A worker's word about an attempt that it holds. What does not apply changes nothing."""
+    standing, place = _standing(tx, job_id)
+    after = states.advance(standing, state, attempt_nr)
+    if isinstance(after, Refusal) or place.worker_id != worker_id:
+        return
+    if after.state is not standing.state:
+        _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
+        tx.run(
+            "attempt.mark", job_id=job_id, attempt_nr=attempt_nr, state=state, since=min(since, now)
+        )
+
+
+def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
+    """The final report of an attempt; None: it counts, as it does when it comes a second time."""
+    row = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
+    if row is None:
+        return Refusal.BAD_ATTEMPT
+    if row[1] in REPORTED:
+        return None
+    standing, place = _standing(tx, report.job_id)
+    after = states.conclude(
+        standing,
+        finished=report.finished,
+        transient=report.transient,
+        attempt_nr=report.attempt_nr,
+    )
+    if isinstance(after, Refusal):
+        _end_attempt(tx, report.job_id, report.attempt_nr, after.value, now, code=report.code)
+        return after
+    _end_attempt(
+        tx,
+        report.job_id,
+        report.attempt_nr,
+        "finished" if report.finished else "failed",
+        now,
+        code=report.code,
+        exit_code=report.exit_code,
+        host=report.host,
+        runtime=report.runtime,
+        diagnosis=report.diagnosis,
+        remedy=report.remedy,
+        usage=None if report.usage is None else _encode(report.usage).decode(),
+        timing=_encode(report.timing).decode(),
+        stderr_tail=report.stderr_tail,
+        curve=curve,
+    )
+    if report.files:
+        tx.many(
+            "file.add",
+            ({"job_id": report.job_id, **msgspec.structs.asdict(file)} for file in report.files),
+        )
+    _settle(tx, report.job_id, standing, after, place, report, now=now)
+    return None
+
+
+def expire(tx: Tx, *, job_id: int, attempt_nr: int, reason: str, code: int, now: float) -> None:
+    """An attempt whose worker is gone: another one begins, though its own report may still win."""
+    standing, place = _standing(tx, job_id)
+    after = states.conclude(standing, finished=False, transient=True, attempt_nr=attempt_nr)
+    if isinstance(after, Refusal):
+        return
+    _end_attempt(tx, job_id, attempt_nr, "lost", now, code=code, diagnosis=reason)
+    lost = m.Report(
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        report_key="-",
+        finished=False,
+        code=code,
+        diagnosis=reason,
+    )
+    _settle(tx, job_id, standing, after, place, lost, now=now)
+
+
+def release(tx: Tx, *, job_id: int, attempt_nr: int, worker_id: int, now: float) -> None:
+    """A prefetched job given back unstarted."""
+    standing, place = _standing(tx, job_id)
+    after = states.release(standing, attempt_nr)
+    if isinstance(after, Refusal) or place.worker_id != worker_id:
+        return
+    _end_attempt(tx, job_id, attempt_nr, "released", now)
+    _keep(tx, job_id, standing, after, place, worker_id=None, now=now)
+
+
+def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
+    """Cancel a job. Whether it was not final yet."""
+    standing, place = _standing(tx, job_id)
+    after = states.cancel(standing)
+    if isinstance(after, Refusal):
+        return False
+    diagnosis = f"cancelled by {by}"
+    if standing.state in states.WITH_WORKER:
+        _end_attempt(tx, job_id, standing.attempt_nr, "cancelled", now, diagnosis=diagnosis)
+    graph.end(tx, job_id, after.state, code=Code.KILLED_BY_SERVER, diagnosis=diagnosis, now=now)
+    graph.ended(tx, job_id, after.state, place.name, now=now)
+    return True
+
+
+class _Place(Struct, frozen=True):
+    """What a job's row says besides its standing."""
+
+    queue: str
+    shape_id: int
+    worker_id: int | None
+    owner: str
+    name: str
+
+
+def _standing(tx: Tx, job_id: int) -> tuple[Standing, _Place]:
+    row = tx.one("job.standing", job_id=job_id)
+    if row is None:
+        raise LookupError(f"no job {job_id}")
+    state, attempt_nr, most, retry_all, queue, shape_id, worker_id, owner, name, _ = row
+    standing = Standing(
+        state=JobState(state), attempt_nr=attempt_nr, max_attempts=most, retry_all=bool(retry_all)
+    )
+    return standing, _Place(queue, shape_id, worker_id, owner, name)
+
+
+def _keep(
+    tx: Tx,
+    job_id: int,
+    before: Standing,
+    after: Standing,
+    place: _Place,
+    *,
+    worker_id: int | None,
+    now: float,
+) -> None:
+    tx.run(
+        "job.set_state",
+        job_id=job_id,
+        state=after.state,
+        attempt_nr=after.attempt_nr,
+        max_attempts=after.max_attempts,
+        worker_id=worker_id,
+        now=now,
+    )
+    graph.moved(
+        tx,
+        job_id,
+        before.state,
+        after.state,
+        place.queue,
+        place.shape_id,
+        now=now,
+        attempt_nr=after.attempt_nr,
+    )
+
+
+def _settle(
+    tx: Tx,
+    job_id: int,
+    before: Standing,
+    after: Standing,
+    place: _Place,
+    report: m.Report,
+    *,
+    now: float,
+) -> None:
+    """Put a job where the end of an attempt brought it: to its end, or back to be tried again."""
+    if after.state is JobState.ACTIVATED:
+        _keep(tx, job_id, before, after, place, worker_id=None, now=now)
+        return
+    if before.attempt_nr != report.attempt_nr and before.state in states.WITH_WORKER:
+        _end_attempt(
+            tx,
+            job_id,
+            before.attempt_nr,
+            "overtaken",
+            now,
+            diagnosis="an earlier attempt finished first",
+        )
+    graph.end(
+        tx,
+        job_id,
+        after.state,
+        code=report.code,
+        diagnosis=report.diagnosis,
+        now=now,
+        attempt_nr=report.attempt_nr,
+    )
+    graph.ended(tx, job_id, after.state, place.name, now=now)
+
+
+def _end_attempt(
+    tx: Tx, job_id: int, attempt_nr: int, state: str, now: float, code: int = 0, **facts: object
+) -> None:
+    tx.run(
+        "attempt.end",
+        **{**END_OF_ATTEMPT, **facts},
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        state=state,
+        ended=now,
+        code=code,
+    )

@@ -1,0 +1,31 @@
+"""The queue as a service: one method a route of the native API, named as it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from dispatcher.core import Settings
+from dispatcher.edges import Edges
+from dispatcher.pilots import Pilots
+from dispatcher.ports import Store
+from dispatcher.users import Users
+
+
+class Service(Users, Pilots, Edges):
+    """Everything a caller may ask. The door has checked the token's scope; ownership is checked here."""
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        *,
+        secret: bytes,
+        mint: Callable[..., str],
+        settings: Settings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Service:
+        """A running service on `store`. `mint(subject, scopes, lifetime_s, **claims)` makes tokens."""
+        service = cls(store, secret, mint, settings or Settings(), clock)
+        await service.start()
+        return service

@@ -1,0 +1,216 @@
+-- Every statement of the dispatcher, by name. `:name` is a parameter; nothing else reaches SQL.
+
+-- name: shape.find
+select shape_id from shape where cores = :cores and memory_mb = :memory_mb and disk_mb = :disk_mb
+    and gpus = :gpus and nodes = :nodes and walltime_s = :walltime_s
+-- name: shape.add
+insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
+    values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s) returning shape_id
+-- name: shape.all
+select shape_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s from shape
+
+-- name: counter.move
+insert into counter (queue, shape_id, state, n) values (:queue, :shape_id, :state, :by)
+    on conflict (queue, shape_id, state) do update set n = counter.n + :by
+-- name: counter.all
+select queue, shape_id, state, n from counter where n > 0
+-- name: counter.ready
+select queue, shape_id, n from counter where queue in (:queue, '') and state = 'activated' and n > 0
+
+-- name: request.find
+select first, jobs, complete from request where owner = :owner and request_id = :request_id
+-- name: request.add
+insert into request (owner, request_id, first, jobs, complete, made)
+    values (:owner, :request_id, :first, :jobs, :complete, :made)
+-- name: request.complete
+update request set complete = 1 where owner = :owner and request_id = :request_id
+-- name: request.broken
+select owner, request_id, first, jobs from request where complete = 0
+-- name: request.drop
+delete from request where owner = :owner and request_id = :request_id
+
+-- name: job.last
+select max(coalesce((select max(job_id) from job), 0), coalesce((select max(first + jobs - 1) from request), 0))
+-- name: job.add
+insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
+                 created, changed, activated, owner, name)
+    values (:job_id, :state, :queue, :shape_id, :priority, :max_attempts, :retry_all, :parents_left,
+            :created, :created, :activated, :owner, :name)
+-- name: body.add
+insert into body (job_id, spec, wants) values (:job_id, :spec, :wants)
+-- name: body.get
+select spec, wants from body where job_id = :job_id
+-- name: parent.add
+insert into parent (parent, child) values (:parent, :child)
+-- name: parent.states
+select p.parent, j.state from parent p join job j on j.job_id = p.parent where p.child = :child
+-- name: parent.children
+select child from parent where parent = :parent order by child limit :most
+-- name: parent.waiting
+select child from parent where parent = :parent and told = 0 limit :most
+-- name: parent.told
+update parent set told = 1 where parent = :parent and child = :child
+-- name: unfolding.add
+insert into unfolding (job_id) select :job_id where exists (select 1 from parent where parent = :job_id)
+    on conflict do nothing
+-- name: unfolding.any
+select u.job_id, j.state, j.name from unfolding u join job j on j.job_id = u.job_id limit :most
+-- name: unfolding.done
+delete from unfolding where job_id = :job_id
+-- name: job.defined_range
+select queue, shape_id, case when parents_left > 0 then 'pending' else 'activated' end, count(*), max(parents_left)
+    from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3
+-- name: job.open_range
+update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
+    activated = case when parents_left > 0 then null else :now end
+    where job_id between :first and :last and state = 'defined'
+-- name: job.drop_range
+delete from job where job_id between :first and :last
+-- name: body.drop_range
+delete from body where job_id between :first and :last
+-- name: parent.drop_range
+delete from parent where child between :first and :last
+
+-- name: job.standing
+select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
+    from job where job_id = :job_id
+-- name: job.set_state
+update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_attempts, worker_id = :worker_id,
+    changed = :now, activated = case when :state = 'activated' then :now else activated end
+    where job_id = :job_id
+-- name: job.end
+update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
+    where job_id = :job_id
+-- name: job.parent_done
+update job set parents_left = parents_left - 1 where job_id = :job_id returning parents_left, state
+-- name: job.ready
+select job_id, priority from job
+    where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, job_id limit :most
+-- name: job.oldest_ready
+select min(activated) from (select activated from job
+    where queue = :queue and shape_id = :shape_id and state = 'activated' order by priority desc, job_id limit 1)
+-- name: job.row
+select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis,
+    activated from job where job_id = :job_id
+-- name: job.page
+select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
+    from job where job_id < :before and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue)
+    and (:code is null or code = :code) and (:name = '' or name = :name or name glob :pattern)
+    order by job_id desc limit :most
+-- name: job.page_in_state
+select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
+    from job where state = :state and job_id < :before and (:owner = '' or owner = :owner)
+    and (:queue = '' or queue = :queue) and (:code is null or code = :code)
+    and (:name = '' or name = :name or name glob :pattern) order by job_id desc limit :most
+-- name: job.states_of
+select job_id, state, owner from job where job_id in (select value from json_each(:ids))
+-- name: job.ahead
+select count(*) from (select 1 from job where queue = :queue and shape_id = :shape_id and state = 'activated'
+    and (priority > :priority or (priority = :priority and job_id < :job_id)) limit 100000)
+
+-- name: attempt.add
+insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
+    values (:job_id, :attempt_nr, :worker_id, :request, 'sent', :now)
+-- name: attempt.of_request
+select a.job_id, a.attempt_nr from attempt a
+    where a.worker_id = :worker_id and a.ended is null and a.request = :request
+-- name: attempt.mark
+update attempt set state = :state,
+    started = case when started is null and :state <> 'sent' then :since else started end,
+    running = case when running is null and :state in ('running', 'holding') then :since else running end,
+    holding = case when holding is null and :state = 'holding' then :since else holding end
+    where job_id = :job_id and attempt_nr = :attempt_nr
+-- name: attempt.end
+update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code, host = :host,
+    runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage, timing = :timing,
+    stderr_tail = :stderr_tail, curve = :curve
+    where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
+-- name: attempt.open
+select a.job_id, a.attempt_nr, a.worker_id, a.state from attempt a where a.ended is null
+-- name: attempt.get
+select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
+-- name: attempt.of_job
+select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started, a.running, a.holding,
+    a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail
+    from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
+-- name: attempt.curve
+select attempt_nr, curve from attempt where job_id = :job_id and (:attempt_nr is null or attempt_nr = :attempt_nr)
+    order by attempt_nr desc limit 1
+-- name: attempt.held_by
+select job_id from attempt where worker_id = :worker_id and ended is null
+
+-- name: file.add
+insert into file (job_id, name, url, size, adler32, md5) values (:job_id, :name, :url, :size, :adler32, :md5)
+    on conflict (job_id, name) do update set url = :url, size = :size, adler32 = :adler32, md5 = :md5
+-- name: file.of_job
+select name, url, size, adler32, job_id from file where job_id = :job_id order by name
+-- name: file.of_parents
+select f.name, f.url, f.size, f.adler32, f.md5 from parent p join file f on f.job_id = p.parent
+    where p.child = :child
+
+-- name: worker.plan
+insert into worker (site, queue, phase, intent, idx, deadline)
+    values (:site, :queue, 'planned', :intent, :idx, :deadline) returning worker_id
+-- name: worker.planned
+select worker_id, queue, instance, phase, ending, deadline, registered from worker where intent = :intent and idx = :idx
+-- name: worker.of_intent
+select worker_id, idx from worker where intent = :intent order by idx
+-- name: worker.add
+insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
+    values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
+    returning worker_id
+-- name: worker.register
+update worker set phase = 'active', ending = null, ended = null, host = :host, instance = :instance,
+    batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version, registered = :now,
+    last_heard = :now, total = :total, room = :total where worker_id = :worker_id
+-- name: worker.of_instance
+select worker_id from worker where instance = :instance and intent = ''
+-- name: worker.state
+select phase, ending, site, intent, registered, batch_id, diagnosis from worker where worker_id = :worker_id
+-- name: worker.phase
+update worker set phase = :phase, ending = :ending, ended = :ended,
+    batch_id = case when :batch_id = '' then batch_id else :batch_id end,
+    diagnosis = case when :diagnosis = '' then diagnosis else :diagnosis end where worker_id = :worker_id
+-- name: worker.drain
+update worker set draining = 1, phase = case when phase = 'active' then 'draining' else phase end
+    where worker_id = :worker_id and site = :site and ended is null
+-- name: worker.heard
+update worker set last_heard = :at, room = :room where worker_id = :worker_id
+-- name: worker.alive
+select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
+    version, diagnosis, draining from worker where ended is null
+-- name: worker.page
+select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
+    version, diagnosis, draining from worker where (:site = '' or site = :site) and (ended is null or :ended)
+    order by worker_id desc limit :most
+-- name: worker.just_ended
+select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
+    version, diagnosis, draining from worker where site = :site and ended >= :since order by worker_id desc limit 1000
+
+-- name: site.get
+select instance, epoch, slots, online from site where site = :site
+-- name: site.put
+insert into site (site, instance, epoch, slots, online) values (:site, :instance, :epoch, :slots, :online)
+    on conflict (site) do update set instance = :instance, epoch = :epoch, slots = :slots, online = :online
+-- name: site.all
+select site, instance, epoch, slots, online from site
+
+-- name: event.add
+insert into event (seq, at, kind, job_id, worker_id, data) values (:seq, :at, :kind, :job_id, :worker_id, :data)
+-- name: event.last
+select coalesce(max(seq), 0) from event
+-- name: event.after
+select seq, at, kind, job_id, worker_id, data from event where seq > :after order by seq limit :most
+-- name: event.of_job
+select seq, at, kind, job_id, worker_id, data from event where job_id = :job_id and seq > :after
+    order by seq limit :most
+
+-- name: log.add
+insert into log (job_id, attempt_nr, stream, start, stop, piece)
+    values (:job_id, :attempt_nr, :stream, :start, :stop, :piece) on conflict do nothing
+-- name: log.stop
+select coalesce(max(stop), 0) from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
+-- name: log.from
+select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
+    and stop > :offset order by start limit :most

@@ -1,0 +1,432 @@
+"""What users ask: submit, look, wait, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+import time
+from collections import Counter
+from itertools import islice
+
+import msgspec
+
+from ailurus import __version__
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec, shape_of
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from ailurus.protocol.submission import check
+from dispatcher import queue, submission, views, why
+from dispatcher.caller import Caller, Rejected
+from dispatcher.core import Core
+from dispatcher.events import until
+from dispatcher.ports import Row, Tx
+from dispatcher.submission import Prepared
+
+_decode_spec = msgspec.json.Decoder(JobSpec).decode
+_curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
+LOOK_S = 30.0  # how long one look at a live log keeps it coming
+PIECES = 64
+
+
+class Users(Core):
+    """The part of the service that users see."""
+
+    async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
+        """Accept all jobs of a request, once, however often it is sent."""
+        key = (caller.subject, ask.request_id)
+        lock = self._submitting.setdefault(key, asyncio.Lock())
+        async with lock:  # the same request again waits until the first has been stored
+            known = await self.store.read(lambda tx: submission.known(tx, *key))
+            if known is not None:
+                return known
+            jobs = await asyncio.to_thread(self._checked, ask)
+            return await self._store_jobs(jobs, *key, everybody=caller.may(api.Scope.ADMIN))
+
+    def _checked(self, ask: m.Submit) -> list[Prepared]:
+        try:
+            check(ask.jobs)
+        except AilurusError as error:
+            raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+        jobs = submission.prepare(ask.jobs)
+        for index, job in enumerate(jobs):
+            fault = why.impossible(job.spec, job.shape, self.offers(job.spec.queue))
+            if fault is not None:
+                raise Rejected(
+                    422,
+                    f"no queue can ever run job {job.spec.name!r}: {fault[1]}",
+                    field=f"jobs[{index}].{fault[0]}",
+                    remedy="ask for less, or submit it once a site offers more",
+                )
+        return jobs
+
+    async def _store_jobs(
+        self, jobs: list[Prepared], owner: str, request_id: str, *, everybody: bool
+    ) -> m.Submitted:
+        """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
+        now = self.now()
+        ids: dict[str, int] = {}
+        first = 0
+        sees = "" if everybody else owner
+
+        def begin(tx: Tx) -> None:
+            nonlocal first
+            first = submission.begin(tx, owner, request_id, len(jobs), now=now)
+            ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
+
+        def add(tx: Tx, at: int) -> None:
+            part = jobs[at : at + submission.TOGETHER]
+            submission.add(
+                tx,
+                part,
+                at=at,
+                first=first,
+                ids=ids,
+                owner=owner,
+                sees=sees,
+                shapes=self.shapes,
+                now=now,
+            )
+
+        def finish(tx: Tx) -> m.Submitted:
+            return submission.open_up(tx, owner, request_id, first, len(jobs), now=now)
+
+        def at_once(tx: Tx) -> m.Submitted:
+            begin(tx)
+            add(tx, 0)
+            return finish(tx)
+
+        if len(jobs) <= submission.TOGETHER:
+            return await self.store.write(at_once)
+        await self.store.write(begin)
+        try:
+            for at in range(0, len(jobs), submission.TOGETHER):
+                await self.store.write(lambda tx, at=at: add(tx, at))  # type: ignore[misc]
+        except Rejected:
+            await self.store.write(
+                lambda tx: submission.drop(tx, owner, request_id, first, len(jobs))
+            )
+            raise
+        return await self.store.write(finish)
+
+    async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
+        """Jobs, newest first."""
+        owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
+        if ask.user and ask.user != owner:
+            return m.JobPage(jobs=())
+        wanted = [_state(word) for word in ask.state.split(",") if word]
+        values = {
+            "before": ask.before or 2**62,
+            "owner": owner,
+            "queue": ask.queue,
+            "code": ask.code,
+            "name": ask.name,
+            "pattern": _glob(ask.name),
+            "most": ask.limit,
+        }
+
+        def page(tx: Tx) -> list[Row]:
+            if not wanted:
+                return tx.all("job.page", **values)
+            pages = [tx.all("job.page_in_state", state=state, **values) for state in wanted]
+            return list(islice(heapq.merge(*pages, key=lambda row: -row[0]), ask.limit))
+
+        rows = [views.job(row) for row in await self.store.read(page)]
+        return m.JobPage(jobs=tuple(rows), next=rows[-1].job_id if len(rows) == ask.limit else None)
+
+    async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
+        """All about one job."""
+        row = await self.job_of(job_id, caller.owns)
+
+        def gather(tx: Tx) -> m.JobDetail:
+            attempts = [views.attempt(one) for one in tx.all("attempt.of_job", job_id=job_id)]
+            return m.JobDetail(
+                row=views.job(row),
+                spec=_decode_spec(queue.body(tx, job_id)),
+                attempts=tuple(attempts),
+                files=tuple(views.file(one) for one in tx.all("file.of_job", job_id=job_id)),
+                parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),
+                children=tuple(
+                    one[0] for one in tx.all("parent.children", parent=job_id, most=1000)
+                ),
+                activated=row[12],
+            )
+
+        detail = await self.store.read(gather)
+        lease = self.leases.of(job_id)
+        if lease is None or lease.usage is None or not detail.attempts:
+            return detail
+        live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
+        return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
+
+    async def why(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.Why:
+        """Why a job is where it is."""
+        row = await self.job_of(job_id, caller.owns)
+        job = views.job(row)
+        if job.state is not JobState.ACTIVATED:
+            parents = await self.store.read(lambda tx: tx.all("parent.states", child=job_id))
+            return why.elsewhere(job, parents)
+        spec = _decode_spec(await self.store.read(lambda tx: queue.body(tx, job_id)))
+        shape = shape_of(spec)
+        number = next((nr for nr, known in self.shapes.items() if known == shape), 0)
+        ahead = await self.store.read(
+            lambda tx: tx.one(
+                "job.ahead", queue=job.queue, shape_id=number, priority=job.priority, job_id=job_id
+            )
+        )
+        return why.waiting(job, spec, shape, self.offers(job.queue), ahead[0] if ahead else 0)
+
+    async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
+        """States, once all jobs are final or the time is over."""
+        deadline = time.monotonic() + ask.timeout_s
+        while True:
+            signal = self.hub.expect_end(ask.job_ids)
+            answer = await self._states(ask.job_ids, caller)
+            open_ = [job_id for job_id, state in answer.states.items() if state not in FINAL]
+            left = deadline - time.monotonic()
+            if not open_ or left <= 0:
+                signal.cancel()
+                return answer
+            await until(signal, left)
+            await asyncio.sleep(0.05 if len(open_) > 100 else 0)  # many ends, one look
+
+    async def _states(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
+        ids = msgspec.json.encode(job_ids).decode()
+        rows = await self.store.read(lambda tx: tx.all("job.states_of", ids=ids))
+        states = {job_id: JobState(state) for job_id, state, owner in rows if caller.owns(owner)}
+        for nr, job_id in enumerate(job_ids):
+            if job_id not in states:
+                raise Rejected(
+                    404,
+                    f"there is no job {job_id}",
+                    field=f"job_ids[{nr}]",
+                    remedy="see `dispatcher jobs`",
+                )
+        return m.JobStates(states=states)
+
+    async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
+        """Cancel jobs; softly: those that run may end by themselves."""
+        states = (await self._states(ask.job_ids, caller)).states
+        hard = list(ask.job_ids)
+        if ask.soft:
+            hard = [job_id for job_id in ask.job_ids if states[job_id] not in WITH_WORKER]
+            for job_id in ask.job_ids:
+                if lease := self.leases.of(job_id):
+                    lease.soft_kill = True
+        cancelled: list[int] = []
+        for at in range(0, len(hard), submission.TOGETHER):
+            part = hard[at : at + submission.TOGETHER]
+            cancelled += await self.store.write(
+                lambda tx, part=part: [  # type: ignore[misc]
+                    job_id
+                    for job_id in part
+                    if queue.cancel(tx, job_id=job_id, by=caller.subject, now=self.now())
+                ]
+            )
+        for job_id in cancelled:
+            self.leases.drop(job_id)
+        done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
+        return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
+
+    async def retry(self, ask: m.JobIds, caller: Caller) -> m.Submitted:
+        """New jobs with the specifications of final ones. A second retry of a job is the first."""
+        states = (await self._states(ask.job_ids, caller)).states
+        for nr, job_id in enumerate(ask.job_ids):
+            if states[job_id] not in FINAL:
+                raise Rejected(
+                    409,
+                    f"job {job_id} is {states[job_id]}",
+                    field=f"job_ids[{nr}]",
+                    remedy="cancel it first",
+                )
+        bodies = await self.store.read(
+            lambda tx: [queue.body(tx, job_id) for job_id in ask.job_ids]
+        )
+        jobs = [msgspec.structs.replace(_decode_spec(one), depends_on=()) for one in bodies]
+        digest = hashlib.sha256(repr(ask.job_ids).encode()).hexdigest()[:32]
+        return await self.submit(m.Submit(request_id=f"retry-{digest}", jobs=tuple(jobs)), caller)
+
+    async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
+        """A piece of a job's output; asking for a running one's makes its pilot send it."""
+        await self.job_of(job_id, caller.owns)
+        deadline = time.monotonic() + ask.wait_s
+        while True:
+            arrival = self.log_arrival(job_id)
+            chunk = await self._log_chunk(ask, job_id)
+            left = deadline - time.monotonic()
+            if chunk.text or chunk.final or left <= 0:
+                arrival.cancel()
+                return chunk
+            await until(arrival, left)
+
+    async def _log_chunk(self, ask: api.LogQuery, job_id: int) -> m.LogChunk:
+        lease = self.leases.of(job_id)
+        if lease is not None:
+            lease.log_wanted = self.awake.now + LOOK_S
+
+        def gather(tx: Tx) -> m.LogChunk:
+            attempts = tx.all("attempt.of_job", job_id=job_id)
+            wanted = [row for row in attempts if ask.attempt_nr in (None, row[0])]
+            if not wanted:
+                return m.LogChunk(offset=0, end=0, text="", final=False)
+            place = {"job_id": job_id, "attempt_nr": wanted[-1][0], "stream": ask.stream}
+            ended = wanted[-1][9] is not None
+            stop = (tx.one("log.stop", **place) or (0,))[0]
+            offset = max(0, stop + ask.offset) if ask.offset < 0 else min(ask.offset, stop)
+            pieces = tx.all("log.from", offset=offset, most=PIECES, **place)
+            data, end = b"", offset
+            for start, piece_stop, piece in pieces:
+                if start > end:  # a piece that never came: say so rather than hide it
+                    data += f"\n[{start - end} bytes missing]\n".encode()
+                data += piece[max(0, end - start) :]
+                end = piece_stop
+            final = ended and end >= stop
+            return m.LogChunk(
+                offset=offset, end=end, text=data.decode("utf-8", "replace"), final=final
+            )
+
+        return await self.store.read(gather)
+
+    async def samples(self, ask: api.SamplesQuery, caller: Caller, job_id: int) -> api.Samples:
+        """The resource curves of an attempt, from memory while it runs."""
+        await self.job_of(job_id, caller.owns)
+        lease = self.leases.of(job_id)
+        if lease is not None and ask.attempt_nr in (None, lease.attempt_nr):
+            curve: tuple[m.Sample, ...] = tuple(lease.curve)
+        else:
+            row = await self.store.read(
+                lambda tx: tx.one("attempt.curve", job_id=job_id, attempt_nr=ask.attempt_nr)
+            )
+            curve = _curve(row[1]) if row and row[1] else ()
+        return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
+
+    async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
+        """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
+        await self.job_of(job_id, caller.owns)
+        lease = self.leases.of(job_id)
+        if lease is None:
+            raise Rejected(
+                409,
+                f"job {job_id} is not running",
+                remedy="see `dispatcher logs` for what it wrote",
+            )
+        lease.tail_wanted, lease.tail = ask.file, None
+        deadline = time.monotonic() + ask.wait_s
+        while (text := self._tail_of(job_id)) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise Rejected(
+                    409,
+                    f"the pilot of job {job_id} has not answered yet",
+                    remedy="ask again with a longer wait_s",
+                )
+            await until(self.log_arrival(job_id), left)
+        return api.Tail(text=text)
+
+    def _tail_of(self, job_id: int) -> str | None:
+        lease = self.leases.of(job_id)
+        return lease.tail if lease is not None else None
+
+    async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
+        """What happened after a point, to the caller's jobs; to everybody's for an admin."""
+        if ask.job_id is not None:
+            await self.job_of(ask.job_id, caller.owns)
+        elif not caller.may(api.Scope.ADMIN):
+            raise Rejected(
+                403, "all events are for admins", field="job_id", remedy="name one of your jobs"
+            )
+        deadline = time.monotonic() + ask.wait_s
+        name = "event.after" if ask.job_id is None else "event.of_job"
+        while True:
+            signal = self.hub.expect_event()
+            rows = await self.store.read(
+                lambda tx: tx.all(name, after=ask.after, job_id=ask.job_id, most=ask.limit)
+            )
+            left = deadline - time.monotonic()
+            if rows or left <= 0:
+                signal.cancel()
+                return m.Events(
+                    events=tuple(views.event(row) for row in rows),
+                    last=rows[-1][0] if rows else ask.after,
+                )
+            await until(signal, left)
+
+    async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
+        """The whole system in numbers."""
+        queues = (await self.queues(ask, caller)).queues
+        states: Counter[str] = Counter()
+        for one in queues:
+            states.update(one.states)
+        flow = self.hub.flow.per_minute(self.now())
+        phases = await self.store.read(lambda tx: Counter(row[4] for row in tx.all("worker.alive")))
+        return m.Overview(
+            now=self.now(),
+            version=__version__,
+            states=dict(states),
+            queues=queues,
+            workers=dict(phases),
+            finished_per_min=flow[JobState.FINISHED],
+            failed_per_min=flow[JobState.FAILED],
+        )
+
+    async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
+        """Queues, what waits in them and what serves them."""
+
+        def gather(tx: Tx) -> tuple[dict[str, Counter[str]], dict[str, float]]:
+            states: dict[str, Counter[str]] = {}
+            oldest: dict[str, float] = {}
+            for name, shape_id, state, n in tx.all("counter.all"):
+                states.setdefault(name, Counter())[state] += n
+                row = (
+                    tx.one("job.oldest_ready", queue=name, shape_id=shape_id)
+                    if state == JobState.ACTIVATED
+                    else None
+                )
+                if row and row[0]:
+                    oldest[name] = min(row[0], oldest.get(name, row[0]))
+            return states, oldest
+
+        states, oldest = await self.store.read(gather)
+        serving = Counter(heard.queue for heard in self.heard.values())
+        sites: dict[str, set[str]] = {}
+        for site, lease in self.sites.items():
+            for slot in lease.slots:
+                sites.setdefault(slot.queue, set()).add(site)
+        names = sorted({*states, *serving, *sites})
+        return api.QueueRows(
+            queues=tuple(
+                m.QueueRow(
+                    name=name,
+                    states=dict(states.get(name, {})),
+                    oldest_waiting=oldest.get(name),
+                    workers=serving[name],
+                    sites=tuple(sorted(sites.get(name, ()))),
+                )
+                for name in names
+            )
+        )
+
+    async def workers(self, ask: api.WorkersQuery, caller: Caller) -> api.WorkerRows:
+        """Workers, with heartbeats as fresh as memory knows them."""
+        rows = await self.store.read(
+            lambda tx: tx.all("worker.page", site=ask.site, ended=ask.ended, most=ask.limit)
+        )
+        return api.WorkerRows(workers=tuple(self.worker_row(row) for row in rows))
+
+
+def _state(word: str) -> JobState:
+    try:
+        return JobState(word)
+    except ValueError:
+        raise Rejected(
+            422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
+        ) from None
+
+
+def _glob(name: str) -> str:
+    """The pattern of a prefix that ends in `*`; other characters that GLOB knows stand for themselves."""
+    if not name.endswith("*"):
+        return ""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name[:-1]) + "*"

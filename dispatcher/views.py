@@ -1,0 +1,119 @@
+"""Rows of the store as messages. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import Room
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher.ports import Row
+
+_room = msgspec.json.Decoder(Room).decode
+_usage = msgspec.json.Decoder(m.Usage).decode
+_timing = msgspec.json.Decoder(dict[str, float]).decode
+_data = msgspec.json.Decoder(dict[str, Any]).decode
+NOWHERE = Room(cores=0)
+
+
+def job(row: Row) -> m.JobRow:
+    """A row of `job.page` or `job.row`."""
+    (
+        job_id,
+        name,
+        queue,
+        owner,
+        state,
+        attempt_nr,
+        priority,
+        created,
+        changed,
+        worker_id,
+        code,
+        diagnosis,
+    ) = row[:12]
+    return m.JobRow(
+        job_id=job_id,
+        name=name,
+        queue=queue,
+        user=owner,
+        state=JobState(state),
+        attempt_nr=attempt_nr,
+        priority=priority,
+        created=created,
+        changed=changed,
+        worker_id=worker_id,
+        code=code,
+        diagnosis=diagnosis,
+    )
+
+
+def attempt(row: Row) -> m.Attempt:
+    """A row of `attempt.of_job`."""
+    *plain, usage, timing, tail = row
+    return m.Attempt(
+        **dict(zip(_ATTEMPT, plain, strict=True)),
+        usage=_usage(usage) if usage else None,
+        timing=_timing(timing) if timing else {},
+        stderr_tail=tail,
+    )
+
+
+_ATTEMPT = (
+    "attempt_nr",
+    "worker_id",
+    "state",
+    "site",
+    "host",
+    "leased",
+    "started",
+    "running",
+    "holding",
+    "ended",
+    "exit_code",
+    "code",
+    "diagnosis",
+    "remedy",
+    "runtime",
+)
+
+
+def file(row: Row) -> m.FileRecord:
+    """A row of `file.of_job`."""
+    name, url, size, adler32, job_id = row
+    return m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=job_id)
+
+
+def worker(
+    row: Row, *, heard: float | None = None, room: Room | None = None, jobs: tuple[int, ...] = ()
+) -> m.WorkerRow:
+    """A row of `worker.alive` or `worker.page`, with what memory knows more recently."""
+    (worker_id, site, queue, host, phase, ending, registered, last_heard, stored, total) = row[:10]
+    intent, index, batch_id, version, diagnosis, _ = row[10:]
+    return m.WorkerRow(
+        worker_id=worker_id,
+        site=site,
+        queue=queue,
+        host=host,
+        phase=Phase(phase),
+        ending=Ending(ending) if ending else None,
+        registered=registered or 0.0,
+        last_heard=heard or last_heard or 0.0,
+        room=room or (_room(stored) if stored else NOWHERE),
+        total=_room(total) if total else NOWHERE,
+        jobs=jobs,
+        intent=intent,
+        index=index,
+        batch_id=batch_id,
+        version=version,
+        diagnosis=diagnosis,
+    )
+
+
+def event(row: Row) -> m.Event:
+    """A row of `event.after`."""
+    seq, at, kind, job_id, worker_id, data = row
+    return m.Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=_data(data))

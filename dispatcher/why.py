@@ -1,0 +1,134 @@
+"""Why a job is where it is, in one sentence with numbers. Pure: the caller gathers the facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ailurus.protocol.job import JobSpec, Room, Shape
+from ailurus.protocol.messages import JobRow, Why
+from ailurus.protocol.states import FINAL, JobState
+
+LIMITS = (  # what the job asks for, what it is called in a job file, what a worker offers, unit
+    ("cores", "cores", "cores", "cores"),
+    ("memory_mb", "memory", "memory_mb", "MB of memory"),
+    ("disk_mb", "disk", "disk_mb", "MB of disk"),
+    ("gpus", "gpus", "gpus", "GPUs"),
+    ("nodes", "nodes", "nodes", "nodes"),
+)
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A slot that a site can provision, or a worker that lives."""
+
+    name: str
+    total: Room
+    free: Room | None = None  # None: a slot, no worker yet
+
+
+def short_of(shape: Shape, room: Room) -> str:
+    """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
+    for wants, _, has, unit in LIMITS:
+        need, there = getattr(shape, wants), getattr(room, has)
+        if need > there:
+            return f"needs {need} {unit}, has {there}"
+    if room.seconds_left is not None and shape.walltime_s > room.seconds_left:
+        return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
+    return ""
+
+
+def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[str, str] | None:
+    """The field, and what is wrong with it, if no offer could ever hold the job; else None.
+
+    Without any offer nothing is known, so nothing is impossible.
+    """
+    if not offers or any(not short_of(shape, offer.total) for offer in offers):
+        return None
+    for wants, field, has, unit in LIMITS:
+        most = max(getattr(offer.total, has) for offer in offers)
+        if getattr(shape, wants) > most:
+            asked = getattr(spec, wants)
+            return field, f"{asked} {unit} are asked for, the largest slot of its queues has {most}"
+    return "walltime", "no single slot of its queues has all that is asked for"
+
+
+def waiting(row: JobRow, spec: JobSpec, shape: Shape, offers: Sequence[Offer], ahead: int) -> Why:
+    """Why an activated job has not started."""
+
+    def answer(verdict: str, sentence: str, blockers: Sequence[str] = (), remedy: str = "") -> Why:
+        return Why(
+            job_id=row.job_id,
+            state=row.state,
+            verdict=verdict,
+            sentence=sentence,
+            blockers=tuple(blockers),
+            remedy=remedy,
+        )
+
+    queue = f"queue {row.queue}" if row.queue else "any queue"
+    place = (
+        f"{ahead} jobs of its kind are in front of it" if ahead else "it is the next of its kind"
+    )
+    if not offers:
+        return answer(
+            "later",
+            f"No pilot serves {queue} and no site offers one; {place}.",
+            remedy="start a pilot or an edge for this queue, or submit to another one",
+        )
+    if fault := impossible(spec, shape, offers):
+        return answer(
+            "never",
+            f"It can never start: {fault[1]}.",
+            sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
+            f"ask for less `{fault[0]}`, or let a site offer a larger slot",
+        )
+    fitting = [offer for offer in offers if not short_of(shape, offer.total)]
+    workers = [offer for offer in fitting if offer.free is not None]
+    if not workers:
+        names = ", ".join(sorted({offer.name for offer in fitting}))
+        return answer(
+            "later", f"No pilot that could hold it is running; {names} can provision one; {place}."
+        )
+    busy = Counter(short_of(shape, offer.free) for offer in workers if offer.free is not None)
+    free = busy.pop("", 0)
+    if free:
+        return answer("now", f"{free} of {len(workers)} pilots have room for it; {place}.")
+    return answer(
+        "later",
+        f"All {len(workers)} pilots that could hold it are busy; {place}.",
+        [f"{n} pilots: it {reason}" for reason, n in busy.most_common()],
+    )
+
+
+def elsewhere(row: JobRow, parents: Sequence[tuple[int, str]]) -> Why:
+    """Why a job in any other state is in it."""
+    blockers: tuple[str, ...] = ()
+    verdict, remedy = "runs", ""
+    sentence = f"It is {row.state} on worker {row.worker_id}."
+    if row.state is JobState.PENDING:
+        left = [
+            f"job {parent} is {state}" for parent, state in parents if state != JobState.FINISHED
+        ]
+        verdict, blockers = "later", tuple(left[:20])
+        sentence = f"It waits for {len(left)} of the {len(parents)} jobs that it depends on."
+    elif row.state in FINAL:
+        verdict = "done"
+        sentence = (
+            f"It is {row.state}"
+            + (f" with code {row.code}: {row.diagnosis}" if row.code else "")
+            + "."
+        )
+        if row.state is JobState.FAILED:
+            remedy = f"see `dispatcher show {row.job_id}`, then `dispatcher retry {row.job_id}`"
+    elif row.state is JobState.DEFINED:
+        verdict, sentence = "now", "Its submission is being stored."
+    return Why(
+        job_id=row.job_id,
+        state=row.state,
+        verdict=verdict,
+        sentence=sentence,
+        blockers=blockers,
+        remedy=remedy,
+    )

@@ -1,0 +1,97 @@
+"""The life of a job: whatever comes in whatever order, it ends once and stays ended."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailurus.protocol import states
+from ailurus.protocol.states import FINAL, NEXT, WITH_WORKER, JobState, Refusal, Standing
+
+S = JobState
+WORKER_WORDS = sorted(WITH_WORKER)
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("lease")),
+        st.tuples(st.just("advance"), st.sampled_from(WORKER_WORDS), st.integers(0, 4)),
+        st.tuples(st.just("conclude"), st.booleans(), st.booleans(), st.integers(0, 4)),
+        st.tuples(st.just("release"), st.integers(0, 4)),
+        st.tuples(st.just("cancel")),
+    ),
+    max_size=40,
+)
+standings = st.builds(
+    Standing,
+    state=st.just(S.ACTIVATED),
+    attempt_nr=st.just(0),
+    max_attempts=st.integers(1, 4),
+    retry_all=st.booleans(),
+)
+
+
+def apply(job: Standing, event: tuple[object, ...]) -> Standing | Refusal:
+    match event:
+        case ("lease",):
+            return states.lease(job)
+        case ("advance", state, attempt_nr):
+            return states.advance(job, state, attempt_nr)
+        case ("conclude", finished, transient, attempt_nr):
+            return states.conclude(
+                job, finished=finished, transient=transient, attempt_nr=attempt_nr
+            )
+        case ("release", attempt_nr):
+            return states.release(job, attempt_nr)
+        case _:
+            return states.cancel(job)
+
+
+@given(standings, events)
+def test_every_step_is_in_the_table_and_a_final_job_never_changes_again(job, story):
+    for event in story:
+        after = apply(job, event)
+        if isinstance(after, Refusal):
+            continue
+        assert job.state not in FINAL
+        assert after.state is job.state or after.state in NEXT[job.state]
+        assert after.attempt_nr >= job.attempt_nr
+        job = after
+
+
+@given(standings, events)
+def test_no_more_attempts_than_allowed_but_for_those_given_back(job, story):
+    allowed, leased, returned = job.max_attempts, 0, 0
+    for event in story:
+        after = apply(job, event)
+        if isinstance(after, Refusal):
+            continue
+        leased += event[0] == "lease"
+        returned += event[0] == "release"
+        job = after
+    assert leased - returned <= allowed
+
+
+@given(standings, events)
+def test_the_first_finished_attempt_wins_whichever_it_is(job, story):
+    for event in story:
+        after = apply(job, event)
+        if event[0] == "conclude" and event[1] and 1 <= event[3] <= job.attempt_nr:
+            assert (
+                after is Refusal.ALREADY_DONE if job.state in FINAL else after.state is S.FINISHED
+            )
+        job = job if isinstance(after, Refusal) else after
+
+
+def test_every_state_can_reach_an_end():
+    for state in S:
+        seen, todo = set(), {state}
+        while todo:
+            seen |= todo
+            todo = {n for s in todo for n in NEXT[s]} - seen
+        assert seen & FINAL
+
+
+def test_words_that_overtook_each_other_undo_nothing():
+    job = Standing(state=S.HOLDING, attempt_nr=1)
+    for late in (S.STARTING, S.RUNNING, S.HOLDING):
+        assert states.advance(job, late, 1) == job

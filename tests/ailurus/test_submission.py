@@ -1,0 +1,127 @@
+"""Job files: what they may say, and how a mistake is told."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.submission import check, jobs_from
+from ailurus.protocol.units import duration_s, size_bytes, size_mb
+
+ONE = {"name": "a", "command": "true"}
+
+
+def test_units_are_read_as_people_write_them():
+    (job,) = jobs_from({**ONE, "memory": "4GiB", "disk": "500M", "walltime": "1-12:00:00"})
+    assert (job.memory_mb, job.disk_mb, job.walltime_s) == (4096, 500, 129_600)
+
+
+def test_a_sweep_makes_a_job_a_point():
+    tree = {
+        "name": "mc_{seed}",
+        "command": "gen {seed} ${HOME}",
+        "outputs": ["mc_{seed}.root"],
+        "sweep": {"seed": {"from": 1, "to": 3}},
+    }
+    jobs = jobs_from(tree)
+    assert [job.name for job in jobs] == ["mc_1", "mc_2", "mc_3"]
+    assert jobs[2].command == "gen 3 ${HOME}"
+    assert jobs[2].outputs == (OutputFile(name="mc_3.root"),)
+
+
+def test_defaults_are_shared_and_paths_are_relative_to_the_file():
+    tree = {
+        "defaults": {"queue": "q"},
+        "jobs": [{**ONE, "inputs": ["d/x.root"], "outputs": ["o/y"]}],
+    }
+    (job,) = jobs_from(tree, base="/home/me")
+    assert job.queue == "q"
+    assert job.inputs == (InputFile(name="x.root", url="file:///home/me/d/x.root"),)
+    assert job.outputs == (OutputFile(name="y", url="file:///home/me/o"),)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"comand": "x"}, "jobs[0].comand", "did you mean `command`?"),
+        ({"cores": "two"}, "jobs[0].cores", "int"),
+        ({"cores": 0}, "jobs[0].cores", ">= 1"),
+        ({"memory": "4 buckets"}, "jobs[0].memory", "not a size"),
+        ({"memory": ["4"]}, "jobs[0].memory", "not a size"),
+        ({"walltime": "soon"}, "jobs[0].walltime", "not a duration"),
+        ({"name": "../x"}, "jobs[0].name", "regex"),
+        ({"name": "a\nb"}, "jobs[0].name", "regex"),
+        ({"inputs": [{"name": "x", "adler32": "zz"}]}, "jobs[0].inputs[0].adler32", "regex"),
+        ({"sweep": {"seed": []}}, "jobs[0].sweep.seed", "expected a list"),
+        ({"sweep": {"seed": {"from": 1}}}, "jobs[0].sweep.seed", "expected a list"),
+    ],
+)
+def test_a_mistake_names_field_and_remedy(change, field, says):
+    with pytest.raises(AilurusError) as raised:
+        jobs_from({**ONE, **change})
+    assert raised.value.field == field
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize("tree", [None, 3, "x", [], [3], {"jobs": 3}, {"jobs": [], "x": 1}])
+def test_what_is_no_job_file_is_said_so(tree):
+    with pytest.raises(AilurusError):
+        jobs_from(tree)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "field", "says"),
+    [
+        ([{"name": "a"}], "jobs[0].command", "one of `command` and `script`"),
+        ([{**ONE, "depends_on": ["b"]}], "jobs[0].depends_on[0]", "no job of this submission"),
+        ([ONE, ONE, {**ONE, "name": "c", "depends_on": ["a"]}], "jobs[2].depends_on[0]", "2 jobs"),
+        ([{**ONE, "inputs": ["x.root"]}], "jobs[0].inputs[0].url", "has no url"),
+        (
+            [ONE, {"name": "b", "command": "c", "depends_on": ["a"], "inputs": ["x.root"]}],
+            "jobs[1].inputs[0].name",
+            "no parent",
+        ),
+        ([{**ONE, "outputs": ["x", "x"]}], "jobs[0].outputs", "2 times"),
+        (
+            [
+                {"name": "a", "command": "c", "depends_on": ["b"]},
+                {"name": "b", "command": "c", "depends_on": ["a"]},
+            ],
+            "jobs[0].depends_on",
+            "in a circle: a → b → a",
+        ),
+    ],
+)
+def test_what_does_not_hold_among_jobs_is_found_before_anything_is_stored(jobs, field, says):
+    with pytest.raises(AilurusError) as raised:
+        check(jobs_from(jobs))
+    assert raised.value.field == field
+    assert says in str(raised.value)
+
+
+@given(st.integers(0, 10**6), st.sampled_from("KMGT"))
+def test_sizes_count_in_1024s_however_they_are_spelled(number, letter):
+    spelled = {
+        size_bytes(f"{number}{unit}")
+        for unit in (letter, letter + "B", letter + "iB", letter.lower())
+    }
+    assert len(spelled) == 1
+    assert size_mb(f"{number}M") == number
+
+
+@given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_durations_are_read_as_slurm_writes_them(days, hours, minutes, seconds):
+    text = f"{days}-{hours:02}:{minutes:02}:{seconds:02}"
+    assert duration_s(text) == ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_size_and_a_duration_or_a_clear_error(text):
+    for read in (size_bytes, size_mb, duration_s):
+        try:
+            assert read(text) >= 0
+        except AilurusError as error:
+            assert repr(text) in error.message

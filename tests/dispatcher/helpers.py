@@ -1,0 +1,116 @@
+"""A real service on a real store, its time moved by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.states import JobState
+from dispatcher.caller import NOBODY, Caller
+from dispatcher.core import Settings
+from dispatcher.service import Service
+from dispatcher.store import open_store
+
+ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
+BOB = Caller(subject="bob", scopes=ALICE.scopes)
+EDGE = Caller(subject="edge", scopes=frozenset({Scope.EDGE}), site="here")
+BIG = Room(cores=16, memory_mb=64_000, disk_mb=100_000)
+_numbers = itertools.count()
+
+
+def new_id() -> str:
+    return f"r{next(_numbers)}"
+
+
+def job(name: str = "job", **fields: object) -> JobSpec:
+    return JobSpec(**{"name": name, "command": "true", "queue": "q", **fields})
+
+
+class Worker:
+    """A worker of the service, as its pilot would act."""
+
+    def __init__(self, service: Service, registered: m.Registered, queue: str) -> None:
+        self.service = service
+        self.id = registered.worker_id
+        self.caller = Caller(
+            subject=f"worker:{self.id}",
+            scopes=frozenset({Scope.WORKER}),
+            worker_id=self.id,
+            queue=queue,
+        )
+
+    async def acquire(
+        self, count: int = 1, room: Room = BIG, wait_s: float = 0.0, request: str = ""
+    ):
+        ask = m.Acquire(request_id=request or new_id(), room=room, count=count, wait_s=wait_s)
+        return list((await self.service.acquire(ask, self.caller)).jobs)
+
+    async def beat(self, *jobs: m.AssignmentSent, state: JobState = JobState.RUNNING) -> m.Beaten:
+        updates = tuple(
+            m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
+        )
+        return await self.service.beat(m.Beat(jobs=updates, room=BIG), self.caller)
+
+    async def report(self, one: m.AssignmentSent, *, finished: bool = True, **facts: object) -> str:
+        report = m.Report(
+            job_id=one.job_id,
+            attempt_nr=one.attempt_nr,
+            report_key=facts.pop("key", one.report_key),
+            finished=finished,
+            **facts,
+        )
+        answer = await self.service.report(m.Reports(reports=(report,)), NOBODY)
+        return answer.verdicts[0].verdict
+
+
+class Bench:
+    """A service, and the time it believes in."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def submit(self, *jobs: JobSpec, caller: Caller = ALICE, request: str = "") -> list[int]:
+        ask = m.Submit(request_id=request or new_id(), jobs=jobs or (job(),))
+        return list((await self.service.submit(ask, caller)).job_ids)
+
+    async def worker(self, queue: str = "q", total: Room = BIG) -> Worker:
+        ask = m.Register(instance=new_id(), queue=queue, total=total)
+        caller = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
+        return Worker(self.service, await self.service.register(ask, caller), queue)
+
+    async def state(self, job_id: int) -> JobState:
+        return (await self.service.show(None, ALICE, job_id=job_id)).row.state
+
+    async def forward(self, seconds: float) -> None:
+        """Let awake time pass, as the service's own clock would."""
+        self.service.awake.now += seconds
+        await self.service._expire(self.service.awake.now)
+
+
+@asynccontextmanager
+async def bench(path, **settings: object):
+    """A service on the store in `path`, closed at the end."""
+    service = await Service.open(
+        open_store(f"sqlite:///{path / 'queue.db'}"),
+        secret=b"s" * 32,
+        mint=lambda subject, scopes, lifetime_s, **claims: f"token-of-{subject}",
+        settings=Settings(**settings),
+    )
+    try:
+        yield Bench(service)
+    finally:
+        await service.close()
+
+
+def run(test, path, **settings: object) -> None:
+    """Run a coroutine function with a bench."""
+
+    async def main() -> None:
+        async with bench(path, **settings) as one:
+            await asyncio.wait_for(test(one), 30)
+
+    asyncio.run(main())

@@ -1,0 +1,450 @@
+"""The rules of the queue, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile, OutputFile, Room
+from ailurus.protocol.states import JobState
+from dispatcher.caller import Rejected
+from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
+
+S = JobState
+
+
+def test_a_job_goes_from_submission_to_its_end(tmp_path):
+    async def test(b):
+        (one,) = await b.submit()
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        assert (got.job_id, got.attempt_nr, await b.state(one)) == (one, 1, S.SENT)
+        await worker.beat(got, state=S.STARTING)
+        await worker.beat(got)
+        assert await b.state(one) is S.RUNNING
+        assert await worker.report(got, exit_code=0) == "accepted"
+        assert await b.state(one) is S.FINISHED
+        overview = await b.service.overview(None, ALICE)
+        assert {s: n for s, n in overview.states.items() if n} == {S.FINISHED: 1}
+
+    run(test, tmp_path)
+
+
+def test_a_submission_repeated_is_the_first_one(tmp_path):
+    async def test(b):
+        first = await b.submit(job("a"), job("b"), request="once")
+        assert await b.submit(job("a"), job("b"), request="once") == first
+        assert await b.submit(request="once", caller=BOB) != first  # another user's own id
+
+    run(test, tmp_path)
+
+
+def test_ten_thousand_jobs_arrive_all_or_none_and_once(tmp_path):
+    many = tuple(job(f"j{i}") for i in range(10_000))
+
+    async def test(b):
+        both = await asyncio.gather(
+            b.submit(*many, request="bulk"), b.submit(*many, request="bulk")
+        )
+        assert both[0] == both[1]
+        assert len(set(both[0])) == 10_000
+        overview = await b.service.overview(None, ALICE)
+        assert overview.states[S.ACTIVATED] == 10_000
+
+    run(test, tmp_path)
+
+
+def test_a_submission_cut_short_by_a_crash_leaves_nothing(tmp_path):
+    from dispatcher import submission
+
+    async def crash():
+        async with bench(tmp_path) as b:
+            jobs = submission.prepare([job(f"j{i}") for i in range(5)])
+
+            def half(tx):
+                first = submission.begin(tx, "alice", "half", 5, now=1.0)
+                submission.add(
+                    tx,
+                    jobs[:3],
+                    at=0,
+                    first=first,
+                    ids={},
+                    owner="alice",
+                    sees="",
+                    shapes={},
+                    now=1.0,
+                )
+
+            await b.service.store.write(half)
+
+    async def again(b):
+        assert (await b.service.overview(None, ALICE)).states.get(S.DEFINED, 0) == 0
+        ids = await b.submit(*(job(f"j{i}") for i in range(5)), request="half")
+        assert [await b.state(one) for one in ids] == [S.ACTIVATED] * 5
+
+    asyncio.run(crash())
+    run(again, tmp_path)
+
+
+def test_an_acquire_repeated_gets_the_same_jobs(tmp_path):
+    async def test(b):
+        await b.submit(job("a"), job("b"))
+        worker = await b.worker()
+        first = await worker.acquire(request="r")
+        again = await worker.acquire(request="r")
+        assert [(j.job_id, j.attempt_nr, j.report_key) for j in again] == [
+            (j.job_id, j.attempt_nr, j.report_key) for j in first
+        ]
+
+    run(test, tmp_path)
+
+
+def test_jobs_that_do_not_fit_never_stand_in_front(tmp_path):
+    async def test(b):
+        await b.submit(job("wide", cores=8, priority=10))
+        (small,) = await b.submit(job("small", cores=1))
+        worker = await b.worker()
+        got = await worker.acquire(count=5, room=Room(cores=2, memory_mb=4000, disk_mb=4000))
+        assert [j.job_id for j in got] == [small]
+
+    run(test, tmp_path)
+
+
+def test_jobs_handed_out_together_fit_together_best_priority_first(tmp_path):
+    async def test(b):
+        low, high = await b.submit(job("low", cores=2), job("high", cores=2, priority=5))
+        worker = await b.worker()
+        got = await worker.acquire(count=5, room=Room(cores=3, memory_mb=9000, disk_mb=9000))
+        assert [j.job_id for j in got] == [high]
+        assert await b.state(low) is S.ACTIVATED
+
+    run(test, tmp_path)
+
+
+def test_a_waiting_worker_is_woken_by_a_submission(tmp_path):
+    async def test(b):
+        worker = await b.worker()
+        waiting = asyncio.create_task(worker.acquire(wait_s=20))
+        await asyncio.sleep(0.05)
+        ids = await b.submit()
+        assert [j.job_id for j in await asyncio.wait_for(waiting, 2)] == ids
+
+    run(test, tmp_path)
+
+
+def test_a_job_without_a_queue_goes_to_any(tmp_path):
+    async def test(b):
+        ids = await b.submit(job(queue=""))
+        worker = await b.worker(queue="anything")
+        assert [j.job_id for j in await worker.acquire()] == ids
+
+    run(test, tmp_path)
+
+
+def test_a_lost_lease_makes_a_new_attempt(tmp_path):
+    async def test(b):
+        await b.submit()
+        first = await (await b.worker()).acquire()
+        await b.forward(31)
+        second = await (await b.worker()).acquire()
+        assert (second[0].job_id, second[0].attempt_nr) == (first[0].job_id, 2)
+
+    run(test, tmp_path)
+
+
+def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(tmp_path):
+    async def test(b):
+        kept, lost = await b.submit(job("a"), job("b"))
+        worker = await b.worker()
+        got = await worker.acquire(count=2)
+        for _ in range(4):
+            await b.forward(20)
+            await worker.beat(*(j for j in got if j.job_id == kept))
+        assert (await b.state(kept), await b.state(lost)) == (S.RUNNING, S.ACTIVATED)
+
+    run(test, tmp_path)
+
+
+def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(tmp_path):
+    async def test(b):
+        (one,) = await b.submit()
+        slow, quick = await b.worker(), await b.worker()
+        (first,) = await slow.acquire()
+        await b.forward(31)
+        (second,) = await quick.acquire()
+        assert (await slow.beat(first)).commands == ()  # lost, yet its report may still win
+        assert await slow.report(first) == "accepted"
+        assert [c.action for c in (await quick.beat(second)).commands] == [m.Action.KILL]
+        assert await quick.report(second) == "alreadydone"
+        detail = await b.service.show(None, ALICE, job_id=one)
+        assert [a.state for a in detail.attempts] == ["finished", "overtaken"]
+        assert detail.row.attempt_nr == 1
+
+    run(test, tmp_path)
+
+
+def test_a_report_whose_answer_was_lost_is_accepted_again(tmp_path):
+    async def test(b):
+        await b.submit(job(outputs=(OutputFile(name="o"),)))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        file = m.DoneFile(name="o", url="file:///s/1.1.o", size=3, adler32="00000001")
+        verdicts = [await worker.report(got, files=(file,)) for _ in range(3)]
+        assert verdicts == ["accepted"] * 3
+
+    run(test, tmp_path)
+
+
+def test_a_report_needs_the_key_of_its_attempt(tmp_path):
+    async def test(b):
+        (one,) = await b.submit()
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        assert await worker.report(got, key="forged") == "badkey"
+        assert await b.state(one) is S.SENT
+
+    run(test, tmp_path)
+
+
+def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(tmp_path):
+    async def test(b):
+        unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
+        worker = await b.worker()
+        first, second = await worker.acquire(count=2)
+        await worker.report(first, finished=False, transient=True, code=Code.STAGE_IN_FAILED)
+        await worker.report(second, finished=False, code=Code.PAYLOAD_FAILED, exit_code=3)
+        assert (await b.state(unlucky), await b.state(wrong)) == (S.ACTIVATED, S.FAILED)
+
+    run(test, tmp_path)
+
+
+def test_max_attempts_asked_for_counts_every_failure(tmp_path):
+    async def test(b):
+        (one,) = await b.submit(job(max_attempts=2))
+        worker = await b.worker()
+        for attempt_nr, state in ((1, S.ACTIVATED), (2, S.FAILED)):
+            (got,) = await worker.acquire()
+            assert got.attempt_nr == attempt_nr
+            await worker.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
+            assert await b.state(one) is state
+
+    run(test, tmp_path)
+
+
+def test_a_job_given_back_is_not_counted_as_an_attempt(tmp_path):
+    async def test(b):
+        (one,) = await b.submit(job(max_attempts=1))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        ask = m.Release(jobs=(m.HeldJob(job_id=one, attempt_nr=got.attempt_nr),))
+        await b.service.release(ask, worker.caller)
+        assert [j.job_id for j in await worker.acquire()] == [one]
+
+    run(test, tmp_path)
+
+
+def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(tmp_path):
+    async def test(b):
+        out = (OutputFile(name="o.root"),)
+        ids = await b.submit(
+            job("a", outputs=out),
+            job("b"),
+            job("c", depends_on=("a", "b"), inputs=(InputFile(name="o.root"),)),
+        )
+        worker = await b.worker()
+        first, second = await worker.acquire(count=3)
+        file = m.DoneFile(name="o.root", url="file:///s/1.1.o.root", size=3, adler32="0000000a")
+        await worker.report(first, files=(file,))
+        assert await b.state(ids[2]) is S.PENDING
+        await worker.report(second)
+        (child,) = await worker.acquire()
+        assert child.job_id == ids[2]
+        assert b'"url":"file:///s/1.1.o.root"' in bytes(child.spec)
+        assert b'"adler32":"0000000a"' in bytes(child.spec)
+
+    run(test, tmp_path)
+
+
+def test_a_failed_parent_ends_its_descendants_with_that_reason(tmp_path):
+    async def test(b):
+        ids = await b.submit(
+            job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",)), job("d")
+        )
+        worker = await b.worker()
+        got = await worker.acquire(count=2)
+        await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
+        await b.service.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
+        rows = (await b.service.jobs(_query(), ALICE)).jobs
+        said = {row.name: (row.state, row.diagnosis) for row in rows}
+        assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
+        assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
+        assert said["d"][0] is S.SENT
+
+    run(test, tmp_path)
+
+
+def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(tmp_path):
+    async def test(b):
+        ids = await b.submit(job("a"), *(job(f"c{i}", depends_on=("a",)) for i in range(1800)))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        await worker.report(got)
+        for _ in range(100):
+            states = (await b.service.overview(None, ALICE)).states
+            if states.get(S.ACTIVATED) == len(ids) - 1:
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail(f"not all released: {states}")
+
+    run(test, tmp_path)
+
+
+def test_a_cancelled_job_stops_its_pilot_and_its_children(tmp_path):
+    async def test(b):
+        ids = await b.submit(job("a"), job("b", depends_on=("a",)))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        answer = await b.service.cancel(m.Cancel(job_ids=(ids[0],)), ALICE)
+        assert answer.cancelled == (ids[0],)
+        assert [c.action for c in (await worker.beat(got)).commands] == [m.Action.KILL]
+        assert await worker.report(got) == "alreadydone"
+        assert [await b.state(one) for one in ids] == [S.CANCELLED, S.FAILED]
+
+    run(test, tmp_path)
+
+
+def test_a_job_of_another_user_does_not_exist(tmp_path):
+    async def test(b):
+        (one,) = await b.submit()
+        for ask in (
+            b.service.show(None, BOB, job_id=one),
+            b.service.cancel(m.Cancel(job_ids=(one,)), BOB),
+            b.service.submit(m.Submit(request_id="x", jobs=(job(depends_on=(one,)),)), BOB),
+        ):
+            with pytest.raises(Rejected, match=f"there is no job {one}"):
+                await ask
+
+    run(test, tmp_path)
+
+
+def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(tmp_path):
+    async def before():
+        async with bench(tmp_path) as b:
+            await b.submit(job("a"), job("b"))
+            worker = await b.worker()
+            (got,) = await worker.acquire()
+            await b.forward(29)
+            return worker, got
+
+    worker, got = asyncio.run(before())
+
+    async def after(b):
+        worker.service = b.service
+        await b.forward(29)
+        assert await b.state(got.job_id) is S.SENT
+        await worker.beat(got)
+        assert await worker.report(got) == "accepted"
+        assert [j.job_id for j in await worker.acquire()] == [got.job_id + 1]
+
+    run(after, tmp_path)
+
+
+def test_a_job_that_no_queue_can_run_is_refused_with_the_field(tmp_path):
+    async def test(b):
+        slot = m.SlotShape(name="std", queue="q", room=Room(cores=4, memory_mb=9000, disk_mb=9000))
+        await b.service.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
+        with pytest.raises(Rejected) as refused:
+            await b.submit(job(cores=64))
+        assert refused.value.field == "jobs[0].cores"
+        assert "64 cores are asked for, the largest slot of its queues has 4" in refused.value.title
+
+    run(test, tmp_path)
+
+
+def test_why_tells_never_from_not_now(tmp_path):
+    async def test(b):
+        one, two = await b.submit(job("a", cores=12), job("b", cores=12))
+        why = await b.service.why(None, ALICE, job_id=one)
+        assert (why.verdict, "No pilot serves queue q" in why.sentence) == ("later", True)
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        await b.service.beat(
+            m.Beat(room=Room(cores=4, memory_mb=9000, disk_mb=9000)), worker.caller
+        )
+        why = await b.service.why(None, ALICE, job_id=two)
+        assert why.blockers == ("1 pilots: it needs 12 cores, has 4",)
+        assert (await b.service.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
+
+    run(test, tmp_path)
+
+
+def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(tmp_path):
+    async def test(b):
+        first = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        with pytest.raises(Rejected, match="another edge"):
+            await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        b.service.awake.now += 121
+        second = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        assert second.epoch == first.epoch + 1
+        with pytest.raises(Rejected, match="is over"):
+            await b.service.demand(m.AskDemand(site="here", epoch=first.epoch), EDGE)
+
+    run(test, tmp_path)
+
+
+def test_a_worker_registers_once_with_its_bootstrap_token(tmp_path):
+    from ailurus.protocol.api import Scope
+    from dispatcher.caller import Caller
+
+    async def test(b):
+        welcome = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        ask = m.NewIntent(
+            site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
+        )
+        assert len((await b.service.intent(ask, EDGE)).tokens) == 1
+        boot = Caller(
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here"
+        )
+        me = m.Register(instance="me", queue="q", total=BIG)
+        first = await b.service.register(me, boot)
+        assert (await b.service.register(me, boot)).worker_id == first.worker_id
+        with pytest.raises(Rejected, match="another pilot"):
+            await b.service.register(m.Register(instance="other", queue="q", total=BIG), boot)
+
+    run(test, tmp_path)
+
+
+def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(tmp_path):
+    from ailurus.protocol.api import Scope
+    from ailurus.protocol.worker import Ending, Phase
+    from dispatcher.caller import Caller
+    from tests.dispatcher.helpers import Worker
+
+    async def test(b):
+        (one,) = await b.submit()
+        welcome = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        ask = m.NewIntent(
+            site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
+        )
+        await b.service.intent(ask, EDGE)
+        boot = Caller(
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here"
+        )
+        me = m.Register(instance="me", queue="q", total=BIG)
+        worker = Worker(b.service, await b.service.register(me, boot), "q")
+        await worker.acquire()
+        news = m.WorkerNews(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
+        told = m.WorkersNews(site="here", epoch=welcome.epoch, workers=(news,))
+        await b.service.workers_news(told, EDGE)
+        assert await b.state(one) is S.ACTIVATED
+
+    run(test, tmp_path)
+
+
+def _query():
+    from ailurus.protocol.api import JobsQuery
+
+    return JobsQuery()
