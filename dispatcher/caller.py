@@ -35,7 +35,9 @@ NOBODY = Caller(subject="")
 class Rejected(Exception):
     """A request that is refused: becomes an RFC 9457 problem with this status."""
 
-    def __init__(self, status: int, title: str, *, field: str = "", remedy: str = "", detail: str = "") -> None:
+    def __init__(
+        self, status: int, title: str, *, field: str = "", remedy: str = "", detail: str = ""
+    ) -> None:
         super().__init__(title)
         self.status = status
         self.title = title
