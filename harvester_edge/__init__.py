@@ -1,0 +1,1 @@
+"""The edge: provisions workers at a site. Each cycle observes, decides, acts."""

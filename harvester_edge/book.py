@@ -1,0 +1,219 @@
+"""The edge's memory: one SQLite file. What it says was done is on disk before it is done.
+
+A row of `worker` is an intent before anything else: it is committed as `planned`, committed as
+`submitting` before the submit command runs, and gets its outcome after. `why`, `status`, `workers` and
+`trace` read this file and nothing else, so they work while the edge or the dispatcher is down.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.errors import AilurusError
+from harvester_edge.decide import Decision, Health
+from harvester_edge.evidence import Worker
+
+MIGRATIONS = (
+    """
+    create table meta (name text primary key, value text not null) without rowid;
+    create table worker (
+        intent text not null, "index" integer not null, slot text not null, queue text not null,
+        planned real not null, deadline real not null, phase text not null, outcome text, ending text,
+        batch_id text not null, worker_id integer not null, started real, registered real, ended real,
+        absent real, diagnosis text not null,
+        news integer not null default 1,  -- changed since the dispatcher was last told
+        primary key (intent, "index")
+    ) without rowid;
+    create index worker_live on worker (intent) where phase != 'ended';
+    create index worker_news on worker (intent) where news = 1;
+    create index worker_batch_id on worker (batch_id);
+    create index worker_id on worker (worker_id);
+    create table decision (
+        id integer primary key, at real not null, site_file text not null, decision text not null
+    );
+    create table health (
+        slot text primary key, failures integer not null, since real not null, reason text not null
+    ) without rowid;
+    """,
+)
+_FIELDS = Worker.__struct_fields__
+_COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
+_UPSERT = (
+    f"insert into worker ({_COLUMNS}, news) values ({', '.join('?' * len(_FIELDS))}, 1) "  # noqa: S608
+    f'on conflict (intent, "index") do update set news = 1, '
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in _FIELDS[2:])
+)
+DECISIONS_KEPT = 2000
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """A decision, and since when it holds."""
+
+    at: float
+    site_file: str
+    decision: Decision
+
+
+class Book:
+    """The book of one site's edge, in its state directory."""
+
+    def __init__(self, path: Path, *, site: str = "", read_only: bool = False) -> None:
+        self.path = path
+        if read_only and not path.exists():
+            raise AilurusError(
+                f"no edge has run here yet: {path} does not exist",
+                remedy="start one with `harvester-edge run`, or is paths.state another directory?",
+            )
+        try:
+            uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+            if not read_only:
+                self._db.execute("pragma journal_mode = wal")
+                self._db.execute("pragma synchronous = full")
+                self._migrate()
+        except sqlite3.Error as error:
+            raise AilurusError(
+                f"cannot use {path}: {error}", remedy="is it a local, writable disk?"
+            ) from None
+        if site:
+            self._belongs_to(site)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """What is done inside is on disk together, or not at all."""
+        self._db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+        self._db.execute("commit")
+
+    def _migrate(self) -> None:
+        (done,) = self._db.execute("pragma user_version").fetchone()
+        if done > len(MIGRATIONS):
+            raise AilurusError(
+                f"{self.path} was written by a newer edge (version {done})",
+                remedy="install that version again, or move the state directory away",
+            )
+        for number, script in enumerate(MIGRATIONS[done:], start=done + 1):
+            self._db.executescript(
+                f"begin immediate; {script}; pragma user_version = {number}; commit;"
+            )
+
+    def _belongs_to(self, site: str) -> None:
+        owner = self.meta("site", site)
+        if owner != site:
+            raise AilurusError(
+                f"{self.path} is the book of site {owner}",
+                field="paths.state",
+                remedy=f"give {site} a state directory of its own",
+            )
+
+    def meta(self, name: str, default: str = "") -> str:
+        """A word kept for good; `default` is written if there is none yet."""
+        row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
+        if row is None and default:
+            self._db.execute("insert into meta values (?, ?)", (name, default))
+        return str(row[0]) if row else default
+
+    def instance(self) -> str:
+        """This edge's name at the dispatcher: a restarted edge gets its site back at once."""
+        return self.meta("instance", uuid.uuid4().hex)
+
+    # workers -------------------------------------------------------------------------------------
+
+    def keep(self, workers: Iterable[Worker]) -> None:
+        """Write workers; the dispatcher is to be told."""
+        self._db.executemany(_UPSERT, (_row(worker) for worker in workers))
+
+    def live(self) -> list[Worker]:
+        """Workers that have not ended."""
+        return self._workers("where phase != 'ended'")
+
+    def get(self, intent: str, index: int) -> Worker | None:
+        found = self._workers('where intent = ? and "index" = ?', intent, index)
+        return found[0] if found else None
+
+    def recent(self, limit: int = 100) -> list[Worker]:
+        """Workers that live, then the ones that ended last."""
+        return self._workers("order by phase = 'ended', ended desc, planned desc limit ?", limit)
+
+    def search(self, name: str) -> list[Worker]:
+        """Workers by intent, intent.index, batch id or the dispatcher's worker id."""
+        number = int(name) if name.isdecimal() else -1
+        return self._workers(
+            "where intent = ?1 or batch_id = ?1 or worker_id = ?2 "
+            "or intent || '.' || \"index\" = ?1 order by intent, \"index\"",
+            name, number,
+        )  # fmt: skip
+
+    def untold(self, limit: int = 5000) -> list[Worker]:
+        """Workers of which the dispatcher does not know the latest."""
+        return self._workers("where news = 1 and phase != 'planned' limit ?", limit)
+
+    def told(self, workers: Sequence[Worker]) -> None:
+        self._db.executemany(
+            'update worker set news = 0 where intent = ? and "index" = ?',
+            [worker.key for worker in workers],
+        )
+
+    def forget(self, before: float) -> list[str]:
+        """Drop intents all of whose workers ended before that time; returns their names."""
+        rows = self._db.execute(
+            "select intent from worker group by intent having max(coalesce(ended, 1e18)) < ? limit 500",
+            (before,),
+        ).fetchall()
+        self._db.executemany("delete from worker where intent = ?", rows)
+        return [str(row[0]) for row in rows]
+
+    def _workers(self, rest: str, *values: object) -> list[Worker]:
+        rows = self._db.execute(f"select {_COLUMNS} from worker {rest}", values)  # noqa: S608
+        return [msgspec.convert(dict(zip(_FIELDS, row, strict=True)), Worker) for row in rows]
+
+    # decisions -----------------------------------------------------------------------------------
+
+    def decided(self, at: float, site_file: str, decision: Decision) -> None:
+        """Keep a decision; the caller says it only when it differs from the last."""
+        text = msgspec.json.encode(decision).decode()
+        self._db.execute(
+            "insert into decision (at, site_file, decision) values (?, ?, ?)", (at, site_file, text)
+        )
+        self._db.execute(
+            "delete from decision where id <= (select max(id) from decision) - ?", (DECISIONS_KEPT,)
+        )
+
+    def decisions(self, limit: int = 1) -> list[Decided]:
+        """The latest decisions, newest first."""
+        rows = self._db.execute(
+            "select at, site_file, decision from decision order by id desc limit ?", (limit,)
+        )
+        return [
+            Decided(at, name, msgspec.json.decode(text, type=Decision)) for at, name, text in rows
+        ]
+
+    def health(self, slot: str) -> Health:
+        row = self._db.execute(
+            "select failures, since, reason from health where slot = ?", (slot,)
+        ).fetchone()
+        return Health(failures=row[0], since=row[1], reason=row[2]) if row else Health()
+
+    def set_health(self, slot: str, health: Health) -> None:
+        self._db.execute(
+            "insert or replace into health values (?, ?, ?, ?)",
+            (slot, health.failures, health.since, health.reason),
+        )
+
+
+def _row(worker: Worker) -> tuple[Any, ...]:
+    return msgspec.structs.astuple(worker)

@@ -1,0 +1,91 @@
+"""The command `harvester-edge`: one file a verb. The verbs that look read the edge's book only."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ailurus import __version__
+from ailurus.output import Output, clean
+from ailurus.protocol.errors import AilurusError
+from harvester_edge.cli.exits import SOFTWARE, USAGE, code_of
+
+VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
+    "run": "provision the site until told to stop",
+    "tick": "one cycle, for cron",
+    "status": "the site's workers in numbers, and whether its edge runs",
+    "why": "why the site has the pilots it has: every limit, and the one that binds",
+    "workers": "list workers, living ones first",
+    "trace": "everything known about an intent, a batch job, a worker or a job",
+    "lint": "all that is wrong with site files",
+    "render": "the batch script that a worker of a slot would get",
+}
+CODES = """exit codes: 0 good · 64 usage · 65 no such thing · 69 the dispatcher does not answer ·
+70 a bug · 75 another edge has the site: try again later · 77 token refused · 78 site file or state
+directory wrong · 130 Ctrl-C"""
+
+
+class Parser(ArgumentParser):
+    """argparse with sysexits' code for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def parser_for(verb: str | None) -> ArgumentParser:
+    """The parser; only the arguments of `verb` are filled in, so that a start imports one verb."""
+    parser = Parser(
+        prog="harvester-edge",
+        description="Provisions workers at a site: observes, decides, acts.",
+        epilog=CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ailurus {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for name, text in VERBS.items():
+        one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
+        if name == verb:
+            one.add_argument(
+                "--config", type=Path, required=name != "lint", metavar="FILE", help="the site file"
+            )
+            one.add_argument("--json", action="store_true", help="one JSON document on stdout")
+            importlib.import_module(f"harvester_edge.cli.{name}").arguments(one)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"verbs: {', '.join(VERBS)}"
+        sys.stderr.write(f"harvester-edge: no verb `{clean(verb)}` ({hint})\n")
+        return USAGE
+    args: Namespace = parser_for(verb).parse_args(argv)
+    try:
+        module = importlib.import_module(f"harvester_edge.cli.{args.verb}")
+        code: int = module.main(args, Output(as_json=args.json))
+        return code
+    except AilurusError as error:
+        sys.stderr.write(f"harvester-edge: {clean(str(error))}\n")
+        return code_of(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has enough; nothing is left to flush into
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - the last line: a bug of ours is said, with its place
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write(f"harvester-edge: a bug: {type(error).__name__}: {clean(str(error))}\n")
+        return SOFTWARE

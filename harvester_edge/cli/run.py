@@ -1,0 +1,48 @@
+"""`harvester-edge run`: provision the site until SIGTERM or Ctrl-C.
+
+Workers outlive the edge: they go on, and the next edge of the site adopts them. `--drain-at-exit` waits
+instead until each has finished what it has; a second SIGTERM leaves at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ailurus.output import Output
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--drain-at-exit", action="store_true", help="on SIGTERM let all workers finish, then exit"
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Run in the foreground."""
+    from ailurus import logs
+    from harvester_edge import daemon, lint
+    from harvester_edge.edge import open_edge
+
+    logs.to(args.log, level=args.log_level)
+    site = lint.load(args.config)
+    stop, leave = threading.Event(), threading.Event()
+
+    def on_signal(signum: int, frame: object) -> None:
+        (leave if stop.is_set() else stop).set()
+
+    with daemon.sole(site.state, site.site):
+        edge = open_edge(site, logs.Log("edge", site=site.site))
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+        daemon.run(edge, stop)
+        if args.drain_at_exit:
+            daemon.drain_all(edge, leave)
+        edge.book.close()
+    return 0

@@ -1,0 +1,32 @@
+"""`harvester-edge tick`: one cycle, then exit: what `run` does, from cron or a systemd timer."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from ailurus.output import Output
+from harvester_edge.cli.exits import UNAVAILABLE
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level", default="warning", choices=["debug", "info", "warning", "error"]
+    )
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Do it, and show the decision."""
+    from ailurus import logs
+    from harvester_edge import daemon, lint
+    from harvester_edge.cli.why import show
+    from harvester_edge.edge import open_edge
+
+    logs.to(None, level=args.log_level)
+    site = lint.load(args.config)
+    with daemon.sole(site.state, site.site):
+        edge = open_edge(site, logs.Log("edge", site=site.site))
+        decision = daemon.cycle(edge)
+        at = edge.clock()
+        edge.book.close()
+    show(out, site.site, at, decision)
+    return UNAVAILABLE if decision.binding.name in ("dispatcher", "listing") else 0

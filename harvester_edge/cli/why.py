@@ -1,0 +1,97 @@
+"""`harvester-edge why`: the last decision, each limit of it, and the one that binds.
+
+It reads the edge's book and nothing else: it answers while the edge and the dispatcher are down.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+import msgspec
+
+from ailurus.output import Output, ago
+from harvester_edge.decide import Decision
+
+
+class WhyAnswer(msgspec.Struct, kw_only=True):
+    """What `why --json` prints."""
+
+    site: str
+    since: float
+    decision: Decision
+    running: int | None = None  # the edge's process id
+    looked: float | None = None  # when it last looked
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--history", type=int, default=1, metavar="N", help="the last N decisions")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Read and show."""
+    from harvester_edge import lint
+    from harvester_edge.book import Book
+    from harvester_edge.cli.exits import NotFound
+    from harvester_edge.daemon import holder, last_look
+
+    site = lint.load(args.config)
+    book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
+    decided = book.decisions(max(1, args.history))
+    if not decided:
+        raise NotFound("no decision has been made yet", remedy="`harvester-edge run` or `tick`")
+    for one in reversed(decided):
+        show(out, site.site, one.at, one.decision, holder(site.state), last_look(site.state))
+    return 0
+
+
+def show(
+    out: Output,
+    site: str,
+    since: float,
+    decision: Decision,
+    running: int | None = None,
+    looked: float | None = None,
+) -> None:
+    """A decision, for people or as JSON."""
+    if out.as_json:
+        out.document(
+            WhyAnswer(site=site, since=since, decision=decision, running=running, looked=looked)
+        )
+        return
+    out.line(f"{site}: {sentence(decision)}")
+    out.line(f"decided {ago(since)} ago" + _edge(running, looked))
+    out.line()
+    out.table(
+        ["limit", "leaves room for", "because"],
+        (
+            (
+                "→ " + bound.name if bound is _binding(decision) else bound.name,
+                max(0, bound.room),
+                bound.why,
+            )
+            for bound in decision.bounds
+        ),
+    )
+    for note in decision.notes:
+        out.line(f"note: {note}")
+
+
+def sentence(decision: Decision) -> str:
+    """The decision in one sentence."""
+    parts = []
+    if decision.submit:
+        slots = ", ".join(f"{count} of slot {slot}" for slot, count in decision.submit.items())
+        parts.append(f"submit {slots}")
+    if decision.drain:
+        parts.append(f"drain {decision.drain}")
+    verb = " and ".join(parts) or "submit nothing"
+    return f"{verb}: {decision.binding.why} ({decision.binding.name})"
+
+
+def _binding(decision: Decision) -> object:
+    return next(one for one in decision.bounds if one == decision.binding)
+
+
+def _edge(running: int | None, looked: float | None) -> str:
+    seen = f", last looked {ago(looked)} ago" if looked else ""
+    return f"; the edge runs (process {running}){seen}" if running else f"; no edge runs now{seen}"

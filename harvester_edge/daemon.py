@@ -1,0 +1,161 @@
+"""The edge at work: `cycle` is observe, decide, act; the rest is when, and who may."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Refused, WireError
+from harvester_edge.act import act, tell, tidy
+from harvester_edge.decide import Bound, Decision, Limits, decide
+from harvester_edge.edge import Edge
+from harvester_edge.observe import observe
+
+TIDY_S = 600.0
+_LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
+
+
+class SiteTaken(AilurusError):
+    """Another edge provisions this site."""
+
+
+def cycle(edge: Edge) -> Decision:
+    """One round: observe → decide → act."""
+    unheard = say_hello(edge)
+    seen = observe(edge, unheard)
+    decision = decide(seen.snapshot, limits(edge))
+    if decision != edge.decision:
+        edge.book.decided(edge.clock(), edge.site.site, decision)
+        _log(edge, decision)
+        edge.decision = decision
+    act(edge, decision, seen)
+    (edge.state / "alive").touch()
+    if edge.clock() - edge.tidied > TIDY_S:
+        edge.tidied = edge.clock()
+        tidy(edge)
+    return decision
+
+
+def run(edge: Edge, stop: threading.Event) -> None:
+    """Cycle until told to stop. Workers stay: the next edge adopts them."""
+    edge.log.info(
+        "edge_started", site=edge.site.site, poll_s=edge.poll_s, workers=len(edge.workers)
+    )
+    while not stop.is_set():
+        cycle(edge)
+        stop.wait(edge.poll_s)
+    edge.log.info("edge_stopped", workers=len(edge.workers))
+
+
+def drain_all(edge: Edge, stop: threading.Event) -> None:
+    """Submit nothing more, let every worker finish what it has, and return when all have ended."""
+    while edge.workers and not stop.is_set():
+        unheard = say_hello(edge)
+        seen = observe(edge, unheard)
+        decision = Decision(
+            submit={}, drain=len(seen.idle_first), binding=_LEAVING, bounds=(_LEAVING,)
+        )
+        act(edge, decision, seen)
+        stop.wait(edge.poll_s)
+    tell(edge)
+
+
+def say_hello(edge: Edge) -> str:
+    """Take or renew the site's lease in time; why not, if there is no word from the dispatcher."""
+    if edge.clock() < edge.lease_until:
+        return ""
+    ask = m.Hello(
+        site=edge.site.site,
+        instance=edge.book.instance(),
+        slots=edge.slots(),
+        online=edge.site.policy.status == "online",
+    )
+    try:
+        welcome = edge.client.call("hello", ask, answer=m.Welcome)
+    except Refused as error:
+        if error.status == 409:
+            raise SiteTaken(
+                error.message,
+                remedy=f"{error.remedy}; if that was this edge, its {edge.book.path} is not the one it had",
+            ) from None
+        return str(error)
+    except WireError as error:
+        return str(error)
+    edge.epoch = welcome.epoch
+    edge.lease_until = edge.clock() + welcome.lease_s / 3
+    return ""
+
+
+def limits(edge: Edge) -> Limits:
+    """What the site allows, as the decision takes it."""
+    scaling = edge.site.scaling
+    return Limits(
+        total=scaling.max_total,
+        queued=scaling.max_queued,
+        per_cycle=scaling.per_cycle,
+        floor=scaling.floor,
+        max_shrink=int(edge.site.policy.max_shrink.rstrip("%")) / 100,
+    )
+
+
+@contextmanager
+def sole(state: Path, site: str) -> Iterator[None]:
+    """Be the only edge with this state directory, on this machine."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / "lock").open("a+") as file:
+        if not _locked(file):
+            raise SiteTaken(
+                f"an edge of site {site} already runs here: process {holder(state)}",
+                remedy="stop that one first; `harvester-edge status` works beside it",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    for _ in range(5):  # `status` may hold it for a moment, only to see whether it is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def holder(state: Path) -> int | None:
+    """The process id of the edge that runs with this state directory."""
+    try:
+        with (state / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read().strip() or 0)
+    except (FileNotFoundError, ValueError):
+        pass
+    return None
+
+
+def last_look(state: Path) -> float | None:
+    """When the edge of this state directory finished its last cycle."""
+    try:
+        return (state / "alive").stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _log(edge: Edge, decision: Decision) -> None:
+    edge.log.info(
+        "decided", submit=decision.submit, drain=decision.drain,
+        binding=decision.binding.name, why=decision.binding.why,
+    )  # fmt: skip

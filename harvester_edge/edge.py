@@ -1,0 +1,187 @@
+"""What an edge holds in its hands: its site, batch system, book, dispatcher, clock."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s
+from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.retry import Patience
+from harvester_edge.book import Book
+from harvester_edge.decide import Decision
+from harvester_edge.evidence import Times, Worker
+from harvester_edge.lint import batch_class
+from harvester_edge.ports import Batch, Tag
+from harvester_edge.site import Site, expanded
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+PATIENCE = Patience(
+    total_s=3.0, first_s=0.2, longest_s=1.0
+)  # a cycle does not wait for a dispatcher
+
+
+@dataclass
+class Edge:
+    """One site's edge. What is on disk is the truth; the rest is its cache."""
+
+    site: Site
+    batch: Batch
+    book: Book
+    client: Client
+    clock: Callable[[], float]
+    log: Log
+    workers: dict[tuple[str, int], Worker] = field(default_factory=dict)  # that have not ended
+    epoch: int = 0
+    lease_until: float = 0.0
+    listed: float = 0.0  # when the batch system last answered
+    decision: Decision | None = None
+    tidied: float = 0.0
+
+    @property
+    def state(self) -> Path:
+        return self.site.state
+
+    @property
+    def places(self) -> Path:
+        """Workers' directories: logs, and what a batch system of this machine keeps of them."""
+        return self.state / "workers"
+
+    @property
+    def poll_s(self) -> float:
+        return self._seconds(self.site.backend.limits.poll, self.batch.poll_s)
+
+    @property
+    def settle_s(self) -> float:
+        return self._seconds(self.site.backend.limits.settle, self.batch.settle_s)
+
+    @property
+    def times(self) -> Times:
+        grace = self._seconds(self.site.backend.limits.grace, self.batch.grace_s)
+        return Times(grace_s=grace, start_grace_s=duration_s(self.site.policy.start_grace))
+
+    def _seconds(self, wish: str | int | None, usual: float) -> float:
+        return usual if wish is None else duration_s(wish)
+
+    def new_tag(self) -> Tag:
+        """A name that no other intent has, and that shows whose it is. 15 characters: old PBS allows
+        no more."""
+        return Tag(prefix(self.site.site) + "".join(secrets.choice(_LETTERS) for _ in range(10)))
+
+    def keep(self, *workers: Worker) -> None:
+        """Write workers to the book, then to memory."""
+        with self.book.change():
+            self.book.keep(workers)
+        for worker in workers:
+            self.remember(worker)
+
+    def remember(self, worker: Worker) -> None:
+        if worker.ended is None:
+            self.workers[worker.key] = worker
+        else:
+            self.workers.pop(worker.key, None)
+
+    def slots(self) -> tuple[m.SlotShape, ...]:
+        """The site's slots as the dispatcher is told them."""
+        return tuple(
+            m.SlotShape(name=name, queue=slot.queue, room=slot.room())
+            for name, slot in self.site.slots.items()
+        )
+
+
+def prefix(site: str) -> str:
+    """What the tags of a site begin with."""
+    return "a" + hashlib.sha256(site.encode()).hexdigest()[:4]
+
+
+def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> Edge:
+    """The edge of a site, with its book and what its plugin is."""
+    places = site.state / "workers"
+    try:
+        places.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise AilurusError(
+            f"cannot make {places}: {error.strerror}",
+            field="paths.state",
+            remedy="a directory of yours",
+        ) from None
+    plugin = batch_class(site.backend.kind)
+    options = msgspec.convert(site.backend.options, plugin.Options)
+    book = Book(site.state / "book.sqlite", site=site.site)
+    token = TokenFile(Path(expanded(site.dispatcher.token_file)))
+    edge = Edge(
+        site=site,
+        batch=plugin(options, places, prefix(site.site)),
+        book=book,
+        client=Client(site.dispatcher.url, token, patience=PATIENCE),
+        clock=clock,
+        log=log,
+    )
+    edge.workers = {worker.key: worker for worker in book.live()}
+    last = book.decisions(1)
+    edge.decision = last[0].decision if last else None
+    return edge
+
+
+def pilot_program() -> str:
+    """The pilot that is installed beside this edge."""
+    beside = Path(sys.executable).with_name("pilot")
+    found = str(beside) if beside.exists() else shutil.which("pilot")
+    if found is None:
+        raise AilurusError(
+            "no `pilot` is installed beside this edge", remedy="install ailurus[pilot]"
+        )
+    return found
+
+
+def site_file(site: Site) -> Path:
+    """Where pilots find the site as they are told it. Its content decides the name: a worker keeps the
+    configuration that it was submitted with."""
+    return site.state / "sites" / f"{hashlib.sha256(_told(site)).hexdigest()[:12]}.json"
+
+
+def write_site_file(site: Site) -> None:
+    path = site_file(site)
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, _told(site))
+
+
+def _told(site: Site) -> bytes:
+    """What pilots need of a site: JSON, which costs them no YAML library."""
+    told = {
+        "schema": site.schema,
+        "site": site.site,
+        "slots": site.slots,
+        "storage": {
+            "roots": [expanded(root) for root in site.storage.roots],
+            "http_allow": site.storage.http_allow,
+            "default_output": site.storage.default_output,
+        },
+        "software": [expanded(path) for path in site.software],
+        "container": site.container,
+        "limits": site.limits,
+        "pilot": site.pilot,
+    }
+    return msgspec.json.format(msgspec.json.encode(told))
+
+
+def write_whole(path: Path, text: bytes, mode: int = 0o644) -> None:
+    """Write a file so that nobody ever sees a part of it."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+        file.write(text)
+    new.replace(path)

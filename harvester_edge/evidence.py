@@ -1,0 +1,168 @@
+"""What a worker's two channels say about it: the batch system's listing and the pilot's own voice. Pure.
+
+- A pilot that is heard lives, whatever a listing says.
+- A worker ends by positive evidence: the batch system or the pilot says so. Absence is evidence, not a
+  verdict: only after two successful listings without it, `grace_s` apart and unheard, it is lost; and if
+  it shows up again, it is back.
+- A failed listing says nothing. A state we do not know changes nothing.
+- A worker that the batch system runs and that does not register in time has never registered.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol.messages import WorkerRow
+from ailurus.protocol.worker import Ending, Outcome, Phase
+from harvester_edge.ports import Sighting
+
+TOLD = frozenset(
+    {Ending.WALLTIME, Ending.PREEMPTED, Ending.NODE_FAIL, Ending.OOM, Ending.CANCELLED}
+)
+"""Endings of which the batch system knows more than the pilot."""
+
+
+class Worker(Struct, frozen=True, kw_only=True):
+    """A worker as the edge's book has it. (intent, index) is its name everywhere."""
+
+    intent: str
+    index: int
+    slot: str
+    queue: str
+    planned: float
+    deadline: float = 0.0  # after this it cannot register any more
+    phase: Phase = Phase.PLANNED
+    outcome: Outcome | None = None
+    ending: Ending | None = None
+    batch_id: str = ""
+    worker_id: int = 0  # the dispatcher's name for it, once registered
+    started: float | None = None  # first seen running
+    registered: float | None = None
+    ended: float | None = None
+    absent: float | None = None  # since when successful searches have not found it
+    diagnosis: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.intent, self.index)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is asked for and has not registered: it counts as queued."""
+        return self.phase is not Phase.ENDED and self.registered is None
+
+
+class Evidence(Struct, frozen=True, kw_only=True):
+    """All that one cycle knows about a worker. `listed` False: the listing failed."""
+
+    now: float
+    listed: bool
+    sighting: Sighting | None = None
+    asked: bool = True  # whether the dispatcher answered
+    row: WorkerRow | None = None
+
+
+class Times(Struct, frozen=True, kw_only=True):
+    """How long a site lets its workers be silent."""
+
+    grace_s: float
+    start_grace_s: float
+
+
+def judge(worker: Worker, seen: Evidence, times: Times) -> Worker:
+    """The worker after this evidence; the same object if nothing changed."""
+    after = _batch(_pilot(worker, seen), seen, times)
+    return worker if after == worker else after
+
+
+def heard(row: WorkerRow | None) -> bool:
+    """Whether the dispatcher counts the pilot among the living."""
+    return row is not None and row.phase is not Phase.ENDED
+
+
+def _pilot(worker: Worker, seen: Evidence) -> Worker:
+    """What the pilot's registration and heartbeats add."""
+    row = seen.row
+    if row is None:
+        return worker
+    if worker.registered is None or not worker.worker_id:
+        worker = replace(worker, registered=row.registered, worker_id=row.worker_id)
+        worker = replace(worker, outcome=Outcome.ACCEPTED)  # who registers was submitted
+    if not heard(row):
+        return worker
+    phase = Phase.DRAINING if row.phase is Phase.DRAINING else Phase.ACTIVE
+    return replace(worker, phase=phase, ending=None, ended=None, absent=None)
+
+
+def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
+    sighting = seen.sighting
+    if sighting is None:
+        return _absent(worker, seen, times) if seen.listed and not heard(seen.row) else worker
+    worker = replace(worker, absent=None, outcome=Outcome.ACCEPTED, batch_id=str(sighting.batch_id))
+    if sighting.phase is Phase.ENDED:
+        # A pilot may be heard of after its batch job ended, until the dispatcher notices.
+        return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
+    if heard(seen.row) or sighting.phase is None:
+        return worker
+    if sighting.phase in (Phase.QUEUED, Phase.HELD):
+        return replace(
+            worker, phase=sighting.phase, ending=None, ended=None, diagnosis=sighting.detail
+        )
+    return _runs_unheard(worker, seen, times)
+
+
+def _runs_unheard(worker: Worker, seen: Evidence, times: Times) -> Worker:
+    """The batch system runs it and no living pilot is known."""
+    started = worker.started or seen.now
+    if worker.registered is not None:
+        # Its pilot said goodbye and is on its way out, or is silent: nothing says that it is gone.
+        gone = seen.row is not None and seen.row.ending not in (None, Ending.LOST)
+        phase = Phase.DRAINING if gone else Phase.ACTIVE
+        return replace(worker, phase=phase, started=started, ending=None, ended=None)
+    if worker.ending is Ending.NEVER_REGISTERED:
+        return worker  # judged before; it is being cancelled
+    worker = replace(worker, phase=Phase.STARTING, started=started, ending=None, ended=None)
+    if seen.asked and seen.now - started >= times.start_grace_s:
+        return _ended(
+            worker, seen, Ending.NEVER_REGISTERED, "runs, but its pilot has not registered"
+        )
+    return worker
+
+
+def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
+    row = seen.row
+    if worker.phase is Phase.ENDED:
+        return worker
+    if row is not None and row.ending not in (None, Ending.LOST):
+        return _ended(worker, seen, row.ending or Ending.DONE, row.diagnosis)
+    if worker.absent is None:
+        return replace(worker, absent=seen.now)
+    if seen.now - worker.absent < times.grace_s or not seen.asked:
+        return worker
+    if worker.registered is None and worker.outcome is not Outcome.ACCEPTED:
+        what = "the batch system never had it"
+        worker = replace(worker, outcome=Outcome.REJECTED)
+        return _ended(worker, seen, Ending.CANCELLED, what)
+    return _ended(worker, seen, Ending.LOST, "neither listed nor heard of")
+
+
+def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worker:
+    """The best word for the end: the batch system's where it knows more, else the pilot's own."""
+    row = seen.row
+    if row is not None and row.ending not in (None, Ending.LOST) and ending not in TOLD:
+        ending, detail = row.ending or ending, row.diagnosis or detail
+    elif ending is Ending.FAILED and worker.registered is None:
+        if not seen.asked:
+            # Whether it had registered is not known: say so once the dispatcher answers.
+            return replace(worker, started=worker.started or seen.now)
+        ending = Ending.NEVER_REGISTERED
+    return replace(
+        worker,
+        phase=Phase.ENDED,
+        ending=ending,
+        ended=worker.ended or seen.now,
+        started=worker.started or seen.now,
+        absent=None,
+        diagnosis=detail or worker.diagnosis,
+    )

@@ -1,0 +1,164 @@
+"""How many more workers the waiting jobs could use. Pure.
+
+Jobs are taken shape by shape, big ones first, and put into the free room of registered workers, into
+workers that are already asked for, and only then into new ones. Equal rooms are counted, not listed:
+the cost does not grow with the number of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.messages import ShapeDemand
+
+_COARSE_S = 300.0  # times left are rounded down to this, so that equal rooms stay equal
+
+
+class Bin(NamedTuple):
+    """The free room of a worker of `queue`."""
+
+    queue: str
+    room: Room
+
+
+class Fit(NamedTuple):
+    """New workers by slot, and demand that no slot can serve."""
+
+    wanted: dict[str, int]
+    never: tuple[str, ...]
+
+
+def fit(
+    demand: Iterable[ShapeDemand], slots: dict[str, Bin], free: Iterable[Bin], sharing: int = 1
+) -> Fit:
+    """What `demand` asks of a site with these `slots`, net of the room that is `free` already."""
+    bins: dict[Bin, int] = {}
+    for one in free:
+        key = _coarse(one)
+        bins[key] = bins.get(key, 0) + 1
+    wanted = dict.fromkeys(slots, 0)
+    never = []
+    for ask in sorted(demand, key=lambda ask: ask.shape, reverse=True):
+        fitting = [name for name, slot in slots.items() if capacity(slot, ask)]
+        if not fitting:
+            never.append(f"{ask.jobs} jobs of {describe(ask.shape)}{_nearest(ask, slots)}")
+            continue
+        left = _fill(bins, ask, -(-ask.jobs // max(1, sharing)))
+        name = min(fitting, key=lambda name: _size(slots[name].room))
+        each = capacity(slots[name], ask)
+        new, rest = divmod(left, each)
+        wanted[name] += new + bool(rest)
+        for count, jobs in ((new, each), (bool(rest), rest)):
+            if count:
+                _add(bins, _less(slots[name], ask.shape, jobs), count)
+    return Fit(wanted, tuple(never))
+
+
+def capacity(place: Bin, ask: ShapeDemand) -> int:
+    """How many jobs of `ask` the place can hold at once."""
+    shape, room = ask.shape, place.room
+    if (ask.queue and ask.queue != place.queue) or not shape.fits(room):
+        return 0
+    if shape.nodes > 1:
+        return 1
+    counts = [room.cores // shape.cores]
+    if shape.memory_mb:
+        counts.append(room.memory_mb // shape.memory_mb)
+    if shape.disk_mb:
+        counts.append(room.disk_mb // shape.disk_mb)
+    if shape.gpus:
+        counts.append(room.gpus // shape.gpus)
+    return min(counts)
+
+
+def describe(shape: Shape) -> str:
+    """A shape in words."""
+    parts = [f"{shape.cores} cores", f"{shape.memory_mb} MB", f"{shape.disk_mb} MB disk"]
+    parts += [f"{shape.gpus} GPUs"] * bool(shape.gpus) + [f"{shape.nodes} nodes"] * (
+        shape.nodes > 1
+    )
+    parts += [f"{shape.walltime_s} s"] * bool(shape.walltime_s)
+    return ", ".join(parts)
+
+
+def _fill(bins: dict[Bin, int], ask: ShapeDemand, jobs: int) -> int:
+    """Put `jobs` into `bins`; returns how many found no room."""
+    for place, count in list(bins.items()):
+        each = capacity(place, ask)
+        if not each or not jobs:
+            continue
+        full = min(count, jobs // each)
+        rest = jobs - full * each if full < count else 0
+        jobs -= full * each + rest
+        bins[place] -= full + bool(rest)
+        if not bins[place]:
+            del bins[place]
+        if full:
+            _add(bins, _less(place, ask.shape, each), full)
+        if rest:
+            _add(bins, _less(place, ask.shape, rest), 1)
+    return jobs
+
+
+def _add(bins: dict[Bin, int], place: Bin, count: int) -> None:
+    if place.room.cores:
+        bins[place] = bins.get(place, 0) + count
+
+
+def _less(place: Bin, shape: Shape, jobs: int) -> Bin:
+    room = place.room
+    if shape.nodes > 1:
+        return Bin(place.queue, Room(cores=0))
+    return Bin(
+        place.queue,
+        Room(
+            cores=room.cores - jobs * shape.cores,
+            memory_mb=room.memory_mb - jobs * shape.memory_mb,
+            disk_mb=room.disk_mb - jobs * shape.disk_mb,
+            gpus=room.gpus - jobs * shape.gpus,
+            nodes=room.nodes,
+            seconds_left=room.seconds_left,
+        ),
+    )
+
+
+def _coarse(place: Bin) -> Bin:
+    left = place.room.seconds_left
+    if left is None:
+        return place
+    room = place.room
+    return Bin(
+        place.queue,
+        Room(
+            cores=room.cores,
+            memory_mb=room.memory_mb,
+            disk_mb=room.disk_mb,
+            gpus=room.gpus,
+            nodes=room.nodes,
+            seconds_left=left // _COARSE_S * _COARSE_S,
+        ),
+    )
+
+
+def _size(room: Room) -> tuple[int, int, int, int]:
+    return (room.gpus, room.cores, room.memory_mb, room.disk_mb)
+
+
+def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
+    """What keeps the jobs out of the slots of their queue."""
+    same = [place.room for place in slots.values() if ask.queue in ("", place.queue)]
+    if not same:
+        return f": no slot serves queue {ask.queue}"
+    shape = ask.shape
+    offers = (
+        ("cores", shape.cores, max(room.cores for room in same)),
+        ("MB of memory", shape.memory_mb, max(room.memory_mb for room in same)),
+        ("MB of disk", shape.disk_mb, max(room.disk_mb for room in same)),
+        ("GPUs", shape.gpus, max(room.gpus for room in same)),
+        ("nodes", shape.nodes, max(room.nodes for room in same)),
+        ("s of walltime", shape.walltime_s, max(room.seconds_left or 0 for room in same)),
+    )
+    short = [f"{most:.0f} {what} at most" for what, asked, most in offers if asked > most]
+    return ": the slots offer " + (", ".join(short) or "no such combination")

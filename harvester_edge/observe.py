@@ -1,0 +1,285 @@
+"""One look at the world: a listing of the batch system, the dispatcher's demand and heartbeats.
+
+The listing comes first: a pilot that had ended by then has registered before, so the dispatcher's answer
+knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import Room
+from ailurus.protocol.worker import Ending, Outcome, Phase
+from ailurus.wire.client import WireError
+from harvester_edge.decide import Health, SlotSeen, Snapshot, breaker
+from harvester_edge.edge import Edge, prefix
+from harvester_edge.evidence import Evidence, Worker, heard, judge
+from harvester_edge.fit import Bin, fit
+from harvester_edge.ports import BatchError, BatchId, Sighting
+
+Key = tuple[str, int]
+BLIND_AFTER = 3  # polls without a listing before submissions stop
+
+
+class Seen(NamedTuple):
+    """What one look found: what decides, and what must be ended or told."""
+
+    snapshot: Snapshot
+    cancel: tuple[BatchId, ...]  # overdue in the queue, or running without a pilot
+    idle_first: tuple[int, ...]  # worker ids that may be drained
+    ended: tuple[Worker, ...]
+
+
+def observe(edge: Edge, unheard: str = "") -> Seen:
+    """Look once, write what changed to the book, count."""
+    now = edge.clock()
+    sightings, unseen = _listing(edge, now)
+    demand, unheard = _demand(edge, unheard)
+    rows = {(row.intent, row.index): row for row in demand.workers if row.intent and row.registered}
+    before = dict(edge.workers)
+    changed = list(_judged(edge, sightings, rows, now, asked=not unheard))
+    if changed:
+        with edge.book.change():
+            edge.book.keep(changed)
+            _count_starts(edge, before, changed)
+        for worker in changed:
+            edge.remember(worker)
+            _log(edge, worker, before.get(worker.key))
+    return Seen(
+        snapshot=_snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
+        cancel=tuple(_overdue(edge, sightings or {}, now)),
+        idle_first=_idle_first(edge, rows),
+        ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),
+    )
+
+
+def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
+    """The listing, or None; and why nothing may be submitted if it has been missing for long."""
+    try:
+        found = edge.batch.listing()
+    except BatchError as error:
+        edge.log.warning("listing_failed", reason=str(error))
+        old = now - edge.listed > BLIND_AFTER * edge.poll_s
+        return None, f"the batch system does not answer: {error}" if old else ""
+    edge.listed = now
+    return {(one.tag, one.index): one for one in found}, ""
+
+
+def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
+    nothing = m.Demand(shapes=(), workers=())
+    if unheard:
+        return nothing, unheard
+    ask = m.AskDemand(site=edge.site.site, epoch=edge.epoch)
+    try:
+        return edge.client.call("demand", ask, answer=m.Demand), ""
+    except WireError as error:
+        edge.lease_until = 0.0  # say hello again
+        return nothing, str(error)
+
+
+def _judged(
+    edge: Edge,
+    sightings: dict[Key, Sighting] | None,
+    rows: dict[Key, m.WorkerRow],
+    now: float,
+    *,
+    asked: bool,
+) -> Iterator[Worker]:
+    """The workers that this look has changed."""
+    listed = sightings is not None
+    sightings = sightings or {}
+    sought = _sought(edge, sightings, rows, now) if listed else {}
+    times = edge.times
+    for key, worker in list(edge.workers.items()):
+        if worker.phase is Phase.PLANNED:  # a crash: the batch system was not asked
+            yield _never_asked(worker, now)
+            continue
+        sighting, known = sightings.get(key), listed
+        if sighting is None and listed and (_in_doubt(worker) or worker.absent is not None):
+            known, sighting = worker.intent in sought, sought.get(worker.intent, {}).get(key)
+        evidence = Evidence(
+            now=now, listed=known, sighting=sighting, asked=asked, row=rows.get(key)
+        )
+        after = judge(worker, evidence, times)
+        if after is not worker:
+            yield after
+    for key, worker in _returned(edge, sightings, rows):
+        evidence = Evidence(
+            now=now, listed=listed, sighting=sightings.get(key), asked=asked, row=rows.get(key)
+        )
+        after = judge(worker, evidence, times)
+        if after is not worker:
+            yield after
+
+
+def _in_doubt(worker: Worker) -> bool:
+    return worker.phase is Phase.SUBMITTING
+
+
+def _never_asked(worker: Worker, now: float) -> Worker:
+    return replace(
+        worker,
+        phase=Phase.ENDED,
+        outcome=Outcome.REJECTED,
+        ending=Ending.CANCELLED,
+        ended=now,
+        diagnosis="the edge stopped before it asked the batch system",
+    )
+
+
+def _sought(
+    edge: Edge, sightings: dict[Key, Sighting], rows: dict[Key, m.WorkerRow], now: float
+) -> dict[str, dict[Key, Sighting]]:
+    """A search by tag for each order in doubt, and for each with a worker that is gone."""
+    found: dict[str, dict[Key, Sighting]] = {}
+    for key, worker in edge.workers.items():
+        if key in sightings or heard(rows.get(key)) or worker.intent in found:
+            continue
+        if worker.absent is None and not (
+            _in_doubt(worker) and now - worker.planned >= edge.settle_s
+        ):
+            continue
+        try:
+            answer = edge.batch.find(worker.intent)  # type: ignore[arg-type]
+        except BatchError as error:
+            edge.log.warning("search_failed", intent=worker.intent, reason=str(error))
+            continue
+        found[worker.intent] = {(one.tag, one.index): one for one in answer}
+    return found
+
+
+def _returned(
+    edge: Edge, sightings: dict[Key, Sighting], rows: dict[Key, m.WorkerRow]
+) -> Iterator[tuple[Key, Worker]]:
+    """Workers that had been given up and show a sign of life, and ours that the book does not know."""
+    signs = {key for key, one in sightings.items() if one.phase not in (Phase.ENDED, None)}
+    signs |= {
+        key
+        for key, row in rows.items()
+        if heard(row)
+        and key[0].startswith(prefix(edge.site.site))
+        and (key not in sightings or sightings[key].phase is not Phase.ENDED)
+    }
+    for key in signs - edge.workers.keys():
+        worker = edge.book.get(*key)
+        if worker is None:
+            row = rows.get(key)
+            edge.log.warning("worker_adopted", intent=key[0], index=key[1])
+            yield key, Worker(
+                intent=key[0], index=key[1], slot="", queue=row.queue if row else "",
+                planned=edge.clock(), phase=Phase.QUEUED,
+            )  # fmt: skip
+        elif worker.ending in (Ending.LOST, Ending.CANCELLED) or (
+            worker.ending is Ending.NEVER_REGISTERED and key in rows and key in sightings
+        ):
+            yield key, worker
+
+
+def _count_starts(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> None:
+    """Failed starts in a row, by slot. One that registers closes the breaker."""
+    for worker in changed:
+        old = before.get(worker.key)
+        if worker.ending is Ending.NEVER_REGISTERED and (old is None or old.ending is None):
+            health = edge.book.health(worker.slot)
+            reason = worker.diagnosis[-500:]
+            edge.book.set_health(
+                worker.slot, Health(failures=health.failures + 1, since=edge.clock(), reason=reason)
+            )
+        elif worker.registered is not None and (old is None or old.registered is None):
+            edge.book.set_health(worker.slot, Health())
+
+
+def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: float) -> Snapshot:
+    workers = edge.workers.values()
+    slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
+    slots = {name: _as_found(edge, name, place, demand) for name, place in slots.items()}
+    free = [Bin(row.queue, row.room) for row in demand.workers if row.phase is Phase.ACTIVE]
+    free += [slots[worker.slot] for worker in workers if worker.waits and worker.slot in slots]
+    wants = fit(demand.shapes, slots, free, demand.sharing)
+    starting = dict.fromkeys(slots, 0)
+    for worker in workers:
+        if worker.waits and worker.slot in starting:
+            starting[worker.slot] += 1
+    return Snapshot(
+        slots=tuple(
+            SlotSeen(
+                name=name,
+                wanted=wants.wanted[name],
+                breaker=breaker(edge.book.health(name), now=now, starting=starting[name]),
+            )
+            for name in slots
+        ),
+        total=len(edge.workers),
+        queued=sum(worker.waits for worker in workers),
+        active=sum(worker.phase is Phase.ACTIVE and not worker.waits for worker in workers),
+        paused=_paused(edge),
+        unheard=unheard,
+        unseen=unseen,
+        drain=edge.site.policy.status == "drain",
+        never=wants.never,
+    )
+
+
+def _as_found(edge: Edge, name: str, place: Bin, demand: m.Demand) -> Bin:
+    """What a slot really offers: a worker of it that runs may have found less than the file says."""
+    of_slot = {worker.worker_id for worker in edge.workers.values() if worker.slot == name}
+    totals = [row.total for row in demand.workers if row.worker_id in of_slot and row.total.cores]
+    if not totals:
+        return place
+    room, found = place.room, totals[-1]
+    return Bin(
+        place.queue,
+        Room(
+            cores=min(room.cores, found.cores),
+            memory_mb=min(room.memory_mb, found.memory_mb),
+            disk_mb=min(room.disk_mb, found.disk_mb),
+            gpus=min(room.gpus, found.gpus),
+            seconds_left=room.seconds_left,
+        ),
+    )
+
+
+def _paused(edge: Edge) -> str:
+    if edge.site.policy.status != "online":
+        return f"policy.status is {edge.site.policy.status}"
+    file = edge.state / "pause"
+    try:
+        reason = file.read_text(errors="replace")[:200].strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        reason = str(error)
+    return f"{file} exists" + (f": {reason}" if reason else "")
+
+
+def _overdue(edge: Edge, sightings: dict[Key, Sighting], now: float) -> Iterator[BatchId]:
+    """Queued for too long, or running without a pilot that ever registered."""
+    for key, sighting in sightings.items():
+        if sighting.phase in (Phase.ENDED, None):
+            continue
+        worker = edge.workers.get(key)
+        if worker is None:
+            ended = edge.book.get(*key)
+            if ended is not None and ended.ending is Ending.NEVER_REGISTERED:
+                yield sighting.batch_id
+        elif worker.waits and worker.deadline and now > worker.deadline:
+            yield sighting.batch_id
+
+
+def _idle_first(edge: Edge, rows: dict[Key, m.WorkerRow]) -> tuple[int, ...]:
+    ready = [row for key, row in rows.items() if row.phase is Phase.ACTIVE and key in edge.workers]
+    ready.sort(key=lambda row: (len(row.jobs), row.total.cores - row.room.cores, -row.registered))
+    return tuple(row.worker_id for row in ready)
+
+
+def _log(edge: Edge, worker: Worker, old: Worker | None) -> None:
+    if old is None or old.phase is not worker.phase:
+        facts = {"ending": str(worker.ending), "reason": worker.diagnosis} if worker.ending else {}
+        edge.log.info(
+            "worker_changed", phase=str(worker.phase), intent=worker.intent, index=worker.index,
+            batch_id=worker.batch_id, worker_id=worker.worker_id, **facts,
+        )  # fmt: skip

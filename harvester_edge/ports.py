@@ -1,0 +1,95 @@
+"""What the edge asks of a batch system. Every call ends within the site's command time-out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NewType, Protocol
+
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.worker import Ending, Phase
+
+BatchId = NewType("BatchId", str)
+Tag = NewType("Tag", str)
+"""The name of an intent in the batch system: unique, and starts with the site's own prefix."""
+
+
+class BatchError(AilurusError):
+    """The batch system did not answer, or not in a way we understand. Nothing is known from it."""
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """`count` equal workers. Worker `index` has the directory `place/index`, which exists: its
+    stdout and stderr go there, as files of those names."""
+
+    script: str
+    place: Path
+    count: int
+    cores: int
+    memory_mb: int
+    disk_mb: int
+    gpus: int
+    walltime_s: int
+
+
+class Accepted(Struct, frozen=True):
+    """The batch system has taken the order. An index without id is not known to be there."""
+
+    ids: dict[int, BatchId]
+
+
+class Rejected(Struct, frozen=True):
+    """The batch system said no: no worker of the order exists or ever will."""
+
+    reason: str
+
+
+class Unclear(Struct, frozen=True):
+    """Nobody knows. Only `find` decides, never a second submission."""
+
+    reason: str
+
+
+class Sighting(Struct, frozen=True, kw_only=True):
+    """A worker as the batch system shows it. `phase` None: in a state that we do not know."""
+
+    batch_id: BatchId
+    tag: Tag
+    index: int
+    phase: Phase | None
+    ending: Ending | None = None
+    detail: str = ""
+
+
+class Batch(Protocol):
+    """A batch system. The class is made with (options, workers' directory, tag prefix)."""
+
+    poll_s: float
+    """How often to look, unless the site says otherwise; so the next two."""
+    settle_s: float
+    """How long after a submission its absence begins to mean something."""
+    grace_s: float
+    """How long a worker must be absent from the listings to be lost."""
+    index: str
+    """The worker's index in its order, as a shell expression in the script."""
+
+    def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear: ...
+
+    def listing(self) -> tuple[Sighting, ...]:
+        """All of ours, by one command. Raises BatchError."""
+
+    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+        """The workers of an order, in the queue or in its history. Raises BatchError."""
+
+    def cancel(self, ids: Collection[BatchId]) -> None:
+        """End these; asked again while they last. Raises BatchError."""
+
+
+class BatchClass(Protocol):
+    """What a plugin names: `Options` is a Struct, so that a typo in a site file is found."""
+
+    Options: type[Struct]
+
+    def __call__(self, options: Any, root: Path, prefix: str) -> Batch: ...

@@ -1,0 +1,46 @@
+"""The batch script as text. Pure: values are quoted one by one, nothing is pasted into shell text.
+
+The script holds no secret: it names the file from which the pilot takes its bootstrap token.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """How a pilot is started."""
+
+    program: str
+    url: str
+    queue: str
+    slot: str
+    site_file: Path
+    work: str
+    place: Path  # of the order; worker `index` has the directory of that name in it
+    lifetime_s: int
+    idle_exit_s: int
+
+
+def script(launch: Launch, index: str) -> str:
+    """A script for any batch system. `index` is the shell expression of the worker's number."""
+    argv = [
+        launch.program,
+        "--url", launch.url,
+        "--queue", launch.queue,
+        "--site", str(launch.site_file),
+        "--slot", launch.slot,
+        "-a", launch.work,
+        "-l", str(launch.lifetime_s),
+        "--idle-exit", str(launch.idle_exit_s),
+    ]  # fmt: skip
+    return (
+        "#!/bin/sh\n"
+        # A batch system reads its directives up to the first command: a value cannot become one.
+        "set -u\n"
+        f"export AILURUS_BOOTSTRAP_FILE={shlex.quote(str(launch.place))}/{index}/bootstrap\n"
+        f"exec {shlex.join(argv)}\n"
+    )

@@ -1,0 +1,236 @@
+"""A site file as one type. From it come the reader, the JSON Schema and (in `lint`) all faults.
+
+The edge reads all of it; the pilot reads `storage`, `software`, `container`, `limits` and its slot.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from ailurus.protocol.job import Room
+from ailurus.protocol.units import duration_s, size_mb
+
+Slug = Annotated[
+    str,
+    Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+         description="a name of lower-case letters, digits and -"),
+]  # fmt: skip
+QueueName = Annotated[
+    str,
+    Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$",
+         description="a queue's name: letters, digits and _ . : + @ = -"),
+]  # fmt: skip
+Duration = (
+    Annotated[
+        str,
+        Meta(pattern=r"^\s*(\d+(\.\d+)?\s*[smhd]?|(\d+-)?\d+:\d\d:\d\d)\s*$",
+             description="a duration: 90s, 15m, 2h, 1d or 1-12:00:00"),
+    ]
+    | Annotated[int, Meta(ge=0, description="seconds")]
+)  # fmt: skip
+Size = (
+    Annotated[
+        str,
+        Meta(pattern=r"^\s*\d+(\.\d+)?\s*([KMGTkmgt]i?)?[Bb]?\s*$",
+             description="a size: 500M, 4GiB"),
+    ]
+    | Annotated[int, Meta(ge=1, description="MB")]
+)  # fmt: skip
+AbsolutePath = Annotated[
+    str,
+    Meta(pattern=r"^[/$~][^\x00-\x1f]*$", max_length=1000,
+         description="an absolute path; $VARIABLE and ~ are expanded"),
+]  # fmt: skip
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x20]+$",
+        description="a URL such as https://host:port",
+    ),
+]
+Percent = Annotated[str, Meta(pattern=r"^(100|\d{1,2})%$", description="a percentage: 50%")]
+Number = Annotated[int, Meta(ge=0, le=1_000_000)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
+Text = Annotated[str, Meta(max_length=2000)]
+
+
+class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a site file: a key that is not here is an error."""
+
+
+class Polling(_Part, frozen=True, kw_only=True):
+    """How often and how patiently the batch system is asked. Unset: what suits its kind."""
+
+    poll: Duration | None = None
+    settle: Duration | None = None
+    """How long after an unclear submission its absence begins to mean something."""
+    grace: Duration | None = None
+    """How long a worker is absent from successful listings before it is lost."""
+    command_timeout: Duration = "60s"
+
+
+class Backend(_Part, frozen=True, kw_only=True):
+    """The batch system."""
+
+    kind: Annotated[str, Meta(min_length=1, max_length=50)]
+    limits: Polling = Polling()
+    options: dict[str, str | int | float | bool | list[str]] = {}
+    """What only this kind knows; each key is checked."""
+
+
+class Dispatcher(_Part, frozen=True, kw_only=True):
+    """Where the queue is. The token has the scope `ailurus.edge:SITE`."""
+
+    url: Url
+    token_file: AbsolutePath
+    pilot_url: Url | None = None
+    """What pilots call it, where that differs."""
+
+
+class Paths(_Part, frozen=True, kw_only=True):
+    """`work`: pilots' work directories and their spool, as a node sees them. `state`: the edge's book
+    and its workers' logs, on a disk of the edge's machine."""
+
+    work: AbsolutePath
+    state: AbsolutePath
+
+
+class Slot(_Part, frozen=True, kw_only=True):
+    """A shape of worker that this site starts, and the queue that it serves."""
+
+    queue: QueueName
+    cores: Positive
+    memory: Size
+    disk: Size
+    walltime: Duration
+    gpus: Number = 0
+
+    @property
+    def walltime_s(self) -> int:
+        return int(duration_s(self.walltime))
+
+    def room(self) -> Room:
+        """What a new worker offers to jobs: it keeps some of its walltime to start and to end well."""
+        return Room(
+            cores=self.cores,
+            memory_mb=size_mb(self.memory),
+            disk_mb=size_mb(self.disk),
+            gpus=self.gpus,
+            seconds_left=self.walltime_s - min(60.0, self.walltime_s / 10),
+        )
+
+
+class Scaling(_Part, frozen=True, kw_only=True):
+    """How many workers."""
+
+    max_total: Number
+    max_queued: Number = 10
+    """Asked for and not yet registered."""
+    per_cycle: Number = 10
+    floor: Number = 0
+    """Workers kept whatever the demand."""
+    idle_exit: Duration = "5m"
+    """A pilot without work for so long ends by itself."""
+
+
+class Policy(_Part, frozen=True, kw_only=True):
+    """What the edge does on its own."""
+
+    status: Literal["online", "paused", "drain"] = "online"
+    start_grace: Duration = "5m"
+    """A worker that runs for so long without registering never will."""
+    max_queue_age: Duration = "2d"
+    """A worker that waits longer is cancelled, and could not register any more."""
+    max_shrink: Percent = "50%"
+    """The share of its workers that a lowered limit may drain without more ado."""
+    keep: Duration = "3d"
+    """How long logs and records of ended workers are kept."""
+
+
+class Storage(_Part, frozen=True, kw_only=True):
+    """What jobs may name. `file:` URLs resolve beneath `roots`."""
+
+    roots: tuple[AbsolutePath, ...] = ()
+    http_allow: tuple[Url, ...] = ()
+    default_output: Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")] = ""
+
+
+class Container(_Part, frozen=True, kw_only=True):
+    """How payloads are kept apart. `bare` allows jobs to run without."""
+
+    default: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$")] = "bubblewrap"
+    bare: bool = False
+
+
+class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What the pilot holds each job to, beside what the job asks for. Unset: the pilot's own."""
+
+    output: Size | None = None
+    """One output file."""
+    stdout: Size | None = None
+    """stdout and stderr of a payload together."""
+    inputs: Size | None = None
+    """All inputs of a job together."""
+    looping: Duration | None = None
+    """No file touched for so long: the payload loops."""
+    staging: Duration | None = None
+    """One file's transfer."""
+    grace: Duration | None = None
+    """Between TERM and KILL."""
+
+
+class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """How pilots behave here."""
+
+    pin: bool = False
+    """Bind payloads to CPUs: only where no other pilot shares the node."""
+
+
+class Site(_Part, frozen=True, kw_only=True):
+    """A site: one batch system, one edge, some slots."""
+
+    schema: Literal[1]
+    site: Slug
+    description: Text = ""
+    contacts: tuple[Text, ...] = ()
+    extends: Text = ""
+    """A profile beside this file, in site_configs/profiles/, or a path."""
+    confirm: tuple[Text, ...] = ()
+    """Keys whose values somebody at the site must confirm: `lint` lists them."""
+    backend: Backend
+    dispatcher: Dispatcher
+    paths: Paths
+    slots: Annotated[dict[Slug, Slot], Meta(min_length=1, max_length=100)]
+    scaling: Scaling
+    policy: Policy = Policy()
+    storage: Storage = Storage()
+    software: tuple[AbsolutePath, ...] = ()
+    """Shown to payloads, read-only."""
+    container: Container = Container()
+    limits: PayloadLimits = PayloadLimits()
+    pilot: PilotPart = PilotPart()
+
+    @property
+    def state(self) -> Path:
+        return Path(expanded(self.paths.state))
+
+
+def expanded(path: str) -> str:
+    """A path with `$VARIABLE` and `~` replaced."""
+    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  text in, text out
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema for editors: `site_configs/site.schema.json`."""
+    import msgspec
+
+    schema = msgspec.json.schema(Site)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A site of an Ailurus edge",
+        **schema,
+    }

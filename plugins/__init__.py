@@ -1,0 +1,43 @@
+"""Adapters, one file each, by kind. A name that is not in the table is looked up among the entry
+points `ailurus.KIND` of installed packages: the same form inside and out."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from ailurus.protocol.errors import AilurusError
+
+TABLE: dict[str, dict[str, str]] = {
+    "batch": {
+        "local": "plugins.batch.local:Local",
+    },
+    "container": {
+        "bare": "plugins.container.bare:Bare",
+        "bubblewrap": "plugins.container.bubblewrap:Bubblewrap",
+    },
+    "data": {  # by URL scheme
+        "file": "plugins.data.file:File",
+        "http": "plugins.data.http:Http",
+        "https": "plugins.data.http:Http",
+    },
+}
+
+
+def load(kind: str, name: str) -> Any:
+    """The class that a name stands for; imported only now."""
+    where = TABLE.get(kind, {}).get(name) or _installed(kind).get(name)
+    if where is None:
+        known = sorted({*TABLE.get(kind, {}), *_installed(kind)})
+        near = difflib.get_close_matches(name, known, 1)
+        remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+        raise AilurusError(f"no {kind} plugin is called {name!r}", remedy=remedy)
+    module, _, attribute = where.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _installed(kind: str) -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=f"ailurus.{kind}")}

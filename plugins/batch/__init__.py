@@ -1,0 +1,1 @@
+"""Batch systems, behind `harvester_edge.ports.Batch`."""
