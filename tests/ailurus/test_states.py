@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +12,7 @@ from ailurus.protocol import states
 from ailurus.protocol.states import FINAL, NEXT, WITH_WORKER, JobState, Refusal, Standing
 
 S = JobState
+DOCS = Path(__file__).parents[2] / "docs"
 WORKER_WORDS = sorted(WITH_WORKER)
 
 events = st.lists(
@@ -95,3 +99,10 @@ def test_words_that_overtook_each_other_undo_nothing():
     job = Standing(state=S.HOLDING, attempt_nr=1)
     for late in (S.STARTING, S.RUNNING, S.HOLDING):
         assert states.advance(job, late, 1) == job
+
+
+def test_the_page_of_states_is_drawn_from_the_table():
+    spec = importlib.util.spec_from_file_location("draw_states", DOCS / "draw_states.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (DOCS / "states.md").read_text() == module.page()
