@@ -16,10 +16,12 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import (
     EventsQuery,
+    JobsQuery,
     LogQuery,
     NoQuery,
     Samples,
     SamplesQuery,
+    Scope,
     WorkerRows,
     WorkersQuery,
 )
@@ -29,6 +31,8 @@ from dispatcher.caller import Caller, Rejected
 MOST_EVENTS = 500  # of one pass; more, and lists are told to load again
 QUIET_S = 2.0  # how often is asked what changes without an event: rates, resource use
 WORKERS_S = 1.0
+OWN_JOBS = 500  # the newest of a user: these move in a list
+OWN_S = 0.5
 BYTES_PER_S = 500_000  # of one topic to one page: big lists come less often
 KEPT_LOG = 64_000  # characters of a live log that a page gets when it joins
 LOG_WAIT_S = 20.0
@@ -37,9 +41,18 @@ LOG_AGAIN_S = 2.0
 _encode = msgspec.json.Encoder().encode
 
 
+class Heard(Protocol):
+    """Knows the number of the last committed event."""
+
+    seq: int
+
+
 class Watched(Protocol):
     """The part of the service that pages look at."""
 
+    @property
+    def hub(self) -> Heard: ...
+    async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...
     async def overview(self, ask: NoQuery, caller: Caller) -> m.Overview: ...
     async def events(self, ask: EventsQuery, caller: Caller) -> m.Events: ...
     async def workers(self, ask: WorkersQuery, caller: Caller) -> WorkerRows: ...
@@ -56,27 +69,30 @@ def encoded(kind: str, content: object, seq: int | None = None) -> bytes:
 
 
 class News:
-    """The events that callers of equal rights may see, asked for once a pass."""
+    """The events that were committed since the last look, for all topics together."""
 
-    def __init__(self, service: Watched, caller: Caller) -> None:
+    def __init__(self, service: Watched) -> None:
         self._service = service
-        self._caller = caller
-        self._last: int | None = None
+        self._last = service.hub.seq  # what was before is in the snapshots
 
     async def since(self) -> Sequence[m.Event]:
-        """What was committed since the last time."""
-        if self._last is None:  # begin at the end: what was before is in the snapshots
-            end = await self._service.events(EventsQuery(after=2**62, limit=1), self._caller)
-            self._last = end.last
+        """What was committed since the last time; costs nothing when nothing was."""
+        if self._service.hub.seq == self._last:
             return ()
         ask = EventsQuery(after=self._last, limit=MOST_EVENTS)
-        answer = await self._service.events(ask, self._caller)
+        answer = await self._service.events(ask, _OURSELVES)
         self._last = answer.last
         return answer.events
 
 
+# Reads all events, as only administrators may: a feed shows a caller no more of them than is theirs.
+_OURSELVES = Caller(subject="", scopes=frozenset({Scope.ADMIN}))
+
+
 class Feed:
     """A topic with the rights of one caller."""
+
+    same_for_all = False  # whether the answer does not depend on who asks
 
     def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
         self._service = service
@@ -115,6 +131,8 @@ class Feed:
 class OverviewFeed(Feed):
     """The system in numbers: at each change, and now and then for the rates."""
 
+    same_for_all = True
+
     async def look(self, events: Sequence[m.Event]) -> bytes:
         if not events and not self._due(QUIET_S):
             return b""
@@ -124,7 +142,15 @@ class OverviewFeed(Feed):
 class JobsFeed(Feed):
     """What a list needs to stay true: the changes of jobs, and that there are new ones."""
 
+    _rows: dict[int, m.JobRow] | None = None
+
+    async def begin(self) -> None:
+        if not self._caller.may(Scope.ADMIN):
+            self._rows = await self._own()
+
     async def look(self, events: Sequence[m.Event]) -> bytes:
+        if self._rows is not None:
+            return await self._compared(self._rows) if events or self._late else b""
         changes: dict[int, dict[str, Any]] = {}
         submitted = 0
         for event in events:
@@ -134,18 +160,33 @@ class JobsFeed(Feed):
                 told = {key: event.data[key] for key in _TOLD if key in event.data}
                 change = changes.setdefault(event.job_id, {"job_id": event.job_id})
                 change.update(told, changed=event.at)
-        if not changes and not submitted:
-            return b""
-        content = {
-            "changes": list(changes.values()),
-            "submitted": submitted,
-            "reload": len(events) >= MOST_EVENTS,
-        }
-        return encoded("jobs", content)
+        return self._said(list(changes.values()), submitted, reload=len(events) >= MOST_EVENTS)
 
     def snapshot(self) -> bytes:
         """A page that joins loads its list itself."""
         return encoded("jobs", {"changes": [], "submitted": 0, "reload": True})
+
+    _late = False
+
+    async def _compared(self, before: dict[int, m.JobRow]) -> bytes:
+        """Events do not say whose job it is: the caller's newest jobs are read and compared."""
+        self._late = not self._due(OWN_S)
+        if self._late:
+            return b""
+        self._asked = time.monotonic()
+        self._rows = now = await self._own()
+        changes = [row for job_id, row in now.items() if before.get(job_id, row) != row]
+        return self._said(changes, sum(job_id not in before for job_id in now))
+
+    async def _own(self) -> dict[int, m.JobRow]:
+        page = await self._service.jobs(JobsQuery(limit=OWN_JOBS), self._caller)
+        return {row.job_id: row for row in page.jobs}
+
+    def _said(self, changes: Sequence[object], submitted: int, *, reload: bool = False) -> bytes:
+        if not changes and not submitted:
+            return b""
+        content = {"changes": changes, "submitted": submitted, "reload": reload}
+        return encoded("jobs", content)
 
 
 _TOLD = ("state", "attempt_nr", "worker_id", "code")
@@ -153,6 +194,8 @@ _TOLD = ("state", "attempt_nr", "worker_id", "code")
 
 class WorkersFeed(Feed):
     """All workers alive, with their last heartbeat; large lists less often."""
+
+    same_for_all = True
 
     async def look(self, events: Sequence[m.Event]) -> bytes:
         if not self._due(max(WORKERS_S, len(self._last) / BYTES_PER_S)):

@@ -78,7 +78,7 @@ class Live:
         self._service = service
         self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
         self._feeds: dict[tuple[str, str], Feed] = {}
-        self._news: dict[str, News] = {}
+        self._news = News(service)
         self._task: asyncio.Task[None] | None = None
 
     async def stream(self, query: StreamQuery, caller: Caller) -> AsyncGenerator[bytes, None]:
@@ -95,6 +95,7 @@ class Live:
             channel = self._channels.setdefault((rights, topics), Channel(taken))
             channel.pages.add(page)  # before the snapshot is read: nothing falls between the two
             if self._task is None or self._task.done():
+                self._news = News(self._service)
                 self._task = asyncio.create_task(self._run())
             yield b"retry: %d\n\n" % RETRY_MS + b"".join(feed.snapshot() for feed in taken)
             while frame := await page.take():
@@ -112,12 +113,12 @@ class Live:
 
     def _take(self, rights: str, topic: str, caller: Caller) -> Feed:
         """The feed of a topic, one for all who have these rights; given back by `_leave`."""
-        feed = self._feeds.get((rights, topic))
+        kind, _, number = topic.partition(":")
+        key = ("" if KINDS[kind].same_for_all else rights, topic)
+        feed = self._feeds.get(key)
         if feed is None:
-            kind, _, number = topic.partition(":")
-            feed = self._feeds[rights, topic] = KINDS[kind](self._service, caller, int(number or 0))
+            feed = self._feeds[key] = KINDS[kind](self._service, caller, int(number or 0))
             feed.ready = asyncio.create_task(feed.begin())
-            self._news.setdefault(rights, News(self._service, caller))
         feed.users += 1
         return feed
 
@@ -132,8 +133,6 @@ class Live:
             if not feed.users:
                 feed.close()
         self._feeds = {key: feed for key, feed in self._feeds.items() if feed.users}
-        used = {rights for rights, _ in self._feeds}
-        self._news = {rights: news for rights, news in self._news.items() if rights in used}
 
     async def _run(self) -> None:
         while self._channels:
@@ -147,14 +146,13 @@ class Live:
             await asyncio.sleep(max(PERIOD_S - spent, spent / SHARE - spent))
 
     async def _look(self) -> None:
-        for rights, news in list(self._news.items()):
-            try:
-                events = await news.since()
-            except (Rejected, Unavailable):
-                continue  # the store cannot answer now: the next pass asks again
-            for (owner, topic), feed in list(self._feeds.items()):
-                if owner == rights and feed.ready.done():
-                    await self._ask(feed, topic, events)
+        try:
+            events = await self._news.since()
+        except (Rejected, Unavailable):
+            return  # the store cannot answer now: the next pass asks again
+        for (_, topic), feed in list(self._feeds.items()):
+            if feed.ready.done():
+                await self._ask(feed, topic, events)
 
     async def _ask(self, feed: Feed, topic: str, events: Sequence[Event]) -> None:
         try:

@@ -1,0 +1,147 @@
+// One job: the answer first (why it waits, or what failed), then where its time went, what it used,
+// what it says.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { get, post } from "./api.js";
+import { FINAL, bytes, duration, megabytes, moment } from "./format.js";
+import { listen, now } from "./live.js";
+import { html, Ago, Card, Command, JobLink, State, Trouble } from "./parts.js";
+import { link } from "./query.js";
+import { Timeline } from "./lanes.js";
+import { Curves } from "./curves.js";
+import { LogView } from "./logview.js";
+
+/** @param {{id: number, go: (to: any) => void}} props */
+export function Job({ id, go }) {
+  const [seen, setSeen] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  useEffect(() => {
+    let current = true;
+    // asked first: a job that is not there, or not ours, gets an answer in words and no stream
+    get(`jobs/${id}`).then((detail) => current && setSeen((/** @type {any} */ old) => old ?? { detail, why: null, samples: [] }), (problem) => current && setError(problem));
+    const stop = listen(`job:${id}`, (news) => setSeen((/** @type {any} */ old) => ({
+      detail: news.detail, why: news.why,
+      samples: news.after > 0 ? joined(old?.samples ?? [], news.samples) : news.samples,
+    })));
+    return () => { current = false; stop(); };
+  }, [id]);
+  if (error && !seen) return html`<div class="heading"><h1>Job ${id}</h1></div><${Trouble} error=${error} />`;
+  if (!seen) return html`<div class="heading"><h1>Job ${id}</h1></div><div class="loading">Loading…</div>`;
+  const { detail, why, samples } = seen;
+  const { row, spec, attempts } = detail;
+  return html`
+    <div class="heading job">
+      <p class="crumb"><a href="#/jobs">Jobs</a> / <span class="num">${id}</span></p>
+      <h1>${row.name}</h1><${State} state=${row.state} />
+      <${Actions} row=${row} go=${go} />
+    </div>
+    <p class="subject">
+      <span>queue <a href=${link({ page: "jobs", params: { queue: row.queue } })}>${row.queue || "any"}</a></span>
+      <span>user <a href=${link({ page: "jobs", params: { user: row.user } })}>${row.user}</a></span>
+      <span>attempt ${row.attempt_nr || "–"}${spec.max_attempts ? ` of ${spec.max_attempts}` : ""}</span>
+      <span>priority ${row.priority}</span>
+      <span>submitted <${Ago} at=${row.created} /> ago</span>
+    </p>
+    <${Answer} row=${row} why=${why} attempts=${attempts} />
+    <${Timeline} detail=${detail} />
+    <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} />
+    <${Curves} samples=${samples} spec=${spec} />
+    <div class="columns">
+      <${Asked} spec=${spec} />
+      <${Files} detail=${detail} />
+    </div>
+    <${Attempts} attempts=${attempts} />
+    <p class="aside"><${Command} text=${`dispatcher show ${id}`} /></p>`;
+}
+
+/** @param {any[]} old @param {any[]} fresh */
+const joined = (old, fresh) => {
+  const last = old.length ? old[old.length - 1].at : 0;
+  return [...old, ...fresh.filter((sample) => sample.at > last)];
+};
+
+/** Cancel and retry; both say what happened. @param {{row: any, go: (to: any) => void}} props */
+function Actions({ row, go }) {
+  const [said, setSaid] = useState("");
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const act = async (/** @type {() => Promise<string>} */ what) => {
+    setError(null);
+    try { setSaid(await what()); } catch (problem) { setError(problem); }
+  };
+  const cancel = () => act(async () => {
+    box.current?.close();
+    const answer = await post("jobs/cancel", { job_ids: [row.job_id] });
+    return answer.cancelled.length ? "Cancelled." : "It had already ended.";
+  });
+  const retry = () => act(async () => {
+    const answer = await post("jobs/retry", { job_ids: [row.job_id] });
+    go({ id: answer.job_ids[0] });
+    return "";
+  });
+  return html`<div class="actions">
+    <span class="dim" role="status">${said}</span>
+    ${FINAL.has(row.state)
+      ? html`<button type="button" onClick=${retry}>Retry as a new job</button>`
+      : html`<button type="button" class="danger" onClick=${() => box.current?.showModal()}>Cancel</button>`}
+    <dialog ref=${box} aria-label="Cancel this job?"><h2>Cancel job ${row.job_id}?</h2>
+      <p>It stops where it is; jobs that wait for it end too. This cannot be undone.</p>
+      <div class="actions"><button type="button" onClick=${() => box.current?.close()}>Keep it</button><button type="button" class="danger" onClick=${cancel}>Cancel the job</button></div></dialog>
+    <${Trouble} error=${error} /></div>`;
+}
+
+/** @param {{row: any, why: any, attempts: any[]}} props */
+function Answer({ row, why, attempts }) {
+  const last = attempts[attempts.length - 1];
+  if (row.state === "failed") {
+    return html`<section class="answer bad" aria-label="What failed">
+      <p class="lead"><b class="code">${row.code || "failed"}</b> ${row.diagnosis || last?.diagnosis || "The job failed and nobody said why."}</p>
+      ${last?.remedy && html`<p class="remedy"><b>What helps:</b> ${last.remedy}</p>`}
+      <p class="note">${[last?.host && `on ${last.host}`, last?.site && `at ${last.site}`, last?.runtime && `in ${last.runtime}`, last?.exit_code !== null && last?.exit_code !== undefined && `exit code ${last.exit_code}`, attempts.length > 1 && `after ${attempts.length} attempts`].filter(Boolean).join(", ")}</p>
+      ${last?.stderr_tail && html`<pre tabindex="0" aria-label="The end of stderr">${last.stderr_tail}</pre>`}
+    </section>`;
+  }
+  if (!why || why.verdict === "done") return null;
+  return html`<section class="answer" data-verdict=${why.verdict} aria-label="Why it is where it is">
+    <p class="lead">${why.sentence}</p>
+    ${why.blockers.length > 0 && html`<ul>${why.blockers.map((/** @type {string} */ text, /** @type {number} */ at) => html`<li key=${at}>${text}</li>`)}</ul>`}
+    ${why.remedy && html`<p class="remedy"><b>What helps:</b> ${why.remedy}</p>`}
+  </section>`;
+}
+
+/** @param {{spec: any}} props */
+const Asked = ({ spec }) => html`<${Card} title="What it asked for">
+  <dl class="facts">
+    <div><dt>cores</dt><dd>${spec.cores ?? 1}</dd></div>
+    <div><dt>memory</dt><dd>${megabytes(spec.memory_mb ?? 2000)}</dd></div>
+    <div><dt>disk</dt><dd>${megabytes(spec.disk_mb ?? 2000)}</dd></div>
+    ${spec.gpus > 0 && html`<div><dt>GPUs</dt><dd>${spec.gpus}</dd></div>`}
+    <div><dt>walltime</dt><dd>${spec.walltime_s ? duration(spec.walltime_s) : "no limit"}</dd></div>
+    ${spec.container && html`<div><dt>container</dt><dd>${spec.container}</dd></div>`}
+  </dl>
+  <pre class="script" tabindex="0" aria-label="Command">${spec.script || spec.command}</pre>
+</${Card}>`;
+
+/** @param {{detail: any}} props */
+function Files({ detail }) {
+  const { spec, files, parents, children } = detail;
+  const ids = (/** @type {number[]} */ all) => all.slice(0, 30).map((id) => html`<${JobLink} key=${id} id=${id} /> `);
+  return html`<${Card} title="Files and neighbours">
+    ${spec.inputs?.length > 0 && html`<h3>Inputs</h3><ul class="files">${spec.inputs.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b><span class="dim">${file.url}</span></li>`)}</ul>`}
+    ${files.length > 0 && html`<h3>Outputs</h3><ul class="files">${files.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b><span class="num">${bytes(file.size)}</span><span class="dim">${file.url}</span><code class="dim">adler32 ${file.adler32}</code></li>`)}</ul>`}
+    ${!files.length && spec.outputs?.length > 0 && html`<h3>Will leave</h3><ul class="files">${spec.outputs.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b></li>`)}</ul>`}
+    ${parents.length > 0 && html`<h3>Waits for</h3><p class="ids">${ids(parents)}${parents.length > 30 ? `and ${parents.length - 30} more` : ""}</p>`}
+    ${children.length > 0 && html`<h3>Feeds</h3><p class="ids">${ids(children)}${children.length > 30 ? `and ${children.length - 30} more` : ""}</p>`}
+    ${!files.length && !spec.inputs?.length && !spec.outputs?.length && !parents.length && !children.length && html`<p class="dim">It reads and leaves no files, and no job waits for it.</p>`}
+  </${Card}>`;
+}
+
+/** @param {{attempts: any[]}} props */
+const Attempts = ({ attempts }) => attempts.length > 0 && html`<${Card} title="Attempts">
+  <div class="scroll" tabindex="0" role="region" aria-label="Attempts"><table class="plain"><thead><tr><th class="n">Nr</th><th>State</th><th>Host</th><th class="n">Worker</th><th>Leased</th><th class="n">Took</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="grow">Outcome</th></tr></thead>
+  <tbody>${attempts.map((a) => html`<tr key=${a.attempt_nr}>
+    <th scope="row" class="n">${a.attempt_nr}</th><td><${State} state=${a.state} /></td><td>${a.host || "–"}${a.site ? html`<div class="note">${a.site}</div>` : ""}</td><td class="n">${a.worker_id}</td>
+    <td>${moment(a.leased)}</td><td class="n">${duration((a.ended ?? now.value) - a.leased)}</td>
+    <td class="n">${a.usage ? duration(a.usage.cpu_s ?? 0) : "–"}</td><td class="n">${a.usage ? bytes(1024 * Math.max(a.usage.max_pss_kb ?? 0, a.usage.max_rss_kb ?? 0)) : "–"}</td>
+    <td class="grow">${a.code ? html`<b>${a.code}</b> ` : ""}${a.diagnosis || (a.exit_code === 0 ? "exit code 0" : "")}</td></tr>`)}
+  </tbody></table></div></${Card}>`;

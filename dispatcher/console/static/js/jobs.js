@@ -1,0 +1,102 @@
+// All jobs, newest first: the filter lives in the address, rows change under the reader's eyes.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { GROUPS, count, grouped, statesOf } from "./format.js";
+import { overview } from "./live.js";
+import { html, Ago, Command, Empty, State, Trouble } from "./parts.js";
+import { asCommand, link } from "./query.js";
+import { visible } from "./rows.js";
+import { useJobs } from "./useJobs.js";
+
+const ROW_PX = 40;
+
+/** @param {{params: Record<string, string>, go: (to: any) => void}} props */
+export function Jobs({ params, go }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const list = useJobs(params, 100, () => (box.current?.scrollTop ?? 0) < ROW_PX);
+  const filtered = Object.keys(params).length > 0;
+  return html`
+    <div class="heading"><h1>Jobs</h1>${filtered && html`<a class="chip" href="#/jobs">clear filter ×</a>`}
+      <${Command} text=${asCommand(params)} /></div>
+    <${Filters} params=${params} />
+    <${Trouble} error=${list.error} />
+    ${list.fresh > 0 && html`<button type="button" class="fresh" onClick=${() => { list.show(); box.current?.scrollTo(0, 0); }}>${count(list.fresh)} new above</button>`}
+    ${!list.rows.length && !list.loading
+      ? filtered ? html`<${Empty}>No job matches. <a href="#/jobs">Show all jobs</a></${Empty}>`
+        : html`<${Empty} command="dispatcher submit job.yaml">No job yet. Submit the first one:</${Empty}>`
+      : html`<${Table} list=${list} box=${box} go=${go} />`}`;
+}
+
+/** One click a state group; queues as a choice. @param {{params: Record<string, string>}} props */
+function Filters({ params }) {
+  const sums = overview.value ? grouped(overview.value.states) : null;
+  const queues = (overview.value?.queues ?? []).map((/** @type {any} */ queue) => queue.name).filter(Boolean);
+  const chip = (/** @type {string} */ key, /** @type {string} */ value, /** @type {any} */ label, /** @type {string} */ group = "") => {
+    const on = (params[key] ?? "") === value;
+    return html`<a key=${key + value} class="chip" data-group=${group || undefined} aria-current=${on ? "true" : undefined}
+      href=${link({ page: "jobs", params: { ...params, [key]: on ? "" : value } })}>${group && html`<i data-group=${group}></i>`}${label}</a>`;
+  };
+  return html`<div class="filters" role="group" aria-label="Filter">
+    ${GROUPS.map((group) => chip("state", statesOf(group), html`${group}${sums && html`<b>${count(sums[group])}</b>`}`, group))}
+    ${queues.length > 1 && queues.slice(0, 12).map((/** @type {string} */ name) => chip("queue", name, name))}
+    ${["user", "code", "name", "queue"].filter((key) => params[key] && !(key === "queue" && queues.length > 1)).map((key) => chip(key, params[key], `${key}: ${params[key]}`))}
+  </div>`;
+}
+
+/** Only the rows that can be seen exist. @param {{list: import("./useJobs.js").JobList, box: {current: HTMLElement | null}, go: (to: any) => void}} props */
+function Table({ list, box, go }) {
+  const { rows, next, more, loading } = list;
+  const [view, setView] = useState({ top: 0, height: 800 });
+  const [at, setAt] = useState(-1);
+  const measure = () => {
+    const element = box.current;
+    if (!element) return;
+    setView({ top: element.scrollTop, height: element.clientHeight });
+    if (next !== null && element.scrollTop + element.clientHeight > element.scrollHeight - 30 * ROW_PX) more();
+  };
+  useEffect(() => {
+    measure();
+    addEventListener("resize", measure);
+    return () => removeEventListener("resize", measure);
+  }, [rows.length]);
+  useEffect(() => {
+    const press = (/** @type {KeyboardEvent} */ event) => {
+      if (/** @type {HTMLElement} */ (event.target).matches("input, textarea, select, button, a[href]:not(.rowlink)") || event.ctrlKey || event.metaKey) return;
+      const step = { j: 1, k: -1 }[event.key];
+      if (!step) return;
+      const to = Math.max(0, Math.min(rows.length - 1, at + step));
+      setAt(to);
+      const element = box.current;
+      if (element && (to * ROW_PX < element.scrollTop || (to + 2) * ROW_PX > element.scrollTop + element.clientHeight))
+        element.scrollTo({ top: to * ROW_PX - element.clientHeight / 2 });
+      requestAnimationFrame(() => /** @type {HTMLElement | null} */ (element?.querySelector(`[data-row="${to}"] a`))?.focus({ preventScroll: true }));
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, [rows, at]);
+  const { first, last } = visible(view.top, view.height, ROW_PX, rows.length);
+  return html`<div class="jobs card" role="table" aria-label="Jobs" aria-rowcount=${next === null ? rows.length + 1 : -1}>
+    <div role="rowgroup"><div role="row" class="row head" aria-rowindex="1">
+      ${["Job", "State", "Name", "Queue", "User", "Try", "Diagnosis", "Changed"].map((name) => html`<span key=${name} role="columnheader" class=${`c-${name.toLowerCase()}`}>${name}</span>`)}
+    </div></div>
+    <div role="rowgroup" class="rows" ref=${box} onScroll=${measure} tabindex="0" aria-label="Job rows" aria-busy=${loading}>
+      <div role="none" class="tall" style=${{ height: `${rows.length * ROW_PX}px` }}>
+        ${rows.slice(first, last).map((row, index) => html`<${Line} key=${row.job_id} row=${row} at=${first + index} go=${go} />`)}
+      </div>
+    </div>
+  </div>`;
+}
+
+/** @param {{row: any, at: number, go: (to: any) => void}} props */
+const Line = ({ row, at, go }) => html`
+  <div role="row" class=${`row${row.left ? " left" : ""}`} data-row=${at} aria-rowindex=${at + 2} style=${{ top: `${at * ROW_PX}px` }}
+    onClick=${(/** @type {MouseEvent} */ e) => { if (!(/** @type {HTMLElement} */ (e.target).closest("a")) && !getSelection()?.toString()) go({ id: row.job_id }); }}>
+    <span role="cell" class="c-job num">${row.job_id}</span>
+    <span role="cell" class="c-state"><${State} state=${row.state} /></span>
+    <span role="cell" class="c-name" title=${row.name}><a class="rowlink" href=${link({ id: row.job_id })}>${row.name}</a></span>
+    <span role="cell" class="c-queue" title=${row.queue}>${row.queue || html`<i class="dim">any</i>`}</span>
+    <span role="cell" class="c-user" title=${row.user}>${row.user}</span>
+    <span role="cell" class="c-try num">${row.attempt_nr || "–"}</span>
+    <span role="cell" class="c-diagnosis" title=${row.diagnosis}>${row.code ? html`<b>${row.code}</b> ` : ""}${row.diagnosis}</span>
+    <span role="cell" class="c-changed"><${Ago} at=${row.changed} /></span>
+  </div>`;

@@ -1,0 +1,73 @@
+// Pilots: each with what it holds, what it has left, and how long it has been silent.
+
+import { useEffect, useState } from "preact/hooks";
+import { count, duration, megabytes } from "./format.js";
+import { listen, now } from "./live.js";
+import { html, Ago, Empty, JobLink } from "./parts.js";
+
+const LATE_S = 60;
+
+export function Pilots() {
+  const [workers, setWorkers] = useState(/** @type {any[] | null} */ (null));
+  useEffect(() => listen("workers", (data) => setWorkers(data.workers)), []);
+  if (!workers) return html`<div class="heading"><h1>Pilots</h1></div><div class="loading">Loading…</div>`;
+  const cores = workers.reduce((all, worker) => all + worker.total.cores, 0);
+  const used = workers.reduce((all, worker) => all + Math.max(0, worker.total.cores - worker.room.cores), 0);
+  return html`<div class="heading"><h1>Pilots</h1>
+      ${workers.length > 0 && html`<p class="note">${count(workers.length)} alive, ${count(used)} of ${count(cores)} cores in use</p>`}</div>
+    ${!workers.length
+      ? html`<${Empty} command="pilot --url URL --queue NAME --token-file FILE">No pilot is alive. An edge starts them on demand; by hand it is:</${Empty}>`
+      : html`<div class="pilots">${workers.map((worker) => html`<${Pilot} key=${worker.worker_id} worker=${worker} />`)}</div>`}`;
+}
+
+/** @param {{worker: any}} props */
+function Pilot({ worker }) {
+  const { total, room, jobs } = worker;
+  const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
+  return html`<article class="card pilot" aria-label=${`Pilot ${worker.worker_id}`}>
+    <header><h2>${worker.host || `worker ${worker.worker_id}`}</h2><span class="phase" data-phase=${worker.phase}>${worker.phase}</span></header>
+    <p class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i>heartbeat <${Ago} at=${worker.last_heard} limit=${LATE_S} />${late ? " ago: silent" : ""}</p>
+    <${Cells} total=${total.cores} used=${Math.max(0, total.cores - room.cores)} />
+    <${Meter} name="cores" used=${total.cores - room.cores} total=${total.cores} show=${count} />
+    <${Meter} name="memory" used=${total.memory_mb - room.memory_mb} total=${total.memory_mb} show=${megabytes} />
+    <${Meter} name="disk" used=${total.disk_mb - room.disk_mb} total=${total.disk_mb} show=${megabytes} />
+    ${total.gpus > 0 && html`<${Meter} name="GPUs" used=${total.gpus - room.gpus} total=${total.gpus} show=${count} />`}
+    <dl class="facts">
+      <div><dt>worker</dt><dd class="num">${worker.worker_id}</dd></div>
+      <div><dt>queue</dt><dd>${worker.queue}</dd></div>
+      ${worker.site && html`<div><dt>site</dt><dd>${worker.site}</dd></div>`}
+      ${worker.batch_id && html`<div><dt>batch id</dt><dd>${worker.batch_id}</dd></div>`}
+      ${worker.registered > 0 && html`<div><dt>since</dt><dd><${Ago} at=${worker.registered} /></dd></div>`}
+      ${room.seconds_left !== null && room.seconds_left !== undefined && html`<div><dt>time left</dt><dd>${duration(room.seconds_left - Math.max(0, now.value - worker.last_heard))}</dd></div>`}
+      ${worker.version && html`<div><dt>version</dt><dd>${worker.version}</dd></div>`}
+    </dl>
+    ${worker.diagnosis && html`<p class="note">${worker.diagnosis}</p>`}
+    <p class="held">${jobs.length ? html`${jobs.length === 1 ? "job " : `${count(jobs.length)} jobs: `}${jobs.slice(0, 12).map((/** @type {number} */ id) => html`<${JobLink} key=${id} id=${id} /> `)}${jobs.length > 12 ? "…" : ""}` : html`<span class="dim">idle: no job held</span>`}</p>
+  </article>`;
+}
+
+/** @param {{name: string, used: number, total: number, show: (n: number) => string}} props */
+const Meter = ({ name, used, total, show }) => total > 0 && html`
+  <div class="meter"><span>${name}</span>
+    <div class="gauge" role="meter" aria-label=${`${name} in use`} aria-valuemin="0" aria-valuemax=${total} aria-valuenow=${Math.max(0, used)}
+      aria-valuetext=${`${show(Math.max(0, used))} of ${show(total)}`}><i style=${{ width: `${Math.min(100, Math.max(0, (used / total) * 100))}%` }}></i></div>
+    <span class="num">${show(Math.max(0, used))} / ${show(total)}</span></div>`;
+
+const MOST_CELLS = 128;
+
+/** A cell a core, filled where a job holds it. @param {{total: number, used: number}} props */
+function Cells({ total, used }) {
+  const shown = Math.min(total, MOST_CELLS);
+  const filled = Math.round((used / Math.max(1, total)) * shown);
+  return html`<div class="cells" role="img" aria-label=${`${used} of ${total} cores in use`}>
+    ${Array.from({ length: shown }, (_, at) => html`<i key=${at} class=${at < filled ? "on" : ""}></i>`)}</div>`;
+}
+
+/** All pilots at a glance, for the overview. @param {{workers: any[]}} props */
+export const Slots = ({ workers }) => html`<ul class="slots">${workers.slice(0, 40).map((worker) => {
+  const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
+  return html`<li key=${worker.worker_id}>
+    <span class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i><span class="host" title=${worker.host}>${worker.host || worker.worker_id}</span></span>
+    <${Cells} total=${worker.total.cores} used=${Math.max(0, worker.total.cores - worker.room.cores)} />
+    <span class="dim num"><${Ago} at=${worker.last_heard} limit=${LATE_S} /></span></li>`;
+})}${workers.length > 40 && html`<li class="dim">and ${count(workers.length - 40)} more</li>`}</ul>`;

@@ -1,0 +1,54 @@
+// Samples of a payload's use → curves. Pure.
+
+/** @param {{at: number, usage: any}[]} samples
+ *  @returns {{at: number[], cores: (number | null)[], memory: number[], disk: number[]}} */
+export function series(samples) {
+  /** @type {(number | null)[]} */
+  const cores = samples.map((sample, index) => {
+    const before = samples[index - 1];
+    const cpu = sample.usage.cpu_s ?? 0;
+    if (!before) return sample.usage.wall_s ? cpu / sample.usage.wall_s : null;
+    const seconds = sample.at - before.at;
+    // a counter that goes back belongs to another process tree: nothing to say between the two
+    return seconds > 0 && cpu >= (before.usage.cpu_s ?? 0) ? (cpu - (before.usage.cpu_s ?? 0)) / seconds : null;
+  });
+  return {
+    at: samples.map((sample) => sample.at),
+    cores,
+    memory: samples.map((sample) => (sample.usage.rss_kb ?? 0) * 1024),
+    disk: samples.map((sample) => (sample.usage.disk_mb ?? 0) * 1048576),
+  };
+}
+
+/** The curve with at most two points a column, its lowest and its highest: no peak is lost.
+ *  @param {number[]} x @param {(number | null)[]} y @param {number} columns @returns {[number, number][]} */
+export function thinned(x, y, columns) {
+  /** @type {[number, number][]} */
+  const points = [];
+  x.forEach((at, index) => {
+    const value = y[index];
+    if (value !== null) points.push([at, value]);
+  });
+  if (points.length <= 2 * columns) return points;
+  const size = Math.ceil(points.length / columns);
+  /** @type {[number, number][]} */
+  const kept = [];
+  for (let from = 0; from < points.length; from += size) {
+    const part = points.slice(from, from + size);
+    const low = part.reduce((a, b) => (b[1] < a[1] ? b : a));
+    const high = part.reduce((a, b) => (b[1] > a[1] ? b : a));
+    kept.push(...(low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]));
+  }
+  return kept;
+}
+
+/** The index of the value in sorted `x` that is nearest to `at`. @param {number[]} x @param {number} at */
+export function nearest(x, at) {
+  let [low, high] = [0, x.length - 1];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (x[middle] < at) low = middle;
+    else high = middle;
+  }
+  return Math.abs(x[low] - at) <= Math.abs(x[high] - at) ? low : high;
+}
