@@ -250,8 +250,12 @@ class Pilots(Core):
         """Prefetched jobs given back."""
         heard = await self._heard(caller)
 
+        held = [
+            job for job in ask.jobs if self.leases.held(heard.worker_id, job.job_id, job.attempt_nr)
+        ]
+
         def change(tx: Tx) -> None:
-            for job in ask.jobs:
+            for job in held:
                 queue.release(
                     tx,
                     job_id=job.job_id,
@@ -260,9 +264,6 @@ class Pilots(Core):
                     now=self.now(),
                 )
 
-        held = [
-            job for job in ask.jobs if self.leases.held(heard.worker_id, job.job_id, job.attempt_nr)
-        ]
         for job in held:  # before the commit wakes somebody who leases it anew
             self.leases.drop(job.job_id)
         await self.store.write(change)
