@@ -121,6 +121,7 @@ class Sqlite:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
         self._local = threading.local()
+        self._reading: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
@@ -141,13 +142,15 @@ class Sqlite:
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()
-        self._writer.close()
+        for connection in (*self._reading, self._writer):
+            connection.close()
         os.close(self._lock)
 
     def _read(self, query: Callable[[Tx], T]) -> T:
         if not hasattr(self._local, "connection"):
             self._local.connection = _connect(self.path)
             self._local.connection.execute("pragma query_only = 1")
+            self._reading.append(self._local.connection)
         connection = self._local.connection
         connection.execute("begin")
         try:

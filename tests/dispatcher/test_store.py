@@ -1,0 +1,160 @@
+"""The store: what is acknowledged is durable, what fails changes nothing, commits are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from ailurus.protocol.errors import AilurusError
+from dispatcher.ports import Unavailable
+from dispatcher.store import open_store
+
+ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
+
+
+def with_store(path, test):
+    async def main():
+        store = open_store(f"sqlite:///{path / 'queue.db'}")
+        try:
+            await asyncio.wait_for(test(store), 30)
+        finally:
+            await store.close()
+
+    asyncio.run(main())
+
+
+def workers(tx):
+    return len(tx.all("worker.alive"))
+
+
+def test_a_change_that_raises_leaves_nothing_and_harms_no_other(tmp_path):
+    def good(tx):
+        tx.one("worker.plan", **ADD)
+        tx.count("q", 1, "activated", 1)
+        tx.tell("worker", at=1.0)
+
+    def bad(tx):
+        good(tx)
+        raise ValueError("no")
+
+    async def test(store):
+        answers = await asyncio.gather(
+            *(store.write(c) for c in (good, bad, good)), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [type(None), ValueError, type(None)]
+        assert await store.read(workers) == 2
+        assert await store.read(lambda tx: tx.all("counter.all")) == [("q", 1, "activated", 2)]
+        assert [
+            row[0] for row in await store.read(lambda tx: tx.all("event.after", after=0, most=9))
+        ] == [1, 2]
+
+    with_store(tmp_path, test)
+
+
+def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_order(tmp_path):
+    heard = []
+
+    async def test(store):
+        store.listen(lambda events: heard.append([event.seq for event in events]))
+        await asyncio.gather(*(store.write(lambda tx: tx.tell("x", at=1.0)) for _ in range(100)))
+        assert [seq for commit in heard for seq in commit] == list(range(1, 101))
+        assert len(heard) < 50
+
+    with_store(tmp_path, test)
+
+
+def test_a_second_dispatcher_on_the_same_file_is_refused(tmp_path):
+    async def test(store):
+        with pytest.raises(AilurusError, match="another dispatcher serves"):
+            open_store(f"sqlite:///{tmp_path / 'queue.db'}")
+
+    with_store(tmp_path, test)
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path):
+    async def nothing(store):
+        pass
+
+    with_store(tmp_path, nothing)
+    with sqlite3.connect(tmp_path / "queue.db") as database:
+        database.execute("insert into migration values (9999, 'x', 'x', 0)")
+    with pytest.raises(AilurusError, match="newer version"):
+        open_store(f"sqlite:///{tmp_path / 'queue.db'}")
+
+
+WRITER = """
+import asyncio, sys
+from dispatcher.store import open_store
+
+async def main():
+    store = open_store(sys.argv[1])
+    async def one(number):
+        row = {"site": "s", "queue": "q", "intent": "i", "idx": number, "deadline": None}
+        await store.write(lambda tx: tx.one("worker.plan", **row))
+        print(number, flush=True)
+    for start in range(0, 100_000, 20):
+        await asyncio.gather(*(one(start + nr) for nr in range(20)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after", [1, 150, 400])
+def test_what_was_acknowledged_survives_kill_9(tmp_path, after):
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True
+    )
+    said = [process.stdout.readline() for _ in range(after)]
+    os.kill(process.pid, signal.SIGKILL)
+    said += process.stdout.readlines()
+    process.wait()
+    process.stdout.close()
+    acknowledged = {int(line) for line in said if line.endswith("\n")}
+
+    async def test(store):
+        there = {
+            row[1] for row in await store.read(lambda tx: tx.all("worker.of_intent", intent="i"))
+        }
+        assert acknowledged <= there
+
+    with_store(tmp_path, test)
+
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_refuses_changes_and_loses_none(tmp_path):
+    """R4: no acknowledged loss, and all goes on once there is room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount("-t", "tmpfs", "-o", "size=3m", "tmpfs", disk)
+    try:
+        big = "x" * 20_000
+
+        async def test(store):
+            kept, full = 0, False
+            for _ in range(400):
+                try:
+                    await store.write(lambda tx: tx.tell("x", at=1.0, text=big))
+                    kept += 1
+                except Unavailable as error:
+                    assert "full" in str(error)  # noqa: PT017 -- several may come, or none
+                    full = True
+            assert full
+            rows = await store.read(lambda tx: tx.all("event.after", after=0, most=1000))
+            assert [row[0] for row in rows] == list(range(1, kept + 1))
+            await asyncio.to_thread(mount, "-o", "remount,size=9m", disk)
+            await store.write(lambda tx: tx.tell("x", at=1.0))
+
+        with_store(disk, test)
+    finally:
+        subprocess.run(["umount", disk], check=True)
