@@ -16,7 +16,7 @@ _REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r
 class Guarded(HttpToolsProtocol):
     """One connection. Between requests uvicorn's own keep-alive time-out applies."""
 
-    _in_head = True
+    _in_head = False  # a head has begun and has not ended
     _bytes = 0
     _timer: asyncio.TimerHandle | None = None
 
@@ -29,8 +29,8 @@ class Guarded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._bytes += len(data)  # before the parser: what ends a message begins the count anew
         super().data_received(data)
-        self._bytes += len(data)
         if self._in_head:
             if self._bytes > LONGEST_HEAD and not self.transport.is_closing():
                 self.transport.write(_REFUSAL)
@@ -41,7 +41,7 @@ class Guarded(HttpToolsProtocol):
             self.transport.abort()
 
     def on_message_begin(self) -> None:
-        self._bytes = 0
+        self._in_head = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -54,7 +54,6 @@ class Guarded(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head = True
         self._bytes = 0
         super().on_message_complete()
 
