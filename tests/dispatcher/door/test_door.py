@@ -1,0 +1,287 @@
+"""What the door says to what it does not like: H4, problems, methods, sizes, bugs of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+
+import pytest
+
+from ailurus.protocol.api import Scope
+from dispatcher import web
+from dispatcher.ports import Unavailable
+
+DEEP = 100_000
+
+
+@pytest.fixture
+def worker(door):
+    return door.token(Scope.WORKER, worker_id=1, site="A", queue="q")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"", 422, ""),
+        (b"{", 400, ""),
+        (b"\xff\xfe", 400, ""),
+        (b"[" * DEEP, 422, ""),
+        (b'{"room":' + b"[" * DEEP, 422, "room"),
+        (b'{"room":{"cores":1},"jobs":' + b"[" * DEEP, 422, "jobs[0]"),
+        (b'{"room":{"z":' + b"[" * DEEP + b"]" * DEEP + b"}}", 400, ""),
+        (b'{"room":{"cores":NaN}}', 400, ""),
+        (b'{"room":{"seconds_left":1e400}}', 422, "room.seconds_left"),
+        (b'{"room":{"cores":18446744073709551616}}', 422, "room.cores"),
+        (b'{"room":{"cores":"1"}}', 422, "room.cores"),
+        (b'{"room":{},"jobs":[{"job_id":18446744073709551616}]}', 422, "jobs[0].job_id"),
+        (b'{"room":{},"jbos":[]}', 422, "jbos"),
+        (b"[]", 422, ""),
+        (b"null", 422, ""),
+    ],
+)
+def test_h4_hostile_json_is_refused_quickly_with_the_field(door, worker, body, status, field):
+    began = time.perf_counter()
+    answer = door.ask("POST", "/worker/beat", body=body, token=worker)
+    assert time.perf_counter() - began < 0.05
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json["field"] == field
+    assert not door.service.asked
+
+
+def test_h4_duplicate_keys_do_no_harm(door, worker):
+    answer = door.ask("POST", "/worker/beat", body=b'{"room":{"cores":1,"cores":2}}', token=worker)
+    assert answer.status == 200
+    assert door.service.asked[0][1].room.cores == 2
+
+
+def test_a_misspelt_field_is_told_with_the_right_one(door):
+    jobs = [{"name": "a", "command": "true"}, {"name": "b", "comand": "true"}]
+    ask = {"request_id": "r", "jobs": jobs}
+    problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
+    assert problem["field"] == "jobs[1].comand"
+    assert "`command`" in problem["remedy"]
+
+
+def test_a_big_submission_is_read_as_a_small_one_while_others_are_served(door):
+    jobs = [{"name": f"j{nr}", "command": "x" * 1000} for nr in range(2000)]
+    token = door.token(Scope.CREATE)
+    assert door.ask("POST", "/jobs", {"request_id": "r", "jobs": jobs}, token=token).status == 200
+    asked = door.service.asked[0][1]
+    assert [job.name for job in asked.jobs] == [job["name"] for job in jobs]
+    jobs[1234]["cores"] = "four"
+    problem = door.ask("POST", "/jobs", {"request_id": "r", "jobs": jobs}, token=token)
+    assert (problem.status, problem.json["field"]) == (422, "jobs[1234].cores")
+    del jobs[1234]["cores"]
+    problem = door.ask("POST", "/jobs", {"jobs": jobs}, token=token)
+    assert problem.status == 422
+
+
+def test_decoding_a_big_submission_gives_way(door):
+    body = json.dumps(
+        {
+            "request_id": "r",
+            "jobs": [{"name": f"j{nr}", "command": "x" * 1000} for nr in range(5000)],
+        }
+    ).encode()
+
+    async def longest_wait() -> float:
+        task = asyncio.create_task(web.decode_submission(body))
+        longest = 0.0
+        while not task.done():
+            began = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - began)
+        return longest
+
+    assert door.runner.run(longest_wait()) < 0.1
+
+
+def test_a_body_in_pieces_is_put_together(door, worker):
+    answer = door.ask("POST", "/worker/beat", {"room": {"cores": 3}}, token=worker, pieces=5)
+    assert answer.status == 200
+    assert door.service.asked[0][1].room.cores == 3
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_body_that_is_too_long_is_not_read_to_its_end(door, worker, honest):
+    body = b" " * (web.LONGEST_BODY + 1)
+    said = {} if honest else {"content-length": "2"}
+    answer = door.ask("POST", "/worker/acquire", body=body, token=worker, headers=said, pieces=9)
+    assert answer.status == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-encoding": "gzip"},
+        {"content-length": "-1"},
+        {"content-length": "9" * 30},
+    ],
+)
+def test_a_body_of_another_kind_is_refused(door, worker, headers):
+    answer = door.ask("POST", "/worker/beat", {"room": {}}, token=worker, headers=headers)
+    assert answer.status in (413, 415)
+
+
+def test_a_body_that_never_comes_is_given_up(door, worker, monkeypatch):
+    monkeypatch.setattr(web, "BODY_S", 0.01)
+    scope_headers = [
+        (b"host", b"127.0.0.1"),
+        (b"authorization", f"Bearer {worker}".encode()),
+        (b"content-length", b"100"),
+    ]
+    scope = {
+        "type": "http", "method": "POST", "scheme": "http", "query_string": b"",
+        "path": "/api/ailurus/v1/worker/beat", "headers": scope_headers,
+    }  # fmt: skip
+    sent, parts = [], [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive():
+        if parts:
+            return parts.pop()
+        return await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    door.runner.run(door.app(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=x", "limit"),
+        ("limit=1&limit=2", "limit"),
+        ("before=18446744073709551616", "before"),
+        ("stat=failed", "stat"),
+        ("name=" + "x" * 300, "name"),
+        ("%ff=1", ""),
+        ("name=%ff", ""),
+        ("&".join(f"a{nr}=1" for nr in range(100)), ""),
+    ],
+)
+def test_a_wrong_query_names_the_field(door, query, field):
+    answer = door.ask("GET", f"/jobs?{query}", token=door.token(Scope.READ))
+    assert answer.status in (400, 422)
+    assert answer.json["field"] == field
+    assert not door.service.asked
+
+
+def test_a_query_is_typed(door):
+    door.ask("GET", "/jobs?state=failed,closed&limit=7&name=a%2Bb", token=door.token(Scope.READ))
+    query = door.service.asked[0][1]
+    assert (query.state, query.limit, query.name) == ("failed,closed", 7, "a+b")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/jobs/",
+        "/jobs/x",
+        "/jobs/-1",
+        "/jobs/1/x",
+        "/jobs/²",
+        "/jobs/" + "9" * 40,
+        "//x",
+    ],
+)
+def test_an_unknown_path_is_not_found(door, path):
+    assert door.ask("GET", path, token=door.token(Scope.READ)).status == 404
+
+
+def test_a_wrong_method_is_told_the_right_one(door):
+    answer = door.ask("DELETE", "/jobs", token=door.token(Scope.ADMIN))
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+    assert door.ask("POST", "/jobs/7", {}).headers["allow"] == "GET"
+
+
+def test_a_job_id_arrives_as_a_number(door):
+    door.service.show = None
+    asked = []
+    endpoint = door.app._by_id[""]["GET"]
+
+    async def show(ask, caller, job_id):
+        asked.append(job_id)
+        return {}
+
+    import msgspec
+
+    door.app._by_id[""]["GET"] = msgspec.structs.replace(endpoint, handler=show)
+    for text in ("7", "007", "9999999999999999999"):
+        assert door.ask("GET", f"/jobs/{text}", token=door.token(Scope.READ)).status == 200
+    assert asked == [7, 7, 2**63 - 1]
+
+
+def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ailurus"), "propagate", True)
+
+    async def broken(ask, caller):
+        raise KeyError("secret of the inside")
+
+    import msgspec
+
+    endpoint = door.app._plain["/overview"]["GET"]
+    door.app._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=broken)
+    answer = door.ask("GET", "/overview", token=door.token(Scope.READ))
+    assert answer.status == 500
+    assert b"secret" not in answer.body
+    assert b"Traceback" not in answer.body
+    record = next(record for record in caplog.records if record.exc_info)
+    assert record.facts["id"] == answer.json["detail"]
+
+
+def test_a_store_that_cannot_write_is_a_503_to_try_again(door):
+    import msgspec
+
+    async def full(ask, caller):
+        raise Unavailable("no space left")
+
+    endpoint = door.app._plain["/overview"]["GET"]
+    door.app._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=full)
+    answer = door.ask("GET", "/overview", token=door.token(Scope.READ))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_who_waits_is_told_when_the_dispatcher_stops(door, worker):
+    import msgspec
+
+    async def patient(ask, caller):
+        await asyncio.sleep(60)
+
+    endpoint = door.app._plain["/worker/acquire"]["POST"]
+    door.app._plain["/worker/acquire"]["POST"] = msgspec.structs.replace(endpoint, handler=patient)
+    loop = door.runner.get_loop()
+    loop.call_later(0.05, door.app.close)
+    ask = {"request_id": "r", "room": {}, "wait_s": 30}
+    answer = door.ask("POST", "/worker/acquire", ask, token=worker)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert door.ask("GET", "//readyz").status == 503
+    assert door.ask("GET", "//healthz").status == 200
+
+
+def test_health_needs_no_token(door):
+    assert door.ask("GET", "//healthz").status == 200
+    assert door.ask("GET", "//readyz").status == 200
+
+
+@pytest.mark.parametrize("header", ["host", "authorization", "content-type"])
+def test_a_header_that_decides_may_not_come_twice(door, header):
+    scope = {
+        "type": "http", "method": "GET", "scheme": "http", "query_string": b"", "path": "/healthz",
+        "headers": [(b"host", b"localhost"), (header.encode(), b"localhost"), (header.encode(), b"x")],
+    }  # fmt: skip
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    door.runner.run(door.app(scope, None, send))
+    assert sent[0]["status"] == 400
