@@ -153,8 +153,8 @@ class App:
             if route.scope is Scope.EDGE and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
             given = {} if job_id is None else {"job_id": job_id}
-            if endpoint.waits:
-                result = await self._held(endpoint, ask, caller, given)
+            if endpoint.waits and (getattr(ask, "wait_s", 0) or getattr(ask, "timeout_s", 0)):
+                result = await self._held(endpoint.handler(ask, caller, **given), receive)  # type: ignore[misc]
             else:
                 result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
             await web.answer(send, 200, endpoint.encode(result), web.JSON)
@@ -177,19 +177,25 @@ class App:
             raise _WrongMethod(", ".join(sorted(methods)))
         return endpoint, job_id
 
-    async def _held(
-        self, endpoint: Endpoint, ask: Any, caller: Caller, given: dict[str, int]
-    ) -> Any:
-        """A call that may wait for something to happen: ended when the dispatcher stops."""
+    async def _held(self, call: Awaitable[Any], receive: Receive) -> Any:
+        """A call that may wait for something to happen: ended when its client is gone, for a job must
+        not be handed to nobody, or when the dispatcher stops."""
+        held = asyncio.ensure_future(call)
         if self._closing:
-            raise Rejected(503, "the dispatcher is stopping", remedy="ask again")
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 -- an ASGI server runs each request in a task
-        self._waiting.add(task)
+            held.cancel()
+        gone = asyncio.create_task(_disconnected(receive))
+        self._waiting.add(held)
         try:
-            return await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+            await asyncio.wait({held, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not held.done():
+                held.cancel()
+                await asyncio.wait({held})
+            if held.cancelled() and not self._closing:
+                raise Rejected(503, "the client is gone")
+            return await held
         finally:
-            self._waiting.discard(task)
+            self._waiting.discard(held)
+            gone.cancel()
 
     async def _outside(
         self, path: str, scope: dict[str, Any], receive: Receive, send: Send

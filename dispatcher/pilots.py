@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 
@@ -96,23 +97,14 @@ class Pilots(Core):
         while not leased and not heard.draining:
             waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
             try:
-                leased = await self.store.write(lambda tx: self._lease(tx, ask, heard))
+                # Shielded: a client that hangs up now must not leave a lease that nobody notes.
+                leased = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
                 left = deadline - time.monotonic()
                 if leased or left <= 0 or not await until(waiter.woken, left):
                     break
             finally:
                 self.hub.forget(waiter)
         self._renew(heard)
-        for job in leased:
-            self.leases.add(
-                Lease(
-                    job.job_id,
-                    job.attempt_nr,
-                    heard.worker_id,
-                    JobState.SENT,
-                    self.awake.now + self.lease_s,
-                )
-            )
         return m.AcquiredSent(
             jobs=tuple(
                 m.AssignmentSent(
@@ -127,17 +119,25 @@ class Pilots(Core):
             prefetch=bool(leased) and not self.hub.waiting(heard.queue),
         )
 
-    def _lease(self, tx: Tx, ask: m.Acquire, heard: Heard) -> list[Leased]:
-        return queue.lease(
-            tx,
-            worker_id=heard.worker_id,
-            queue=heard.queue,
-            room=ask.room,
-            count=ask.count,
-            request=ask.request_id,
-            shapes=self.shapes,
-            now=self.now(),
+    async def _lease(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        leased = await self.store.write(
+            lambda tx: queue.lease(
+                tx,
+                worker_id=heard.worker_id,
+                queue=heard.queue,
+                room=ask.room,
+                count=ask.count,
+                request=ask.request_id,
+                shapes=self.shapes,
+                now=self.now(),
+            )
         )
+        until_s = self.awake.now + self.lease_s
+        for job in leased:
+            self.leases.add(
+                Lease(job.job_id, job.attempt_nr, heard.worker_id, JobState.SENT, until_s)
+            )
+        return leased
 
     async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:
         """Renew the leases of all attempts listed, and say what to do with them."""

@@ -135,6 +135,19 @@ def test_a_waiting_worker_is_woken_by_a_submission(tmp_path):
     run(test, tmp_path)
 
 
+def test_a_worker_that_hung_up_while_waiting_gets_no_job(tmp_path):
+    async def test(b):
+        gone, there = await b.worker(), await b.worker()
+        waiting = asyncio.create_task(gone.acquire(wait_s=20))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        ids = await b.submit()
+        assert [j.job_id for j in await there.acquire()] == ids
+
+    run(test, tmp_path)
+
+
 def test_a_job_without_a_queue_goes_to_any(tmp_path):
     async def test(b):
         ids = await b.submit(job(queue=""))
