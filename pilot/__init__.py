@@ -1,0 +1,1 @@
+"""The pilot: runs jobs on a node, from acquire to report."""

@@ -1,0 +1,86 @@
+"""`pilot`: from the command line to a running pilot, and to an exit code that tells the truth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pilot import spawner as spawners
+
+if TYPE_CHECKING:
+    from pilot.options import Options
+    from pilot.spawner import GuardedSpawner
+
+
+def main() -> int:
+    """The guardian is forked first: before threads, before what it does not need is imported."""
+    if {"-h", "--help", "--version"} & set(sys.argv[1:]):
+        from pilot.options import parse
+
+        parse(sys.argv[1:], os.environ)
+    spawner = spawners.start()
+    from pilot.serve import HEARD
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    try:
+        return _main(spawner)
+    finally:
+        spawner.close()
+
+
+def _main(spawner: GuardedSpawner) -> int:
+    from ailurus import logs
+    from ailurus.protocol.errors import AilurusError
+    from ailurus.wire.client import Unreachable
+    from pilot.link import ToldToGo
+    from pilot.options import parse
+    from pilot.tree import become_undumpable
+
+    options = parse(sys.argv[1:], os.environ)
+    become_undumpable()
+    try:
+        if options.log_file is not None:
+            options.log_file.parent.mkdir(parents=True, exist_ok=True)
+        logs.to(options.log_file, level=options.log_level)
+        return _serve(options, spawner)
+    except ToldToGo as error:
+        return _fail(78 if error.stray else 68, error)
+    except Unreachable as error:
+        return _fail(71, error)
+    except AilurusError as error:
+        return _fail(65, error)
+    except OSError as error:
+        return _fail(66, error)
+    except Exception as error:  # noqa: BLE001 - the last line: our bug, said as such
+        logs.Log("pilot").error("pilot_failed", trace=True)
+        return _fail(70, error)
+
+
+def _fail(code: int, error: Exception) -> int:
+    sys.stderr.write(f"pilot: {error}\n")
+    return code
+
+
+def _serve(options: Options, spawner: GuardedSpawner) -> int:
+    from pilot import site as sites
+    from pilot.start import started
+
+    site = sites.read(options.site)
+    with started(options, site, spawner) as server:
+        served = server.serve()
+    return exit_code(served.signal, str(served.ending), lost=server.guardian_died)
+
+
+def exit_code(number: int, ending: str, *, lost: bool) -> int:
+    """The exit code of a pilot that served."""
+    if lost:
+        return 70
+    if number:
+        return 128 + number
+    return {"walltime": 81, "failed": 78}.get(ending, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The life of one attempt, from its inputs to a report on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ailurus.logs import Log
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.messages import DoneFile, Report
+from ailurus.protocol.states import JobState
+from pilot.held import Held
+from pilot.kit import Kit
+from pilot.ports import JobError
+from pilot.run import Outcome, run, stderr_tail
+from pilot.tarball import keep_log
+from pilot.workdir import Workdir
+
+_log = Log("pilot.flow")
+
+
+def carry(held: Held, kit: Kit) -> None:
+    """Take an attempt to its end. Has a thread of its own; every way out is a report, or a job given
+    back unstarted."""
+    with Workdir(kit.directory / held.name) as work:
+        outcome: Outcome | None = None
+        files: tuple[DoneFile, ...] = ()
+        error: JobError | None = None
+        try:
+            acceptable(held.spec, kit)
+            kit.stage.allowed(held)
+            work.make()
+            held.work = work
+            with _phase(held, JobState.STARTING, "stage_in"):
+                kit.stage.stage_in(held, work)
+            staged = time.monotonic()
+            with kit.slots.held(held) as slot:
+                held.timing["wait"] = time.monotonic() - staged
+                with _phase(held, JobState.RUNNING, "run"):
+                    outcome = run(held, work, slot, kit)
+            if outcome.error is not None:
+                raise outcome.error
+            with _phase(held, JobState.HOLDING, "stage_out"):
+                files = kit.stage.stage_out(held, work)
+        except JobError as expected:
+            error = expected
+        except Exception as bug:  # noqa: BLE001 - the one place: a bug of ours must not lose a job
+            _log.error("pilot_failed", trace=True, job_id=held.id[0])
+            error = JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
+        if error is not None and outcome is None and held.give_back:
+            kit.reporter.release(held)
+            return
+        if error is not None:
+            files = keep_log(held, work, kit.stage, error)
+        conclude(report_of(held, kit, outcome, files, error, stderr_tail(work)), held, kit)
+
+
+def acceptable(spec: JobSpec, kit: Kit) -> None:
+    """Refuse what this pilot cannot do, by the name of the field that asks for it."""
+    kit.container.accepts(spec)
+    if spec.launcher != "single":
+        raise JobError(
+            Code.NOT_IMPLEMENTED,
+            f"this pilot has no launcher {spec.launcher!r}",
+            field="launcher",
+            remedy="it knows `single`",
+        )
+    if spec.nodes > 1:
+        raise JobError(
+            Code.NOT_IMPLEMENTED, f"{spec.nodes} nodes, and this pilot has one", field="nodes"
+        )
+
+
+def report_of(
+    held: Held,
+    kit: Kit,
+    outcome: Outcome | None,
+    files: Sequence[DoneFile],
+    error: JobError | None,
+    tail: str,
+) -> Report:
+    """The final word about an attempt."""
+    return Report(
+        job_id=held.id[0],
+        attempt_nr=held.id[1],
+        report_key=held.assignment.report_key,
+        finished=error is None,
+        code=Code.OK if error is None else error.code,
+        diagnosis="" if error is None else _clipped(_sentence(error)),
+        remedy="" if error is None else _clipped(error.remedy),
+        transient=error is not None and error.transient,
+        exit_code=None if outcome is None else outcome.exit_code,
+        files=tuple(files),
+        usage=held.usage,
+        timing={name: round(seconds, 4) for name, seconds in held.timing.items()},
+        ended=time.time(),
+        host=kit.host,
+        runtime=kit.container.name,
+        stderr_tail=_clipped(tail),
+    )
+
+
+def conclude(report: Report, held: Held, kit: Kit) -> None:
+    """Put the report on disk, then let the reporter send it."""
+    ends = kit.reporter.follow(held).rest()
+    held.work = None
+    try:
+        kit.journal.keep(report)
+    except OSError as error:  # it is still sent from memory
+        _log.error("spool_failed", job_id=held.id[0], what=error.strerror)
+    kit.reporter.owe(report, kit.journal, ends)
+    _log.info(
+        "job_ended",
+        job_id=held.id[0],
+        attempt_nr=held.id[1],
+        code=report.code,
+        why=report.diagnosis,
+    )
+
+
+@contextmanager
+def _phase(held: Held, state: JobState, name: str) -> Iterator[None]:
+    held.now(state)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        held.timing[name] = time.monotonic() - began
+
+
+def _sentence(error: JobError) -> str:
+    return f"{error.field}: {error.message}" if error.field else error.message
+
+
+def _clipped(text: str, most: int = 7900) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,277 @@
+"""The guardian: a small process that starts all payloads, and kills all of them if the pilot dies.
+
+It is forked from the pilot before anything else, is alone in its session, and is the subreaper of
+whatever it starts: a payload's grandchild that calls setsid or forks twice becomes its child, so
+nothing gets away. It ends when its socket does, which is what a pilot's death looks like, `kill -9`
+included.
+
+    pilot → guardian   Spawn, Signal      guardian → pilot   Started, Ended
+    a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame
+
+Children are reaped with wait4(-1): a subreaper gets orphans that it never started, of which no pidfd
+could tell it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from pilot.ports import Ended
+from pilot.tree import (
+    become_subreaper,
+    become_undumpable,
+    kill_descendants,
+    kill_tree,
+    tell_tree,
+)
+
+LEFTOVERS_S = 5.0  # how long an ending waits for what its payload left behind to be gone
+_DEFAULT = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+_DEAF = [  # it ends when the pilot does, and not before
+    signal.Signals[f"SIG{name}"]
+    for name in "TERM INT HUP QUIT USR1 USR2 XCPU PIPE TSTP".split()  # noqa: SIM905
+]
+
+
+class Spawn(msgspec.Struct, array_like=True, tag=True):
+    key: int
+    argv: list[str]
+    environment: dict[str, str]
+    directory: str
+    stdout: str
+    stderr: str
+    cpus: list[int]
+    depth: int
+
+
+class Signal(msgspec.Struct, array_like=True, tag=True):
+    key: int
+    number: int
+
+
+class Started(msgspec.Struct, array_like=True, tag=True):
+    key: int
+    pid: int
+
+
+Word = Spawn | Signal
+Answer = Started | Ended
+_encode = msgspec.msgpack.Encoder().encode
+_words = msgspec.msgpack.Decoder(list[Word])
+
+
+def frame(words: list[Spawn | Signal] | list[Started | Ended]) -> bytes:
+    body = _encode(words)
+    return struct.pack("!I", len(body)) + body
+
+
+def frames(buffer: bytearray) -> list[bytes]:
+    """Take the whole frames off the front of `buffer`."""
+    found = []
+    while len(buffer) >= 4:
+        end = 4 + int.from_bytes(buffer[:4], "big")
+        if len(buffer) < end:
+            break
+        found.append(bytes(buffer[4:end]))
+        del buffer[:end]
+    return found
+
+
+def start() -> tuple[socket.socket, int]:
+    """Fork the guardian; return the pilot's end of its socket and its process id."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return ours, pid
+    try:
+        _be_guardian(theirs)
+    finally:  # whatever happens, this process must not go on as a second pilot
+        os._exit(70)
+
+
+def _be_guardian(link: socket.socket) -> NoReturn:
+    os.setsid()
+    for number in _DEAF:
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths
+        if int(name) > 2 and int(name) != link.fileno():
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    os.chdir("/")
+    os.umask(0o022)
+    become_subreaper()
+    become_undumpable()
+    with contextlib.suppress(OSError):  # when memory runs out payloads go first
+        Path("/proc/self/oom_score_adj").write_text("300")
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Guardian(link).serve()
+    os._exit(0)
+
+
+class Guardian:
+    """The loop of the guardian process."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._running: dict[int, Spawn] = {}  # by process id
+        self._pids: dict[int, int] = {}  # by key
+        self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
+        self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
+        self._answers: list[Started | Ended] = []
+        self._all_cpus = os.sched_getaffinity(0)
+        me = os.getpid()
+        self._children = os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        bell, ring = socket.socketpair()
+        for end in (bell, ring):
+            end.setblocking(False)
+        signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.epoll()
+        poll.register(self._link, select.EPOLLIN)
+        poll.register(bell, select.EPOLLIN)
+        buffer = bytearray()
+        while True:
+            for fd, _ in poll.poll(1.0 if self._ended else -1):
+                if fd == bell.fileno():
+                    bell.recv(65536)
+                    continue
+                try:
+                    data = self._link.recv(1 << 18)
+                except OSError:
+                    data = b""
+                if not data:
+                    self._end()
+                    return
+                buffer += data
+                for body in frames(buffer):
+                    for word in _words.decode(body):
+                        self._do(word)
+            self._reap()
+            if self._answers:
+                try:
+                    self._link.sendall(frame(self._answers))
+                except OSError:
+                    self._end()
+                    return
+                self._answers = []
+
+    def _do(self, word: Word) -> None:
+        if isinstance(word, Spawn):
+            try:
+                pid = self._spawn(word)
+            except (OSError, ValueError) as error:
+                errno = getattr(error, "errno", None) or 22
+                self._answers.append(Ended(key=word.key, errno=errno, at=time.monotonic()))
+                return
+            self._running[pid] = word
+            self._pids[word.key] = pid
+            self._answers.append(Started(word.key, pid))
+        elif (pid := self._pids.get(word.key, 0)) and pid in self._running:
+            if word.number == signal.SIGKILL:
+                os.kill(pid, signal.SIGKILL)  # its leftovers are strangers then, and go too
+            else:
+                tell_tree(pid, word.number, self._running[pid].depth)
+
+    def _spawn(self, order: Spawn) -> int:
+        if order.cpus:
+            os.sched_setaffinity(0, order.cpus)
+        os.chdir(order.directory)  # posix_spawn has no directory of its own; we have one thread
+        write = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+        try:
+            return os.posix_spawn(
+                order.argv[0],
+                order.argv,
+                order.environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, order.stdout, write, 0o600),
+                    (os.POSIX_SPAWN_OPEN, 2, order.stderr, write, 0o600),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT,
+            )
+        finally:
+            os.chdir("/")
+            if order.cpus:
+                os.sched_setaffinity(0, self._all_cpus)
+
+    def _reap(self) -> None:
+        """Collect all that ended, kill what no running payload answers for, then say who ended."""
+        while True:
+            try:
+                pid, status, used = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            self._spared.pop(pid, None)
+            if (order := self._running.pop(pid, None)) is not None:
+                self._pids.pop(order.key, None)
+                now = time.monotonic()
+                ended = Ended(
+                    key=order.key,
+                    exit_code=os.waitstatus_to_exitcode(status),
+                    cpu_s=used.ru_utime + used.ru_stime,
+                    max_rss_kb=used.ru_maxrss,
+                    at=now,
+                )
+                self._ended.append((now + LEFTOVERS_S, ended))
+        clean = self._sweep()
+        now = time.monotonic()
+        self._answers += [ended for deadline, ended in self._ended if clean or now > deadline]
+        self._ended = [] if clean else [item for item in self._ended if now <= item[0]]
+
+    def _sweep(self) -> bool:
+        """Kill orphans of payloads that ended; whether there were none.
+
+        An orphan is spared while a payload runs that it provably belongs to: by session, or by the
+        environment it was started with. Who hides from that is killed at the first look.
+        """
+        clean = True
+        for text in os.pread(self._children, 1 << 20, 0).split():
+            pid = int(text)
+            if pid in self._running:
+                continue
+            if (owner := self._spared.get(pid)) is None:
+                owner = self._owner(pid)
+            if owner in self._running:
+                self._spared[pid] = owner
+                continue
+            clean = False
+            kill_tree(pid)
+        return clean
+
+    def _owner(self, pid: int) -> int:
+        with contextlib.suppress(OSError):
+            if (session := os.getsid(pid)) in self._running:
+                return session
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            for payload, order in self._running.items():
+                mark = order.environment.get("AILURUS_ATTEMPT")
+                if mark and f"AILURUS_ATTEMPT={mark}".encode() in environment:
+                    return payload
+        return 0
+
+    def _end(self) -> None:
+        """The pilot is gone: kill everything below, until there is nothing."""
+        signal.set_wakeup_fd(-1)
+        kill_descendants(os.getpid())

@@ -1,0 +1,56 @@
+"""The pilot's tie to its dispatcher: registration, and the token that comes with it, in memory only."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Client, Refused
+from ailurus.wire.retry import Patience, pauses
+
+ONCE = Patience(total_s=0.0)
+STRAY = (409, 410)
+
+
+class ToldToGo(AilurusError):
+    """The dispatcher does not want this pilot: it is a stray, too late, or not allowed."""
+
+    def __init__(self, error: Refused) -> None:
+        super().__init__(error.message, remedy=error.remedy, field=error.field)
+        self.stray = error.status in STRAY
+
+
+class Link:
+    """Registers, and gives the clients their token; registers anew when that is refused."""
+
+    def __init__(self, url: str, credential: Callable[..., str] | None, who: m.Register) -> None:
+        self._door = Client(url, credential, connections=1)
+        self._who = who
+        self._token = ""
+        self._lock = threading.Lock()
+        self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
+        self.client = Client(url, self._worker_token, patience=ONCE)
+        self.reports = Client(url, None, patience=ONCE, connections=2)
+
+    def register(self, patience: Patience) -> m.Registered:
+        """Raises ToldToGo if the dispatcher says no, Unreachable if nobody says anything."""
+        try:
+            answer = self._door.call("register", self._who, answer=m.Registered, patience=patience)
+        except Refused as error:
+            raise ToldToGo(error) from None
+        self.registered, self._token = answer, answer.token
+        return answer
+
+    def _worker_token(self, *, fresh: bool = False) -> str:
+        with self._lock:
+            if fresh:
+                self.register(ONCE)
+            return self._token
+
+
+def backoff() -> Iterator[float]:
+    """Pauses for whoever talks to a dispatcher that does not answer."""
+    return pauses(Patience(first_s=0.2, longest_s=15.0), random.Random())

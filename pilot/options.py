@@ -1,0 +1,144 @@
+"""The command line. Options mean what they mean in PanDA's Pilot 3 where both have them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from ailurus import __version__
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s
+
+EXITS = """\
+exit codes:
+  0    all well: it drained, was idle, or had its jobs; jobs that failed are not the pilot's failure
+  2    wrong options
+  65   it cannot work here: site file, container or a part of the pilot is at fault
+  66   the work directory or the spool cannot be made
+  68   no valid credential: the dispatcher refuses the token
+  70   a bug of the pilot, or its guardian was killed
+  71   no dispatcher answers
+  78   a stray: another pilot has this worker's place, or its time is over
+  81   the lifetime was over before the payloads
+  128+n  signal n ended it
+signals:
+  TERM INT XCPU USR1 QUIT  payloads get TERM, after --grace KILL; then reports; the second one: now
+  USR2                     take no more jobs, end when those here have ended
+"""
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    url: str
+    queue: str
+    site: Path | None = None
+    slot: str = ""
+    token_file: Path | None = None
+    bootstrap_file: Path | None = None
+    label: str = ""
+    workdir: Path
+    spool: Path | None = None
+    lifetime_s: float | None = None
+    empty_acquires: int | None = None
+    idle_exit_s: float | None = None
+    max_jobs: int | None = None
+    grace_s: float = 20.0
+    patience_s: float = 60.0
+    log_file: Path | None = None
+    log_level: str = "info"
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
+    """Options from the command line, then the environment."""
+    parser = argparse.ArgumentParser(
+        prog="pilot",
+        description="Acquires jobs of a queue from a dispatcher and runs them on this node.",
+        epilog=EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--url", default=env.get("AILURUS_URL"), help="the dispatcher's address (AILURUS_URL)")
+    add("-q", "--queue", required=True, help="the queue whose jobs to run")
+    add(
+        "--site",
+        type=Path,
+        metavar="FILE",
+        help="the site file; without it only the machine speaks",
+    )
+    add("--slot", default="", help="the slot of the site file (default: the one with this queue)")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token to register with (AILURUS_TOKEN_FILE)",
+    )
+    add("-j", "--label", default="", help="label of the pilot, kept with its worker")
+    add("-a", "--workdir", type=Path, metavar="DIR", help="where jobs' directories are made")
+    add("--spool", type=Path, metavar="DIR", help="where reports wait, shared by a node's pilots")
+    add(
+        "-l",
+        "--lifetime",
+        type=_duration,
+        metavar="TIME",
+        help="end after this long (seconds, 2h, …)",
+    )
+    add("-v", "--getjob-requests", type=int, metavar="N", help="end after N acquires without a job")
+    add(
+        "-w", "--workflow", choices=["generic"], default="generic", help="as Pilot 3; only this one"
+    )
+    add("--idle-exit", type=_duration, metavar="TIME", help="end after this long without a job")
+    add("--max-jobs", type=int, metavar="N", help="end after N jobs")
+    add("--grace", type=_duration, default=20.0, metavar="TIME", help="from TERM to KILL (20 s)")
+    add(
+        "--patience",
+        type=_duration,
+        default=60.0,
+        metavar="TIME",
+        help="for a silent dispatcher at the start (60 s)",
+    )
+    add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    add("--version", action="version", version=f"pilot {__version__}")
+    given = parser.parse_args(argv)
+    if not given.url:
+        parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")
+    bootstrap = env.get("AILURUS_BOOTSTRAP_FILE")
+    token_file = given.token_file or env.get("AILURUS_TOKEN_FILE")
+    return Options(
+        url=given.url,
+        queue=given.queue,
+        site=given.site,
+        slot=given.slot,
+        token_file=Path(token_file) if token_file else None,
+        bootstrap_file=Path(bootstrap) if bootstrap and not given.token_file else None,
+        label=given.label,
+        workdir=(given.workdir or _scratch(env)).absolute(),
+        spool=given.spool.absolute() if given.spool else None,
+        lifetime_s=given.lifetime,
+        empty_acquires=given.getjob_requests,
+        idle_exit_s=given.idle_exit,
+        max_jobs=given.max_jobs,
+        grace_s=given.grace,
+        patience_s=given.patience,
+        log_file=given.log,
+        log_level=given.log_level,
+    )
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration_s(text)
+    except AilurusError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _scratch(env: Mapping[str, str]) -> Path:
+    """Where batch systems say that a job's scratch space is."""
+    for name in ("OSG_WN_TMP", "SLURM_TMPDIR", "_CONDOR_SCRATCH_DIR", "TMPDIR"):
+        if (value := env.get(name)) and os.access(value, os.W_OK):
+            return Path(value)
+    return Path("/tmp")  # noqa: S108 - beneath it a directory of mode 700 and a random name is made

@@ -1,0 +1,129 @@
+"""What the pilot asks of its surroundings, in its own words. A port exists when something needs it.
+
+AilurusError
+└── JobError      this job fails, with PanDA's code; the pilot lives on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import JobSpec
+
+Check = Callable[[], None]
+"""Called now and then by whatever takes long: raises JobError when the job is to stop."""
+
+
+class JobError(AilurusError):
+    """Why an attempt failed. `transient` None: as the code says."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        remedy: str = "",
+        field: str = "",
+        transient: bool | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy, field=field)
+        self.code = code
+        self.transient = code.transient if transient is None else transient
+
+
+class Copied(Struct, frozen=True, kw_only=True):
+    """A file as it was seen while it was copied, in one pass."""
+
+    size: int
+    adler32: str
+    md5: str | None = None
+
+
+class Transfer(Protocol):
+    """Moves single files of some URL schemes. Follows no link and overwrites nothing."""
+
+    def allowed(self, url: str) -> None:
+        """Raise JobError(STORAGE_FORBIDDEN) if the site does not let jobs use `url`."""
+
+    def get(self, url: str, into: int, check: Check, *, md5: bool) -> Copied:
+        """Copy `url` into the open, empty file `into`."""
+
+    def put(self, source: int, url: str, check: Check) -> Copied:
+        """Copy the open file `source` to `url`, which must not exist; whole or not at all."""
+
+    def delete(self, url: str) -> None:
+        """Remove `url`; that it does not exist is no error."""
+
+
+class Box(Struct, frozen=True, kw_only=True):
+    """What a payload may see: its directory, its environment, the network or not."""
+
+    directory: str
+    tmp: str
+    """What is /tmp for the payload."""
+    environment: Mapping[str, str]
+    network: bool = False
+    gpus: tuple[int, ...] = ()
+
+
+class Container(Protocol):
+    """Wraps a payload's command so that it sees only its box."""
+
+    name: str
+    private: bool
+    """Whether payloads are kept from the pilot's files: without that no spool is shared."""
+    depth: int
+    """How many processes of its own stand between the one we start and the payload."""
+
+    def tmp(self, directory: str) -> str:
+        """Where the payload finds its `tmp`."""
+
+    def accepts(self, spec: JobSpec) -> None:
+        """Raise JobError if this container cannot run such a job."""
+
+    def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
+        """The argument list that runs `argv` inside `box`."""
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """A process to start: no shell, no inherited descriptor, nothing of our environment."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = {}
+    directory: str = "/"
+    stdout: str = "/dev/null"
+    stderr: str = "/dev/null"
+    cpus: Sequence[int] = ()
+    """CPUs to run on; empty: as the pilot."""
+    depth: int = 0
+    """How many processes from the top a TERM spares: they are the container's."""
+
+
+class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """How a process ended. `errno` not 0: it could not be started."""
+
+    key: int
+    exit_code: int = 0
+    """As `os.waitstatus_to_exitcode`: negative is a signal."""
+    errno: int = 0
+    cpu_s: float = 0.0
+    max_rss_kb: int = 0
+    at: float = 0.0
+    """time.monotonic() when it was found to have ended."""
+
+
+class Spawner(Protocol):
+    """Starts processes and tells how they end; what they leave behind is killed."""
+
+    def spawn(self, order: Order, done: Callable[[Ended], None]) -> int:
+        """Start it and return its key. `done` is called once, from the spawner's own thread."""
+
+    def signal(self, key: int, number: int) -> None:
+        """Send a signal to the payload's processes; KILL ends all of them."""
+
+    def pid(self, key: int) -> int | None:
+        """Its process id while it runs."""

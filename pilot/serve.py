@@ -1,0 +1,313 @@
+"""The pilot's service: acquire as many jobs as free slots hold, and give each a thread."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.worker import Ending
+from ailurus.wire.client import Refused
+from pilot.flow import carry
+from pilot.held import Held
+from pilot.kit import Kit
+from pilot.link import Link, ToldToGo, backoff
+from pilot.ports import JobError
+from pilot.slots import Need, room_of
+from pilot.spool import Begun
+
+NUDGE = signal.SIGALRM  # «look again», from the pilot's own threads to its main one
+SIGNALS = {
+    signal.SIGTERM: Code.SIGTERM,
+    signal.SIGINT: Code.SIGINT,
+    signal.SIGXCPU: Code.SIGXCPU,
+    signal.SIGUSR1: Code.SIGUSR1,
+    signal.SIGQUIT: Code.SIGQUIT,
+}
+HEARD = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
+LAST_WORDS_S = 10.0  # for reports, after the grace time
+IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """For how long, and for how many jobs."""
+
+    lifetime_s: float | None = None
+    idle_exit_s: float | None = None
+    max_jobs: int | None = None
+    empty_acquires: int | None = None
+    grace_s: float = 20.0
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """How a pilot's service ended."""
+
+    ending: Ending
+    diagnosis: str = ""
+    signal: int = 0
+    jobs: int = 0
+    owed: bool = False
+    """Reports wait in the spool for the next pilot."""
+
+
+class Server:
+    """Three threads beside the main one, and one a job."""
+
+    def __init__(self, kit: Kit, link: Link, terms: Terms) -> None:
+        self._kit, self._link, self._terms = kit, link, terms
+        self._began = self._idle_since = time.monotonic()
+        self._jobs: set[Held] = set()
+        self._taken = 0
+        self._prefetch = False
+        self._draining = ""
+        self.ending = Ending.DONE
+        self.guardian_died = False
+        self._main = threading.get_ident()
+        self._signals: list[int] = []
+        self._stop_by = float("inf")
+        self._log = Log("pilot.serve")
+
+    def serve(self) -> Served:
+        """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HEARD`."""
+        kit = self._kit
+        kit.reporter.when_quiet = self._nudge_if_draining
+        for name, run in (
+            ("acquirer", self._acquire),
+            ("reporter", kit.reporter.run),
+            ("supervisor", kit.supervisor.run),
+        ):
+            threading.Thread(target=run, name=name, daemon=True).start()
+        while not self._over():
+            found = signal.sigtimedwait(HEARD, self._patience())
+            if found is not None and found.si_signo == signal.SIGUSR2:
+                self.drain("told to drain by SIGUSR2")
+            elif found is not None and found.si_signo != NUDGE:
+                self._interrupt(signal.Signals(found.si_signo))
+            if self._lifetime_over():
+                self.drain("the lifetime is over", Ending.WALLTIME)
+                why = JobError(
+                    Code.WALLTIME,
+                    "the pilot's time was over before the payload's",
+                    remedy="give the job a `walltime`: it is then started only where it fits",
+                    transient=True,
+                )
+                self._stop_all(why, self._terms.grace_s)
+        owed = not kit.reporter.idle()
+        return Served(
+            ending=self.ending,
+            diagnosis=self._draining,
+            signal=self._signals[0] if self._signals else 0,
+            jobs=self._taken,
+            owed=owed,
+        )
+
+    @property
+    def diagnosis(self) -> str:
+        return self._draining
+
+    def drain(self, why: str, ending: Ending = Ending.DONE) -> None:
+        """Take nothing more; finish what is here, then end."""
+        if not self._draining:
+            self._log.info("draining", why=why)
+            self._draining, self.ending = why, ending
+            self._kit.reporter.draining = True
+        with self._kit.slots.changed:
+            self._kit.slots.changed.notify_all()
+        self.nudge()
+
+    def nudge(self) -> None:
+        signal.pthread_kill(self._main, NUDGE)
+
+    def guardian_lost(self) -> None:
+        self.guardian_died = True
+        self.drain("the guardian died, and all payloads with it", Ending.FAILED)
+
+    # the main thread -----------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        if time.monotonic() > self._stop_by:
+            return True
+        return bool(self._draining) and not self._jobs and self._kit.reporter.idle()
+
+    def _patience(self) -> float:
+        """How long nothing can happen that is not a signal."""
+        deadlines = [self._stop_by]
+        if self._terms.lifetime_s is not None and self._stop_by == float("inf"):
+            deadlines.append(self._began + self._terms.lifetime_s - self._terms.grace_s)
+        return max(0.0, min(min(deadlines) - time.monotonic(), 3600.0))
+
+    def _lifetime_over(self) -> bool:
+        lifetime = self._terms.lifetime_s
+        return (
+            lifetime is not None
+            and self._stop_by == float("inf")
+            and time.monotonic() > self._began + lifetime - self._terms.grace_s
+        )
+
+    def _interrupt(self, number: signal.Signals) -> None:
+        """The first signal gives payloads the grace time, the second none."""
+        again = bool(self._signals)
+        self._signals.append(number)
+        self.drain(f"got {number.name}", Ending.PREEMPTED)
+        why = JobError(
+            SIGNALS[number],
+            f"the pilot got {number.name} and ended",
+            remedy="the job is tried again elsewhere",
+        )
+        self._stop_all(why, 0.0 if again else self._terms.grace_s)
+
+    def _stop_all(self, why: JobError, grace_s: float) -> None:
+        self._stop_by = min(self._stop_by, time.monotonic() + grace_s + LAST_WORDS_S)
+        for held in list(self._jobs):
+            held.give_back = True
+            held.stop(why, grace_s=grace_s)
+
+    # the acquirer's thread -----------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        pauses = backoff()
+        empty = 0
+        request, ask = "", None
+        while not self._draining:
+            if ask is None:
+                ask = self._next_ask()
+                if ask is None:
+                    continue
+            request = ask.request_id
+            try:
+                answer = self._link.client.call(
+                    "acquire", ask, answer=m.Acquired, wait_s=ask.wait_s
+                )
+            except (ToldToGo, Refused) as error:
+                self._log.error("acquire_refused", what=str(error))
+                self.drain(str(error), Ending.FAILED)
+                return
+            except AilurusError as error:  # the same request again: its answer may be on its way
+                self._log.warning("dispatcher_silent", what=str(error), request=request)
+                self._pause(next(pauses))
+                continue
+            except Exception as bug:  # noqa: BLE001 - without this thread the pilot is a statue
+                self._log.error("acquire_failed", trace=True)
+                self.drain(f"a bug of the pilot: {bug}", Ending.FAILED)
+                return
+            pauses, ask = backoff(), None
+            self._prefetch = answer.prefetch
+            if answer.jobs:
+                empty = 0
+                self._take(answer.jobs)
+            else:
+                empty += 1
+            if answer.drain:
+                self.drain("the dispatcher drains this worker")
+            if self._terms.empty_acquires is not None and empty >= self._terms.empty_acquires:
+                self.drain(f"no job in {empty} requests", Ending.IDLE_EXIT)
+
+    def _next_ask(self) -> m.Acquire | None:
+        """What to ask for next, once there is room; None: look again."""
+        slots = self._kit.slots
+        with slots.changed:
+            wanted = self._wanted()
+            if wanted is None:
+                if not self._draining:
+                    slots.changed.wait()
+                return None
+        room, count, wait_s = wanted
+        if not self._jobs and self._terms.idle_exit_s is not None:
+            left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
+            if left <= 0:
+                self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
+                return None
+            wait_s = min(wait_s, left)
+        return m.Acquire(
+            request_id=uuid.uuid4().hex,
+            room=room_of(room, self.seconds_left()),
+            count=count,
+            wait_s=round(wait_s, 3),
+        )
+
+    def _wanted(self) -> tuple[Need, int, float] | None:
+        """Room to fill, how many jobs, and how long to wait for the first; under the slots' lock."""
+        left = 1000
+        if self._terms.max_jobs is not None:
+            left = self._terms.max_jobs - self._taken
+            if left <= 0:
+                self.drain(f"{self._taken} jobs taken")
+                return None
+        slots = self._kit.slots
+        room = slots.room()
+        if room.cores > 0 and room.memory_mb > 0:
+            waits = IDLE_POLL_S if not self._jobs else BUSY_POLL_S
+            return room, min(room.cores, left), waits
+        if self._prefetch and slots.waiting() < max(1, slots.total.cores // 16):
+            self._prefetch = False  # until the dispatcher says so again
+            return slots.total, 1, AHEAD_POLL_S
+        return None
+
+    def _take(self, jobs: Iterable[m.Assignment]) -> None:
+        kit = self._kit
+        taken = [Held(job, self._changed, self._settled) for job in jobs]
+        begun = [
+            Begun(
+                job_id=held.id[0],
+                attempt_nr=held.id[1],
+                report_key=held.assignment.report_key,
+                outputs=tuple(kit.stage.planned(held.id, held.spec)),
+                directory=str(kit.directory / held.name),
+                host=kit.host,
+            )
+            for held in taken
+        ]
+        try:
+            kit.journal.begin(begun)
+        except OSError as error:  # the leases of a pilot that dies now run out: slower, not lost
+            self._log.error("spool_failed", what=error.strerror)
+        self._taken += len(taken)
+        for held in taken:
+            self._jobs.add(held)
+            kit.reporter.hold(held)
+            if self._draining:
+                held.give_back = True
+                held.stop(JobError(Code.SIGTERM, "the pilot ends"))
+            threading.Thread(
+                target=self._carry, args=(held,), name=f"job-{held.name}", daemon=True
+            ).start()
+
+    def _carry(self, held: Held) -> None:
+        try:
+            carry(held, self._kit)
+        finally:
+            self._jobs.discard(held)
+            self._idle_since = time.monotonic()
+            with self._kit.slots.changed:
+                self._kit.slots.changed.notify_all()
+            self._nudge_if_draining()
+
+    def _nudge_if_draining(self) -> None:
+        if self._draining:
+            self.nudge()
+
+    def _pause(self, seconds: float) -> None:
+        with self._kit.slots.changed:
+            if not self._draining:
+                self._kit.slots.changed.wait(seconds)
+
+    def seconds_left(self) -> float | None:
+        if self._terms.lifetime_s is None:
+            return None
+        end = self._began + self._terms.lifetime_s - self._terms.grace_s
+        return max(0.0, round(end - time.monotonic(), 1))
+
+    def _changed(self, held: Held) -> None:
+        self._kit.reporter.changed(held)
+        if held.kill_at is not None:
+            self._kit.supervisor.wake_by(held.kill_at)
+
+    def _settled(self, held: Held) -> None:
+        self._kit.journal.settle([held.id])

@@ -1,0 +1,134 @@
+"""What the pilot reads of a site file: storage, software, container, limits, slots.
+
+The edge reads and lints all of it; the pilot takes its own parts and ignores the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s, size_bytes, size_mb
+
+Size = str | int
+Duration = str | float | int
+
+
+class Storage(Struct, frozen=True):
+    """Where files may come from and go to."""
+
+    roots: tuple[str, ...] = ()
+    """Directories beneath which `file:` URLs resolve."""
+    http_allow: tuple[str, ...] = ()
+    """Prefixes of http URLs."""
+    default_output: str = ""
+
+
+class ContainerChoice(Struct, frozen=True):
+    default: str = ""  # empty: bubblewrap
+    bare: bool = False
+
+
+class Limits(Struct, frozen=True):
+    """Limits of single jobs at this site."""
+
+    stdout: Size = "2GiB"  # stdout and stderr together
+    output: Size = "500GiB"  # one output file
+    inputs: Size = "0"  # all inputs of a job together; 0: no limit
+    looping: Duration = "2h"  # no file touched for so long; 0: never
+    staging: Duration = "2h"  # one file
+    grace: Duration = 10  # between TERM and KILL
+
+
+class SlotOf(Struct, frozen=True):
+    """What one worker of this slot has; left out: what the machine shows."""
+
+    queue: str = ""
+    cores: int | None = None
+    memory: Size | None = None
+    disk: Size | None = None
+    walltime: Duration | None = None
+    gpus: int | None = None
+
+
+class PilotChoice(Struct, frozen=True):
+    pin: bool = False
+    """Bind payloads to CPUs: only where no other pilot shares the node."""
+
+
+class Site(Struct, frozen=True):
+    site: str = ""
+    storage: Storage = Storage()
+    software: tuple[str, ...] = ()
+    container: ContainerChoice = ContainerChoice()
+    limits: Limits = Limits()
+    slots: dict[str, SlotOf] = {}
+    pilot: PilotChoice = PilotChoice()
+
+    def slot(self, name: str, queue: str) -> SlotOf:
+        """The slot called `name`, or the one that serves `queue`."""
+        if name:
+            if name not in self.slots:
+                known = ", ".join(self.slots) or "none"
+                raise AilurusError("no such slot", field=f"slots.{name}", remedy=f"known: {known}")
+            return self.slots[name]
+        serving = [slot for slot in self.slots.values() if slot.queue == queue]
+        return serving[0] if len(serving) == 1 else SlotOf()
+
+
+class Bounds(Struct, frozen=True):
+    """`Limits` in numbers."""
+
+    stdout_bytes: int
+    output_bytes: int
+    inputs_bytes: int
+    looping_s: float
+    staging_s: float
+    grace_s: float
+
+
+def bounds_of(limits: Limits) -> Bounds:
+    return Bounds(
+        stdout_bytes=size_bytes(limits.stdout),
+        output_bytes=size_bytes(limits.output),
+        inputs_bytes=size_bytes(limits.inputs),
+        looping_s=duration_s(limits.looping),
+        staging_s=duration_s(limits.staging),
+        grace_s=duration_s(limits.grace),
+    )
+
+
+def megabytes(size: Size | None, otherwise: int) -> int:
+    return otherwise if size is None else size_mb(size)
+
+
+def read(path: Path | None) -> Site:
+    """The pilot's parts of the site file at `path`; without one nothing is allowed beyond jobs."""
+    if path is None:
+        return Site()
+    tree = _tree(path)
+    try:
+        return msgspec.convert(tree, Site)
+    except msgspec.ValidationError as error:
+        raise AilurusError(
+            f"{path}: {error}", remedy="`harvester-edge lint` names line and remedy"
+        ) from None
+
+
+def _tree(path: Path) -> Any:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise AilurusError(f"cannot read the site file {path}: {error.strerror}") from None
+    try:
+        if path.suffix == ".json":
+            return msgspec.json.decode(text)
+        import yaml
+
+        return yaml.safe_load(text)
+    except Exception as error:  # noqa: BLE001 - whatever the parser says is wrong with the file
+        raise AilurusError(f"{path} cannot be read: {error}") from None

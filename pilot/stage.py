@@ -1,0 +1,214 @@
+"""Staging: inputs into the job's directory, outputs from it to storage, measured on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.messages import DoneFile
+from pilot.held import Held
+from pilot.ports import Check, Copied, JobError, Transfer
+from pilot.site import Bounds
+from pilot.workdir import Workdir
+
+T = TypeVar("T")
+TRIES = 3
+
+
+class Stage:
+    """Moves the files of jobs with the transfers of this site."""
+
+    def __init__(
+        self, transfers: Callable[[str], Transfer], default_output: str, bounds: Bounds
+    ) -> None:
+        self._transfers = transfers
+        self._default = default_output
+        self._bounds = bounds
+
+    @property
+    def has_default(self) -> bool:
+        return bool(self._default)
+
+    def allowed(self, held: Held) -> None:
+        """Refuse now what could not be staged later: a job that cannot end well is not begun."""
+        for index, file in enumerate(held.spec.inputs):
+            with _field(f"inputs[{index}].url"):
+                self._transfer(file.url).allowed(file.url)
+        for index, output in enumerate(held.spec.outputs):
+            with _field(f"outputs[{index}].url"):
+                url = self.physical(held.id, output)
+                self._transfer(url).allowed(url)
+        declared = sum(file.size or 0 for file in held.spec.inputs)
+        if 0 < self._bounds.inputs_bytes < declared:
+            raise JobError(
+                Code.INPUTS_TOO_LARGE,
+                f"the inputs have {declared} bytes, this site takes {self._bounds.inputs_bytes}",
+                field="inputs",
+            )
+
+    def physical(self, of: tuple[int, int], file: OutputFile) -> str:
+        """Where an attempt's output goes: no attempt overwrites another's."""
+        directory = file.url or self._default
+        if not directory:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"output {file.name!r} has no url and this site has no default storage",
+                remedy="give the output a url, or the site file `storage.default_output`",
+            )
+        return f"{directory.rstrip('/')}/{of[0]}.{of[1]}.{file.name}"
+
+    def planned(self, of: tuple[int, int], spec: JobSpec) -> list[str]:
+        """All that an attempt may leave in storage."""
+        urls = []
+        for file in (*spec.outputs, LOG):
+            with contextlib.suppress(JobError):
+                urls.append(self.physical(of, file))
+        return urls
+
+    def stage_in(self, held: Held, work: Workdir) -> None:
+        for index, file in enumerate(held.spec.inputs):
+            with _field(f"inputs[{index}]"):
+                get = partial(self._get, file, work)
+                _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+
+    def stage_out(self, held: Held, work: Workdir) -> tuple[DoneFile, ...]:
+        done: list[DoneFile] = []
+        for index, file in enumerate(held.spec.outputs):
+            with _field(f"outputs[{index}].name"):
+                source = self._output(file, work)
+                if source is None:
+                    continue
+                try:
+                    done.append(self.put(held, file, source))
+                finally:
+                    os.close(source)
+        return tuple(done)
+
+    def put(self, held: Held, file: OutputFile, source: int) -> DoneFile:
+        url = self.physical(held.id, file)
+
+        def once(check: Check) -> Copied:
+            os.lseek(source, 0, os.SEEK_SET)
+            return self._transfer(url).put(source, url, check)
+
+        copied = _again(held, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
+        return DoneFile(
+            name=file.name, url=url, size=copied.size, adler32=copied.adler32, md5=copied.md5
+        )
+
+    def delete(self, urls: Sequence[str]) -> list[str]:
+        """Remove files of an attempt that did not count; those that could not be."""
+        left = []
+        for url in urls:
+            try:
+                self._transfer(url).delete(url)
+            except JobError:
+                left.append(url)
+        return left
+
+    def _get(self, file: InputFile, work: Workdir, check: Check) -> None:
+        try:
+            into = work.create(file.name)
+        except FileExistsError:  # of an earlier try
+            (work.directory / file.name).unlink()
+            into = work.create(file.name)
+        except OSError as error:
+            raise JobError(Code.NO_LOCAL_SPACE, f"{file.name}: {error.strerror}") from None
+        try:
+            copied = self._transfer(file.url).get(file.url, into, check, md5=file.md5 is not None)
+        finally:
+            os.close(into)
+        _compare(file, copied)
+
+    def _output(self, file: OutputFile, work: Workdir) -> int | None:
+        try:
+            source = work.open(file.name)
+        except FileNotFoundError:
+            if file.optional:
+                return None
+            raise JobError(
+                Code.MISSING_OUTPUT,
+                f"the payload left no file {file.name!r}",
+                remedy="does it write it into the directory it starts in? Or make it `optional`",
+            ) from None
+        except (OSError, ValueError) as error:
+            what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENOTDIR):
+                what = f"{file.name!r} is a symbolic link"
+            raise JobError(
+                Code.OUTPUT_UNSAFE,
+                f"{what}, and only a regular file can be an output",
+                remedy="let the payload copy the contents to a file of that name",
+            ) from None
+        size = os.fstat(source).st_size
+        if size > self._bounds.output_bytes:
+            os.close(source)
+            raise JobError(
+                Code.OUTPUT_TOO_LARGE,
+                f"{file.name} has {size} bytes, this site takes {self._bounds.output_bytes}",
+            )
+        return source
+
+    def _transfer(self, url: str) -> Transfer:
+        return self._transfers(url.partition(":")[0])
+
+
+LOG = OutputFile(name="log.tgz", optional=True)
+
+
+def _compare(file: InputFile, copied: Copied) -> None:
+    """Hold what was declared against what came."""
+    if file.size is not None and file.size != copied.size:
+        raise JobError(
+            Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"
+        )
+    if file.adler32 is not None and file.adler32 != copied.adler32:
+        raise JobError(
+            Code.GET_ADLER_MISMATCH,
+            f"{file.name} has adler32 {copied.adler32}, declared is {file.adler32}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+    if file.md5 is not None and file.md5 != copied.md5:
+        raise JobError(
+            Code.GET_MD5_MISMATCH,
+            f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+
+
+def _again(held: Held, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
+    """Try a transfer up to three times while its failure is of a passing kind."""
+    for pause_s in (0.5, 3.0, None):
+        deadline = time.monotonic() + bounds.staging_s
+
+        def check(deadline: float = deadline) -> None:
+            held.check()
+            if time.monotonic() > deadline:
+                raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
+
+        try:
+            return once(check)
+        except JobError as error:
+            held.check()
+            if not error.transient or pause_s is None:
+                raise
+            held.note(f"tries again after: {error}")
+            held.news.wait(pause_s)
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Say which field of the job an error is about."""
+    try:
+        yield
+    except JobError as error:
+        error.field = error.field or name
+        raise

@@ -1,0 +1,203 @@
+"""From options and site file to a running pilot's parts, and their end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import plugins
+from ailurus import __version__
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import Room
+from ailurus.protocol.units import duration_s
+from ailurus.wire.client import TokenFile, fixed_token
+from ailurus.wire.retry import Patience
+from pilot import machine
+from pilot.kit import Kit
+from pilot.link import ONCE, Link
+from pilot.options import Options
+from pilot.ports import Container, JobError, Transfer
+from pilot.reporter import Reporter
+from pilot.serve import Server, Terms
+from pilot.site import Site, bounds_of, megabytes
+from pilot.slots import Need, Slots, room_of
+from pilot.spawner import GuardedSpawner
+from pilot.spool import Spool
+from pilot.stage import Stage
+from pilot.watch import Supervisor
+from pilot.workdir import remove_tree
+
+log = Log("pilot")
+
+
+@contextmanager
+def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[Server]:
+    """A registered pilot, ready to serve; leaving it says goodbye and removes what it made."""
+    credential = _credential(options)
+    instance = secrets.token_hex(8)
+    container = _container(site)
+    slot = site.slot(options.slot, options.queue)
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    directory = options.workdir / f"ailurus-{instance}"
+    directory.mkdir(mode=0o700)
+    try:
+        seen = machine.look(directory)
+        total = Need(
+            cores=seen.cores if slot.cores is None else slot.cores,
+            memory_mb=megabytes(slot.memory, seen.memory_mb),
+            disk_mb=megabytes(slot.disk, seen.disk_mb),
+            gpus=seen.gpus if slot.gpus is None else slot.gpus,
+        )
+        lifetime = options.lifetime_s
+        if lifetime is None and slot.walltime is not None:
+            lifetime = duration_s(slot.walltime)
+        host = socket.gethostname()
+        who = m.Register(
+            instance=instance,
+            queue=options.queue,
+            site=site.site,
+            host=host,
+            total=room_of(total, lifetime),
+            version=__version__,
+            batch_id=_batch_id(),
+        )
+        link = Link(options.url, credential, who)
+        registered = link.register(Patience(total_s=options.patience_s))
+        log.info("registered", worker_id=registered.worker_id, cores=total.cores)
+        spool = Spool(_spool(options, directory, container), instance)
+        bounds = bounds_of(site.limits)
+        slots = Slots(total, _pinned(site, total, seen))
+        stage = Stage(_transfers(site), site.storage.default_output, bounds)
+        server: Server | None = None
+
+        def room() -> Room:
+            return room_of(slots.room(), server.seconds_left() if server else None)
+
+        def drain(why: str) -> None:
+            if server is not None:
+                server.drain(why)
+
+        reporter = Reporter(link, room, stage.delete, drain, bounds.grace_s)
+        supervisor = Supervisor(bounds)
+        kit = Kit(
+            host=host,
+            directory=directory,
+            container=container,
+            spawner=spawner,
+            stage=stage,
+            slots=slots,
+            supervisor=supervisor,
+            reporter=reporter,
+            journal=spool.own,
+        )
+        terms = Terms(
+            lifetime_s=lifetime,
+            idle_exit_s=options.idle_exit_s,
+            max_jobs=options.max_jobs,
+            empty_acquires=options.empty_acquires,
+            grace_s=options.grace_s,
+        )
+        server = Server(kit, link, terms)
+        _adopt(spool, stage, reporter)
+        threading.Thread(
+            target=spawner.listen, args=(server.guardian_lost,), name="spawner", daemon=True
+        ).start()
+        try:
+            yield server
+        finally:
+            supervisor.close()
+            reporter.close()
+            _say_bye(link, server)
+            spool.own.close()
+    finally:
+        remove_tree(directory)
+
+
+def _credential(options: Options) -> Callable[..., str] | None:
+    """What to register with: the batch script's token, read once and removed, or a token file."""
+    if options.bootstrap_file is not None:
+        try:
+            text = options.bootstrap_file.read_text().strip()
+            options.bootstrap_file.unlink()
+        except OSError as error:
+            raise AilurusError(
+                f"cannot take the bootstrap token {options.bootstrap_file}: {error.strerror}",
+                remedy="was it used before? A pilot is started once",
+            ) from None
+        return fixed_token(text)
+    return None if options.token_file is None else TokenFile(options.token_file)
+
+
+def _container(site: Site) -> Container:
+    """The site's container; without a word from it, a sandbox or nothing."""
+    name = site.container.default or "bubblewrap"
+    made: Container = plugins.load("container", name)(
+        software=site.software, bare=site.container.bare
+    )
+    return made
+
+
+def _transfers(site: Site) -> Callable[[str], Transfer]:
+    """The transfer of a URL scheme, made when a job first needs it."""
+
+    @cache
+    def transfer(scheme: str) -> Transfer:
+        try:
+            kind = plugins.load("data", scheme)
+        except AilurusError as error:
+            raise JobError(
+                Code.NO_PROTOCOL, f"no data plugin for {scheme!r} URLs", remedy=error.remedy
+            ) from None
+        made: Transfer = kind(roots=site.storage.roots, http_allow=site.storage.http_allow)
+        return made
+
+    return transfer
+
+
+def _spool(options: Options, directory: Path, container: Container) -> Path:
+    """Where reports wait. Payloads that could read it get none that others share."""
+    if not container.private:
+        return directory / "spool"
+    return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
+
+
+def _pinned(site: Site, total: Need, seen: Need) -> Sequence[int]:
+    """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
+    whole = total.cores == seen.cores == len(os.sched_getaffinity(0))
+    return sorted(os.sched_getaffinity(0)) if site.pilot.pin and whole else ()
+
+
+def _batch_id() -> str:
+    return next(
+        (os.environ[name] for name in ("SLURM_JOB_ID", "PBS_JOBID") if name in os.environ), ""
+    )
+
+
+def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
+    """Finish the affairs of dead pilots: their attempts' reports, leftovers and directories."""
+    for journal in spool.orphans():
+        owed = journal.owed()
+        for one in owed:
+            stage.delete(one.leftovers)
+            reporter.owe(one.report, journal)
+        for directory in {str(Path(name).parent) for name in journal.directories()}:
+            if Path(directory).name.startswith("ailurus-"):
+                remove_tree(Path(directory))
+        if owed:
+            log.info("adopted", journal=journal.path.name, reports=len(owed))
+        else:
+            journal.close()
+
+
+def _say_bye(link: Link, server: Server) -> None:
+    with suppress(AilurusError):
+        bye = m.Bye(ending=server.ending, diagnosis=server.diagnosis)
+        link.client.call("bye", bye, answer=m.Done, patience=ONCE)

@@ -1,0 +1,77 @@
+"""Trees of processes: to be their reaper, to tell all of one something, to kill all of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, not init's."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def become_undumpable() -> None:
+    """Nobody of the same user may read this process's memory, environment or descriptors."""
+    _prctl(4, 0)  # PR_SET_DUMPABLE
+
+
+def kill_descendants(root: int, *, spare: int = 0) -> None:
+    """KILL all that runs below the process `root`, which is their subreaper, and reap it."""
+    while True:
+        below = [pid for pid, _ in _descendants(root) if pid != spare]
+        _stop_and_kill(below)
+        try:
+            while os.wait4(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        if below:
+            time.sleep(0.005)  # the kernel is taking them down; nothing tells when a tree is gone
+
+
+def kill_tree(pid: int) -> None:
+    _stop_and_kill([pid, *(below for below, _ in _descendants(pid))])
+
+
+def _stop_and_kill(pids: list[int]) -> None:
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: a fork bomb forks no further
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+
+def tell_tree(root: int, number: int, spared: int) -> None:
+    below = [(root, 0), *_descendants(root)]
+    for pid, depth in below:
+        if depth >= spared:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+
+def _descendants(root: int) -> list[tuple[int, int]]:
+    """All processes below `root` with their depth, parents first; from one pass over /proc."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand paths would cost
+        if name.isdecimal():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                stat = Path(f"/proc/{name}/stat").read_bytes()
+                parent = int(stat[stat.rindex(b")") + 2 :].split(None, 2)[1])
+                children.setdefault(parent, []).append(int(name))
+    found: list[tuple[int, int]] = []
+    layer, depth = [root], 1
+    while layer:
+        layer = [child for pid in layer for child in children.get(pid, ())]
+        found += [(pid, depth) for pid in layer]
+        depth += 1
+    return found
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")

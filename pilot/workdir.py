@@ -1,0 +1,171 @@
+"""Directories of jobs: made for one attempt, read without following links, removed whatever is in them.
+
+PILOT/JOB.ATTEMPT/work      the payload's directory: inputs before, outputs after
+                  tmp       its /tmp
+                  stdout, stderr
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_WALKED = 50_000  # entries looked at in one walk; who has more is measured by these
+
+
+class Workdir:
+    """One attempt's directory. Nothing exists before `make`; leaving the `with` removes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.directory = path / "work"
+        self.tmp = path / "tmp"
+        self.stdout = path / "stdout"
+        self.stderr = path / "stderr"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        remove_tree(self.path)
+
+    def make(self) -> None:
+        try:
+            for directory in (self.path, self.directory, self.tmp):
+                directory.mkdir(mode=0o700)
+        except OSError as error:
+            raise JobError(
+                Code.NO_LOCAL_SPACE,
+                f"cannot make the job's directory {self.path}: {error.strerror}",
+                remedy="look at the disk of the pilot's --workdir",
+            ) from None
+
+    def create(self, name: str, mode: int = 0o600) -> int:
+        """A new file in the payload's directory, open for writing."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _opened(self.directory) as parent:
+            return os.open(name, flags, mode, dir_fd=parent)
+
+    def open(self, name: str) -> int:
+        """A regular file beneath the payload's directory, open for reading; OSError(ELOOP…) or
+        ValueError if it is anything else. `name` may have directories, but no `..` and no link."""
+        *parents, last = Path(name).parts
+        if not last or ".." in (*parents, last) or Path(name).is_absolute():
+            raise ValueError(f"{name!r} leaves the job's directory")
+        here = os.open(self.directory, _DIRECTORY)
+        try:
+            for part in parents:
+                below = os.open(part, _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = below
+            return open_regular(last, here)
+        finally:
+            os.close(here)
+
+    def files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Regular files and directories beneath `work` and `tmp`, with their names from `path` on."""
+        seen = 0
+        todo = [(self.directory, "work"), (self.tmp, "tmp")]
+        while todo:
+            directory, name = todo.pop()
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
+                for entry in entries:
+                    if (seen := seen + 1) > _WALKED:
+                        return
+                    with contextlib.suppress(OSError):
+                        found = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(found.st_mode):
+                            todo.append((Path(entry.path), f"{name}/{entry.name}"))
+                        if not stat.S_ISLNK(found.st_mode):
+                            yield f"{name}/{entry.name}", found
+
+
+def open_regular(name: str, directory: int) -> int:
+    """A regular file, opened without following a link and without waiting for a FIFO's writer."""
+    fd = os.open(name, _FILE, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError(f"{name!r} is not a regular file")
+    return fd
+
+
+def tail_of(fd: int, most: int) -> tuple[int, bytes]:
+    """The last `most` bytes of an open file, and where they start."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - most)
+    return start, os.pread(fd, most, start)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def remove_tree(top: Path) -> None:
+    """Remove `top` with all in it, following no link and at any depth, closed directories included.
+
+    Directories inside directories are first moved up to the top one: so neither paths, nor open
+    descriptors, nor the stack grow with the depth that a payload chose.
+    """
+    try:
+        root = _entered(os.fspath(top), None)
+    except OSError:
+        return
+    moved = itertools.count()
+    try:
+        todo = _emptied(root)
+        while todo:
+            name = todo.pop()
+            with contextlib.suppress(OSError):
+                here = _entered(name, root)
+                try:
+                    for child in _emptied(here):
+                        os.close(_entered(child, here))  # to be moved it must be writable
+                        fresh = f".ailurus-rm-{next(moved)}"
+                        os.rename(child, fresh, src_dir_fd=here, dst_dir_fd=root)
+                        todo.append(fresh)
+                finally:
+                    os.close(here)
+                os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+    with contextlib.suppress(OSError):
+        top.rmdir()
+
+
+def _entered(name: str, parent: int | None) -> int:
+    """A directory opened for reading; one that the payload closed is opened up first."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if os.fstat(handle).st_mode & 0o700 != 0o700:
+            Path(f"/proc/self/fd/{handle}").chmod(0o700)
+        return os.open(".", _DIRECTORY, dir_fd=handle)
+    finally:
+        os.close(handle)
+
+
+def _emptied(directory: int) -> list[str]:
+    """Unlink all files in a directory; the names of the directories in it."""
+    below = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.name)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.name, dir_fd=directory)
+    return below

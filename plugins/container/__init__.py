@@ -1,0 +1,1 @@
+"""How payloads are kept apart: one file a container runtime."""

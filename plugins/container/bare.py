@@ -1,0 +1,42 @@
+"""No container: the payload runs as the pilot's own user, and can read what the pilot's user can.
+
+Only where the site file says `container: {bare: true}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import JobSpec
+from pilot.ports import Box, JobError
+
+
+class Bare:
+    """Runs the command as it is."""
+
+    name = "bare"
+    private = False
+    depth = 0
+
+    def __init__(self, *, software: Sequence[str] = (), bare: bool = False) -> None:
+        if not bare:
+            raise AilurusError(
+                "this site does not allow payloads outside a container",
+                field="container.bare",
+                remedy="set `container: {bare: true}` in the site file, or make bubblewrap work",
+            )
+
+    def tmp(self, directory: str) -> str:
+        return directory
+
+    def accepts(self, spec: JobSpec) -> None:
+        if spec.container:
+            raise JobError(
+                Code.NOT_IMPLEMENTED,
+                f"this pilot cannot start the image {spec.container!r}",
+                field="container",
+            )
+
+    def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
+        return list(argv)

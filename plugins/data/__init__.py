@@ -1,0 +1,1 @@
+"""How files are moved: one file a family of URL schemes."""
