@@ -106,7 +106,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
     """How a pilot of that slot is started."""
     shape = site.slots[slot]
     return Launch(
-        program=pilot_program(),
+        program=expanded(site.pilot.program) if site.pilot.program else pilot_program(),
         url=site.dispatcher.pilot_url or site.dispatcher.url,
         queue=shape.queue,
         slot=slot,

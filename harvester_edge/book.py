@@ -127,6 +127,14 @@ class Book:
             self._db.execute("insert into meta values (?, ?)", (name, default))
         return str(row[0]) if row else default
 
+    def answers_since(self, now: float | None) -> float | None:
+        """Since when the dispatcher answers without a gap; `now`: it has answered, None: it has not.
+        Written only when that changes."""
+        since = self.meta("answers_since")
+        if now is None and since:
+            self._db.execute("delete from meta where name = 'answers_since'")
+        return None if now is None else float(since or self.meta("answers_since", repr(now)))
+
     def instance(self) -> str:
         """This edge's name at the dispatcher: a restarted edge gets its site back at once."""
         return self.meta("instance", uuid.uuid4().hex)

@@ -47,6 +47,7 @@ class Edge:
     epoch: int = 0
     lease_until: float = 0.0
     listed: float = 0.0  # when the batch system last answered
+    blind: bool = False  # whether the last listing failed
     decision: Decision | None = None
     tidied: float = 0.0
 
@@ -173,7 +174,7 @@ def _told(site: Site) -> bytes:
         "software": [expanded(path) for path in site.software],
         "container": site.container,
         "limits": site.limits,
-        "pilot": site.pilot,
+        "pilot": {"pin": site.pilot.pin},
     }
     return msgspec.json.format(msgspec.json.encode(told))
 

@@ -59,8 +59,12 @@ class Evidence(Struct, frozen=True, kw_only=True):
     now: float
     listed: bool
     sighting: Sighting | None = None
-    asked: bool = True  # whether the dispatcher answered
+    answers_since: float | None = 0.0  # since when the dispatcher answers; None: it does not
     row: WorkerRow | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self.answers_since is not None
 
 
 class Times(Struct, frozen=True, kw_only=True):
@@ -123,7 +127,9 @@ def _runs_unheard(worker: Worker, seen: Evidence, times: Times) -> Worker:
     if worker.ending is Ending.NEVER_REGISTERED:
         return worker  # judged before; it is being cancelled
     worker = replace(worker, phase=Phase.STARTING, started=started, ending=None, ended=None)
-    if seen.asked and seen.now - started >= times.start_grace_s:
+    # Nobody can register while the dispatcher is away.
+    could = max(started, seen.now if seen.answers_since is None else seen.answers_since)
+    if seen.now - could >= times.start_grace_s:
         return _ended(
             worker, seen, Ending.NEVER_REGISTERED, "runs, but its pilot has not registered"
         )

@@ -1,8 +1,9 @@
 """How many more workers the waiting jobs could use. Pure.
 
-Jobs are taken shape by shape, big ones first, and put into the free room of registered workers, into
-workers that are already asked for, and only then into new ones. Equal rooms are counted, not listed:
-the cost does not grow with the number of jobs.
+Jobs are taken shape by shape: those bound to a queue first, of these the big ones. They are put into
+workers that are partly taken, then into idle ones and those already asked for, and only then into new
+ones, so that asking twice gives one answer. Equal rooms are counted, not listed: the cost does not grow
+with the number of jobs.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ def fit(
         bins[key] = bins.get(key, 0) + 1
     wanted = dict.fromkeys(slots, 0)
     never = []
-    for ask in sorted(demand, key=lambda ask: ask.shape, reverse=True):
+    whole = set(slots.values())
+    for ask in sorted(demand, key=lambda ask: (ask.queue != "", ask.shape), reverse=True):
         fitting = [name for name, slot in slots.items() if capacity(slot, ask)]
         if not fitting:
             never.append(f"{ask.jobs} jobs of {describe(ask.shape)}{_nearest(ask, slots)}")
             continue
-        left = _fill(bins, ask, -(-ask.jobs // max(1, sharing)))
+        left = _fill(bins, whole, ask, -(-ask.jobs // max(1, sharing)))
         name = min(fitting, key=lambda name: _size(slots[name].room))
         each = capacity(slots[name], ask)
         new, rest = divmod(left, each)
@@ -83,9 +85,10 @@ def describe(shape: Shape) -> str:
     return ", ".join(parts)
 
 
-def _fill(bins: dict[Bin, int], ask: ShapeDemand, jobs: int) -> int:
-    """Put `jobs` into `bins`; returns how many found no room."""
-    for place, count in list(bins.items()):
+def _fill(bins: dict[Bin, int], whole: set[Bin], ask: ShapeDemand, jobs: int) -> int:
+    """Put `jobs` into `bins`, best fit first; returns how many found no room."""
+    order = sorted(bins.items(), key=lambda one: (one[0] in whole, _size(one[0].room)))
+    for place, count in order:
         each = capacity(place, ask)
         if not each or not jobs:
             continue

@@ -108,7 +108,8 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
             "minProperties",
         ):
             wanted = f"{wanted} with {error.validator} {error.validator_value}"
-        hint = "quote it" if isinstance(value, bool) and "string" in str(told) else ""
+        text = schema.get("type") == "string"
+        hint = "quote it" if text and isinstance(value, bool | int | float) else ""
         yield tree.fault(
             path, "E010", f"{_shown(value)} is not {wanted or 'what belongs here'}", hint
         )

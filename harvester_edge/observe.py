@@ -41,11 +41,12 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
     demand, unheard = _demand(edge, unheard)
     rows = {(row.intent, row.index): row for row in demand.workers if row.intent and row.registered}
     before = dict(edge.workers)
-    changed = list(_judged(edge, sightings, rows, now, asked=not unheard))
+    answers = edge.book.answers_since(None if unheard else now)
+    changed = list(_judged(edge, sightings, rows, now, answers))
     if changed:
         with edge.book.change():
             edge.book.keep(changed)
-            _count_starts(edge, before, changed)
+            _count_starts(edge, before, changed, answers or now)
         for worker in changed:
             edge.remember(worker)
             _log(edge, worker, before.get(worker.key))
@@ -62,10 +63,12 @@ def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
     try:
         found = edge.batch.listing()
     except BatchError as error:
-        edge.log.warning("listing_failed", reason=str(error))
+        if not edge.blind:
+            edge.log.warning("listing_failed", reason=str(error))
+        edge.blind = True
         old = now - edge.listed > BLIND_AFTER * edge.poll_s
         return None, f"the batch system does not answer: {error}" if old else ""
-    edge.listed = now
+    edge.listed, edge.blind = now, False
     return {(one.tag, one.index): one for one in found}, ""
 
 
@@ -86,8 +89,7 @@ def _judged(
     sightings: dict[Key, Sighting] | None,
     rows: dict[Key, m.WorkerRow],
     now: float,
-    *,
-    asked: bool,
+    answers: float | None,
 ) -> Iterator[Worker]:
     """The workers that this look has changed."""
     listed = sightings is not None
@@ -102,14 +104,18 @@ def _judged(
         if sighting is None and listed and (_in_doubt(worker) or worker.absent is not None):
             known, sighting = worker.intent in sought, sought.get(worker.intent, {}).get(key)
         evidence = Evidence(
-            now=now, listed=known, sighting=sighting, asked=asked, row=rows.get(key)
+            now=now, listed=known, sighting=sighting, answers_since=answers, row=rows.get(key)
         )
         after = judge(worker, evidence, times)
         if after is not worker:
             yield after
     for key, worker in _returned(edge, sightings, rows):
         evidence = Evidence(
-            now=now, listed=listed, sighting=sightings.get(key), asked=asked, row=rows.get(key)
+            now=now,
+            listed=listed,
+            sighting=sightings.get(key),
+            answers_since=answers,
+            row=rows.get(key),
         )
         after = judge(worker, evidence, times)
         if after is not worker:
@@ -179,10 +185,15 @@ def _returned(
             yield key, worker
 
 
-def _count_starts(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> None:
-    """Failed starts in a row, by slot. One that registers closes the breaker."""
+def _count_starts(
+    edge: Edge, before: dict[Key, Worker], changed: list[Worker], answers: float
+) -> None:
+    """Failed starts in a row, by slot. One that registers closes the breaker; one that could not,
+    since the dispatcher was away in its time, says nothing."""
     for worker in changed:
         old = before.get(worker.key)
+        if worker.planned < answers and worker.registered is None:
+            continue
         if worker.ending is Ending.NEVER_REGISTERED and (old is None or old.ending is None):
             health = edge.book.health(worker.slot)
             reason = worker.diagnosis[-500:]

@@ -34,6 +34,7 @@ def script(launch: Launch, index: str) -> str:
         "--site", str(launch.site_file),
         "--slot", launch.slot,
         "-a", launch.work,
+        "--spool", f"{launch.work}/spool",
         "-l", str(launch.lifetime_s),
         "--idle-exit", str(launch.idle_exit_s),
     ]  # fmt: skip

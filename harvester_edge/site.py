@@ -186,6 +186,8 @@ class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """How pilots behave here."""
 
+    program: AbsolutePath | None = None
+    """The pilot to start, as a node sees it. Unset: the one installed beside the edge."""
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
 
@@ -234,3 +236,9 @@ def json_schema() -> dict[str, Any]:
         "title": "A site of an Ailurus edge",
         **schema,
     }
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))  # noqa: T201

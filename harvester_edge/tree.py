@@ -103,7 +103,8 @@ def _parse(path: Path) -> Tree:
         text = path.read_text()
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                tree.marks[()] = (str(path), event.start_mark.line + 1)
+                mark: Any = event.start_mark
+                tree.marks[()] = (str(path), mark.line + 1)
                 tree.faults.append(
                     tree.fault((), "E003", "aliases are not allowed", "write it out")
                 )
@@ -116,7 +117,7 @@ def _parse(path: Path) -> Tree:
         tree.faults.append(tree.fault((), "E004", "is not UTF-8 text"))
         return tree
     except yaml.YAMLError as error:
-        mark: Any = getattr(error, "problem_mark", None)
+        mark = getattr(error, "problem_mark", None)
         tree.marks[()] = (str(path), mark.line + 1 if mark else 1)
         what = getattr(error, "problem", None) or "not YAML"
         tree.faults.append(

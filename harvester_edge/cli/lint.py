@@ -9,7 +9,7 @@ import msgspec
 
 from ailurus.output import Output
 from harvester_edge.cli.exits import CONFIGURATION, USAGE
-from harvester_edge.lint import Fault
+from harvester_edge.tree import Fault
 
 
 class LintAnswer(msgspec.Struct):

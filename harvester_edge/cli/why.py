@@ -93,5 +93,7 @@ def _binding(decision: Decision) -> object:
 
 
 def _edge(running: int | None, looked: float | None) -> str:
+    if running is None and looked is None:
+        return ""
     seen = f", last looked {ago(looked)} ago" if looked else ""
     return f"; the edge runs (process {running}){seen}" if running else f"; no edge runs now{seen}"

@@ -1,0 +1,394 @@
+"""The edge's cycle against a batch system and a dispatcher in memory."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from ailurus.protocol.job import Shape
+from ailurus.protocol.worker import Ending, Outcome, Phase
+from harvester_edge.daemon import SiteTaken, cycle
+from harvester_edge.edge import write_whole
+from harvester_edge.ports import BatchId, Rejected, Sighting, Tag, Unclear
+
+
+def test_demand_becomes_workers(world):
+    world.dispatcher.jobs = 3
+    decision = world.cycle()
+    assert decision.submit == {"std": 3}
+    assert len(world.batch.jobs) == 3
+    assert {worker.phase for worker in world.workers()} == {Phase.QUEUED}
+    tag, order = world.batch.orders[0]
+    assert (order.place / "2" / "bootstrap").read_text() == "token-2"
+    assert (order.place / "2" / "bootstrap").stat().st_mode & 0o777 == 0o600
+    assert "token-" not in order.script
+    assert world.dispatcher.intents == {tag: 3}
+
+
+def test_queued_workers_and_free_room_count_against_demand(world):
+    world.dispatcher.jobs = 2
+    world.cycle()
+    assert world.cycle().submit == {}
+    tag = world.batch.orders[0][0]
+    world.batch.set(Phase.STARTING)
+    world.dispatcher.register(tag, 0, free=1)
+    world.dispatcher.register(tag, 1, free=0)
+    assert world.cycle().submit == {"std": 1}  # two jobs wait, one core is free
+
+
+def test_demand_is_split_among_the_sites_that_serve_a_queue(world):
+    world.dispatcher.jobs, world.dispatcher.sharing = 3, 2
+    assert world.cycle().submit == {"std": 2}
+
+
+def test_a_full_site_says_so(world):
+    world.dispatcher.jobs = 100
+    world.cycle()
+    decision = world.cycle()
+    assert decision.submit == {}
+    assert decision.binding.name == "total"
+    assert decision.binding.why == "4 of 4 exist"
+
+
+def test_b7_demand_that_no_slot_can_serve_submits_nothing_and_says_never(world):
+    world.dispatcher.jobs = 5
+    for shape, said in (
+        (Shape(cores=2), "1 cores at most"),
+        (Shape(walltime_s=7200), "3540 s of walltime at most"),
+        (Shape(walltime_s=3600), "3540 s of walltime at most"),  # the whole walltime is too long
+        (Shape(gpus=1), "0 GPUs at most"),
+        (Shape(memory_mb=8000), "4000 MB of memory at most"),
+        (Shape(nodes=2), "1 nodes at most"),
+    ):
+        world.dispatcher.shape = shape
+        decision = world.cycle(3)
+        assert decision.submit == {}
+        assert decision.binding.why == "no slot of this site can ever run what waits"
+        assert said in decision.notes[0]
+    assert not world.batch.orders
+
+
+def test_a_worker_that_finds_less_than_its_slot_promises_is_believed(world):
+    slots = {"std": replace(world.edge.site.slots["std"], cores=4)}
+    world.edge.site = replace(world.edge.site, slots=slots)
+    world.dispatcher.jobs, world.dispatcher.shape = 1, Shape(cores=4)
+    world.cycle()
+    world.batch.set(Phase.STARTING)
+    world.dispatcher.register(world.batch.orders[0][0], free=2, cores=2)
+    decision = world.cycle(2)
+    assert decision.submit == {}
+    assert "2 cores at most" in decision.notes[0]
+
+
+def test_a_pause_file_is_honoured_within_a_cycle(world):
+    world.dispatcher.jobs = 1
+    (world.edge.state / "pause").write_text("maintenance until noon\n")
+    decision = world.cycle()
+    assert decision.submit == {}
+    assert decision.binding.name == "paused"
+    assert "maintenance until noon" in decision.binding.why
+    (world.edge.state / "pause").unlink()
+    assert world.cycle().submit == {"std": 1}
+
+
+def test_without_a_dispatcher_nothing_is_submitted_and_nobody_ends(world):
+    world.dispatcher.jobs = 2
+    world.cycle()
+    world.dispatcher.down = True
+    world.batch.set(Phase.STARTING)
+    decision = world.cycle(100, seconds=60)
+    assert decision.binding.name == "dispatcher"
+    assert {worker.phase for worker in world.workers()} == {Phase.STARTING}
+    world.dispatcher.down, world.dispatcher.jobs = False, 0
+    world.cycle(3)
+    assert {worker.phase for worker in world.workers()} == {Phase.STARTING}
+    world.dispatcher.register(world.batch.orders[0][0], 0)
+    world.dispatcher.register(world.batch.orders[0][0], 1)
+    world.cycle()
+    assert {worker.phase for worker in world.workers()} == {Phase.ACTIVE}
+
+
+def test_a_site_that_another_edge_has_is_refused(world):
+    world.dispatcher.taken = True
+    with pytest.raises(SiteTaken, match="another edge has it"):
+        cycle(world.edge)
+
+
+# --- submissions that are in doubt -----------------------------------------------------------------
+
+
+def test_an_unclear_submission_is_never_repeated_and_found_by_its_tag(world):
+    world.dispatcher.jobs = 2
+    world.batch.answers, world.batch.lose_answers = [Unclear("timed out")], True
+    world.cycle()
+    assert {worker.outcome for worker in world.workers()} == {Outcome.UNCLEAR}
+    world.cycle(5)
+    assert len(world.batch.orders) == 1
+    assert {worker.phase for worker in world.workers()} == {Phase.QUEUED}
+    assert {worker.outcome for worker in world.workers()} == {Outcome.ACCEPTED}
+
+
+def test_an_unclear_submission_that_never_arrived_is_given_up_after_two_searches(world):
+    world.dispatcher.jobs = 1
+    world.batch.answers = [Unclear("timed out")]
+    world.cycle(14)  # settle 10 s, grace 20 s
+    assert len(world.batch.orders) == 1
+    world.cycle(4)
+    assert len(world.batch.orders) == 2
+    (row,) = [one for one in world.edge.book.recent() if one.phase is Phase.ENDED]
+    assert (row.ending, row.outcome) == (Ending.CANCELLED, Outcome.REJECTED)
+
+
+def test_one_that_was_given_up_and_arrives_after_all_is_taken_back(world):
+    world.dispatcher.jobs = 1
+    world.batch.answers, world.batch.lose_answers = [Unclear("timed out")], True
+    world.batch.hidden = True
+    world.cycle(18)
+    world.dispatcher.jobs = 0
+    world.batch.hidden = False
+    world.cycle()
+    assert {worker.phase for worker in world.workers()} == {Phase.QUEUED}
+    assert len(world.workers()) == len(world.batch.jobs)
+
+
+def test_a_rejected_submission_counts_for_the_breaker(world):
+    world.dispatcher.jobs = 1
+    world.batch.answers = [Rejected("invalid account") for _ in range(9)]
+    decision = world.cycle(10)
+    assert len(world.batch.orders) == 3
+    assert decision.binding.name == "breaker"
+    assert "invalid account" in decision.binding.why
+
+
+@pytest.mark.parametrize("stop", ["planned", "submitting"])
+def test_a_restart_before_the_batch_system_was_asked_submits_once(world, stop):
+    world.dispatcher.jobs = 1
+    world.dispatcher.down = stop == "planned"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    original = world.batch.submit
+    world.batch.submit = killed
+    if stop == "planned":
+        world.dispatcher.down = False
+        world.dispatcher._intent = killed
+    with pytest.raises(KeyboardInterrupt):
+        world.cycle()
+    world.batch.submit = original
+    world.dispatcher.__dict__.pop("_intent", None)
+    world.restart()
+    world.cycle(30)
+    assert len(world.batch.jobs) == 1
+    assert [worker.phase for worker in world.workers()] == [Phase.QUEUED]
+
+
+# --- how workers end -------------------------------------------------------------------------------
+
+
+def started(world, count=1):
+    world.dispatcher.jobs = count
+    world.cycle()
+    tag = world.batch.orders[0][0]
+    world.batch.set(Phase.STARTING)
+    for index in range(count):
+        world.dispatcher.register(tag, index)
+    world.dispatcher.jobs = 0
+    world.cycle()
+    return tag
+
+
+def test_b4_a_listing_without_our_jobs_ends_nobody_who_is_heard(world):
+    started(world)
+    world.batch.hidden = True
+    world.cycle(100)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+
+
+def test_b4_a_batch_system_that_is_down_ends_nobody_and_the_reason_says_so(world):
+    tag = started(world)
+    world.dispatcher.end(tag, Ending.LOST)
+    world.batch.broken = "Unable to contact slurm controller"
+    world.cycle(5)
+    world.dispatcher.jobs = 5
+    decision = world.cycle(100)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+    assert decision.submit == {}
+    assert "Unable to contact" in decision.binding.why
+
+
+def test_b4_a_batch_id_used_again_by_another_job_is_not_ours(world):
+    started(world)
+    ((key, old),) = world.batch.jobs.items()
+    del world.batch.jobs[key]
+    world.batch.jobs["other", 0] = Sighting(
+        batch_id=old.batch_id, tag=Tag("zother"), index=0, phase=Phase.ENDED, ending=Ending.FAILED
+    )
+    world.cycle(3)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+
+
+def test_absent_and_unheard_twice_is_lost_and_comes_back_if_it_shows_up(world):
+    tag = started(world)
+    world.dispatcher.end(tag, Ending.LOST)
+    world.batch.hidden = True
+    world.cycle(10)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+    world.cycle(3)
+    assert not world.workers()
+    assert world.edge.book.recent()[0].ending is Ending.LOST
+    world.batch.hidden = False
+    world.cycle()
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+
+
+def test_an_unknown_batch_state_changes_nothing(world):
+    tag = started(world)
+    world.dispatcher.end(tag, Ending.LOST)
+    world.batch.set(None)
+    world.cycle(50)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+
+
+@pytest.mark.parametrize(
+    ("bye", "batch", "ending"),
+    [
+        (Ending.IDLE_EXIT, Ending.DONE, Ending.IDLE_EXIT),
+        (Ending.DONE, Ending.FAILED, Ending.DONE),
+        (Ending.DONE, Ending.WALLTIME, Ending.WALLTIME),
+        (Ending.LOST, Ending.FAILED, Ending.FAILED),
+        (Ending.LOST, Ending.NODE_FAIL, Ending.NODE_FAIL),
+    ],
+)
+def test_the_better_word_about_the_end_is_kept(world, bye, batch, ending):
+    tag = started(world)
+    world.dispatcher.end(tag, bye)
+    world.batch.set(Phase.ENDED, batch)
+    world.cycle()
+    assert world.edge.book.recent()[0].ending is ending
+    assert world.dispatcher.news[-1].ending is ending
+
+
+def test_workers_that_never_register_open_the_breaker_and_one_success_closes_it(world):
+    world.dispatcher.jobs = 1
+    for _ in range(3):
+        world.cycle()
+        world.batch.set(Phase.ENDED, Ending.FAILED, "exit code 127: pilot: not found")
+        world.cycle()
+    decision = world.cycle(20)
+    assert len(world.batch.orders) == 3
+    assert decision.binding.name == "breaker"
+    assert "pilot: not found" in decision.binding.why
+    world.clock.forward(60)
+    world.batch.jobs.clear()
+    assert world.cycle(5).submit == {}  # one probe, and it is not answered yet
+    assert len(world.batch.orders) == 4
+    world.batch.set(Phase.STARTING)
+    world.dispatcher.register(world.batch.orders[3][0])
+    world.dispatcher.jobs = 3
+    assert world.cycle().submit == {"std": 3}
+
+
+def test_one_that_runs_without_registering_is_ended_after_the_grace(world):
+    world.dispatcher.jobs = 1
+    world.cycle()
+    world.dispatcher.jobs = 0
+    world.batch.set(Phase.STARTING)
+    world.cycle(3, seconds=150)
+    assert world.edge.book.recent()[0].ending is Ending.NEVER_REGISTERED
+    world.cycle()
+    assert world.batch.cancelled == [BatchId("1")] or set(world.batch.cancelled) == {"1"}
+
+
+def test_one_that_waits_beyond_its_deadline_is_cancelled(world):
+    world.dispatcher.jobs = 1
+    world.cycle()
+    world.clock.forward(2 * 86400 + 10)
+    world.cycle()
+    assert world.batch.cancelled == ["1"]
+
+
+def test_a_job_of_ours_that_the_book_does_not_know_is_adopted(world):
+    from harvester_edge.edge import prefix
+
+    tag = Tag(prefix("demo") + "aaaaaaaaaa")
+    world.batch.jobs[tag, 0] = Sighting(
+        batch_id=BatchId("77"), tag=tag, index=0, phase=Phase.QUEUED
+    )
+    world.dispatcher.jobs = 100
+    world.cycle(3)
+    assert len(world.workers()) == 4  # the limit counts it
+
+
+# --- shrinking -------------------------------------------------------------------------------------
+
+
+def test_b6_a_lowered_limit_drains_a_few_idle_ones_first(world):
+    tag = started(world, count=4)
+    world.dispatcher.register(tag, 2, free=1)
+    world.configure(max_total=3)
+    world.cycle()
+    assert world.dispatcher.drained == [world.dispatcher.rows[tag, 2].worker_id]
+    assert not world.batch.cancelled
+
+
+def test_b6_a_wrong_limit_never_removes_most_workers(world):
+    started(world, count=4)
+    world.configure(max_total=0)
+    decision = world.cycle(20)
+    assert world.dispatcher.drained == []
+    assert world.batch.cancelled == []
+    assert "needs your word" in decision.notes[0]
+    assert len(world.workers()) == 4
+
+
+def test_b6_a_slot_that_is_gone_from_the_file_removes_nobody(world):
+    started(world, count=4)
+    other = {"new": world.edge.site.slots["std"]}
+    world.edge.site = replace(world.edge.site, slots=other)
+    world.cycle(20)
+    assert world.dispatcher.drained == []
+    assert len(world.workers()) == 4
+
+
+def test_status_drain_lets_all_finish(world):
+    started(world, count=3)
+    policy = replace(world.edge.site.policy, status="drain")
+    world.edge.site = replace(world.edge.site, policy=policy)
+    world.cycle()
+    assert sorted(world.dispatcher.drained) == [1, 2, 3]
+    assert not world.batch.cancelled
+
+
+def test_news_is_told_until_it_is_answered_and_not_again(world):
+    world.dispatcher.jobs = 1
+    world.cycle()
+    told = len(world.dispatcher.news)
+    assert world.dispatcher.news[-1].phase is Phase.QUEUED
+    world.cycle(5)
+    assert len(world.dispatcher.news) == told
+
+
+def test_an_unchanged_decision_is_written_once(world):
+    world.cycle(20)
+    assert len(world.edge.book.decisions(100)) == 1
+
+
+def test_ended_workers_are_forgotten_with_their_logs(world):
+    tag = started(world)
+    world.dispatcher.end(tag, Ending.DONE)
+    world.batch.set(Phase.ENDED, Ending.DONE)
+    world.cycle()
+    world.batch.jobs.clear()
+    assert (world.edge.places / tag).exists()
+    world.clock.forward(4 * 86400)
+    world.cycle()
+    assert not (world.edge.places / tag).exists()
+    assert world.edge.book.recent() == []
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    write_whole(tmp_path / "f", b"one", mode=0o600)
+    write_whole(tmp_path / "f", b"two", mode=0o600)
+    assert (tmp_path / "f").read_text() == "two"
+    assert [one.name for one in tmp_path.iterdir()] == ["f"]

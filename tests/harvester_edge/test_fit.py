@@ -1,0 +1,86 @@
+"""How many more workers waiting jobs could use."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.messages import ShapeDemand
+from harvester_edge.fit import Bin, capacity, fit
+
+rooms = st.builds(
+    Room,
+    cores=st.integers(0, 8),
+    memory_mb=st.sampled_from([0, 1000, 4000, 16_000]),
+    disk_mb=st.sampled_from([0, 5000, 50_000]),
+    seconds_left=st.none() | st.floats(0, 90_000),
+)
+shapes = st.builds(
+    Shape,
+    cores=st.integers(1, 8),
+    memory_mb=st.sampled_from([250, 2000, 8000]),
+    disk_mb=st.sampled_from([0, 1000, 10_000]),
+    walltime_s=st.sampled_from([0, 60, 7200]),
+)
+queues = st.sampled_from(["a", "b"])
+demands = st.lists(
+    st.builds(ShapeDemand, queue=st.sampled_from(["a", "b", ""]), shape=shapes, jobs=st.integers(1, 200)),
+    max_size=4,
+)  # fmt: skip
+bins = st.builds(Bin, queue=queues, room=rooms)
+SLOTS = {
+    "a": Bin("a", Room(cores=4, memory_mb=16_000, disk_mb=50_000, seconds_left=86_000.0)),
+    "b": Bin("b", Room(cores=8, memory_mb=32_000, disk_mb=50_000, seconds_left=86_000.0)),
+}
+
+
+def ask(jobs, queue="a", **shape):
+    return ShapeDemand(queue=queue, shape=Shape(**shape), jobs=jobs)
+
+
+@given(demands, st.lists(bins, max_size=6))
+def test_never_more_workers_than_jobs(demand, free):
+    found = fit(demand, SLOTS, free)
+    assert sum(found.wanted.values()) <= sum(one.jobs for one in demand)
+    assert all(count >= 0 for count in found.wanted.values())
+
+
+@given(demands, st.lists(bins, max_size=6))
+def test_without_free_room_there_is_room_for_every_job_in_the_new_ones(demand, free):
+    """Cores asked for by jobs that fit are covered by free ones and new ones."""
+    found = fit(demand, SLOTS, [])
+    possible = [one for one in demand if any(capacity(slot, one) for slot in SLOTS.values())]
+    cores = sum(found.wanted[name] * SLOTS[name].room.cores for name in SLOTS)
+    assert cores >= sum(one.jobs * one.shape.cores for one in possible)
+    assert len(found.never) == len(demand) - len(possible)
+
+
+@given(demands)
+def test_workers_that_were_just_asked_for_leave_nothing_to_ask(demand):
+    """Asking again with what was asked for as free room asks for nothing: no oscillation."""
+    first = fit(demand, SLOTS, []).wanted
+    there = [SLOTS[name] for name, count in first.items() for _ in range(count)]
+    assert sum(fit(demand, SLOTS, there).wanted.values()) == 0
+
+
+def test_jobs_share_workers():
+    assert fit([ask(9)], SLOTS, []).wanted == {"a": 3, "b": 0}
+    assert fit([ask(9, memory_mb=8000)], SLOTS, []).wanted == {"a": 5, "b": 0}
+
+
+def test_free_room_and_sharing_are_taken_off():
+    idle = Bin("a", Room(cores=4, memory_mb=16_000, disk_mb=50_000, seconds_left=1e5))
+    assert fit([ask(9)], SLOTS, [idle]).wanted["a"] == 2
+    assert fit([ask(9)], SLOTS, [idle] * 3).wanted["a"] == 0
+    assert fit([ask(9)], SLOTS, [], sharing=3).wanted["a"] == 1
+
+
+def test_jobs_of_no_queue_go_to_the_smallest_slot_that_fits():
+    assert fit([ask(1, queue="")], SLOTS, []).wanted == {"a": 1, "b": 0}
+    assert fit([ask(1, queue="", cores=6)], SLOTS, []).wanted == {"a": 0, "b": 1}
+
+
+def test_the_cost_does_not_grow_with_the_jobs():
+    busy = [Bin("a", Room(cores=0))] * 10_000
+    assert fit([ask(10_000_000)], SLOTS, busy).wanted["a"] == 2_500_000
