@@ -17,6 +17,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.units import duration_s, size_mb
 
+MOST_JOBS = 100_000  # of one submission, as `messages.Submit` allows
 _UNITS: dict[
     str, tuple[str, Callable[[Any], float]]
 ] = {  # how people write it → the field, and how to read it
@@ -52,7 +53,14 @@ def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:
             raise AilurusError(
                 "expected a mapping", field=where, remedy="write `name: …` and `command: …`"
             )
-        jobs += [_job(one, where, base) for one in _swept({**shared, **entry}, where)]
+        for one in _swept({**shared, **entry}, where):
+            if len(jobs) >= MOST_JOBS:
+                raise AilurusError(
+                    f"more than {MOST_JOBS} jobs",
+                    field=where,
+                    remedy="make several submissions of them",
+                )
+            jobs.append(_job(one, where, base))
     return tuple(jobs)
 
 
@@ -82,6 +90,10 @@ def _axis(axis: object, where: str) -> Sequence[object]:
     ):
         first, last, step = axis["from"], axis["to"], axis.get("step", 1)
         if all(type(number) is int for number in (first, last, step)) and step > 0:
+            if (last - first) // step >= MOST_JOBS:
+                raise AilurusError(
+                    f"more than {MOST_JOBS} values", field=where, remedy="a larger step"
+                )
             return range(first, last + 1, step)
     elif isinstance(axis, Sequence) and not isinstance(axis, str) and axis:
         return axis

@@ -13,7 +13,7 @@ import yaml
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.submission import check, jobs_from
+from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
 from dispatcher.cli.exits import DATA, NO_INPUT, Fault
 
 LARGEST_FILE = 64 * 1024 * 1024
@@ -28,6 +28,8 @@ def read_jobs(names: list[str]) -> tuple[JobSpec, ...]:
     """The jobs of all files, checked together. Raises Fault at the first thing that is wrong."""
     files = [JobFile(name) for name in names]
     jobs = tuple(job for file in files for job in file.jobs)
+    if len(jobs) > MOST_JOBS:
+        raise Fault(DATA, f"more than {MOST_JOBS} jobs", remedy="make several submissions of them")
     try:
         check(jobs)
     except AilurusError as error:
@@ -88,6 +90,8 @@ class JobFile:
     def _yaml(self) -> Any:
         loader = _Loader(self._text)
         try:
+            if line := _too_deep(self._text):
+                raise Fault(DATA, f"nested more than {DEEPEST} deep", field=f"{self.name}:{line}")
             self._node = loader.get_single_node()
             if self._node is None:
                 raise Fault(DATA, "the file is empty", field=f"{self.name}:1")
@@ -124,15 +128,26 @@ def _read(name: str) -> tuple[str, str]:
         raise Fault(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
 
 
+def _too_deep(text: str) -> int:
+    """The line where nesting passes the limit, or 0. Asked first: the parser in C makes nodes by
+    calling itself, and a deep file would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                return event.start_mark.line + 1 if event.start_mark else 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return 0
+
+
 def _odd(root: yaml.Node) -> Iterator[tuple[yaml.Node, str, str]]:
-    """What YAML allows and we do not: a key twice, more nodes than anybody writes, great depth."""
+    """What YAML allows and we do not: a key twice, more nodes than anybody writes."""
     sizes: dict[int, int] = {}
 
-    def visit(node: yaml.Node, path: str, depth: int) -> Iterator[tuple[yaml.Node, str, str]]:
+    def visit(node: yaml.Node, path: str) -> Iterator[tuple[yaml.Node, str, str]]:
         if id(node) in sizes:
-            return
-        if depth > DEEPEST:
-            yield node, path, f"nested more than {DEEPEST} deep"
             return
         sizes[id(node)] = MOST_NODES  # a node inside itself has no size
         total, seen = 1, set()
@@ -141,14 +156,16 @@ def _odd(root: yaml.Node) -> Iterator[tuple[yaml.Node, str, str]]:
                 if isinstance(key, yaml.ScalarNode) and key.value != "<<" and key.value in seen:
                     yield key, f"{path}.{key.value}".lstrip("."), "given twice"
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            yield from visit(value, f"{path}{step}".lstrip("."), depth + 1)
+            yield from visit(value, f"{path}{step}".lstrip("."))
             total += sizes.get(id(value), 1)
             if total >= MOST_NODES:
                 yield node, path, "too large once its aliases are followed"
                 return
         sizes[id(node)] = total
 
-    yield from visit(root, "", 0)
+    whole = isinstance(root, yaml.MappingNode) and _value(root, "jobs") is not None
+    single = isinstance(root, yaml.MappingNode)
+    yield from visit(root, "" if whole else "jobs[0]" if single else "jobs")
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | None, yaml.Node, str]]:
@@ -176,7 +193,7 @@ def _place(files: list[JobFile], error: AilurusError) -> NoReturn:
 
 def _composed(text: str) -> yaml.Node | None:
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+        node: yaml.Node | None = None if _too_deep(text) else yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError:
         return None
     return node
