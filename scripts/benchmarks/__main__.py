@@ -1,0 +1,72 @@
+"""`scripts/bench [NAME…]`: run benchmarks, a JSON line a figure, then a table."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import time
+import traceback
+from argparse import ArgumentParser, Namespace
+
+from benchmarks.figure import Figure, say, table
+
+NAMES = {
+    "latency": "a null job from submit to finished seen, beside the bare chain",
+    "dispatcher": "heartbeats and acquires by wrk, beside a bare Starlette; the load of ATLAS",
+    "submit": "10,000 jobs in one request, beside bare decode and insert",
+    "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
+    "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
+    "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run",
+    "console": "1,000 open pages, 20 changes a second",
+    "scale": "100,000 jobs queued beside 1,000",
+}
+LONGEST_S = 900  # no benchmark takes longer; one that does is stuck
+
+
+def main() -> int:
+    """0: all targets met."""
+    args = _arguments()
+    figures: list[Figure] = []
+    broken = []
+    for name in args.names or NAMES:
+        sys.stderr.write(f"bench {name}: {NAMES[name]}\n")
+        began = time.monotonic()
+        signal.alarm(LONGEST_S)
+        try:
+            for one in importlib.import_module(f"benchmarks.{name}").run(args):
+                say(one)
+                figures.append(one)
+        except Exception:  # noqa: BLE001 -- one that breaks does not cost the others
+            broken.append(name)
+            sys.stderr.write(f"bench {name} broke:\n{traceback.format_exc()}\n")
+        finally:
+            signal.alarm(0)
+        sys.stderr.write(f"bench {name}: {time.monotonic() - began:.0f} s\n")
+    sys.stderr.write(f"\n{table(figures)}\n" if figures else "")
+    return 1 if broken or any(one.met is False for one in figures) else 0
+
+
+def _arguments() -> Namespace:
+    lines = "\n".join(f"  {name:<12}{text}" for name, text in NAMES.items())
+    parser = ArgumentParser(
+        prog="scripts/bench",
+        description="Measure ours beside its peers, in one run on this machine.",
+        usage="scripts/bench [NAME…] [options]\n\n" + lines,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []])
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is chance")
+    parser.add_argument("--kills", type=int, default=30, help="chaos: how many (default 30)")
+    parser.add_argument("--jobs", type=int, default=500, help="chaos: how many (default 500)")
+    parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
+    parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
+    return parser.parse_args()
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"longer than {LONGEST_S} s")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, _too_long)
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The bare stack: Starlette on uvicorn over SQLite with shared commits, and no rule of a queue.
+
+`python -m benchmarks.bare.stack FILE JOBS` says its port and serves: POST /beat with {"id": N} updates
+a job durably, POST /acquire hands out the best one with its body of 3 kB.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from benchmarks.bare.store import Batch, beat, make, take
+
+
+class Beat(msgspec.Struct):
+    """A heartbeat."""
+
+    id: int
+
+
+_decode = msgspec.json.Decoder(Beat).decode
+
+
+def application(path: str, jobs: int) -> Starlette:
+    """The whole of it."""
+    batch = Batch(make(path, jobs))
+
+    async def on_beat(request: Request) -> Response:
+        job_id = _decode(await request.body()).id
+        answer = await batch.write(lambda connection: beat(connection, job_id))
+        return Response(answer, media_type="application/json")
+
+    async def on_acquire(request: Request) -> Response:
+        return Response(await batch.write(take), media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/beat", on_beat, methods=["POST"]),
+            Route("/acquire", on_acquire, methods=["POST"]),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(2048)
+        sys.stdout.write(f"{listener.getsockname()[1]}\n")
+        sys.stdout.flush()
+        config = uvicorn.Config(
+            application(sys.argv[1], int(sys.argv[2])),
+            http="httptools",
+            loop="uvloop",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+        )
+        uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,267 @@
+"""Real programs of ours on loopback, in a temporary directory, ended by process id when it closes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import yaml
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import JobSpec, Room
+from ailurus.wire.client import Client, TokenFile, fixed_token
+from ailurus.wire.retry import Patience
+from benchmarks import proc
+
+BIN = Path(sys.executable).parent
+QUEUE = "bench"
+SITE = "bench"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def until(what: Callable[[], object], seconds: float, why: str, every_s: float = 0.02) -> None:
+    """Look again and again until `what` holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{why}: not within {seconds:g} s")
+        time.sleep(every_s)
+
+
+class Program:
+    """A process of ours, known by its id."""
+
+    def __init__(self, argv: Sequence[object], log: Path, **environment: str) -> None:
+        self.log = log
+        clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [str(word) for word in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**clean, **environment},
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        if self.alive:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, patience_s: float = 10.0) -> int:
+        """TERM, and KILL if that does not help; its exit code."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        try:
+            return self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -signal.SIGKILL
+
+    def use(self) -> proc.Use:
+        return proc.use(self.pid)
+
+
+class Rig:
+    """A dispatcher with its store, and whatever pilots and edges a benchmark starts beside it."""
+
+    def __init__(self, *, heartbeat_s: float = 10.0, cores: int = 2, **site: Any) -> None:
+        # payloads and pilots may be other users: the way to what they share is open
+        self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))
+        self.directory.chmod(0o755)
+        self.mark = self.directory.name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.heartbeat_s = heartbeat_s
+        self.store = self.directory / "queue.db"
+        self.storage = self.directory / "storage"
+        (self.storage / "out").mkdir(parents=True)
+        (self.directory / "work").mkdir()
+        self.programs: list[Program] = []
+        run(BIN / "dispatcher", "init", "--store", f"sqlite:///{self.store}")
+        self.admin_token = self.store.with_suffix(".admin-token")
+        self.dispatcher = self.serve()
+        self.client = Client(self.url, TokenFile(self.admin_token), patience=Patience(total_s=120))
+        self.edge_token = self.token("edge", f"ailurus.edge:{SITE}")
+        self.pilot_token = self.token("pilot", "ailurus.pilot")
+        self.site_file = self._write_site(cores, site)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(keep=error is not None)
+
+    def close(self, *, keep: bool = False) -> None:
+        """End everything that was started; the directory stays after a failure, to be looked at."""
+        for program in reversed(self.programs):
+            program.signal(signal.SIGCONT)
+            program.signal(signal.SIGTERM)
+        for program in reversed(self.programs):
+            program.stop()
+        proc.end(proc.marked(self.mark), self.mark)
+        if keep:
+            sys.stderr.write(f"kept for a look: {self.directory}\n")
+        else:
+            run("rm", "-rf", "--", str(self.directory))
+
+    def start(self, argv: Sequence[object], name: str, **environment: str) -> Program:
+        """Start a program, ended with this rig."""
+        environment = {"AILURUS_RIG": self.mark, **environment}
+        program = Program(argv, self.directory / f"{name}.log", **environment)
+        self.programs.append(program)
+        return program
+
+    def serve(self) -> Program:
+        """Start the dispatcher, at first or again, and wait until it answers."""
+        argv = [BIN / "dispatcher", "serve", "--listen", f"127.0.0.1:{self.port}"]
+        argv += ["--store", f"sqlite:///{self.store}", "--heartbeat", f"{self.heartbeat_s}s"]
+        self.dispatcher = self.start(argv, "dispatcher")
+        until(self._answers, 20, f"the dispatcher answers (see {self.dispatcher.log})")
+        return self.dispatcher
+
+    def _answers(self) -> bool:
+        if not self.dispatcher.alive:
+            raise RuntimeError(f"the dispatcher ended: {self.dispatcher.log.read_text()[-2000:]}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def token(self, subject: str, *scopes: str) -> Path:
+        """A token in a file of mode 600."""
+        ask = m.NewToken(subject=subject, scopes=scopes)
+        path = self.directory / f"{subject}.token"
+        path.touch(0o600)
+        path.write_text(self.client.call("token", ask, answer=m.Token).token)
+        return path
+
+    def pilot(self, *more: str, url: str = "", name: str = "pilot") -> Program:
+        """Start a pilot by hand, as a user would."""
+        argv = [BIN / "pilot", "--url", url or self.url, "--queue", QUEUE]
+        argv += ["--site", self.site_file, "--token-file", self.pilot_token]
+        argv += ["-a", self.directory / "work", *more]
+        return self.start(argv, name)
+
+    def edge(self) -> Program:
+        """Start the edge of the site."""
+        return self.start([BIN / "harvester-edge", "run", "--config", self.site_file], "edge")
+
+    def worker(self, cores: int = 1) -> tuple[m.Registered, Client]:
+        """A worker that is only its token: the benchmark speaks for it."""
+        pilot = Client(self.url, TokenFile(self.pilot_token))
+        room = Room(cores=cores, memory_mb=10**9, disk_mb=10**9)
+        ask = m.Register(instance=secrets.token_hex(8), queue=QUEUE, total=room)
+        registered = pilot.call("register", ask, answer=m.Registered)
+        return registered, Client(self.url, fixed_token(registered.token))
+
+    def workers(self) -> tuple[m.WorkerRow, ...]:
+        """Those that live."""
+        from ailurus.protocol.api import WorkerRows, WorkersQuery
+
+        return self.client.call("workers", WorkersQuery(), answer=WorkerRows).workers
+
+    def warm(self, workers: int = 1, seconds: float = 20) -> None:
+        """Wait until so many pilots have registered."""
+        alive = ("active", "draining")
+        until(
+            lambda: sum(one.phase in alive for one in self.workers()) >= workers,
+            seconds,
+            f"{workers} pilots register (see {self.directory})",
+        )
+
+    def _write_site(self, cores: int, more: Mapping[str, Any]) -> Path:
+        site = {
+            "schema": 1,
+            "site": SITE,
+            "backend": {"kind": "local", "limits": {"poll": "1s", "settle": "1s", "grace": "3s"}},
+            "dispatcher": {"url": self.url, "token_file": str(self.edge_token)},
+            "paths": {
+                "work": str(self.directory / "work"),
+                "state": str(self.directory / "state"),
+            },
+            "slots": {
+                "std": {
+                    "queue": QUEUE,
+                    "cores": cores,
+                    "memory": f"{cores * 4}GiB",
+                    "disk": f"{cores * 4}GiB",
+                    "walltime": "1h",
+                }
+            },
+            "scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "20s"},
+            "storage": {
+                "roots": [str(self.storage)],
+                "default_output": f"file://{self.storage}/out",
+            },
+            "container": {"default": "bare", "bare": True},
+            **more,
+        }
+        path = self.directory / "site.yaml"
+        path.write_text(yaml.safe_dump(site))
+        return path
+
+
+def run(*argv: object, seconds: float = 60) -> str:
+    """A command that ends by itself; its output."""
+    done = subprocess.run(
+        [str(word) for word in argv], check=False, capture_output=True, text=True, timeout=seconds
+    )
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def null_job(nr: int = 0, **fields: Any) -> JobSpec:
+    """A job that does nothing."""
+    asked = {
+        "name": f"null-{nr}",
+        "command": "true",
+        "queue": QUEUE,
+        "memory_mb": 10,
+        "disk_mb": 10,
+    }
+    return msgspec.convert({**asked, **fields}, JobSpec)
+
+
+@contextlib.contextmanager
+def server(*argv: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A bare peer: a program that says its address on its first line, and ends with this block."""
+    with subprocess.Popen([str(w) for w in argv], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 -- asked for above
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()

@@ -1,0 +1,135 @@
+"""10,000 jobs in one request, beside bare decode and insert; and what heartbeats notice of it."""
+
+from __future__ import annotations
+
+import http.client
+import secrets
+import sqlite3
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import PREFIX
+from ailurus.protocol.job import Room
+from ailurus.wire.client import Client
+from benchmarks.figure import Figure, figure, percentile
+from benchmarks.rig import Rig, null_job
+
+JOBS = 10_000
+CHUNK = 2000  # jobs a commit, as the bare peer inserts them
+QUIET_S = 4.0
+ROUNDS = 3
+
+
+def run(args: Namespace) -> Iterator[Figure]:
+    """Bare and ours in turn; heartbeats beside ours, and without it."""
+    with Rig(heartbeat_s=300) as rig:
+        body = _body()
+        bare, ours = [], []
+        beats = Beats(rig.worker()[1])
+        beats.during(0.5)
+        quiet = beats.during(QUIET_S)
+        busy: list[float] = []
+        for nr in range(ROUNDS):
+            bare.append(_bare(body, rig.directory / f"bare{nr}.db"))
+            sent = _body()
+            with beats.beside() as seen:
+                ours.append(_ours(rig, sent))
+            busy += seen
+    best = min(ours)
+    size = f"{len(body) / 1e6:.1f} MB"
+    yield figure("submit: 10,000 jobs in one request", best, "s", peer=min(bare), at_most=2.5,
+                 note=f"{size}; peer: bare decode + insert")  # fmt: skip
+    yield figure("submit: the same", best, "s", at_most=2)
+    p99 = 1000 * percentile(busy, 0.99)
+    yield figure("submit: heartbeats' p99 meanwhile", p99, "ms", peer=1000 * percentile(quiet, 0.99),
+                 at_most=3, note=f"{len(busy)} beats; peer: quiet")  # fmt: skip
+
+
+def _body() -> bytes:
+    pad = {"environment": {"PAD": "x" * 850}}
+    jobs = tuple(null_job(nr, **pad) for nr in range(JOBS))
+    return msgspec.json.encode(m.Submit(request_id=secrets.token_hex(8), jobs=jobs))
+
+
+def _ours(rig: Rig, body: bytes) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=60)
+    headers = {
+        "Authorization": f"Bearer {rig.admin_token.read_text().strip()}",
+        "Content-Type": "application/json",
+    }
+    began = time.perf_counter()
+    connection.request("POST", f"{PREFIX}/jobs", body, headers)
+    answer = connection.getresponse().read()
+    took = time.perf_counter() - began
+    if len(msgspec.json.decode(answer, type=m.Submitted).job_ids) != JOBS:
+        raise RuntimeError("not all jobs were taken")
+    return took
+
+
+def _bare(body: bytes, path: Path) -> float:
+    """Decode with types, insert in slices, durable; the hot row and the body apart."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode = wal", "synchronous = full"):
+        connection.execute(f"pragma {pragma}").close()
+    connection.executescript(
+        "create table job (id integer primary key, state, queue, prio, name);"
+        "create index ready on job (queue, prio desc, id) where state = 0;"
+        "create table body (id integer primary key, body blob)"
+    )
+    began = time.perf_counter()
+    jobs = enumerate(msgspec.json.decode(body, type=m.Submit).jobs)
+    while part := list(islice(jobs, CHUNK)):
+        connection.execute("begin immediate")
+        connection.executemany(
+            "insert into job values (?, 0, ?, ?, ?)",
+            [(nr, job.queue, job.priority, job.name) for nr, job in part],
+        )
+        connection.executemany(
+            "insert into body values (?, ?)", [(nr, msgspec.json.encode(job)) for nr, job in part]
+        )
+        connection.execute("commit")
+    took = time.perf_counter() - began
+    connection.close()
+    return took
+
+
+class Beats:
+    """Heartbeats of one worker, as fast as 100 a second; how long each takes."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._ask = m.Beat(room=Room(cores=1))
+
+    def during(self, seconds: float) -> list[float]:
+        """The times of those in so many seconds."""
+        with self.beside() as seen:
+            time.sleep(seconds)
+        return seen
+
+    @contextmanager
+    def beside(self) -> Iterator[list[float]]:
+        """Beat while the block runs; the times, complete when it has ended."""
+        seen: list[float] = []
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(0.01):
+                began = time.perf_counter()
+                self._client.call("beat", self._ask, answer=m.Beaten)
+                seen.append(time.perf_counter() - began)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            stop.set()
+            thread.join()
