@@ -24,17 +24,33 @@ _UNIT = re.compile(r"_(mb|s)$")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times faster where it is built
 
 
-def read_jobs(names: list[str]) -> tuple[JobSpec, ...]:
+class JobFiles:
     """The jobs of all files, checked together. Raises Fault at the first thing that is wrong."""
-    files = [JobFile(name) for name in names]
-    jobs = tuple(job for file in files for job in file.jobs)
-    if len(jobs) > MOST_JOBS:
-        raise Fault(DATA, f"more than {MOST_JOBS} jobs", remedy="make several submissions of them")
-    try:
-        check(jobs)
-    except AilurusError as error:
-        _place(files, error)
-    return jobs
+
+    def __init__(self, names: list[str]) -> None:
+        self._files = [JobFile(name) for name in names]
+        self.jobs: tuple[JobSpec, ...] = tuple(job for file in self._files for job in file.jobs)
+        if len(self.jobs) > MOST_JOBS:
+            raise Fault(
+                DATA, f"more than {MOST_JOBS} jobs", remedy="make several submissions of them"
+            )
+        try:
+            check(self.jobs)
+        except AilurusError as error:
+            self.fault(error)
+
+    def fault(self, error: AilurusError) -> NoReturn:
+        """Raise a fault of all jobs together at the file and entry it comes from."""
+        found = re.match(r"jobs\[(\d+)\]", error.field)
+        if found is None:
+            raise error
+        index = int(found[1])
+        for file in self._files:
+            if index < len(file.jobs):
+                field = f"jobs[{file.entry_of(index)}]{error.field[found.end() :]}"
+                file.fault(AilurusError(error.message, remedy=error.remedy, field=field))
+            index -= len(file.jobs)
+        raise error
 
 
 class JobFile:
@@ -175,20 +191,6 @@ def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | None, yaml.Node, st
     elif isinstance(node, yaml.SequenceNode):
         for nr, value in enumerate(node.value):
             yield None, value, f"[{nr}]"
-
-
-def _place(files: list[JobFile], error: AilurusError) -> NoReturn:
-    """Raise a fault of all jobs together at the file and entry it comes from."""
-    found = re.match(r"jobs\[(\d+)\]", error.field)
-    if found is None:
-        files[0].fault(error)
-    index = int(found[1])
-    for file in files:
-        if index < len(file.jobs):
-            field = f"jobs[{file.entry_of(index)}]{error.field[found.end() :]}"
-            file.fault(AilurusError(error.message, remedy=error.remedy, field=field))
-        index -= len(file.jobs)
-    raise error
 
 
 def _composed(text: str) -> yaml.Node | None:

@@ -130,38 +130,34 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
 
     kept = keys.read(place.keys)
     issuer = Issuer(kept)
-    listener = _bound(host, port)
 
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
     settings = Settings() if args.heartbeat is None else Settings(heartbeat_s=args.heartbeat)
-    service = await Service.open(
-        open_store(args.store),
-        secret=bytes.fromhex(kept.secret),
-        mint=mint,
-        settings=settings,
-    )
-    live = Live(service)
-    try:
-        app = make_app(
-            service,
-            issuer,
-            console=console(),
-            stream=live.stream,
-            host_names=[*args.host_name, host],
-        )
-        server = _server(app, args, listener)
-        _say(args, out, place, listener)
-        await _until_told(server, app, listener)
-    finally:
-        live.close()
-        await service.close()
-        listener.close()
+    secret = bytes.fromhex(kept.secret)
+    with contextlib.closing(_bound(host, port)) as listener:
+        store = open_store(args.store)
+        service = await Service.open(store, secret=secret, mint=mint, settings=settings)
+        live = Live(service)
+        try:
+            app = make_app(
+                service,
+                issuer,
+                console=console(),
+                stream=live.stream,
+                host_names=[*args.host_name, host],
+            )
+            server = _server(app, args)
+            _say(args, out, place, listener)
+            await _until_told(server, app, listener)
+        finally:
+            live.close()
+            await service.close()
     return 0
 
 
-def _server(app: Any, args: Namespace, listener: socket.socket) -> uvicorn.Server:
+def _server(app: Any, args: Namespace) -> uvicorn.Server:
     import uvicorn
 
     from dispatcher.guard import Guarded

@@ -24,10 +24,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Read, check, send; print the job ids, one a line."""
-    from dispatcher.cli.jobfile import read_jobs
+    from ailurus.wire.client import Refused
+    from dispatcher.cli.jobfile import JobFiles
     from dispatcher.cli.pending import request_id
 
-    jobs = read_jobs(args.files)
+    files = JobFiles(args.files)
+    jobs = files.jobs
     if args.dry_run:
         from ailurus.protocol.messages import Submit
 
@@ -37,11 +39,18 @@ def main(args: Namespace, out: Output) -> int:
             out.line(f"{len(jobs)} jobs are good")
         return 0
     client = connect(args, patience_s=PATIENCE_S)
-    if args.request_id:
-        answer = client.submit(jobs, args.request_id)
-    else:
-        with request_id(url_of(args), jobs) as made:
-            answer = client.submit(jobs, made)
+    try:
+        if args.request_id:
+            answer = client.submit(jobs, args.request_id)
+        else:
+            with request_id(url_of(args), jobs) as made:
+                answer = client.submit(jobs, made)
+    except Refused as refused:
+        if refused.status == 422:
+            files.fault(
+                refused
+            )  # the dispatcher knows what the file cannot: which queues there are
+        raise
     if out.as_json:
         out.document(answer)
     else:

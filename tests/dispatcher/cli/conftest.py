@@ -1,0 +1,119 @@
+"""A real dispatcher in a process of its own, and its command in this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ailurus.wire.client import Client, TokenFile
+from dispatcher.cli import main
+
+
+@dataclass
+class Server:
+    """A dispatcher that listens."""
+
+    process: subprocess.Popen[str]
+    url: str
+    token_file: Path
+    store: str
+    said: list[str]
+
+    def client(self) -> Client:
+        return Client(self.url, TokenFile(self.token_file))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+
+def command(*words: str) -> list[str]:
+    """`dispatcher …` as an argument list."""
+    return [
+        sys.executable,
+        "-c",
+        "import sys; from dispatcher.cli import main; sys.exit(main())",
+        *words,
+    ]
+
+
+def start(directory: Path, *options: str, listen: str = "127.0.0.1:0") -> Server:
+    store = f"sqlite:///{directory}/queue.db"
+    subprocess.run(command("init", "--store", store), check=True, capture_output=True)
+    with (directory / "serve.log").open("a") as log:
+        process = subprocess.Popen(
+            command("serve", "--store", store, "--listen", listen, *options),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert process.stdout is not None
+    said = [process.stdout.readline().strip() for _ in range(2)]
+    url = said[0].removeprefix("listening on ")
+    return Server(process, url, directory / "queue.admin-token", store, said)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts dispatchers on one store; what still runs is stopped at the end."""
+    started: list[Server] = []
+
+    def begin(*options: str, listen: str = "127.0.0.1:0") -> Server:
+        started.append(start(tmp_path, *options, listen=listen))
+        return started[-1]
+
+    yield begin
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
+        server.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One dispatcher for all tests that only need one."""
+    running = start(tmp_path_factory.mktemp("dispatcher"))
+    yield running
+    running.stop()
+    running.process.stdout.close()
+
+
+@pytest.fixture
+def environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """This user's environment: the server is found, nothing else is."""
+    for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AILURUS_URL", server.url)
+    monkeypatch.setenv("AILURUS_TOKEN_FILE", str(server.token_file))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return dict(os.environ)
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """`run("jobs", "--json")` → exit code, stdout, stderr."""
+
+    def verb(*words: str) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main(list(words))
+        except SystemExit as exited:
+            code = int(exited.code or 0)
+        seen = capsys.readouterr()
+        return Ran(code, seen.out, seen.err)
+
+    return verb

@@ -1,0 +1,362 @@
+"""The client verbs: what they print, how they exit, where their token comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import Room
+from ailurus.wire.client import Client, fixed_token
+from dispatcher.cli import VERBS, exits
+from dispatcher.cli.connection import found_token
+from dispatcher.cli.output import Output, clean
+from dispatcher.cli.token import scopes
+
+
+@pytest.fixture
+def jobfile(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "jobs.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+ONE = "name: one\ncommand: 'true'\nqueue: q\n"
+
+
+def ids(ran) -> list[str]:
+    assert ran.code == 0, ran.err
+    return ran.out.split()
+
+
+def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
+    (job,) = ids(run("submit", jobfile(ONE)))
+    assert job in run("jobs", "--name", "one").out
+    assert "one" in run("show", job).out
+    assert run("status").out.startswith("jobs\tcount")
+    assert "q" in run("queues").out
+    assert run("workers").code == 0
+    assert f"job {job}" in run("show", job).out.replace("\t", " ")
+    assert "submitted" in run("events").out
+
+
+@pytest.mark.parametrize("verb", ["status", "jobs", "queues", "workers"])
+def test_json_is_one_document_with_its_schema(run, verb):
+    document = json.loads(run(verb, "--json").out)
+    assert document["schema"].startswith("ailurus.v1.")
+
+
+def test_events_are_json_lines(run, jobfile):
+    ids(run("submit", jobfile(ONE)))
+    lines = run("events", "--json").out.splitlines()
+    assert all(json.loads(line)["seq"] for line in lines)
+
+
+def test_a_sweep_of_ten_thousand_is_one_call(run, jobfile):
+    text = "name: s{i}\ncommand: echo {i}\nqueue: sweep\nsweep: {i: {from: 1, to: 10000}}\n"
+    assert len(ids(run("submit", jobfile(text)))) == 10_000
+
+
+def test_a_dry_run_submits_nothing(run, jobfile):
+    ran = run("submit", "--dry-run", jobfile("name: dry\ncommand: x\n"))
+    assert (ran.code, ran.out) == (0, "1 jobs are good\n")
+    assert "dry" not in run("jobs").out
+
+
+def test_a_bad_file_names_line_and_field_and_exits_with_65(run, jobfile):
+    ran = run("submit", jobfile(ONE + "coers: 1\n"))
+    assert ran.code == exits.DATA
+    assert "jobs.yaml:4: jobs[0].coers: no such field (did you mean `cores`?)" in ran.err
+
+
+def test_a_request_id_of_ones_own_gives_the_same_jobs_again(run, jobfile):
+    name = jobfile(ONE)
+    assert ids(run("submit", "--request-id", "mine", name)) == ids(
+        run("submit", "--request-id", "mine", name)
+    )
+
+
+def test_the_same_file_twice_is_two_submissions(run, jobfile):
+    name = jobfile(ONE)
+    assert ids(run("submit", name)) != ids(run("submit", name))
+
+
+def test_a_submission_that_was_not_acknowledged_keeps_its_request_id(
+    run, jobfile, tmp_path, monkeypatch
+):
+    taken = []
+
+    def lost(self, jobs, request_id=None):
+        taken.append(submit(self, jobs, request_id))
+        raise KeyboardInterrupt
+
+    submit = Client.submit
+    monkeypatch.setattr(Client, "submit", lost)
+    name = jobfile(ONE)
+    assert run("submit", name).code == 130
+    (kept,) = (tmp_path / "state" / "ailurus" / "submissions").iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    monkeypatch.setattr(Client, "submit", submit)
+    assert ids(run("submit", name)) == [str(taken[0].job_ids[0])]
+    assert not kept.exists()
+
+
+@pytest.mark.slow
+def test_a_submit_killed_at_any_time_and_repeated_gives_exactly_its_jobs(
+    environment, server, jobfile
+):
+    jobfile("name: k{i}\ncommand: echo {i}\nqueue: killed\nsweep: {i: {from: 1, to: 10000}}\n")
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from dispatcher.cli import main; sys.exit(main())",
+        "submit",
+    ]
+    name = jobfile(
+        "name: k{i}\ncommand: echo {i}\nqueue: killed\nsweep: {i: {from: 1, to: 10000}}\n"
+    )
+    for after in (0.2, 0.3, 0.4, 0.5, 0.6):
+        process = subprocess.Popen([*words, name], env=environment, stdout=subprocess.DEVNULL)
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+        killed = process.wait() == -signal.SIGKILL
+        if not killed:
+            break
+    done = subprocess.run(
+        [*words, name], env=environment, check=True, capture_output=True, text=True
+    )
+    first = [int(word) for word in done.stdout.split()]
+    queue = next(q for q in server.client().overview().queues if q.name == "killed")
+    assert len(first) == 10_000
+    assert sum(queue.states.values()) == (10_000 if killed else 20_000)
+
+
+ROOM = Room(cores=4, memory_mb=8000, disk_mb=8000)
+
+
+@pytest.fixture
+def pilot_of(server):
+    """Registers a worker of a queue."""
+
+    def register(queue: str) -> Client:
+        ask = m.NewToken(subject="p", scopes=("ailurus.pilot",))
+        token = server.client().call("token", ask, answer=m.Token).token
+        ask = m.Register(instance=os.urandom(4).hex(), queue=queue, total=ROOM)
+        registered = Client(server.url, fixed_token(token)).call(
+            "register", ask, answer=m.Registered
+        )
+        return Client(server.url, fixed_token(registered.token))
+
+    return register
+
+
+@pytest.fixture
+def pilot(pilot_of):
+    """A worker of queue `pq` that ends every job it gets with the exit code of its command."""
+    worker = pilot_of("pq")
+
+    def work() -> None:
+        ask = m.Acquire(request_id=os.urandom(4).hex(), room=ROOM, wait_s=5.0)
+        for one in worker.call("acquire", ask, answer=m.Acquired, wait_s=5.0).jobs:
+            code = int(one.spec.command.removeprefix("exit "))
+            piece = m.LogPiece(
+                job_id=one.job_id, attempt_nr=one.attempt_nr, stream="stdout", offset=0,
+                text="hello\x1b[31m\n", final=True,
+            )  # fmt: skip
+            worker.call("log_pieces", m.LogPieces(pieces=(piece,)), answer=m.Done)
+            report = m.Report(
+                job_id=one.job_id, attempt_nr=one.attempt_nr, report_key=one.report_key,
+                finished=code == 0, code=1305 if code else 0, exit_code=code, diagnosis="x" * bool(code),
+            )  # fmt: skip
+            worker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+
+    return work
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_wait_exits_as_the_payload_did(run, jobfile, pilot, code):
+    (job,) = ids(run("submit", jobfile(f"name: w\ncommand: exit {code}\nqueue: pq\n")))
+    pilot()
+    ran = run("wait", job)
+    assert ran.code == code
+    assert run("show", job).code == 0
+    assert run("logs", job, "--follow").out == "hello\x1b[31m\n"
+
+
+def test_wait_of_a_job_that_can_never_run_says_so(run, jobfile, pilot_of):
+    name = jobfile("name: huge\ncommand: exit 0\nqueue: small\ncores: 5000\n")
+    (job,) = ids(run("submit", name))
+    pilot_of("small")
+    ran = run("wait", job)
+    assert run("why", job, "--json").code == ran.code == exits.NEVER
+    assert ran.err
+    refused = run("submit", name)
+    assert refused.code == exits.DATA
+    assert "jobs.yaml:4: jobs[0].cores: no queue can ever run job 'huge'" in refused.err
+    assert run("cancel", job).code == 0
+    assert run("wait", job).code == 1
+
+
+def test_wait_gives_up_after_its_time(run, jobfile):
+    (job,) = ids(run("submit", jobfile("name: slow\ncommand: x\nqueue: nobody\n")))
+    assert run("wait", job, "--timeout", "0.1s").code == exits.TRY_AGAIN
+
+
+def test_cancel_and_retry(run, jobfile):
+    (job,) = ids(run("submit", jobfile(ONE)))
+    assert run("cancel", job).out == f"job\tresult\n{job}\tcancelled\n"
+    assert run("cancel", job).out == f"job\tresult\n{job}\twas final\n"
+    again = json.loads(run("retry", job, "--json").out)
+    assert again["job_ids"][0] > int(job)
+
+
+def test_a_job_that_is_not_there_is_66(run):
+    ran = run("show", "999999")
+    assert ran.code == exits.NO_INPUT
+    assert "there is no job 999999" in ran.err
+
+
+def test_a_token_is_made_into_a_file_for_this_user_only(run, tmp_path, server):
+    path = tmp_path / "edge-token"
+    ran = run(
+        "token",
+        "--subject",
+        "edge-a",
+        "--scope",
+        "edge",
+        "--site",
+        "a",
+        "--lifetime",
+        "1h",
+        "--out",
+        str(path),
+    )
+    assert ran.code == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    token = path.read_text().strip()
+    assert token not in ran.out
+    hello = m.Hello(site="a", instance="i", slots=())
+    assert Client(server.url, fixed_token(token)).call("hello", hello, answer=m.Welcome).epoch == 1
+    assert run("status", "--token-file", str(path)).code == exits.NO_PERMISSION
+
+
+def test_words_of_scopes():
+    assert scopes(["read", "compute.create"], None) == ("compute.read", "compute.create")
+    assert scopes([], "a") == ("ailurus.edge:a",)
+    assert len(scopes([], None)) == 4
+    with pytest.raises(exits.Fault):
+        scopes(["edge"], None)
+
+
+def test_no_dispatcher_is_69(run):
+    assert run("retry", "1", "--url", "http://127.0.0.1:1").code == exits.UNAVAILABLE
+
+
+def test_a_bad_token_is_77_and_none_is_78(run, tmp_path, monkeypatch):
+    bad = tmp_path / "bad"
+    bad.write_text("x.y.z")
+    assert run("status", "--token-file", str(bad)).code == exits.NO_PERMISSION
+    assert run("status", "--token-file", str(tmp_path / "none")).code == exits.CONFIGURATION
+    monkeypatch.delenv("AILURUS_TOKEN_FILE")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    assert run("status").code == exits.CONFIGURATION
+
+
+def test_a_token_is_looked_for_in_the_order_of_wlcg(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", os.getuid)
+    runtime = tmp_path / f"bt_u{os.getuid()}"
+    runtime.write_text("t")
+    everything = {
+        "AILURUS_TOKEN_FILE": "/1", "BEARER_TOKEN": "2", "BEARER_TOKEN_FILE": "/3", "XDG_RUNTIME_DIR": str(tmp_path),
+    }  # fmt: skip
+    assert str(found_token("/0", everything)[0]) == "/0"
+    assert str(found_token(None, everything)[0]) == "/1"
+    del everything["AILURUS_TOKEN_FILE"]
+    assert found_token(None, everything) == (None, "2")
+    del everything["BEARER_TOKEN"]
+    assert str(found_token(None, everything)[0]) == "/3"
+    del everything["BEARER_TOKEN_FILE"]
+    assert found_token(None, everything)[0] == runtime
+
+
+@pytest.mark.parametrize(
+    "words", [["sumbit"], ["jobs", "--nope"], [], ["show"], ["show", "x"], ["--token", "x"]]
+)
+def test_wrong_usage_is_64(run, words):
+    ran = run(*words)
+    assert ran.code == exits.USAGE
+    assert ran.err
+
+
+def test_a_misspelt_verb_is_told_the_right_one(run):
+    assert "did you mean `submit`?" in run("sumbit").err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(run, verb):
+    ran = run(verb, "--help")
+    assert ran.code == 0
+    assert "usage: dispatcher" in ran.out
+
+
+def test_client_verbs_import_no_server(environment, server):
+    words = "import sys; from dispatcher.cli import main; main(['status']); print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", words], env=environment, check=True, capture_output=True, text=True
+    )
+    loaded = {name.partition(".")[0] for name in ran.stdout.split()}
+    assert not loaded & {
+        "uvicorn",
+        "starlette",
+        "jwt",
+        "cryptography",
+        "sqlite3",
+        "asyncio",
+        "rich",
+        "yaml",
+    }
+
+
+class Terminal:
+    """A stream that says it is a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_p11_texts_of_jobs_cannot_steer_a_terminal():
+    out = Output(stream=Terminal())
+    hostile = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\x00"
+    out.raw(hostile)
+    out.line(hostile)
+    out.table(["x"], [[hostile]])
+    out.facts([("x", hostile)])
+    body = out._stream.text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert not set(body) & set("\x1b\x07\x9b\u202e\r\x00")
+    assert clean("a\tb\nc") == "a\tb\nc"
+
+
+def test_no_color_is_respected(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Output(stream=Terminal())
+    out.table(["state"], [["failed"]])
+    assert "\x1b" not in out._stream.text
