@@ -24,7 +24,7 @@ export function Curves({ samples, spec }) {
 }
 
 /** @param {number} n */
-const coresText = (n) => `${n.toFixed(n < 10 ? 2 : 0).replace(/\.00$/, "")} cores`;
+const coresText = (n) => (n === 1 ? "1 core" : `${n.toFixed(n < 10 ? 2 : 0).replace(/\.00$/, "")} cores`);
 
 /** @param {{name: string, x: number[], y: (number | null)[], limit: number, tone: string, show: (n: number) => string}} props */
 function Curve({ name, x, y, limit, tone, show }) {
@@ -52,6 +52,6 @@ function Curve({ name, x, y, limit, tone, show }) {
       </svg>
       <span class="asked" style=${{ top: `${(py(limit) / HIGH) * 100}%` }}>asked for ${show(limit)}</span>
     </div>
-    <div class="axis" aria-hidden="true">${[0, 0.25, 0.5, 0.75, 1].map((part) => html`<span key=${part}>${duration((to - from) * part)}</span>`)}</div>
+    <div class="axis" aria-hidden="true">${[0, 0.25, 0.5, 0.75, 1].map((part) => html`<span key=${part}>${part ? duration((to - from) * part) : "0"}</span>`)}</div>
   </figure>`;
 }

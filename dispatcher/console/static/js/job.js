@@ -42,7 +42,7 @@ export function Job({ id, go }) {
       <span>priority ${row.priority}</span>
       <span>submitted <${Ago} at=${row.created} /> ago</span>
     </p>
-    <${Answer} row=${row} why=${why} attempts=${attempts} />
+    <${Answer} row=${row} why=${why} attempts=${attempts} files=${detail.files} />
     <${Timeline} detail=${detail} />
     <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} />
     <${Curves} samples=${samples} spec=${spec} />
@@ -90,18 +90,28 @@ function Actions({ row, go }) {
     <${Trouble} error=${error} /></div>`;
 }
 
-/** @param {{row: any, why: any, attempts: any[]}} props */
-function Answer({ row, why, attempts }) {
+/** What a reader came for: what failed and what helps, how it went, or why it is not done yet.
+ *  @param {{row: any, why: any, attempts: any[], files: any[]}} props */
+function Answer({ row, why, attempts, files }) {
   const last = attempts[attempts.length - 1];
+  const where = last && [last.host && `on ${last.host}`, last.site && `at ${last.site}`, last.runtime && `in ${last.runtime}`,
+    last.exit_code !== null && `exit code ${last.exit_code}`, attempts.length > 1 && `after ${attempts.length} attempts`].filter(Boolean).join(", ");
   if (row.state === "failed") {
+    const remedy = last?.remedy || why?.remedy;
     return html`<section class="answer bad" aria-label="What failed">
       <p class="lead"><b class="code">${row.code || "failed"}</b> ${row.diagnosis || last?.diagnosis || "The job failed and nobody said why."}</p>
-      ${last?.remedy && html`<p class="remedy"><b>What helps:</b> ${last.remedy}</p>`}
-      <p class="note">${[last?.host && `on ${last.host}`, last?.site && `at ${last.site}`, last?.runtime && `in ${last.runtime}`, last?.exit_code !== null && last?.exit_code !== undefined && `exit code ${last.exit_code}`, attempts.length > 1 && `after ${attempts.length} attempts`].filter(Boolean).join(", ")}</p>
+      ${remedy && html`<p class="remedy"><b>What helps:</b> ${remedy}</p>`}
+      ${where && html`<p class="note">${where}</p>`}
       ${last?.stderr_tail && html`<pre tabindex="0" aria-label="The end of stderr">${last.stderr_tail}</pre>`}
     </section>`;
   }
-  if (!why || why.verdict === "done") return null;
+  if (row.state === "finished" && last) {
+    const left = files.reduce((all, file) => all + file.size, 0);
+    return html`<section class="answer good" aria-label="How it went">
+      <p class="lead">Finished ${duration(row.changed - row.created)} after it was submitted${files.length ? `, leaving ${files.length === 1 ? "one file" : `${files.length} files`} of ${bytes(left)}` : ""}.</p>
+      ${where && html`<p class="note">${where}</p>`}</section>`;
+  }
+  if (!why) return null;
   return html`<section class="answer" data-verdict=${why.verdict} aria-label="Why it is where it is">
     <p class="lead">${why.sentence}</p>
     ${why.blockers.length > 0 && html`<ul>${why.blockers.map((/** @type {string} */ text, /** @type {number} */ at) => html`<li key=${at}>${text}</li>`)}</ul>`}

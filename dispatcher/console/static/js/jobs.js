@@ -75,14 +75,13 @@ function Table({ list, box, go }) {
     return () => removeEventListener("keydown", press);
   }, [rows, at]);
   const { first, last } = visible(view.top, view.height, ROW_PX, rows.length);
-  return html`<div class="jobs card" role="table" aria-label="Jobs" aria-rowcount=${next === null ? rows.length + 1 : -1}>
-    <div role="rowgroup"><div role="row" class="row head" aria-rowindex="1">
+  return html`<div class="jobs card" role="table" aria-label="Jobs" aria-rowcount=${next === null ? rows.length + 1 : -1} aria-busy=${loading}
+    ref=${box} onScroll=${measure} tabindex="0">
+    <div role="rowgroup" class="sticky"><div role="row" class="row head" aria-rowindex="1">
       ${["Job", "State", "Name", "Queue", "User", "Try", "Diagnosis", "Changed"].map((name) => html`<span key=${name} role="columnheader" class=${`c-${name.toLowerCase()}`}>${name}</span>`)}
     </div></div>
-    <div role="rowgroup" class="rows" ref=${box} onScroll=${measure} tabindex="0" aria-label="Job rows" aria-busy=${loading}>
-      <div role="none" class="tall" style=${{ height: `${rows.length * ROW_PX}px` }}>
-        ${rows.slice(first, last).map((row, index) => html`<${Line} key=${row.job_id} row=${row} at=${first + index} go=${go} />`)}
-      </div>
+    <div role="rowgroup" class="tall" style=${{ height: `${rows.length * ROW_PX}px` }}>
+      ${rows.slice(first, last).map((row, index) => html`<${Line} key=${row.job_id} row=${row} at=${first + index} go=${go} />`)}
     </div>
   </div>`;
 }

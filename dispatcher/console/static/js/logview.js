@@ -111,7 +111,7 @@ export function LogView({ id, attempts, final, latest }) {
       <button type="button" class="follow" aria-pressed=${follow} onClick=${() => setFollow(!follow)}>${live ? html`<i class=${follow ? "on" : ""}></i>` : ""}${follow ? "following" : "follow"}</button>
       <button type="button" class="quiet" disabled=${!total} onClick=${() => download(id, attempt, stream)}>Download</button>
     </header>
-    <div class="term" ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-live="off" aria-label=${stream}>
+    <div class="term" style=${{ height: `min(24rem, ${Math.max(4.5, total + 1.5) * LINE_PX}px)` }} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-live="off" aria-label=${stream}>
       ${total ? html`<div class="tall" style=${{ height: `${total * LINE_PX}px` }}>
         ${book.lines.slice(first, last).map((line, index) => html`<${Line} key=${book.first + first + index} nr=${book.first + first + index} text=${line} top=${(first + index) * LINE_PX} needle=${needle} current=${found[hit] === first + index} />`)}
       </div>` : html`<p class="dim">${!latest ? "No attempt yet: the log begins when a pilot starts the job." : live ? `Nothing on ${stream} yet. It appears here as the payload writes it.` : `Nothing on ${stream}.`}</p>`}

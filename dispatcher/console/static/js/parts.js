@@ -91,7 +91,7 @@ export function useLoaded(loader, key) {
 
 /** The sign of the house: a ringed tail. */
 export const Tail = () => html`
-  <svg class="tail" viewBox="0 0 64 64" aria-hidden="true">
+  <svg class="tail" viewBox="4 5 56 52" aria-hidden="true">
     <path class="fur" d="M12 54 C4 30 18 8 40 9 C54 10 60 22 54 32 C49 40 39 38 38 31 C37 26 41 24 44 26 C40 20 28 22 25 34 C23 43 26 49 29 54 Z" />
     <path class="ring" d="M9.5 44 C15 42.500 20 42.600 24.800 44.200 L24 37.500 C19.500 36 14.500 36 8.800 37.500 Z" />
     <path class="ring" d="M10 30 C15.500 30.200 21 31.800 25.700 34 L29.500 28.200 C24.500 25.200 19 23.600 12.700 23.400 Z" />

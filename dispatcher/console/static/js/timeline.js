@@ -5,8 +5,8 @@
 
 export const KINDS = {
   blocked: "waited for other jobs",
-  batch: "waited for a pilot from the batch system",
-  waiting: "waited for a free slot",
+  batch: "waited for its pilot to come",
+  waiting: "waited in the queue",
   staging: "staged in",
   running: "ran",
   reporting: "staged out and reported",

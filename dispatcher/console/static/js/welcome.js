@@ -38,7 +38,7 @@ export function SignIn() {
       <button class="primary" disabled=${busy}>${busy ? "Signing in…" : "Sign in"}</button>
       <div class="note" id="token-note">
         <p>The dispatcher's first token is in the file that <code>dispatcher init</code> named. Make one for looking and submitting with</p>
-        <${Command} text="dispatcher token NAME" />
+        <${Command} text="dispatcher token --subject NAME --out FILE" />
       </div>
     </form>
   </main>`;

@@ -1,0 +1,161 @@
+// The modules that know no page: run by `node --test`.
+import assert from "node:assert/strict";
+import test from "node:test";
+
+const at = (/** @type {string} */ name) => import(`../../../dispatcher/console/static/js/${name}.js`);
+const { age, bytes, duration, grouped, short, statesOf } = await at("format");
+const { pieces } = await at("ansi");
+const { Logbook, marked } = await at("logbook");
+const { lanes, totals } = await at("timeline");
+const { asCommand, link, parse, spoken, understand } = await at("query");
+const { alike, matches, merged, visible } = await at("rows");
+const { nearest, series, thinned } = await at("series");
+
+test("numbers read as people write them", () => {
+  assert.deepEqual([0.01, 0.4, 12, 185, 7800, 270_000].map(duration), ["10 ms", "0.4 s", "12 s", "3 m 05 s", "2 h 10 m", "3 d 3 h"]);
+  assert.deepEqual([59.6, 3599.9].map(duration), ["1 m 00 s", "1 h 00 m"]);
+  assert.deepEqual([0.3, 3.9, 61].map(age), ["now", "3 s", "1 m 01 s"]);
+  assert.deepEqual([0, 1023, 1536, 5 * 2 ** 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5 GiB"]);
+  assert.deepEqual([999, 12_345, 3_400_000].map(short), ["999", "12.3k", "3.4M"]);
+});
+
+test("every state is in one group, and a group's filter gives its states back", () => {
+  const sums = grouped({ activated: 3, pending: 1, sent: 2, finished: 9, closed: 4 });
+  assert.equal(sums.waiting + sums.blocked + sums.staging + sums.finished + sums.cancelled, 19);
+  assert.equal(statesOf("staging"), "sent,starting");
+});
+
+test("colours become classes", () => {
+  assert.deepEqual(pieces("\x1b[1;31mred\x1b[0m plain"), [{ text: "red", cls: "fg1 b" }, { text: " plain", cls: "" }]);
+  assert.deepEqual(pieces("\x1b[38;5;196mx"), [{ text: "x", cls: "fg9" }]);
+  assert.deepEqual(pieces("\x1b[38;2;0;255;0mx\x1b[39my"), [{ text: "x", cls: "fg10" }, { text: "y", cls: "" }]);
+  assert.deepEqual(pieces("\x1b[48:5:4mx"), [{ text: "x", cls: "bg4" }]);
+});
+
+test("P11 no other escape has any effect", () => {
+  const text = (/** @type {string} */ line) => pieces(line).map((/** @type {any} */ piece) => piece.text).join("");
+  assert.equal(text("\x1b]8;;https://evil.example\x07click\x1b]8;;\x07"), "click");
+  assert.equal(text("\x1b]0;title\x1b\\a\x1b[2J\x1b[10;10Hb\x1b(Bc\x1bcd"), "abcd");
+  assert.equal(text("\x1b]52;c;c3RlYWw="), "");
+  assert.equal(text("\x9b31mx\x00\x07\x08y\x7f"), "xy");
+  assert.equal(text("user\u202Etxt.exe\u2066"), "usertxt.exe");
+  assert.equal(text("10%\r50%\r100%\r"), "100%");
+  assert.equal(text("<img src=x onerror=alert(1)>"), "<img src=x onerror=alert(1)>");
+  assert.deepEqual(pieces("\x1b[31;:;;m\x1b[99999999999999mx"), [{ text: "x", cls: "" }]);
+  assert.deepEqual(pieces("\x1b[constructorm"), [{ text: "onstructorm", cls: "" }]);
+});
+
+test("any mess of escapes ends, quickly", () => {
+  const soup = ["\x1b", "[", "]", ";", "8", "m", "\x9d", "\x07", "\\", "a", "\r", "38;5;"];
+  let seed = 7;
+  const next = () => (seed = (seed * 1103515245 + 12345) % 2 ** 31) % soup.length;
+  const began = Date.now();
+  for (let round = 0; round < 2000; round += 1) {
+    const shown = pieces(Array.from({ length: 60 }, () => soup[next()]).join(""));
+    for (const { text, cls } of shown) {
+      assert.doesNotMatch(text, /[\x00-\x08\x0a-\x1f\x7f-\x9f]/);
+      assert.match(cls, /^((fg|bg)\d{1,2}|[bdiu]| )*$/);
+    }
+  }
+  pieces("\x1b]".repeat(50_000));
+  pieces("\x1b[".repeat(50_000));
+  assert.ok(Date.now() - began < 3000);
+});
+
+test("a log grows by chunks that overlap, repeat and leave gaps", () => {
+  const book = new Logbook();
+  assert.equal(book.add({ offset: 0, end: 9, text: "one\ntwo\nt" }), "added");
+  assert.equal(book.add({ offset: 4, end: 9, text: "two\nt" }), "known");
+  assert.equal(book.add({ offset: 8, end: 13, text: "three" }), "added");
+  assert.deepEqual(book.lines, ["one", "two", "three"]);
+  assert.equal(book.add({ offset: 20, end: 22, text: "xx" }), "gap");
+  assert.equal(book.add({ offset: 13, end: 20, text: "\n\nfive\n" }), "added");
+  assert.deepEqual(book.lines, ["one", "two", "three", "", "five"]);
+});
+
+test("an overlap is counted in bytes, not characters", () => {
+  const book = new Logbook();
+  book.add({ offset: 0, end: 5, text: "μμ " });
+  book.add({ offset: 2, end: 9, text: "μ GeV" });
+  assert.deepEqual(book.lines, ["μμ GeV"]);
+});
+
+test("a long log keeps its newest lines and their numbers", () => {
+  const book = new Logbook(3);
+  book.add({ offset: 0, end: 10, text: "1\n2\n3\n4\n5\n" });
+  assert.deepEqual([book.lines, book.first], [["3", "4", "5"], 3]);
+  assert.deepEqual(book.find("5"), [2]);
+  assert.deepEqual(marked("aXbxc", "x"), [
+    { text: "a", hit: false }, { text: "X", hit: true }, { text: "b", hit: false }, { text: "x", hit: true }, { text: "c", hit: false },
+  ]);
+});
+
+const row = { job_id: 1, state: "finished", created: 100, changed: 160 };
+const attempt = { attempt_nr: 1, worker_id: 5, leased: 120, started: 121, running: 125, holding: 150, ended: 160, timing: {} };
+const drawn = (/** @type {any} */ all) => all.map((/** @type {any} */ lane) => lane.segments.map((/** @type {any} */ s) => `${s.kind} ${s.from}-${s.to}`));
+
+test("every second of a job has a name", () => {
+  const all = lanes({ row, attempts: [attempt], activated: 110 }, new Map([[5, 115]]), 999);
+  assert.deepEqual(drawn(all), [["blocked 100-110", "batch 110-115", "waiting 115-120", "staging 120-125", "running 125-150", "reporting 150-160"]]);
+  assert.equal(totals(all).reduce((sum, [, seconds]) => sum + seconds, 0), 60);
+});
+
+test("a lost attempt is followed by a wait and another lane", () => {
+  const lost = { ...attempt, holding: null, ended: 140 };
+  const second = { ...attempt, attempt_nr: 2, leased: 150, running: 152, holding: null, ended: null };
+  const all = lanes({ row: { ...row, state: "running" }, attempts: [lost, second], activated: 140 }, new Map(), 170);
+  assert.deepEqual(drawn(all), [["waiting 100-120", "staging 120-125", "running 125-140"], ["waiting 140-150", "staging 150-152", "running 152-170"]]);
+  assert.ok(all[1].segments[2].live);
+});
+
+test("a job that waits is drawn as waiting, one without parents' end as blocked", () => {
+  assert.deepEqual(drawn(lanes({ row: { ...row, state: "activated" }, attempts: [], activated: 100 }, new Map(), 130)), [["waiting 100-130"]]);
+  assert.deepEqual(drawn(lanes({ row: { ...row, state: "pending" }, attempts: [], activated: null }, new Map(), 130)), [["blocked 100-130"]]);
+});
+
+test("a prefetched job's wait for its slot is not staging", () => {
+  const all = lanes({ row, attempts: [{ ...attempt, timing: { wait: 3 } }], activated: 100 }, new Map(), 999);
+  assert.deepEqual(drawn(all)[0].slice(1, 3), ["staging 120-122", "waiting 122-125"]);
+});
+
+test("an address is a view, and back", () => {
+  const place = { page: "jobs", id: null, params: { state: "failed", name: "a&b=c#*" } };
+  assert.deepEqual(parse(link(place)), place);
+  assert.deepEqual(parse("#/jobs/42"), { page: "job", id: 42, params: {} });
+  for (const odd of ["", "#", "#/nowhere", "#/jobs/../..", "#/job", "#/constructor", "#/__proto__"]) assert.ok(["overview", "jobs"].includes(parse(odd).page));
+});
+
+test("the search box understands the command line's words", () => {
+  assert.deepEqual(understand("state:failed queue:x error:1099 zmumu"), { filter: { state: "failed", queue: "x", code: "1099", name: "zmumu*" }, job: null, odd: [] });
+  assert.equal(understand("#4711").job, 4711);
+  assert.deepEqual(understand("color:red code:x").odd, ["color:red", "code:x"]);
+  assert.equal(spoken({ state: "failed", user: "me" }), "state:failed user:me");
+  assert.equal(asCommand({ name: "it's*" }), "dispatcher jobs --name 'it'\\''s*'");
+});
+
+test("rows change in place and nothing jumps", () => {
+  const rows = [{ job_id: 3, state: "running" }, { job_id: 2, state: "running" }];
+  const after = merged(rows, [{ job_id: 2, state: "finished" }, { job_id: 4, state: "running" }, { job_id: 1, state: "running" }], { state: "running" });
+  assert.deepEqual(after.map((/** @type {any} */ r) => [r.job_id, r.state, Boolean(r.left)]), [[4, "running", false], [3, "running", false], [2, "finished", true]]);
+  assert.ok(matches({ job_id: 1, state: "x", name: "zmumu-1" }, { name: "zmumu*" }));
+});
+
+test("a table of a million rows draws a window", () => {
+  const { first, last } = visible(20_000_000, 800, 40, 1_000_000);
+  assert.ok(first > 499_900 && last - first < 60);
+});
+
+test("failures that differ in numbers and paths are one", () => {
+  const rows = ["no file /a/b/1 in 3 s", "no file /c/d/2 in 14 s", "killed"].map((diagnosis, job_id) => ({ job_id, state: "failed", code: 1099, diagnosis }));
+  assert.deepEqual(alike(rows).map(({ jobs }) => jobs.length), [2, 1]);
+});
+
+test("CPU seconds become cores, and thinning keeps the peak", () => {
+  const samples = [0, 10, 20].map((s) => ({ at: s, usage: { cpu_s: s * 3, wall_s: s } }));
+  assert.deepEqual(series(samples).cores, [null, 3, 3]);
+  const x = Array.from({ length: 100_000 }, (_, i) => i);
+  const y = x.map((i) => (i === 77_777 ? 99 : 1));
+  const few = thinned(x, y, 600);
+  assert.ok(few.length <= 1200 && few.some(([, value]) => value === 99));
+  assert.equal(nearest([0, 10, 20], 14), 1);
+});
