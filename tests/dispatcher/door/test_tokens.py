@@ -166,7 +166,7 @@ OPENS = {
     Scope.CANCEL: {"canceller", "admin"},
     Scope.ADMIN: {"admin"},
     Scope.EDGE: {"edge", "edge without a site"},
-    Scope.PILOT: {"pilot", "bootstrap"},
+    Scope.PILOT: {"pilot", "bootstrap", "admin"},
     Scope.WORKER: {"worker"},
     None: set(CALLERS),
 }
