@@ -112,7 +112,9 @@ class Rig:
         self.client = Client(self.url, TokenFile(self.admin_token), patience=Patience(total_s=120))
         self.edge_token = self.token("edge", f"ailurus.edge:{SITE}")
         self.pilot_token = self.token("pilot", "ailurus.pilot")
-        self.site_file = self._write_site(cores, site)
+        self._site = {"cores": cores, **site}
+        self.keep = False
+        self.site_file = self._write_site(self._site)
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +125,7 @@ class Rig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(keep=error is not None)
+        self.close(keep=self.keep or error is not None)
 
     def close(self, *, keep: bool = False) -> None:
         """End everything that was started; the directory stays after a failure, to be looked at."""
@@ -175,9 +177,23 @@ class Rig:
         argv += ["-a", self.directory / "work", *more]
         return self.start(argv, name)
 
-    def edge(self) -> Program:
-        """Start the edge of the site."""
+    def start_edge(self) -> Program:
+        """Start the edge of the site, at first or again."""
         return self.start([BIN / "harvester-edge", "run", "--config", self.site_file], "edge")
+
+    def pilots(self) -> list[int]:
+        """Process ids of the edge's pilots that live, by the records that its workers keep."""
+        found = []
+        for record in (self.directory / "state" / "workers").glob("*/*/running"):
+            pid, started, _ = record.read_text().split()
+            if proc.started(int(pid)) == int(started):
+                found.append(int(pid))
+        return found
+
+    def through(self, url: str) -> None:
+        """Let edge, pilots and our own client speak through something in between."""
+        self.client = Client(url, TokenFile(self.admin_token), patience=Patience(total_s=120))
+        self.site_file = self._write_site({**self._site, "url": url})
 
     def worker(self, cores: int = 1) -> tuple[m.Registered, Client]:
         """A worker that is only its token: the benchmark speaks for it."""
@@ -202,12 +218,15 @@ class Rig:
             f"{workers} pilots register (see {self.directory})",
         )
 
-    def _write_site(self, cores: int, more: Mapping[str, Any]) -> Path:
+    def _write_site(self, asked: Mapping[str, Any]) -> Path:
+        more = dict(asked)
+        cores = more.pop("cores")
+        url = more.pop("url", self.url)
         site = {
             "schema": 1,
             "site": SITE,
             "backend": {"kind": "local", "limits": {"poll": "1s", "settle": "1s", "grace": "3s"}},
-            "dispatcher": {"url": self.url, "token_file": str(self.edge_token)},
+            "dispatcher": {"url": url, "token_file": str(self.edge_token)},
             "paths": {
                 "work": str(self.directory / "work"),
                 "state": str(self.directory / "state"),

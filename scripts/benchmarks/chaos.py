@@ -1,0 +1,163 @@
+"""kill -9 of pilot, edge and dispatcher in turn while jobs run; then everything is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import halfway, history, proc
+from benchmarks.figure import Figure, figure
+from benchmarks.proxy import Proxy
+from benchmarks.rig import Rig, null_job, until
+
+HEARTBEAT_S = 1.0
+LEASE_S = 3 * HEARTBEAT_S
+FIFTH = 5
+SITE: dict[str, Any] = {
+    "scaling": {"max_total": 3, "max_queued": 3, "per_cycle": 3, "idle_exit": "4s"},
+}
+
+
+def run(args: Namespace) -> Iterator[Figure]:
+    """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
+    yield from killed(args.seed, args.kills, args.jobs, proxy=args.proxy)
+    if args.stop:
+        yield from stopped(args.seed)
+    yield from halfway.run(args.seed)
+
+
+def killed(seed: int, kills: int, jobs: int, *, proxy: bool) -> Iterator[Figure]:
+    """Jobs with one output each, and a kill -9 every now and then."""
+    chance = random.Random(seed)
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(Rig(heartbeat_s=HEARTBEAT_S, cores=2, **SITE))
+        lossy = stack.enter_context(Proxy(rig.port, _every_fifth)) if proxy else None
+        if lossy is not None:
+            rig.through(lossy.url)
+        began = time.monotonic()
+        expected = submitted(rig, jobs, chance)
+        kinds = _kill_in_turn(rig, chance, kills, list(expected))
+        states = rig.client.wait(list(expected), 180).states
+        took = time.monotonic() - began
+        leftovers = settled(rig)
+        found = [*history.faults(rig, list(expected), expected), *leftovers]
+        ended = dict(history.attempts(rig))
+        _tell(rig, found)
+    how = f"{kinds}; attempts {ended}; {took:.0f} s"
+    if lossy is not None:
+        how += f"; {lossy.lost} of {lossy.answers} answers lost"
+    name = "chaos: proxy, " if proxy else "chaos: "
+    yield figure(f"{name}jobs finished", sum(state == "finished" for state in states.values()),
+                 peer=jobs, at_least=1, seed=seed, note=how)  # fmt: skip
+    yield figure(f"{name}faults", len(found), at_most=0, seed=seed, note="; ".join(found[:5]))
+
+
+def stopped(seed: int) -> Iterator[Figure]:
+    """The dispatcher stands still for three leases while payloads run: nobody loses one."""
+    chance = random.Random(seed)
+    with Rig(heartbeat_s=HEARTBEAT_S, cores=4, **SITE) as rig:
+        spans = [chance.uniform(0.5, 2.5) * LEASE_S for _ in range(8)]
+        jobs = rig.client.submit(
+            [null_job(nr, command=f"sleep {span:.2f}") for nr, span in enumerate(spans)]
+        ).job_ids
+        rig.start_edge()
+        until(lambda: _running(rig) >= len(jobs) // 2, 30, "jobs run")
+        rig.dispatcher.signal(signal.SIGSTOP)
+        time.sleep(3 * LEASE_S)
+        rig.dispatcher.signal(signal.SIGCONT)
+        states = rig.client.wait(jobs, 60).states
+        leftovers = settled(rig)
+        ended = history.attempts(rig)
+        _tell(rig, leftovers)
+    good = sum(state == "finished" for state in states.values())
+    yield figure("chaos: stopped dispatcher, jobs finished", good, peer=len(jobs), at_least=1,
+                 seed=seed, note="; ".join(leftovers))  # fmt: skip
+    yield figure("chaos: stopped dispatcher, attempts", sum(ended.values()), peer=len(jobs),
+                 at_most=1, seed=seed, note=f"{dict(ended)}")  # fmt: skip
+
+
+def submitted(rig: Rig, jobs: int, chance: random.Random) -> dict[int, bytes]:
+    """Short jobs; what the output of each must be."""
+    words = [f"{nr} {chance.getrandbits(64):x}\n" for nr in range(jobs)]
+    specs = [
+        null_job(
+            nr,
+            command=f"sleep {chance.uniform(0.05, 0.4):.2f}; printf '{word[:-1]}\\n' > out.txt",
+            outputs=[{"name": "out.txt"}],
+            environment={"AILURUS_RIG": rig.mark},
+        )
+        for nr, word in enumerate(words)
+    ]
+    job_ids = rig.client.submit(specs).job_ids
+    return dict(zip(job_ids, (word.encode() for word in words), strict=True))
+
+
+def _kill_in_turn(rig: Rig, chance: random.Random, kills: int, jobs: list[int]) -> dict[str, int]:
+    """A kill every second or so while jobs are left; how many of each kind."""
+    done = {"pilot": 0, "edge": 0, "dispatcher": 0}
+    edge = rig.start_edge()
+    until(rig.pilots, 30, f"a pilot runs (see {edge.log})")
+    for nr in range(kills):
+        time.sleep(chance.uniform(0.2, 1.6))
+        kind = ("pilot", "edge", "dispatcher")[nr % 3]
+        if kind == "pilot":
+            until(lambda: rig.pilots() or not _left(rig, jobs), 60, "a pilot runs")
+            pilots = rig.pilots()
+            done["pilot"] += bool(pilots) and _kill(chance.choice(pilots))
+        elif kind == "edge":
+            edge.kill()
+            edge = rig.start_edge()
+            done["edge"] += 1
+        else:
+            rig.dispatcher.kill()
+            time.sleep(chance.uniform(0.0, 1.0))
+            rig.serve()
+            done["dispatcher"] += 1
+    return done
+
+
+def _kill(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def _left(rig: Rig, jobs: list[int]) -> bool:
+    return any(state != "finished" for state in rig.client.wait(jobs, 0).states.values())
+
+
+def _running(rig: Rig) -> int:
+    return rig.client.overview().states.get("running", 0)
+
+
+def settled(rig: Rig) -> list[str]:
+    """Let pilots end by themselves, stop the edge and the dispatcher; what is still there then."""
+    found = []
+    try:
+        until(lambda: not rig.pilots(), 30, "pilots without work end")
+    except TimeoutError as error:
+        found.append(str(error))
+    for program in reversed(rig.programs):
+        program.stop()
+    time.sleep(0.2)
+    found += [f"process {pid} is left: {proc.words(pid)[:200]!r}" for pid in proc.marked(rig.mark)]
+    return found
+
+
+def _every_fifth(nr: int) -> bool:
+    return nr % FIFTH == 0
+
+
+def _tell(rig: Rig, found: list[str]) -> None:
+    """Faults in full, and the directory left for a look."""
+    if found:
+        rig.keep = True
+        sys.stderr.write("".join(f"  {one}\n" for one in found[:40]))
