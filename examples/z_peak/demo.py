@@ -90,11 +90,14 @@ def run(options: argparse.Namespace) -> int:
     place = prepare(options.dir)
     with programs(place, options) as (client, url):
         edge_token(place, url)
-        with program(
-            place, "edge", [BIN / "harvester-edge", "run", "--config", site_file(place, url)]
-        ):
+        edge = [BIN / "harvester-edge", "run", "--drain-at-exit", "--config", site_file(place, url)]
+        with program(place, "edge", edge):
             ids = submit(place, url, options)
-            watch(client, ids, options)
+            try:
+                watch(client, ids, options)
+            except (KeyboardInterrupt, Stopped):
+                client.cancel(ids)  # so that the pilots have nothing left to finish
+                raise
             failed = show_result(client, ids[-1], place)
             terminal.print(
                 f"all in {time.monotonic() - began:.0f} s; console: [b]{url}/console/[/b]"
