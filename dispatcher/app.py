@@ -42,7 +42,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     handler: Handler | None  # None: a stream of events
     decode: Callable[[bytes], Any]  # the body of a POST, the query of a GET
     limit: int  # bytes of a body
-    waits: bool  # may hold the request: ended early when the dispatcher stops
+    waits: str  # the field that asks to hold the request; "" if none does
     encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
@@ -153,7 +153,7 @@ class App:
             if route.scope is Scope.EDGE and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
             given = {} if job_id is None else {"job_id": job_id}
-            if endpoint.waits and (getattr(ask, "wait_s", 0) or getattr(ask, "timeout_s", 0)):
+            if endpoint.waits and getattr(ask, endpoint.waits) > 0:
                 result = await self._held(endpoint.handler(ask, caller, **given), receive)  # type: ignore[misc]
             else:
                 result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
@@ -288,7 +288,7 @@ def _endpoint(route: Route, handler: Handler | None) -> Endpoint:
         if route.method == "GET"
         else (lambda body: web.decode(decoder.decode, body)),
         limit=web.BODIES.get(route.name, web.LONGEST_BODY),
-        waits=bool(names & {"wait_s", "timeout_s"}),
+        waits=next(iter(names & {"wait_s", "timeout_s"}), ""),
     )
 
 

@@ -163,7 +163,9 @@ def _url(text: str, base: str) -> str:
     """A URL as it is, or a path as a `file:` URL. `..` is kept: the storage refuses it by name."""
     if "://" in text or not text:
         return text
-    return "file://" + (text if text.startswith("/") else posixpath.join(base, text))
+    return "file://" + (
+        text if text.startswith("/") else posixpath.join(base, text.removeprefix("./"))
+    )
 
 
 def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:

@@ -167,22 +167,30 @@ def _server(app: Any, args: Namespace) -> uvicorn.Server:
         def capture_signals(self) -> Any:
             yield  # ours: uvicorn's would end the process before the store is closed
 
-    return Server(
-        uvicorn.Config(
-            app,
-            http=Guarded,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=STOP_S,
-            ssl_certfile=args.tls_cert,
-            ssl_keyfile=args.tls_key,
-        )
+    config = uvicorn.Config(
+        app,
+        http=Guarded,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=STOP_S,
+        ssl_certfile=args.tls_cert,
+        ssl_keyfile=args.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise Fault(
+            CONFIGURATION,
+            f"cannot use {args.tls_cert} with {args.tls_key}: {error.strerror or error}",
+            field="--tls-cert",
+            remedy="give a certificate chain and its key in PEM",
+        ) from None
+    return Server(config)
 
 
 async def _until_told(server: uvicorn.Server, app: Any, listener: socket.socket) -> None:

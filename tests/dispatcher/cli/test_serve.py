@@ -71,6 +71,14 @@ def test_an_address_that_is_none_is_refused(tmp_path, capsys, listen):
     assert main(["serve", "--store", "sqlite:///x", "--listen", listen]) == USAGE
 
 
+def test_a_certificate_that_cannot_be_used_is_told(tmp_path, capsys):
+    store = f"sqlite:///{tmp_path}/queue.db"
+    main(["init", "--store", store])
+    files = ["--tls-cert", str(tmp_path / "none.pem"), "--tls-key", str(tmp_path / "none.pem")]
+    assert main(["serve", "--store", store, "--listen", "127.0.0.1:0", *files]) == CONFIGURATION
+    assert "none.pem" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_told(server, tmp_path, capsys):
     store = f"sqlite:///{tmp_path}/queue.db"
     main(["init", "--store", store])
