@@ -99,6 +99,8 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
         disk_mb=room.disk_mb,
         gpus=room.gpus,
         walltime_s=shape.walltime_s,
+        wait_s=int(duration_s(edge.site.policy.max_queue_age)),
+        extra=dict(shape.extra),
     )
 
 

@@ -124,7 +124,12 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     token = TokenFile(Path(expanded(site.dispatcher.token_file)))
     edge = Edge(
         site=site,
-        batch=plugin(options, places, prefix(site.site)),
+        batch=plugin(
+            options,
+            places,
+            prefix(site.site),
+            timeout_s=duration_s(site.backend.limits.command_timeout),
+        ),
         book=book,
         client=Client(site.dispatcher.url, token, patience=PATIENCE),
         clock=clock,

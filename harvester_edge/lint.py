@@ -19,7 +19,7 @@ import msgspec
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
-from harvester_edge.site import Site, Slot, expanded, json_schema
+from harvester_edge.site import Options, Site, Slot, expanded, json_schema
 from harvester_edge.tree import At, Fault, Tree, nearest, read
 
 
@@ -165,8 +165,9 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(("backend", "kind"), "E020", error.message, error.remedy)
         return
     known = [one.name for one in msgspec.structs.fields(options)]
-    for key, value in site.backend.options.items():
-        at = ("backend", "options", key)
+    places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
+    places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]
+    for key, value, at in ((key, told[key], (*at, key)) for at, told in places for key in told):
         if key not in known:
             message = f"{site.backend.kind} has no such option"
             yield tree.fault(at, "E020", message, nearest(key, known))

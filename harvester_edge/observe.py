@@ -69,6 +69,9 @@ def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
         old = now - edge.listed > BLIND_AFTER * edge.poll_s
         return None, f"the batch system does not answer: {error}" if old else ""
     edge.listed, edge.blind = now, False
+    for one in found:
+        if one.phase is None:
+            edge.log.warning("state_not_known", batch_id=one.batch_id, reason=one.detail)
     return {(one.tag, one.index): one for one in found}, ""
 
 

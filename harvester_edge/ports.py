@@ -32,6 +32,10 @@ class Order(Struct, frozen=True, kw_only=True):
     disk_mb: int
     gpus: int
     walltime_s: int
+    wait_s: int = 0
+    """A worker that has not begun after so long is of no more use; 0: it always is."""
+    extra: dict[str, Any] = {}
+    """What its slot changes of the batch system's options."""
 
 
 class Accepted(Struct, frozen=True):
@@ -64,7 +68,8 @@ class Sighting(Struct, frozen=True, kw_only=True):
 
 
 class Batch(Protocol):
-    """A batch system. The class is made with (options, workers' directory, tag prefix)."""
+    """A batch system. The class is made with (options, workers' directory, tag prefix), and with how
+    long one of its commands may take."""
 
     poll_s: float
     """How often to look, unless the site says otherwise; so the next two."""
@@ -92,4 +97,4 @@ class BatchClass(Protocol):
 
     Options: type[Struct]
 
-    def __call__(self, options: Any, root: Path, prefix: str) -> Batch: ...
+    def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch: ...

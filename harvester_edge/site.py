@@ -73,12 +73,15 @@ class Polling(_Part, frozen=True, kw_only=True):
     command_timeout: Duration = "60s"
 
 
+Options = dict[str, str | int | float | bool | list[str]]
+
+
 class Backend(_Part, frozen=True, kw_only=True):
     """The batch system."""
 
     kind: Annotated[str, Meta(min_length=1, max_length=50)]
     limits: Polling = Polling()
-    options: dict[str, str | int | float | bool | list[str]] = {}
+    options: Options = {}
     """What only this kind knows; each key is checked."""
 
 
@@ -108,6 +111,8 @@ class Slot(_Part, frozen=True, kw_only=True):
     disk: Size
     walltime: Duration
     gpus: Number = 0
+    extra: Options = {}
+    """What this slot changes of `backend.options`: another partition, say."""
 
     @property
     def walltime_s(self) -> int:

@@ -12,6 +12,7 @@ from ailurus.protocol.errors import AilurusError
 TABLE: dict[str, dict[str, str]] = {
     "batch": {
         "local": "plugins.batch.local:Local",
+        "slurm": "plugins.batch.slurm:Slurm",
     },
     "container": {
         "bare": "plugins.container.bare:Bare",

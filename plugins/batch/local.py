@@ -85,6 +85,7 @@ class Local:
         root: Path,
         prefix: str,
         *,
+        timeout_s: float = 60.0,  # of commands: it runs none
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._options, self._root, self._prefix, self._clock = options, root, prefix, clock
