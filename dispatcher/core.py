@@ -87,6 +87,7 @@ class Core:
         self.hub = Hub(self.shapes)
         self.leases = Leases()
         self.heard: dict[int, Heard] = {}
+        self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
         self.sites: dict[str, SiteLease] = {}
         self._secret = secret
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -97,9 +98,11 @@ class Core:
     async def start(self) -> None:
         """Read what a former process left, and begin what time does."""
         dropped = await self.store.write(submission.drop_broken)
-        attempts, workers, sites, last = await self.store.read(self._load)
+        attempts, workers, sites, last, patient = await self.store.read(self._load)
+        self.patience.update(dict(patient))
         for job_id, attempt_nr, worker_id, state in attempts:
-            self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), self.lease_s))
+            until = self.length(worker_id)
+            self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), until))
         for row in workers:
             if row[4] in (Phase.ACTIVE, Phase.DRAINING):
                 worker = views.worker(row)
@@ -149,6 +152,10 @@ class Core:
     def lease_s(self) -> float:
         return self.heartbeat_s * self.settings.beats_per_lease
 
+    def length(self, worker_id: int) -> float:
+        """How long a worker may be silent: PanDA's clients report each half hour."""
+        return self.patience.get(worker_id, self.lease_s)
+
     def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
         """What authorises the final report of one attempt. Derived, so that no store holds it."""
         text = f"{job_id}.{attempt_nr}.{worker_id}".encode()
@@ -158,7 +165,7 @@ class Core:
         self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float
     ) -> Heard:
         """Hold a worker in memory from here on."""
-        until = self.awake.now + self.lease_s
+        until = self.awake.now + self.length(worker_id)
         heard = Heard(worker_id, site, queue, host, total, total, last, until)
         self.heard[worker_id] = heard
         return heard
@@ -210,7 +217,7 @@ class Core:
 
     # --- what time does ------------------------------------------------------------------------------
 
-    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int]:
+    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int, list[Row]]:
         for number, *sizes in tx.all("shape.all"):
             names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
             self.shapes[number] = Shape(**dict(zip(names, sizes, strict=True)))
@@ -220,6 +227,7 @@ class Core:
             tx.all("worker.alive"),
             tx.all("site.all"),
             last[0] if last else 0,
+            tx.all("worker.patient"),
         )
 
     async def _time(self) -> None:
@@ -244,9 +252,8 @@ class Core:
         def change(tx: Tx) -> None:
             now = self.now()
             for lease in late:
-                reason = (
-                    f"lost heartbeat: worker {lease.worker_id} was silent for {self.lease_s:.0f} s"
-                )
+                silent = self.length(lease.worker_id)
+                reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
                 queue.expire(
                     tx,
                     job_id=lease.job_id,
@@ -264,6 +271,7 @@ class Core:
                 self.leases.drop(lease.job_id)
         for heard in lost:
             self.heard.pop(heard.worker_id, None)
+            self.patience.pop(heard.worker_id, None)
 
     async def _flush(self) -> None:
         news = [heard for heard in self.heard.values() if not heard.flushed]

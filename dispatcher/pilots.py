@@ -308,7 +308,8 @@ class Pilots(Core):
         return m.Done()
 
     def _renew(self, heard: Heard) -> None:
-        heard.last, heard.until, heard.flushed = self.now(), self.awake.now + self.lease_s, False
+        until = self.awake.now + self.length(heard.worker_id)
+        heard.last, heard.until, heard.flushed = self.now(), until, False
 
     async def _heard(self, caller: Caller) -> Heard:
         """The worker of a token. One that was given up for lost and speaks again is taken back."""

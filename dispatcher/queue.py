@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -51,8 +51,10 @@ def lease(
     request: str,
     shapes: Mapping[int, Shape],
     now: float,
+    suits: Callable[[Shape], bool] = lambda _: True,
 ) -> list[Leased]:
-    """Hand up to `count` jobs that fit together in `room` to a worker, best priority first.
+    """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
+    whose shape `suits`.
 
     The same request again gets what it got: its first answer may have been lost on the way.
     """
@@ -60,7 +62,7 @@ def lease(
     if again:
         return [Leased(job_id, attempt_nr, body(tx, job_id)) for job_id, attempt_nr in again]
     leased: list[Leased] = []
-    for job_id, shape in _best(tx, queue, room, count, shapes):
+    for job_id, shape in _best(tx, queue, room, count, shapes, suits):
         if len(leased) == count:
             break
         if not shape.fits(room):
@@ -84,7 +86,12 @@ def lease(
 
 
 def _best(
-    tx: Tx, queue: str, room: Room, count: int, shapes: Mapping[int, Shape]
+    tx: Tx,
+    queue: str,
+    room: Room,
+    count: int,
+    shapes: Mapping[int, Shape],
+    suits: Callable[[Shape], bool],
 ) -> Iterable[tuple[int, Shape]]:
     """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
     even looked at, so they never stand in front of those that do."""
@@ -96,7 +103,7 @@ def _best(
     ranges = [
         ready(name, shape_id, shape)
         for name, shape_id, _ in tx.all("counter.ready", queue=queue)
-        if (shape := shapes[shape_id]).fits(room)
+        if (shape := shapes[shape_id]).fits(room) and suits(shape)
     ]
     return ((job_id, shape) for _, job_id, shape in heapq.merge(*ranges))
 

@@ -214,3 +214,33 @@ select coalesce(max(stop), 0) from log where job_id = :job_id and attempt_nr = :
 -- name: log.from
 select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
     and stop > :offset order by start limit :most
+
+-- name: worker.patient
+select worker_id, lease_s from worker w where lease_s is not null
+    and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
+-- name: worker.serve
+update worker set queue = :queue, site = :site, lease_s = :lease_s where worker_id = :worker_id
+-- name: worker.last_index
+select coalesce(max(idx), 0) from worker where intent = :intent
+-- name: worker.place
+select queue, lease_s from worker where worker_id = :worker_id
+-- name: worker.waiting
+select count(*) from worker where intent = :intent and queue = :queue and registered is null and ended is null
+-- name: fact.put
+insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
+    on conflict (kind, owner, name) do update set at = :at, data = :data
+-- name: fact.get
+select at, data from panda_fact where kind = :kind and owner = :owner and name = :name
+-- name: fact.since
+select owner, name, data from panda_fact where kind = :kind and at >= :since order by owner, name limit 10000
+-- name: command.put
+insert into panda_command (harvester, command, params, state, ack, made)
+    values (:harvester, :command, :params, 'new', :ack, :now)
+    on conflict (harvester, command) do update set params = :params, state = 'new', ack = :ack, made = :now
+-- name: command.get
+select state, made from panda_command where harvester = :harvester and command = :command
+-- name: command.new
+select command_id, command, params, ack, made from panda_command
+    where harvester = :harvester and state = 'new' order by made, command_id limit :most
+-- name: command.move
+update panda_command set state = :state where command_id = :command_id

@@ -1,0 +1,294 @@
+"""PanDA's names for a job, as one table that is read in both directions. `panda_update`: for an update.
+
+Two spellings travel: *legacy* (`/server/panda/`, all values text) and *v1* (`/api/v1/`, JSON). A job has
+the same keys in both; an update has a name in each. Reading is lenient as PanDA's clients need it: text
+or number, `NULL`, `None`, blanks. What PanDA has no key for rides in `jobPars`, for the transform.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.job import JobSpec, Shape
+
+TRANSFORM = "runailurus"
+"""The script that runs our jobs in another pilot (docs/panda.md)."""
+LONGEST_REST = 4_000_000  # bytes of a specification, unpacked
+NOTHING = frozenset({"", "NULL", "None", "null"})
+
+
+def number(value: object) -> int | None:
+    """A whole number, however it is written. None: there is none."""
+    if isinstance(value, str):
+        if value.strip() in NOTHING or len(value) > 40:
+            return None
+        try:
+            value = int(value)
+        except ValueError:
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+    if isinstance(value, float):
+        return int(value) if abs(value) < 2**63 else None  # NaN and infinity compare false
+    return value if isinstance(value, int) and abs(value) < 2**63 else None
+
+
+def text(value: object) -> str:
+    """Text, blank where PanDA says `NULL`."""
+    shown = "" if value is None else str(value)
+    return "" if shown in NOTHING else shown
+
+
+def listing(value: object) -> list[str]:
+    """A positional comma list."""
+    return text(value).split(",") if text(value) else []
+
+
+# --- jobs ------------------------------------------------------------------------------------------
+
+
+class Key(Struct, frozen=True):
+    """A key of the job dictionary, in the order in which a PanDA server writes it."""
+
+    name: str
+    read: Callable[[object], object] = text
+    ours: str = ""  # the field of `JobSpec` or of `Sent` that it carries
+    default: object = "NULL"
+
+
+JOB = (
+    Key("StatusCode", number, default=0),
+    Key("PandaID", number, "job_id"),
+    Key("prodSourceLabel", ours="label"),
+    Key("swRelease"),
+    Key("homepackage"),
+    Key("transformation", ours="transformation"),
+    Key("jobName", str, "name"),
+    Key("jobDefinitionID", number, default=1),
+    Key("cloud", default="WORLD"),
+    Key("inFiles", listing, default=""),
+    Key("dispatchDblock", listing, default=""),
+    Key("dispatchDBlockToken", listing, default=""),
+    Key("dispatchDBlockTokenForOut", listing, default=""),
+    Key("outFiles", listing, "outputs"),
+    Key("destinationDblock", listing, "outputs"),
+    Key("destinationDBlockToken", listing, default=""),
+    Key("prodDBlocks", listing, default=""),
+    Key("prodDBlockToken", listing, default=""),
+    Key("realDatasets", listing, "outputs"),
+    Key("realDatasetsIn", listing, default=""),
+    Key("fileDestinationSE", listing, "outputs"),
+    Key("logFile", default=""),
+    Key("logGUID"),
+    Key("jobPars", ours="the rest of the specification"),
+    Key("attemptNr", number, "attempt_nr"),
+    Key("GUID", listing, default=""),
+    Key("checksum", listing, default=""),
+    Key("fsize", listing, default=""),
+    Key("scopeIn", listing, default=""),
+    Key("scopeOut", listing, "outputs"),
+    Key("scopeLog", ours="owner"),
+    Key("ddmEndPointIn", listing, default=""),
+    Key("ddmEndPointOut", listing, "outputs"),
+    Key("destinationSE", ours="queue"),
+    Key("prodUserID", ours="owner"),
+    Key("maxCpuCount", number, default=0),
+    Key("minRamCount", number, "memory_mb"),
+    Key("maxDiskCount", number, "disk_mb"),
+    Key("cmtConfig", default=""),
+    Key("processingType", default="ailurus"),
+    Key("transferType", default=""),
+    Key("sourceSite"),
+    Key("currentPriority", number, "priority"),
+    Key("taskID", number, default=1),
+    Key("coreCount", number, "cores"),
+    Key("jobsetID"),
+    Key("reqID"),
+    Key("nucleus"),
+    Key("maxWalltime", number, "walltime_s"),
+    Key("resource_type", ours="the shape"),
+    Key("ioIntensity", number, default=None),
+    Key("ioIntensityUnit", default=None),
+    Key("nSent", number, "attempt_nr"),
+)
+"""`container_name` and `allowNoOutput` follow where a job has them."""
+_READ = {key.name: key.read for key in JOB}
+_NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """An attempt as it is handed out, with what a PanDA server says beside the specification."""
+
+    job_id: int
+    attempt_nr: int
+    spec: JobSpec
+    owner: str = "ailurus"
+    label: str = "managed"
+    transformation: str = TRANSFORM
+    queue: str = ""  # that gets it
+    parameters: str = ""  # of the transform; blank: `packed`
+
+
+def lfn(job_id: int, attempt_nr: int, name: str) -> str:
+    """The logical name of an output: as our own pilots name it in storage, so that none collide."""
+    return f"{job_id}.{attempt_nr}.{name}"
+
+
+def staged_by_pilot(spec: JobSpec) -> list[str]:
+    """Names of the outputs that a PanDA pilot stages out: those without a place of their own."""
+    return [file.name for file in spec.outputs if not file.url]
+
+
+def dictionary(job: Sent) -> dict[str, Any]:
+    """The job as a PanDA server would hand it out."""
+    spec = job.spec
+    scope = "user." + "".join(c if c.isalnum() or c in "_-" else "_" for c in job.owner)
+    outputs = [lfn(job.job_id, job.attempt_nr, name) for name in staged_by_pilot(spec)]
+    each = len(outputs)
+    facts: dict[str, Any] = {
+        "PandaID": job.job_id,
+        "prodSourceLabel": job.label,
+        "transformation": job.transformation,
+        "jobName": spec.name,
+        "outFiles": ",".join(outputs),
+        "destinationDblock": ",".join([f"{scope}.{job.job_id}_sub1"] * each),
+        "dispatchDBlockTokenForOut": ",".join(["NULL"] * each),
+        "destinationDBlockToken": ",".join(["NULL"] * each),
+        "realDatasets": ",".join([f"{scope}.{job.job_id}"] * each),
+        "fileDestinationSE": ",".join([job.queue] * each),
+        "ddmEndPointOut": ",".join([""] * each),  # the queue's first storage
+        "scopeOut": ",".join([scope] * each),
+        "scopeLog": scope,
+        "jobPars": job.parameters or packed(job),
+        "attemptNr": job.attempt_nr,
+        "destinationSE": job.queue,
+        "prodUserID": job.owner,
+        "minRamCount": spec.memory_mb,
+        "maxDiskCount": spec.disk_mb,
+        "currentPriority": spec.priority,
+        "coreCount": spec.cores,
+        "maxWalltime": spec.walltime_s or 0,
+        "resource_type": resource_type(spec.cores, spec.memory_mb),
+        "nSent": job.attempt_nr,
+    }
+    told = {key.name: facts.get(key.name, key.default) for key in JOB}
+    if spec.container:
+        told["container_name"] = spec.container
+    spare = [file.name for file in spec.outputs if file.optional and not file.url]
+    if spare:
+        told["allowNoOutput"] = ",".join(lfn(job.job_id, job.attempt_nr, name) for name in spare)
+    return told
+
+
+def packed(job: Sent) -> str:
+    """The transform's arguments: which attempt, and all of the job that PanDA has no key for.
+
+    One shell word each, of characters that no shell, URL or option reader touches.
+    """
+    rest = {k: v for k, v in msgspec.to_builtins(job.spec).items() if k not in _NAMED}
+    data = base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(rest), 9)).decode()
+    return f"-n {job.job_id}.{job.attempt_nr} -j {data}"
+
+
+def unpacked(parameters: str) -> dict[str, Any]:
+    """What `packed` put into `jobPars`. Raises ValueError for what is not ours."""
+    words = parameters.split()
+    if len(words) != 4 or words[0] != "-n" or words[2] != "-j":
+        raise ValueError("these are no parameters of our transform")
+    engine = zlib.decompressobj()
+    try:
+        data = engine.decompress(base64.urlsafe_b64decode(words[3]), LONGEST_REST)
+    except (zlib.error, ValueError) as error:
+        raise ValueError(f"jobPars cannot be unpacked: {error}") from None
+    if engine.unconsumed_tail:
+        raise ValueError("jobPars unpack to more than a job may be")
+    try:
+        rest = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"jobPars hold no job: {error}") from None
+    if not isinstance(rest, dict):
+        raise ValueError("jobPars hold no job")  # noqa: TRY004 -- one error for what is not ours
+    return rest
+
+
+def job(told: Mapping[str, object]) -> Sent:
+    """The attempt in a job dictionary that we made, from JSON or text. Raises ValueError."""
+    parameters = str(told.get("jobPars", ""))
+    fields: dict[str, Any] = {
+        "cores": number(told.get("coreCount")) or 1,
+        "memory_mb": number(told.get("minRamCount")) or 1,
+        "disk_mb": number(told.get("maxDiskCount")) or 1,
+        "walltime_s": number(told.get("maxWalltime")) or None,
+        "priority": number(told.get("currentPriority")) or 0,
+    }
+    try:
+        spec = msgspec.convert(
+            {**unpacked(parameters), **fields, "name": str(told.get("jobName", ""))}, JobSpec
+        )
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    return Sent(
+        job_id=number(told.get("PandaID")) or 0,
+        attempt_nr=number(told.get("attemptNr")) or 0,
+        spec=spec,
+        owner=str(told.get("prodUserID", "")),
+        label=text(told.get("prodSourceLabel")),
+        transformation=text(told.get("transformation")),
+        queue=text(told.get("destinationSE")),
+        parameters=parameters,
+    )
+
+
+def to_text(told: Mapping[str, object]) -> str:
+    """A dictionary as legacy text: URL-encoded, all values text."""
+    return urlencode({name: str(value) for name, value in told.items()})
+
+
+def from_text(body: str) -> dict[str, object]:
+    """Legacy text as the dictionary it was made of: numbers are numbers again. Raises ValueError."""
+    told: dict[str, object] = {}
+    for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=1000):
+        if value == "None" and name != "jobName":
+            told[name] = None
+        elif _READ.get(name) is number and (as_number := number(value)) is not None:
+            told[name] = as_number
+        else:
+            told[name] = value
+    return told
+
+
+# --- resource types --------------------------------------------------------------------------------
+
+RAM_PER_CORE = 2000  # MB; more is HIMEM
+RESOURCE_TYPES = (
+    ("SCORE", 1, 1, None, RAM_PER_CORE),
+    ("SCORE_HIMEM", 1, 1, RAM_PER_CORE + 1, None),
+    ("MCORE", 2, None, None, RAM_PER_CORE),
+    ("MCORE_HIMEM", 2, None, RAM_PER_CORE + 1, None),
+)
+_RESOURCE = ("resource_name", "mincore", "maxcore", "minrampercore", "maxrampercore")
+
+
+def resource_types() -> list[dict[str, Any]]:
+    """The resource types as PanDA lists them."""
+    return [dict(zip(_RESOURCE, one, strict=True)) for one in RESOURCE_TYPES]
+
+
+def resource_type(cores: int, memory_mb: int) -> str:
+    """PanDA's name for a share of a machine."""
+    size = "SCORE" if cores <= 1 else "MCORE"
+    return size if memory_mb <= RAM_PER_CORE * max(1, cores) else f"{size}_HIMEM"
+
+
+def of_type(shape: Shape, wanted: str) -> bool:
+    """Whether a job of that shape is of a resource type; of any for a name that we do not know."""
+    known = {name for name, *_ in RESOURCE_TYPES}
+    return wanted not in known or resource_type(shape.cores, shape.memory_mb) == wanted

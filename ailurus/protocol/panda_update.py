@@ -1,0 +1,209 @@
+"""PanDA's names for what a pilot says of its job: one table, read in both directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.panda import number, text
+
+Spelling = Literal["legacy", "v1"]
+STATES = frozenset({"running", "failed", "finished", "holding", "starting", "transferring"})
+TIME = "%Y-%m-%d %H:%M:%S"
+
+
+class Name(Struct, frozen=True):
+    """One thing that an update says, under its two names."""
+
+    legacy: str
+    v1: str
+    kind: type  # as v1 is annotated; legacy is text or number
+    ours: str = ""  # the field of `Told`
+
+
+UPDATE = (
+    Name("jobId", "job_id", int, "job_id"),
+    Name("state", "job_status", str, "state"),
+    Name("jobSubStatus", "job_sub_status", str),
+    Name("startTime", "start_time", str, "started"),
+    Name("endTime", "end_time", str, "ended"),
+    Name("siteName", "site_name", str, "site"),
+    Name("node", "node", str, "node"),
+    Name("schedulerID", "scheduler_id", str, "scheduler_id"),
+    Name("pilotID", "pilot_id", str, "pilot_id"),
+    Name("batchID", "batch_id", str, "batch_id"),
+    Name("transExitCode", "trans_exit_code", int, "exit_code"),
+    Name("pilotErrorCode", "pilot_error_code", int, "code"),
+    Name("pilotErrorDiag", "pilot_error_diag", str, "diagnosis"),
+    Name("exeErrorCode", "exe_error_code", int, "exe_code"),
+    Name("exeErrorDiag", "exe_error_diag", str, "exe_diagnosis"),
+    Name("attemptNr", "attempt_nr", int, "attempt_nr"),
+    Name("coreCount", "core_count", int, "cores"),
+    Name("meanCoreCount", "mean_core_count", int),
+    Name("cpuConsumptionTime", "cpu_consumption_time", int, "cpu_s"),
+    Name("cpuConsumptionUnit", "cpu_consumption_unit", str),
+    Name("cpuConversionFactor", "cpu_conversion_factor", float),
+    Name("cpu_architecture_level", "cpu_architecture_level", str),
+    Name("nEvents", "n_events", int),
+    Name("nInputFiles", "n_input_files", int),
+    Name("pilotTiming", "pilot_timing", str, "timing"),
+    Name("jobMetrics", "job_metrics", str),
+    Name("pilotLog", "pilot_log", str, "log"),
+    Name("metaData", "meta_data", str, "job_report"),
+    Name("xml", "job_output_report", str, "outputs"),
+    Name("stdout", "stdout", str, "stdout"),
+    Name("maxRSS", "max_rss", int, "max_rss_kb"),
+    Name("maxVMEM", "max_vmem", int),
+    Name("maxSWAP", "max_swap", int),
+    Name("maxPSS", "max_pss", int, "max_pss_kb"),
+    Name("avgRSS", "avg_rss", int, "avg_rss_kb"),
+    Name("avgVMEM", "avg_vmem", int),
+    Name("avgSWAP", "avg_swap", int),
+    Name("avgPSS", "avg_pss", int),
+    Name("totRCHAR", "tot_rchar", int),
+    Name("totWCHAR", "tot_wchar", int),
+    Name("totRBYTES", "tot_rbytes", int, "read_bytes"),
+    Name("totWBYTES", "tot_wbytes", int, "write_bytes"),
+    Name("rateRCHAR", "rate_rchar", float),
+    Name("rateWCHAR", "rate_wchar", float),
+    Name("rateRBYTES", "rate_rbytes", float),
+    Name("rateWBYTES", "rate_wbytes", float),
+    Name("corruptedFiles", "corrupted_files", str),
+    Name("grid", "grid", str),
+    Name("source_site", "source_site", str),
+    Name("destination_site", "destination_site", str),
+)
+V1_NAMES = tuple(name.v1 for name in UPDATE)
+
+
+class Told(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What we keep of an update. Blank or None: it was not said."""
+
+    job_id: int | None = None
+    state: str = ""
+    attempt_nr: int | None = None
+    site: str = ""
+    node: str = ""
+    scheduler_id: str = ""
+    pilot_id: str = ""
+    batch_id: str = ""
+    started: float | None = None  # seconds since 1970
+    ended: float | None = None
+    exit_code: int | None = None
+    code: int | None = None
+    diagnosis: str = ""
+    exe_code: int | None = None
+    exe_diagnosis: str = ""
+    cores: int | None = None
+    cpu_s: int | None = None
+    max_rss_kb: int | None = None
+    max_pss_kb: int | None = None
+    avg_rss_kb: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    timing: str = ""
+    log: str = ""
+    job_report: str = ""
+    outputs: str = ""  # the JSON text of `Output` by logical name
+    stdout: str = ""
+
+
+_TIMES = ("started", "ended")
+
+
+def told(params: Mapping[str, object], spelling: Spelling) -> Told:
+    """An update as it came, read leniently: what cannot be read was not said."""
+    fields: dict[str, Any] = {}
+    for name in UPDATE:
+        value = params.get(getattr(name, spelling)) if name.ours else None
+        if value is None:
+            continue
+        if name.ours in _TIMES:
+            fields[name.ours] = moment(value)
+        else:
+            fields[name.ours] = number(value) if name.kind is int else text(value)
+    return Told(**fields)
+
+
+def said(update: Told, spelling: Spelling) -> dict[str, Any]:
+    """An update as PanDA's servers take it: nothing but what was said."""
+    values = msgspec.structs.asdict(update)
+    fields: dict[str, Any] = {}
+    for name in UPDATE:
+        value = values.get(name.ours)
+        if value is None or value == "":
+            continue
+        if name.ours in _TIMES:
+            value = datetime.fromtimestamp(value, UTC).strftime(TIME)
+        fields[getattr(name, spelling)] = value
+    return fields
+
+
+def moment(value: object) -> float | None:
+    """A time: `YYYY-MM-DD HH:MM:SS` in UTC, or seconds since 1970 as Pilot 3 sends them."""
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        try:
+            seconds = datetime.strptime(str(value)[:19], TIME).replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            return None
+    return seconds if math.isfinite(seconds) and 0 < seconds < 2**40 else None
+
+
+# --- what a final update lists ---------------------------------------------------------------------
+
+
+class Output(Struct, frozen=True):
+    """A file of `xml` or `job_output_report`: staged out, and measured."""
+
+    fsize: int | str | None = None
+    adler32: str = ""
+    md5sum: str = ""
+    surl: str = ""
+    guid: str = ""
+    endpoint: str = ""
+
+
+_outputs = msgspec.json.Decoder(dict[str, Output]).decode
+
+
+def outputs(report: str) -> dict[str, Output]:
+    """The files of an output report, by logical name. Raises ValueError for what is none."""
+    if not report:
+        return {}
+    try:
+        return _outputs(report)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"the output report cannot be read: {error}") from None
+
+
+class Kept(Struct, frozen=True):
+    """An output that our transform has put where the job wants it."""
+
+    name: str
+    url: str
+    size: int
+    adler32: str
+
+
+class JobReport(Struct, frozen=True):
+    """`jobReport.json` as our transform writes it; a pilot sends it along as `metaData`."""
+
+    ailurus: tuple[Kept, ...] = ()
+
+
+_report = msgspec.json.Decoder(JobReport).decode
+
+
+def kept(report: str) -> tuple[Kept, ...]:
+    """The outputs in a job report. One that is not our transform's lists none."""
+    try:
+        return _report(report).ailurus if report else ()
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return ()
