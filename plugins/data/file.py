@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,7 @@ class File:
 
     def put(self, source: int, url: str, check: Check) -> Copied:
         with self._parent(url, make=True) as (parent, name):
-            part = f".{name[:150]}.{secrets.token_hex(8)}.part"
+            part = _part(name)
             try:
                 into = os.open(part, _NEW, 0o644, dir_fd=parent)
                 try:
@@ -79,12 +78,13 @@ class File:
 
     def delete(self, url: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._parent(url) as (parent, name):
-            try:
-                os.unlink(name, dir_fd=parent)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
+            for one in (_part(name), name):  # a pilot killed while it copied leaves only the part
+                try:
+                    os.unlink(one, dir_fd=parent)
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
 
     def _beneath(self, url: str) -> tuple[str, list[str]]:
         """The root that `url` lies beneath, and the names from there on."""
@@ -154,6 +154,12 @@ def copy(source: int, into: int, check: Check, *, md5: bool) -> Copied:
         while piece:
             piece = piece[os.write(into, piece) :]
     return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+
+
+def _part(name: str) -> str:
+    """What a file is called until it is whole. Its name has one writer, for it carries the attempt: so
+    whoever deletes what an attempt left finds this too."""
+    return f".{name[:240]}.part"
 
 
 def _clean(path: str) -> str:
