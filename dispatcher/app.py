@@ -87,14 +87,13 @@ class App:
             return
         began = time.perf_counter()
         headers = dict(scope["headers"])
-        error: Rejected
+        error: Rejected | None = None
         extra: tuple[tuple[bytes, bytes], ...] = ()
         try:
             if len(headers) < len(scope["headers"]):
                 web.check_twice(scope["headers"])
             self._hosts.check(headers.get(b"host", b""))
             await self._answer(scope, headers, receive, send)
-            return
         except _WrongMethod as wrong:
             error, extra = wrong, ((b"allow", wrong.allow.encode()),)
         except Rejected as rejected:
@@ -108,15 +107,20 @@ class App:
                 raise
             error = Rejected(503, "the dispatcher is stopping", remedy="ask again")
         except Exception:  # noqa: BLE001 -- the last line before the client
-            error = Rejected(500, "a bug of the dispatcher", detail=f"trace {secrets.token_hex(6)}")
-            log.error(  # noqa: TRY400
-                "request_broke", trace=True, path=scope["path"], id=error.detail
+            name = secrets.token_hex(6)
+            error = Rejected(
+                500, "a bug of the dispatcher", detail=f"its trace is logged as {name}"
             )
-        finally:
-            took = 1000 * (time.perf_counter() - began)
-            log.debug("request", method=scope["method"], path=scope["path"], ms=round(took, 3))
-        log.debug("refused", path=scope["path"], status=error.status, title=error.title)
-        await web.answer_problem(send, error, *extra)
+            log.error("request_broke", trace=True, path=scope["path"], id=name)  # noqa: TRY400
+        log.debug(
+            "request",
+            method=scope["method"],
+            path=scope["path"],  # never the query: somebody may put a token there
+            status=200 if error is None else error.status,
+            ms=round(1000 * (time.perf_counter() - began), 3),
+        )
+        if error is not None:
+            await web.answer_problem(send, error, *extra)
 
     async def _answer(
         self, scope: dict[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send

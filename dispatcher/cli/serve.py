@@ -146,7 +146,7 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
                 issuer,
                 console=console(),
                 stream=live.stream,
-                host_names=[*args.host_name, host],
+                host_names=[*args.host_name, host, socket.gethostname()],
             )
             server = _server(app, args)
             _say(args, out, place, listener)
