@@ -16,34 +16,22 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import PREFIX, ROUTES, Route, Scope, SignIn, StreamQuery
+from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
 from dispatcher import session, web
 from dispatcher.auth import Issuer, authorise
 from dispatcher.caller import NOBODY, Caller, Rejected
 from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
+from dispatcher.routing import Router, WrongMethod
 from dispatcher.web import Receive, Send
 
 Asgi = Callable[..., Awaitable[None]]
-Handler = Callable[..., Awaitable[Any]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
 
 log = Log("http")
-
-
-class Endpoint(Struct, frozen=True, kw_only=True):
-    """A route, ready to be called."""
-
-    route: Route
-    handler: Handler | None  # None: a stream of events
-    decode: Callable[[bytes], Any]  # the body of a POST, the query of a GET
-    limit: int  # bytes of a body
-    waits: str  # the field that asks to hold the request; "" if none does
-    encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
 class App:
@@ -61,18 +49,9 @@ class App:
         self._console = console
         self._stream = stream
         self._hosts = session.Hosts(host_names)
-        self._plain: dict[str, dict[str, Endpoint]] = {}
-        self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
-        own = {"token": self._token}
-        for route in ROUTES:
-            handler = own.get(route.name) or getattr(service, route.name, None)
-            head, brace, tail = route.path.partition("{job_id}")
-            if brace and head != "/jobs/":
-                raise ValueError(f"no way to route {route.path}")
-            table = self._by_id if brace else self._plain
-            table.setdefault(tail if brace else head, {})[route.method] = _endpoint(route, handler)
+        self._router = Router(service, {"token": self._token})
         self._openapi = msgspec.json.encode(description())
 
     def close(self) -> None:
@@ -94,7 +73,7 @@ class App:
                 web.check_twice(scope["headers"])
             self._hosts.check(headers.get(b"host", b""))
             await self._answer(scope, headers, receive, send)
-        except _WrongMethod as wrong:
+        except WrongMethod as wrong:
             error, extra = wrong, ((b"allow", wrong.allow.encode()),)
         except Rejected as rejected:
             error = rejected
@@ -129,7 +108,7 @@ class App:
         if not path.startswith(PREFIX + "/"):
             await self._outside(path, scope, receive, send)
             return
-        endpoint, job_id = self._find(path[len(PREFIX) :], scope["method"])
+        endpoint, job_id = self._router.find(path[len(PREFIX) :], scope["method"])
         if endpoint is None:
             await self._document(scope["method"], send)
             return
@@ -162,24 +141,6 @@ class App:
             else:
                 result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
             await web.answer(send, 200, endpoint.encode(result), web.JSON)
-
-    def _find(self, path: str, method: str) -> tuple[Endpoint | None, int | None]:
-        """The endpoint and its job id. None: the description of the API."""
-        job_id = None
-        methods = self._plain.get(path)
-        if methods is None and path.startswith("/jobs/"):
-            number, slash, tail = path[6:].partition("/")
-            if number.isascii() and number.isdigit() and len(number) <= 19:
-                job_id = min(int(number), 2**63 - 1)
-                methods = self._by_id.get(slash + tail)
-        if methods is None and path == "/openapi.json":
-            return None, None
-        if methods is None:
-            raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
-        endpoint = methods.get(method)
-        if endpoint is None:
-            raise _WrongMethod(", ".join(sorted(methods)))
-        return endpoint, job_id
 
     async def _held(self, call: Awaitable[Any], receive: Receive) -> Any:
         """A call that may wait for something to happen: ended when its client is gone, for a job must
@@ -217,7 +178,7 @@ class App:
 
     async def _document(self, method: str, send: Send) -> None:
         if method != "GET":
-            raise _WrongMethod("GET")
+            raise WrongMethod("GET")
         await web.answer(send, 200, self._openapi, web.JSON)
 
     async def _session(
@@ -271,29 +232,6 @@ async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class _WrongMethod(Rejected):
-    def __init__(self, allow: str) -> None:
-        super().__init__(405, "this page has another method", remedy=f"use {allow}")
-        self.allow = allow
-
-
-def _endpoint(route: Route, handler: Handler | None) -> Endpoint:
-    ask = route.ask
-    if handler is None and route.name not in ("sign_in", "sign_out", "stream"):
-        raise TypeError(f"the service has no method {route.name}")
-    names = {field.name for field in msgspec.structs.fields(ask)}
-    decoder = msgspec.json.Decoder(ask)
-    return Endpoint(
-        route=route,
-        handler=handler,
-        decode=(lambda query: web.decode_query(ask, query))
-        if route.method == "GET"
-        else (lambda body: web.decode(decoder.decode, body)),
-        limit=web.BODIES.get(route.name, web.LONGEST_BODY),
-        waits=next(iter(names & {"wait_s", "timeout_s"}), ""),
-    )
 
 
 def make_app(

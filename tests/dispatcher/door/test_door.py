@@ -206,7 +206,7 @@ def test_a_wrong_method_is_told_the_right_one(door):
 def test_a_job_id_arrives_as_a_number(door):
     door.service.show = None
     asked = []
-    endpoint = door.app._by_id[""]["GET"]
+    endpoint = door.app._router._by_id[""]["GET"]
 
     async def show(ask, caller, job_id):
         asked.append(job_id)
@@ -214,7 +214,7 @@ def test_a_job_id_arrives_as_a_number(door):
 
     import msgspec
 
-    door.app._by_id[""]["GET"] = msgspec.structs.replace(endpoint, handler=show)
+    door.app._router._by_id[""]["GET"] = msgspec.structs.replace(endpoint, handler=show)
     for text in ("7", "007", "9999999999999999999"):
         assert door.ask("GET", f"/jobs/{text}", token=door.token(Scope.READ)).status == 200
     assert asked == [7, 7, 2**63 - 1]
@@ -228,8 +228,8 @@ def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):
 
     import msgspec
 
-    endpoint = door.app._plain["/overview"]["GET"]
-    door.app._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=broken)
+    endpoint = door.app._router._plain["/overview"]["GET"]
+    door.app._router._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=broken)
     answer = door.ask("GET", "/overview", token=door.token(Scope.READ))
     assert answer.status == 500
     assert b"secret" not in answer.body
@@ -244,8 +244,8 @@ def test_a_store_that_cannot_write_is_a_503_to_try_again(door):
     async def full(ask, caller):
         raise Unavailable("no space left")
 
-    endpoint = door.app._plain["/overview"]["GET"]
-    door.app._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=full)
+    endpoint = door.app._router._plain["/overview"]["GET"]
+    door.app._router._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=full)
     answer = door.ask("GET", "/overview", token=door.token(Scope.READ))
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
 
@@ -256,8 +256,10 @@ def test_who_waits_is_told_when_the_dispatcher_stops(door, worker):
     async def patient(ask, caller):
         await asyncio.sleep(60)
 
-    endpoint = door.app._plain["/worker/acquire"]["POST"]
-    door.app._plain["/worker/acquire"]["POST"] = msgspec.structs.replace(endpoint, handler=patient)
+    endpoint = door.app._router._plain["/worker/acquire"]["POST"]
+    door.app._router._plain["/worker/acquire"]["POST"] = msgspec.structs.replace(
+        endpoint, handler=patient
+    )
     loop = door.runner.get_loop()
     loop.call_later(0.05, door.app.close)
     ask = {"request_id": "r", "room": {}, "wait_s": 30}
