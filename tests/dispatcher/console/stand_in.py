@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 from ailurus.protocol import messages as m
@@ -28,7 +29,7 @@ class StandIn:
     def __init__(self, url: str, token: str, queue: str, host: str, cores: int = 8) -> None:
         self.total = Room(cores=cores, memory_mb=cores * 2000, disk_mb=100_000)
         ask = m.Register(
-            instance=f"{host}-{random.random()}",
+            instance=uuid.uuid4().hex,
             queue=queue,
             site="CERN-PROD",
             host=host,

@@ -148,7 +148,7 @@ function Files({ detail }) {
 
 /** @param {{attempts: any[]}} props */
 const Attempts = ({ attempts }) => attempts.length > 0 && html`<${Card} title="Attempts">
-  <div class="scroll" tabindex="0" role="region" aria-label="Attempts"><table class="plain"><thead><tr><th class="n">Nr</th><th>State</th><th>Host</th><th class="n">Worker</th><th>Leased</th><th class="n">Took</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="grow">Outcome</th></tr></thead>
+  <div class="scroll" tabindex="0" role="region" aria-label="Table of attempts"><table class="plain"><thead><tr><th class="n">Nr</th><th>State</th><th>Host</th><th class="n">Worker</th><th>Leased</th><th class="n">Took</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="grow">Outcome</th></tr></thead>
   <tbody>${attempts.map((a) => html`<tr key=${a.attempt_nr}>
     <th scope="row" class="n">${a.attempt_nr}</th><td><${State} state=${a.state} /></td><td>${a.host || "–"}${a.site ? html`<div class="note">${a.site}</div>` : ""}</td><td class="n">${a.worker_id}</td>
     <td>${moment(a.leased)}</td><td class="n">${duration((a.ended ?? now.value) - a.leased)}</td>

@@ -18,7 +18,7 @@ const SHOWN = ["blocked", "waiting", "staging", "running", "reporting"];
 export const QueueTable = ({ queues }) => {
   const rows = queues.map((queue) => ({ ...queue, sums: grouped(queue.states) }));
   const most = Math.max(1, ...rows.map(({ sums }) => SHOWN.reduce((all, group) => all + sums[group], 0)));
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Queues"><table class="plain">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of queues"><table class="plain">
     <thead><tr><th>Queue</th><th class="grow">Demand</th><th class="n">Waiting</th><th class="n">Running</th><th class="n">Pilots</th><th class="n wide">Done</th><th class="n wide">Failed</th><th class="n">Oldest</th></tr></thead>
     <tbody>${rows.map(({ name, sums, workers, sites, oldest_waiting: oldest }) => html`
       <tr key=${name}>
