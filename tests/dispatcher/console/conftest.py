@@ -18,7 +18,16 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client, TokenFile
 
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 MAIN = "import sys; from dispatcher.cli import main; sys.exit(main())"
 ON_VIOLATION = """addEventListener("securitypolicyviolation", (e) =>
     console.error(`CSP ${e.violatedDirective} ${e.blockedURI} ${e.sample}`))"""

@@ -42,7 +42,7 @@ class StandIn:
         self.jobs: dict[int, tuple[m.Assignment, float, dict[str, int]]] = {}
 
     def room(self) -> Room:
-        held = [job.spec for job, _, _ in self.jobs.values()]
+        held = [job.spec for job, _, _ in list(self.jobs.values())]
         return Room(
             cores=max(0, self.total.cores - sum(spec.cores for spec in held)),
             memory_mb=max(0, self.total.memory_mb - sum(spec.memory_mb for spec in held)),
@@ -59,7 +59,7 @@ class StandIn:
     def beat(self) -> None:
         now = time.time()
         updates = []
-        for job, since, _ in self.jobs.values():
+        for job, since, _ in list(self.jobs.values()):
             age = now - since
             running = age > 1.0
             usage = m.Usage(
@@ -119,6 +119,25 @@ class StandIn:
 
     def bye(self) -> None:
         self.client.call("bye", m.Bye(ending=Ending.DONE), answer=m.Done)
+
+
+class Beating:
+    """A stand-in whose heart beats by itself."""
+
+    def __init__(self, pilot: StandIn) -> None:
+        self.pilot = pilot
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.25):
+            self.pilot.beat()
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.pilot.bye()
 
 
 def busy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 
@@ -13,28 +12,9 @@ from playwright.sync_api import Page, expect
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec, OutputFile
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
-from tests.dispatcher.console.stand_in import StandIn
+from tests.dispatcher.console.stand_in import Beating, StandIn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-class Beating:
-    """A stand-in pilot whose heart beats by itself."""
-
-    def __init__(self, dispatcher: Dispatcher, queue: str) -> None:
-        token = dispatcher.token("pilot", Scope.PILOT)
-        self.pilot = StandIn(dispatcher.url, token, queue, "node-1.example")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.25):
-            self.pilot.beat()
-
-    def end(self) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -43,14 +23,14 @@ def running(dispatcher: Dispatcher) -> Iterator[tuple[int, StandIn]]:
     (job_id,) = dispatcher.submit(
         JobSpec(name="z-peak", command="./run", queue="live", outputs=(OutputFile(name="o.root"),))
     )
-    beating = Beating(dispatcher, "live")
+    token = dispatcher.token("pilot", Scope.PILOT)
+    beating = Beating(StandIn(dispatcher.url, token, "live", "node-1.example"))
     while job_id not in {job.job_id for job in beating.pilot.acquire()}:
         time.sleep(0.05)
     yield job_id, beating.pilot
-    beating.end()
     for left in list(beating.pilot.jobs):
         beating.pilot.report(left)
-    beating.pilot.bye()
+    beating.end()
 
 
 def test_the_first_empty_page_says_what_fills_it(page: Page, seen: Seen):

