@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 
 from dispatcher.cli import wait
 from dispatcher.cli.connection import connect, url_of
@@ -39,20 +40,16 @@ def main(args: Namespace, out: Output) -> int:
             out.line(f"{len(jobs)} jobs are good")
         return 0
     client = connect(args, patience_s=PATIENCE_S)
-    try:
-        if args.request_id:
-            answer = client.submit(jobs, args.request_id)
+    known = args.request_id
+    with nullcontext(known) if known else request_id(url_of(args), jobs) as made:
+        try:
+            answer = client.submit(jobs, made)
+        except Refused as refused:
+            if refused.status == 422:  # the dispatcher knows what the file cannot: which queues
+                files.fault(refused)
+            raise
+        if out.as_json:  # before the id is forgotten: who is killed now and asks again gets these
+            out.document(answer)
         else:
-            with request_id(url_of(args), jobs) as made:
-                answer = client.submit(jobs, made)
-    except Refused as refused:
-        if refused.status == 422:
-            files.fault(
-                refused
-            )  # the dispatcher knows what the file cannot: which queues there are
-        raise
-    if out.as_json:
-        out.document(answer)
-    else:
-        out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
+            out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
     return wait.until_final(client, answer.job_ids, None) if args.wait else 0
