@@ -39,6 +39,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
+def pss_mb(pid: int) -> float:
+    """Its memory, pages shared with others counted in part."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) / 1024
+
+
 def started(pid: int) -> int | None:
     """When a process that lives began, in the kernel's ticks: with its id that is who it is."""
     try:
