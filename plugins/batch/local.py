@@ -90,7 +90,7 @@ class Local:
     ) -> None:
         self._options, self._root, self._prefix, self._clock = options, root, prefix, clock
         self._ended: dict[Path, Sighting] = {}  # what has ended is read once
-        self._children: list[subprocess.Popen[bytes]] = []  # to be reaped; their ends are in files
+        self._children: list[int] = []  # to be reaped
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         ids: dict[int, BatchId] = {}
@@ -107,17 +107,18 @@ class Local:
     def _spawn(self, place: Path, walltime_s: int, index: int) -> None:
         argv = ["sh", "-c", WRAPPER, "ailurus-worker", str(place.absolute()), str(walltime_s),
                 str(self._options.grace_s), str(index), RUN]  # fmt: skip
-        null = subprocess.DEVNULL
         passed = {name: os.environ[name] for name in PASSED if name in os.environ}
+        null = subprocess.DEVNULL
         child = subprocess.Popen(
             argv, stdin=null, stdout=null, stderr=null, env=passed, start_new_session=True
         )
         failpoint("local.spawned")
-        self._children.append(child)
+        child.returncode = 0  # it is not waited for here: its end is in its files
+        self._children.append(child.pid)
         _make_once(place / "spawned", _who(child.pid))
 
     def listing(self) -> tuple[Sighting, ...]:
-        self._children = [child for child in self._children if child.poll() is None]
+        self._children = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG)[0] == 0]
         return tuple(self._look(tag, place) for tag, place in self._places())
 
     def find(self, tag: Tag) -> tuple[Sighting, ...]:

@@ -41,7 +41,9 @@ def ran(tmp_path: Path, value: str) -> tuple[list[str], str]:
     subprocess.run(
         ["sh", "-c", text], check=True, env={"AILURUS_INDEX": "3", "PATH": "/usr/bin:/bin"}, cwd=tmp_path
     )  # fmt: skip
-    return (tmp_path / "argv").read_bytes().decode().split("\0")[:-1], (tmp_path / "env").read_bytes().decode()
+    return (tmp_path / "argv").read_bytes().decode().split("\0")[:-1], (
+        tmp_path / "env"
+    ).read_bytes().decode()
 
 
 @pytest.mark.parametrize("value", HOSTILE)

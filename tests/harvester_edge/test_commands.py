@@ -1,0 +1,109 @@
+"""What the verbs say, with edge and dispatcher down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from harvester_edge.cli import main
+from harvester_edge.cli.why import WhyAnswer
+
+
+@pytest.fixture
+def config(world, tree, tmp_path: Path):
+    """A site whose edge has run for a while and is gone."""
+    world.dispatcher.jobs = 9
+    world.cycle(3)
+    file = tmp_path / "site.yaml"
+    file.write_bytes(msgspec.json.encode(tree))
+    return str(file)
+
+
+def test_why_says_the_binding_limit_in_words(config, capsys):
+    assert main(["why", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert "demo: submit nothing: 4 of 4 exist (total)" in said
+    assert "no edge runs now" in said
+    for name in ("demand", "total", "queued", "per_cycle"):
+        assert name in said
+
+
+def test_why_json_is_one_document(config, capsys):
+    assert main(["why", "--config", config, "--json"]) == 0
+    answer = msgspec.json.decode(capsys.readouterr().out, type=WhyAnswer)
+    assert answer.decision.binding.name == "total"
+
+
+def test_why_takes_less_than_a_second(config):
+    code = "import sys; from harvester_edge.cli import main; sys.exit(main())"
+    begin = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", code, "why", "--config", config], check=True, capture_output=True
+    )
+    assert time.monotonic() - begin < 1.0
+
+
+def test_status_and_workers_read_the_book_alone(config, capsys):
+    assert main(["status", "--config", config]) == 0
+    assert "the edge does not run" in capsys.readouterr().out
+    assert main(["status", "--config", config, "--json"]) == 0
+    status = msgspec.json.decode(capsys.readouterr().out)
+    assert status["slots"][0]["phases"] == {"queued": 4}
+    assert main(["workers", "--config", config, "--json"]) == 0
+    assert len(msgspec.json.decode(capsys.readouterr().out)["workers"]) == 4
+
+
+def test_trace_follows_any_name_of_a_worker(config, world, capsys):
+    ((tag, _),) = world.batch.orders
+    world.dispatcher.register(tag, 1)
+    world.cycle()
+    for name in (tag, f"{tag}.1", "2", "1"):  # intent, one of it, batch id, worker id
+        assert main(["trace", name, "--config", config, "--json"]) == 0
+        chain = msgspec.json.decode(capsys.readouterr().out)["chain"]
+        assert any(
+            (one["worker"]["intent"], one["worker"]["index"], one["worker"]["worker_id"])
+            == (tag, 1, 1)
+            for one in chain
+        )
+    assert main(["trace", "nonsense", "--config", config]) == 65
+    assert "is no intent, batch id or worker" in capsys.readouterr().err
+
+
+def test_render_shows_the_script_and_submits_nothing(config, world, capsys):
+    assert main(["render", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("#!/bin/sh\n")
+    assert "exec /bin/true --url" in said
+    assert len(world.batch.orders) == 1
+    assert main(["render", "--config", config, "--slot", "nope"]) == 65
+
+
+def test_a_wrong_verb_or_option_says_what_would_be_right(config, capsys):
+    assert main(["statsu", "--config", config]) == 64
+    assert "did you mean `status`?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="64"):
+        main(["status"])
+
+
+def test_lint_exits_by_what_it_found(config, tmp_path, capsys):
+    assert main(["lint", "--config", config]) == 0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("schema: 1\nsiet: x\n")
+    assert main(["lint", config, str(bad)]) == 78
+    assert "bad.yaml:2: siet: no such key; did you mean `site`?" in capsys.readouterr().out
+
+
+def test_a_book_of_another_site_or_a_newer_edge_is_refused(config, world, tree, tmp_path, capsys):
+    tree["site"] = "other"
+    other = tmp_path / "other.yaml"
+    other.write_bytes(msgspec.json.encode(tree))
+    assert main(["status", "--config", str(other)]) == 78
+    assert "is the book of site demo" in capsys.readouterr().err
+    world.edge.book._db.execute("pragma user_version = 99")
+    assert main(["tick", "--config", config]) == 78
+    assert "newer edge" in capsys.readouterr().err
