@@ -77,6 +77,7 @@ def add(
     """
     rows: list[dict[str, Any]] = []
     edges: list[dict[str, int]] = []
+    numbers = {shape: _shape_id(tx, shape, shapes) for shape in {job.shape for job in jobs}}
     for job_id, job in enumerate(jobs, start=first + at):
         parents = _parents(tx, job.spec, ids, sees, index=job_id - first)
         edges += ({"parent": parent, "child": job_id} for parent, _ in parents)
@@ -85,7 +86,7 @@ def add(
                 "job_id": job_id,
                 "state": JobState.DEFINED,
                 "queue": job.spec.queue,
-                "shape_id": _shape_id(tx, job.shape, shapes),
+                "shape_id": numbers[job.shape],
                 "priority": job.spec.priority,
                 "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
                 "retry_all": job.spec.max_attempts is not None,

@@ -15,7 +15,7 @@ from ailurus import __version__
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec, shape_of
+from ailurus.protocol.job import JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
 from dispatcher import queue, submission, views, why
@@ -51,8 +51,13 @@ class Users(Core):
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
         jobs = submission.prepare(ask.jobs)
+        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes, and workers may be many
         for index, job in enumerate(jobs):
+            kind = (job.spec.queue, job.shape)
+            if kind in good:
+                continue
             fault = why.impossible(job.spec, job.shape, self.offers(job.spec.queue))
+            good.add(kind)
             if fault is not None:
                 raise Rejected(
                     422,

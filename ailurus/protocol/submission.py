@@ -225,6 +225,8 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 
 def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
+    if len(files) < 2:
+        return
     for name, times in Counter(file.name for file in files).items():
         if times > 1:
             raise AilurusError(
