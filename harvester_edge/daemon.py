@@ -18,6 +18,7 @@ from harvester_edge.act import act, tell, tidy
 from harvester_edge.decide import Bound, Decision, Limits, decide
 from harvester_edge.edge import Edge
 from harvester_edge.observe import observe
+from harvester_edge.recover import recover
 
 TIDY_S = 600.0
 _LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
@@ -37,6 +38,7 @@ def cycle(edge: Edge) -> Decision:
         _log(edge, decision)
         edge.decision = decision
     act(edge, decision, seen)
+    recover(edge, seen)
     (edge.state / "alive").touch()
     if edge.clock() - edge.tidied > TIDY_S:
         edge.tidied = edge.clock()
@@ -64,6 +66,7 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
             submit={}, drain=len(seen.idle_first), binding=_LEAVING, bounds=(_LEAVING,)
         )
         act(edge, decision, seen)
+        recover(edge, seen)
         stop.wait(edge.poll_s)
     tell(edge)
 

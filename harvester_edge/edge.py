@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,10 @@ class Edge:
     blind: bool = False  # whether the last listing failed
     decision: Decision | None = None
     tidied: float = 0.0
+    recover_at: float | None = (
+        0.0  # an edge that begins does not know how the last one's pilots ended
+    )
+    recovery: subprocess.Popen[bytes] | None = None
 
     @property
     def state(self) -> Path:

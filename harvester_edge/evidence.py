@@ -91,8 +91,13 @@ def _pilot(worker: Worker, seen: Evidence) -> Worker:
     if row is None:
         return worker
     if worker.registered is None or not worker.worker_id:
-        worker = replace(worker, registered=row.registered, worker_id=row.worker_id)
-        worker = replace(worker, outcome=Outcome.ACCEPTED)  # who registers was submitted
+        worker = replace(
+            worker,
+            registered=row.registered,
+            started=worker.started or row.registered,
+            worker_id=row.worker_id,
+            outcome=Outcome.ACCEPTED,  # who registers was submitted
+        )
     if not heard(row):
         return worker
     phase = Phase.DRAINING if row.phase is Phase.DRAINING else Phase.ACTIVE

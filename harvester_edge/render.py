@@ -24,6 +24,11 @@ class Launch(Struct, frozen=True, kw_only=True):
     lifetime_s: int
     idle_exit_s: int
 
+    @property
+    def spool(self) -> str:
+        """Where a site's pilots keep what they owe: the next one, or the edge, sends it for a dead one."""
+        return f"{self.work}/spool"
+
 
 def script(launch: Launch, index: str) -> str:
     """A script for any batch system. `index` is the shell expression of the worker's number."""
@@ -34,7 +39,7 @@ def script(launch: Launch, index: str) -> str:
         "--site", str(launch.site_file),
         "--slot", launch.slot,
         "-a", launch.work,
-        "--spool", f"{launch.work}/spool",
+        "--spool", launch.spool,
         "-l", str(launch.lifetime_s),
         "--idle-exit", str(launch.idle_exit_s),
     ]  # fmt: skip

@@ -65,9 +65,12 @@ def _fail(code: int, error: Exception) -> int:
 
 def _serve(options: Options, spawner: GuardedSpawner) -> int:
     from pilot import site as sites
-    from pilot.start import started
+    from pilot.start import recover, started
 
     site = sites.read(options.site)
+    if options.recover:
+        recover(options, site)
+        return 0
     with started(options, site, spawner) as server:
         served = server.serve()
     return exit_code(served.signal, str(served.ending), lost=server.guardian_died)

@@ -45,6 +45,7 @@ class Options(Struct, frozen=True, kw_only=True):
     empty_acquires: int | None = None
     idle_exit_s: float | None = None
     max_jobs: int | None = None
+    recover: bool = False
     grace_s: float = 20.0
     patience_s: float = 60.0
     log_file: Path | None = None
@@ -91,6 +92,11 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         "-w", "--workflow", choices=["generic"], default="generic", help="as Pilot 3; only this one"
     )
     add("--idle-exit", type=_duration, metavar="TIME", help="end after this long without a job")
+    add(
+        "--recover",
+        action="store_true",
+        help="only send what dead pilots left in --spool, without registering",
+    )
     add("--max-jobs", type=int, metavar="N", help="end after N jobs")
     add("--grace", type=_duration, default=20.0, metavar="TIME", help="from TERM to KILL (20 s)")
     add(
@@ -106,6 +112,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     given = parser.parse_args(argv)
     if not given.url:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")
+    if given.recover and not given.spool:
+        parser.error("--recover needs --spool: whose reports are to be sent?")
     bootstrap = env.get("AILURUS_BOOTSTRAP_FILE")
     token_file = given.token_file or env.get("AILURUS_TOKEN_FILE")
     return Options(
@@ -122,6 +130,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         empty_acquires=given.getjob_requests,
         idle_exit_s=given.idle_exit,
         max_jobs=given.max_jobs,
+        recover=given.recover,
         grace_s=given.grace,
         patience_s=given.patience,
         log_file=given.log,

@@ -100,6 +100,10 @@ class Reporter:
             self._closed = True
             self._news.notify()
 
+    def flush(self) -> None:
+        """Send all reports that are owed, in the caller's thread."""
+        self._send_reports()
+
     # the thread ----------------------------------------------------------------------------------
 
     def run(self) -> None:

@@ -181,6 +181,26 @@ def _batch_id() -> str:
     )
 
 
+def recover(options: Options, site: Site) -> None:
+    """Do for dead pilots what the next one on their spool would do: for an edge that has no next one.
+
+    Nothing is registered: each report is authorised by its own key.
+    """
+    assert options.spool is not None  # noqa: S101 - the options were checked
+    instance = secrets.token_hex(8)
+    nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
+    stage = Stage(_transfers(site), site.storage.default_output, bounds_of(site.limits))
+    reporter = Reporter(
+        Link(options.url, None, nobody), lambda: nobody.total, stage.delete, lambda _: None, 0.0
+    )
+    spool = Spool(options.spool, instance)
+    try:
+        _adopt(spool, stage, reporter)
+        reporter.flush()
+    finally:
+        spool.own.close()
+
+
 def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
     """Finish the affairs of dead pilots: their attempts' reports, leftovers and directories."""
     for journal in spool.orphans():

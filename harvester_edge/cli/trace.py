@@ -6,6 +6,7 @@ as `--job`. What the book knows is shown whether a dispatcher answers or not.
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a token that may read jobs; default: the edge's",
+        help="a token that may read jobs (AILURUS_TOKEN_FILE); default: the edge's",
     )
 
 
@@ -105,7 +106,8 @@ def _client(site: Site, token_file: Path | None) -> Client:
     from harvester_edge.edge import PATIENCE
     from harvester_edge.site import expanded
 
-    token = TokenFile(token_file or Path(expanded(site.dispatcher.token_file)))
+    named = token_file or os.environ.get("AILURUS_TOKEN_FILE")
+    token = TokenFile(Path(named or expanded(site.dispatcher.token_file)))
     return Client(site.dispatcher.url, token, patience=PATIENCE)
 
 

@@ -5,6 +5,7 @@ The pilot leaves a file `INTENT.INDEX.PID` in the ledger when it begins, which i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -60,10 +61,8 @@ class Standin:
         self.server.shutdown()
         self.server.server_close()
         for _, _, pid in self.begun():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
-            except ProcessLookupError:
-                pass
 
     def begun(self) -> list[tuple[str, int, int]]:
         """All pilots that ever began: intent, index, pid."""
