@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
@@ -218,6 +219,23 @@ def test_a_report_needs_the_key_of_its_attempt(tmp_path):
         (got,) = await worker.acquire()
         assert await worker.report(got, key="forged") == "badkey"
         assert await b.state(one) is S.SENT
+
+    run(test, tmp_path)
+
+
+def test_t4_a_worker_reaches_only_its_own_attempts(tmp_path):
+    async def test(b):
+        (one,) = await b.submit()
+        mine, other = await b.worker(), await b.worker()
+        (got,) = await mine.acquire()
+        await other.beat(got)
+        piece = m.LogPiece(job_id=one, attempt_nr=1, stream="stdout", offset=0, text="forged")
+        await b.service.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
+        ask = m.Release(jobs=(m.HeldJob(job_id=one, attempt_nr=1),))
+        await b.service.release(ask, other.caller)
+        assert await b.state(one) is S.SENT
+        assert (await b.service.log(LogQuery(), ALICE, job_id=one)).text == ""
+        assert await mine.report(got) == "accepted"
 
     run(test, tmp_path)
 

@@ -1,0 +1,43 @@
+"""Dispatchers and queues to try pilots on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pilot.helpers import Dispatcher, Field
+
+
+@pytest.fixture(scope="session")
+def shared_dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
+    made = Dispatcher(tmp_path_factory.mktemp("dispatcher"))
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def own_dispatcher(tmp_path: Path) -> Iterator[Dispatcher]:
+    """One that a test may kill."""
+    directory = tmp_path / "dispatcher"
+    directory.mkdir()
+    made = Dispatcher(directory)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def field(shared_dispatcher: Dispatcher, tmp_path: Path) -> Iterator[Field]:
+    made = Field(shared_dispatcher, tmp_path, f"q{os.getpid()}-{tmp_path.name}"[:100])
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def frail(own_dispatcher: Dispatcher, tmp_path: Path) -> Iterator[Field]:
+    """A field whose dispatcher may be killed."""
+    made = Field(own_dispatcher, tmp_path, "frail")
+    yield made
+    made.end()

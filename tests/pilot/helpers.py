@@ -1,0 +1,211 @@
+"""A real dispatcher, real pilots, real payloads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.states import FINAL, JobState
+from ailurus.wire.client import Client, TokenFile
+
+BIN = Path(sys.executable).parent
+
+
+def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """What `true` returns once that is something; fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def processes_with(mark: str) -> list[int]:
+    """All processes with `mark` in their command line or environment."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        if int(directory.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            text = (directory / "cmdline").read_bytes() + (directory / "environ").read_bytes()
+            if mark.encode() in text and b"Z" not in _state(directory):
+                found.append(int(directory.name))
+    return found
+
+
+def _state(directory: Path) -> bytes:
+    return (directory / "stat").read_bytes().rsplit(b") ", 1)[1][:1]
+
+
+class Dispatcher:
+    """A dispatcher process on a store of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = f"sqlite:///{directory}/store.db"
+        subprocess.run(
+            [BIN / "dispatcher", "init", "--store", self.store], check=True, capture_output=True
+        )
+        self.admin = directory / "store.admin-token"
+        self.port = "0"
+        self.start()
+        self.pilot_token = directory / "pilot.token"
+        answer = self.client.call(
+            "token", m.NewToken(subject="pilots", scopes=("ailurus.pilot",)), answer=m.Token
+        )
+        self.pilot_token.write_text(answer.token)
+
+    def start(self) -> None:
+        command = [BIN / "dispatcher", "serve", "--store", self.store, "--heartbeat", "1s"]
+        self.process = subprocess.Popen(
+            [*command, "--listen", f"127.0.0.1:{self.port}", "--log", self.directory / "log"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.url = line.split()[2]
+        self.port = self.url.rsplit(":", 1)[1]
+        self.client = Client(self.url, TokenFile(self.admin))
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def submit(self, command: str = "", **fields: Any) -> int:
+        fields.setdefault("name", "job")
+        fields.setdefault("disk_mb", 100)
+        fields.setdefault("memory_mb", 200)
+        fields.setdefault("max_attempts", 1)
+        spec = JobSpec(command=command, **fields)
+        return self.client.submit([spec]).job_ids[0]
+
+    def final(self, job_id: int, seconds: float = 30.0) -> m.JobDetail:
+        states = self.client.wait([job_id], timeout_s=seconds).states
+        assert states[job_id] in FINAL, self.client.show(job_id)
+        return self.client.show(job_id)
+
+    def in_state(self, job_id: int, state: JobState) -> m.JobDetail:
+        def there() -> m.JobDetail | None:
+            found = self.client.show(job_id)
+            return found if found.row.state is state else None
+
+        return until(there)
+
+    def log(self, job_id: int, stream: str = "stdout") -> str:
+        from ailurus.protocol.api import LogQuery
+
+        return self.client.log(job_id, LogQuery(stream=stream)).text
+
+
+class Pilot:
+    """A pilot process."""
+
+    def __init__(self, dispatcher: Dispatcher, directory: Path, queue: str, *options: str) -> None:
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        self.log = directory / "pilot.log"
+        env = {
+            "PATH": os.environ["PATH"],
+            "AILURUS_TOKEN_FILE": str(dispatcher.pilot_token),
+            "CANARY_TOKEN": "canary-environment",
+        }
+        self.process = subprocess.Popen(
+            [
+                BIN / "pilot",
+                "--url",
+                dispatcher.url,
+                "-q",
+                queue,
+                "-a",
+                directory,
+                "--log",
+                self.log,
+            ]
+            + [str(option) for option in options],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def guardian(self) -> int:
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return int(text.split()[0])
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ended(self, seconds: float = 30.0) -> int:
+        return self.process.wait(seconds)
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for text in lines if (line := json.loads(text))["event"] == event]
+
+
+class Field:
+    """A queue of its own with the means to start pilots on it."""
+
+    def __init__(self, dispatcher: Dispatcher, directory: Path, queue: str) -> None:
+        self.dispatcher, self.directory, self.queue = dispatcher, directory, queue
+        self.storage = directory / "storage"
+        self.storage.mkdir()
+        self.pilots: list[Pilot] = []
+        self.site = directory / "site.yaml"
+        self.write_site()
+
+    def write_site(self, **more: Any) -> None:
+        site = {
+            "site": "test",
+            "slots": {"s": {"queue": self.queue, "cores": 4, "memory": "4GiB", "disk": "4GiB"}},
+            "storage": {
+                "roots": [str(self.storage)],
+                "default_output": f"file://{self.storage}/out",
+            },
+            "limits": {"grace": 1},
+            **more,
+        }
+        self.site.write_text(json.dumps(site))
+
+    def pilot(self, *options: str, directory: str = "work", dispatcher: Any = None) -> Pilot:
+        options = ("--site", str(self.site), "--grace", "1", *options)
+        made = Pilot(
+            dispatcher or self.dispatcher, self.directory / directory, self.queue, *options
+        )
+        self.pilots.append(made)
+        return made
+
+    def submit(self, command: str = "", **fields: Any) -> int:
+        return self.dispatcher.submit(command, queue=self.queue, **fields)
+
+    def run(self, command: str = "", **fields: Any) -> m.JobDetail:
+        """One job through one pilot."""
+        job_id = self.submit(command, **fields)
+        pilot = self.pilot("--max-jobs", "1")
+        detail = self.dispatcher.final(job_id)
+        assert pilot.ended() == 0
+        return detail
+
+    def end(self) -> None:
+        for pilot in self.pilots:
+            if pilot.process.poll() is None:
+                pilot.process.kill()
+            pilot.process.wait()
+            assert pilot.process.stderr is not None
+            pilot.process.stderr.close()

@@ -1,0 +1,39 @@
+"""A seeded sample of `scripts/bench chaos`; its full counts are in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def chaos(*options: str) -> list[dict[str, object]]:
+    """The figures of one run. Whatever was lost, doubled or left running is in `faults`."""
+    command = [sys.executable, "-m", "benchmarks", "chaos", *options]
+    done = subprocess.run(
+        command, cwd=SCRIPTS, capture_output=True, text=True, timeout=280, check=False
+    )
+    figures = [json.loads(line) for line in done.stdout.splitlines()]
+    assert figures, done.stderr
+    assert done.returncode == 0, done.stderr
+    return figures
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--kills", "6", "--jobs", "80", "--seed", "1"),
+        ("--kills", "3", "--jobs", "60", "--seed", "2", "--proxy"),
+        ("--kills", "0", "--jobs", "20", "--seed", "3", "--stop"),
+    ],
+    ids=["kills", "kills-and-lost-answers", "stopped-dispatcher"],
+)
+def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...]) -> None:
+    assert all(figure["met"] for figure in chaos(*options) if figure["met"] is not None)
