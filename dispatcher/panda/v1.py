@@ -1,0 +1,221 @@
+"""The methods of `/api/v1/` as a table, read as strictly as PanDA reads them.
+
+The checks come in PanDA's order, with PanDA's words: identity, role, HTTP method, which arguments,
+their types. `!` marks a required argument; those of a GET are cast from text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from ailurus.protocol.panda_update import UPDATE
+
+KINDS: dict[str, type] = {
+    "int": int,
+    "str": str,
+    "bool": bool,
+    "float": float,
+    "list": list,
+    "dict": dict,
+}
+_SHOWN: dict[type, str] = {list: "List[int]", dict: "Dict"}
+_UPDATE = " ".join(
+    f"{name.v1}:{name.kind.__name__}{'!' if name.v1 in ('job_id', 'job_status') else ''}"
+    for name in sorted(UPDATE, key=lambda name: name.v1 not in ("job_id", "job_status"))
+)
+
+
+class Argument(Struct, frozen=True):
+    """One argument of a method."""
+
+    name: str
+    kind: type
+    required: bool
+
+
+class Method(Struct, frozen=True):
+    """One method; `call` is the action that answers it."""
+
+    path: str
+    verb: str
+    arguments: tuple[Argument, ...]
+    production: bool = False  # only for who runs pilots or Harvester
+    free: bool = False  # for anybody at all
+    admin: bool = False
+
+    @property
+    def call(self) -> str:
+        return self.path.partition("/")[2]
+
+
+def _method(verb: str, path: str, arguments: str = "", **who: bool) -> Method:
+    words = [word.partition(":") for word in arguments.split()]
+    return Method(
+        path,
+        verb,
+        tuple(Argument(n, KINDS[kind.rstrip("!")], kind.endswith("!")) for n, _, kind in words),
+        **who,
+    )
+
+
+def _production(verb: str, path: str, arguments: str = "") -> Method:
+    return _method(verb, path, arguments, production=True)
+
+
+G, P = "GET", "POST"
+_RANGES = "job_id:int! jobset_id:int! task_id:int"
+METHODS = {
+    method.path: method
+    for method in (
+        _method(G, "system/is_alive", free=True),
+        _production(
+            P,
+            "pilot/acquire_jobs",
+            "site_name:str! timeout:int memory:int disk_space:int prod_source_label:str node:str "
+            "computing_element:str prod_user_id:str get_proxy_key:str task_id:int n_jobs:int "
+            "background:bool resource_type:str harvester_id:str worker_id:int scheduler_id:str "
+            "job_type:str via_topic:bool remaining_time:int",
+        ),
+        _method(G, "pilot/get_job_status", "job_ids:list! timeout:int"),
+        _production(P, "pilot/update_job", f"{_UPDATE} timeout:int"),
+        _production(P, "pilot/update_jobs_bulk", "job_list:list! harvester_id:str"),
+        _production(
+            P,
+            "pilot/update_worker_status",
+            "worker_id:int! harvester_id:str! status:str! timeout:int node_id:str",
+        ),
+        _production(
+            P,
+            "pilot/update_worker_node",
+            "site:str! host_name:str! cpu_model:str! panda_queue:str n_logical_cpus:int "
+            "n_sockets:int cores_per_socket:int threads_per_core:int cpu_architecture:str "
+            "cpu_architecture_level:str clock_speed:float total_memory:int total_local_disk:int "
+            "timeout:int",
+        ),
+        _production(
+            P,
+            "pilot/update_worker_node_gpu",
+            "site:str! host_name:str! vendor:str! model:str! count:int! vram:int architecture:str "
+            "framework:str framework_version:str driver_version:str timeout:int",
+        ),
+        _method(G, "job/get_status", "job_ids:list! timeout:int"),
+        _method(G, "metaconfig/get_resource_types"),
+        _method(G, "creds/get_proxy", "role:str dn:str"),
+        _method(G, "creds/get_access_token", "client_name:str! token_key:str"),
+        _method(G, "creds/get_token_key", "client_name:str!"),
+        _method(G, "creds/get_key_pair", "public_key_name:str! private_key_name:str!"),
+        _production(
+            P,
+            "event/acquire_event_ranges",
+            f"{_RANGES} n_ranges:int scattered:bool segment_id:int timeout:int",
+        ),
+        _production(P, "event/update_event_ranges", "event_ranges:str! version:int timeout:int"),
+        _production(
+            P,
+            "event/update_single_event_range",
+            "event_range_id:str! event_range_status:str! core_count:int cpu_consumption_time:float "
+            "object_store_id:int timeout:int",
+        ),
+        _production(G, "event/get_available_event_range_count", f"{_RANGES} timeout:int"),
+        _production(P, "harvester/heartbeat", "harvester_id:str! data:dict!"),
+        _production(
+            P, "harvester/acquire_commands", "harvester_id:str! n_commands:int! timeout:int"
+        ),
+        _production(P, "harvester/acknowledge_commands", "command_ids:list! timeout:int"),
+        _production(P, "harvester/update_workers", "harvester_id:str! workers:list!"),
+        _production(
+            P,
+            "harvester/report_worker_statistics",
+            "harvester_id:str! panda_queue:str! statistics:str!",
+        ),
+        _production(G, "harvester/get_worker_statistics"),
+        _production(P, "harvester/update_service_metrics", "harvester_id:str! metrics:list!"),
+        _production(P, "harvester/add_dialogs", "harvester_id:str! dialogs:list!"),
+        _production(G, "harvester/get_current_worker_id", "harvester_id:str!"),
+        _method(G, "statistics/active_job_stats_by_site"),
+        _method(G, "statistics/active_job_detailed_stats_by_site"),
+        # Ours: how an operator reaches a Harvester. No PanDA client asks for it.
+        _method(
+            P,
+            "harvester/send_command",
+            "harvester_id:str! command:str! params:dict!",
+            admin=True,
+        ),
+    )
+}
+
+
+class Refused(Exception):
+    """A call that v1 refuses: `success` is false, and this is the message."""
+
+
+def bound(method: Method, verb: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, checked. Raises Refused in v1's own words."""
+    if verb != method.verb:
+        raise Refused(f"expecting {method.verb}, received {verb}")
+    if method.path == "pilot/acquire_jobs" and "resourceType" in given:  # Harvester's own criteria
+        given.setdefault("resource_type", given.pop("resourceType"))
+    known = {argument.name for argument in method.arguments}
+    for argument in method.arguments:
+        if argument.required and argument.name not in given:
+            raise Refused(f"Argument error: missing a required argument: '{argument.name}'")
+    for name in given:
+        if name not in known:
+            raise Refused(f"Argument error: got an unexpected keyword argument '{name}'")
+    return {
+        argument.name: _typed(argument, given[argument.name], cast=verb == G)
+        for argument in method.arguments
+        if argument.name in given
+    }
+
+
+def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
+    if value is None and not argument.required:
+        return None
+    if cast:
+        try:
+            value = _cast(argument.kind, value)
+        except (ValueError, OverflowError):
+            raise Refused(_wrong(argument, value)) from None
+    right = isinstance(value, (int, float) if argument.kind is float else argument.kind)
+    if argument.kind is int and (isinstance(value, bool) or not right or abs(value) >= 2**63):
+        right = False
+    if not right:
+        raise Refused(_wrong(argument, value))
+    return value
+
+
+def _cast(kind: type, value: Any) -> Any:
+    """Text from a query as the type that is annotated."""
+    if kind is list:
+        values = value if isinstance(value, list) else [value]
+        return [_cast(int, one) for one in values]
+    if isinstance(value, list):
+        raise ValueError("given twice")  # noqa: TRY004 -- one error for what cannot be cast
+    if value == "None":
+        return None
+    if kind is int:
+        try:
+            return int(value[:40])
+        except ValueError:
+            return int(float(value[:40]))
+    if kind is bool:
+        return value.lower() in ("true", "1")
+    return value if kind is str else kind(value)
+
+
+def _wrong(argument: Argument, value: Any) -> str:
+    wanted = _SHOWN.get(argument.kind, argument.kind.__name__)
+    return f"Type error: '{argument.name}' must be of type {wanted}, got {type(value).__name__}."
+
+
+def success(data: object, message: str = "") -> dict[str, Any]:
+    """What v1 says when it did what was asked."""
+    return {"success": True, "message": message, "data": data}
+
+
+def failure(message: str, data: object = None) -> dict[str, Any]:
+    """What v1 says when it did not."""
+    return {"success": False, "message": message, "data": data}
