@@ -156,7 +156,7 @@ def _sought(
             answer = edge.batch.find(worker.intent)  # type: ignore[arg-type]
         except BatchError as error:
             edge.log.warning("search_failed", intent=worker.intent, reason=str(error))
-            continue
+            break  # the others would wait as long for nothing
         found[worker.intent] = {(one.tag, one.index): one for one in answer}
     return found
 

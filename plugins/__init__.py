@@ -11,6 +11,7 @@ from ailurus.protocol.errors import AilurusError
 
 TABLE: dict[str, dict[str, str]] = {
     "batch": {
+        "htcondor": "plugins.batch.htcondor:HTCondor",
         "local": "plugins.batch.local:Local",
         "slurm": "plugins.batch.slurm:Slurm",
     },

@@ -117,6 +117,15 @@ def _listen(
             raise BatchError(f"{name} did not answer within {timeout_s:g} s")
 
 
+def answer(command: str, ran: Ran) -> str:
+    """What a command printed. Exit code 0 with nothing but an error is no answer, nor is half of one."""
+    if ran.code or (not ran.out and "error" in ran.err.lower()):
+        raise BatchError(f"{command}: {ran.said}")
+    if ran.out and not ran.out.endswith("\n"):
+        raise BatchError(f"{command}: its answer is cut off")
+    return ran.out
+
+
 OptionsT = TypeVar("OptionsT", bound=Struct)
 
 

@@ -25,7 +25,16 @@ from harvester_edge.ports import (
     Tag,
     Unclear,
 )
-from plugins.batch.commands import NotThere, Run, because, hundreds, in_time, of_slot, runner
+from plugins.batch.commands import (
+    NotThere,
+    Run,
+    answer,
+    because,
+    hundreds,
+    in_time,
+    of_slot,
+    runner,
+)
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:,&|()\[\]*=+@%/-]*$", max_length=500)]
 
@@ -115,7 +124,7 @@ class Slurm:
     def _sacct(self, tag: Tag) -> Iterator[Sighting]:
         if not self._accounts:
             return iter(())
-        argv = ["--allocations", "--array", "--parsable2", "--noheader", "--starttime=now-30days",
+        argv = ["--allocations", "--parsable2", "--noheader", "--starttime=now-30days",
                 f"--format={_SACCT}", f"--name={tag}"]  # fmt: skip
         try:
             out = self._answer("sacct", [*self._cluster(), *argv])
@@ -130,13 +139,7 @@ class Slurm:
         return [f"--clusters={self._options.cluster}"] if self._options.cluster else []
 
     def _answer(self, command: str, argv: list[str]) -> str:
-        """What a command printed. Only exit code 0 without an error is an answer, cut off is none."""
-        ran = self._run([*self._options.prefix, command, *argv])
-        if ran.code or (not ran.out and "error" in ran.err):
-            raise BatchError(f"{command}: {ran.said}")
-        if ran.out and not ran.out.endswith("\n"):
-            raise BatchError(f"{command}: its answer is cut off")
-        return ran.out
+        return answer(command, self._run([*self._options.prefix, command, *argv]))
 
 
 # the commands ----------------------------------------------------------------------------------

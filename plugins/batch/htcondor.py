@@ -1,0 +1,267 @@
+"""HTCondor: an order is one cluster whose ads carry its tag; worker `index` is its process.
+
+What has finished stays in the queue for some minutes (`leave_in_queue`), so the listing alone tells how
+most workers ended; what was removed is in the history. A worker is never started twice: its requirements
+refuse a second match, and one that was evicted is removed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ailurus.protocol.worker import Ending, Phase
+from harvester_edge.ports import (
+    Accepted,
+    BatchError,
+    BatchId,
+    Order,
+    Rejected,
+    Sighting,
+    Tag,
+    Unclear,
+)
+from plugins.batch.commands import NotThere, Ran, Run, answer, because, hundreds, of_slot, runner
+
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*$", max_length=2000)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@<>?=&-]*$", max_length=500)]
+KEPT_S = 900
+"""How long a finished worker stays in the listing: longer than any poll."""
+
+
+class HTCondorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`backend.options` of a site of kind `htcondor`; a slot's `extra` changes them."""
+
+    schedd: Word = ""
+    pool: Word = ""
+    accounting_group: Word = ""
+    requirements: Line = ""
+    """An expression that a machine must meet."""
+    held: Annotated[int, Meta(ge=0, le=10_000_000)] = 3600
+    """Seconds after which a held worker is removed."""
+    vacate: Annotated[int, Meta(ge=1, le=86400)] = 60
+    """Seconds between TERM and KILL."""
+    submit: list[Line] = []
+    """Further lines of the submit file, as they are."""
+    prefix: list[str] = []
+    """A command that runs the others, such as [ssh, login]."""
+
+
+class HTCondor:
+    """The workers of one site in one schedd."""
+
+    Options = HTCondorOptions
+    poll_s = 60.0
+    settle_s = 60.0
+    grace_s = 180.0
+    index = '"$AILURUS_INDEX"'
+
+    def __init__(
+        self,
+        options: HTCondorOptions,
+        root: Path,
+        prefix: str,
+        *,
+        timeout_s: float = 60.0,
+        run: Run | None = None,
+    ) -> None:
+        self._options, self._root, self._prefix = options, root, prefix
+        self._run = run or runner(timeout_s, ("CONDOR_CONFIG",))
+
+    def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
+        script, description = order.place / "script", order.place / "submit"
+        try:
+            script.write_text(order.script)
+            script.chmod(0o755)
+            description.write_text(submit_file(of_slot(self._options, order), order, tag))
+            ran = self._command("condor_submit", "-terse", str(description))
+        except OSError as error:
+            return Rejected(f"{script}: {error.strerror}")
+        except NotThere as error:
+            return Rejected(str(error))
+        except BatchError as error:
+            return Unclear(str(error))
+        match = _IDS.fullmatch(ran.out)
+        if ran.code == 0 and match and int(match[2]) == order.count - 1:
+            return Accepted({n: BatchId(f"{match[1]}.{n}") for n in range(order.count)})
+        if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
+            return Rejected(ran.said)
+        return Unclear(f"condor_submit: exit code {ran.code}: {ran.said}")
+
+    def listing(self) -> tuple[Sighting, ...]:
+        ours = f"substr(AilurusTag, 0, {len(self._prefix)}) == {_quoted(self._prefix)}"
+        return self._ads("condor_q", ours)
+
+    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+        this = f"AilurusTag == {_quoted(tag)}"
+        found = {one.index: one for one in self._ads("condor_history", this, "-scanlimit", "50000")}
+        found.update({one.index: one for one in self._ads("condor_q", this)})
+        return tuple(found.values())
+
+    def cancel(self, ids: Collection[BatchId]) -> None:
+        for some in hundreds(sorted(ids)):
+            ran = self._command("condor_rm", *some)
+            if ran.code and not all(_GONE.search(line) for line in ran.err.split("\n") if line):
+                raise BatchError(f"condor_rm: {ran.said}")
+
+    def _ads(self, command: str, constraint: str, *more: str) -> tuple[Sighting, ...]:
+        ran = self._command(
+            command, "-json", "-constraint", constraint, "-attributes", _WANTED, *more
+        )
+        return parse(answer(command, ran), self._root)
+
+    def _command(self, name: str, *argv: str) -> Ran:
+        where = []
+        if self._options.pool:
+            where += ["-pool", self._options.pool]
+        if self._options.schedd:
+            where += ["-name", self._options.schedd]
+        return self._run([*self._options.prefix, name, *where, *argv])
+
+
+# the submission --------------------------------------------------------------------------------
+
+_IDS = re.compile(r"(\d+)\.0 - \1\.(\d+)\n")
+_REFUSAL = re.compile(
+    # Said before anything is sent, or by the schedd about this very submission.
+    r"Failed to (parse|open) command file|on Line \d+ of submit file|Parse error in expression|"
+    r"exceed MAX_JOBS|submit requirement|Submit requirement|SUBMIT_REQUIREMENT"
+)
+_GONE = re.compile(r"^Job [\d.]+ not found$|^Couldn't find/remove all jobs in cluster")
+
+
+def submit_file(options: HTCondorOptions, order: Order, tag: Tag) -> str:
+    """The description of an order. A `$` in a path would begin a macro."""
+    place = str(order.place).replace("$", "$(DOLLAR)")
+    once = "(MY.NumJobStarts ?: 0) == 0"
+    remove = [
+        "(JobStatus == 1 && NumJobStarts > 0)",
+        f"(JobStatus == 2 && time() - JobCurrentStartExecutingDate > {order.walltime_s})",
+        f"(JobStatus == 5 && time() - EnteredCurrentStatus > {options.held})",
+    ]
+    if order.wait_s:
+        remove.append(f"(JobStatus == 1 && time() - QDate > {order.wait_s})")
+    lines = [
+        "universe = vanilla",
+        f"executable = {place}/script",
+        'environment = "AILURUS_INDEX=$(Process)"',
+        f"initialdir = {place}/$(Process)",
+        "output = stdout",
+        "error = stderr",
+        "should_transfer_files = NO",
+        f"request_cpus = {order.cores}",
+        f"request_memory = {order.memory_mb}",
+        f"request_disk = {order.disk_mb * 1024}",
+        f"batch_name = {tag}",
+        f"My.AilurusTag = {_quoted(tag)}",
+        f"requirements = {f'({options.requirements}) && ' if options.requirements else ''}{once}",
+        f"leave_in_queue = JobStatus == 4 && time() - CompletionDate < {KEPT_S}",
+        f"periodic_remove = {' || '.join(remove)}",
+        "kill_sig = SIGTERM",
+        "want_graceful_removal = True",
+        f"job_max_vacate_time = {options.vacate}",
+    ]
+    if order.gpus:
+        lines.append(f"request_gpus = {order.gpus}")
+    if options.accounting_group:
+        lines.append(f"accounting_group = {options.accounting_group}")
+    return "\n".join([*lines, *options.submit, f"queue {order.count}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A string of a ClassAd; a tag and its prefix are letters and digits."""
+    return f'"{text}"'
+
+
+# what the queue and the history answer ---------------------------------------------------------
+
+
+class _Ad(Struct, frozen=True):
+    ClusterId: int
+    ProcId: int
+    JobStatus: int
+    AilurusTag: str
+    NumJobStarts: int = 0
+    LastJobStatus: int = 0
+    ExitCode: int | None = None
+    ExitBySignal: bool = False
+    ExitSignal: int | None = None
+    HoldReason: str = ""
+    HoldReasonCode: int = 0
+    RemoveReason: str = ""
+    LastRemoteHost: str = ""
+
+
+_WANTED = ",".join(_Ad.__struct_fields__)
+IDLE, RUNNING, REMOVED, COMPLETED, HELD, TRANSFERRING, SUSPENDED = range(1, 8)
+PHASE = {
+    IDLE: Phase.QUEUED,
+    RUNNING: Phase.STARTING,
+    REMOVED: Phase.DRAINING,
+    COMPLETED: Phase.ENDED,
+    HELD: Phase.HELD,
+    TRANSFERRING: Phase.DRAINING,
+    SUSPENDED: Phase.HELD,
+}
+"""Where a JobStatus puts a worker; in the history a removed one has ended."""
+BY_POLICY = "The job attribute PeriodicRemove expression"
+TOO_LONG, TOO_MUCH = 47, 34  # codes of holds: execution time, memory
+
+
+def parse(text: str, root: Path) -> tuple[Sighting, ...]:
+    """condor_q prints nothing at all where it means an empty list."""
+    if not text.strip():
+        return ()
+    try:
+        ads = msgspec.json.decode(text, type=list[_Ad])
+    except msgspec.DecodeError as error:
+        raise BatchError(f"HTCondor's answer cannot be read: {error}") from None
+    return tuple(_sighting(ad, root) for ad in ads)
+
+
+def _sighting(ad: _Ad, root: Path) -> Sighting:
+    phase, ending, detail = PHASE.get(ad.JobStatus), None, ""
+    if ad.JobStatus == COMPLETED:
+        ending, detail = _completed(ad)
+        if ending is Ending.FAILED:
+            detail = because(detail, root / ad.AilurusTag / str(ad.ProcId))
+    elif ad.RemoveReason:
+        phase, (ending, detail) = Phase.ENDED, _removed(ad)
+    elif ad.JobStatus == HELD:
+        detail = f"held, code {ad.HoldReasonCode}: {ad.HoldReason}"
+    elif ad.JobStatus == SUSPENDED:
+        detail = "suspended"
+    elif phase is None:
+        detail = f"HTCondor's JobStatus {ad.JobStatus} is not known here"
+    return Sighting(
+        batch_id=BatchId(f"{ad.ClusterId}.{ad.ProcId}"), tag=Tag(ad.AilurusTag), index=ad.ProcId,
+        phase=phase, ending=ending, detail=detail,
+    )  # fmt: skip
+
+
+def _completed(ad: _Ad) -> tuple[Ending, str]:
+    where = f" on {ad.LastRemoteHost}" if ad.LastRemoteHost else ""
+    if ad.ExitBySignal:
+        return Ending.FAILED, f"killed by signal {ad.ExitSignal}{where}"
+    if ad.ExitCode:
+        return Ending.FAILED, f"exit code {ad.ExitCode}{where}"
+    return Ending.DONE, ""
+
+
+def _removed(ad: _Ad) -> tuple[Ending, str]:
+    """Who is removed by our own expression was overdue, evicted, or held for too long."""
+    if ad.HoldReasonCode == TOO_LONG:
+        return Ending.WALLTIME, ad.HoldReason
+    if ad.HoldReasonCode == TOO_MUCH:
+        return Ending.OOM, ad.HoldReason
+    if ad.RemoveReason.startswith(BY_POLICY):
+        if ad.LastJobStatus == RUNNING:
+            return Ending.WALLTIME, "ran for its walltime"
+        if ad.LastJobStatus == IDLE and ad.NumJobStarts:
+            return Ending.PREEMPTED, "evicted"
+    return Ending.CANCELLED, ad.RemoveReason
