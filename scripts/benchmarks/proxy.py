@@ -24,12 +24,16 @@ class Seen(Struct, frozen=True):
 class Proxy:
     """Listens on loopback in a thread of its own; `loses(nr)` says whether answer `nr` is dropped."""
 
-    def __init__(self, upstream: int, loses: Callable[[int], bool] = lambda nr: False) -> None:
+    def __init__(
+        self, upstream: int, loses: Callable[[int], bool] = lambda nr: False, *, keep: bool = False
+    ) -> None:
         self._upstream = upstream
         self._loses = loses
+        self._keep = keep
+        self.kept: list[bytes] = []  # all that came by, both ways, if asked for
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="proxy", daemon=True)
+        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self.port = 0
         self.answers = 0
         self.lost = 0
@@ -50,41 +54,39 @@ class Proxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(5)
 
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        listening = asyncio.start_server(self._client, "127.0.0.1", 0)
-        server = self._loop.run_until_complete(listening)
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())  # what is still open is cancelled at the end
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._client, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        await self._stop.wait()
+        server.close()
 
     async def _client(self, reader: StreamReader, writer: StreamWriter) -> None:
         """One connection of a client, with one of ours to the server, request by request."""
         broken = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
-        with contextlib.suppress(*broken, asyncio.CancelledError):
+        with contextlib.closing(writer), contextlib.suppress(*broken, asyncio.CancelledError):
             there, back = await asyncio.open_connection("127.0.0.1", self._upstream)
-            try:
+            with contextlib.closing(back):
                 while request := await _message(reader):
                     path = request.split(b" ", 2)[1].decode("latin-1")
                     self.seen.append(Seen(time.monotonic(), path))
                     back.write(request)
                     answer = await self._answer(there, reader)
                     self.answers += 1
+                    if self._keep:
+                        self.kept += (request, answer)
                     if not answer or self._loses(self.answers):
                         self.lost += bool(answer)
                         break
                     writer.write(answer)
                     await writer.drain()
-            finally:
-                back.close()
-        writer.close()
 
     async def _answer(self, there: StreamReader, client: StreamReader) -> bytes:
         """The server's answer; nothing if the client hangs up before it comes."""

@@ -93,7 +93,10 @@ class Program:
 class Rig:
     """A dispatcher with its store, and whatever pilots and edges a benchmark starts beside it."""
 
-    def __init__(self, *, heartbeat_s: float = 10.0, cores: int = 2, **site: Any) -> None:
+    def __init__(
+        self, *, heartbeat_s: float = 10.0, cores: int = 2, serve: Sequence[str] = (), **site: Any
+    ) -> None:
+        """`serve`: more options of `dispatcher serve`; `site`: parts of the site file."""
         # payloads and pilots may be other users: the way to what they share is open
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))
         self.directory.chmod(0o755)
@@ -101,6 +104,7 @@ class Rig:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.heartbeat_s = heartbeat_s
+        self._serve_options = serve
         self.store = self.directory / "queue.db"
         self.storage = self.directory / "storage"
         (self.storage / "out").mkdir(parents=True)
@@ -151,6 +155,7 @@ class Rig:
         """Start the dispatcher, at first or again, and wait until it answers."""
         argv = [BIN / "dispatcher", "serve", "--listen", f"127.0.0.1:{self.port}"]
         argv += ["--store", f"sqlite:///{self.store}", "--heartbeat", f"{self.heartbeat_s}s"]
+        argv += self._serve_options
         self.dispatcher = self.start(argv, "dispatcher")
         until(self._answers, 20, f"the dispatcher answers (see {self.dispatcher.log})")
         return self.dispatcher
