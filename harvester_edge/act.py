@@ -25,7 +25,7 @@ from harvester_edge.site import Site, expanded
 
 
 def act(edge: Edge, decision: Decision, seen: Seen) -> None:
-    """Submit, drain, cancel; then tell the dispatcher what it does not know yet."""
+    """Submit, drain, cancel."""
     for slot, count in decision.submit.items():
         submit(edge, slot, count)
     if decision.drain and (ids := seen.idle_first[: decision.drain]):
@@ -43,8 +43,6 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
             edge.log.warning("cancel_failed", reason=str(error))
     for worker in seen.ended:
         _drop_token(edge, worker)
-    if edge.epoch and not seen.snapshot.unheard:
-        tell(edge)
 
 
 def submit(edge: Edge, slot: str, count: int) -> None:

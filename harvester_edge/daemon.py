@@ -17,7 +17,7 @@ from ailurus.wire.client import Refused, WireError
 from harvester_edge.act import act, tell, tidy
 from harvester_edge.decide import Bound, Decision, Limits, decide
 from harvester_edge.edge import Edge
-from harvester_edge.observe import observe
+from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
 
 TIDY_S = 600.0
@@ -38,7 +38,7 @@ def cycle(edge: Edge) -> Decision:
         _log(edge, decision)
         edge.decision = decision
     act(edge, decision, seen)
-    recover(edge, seen)
+    _afterwards(edge, seen)
     (edge.state / "alive").touch()
     if edge.clock() - edge.tidied > TIDY_S:
         edge.tidied = edge.clock()
@@ -66,9 +66,17 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
             submit={}, drain=len(seen.idle_first), binding=_LEAVING, bounds=(_LEAVING,)
         )
         act(edge, decision, seen)
-        recover(edge, seen)
+        _afterwards(edge, seen)
         stop.wait(edge.poll_s)
     tell(edge)
+
+
+def _afterwards(edge: Edge, seen: Seen) -> None:
+    """Dead pilots' own reports first, then the news that they are dead: the news puts their jobs back
+    into the queue, also those that had finished."""
+    recover(edge, seen)
+    if edge.recovery is None and not seen.snapshot.unheard:
+        tell(edge)
 
 
 def say_hello(edge: Edge) -> str:

@@ -63,6 +63,7 @@ class Server:
     def __init__(self, kit: Kit, link: Link, terms: Terms) -> None:
         self._kit, self._link, self._terms = kit, link, terms
         self._began = self._idle_since = time.monotonic()
+        self._asked: Need | None = None  # the room of the last ask
         self._jobs: set[Held] = set()
         self._taken = 0
         self._prefetch = False
@@ -221,10 +222,11 @@ class Server:
         room, count, wait_s = wanted
         if not self._jobs and self._terms.idle_exit_s is not None:
             left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
-            if left <= 0:
+            if left <= 0 and room == self._asked:  # not before all of this room was offered
                 self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
                 return None
-            wait_s = min(wait_s, left)
+            wait_s = min(wait_s, max(0.0, left))
+        self._asked = room
         return m.Acquire(
             request_id=uuid.uuid4().hex,
             room=room_of(room, self.seconds_left()),
