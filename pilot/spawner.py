@@ -104,6 +104,7 @@ class GuardedSpawner:
             self._link.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.guardian_pid, 0)
+        self._link.close()
 
     def _finish(self, ended: Ended) -> None:
         self._pids.pop(ended.key, None)
