@@ -6,6 +6,7 @@ knows it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -165,15 +166,16 @@ def _returned(
     edge: Edge, sightings: dict[Key, Sighting], rows: dict[Key, m.WorkerRow]
 ) -> Iterator[tuple[Key, Worker]]:
     """Workers that had been given up and show a sign of life, and ours that the book does not know."""
-    signs = {key for key, one in sightings.items() if one.phase not in (Phase.ENDED, None)}
-    signs |= {
-        key
-        for key, row in rows.items()
-        if heard(row)
-        and key[0].startswith(prefix(edge.site.site))
-        and (key not in sightings or sightings[key].phase is not Phase.ENDED)
-    }
-    for key in signs - edge.workers.keys():
+    ours = prefix(edge.site.site)
+    for key in (sightings.keys() | rows.keys()) - edge.workers.keys():
+        sighting = sightings.get(key)
+        if sighting is None:
+            lives = heard(rows[key]) and key[0].startswith(ours)
+        else:
+            lives = sighting.phase is not Phase.ENDED
+            lives &= sighting.phase is not None or heard(rows.get(key))
+        if not lives:
+            continue
         worker = edge.book.get(*key)
         if worker is None:
             row = rows.get(key)
@@ -212,24 +214,23 @@ def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: f
     slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
     slots = {name: _as_found(edge, name, place, demand) for name, place in slots.items()}
     free = [Bin(row.queue, row.room) for row in demand.workers if row.phase is Phase.ACTIVE]
-    free += [slots[worker.slot] for worker in workers if worker.waits and worker.slot in slots]
+    waiting = Counter(worker.slot for worker in workers if worker.waits)
+    free += [place for name, place in slots.items() for _ in range(waiting[name])]
     wants = fit(demand.shapes, slots, free, demand.sharing)
-    starting = dict.fromkeys(slots, 0)
-    for worker in workers:
-        if worker.waits and worker.slot in starting:
-            starting[worker.slot] += 1
     return Snapshot(
         slots=tuple(
             SlotSeen(
                 name=name,
                 wanted=wants.wanted[name],
-                breaker=breaker(edge.book.health(name), now=now, starting=starting[name]),
+                breaker=breaker(edge.book.health(name), now=now, starting=waiting[name]),
             )
             for name in slots
         ),
         total=len(edge.workers),
-        queued=sum(worker.waits for worker in workers),
-        active=sum(worker.phase is Phase.ACTIVE and not worker.waits for worker in workers),
+        queued=waiting.total(),
+        active=sum(
+            worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
+        ),
         paused=_paused(edge),
         unheard=unheard,
         unseen=unseen,
