@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.real.batch_promises import Promises
+from tests.real.batch_promises import Promises, sleepers
 from tests.real.batch_rig import ROOT, System, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -77,3 +77,32 @@ def system(htcondor: HTCondor) -> Iterator[HTCondor]:
 
 class TestHTCondor(Promises):
     """Those of every batch system."""
+
+    def test_a_held_worker_is_held_until_it_is_released(self, system):
+        with sleepers(system, 1) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
+            (row,) = rig.workers()
+            system.run(CONDOR / "usr/bin/condor_hold", "-reason", "operator asked", row["batch_id"])
+            until(lambda: rig.workers("phase = 'held'"), 30, "it is held")
+            assert "operator asked" in rig.workers()[0]["diagnosis"]
+            assert len(rig.workers()) == 1
+
+    def test_an_evicted_worker_is_preempted_and_does_not_run_again(self, system):
+        with sleepers(system, 1) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
+            (row,) = rig.workers()
+            system.run(CONDOR / "usr/bin/condor_vacate_job", "-fast", row["batch_id"])
+            until(lambda: rig.workers("phase = 'ended'"), 40, f"it has ended: {rig.log()}")
+            (old,) = rig.workers("phase = 'ended'")
+            assert (old["batch_id"], old["ending"]) == (row["batch_id"], "preempted"), old
+            until(lambda: rig.agrees(1), 40, "another one replaces it")
+
+    @pytest.mark.parametrize("wrong", [{"requirements": "(("}, {"submit": ["nonsense"]}])
+    def test_a_refusal_is_one_and_says_why(self, system, wrong):
+        with sleepers(system, 1, slots={"std": {"extra": wrong}}) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'ended'"), 20, f"it is refused: {rig.log()}")
+            assert rig.workers("phase = 'ended'")[0]["outcome"] == "rejected", rig.workers()
+            assert not system.live()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.batch_promises import Promises
+from tests.real.batch_promises import Promises, sleepers
 from tests.real.batch_rig import ROOT, System, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -71,3 +71,67 @@ def system(slurm: Slurm) -> Iterator[Slurm]:
 
 class TestSlurm(Promises):
     """Those of every batch system."""
+
+    def test_a_lost_node_ends_its_workers_and_no_others(self, system):
+        with sleepers(system, 2, backend={"options": {"exclusive": True}}) as rig:
+            rig.edge()
+            until(lambda: len(rig.workers("phase = 'starting'")) == 2, 30, "both run, each alone")
+            before = rig.known()
+            node = system.run("squeue", "--noheader", "--format=%N|%j.%K", "--array").split()[0]
+            name, _, lost = node.partition("|")
+            system.fixture("node", name, "kill")
+            try:
+                until(lambda: rig.workers("phase = 'ended'"), 90, "the loss is seen")
+            finally:
+                system.fixture("node", name, "start")
+            (row,) = rig.workers("phase = 'ended'")
+            assert f"{row['intent']}.{row['index']}" == lost
+            assert row["ending"] == "node_fail", row
+            until(lambda: rig.agrees(2), 40, "another one replaces it")
+            assert set(before) - {lost} < set(rig.known())
+
+    @pytest.mark.parametrize(
+        ("wrong", "reason"),
+        [
+            ({"partition": "nosuch"}, "Invalid partition"),
+            ({"constraint": "nosuch"}, "Invalid feature"),
+            ({"reservation": "nosuch"}, "reservation"),
+            ({"submit": ["--nosuch"]}, "unrecognized option"),
+            ({"submit": ["--mem=900G"]}, "node configuration is not available"),
+            ({"partition": "short"}, "time limit is invalid"),  # the slot asks for an hour
+        ],
+    )
+    def test_a_refusal_is_one_and_says_why(self, system, wrong, reason):
+        with sleepers(system, 1, slots={"std": {"extra": wrong}}) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'ended'"), 20, f"it is refused: {rig.log()}")
+            row = rig.workers("phase = 'ended'")[0]
+            assert row["outcome"] == "rejected", row
+            assert reason in row["diagnosis"]
+            assert not system.live()
+
+    def test_a_held_worker_is_held_until_it_is_released(self, system):
+        with sleepers(system, 1, backend={"options": {"submit": ["--hold"]}}) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'held'"), 20, "it is held")
+            (row,) = rig.workers()
+            assert row["diagnosis"] == "JobHeldUser"
+            system.run("scontrol", "release", row["batch_id"])
+            until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
+            assert len(rig.workers()) == 1
+
+    def test_a_worker_that_an_admin_requeues_is_the_same_worker(self, system):
+        with sleepers(system, 1, backend={"options": {"submit": ["--requeue"]}}) as rig:
+            rig.edge()
+            until(lambda: rig.workers("phase = 'starting'"), 20, "it runs")
+            (row,) = rig.workers()
+            system.run("scontrol", "requeue", row["batch_id"])
+            until(lambda: rig.workers("phase = 'queued'"), 20, "it waits again")
+            until(lambda: rig.workers("phase = 'starting'"), 40, "it runs again")
+            assert [one["batch_id"] for one in rig.workers()] == [row["batch_id"]]
+
+    def test_a_hung_munge_changes_no_verdict(self, system):
+        def munge(number):
+            system.fixture("signal", "munged", number)
+
+        self._silence(system, lambda: munge("STOP"), lambda: munge("CONT"))
