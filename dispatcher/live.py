@@ -17,7 +17,17 @@ from ailurus.logs import Log
 from ailurus.protocol.api import Scope, StreamQuery
 from ailurus.protocol.messages import Event
 from dispatcher.caller import Caller, Rejected
-from dispatcher.feeds import KINDS, Feed, News, Watched, encoded
+from dispatcher.feeds import (
+    Feed,
+    JobFeed,
+    JobsFeed,
+    News,
+    OverviewFeed,
+    Watched,
+    WorkersFeed,
+    encoded,
+)
+from dispatcher.logfeed import LogFeed
 from dispatcher.ports import Unavailable
 
 PERIOD_S = 0.25  # four frames a second
@@ -26,6 +36,14 @@ HEARTBEAT_S = 15.0
 BEHIND = 24  # frames that a page may leave unread: six seconds
 RETRY_MS = 2000
 TOPICS = 12
+
+KINDS: dict[str, type[Feed]] = {
+    "overview": OverviewFeed,
+    "jobs": JobsFeed,
+    "workers": WorkersFeed,
+    "job": JobFeed,
+    "log": LogFeed,
+}
 
 log = Log("live")
 
