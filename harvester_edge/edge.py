@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -126,7 +127,7 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     book = Book(site.state / "book.sqlite", site=site.site)
-    token = TokenFile(Path(expanded(site.dispatcher.token_file)))
+    token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
     edge = Edge(
         site=site,
         batch=plugin(
@@ -144,6 +145,24 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
     return edge
+
+
+def private(path: Path) -> Path:
+    """A credential file, if nobody else can read it or put another in its place."""
+    field = "dispatcher.token_file"
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise AilurusError(
+            f"cannot read {path}: {error.strerror}",
+            field=field,
+            remedy="`dispatcher token --scope edge --site SITE --out FILE` makes one",
+        ) from None
+    if stat.S_ISLNK(found.st_mode):
+        raise AilurusError(f"{path} is a symbolic link", field=field, remedy="name the file itself")
+    if found.st_mode & 0o007:
+        raise AilurusError(f"others can use {path}", field=field, remedy=f"chmod 600 {path}")
+    return path
 
 
 def pilot_program() -> str:

@@ -177,6 +177,7 @@ class World:
 def tree(tmp_path: Path) -> dict[str, Any]:
     """A site file's data."""
     (tmp_path / "edge.token").write_text("t")
+    (tmp_path / "edge.token").chmod(0o600)
     return {
         "schema": 1,
         "site": "demo",

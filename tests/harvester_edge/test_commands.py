@@ -107,3 +107,18 @@ def test_a_book_of_another_site_or_a_newer_edge_is_refused(config, world, tree, 
     world.edge.book._db.execute("pragma user_version = 99")
     assert main(["tick", "--config", config]) == 78
     assert "newer edge" in capsys.readouterr().err
+
+
+def test_b5_a_credential_that_others_can_read_or_swap_is_refused_at_start(config, tmp_path, capsys):
+    token = tmp_path / "edge.token"
+    token.chmod(0o644)
+    assert main(["tick", "--config", config]) == 78
+    assert f"others can use {token} (chmod 600 {token})" in capsys.readouterr().err
+    token.chmod(0o600)
+    token.rename(tmp_path / "real")
+    token.symlink_to(tmp_path / "real")
+    assert main(["tick", "--config", config]) == 78
+    assert "is a symbolic link" in capsys.readouterr().err
+    token.unlink()
+    assert main(["tick", "--config", config]) == 78
+    assert "No such file" in capsys.readouterr().err
