@@ -74,7 +74,7 @@ def test_a_missing_output_and_a_failing_payload_say_so(field: Field) -> None:
 LOOK = r"""
 cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\0' '\n'
 find / -xdev -name '*token*' -not -path '/usr/*' -not -path '/proc/*' 2>/dev/null
-cat /proc/*/root/etc/hostname 2>/dev/null
+r=root; cat /proc/*/$r/etc/hostname 2>/dev/null
 env; ls -l /proc/self/fd; ls /proc | grep -c '^[0-9]'
 cat {spool}/* {work}/*/* {token} 2>&1
 """

@@ -102,7 +102,7 @@ def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
 
 
 def test_gpus_are_handed_out_once() -> None:
-    slots = Slots(Need(4, 1000, 1000, 2))
+    slots = Slots(Need(4, 10_000, 10_000, 2))
     with slots.held(held(1, gpus=1)) as one, slots.held(held(2, gpus=1)) as two:
         assert {*one.gpus, *two.gpus} == {0, 1}
 
