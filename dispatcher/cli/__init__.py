@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ailurus import __version__
+from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.exits import USAGE, code_of
-from dispatcher.cli.output import Output, clean
 
 VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "init": "make a store, its keys and the first admin token",

@@ -6,8 +6,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from ailurus.output import Output, clock
 from dispatcher.cli.connection import connect
-from dispatcher.cli.output import Output, clock
 
 if TYPE_CHECKING:
     from ailurus.protocol.messages import Event

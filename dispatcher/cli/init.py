@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from argparse import ArgumentParser, Namespace
 
-from dispatcher.cli.output import Output
+from ailurus.output import Output
 from dispatcher.cli.place import place_of
 
 YEAR_S = 365 * 86400

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from ailurus.output import Output
 from dispatcher.cli.connection import connect
-from dispatcher.cli.output import Output
 
 WAIT_S = 20.0
 

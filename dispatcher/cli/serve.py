@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ailurus.output import Output
 from dispatcher.cli.exits import CONFIGURATION, UNAVAILABLE, USAGE, Fault
-from dispatcher.cli.output import Output
 from dispatcher.cli.place import Place, place_of
 
 if TYPE_CHECKING:

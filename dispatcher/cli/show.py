@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from ailurus.output import Output, clock, span
 from dispatcher.cli.connection import connect
-from dispatcher.cli.output import Output, clock, span
 
 if TYPE_CHECKING:
     from ailurus.protocol.messages import Attempt, JobDetail

@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 
+from ailurus.output import Output
 from dispatcher.cli import wait
 from dispatcher.cli.connection import connect, url_of
-from dispatcher.cli.output import Output
 
 PATIENCE_S = 60.0
 

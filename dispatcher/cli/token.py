@@ -7,9 +7,9 @@ import secrets
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ailurus.output import Output, clock
 from dispatcher.cli.connection import connect
 from dispatcher.cli.exits import CANNOT_CREATE, USAGE, Fault
-from dispatcher.cli.output import Output, clock
 
 SHORT = {
     "read": "compute.read",

@@ -8,10 +8,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ailurus.output import Output, clean
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.cli import exits
 from dispatcher.cli.connection import connect
-from dispatcher.cli.output import Output, clean
 
 if TYPE_CHECKING:
     from ailurus.protocol.messages import JobStates

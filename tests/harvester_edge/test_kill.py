@@ -21,9 +21,20 @@ from tests.harvester_edge.standin import Standin
 
 EDGE = [sys.executable, "-c", "from harvester_edge.cli import main; raise SystemExit(main())"]
 AROUND_SUBMIT = [
-    "edge.planned", "edge.tokens", "edge.submitting", "local.spawned", "local.spawned:2",
-    "edge.submitted", "edge.recorded", "edge.told",
-]  # fmt: skip
+    "edge.submitting",
+    "local.spawned",
+    "edge.submitted",
+    *(
+        pytest.param(point, marks=pytest.mark.slow)
+        for point in (
+            "edge.planned",
+            "edge.tokens",
+            "local.spawned:2",
+            "edge.recorded",
+            "edge.told",
+        )
+    ),
+]
 
 
 @pytest.fixture

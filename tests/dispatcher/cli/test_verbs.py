@@ -12,12 +12,12 @@ import time
 
 import pytest
 
+from ailurus.output import Output, clean
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.wire.client import Client, fixed_token
 from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import found_token
-from dispatcher.cli.output import Output, clean
 from dispatcher.cli.token import scopes
 
 
