@@ -13,6 +13,7 @@ TABLE: dict[str, dict[str, str]] = {
     "batch": {
         "htcondor": "plugins.batch.htcondor:HTCondor",
         "local": "plugins.batch.local:Local",
+        "pbs": "plugins.batch.pbs:PBS",
         "slurm": "plugins.batch.slurm:Slurm",
     },
     "container": {

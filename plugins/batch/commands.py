@@ -7,6 +7,7 @@ any listing can, is a BatchError. Who hands in another `Run` needs no batch syst
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -158,3 +159,14 @@ def hundreds(ids: Sequence[str]) -> Iterator[list[str]]:
     rest = iter(ids)
     while portion := list(islice(rest, 500)):
         yield portion
+
+
+def tasks(text: str) -> list[int]:
+    """The indices of "3", "0-9%3" or "3-4,6-9:2"; none of anything else."""
+    found: list[int] = []
+    for part in text.partition("%")[0].split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if match:
+            first, last, step = match.groups()
+            found += range(int(first), int(last or first) + 1, int(step or 1))
+    return found

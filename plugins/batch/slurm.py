@@ -34,6 +34,7 @@ from plugins.batch.commands import (
     in_time,
     of_slot,
     runner,
+    tasks,
 )
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:,&|()\[\]*=+@%/-]*$", max_length=500)]
@@ -227,7 +228,7 @@ def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
 
 
 def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
-    """ "CANCELLED by 1000" says who; "1350_[4-9]" are tasks that never began."""
+    """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9]."""
     for line in text.splitlines():
         fields = line.split("|")
         job, _, task = fields[0].partition("_")
@@ -262,14 +263,3 @@ def _sighting(
         batch_id=BatchId(f"{job}_{index}"), tag=tag, index=index, phase=phase, ending=ending,
         detail=detail,
     )  # fmt: skip
-
-
-def tasks(text: str) -> list[int]:
-    """The indices of "3", "0-9%3" or "3-4,6-9:2"; none of anything else."""
-    found: list[int] = []
-    for part in text.partition("%")[0].split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
-        if match:
-            first, last, step = match.groups()
-            found += range(int(first), int(last or first) + 1, int(step or 1))
-    return found

@@ -36,8 +36,11 @@ SUBMITS = ("sbatch", "condor_submit", "qsub")
 
 LIAR = """#!/bin/sh
 here={here}
-echo "$1" >> $here/calls
-case $1 in sbatch|condor_submit|qsub) mode=$(cat $here/mode 2>/dev/null) ;; *) mode= ;; esac
+echo "$@" >> $here/calls
+mode=
+for word in "$@"; do
+    case $word in sbatch|condor_submit|qsub) mode=$(cat $here/mode 2>/dev/null) ;; esac
+done
 rm -f $here/mode.used
 [ -z "$mode" ] || mv $here/mode $here/mode.used
 case $mode in
@@ -59,15 +62,16 @@ class System:
     """A batch system that runs: what a site file says of it, and how a test looks behind it."""
 
     kind: str
-    options: dict[str, Any]
     environment: dict[str, str]
     live: Callable[[], list[str]]
     """Names of workers that it has, waiting or running: one "TAG.INDEX" for each, twice if twice."""
+    prefix: tuple[str, ...] = ()
+    """What stands before each of its commands."""
     user: str = field(default_factory=lambda: pwd.getpwuid(os.getuid()).pw_name)
 
     def run(self, *argv: object, seconds: float = 60, check: bool = True) -> str:
         """One of its commands, as the user."""
-        words = [str(word) for word in argv]
+        words = [*self.prefix, *map(str, argv)]
         done = subprocess.run(
             words, check=False, capture_output=True, text=True, timeout=seconds,
             env={**clean(), **self.environment}, **as_user(self.user),
@@ -187,7 +191,7 @@ class Rig:
             "backend": {
                 "kind": self.system.kind,
                 "limits": {"poll": "1s", "settle": "3s", "grace": "4s", "command_timeout": "3s"},
-                "options": {"prefix": [str(self.directory / "liar")], **self.system.options},
+                "options": {"prefix": [str(self.directory / "liar"), *self.system.prefix]},
             },
             "dispatcher": {"url": self.url, "token_file": str(self.directory / "edge.token")},
             "paths": {"work": f"{self.directory}/work", "state": f"{self.directory}/state"},

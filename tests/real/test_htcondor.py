@@ -26,7 +26,7 @@ class HTCondor(System):
     def __init__(self, directory: Path) -> None:
         path = f"{CONDOR}/usr/bin:{os.environ['PATH']}"
         environment = {"CONDOR_CONFIG": str(directory / "condor_config"), "PATH": path}
-        super().__init__("htcondor", {}, environment, self._live, USER)
+        super().__init__("htcondor", environment, self._live, user=USER)
         self.directory = directory
 
     def _live(self) -> list[str]:

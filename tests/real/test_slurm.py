@@ -21,7 +21,7 @@ NODES = 3
 class Slurm(System):
     def __init__(self, directory: Path) -> None:
         conf = directory / "etc" / "slurm.conf"
-        super().__init__("slurm", {}, {"SLURM_CONF": str(conf)}, self._live)
+        super().__init__("slurm", {"SLURM_CONF": str(conf)}, self._live)
         self.directory = directory
 
     def _live(self) -> list[str]:

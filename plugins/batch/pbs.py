@@ -1,0 +1,275 @@
+"""OpenPBS and PBS Professional: an order is one job array (a plain job if it is one worker), named by its tag.
+
+The listing is one `qstat` without ids: with several, this version answers for the first only. Its JSON is
+broken by what any user's job may carry (functions in the environment, numbers with leading zeros), so a
+listing that cannot be read is asked again for our own jobs alone, one call an order. What has left the
+listing is found by `qselect -x`, where the server keeps a history.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shlex
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ailurus.protocol.worker import Ending, Phase
+from harvester_edge.ports import (
+    Accepted,
+    BatchError,
+    BatchId,
+    Order,
+    Rejected,
+    Sighting,
+    Tag,
+    Unclear,
+)
+from plugins.batch.commands import (
+    NotThere,
+    Ran,
+    Run,
+    answer,
+    because,
+    hundreds,
+    in_time,
+    of_slot,
+    runner,
+    tasks,
+)
+
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@=+-]*$", max_length=500)]
+
+
+class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`backend.options` of a site of kind `pbs`; a slot's `extra` changes them."""
+
+    queue: Word = ""
+    account: Word = ""
+    project: Word = ""
+    chunk: Word = ""
+    """More of what each chunk of `select` asks for, such as `cpu_type=milan:ngpus=4`."""
+    place: Word = ""
+    """`scatter:excl`, say."""
+    memory: bool = True
+    """Ask for memory; false where it comes with the cores."""
+    history: bool = True
+    """False where the server keeps none (job_history_enable)."""
+    user: Word = ""
+    """Whose jobs ours are, if not of who the edge runs as."""
+    submit: list[str] = []
+    """Further arguments of qsub, as they are."""
+    prefix: list[str] = []
+    """A command that runs the others, such as [ssh, login]."""
+
+
+class PBS:
+    """The workers of one site at one server."""
+
+    Options = PBSOptions
+    poll_s = 120.0
+    settle_s = 120.0
+    grace_s = 240.0
+    index = '"${PBS_ARRAY_INDEX:-0}"'
+
+    def __init__(
+        self,
+        options: PBSOptions,
+        root: Path,
+        prefix: str,
+        *,
+        timeout_s: float = 60.0,
+        run: Run | None = None,
+    ) -> None:
+        self._options, self._root, self._prefix = options, root, prefix
+        settings = ("PBS_CONF_FILE", "PBS_EXEC", "PBS_SERVER", "PBS_DEFAULT")
+        self._run = run or runner(timeout_s, settings)
+
+    def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
+        script = order.place / "script"
+        try:
+            script.write_text(order.script)
+            (order.place / "job").write_text(job(order.place, self.index))
+            ran = self._command(*qsub(of_slot(self._options, order), order, tag))
+        except OSError as error:
+            return Rejected(f"{script}: {error.strerror}")
+        except NotThere as error:
+            return Rejected(str(error))
+        except BatchError as error:
+            return Unclear(str(error))
+        match = _ID.fullmatch(ran.out)
+        if ran.code == 0 and match and bool(match[2]) == (order.count > 1):
+            if order.count == 1:
+                return Accepted({0: BatchId(match[1])})
+            return Accepted({n: BatchId(f"{match[1]}[{n}]") for n in range(order.count)})
+        if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
+            return Rejected(ran.said)
+        return Unclear(f"qsub: exit code {ran.code}: {ran.said}")
+
+    def listing(self) -> tuple[Sighting, ...]:
+        out = answer("qstat", self._command("qstat", *_JSON))
+        try:
+            return tuple(parse(out, self._prefix, self._root))
+        except BatchError:
+            mine = self._options.user or getpass.getuser()
+            return tuple(self._one_by_one(self._prefix, "-u", mine))
+
+    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+        return tuple(self._one_by_one(tag, "-N", tag, history=self._options.history))
+
+    def _one_by_one(self, prefix: str, *which: str, history: bool = False) -> Iterator[Sighting]:
+        past = ("-x",) if history else ()
+        for batch_id in answer("qselect", self._command("qselect", *past, *which)).split():
+            ran = self._command("qstat", *past, *_JSON, batch_id)
+            if ran.code not in GONE:  # it left between the two
+                yield from parse(answer("qstat", ran), prefix, self._root)
+
+    def cancel(self, ids: Collection[BatchId]) -> None:
+        for some in hundreds(sorted(ids)):
+            ran = self._command("qdel", *some)
+            if ran.code and not all(_GONE.search(line) for line in ran.err.split("\n") if line):
+                raise BatchError(f"qdel: {ran.said}")
+
+    def _command(self, *argv: str) -> Ran:
+        return self._run([*self._options.prefix, *argv])
+
+
+# the submission --------------------------------------------------------------------------------
+
+_JSON = ("-t", "-f", "-F", "json")
+_ID = re.compile(r"(\d+)(\[\])?(?:\.[\w.-]+)?\n")
+_REFUSAL = re.compile(
+    # Said by the server about this job, or by qsub before it asked.
+    r"^qsub: (Unknown queue|Queue is not enabled|Job violates|Unknown resource|Illegal attribute|"
+    r"Access to queue is denied|Unauthorized Request|Invalid account|Bad UID|"
+    r"would exceed|Maximum number of jobs|Job rejected by|Invalid credential|"
+    r"script file:|illegal -|invalid option|unknown option)",
+    re.MULTILINE,
+)
+GONE = (35, 153)  # finished; unknown
+_GONE = re.compile(r"Job has finished|Unknown Job Id")
+
+
+def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
+    """One command for all workers of an order. An array has at least two, and must be rerunable: a
+    worker that PBS runs again is told to leave when it registers."""
+    select = f"select=1:ncpus={order.cores}"
+    if options.memory:
+        select += f":mem={order.memory_mb}mb"
+    if order.gpus:
+        select += f":ngpus={order.gpus}"
+    if options.chunk:
+        select += f":{options.chunk}"
+    argv = ["qsub", "-N", tag, "-l", select, "-l", f"walltime={in_time(order.walltime_s)}"]
+    argv += ["-J", f"0-{order.count - 1}", "-r", "y"] if order.count > 1 else ["-r", "n"]
+    argv += ["-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
+    if options.place:
+        argv += ["-l", f"place={options.place}"]
+    for flag, value in (("-q", options.queue), ("-A", options.account), ("-P", options.project)):
+        argv += [flag, value] if value else []
+    return [*argv, *options.submit, str(order.place / "job")]
+
+
+def job(place: Path, index: str) -> str:
+    """PBS brings output when a job has ended, if it can; this one writes it where it belongs."""
+    here = f"{shlex.quote(str(place))}/{index}"
+    return (
+        "#!/bin/sh\n"
+        f"exec /bin/sh {shlex.quote(str(place / 'script'))} "
+        f"> {here}/stdout 2> {here}/stderr < /dev/null\n"
+    )
+
+
+# what the server answers -----------------------------------------------------------------------
+
+
+class _Job(Struct, frozen=True):
+    Job_Name: str | int | float  # a name like 0123 comes as a number
+    job_state: str
+    substate: int = 0
+    Exit_status: int | None = None
+    comment: Any = ""
+    array_indices_submitted: str | int = ""
+
+
+class _Answer(Struct, frozen=True):
+    Jobs: dict[str, _Job] = {}
+
+
+PHASE = {
+    **dict.fromkeys(("Q", "W", "T"), Phase.QUEUED),
+    "H": Phase.HELD,
+    **dict.fromkeys(("R", "B"), Phase.STARTING),
+    **dict.fromkeys(("S", "U"), Phase.HELD),
+    "E": Phase.DRAINING,
+    **dict.fromkeys(("F", "X"), Phase.ENDED),
+}
+"""Where a state puts a worker. M, moved to another server, is left unknown: nobody here sees its end."""
+DETAIL = {"S": "suspended", "U": "suspended: its machine is in use"}
+OVER_WALLTIME, OVER_MEMORY, OVER_CPU = -29, (-26, -27), (-24, -25, -28)
+TERMINATED = 91  # substate of what qdel ended
+
+
+def parse(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
+    """The workers whose job's name begins with the prefix."""
+    try:
+        jobs = msgspec.json.decode(text, type=_Answer).Jobs if text.strip() else {}
+    except msgspec.DecodeError as error:
+        raise BatchError(f"qstat's answer cannot be read: {error}") from None
+    for batch_id, one in jobs.items():
+        match = re.fullmatch(r"(\d+)(?:\[(\d*)\])?(?:\..*)?", batch_id)
+        if match is None or not str(one.Job_Name).startswith(prefix):
+            continue
+        number, index = match.groups()
+        tag = Tag(str(one.Job_Name))
+        if index != "":
+            own = number if index is None else f"{number}[{index}]"
+            yield _sighting(BatchId(own), tag, int(index or 0), one, root)
+            continue
+        if one.job_state in "QHWT" or one.substate == TERMINATED:  # before it began, or never
+            for nr in tasks(str(one.array_indices_submitted)):
+                if f"{number}[{nr}]{batch_id.partition(']')[2]}" not in jobs:
+                    yield _sighting(BatchId(f"{number}[{nr}]"), tag, nr, one, root)
+
+
+def _sighting(batch_id: BatchId, tag: Tag, index: int, one: _Job, root: Path) -> Sighting:
+    phase, ending, detail = PHASE.get(one.job_state), None, DETAIL.get(one.job_state, "")
+    if phase is Phase.ENDED:
+        ending, detail = _ending(one)
+        if ending is Ending.FAILED:
+            detail = because(detail, root / tag / str(index))
+    elif phase is None:
+        detail = f"PBS's state {one.job_state} is not known here"
+    elif phase is Phase.HELD:
+        detail = detail or str(one.comment) or "held"
+    elif phase is Phase.QUEUED and str(one.comment).startswith("Can Never Run"):
+        phase, detail = Phase.HELD, str(one.comment)
+    return Sighting(
+        batch_id=batch_id, tag=tag, index=index, phase=phase, ending=ending, detail=detail
+    )
+
+
+def _ending(one: _Job) -> tuple[Ending, str]:
+    """By exit status; a negative one is the server's own."""
+    status, comment = one.Exit_status, str(one.comment)
+    if status == OVER_WALLTIME:
+        return Ending.WALLTIME, comment
+    if one.substate == TERMINATED:
+        return Ending.CANCELLED, comment
+    if status is None:
+        return Ending.FAILED, comment or "ended without an exit status"
+    if status == 0:
+        return Ending.DONE, ""
+    if status in OVER_MEMORY:
+        return Ending.OOM, comment
+    if status in OVER_CPU:
+        return Ending.FAILED, f"exceeded a limit, exit status {status}: {comment}"
+    if status < 0:
+        return Ending.NODE_FAIL, f"exit status {status}: {comment}"
+    if status > 128:
+        return Ending.FAILED, f"killed by signal {status - (256 if status > 256 else 128)}"
+    return Ending.FAILED, f"exit code {status}"
