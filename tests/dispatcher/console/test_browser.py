@@ -50,7 +50,7 @@ def test_a_reader_clicks_through_to_a_live_log(
     said = time.monotonic()
     pilot.say(job_id, "event 2 of 3\n")
     expect(page.locator(".line", has_text="event 2 of 3")).to_be_visible()
-    assert time.monotonic() - said < 1.5
+    assert time.monotonic() - said < 5
     expect(page.locator(".heading .state")).to_have_text("running")
     expect(page.locator(".curves figcaption b")).to_have_text(["CPU", "Memory", "Disk"])
     pilot.report(job_id)

