@@ -139,7 +139,8 @@ def qsub(argv):
             fail("qsub: Illegal attribute or resource value Resource_List.walltime", 166)
         if "nosuch" in one:
             fail("qsub: Unknown resource: nosuch", 187)
-        if queue == "short" and name == "walltime" and value >= "1:00:00":
+        hours = int(value.split(":")[0]) if name == "walltime" else 0
+        if queue == "short" and hours:
             fail("qsub: Job violates queue and/or server resource limits", 188)
     if not words or not Path(words[0]).is_file():
         fail("qsub: script file:: No such file or directory", 1)

@@ -1,0 +1,299 @@
+"""PBS's plugin on recordings of OpenPBS 23.06.06, and the stand-in held to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailurus.protocol.worker import Ending, Phase
+from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
+from plugins.batch.commands import Ran
+from plugins.batch.pbs import PBS, PBSOptions, parse, qsub
+from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+
+TAG = Tag("aabcdtag")
+NOWHERE = Path("/nowhere")
+STANDIN = Path(__file__).parents[1] / "standins" / "pbs"
+
+
+def plugin(root, *answers, **options):
+    player = Player(list(answers))
+    return PBS(PBSOptions(**options), root, "aabcd", run=player), player
+
+
+def rows(stem, name=""):
+    text = (RECORDED / "pbs" / f"{stem}.json.out").read_text()
+    return {row.batch_id: row for row in parse(text, name, NOWHERE)}
+
+
+def one(**job):
+    found = {"Jobs": {"17[3].pbshost": {"Job_Name": TAG, **job}}}
+    (row,) = parse(json.dumps(found), "aabcd", NOWHERE)
+    return row
+
+
+# --- states ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [("Q", Phase.QUEUED), ("W", Phase.QUEUED), ("T", Phase.QUEUED), ("H", Phase.HELD),
+     ("R", Phase.STARTING), ("B", Phase.STARTING), ("S", Phase.HELD), ("U", Phase.HELD),
+     ("E", Phase.DRAINING)],
+)  # fmt: skip
+def test_each_state_that_goes_on_has_a_phase(state, phase):
+    assert (one(job_state=state).phase, one(job_state=state).ending) == (phase, None)
+
+
+@given(st.text(max_size=5).filter(lambda text: text not in set("QWTHRBSUEFX")))
+def test_e4_a_state_that_we_do_not_know_is_no_verdict(state):
+    assert (one(job_state=state).phase, one(job_state=state).ending) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("stem", "ending"),
+    [
+        ("qstat_x_finished_ok", Ending.DONE),
+        ("qstat_x_fail3", Ending.FAILED),
+        ("qstat_x_kill9", Ending.FAILED),
+        ("qstat_x_walltime", Ending.WALLTIME),
+        ("qstat_x_lostnode", Ending.NODE_FAIL),
+        ("qstat_x_qdel_running", Ending.CANCELLED),
+        ("qstat_x_qdel_held", Ending.CANCELLED),
+    ],
+)
+def test_each_recorded_end_has_an_ending(stem, ending):
+    (row,) = rows(stem).values()
+    assert (row.phase, row.ending) == (Phase.ENDED, ending)
+
+
+@pytest.mark.parametrize(
+    ("status", "ending"), [(-27, Ending.OOM), (-28, Ending.FAILED), (265, Ending.FAILED)]
+)
+def test_the_servers_own_exit_statuses(status, ending):
+    assert one(job_state="F", substate=93, Exit_status=status).ending is ending
+
+
+def test_an_expired_task_whose_end_nobody_tells_has_failed():
+    assert one(job_state="X").ending is Ending.FAILED
+
+
+def test_a_recorded_listing_is_read():
+    found = rows("qstat_f_mixed")
+    assert found["58"].phase is Phase.STARTING
+    assert found["59"].phase is Phase.HELD
+    assert found["60"].phase is Phase.QUEUED
+    assert found["62"].phase is Phase.HELD
+    assert found["62"].detail.startswith("Can Never Run")
+
+
+def test_a_recorded_array_is_read_by_task():
+    found = rows("qstat_f_array_subjobs", "arr")
+    assert len(found) == 10
+    assert found["66[0]"].phase is Phase.STARTING
+    assert found["66[9]"].phase is Phase.QUEUED
+    done = rows("qstat_x_array_done", "arr")
+    assert {key: row.ending for key, row in done.items()} == {
+        f"67[{n}]": Ending.DONE for n in (1, 2, 3)
+    }
+
+
+def test_an_array_without_rows_for_its_tasks_stands_for_them():
+    job = {"Job_Name": TAG, "job_state": "Q", "array_indices_submitted": "0-2"}
+    text = json.dumps({"Jobs": {"17[].pbshost": job}})
+    found = list(parse(text, "aabcd", NOWHERE))
+    assert [(row.batch_id, row.phase) for row in found] == [
+        (f"17[{n}]", Phase.QUEUED) for n in range(3)
+    ]
+
+
+# --- listings ----------------------------------------------------------------------------------------
+
+
+def test_a_server_without_jobs_is_an_empty_listing(tmp_path):
+    batch, player = plugin(tmp_path, recorded("pbs", "qstat_empty.json"))
+    assert batch.listing() == ()
+    assert len(player.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [recorded("pbs", "err_server_down_qstat"), Ran(0, '{"Jobs":{"1.p":{'), Ran(0, "Hi\n"), HUNG],
+)
+def test_b2_what_is_no_listing_is_no_empty_listing(tmp_path, answer):
+    batch, _ = plugin(tmp_path, answer)
+    with pytest.raises(BatchError):
+        batch.listing()
+
+
+def test_json_that_others_broke_is_asked_again_for_our_own(tmp_path):
+    broken = Ran(0, '{"Jobs":{"1.pbshost":{"Variable_List":{"A":007}}}}\n')
+    ours = {"Jobs": {"17.pbshost": {"Job_Name": TAG, "job_state": "R"}}}
+    gone = recorded("pbs", "err_qstat_finished_without_x")
+    batch, player = plugin(
+        tmp_path, broken, Ran(0, "17.pbshost\n18.pbshost\n"), Ran(0, json.dumps(ours) + "\n"), gone,
+        user="alice",
+    )  # fmt: skip
+    assert [row.batch_id for row in batch.listing()] == ["17"]
+    assert [argv[0] for argv in player.asked] == ["qstat", "qselect", "qstat", "qstat"]
+    assert player.asked[1] == ["qselect", "-u", "alice"]
+
+
+# --- submissions -------------------------------------------------------------------------------------
+
+
+def test_an_accepted_job_or_array_has_an_id_for_each_worker(tmp_path):
+    batch, _ = plugin(tmp_path, recorded("pbs", "qsub_ok"), recorded("pbs", "qsub_array"))
+    assert batch.submit(order(tmp_path), TAG) == Accepted({0: "54"})
+    assert batch.submit(order(tmp_path, 2), TAG) == Accepted({0: "66[0]", 1: "66[1]"})
+
+
+REFUSALS = ("bad_array", "bad_option", "unknown_queue", "queue_disabled", "unknown_resource",
+            "walltime_over_queue_max", "bad_walltime", "no_script")  # fmt: skip
+
+
+@pytest.mark.parametrize("stem", REFUSALS)
+def test_a_refusal_is_a_refusal(tmp_path, stem):
+    batch, _ = plugin(tmp_path, recorded("pbs", f"err_{stem}"))
+    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        recorded("pbs", "err_server_down_qsub"),
+        recorded("pbs", "qsub_array"),  # an array, and one job was asked for
+        Ran(0, "Welcome\n54.pbshost\n"),
+        Ran(0, "54.pbshost\n55.pbshost\n"),
+        Ran(0, "54.pbshost"),
+        Ran(1, "54.pbshost\n"),
+        Ran(0),
+        HUNG,
+    ],
+)
+def test_e2_anything_else_is_unclear(tmp_path, answer):
+    batch, _ = plugin(tmp_path, answer)
+    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
+
+
+def test_a_command_that_is_not_there_submitted_nothing(tmp_path):
+    batch, _ = plugin(tmp_path, MISSING)
+    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
+
+
+def test_an_order_is_one_command_with_all_that_the_slot_asks():
+    options = PBSOptions(queue="q", account="a", project="p", chunk="cpu_type=milan", place="excl")
+    argv = qsub(options, order(Path("/a"), 50, gpus=2), TAG)
+    text = " ".join(argv)
+    for words in ("-J 0-49 -r y", "-N aabcdtag", "-q q", "-A a", "-P p", "-l place=excl",
+                  "-l select=1:ncpus=4:mem=2000mb:ngpus=2:cpu_type=milan", "walltime=2:00:00"):  # fmt: skip
+        assert words in text
+    assert "-r n" in " ".join(qsub(options, order(Path("/a")), TAG))
+    assert "-V" not in argv
+
+
+# --- cancelling --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", ["err_qdel_unknown", "err_qdel_finished"])
+def test_what_has_gone_needs_no_cancel(tmp_path, stem):
+    batch, _ = plugin(tmp_path, recorded("pbs", stem))
+    batch.cancel(["17"])
+
+
+@pytest.mark.parametrize("stem", ["err_qdel_not_owner", "err_server_down_qdel"])
+def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
+    batch, _ = plugin(tmp_path, recorded("pbs", stem))
+    with pytest.raises(BatchError):
+        batch.cancel(["17"])
+
+
+# --- the stand-in is no freer than the recordings ----------------------------------------------------
+
+
+@pytest.fixture
+def standin(tmp_path):
+    (tmp_path / "ok.sh").write_text("exit 0\n")
+    (tmp_path / "long.sh").write_text("exec sleep 30\n")
+
+    def call(name, *argv):
+        env = {**os.environ, "PBS_STANDIN": str(tmp_path)}
+        done = subprocess.run(
+            [STANDIN / name, *argv], check=False, capture_output=True, text=True, env=env,
+            cwd=tmp_path, timeout=20,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("stem", "argv"),
+    [
+        ("err_bad_array", ("qsub", "-J", "5-1", "ok.sh")),
+        ("err_unknown_queue", ("qsub", "-q", "nosuch", "ok.sh")),
+        ("err_queue_disabled", ("qsub", "-q", "closed", "ok.sh")),
+        (
+            "err_walltime_over_queue_max",
+            ("qsub", "-q", "short", "-l", "walltime=01:00:00", "ok.sh"),
+        ),
+        ("err_unknown_resource", ("qsub", "-l", "select=1:nosuch=1", "ok.sh")),
+        ("err_bad_walltime", ("qsub", "-l", "walltime=nonsense", "ok.sh")),
+        ("err_no_script", ("qsub", "nosuch.sh")),
+        ("err_qdel_unknown", ("qdel", "999999")),
+        ("err_qstat_unknown", ("qstat", "-f", "-F", "json", "999999")),
+    ],
+)
+def test_the_standin_refuses_as_the_real_one(standin, stem, argv):
+    ours, real = standin(*argv), recorded("pbs", stem)
+    assert ours.code == real.code
+    assert ours.err.splitlines()[0].rstrip() == real.err.splitlines()[0].rstrip()
+
+
+def test_the_standin_is_down_as_the_real_one(standin, tmp_path):
+    (tmp_path / "down").touch()
+    for name, argv in (("qsub", ("ok.sh",)), ("qstat", ("-f", "-F", "json")), ("qdel", ("1",))):
+        ours, real = standin(name, *argv), recorded("pbs", f"err_server_down_{name}")
+        assert (ours.code, ours.err) == (real.code, real.err)
+
+
+def test_the_standin_shows_jobs_as_the_real_one(standin):
+    def shown(*argv):
+        return json.loads(standin("qstat", "-f", "-F", "json", *argv).out)
+
+    assert set(shown()) == set(json.loads(recorded("pbs", "qstat_empty.json").out))
+    alone = standin("qsub", "-N", "running", "long.sh").out.strip()
+    array = standin("qsub", "-N", "arr", "-J", "0-1", "long.sh").out.strip()
+    assert (alone, array) == ("54.pbshost", "55[].pbshost")
+    _held(shown()["Jobs"][alone], "qstat_f_running.json", "58.pbshost")
+    tasks = shown("-t")["Jobs"]
+    _held(tasks[array], "qstat_f_array_subjobs.json", "66[].pbshost")
+    _held(tasks["55[1].pbshost"], "qstat_f_array_subjobs.json", "66[1].pbshost")
+    assert standin("qdel", "54", "55[]").code == 0
+    ended = json.loads((RECORDED / "pbs" / "qstat_x_qdel_running.json.out").read_text())["Jobs"]
+    assert ended
+    found = {}
+    for _ in range(200):
+        found = shown("-x").get("Jobs", {})
+        if all(job["job_state"] == "F" for job in found.values()):
+            break
+    _held(found[alone], "qstat_x_qdel_running.json", "82.pbshost")
+    assert standin("qdel", "54").code == recorded("pbs", "err_qdel_finished").code
+    late = standin("qstat", "-f", "-F", "json", "54.pbshost")
+    assert late.code == recorded("pbs", "err_qstat_finished_without_x").code
+
+
+def _held(ours, stem, batch_id):
+    """Ours has no key that the real one lacks, and the same values where they are states."""
+    real = json.loads(recorded("pbs", stem).out)["Jobs"][batch_id]
+    assert ours.keys() <= real.keys()
+    for key in ("job_state", "substate", "Exit_status", "array_index"):
+        assert type(ours.get(key)) is type(real.get(key))
+    for key in ("job_state", "substate"):
+        assert ours[key] == real[key]

@@ -1,0 +1,275 @@
+"""Slurm's plugin on recordings of Slurm 22.05.8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ailurus.protocol.worker import Ending, Phase
+from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
+from plugins.batch import slurm
+from plugins.batch.commands import Ran
+from plugins.batch.slurm import Slurm, SlurmOptions, parse_sacct, parse_squeue, sbatch, tasks
+from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+
+TAG = Tag("aabcdtag")
+
+
+def plugin(root, *answers, **options):
+    player = Player(list(answers))
+    return Slurm(SlurmOptions(**options), root, "aabcd", run=player), player
+
+
+def one(state, reason="None", root=Path("/nowhere")):
+    (found,) = parse_squeue(f"17|3|{state}|{reason}|n1|{TAG}\n", "aabcd", root)
+    return found
+
+
+# --- states ------------------------------------------------------------------------------------------
+
+STATES = {
+    "PENDING": Phase.QUEUED, "REQUEUED": Phase.QUEUED, "REQUEUE_FED": Phase.QUEUED,
+    "CONFIGURING": Phase.QUEUED, "POWER_UP_NODE": Phase.QUEUED,
+    "REQUEUE_HOLD": Phase.HELD, "SPECIAL_EXIT": Phase.HELD, "RESV_DEL_HOLD": Phase.HELD,
+    "SUSPENDED": Phase.HELD, "STOPPED": Phase.HELD,
+    "RUNNING": Phase.STARTING, "RESIZING": Phase.STARTING, "SIGNALING": Phase.STARTING,
+    "EXPEDITING": Phase.STARTING, "COMPLETING": Phase.DRAINING, "STAGE_OUT": Phase.DRAINING,
+    "UPDATE_DB": Phase.DRAINING,
+}  # fmt: skip
+ENDINGS = {
+    "COMPLETED": Ending.DONE, "TIMEOUT": Ending.WALLTIME, "DEADLINE": Ending.WALLTIME,
+    "PREEMPTED": Ending.PREEMPTED, "NODE_FAIL": Ending.NODE_FAIL, "BOOT_FAIL": Ending.NODE_FAIL,
+    "LAUNCH_FAILED": Ending.NODE_FAIL, "RECONFIG_FAIL": Ending.NODE_FAIL,
+    "OUT_OF_MEMORY": Ending.OOM, "CANCELLED": Ending.CANCELLED, "REVOKED": Ending.CANCELLED,
+    "FAILED": Ending.FAILED,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "phase"), STATES.items())
+def test_each_state_that_goes_on_has_a_phase(state, phase):
+    assert (one(state).phase, one(state).ending) == (phase, None)
+
+
+@pytest.mark.parametrize(("state", "ending"), ENDINGS.items())
+def test_each_state_that_ends_has_an_ending(state, ending):
+    assert (one(state).phase, one(state).ending) == (Phase.ENDED, ending)
+
+
+@given(
+    st.text(st.characters(codec="ascii", categories=["Lu"], include_characters="_+"), max_size=30)
+)
+def test_e4_a_state_that_we_do_not_know_is_no_verdict(state):
+    if state not in {*STATES, *ENDINGS}:
+        found = one(state)
+        assert (found.phase, found.ending) == (None, None)
+        assert state in found.detail
+
+
+@pytest.mark.parametrize(
+    "reason", ["JobHeldUser", "JobHeldAdmin", "launch_failed_requeued_held", "BadConstraints"]
+)
+def test_what_waits_for_somebody_is_held_and_says_why(reason):
+    assert (one("PENDING", reason).phase, one("PENDING", reason).detail) == (Phase.HELD, reason)
+
+
+def test_a_failed_worker_shows_its_last_words(tmp_path):
+    (tmp_path / TAG / "3").mkdir(parents=True)
+    (tmp_path / TAG / "3" / "stderr").write_text("pilot: not found\n")
+    found = one("FAILED", "NonZeroExitCode", tmp_path)
+    assert found.detail == "FAILED: NonZeroExitCode on n1: pilot: not found"
+
+
+# --- listings ----------------------------------------------------------------------------------------
+
+
+def as_we_ask(text):
+    """Rows of the recorded format in the order of ours."""
+    for line in text.splitlines():
+        _, _, job, task, name, state, reason, nodes = line.split("|")
+        yield f"{job}|{task}|{state}|{reason}|{nodes}|{name}\n"
+
+
+def test_a_recorded_listing_is_read_by_task():
+    text = "".join(as_we_ask((RECORDED / "slurm" / "squeue_t_all_end.out").read_text()))
+    found = {f"{row.tag}.{row.index}": row for row in parse_squeue(text, "arr", Path("/nowhere"))}
+    assert found["arrok.3"].ending is Ending.DONE
+    assert found["arr.0"].ending is Ending.CANCELLED
+    assert found["arr.9"].ending is Ending.CANCELLED  # of a line for 3-4,6-9
+    assert "arr.5" not in found
+
+
+def test_jobs_of_others_and_noise_are_not_ours():
+    noise = f"CLUSTER: c1\nWelcome!\n17|N/A|RUNNING|None|n1|{TAG}\n9|0|FAILED|None||other\n"
+    assert list(parse_squeue(noise, "aabcd", Path("/nowhere"))) == []
+
+
+@given(st.text(max_size=300))
+def test_no_text_at_all_breaks_the_reader(text):
+    for found in parse_squeue(text, "aabcd", Path("/nowhere")):
+        assert found.tag.startswith("aabcd")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        recorded("slurm", "err_timeout_squeue"),
+        recorded("slurm", "err_down_squeue"),
+        recorded("slurm", "err_munge_down"),
+        Ran(0, "", "slurm_load_jobs error: Unexpected message received\n"),
+        Ran(0, f"17|3|RUNNING|None|n1|{TAG}\n17|4|RUNN"),
+        HUNG,
+    ],
+)
+def test_b2_what_is_no_listing_is_no_empty_listing(tmp_path, answer):
+    batch, _ = plugin(tmp_path, answer)
+    with pytest.raises(BatchError):
+        batch.listing()
+
+
+def test_one_command_lists_all(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0))
+    assert batch.listing() == ()
+    (asked,) = player.asked
+    assert asked[0] == "squeue"
+    assert "--states=all" in asked
+
+
+# --- history -----------------------------------------------------------------------------------------
+
+
+def test_a_recorded_history_is_read_by_task():
+    text = (RECORDED / "slurm" / "sacct_X_P.out").read_text()
+    found = {row.batch_id: row for row in parse_sacct(text, TAG, Path("/nowhere"))}
+    assert found["1350_3"].ending is Ending.DONE
+    assert found["1349_0"].ending is Ending.CANCELLED  # "CANCELLED by 2001"
+
+
+def test_tasks_that_never_began_share_a_line():
+    text = "1349_[3-4,6-9%3]|CANCELLED by 0|0:0|None assigned\n"
+    found = list(parse_sacct(text, TAG, Path("/nowhere")))
+    assert [row.index for row in found] == [3, 4, 6, 7, 8, 9]
+    assert {row.ending for row in found} == {Ending.CANCELLED}
+
+
+def test_the_queue_knows_better_than_the_history(tmp_path):
+    past = Ran(0, "17_0|RUNNING|0:0|n1\n17_1|COMPLETED|0:0|n1\n")
+    batch, _ = plugin(tmp_path, past, Ran(0, f"17|0|TIMEOUT|TimeLimit|n1|{TAG}\n"))
+    found = {one.index: one.ending for one in batch.find(TAG)}
+    assert found == {0: Ending.WALLTIME, 1: Ending.DONE}
+
+
+def test_a_site_without_accounts_is_asked_once(tmp_path):
+    none = Ran(1, "", "Slurm accounting storage is disabled\n")
+    batch, player = plugin(tmp_path, none, Ran(0), Ran(0))
+    assert batch.find(TAG) == ()
+    assert batch.find(TAG) == ()
+    assert [argv[0] for argv in player.asked] == ["sacct", "squeue", "squeue"]
+
+
+def test_b4_accounts_that_are_down_are_no_absence(tmp_path):
+    batch, _ = plugin(tmp_path, Ran(1, "", "sacct: error: Problem talking to the database\n"))
+    with pytest.raises(BatchError, match="Problem talking"):
+        batch.find(TAG)
+
+
+# --- submissions -------------------------------------------------------------------------------------
+
+
+def test_an_accepted_array_has_an_id_for_each_worker(tmp_path):
+    batch, _ = plugin(tmp_path, recorded("slurm", "sbatch_array_parsable"))
+    assert batch.submit(order(tmp_path, 2), TAG) == Accepted({0: "1349_0", 1: "1349_1"})
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["bad_partition", "invalid_account", "too_many_nodes", "too_many_cpus", "bad_array", "bad_qos",
+     "time_over_partition_limit", "bad_time", "no_file", "no_shebang", "bad_option"],
+)  # fmt: skip
+def test_a_refusal_is_a_refusal(tmp_path, stem):
+    batch, _ = plugin(tmp_path, recorded("slurm", f"err_{stem}"))
+    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        recorded("slurm", "err_timeout_sbatch"),
+        recorded("slurm", "err_down_sbatch"),
+        recorded("slurm", "err_munge_down_sbatch"),
+        recorded("slurm", "sbatch_plain"),  # free text
+        Ran(0, "Welcome to the cluster\n17\n"),
+        Ran(0, "17\n18\n"),
+        Ran(0, "17"),
+        Ran(0, ""),
+        Ran(1, "17\n"),
+        Ran(1, "17\n", "sbatch: error: Batch job submission failed: Invalid qos specification\n"),
+        Ran(1, "", "sbatch: error: Batch job submission failed: Unspecified error\n"),
+        Ran(-9),
+        HUNG,
+    ],
+)
+def test_e2_anything_else_is_unclear(tmp_path, answer):
+    batch, _ = plugin(tmp_path, answer)
+    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
+
+
+def test_a_command_that_is_not_there_submitted_nothing(tmp_path):
+    batch, _ = plugin(tmp_path, MISSING)
+    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
+
+
+def test_an_order_is_one_command_with_all_that_the_slot_asks(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0, "17;c1\n"), account="a", partition="std", cluster="c1")
+    asked = order(tmp_path, 50, gpus=2, wait_s=60, extra={"partition": "gpu", "memory": False})
+    assert len(batch.submit(asked, TAG).ids) == 50
+    (argv,) = player.asked
+    wanted = {"--array=0-49", "--partition=gpu", "--account=a", "--gpus-per-node=2", "--no-requeue",
+              "--time=2:00:00", "--signal=B:USR1@60", "--deadline=now+7260", "--clusters=c1"}  # fmt: skip
+    assert wanted <= set(argv)
+    assert not any(word.startswith("--mem") for word in argv)
+
+
+def test_a_percent_sign_in_a_path_is_no_placeholder():
+    argv = sbatch(SlurmOptions(), order(Path("/a%b")), TAG)
+    assert "--output=/a%%b/%a/stdout" in argv
+
+
+def test_a_short_worker_is_told_to_stop_in_its_last_tenth():
+    argv = sbatch(SlurmOptions(), order(Path("/a"), walltime_s=300), TAG)
+    assert "--signal=B:USR1@30" in argv
+
+
+# --- cancelling --------------------------------------------------------------------------------------
+
+
+def test_a_thousand_are_cancelled_by_two_commands(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0))
+    batch.cancel([f"17_{n}" for n in range(1000)])
+    assert [len(argv) for argv in player.asked] == [501, 501]
+
+
+def test_a_cancel_that_nobody_heard_is_an_error(tmp_path):
+    batch, _ = plugin(tmp_path, recorded("slurm", "err_down_scancel"))
+    with pytest.raises(BatchError, match="Unable to contact"):
+        batch.cancel(["17_0"])
+
+
+def test_a_prefix_stands_before_every_command(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0, "17\n"), prefix=["ssh", "login"])
+    batch.submit(order(tmp_path), TAG)
+    batch.cancel(["17_0"])
+    assert all(argv[:2] == ["ssh", "login"] for argv in player.asked)
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"), [("3", [3]), ("0-2%1", [0, 1, 2]), ("1,4-8:2", [1, 4, 6, 8]), ("N/A", [])]
+)
+def test_task_lists(text, indices):
+    assert tasks(text) == indices
+
+
+def test_all_states_are_tested_here():
+    assert set(slurm.PHASE) | set(slurm.ENDING) == {*STATES, *ENDINGS}
