@@ -32,6 +32,7 @@ Asgi = Callable[..., Awaitable[None]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
 
 log = Log("http")
+PANDA = ("/server/panda/", "/api/v1/", "/api/latest/", "/cache/", "/trf/")
 
 
 class App:
@@ -43,11 +44,13 @@ class App:
         issuer: Issuer,
         console: Asgi | None,
         stream: Stream | None,
+        panda: Asgi | None,
         host_names: Collection[str],
     ) -> None:
         self._issuer = issuer
         self._console = console
         self._stream = stream
+        self._panda = panda
         self._hosts = session.Hosts(host_names)
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -171,6 +174,8 @@ class App:
             if self._closing:
                 raise Rejected(503, "the dispatcher is stopping")
             await web.answer_json(send, m.Done())
+        elif self._panda is not None and path.startswith(PANDA):
+            await self._panda(scope, receive, send)
         elif self._console is not None and (path == "/" or path.startswith("/console")):
             await self._console(scope, receive, send)
         else:
@@ -240,11 +245,12 @@ def make_app(
     *,
     console: Asgi | None = None,
     stream: Stream | None = None,
+    panda: Asgi | None = None,
     host_names: Collection[str] = (),
 ) -> App:
     """The application over `service`, which has one method for each route.
 
-    `console` answers `/` and `/console/…`; `stream` gives the events of the route `stream`, as the
+    `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream` gives the events of the route `stream`, as the
     bytes that are sent; `host_names` are ours beside localhost and addresses.
     """
-    return App(service, issuer, console, stream, host_names)
+    return App(service, issuer, console, stream, panda, host_names)

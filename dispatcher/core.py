@@ -158,8 +158,11 @@ class Core:
 
     def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
         """What authorises the final report of one attempt. Derived, so that no store holds it."""
-        text = f"{job_id}.{attempt_nr}.{worker_id}".encode()
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:40]
+        return self.key(f"{job_id}.{attempt_nr}.{worker_id}")
+
+    def key(self, purpose: str) -> str:
+        """A key for one purpose, derived from the dispatcher's secret."""
+        return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()[:40]
 
     def remember(
         self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float

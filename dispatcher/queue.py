@@ -136,7 +136,8 @@ def _located(file: InputFile, made: Mapping[str, Sequence[object]]) -> InputFile
         return file
     url, size, adler32, md5 = made[file.name]
     return msgspec.convert(
-        {"name": file.name, "url": url, "size": size, "adler32": adler32, "md5": md5}, InputFile
+        {"name": file.name, "url": url, "size": size, "adler32": adler32 or None, "md5": md5},
+        InputFile,
     )
 
 

@@ -82,6 +82,11 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
         raise Rejected(415, "the body is not JSON", remedy="send Content-Type: application/json")
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise Rejected(415, "compressed bodies are not read", remedy="send it as it is")
+    return await read_bytes(receive, headers, limit)
+
+
+async def read_bytes(receive: Receive, headers: Headers, limit: int) -> bytes:
+    """The body of a request, whatever it is. Raises Rejected when it is too long or cut off."""
     said = headers.get(b"content-length", b"0")
     if not said.isdigit() or len(said) > 18 or int(said) > limit:
         raise _too_long(limit)

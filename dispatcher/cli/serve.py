@@ -47,6 +47,29 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--heartbeat", type=duration_s, metavar="10s", help="how often workers report"
     )
+    panda = parser.add_argument_group("clients of PanDA")
+    panda.add_argument(
+        "--panda-open",
+        action="append",
+        default=[],
+        metavar="QUEUE",
+        help="serve this queue to pilots without a token",
+    )
+    panda.add_argument(
+        "--panda-storage",
+        default="",
+        metavar="DIR",
+        help="file storage of their sites, for the descriptions under /cache/",
+    )
+    panda.add_argument(
+        "--panda-queues",
+        type=Path,
+        metavar="DIR",
+        help="own descriptions: QUEUE.json, ddmendpoints.json",
+    )
+    panda.add_argument(
+        "--panda-transforms", default="", metavar="URL", help="where pilots get the transform"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -125,6 +148,7 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
     from dispatcher.console.app import console
     from dispatcher.core import Settings
     from dispatcher.live import Live
+    from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.service import Service
     from dispatcher.store import open_store
 
@@ -136,6 +160,12 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
 
     settings = Settings() if args.heartbeat is None else Settings(heartbeat_s=args.heartbeat)
     secret = bytes.fromhex(kept.secret)
+    panda = PandaSettings(
+        open_queues=frozenset(args.panda_open),
+        storage=args.panda_storage,
+        folder=args.panda_queues,
+        transforms=args.panda_transforms,
+    )
     with contextlib.closing(_bound(host, port)) as listener:
         store = open_store(args.store)
         service = await Service.open(store, secret=secret, mint=mint, settings=settings)
@@ -146,6 +176,7 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
                 issuer,
                 console=console(),
                 stream=live.stream,
+                panda=Panda(service, issuer, panda),
                 host_names=[*args.host_name, host, socket.gethostname()],
             )
             server = _server(app, args)

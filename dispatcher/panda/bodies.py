@@ -88,11 +88,12 @@ def form(data: bytes) -> dict[str, Any]:
 def _json(body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body or b"{}")
+        whole = not _SURROGATE.search(json.dumps(given, ensure_ascii=False))
     except (ValueError, RecursionError) as error:  # the words of the standard library, as PanDA's
         raise BadBody(f"ERROR : received invalid JSON : {error}") from None
     if not isinstance(given, dict):
         raise BadBody("ERROR : received invalid JSON : the body is no object")
-    if _SURROGATE.search(json.dumps(given, ensure_ascii=False)):
+    if not whole:
         raise BadBody("ERROR : received invalid JSON : half a surrogate pair is no text")
     return given
 

@@ -219,7 +219,8 @@ select start, stop, piece from log where job_id = :job_id and attempt_nr = :atte
 select worker_id, lease_s from worker w where lease_s is not null
     and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
 -- name: worker.serve
-update worker set queue = :queue, site = :site, lease_s = :lease_s where worker_id = :worker_id
+update worker set queue = case when :queue = '' then queue else :queue end,
+    site = case when :queue = '' then site else :queue end, lease_s = :lease_s where worker_id = :worker_id
 -- name: worker.last_index
 select coalesce(max(idx), 0) from worker where intent = :intent
 -- name: worker.place
@@ -233,6 +234,8 @@ insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :nam
 select at, data from panda_fact where kind = :kind and owner = :owner and name = :name
 -- name: fact.since
 select owner, name, data from panda_fact where kind = :kind and at >= :since order by owner, name limit 10000
+-- name: fact.names
+select name from panda_fact where kind = :kind and owner = :owner and at >= :since limit 1000
 -- name: command.put
 insert into panda_command (harvester, command, params, state, ack, made)
     values (:harvester, :command, :params, 'new', :ack, :now)

@@ -1,0 +1,217 @@
+"""Jobs for a PanDA client: leased as to any other worker, written as PanDA writes them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol import panda
+from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher import queue
+from dispatcher.core import end_worker
+from dispatcher.leases import Lease
+from dispatcher.panda.party import Party
+from dispatcher.ports import Tx
+from dispatcher.queue import Leased
+from dispatcher.service import Service
+
+LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
+LONGEST_ARGUMENTS = 90_000  # bytes; a shell line is limited to 128 KiB
+BOUNDLESS = 100_000_000
+ANYTHING = Room(cores=1_000_000, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
+_decode = msgspec.json.Decoder(JobSpec).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """A pilot or a Harvester that wants jobs."""
+
+    site: str
+    node: str = ""
+    label: str = ""
+    memory_mb: int = 0  # 0: not said
+    disk_mb: int = 0
+    count: int = 1
+    seconds_left: int = 0
+    resource_type: str = ""
+    task_id: int = 0
+    harvester_id: str = ""
+    worker_id: int = 0
+    transforms: str = ""  # base URL where this pilot gets its transform
+    home: str = ""  # our own URL, as the pilot reached us
+
+
+class Place(Struct, frozen=True):
+    """A worker of ours that stands for a PanDA client."""
+
+    instance: str = ""  # of a client without a worker id
+    intent: str = ""  # of a Harvester's worker: who planned it, and its number
+    index: int = 0
+
+
+def intent_of(harvester_id: str) -> str:
+    """The intent under which all workers of a Harvester are planned."""
+    return f"harvester:{harvester_id}"[:200]
+
+
+def place_of(ask: Ask) -> Place:
+    """Which worker asks."""
+    if ask.harvester_id and ask.worker_id > 0:
+        return Place(intent=intent_of(ask.harvester_id), index=ask.worker_id)
+    if ask.harvester_id:  # it takes jobs to its own workers
+        return Place(instance=f"panda:{ask.harvester_id}"[:200])
+    return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
+
+
+def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> int:
+    """The worker at a place, made if it is new; `active` if it is its pilot that speaks."""
+    facts = {
+        "host": "",
+        "instance": place.instance,
+        "batch_id": "",
+        "version": "PanDA",
+        "total": _encode(ANYTHING).decode(),
+        "now": now,
+    }
+    if place.intent:
+        row = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        row = row or tx.one(
+            "worker.plan",
+            site=site,
+            queue=site,
+            intent=place.intent,
+            idx=place.index,
+            deadline=None,
+        )
+    else:
+        row = tx.one("worker.of_instance", instance=place.instance)
+        row = row or tx.one("worker.add", site=site, queue=site, **facts)
+    worker_id = int(row[0]) if row else 0
+    tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
+    if active:
+        tx.run("worker.register", worker_id=worker_id, **facts)
+        tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ACTIVE))
+    return worker_id
+
+
+async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
+    """Jobs for a client, as dictionaries. Empty: there is none that it can run."""
+    if ask.task_id not in (0, 1):  # all our jobs are of one task, and its number is 1
+        return []
+    place = place_of(ask)
+
+    def change(tx: Tx) -> tuple[int, list[Leased], list[str]]:
+        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
+        leased = _lease(service, tx, ask, worker_id)
+        if not leased:
+            raise _NoneToday  # and no trace of the client is kept
+        owners = [row[7] for job in leased if (row := tx.one("job.standing", job_id=job.job_id))]
+        return worker_id, leased, owners
+
+    try:
+        worker_id, leased, owners = await service.store.write(change)
+    except _NoneToday:
+        return []
+    hear(service, worker_id, ask.site, ask.node)
+    until = service.awake.now + LEASE_S
+    for job in leased:
+        lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
+        service.leases.add(lease)
+    return [
+        panda.dictionary(_sent(service, ask, worker_id, job, owner))
+        for job, owner in zip(leased, owners, strict=True)
+    ]
+
+
+def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int) -> list[Leased]:
+    room = Room(
+        cores=ANYTHING.cores,
+        memory_mb=ask.memory_mb or BOUNDLESS,
+        disk_mb=ask.disk_mb or BOUNDLESS,
+        seconds_left=ask.seconds_left or None,
+    )
+    return queue.lease(
+        tx,
+        worker_id=worker_id,
+        queue=ask.site,
+        room=room,
+        count=max(1, min(ask.count, 1000)),
+        request=f"panda-{secrets.token_hex(8)}",  # PanDA has no word for the same request again
+        shapes=service.shapes,
+        now=service.now(),
+        suits=lambda shape: panda.of_type(shape, ask.resource_type),
+    )
+
+
+def _sent(service: Service, ask: Ask, worker_id: int, job: Leased, owner: str) -> panda.Sent:
+    sent = panda.Sent(
+        job_id=job.job_id,
+        attempt_nr=job.attempt_nr,
+        spec=_decode(job.spec),
+        owner=owner,
+        label=ask.label if ask.label not in ("", "unified") else "managed",
+        transformation=f"{ask.transforms}/{panda.TRANSFORM}",
+        queue=ask.site,
+    )
+    arguments = panda.packed(sent)
+    if len(arguments) > LONGEST_ARGUMENTS:  # too long for a command line: fetched by the transform
+        key = service.report_key(job.job_id, job.attempt_nr, worker_id)
+        name = f"{job.job_id}.{job.attempt_nr}"
+        arguments = f"-n {name} -u {ask.home}/trf/job/{name}.{worker_id}.{key}"
+    return msgspec.structs.replace(sent, parameters=arguments)
+
+
+async def started(service: Service, party: Party, place: Place, site: str, node: str) -> None:
+    """The pilot of a Harvester's worker has begun. Nobody without a token makes a worker known."""
+
+    def change(tx: Tx) -> tuple[int, str]:
+        known = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        if not (party.production or (known is not None and party.serves(known[1]))):
+            return 0, ""
+        worker_id = worker_of(tx, place, site, active=True, now=service.now())
+        row = tx.one("worker.place", worker_id=worker_id)
+        return worker_id, row[0] if row else ""
+
+    worker_id, queue_name = await service.store.write(change)
+    if worker_id:
+        hear(service, worker_id, queue_name, node)
+
+
+async def ended(service: Service, party: Party, place: Place) -> None:
+    """The pilot of a Harvester's worker has ended by itself."""
+
+    def change(tx: Tx) -> int:
+        known = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        if known is None or not party.serves(known[1]) or known[3] == Phase.ENDED:
+            return 0
+        end_worker(tx, known[0], Ending.DONE, "", now=service.now())
+        return int(known[0])
+
+    if worker_id := await service.store.write(change):
+        gone(service, worker_id)
+
+
+def hear(service: Service, worker_id: int, site: str, node: str) -> None:
+    """Note that a PanDA client speaks: it may be silent for three of its heartbeats."""
+    service.patience[worker_id] = LEASE_S
+    heard = service.heard.get(worker_id)
+    if heard is None:
+        heard = service.remember(worker_id, site, site, node[:500], ANYTHING, service.now())
+    heard.last, heard.flushed = service.now(), False
+    heard.until = service.awake.now + LEASE_S
+
+
+def gone(service: Service, worker_id: int) -> None:
+    """Note that a worker has ended. While it holds jobs it may still speak for them."""
+    service.heard.pop(worker_id, None)
+    if not service.leases.of_worker(worker_id):
+        service.patience.pop(worker_id, None)
+
+
+class _NoneToday(Exception):
+    """Nothing was leased: undo what was prepared for it."""

@@ -1,0 +1,249 @@
+"""The methods of `/api/v1/`, each a translation of its arguments and of the answer."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from ailurus.protocol import panda
+from ailurus.protocol.api import Scope
+from ailurus.protocol.panda_update import STATES, Told, told
+from dispatcher.auth import Issuer
+from dispatcher.panda import acquire, commands, harvester, updates
+from dispatcher.panda.party import Party
+from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
+from dispatcher.ports import Unavailable
+from dispatcher.service import Service
+
+NO_JOBS = "No jobs in PanDA"
+NO_IDENTITY = "SSL secure connection is required"
+NO_ROLE = "production or pilot role required"
+TOKEN_S = 86_400
+IDS = 1000  # job ids of one question
+INSTANCE = 180  # characters of a Harvester's name
+_UPDATE = METHODS["pilot/update_job"]
+
+
+class Call(Struct, frozen=True):
+    """Who asks, with what, and how our own address looks from there."""
+
+    party: Party
+    given: dict[str, Any]
+    home: str = ""
+    transforms: str = ""
+
+
+def reply(command: str | None) -> dict[str, Any]:
+    """What a pilot reads after an update."""
+    return {"StatusCode": 0, "command": command or "NULL"}
+
+
+def ids(values: Sequence[Any]) -> list[int]:
+    """Job ids that a job can have; the others as 0, which none has."""
+    return [one if isinstance(one, int) and 0 < one < 2**63 else 0 for one in values[:IDS]]
+
+
+class Calls:
+    """One method a name of the table `v1.METHODS`. The door has checked the arguments and the role."""
+
+    def __init__(self, service: Service, issuer: Issuer) -> None:
+        self.service = service
+        self.issuer = issuer
+
+    async def is_alive(self, call: Call) -> dict[str, Any]:
+        return success(None)
+
+    # --- pilots --------------------------------------------------------------------------------------
+
+    async def acquire_jobs(self, call: Call) -> dict[str, Any]:
+        given = {name: value for name, value in call.given.items() if value is not None}
+        scheduler = given.get("scheduler_id", "")
+        instance = (
+            scheduler.removeprefix("harvester-") if scheduler.startswith("harvester-") else ""
+        )
+        ask = acquire.Ask(
+            site=given["site_name"],
+            node=given.get("node", ""),
+            label=given.get("prod_source_label", ""),
+            memory_mb=max(0, given.get("memory", 0)),
+            disk_mb=max(0, given.get("disk_space", 0)),
+            count=given.get("n_jobs", 1),
+            seconds_left=max(0, given.get("remaining_time", 0)),
+            resource_type=given.get("resource_type", ""),
+            task_id=given.get("task_id", 0),
+            harvester_id=(given.get("harvester_id", "") or instance)[:INSTANCE],
+            worker_id=given.get("worker_id", 0),
+            transforms=call.transforms,
+            home=call.home,
+        )
+        if not call.party.serves(ask.site):
+            return failure(NO_ROLE if call.party.known else NO_IDENTITY)
+        jobs = await acquire.acquire(self.service, ask)
+        return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
+
+    async def get_job_status(self, call: Call) -> dict[str, Any]:
+        found = await updates.states(self.service, call.party, ids(call.given["job_ids"]))
+        return success(
+            [
+                {"job_id": job_id, "status": state or "not found", "attempt_number": attempt_nr}
+                for job_id, state, attempt_nr in found
+            ]
+        )
+
+    async def get_status(self, call: Call) -> dict[str, Any]:
+        wanted = ids(call.given["job_ids"])
+        return success(await updates.told_states(self.service, call.party, wanted))
+
+    async def update_job(self, call: Call) -> dict[str, Any]:
+        return await self._update(call.party, told(call.given, "v1"))
+
+    async def _update(self, party: Party, update: Told) -> dict[str, Any]:
+        if update.state not in STATES:
+            return failure(f"Invalid job status: {update.state}", {"StatusCode": 50})
+        try:
+            return success(reply(await updates.update(self.service, party, update)))
+        except Unavailable:  # PanDA calls this a success: clients look at the code inside
+            return success({"StatusCode": 30})
+
+    async def update_jobs_bulk(self, call: Call) -> dict[str, Any]:
+        answers = []
+        for entry in call.given["job_list"]:
+            try:
+                if not isinstance(entry, dict):
+                    raise Refused("Argument error: job_list must hold objects")
+                news = told(bound(_UPDATE, P, entry), "v1")
+            except Refused as refused:
+                answers.append(failure(str(refused), {"StatusCode": 50}))
+            else:
+                answers.append(await self._update(call.party, news))
+        return success(answers)
+
+    async def update_worker_status(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        place = acquire.Place(intent=acquire.intent_of(_instance(call)), index=given["worker_id"])
+        if given["status"] == "started":
+            node = given.get("node_id") or ""
+            await acquire.started(self.service, call.party, place, "", node)
+        elif given["status"] == "finished":
+            await acquire.ended(self.service, call.party, place)
+        else:
+            return failure(f"Invalid worker status: {given['status']}")
+        return success(None)
+
+    async def update_worker_node(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        await harvester.keep_node(self.service, "node", given["site"], given["host_name"], given)
+        return success(None)
+
+    async def update_worker_node_gpu(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        name = f"{given['host_name']} {given['vendor']} {given['model']}"
+        await harvester.keep_node(self.service, "gpu", given["site"], name, given)
+        return success(None)
+
+    # --- what pilots and Harvester ask of the system ---------------------------------------------------
+
+    async def get_resource_types(self, call: Call) -> dict[str, Any]:
+        return success(panda.resource_types())
+
+    async def active_job_stats_by_site(self, call: Call) -> dict[str, Any]:
+        return success(await harvester.by_site(self.service))
+
+    async def active_job_detailed_stats_by_site(self, call: Call) -> dict[str, Any]:
+        return success(await harvester.by_type(self.service))
+
+    async def get_proxy(self, call: Call) -> dict[str, Any]:
+        return failure("this dispatcher has no proxies: it speaks tokens")
+
+    async def get_key_pair(self, call: Call) -> dict[str, Any]:
+        return failure("this dispatcher keeps no key pairs")
+
+    async def get_token_key(self, call: Call) -> dict[str, Any]:
+        if not call.party.production:
+            return failure(NO_ROLE)
+        return success({"tokenKey": self._token_key(call.given["client_name"])})
+
+    async def get_access_token(self, call: Call) -> dict[str, Any]:
+        token = self.renewed(call.party, call.given["client_name"], call.given.get("token_key"))
+        return success({"user_proxy": token, "userProxy": token}) if token else failure(NO_ROLE)
+
+    def renewed(self, party: Party, client: str, key: str | None) -> str | None:
+        """A new token for a pilot whose own is still good, and who has the key of its client."""
+        good = hmac.compare_digest(self._token_key(client).encode(), (key or "").encode())
+        if not good or not party.caller.may(Scope.PILOT):
+            return None
+        return self.issuer.mint(party.caller.subject, (Scope.PILOT,), TOKEN_S).token
+
+    def _token_key(self, client: str) -> str:
+        return self.service.key(f"panda token of {client}")
+
+    # --- events: we have no event service, and say so in the shapes that clients read --------------------
+
+    async def acquire_event_ranges(self, call: Call) -> dict[str, Any]:
+        return success({"StatusCode": 0, "eventRanges": []})
+
+    async def update_event_ranges(self, call: Call) -> dict[str, Any]:
+        return success({"StatusCode": 0, "Returns": [], "Commands": {}})
+
+    async def update_single_event_range(self, call: Call) -> dict[str, Any]:
+        return failure("there are no event ranges here", {"Command": None})
+
+    async def get_available_event_range_count(self, call: Call) -> dict[str, Any]:
+        return success(0)
+
+    # --- Harvester -----------------------------------------------------------------------------------
+
+    async def heartbeat(self, call: Call) -> dict[str, Any]:
+        await harvester.heartbeat(self.service, _instance(call), call.given["data"])
+        return success(None)
+
+    async def acquire_commands(self, call: Call) -> dict[str, Any]:
+        most = call.given["n_commands"]
+        return success(await commands.acquire(self.service, _instance(call), most))
+
+    async def acknowledge_commands(self, call: Call) -> dict[str, Any]:
+        await commands.acknowledge(self.service, call.given["command_ids"])
+        return success(None)
+
+    async def send_command(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        await commands.send(self.service, _instance(call), given["command"][:500], given["params"])
+        return success(None)
+
+    async def update_workers(self, call: Call) -> dict[str, Any]:
+        workers = call.given["workers"]
+        return success(await harvester.update_workers(self.service, _instance(call), workers))
+
+    async def report_worker_statistics(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        try:
+            await harvester.keep_statistics(
+                self.service, _instance(call), given["panda_queue"], given["statistics"]
+            )
+        except ValueError as error:
+            return failure(f"Argument error: 'statistics' cannot be read: {error}")
+        return success(None)
+
+    async def get_worker_statistics(self, call: Call) -> dict[str, Any]:
+        return success(await harvester.statistics(self.service))
+
+    async def update_service_metrics(self, call: Call) -> dict[str, Any]:
+        metrics = call.given["metrics"]
+        return success(await harvester.keep_metrics(self.service, _instance(call), metrics))
+
+    async def add_dialogs(self, call: Call) -> dict[str, Any]:
+        try:
+            await harvester.keep_dialogs(self.service, _instance(call), call.given["dialogs"])
+        except ValueError as error:
+            return failure(f"Argument error: 'dialogs' cannot be read: {error}")
+        return success(None)
+
+    async def get_current_worker_id(self, call: Call) -> dict[str, Any]:
+        return success(await harvester.last_worker(self.service, _instance(call)))
+
+
+def _instance(call: Call) -> str:
+    return str(call.given["harvester_id"])[:INSTANCE]

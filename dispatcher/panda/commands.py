@@ -1,0 +1,118 @@
+"""What a Harvester is told to do: one row a command and instance, as PanDA keeps them.
+
+An instance asks for its commands every few seconds. How many workers to start is worked out then, from
+the jobs that wait: for queues that it said it wants to be told of, or where its workers fetch jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from dispatcher.panda import harvester
+from dispatcher.panda.acquire import intent_of
+from dispatcher.ports import Tx
+from dispatcher.service import Service
+
+START = "SET_N_WORKERS_JOBTYPE"
+STATISTICS = "REPORT_WORKER_STATS"
+AGAIN_S = 120.0  # an instance needs a minute to submit, and another to say so
+PULL_S = 7 * 86_400.0  # after this long without a new worker a queue is not the instance's any more
+AT_ONCE = 100  # workers of a queue that one command starts
+_encode = msgspec.json.Encoder().encode
+
+
+async def send(service: Service, harvester_id: str, name: str, params: Mapping[str, Any]) -> None:
+    """Leave a command for an instance; it replaces the last one of its kind."""
+    now = service.now()
+    await service.store.write(lambda tx: _leave(tx, harvester_id, name, params, now))
+
+
+async def acquire(service: Service, harvester_id: str, most: int) -> list[dict[str, Any]]:
+    """The commands that an instance has not seen yet."""
+    demand = await harvester.by_type(service)
+
+    def change(tx: Tx) -> list[dict[str, Any]]:
+        now = service.now()
+        for queue in _wanted(tx, harvester_id, START, now):
+            kinds = demand.get(queue, {}).items()
+            waiting = {kind: labels["managed"].get("activated", 0) for kind, labels in kinds}
+            _start(tx, harvester_id, queue, waiting, now)
+        for queue in _wanted(tx, harvester_id, STATISTICS, now):
+            _once(tx, harvester_id, f"{STATISTICS}:{queue}", {}, now)
+        rows = tx.all("command.new", harvester=harvester_id, most=max(0, min(most, 1000)))
+        for row in rows:
+            tx.run("command.move", command_id=row[0], state="retrieved")
+        return [
+            {
+                "command_id": command_id,
+                "command": name,
+                "params": msgspec.json.decode(params),
+                "ack_requested": ack,
+                "creation_date": datetime.fromtimestamp(made, UTC).replace(tzinfo=None).isoformat(),
+            }
+            for command_id, name, params, ack, made in rows
+        ]
+
+    return await service.store.write(change)
+
+
+async def acknowledge(service: Service, command_ids: Sequence[Any]) -> None:
+    """An instance has taken commands."""
+    ids = [one for one in command_ids if isinstance(one, int) and 0 <= one < 2**63]
+
+    def change(tx: Tx) -> None:
+        for command_id in ids:
+            tx.run("command.move", command_id=command_id, state="acknowledged")
+
+    await service.store.write(change)
+
+
+def _wanted(tx: Tx, harvester_id: str, name: str, now: float) -> set[str]:
+    """The queues for which an instance is to get a command: those it named when it started, and for
+    starting workers those where its pilots fetch jobs themselves."""
+    queues = set()
+    known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
+    told = msgspec.json.decode(known[1]) if known else {}
+    named = told.get("commands") if isinstance(told, dict) else None
+    for one in named if isinstance(named, list) else []:
+        if isinstance(one, dict) and one.get("command") == name:
+            queues.add(str(one.get("computingSite", "")))
+    if name == START:
+        rows = tx.all("fact.names", kind="pull", owner=harvester_id, since=now - PULL_S)
+        queues |= {queue for (queue,) in rows}
+    return queues - {""}
+
+
+def _start(tx: Tx, harvester_id: str, queue: str, waiting: Mapping[str, int], now: float) -> None:
+    row = tx.one("worker.waiting", intent=intent_of(harvester_id), queue=queue)
+    coming = row[0] if row else 0  # workers that will take what waits
+    params: dict[str, int] = {}
+    for kind, jobs in waiting.items():
+        taken = min(jobs, coming)
+        coming -= taken
+        if jobs > taken:
+            params[kind] = min(jobs - taken, AT_ONCE)
+    if params:
+        _once(tx, harvester_id, f"{START}:{queue}", {"managed": params}, now)
+
+
+def _once(tx: Tx, harvester_id: str, name: str, params: Mapping[str, Any], now: float) -> None:
+    """Leave a command unless the same has been left a moment ago."""
+    last = tx.one("command.get", harvester=harvester_id, command=name)
+    if last is None or now - last[1] >= AGAIN_S:
+        _leave(tx, harvester_id, name, params, now)
+
+
+def _leave(tx: Tx, harvester_id: str, name: str, params: Mapping[str, Any], now: float) -> None:
+    tx.run(
+        "command.put",
+        harvester=harvester_id,
+        command=name,
+        params=_encode(params).decode(),
+        ack=1,
+        now=now,
+    )

@@ -1,0 +1,173 @@
+"""PanDA's dialects as an ASGI application: finds the dialect, the caller and the method.
+
+Errors are PanDA's: HTTP 403 with a text for a method or a token that is not good, 500 with a text for a
+body that cannot be read; all else is HTTP 200 with a code inside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from dispatcher import web
+from dispatcher.auth import BadToken, Issuer
+from dispatcher.caller import Rejected
+from dispatcher.panda import bodies, legacy, v1
+from dispatcher.panda.bodies import BadBody, Headers
+from dispatcher.panda.calls import NO_IDENTITY, NO_ROLE, Call, Calls
+from dispatcher.panda.files import Files
+from dispatcher.panda.legacy import FREE, OPEN, Legacy, always_json
+from dispatcher.panda.party import Party, party
+from dispatcher.ports import Unavailable
+from dispatcher.service import Service
+
+DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
+"""The one base URL from which every Pilot 3 takes a transform; older ones take it from no other, and
+find the script in HARVESTER_WORKDIR instead."""
+_PILOT = re.compile(rb"pilot/3\.(\d{1,4})\.")
+_KNOWS_BASES = 11  # minor version of Pilot 3 from which it can be told other base URLs
+
+
+class PandaSettings(Struct, frozen=True, kw_only=True):
+    """What `dispatcher serve` was told of PanDA's clients."""
+
+    open_queues: frozenset[str] = frozenset()  # served without a token
+    storage: str = ""  # the directory that is the sites' file storage
+    folder: Path | None = None  # the operator's queue and storage descriptions
+    transforms: str = ""  # base URL of the transform; blank: ours, or DOMA for older pilots
+
+
+class Panda:
+    """Answers everything under `dispatcher.app.PANDA`."""
+
+    def __init__(self, service: Service, issuer: Issuer, settings: PandaSettings) -> None:
+        self._issuer = issuer
+        self._open = settings.open_queues
+        self._transforms = settings.transforms.rstrip("/")
+        self._calls = Calls(service, issuer)
+        self._legacy = Legacy(self._calls)
+        self._files = Files(service, settings.storage.rstrip("/"), settings.folder)
+
+    async def __call__(self, scope: dict[str, Any], receive: web.Receive, send: web.Send) -> None:
+        path: str = scope["path"]
+        headers = dict(scope["headers"])
+        try:
+            if path.startswith(("/cache/", "/trf/")):
+                await self._file(path, scope["method"], send)
+                return
+            body = await web.read_bytes(receive, headers, bodies.LONGEST)
+            if path.startswith("/server/panda/"):
+                name = path.removeprefix("/server/panda/")
+                status, content, kind = await self._old(name, scope, headers, body)
+            else:
+                _, _, version, name = path.split("/", 3)
+                status, content, kind = await self._new(version, name, scope, headers, body)
+        except BadBody as error:
+            status, content, kind = 500, str(error).encode("utf-8", "replace"), bodies.TEXT
+        except BadToken as error:
+            status, content, kind = (
+                403,
+                f"ERROR : token refused : {error.detail}".encode(),
+                bodies.TEXT,
+            )
+        except Rejected as error:
+            status, content, kind = error.status, f"ERROR : {error}".encode(), bodies.TEXT
+        await _send(send, status, content, kind)
+
+    async def _file(self, path: str, method: str, send: web.Send) -> None:
+        content = await self._files.get(path) if method in ("GET", "HEAD") else None
+        if content is None:
+            await _send(send, 404, b"ERROR : no such file", bodies.TEXT)
+        else:
+            kind = bodies.TEXT if path.startswith("/trf/user") else bodies.JSON
+            await _send(send, 200, content, kind)
+
+    # --- legacy --------------------------------------------------------------------------------------
+
+    async def _old(
+        self, name: str, scope: dict[str, Any], headers: Headers, body: bytes
+    ) -> tuple[int, bytes, str]:
+        method = self._legacy.methods.get(name)
+        if method is None:
+            return _forbidden(name)
+        who = party(self._issuer, headers.get(b"authorization"), self._open)
+        if not (who.known or name in FREE or (who.queues and name in OPEN)):
+            return 403, b"ERROR : a token is required", bodies.TEXT
+        if who.known and not who.production and name not in FREE:
+            return 200, *bodies.legacy(legacy.NO_ROLE, headers)
+        call = self._call(who, scope, headers, body)
+        if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):
+            return 403, b"ERROR : a token is required for this queue", bodies.TEXT
+        answer = await _guarded(method, call, {"StatusCode": 30, "errorDialog": "database error"})
+        if isinstance(answer, str):
+            return 200, answer.encode(), bodies.TEXT
+        if isinstance(answer, dict) and not always_json(answer):
+            return 200, *bodies.legacy(answer, headers)
+        return 200, json.dumps(answer).encode(), bodies.JSON
+
+    # --- v1 ------------------------------------------------------------------------------------------
+
+    async def _new(
+        self, version: str, name: str, scope: dict[str, Any], headers: Headers, body: bytes
+    ) -> tuple[int, bytes, str]:
+        method = v1.METHODS.get(name)
+        if method is None or (version == "latest" and method.free):  # both real servers forbid that
+            return _forbidden(name.rpartition("/")[2])
+        who = party(self._issuer, headers.get(b"authorization"), self._open)
+        call = self._call(who, scope, headers, body)
+        answer = await self._answer(method, who, scope["method"], call)
+        return 200, bodies.v1(answer, headers), bodies.TEXT
+
+    async def _answer(self, method: v1.Method, who: Party, verb: str, call: Call) -> dict[str, Any]:
+        try:
+            _check_role(method, who)
+            given = v1.bound(method, verb, call.given)
+        except v1.Refused as refused:
+            return v1.failure(str(refused))
+        call = Call(who, given, call.home, call.transforms)
+        action = getattr(self._calls, method.call)
+        answer: dict[str, Any] = await _guarded(action, call, v1.failure("database error"))
+        return answer
+
+    def _call(self, who: Party, scope: dict[str, Any], headers: Headers, body: bytes) -> Call:
+        given = bodies.parameters(scope["method"], headers, scope["query_string"], body)
+        home = f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}"
+        pilot = _PILOT.match(headers.get(b"user-agent", b""))
+        old = pilot is not None and int(pilot[1]) < _KNOWS_BASES
+        ours = DOMA if old else f"{home}/trf/user"
+        return Call(who, given, home, self._transforms or ours)
+
+
+def _check_role(method: v1.Method, who: Party) -> None:
+    """Who may call what. Raises Refused."""
+    pilots = method.path.startswith("pilot/")
+    if method.free or (not who.known and who.queues and pilots):
+        return
+    if not who.known:
+        raise v1.Refused(NO_IDENTITY)
+    if (method.admin and not who.admin) or (method.production and not who.production):
+        raise v1.Refused(NO_ROLE)
+
+
+async def _guarded(
+    action: Callable[[Call], Awaitable[Any]], call: Call, broken: dict[str, Any]
+) -> Any:
+    """The answer of an action; what a store cannot take now or ever is an answer too."""
+    try:
+        return await action(call)
+    except (Unavailable, OverflowError):
+        return broken
+
+
+def _forbidden(name: str) -> tuple[int, bytes, str]:
+    shown = re.sub(r"[^A-Za-z0-9_./-]", "?", name)[:200]
+    return 403, f"ERROR : method {shown} is forbidden".encode(), bodies.TEXT
+
+
+async def _send(send: web.Send, status: int, content: bytes, kind: str) -> None:
+    await web.answer(send, status, content, (b"content-type", kind.encode()))

@@ -1,0 +1,146 @@
+"""What PanDA's pilots load before they ask for jobs: queue and storage descriptions, the transform.
+
+These need no token, as with PanDA: a pilot loads them before it has read its own.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol import panda
+from ailurus.protocol.job import JobSpec
+from dispatcher import queue
+from dispatcher.panda import harvester
+from dispatcher.ports import Tx
+from dispatcher.service import Service
+
+STORAGE = "AILURUS_DISK"
+_QUEUE = re.compile(
+    r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})\.(?:all|pilot)\.json"
+)
+_JOB = re.compile(r"/trf/job/(\d{1,18})\.(\d{1,18})\.(\d{1,18})\.([0-9a-f]{40})")
+_SCRIPT = re.compile(rf"/trf/(?:user/)?{panda.TRANSFORM}")
+_QUEUES = ("/cache/cric_pandaqueues.json", "/cache/schedconfig/cric_pandaqueues.json")
+_STORAGES = ("/cache/cric_ddmendpoints.json", "/cache/schedconfig/cric_ddmendpoints.json")
+_ACTIVITIES = ("pr", "pw", "pl", "read_lan", "write_lan", "default")
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(JobSpec).decode
+
+
+def script() -> bytes:
+    """The transform."""
+    return files("dispatcher.panda").joinpath("trf", panda.TRANSFORM).read_bytes()
+
+
+class Files:
+    """Answers GETs. `storage`: the directory that is the sites' file storage, if there is one;
+    `folder`: the operator's own descriptions, QUEUE.json and ddmendpoints.json."""
+
+    def __init__(self, service: Service, storage: str = "", folder: Path | None = None) -> None:
+        self._service = service
+        self._storage = storage
+        self._folder = folder
+
+    async def get(self, path: str) -> bytes | None:
+        """The content of a file, or None: there is no such one."""
+        if _SCRIPT.fullmatch(path):
+            return script()
+        if named := _JOB.fullmatch(path):
+            job_id, attempt_nr, worker_id = (int(part) for part in named.groups()[:3])
+            return await self._job(job_id, attempt_nr, worker_id, named[4])
+        if named := _QUEUE.fullmatch(path):
+            return _encode(self._queue(named[1]))
+        if path in _QUEUES:
+            names = await harvester.by_type(self._service)
+            return _encode({name: self._queue(name) for name in sorted(names)})
+        return _encode(self._storages()) if path in _STORAGES else None
+
+    async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
+        """What of a job is too long for a command line: for who was given its key."""
+        good = self._service.report_key(job_id, attempt_nr, worker_id)
+        if not hmac.compare_digest(good, key):
+            return None
+
+        def look(tx: Tx) -> bytes | None:
+            attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
+            return queue.body(tx, job_id) if attempt else None
+
+        return await self._service.store.read(look)
+
+    def _queue(self, name: str) -> dict[str, Any]:
+        tools = {activity: ["mv"] for activity in _ACTIVITIES}
+        described: dict[str, Any] = {
+            "name": name,
+            "nickname": name,
+            "panda_resource": name,
+            "siteid": name,
+            "atlas_site": name,
+            "gstat": name,
+            "site": name,
+            "state": "ACTIVE",
+            "status": "online",
+            "type": "unified",
+            "resource_type": "GRID",
+            "copytools": {"mv": {}},
+            "acopytools": tools,
+            "astorages": {activity: [STORAGE] for activity in _ACTIVITIES},
+            "container_type": "",
+            "container_options": "",
+            "catchall": "mv_final_destination,no_token_renewal" if self._storage else "",
+            "params": {"internet_protocol_version": "IPv4"},
+            "corecount": 1,
+            "maxwdir": 100_000,
+            "maxinputsize": -1,
+            "maxrss": 0,
+            "maxtime": 0,
+            "timefloor": 0,
+            "direct_access_lan": False,
+            "direct_access_wan": False,
+            "allow_lan": True,
+            "allow_wan": False,
+            "is_cvmfs": False,
+            "use_pcache": False,
+            "appdir": "",
+            "environ": "",
+        }
+        return {**described, **self._own(name)}
+
+    def _storages(self) -> dict[str, Any]:
+        protocols = [
+            {
+                "endpoint": "file://localhost",
+                "path": f"{self._storage}/",
+                "flavour": "LOCAL",
+                "id": 1,
+            }
+        ]
+        uses = ("read_lan", "write_lan", "read_wan", "write_wan")
+        ours = {
+            "id": 1,
+            "name": STORAGE,
+            "state": "ACTIVE",
+            "site": "AILURUS",
+            "type": "DATADISK",
+            "token": "",
+            "is_deterministic": True,
+            "arprotocols": dict.fromkeys(uses, protocols),
+            "rprotocols": {"1": protocols[0]},
+            "resource": {},
+        }
+        return {STORAGE: ours, **self._own("ddmendpoints")}
+
+    def _own(self, name: str) -> Mapping[str, Any]:
+        """What the operator's folder says of a queue or of storage; nothing, if it says nothing."""
+        if self._folder is None:
+            return {}
+        try:
+            return msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=dict)
+        except FileNotFoundError:
+            return {}

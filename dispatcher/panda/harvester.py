@@ -1,0 +1,267 @@
+"""What Harvester says and asks: that it lives, its workers, its statistics, what to start.
+
+A worker of a Harvester is a planned worker of ours: its intent is the instance, its index the worker id.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from ailurus.protocol import panda
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher import queue
+from dispatcher.core import end_worker
+from dispatcher.panda.acquire import Place, gone, intent_of, worker_of
+from dispatcher.panda.updates import renew
+from dispatcher.ports import Row, Tx
+from dispatcher.service import Service
+
+STATISTICS_S = 4 * 3600.0
+WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran
+ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
+_PHASES = {
+    "submitted": Phase.QUEUED,
+    "ready": Phase.QUEUED,
+    "pending": Phase.QUEUED,
+    "idle": Phase.STARTING,
+    "running": Phase.STARTING,
+}
+_ENDINGS = {
+    "finished": Ending.DONE,
+    "failed": Ending.FAILED,
+    "cancelled": Ending.CANCELLED,
+    "missed": Ending.NEVER_REGISTERED,
+}
+Text = Annotated[str, Meta(max_length=8000)]
+Statistics = dict[str, dict[str, dict[str, int]]]
+_statistics = msgspec.json.Decoder(Statistics).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Worker(Struct, frozen=True):
+    """What Harvester says of a worker; the rest of it is not kept."""
+
+    worker_id: Annotated[int, Meta(ge=1, le=2**62)] = field(name="workerID")
+    status: str
+    site: Annotated[str, Meta(min_length=1, max_length=200)] = field(name="computingSite")
+    batch_id: str | int | None = field(name="batchID", default=None)
+    node: str | None = field(name="nodeID", default=None)
+    diagnosis: str | None = field(name="diagMessage", default=None)
+    sync_level: int | None = field(name="syncLevel", default=None)
+    jobs: list[int] | None = field(name="pandaid_list", default=None)
+
+
+class Dialog(Struct, frozen=True):
+    """A line of Harvester's log that it wants to be seen."""
+
+    module: str = field(name="moduleName", default="")
+    identifier: str = ""
+    level: str = field(name="messageLevel", default="")
+    message: str = field(name="diagMessage", default="")
+
+
+async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]) -> None:
+    """An instance lives, and so do the jobs that it holds for its workers."""
+
+    def change(tx: Tx) -> int | None:
+        known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
+        told = _encode(data).decode() if data or known is None else known[1]
+        _put(tx, "harvester", harvester_id, "", told, service.now())
+        row = tx.one("worker.of_instance", instance=f"panda:{harvester_id}"[:200])
+        return row[0] if row else None
+
+    worker_id = await service.store.write(change)
+    for lease in service.leases.of_worker(worker_id) if worker_id else []:
+        renew(service, lease)
+
+
+async def update_workers(service: Service, harvester_id: str, workers: Sequence[Any]) -> list[bool]:
+    """Take what an instance says of its workers. False: that entry is no worker."""
+    read: list[Worker | None] = []
+    for one in workers:
+        try:
+            read.append(msgspec.convert(one, Worker))
+        except msgspec.ValidationError:
+            read.append(None)
+
+    def change(tx: Tx) -> list[tuple[int, list[int]]]:
+        taken = [_take(tx, harvester_id, one, service.now()) for one in read if one is not None]
+        return [one for one in taken if one is not None]
+
+    for worker_id, job_ids in await service.store.write(change):
+        for job_id in job_ids:
+            service.leases.drop(job_id)
+        gone(service, worker_id)
+    for one in read:
+        for job_id in (one.jobs or []) if one is not None and one.status not in _ENDINGS else []:
+            lease = service.leases.of(job_id)
+            if lease is not None and lease.worker_id in service.patience:
+                renew(service, lease)
+    return [one is not None for one in read]
+
+
+def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, list[int]] | None:
+    """Apply what is said of one worker. If it has ended by it: the worker, and the jobs it lost."""
+    intent = intent_of(harvester_id)
+    row = tx.one("worker.planned", intent=intent, idx=told.worker_id)
+    if row is None:
+        worker_of(tx, Place(intent=intent, index=told.worker_id), told.site, active=False, now=now)
+        row = tx.one("worker.planned", intent=intent, idx=told.worker_id)
+        assert row is not None  # noqa: S101 -- it was made just now
+        if not told.jobs:  # its pilot fetches jobs itself: the instance can be told to start more
+            _put(tx, "pull", harvester_id, told.site, "", now)
+    worker_id, _, _, phase, ending, _, registered = row
+    batch_id, diagnosis = str(told.batch_id or "")[:200], (told.diagnosis or "")[:2000]
+    if told.status in _ENDINGS:
+        if phase == Phase.ENDED and ending != Ending.LOST:
+            return None
+        ended = _ENDINGS[told.status]
+        end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
+        lost = _fail_jobs(tx, worker_id, told.status, now) if told.sync_level == 1 else []
+        return int(worker_id), lost
+    if phase == Phase.ENDED and (ending != Ending.LOST or told.status not in _PHASES):
+        return None
+    news = phase if registered is not None else _PHASES.get(told.status, Phase.QUEUED)
+    tx.run(
+        "worker.phase",
+        worker_id=worker_id,
+        phase=news,
+        ending=None,
+        ended=None,
+        batch_id=batch_id,
+        diagnosis=diagnosis,
+    )
+    if news != phase:
+        tx.tell("worker", at=now, worker_id=worker_id, phase=str(news))
+    return None
+
+
+def _fail_jobs(tx: Tx, worker_id: int, status: str, now: float) -> list[int]:
+    """The jobs that an ended worker still had: another attempt begins, if there is one left."""
+    lost = []
+    for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
+        job = tx.one("job.standing", job_id=job_id)
+        if job is not None and job[6] == worker_id:
+            reason = f"worker was {status} while the job was {job[0]}"
+            queue.expire(
+                tx, job_id=job_id, attempt_nr=job[1], reason=reason, code=WORKER_ENDED, now=now
+            )
+            lost.append(job_id)
+    return lost
+
+
+async def last_worker(service: Service, harvester_id: str) -> int:
+    """The highest worker id that an instance has used."""
+    intent = intent_of(harvester_id)
+    row = await service.store.read(lambda tx: tx.one("worker.last_index", intent=intent))
+    return int(row[0]) if row else 0
+
+
+async def keep_statistics(service: Service, harvester_id: str, site: str, text: str) -> None:
+    """How many workers an instance has at a queue. Raises ValueError for what is no table of that."""
+    try:
+        table = _encode(_statistics(text)).decode()
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    await service.store.write(
+        lambda tx: _put(tx, "workers", harvester_id, site[:200], table, service.now())
+    )
+
+
+async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
+    """What instances said of their workers in the last hours, by queue and instance."""
+    since = service.now() - STATISTICS_S
+    rows = await service.store.read(lambda tx: tx.all("fact.since", kind="workers", since=since))
+    found: dict[str, dict[str, Statistics]] = {}
+    for instance, site, table in rows:
+        found.setdefault(site, {})[instance] = _statistics(table)
+    return found
+
+
+async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[Any]) -> list[bool]:
+    """The last figures of each host of an instance. One answer for each that was said."""
+    good = [
+        one
+        for one in metrics
+        if isinstance(one, list) and len(one) == 3 and all(isinstance(part, str) for part in one)
+    ]
+
+    def change(tx: Tx) -> None:
+        for _, host, figures in good:
+            _put(tx, "metrics", harvester_id, host[:200], figures[:100_000], service.now())
+
+    if good:
+        await service.store.write(change)
+    return [any(one is other for other in good) for one in metrics]
+
+
+async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[Any]) -> None:
+    """Lines of an instance's log become events, which operators see. Raises ValueError."""
+    try:
+        lines = msgspec.convert(dialogs, list[Dialog])
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+    def change(tx: Tx) -> None:
+        for line in lines:
+            tx.tell(
+                "harvester",
+                at=service.now(),
+                instance=harvester_id,
+                module=line.module[:200],
+                identifier=line.identifier[:500],
+                level=line.level[:50],
+                message=line.message[:2000],
+            )
+
+    await service.store.write(change)
+
+
+async def keep_node(
+    service: Service, kind: str, site: str, name: str, facts: Mapping[str, Any]
+) -> None:
+    """What a node is made of (`node`), or one kind of GPU in it (`gpu`)."""
+    text = _encode(facts).decode()[:20_000]
+    await service.store.write(
+        lambda tx: _put(tx, kind, site[:200], name[:500], text, service.now())
+    )
+
+
+def _put(tx: Tx, kind: str, owner: str, name: str, data: str, now: float) -> None:
+    tx.run("fact.put", kind=kind, owner=owner[:200], name=name, at=now, data=data)
+
+
+# --- jobs in numbers -------------------------------------------------------------------------------
+
+
+async def by_site(service: Service) -> dict[str, dict[str, int]]:
+    """Jobs of each queue by state. Jobs without a queue wait in each."""
+    found: dict[str, dict[str, int]] = {}
+    for site, types in (await by_type(service)).items():
+        total: Counter[str] = Counter(dict.fromkeys(("activated", "assigned", "running"), 0))
+        for labels in types.values():
+            total.update(labels["managed"])
+        found[site] = dict(total)
+    return found
+
+
+async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+    """Jobs of each queue by resource type, label and state. We have one label."""
+    rows: list[Row] = await service.store.read(lambda tx: tx.all("counter.all"))
+    sites = {row[0] for row in rows} | {heard.queue for heard in service.heard.values()}
+    found: dict[str, dict[str, dict[str, dict[str, int]]]] = {site: {} for site in sites if site}
+    for name, shape_id, state, n in rows:
+        if state not in ACTIVE:
+            continue
+        shape = service.shapes[shape_id]
+        kind = panda.resource_type(shape.cores, shape.memory_mb)
+        for site in [name] if name else list(found) if state == JobState.ACTIVATED else []:
+            states = found[site].setdefault(kind, {}).setdefault("managed", {})
+            states[state] = states.get(state, 0) + n
+    return found

@@ -1,0 +1,156 @@
+"""A final update of a PanDA client as the report that the queue takes. Pure.
+
+What PanDA's Adder asks of outputs is asked here: every output that the job must have is listed with a
+size and a checksum, and nothing is listed that the job does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol import panda
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import JobSpec, Url
+from ailurus.protocol.panda_update import Output, Told, kept, outputs
+
+TEXT = 8000  # characters of a diagnosis
+_HEX = re.compile(r"[0-9a-f]{1,8}")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_CODES = {int(code): code for code in Code}
+_LOG = re.compile(
+    r"(.*\.)?log(\..*)?\.tgz"
+)  # ours have none, but a pilot may have been told to make one
+_PHASES = ("get_job", "stage_in", "run", "stage_out", "initial_setup", "setup")
+
+
+class Missing(Exception):
+    """Outputs are not as the job needs them: it has not finished."""
+
+
+def report(told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float) -> m.Report:
+    """The report in a final update. `finished` becomes a failure where outputs are missing."""
+    finished, fault = told.state == "finished", ""
+    files: tuple[m.DoneFile, ...] = ()
+    if finished:
+        try:
+            files = _files(told, spec, job_id, attempt_nr)
+        except Missing as error:
+            finished, fault = False, str(error)
+    code, transient = (0, False) if finished else _code(told, fault)
+    exit_code = told.exit_code
+    return m.Report(
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        report_key="-",  # the caller's token stands for it
+        finished=finished,
+        code=code,
+        diagnosis="" if finished else _diagnosis(told, fault),
+        transient=transient,
+        exit_code=exit_code if exit_code is not None and abs(exit_code) <= 1000 else None,
+        files=files,
+        usage=usage(told),
+        timing=_timing(told.timing),
+        ended=told.ended or now,
+        host=told.node[:500],
+        runtime="panda",
+        stderr_tail=told.log[-TEXT:],
+    )
+
+
+def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+    try:
+        listed = outputs(told.outputs)
+    except ValueError as error:
+        raise Missing(str(error)) from None
+    by_transform = {one.name: one for one in kept(told.job_report)}
+    files: list[m.DoneFile] = []
+    for file in spec.outputs:
+        full = panda.lfn(job_id, attempt_nr, file.name)
+        entry = listed.pop(full, None) or listed.pop(file.name, None)
+        if file.url and entry is None and file.name in by_transform:
+            one = by_transform[file.name]
+            # only where it was to go: the report was written beside the payload, which can write too
+            url = f"{file.url.rstrip('/')}/{full}"
+            entry = Output(fsize=one.size, adler32=one.adler32, surl=url)
+        if entry is not None:
+            files.append(_done(file.name, entry))
+        elif not file.optional:
+            raise Missing(f"output {file.name} is not in the output report")
+    inputs = {file.name for file in spec.inputs}
+    strangers = [name for name in listed if name not in inputs and not _LOG.fullmatch(name)]
+    if strangers:
+        raise Missing(f"the job has no output {min(strangers)[:200]}")
+    return tuple(files)
+
+
+def _done(name: str, entry: Output) -> m.DoneFile:
+    size = panda.number(entry.fsize)
+    adler32 = entry.adler32.strip().lower()
+    md5 = entry.md5sum.strip().lower()
+    if size is None or size < 0:
+        raise Missing(f"output {name} has no size")
+    if not (_HEX.fullmatch(adler32) or _MD5.fullmatch(md5)):
+        raise Missing(f"output {name} has no checksum")
+    return m.DoneFile(
+        name=name,
+        url=_url(entry.surl),
+        size=size,
+        adler32=adler32.rjust(8, "0") if _HEX.fullmatch(adler32) else "",
+        md5=md5 if _MD5.fullmatch(md5) else None,
+    )
+
+
+def _url(text: str) -> str:
+    """Where a file is, if that can be said as a URL: children of the job would read it there."""
+    try:
+        return msgspec.convert(text, Url)
+    except msgspec.ValidationError:
+        return ""
+
+
+def _code(told: Told, fault: str) -> tuple[int, bool]:
+    if fault:
+        return Code.MISSING_OUTPUT, False
+    number = told.code or told.exe_code or (Code.PAYLOAD_FAILED if told.exit_code else 0)
+    number = min(abs(number) or Code.GENERAL_ERROR, 1_000_000)
+    code = _CODES.get(number)
+    if code is None:
+        return number, (told.code or 0) < 0  # PanDA: below zero is worth another attempt
+    return number, code.transient
+
+
+def _diagnosis(told: Told, fault: str) -> str:
+    said = fault or told.diagnosis or told.exe_diagnosis
+    if not said and told.exit_code:
+        said = f"the payload ended with exit code {told.exit_code}"
+    return (said or "the pilot gave no reason")[:TEXT]
+
+
+def usage(told: Told) -> m.Usage | None:
+    """What the payload used, if the update says something of it."""
+    values: dict[str, Any] = {
+        "cpu_s": told.cpu_s,
+        "rss_kb": told.avg_rss_kb,
+        "max_rss_kb": told.max_rss_kb,
+        "max_pss_kb": told.max_pss_kb,
+        "read_bytes": told.read_bytes,
+        "write_bytes": told.write_bytes,
+    }
+    values = {name: value for name, value in values.items() if value is not None and value >= 0}
+    if not values:
+        return None
+    if told.started and told.ended and told.ended > told.started:
+        values["wall_s"] = told.ended - told.started
+    return m.Usage(**values)
+
+
+def _timing(text: str) -> dict[str, float]:
+    """`pilotTiming`: six durations in seconds, in a fixed order."""
+    values = [panda.number(part) for part in text.split("|")]
+    if len(values) != len(_PHASES):
+        return {}
+    return {phase: float(value) for phase, value in zip(_PHASES, values, strict=True) if value}

@@ -1,0 +1,177 @@
+"""What PanDA's clients say and ask of jobs. PanDA's rules of attempts hold here.
+
+An attempt in a PanDA client's hands has no report key: the caller's token stands for it, and an update
+counts only for the attempt that is current. Only attempts that such a client acquired can be updated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.panda_update import Told
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher import queue
+from dispatcher.leases import Lease
+from dispatcher.panda import reports
+from dispatcher.panda.acquire import LEASE_S, hear
+from dispatcher.panda.party import Party
+from dispatcher.ports import Row, Tx
+from dispatcher.service import Service
+
+REGISTERED_S = 5.0
+"""For this long a job that has ended is told as `holding`. A PanDA server says so until its Adder has
+registered the outputs; we do that before we answer, and its clients expect to see the word."""
+TOBEKILLED = "tobekilled"
+ALREADY_DONE = "alreadydone"
+_WORDS = {"starting": JobState.STARTING, "running": JobState.RUNNING}  # the others: staging out
+_ORDER = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
+_ENDED = ("finished", "failed")
+_decode = msgspec.json.Decoder(JobSpec).decode
+_encode = msgspec.json.Encoder().encode
+
+
+async def update(service: Service, party: Party, told: Told) -> str | None:
+    """Take an update; what the pilot is told to do."""
+    if told.job_id is None or told.job_id < 0:
+        return TOBEKILLED
+    lease = service.leases.of(told.job_id)
+    if lease is None or not _holds(service, party, lease, told.attempt_nr):
+        return await _late(service, party, told, told.job_id)
+    _renew(service, lease, told)
+    if told.state in _ENDED:
+        return await _conclude(service, told, lease.job_id, lease.attempt_nr)
+    state = _WORDS.get(told.state, JobState.HOLDING)
+    if _ORDER.index(state) > _ORDER.index(lease.state):  # a word that was overtaken undoes nothing
+        await service.store.write(lambda tx: _mark(service, tx, lease, state))
+        lease.state = state
+    return command(lease)
+
+
+def _holds(service: Service, party: Party, lease: Lease, attempt_nr: int | None) -> bool:
+    heard = service.heard.get(lease.worker_id)
+    return (
+        lease.worker_id in service.patience
+        and attempt_nr in (None, lease.attempt_nr)
+        and (party.production or (heard is not None and party.serves(heard.queue)))
+    )
+
+
+def _renew(service: Service, lease: Lease, told: Told) -> None:
+    renew(service, lease)
+    if (used := reports.usage(told)) is not None:
+        lease.sample(service.now(), used)
+    if told.stdout and lease.tail_wanted:
+        lease.tail, lease.tail_wanted = told.stdout, ""
+        service.log_arrived(lease.job_id)
+
+
+def renew(service: Service, lease: Lease) -> None:
+    """Somebody who may has spoken for an attempt: it and its worker live on."""
+    lease.until = service.awake.now + LEASE_S
+    if heard := service.heard.get(lease.worker_id):
+        hear(service, lease.worker_id, heard.site, heard.host)
+
+
+def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
+    now = service.now()
+    queue.mark(
+        tx,
+        job_id=lease.job_id,
+        attempt_nr=lease.attempt_nr,
+        worker_id=lease.worker_id,
+        state=state,
+        since=now,
+        now=now,
+    )
+
+
+async def _late(service: Service, party: Party, told: Told, job_id: int) -> str | None:
+    """An update of an attempt that nobody holds now: it has ended, was lost, or never was."""
+
+    def judge(tx: Tx) -> str | None:
+        job = _standing(tx, job_id)
+        attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=job[1]) if job else None
+        place = tx.one("worker.place", worker_id=attempt[0]) if attempt else None
+        if job is None or place is None or place[1] is None or not party.serves(place[0]):
+            return TOBEKILLED
+        if told.attempt_nr not in (None, job[1]):
+            return TOBEKILLED
+        if job[0] in FINAL:
+            killed = job[0] not in _ENDED and told.state not in _ENDED
+            return TOBEKILLED if killed else ALREADY_DONE
+        return None if told.state == "finished" else TOBEKILLED
+
+    verdict = await service.store.read(judge)
+    if verdict is not None:
+        return verdict
+    row = await service.store.read(lambda tx: _standing(tx, job_id))
+    return await _conclude(service, told, job_id, row[1] if row else 0)
+
+
+async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) -> str | None:
+    lease = service.leases.of(job_id)
+    curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
+
+    def change(tx: Tx) -> bool:
+        attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
+        if attempt is None or attempt[1] in queue.REPORTED:
+            return False
+        spec = _decode(queue.body(tx, job_id))
+        news = reports.report(told, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now())
+        return queue.conclude(tx, news, curve=curve, now=service.now()) is None
+
+    if not await service.store.write(change):
+        return ALREADY_DONE
+    service.leases.drop(job_id)
+    service.log_arrived(job_id)
+    return None
+
+
+async def states(
+    service: Service, party: Party, job_ids: Sequence[int]
+) -> list[tuple[int, str, int]]:
+    """Id, state and attempt of jobs, in order. Unknown: state is blank."""
+
+    def look(tx: Tx) -> list[tuple[int, str, int]]:
+        found = []
+        for job_id in job_ids:
+            row = tx.one("job.row", job_id=job_id)
+            if row is None or not party.sees(row[3], row[2]):
+                found.append((job_id, "", 0))
+                continue
+            new = row[4] in _ENDED and service.now() - row[8] < REGISTERED_S
+            found.append((job_id, str(JobState.HOLDING) if new else row[4], row[5]))
+        return found
+
+    return await service.store.read(look)
+
+
+async def told_states(
+    service: Service, party: Party, job_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What Harvester asks: the state, and the command that a pilot would be given."""
+    answers: list[dict[str, Any]] = []
+    for job_id, state, _ in await states(service, party, job_ids):
+        lease = service.leases.of(job_id)
+        if not state:
+            answers.append({"status": "unknown", "command": TOBEKILLED})
+        elif state in (JobState.CANCELLED, JobState.CLOSED):
+            answers.append({"status": state, "command": TOBEKILLED})
+        else:
+            answers.append({"status": state, "command": command(lease) if lease else None})
+    return answers
+
+
+def command(lease: Lease) -> str | None:
+    """What the back channel says to a pilot that holds a job. One word: Harvester compares it whole."""
+    if lease.soft_kill:
+        return "softkill"
+    return f"tail {lease.tail_wanted}" if lease.tail_wanted else None
+
+
+def _standing(tx: Tx, job_id: int) -> Row | None:
+    return tx.one("job.standing", job_id=job_id)
