@@ -6,7 +6,8 @@ nothing gets away. It ends when its socket does, which is what a pilot's death l
 included.
 
     pilot → guardian   Spawn, Signal      guardian → pilot   Started, Ended
-    a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame
+    a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame,
+    and that something started is no news worth a frame of its own
 
 Children are reaped with wait4(-1): a subreaper gets orphans that it never started, of which no pidfd
 could tell it.
@@ -36,11 +37,12 @@ from pilot.tree import (
 )
 
 LEFTOVERS_S = 5.0  # how long an ending waits for what its payload left behind to be gone
-_DEFAULT = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
-_DEAF = [  # it ends when the pilot does, and not before
-    signal.Signals[f"SIG{name}"]
-    for name in "TERM INT HUP QUIT USR1 USR2 XCPU PIPE TSTP".split()  # noqa: SIM905
-]
+AGAIN_S = 1.0  # after an ending: the kernel's list of children may miss one that just came
+SOON_S = 0.05  # until strangers are looked at again, and how long a start may go untold
+_NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
+_DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
+_DEFAULT = [*_DEAF, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
 
 
 class Spawn(msgspec.Struct, array_like=True, tag=True):
@@ -134,6 +136,8 @@ class Guardian:
         self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
         self._answers: list[Started | Ended] = []
+        self._started: list[Started | Ended] = []  # told with the next answer, or soon
+        self._again_at = 0.0
         self._all_cpus = os.sched_getaffinity(0)
         me = os.getpid()
         self._children = os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY | os.O_CLOEXEC)
@@ -149,7 +153,8 @@ class Guardian:
         poll.register(bell, select.EPOLLIN)
         buffer = bytearray()
         while True:
-            for fd, _ in poll.poll(1.0 if self._ended else -1):
+            events = poll.poll(self._patience())
+            for fd, _ in events:
                 if fd == bell.fileno():
                     bell.recv(65536)
                     continue
@@ -165,13 +170,19 @@ class Guardian:
                     for word in _words.decode(body):
                         self._do(word)
             self._reap()
-            if self._answers:
+            if self._answers or (self._started and not events):
                 try:
-                    self._link.sendall(frame(self._answers))
+                    self._link.sendall(frame(self._started + self._answers))
                 except OSError:
                     self._end()
                     return
-                self._answers = []
+                self._answers, self._started = [], []
+
+    def _patience(self) -> float:
+        """How long to wait for something to happen."""
+        if self._started:
+            return SOON_S
+        return max(0.0, self._again_at - time.monotonic()) if self._again_at else -1
 
     def _do(self, word: Word) -> None:
         if isinstance(word, Spawn):
@@ -183,7 +194,7 @@ class Guardian:
                 return
             self._running[pid] = word
             self._pids[word.key] = pid
-            self._answers.append(Started(word.key, pid))
+            self._started.append(Started(word.key, pid))
         elif (pid := self._pids.get(word.key, 0)) and pid in self._running:
             if word.number == signal.SIGKILL:
                 os.kill(pid, signal.SIGKILL)  # its leftovers are strangers then, and go too
@@ -193,24 +204,25 @@ class Guardian:
     def _spawn(self, order: Spawn) -> int:
         if order.cpus:
             os.sched_setaffinity(0, order.cpus)
-        os.chdir(order.directory)  # posix_spawn has no directory of its own; we have one thread
-        write = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+        if order.directory != "/":
+            os.chdir(order.directory)  # posix_spawn has no directory of its own; we have one thread
         try:
             return os.posix_spawn(
                 order.argv[0],
                 order.argv,
                 order.environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, order.stdout, write, 0o600),
-                    (os.POSIX_SPAWN_OPEN, 2, order.stderr, write, 0o600),
+                file_actions=[  # ours are /dev/null already
+                    (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600)
+                    for fd, path in ((1, order.stdout), (2, order.stderr))
+                    if path != "/dev/null"
                 ],
                 setsid=True,
                 setsigmask=[],
                 setsigdef=_DEFAULT,
             )
         finally:
-            os.chdir("/")
+            if order.directory != "/":
+                os.chdir("/")
             if order.cpus:
                 os.sched_setaffinity(0, self._all_cpus)
 
@@ -235,10 +247,15 @@ class Guardian:
                     at=now,
                 )
                 self._ended.append((now + LEFTOVERS_S, ended))
+                self._again_at = now + AGAIN_S
         clean = self._sweep()
         now = time.monotonic()
         self._answers += [ended for deadline, ended in self._ended if clean or now > deadline]
         self._ended = [] if clean else [item for item in self._ended if now <= item[0]]
+        if not clean:
+            self._again_at = now + SOON_S
+        elif now >= self._again_at:
+            self._again_at = 0.0
 
     def _sweep(self) -> bool:
         """Kill orphans of payloads that ended; whether there were none.
@@ -247,8 +264,7 @@ class Guardian:
         environment it was started with. Who hides from that is killed at the first look.
         """
         clean = True
-        for text in os.pread(self._children, 1 << 20, 0).split():
-            pid = int(text)
+        for pid in self._child_pids():
             if pid in self._running:
                 continue
             if (owner := self._spared.get(pid)) is None:
@@ -259,6 +275,12 @@ class Guardian:
             clean = False
             kill_tree(pid)
         return clean
+
+    def _child_pids(self) -> list[int]:
+        text = b""
+        while piece := os.pread(self._children, 1 << 16, len(text)):  # one read gives a page
+            text += piece
+        return [int(pid) for pid in text.split()]
 
     def _owner(self, pid: int) -> int:
         with contextlib.suppress(OSError):

@@ -37,10 +37,20 @@ class Need(NamedTuple):
         )
 
     def less(self, other: Need) -> Need:
-        return Need(*(mine - its for mine, its in zip(self, other, strict=True)))
+        return Need(
+            self.cores - other.cores,
+            self.memory_mb - other.memory_mb,
+            self.disk_mb - other.disk_mb,
+            self.gpus - other.gpus,
+        )
 
     def more(self, other: Need) -> Need:
-        return Need(*(mine + its for mine, its in zip(self, other, strict=True)))
+        return Need(
+            self.cores + other.cores,
+            self.memory_mb + other.memory_mb,
+            self.disk_mb + other.disk_mb,
+            self.gpus + other.gpus,
+        )
 
 
 def need_of(spec: JobSpec) -> Need:
