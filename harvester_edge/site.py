@@ -16,18 +16,18 @@ from ailurus.protocol.units import duration_s, size_mb
 
 Slug = Annotated[
     str,
-    Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+    Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(?!\n)$",
          description="a name of lower-case letters, digits and -"),
 ]  # fmt: skip
 QueueName = Annotated[
     str,
-    Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$",
+    Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$",
          description="a queue's name: letters, digits and _ . : + @ = -"),
 ]  # fmt: skip
 Duration = (
     Annotated[
         str,
-        Meta(pattern=r"^\s*(\d+(\.\d+)?\s*[smhd]?|(\d+-)?\d+:\d\d:\d\d)\s*$",
+        Meta(pattern=r"^\s*(\d+(\.\d+)?\s*[smhd]?|(\d+-)?\d+:\d\d:\d\d)\s*(?!\n)$",
              description="a duration: 90s, 15m, 2h, 1d or 1-12:00:00"),
     ]
     | Annotated[int, Meta(ge=0, description="seconds")]
@@ -35,24 +35,24 @@ Duration = (
 Size = (
     Annotated[
         str,
-        Meta(pattern=r"^\s*\d+(\.\d+)?\s*([KMGTkmgt]i?)?[Bb]?\s*$",
+        Meta(pattern=r"^\s*\d+(\.\d+)?\s*([KMGTkmgt]i?)?[Bb]?\s*(?!\n)$",
              description="a size: 500M, 4GiB"),
     ]
     | Annotated[int, Meta(ge=1, description="MB")]
 )  # fmt: skip
 AbsolutePath = Annotated[
     str,
-    Meta(pattern=r"^[/$~][^\x00-\x1f]*$", max_length=1000,
+    Meta(pattern=r"^[/$~][^\x00-\x1f]*(?!\n)$", max_length=1000,
          description="an absolute path; $VARIABLE and ~ are expanded"),
 ]  # fmt: skip
 Url = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x20]+$",
+        pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x20]+(?!\n)$",
         description="a URL such as https://host:port",
     ),
 ]
-Percent = Annotated[str, Meta(pattern=r"^(100|\d{1,2})%$", description="a percentage: 50%")]
+Percent = Annotated[str, Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%")]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 Text = Annotated[str, Meta(max_length=2000)]
@@ -161,13 +161,15 @@ class Storage(_Part, frozen=True, kw_only=True):
 
     roots: tuple[AbsolutePath, ...] = ()
     http_allow: tuple[Url, ...] = ()
-    default_output: Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")] = ""
+    default_output: Annotated[
+        str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$")
+    ] = ""
 
 
 class Container(_Part, frozen=True, kw_only=True):
     """How payloads are kept apart. `bare` allows jobs to run without."""
 
-    default: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*$")] = "bubblewrap"
+    default: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*(?!\n)$")] = "bubblewrap"
     bare: bool = False
 
 

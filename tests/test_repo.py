@@ -99,6 +99,17 @@ def test_h5_no_page_is_made_from_text():
     assert [str(path) for path, text in ours if sinks.search(text)] == []
 
 
+def test_b1_f2_no_pattern_lets_a_last_line_feed_in():
+    ends = re.compile(r'pattern=r"(.*)\$"')
+    found = [
+        f"{path}: {one}"
+        for path, text in texts("ailurus", "dispatcher", "harvester_edge", "pilot", "plugins")
+        for one in ends.findall(text)
+        if not one.endswith((r"(?!\n)", r"[^\x00]*"))
+    ]
+    assert found == []
+
+
 def test_nothing_names_a_registry_or_a_developers_machine():
     # put together here, so that this file does not name them either
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.deb" + "ian.org"]

@@ -59,7 +59,7 @@ class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the end."""
 
-    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")] = "stdout"
+    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)(?!\n)$")] = "stdout"
     attempt_nr: Whole | None = None  # None: the latest
     offset: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0

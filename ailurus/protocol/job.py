@@ -13,12 +13,19 @@ Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id or an amount, as far as a database can count."""
 Name = Annotated[
-    str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*$")
+    str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$")
 ]
-"""A name that is a file name, a URL segment and a shell word as it stands."""
-Url = Annotated[str, Meta(max_length=2000, pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?$")]
-Adler32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}$")]
-Md5 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+"""A name that is a file name, a URL segment and a shell word as it stands. `(?!\\n)`: before a last
+line feed `$` matches too."""
+Text = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+"""What a process can be given: no argument and no variable of the environment holds a NUL."""
+QueueName = Annotated[
+    str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?(?!\n)$")
+]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$")]
+Url = Annotated[str, Meta(max_length=2000, pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$")]
+Adler32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$")]
+Md5 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}(?!\n)$")]
 
 
 class InputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -51,9 +58,9 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """What a job asks for; never changes. One run of it is the pair (job_id, attempt_nr)."""
 
     name: Name
-    command: Annotated[str, Meta(max_length=100_000)] = ""
+    command: Annotated[Text, Meta(max_length=100_000)] = ""
     """One shell line, run by `/bin/sh -c` in the job's directory."""
-    script: Annotated[str, Meta(max_length=1_000_000)] = ""
+    script: Annotated[Text, Meta(max_length=1_000_000)] = ""
     """Or a whole script with its `#!` line, run as a program."""
     inputs: Annotated[tuple[InputFile, ...], Meta(max_length=10_000)] = ()
     outputs: Annotated[tuple[OutputFile, ...], Meta(max_length=10_000)] = ()
@@ -69,14 +76,12 @@ class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """The payload is killed after this long (PanDA maxWalltime); None: no limit of its own."""
     estimate_s: Annotated[float, Meta(ge=0)] | None = None
     """How long the payload will probably run: packed nodes start the longest first."""
-    launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*$")] = "single"
-    environment: dict[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")] = "single"
+    environment: dict[Variable, Text] = {}
     network: bool = False
     """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
-    queue: Annotated[str, Meta(max_length=200, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?$")] = (
-        ""
-    )
+    queue: QueueName = ""
     """Empty: offered to every queue that can run it."""
     depends_on: Annotated[tuple[Whole | Name, ...], Meta(max_length=10_000)] = ()
     """Job ids, or names of jobs of the same submission, that must finish first."""

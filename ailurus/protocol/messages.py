@@ -11,7 +11,7 @@ from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Whol
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
-Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+(?!\n)$")]
 Text = Annotated[str, Meta(max_length=8000)]
 Label = Annotated[str, Meta(max_length=500)]
 
@@ -249,7 +249,9 @@ class Overview(Answer):
 class NewToken(Ask):
     """A token to make. Scopes are words of the WLCG profile and ours; see `Scope`."""
 
-    subject: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.@:/-]+$")]
+    subject: Annotated[
+        str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.@:/-]+(?!\n)$")
+    ]
     scopes: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=20)]
     lifetime_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
 
@@ -430,7 +432,7 @@ class LogPiece(Ask):
 
     job_id: Whole
     attempt_nr: Whole
-    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)$")]
+    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)(?!\n)$")]
     offset: Whole
     text: Annotated[str, Meta(max_length=1_000_000)]
     final: bool = False

@@ -29,7 +29,7 @@ _UNITS: dict[
 _FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
 _KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
-_AT = re.compile(r" - at `\$\.?(.*?)`$")
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
 def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:

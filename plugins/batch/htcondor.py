@@ -28,8 +28,8 @@ from harvester_edge.ports import (
 )
 from plugins.batch.commands import NotThere, Ran, Run, answer, because, hundreds, of_slot, runner
 
-Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*$", max_length=2000)]
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@<>?=&-]*$", max_length=500)]
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*(?!\n)$", max_length=2000)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@<>?=&-]*(?!\n)$", max_length=500)]
 KEPT_S = 900
 """How long a finished worker stays in the listing: longer than any poll."""
 

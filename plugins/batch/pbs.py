@@ -42,7 +42,7 @@ from plugins.batch.commands import (
     tasks,
 )
 
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@=+-]*$", max_length=500)]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@=+-]*(?!\n)$", max_length=500)]
 
 
 class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -77,14 +77,13 @@ class File:
             return copied
 
     def delete(self, url: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._parent(url) as (parent, name):
-            for one in (_part(name), name):  # a pilot killed while it copied leaves only the part
-                try:
-                    os.unlink(one, dir_fd=parent)
-                except FileNotFoundError:
-                    pass
-                except OSError as error:
-                    raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
+        try:
+            with self._parent(url) as (parent, name):
+                _unlink(_part(name), parent, url)  # a pilot killed in a copy leaves only the part
+                _unlink(name, parent, url)
+        except JobError as error:
+            if error.code is not Code.NO_SUCH_FILE:
+                raise
 
     def _beneath(self, url: str) -> tuple[str, list[str]]:
         """The root that `url` lies beneath, and the names from there on."""
@@ -154,6 +153,15 @@ def copy(source: int, into: int, check: Check, *, md5: bool) -> Copied:
         while piece:
             piece = piece[os.write(into, piece) :]
     return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+
+
+def _unlink(name: str, parent: int, url: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
 
 
 def _part(name: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.submission import check, jobs_from
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
 
@@ -131,3 +134,61 @@ def says(read, text):
     except AilurusError as error:
         return error.message
     return None
+
+
+HOSTILE = st.text(
+    st.one_of(
+        st.sampled_from("\n\r\0'\"`$();&|<>\\-%s/. \t\u202e\ufeff~*?[]{}#!"),
+        st.characters(),
+    ),
+    min_size=1,
+    max_size=60,
+) | st.sampled_from(
+    ["x\n", "-rf", "..", "a/../b", "..%2f", "$(id)", "%s%n", "x" * 4096, "\x1b]8;;"]
+)
+WHERE = [
+    ("name", lambda text: {"name": text}),
+    ("queue", lambda text: {"queue": text}),
+    ("launcher", lambda text: {"launcher": text}),
+    ("environment", lambda text: {"environment": {text: "1"}}),
+    ("inputs", lambda text: {"inputs": [{"name": text, "url": "file:///d/x"}]}),
+    ("inputs", lambda text: {"inputs": [{"name": "x", "url": "file://" + text}]}),
+    ("outputs", lambda text: {"outputs": [{"name": text}]}),
+    ("depends_on", lambda text: {"depends_on": [text]}),
+]
+
+
+def read_or_refuse(entry: dict[str, object]) -> JobSpec | AilurusError:
+    try:
+        (job,) = jobs_from(entry)
+    except AilurusError as error:
+        return error
+    return job
+
+
+@pytest.mark.parametrize(("field", "put"), WHERE)
+@given(text=HOSTILE)
+def test_f2_a_name_is_a_plain_word_or_refused_with_its_field(field, put, text):
+    job = read_or_refuse({**ONE, **put(text)})
+    if isinstance(job, AilurusError):
+        assert (job.field or "").startswith(f"jobs[0].{field}")
+        return
+    kept = msgspec.json.decode(msgspec.json.encode(job), type=JobSpec)
+    assert kept == job
+    if text in (job.name, job.queue, *job.environment, *(f.name for f in job.inputs + job.outputs)):
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*", text)
+    assert not any(re.search(r"[\x00-\x20]", file.url) for file in job.inputs)
+
+
+@pytest.mark.parametrize("field", ["command", "script"])
+def test_f2_a_nul_is_refused_where_a_process_would_get_it(field):
+    with pytest.raises(AilurusError, match="regex") as caught:
+        jobs_from({"name": "a", field: "echo \0"})
+    assert caught.value.field == f"jobs[0].{field}"
+    with pytest.raises(AilurusError):
+        jobs_from({**ONE, "environment": {"A": "\0"}})
+
+
+def test_f2_half_a_surrogate_pair_is_no_text():
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(rb'{"name": "a", "command": "echo \ud800"}', type=JobSpec)

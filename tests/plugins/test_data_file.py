@@ -1,0 +1,194 @@
+"""`file:` transfers stay beneath the storage roots, whatever a URL says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError
+from plugins.data.file import File
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "storage"
+    made.mkdir()
+    (tmp_path / "secret").write_text("canary")
+    return made
+
+
+@pytest.fixture
+def transfer(root: Path) -> File:
+    return File(roots=[str(root)])
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
+    fd = os.open(path, flags, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def nothing() -> None:
+    """The check of a job that nobody stops."""
+
+
+def code_of(act) -> Code:
+    with pytest.raises(JobError) as caught:
+        act()
+    assert caught.value.message
+    return caught.value.code
+
+
+def test_a_copy_is_measured_on_the_way(root: Path, transfer: File, tmp_path: Path) -> None:
+    data = os.urandom(3_000_001)
+    (root / "f").write_bytes(data)
+    with opened(tmp_path / "copy") as into:
+        copied = transfer.get(f"file://{root}/f", into, nothing, md5=True)
+    assert (tmp_path / "copy").read_bytes() == data
+    assert copied.size == len(data)
+    assert copied.adler32 == f"{zlib.adler32(data):08x}"
+    assert copied.md5 == hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///proc/self/environ",
+        "file:///etc/passwd",
+        "file://{root}/../secret",
+        "file://{root}/a/../../secret",
+        "file://{root}/link",
+        "file://{root}/linked/secret",
+        "file://{root}",
+        "file://{root}-other/x",
+        "file://host{root}/x",
+        "file:relative",
+        "file://",
+        "http://{root}/x",
+        "file://{root}/\0x",
+    ],
+)
+def test_f2_what_is_not_beneath_a_root_is_refused(
+    root: Path, transfer: File, tmp_path: Path, url: str
+) -> None:
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "linked").symlink_to(tmp_path)
+    url = url.format(root=root)
+    with opened(tmp_path / "copy") as into:
+        assert (
+            code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.STORAGE_FORBIDDEN
+        )
+        assert os.fstat(into).st_size == 0
+    with opened(tmp_path / "source") as source:
+        with pytest.raises(JobError):
+            transfer.put(source, url, nothing)
+        with suppress(JobError):  # a link may be deleted: it, and not what it leads to
+            transfer.delete(url)
+    assert (tmp_path / "secret").read_text() == "canary"
+
+
+def test_f2_an_encoded_path_is_a_name_and_leads_nowhere(root: Path, transfer: File) -> None:
+    with opened(root.parent / "copy") as into:
+        url = f"file://{root}/..%2fsecret"
+        assert code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.NO_SUCH_FILE
+
+
+names = st.text(
+    st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1, max_size=60
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)
+
+
+@given(names)
+def test_f2_any_name_is_kept_as_it_is(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    root = tmp_path_factory.mktemp("names")
+    transfer = File(roots=[str(root)])
+    with opened(root / "source.of.all") as source:
+        os.write(source, b"x")
+        os.lseek(source, 0, os.SEEK_SET)
+        if name != "source.of.all":
+            transfer.put(source, f"file://{root}/d/{name}", nothing)
+            assert [path.name for path in (root / "d").iterdir()] == [name]
+            transfer.delete(f"file://{root}/d/{name}")
+            assert list((root / "d").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_only_regular_files_are_read(root: Path, transfer: File, tmp_path: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(root / "x")
+    else:
+        (root / "x").mkdir()
+    with opened(tmp_path / "copy") as into:
+        act = lambda: transfer.get(f"file://{root}/x", into, nothing, md5=False)  # noqa: E731
+        assert code_of(act) is Code.STORAGE_FORBIDDEN
+
+
+def test_f5_nothing_is_overwritten(root: Path, transfer: File, tmp_path: Path) -> None:
+    (root / "taken").write_text("first")
+    with opened(tmp_path / "source") as source:
+        act = lambda: transfer.put(source, f"file://{root}/taken", nothing)  # noqa: E731
+        assert code_of(act) is Code.STAGE_OUT_FAILED
+    assert (root / "taken").read_text() == "first"
+    assert [path.name for path in root.iterdir()] == ["taken"]
+
+
+def test_f5_of_two_writers_at_once_one_wins_whole(root: Path, tmp_path: Path) -> None:
+    outcomes: list[str] = []
+
+    def write(name: str) -> None:
+        (tmp_path / name).write_text(name * 100_000)
+        with opened(tmp_path / name, os.O_RDONLY) as source:
+            try:
+                File(roots=[str(root)]).put(source, f"file://{root}/same", nothing)
+                outcomes.append(name)
+            except JobError:
+                pass
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 1
+    assert (root / "same").read_text() == outcomes[0] * 100_000
+    assert [path.name for path in root.iterdir()] == ["same"]
+
+
+def test_a_stopped_copy_leaves_nothing(root: Path, transfer: File, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise JobError(Code.KILLED_BY_SERVER, "stop")
+
+    (tmp_path / "source").write_bytes(b"x" * 10)
+    with opened(tmp_path / "source") as source:
+        act = lambda: transfer.put(source, f"file://{root}/d/x", stop)  # noqa: E731
+        assert code_of(act) is Code.KILLED_BY_SERVER
+    assert list((root / "d").iterdir()) == []
+
+
+def test_a_root_may_be_reached_by_a_link_of_the_sites_own(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "alias").symlink_to(root)
+    (root / "f").write_text("x")
+    transfer = File(roots=[str(tmp_path / "alias")])
+    for path in (tmp_path / "alias/f", root / "f"):
+        with opened(tmp_path / "copy") as into:
+            assert transfer.get(f"file://{path}", into, nothing, md5=False).size == 1
+
+
+def test_a_missing_file_and_a_deleted_one(root: Path, transfer: File, tmp_path: Path) -> None:
+    with opened(tmp_path / "copy") as into:
+        act = lambda: transfer.get(f"file://{root}/no/such", into, nothing, md5=False)  # noqa: E731
+        assert code_of(act) is Code.NO_SUCH_FILE
+    transfer.delete(f"file://{root}/no/such")
