@@ -9,7 +9,6 @@ the trace is in the log under that id.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
@@ -21,18 +20,22 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
 from dispatcher import session, web
-from dispatcher.auth import Issuer, authorise
+from dispatcher.auth import BadToken, Issuer, authorise
 from dispatcher.caller import NOBODY, Caller, Rejected
 from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
 from dispatcher.routing import Router, WrongMethod
+from dispatcher.traffic import AccessLog, Traffic
 from dispatcher.web import Receive, Send
 
 Asgi = Callable[..., Awaitable[None]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
+Page = Callable[[str], Awaitable[tuple[bytes, str]]]  # of an Accept header: content and its type
+Check = Callable[[], Awaitable[None]]  # raises Rejected
 
 log = Log("http")
-PANDA = ("/server/panda/", "/api/v1/", "/api/latest/", "/cache/", "/trf/")
+METHODS = ("/server/panda/", "/api/v1/", "/api/latest/")
+PANDA = (*METHODS, "/cache/", "/trf/")
 
 
 class App:
@@ -45,17 +48,28 @@ class App:
         console: Asgi | None,
         stream: Stream | None,
         panda: Asgi | None,
+        ready: Check | None,
+        access: AccessLog | None,
         host_names: Collection[str],
     ) -> None:
         self._issuer = issuer
         self._console = console
         self._stream = stream
         self._panda = panda
+        self._ready = ready
+        self.metrics: Page | None = None
+        """Answers /metrics; it reads the traffic of this very door, so it comes later."""
+        self.traffic = Traffic(access)
         self._hosts = session.Hosts(host_names)
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._router = Router(service, {"token": self._token})
         self._openapi = msgspec.json.encode(description())
+
+    @property
+    def held(self) -> int:
+        """How many requests wait for something to happen, streams included."""
+        return len(self._waiting)
 
     def close(self) -> None:
         """Take nothing new and end what only waits: clients ask again, elsewhere or later."""
@@ -89,20 +103,18 @@ class App:
                 raise
             error = Rejected(503, "the dispatcher is stopping", remedy="ask again")
         except Exception:  # noqa: BLE001 -- the last line before the client
-            name = secrets.token_hex(6)
+            name = scope["request_id"] = self.traffic.name(headers)
             error = Rejected(
                 500, "a bug of the dispatcher", detail=f"its trace is logged as {name}"
             )
-            log.error("request_broke", trace=True, path=scope["path"], id=name)  # noqa: TRY400
-        log.debug(
-            "request",
-            method=scope["method"],
-            path=scope["path"],  # never the query: somebody may put a token there
-            status=200 if error is None else error.status,
-            ms=round(1000 * (time.perf_counter() - began), 3),
-        )
-        if error is not None:
-            await web.answer_problem(send, error, *extra)
+            log.error("request_broke", trace=True, route=scope.get("route", ""), id=name)  # noqa: TRY400
+        if error is None:
+            status = scope.get("status", 200)
+        else:
+            status = error.status
+            name = scope.setdefault("request_id", self.traffic.name(headers))
+            await web.answer_problem(send, error, (b"x-request-id", name.encode()), *extra)
+        self.traffic.note(scope, headers, status, time.perf_counter() - began)
 
     async def _answer(
         self, scope: dict[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -116,12 +128,14 @@ class App:
             await self._document(scope["method"], send)
             return
         route = endpoint.route
+        scope["route"] = route.name
         token = (
             session.token_of(self._issuer, headers, method=scope["method"], scheme=scope["scheme"])
             if route.scope is not None
             else None
         )
         caller = NOBODY if token is None else self._issuer.caller(token)
+        scope["caller"] = caller.subject
         authorise(route, caller)
         if route.method == "GET":
             ask = endpoint.decode(scope["query_string"])
@@ -169,17 +183,42 @@ class App:
         self, path: str, scope: dict[str, Any], receive: Receive, send: Send
     ) -> None:
         if path == "/healthz":
+            scope["route"] = "healthz"
             await web.answer_json(send, m.Done())
         elif path == "/readyz":
+            scope["route"] = "readyz"
             if self._closing:
                 raise Rejected(503, "the dispatcher is stopping")
+            if self._ready is not None:
+                await self._ready()
             await web.answer_json(send, m.Done())
+        elif path == "/metrics" and self.metrics is not None:
+            scope["route"] = "metrics"
+            await self._metrics(self.metrics, scope, send)
         elif self._panda is not None and path.startswith(PANDA):
-            await self._panda(scope, receive, send)
+            scope["route"] = "panda"
+            await self._panda(scope, receive, _noting(scope, send))
+            if scope.get("status") == 200 and path.startswith(METHODS):
+                scope["route"] = path[1:]  # only what exists is answered so: names are bounded
         elif self._console is not None and (path == "/" or path.startswith("/console")):
-            await self._console(scope, receive, send)
+            scope["route"] = "console"
+            await self._console(scope, receive, _noting(scope, send))
         else:
             raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+
+    async def _metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
+        headers = dict(scope["headers"])
+        token = session.token_of(
+            self._issuer, headers, method=scope["method"], scheme=scope["scheme"]
+        )
+        if token is None:
+            raise BadToken("the request has no token")
+        caller = self._issuer.caller(token)
+        scope["caller"] = caller.subject
+        if not caller.scopes & {Scope.METRICS, Scope.ADMIN}:
+            raise Rejected(403, f"the token lacks scope {Scope.METRICS}")
+        content, kind = await page(headers.get(b"accept", b"").decode("latin-1"))
+        await web.answer(send, 200, content, (b"content-type", kind.encode()))
 
     async def _document(self, method: str, send: Send) -> None:
         if method != "GET":
@@ -228,6 +267,17 @@ class App:
         await send({"type": "http.response.body", "body": b""})
 
 
+def _noting(scope: dict[str, Any], send: Send) -> Send:
+    """`send`, with the status it sends kept in the scope."""
+
+    async def noted(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            scope["status"] = message["status"]
+        await send(message)
+
+    return noted
+
+
 async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:
     async with aclosing(events):
         async for piece in events:
@@ -246,11 +296,14 @@ def make_app(
     console: Asgi | None = None,
     stream: Stream | None = None,
     panda: Asgi | None = None,
+    ready: Check | None = None,
+    access: AccessLog | None = None,
     host_names: Collection[str] = (),
 ) -> App:
     """The application over `service`, which has one method for each route.
 
-    `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream` gives the events of the route `stream`, as the
-    bytes that are sent; `host_names` are ours beside localhost and addresses.
+    `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream`
+    gives the events of the route `stream`, as the bytes that are sent; `ready` refuses while we
+    cannot serve; `host_names` are ours beside localhost and addresses.
     """
-    return App(service, issuer, console, stream, panda, host_names)
+    return App(service, issuer, console, stream, panda, ready, access, host_names)

@@ -31,7 +31,10 @@ from dispatcher.keys import Keys
 LONGEST = 8192  # characters of a token
 REMEMBERED = 50_000  # tokens checked and not yet expired
 USER = frozenset({Scope.READ, Scope.CREATE, Scope.MODIFY, Scope.CANCEL, Scope.ADMIN})
-ON_REQUEST = USER | {Scope.PILOT}  # and `ailurus.edge:SITE`; the others are made by the rules
+ON_REQUEST = USER | {
+    Scope.PILOT,
+    Scope.METRICS,
+}  # and `ailurus.edge:SITE`; the others are made by the rules
 _SITE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,199}")
 
 

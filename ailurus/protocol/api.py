@@ -26,6 +26,7 @@ class Scope(StrEnum):
     CANCEL = "compute.cancel"
     ADMIN = "ailurus.admin"  # all of the above for everybody's jobs, and tokens
     EDGE = "ailurus.edge"  # as `ailurus.edge:SITE`
+    METRICS = "ailurus.metrics"  # what Prometheus reads, and nothing else
     PILOT = "ailurus.pilot"  # a pilot started by hand: may register as a worker
     BOOTSTRAP = "ailurus.bootstrap"  # one registration: (intent, index, epoch, deadline)
     WORKER = "ailurus.worker"  # a registered worker, its own jobs only

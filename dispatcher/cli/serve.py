@@ -70,6 +70,9 @@ def arguments(parser: ArgumentParser) -> None:
     panda.add_argument(
         "--panda-transforms", default="", metavar="URL", help="where pilots get the transform"
     )
+    parser.add_argument(
+        "--access-log", type=Path, metavar="FILE", help="a JSON line a request; HUP opens it anew"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -147,10 +150,13 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
     from dispatcher.auth import Issuer
     from dispatcher.console.app import console
     from dispatcher.core import Settings
+    from dispatcher.health import Readiness
     from dispatcher.live import Live
+    from dispatcher.metrics import Metrics
     from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.service import Service
     from dispatcher.store import open_store
+    from dispatcher.traffic import AccessLog
 
     kept = keys.read(place.keys)
     issuer = Issuer(kept)
@@ -166,7 +172,11 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
         folder=args.panda_queues,
         transforms=args.panda_transforms,
     )
-    with contextlib.closing(_bound(host, port)) as listener:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(_bound(host, port)))
+        access = None
+        if args.access_log is not None:
+            access = stack.enter_context(contextlib.closing(AccessLog(args.access_log)))
         store = open_store(args.store)
         service = await Service.open(store, secret=secret, mint=mint, settings=settings)
         live = Live(service)
@@ -177,8 +187,11 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
                 console=console(),
                 stream=live.stream,
                 panda=Panda(service, issuer, panda),
+                ready=Readiness(store).check,
+                access=access,
                 host_names=[*args.host_name, host, socket.gethostname()],
             )
+            app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
             server = _server(app, args)
             _say(args, out, place, listener)
             await _until_told(server, app, listener)

@@ -17,6 +17,7 @@ SHORT = {
     "modify": "compute.modify",
     "cancel": "compute.cancel",
     "admin": "ailurus.admin",
+    "metrics": "ailurus.metrics",
     "pilot": "ailurus.pilot",
     "edge": "ailurus.edge",
 }

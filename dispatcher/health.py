@@ -1,0 +1,40 @@
+"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from dispatcher.caller import Rejected
+from dispatcher.ports import Store, Unavailable
+
+PATIENCE_S = 3.0  # a store that takes longer to commit nothing serves nobody well
+FRESH_S = 1.0  # anybody may ask: the store is asked once in this time, for all of them
+
+
+class Readiness:
+    """Asks the store, not more often than once a second."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._asking: asyncio.Task[str] | None = None
+        self._asked = 0.0
+
+    async def check(self) -> None:
+        """Raise Rejected (503) unless the store has just committed."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked > FRESH_S):
+            self._asked = now
+            self._asking = asyncio.create_task(self._ask())
+        if fault := await asyncio.shield(self._asking):
+            raise Rejected(503, "the store does not answer", detail=fault)
+
+    async def _ask(self) -> str:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._store.write(lambda tx: tx.one("event.last"))
+        except TimeoutError:
+            return f"no commit within {PATIENCE_S:g} s"
+        except Unavailable as error:
+            return str(error)
+        return ""
