@@ -65,6 +65,7 @@ class SiteLease(Struct):
     slots: tuple[SlotShape, ...]
     online: bool
     until: float  # awake time
+    room: int | None = None  # how many more workers it could take, when it last asked
 
 
 class Core:

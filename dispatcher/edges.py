@@ -7,6 +7,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import Code
+from ailurus.protocol.job import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Phase
 from dispatcher import queue
@@ -39,7 +40,8 @@ class Edges(Core):
         )
         epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
         until = self.awake.now + self.settings.edge_lease_s
-        self.sites[ask.site] = SiteLease(ask.instance, epoch, ask.slots, ask.online, until)
+        room = old.room if old else None
+        self.sites[ask.site] = SiteLease(ask.instance, epoch, ask.slots, ask.online, until, room)
         if changed:
             await self.store.write(lambda tx: self._keep_site(tx, ask, epoch))
         return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s)
@@ -65,6 +67,7 @@ class Edges(Core):
     async def demand(self, ask: m.AskDemand, caller: Caller) -> m.Demand:
         """Ready jobs by shape in the site's queues, and the site's workers."""
         site = self._lease_of(ask.site, ask.epoch, caller)
+        site.room = ask.room
         served = {slot.queue for slot in site.slots} | {""}
 
         def gather(tx: Tx) -> tuple[list[Row], list[Row]]:
@@ -82,15 +85,22 @@ class Edges(Core):
         others = [
             lease
             for name, lease in self.sites.items()
-            if name != ask.site and lease.online and lease.until > self.awake.now
+            if name != ask.site
+            and lease.online
+            and lease.room != 0
+            and lease.until > self.awake.now
         ]
         return m.Demand(
             shapes=tuple(
-                m.ShapeDemand(queue=name, shape=self.shapes[shape], jobs=n)
+                m.ShapeDemand(
+                    queue=name,
+                    shape=self.shapes[shape],
+                    jobs=n,
+                    sites=1 + sum(_could_run(lease, name, self.shapes[shape]) for lease in others),
+                )
                 for name, shape, _, n in ready
             ),
             workers=tuple(self.worker_row(row) for row in workers),
-            sharing=1 + sum(any(slot.queue in served for slot in lease.slots) for lease in others),
         )
 
     async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
@@ -207,6 +217,10 @@ class Edges(Core):
             )
         lease.until = self.awake.now + self.settings.edge_lease_s
         return lease
+
+
+def _could_run(site: SiteLease, queue: str, shape: Shape) -> bool:
+    return any(queue in ("", slot.queue) and shape.fits(slot.room) for slot in site.slots)
 
 
 def _at_home(site: str, caller: Caller) -> None:

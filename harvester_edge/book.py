@@ -42,6 +42,9 @@ MIGRATIONS = (
         slot text primary key, failures integer not null, since real not null, reason text not null
     ) without rowid;
     """,
+    """
+    create table spent (day integer primary key, node_hours real not null);  -- days of UTC since 1970
+    """,
 )
 _FIELDS = Worker.__struct_fields__
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
@@ -51,6 +54,7 @@ _UPSERT = (
     + ", ".join(f'"{name}" = excluded."{name}"' for name in _FIELDS[2:])
 )
 DECISIONS_KEPT = 2000
+DAY_S = 86_400
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -209,6 +213,23 @@ class Book:
         return [
             Decided(at, name, msgspec.json.decode(text, type=Decision)) for at, name, text in rows
         ]
+
+    # accounts ------------------------------------------------------------------------------------
+
+    def spend(self, at: float, node_hours: float) -> None:
+        """Charge node-hours of an ended worker to the day of its end."""
+        self._db.execute(
+            "insert into spent values (?, ?) on conflict do update "
+            "set node_hours = node_hours + excluded.node_hours",
+            (int(at // DAY_S), node_hours),
+        )
+
+    def spent(self, since: float) -> float:
+        """Node-hours charged since a day began."""
+        row = self._db.execute(
+            "select coalesce(sum(node_hours), 0) from spent where day >= ?", (int(since // DAY_S),)
+        ).fetchone()
+        return float(row[0])
 
     def health(self, slot: str) -> Health:
         row = self._db.execute(

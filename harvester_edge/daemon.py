@@ -13,12 +13,14 @@ from typing import IO
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import size_mb
 from ailurus.wire.client import Refused, WireError
 from harvester_edge.act import act, tell, tidy
 from harvester_edge.decide import Bound, Decision, Limits, decide
 from harvester_edge.edge import Edge
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
+from harvester_edge.site import Site, percent
 
 TIDY_S = 600.0
 _LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
@@ -32,7 +34,7 @@ def cycle(edge: Edge) -> Decision:
     """One round: observe → decide → act."""
     unheard = say_hello(edge)
     seen = observe(edge, unheard)
-    decision = decide(seen.snapshot, limits(edge))
+    decision = decide(seen.snapshot, limits(edge.site))
     if decision != edge.decision:
         edge.book.decided(edge.clock(), edge.site.site, decision)
         _log(edge, decision)
@@ -105,15 +107,22 @@ def say_hello(edge: Edge) -> str:
     return ""
 
 
-def limits(edge: Edge) -> Limits:
+def limits(site: Site) -> Limits:
     """What the site allows, as the decision takes it."""
-    scaling = edge.site.scaling
+    scaling = site.scaling
+    ratio, budget = scaling.queued_ratio, scaling.budget
     return Limits(
         total=scaling.max_total,
         queued=scaling.max_queued,
         per_cycle=scaling.per_cycle,
         floor=scaling.floor,
-        max_shrink=int(edge.site.policy.max_shrink.rstrip("%")) / 100,
+        max_shrink=percent(site.policy.max_shrink),
+        queued_ratio=ratio.of_running if ratio else None,
+        queued_floor=ratio.floor if ratio else 0,
+        attenuation=scaling.attenuation,
+        cores=scaling.max_cores,
+        memory_mb=None if scaling.max_memory is None else size_mb(scaling.max_memory),
+        node_hours=budget.node_hours * percent(budget.stop_at) if budget else None,
     )
 
 

@@ -1,9 +1,14 @@
 """How many workers to submit or drain now. Pure: no clock, no I/O, no chance.
 
-Every bound is kept beside the one that binds, so that `why` has nothing to work out.
+Every bound is kept beside the one that binds, so that `why` has nothing to work out. Bounds on workers
+are taken first and say how many; the slots then take turns, and bounds on what workers cost (cores,
+memory, node-hours) leave out those that do not fit any more.
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -12,13 +17,28 @@ PATIENCE = 3  # failed starts in a row before the breaker opens
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """What a site allows."""
+    """What a site allows. None: as much as anybody likes."""
 
     total: int
     queued: int
     per_cycle: int
     floor: int = 0
     max_shrink: float = 1.0  # the share of its workers that one change of limits may drain unasked
+    queued_ratio: float | None = None  # of the active workers may wait beside them, ...
+    queued_floor: int = 0  # ... or so many if that is more
+    attenuation: float = 1.0  # this part of the demand is asked for at once: 3 means a third
+    cores: int | None = None
+    memory_mb: int | None = None
+    node_hours: float | None = None  # of the period that runs
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What workers occupy, or one worker of a slot does."""
+
+    cores: int = 0
+    memory_mb: int = 0
+    node_hours: float = 0.0  # at the most: a worker is counted with its whole walltime
+    nodes: int = 1
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -42,6 +62,8 @@ class SlotSeen(Struct, frozen=True, kw_only=True):
     name: str
     wanted: int
     breaker: Breaker = Breaker()
+    room: int | None = None  # what a limit of its own leaves open
+    cost: Cost = Cost()  # of one worker
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -51,10 +73,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     total: int = 0
     queued: int = 0  # asked for, not yet registered; an unclear submission counts
     active: int = 0  # registered, not draining
+    cost: Cost = Cost()  # of all workers; node-hours: of the period, spent and still to be spent
     paused: str = ""  # who or what paused the site
     unheard: str = ""  # why there is no word from the dispatcher
     unseen: str = ""  # why there is no fresh listing of the batch system
     drain: bool = False  # the site is to be emptied
+    inputs: tuple[str, ...] = ()  # what was seen, in words
     never: tuple[str, ...] = ()  # demand that no slot of the site can serve
 
 
@@ -74,6 +98,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     binding: Bound
     bounds: tuple[Bound, ...]
     notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    spare: int = 0  # how many more the site could take if there were work for them
 
     @property
     def count(self) -> int:
@@ -98,19 +124,32 @@ def breaker(health: Health, *, now: float, starting: int) -> Breaker:
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
     """The smallest bound wins; of equal ones the first, which says most."""
-    bounds = tuple(_bounds(seen, limits))
-    binding = min(bounds, key=lambda bound: bound.room)
+    bounds = _bounds(seen, limits)
+    submit, costs = _spread(max(0, min(bound.room for bound in bounds)), seen, limits)
+    bounds += costs
     drain, notes = _shrink(seen, limits)
     return Decision(
-        submit=_spread(max(0, binding.room), seen, limits),
+        submit=submit,
         drain=drain,
-        binding=binding,
-        bounds=bounds,
+        binding=min(bounds, key=lambda bound: bound.room),
+        bounds=tuple(bounds),
         notes=(*notes, *(f"never: {what}" for what in seen.never)),
+        inputs=seen.inputs,
+        spare=_spare(sum(submit.values()), seen, bounds),
     )
 
 
+def _spare(taken: int, seen: Snapshot, bounds: list[Bound]) -> int:
+    """Workers that the site could still take: none if no slot of it starts any now."""
+    if all(slot.breaker.room is not None or slot.room == 0 for slot in seen.slots):
+        return 0
+    of_demand = ("demand", "floor", "attenuation", "breaker", "slots", "per_cycle")
+    rooms = [bound.room for bound in bounds if bound.name not in of_demand]
+    return max(0, min(rooms) - taken)
+
+
 def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
+    """The bounds on the number of workers."""
     wanted = sum(slot.wanted for slot in seen.slots)
     missing = max(0, limits.floor - seen.total)
     bounds = [
@@ -128,12 +167,7 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
         )
     else:
         bounds.append(Bound(room=wanted, name="demand", why=_demand(wanted, seen)))
-    if any(slot.breaker.room is not None for slot in seen.slots):
-        wants = _wants(seen, limits)
-        reasons = (
-            f"{s.name}: {s.breaker.reason}" for s in seen.slots if s.breaker.room is not None
-        )
-        bounds.append(Bound(room=sum(wants.values()), name="breaker", why="; ".join(reasons)))
+    bounds += _bounds_of_slots(seen, limits)
     bounds += [
         Bound(
             room=limits.total - seen.total,
@@ -145,8 +179,37 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
             name="queued",
             why=f"{seen.queued} of {limits.queued} wait to start",
         ),
-        Bound(room=limits.per_cycle, name="per_cycle", why=f"{limits.per_cycle} a cycle"),
     ]
+    if limits.queued_ratio is not None:
+        most = max(limits.queued_floor, math.floor(limits.queued_ratio * seen.active))
+        why = (
+            f"{seen.queued} wait to start; beside {seen.active} active ones {most} may "
+            f"({limits.queued_ratio:g} of them, at least {limits.queued_floor})"
+        )
+        bounds.append(Bound(room=most - seen.queued, name="queued_ratio", why=why))
+    if limits.attenuation > 1:
+        room = max(missing, math.ceil(wanted / limits.attenuation))
+        why = (
+            f"{wanted} would have work, of which one in {limits.attenuation:g} is asked for at once"
+        )
+        bounds.append(Bound(room=room, name="attenuation", why=why))
+    bounds.append(Bound(room=limits.per_cycle, name="per_cycle", why=f"{limits.per_cycle} a cycle"))
+    return bounds
+
+
+def _bounds_of_slots(seen: Snapshot, limits: Limits) -> list[Bound]:
+    """What breakers and limits of single slots leave of the demand: in turn, so that each says its part."""
+    bounds = []
+    if any(slot.breaker.room is not None for slot in seen.slots):
+        reasons = (
+            f"{s.name}: {s.breaker.reason}" for s in seen.slots if s.breaker.room is not None
+        )
+        room = sum(_wants(seen, limits, own_limits=False).values())
+        bounds.append(Bound(room=room, name="breaker", why="; ".join(reasons)))
+    if any(slot.room is not None for slot in seen.slots):
+        told = (f"{s.name}: room for {max(0, s.room)}" for s in seen.slots if s.room is not None)
+        room = sum(_wants(seen, limits).values())
+        bounds.append(Bound(room=room, name="slots", why=", ".join(told)))
     return bounds
 
 
@@ -158,32 +221,77 @@ def _demand(wanted: int, seen: Snapshot) -> str:
     return "nothing waits that the workers there are cannot take"
 
 
-def _wants(seen: Snapshot, limits: Limits) -> dict[str, int]:
-    """Workers by slot that demand, or else the floor, asks for and its breaker lets through."""
-    floor = max(0, limits.floor - seen.total)
-    by_floor = floor > sum(slot.wanted for slot in seen.slots)
+def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[str, int]:
+    """Workers by slot that demand asks for and that its breaker and its own limit let through; what the
+    floor asks for beyond that is the first slots'."""
     wants = {}
+    extra = limits.floor - seen.total - sum(slot.wanted for slot in seen.slots)
     for slot in seen.slots:
-        want = floor if by_floor else slot.wanted
-        wants[slot.name] = want if slot.breaker.room is None else min(want, slot.breaker.room)
+        rooms = [slot.breaker.room, slot.room if own_limits else None]
+        most = min((max(0, room) for room in rooms if room is not None), default=None)
+        want = slot.wanted + max(0, extra)
+        wants[slot.name] = want if most is None else min(want, most)
+        extra -= wants[slot.name] - min(wants[slot.name], slot.wanted)
     return wants
 
 
-def _spread(count: int, seen: Snapshot, limits: Limits) -> dict[str, int]:
-    """`count` workers over the slots, each slot one in turn until it has what it wants."""
-    left = {name: want for name, want in _wants(seen, limits).items() if want > 0}
+class _Budget(NamedTuple):
+    """One kind of cost: what is left of it, and how it is told."""
+
+    name: str
+    left: float
+    why: str
+
+
+def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int], list[Bound]]:
+    """`count` workers over the slots, each slot one in turn until it has what it wants or until what it
+    costs is used up; and the bounds of the costs."""
+    budgets = _budgets(seen, limits)
+    left = {budget.name: budget.left for budget in budgets}
+    slots = {slot.name: slot for slot in seen.slots}
+    wants = {name: want for name, want in _wants(seen, limits).items() if want > 0}
     given: dict[str, int] = {}
-    while count > 0 and left:
-        share = max(1, min(count // len(left), *left.values()))
-        for name in list(left):
-            take = min(share, count)
-            if take:
-                given[name] = given.get(name, 0) + take
-                count -= take
-                left[name] -= take
-            if left[name] <= 0:
-                del left[name]
-    return given
+    short: dict[str, None] = {}  # costs that kept somebody out
+    taken = 0
+    while taken < count and wants:
+        for name in list(wants):
+            if taken == count:
+                break
+            cost = slots[name].cost
+            lacking = [kind for kind, rest in left.items() if getattr(cost, kind) > rest]
+            if lacking:
+                short.update(dict.fromkeys(lacking))
+                del wants[name]
+                continue
+            for kind in left:
+                left[kind] -= getattr(cost, kind)
+            given[name] = given.get(name, 0) + 1
+            taken += 1
+            wants[name] -= 1
+            if not wants[name]:
+                del wants[name]
+    # A cost that kept nobody out leaves room for what its cheapest slot could still take.
+    bounds = []
+    for budget in budgets:
+        name = budget.name
+        each = min((getattr(slot.cost, name) for slot in seen.slots), default=0)
+        room = taken + (math.floor(max(0.0, left[name]) / each) if each else count + 1)
+        bounds.append(Bound(room=taken if name in short else room, name=name, why=budget.why))
+    return given, bounds
+
+
+def _budgets(seen: Snapshot, limits: Limits) -> list[_Budget]:
+    told = (
+        ("cores", limits.cores, seen.cost.cores, "{:.0f} of {:.0f} cores are taken"),
+        ("memory_mb", limits.memory_mb, seen.cost.memory_mb, "{:.0f} of {:.0f} MB are taken"),
+        ("node_hours", limits.node_hours, seen.cost.node_hours,
+         "{:.1f} of {:.1f} node-hours of the period are spent or promised"),
+    )  # fmt: skip
+    return [
+        _Budget(name, most - used, why.format(used, most))
+        for name, most, used, why in told
+        if most is not None
+    ]
 
 
 def _shrink(seen: Snapshot, limits: Limits) -> tuple[int, tuple[str, ...]]:

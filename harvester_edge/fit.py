@@ -31,10 +31,9 @@ class Fit(NamedTuple):
     never: tuple[str, ...]
 
 
-def fit(
-    demand: Iterable[ShapeDemand], slots: dict[str, Bin], free: Iterable[Bin], sharing: int = 1
-) -> Fit:
-    """What `demand` asks of a site with these `slots`, net of the room that is `free` already."""
+def fit(demand: Iterable[ShapeDemand], slots: dict[str, Bin], free: Iterable[Bin]) -> Fit:
+    """What `demand` asks of a site with these `slots`, net of the room that is `free` already. Of jobs
+    that several sites could run it takes its share, rounded up: no site may leave the last to others."""
     bins: dict[Bin, int] = {}
     for one in free:
         key = _coarse(one)
@@ -47,7 +46,7 @@ def fit(
         if not fitting:
             never.append(f"{ask.jobs} jobs of {describe(ask.shape)}{_nearest(ask, slots)}")
             continue
-        left = _fill(bins, whole, ask, -(-ask.jobs // max(1, sharing)))
+        left = _fill(bins, whole, ask, -(-ask.jobs // max(1, ask.sites)))
         name = min(fitting, key=lambda name: _size(slots[name].room))
         each = capacity(slots[name], ask)
         new, rest = divmod(left, each)

@@ -53,6 +53,7 @@ Url = Annotated[
     ),
 ]
 Percent = Annotated[str, Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%")]
+Share = Annotated[float, Meta(ge=0, le=100)]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
 Text = Annotated[str, Meta(max_length=2000)]
@@ -111,6 +112,8 @@ class Slot(_Part, frozen=True, kw_only=True):
     disk: Size
     walltime: Duration
     gpus: Number = 0
+    max_total: Number | None = None
+    """Of this slot, beside the site's own."""
     extra: Options = {}
     """What this slot changes of `backend.options`: another partition, say."""
 
@@ -129,13 +132,36 @@ class Slot(_Part, frozen=True, kw_only=True):
         )
 
 
+class QueuedRatio(_Part, frozen=True, kw_only=True):
+    """How many may wait beside those that are active, and the number that may wait in any case."""
+
+    of_running: Share
+    floor: Positive = 1
+
+
+class Budget(_Part, frozen=True, kw_only=True):
+    """Node-hours that the site's workers may use in a period of UTC: whole nodes times time."""
+
+    node_hours: Annotated[float, Meta(gt=0)]
+    period: Literal["day", "month", "year"] = "month"
+    stop_at: Percent = "100%"
+
+
 class Scaling(_Part, frozen=True, kw_only=True):
     """How many workers."""
 
     max_total: Number
     max_queued: Number = 10
     """Asked for and not yet registered."""
+    queued_ratio: QueuedRatio | None = None
+    """Lowers `max_queued` where few are active: a queue that does not move is not filled."""
     per_cycle: Number = 10
+    max_cores: Positive | None = None
+    """Of all workers together; so is `max_memory`."""
+    max_memory: Size | None = None
+    budget: Budget | None = None
+    attenuation: Annotated[float, Meta(ge=1, le=100)] = 1
+    """Ask for one part in so many of the demand a cycle: short bursts are over before pilots start."""
     floor: Number = 0
     """Workers kept whatever the demand."""
     idle_exit: Duration = "5m"
@@ -231,6 +257,11 @@ class Site(_Part, frozen=True, kw_only=True):
 def expanded(path: str) -> str:
     """A path with `$VARIABLE` and `~` replaced."""
     return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  text in, text out
+
+
+def percent(text: str) -> float:
+    """`50%` as 0.5."""
+    return int(text.rstrip("%")) / 100
 
 
 def json_schema() -> dict[str, Any]:

@@ -479,8 +479,12 @@ class Welcome(Answer):
 
 
 class AskDemand(Ask):
+    """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves its
+    share to the others that serve the queue."""
+
     site: Key
     epoch: Whole
+    room: Whole | None = None
 
 
 class ShapeDemand(Answer):
@@ -489,6 +493,7 @@ class ShapeDemand(Answer):
     queue: str
     shape: Shape
     jobs: int
+    sites: int = 1  # that could run them now, this one included: each provisions its share
 
 
 class Demand(Answer):
@@ -496,7 +501,6 @@ class Demand(Answer):
 
     shapes: tuple[ShapeDemand, ...]
     workers: tuple[WorkerRow, ...]
-    sharing: int = 1  # sites that serve the same queues: demand is theirs too
 
 
 class NewIntent(Ask):

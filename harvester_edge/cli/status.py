@@ -8,6 +8,7 @@ from collections import Counter
 import msgspec
 
 from ailurus.output import Output, ago
+from harvester_edge.cli.pause import WORDS
 from harvester_edge.cli.why import sentence
 from harvester_edge.decide import Decision, Health
 
@@ -54,7 +55,8 @@ def main(args: Namespace, out: Output) -> int:
         site=site.site,
         running=holder(site.state),
         looked=last_look(site.state),
-        paused=(site.state / "pause").exists() or site.policy.status != "online",
+        paused=site.policy.status != "online"
+        or any((site.state / name).exists() for name in WORDS),
         max_total=site.scaling.max_total,
         slots=[
             SlotStatus(

@@ -72,6 +72,9 @@ def show(
             for bound in decision.bounds
         ),
     )
+    out.line()
+    for text in decision.inputs:
+        out.line(f"seen: {text}")
     for note in decision.notes:
         out.line(f"note: {note}")
 

@@ -94,6 +94,7 @@ class MemoryDispatcher:
     intents: dict[str, int] = field(default_factory=dict)
     news: list[m.WorkerNews] = field(default_factory=list)
     drained: list[int] = field(default_factory=list)
+    asked: list[m.AskDemand] = field(default_factory=list)
     down: bool = False
     taken: bool = False
 
@@ -108,11 +109,14 @@ class MemoryDispatcher:
         return m.Welcome(epoch=1, lease_s=60)
 
     def _demand(self, ask: m.AskDemand) -> m.Demand:
-        shapes = (m.ShapeDemand(queue=self.queue, shape=self.shape, jobs=self.jobs),)
+        self.asked.append(ask)
+        shape = m.ShapeDemand(
+            queue=self.queue, shape=self.shape, jobs=self.jobs, sites=self.sharing
+        )
+        shapes = (shape,)
         return m.Demand(
             shapes=shapes if self.jobs else (),
             workers=tuple(self.rows.values()),
-            sharing=self.sharing,
         )
 
     def _intent(self, ask: m.NewIntent) -> m.Bootstraps:

@@ -26,6 +26,7 @@ def test_why_says_the_binding_limit_in_words(config, capsys):
     said = capsys.readouterr().out
     assert "demo: submit nothing: 4 of 4 exist (total)" in said
     assert "no edge runs now" in said
+    assert "seen: 9 jobs wait in demo: 1 cores" in said
     for name in ("demand", "total", "queued", "per_cycle"):
         assert name in said
 
@@ -69,6 +70,21 @@ def test_render_shows_the_script_and_submits_nothing(config, world, capsys):
     assert "exec /bin/true --url" in said
     assert len(world.batch.orders) == 1
     assert main(["render", "--config", config, "--slot", "nope"]) == 65
+
+
+def test_pause_drain_and_resume_are_files_and_may_be_said_twice(config, world, capsys):
+    for _ in range(2):
+        assert main(["pause", "--config", config, "--reason", "maintenance"]) == 0
+    assert "demo is paused" in capsys.readouterr().out
+    assert "maintenance" in world.cycle().binding.why
+    assert main(["drain", "--config", config, "--json"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["draining"] is True
+    assert main(["status", "--config", config]) == 0
+    assert "; paused" in capsys.readouterr().out
+    for _ in range(2):
+        assert main(["resume", "--config", config]) == 0
+    assert "online again" in capsys.readouterr().out
+    assert world.cycle().binding.name != "paused"
 
 
 def test_a_wrong_verb_or_option_says_what_would_be_right(config, capsys):

@@ -10,6 +10,7 @@ from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.daemon import SiteTaken, cycle
 from harvester_edge.edge import write_whole
 from harvester_edge.ports import BatchId, Rejected, Sighting, Tag, Unclear
+from harvester_edge.site import Budget
 
 
 def test_demand_becomes_workers(world):
@@ -89,6 +90,56 @@ def test_a_pause_file_is_honoured_within_a_cycle(world):
     assert "maintenance until noon" in decision.binding.why
     (world.edge.state / "pause").unlink()
     assert world.cycle().submit == {"std": 1}
+
+
+def test_a_drain_file_drains_and_submits_nothing(world):
+    started(world, count=2)
+    (world.edge.state / "drain").touch()
+    world.dispatcher.jobs = 5
+    decision = world.cycle()
+    assert (decision.submit, decision.binding.name) == ({}, "paused")
+    assert sorted(world.dispatcher.drained) == [1, 2]
+    assert not world.batch.cancelled
+
+
+def test_a_budget_counts_promised_hours_and_keeps_what_workers_really_used(world):
+    """Two hours a day, workers of one hour: two at a time; one that ends early leaves the rest."""
+    world.configure(budget=Budget(node_hours=2, period="day"), max_total=9)
+    world.dispatcher.jobs = 9
+    assert world.cycle().submit == {"std": 2}
+    decision = world.cycle()
+    assert (decision.submit, decision.binding.name) == ({}, "node_hours")
+    assert decision.binding.why == "2.0 of 2.0 node-hours of the period are spent or promised"
+    tag = world.batch.orders[0][0]
+    world.batch.set(Phase.STARTING)
+    for index in (0, 1):
+        world.dispatcher.register(tag, index)
+    world.cycle(seconds=1200)
+    for index in (0, 1):
+        world.dispatcher.end(tag, Ending.IDLE_EXIT, index)
+    world.batch.set(Phase.ENDED, Ending.DONE)
+    assert world.cycle().submit == {"std": 1}  # 40 minutes are spent
+    world.restart()
+    world.cycle()
+    assert world.cycle().binding.name == "node_hours"
+    world.clock.forward(86_400)
+    assert world.cycle().submit == {"std": 1}
+
+
+def test_cores_of_all_workers_are_limited(world):
+    slots = {"std": replace(world.edge.site.slots["std"], cores=8)}
+    world.edge.site = replace(world.edge.site, slots=slots)
+    world.configure(max_cores=20)
+    world.dispatcher.jobs = 99
+    world.cycle(3)
+    assert len(world.workers()) == 2
+    assert world.edge.decision.binding.why == "16 of 20 cores are taken"
+
+
+def test_a_full_site_leaves_its_share_to_the_others(world):
+    world.dispatcher.jobs = 100
+    world.cycle(2)
+    assert world.dispatcher.asked[-1].room == 0
 
 
 def test_without_a_dispatcher_nothing_is_submitted_and_nobody_ends(world):

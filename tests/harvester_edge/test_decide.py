@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from harvester_edge.decide import (
     BACKOFF_S,
     Breaker,
+    Cost,
     Health,
     Limits,
     SlotSeen,
@@ -19,12 +20,20 @@ from harvester_edge.decide import (
 )
 
 small = st.integers(0, 60)
+costs = st.builds(
+    Cost,
+    cores=st.integers(0, 16),
+    memory_mb=st.sampled_from([0, 1000, 4000, 64_000]),
+    node_hours=st.sampled_from([0.0, 0.1, 1.0, 24.0]),
+)
 slots = st.lists(
     st.builds(
         SlotSeen,
         name=st.uuids().map(str),
         wanted=small,
         breaker=st.builds(Breaker, room=st.none() | st.integers(0, 1), reason=st.just("failed")),
+        room=st.none() | st.integers(-5, 20),
+        cost=costs,
     ),
     min_size=1,
     max_size=4,
@@ -36,6 +45,7 @@ snapshots = st.builds(
     total=small,
     queued=small,
     active=small,
+    cost=st.builds(Cost, cores=small, memory_mb=small, node_hours=st.floats(0, 100)),
     paused=words,
     unheard=words,
     unseen=words,
@@ -48,21 +58,40 @@ all_limits = st.builds(
     per_cycle=small,
     floor=st.integers(0, 10),
     max_shrink=st.floats(0, 1),
+    queued_ratio=st.none() | st.floats(0, 2),
+    queued_floor=st.integers(0, 9),
+    attenuation=st.sampled_from([1.0, 1.5, 3.0]),
+    cores=st.none() | small,
+    memory_mb=st.none() | st.integers(0, 100_000),
+    node_hours=st.none() | st.floats(0, 200),
 )
 
 
-@given(snapshots, all_limits)
-def test_no_bound_is_ever_exceeded(seen, limits):
-    made = decide(seen, limits)
+def check_caps(seen, limits, made):
+    """No limit is exceeded by what was decided; what was exceeded before is not made worse."""
     assert all(count > 0 for count in made.submit.values())
     for bound in made.bounds:
         assert made.count <= max(0, bound.room)
     if made.count:
         assert seen.total + made.count <= limits.total
         assert seen.queued + made.count <= limits.queued
+        assert made.count <= limits.per_cycle
+        if limits.queued_ratio is not None:
+            most = max(limits.queued_floor, limits.queued_ratio * seen.active)
+            assert seen.queued + made.count <= most
+        for kind in ("cores", "memory_mb", "node_hours"):
+            most, used = getattr(limits, kind), getattr(seen.cost, kind)
+            asked = sum(getattr(s.cost, kind) * made.submit.get(s.name, 0) for s in seen.slots)
+            assert most is None or not asked or used + asked <= most + 1e-6
     for slot in seen.slots:
-        if slot.breaker.room is not None:
-            assert made.submit.get(slot.name, 0) <= slot.breaker.room
+        for room in (slot.breaker.room, slot.room):
+            if room is not None:
+                assert made.submit.get(slot.name, 0) <= max(0, room)
+
+
+@given(snapshots, all_limits)
+def test_no_bound_is_ever_exceeded(seen, limits):
+    check_caps(seen, limits, decide(seen, limits))
 
 
 @given(snapshots, all_limits)
@@ -73,13 +102,27 @@ def test_all_that_the_smallest_bound_allows_is_submitted(seen, limits):
     assert made.count == max(0, made.binding.room)
 
 
-@given(snapshots, all_limits, st.data())
-def test_more_demand_never_means_fewer_workers(seen, limits, data):
+def grown(seen, data):
+    """The same sight with more demand for one slot, and which."""
     index = data.draw(st.integers(0, len(seen.slots) - 1))
     more = list(seen.slots)
     more[index] = replace(more[index], wanted=more[index].wanted + data.draw(st.integers(1, 9)))
-    grown = replace(seen, slots=tuple(more))
-    assert decide(grown, limits).count >= decide(seen, limits).count
+    return replace(seen, slots=tuple(more)), more[index].name
+
+
+@given(snapshots, all_limits, st.data())
+def test_more_demand_for_a_slot_never_means_fewer_workers_of_it(seen, limits, data):
+    more, name = grown(seen, data)
+    assert decide(more, limits).submit.get(name, 0) >= decide(seen, limits).submit.get(name, 0)
+
+
+@given(snapshots, all_limits, st.data())
+def test_more_demand_never_means_fewer_workers(seen, limits, data):
+    """Where workers cost alike: a big one may take the cores of several small ones."""
+    alike = tuple(replace(slot, cost=seen.slots[0].cost) for slot in seen.slots)
+    seen = replace(seen, slots=alike)
+    more, _ = grown(seen, data)
+    assert decide(more, limits).count >= decide(seen, limits).count
 
 
 @given(snapshots, all_limits)
@@ -101,8 +144,8 @@ def test_the_same_sight_gives_the_same_decision(seen, limits):
     assert decide(seen, limits) == decide(seen, limits)
 
 
-def seen(wanted, **counts):
-    return Snapshot(slots=(SlotSeen(name="std", wanted=wanted),), **counts)
+def seen(wanted, each=None, **counts):
+    return Snapshot(slots=(SlotSeen(name="std", wanted=wanted, cost=each or Cost()),), **counts)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +169,25 @@ def seen(wanted, **counts):
         (seen(0), Limits(total=9, queued=9, per_cycle=9, floor=1), 1, "floor"),
         (seen(0, total=1), Limits(total=9, queued=9, per_cycle=9, floor=1), 0, "demand"),
         (seen(3), Limits(total=9, queued=9, per_cycle=9, floor=1), 3, "demand"),
+        # the queued limit follows the running ones, not below its minimum
+        (seen(50, active=20), Limits(total=99, queued=99, per_cycle=99, queued_ratio=0.4), 8, "queued_ratio"),
+        (seen(50, active=20, queued=6), Limits(total=99, queued=99, per_cycle=99, queued_ratio=0.4), 2, "queued_ratio"),
+        (seen(50), Limits(total=99, queued=99, per_cycle=99, queued_ratio=0.4, queued_floor=2), 2, "queued_ratio"),
+        (seen(50, active=99), Limits(total=999, queued=5, per_cycle=99, queued_ratio=0.4), 5, "queued"),
+        # a part of the demand at once, never less than one
+        (seen(50), Limits(total=99, queued=99, per_cycle=99, attenuation=3), 17, "attenuation"),
+        (seen(1), Limits(total=99, queued=99, per_cycle=99, attenuation=3), 1, "demand"),
+        (seen(0), Limits(total=9, queued=9, per_cycle=9, attenuation=3, floor=2), 2, "floor"),
+        # cores and memory that are left, in whole workers
+        (seen(9, each=Cost(cores=8), cost=Cost(cores=40)), Limits(total=99, queued=99, per_cycle=99, cores=64), 3, "cores"),
+        (seen(9, each=Cost(cores=8), cost=Cost(cores=80)), Limits(total=99, queued=99, per_cycle=99, cores=64), 0, "cores"),
+        (seen(9, each=Cost(memory_mb=4000)), Limits(total=99, queued=99, per_cycle=99, memory_mb=9000), 2, "memory_mb"),
+        # a budget counts each worker with its whole walltime, so that it is never overdrawn
+        (seen(9, each=Cost(node_hours=6), cost=Cost(node_hours=80)), Limits(total=99, queued=99, per_cycle=99, node_hours=95), 2, "node_hours"),
         # what stops everything is said before what would
         (seen(0, unheard="no answer"), Limits(total=0, queued=9, per_cycle=9), 0, "dispatcher"),
     ],
-)
+)  # fmt: skip
 def test_the_cases_of_harvester(sight, limits, count, binding):
     made = decide(sight, limits)
     assert (made.count, made.binding.name) == (count, binding)
@@ -139,6 +197,23 @@ def test_slots_take_turns():
     two = Snapshot(slots=(SlotSeen(name="a", wanted=10), SlotSeen(name="b", wanted=1)))
     made = decide(two, Limits(total=99, queued=99, per_cycle=4))
     assert made.submit == {"a": 3, "b": 1}
+
+
+def test_a_slot_that_does_not_fit_any_more_leaves_the_rest_to_smaller_ones():
+    slots = (
+        SlotSeen(name="big", wanted=5, cost=Cost(cores=16)),
+        SlotSeen(name="small", wanted=50, cost=Cost(cores=1)),
+    )
+    made = decide(Snapshot(slots=slots), Limits(total=99, queued=99, per_cycle=99, cores=40))
+    assert made.submit == {"big": 2, "small": 8}
+    assert made.binding.name == "cores"
+
+
+def test_a_limit_of_a_slot_is_its_own():
+    slots = (SlotSeen(name="a", wanted=9, room=2), SlotSeen(name="b", wanted=3))
+    made = decide(Snapshot(slots=slots), Limits(total=99, queued=99, per_cycle=99))
+    assert made.submit == {"a": 2, "b": 3}
+    assert (made.binding.name, made.binding.why) == ("slots", "a: room for 2")
 
 
 def test_the_breaker_lets_one_probe_through_a_step():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import ShapeDemand
@@ -79,7 +80,7 @@ def test_free_room_and_sharing_are_taken_off():
     idle = Bin("a", Room(cores=4, memory_mb=16_000, disk_mb=50_000, seconds_left=1e5))
     assert fit([ask(9)], SLOTS, [idle]).wanted["a"] == 2
     assert fit([ask(9)], SLOTS, [idle] * 3).wanted["a"] == 0
-    assert fit([ask(9)], SLOTS, [], sharing=3).wanted["a"] == 1
+    assert fit([replace(ask(9), sites=3)], SLOTS, []).wanted["a"] == 1
 
 
 def test_jobs_of_no_queue_go_to_the_smallest_slot_that_fits():

@@ -1,0 +1,57 @@
+"""`harvester-edge pause`: submit nothing more. Honoured within a cycle, by a daemon or by `tick`."""
+
+from __future__ import annotations
+
+import getpass
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import msgspec
+
+from ailurus.output import Output
+
+WORDS = ("pause", "drain")
+"""Names of the files in the state directory that say so; an admin may touch and remove them too."""
+
+
+class WordAnswer(msgspec.Struct, kw_only=True):
+    """What `pause`, `drain` and `resume` print with `--json`: what holds from now on."""
+
+    site: str
+    paused: bool
+    draining: bool
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--reason", default="", help="shown by `status` and `why`")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Write the file."""
+    return word(args, out, "pause")
+
+
+def word(args: Namespace, out: Output, name: str) -> int:
+    """Say a word to the edge of a site; said twice it is the same word."""
+    from harvester_edge import lint
+    from harvester_edge.edge import write_whole
+
+    site = lint.load(args.config)
+    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    reason = args.reason or f"by {getpass.getuser()}"
+    write_whole(site.state / name, f"{reason}\n".encode())
+    return show(out, site.site, site.state)
+
+
+def show(out: Output, site: str, state: Path) -> int:
+    """What holds now."""
+    paused, draining = ((state / name).exists() for name in WORDS)
+    if out.as_json:
+        out.document(WordAnswer(site=site, paused=paused, draining=draining))
+    elif draining:
+        out.line(f"{site} is drained: pilots finish what they have, and no new one is submitted")
+    elif paused:
+        out.line(f"{site} is paused: no new pilot is submitted")
+    else:
+        out.line(f"{site} is online again")
+    return 0

@@ -1,0 +1,63 @@
+"""Demand as sites are told it: each job by those that could run it, and by those alone."""
+
+from __future__ import annotations
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.job import Room
+from dispatcher.caller import Caller
+from tests.dispatcher.helpers import job, run
+
+
+class Site:
+    """A site with one slot for queue q."""
+
+    def __init__(self, bench, name, cores, queue="q"):
+        self.bench, self.name = bench, name
+        self.caller = Caller(subject=name, scopes=frozenset({Scope.EDGE}), site=name)
+        room = Room(cores=cores, memory_mb=64_000, disk_mb=100_000)
+        self.slots = (m.SlotShape(name="std", queue=queue, room=room),)
+
+    async def hello(self, *, online=True):
+        ask = m.Hello(site=self.name, instance=self.name, slots=self.slots, online=online)
+        self.epoch = (await self.bench.service.hello(ask, self.caller)).epoch
+
+    async def demand(self, room=None):
+        """Jobs by cores, and how many sites share them."""
+        ask = m.AskDemand(site=self.name, epoch=self.epoch, room=room)
+        answer = await self.bench.service.demand(ask, self.caller)
+        return {one.shape.cores: (one.jobs, one.sites) for one in answer.shapes}
+
+
+def test_jobs_are_shared_by_the_sites_that_could_run_them(tmp_path):
+    async def test(b):
+        await b.submit(job("small"), job("big", cores=8), job("big2", cores=8))
+        large, small = Site(b, "large", 16), Site(b, "small", 4)
+        elsewhere = Site(b, "elsewhere", 16, queue="other")
+        for site in (large, small, elsewhere):
+            await site.hello()
+        assert await large.demand() == {1: (1, 2), 8: (2, 1)}
+        assert await small.demand() == {1: (1, 2), 8: (2, 2)}
+
+    run(test, tmp_path)
+
+
+def test_a_site_that_is_full_paused_or_silent_leaves_its_share(tmp_path):
+    async def test(b):
+        await b.submit(job("a"))
+        one, two = Site(b, "one", 4), Site(b, "two", 4)
+        await one.hello()
+        await two.hello()
+        assert await one.demand() == {1: (1, 2)}
+        await two.demand(room=0)
+        assert await one.demand() == {1: (1, 1)}
+        await two.demand(room=3)
+        assert await one.demand() == {1: (1, 2)}
+        await two.hello(online=False)
+        assert await one.demand() == {1: (1, 1)}
+        await two.hello()
+        b.service.awake.now += 121
+        await one.hello()
+        assert await one.demand() == {1: (1, 1)}
+
+    run(test, tmp_path)
