@@ -46,6 +46,7 @@ class Lease(Struct):
     soft_kill: bool = False
     tail_wanted: str = ""
     tail: str | None = None
+    batch_id: str = ""  # of a PanDA client's batch job
 
     def sample(self, at: float, usage: Usage) -> None:
         """Keep a point of the curve; a long job's curve is thinned, not cut."""

@@ -21,6 +21,11 @@ from dispatcher.service import Service
 NO_JOBS = "No jobs in PanDA"
 NO_IDENTITY = "SSL secure connection is required"
 NO_ROLE = "production or pilot role required"
+NOT_YOURS = "no production/pilot role in VOMS FQANs or non pilot owner"
+BROKEN = "database error in the PanDA server"
+NO_STATISTICS = "Database failure getting the job statistics"
+WORKER_STATES = ("started", "finished")
+BAD_WORKER_STATE = f"Invalid worker state. The worker state has to be in {WORKER_STATES}"
 TOKEN_S = 86_400
 IDS = 1000  # job ids of one question
 INSTANCE = 180  # characters of a Harvester's name
@@ -34,6 +39,7 @@ class Call(Struct, frozen=True):
     given: dict[str, Any]
     home: str = ""
     transforms: str = ""
+    json: bool = True  # whether the client reads it
 
 
 def reply(command: str | None) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class Calls:
             memory_mb=max(0, given.get("memory", 0)),
             disk_mb=max(0, given.get("disk_space", 0)),
             count=given.get("n_jobs", 1),
-            seconds_left=max(0, given.get("remaining_time", 0)),
+            seconds_left=max(0, panda.number(given.get("remaining_time")) or 0),
             resource_type=given.get("resource_type", ""),
             task_id=given.get("task_id", 0),
             harvester_id=(given.get("harvester_id", "") or instance)[:INSTANCE],
@@ -80,7 +86,7 @@ class Calls:
             home=call.home,
         )
         if not call.party.serves(ask.site):
-            return failure(NO_ROLE if call.party.known else NO_IDENTITY)
+            return failure(NOT_YOURS if call.party.known else NO_IDENTITY)
         jobs = await acquire.acquire(self.service, ask)
         return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
 
@@ -106,43 +112,53 @@ class Calls:
         try:
             return success(reply(await updates.update(self.service, party, update)))
         except Unavailable:  # PanDA calls this a success: clients look at the code inside
-            return success({"StatusCode": 30})
+            return success({"StatusCode": 30}, "Database error")
 
     async def update_jobs_bulk(self, call: Call) -> dict[str, Any]:
         answers = []
         for entry in call.given["job_list"]:
+            if not isinstance(entry, dict):
+                return failure("failed with TypeError a job must be an object", [])
+            for name in ("job_id", "job_status"):  # nothing at all is taken then, as there
+                if name not in entry:
+                    return failure(f"failed with KeyError '{name}'", [])
+        for entry in call.given["job_list"]:
+            if entry.get("meta_data") is not None:
+                entry["meta_data"] = str(entry["meta_data"])
             try:
-                if not isinstance(entry, dict):
-                    raise Refused("Argument error: job_list must hold objects")
                 news = told(bound(_UPDATE, P, entry), "v1")
             except Refused as refused:
-                answers.append(failure(str(refused), {"StatusCode": 50}))
+                answers.append(failure(str(refused)))
             else:
                 answers.append(await self._update(call.party, news))
         return success(answers)
 
     async def update_worker_status(self, call: Call) -> dict[str, Any]:
         given = call.given
-        place = acquire.Place(intent=acquire.intent_of(_instance(call)), index=given["worker_id"])
+        if given["status"] not in WORKER_STATES:
+            return failure(BAD_WORKER_STATE)
+        worker_id = panda.number(given["worker_id"]) or 0
+        place = acquire.Place(intent=acquire.intent_of(_instance(call)), index=worker_id)
+        if worker_id < 1:
+            return failure("Failed to update worker status")
         if given["status"] == "started":
-            node = given.get("node_id") or ""
+            node = panda.text(given.get("node_id"))
             await acquire.started(self.service, call.party, place, "", node)
-        elif given["status"] == "finished":
-            await acquire.ended(self.service, call.party, place)
         else:
-            return failure(f"Invalid worker status: {given['status']}")
+            await acquire.ended(self.service, call.party, place)
         return success(None)
 
     async def update_worker_node(self, call: Call) -> dict[str, Any]:
         given = call.given
         await harvester.keep_node(self.service, "node", given["site"], given["host_name"], given)
-        return success(None)
+        return success(None, "Inserted new worker node.")
 
     async def update_worker_node_gpu(self, call: Call) -> dict[str, Any]:
         given = call.given
         name = f"{given['host_name']} {given['vendor']} {given['model']}"
-        await harvester.keep_node(self.service, "gpu", given["site"], name, given)
-        return success(None)
+        known = await harvester.keep_node(self.service, "gpu", given["site"], name, given)
+        done = "Updated existing" if known else "Inserted new"
+        return success(None, f"{done} worker node GPU.")
 
     # --- what pilots and Harvester ask of the system ---------------------------------------------------
 
@@ -150,10 +166,11 @@ class Calls:
         return success(panda.resource_types())
 
     async def active_job_stats_by_site(self, call: Call) -> dict[str, Any]:
-        return success(await harvester.by_site(self.service))
+        return _numbers(await harvester.by_site(self.service), NO_STATISTICS)
 
     async def active_job_detailed_stats_by_site(self, call: Call) -> dict[str, Any]:
-        return success(await harvester.by_type(self.service))
+        blank = f"{NO_STATISTICS} with resource_type and prodsourcelabel"
+        return _numbers(await harvester.by_type(self.service), blank)
 
     async def get_proxy(self, call: Call) -> dict[str, Any]:
         return failure("this dispatcher has no proxies: it speaks tokens")
@@ -189,7 +206,7 @@ class Calls:
         return success({"StatusCode": 0, "Returns": [], "Commands": {}})
 
     async def update_single_event_range(self, call: Call) -> dict[str, Any]:
-        return failure("there are no event ranges here", {"Command": None})
+        return failure(BROKEN)
 
     async def get_available_event_range_count(self, call: Call) -> dict[str, Any]:
         return success(0)
@@ -197,7 +214,8 @@ class Calls:
     # --- Harvester -----------------------------------------------------------------------------------
 
     async def heartbeat(self, call: Call) -> dict[str, Any]:
-        await harvester.heartbeat(self.service, _instance(call), call.given["data"])
+        data = call.given.get("data") or {}
+        await harvester.heartbeat(self.service, _instance(call), data)
         return success(None)
 
     async def acquire_commands(self, call: Call) -> dict[str, Any]:
@@ -224,25 +242,47 @@ class Calls:
                 self.service, _instance(call), given["panda_queue"], given["statistics"]
             )
         except ValueError as error:
-            return failure(f"Argument error: 'statistics' cannot be read: {error}")
-        return success(None)
+            return failure(f"database error: 'statistics' cannot be read: {error}")
+        return success(None, "OK")
 
     async def get_worker_statistics(self, call: Call) -> dict[str, Any]:
         return success(await harvester.statistics(self.service))
 
     async def update_service_metrics(self, call: Call) -> dict[str, Any]:
         metrics = call.given["metrics"]
-        return success(await harvester.keep_metrics(self.service, _instance(call), metrics))
+        kept = await harvester.keep_metrics(self.service, _instance(call), metrics)
+        return success([True]) if kept else failure(BROKEN)
 
     async def add_dialogs(self, call: Call) -> dict[str, Any]:
         try:
             await harvester.keep_dialogs(self.service, _instance(call), call.given["dialogs"])
         except ValueError as error:
-            return failure(f"Argument error: 'dialogs' cannot be read: {error}")
+            return failure(f"{BROKEN}: 'dialogs' cannot be read: {error}")
         return success(None)
 
     async def get_current_worker_id(self, call: Call) -> dict[str, Any]:
-        return success(await harvester.last_worker(self.service, _instance(call)))
+        last = await harvester.last_worker(self.service, _instance(call))
+        return failure(BROKEN) if last is None else success(last)
+
+    async def add_sweep_command(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        instances = await harvester.instances_of(self.service, given["panda_queue"])
+        if not instances:
+            return failure("Queue not served by any harvester ID")
+        params = {
+            "status": given["status_list"],
+            "computingSite": [given["panda_queue"]],
+            "computingElement": given["ce_list"] or "ALL",
+            "submissionHost": given["submission_host_list"] or "ALL",
+        }
+        for instance in instances:
+            await commands.send(self.service, instance, "KILL_WORKERS", params, ack=False)
+        return success(None)
+
+
+def _numbers(found: dict[str, Any], blank: str) -> dict[str, Any]:
+    """Statistics. A PanDA server takes none at all for a fault of its database."""
+    return success(found) if found else failure(blank, {})
 
 
 def _instance(call: Call) -> str:

@@ -25,10 +25,12 @@ AT_ONCE = 100  # workers of a queue that one command starts
 _encode = msgspec.json.Encoder().encode
 
 
-async def send(service: Service, harvester_id: str, name: str, params: Mapping[str, Any]) -> None:
+async def send(
+    service: Service, harvester_id: str, name: str, params: Mapping[str, Any], *, ack: bool = True
+) -> None:
     """Leave a command for an instance; it replaces the last one of its kind."""
     now = service.now()
-    await service.store.write(lambda tx: _leave(tx, harvester_id, name, params, now))
+    await service.store.write(lambda tx: _leave(tx, harvester_id, name, params, now, ack=ack))
 
 
 async def acquire(service: Service, harvester_id: str, most: int) -> list[dict[str, Any]]:
@@ -107,12 +109,20 @@ def _once(tx: Tx, harvester_id: str, name: str, params: Mapping[str, Any], now: 
         _leave(tx, harvester_id, name, params, now)
 
 
-def _leave(tx: Tx, harvester_id: str, name: str, params: Mapping[str, Any], now: float) -> None:
+def _leave(
+    tx: Tx,
+    harvester_id: str,
+    name: str,
+    params: Mapping[str, Any],
+    now: float,
+    *,
+    ack: bool = True,
+) -> None:
     tx.run(
         "command.put",
         harvester=harvester_id,
         command=name,
         params=_encode(params).decode(),
-        ack=1,
+        ack=int(ack),
         now=now,
     )

@@ -6,7 +6,6 @@ body that cannot be read; all else is HTTP 200 with a code inside.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,9 +18,9 @@ from dispatcher.auth import BadToken, Issuer
 from dispatcher.caller import Rejected
 from dispatcher.panda import bodies, legacy, v1
 from dispatcher.panda.bodies import BadBody, Headers
-from dispatcher.panda.calls import NO_IDENTITY, NO_ROLE, Call, Calls
+from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, Call, Calls
 from dispatcher.panda.files import Files
-from dispatcher.panda.legacy import FREE, OPEN, Legacy, always_json
+from dispatcher.panda.legacy import FREE, OPEN, Legacy
 from dispatcher.panda.party import Party, party
 from dispatcher.ports import Unavailable
 from dispatcher.service import Service
@@ -99,16 +98,13 @@ class Panda:
         if not (who.known or name in FREE or (who.queues and name in OPEN)):
             return 403, b"ERROR : a token is required", bodies.TEXT
         if who.known and not who.production and name not in FREE:
-            return 200, *bodies.legacy(legacy.NO_ROLE, headers)
+            return 200, *legacy.encoded(legacy.NO_ROLE, headers)
         call = self._call(who, scope, headers, body)
+        legacy.checked(name, call.given)
         if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):
             return 403, b"ERROR : a token is required for this queue", bodies.TEXT
-        answer = await _guarded(method, call, {"StatusCode": 30, "errorDialog": "database error"})
-        if isinstance(answer, str):
-            return 200, answer.encode(), bodies.TEXT
-        if isinstance(answer, dict) and not always_json(answer):
-            return 200, *bodies.legacy(answer, headers)
-        return 200, json.dumps(answer).encode(), bodies.JSON
+        answer = await _guarded(method, call, {"StatusCode": 30})
+        return 200, *legacy.encoded(answer, headers)
 
     # --- v1 ------------------------------------------------------------------------------------------
 
@@ -116,7 +112,7 @@ class Panda:
         self, version: str, name: str, scope: dict[str, Any], headers: Headers, body: bytes
     ) -> tuple[int, bytes, str]:
         method = v1.METHODS.get(name)
-        if method is None or (version == "latest" and method.free):  # both real servers forbid that
+        if method is None or version == "latest":  # real servers mean to know it, and forbid it
             return _forbidden(name.rpartition("/")[2])
         who = party(self._issuer, headers.get(b"authorization"), self._open)
         call = self._call(who, scope, headers, body)
@@ -131,7 +127,7 @@ class Panda:
             return v1.failure(str(refused))
         call = Call(who, given, call.home, call.transforms)
         action = getattr(self._calls, method.call)
-        answer: dict[str, Any] = await _guarded(action, call, v1.failure("database error"))
+        answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
 
     def _call(self, who: Party, scope: dict[str, Any], headers: Headers, body: bytes) -> Call:
@@ -140,7 +136,8 @@ class Panda:
         pilot = _PILOT.match(headers.get(b"user-agent", b""))
         old = pilot is not None and int(pilot[1]) < _KNOWS_BASES
         ours = DOMA if old else f"{home}/trf/user"
-        return Call(who, given, home, self._transforms or ours)
+        reads_json = bodies.wants_json(headers)
+        return Call(who, given, home, self._transforms or ours, reads_json)
 
 
 def _check_role(method: v1.Method, who: Party) -> None:

@@ -25,6 +25,7 @@ from dispatcher.service import Service
 STATISTICS_S = 4 * 3600.0
 WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran
 ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
+SHOWN = ("activated", "assigned", "running")  # always, if only as 0
 _PHASES = {
     "submitted": Phase.QUEUED,
     "ready": Phase.QUEUED,
@@ -156,11 +157,23 @@ def _fail_jobs(tx: Tx, worker_id: int, status: str, now: float) -> list[int]:
     return lost
 
 
-async def last_worker(service: Service, harvester_id: str) -> int:
-    """The highest worker id that an instance has used."""
+async def last_worker(service: Service, harvester_id: str) -> int | None:
+    """The highest worker id that an instance has used, if it has used any."""
     intent = intent_of(harvester_id)
     row = await service.store.read(lambda tx: tx.one("worker.last_index", intent=intent))
-    return int(row[0]) if row else 0
+    return int(row[0]) if row and row[0] else None
+
+
+async def instances_of(service: Service, queue: str) -> list[str]:
+    """The instances that have told of workers at a queue lately."""
+    since = service.now() - STATISTICS_S
+
+    def look(tx: Tx) -> set[str]:
+        told = {*tx.all("fact.since", kind="workers", since=since)}
+        pulled = {*tx.all("fact.since", kind="pull", since=since)}
+        return {instance for instance, site, _ in told | pulled if site == queue}
+
+    return sorted(await service.store.read(look))
 
 
 async def keep_statistics(service: Service, harvester_id: str, site: str, text: str) -> None:
@@ -184,21 +197,19 @@ async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
     return found
 
 
-async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[Any]) -> list[bool]:
-    """The last figures of each host of an instance. One answer for each that was said."""
-    good = [
-        one
-        for one in metrics
-        if isinstance(one, list) and len(one) == 3 and all(isinstance(part, str) for part in one)
-    ]
+async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[Any]) -> bool:
+    """The last figures of each host of an instance. False: these are none, and nothing is kept."""
+    try:
+        figures = msgspec.convert(metrics, list[tuple[str, str, str]])
+    except msgspec.ValidationError:
+        return False
 
     def change(tx: Tx) -> None:
-        for _, host, figures in good:
-            _put(tx, "metrics", harvester_id, host[:200], figures[:100_000], service.now())
+        for _, host, text in figures:
+            _put(tx, "metrics", harvester_id, host[:200], text[:100_000], service.now())
 
-    if good:
-        await service.store.write(change)
-    return [any(one is other for other in good) for one in metrics]
+    await service.store.write(change)
+    return True
 
 
 async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[Any]) -> None:
@@ -225,12 +236,16 @@ async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[An
 
 async def keep_node(
     service: Service, kind: str, site: str, name: str, facts: Mapping[str, Any]
-) -> None:
-    """What a node is made of (`node`), or one kind of GPU in it (`gpu`)."""
+) -> bool:
+    """What a node is made of (`node`), or one kind of GPU in it (`gpu`). Whether it was known."""
     text = _encode(facts).decode()[:20_000]
-    await service.store.write(
-        lambda tx: _put(tx, kind, site[:200], name[:500], text, service.now())
-    )
+
+    def change(tx: Tx) -> bool:
+        known = tx.one("fact.get", kind=kind, owner=site[:200], name=name[:500])
+        _put(tx, kind, site[:200], name[:500], text, service.now())
+        return known is not None
+
+    return await service.store.write(change)
 
 
 def _put(tx: Tx, kind: str, owner: str, name: str, data: str, now: float) -> None:
@@ -244,7 +259,7 @@ async def by_site(service: Service) -> dict[str, dict[str, int]]:
     """Jobs of each queue by state. Jobs without a queue wait in each."""
     found: dict[str, dict[str, int]] = {}
     for site, types in (await by_type(service)).items():
-        total: Counter[str] = Counter(dict.fromkeys(("activated", "assigned", "running"), 0))
+        total: Counter[str] = Counter(dict.fromkeys(SHOWN, 0))
         for labels in types.values():
             total.update(labels["managed"])
         found[site] = dict(total)
@@ -262,6 +277,6 @@ async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, i
         shape = service.shapes[shape_id]
         kind = panda.resource_type(shape.cores, shape.memory_mb)
         for site in [name] if name else list(found) if state == JobState.ACTIVATED else []:
-            states = found[site].setdefault(kind, {}).setdefault("managed", {})
+            states = found[site].setdefault(kind, {}).setdefault("managed", dict.fromkeys(SHOWN, 0))
             states[state] = states.get(state, 0) + n
     return found

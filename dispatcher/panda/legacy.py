@@ -1,25 +1,36 @@
-"""The methods of `/server/panda/`: text in, text or JSON out, everything read leniently."""
+"""The methods of `/server/panda/`: text in, text or JSON out, values read leniently, names are not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from ailurus.protocol import panda
 from ailurus.protocol.panda import number, text
-from ailurus.protocol.panda_update import STATES, told
-from dispatcher.panda import acquire, harvester, updates
-from dispatcher.panda.calls import INSTANCE, Call, Calls, ids, reply
+from ailurus.protocol.panda_update import STATES, UPDATE, told
+from dispatcher.panda import acquire, bodies, harvester, updates
+from dispatcher.panda.bodies import BadBody
+from dispatcher.panda.calls import (
+    BAD_WORKER_STATE,
+    INSTANCE,
+    NOT_YOURS,
+    WORKER_STATES,
+    Call,
+    Calls,
+    ids,
+    reply,
+)
 from dispatcher.panda.v1 import METHODS, Refused, bound
 from dispatcher.ports import Unavailable
 
-Answer = dict[str, Any] | list[Any] | str | int
-"""An object: JSON or `k=v&k=v`, as the client wants. A list or a number: JSON always. Text: as it is."""
-NO_JOBS = {"StatusCode": 20}
-NO_ROLE = {"StatusCode": 60, "errorDialog": "production or pilot role required"}
+Answer = dict[str, Any] | list[Any] | str | int | None
+"""An object: JSON or `k=v&k=v`, as the client wants. A list, a number or None: JSON as plain text.
+Text: as it is."""
+NO_ROLE = {"StatusCode": 60}
+BAD_JSON = "failed to load JSON"
 OPEN = frozenset(
     {
         "getJob",
@@ -33,6 +44,58 @@ OPEN = frozenset(
 )
 """What a pilot without a token may call, for queues that are open."""
 FREE = frozenset({"isAlive"})
+_UPDATE = " ".join(name.legacy for name in UPDATE if name.legacy not in ("jobId", "state"))
+_NAMES = {
+    name: words.split()
+    for name, words in {
+        "isAlive": "",
+        "getJob": "siteName! token timeout cpu mem diskSpace prodSourceLabel node computingElement "
+        "AtlasRelease prodUserID getProxyKey countryGroup workingGroup allowOtherCountry taskID "
+        "nJobs background resourceType harvester_id worker_id schedulerID jobType viaTopic "
+        "remaining_time",
+        "updateJob": f"jobId! state! {_UPDATE} token timestamp timeout workdir remainingSpace "
+        "messageLevel computingElement",
+        "updateJobsInBulk": "jobList! harvester_id",
+        "getStatus": "ids! timeout",
+        "checkJobStatus": "ids! timeout",
+        "updateWorkerPilotStatus": "site! workerID! harvesterID! status! timeout node_id",
+        "getResourceTypes": "timeout",
+        "getProxy": "role dn",
+        "get_access_token": "client_name! token_key",
+        "get_token_key": "client_name!",
+        "getKeyPair": "publicKeyName! privateKeyName!",
+        "setDebugMode": "pandaID! modeOn!",
+        "getEventRanges": "pandaID! jobsetID! taskID nRanges timeout scattered segment_id",
+        "updateEventRanges": "eventRanges! timeout version pandaID",
+        "updateEventRange": "eventRangeID! eventStatus! coreCount cpuConsumptionTime objstoreID "
+        "timeout pandaID",
+        "checkEventsAvailability": "pandaID! jobsetID! taskID! timeout",
+        "getCommands": "harvester_id! n_commands! timeout",
+        "ackCommands": "command_ids! timeout",
+        "get_max_worker_id": "harvester_id!",
+        "harvesterIsAlive": "harvesterID! data",
+        "updateWorkers": "harvesterID! workers!",
+        "reportWorkerStats_jobtype": "harvesterID! siteName! paramsList!",
+        "getWorkerStats": "",
+        "updateServiceMetrics": "harvesterID! metrics!",
+        "addHarvesterDialogs": "harvesterID! dialogs!",
+    }.items()
+}
+"""The parameters of each method; `!`: it cannot do without."""
+
+
+def checked(name: str, given: Mapping[str, Any]) -> None:
+    """Raise BadBody for parameters that a method does not have, or for want of one that it needs."""
+    words = [word.rstrip("!") for word in _NAMES[name]]
+    for one in given:
+        if one not in words:
+            raise BadBody(f"{name}() got an unexpected keyword argument '{one[:200]}'")
+    missing = [f"'{w[:-1]}'" for w in _NAMES[name] if w.endswith("!") and w[:-1] not in given]
+    if missing:
+        *most, last = missing
+        named = f"{', '.join(most)}{',' if len(most) > 1 else ''} and {last}" if most else last
+        s = "s" if most else ""
+        raise BadBody(f"{name}() missing {len(missing)} required positional argument{s}: {named}")
 
 
 class Legacy:
@@ -54,13 +117,16 @@ class Legacy:
             "get_access_token": self._access_token,
             "getKeyPair": self._get_key_pair,
             "setDebugMode": self._debug_mode,
+            "get_token_key": self._token_key,
+            "checkEventsAvailability": self._events_available,
             "getEventRanges": self._event_ranges,
             "updateEventRanges": self._update_event_ranges,
             "updateEventRange": self._update_event_range,
             "getCommands": self._get_commands,
             "ackCommands": self._ack_commands,
             "get_max_worker_id": self._last_worker,
-            **{name: self._pair(path, names) for name, (path, names) in _PAIRS.items()},
+            "getWorkerStats": self._worker_statistics,
+            **{name: self._pair(*how) for name, how in _PAIRS.items()},
         }
 
     async def _is_alive(self, call: Call) -> Answer:
@@ -85,43 +151,60 @@ class Legacy:
             home=call.home,
         )
         if not call.party.serves(ask.site):
-            return NO_ROLE
+            return _said(call, 60, NOT_YOURS)
         try:
             jobs = await acquire.acquire(self._service, ask)
         except Unavailable:
-            return {"StatusCode": 10, "errorDialog": "database timeout"}
+            return _said(call, 10, "database timeout")
         if not jobs:
-            return NO_JOBS
-        return {"StatusCode": 0, "jobs": jobs} if several is not None else jobs[0]
+            return _said(call, 20, "no jobs in PanDA")
+        if "nJobs" not in given:
+            return jobs[0]
+        return {"StatusCode": 0, "jobs": jobs if call.json else json.dumps(jobs)}
 
     async def _update_job(self, call: Call) -> dict[str, Any]:
         update = told(call.given, "legacy")
-        if update.state not in STATES:
-            return reply(None)
+        job_id = call.given.get("jobId")
+        if update.state not in STATES or job_id == "NULL":
+            return {"StatusCode": 0}
+        if update.job_id is None:
+            raise BadBody(f"invalid literal for int() with base 10: {str(job_id)[:200]!r}")
         try:
             return reply(await updates.update(self._service, call.party, update))
         except Unavailable:
-            return {"StatusCode": 30, "errorDialog": "database error"}
+            return {"StatusCode": 30}
 
     async def _update_jobs(self, call: Call) -> Answer:
-        entries = _decoded(call.given.get("jobList"))
+        entries = _decoded(call.given["jobList"])
+        failed = f"updateJobsInBulk {call.given.get('harvester_id')} failed with"
         if not isinstance(entries, list):
-            return [False, "jobList is not the JSON text of a list"]
-        answers = []
+            return [False, f"{failed} {BAD_JSON}"]
+        answers: list[Any] = []
         for entry in entries:
-            given = entry if isinstance(entry, dict) else {}
-            one = msgspec.structs.replace(call, given=given)
-            answers.append(panda.to_text(await self._update_job(one)))
+            try:
+                if not isinstance(entry, dict):
+                    raise BadBody("TypeError a job is no object")
+                for one in ("jobId", "state"):
+                    if one not in entry:
+                        raise BadBody(f"KeyError '{one}'")
+                checked("updateJob", entry)
+                answer = await self._update_job(msgspec.structs.replace(call, given=entry))
+            except BadBody as error:
+                return [False, f"{failed} {error}"]
+            content = json.dumps(answer)
+            shown = {"type": "json", "content": content} if call.json else panda.to_text(answer)
+            answers.append(shown)
         return [True, answers]
 
     async def _get_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split()]
         found = await updates.states(self._service, call.party, ids(wanted))
-        return {
+        answer = {
             "StatusCode": 0,
             "status": "+".join(state or "notfound" for _, state, _ in found),
             "attemptNr": "+".join(str(attempt_nr) for _, _, attempt_nr in found),
         }
+        return panda.to_text(answer)  # whatever the client says it reads
 
     async def _check_job_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split(",")]
@@ -130,36 +213,40 @@ class Legacy:
 
     async def _worker_status(self, call: Call) -> Answer:
         given = call.given
-        instance = text(given.get("harvesterID"))[:INSTANCE]
-        worker_id = number(given.get("workerID")) or 0
-        place = acquire.Place(intent=acquire.intent_of(instance), index=worker_id)
+        if given["status"] not in WORKER_STATES:
+            return BAD_WORKER_STATE
+        instance = text(given["harvesterID"])[:INSTANCE]
+        worker_id = number(given["workerID"]) or 0
         if not instance or worker_id < 1:
-            return {"StatusCode": 50, "errorDialog": "workerID and harvesterID are needed"}
-        if given.get("status") == "started":
-            site, node = text(given.get("site")), text(given.get("node_id"))
+            return {"StatusCode": 30}
+        place = acquire.Place(intent=acquire.intent_of(instance), index=worker_id)
+        if given["status"] == "started":
+            site, node = text(given["site"]), text(given.get("node_id"))
             await acquire.started(self._service, call.party, place, site[:200], node)
-        elif given.get("status") == "finished":
-            await acquire.ended(self._service, call.party, place)
         else:
-            return {"StatusCode": 30, "errorDialog": "status must be started or finished"}
+            await acquire.ended(self._service, call.party, place)
         return {"StatusCode": 0}
 
     async def _resource_types(self, call: Call) -> Answer:
-        # Pilot 3 reads the list only where it is the text of a Python list
-        return {"StatusCode": 0, "Returns": 0, "ResourceTypes": str(panda.resource_types())}
+        # to who does not ask for JSON, as the text of a Python list: that is how Pilot 3 reads it
+        return {"StatusCode": 0, "Returns": 0, "ResourceTypes": panda.resource_types()}
 
     async def _get_proxy(self, call: Call) -> Answer:
-        return {"StatusCode": 90, "errorDialog": "this dispatcher has no proxies: it speaks tokens"}
+        return _Json({"StatusCode": 90, "errorDialog": "proxy not found: this dispatcher has none"})
 
     async def _get_key_pair(self, call: Call) -> Answer:
         return {"StatusCode": 80, "errorDialog": "this dispatcher keeps no key pairs"}
 
+    async def _token_key(self, call: Call) -> Answer:
+        return {"StatusCode": 0, **(await self._calls.get_token_key(call))["data"]}
+
     async def _access_token(self, call: Call) -> Answer:
-        client, key = text(call.given.get("client_name")), text(call.given.get("token_key"))
+        client, key = text(call.given["client_name"]), text(call.given.get("token_key"))
         token = self._calls.renewed(call.party, client, key)
         if token is None:
-            return {"StatusCode": 50, "errorDialog": "the token key is not of this client"}
-        return {"StatusCode": 0, "userProxy": token}
+            message = f"failed since token key is invalid for {client[:200]}"
+            return _Json({"StatusCode": 50, "errorDialog": message})
+        return _Json({"StatusCode": 0, "errorDialog": "", "userProxy": token})
 
     async def _debug_mode(self, call: Call) -> Answer:
         return "Succeeded"
@@ -167,36 +254,46 @@ class Legacy:
     async def _event_ranges(self, call: Call) -> Answer:
         return {"StatusCode": 0, "eventRanges": []}
 
+    async def _events_available(self, call: Call) -> Answer:
+        return _Json({"StatusCode": 0, "nEventRanges": 0})
+
     async def _update_event_ranges(self, call: Call) -> Answer:
         ranges = _decoded(call.given.get("eventRanges"))
         there = len(ranges) if isinstance(ranges, list) else 0
         return {"StatusCode": 0, "Returns": [False] * there, "Command": {}}
 
     async def _update_event_range(self, call: Call) -> Answer:
-        return {"StatusCode": 50, "errorDialog": "there are no event ranges here"}
+        return panda.to_text({"StatusCode": 30})
 
     # --- Harvester -----------------------------------------------------------------------------------
 
     async def _get_commands(self, call: Call) -> Answer:
         given = {
-            "harvester_id": text(call.given.get("harvester_id") or call.given.get("harvesterID")),
-            "n_commands": number(call.given.get("n_commands")) or 20,
+            "harvester_id": text(call.given["harvester_id"]),
+            "n_commands": number(call.given["n_commands"]) or 0,
         }
         answer = await self._calls.acquire_commands(msgspec.structs.replace(call, given=given))
-        return _Json({"StatusCode": 0, "Returns": 0, "Commands": answer["data"]})
+        return {"StatusCode": 0, "Returns": 0, "Commands": answer["data"]}
 
     async def _ack_commands(self, call: Call) -> Answer:
-        taken = _decoded(call.given.get("command_ids"))
+        taken = _decoded(call.given["command_ids"])
         given = {"command_ids": taken if isinstance(taken, list) else []}
         await self._calls.acknowledge_commands(msgspec.structs.replace(call, given=given))
-        return _Json({"StatusCode": 0, "Returns": 0})
+        return {"StatusCode": 0, "Returns": 0}
 
     async def _last_worker(self, call: Call) -> Answer:
-        instance = text(call.given.get("harvester_id") or call.given.get("harvesterID"))
-        return await harvester.last_worker(self._service, instance[:INSTANCE])
+        return await harvester.last_worker(
+            self._service, text(call.given["harvester_id"])[:INSTANCE]
+        )
 
-    def _pair(self, path: str, names: dict[str, str]) -> Callable[[Call], Awaitable[Answer]]:
-        """A method of v1 under its old name: arguments as JSON text, the answer as a pair."""
+    async def _worker_statistics(self, call: Call) -> Answer:
+        return json.dumps(await harvester.statistics(self._service))
+
+    def _pair(
+        self, path: str, names: dict[str, str], said: str
+    ) -> Callable[[Call], Awaitable[Answer]]:
+        """A method of v1 under its old name: arguments as JSON text, the answer as a pair, with
+        `said` where v1 has nothing to say."""
         method = METHODS[path]
         kinds = {argument.name: argument.kind for argument in method.arguments}
 
@@ -206,35 +303,46 @@ class Legacy:
                 if old in call.given:
                     value = call.given[old]
                     given[new] = _decoded(value) if kinds[new] in (list, dict) else text(value)
+            if any(isinstance(given.get(n), str) and kinds[n] in (list, dict) for n in given):
+                return [False, BAD_JSON]
             try:
-                checked = bound(method, method.verb, given)
+                right = bound(method, method.verb, given)
             except Refused as refused:
                 return [False, str(refused)]
             action = getattr(self._calls, method.call)
-            answer = await action(msgspec.structs.replace(call, given=checked))
-            return [answer["success"], answer["data"] if answer["success"] else answer["message"]]
+            answer = await action(msgspec.structs.replace(call, given=right))
+            if not answer["success"]:
+                return [False, answer["message"]]
+            return [True, said if answer["data"] is None else answer["data"]]
 
         return ask
 
 
-_PAIRS: dict[str, tuple[str, dict[str, str]]] = {
-    "harvesterIsAlive": ("harvester/heartbeat", {"harvesterID": "harvester_id", "data": "data"}),
+_PAIRS: dict[str, tuple[str, dict[str, str], str]] = {
+    "harvesterIsAlive": (
+        "harvester/heartbeat",
+        {"harvesterID": "harvester_id", "data": "data"},
+        "succeeded",
+    ),
     "updateWorkers": (
         "harvester/update_workers",
         {"harvesterID": "harvester_id", "workers": "workers"},
+        "",
     ),
     "reportWorkerStats_jobtype": (
         "harvester/report_worker_statistics",
         {"harvesterID": "harvester_id", "siteName": "panda_queue", "paramsList": "statistics"},
+        "OK",
     ),
-    "getWorkerStats": ("harvester/get_worker_statistics", {}),
     "updateServiceMetrics": (
         "harvester/update_service_metrics",
         {"harvesterID": "harvester_id", "metrics": "metrics"},
+        "",
     ),
     "addHarvesterDialogs": (
         "harvester/add_dialogs",
         {"harvesterID": "harvester_id", "dialogs": "dialogs"},
+        "",
     ),
 }
 
@@ -243,9 +351,20 @@ class _Json(dict[str, Any]):
     """An object that PanDA sends as JSON whatever the client says it reads."""
 
 
-def always_json(answer: Answer) -> bool:
-    """Whether an answer is JSON for everybody."""
-    return isinstance(answer, _Json | list | int)
+def encoded(answer: Answer, headers: bodies.Headers) -> tuple[bytes, str]:
+    """An answer and its content type. Pairs and numbers are JSON that calls itself text."""
+    if isinstance(answer, str):
+        return answer.encode(), bodies.TEXT
+    if isinstance(answer, _Json):
+        return json.dumps(answer).encode(), bodies.JSON
+    if isinstance(answer, dict):
+        return bodies.legacy(answer, headers)
+    return json.dumps(answer).encode(), bodies.TEXT
+
+
+def _said(call: Call, code: int, words: str) -> dict[str, Any]:
+    """A code, and what it means for who reads JSON."""
+    return {"StatusCode": code, "errorDialog": words} if call.json else {"StatusCode": code}
 
 
 def _decoded(value: object) -> Any:

@@ -6,6 +6,7 @@ counts only for the attempt that is current. Only attempts that such a client ac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ ALREADY_DONE = "alreadydone"
 _WORDS = {"starting": JobState.STARTING, "running": JobState.RUNNING}  # the others: staging out
 _ORDER = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
 _ENDED = ("finished", "failed")
+_NUMBER = re.compile(r"\d+\.*\d+")
 _decode = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -41,6 +43,8 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     lease = service.leases.of(told.job_id)
     if lease is None or not _holds(service, party, lease, told.attempt_nr):
         return await _late(service, party, told, told.job_id)
+    if _other(lease.batch_id, told.batch_id):
+        return TOBEKILLED
     _renew(service, lease, told)
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
@@ -60,8 +64,15 @@ def _holds(service: Service, party: Party, lease: Lease, attempt_nr: int | None)
     )
 
 
+def _other(known: str, said: str) -> bool:
+    """Whether two batch jobs claim the same attempt. Numbers may differ: one is then the array's."""
+    both = bool(known and said and known != said)
+    return both and not (_NUMBER.fullmatch(known) or _NUMBER.fullmatch(said))
+
+
 def _renew(service: Service, lease: Lease, told: Told) -> None:
     renew(service, lease)
+    lease.batch_id = told.batch_id or lease.batch_id
     if (used := reports.usage(told)) is not None:
         lease.sample(service.now(), used)
     if told.stdout and lease.tail_wanted:
@@ -92,24 +103,33 @@ def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
 async def _late(service: Service, party: Party, told: Told, job_id: int) -> str | None:
     """An update of an attempt that nobody holds now: it has ended, was lost, or never was."""
 
-    def judge(tx: Tx) -> str | None:
+    def judge(tx: Tx) -> tuple[int, str | None]:
+        """The attempt to conclude after all, or 0 and the answer."""
         job = _standing(tx, job_id)
         attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=job[1]) if job else None
         place = tx.one("worker.place", worker_id=attempt[0]) if attempt else None
         if job is None or place is None or place[1] is None or not party.serves(place[0]):
-            return TOBEKILLED
+            return 0, TOBEKILLED
         if told.attempt_nr not in (None, job[1]):
-            return TOBEKILLED
+            return 0, TOBEKILLED
         if job[0] in FINAL:
-            killed = job[0] not in _ENDED and told.state not in _ENDED
-            return TOBEKILLED if killed else ALREADY_DONE
-        return None if told.state == "finished" else TOBEKILLED
+            row = tx.one("job.row", job_id=job_id)
+            since = service.now() - row[8] if row else 0.0
+            return 0, _after(job[0], told.state, since=since)
+        return (job[1], None) if told.state == "finished" else (0, TOBEKILLED)
 
-    verdict = await service.store.read(judge)
-    if verdict is not None:
-        return verdict
-    row = await service.store.read(lambda tx: _standing(tx, job_id))
-    return await _conclude(service, told, job_id, row[1] if row else 0)
+    attempt_nr, answer = await service.store.read(judge)
+    return await _conclude(service, told, job_id, attempt_nr) if attempt_nr else answer
+
+
+def _after(state: str, said: str, *, since: float) -> str | None:
+    """The answer to an update of a job that has ended, as a PanDA server gives it while the outputs are
+    being registered, and after that."""
+    if said in _ENDED:
+        return ALREADY_DONE
+    if state in _ENDED and since < REGISTERED_S:
+        return None
+    return ALREADY_DONE if state == JobState.FAILED else TOBEKILLED
 
 
 async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) -> str | None:

@@ -1,7 +1,8 @@
 """The methods of `/api/v1/` as a table, read as strictly as PanDA reads them.
 
 The checks come in PanDA's order, with PanDA's words: identity, role, HTTP method, which arguments,
-their types. `!` marks a required argument; those of a GET are cast from text.
+their types. `!` marks a required argument, `=` one whose default is not null, so that null is refused.
+`any` is not looked at, as there; `number` takes a float too. Those of a GET are cast from text.
 """
 
 from __future__ import annotations
@@ -13,17 +14,30 @@ from msgspec import Struct
 from ailurus.protocol.panda_update import UPDATE
 
 KINDS: dict[str, type] = {
+    "any": object,
     "int": int,
+    "number": complex,  # int | float there; stands for both here
     "str": str,
     "bool": bool,
     "float": float,
     "list": list,
     "dict": dict,
 }
-_SHOWN: dict[type, str] = {list: "List[int]", dict: "Dict"}
+_NUMBERS = frozenset(
+    f"{kind}_{what}"
+    for kinds, whats in (
+        (("max", "avg"), ("rss", "vmem", "swap", "pss")),
+        (("tot", "rate"), ("rchar", "wchar", "rbytes", "wbytes")),
+    )
+    for kind in kinds
+    for what in whats
+) | {"cpu_conversion_factor"}
+_NEEDED = ("job_id", "job_status")
+_TEXTS = ("job_output_report", "pilot_log", "meta_data", "stdout")
 _UPDATE = " ".join(
-    f"{name.v1}:{name.kind.__name__}{'!' if name.v1 in ('job_id', 'job_status') else ''}"
-    for name in sorted(UPDATE, key=lambda name: name.v1 not in ("job_id", "job_status"))
+    f"{name.v1}:{'number' if name.v1 in _NUMBERS else name.kind.__name__}"
+    f"{'!' if name.v1 in _NEEDED else '=' if name.v1 in _TEXTS else ''}"
+    for name in sorted(UPDATE, key=lambda name: name.v1 not in _NEEDED)
 )
 
 
@@ -33,6 +47,7 @@ class Argument(Struct, frozen=True):
     name: str
     kind: type
     required: bool
+    nullable: bool
 
 
 class Method(Struct, frozen=True):
@@ -50,14 +65,14 @@ class Method(Struct, frozen=True):
         return self.path.partition("/")[2]
 
 
+def _argument(word: str) -> Argument:
+    name, _, kind = word.partition(":")
+    bare = kind.rstrip("!=")
+    return Argument(name, KINDS[bare], kind.endswith("!"), kind == bare)
+
+
 def _method(verb: str, path: str, arguments: str = "", **who: bool) -> Method:
-    words = [word.partition(":") for word in arguments.split()]
-    return Method(
-        path,
-        verb,
-        tuple(Argument(n, KINDS[kind.rstrip("!")], kind.endswith("!")) for n, _, kind in words),
-        **who,
-    )
+    return Method(path, verb, tuple(_argument(word) for word in arguments.split()), **who)
 
 
 def _production(verb: str, path: str, arguments: str = "") -> Method:
@@ -65,26 +80,26 @@ def _production(verb: str, path: str, arguments: str = "") -> Method:
 
 
 G, P = "GET", "POST"
-_RANGES = "job_id:int! jobset_id:int! task_id:int"
+_RANGES = "job_id:int! jobset_id:int!"
 METHODS = {
     method.path: method
     for method in (
         _method(G, "system/is_alive", free=True),
-        _production(
+        _method(
             P,
             "pilot/acquire_jobs",
-            "site_name:str! timeout:int memory:int disk_space:int prod_source_label:str node:str "
-            "computing_element:str prod_user_id:str get_proxy_key:str task_id:int n_jobs:int "
+            "site_name:str! timeout:int= memory:int disk_space:int prod_source_label:str node:str "
+            "computing_element:str prod_user_id:str get_proxy_key:str task_id:int n_jobs:int= "
             "background:bool resource_type:str harvester_id:str worker_id:int scheduler_id:str "
-            "job_type:str via_topic:bool remaining_time:int",
+            "job_type:str via_topic:bool remaining_time:any target_architecture:any",
         ),
-        _method(G, "pilot/get_job_status", "job_ids:list! timeout:int"),
-        _production(P, "pilot/update_job", f"{_UPDATE} timeout:int"),
+        _method(G, "pilot/get_job_status", "job_ids:list! timeout:int="),
+        _production(P, "pilot/update_job", f"{_UPDATE} timeout:int="),
         _production(P, "pilot/update_jobs_bulk", "job_list:list! harvester_id:str"),
         _production(
             P,
             "pilot/update_worker_status",
-            "worker_id:int! harvester_id:str! status:str! timeout:int node_id:str",
+            "worker_id:any! harvester_id:any! status:any! timeout:any node_id:any",
         ),
         _production(
             P,
@@ -92,15 +107,15 @@ METHODS = {
             "site:str! host_name:str! cpu_model:str! panda_queue:str n_logical_cpus:int "
             "n_sockets:int cores_per_socket:int threads_per_core:int cpu_architecture:str "
             "cpu_architecture_level:str clock_speed:float total_memory:int total_local_disk:int "
-            "timeout:int",
+            "timeout:int=",
         ),
         _production(
             P,
             "pilot/update_worker_node_gpu",
             "site:str! host_name:str! vendor:str! model:str! count:int! vram:int architecture:str "
-            "framework:str framework_version:str driver_version:str timeout:int",
+            "framework:str framework_version:str driver_version:str timeout:int=",
         ),
-        _method(G, "job/get_status", "job_ids:list! timeout:int"),
+        _method(G, "job/get_status", "job_ids:list! timeout:int="),
         _method(G, "metaconfig/get_resource_types"),
         _method(G, "creds/get_proxy", "role:str dn:str"),
         _method(G, "creds/get_access_token", "client_name:str! token_key:str"),
@@ -109,21 +124,23 @@ METHODS = {
         _production(
             P,
             "event/acquire_event_ranges",
-            f"{_RANGES} n_ranges:int scattered:bool segment_id:int timeout:int",
+            f"{_RANGES} task_id:int n_ranges:int= timeout:int= scattered:bool= segment_id:int",
         ),
-        _production(P, "event/update_event_ranges", "event_ranges:str! version:int timeout:int"),
+        _production(P, "event/update_event_ranges", "event_ranges:str! timeout:int= version:int="),
         _production(
             P,
             "event/update_single_event_range",
             "event_range_id:str! event_range_status:str! core_count:int cpu_consumption_time:float "
-            "object_store_id:int timeout:int",
+            "object_store_id:int timeout:int=",
         ),
-        _production(G, "event/get_available_event_range_count", f"{_RANGES} timeout:int"),
-        _production(P, "harvester/heartbeat", "harvester_id:str! data:dict!"),
         _production(
-            P, "harvester/acquire_commands", "harvester_id:str! n_commands:int! timeout:int"
+            G, "event/get_available_event_range_count", f"{_RANGES} task_id:int! timeout:any"
         ),
-        _production(P, "harvester/acknowledge_commands", "command_ids:list! timeout:int"),
+        _production(P, "harvester/heartbeat", "harvester_id:str! data:dict"),
+        _production(
+            P, "harvester/acquire_commands", "harvester_id:str! n_commands:int! timeout:int="
+        ),
+        _production(P, "harvester/acknowledge_commands", "command_ids:list! timeout:int="),
         _production(P, "harvester/update_workers", "harvester_id:str! workers:list!"),
         _production(
             P,
@@ -134,6 +151,11 @@ METHODS = {
         _production(P, "harvester/update_service_metrics", "harvester_id:str! metrics:list!"),
         _production(P, "harvester/add_dialogs", "harvester_id:str! dialogs:list!"),
         _production(G, "harvester/get_current_worker_id", "harvester_id:str!"),
+        _production(
+            P,
+            "harvester/add_sweep_command",
+            "panda_queue:str! status_list:list! ce_list:list! submission_host_list:list!",
+        ),
         _method(G, "statistics/active_job_stats_by_site"),
         _method(G, "statistics/active_job_detailed_stats_by_site"),
         # Ours: how an operator reaches a Harvester. No PanDA client asks for it.
@@ -172,43 +194,51 @@ def bound(method: Method, verb: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
-    if value is None and not argument.required:
-        return None
+    kind = argument.kind
+    if kind is object or (value is None and argument.nullable and not argument.required):
+        return value
     if cast:
-        try:
-            value = _cast(argument.kind, value)
-        except (ValueError, OverflowError):
-            raise Refused(_wrong(argument, value)) from None
-    right = isinstance(value, (int, float) if argument.kind is float else argument.kind)
-    if argument.kind is int and (isinstance(value, bool) or not right or abs(value) >= 2**63):
-        right = False
+        value = _cast(argument, value)
+        if value is None:
+            return None
+    right = isinstance(value, (int, float) if kind is complex else kind)
+    if right and kind in (int, complex) and abs(value) >= 2**63:
+        right = False  # no database takes it
     if not right:
-        raise Refused(_wrong(argument, value))
+        shown = "int" if kind is complex else kind.__name__
+        raise Refused(
+            f"Type error: '{argument.name}' must be of type {shown}, got {type(value).__name__}."
+        )
     return value
 
 
-def _cast(kind: type, value: Any) -> Any:
+def _cast(argument: Argument, value: Any) -> Any:
     """Text from a query as the type that is annotated."""
-    if kind is list:
-        values = value if isinstance(value, list) else [value]
-        return [_cast(int, one) for one in values]
-    if isinstance(value, list):
-        raise ValueError("given twice")  # noqa: TRY004 -- one error for what cannot be cast
-    if value == "None":
+    kind = argument.kind
+    if value == "None" and argument.nullable and not argument.required:
         return None
-    if kind is int:
-        try:
-            return int(value[:40])
-        except ValueError:
-            return int(float(value[:40]))
-    if kind is bool:
-        return value.lower() in ("true", "1")
-    return value if kind is str else kind(value)
+    if kind is list and isinstance(value, str):
+        value = [value]
+    try:
+        if kind is list:
+            return [_whole(one) for one in value]
+        if isinstance(value, list):
+            raise ValueError("given twice")  # noqa: TRY004 -- one error for what cannot be cast
+        return _whole(value) if kind is int else value
+    except (ValueError, OverflowError):
+        shown = "List" if kind is list else kind.__name__
+        raise Refused(
+            f"Type error: '{argument.name}' with value '{value}' could not be casted to type "
+            f"{shown} from {type(value).__name__}."
+        ) from None
 
 
-def _wrong(argument: Argument, value: Any) -> str:
-    wanted = _SHOWN.get(argument.kind, argument.kind.__name__)
-    return f"Type error: '{argument.name}' must be of type {wanted}, got {type(value).__name__}."
+def _whole(text: str) -> int:
+    """A whole number; long ones keep their last digits."""
+    try:
+        return int(text[:40])
+    except ValueError:
+        return int(float(text[:40]))
 
 
 def success(data: object, message: str = "") -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Dispatcher:
 
     path: Path
     kept: keys.Keys
-    settings: PandaSettings = PandaSettings()
+    settings: PandaSettings = field(default_factory=PandaSettings)
     clock: Clock = field(default_factory=Clock)
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
 

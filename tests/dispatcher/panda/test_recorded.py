@@ -18,7 +18,9 @@ def differences(theirs: Any, ours: Any, where: str = "$") -> list[str]:
     """Where two answers are not alike: other keys, other kinds, or other words that a client acts on."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = {*theirs, *ours}
-        found = [f"{where}.{key}: only one has it" for key in keys if (key in theirs) != (key in ours)]
+        found = [
+            f"{where}.{key}: only one has it" for key in keys if (key in theirs) != (key in ours)
+        ]
         for key in keys & theirs.keys() & ours.keys():
             if key in EXACT and theirs[key] != ours[key]:
                 found.append(f"{where}.{key}: {theirs[key]!r} there, {ours[key]!r} here")
@@ -62,7 +64,9 @@ def test_all_questions_to_real_servers_are_answered_alike(dispatcher, job, recor
                     params[name] = type(params[name])(job_id)
         answer = dispatcher.ask(line["path"], params, line["how"])
         if line["name"] == "v1-badjson" and server == "0.8.1":
-            assert answer.status == 500  # its words differ between the two; ours are the newer one's
+            assert (
+                answer.status == 500
+            )  # its words differ between the two; ours are the newer one's
             continue
         ours = read(line["body_as"], answer.body)
         theirs = line["answer"]

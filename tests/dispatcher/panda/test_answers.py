@@ -1,0 +1,362 @@
+"""Answers that no recording in the tree holds, as the servers' sources of 0.8.1 and 1.0.4 give them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from ailurus.protocol.job import OutputFile
+
+WORKER = {
+    "workerID": 42,
+    "batchID": "28",
+    "status": "submitted",
+    "computingSite": "q",
+    "nCore": 1,
+    "jobType": "managed",
+    "resourceType": "SCORE",
+    "pandaid_list": [],
+}
+STATISTICS = json.dumps({"managed": {"SCORE": {"running": 1}}})
+BROKEN = "database error in the PanDA server"
+V1: list[tuple[str, str, Any, bool, str, Any]] = [
+    # method, path, parameters, success, message, data
+    ("GET", "harvester/get_current_worker_id", {"harvester_id": "nobody"}, False, BROKEN, None),
+    ("POST", "harvester/heartbeat", {"harvester_id": "h"}, True, "", None),
+    ("POST", "harvester/update_workers", {"harvester_id": "h", "workers": []}, True, "", []),
+    ("POST", "harvester/update_workers", {"harvester_id": "h", "workers": [WORKER]}, True, "", [True]),
+    ("GET", "harvester/get_current_worker_id", {"harvester_id": "h"}, True, "", 42),
+    (
+        "POST",
+        "harvester/report_worker_statistics",
+        {"harvester_id": "h", "panda_queue": "q", "statistics": STATISTICS},
+        True,
+        "OK",
+        None,
+    ),
+    (
+        "GET",
+        "harvester/get_worker_statistics",
+        {},
+        True,
+        "",
+        {"q": {"h": json.loads(STATISTICS)}},
+    ),
+    ("POST", "harvester/acknowledge_commands", {"command_ids": [1, 2]}, True, "", None),
+    (
+        "POST",
+        "harvester/add_dialogs",
+        {
+            "harvester_id": "h",
+            "dialogs": [
+                {
+                    "diagID": 1,
+                    "moduleName": "m",
+                    "identifier": "i",
+                    "creationTime": "2026-01-01 00:00:00.000000",
+                    "messageLevel": "INFO",
+                    "diagMessage": "hello",
+                }
+            ],
+        },
+        True,
+        "",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_status",
+        {"worker_id": "42", "harvester_id": "h", "status": "started", "node_id": "n"},
+        True,
+        "",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_status",
+        {"worker_id": 42, "harvester_id": "h", "status": "dancing"},
+        False,
+        "Invalid worker state. The worker state has to be in ('started', 'finished')",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_node",
+        {"site": "s", "host_name": "n", "cpu_model": "c", "clock_speed": 2000.0},
+        True,
+        "Inserted new worker node.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_node",
+        {"site": "s", "host_name": "n", "cpu_model": "c", "clock_speed": 2000},
+        False,
+        "Type error: 'clock_speed' must be of type float, got int.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_node_gpu",
+        {"site": "s", "host_name": "n", "vendor": "NVIDIA", "model": "A100", "count": 4},
+        True,
+        "Inserted new worker node GPU.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_worker_node_gpu",
+        {"site": "s", "host_name": "n", "vendor": "NVIDIA", "model": "A100", "count": 4},
+        True,
+        "Updated existing worker node GPU.",
+        None,
+    ),
+    ("GET", "job/get_status", {"job_ids": [999]}, True, "", [{"status": "unknown", "command": "tobekilled"}]),
+    (
+        "GET",
+        "pilot/get_job_status",
+        {"job_ids": [999]},
+        True,
+        "",
+        [{"job_id": 999, "status": "not found", "attempt_number": 0}],
+    ),
+    (
+        "GET",
+        "job/get_status",
+        {"job_ids": "many"},
+        False,
+        "Type error: 'job_ids' with value '['many']' could not be casted to type List from list.",
+        None,
+    ),
+    (
+        "GET",
+        "job/get_status",
+        {"job_ids": 1, "timeout": "soon"},
+        False,
+        "Type error: 'timeout' with value 'soon' could not be casted to type int from str.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_jobs_bulk",
+        {"job_list": [{"job_status": "running"}]},
+        False,
+        "failed with KeyError 'job_id'",
+        [],
+    ),
+    (
+        "POST",
+        "pilot/update_jobs_bulk",
+        {"job_list": [{"job_id": 999, "job_status": "dancing"}]},
+        True,
+        "",
+        [
+            {
+                "success": False,
+                "message": "Invalid job status: dancing",
+                "data": {"StatusCode": 50},
+            }
+        ],
+    ),
+    (
+        "POST",
+        "pilot/update_jobs_bulk",
+        {"job_list": {"job_id": 1}},
+        False,
+        "Type error: 'job_list' must be of type list, got dict.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/update_job",
+        {"job_id": 999, "job_status": "running", "max_rss": 1.5, "mean_core_count": 1.5},
+        False,
+        "Type error: 'mean_core_count' must be of type int, got float.",
+        None,
+    ),
+    ("GET", "event/get_available_event_range_count", {"job_id": 1, "jobset_id": 1, "task_id": 1}, True, "", 0),
+    (
+        "POST",
+        "pilot/acquire_jobs",
+        {"site_name": "nowhere", "resourceType": "SCORE"},
+        False,
+        "No jobs in PanDA",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/acquire_jobs",
+        {"site_name": "nowhere", "timeout": None},
+        False,
+        "Type error: 'timeout' must be of type int, got NoneType.",
+        None,
+    ),
+    (
+        "POST",
+        "pilot/acquire_jobs",
+        {},
+        False,
+        "Argument error: missing a required argument: 'site_name'",
+        None,
+    ),
+]  # fmt: skip
+
+
+def test_v1_answers_with_panda_words(dispatcher):
+    for method, path, params, success, message, data in V1:
+        answer = dispatcher.v1(path, params, how="get" if method == "GET" else "json")
+        assert answer == {"success": success, "message": message, "data": data}, path
+
+
+def test_statistics_of_nothing_are_a_failure_as_in_panda(dispatcher):
+    message = "Database failure getting the job statistics"
+    answer = dispatcher.v1("statistics/active_job_stats_by_site", how="get")
+    assert answer == {"success": False, "message": message, "data": {}}
+
+
+def test_statistics_count_jobs_by_site_type_label_and_state(dispatcher, job):
+    dispatcher.submit(job("one"), job("two", cores=8, memory_mb=8000))
+    by_site = dispatcher.v1("statistics/active_job_stats_by_site", how="get")["data"]
+    by_type = dispatcher.v1("statistics/active_job_detailed_stats_by_site", how="get")["data"]
+    assert by_site == {"q": {"activated": 2, "assigned": 0, "running": 0}}
+    one = {"managed": {"activated": 1, "assigned": 0, "running": 0}}
+    assert by_type == {"q": {"SCORE": one, "MCORE": one}}
+
+
+LEGACY: list[tuple[str, Any, str, str, str]] = [
+    # method, parameters, how, content type, body
+    ("isAlive", {}, "form", "text/plain", "alive=yes"),
+    ("getStatus", {"ids": "998 999"}, "gz-accept", "text/plain",
+     "StatusCode=0&status=notfound%2Bnotfound&attemptNr=0%2B0"),
+    ("checkJobStatus", {"ids": "998,999"}, "form", "application/json",
+     json.dumps({"StatusCode": 0, "data": [{"status": "unknown", "command": "tobekilled"}] * 2})),
+    ("updateJob", {"jobId": "999", "state": "dancing"}, "gz", "text/plain", "StatusCode=0"),
+    ("updateJob", {"jobId": "NULL", "state": "running"}, "form", "text/plain", "StatusCode=0"),
+    ("updateJob", {"jobId": "999", "state": "running"}, "form", "text/plain",
+     "StatusCode=0&command=tobekilled"),
+    ("getJob", {"siteName": "nowhere"}, "gz-accept", "application/json",
+     '{"StatusCode": 20, "errorDialog": "no jobs in PanDA"}'),
+    ("updateWorkerPilotStatus",
+     {"workerID": "7", "harvesterID": "h", "status": "started", "site": "q", "node_id": "n"},
+     "form", "text/plain", "StatusCode=0"),
+    ("updateWorkerPilotStatus",
+     {"workerID": "7", "harvesterID": "h", "status": "?", "site": "q"}, "form", "text/plain",
+     "Invalid worker state. The worker state has to be in ('started', 'finished')"),
+    ("harvesterIsAlive", {"harvesterID": "h", "data": "{}"}, "form", "text/plain",
+     '[true, "succeeded"]'),
+    ("updateWorkers", {"harvesterID": "h", "workers": json.dumps([WORKER])}, "form",
+     "text/plain", "[true, [true]]"),
+    ("updateWorkers", {"harvesterID": "h", "workers": "{"}, "form", "text/plain",
+     '[false, "failed to load JSON"]'),
+    ("get_max_worker_id", {"harvester_id": "h"}, "form", "text/plain", "42"),
+    ("get_max_worker_id", {"harvester_id": "nobody"}, "form", "text/plain", "null"),
+    ("reportWorkerStats_jobtype",
+     {"harvesterID": "h", "siteName": "q", "paramsList": STATISTICS}, "form", "text/plain",
+     '[true, "OK"]'),
+    ("getWorkerStats", {}, "form", "text/plain",
+     '{"q": {"h": {"managed": {"SCORE": {"running": 1}}}}}'),
+    ("updateServiceMetrics",
+     {"harvesterID": "h", "metrics": '[["2026-01-01 00:00:00.0", "host", "{}"]]'}, "form",
+     "text/plain", "[true, [true]]"),
+    ("addHarvesterDialogs", {"harvesterID": "h", "dialogs": "[]"}, "form", "text/plain",
+     '[true, ""]'),
+    ("ackCommands", {"command_ids": "[1]"}, "gz-accept", "application/json",
+     '{"StatusCode": 0, "Returns": 0}'),
+    ("ackCommands", {"command_ids": "[1]"}, "form", "text/plain", "StatusCode=0&Returns=0"),
+    ("checkEventsAvailability", {"pandaID": 1, "jobsetID": 1, "taskID": 1}, "form",
+     "application/json", '{"StatusCode": 0, "nEventRanges": 0}'),
+    ("updateJobsInBulk", {"jobList": '[{"state": "running"}]', "harvester_id": "h"}, "form",
+     "text/plain", '[false, "updateJobsInBulk h failed with KeyError \'jobId\'"]'),
+    ("updateJobsInBulk", {"jobList": '[{"jobId": 999, "state": "running"}]'}, "form",
+     "text/plain", '[true, ["StatusCode=0&command=tobekilled"]]'),
+    ("updateJobsInBulk", {"jobList": '[{"jobId": 999, "state": "running"}]'}, "gz-accept",
+     "text/plain", json.dumps([True, [{"type": "json",
+         "content": '{"StatusCode": 0, "command": "tobekilled"}'}]])),
+]  # fmt: skip
+
+
+def test_legacy_answers_with_panda_words(dispatcher):
+    for name, params, how, kind, body in LEGACY:
+        answer = dispatcher.ask(f"/server/panda/{name}", params, how)
+        assert (answer.status, answer.type, answer.text) == (200, kind, body), name
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "words"),
+    [
+        ("getJob", {}, "getJob() missing 1 required positional argument: 'siteName'"),
+        (
+            "updateJob",
+            {},
+            "updateJob() missing 2 required positional arguments: 'jobId' and 'state'",
+        ),
+        (
+            "updateWorkerPilotStatus",
+            {},
+            "updateWorkerPilotStatus() missing 4 required positional arguments: 'site', 'workerID', 'harvesterID', and 'status'",
+        ),
+        ("getJob", {"siteName": "q", "x": 1}, "getJob() got an unexpected keyword argument 'x'"),
+    ],
+)
+def test_legacy_wants_its_parameters_and_no_others(dispatcher, name, params, words):
+    answer = dispatcher.ask(f"/server/panda/{name}", params, "gz")
+    assert (answer.status, answer.type, answer.text) == (500, "text/plain", words)
+
+
+def test_several_jobs_come_as_json_text_to_who_reads_forms(dispatcher, job):
+    dispatcher.submit(job("one"), job("two"))
+    body = dispatcher.ask("/server/panda/getJob", {"siteName": "q", "nJobs": 2}, "form").text
+    told = dict(parse_qsl(body))
+    assert told["StatusCode"] == "0"
+    assert [one["jobName"] for one in json.loads(told["jobs"])] == ["one", "two"]
+
+
+def test_resource_types_are_a_list_in_json_and_its_text_in_a_form(dispatcher):
+    listed = dispatcher.legacy("getResourceTypes")["ResourceTypes"]
+    told = dict(parse_qsl(dispatcher.ask("/server/panda/getResourceTypes", {}, "form").text))
+    assert told["ResourceTypes"] == str(listed)
+    assert listed[0]["resource_name"] == "SCORE"
+
+
+# --- the back channel ------------------------------------------------------------------------------
+
+
+def test_updates_after_the_end_are_answered_as_while_panda_registers_outputs(dispatcher, job):
+    dispatcher.submit(job())
+    got = dispatcher.get_job()
+    assert dispatcher.update(got, "running") == "NULL"
+    assert dispatcher.update(got, "failed", pilotErrorCode=1305) == "NULL"
+    assert dispatcher.update(got, "running") == "NULL"
+    assert dispatcher.update(got, "failed") == "alreadydone"
+    dispatcher.forward(60)
+    assert dispatcher.update(got, "running") == "alreadydone"
+
+
+def test_a_job_without_its_outputs_fails_and_its_log_does_not_count(dispatcher, job):
+    (job_id,) = dispatcher.submit(job(outputs=(OutputFile(name="o"),)))
+    got = dispatcher.get_job()
+    log = {"log.tgz": {"guid": "g", "fsize": 1, "adler32": "00000001"}}
+    assert dispatcher.update(got, "finished", xml=json.dumps(log)) == "NULL"
+    assert dispatcher.state(job_id) == "failed"
+
+
+def test_a_second_batch_job_with_the_same_attempt_is_told_to_stop(dispatcher, job):
+    dispatcher.submit(job())
+    got = dispatcher.get_job()
+    assert dispatcher.update(got, "running", batchID="a.pbs") == "NULL"
+    assert dispatcher.update(got, "running", batchID="b.pbs") == "tobekilled"
+    assert dispatcher.update(got, "running", batchID="a.pbs") == "NULL"
+    assert dispatcher.update(got, "running", batchID="17") == "NULL"
+
+
+def test_a_cancelled_job_s_pilot_is_told_to_stop(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.get_job()
+    dispatcher.update(got, "running")
+    dispatcher.cancel(job_id)
+    assert dispatcher.update(got, "running") == "tobekilled"
+    assert dispatcher.update(got, "failed", pilotErrorCode=1144) == "alreadydone"
+    assert dispatcher.state(job_id) == "cancelled"
