@@ -13,20 +13,21 @@ import pytest
 
 @pytest.fixture(scope="session")
 def need() -> Callable[..., str]:
-    """Say where another project's program is: `need("wrk")`, `need("x", package="x-tools")`.
+    """Say where another project's program is: `need("wrk")`, `need("x", package="x-tools")`, and by
+    what option `scripts/setup` brings it.
 
     A test without its program is skipped, and fails in CI: what nobody ever runs must not look
-    green. It stays a skip where `scripts/setup --system` found that no such package exists.
+    green. It stays a skip where `scripts/setup` found that no such package exists.
     """
     listed = Path(sys.prefix, "absent-packages")
     absent = listed.read_text().split() if listed.exists() else []
 
-    def find(program: str, *, package: str | None = None) -> str:
+    def find(program: str, *, package: str | None = None, option: str = "--system") -> str:
         if path := shutil.which(program):
             return path
         if (package or program) in absent:
             pytest.skip(f"{program}: no such package on this system's mirrors")
-        why = f"{program} is not installed: scripts/setup --system, as root"
+        why = f"{program} is not installed: scripts/setup {option}, as root"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)

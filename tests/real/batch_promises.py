@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 from typing import Any
 
 import pytest
@@ -13,6 +16,11 @@ KILLS = (
     "edge.submitted", "edge.recorded", "edge.told",
 )  # fmt: skip
 LIES = ("accept-and-hang", "accept-and-fail", "banner", "two-ids", "half-a-line")
+
+
+MANY = int(os.environ.get("AILURUS_KILLS", "4"))
+SEED = int(os.environ.get("AILURUS_SEED", "1"))
+QUICK = {"poll": "0.3s", "settle": "1s", "grace": "1s", "command_timeout": "3s"}
 
 
 def sleepers(system: System, count: int, **more: Any) -> Rig:
@@ -63,6 +71,30 @@ class Promises:
             rig.edge()
             until(lambda: rig.agrees(2), 40, f"two, both known: {system.live()} {rig.log()}")
             assert rig.submissions == (2 if place == "kill-before" else 1)
+
+    @pytest.mark.timeout(60 + 20 * MANY)
+    def test_b3_kills_in_a_row_leak_and_duplicate_nothing(self, system):
+        """As many as AILURUS_KILLS says, wherever chance has it around a submission."""
+        chance = random.Random(SEED)
+        with sleepers(system, 2, backend={"limits": QUICK}) as rig:
+            submissions = 0
+            for nr in range(MANY):
+                place = chance.choice((*KILLS, *LIES[1:]))
+                if place in KILLS[:3] + KILLS[6:]:
+                    edge = rig.edge(AILURUS_FAILPOINTS=place)
+                else:
+                    rig.lie(place)
+                    edge = rig.edge()
+                if place in LIES:
+                    until(lambda: rig.agrees(2), 40, f"{nr}, {place}: both are adopted")
+                    rig.kill(edge)
+                assert edge.wait(60) == -signal.SIGKILL
+                edge = rig.edge()
+                until(lambda: rig.agrees(2), 60, f"{nr}, {place}: two, both known: {system.live()}")
+                submissions += 2 if place == "kill-before" else 1
+                assert rig.submissions == submissions, f"{nr}, {place}"
+                rig.kill(edge)
+                system.empty()
 
     def test_a_batch_system_that_hangs_changes_no_verdict(self, system):
         self._silence(system, system.hang, system.wake)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -71,10 +72,10 @@ class System:
 
     def run(self, *argv: object, seconds: float = 60, check: bool = True) -> str:
         """One of its commands, as the user."""
-        words = [*self.prefix, *map(str, argv)]
+        words = [*as_user(self.user), *self.prefix, *map(str, argv)]
         done = subprocess.run(
             words, check=False, capture_output=True, text=True, timeout=seconds,
-            env={**clean(), **self.environment}, **as_user(self.user),
+            env={**clean(), **self.environment},
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
@@ -84,12 +85,24 @@ def clean() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
 
 
-def as_user(user: str) -> dict[str, Any]:
-    """What makes subprocess start something as that user."""
-    if pwd.getpwuid(os.getuid()).pw_name == user:
-        return {}
+def as_user(user: str) -> list[str]:
+    """What stands before a command that is to run as that user. It may go into this tree even where
+    the tree lies below a private directory."""
     entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    if entry.pw_uid == os.getuid():
+        return []
+    who = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
+    rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+    return ["setpriv", *who, "--securebits=+no_setuid_fixup", *rights]
+
+
+def free_port() -> int:
+    """A port of loopback, below those that the kernel gives to whoever asks for any."""
+    while True:
+        port = random.randrange(12000, 20000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def until(what: Callable[[], object], seconds: float, why: str) -> None:
@@ -152,10 +165,10 @@ class Rig:
         log = self.directory / f"{name}.log"
         env = {**clean(), **self.system.environment, "HOME": str(self.directory / "home")}
         with log.open("ab") as out:
+            words = [*as_user(self.system.user), *map(str, argv)]
             process = subprocess.Popen(
-                [str(word) for word in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 env={**env, **environment}, cwd="/", start_new_session=True,
-                **as_user(self.system.user),
             )  # fmt: skip
         self.started.append(process)
         return process
@@ -171,9 +184,7 @@ class Rig:
     def _begin_dispatcher(self) -> None:
         store = f"sqlite:///{self.directory / 'queue'}"
         self.kill_after(self.start("init", BIN / "dispatcher", "init", "--store", store))
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.start("dispatcher", BIN / "dispatcher", "serve", "--store", store, "--listen",
                    f"127.0.0.1:{port}", "--heartbeat", "2s")  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 from tests.real.batch_promises import Promises, sleepers
 from tests.real.batch_rig import ROOT, System, until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 FIXTURE = ROOT / "scripts" / "fixtures" / "htcondor"
 CONDOR = Path(os.environ.get("AILURUS_HTCONDOR", ROOT / "build" / "htcondor"))
 USER = "games" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name  # root may not submit
@@ -60,7 +60,7 @@ class HTCondor(System):
 
 @pytest.fixture(scope="module")
 def htcondor(need) -> Iterator[HTCondor]:
-    need(str(CONDOR / "usr/sbin/condor_master"), package="mmdebstrap")
+    need(str(CONDOR / "usr/sbin/condor_master"), package="mmdebstrap", option="--htcondor")
     directory = Path(tempfile.mkdtemp(prefix="ailurus-htcondor-"))
     system = HTCondor(directory)
     system.fixture("start", USER)

@@ -19,7 +19,7 @@ import pytest
 from tests.real.batch_promises import Promises, sleepers
 from tests.real.batch_rig import ROOT, System, until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 REAL = os.environ.get("AILURUS_TEST_PBS", "")
 STANDIN = ROOT / "tests" / "standins" / "pbs"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.real.batch_promises import Promises, sleepers
 from tests.real.batch_rig import ROOT, System, until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 FIXTURE = ROOT / "scripts" / "fixtures" / "slurm"
 NODES = 3
 
@@ -54,8 +54,8 @@ class Slurm(System):
 @pytest.fixture(scope="module")
 def slurm(need) -> Iterator[Slurm]:
     os.environ["PATH"] += ":/usr/sbin"
-    need("slurmctld", package="slurm-wlm")
-    need("munged", package="munge")
+    need("slurmctld", package="slurm-wlm", option="--slurm")
+    need("munged", package="munge", option="--slurm")
     with tempfile.TemporaryDirectory(prefix="ailurus-slurm-") as directory:
         system = Slurm(Path(directory))
         system.fixture("start", NODES, 32)
