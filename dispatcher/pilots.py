@@ -91,7 +91,8 @@ class Pilots(Core):
     async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:
         """Lease jobs that fit together; wait for the first one."""
         heard = await self._heard(caller)
-        heard.room, heard.flushed = ask.room, False
+        if not ask.ahead:
+            heard.room = ask.room
         deadline = time.monotonic() + ask.wait_s
         leased: list[Leased] = []
         while not leased and not heard.draining:
@@ -137,6 +138,8 @@ class Pilots(Core):
             self.leases.add(
                 Lease(job.job_id, job.attempt_nr, heard.worker_id, JobState.SENT, until_s)
             )
+            if not ask.ahead:
+                heard.room = queue.without(heard.room, job.shape)
         return leased
 
     async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:

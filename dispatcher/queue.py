@@ -38,6 +38,7 @@ class Leased(Struct, frozen=True):
 
     job_id: int
     attempt_nr: int
+    shape: Shape
     spec: bytes
 
 
@@ -60,7 +61,10 @@ def lease(
     """
     again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
     if again:
-        return [Leased(job_id, attempt_nr, body(tx, job_id)) for job_id, attempt_nr in again]
+        return [
+            Leased(job_id, attempt_nr, shapes[shape_id], body(tx, job_id))
+            for job_id, attempt_nr, shape_id in again
+        ]
     leased: list[Leased] = []
     for job_id, shape in _best(tx, queue, room, count, shapes, suits):
         if len(leased) == count:
@@ -71,7 +75,7 @@ def lease(
         after = states.lease(standing)
         if isinstance(after, Refusal):
             continue
-        room = _without(room, shape)
+        room = without(room, shape)
         _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
         tx.run(
             "attempt.add",
@@ -81,7 +85,7 @@ def lease(
             request=request,
             now=now,
         )
-        leased.append(Leased(job_id, after.attempt_nr, body(tx, job_id)))
+        leased.append(Leased(job_id, after.attempt_nr, shape, body(tx, job_id)))
     return leased
 
 
@@ -108,7 +112,8 @@ def _best(
     return ((job_id, shape) for _, job_id, shape in heapq.merge(*ranges))
 
 
-def _without(room: Room, shape: Shape) -> Room:
+def without(room: Room, shape: Shape) -> Room:
+    """What a job of that shape leaves of `room`."""
     return replace(
         room,
         cores=room.cores - shape.cores,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
 _encode = msgspec.json.Encoder().encode
 
 
-class Prepared(Struct, frozen=True):
+class Prepared(Struct, frozen=True, gc=False):
     """A job ready to be stored; made off the event loop."""
 
     spec: JobSpec
@@ -79,34 +80,32 @@ def add(
     edges: list[dict[str, int]] = []
     numbers = {shape: _shape_id(tx, shape, shapes) for shape in {job.shape for job in jobs}}
     for job_id, job in enumerate(jobs, start=first + at):
-        parents = _parents(tx, job.spec, ids, sees, index=job_id - first)
-        edges += ({"parent": parent, "child": job_id} for parent, _ in parents)
+        spec = job.spec
+        waits = 0
+        if spec.depends_on:
+            parents = _parents(tx, spec, ids, sees, index=job_id - first)
+            edges += ({"parent": parent, "child": job_id} for parent, _ in parents)
+            waits = sum(state != JobState.FINISHED for _, state in parents)
         rows.append(
             {
                 "job_id": job_id,
-                "state": JobState.DEFINED,
-                "queue": job.spec.queue,
+                "queue": spec.queue,
                 "shape_id": numbers[job.shape],
-                "priority": job.spec.priority,
-                "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
-                "retry_all": job.spec.max_attempts is not None,
-                "parents_left": sum(state != JobState.FINISHED for _, state in parents),
+                "priority": spec.priority,
+                "max_attempts": spec.max_attempts or DEFAULT_ATTEMPTS,
+                "retry_all": spec.max_attempts is not None,
+                "parents_left": waits,
                 "created": now,
-                "activated": None,
                 "owner": owner,
-                "name": job.spec.name,
+                "name": spec.name,
+                "spec": job.body,
+                "wants": job.wants,
             }
         )
-    for row in rows:
-        tx.count(row["queue"], row["shape_id"], JobState.DEFINED, +1)
+    for (queue, shape_id), n in Counter((row["queue"], row["shape_id"]) for row in rows).items():
+        tx.count(queue, shape_id, JobState.DEFINED, n)
     tx.many("job.add", rows)
-    tx.many(
-        "body.add",
-        (
-            {"job_id": i, "spec": job.body, "wants": job.wants}
-            for i, job in enumerate(jobs, start=first + at)
-        ),
-    )
+    tx.many("body.add", rows)
     tx.many("parent.add", edges)
 
 

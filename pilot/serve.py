@@ -219,7 +219,7 @@ class Server:
                 if not self._draining:
                     slots.changed.wait()
                 return None
-        room, count, wait_s = wanted
+        room, count, wait_s, ahead = wanted
         if not self._jobs and self._terms.idle_exit_s is not None:
             left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
             if left <= 0 and room == self._asked:  # not before all of this room was offered
@@ -232,10 +232,12 @@ class Server:
             room=room_of(room, self.seconds_left()),
             count=count,
             wait_s=round(wait_s, 3),
+            ahead=ahead,
         )
 
-    def _wanted(self) -> tuple[Need, int, float] | None:
-        """Room to fill, how many jobs, and how long to wait for the first; under the slots' lock."""
+    def _wanted(self) -> tuple[Need, int, float, bool] | None:
+        """Room to fill, how many jobs, how long to wait for the first, and whether the room is still
+        taken; under the slots' lock."""
         left = 1000
         if self._terms.max_jobs is not None:
             left = self._terms.max_jobs - self._taken
@@ -246,10 +248,10 @@ class Server:
         room = slots.room()
         if room.cores > 0 and room.memory_mb > 0:
             waits = IDLE_POLL_S if not self._jobs else BUSY_POLL_S
-            return room, min(room.cores, left), waits
+            return room, min(room.cores, left), waits, False
         if self._prefetch and slots.waiting() < max(1, slots.total.cores // 16):
             self._prefetch = False  # until the dispatcher says so again
-            return slots.total, 1, AHEAD_POLL_S
+            return slots.total, 1, AHEAD_POLL_S, True
         return None
 
     def _take(self, jobs: Iterable[m.Assignment]) -> None:

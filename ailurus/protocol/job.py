@@ -28,7 +28,9 @@ Adler32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$")]
 Md5 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}(?!\n)$")]
 
 
-class InputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class InputFile(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """A file that is in the job's directory when the payload starts.
 
     Without `url` it is the output of that name of a job in `depends_on`: the dispatcher fills in
@@ -42,7 +44,9 @@ class InputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     md5: Md5 | None = None
 
 
-class OutputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class OutputFile(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """A file that the payload leaves in its directory, and the storage directory it goes to.
 
     The physical name carries job and attempt, so that no attempt overwrites another's file; without
@@ -54,7 +58,9 @@ class OutputFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     optional: bool = False
 
 
-class JobSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class JobSpec(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
     """What a job asks for; never changes. One run of it is the pair (job_id, attempt_nr)."""
 
     name: Name

@@ -285,12 +285,16 @@ class Registered(Answer):
 
 
 class Acquire(Ask):
-    """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one."""
+    """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one.
+
+    `ahead`: the room is not free yet; the job is staged in until it is.
+    """
 
     request_id: Key
     room: Room
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    ahead: bool = False
 
 
 class Assignment(Answer):

@@ -59,7 +59,7 @@ class Panda:
             if path.startswith(("/cache/", "/trf/")):
                 await self._file(path, scope["method"], send)
                 return
-            body = await web.read_bytes(receive, headers, bodies.LONGEST)
+            body = bytes(await web.read_bytes(receive, headers, bodies.LONGEST))
             if path.startswith("/server/panda/"):
                 name = path.removeprefix("/server/panda/")
                 status, content, kind = await self._old(name, scope, headers, body)

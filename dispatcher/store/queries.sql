@@ -33,9 +33,9 @@ delete from request where owner = :owner and request_id = :request_id
 select max(coalesce((select max(job_id) from job), 0), coalesce((select max(first + jobs - 1) from request), 0))
 -- name: job.add
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
-                 created, changed, activated, owner, name)
-    values (:job_id, :state, :queue, :shape_id, :priority, :max_attempts, :retry_all, :parents_left,
-            :created, :created, :activated, :owner, :name)
+                 created, changed, owner, name)
+    values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, :parents_left,
+            :created, :created, :owner, :name)
 -- name: body.add
 insert into body (job_id, spec, wants) values (:job_id, :spec, :wants)
 -- name: body.get
@@ -113,7 +113,7 @@ select count(*) from (select 1 from job where queue = :queue and shape_id = :sha
 insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
     values (:job_id, :attempt_nr, :worker_id, :request, 'sent', :now)
 -- name: attempt.of_request
-select a.job_id, a.attempt_nr from attempt a
+select a.job_id, a.attempt_nr, j.shape_id from attempt a join job j on j.job_id = a.job_id
     where a.worker_id = :worker_id and a.ended is null and a.request = :request
 -- name: attempt.mark
 update attempt set state = :state,

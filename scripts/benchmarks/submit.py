@@ -25,7 +25,7 @@ from benchmarks.rig import Rig, null_job
 JOBS = 10_000
 CHUNK = 2000  # jobs a commit, as the bare peer inserts them
 QUIET_S = 4.0
-ROUNDS = 3
+ROUNDS = 10
 
 
 def run(args: Namespace) -> Iterator[Figure]:

@@ -475,6 +475,20 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(tmp_path):
     run(test, tmp_path)
 
 
+def test_what_is_leased_is_no_longer_free(tmp_path):
+    async def test(b):
+        await b.submit(*(job(f"j{n}", cores=4, memory_mb=4000) for n in range(3)))
+        worker = await b.worker()
+        await worker.acquire(count=2)
+        heard = b.service.heard[worker.id]
+        assert (heard.room.cores, heard.room.memory_mb) == (8, 64_000 - 2 * 4000)
+        ask = m.Acquire(request_id="next", room=BIG, ahead=True)  # staged in while both run
+        assert (await b.service.acquire(ask, worker.caller)).jobs
+        assert heard.room.cores == 8
+
+    run(test, tmp_path)
+
+
 def _query():
     from ailurus.protocol.api import JobsQuery
 
