@@ -108,7 +108,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     )
     add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
-    add("--version", action="version", version=f"pilot {__version__}")
+    bundle = f" ({env['AILURUS_BUNDLE']})" if "AILURUS_BUNDLE" in env else ""
+    add("--version", action="version", version=f"pilot {__version__}{bundle}")
     given = parser.parse_args(argv)
     if not given.url:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,3 +34,14 @@ def need() -> Callable[..., str]:
         pytest.skip(why)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pilot as a file, built from this tree."""
+    made = tmp_path_factory.mktemp("frozen") / "pilot"
+    made.parent.chmod(0o755)
+    build = [Path(__file__).parents[1] / "scripts/build-pilot", "--out", made]
+    done = subprocess.run(build, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return made

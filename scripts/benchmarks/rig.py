@@ -175,9 +175,11 @@ class Rig:
         path.write_text(self.client.call("token", ask, answer=m.Token).token)
         return path
 
-    def pilot(self, *more: str, url: str = "", name: str = "pilot") -> Program:
+    def pilot(
+        self, *more: str, url: str = "", name: str = "pilot", program: Path = BIN / "pilot"
+    ) -> Program:
         """Start a pilot by hand, as a user would."""
-        argv = [BIN / "pilot", "--url", url or self.url, "--queue", QUEUE]
+        argv: list[object] = [program, "--url", url or self.url, "--queue", QUEUE]
         argv += ["--site", self.site_file, "--token-file", self.pilot_token]
         argv += ["-a", self.directory / "work", *more]
         return self.start(argv, name)

@@ -1,0 +1,59 @@
+#!/bin/sh
+# The pilot of Ailurus @VERSION@ (@SYSTEM@, glibc >= @GLIBC@, Python @PYTHON@): this text, then an archive.
+# The archive is unpacked once into ailurus-pilot-UID/ beside the work directory (-a), or where
+# AILURUS_PILOT_DIR says, and run there in place of this shell, so that signals reach the pilot itself.
+set -eu
+build=@DIGEST@
+die() { printf 'pilot: %s\n' "$*" >&2; exit 65; }
+elsewhere='name another directory with -a or AILURUS_PILOT_DIR'
+
+place=${AILURUS_PILOT_DIR-} before=
+for word; do
+    case $before in -a | --workdir) place=${AILURUS_PILOT_DIR-$word} ;; esac
+    case $word in --workdir=*) place=${AILURUS_PILOT_DIR-${word#*=}} ;; esac
+    before=$word
+done
+place=${place:-${TMPDIR:-/tmp}}
+home=$place/ailurus-pilot-$(id -u)
+here=$home/$build
+
+check() {
+    [ "$(uname -sm)" = "@SYSTEM@" ] || die "this file is for @SYSTEM@, and here is $(uname -sm)"
+    libc=$(getconf GNU_LIBC_VERSION 2>/dev/null) || die "this file needs glibc @GLIBC@, and here is none"
+    [ "$(printf '%s\n' @GLIBC@ "${libc#* }" | sort -V | head -n 1)" = @GLIBC@ ] ||
+        die "this file needs glibc @GLIBC@, and here is $libc: build it on an older system, or use a venv"
+    mkdir -p "$place" 2>/dev/null && [ -d "$place" ] || die "cannot make $place: $elsewhere"
+    (umask 077 && mkdir "$home" 2>/dev/null) || :
+    [ -d "$home" ] && [ ! -L "$home" ] && [ -O "$home" ] && [ -w "$home" ] ||
+        die "$home cannot be made, or is a link or another user's: $elsewhere"
+}
+
+# Under a lock, so that pilots that start together unpack once, and what a killed one left is removed.
+# Where the file system has no locks each unpacks its own, and the first one's is taken.
+unpack() {
+    new=$home/new
+    exec 8>"$home/lock" || die "cannot write in $home: $elsewhere"
+    if flock -w 300 8 2>/dev/null; then rm -rf "$home"/new*; else new=$home/new.$(uname -n).$$; fi
+    [ ! -e "$here/used" ] || return 0
+    [ "$(tail -c @SIZE@ "$0" | sha256sum)" = "@SHA256@  -" ] ||
+        die "$0 is damaged or cut short: copy it again"
+    mkdir "$new" || die "cannot write in $home: $elsewhere"
+    tail -c @SIZE@ "$0" | tar -xzmf - -C "$new" || {
+        rm -rf "$new"; die "cannot unpack @UNPACKED@ MB into $home: $elsewhere"; }
+    [ -x "$new/pilot" ] || { rm -rf "$new"; die "$place is mounted noexec: $elsewhere"; }
+    : >"$new/used"
+    mv -T "$new" "$here" 2>/dev/null || { rm -rf "$new"; [ -e "$here/used" ]; } ||
+        die "cannot write in $home: $elsewhere"
+    for old in "$home"/[0-9a-f]*; do         # builds that no pilot runs, nor did for a week
+        [ -z "$(find "$old/used" -mtime +7 2>/dev/null)" ] || ! flock -n "$old/used" true || rm -rf "$old"
+    done
+    exec 8>&-
+}
+
+[ -e "$here/used" ] || { check; unpack; }
+[ -x "$here/pilot" ] || die "$place is mounted noexec: $elsewhere"
+touch -c "$here/used" 2>/dev/null || :
+exec 9<"$here/used"                          # held as long as the pilot lives
+flock -s -n 9 2>/dev/null || :
+export AILURUS_BUNDLE="@SYSTEM@, glibc >= @GLIBC@, Python @PYTHON@, build $build"
+exec "$here/pilot" "$@"

@@ -1,0 +1,228 @@
+"""The pilot as a file: unpacked once, run in place, on a machine without Python."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from benchmarks import proc
+from benchmarks.rig import Rig, null_job, until
+from bundle.entry import give_back
+
+from ailurus.protocol.states import JobState
+from plugins.container.bubblewrap import find
+
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
+PLAIN = {"PATH": "/usr/bin:/bin"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Where it is unpacked."""
+    tmp_path.chmod(0o755)
+    yield tmp_path / "work"
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def version(program: Path, place: Path, *wrap: object, **more: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [*map(str, wrap), program, "-a", place, "--version"],
+        check=False, capture_output=True, text=True, timeout=60, env={**PLAIN, **more},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def homes(place: Path) -> list[Path]:
+    return list(place.glob("ailurus-pilot-*"))
+
+
+def builds(place: Path) -> list[str]:
+    return sorted(one.name for home in homes(place) for one in home.iterdir() if one.is_dir())
+
+
+def test_it_says_which_systems_it_runs_on(frozen, place):
+    code, said = version(frozen, place)
+    assert code == 0
+    assert "glibc >= 2." in said
+    assert f"build {builds(place)[0]}" in said
+
+
+def test_it_needs_no_python_and_no_privilege(frozen):
+    """A whole job, as an ordinary user, where neither a Python nor its libraries can be seen."""
+    hidden = ["/usr/lib/python3", "/usr/lib/python3.11", "/root", "/usr/local", str(Path.home())]
+    wrap = [find(), "--dev-bind", "/", "/"]
+    for path in filter(os.path.isdir, dict.fromkeys(hidden)):
+        wrap += ["--tmpfs", path]
+    for path in (*Path("/usr/bin").glob("python*"), *Path("/usr/lib").rglob("libpython*")):
+        if not path.is_symlink():
+            wrap += ["--ro-bind", "/dev/null", str(path)]
+    with Rig() as rig:
+        user = ["--uid", "65534", "--gid", "65534"] if os.getuid() == 0 else []
+        if user:
+            (rig.directory / "work").chmod(0o777)
+            rig.pilot_token.chmod(0o644)
+        words = [*wrap, "--unshare-user", *user, frozen, "--url", rig.url, "--queue", "bench"]
+        words += ["--token-file", rig.pilot_token, "--site", rig.site_file, "--max-jobs", "1"]
+        pilot = rig.start([*words, "-a", rig.directory / "work"], "frozen")
+        (job,) = rig.client.submit([null_job(command="! command -v python3; id -u")]).job_ids
+        states = rig.client.wait([job], timeout_s=40).states
+        assert states == {job: JobState.FINISHED}, pilot.log.read_text()
+        assert rig.client.log(job).text.strip() == str(os.getuid() or 65534)
+        assert pilot.process.wait(20) == 0
+
+
+def test_pilots_that_start_together_unpack_it_once(frozen, place):
+    begun = [
+        subprocess.Popen([frozen, "-a", place, "--version"], env=PLAIN, stdout=subprocess.DEVNULL)
+        for _ in range(8)
+    ]
+    assert [one.wait(60) for one in begun] == [0] * 8
+    assert len(builds(place)) == 1
+
+
+def test_where_there_are_no_locks_they_start_together_too(frozen, place, tmp_path):
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "flock").write_text("#!/bin/sh\nexit 1\n")
+    (broken / "flock").chmod(0o755)
+    begun = [
+        subprocess.Popen(
+            [frozen, "-a", place, "--version"], env={"PATH": f"{broken}:/usr/bin:/bin"},
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    assert [one.wait(60) for one in begun] == [0] * 4
+    assert len(builds(place)) == 1
+
+
+def test_a_kill_while_it_unpacks_leaves_nothing_that_grows(frozen, place):
+    for wait in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+        one = subprocess.Popen(
+            [frozen, "-a", place, "--version"], env=PLAIN, start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(wait)
+        os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+        assert len(builds(place)) <= 1
+    assert version(frozen, place)[0] == 0
+    assert len(builds(place)) == 1
+
+
+def test_a_killed_pilot_leaves_no_process_and_the_next_one_clears_up(frozen):
+    with Rig(container={"default": "bubblewrap", "bare": False}) as rig:
+        pilot = rig.pilot(program=frozen)
+        rig.warm()
+        family = {*proc.marked(rig.mark)} - {rig.dispatcher.pid}
+        assert len(family) == 2  # the pilot and its guardian: no shell, no loader above them
+        (job,) = rig.client.submit([null_job(command="sleep 100")]).job_ids
+        until(lambda: rig.client.show(job).row.state is JobState.RUNNING, 20, "it runs")
+        pilot.kill()
+        until(lambda: not {*proc.marked(rig.mark)} - {rig.dispatcher.pid}, 10, "all gone")
+        second = rig.pilot("--max-jobs", "1", program=frozen)
+        assert rig.client.wait([job], timeout_s=1).states
+        until(lambda: rig.client.show(job).row.attempt_nr == 2, 20, "its end is reported")
+        second.signal(signal.SIGTERM)
+        second.process.wait(30)
+        left = {one.name.rpartition("-")[0] for one in (rig.directory / "work").iterdir()}
+        assert left == {"ailurus-pilot", "ailurus-spool"}
+
+
+def test_a_signal_to_the_started_process_reaches_the_pilot(frozen):
+    with Rig() as rig:
+        pilot = rig.pilot(program=frozen)
+        rig.warm()
+        pilot.signal(signal.SIGTERM)
+        assert pilot.process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_a_damaged_file_is_refused(frozen, place, tmp_path):
+    whole = frozen.read_bytes()
+    for name, text in (("cut", whole[:-1000]), ("bent", whole[:-1000] + bytes(1000))):
+        broken = tmp_path / name
+        broken.write_bytes(text)
+        broken.chmod(0o755)
+        code, said = version(broken, place)
+        assert (code, builds(place)) == (65, [])
+        assert "damaged" in said
+
+
+def test_a_place_of_somebody_else_is_refused(frozen, tmp_path):
+    trap = tmp_path / f"ailurus-pilot-{os.getuid()}"
+    trap.symlink_to("/etc")
+    code, said = version(frozen, tmp_path)
+    assert code == 65
+    assert "link" in said
+    trap.unlink()
+    if os.getuid() == 0:
+        trap.mkdir()
+        os.chown(trap, 65534, 65534)
+        assert version(frozen, tmp_path)[0] == 65
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [("noexec", "noexec"), ("size=3m", "cannot unpack"), ("ro", "cannot be made")],
+)
+def test_a_place_that_will_not_do_is_said(frozen, place, options, says):
+    place.mkdir()
+    wrap = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o {options} none {place} && exec "$@"',
+        "-",
+    ]
+    code, said = version(frozen, place, *wrap)
+    assert code == 65
+    assert says in said
+    assert "AILURUS_PILOT_DIR" in said
+    elsewhere = place.parent / "elsewhere"
+    assert version(frozen, place, *wrap, AILURUS_PILOT_DIR=str(elsewhere))[0] == 0
+
+
+def test_old_builds_go_when_nobody_runs_them(frozen, place):
+    version(frozen, place)
+    (home,) = homes(place)
+    (build,) = builds(place)
+    week = time.time() - 8 * 86400
+    for name in ("000000000000", "111111111111", "222222222222"):
+        (home / name).mkdir()
+        (home / name / "used").touch()
+        if name != "111111111111":
+            os.utime(home / name / "used", (week, week))
+    shutil.rmtree(home / build)
+    with (home / "222222222222/used").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as a pilot does
+        assert version(frozen, place)[0] == 0
+    assert builds(place) == sorted(["111111111111", "222222222222", build])
+
+
+def test_what_is_unpacked_is_for_its_user_only(frozen, place):
+    version(frozen, place)
+    assert stat.S_IMODE(homes(place)[0].stat().st_mode) == 0o700
+
+
+def test_host_tools_get_their_callers_libraries():
+    ours = {
+        "LD_LIBRARY_PATH": "/bundle:/caller",
+        "LD_LIBRARY_PATH_ORIG": "/caller",
+        "_PYI_X": "1",
+        "A": "1",
+    }
+    give_back(ours)
+    assert ours == {"LD_LIBRARY_PATH": "/caller", "A": "1"}
+    none = {"LD_LIBRARY_PATH": "/bundle"}
+    give_back(none)
+    assert none == {}
