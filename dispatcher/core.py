@@ -22,6 +22,7 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher import graph, queue, submission, views
 from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
+from dispatcher.hosts import Hosts
 from dispatcher.leases import AwakeClock, Lease, Leases
 from dispatcher.ports import Row, Store, Tx, Unavailable
 from dispatcher.why import Offer
@@ -90,6 +91,7 @@ class Core:
         self.heard: dict[int, Heard] = {}
         self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
         self.sites: dict[str, SiteLease] = {}
+        self.hosts = Hosts()
         self._secret = secret
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._arrivals: dict[int, set[Signal]] = {}

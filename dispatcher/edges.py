@@ -9,7 +9,7 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import Shape
 from ailurus.protocol.states import JobState
-from ailurus.protocol.worker import Phase
+from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core, SiteLease, end_worker
@@ -100,6 +100,10 @@ class Edges(Core):
                 )
                 for name, shape, _, n in ready
             ),
+            excluded=tuple(
+                m.ExcludedHost(host=host, until=one.until, reason=one.reason)
+                for host, one in self.hosts.of_site(ask.site, self.now()).items()
+            ),
             workers=tuple(self.worker_row(row) for row in workers),
         )
 
@@ -170,8 +174,11 @@ class Edges(Core):
                         job_id=job_id,
                         attempt_nr=job[1],
                         reason=reason,
-                        code=Code.LOST_HEARTBEAT,
+                        code=Code.PREEMPTED
+                        if news.ending is Ending.PREEMPTED
+                        else Code.LOST_HEARTBEAT,
                         now=now,
+                        ending=news.ending,
                     )
             return int(worker_id)
         kept = phase if registered is not None or phase == Phase.ENDED else news.phase

@@ -46,6 +46,9 @@ class Lease(Struct):
     soft_kill: bool = False
     tail_wanted: str = ""
     tail: str | None = None
+    owner: str = ""
+    begun: float = 0.0  # 0: before this dispatcher started
+    alone: bool = False  # nothing else is given to its worker
     batch_id: str = ""  # of a PanDA client's batch job
 
     def sample(self, at: float, usage: Usage) -> None:

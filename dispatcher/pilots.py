@@ -10,13 +10,15 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
-from ailurus.protocol.job import Room
+from ailurus.protocol.errors import TAKEN_AWAY
+from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.states import FINAL, JobState, Refusal
 from ailurus.protocol.worker import Phase
 from dispatcher import queue
 from dispatcher.caller import Caller, Rejected
-from dispatcher.core import Core, Heard, end_worker
+from dispatcher.core import Core, Heard, end_worker, log
 from dispatcher.events import until
+from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
 from dispatcher.ports import Tx
 from dispatcher.queue import Leased
@@ -93,6 +95,7 @@ class Pilots(Core):
         heard = await self._heard(caller)
         if not ask.ahead:
             heard.room = ask.room
+        heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
         deadline = time.monotonic() + ask.wait_s
         leased: list[Leased] = []
         while not leased and not heard.draining:
@@ -121,6 +124,9 @@ class Pilots(Core):
         )
 
     async def _lease(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        held = self.leases.of_worker(heard.worker_id)
+        if any(lease.alone for lease in held):
+            return []
         leased = await self.store.write(
             lambda tx: queue.lease(
                 tx,
@@ -131,16 +137,38 @@ class Pilots(Core):
                 request=ask.request_id,
                 shapes=self.shapes,
                 now=self.now(),
+                host=heard.host,
+                busy=bool(held),
+                elsewhere=lambda shape: self._elsewhere(heard, shape),
             )
         )
         until_s = self.awake.now + self.lease_s
         for job in leased:
             self.leases.add(
-                Lease(job.job_id, job.attempt_nr, heard.worker_id, JobState.SENT, until_s)
+                Lease(
+                    job.job_id,
+                    job.attempt_nr,
+                    heard.worker_id,
+                    JobState.SENT,
+                    until_s,
+                    owner=job.owner,
+                    begun=self.now(),
+                    alone=job.alone,
+                )
             )
             if not ask.ahead:
                 heard.room = queue.without(heard.room, job.shape)
         return leased
+
+    def _elsewhere(self, heard: Heard, shape: Shape) -> bool:
+        """Whether a worker on another node could run the shape."""
+        return any(
+            other.queue == heard.queue
+            and other.host != heard.host
+            and not other.draining
+            and shape.fits(other.total)
+            for other in self.heard.values()
+        )
 
     async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:
         """Renew the leases of all attempts listed, and say what to do with them."""
@@ -230,14 +258,72 @@ class Pilots(Core):
         verdicts = await self.store.write(change)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":
-                self.leases.drop(report.job_id)
+                lease = self.leases.drop(report.job_id)
                 self.log_arrived(report.job_id)
+                if lease is not None and lease.attempt_nr == report.attempt_nr:
+                    await self._note(lease, report)
         return m.Verdicts(
             verdicts=tuple(
                 m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=verdict)
                 for report, verdict in zip(ask.reports, verdicts, strict=True)
             )
         )
+
+    async def _note(self, lease: Lease, report: m.Report) -> None:
+        """What a report says about the node; a node that fails job after job is excluded."""
+        heard = self.heard.get(lease.worker_id)
+        if heard is None or not lease.begun or report.code in TAKEN_AWAY:
+            return
+        node, now = (heard.site, heard.host), self.now()
+        verdict = Verdict(
+            node,
+            lease.owner,
+            report.job_id,
+            good=report.finished,
+            lasted_s=now - lease.begun,
+            at=now,
+            diagnosis=report.diagnosis[:300],
+        )
+        if not self.hosts.heard(verdict):
+            return
+        others = [
+            other
+            for other in self.heard.values()
+            if other.site == heard.site and other.host != heard.host
+        ]
+        runs = any(
+            held.owner == lease.owner and held.begun and now - held.begun > 2 * verdict.lasted_s + 5
+            for other in others
+            for held in self.leases.of_worker(other.worker_id)
+        )
+        nodes = len({other.host for other in others}) + 1
+        if self.hosts.judge(node, runs_elsewhere=runs, heard_of=nodes, now=now):
+            await self._exclude(node)
+
+    async def _exclude(self, node: Node) -> None:
+        """Report an excluded node, and let its workers finish what they have and go."""
+        site, host = node
+        found = self.hosts.excluded(node, self.now())
+        workers = [one for one in self.heard.values() if (one.site, one.host) == node]
+
+        def change(tx: Tx) -> None:
+            for one in workers:
+                tx.run("worker.drain", worker_id=one.worker_id, site=site)
+            if found is not None:
+                tx.tell(
+                    "host",
+                    at=self.now(),
+                    site=site,
+                    host=host,
+                    until=found.until,
+                    reason=found.reason,
+                )
+
+        await self.store.write(change)
+        log.warning("host_excluded", site=site, host=host, reason=found and found.reason)
+        for one in workers:
+            one.draining = True
+            self.hub.wake(one.worker_id)
 
     def _conclude(self, tx: Tx, report: m.Report) -> str:
         attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import TAKEN_AWAY, Code
 from ailurus.protocol.job import InputFile, JobSpec, Room, Shape
 from ailurus.protocol.states import JobState, Refusal, Standing
+from ailurus.protocol.worker import Ending
 from dispatcher import graph
 from dispatcher.ports import Tx
 
@@ -40,6 +41,12 @@ class Leased(Struct, frozen=True):
     attempt_nr: int
     shape: Shape
     spec: bytes
+    owner: str = ""
+    alone: bool = False  # its workers keep dying: nothing else runs beside it
+
+
+SUSPECT = 3  # workers lost while they had a job: it may be what kills them
+PASSED = 100  # ready jobs looked at beyond those asked for, once some must not run on this node
 
 
 def lease(
@@ -53,11 +60,17 @@ def lease(
     shapes: Mapping[int, Shape],
     now: float,
     suits: Callable[[Shape], bool] = lambda _: True,
+    host: str = "",
+    busy: bool = False,
+    elsewhere: Callable[[Shape], bool] = lambda _: False,
 ) -> list[Leased]:
     """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
     whose shape `suits`.
 
-    The same request again gets what it got: its first answer may have been lost on the way.
+    The same request again gets what it got: its first answer may have been lost on the way. A job that
+    failed on this `host` is left to others if it can run `elsewhere`; one that lost several workers is
+    handed out alone, to a worker that is not `busy`: it may be what kills them, and must not take
+    others' attempts with it.
     """
     again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
     if again:
@@ -66,7 +79,8 @@ def lease(
             for job_id, attempt_nr, shape_id in again
         ]
     leased: list[Leased] = []
-    for job_id, shape in _best(tx, queue, room, count, shapes, suits):
+    passed: set[int] = set()
+    for job_id, shape in _offered(tx, queue, room, count, shapes, suits, passed):
         if len(leased) == count:
             break
         if not shape.fits(room):
@@ -74,6 +88,11 @@ def lease(
         standing, place = _standing(tx, job_id)
         after = states.lease(standing)
         if isinstance(after, Refusal):
+            continue
+        tried = _tried_on(tx, job_id) if standing.attempt_nr else {}
+        alone = sum(tried.values()) >= SUSPECT
+        if (alone and (busy or leased)) or (host in tried and elsewhere(shape)):
+            passed.add(job_id)
             continue
         room = without(room, shape)
         _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
@@ -85,8 +104,32 @@ def lease(
             request=request,
             now=now,
         )
-        leased.append(Leased(job_id, after.attempt_nr, shape, body(tx, job_id)))
+        leased.append(
+            Leased(job_id, after.attempt_nr, shape, body(tx, job_id), place.owner, alone=alone)
+        )
+        if alone:
+            break
     return leased
+
+
+def _offered(
+    tx: Tx,
+    queue: str,
+    room: Room,
+    count: int,
+    shapes: Mapping[int, Shape],
+    suits: Callable[[Shape], bool],
+    passed: set[int],
+) -> Iterable[tuple[int, Shape]]:
+    """The best `count`, and if the caller had to pass over some of them a good many more."""
+    seen = set()
+    for job_id, shape in _best(tx, queue, room, count, shapes, suits):
+        seen.add(job_id)
+        yield job_id, shape
+    if passed:
+        for job_id, shape in _best(tx, queue, room, count + PASSED, shapes, suits):
+            if job_id not in seen:
+                yield job_id, shape
 
 
 def _best(
@@ -181,6 +224,7 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
         finished=report.finished,
         transient=report.transient,
         attempt_nr=report.attempt_nr,
+        blameless=report.code in TAKEN_AWAY,
     )
     if isinstance(after, Refusal):
         _end_attempt(tx, report.job_id, report.attempt_nr, after.value, now, code=report.code)
@@ -211,10 +255,28 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
     return None
 
 
-def expire(tx: Tx, *, job_id: int, attempt_nr: int, reason: str, code: int, now: float) -> None:
-    """An attempt whose worker is gone: another one begins, though its own report may still win."""
+def expire(
+    tx: Tx,
+    *,
+    job_id: int,
+    attempt_nr: int,
+    reason: str,
+    code: int,
+    now: float,
+    ending: Ending | None = None,
+) -> None:
+    """An attempt whose worker is gone: another one begins, though its own report may still win.
+
+    A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then it
+    may be the job that fails them.
+    """
     standing, place = _standing(tx, job_id)
-    after = states.conclude(standing, finished=False, transient=True, attempt_nr=attempt_nr)
+    blameless = ending is Ending.PREEMPTED or (
+        ending is Ending.NODE_FAIL and sum(_tried_on(tx, job_id).values()) < SUSPECT
+    )
+    after = states.conclude(
+        standing, finished=False, transient=True, attempt_nr=attempt_nr, blameless=blameless
+    )
     if isinstance(after, Refusal):
         return
     _end_attempt(tx, job_id, attempt_nr, "lost", now, code=code, diagnosis=reason)
@@ -251,6 +313,15 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
     graph.end(tx, job_id, after.state, code=Code.KILLED_BY_SERVER, diagnosis=diagnosis, now=now)
     graph.ended(tx, job_id, after.state, place.name, now=now)
     return True
+
+
+def _tried_on(tx: Tx, job_id: int) -> dict[str, int]:
+    """The nodes on which attempts failed, and how many workers were lost there with the job in hand
+    (one that was preempted is not)."""
+    tried: dict[str, int] = {}
+    for host, lost in tx.all("attempt.tried_on", job_id=job_id, lost=int(Code.LOST_HEARTBEAT)):
+        tried[host] = tried.get(host, 0) + bool(lost)
+    return tried
 
 
 class _Place(Struct, frozen=True):

@@ -98,6 +98,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
         gpus=room.gpus,
         walltime_s=shape.walltime_s,
         wait_s=int(duration_s(edge.site.policy.max_queue_age)),
+        avoid=edge.avoid if edge.site.policy.exclude_nodes else (),
         extra=dict(shape.extra),
     )
 

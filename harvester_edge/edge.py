@@ -51,6 +51,7 @@ class Edge:
     listed: float = 0.0  # when the batch system last answered
     blind: bool = False  # whether the last listing failed
     decision: Decision | None = None
+    avoid: tuple[str, ...] = ()  # nodes that the dispatcher gives no jobs
     tidied: float = 0.0
     recover_at: float | None = (
         0.0  # an edge that begins does not know how the last one's pilots ended

@@ -6,6 +6,7 @@ knows it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.ports import BatchError, BatchId, Sighting
 
 Key = tuple[str, int]
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 BLIND_AFTER = 3  # polls without a listing before submissions stop
 
 
@@ -41,6 +43,7 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
     now = edge.clock()
     sightings, unseen = _listing(edge, now)
     demand, unheard = _demand(edge, unheard)
+    edge.avoid = tuple(one.host for one in demand.excluded if _NODE.fullmatch(one.host))
     rows = {(row.intent, row.index): row for row in demand.workers if row.intent and row.registered}
     before = dict(edge.workers)
     answers = edge.book.answers_since(None if unheard else now)
@@ -266,6 +269,8 @@ def _inputs(demand: m.Demand, total: int, queued: int, active: int) -> Iterator[
     for ask in most[:5]:
         shared = f", {ask.sites} sites share them" if ask.sites > 1 else ""
         yield f"{ask.jobs} jobs wait in {ask.queue or 'any queue'}: {describe(ask.shape)} each{shared}"
+    for node in demand.excluded:
+        yield f"node {node.host} gets no jobs: {node.reason}"
     if most[5:]:
         yield f"{sum(ask.jobs for ask in most[5:])} jobs wait in {len(most) - 5} other shapes"
 

@@ -34,6 +34,8 @@ class Order(Struct, frozen=True, kw_only=True):
     walltime_s: int
     wait_s: int = 0
     """A worker that has not begun after so long is of no more use; 0: it always is."""
+    avoid: tuple[str, ...] = ()
+    """Nodes on which it should not run, by the names that pilots there give themselves."""
     extra: dict[str, Any] = {}
     """What its slot changes of the batch system's options."""
 

@@ -178,6 +178,9 @@ class Policy(_Part, frozen=True, kw_only=True):
     """A worker that waits longer is cancelled, and could not register any more."""
     max_shrink: Percent = "50%"
     """The share of its workers that a lowered limit may drain without more ado."""
+    exclude_nodes: bool = False
+    """Have the batch system (Slurm) avoid nodes that fail one job after the other. Only where pilots see
+    their node under the batch system's name for it."""
     keep: Duration = "3d"
     """How long logs and records of ended workers are kept."""
 

@@ -67,6 +67,10 @@ class Code(IntEnum):
     PARENT_FAILED = 200, "a job that this one depends on did not finish"
 
 
+TAKEN_AWAY = frozenset({Code.SIGTERM, Code.SIGXCPU, Code.SIGUSR1, Code.PREEMPTED})
+"""What a pilot says when its site ends it: not the job's failure."""
+
+
 class AilurusError(Exception):
     """An error with what would help: shown to people as it is, never with a traceback."""
 

@@ -500,11 +500,20 @@ class ShapeDemand(Answer):
     sites: int = 1  # that could run them now, this one included: each provisions its share
 
 
+class ExcludedHost(Answer):
+    """A node that gets no jobs for a while, since it failed one after the other."""
+
+    host: str
+    until: float
+    reason: str
+
+
 class Demand(Answer):
     """What the site's pilots could do now, and its workers as the dispatcher knows them."""
 
     shapes: tuple[ShapeDemand, ...]
     workers: tuple[WorkerRow, ...]
+    excluded: tuple[ExcludedHost, ...] = ()
 
 
 class NewIntent(Ask):

@@ -101,10 +101,15 @@ def advance(job: Standing, state: JobState, attempt_nr: int) -> Standing | Refus
     return replace(job, state=state)
 
 
+FORGIVEN = 20
+"""Attempts up to which it is not held against a job that its worker was taken away."""
+
+
 def conclude(
-    job: Standing, *, finished: bool, transient: bool, attempt_nr: int
+    job: Standing, *, finished: bool, transient: bool, attempt_nr: int, blameless: bool = False
 ) -> Standing | Refusal:
-    """The job after the final report of an attempt.
+    """The job after the final report of an attempt. `blameless`: the site ended it, by preemption say,
+    and the job is given another attempt for it.
 
     The first attempt that finished wins, even one whose lease had been given away; a failure counts
     only for the attempt that is current. A failed attempt is followed by another one while
@@ -118,6 +123,8 @@ def conclude(
         return replace(job, state=S.FINISHED)
     if attempt_nr != job.attempt_nr or job.state not in WITH_WORKER:
         return Refusal.BAD_ATTEMPT
+    if blameless and attempt_nr < FORGIVEN:
+        return replace(job, state=S.ACTIVATED, max_attempts=job.max_attempts + 1)
     if (transient or job.retry_all) and attempt_nr < job.max_attempts:
         return replace(job, state=S.ACTIVATED)
     return replace(job, state=S.FAILED)

@@ -137,6 +137,9 @@ select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.lease
 -- name: attempt.curve
 select attempt_nr, curve from attempt where job_id = :job_id and (:attempt_nr is null or attempt_nr = :attempt_nr)
     order by attempt_nr desc limit 1
+-- name: attempt.tried_on
+select w.host, a.state = 'lost' and a.code = :lost from attempt a join worker w on w.worker_id = a.worker_id
+    where a.job_id = :job_id and a.state in ('lost', 'failed')
 -- name: attempt.held_by
 select job_id from attempt where worker_id = :worker_id and ended is null
 

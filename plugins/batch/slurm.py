@@ -178,6 +178,9 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
         argv.append(f"--deadline=now+{order.wait_s + order.walltime_s}")
     if options.memory:
         argv.append(f"--mem={order.memory_mb}M")
+    if order.avoid:
+        names = {host.split(".", 1)[0] for host in order.avoid}
+        argv.append(f"--exclude={','.join(sorted(names))}")
     if order.gpus:
         argv.append(f"--gpus-per-node={order.gpus}")
     if options.exclusive:

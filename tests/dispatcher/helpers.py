@@ -77,8 +77,10 @@ class Bench:
         ask = m.Submit(request_id=request or new_id(), jobs=jobs or (job(),))
         return list((await self.service.submit(ask, caller)).job_ids)
 
-    async def worker(self, queue: str = "q", total: Room = BIG) -> Worker:
-        ask = m.Register(instance=new_id(), queue=queue, total=total)
+    async def worker(
+        self, queue: str = "q", total: Room = BIG, host: str = "", site: str = ""
+    ) -> Worker:
+        ask = m.Register(instance=new_id(), queue=queue, total=total, host=host, site=site)
         caller = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
         return Worker(self.service, await self.service.register(ask, caller), queue)
 

@@ -28,6 +28,14 @@ def one(state, reason="None", root=Path("/nowhere")):
     return found
 
 
+def test_nodes_to_avoid_are_named_as_slurm_names_them(tmp_path):
+    from msgspec.structs import replace
+
+    asked = replace(order(tmp_path, 1), avoid=("n7.site.example", "n3"))
+    assert "--exclude=n3,n7" in sbatch(SlurmOptions(), asked, TAG)
+    assert not any("--exclude" in word for word in sbatch(SlurmOptions(), order(tmp_path, 1), TAG))
+
+
 # --- states ------------------------------------------------------------------------------------------
 
 STATES = {

@@ -1,0 +1,99 @@
+"""Nodes that fail job after job while others do not: black holes. In memory; a restart learns anew.
+
+A node is excluded when its last three jobs failed, each within a minute, and that is the node's fault:
+jobs of the same owner do better on other nodes. Where they fail elsewhere too, or there is no elsewhere,
+it is the jobs' fault, and nothing is excluded. At most a third of a site's nodes ever are: a wrong
+verdict never drains a site.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from msgspec import Struct
+
+IN_A_ROW = 3
+QUICK_S = 60.0
+EXCLUDED_S = 3600.0
+RECENT_S = 900.0
+MOST = 1 / 3  # of the nodes of a site that are heard of
+
+Node = tuple[str, str]
+"""Site and host."""
+
+
+class Verdict(Struct, frozen=True):
+    """How an attempt ended, and where."""
+
+    node: Node
+    owner: str
+    job_id: int
+    good: bool
+    lasted_s: float
+    at: float
+    diagnosis: str = ""
+
+
+class Exclusion(Struct, frozen=True):
+    """A node that gets no more jobs, and why."""
+
+    until: float
+    reason: str
+
+
+class Hosts:
+    """What nodes did with their last jobs."""
+
+    def __init__(self) -> None:
+        self._last: dict[Node, deque[Verdict]] = {}
+        self._by_owner: dict[str, deque[Verdict]] = {}
+        self._excluded: dict[Node, Exclusion] = {}
+
+    def heard(self, verdict: Verdict) -> bool:
+        """Take a verdict. Whether its node is now under suspicion."""
+        if not verdict.node[1]:
+            return False
+        last = self._last.setdefault(verdict.node, deque(maxlen=IN_A_ROW))
+        if all(one.job_id != verdict.job_id for one in last):  # one bad job is no bad node
+            last.append(verdict)
+        self._by_owner.setdefault(verdict.owner, deque(maxlen=50)).append(verdict)
+        return len(last) == IN_A_ROW and not any(one.good or one.lasted_s > QUICK_S for one in last)
+
+    def judge(self, node: Node, *, runs_elsewhere: bool, heard_of: int, now: float) -> bool:
+        """Exclude a node under suspicion, if it is its fault. `runs_elsewhere`: jobs of these owners run
+        on other nodes for longer than they lasted here; `heard_of`: nodes of its site."""
+        if self.excluded(node, now) is not None:
+            return False
+        last = self._last[node]
+        owners = {one.owner for one in last}
+        others = [
+            one
+            for owner in owners
+            for one in self._by_owner[owner]
+            if one.node != node and now - one.at < RECENT_S
+        ]
+        good = sum(one.good for one in others) + runs_elsewhere
+        there = sum(1 for site, _ in self._excluded if site == node[0])
+        if good <= len(others) / 2 or there + 1 > max(1, heard_of * MOST) or heard_of < 2:
+            return False
+        longest = max(one.lasted_s for one in last)
+        reason = (
+            f"its last {IN_A_ROW} jobs failed within {longest:.0f} s each, and do better elsewhere; "
+            f"the last one: {last[-1].diagnosis or 'no diagnosis'}"
+        )
+        self._excluded[node] = Exclusion(now + EXCLUDED_S, reason)
+        del self._last[node]
+        return True
+
+    def excluded(self, node: Node, now: float) -> Exclusion | None:
+        """Why a node gets no jobs now."""
+        found = self._excluded.get(node)
+        if found is not None and found.until < now:
+            del self._excluded[node]
+            return None
+        return found
+
+    def of_site(self, site: str, now: float) -> dict[str, Exclusion]:
+        """The excluded nodes of a site."""
+        nodes = [node for node in self._excluded if node[0] == site]
+        return {node[1]: found for node in nodes if (found := self.excluded(node, now))}
