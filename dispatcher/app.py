@@ -24,7 +24,7 @@ from dispatcher.auth import BadToken, Issuer, authorise
 from dispatcher.caller import NOBODY, Caller, Rejected
 from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
-from dispatcher.routing import Router, WrongMethod
+from dispatcher.routing import Endpoint, Router, WrongMethod
 from dispatcher.traffic import AccessLog, Traffic
 from dispatcher.web import Receive, Send
 
@@ -154,15 +154,26 @@ class App:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
             given = {} if job_id is None else {"job_id": job_id}
             if endpoint.waits and getattr(ask, endpoint.waits) > 0:
-                result = await self._held(endpoint.handler(ask, caller, **given), receive)  # type: ignore[misc]
+                result = await self._held(endpoint, ask, caller, given, receive)
             else:
                 result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
             await web.answer(send, 200, endpoint.encode(result), web.JSON)
 
-    async def _held(self, call: Awaitable[Any], receive: Receive) -> Any:
-        """A call that may wait for something to happen: ended when its client is gone, for a job must
-        not be handed to nobody, or when the dispatcher stops."""
-        held = asyncio.ensure_future(call)
+    async def _held(
+        self,
+        endpoint: Endpoint,
+        ask: Any,
+        caller: Caller,
+        given: dict[str, int],
+        receive: Receive,
+    ) -> Any:
+        """A call that may wait for something to happen. It is ended when its client is gone, for a job
+        must not be handed to nobody; when the dispatcher stops, it is answered as things are."""
+
+        def call(ask: Any) -> Awaitable[Any]:
+            return endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+
+        held = asyncio.ensure_future(call(ask))
         if self._closing:
             held.cancel()
         gone = asyncio.create_task(_disconnected(receive))
@@ -174,6 +185,8 @@ class App:
                 await asyncio.wait({held})
             if held.cancelled() and not self._closing:
                 raise Rejected(503, "the client is gone")
+            if held.cancelled():
+                return await call(msgspec.structs.replace(ask, **{endpoint.waits: 0.0}))
             return await held
         finally:
             self._waiting.discard(held)

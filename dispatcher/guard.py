@@ -4,25 +4,66 @@ without end. What is bounded by its content (a body) is bounded by `web.read_bod
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 LONGEST_HEAD = 64 * 1024  # request line and header fields
 LONGEST_MESSAGE = 96 * 1024 * 1024  # all bytes of one request, its chunks and trailers included
 HEAD_S = 20.0  # a head that has begun, or a connection that says nothing, ends after this long
+PARTING_S = 0.5  # when we end, a connection that was just in use may bring one more request
 _REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class State(ServerState):
+    """What all connections share."""
+
+    ending = False
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which ends without failing a request: every answer from then on says that it
+    is the last on its connection, and nobody is cut off who is just asking."""
+
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None] = lambda: None) -> None:
+        """`ending` is called when it begins to end: it lets go who only waits."""
+        super().__init__(config)
+        self.server_state: State = State()
+        self._ending = ending
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the caller's: uvicorn's would end the process before the store is closed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.server_state.ending = True
+        self._ending()  # they are answered below, on connections that are no longer kept
+        await super().shutdown(sockets)
 
 
 class Guarded(HttpToolsProtocol):
     """One connection. Between requests uvicorn's own keep-alive time-out applies."""
 
+    server_state: State
     _in_head = False  # a head has begun and has not ended
     _bytes = 0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_S, transport.close)
+        wait = PARTING_S if self.server_state.ending else HEAD_S
+        self._timer = self.loop.call_later(wait, transport.close)
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
+            self._settle()
+            self._timer = self.loop.call_later(PARTING_S, self.transport.close)
+        else:
+            self.cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._settle()
@@ -52,6 +93,8 @@ class Guarded(HttpToolsProtocol):
         self._in_head = False
         self._settle()
         super().on_headers_complete()
+        if self.server_state.ending:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._bytes = 0

@@ -16,7 +16,14 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
 from harvester_edge.decide import Decision, Health
-from harvester_edge.edge import Edge, pilot_program, site_file, write_site_file, write_whole
+from harvester_edge.edge import (
+    Edge,
+    pilot_program,
+    site_file,
+    trust,
+    write_site_file,
+    write_whole,
+)
 from harvester_edge.evidence import Worker
 from harvester_edge.observe import Seen
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
@@ -103,6 +110,11 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
     )
 
 
+def _trust(site: Site) -> tuple[str, ...]:
+    said = trust(site)
+    return (*(("--ca", said.ca) if said.ca else ()), *(("--pin", said.pin) if said.pin else ()))
+
+
 def launch(site: Site, tag: str, slot: str) -> Launch:
     """How a pilot of that slot is started."""
     shape = site.slots[slot]
@@ -116,6 +128,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
         place=site.state / "workers" / tag,
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
+        trust=_trust(site),
     )
 
 

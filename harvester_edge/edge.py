@@ -20,7 +20,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client, TokenFile, Trust
 from ailurus.wire.retry import Patience
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
@@ -138,7 +138,7 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
             timeout_s=duration_s(site.backend.limits.command_timeout),
         ),
         book=book,
-        client=Client(site.dispatcher.url, token, patience=PATIENCE),
+        client=Client(site.dispatcher.url, token, patience=PATIENCE, trust=trust(site)),
         clock=clock,
         log=log,
     )
@@ -146,6 +146,12 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
     return edge
+
+
+def trust(site: Site) -> Trust:
+    """Whom the site believes to be its dispatcher."""
+    ca = expanded(site.dispatcher.ca) if site.dispatcher.ca else ""
+    return Trust(ca, site.dispatcher.pin or "")
 
 
 def private(path: Path) -> Path:

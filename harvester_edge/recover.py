@@ -42,7 +42,7 @@ def recover(edge: Edge, seen: Seen) -> None:
         return
     write_site_file(edge.site)
     argv = [how.program, "--recover", "--url", edge.site.dispatcher.url, "--queue", how.queue,
-            "--site", str(how.site_file), "--spool", how.spool]  # fmt: skip
+            "--site", str(how.site_file), "--spool", how.spool, *how.trust]  # fmt: skip
     null = subprocess.DEVNULL
     try:
         with said.open("wb") as log:

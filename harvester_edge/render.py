@@ -23,6 +23,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     place: Path  # of the order; worker `index` has the directory of that name in it
     lifetime_s: int
     idle_exit_s: int
+    trust: tuple[str, ...] = ()  # options that say whom the pilot believes to be its dispatcher
 
     @property
     def spool(self) -> str:
@@ -42,6 +43,7 @@ def script(launch: Launch, index: str) -> str:
         "--spool", launch.spool,
         "-l", str(launch.lifetime_s),
         "--idle-exit", str(launch.idle_exit_s),
+        *launch.trust,
     ]  # fmt: skip
     return (
         "#!/bin/sh\n"

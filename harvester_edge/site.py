@@ -93,6 +93,10 @@ class Dispatcher(_Part, frozen=True, kw_only=True):
     token_file: AbsolutePath
     pilot_url: Url | None = None
     """What pilots call it, where that differs."""
+    ca: AbsolutePath | None = None
+    """Who may sign its certificate, in PEM; a file that nodes see too."""
+    pin: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")] | None = None
+    """SHA-256 of its certificate, where nobody signs it."""
 
 
 class Paths(_Part, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, Refused
+from ailurus.wire.client import Client, Refused, Trust
 from ailurus.wire.retry import Patience, pauses
 
 ONCE = Patience(total_s=0.0)
@@ -26,14 +26,20 @@ class ToldToGo(AilurusError):
 class Link:
     """Registers, and gives the clients their token; registers anew when that is refused."""
 
-    def __init__(self, url: str, credential: Callable[..., str] | None, who: m.Register) -> None:
-        self._door = Client(url, credential, connections=1)
+    def __init__(
+        self,
+        url: str,
+        credential: Callable[..., str] | None,
+        who: m.Register,
+        trust: Trust | None = None,
+    ) -> None:
+        self._door = Client(url, credential, connections=1, trust=trust)
         self._who = who
         self._token = ""
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
-        self.client = Client(url, self._worker_token, patience=ONCE)
-        self.reports = Client(url, None, patience=ONCE, connections=2)
+        self.client = Client(url, self._worker_token, patience=ONCE, trust=trust)
+        self.reports = Client(url, None, patience=ONCE, connections=2, trust=trust)
 
     def register(self, patience: Patience) -> m.Registered:
         """Raises ToldToGo if the dispatcher says no, Unreachable if nobody says anything."""

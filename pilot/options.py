@@ -12,6 +12,7 @@ from msgspec import Struct
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
+from ailurus.wire.client import Trust
 
 EXITS = """\
 exit codes:
@@ -38,6 +39,7 @@ class Options(Struct, frozen=True, kw_only=True):
     slot: str = ""
     token_file: Path | None = None
     bootstrap_file: Path | None = None
+    trust: Trust = Trust()
     label: str = ""
     workdir: Path
     spool: Path | None = None
@@ -77,6 +79,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         metavar="FILE",
         help="a token to register with (AILURUS_TOKEN_FILE)",
     )
+    add("--ca", metavar="FILE", help="who may sign the dispatcher's certificate (AILURUS_CA)")
+    add("--pin", metavar="SHA256", help="of the dispatcher's certificate (AILURUS_PIN)")
     add("-j", "--label", default="", help="label of the pilot, kept with its worker")
     add("-a", "--workdir", type=Path, metavar="DIR", help="where jobs' directories are made")
     add("--spool", type=Path, metavar="DIR", help="where reports wait, shared by a node's pilots")
@@ -124,6 +128,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         slot=given.slot,
         token_file=Path(token_file) if token_file else None,
         bootstrap_file=Path(bootstrap) if bootstrap and not given.token_file else None,
+        trust=Trust.told(given.ca, given.pin, env),
         label=given.label,
         workdir=(given.workdir or _scratch(env)).absolute(),
         spool=given.spool.absolute() if given.spool else None,

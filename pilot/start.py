@@ -69,7 +69,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
             version=__version__,
             batch_id=_batch_id(),
         )
-        link = Link(options.url, credential, who)
+        link = Link(options.url, credential, who, options.trust)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
@@ -191,7 +191,11 @@ def recover(options: Options, site: Site) -> None:
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     stage = Stage(_transfers(site), site.storage.default_output, bounds_of(site.limits))
     reporter = Reporter(
-        Link(options.url, None, nobody), lambda: nobody.total, stage.delete, lambda _: None, 0.0
+        Link(options.url, None, nobody, options.trust),
+        lambda: nobody.total,
+        stage.delete,
+        lambda _: None,
+        0.0,
     )
     spool = Spool(options.spool, instance)
     try:

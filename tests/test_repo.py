@@ -61,9 +61,11 @@ def dangers(code: str) -> Iterator[str]:
             case ast.Call(func=func, keywords=keywords):
                 if (name := ast.unparse(func)) in CALLS:
                     yield f"{line}: {name}"
+                pinned = any(key.arg == "assert_fingerprint" for key in keywords)
                 for key in keywords:
                     if (
-                        isinstance(key.value, ast.Constant)
+                        not pinned  # then this one certificate is good, and nothing else matters
+                        and isinstance(key.value, ast.Constant)
                         and (key.arg, key.value.value) in KEYWORDS
                     ):
                         yield f"{line}: {key.arg}={key.value.value}"

@@ -11,15 +11,17 @@ Every request may be repeated: those that create something carry an id made by t
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import random
+import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import urllib3
@@ -83,6 +85,42 @@ def fixed_token(text: str) -> Callable[..., str]:
     return lambda fresh=False: text
 
 
+class Trust(msgspec.Struct, frozen=True):
+    """Whom a client believes to be its dispatcher, beside those whom this machine trusts."""
+
+    ca: str = ""  # file with certificate authorities in PEM: they, and nobody else
+    pin: str = ""  # SHA-256 of its certificate in hexadecimal: this one, whoever signed it
+
+    @staticmethod
+    def told(ca: str | None, pin: str | None, environment: Mapping[str, str]) -> Trust:
+        """From options, else AILURUS_CA and AILURUS_PIN. Raises AilurusError."""
+        ca = ca or environment.get("AILURUS_CA", "")
+        pin = (pin or environment.get("AILURUS_PIN", "")).lower().removeprefix("sha256:")
+        pin = pin.replace(":", "")
+        if pin and not re.fullmatch("[0-9a-f]{64}", pin):
+            raise AilurusError(
+                f"{pin!r} is no SHA-256 of a certificate",
+                field="--pin",
+                remedy="openssl x509 -in CERT -noout -fingerprint -sha256",
+            )
+        if ca and not Path(ca).is_file():
+            raise AilurusError(f"there is no file {ca}", field="--ca", remedy="name a PEM file")
+        return Trust(ca, pin)
+
+    def pool(self, connections: int) -> urllib3.PoolManager:
+        """Connections that check this."""
+        if self.pin:
+            # the certificate itself is checked, so it matters not who signed it
+            return urllib3.PoolManager(
+                maxsize=connections,
+                retries=False,
+                assert_fingerprint=self.pin,
+                cert_reqs="CERT_NONE",
+                assert_hostname=False,
+            )
+        return urllib3.PoolManager(maxsize=connections, retries=False, ca_certs=self.ca or None)
+
+
 @cache
 def _decoder(kind: type[Any]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
@@ -101,18 +139,26 @@ class Client:
         *,
         patience: Patience | None = None,
         connections: int = 4,
+        trust: Trust | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
+        """Raises AilurusError for an address that is none, or where others could read the token."""
         if not url.startswith(("http://", "https://")):
             raise AilurusError(
                 f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
+            )
+        if token is not None and url.startswith("http://") and not _loopback(url):
+            raise AilurusError(
+                f"{url} is plain HTTP: anybody on the way could read the token",
+                remedy="use https://, with --ca or --pin where its certificate is your own; "
+                "from another host, a tunnel to loopback will do",
             )
         self.url = url.rstrip("/")
         self.token = token
         self.patience = patience or Patience()
         self._sleep = sleep
         self._chance = random.Random()
-        self._pool = urllib3.PoolManager(maxsize=connections, retries=False)
+        self._pool = (trust or Trust()).pool(connections)
 
     # users ---------------------------------------------------------------------------------------
 
@@ -245,6 +291,14 @@ class Client:
             route.method, url, body=body, headers=headers, timeout=timeout, redirect=False
         )
         return answer.status, answer.data
+
+
+def _loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _reason(error: Exception) -> str:

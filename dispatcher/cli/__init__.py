@@ -73,6 +73,16 @@ def _common(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="file with a token (AILURUS_TOKEN_FILE, then WLCG token discovery)",
     )
+    parser.add_argument(
+        "--ca",
+        metavar="FILE",
+        help="who may sign the dispatcher's certificate, in PEM (AILURUS_CA)",
+    )
+    parser.add_argument(
+        "--pin",
+        metavar="SHA256",
+        help="of the dispatcher's certificate, if nobody signs (AILURUS_PIN)",
+    )
     parser.add_argument("--json", action="store_true", help="JSON on stdout; streams: a line each")
 
 

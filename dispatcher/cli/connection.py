@@ -27,12 +27,13 @@ def url_of(args: Namespace) -> str:
 
 def connect(args: Namespace, *, patience_s: float = 5.0) -> Client:
     """A client for the verb. `patience_s`: how long to try while nobody answers."""
-    from ailurus.wire.client import Client, TokenFile, fixed_token
+    from ailurus.wire.client import Client, TokenFile, Trust, fixed_token
     from ailurus.wire.retry import Patience
 
     path, text = found_token(args.token_file, os.environ)
     token: Callable[..., str] = fixed_token(text) if path is None else TokenFile(path)
-    return Client(url_of(args), token, patience=Patience(total_s=patience_s))
+    trust = Trust.told(args.ca, args.pin, os.environ)
+    return Client(url_of(args), token, patience=Patience(total_s=patience_s), trust=trust)
 
 
 def found_token(option: str | None, environment: Mapping[str, str]) -> tuple[Path | None, str]:

@@ -1,26 +1,35 @@
-"""`dispatcher serve`: one process, one event loop, one store."""
+"""`dispatcher serve`: one process, one event loop, one store.
+
+Signals: TERM and INT end it once what is in hand is answered, the second one at once; HUP reads the
+certificate anew and reopens the access log; USR2 starts it anew in its place, from what is installed
+now, without closing its door.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import resource
 import signal
 import socket
+import ssl
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ailurus import systemd
+from ailurus.logs import Log
 from ailurus.output import Output
-from dispatcher.cli.exits import CONFIGURATION, UNAVAILABLE, USAGE, Fault
+from dispatcher.cli import listen
+from dispatcher.cli.exits import CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
 
 if TYPE_CHECKING:
-    import uvicorn
+    from dispatcher.guard import Server
+    from dispatcher.traffic import AccessLog
 
 STOP_S = 5  # what is in hand has this long to finish
 TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
@@ -29,6 +38,7 @@ RARELY = (
     20,
     100,
 )  # allocations between collections: a whole one among 10,000 jobs is 15 ms
+log = Log("serve")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -88,71 +98,34 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace, out: Output) -> int:
-    """Serve until SIGTERM or Ctrl-C."""
+    """Serve until a signal ends it."""
     import uvloop
 
     from ailurus import logs
 
-    host, port = _address(args.listen)
-    _check_exposure(args, host)
-    place = place_of(args.store)
-    if not place.keys.exists():
-        raise Fault(
-            CONFIGURATION,
-            f"{place.keys} is missing: nobody could show a token",
-            remedy=f"run `dispatcher init --store {args.store}` first",
-        )
-    logs.to(args.log, level=args.log_level)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a waiting pilot
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(args, out, place, host, port))
+    sockets = listen.listeners(args)
+    with contextlib.ExitStack() as stack:
+        for one in sockets:
+            stack.enter_context(one)
+        place = place_of(args.store)
+        if not place.keys.exists():
+            raise Fault(
+                CONFIGURATION,
+                f"{place.keys} is missing: nobody could show a token",
+                remedy=f"run `dispatcher init --store {args.store}` first",
+            )
+        logs.to(args.log, level=args.log_level)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a waiting pilot
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            again = runner.run(_serve(args, out, place, sockets))
+        if again:
+            listen.restart(sockets)
+    return 0
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise Fault(
-            USAGE, f"{text!r} is not ADDRESS:PORT", field="--listen", remedy="127.0.0.1:8080"
-        )
-    return host.strip("[]"), int(port)
-
-
-def _check_exposure(args: Namespace, host: str) -> None:
-    if bool(args.tls_cert) != bool(args.tls_key):
-        raise Fault(USAGE, "one of certificate and key is missing", field="--tls-cert, --tls-key")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not (loopback or args.tls_cert or args.serve_everybody_without_tls):
-        raise Fault(
-            USAGE,
-            f"{host} can be reached by others, and without TLS they can read tokens on the way",
-            field="--listen",
-            remedy="give --tls-cert and --tls-key, listen on 127.0.0.1, or, where something in front "
-            "does TLS, --serve-everybody-without-tls",
-        )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise Fault(
-            UNAVAILABLE,
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            remedy="choose another port",
-        ) from None
-    listener.listen(2048)  # from here on clients may connect: they are answered once we run
-    return listener
-
-
-async def _serve(args: Namespace, out: Output, place: Place, host: str, port: int) -> int:
+async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
+    """Whether it is to start again."""
     from dispatcher import keys
     from dispatcher.app import make_app
     from dispatcher.auth import Issuer
@@ -166,9 +139,6 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
     from dispatcher.store import open_store
     from dispatcher.traffic import AccessLog
 
-    sys.setswitchinterval(TURN_S)
-    gc.freeze()  # what is loaded by now stays
-    gc.set_threshold(*RARELY)
     kept = keys.read(place.keys)
     issuer = Issuer(kept)
 
@@ -183,8 +153,10 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
         folder=args.panda_queues,
         transforms=args.panda_transforms,
     )
+    sys.setswitchinterval(TURN_S)
+    gc.freeze()  # what is loaded by now stays
+    gc.set_threshold(*RARELY)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(_bound(host, port)))
         access = None
         if args.access_log is not None:
             access = stack.enter_context(contextlib.closing(AccessLog(args.access_log)))
@@ -200,27 +172,25 @@ async def _serve(args: Namespace, out: Output, place: Place, host: str, port: in
                 panda=Panda(service, issuer, panda),
                 ready=Readiness(store).check,
                 access=access,
-                host_names=[*args.host_name, host, socket.gethostname()],
+                host_names=[*args.host_name, *_names(sockets)],
             )
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
             server = _server(app, args)
-            _say(args, out, place, listener)
-            await _until_told(server, app, listener)
+            _say(args, out, place, sockets)
+            return await _until_told(args, server, access, sockets)
         finally:
             live.close()
             await service.close()
-    return 0
 
 
-def _server(app: Any, args: Namespace) -> uvicorn.Server:
+def _names(sockets: list[socket.socket]) -> list[str]:
+    return [socket.gethostname(), *(one.getsockname()[0] for one in sockets)]
+
+
+def _server(app: Any, args: Namespace) -> Server:
     import uvicorn
 
-    from dispatcher.guard import Guarded
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Any:
-            yield  # ours: uvicorn's would end the process before the store is closed
+    from dispatcher.guard import Guarded, Server
 
     config = uvicorn.Config(
         app,
@@ -245,26 +215,77 @@ def _server(app: Any, args: Namespace) -> uvicorn.Server:
             field="--tls-cert",
             remedy="give a certificate chain and its key in PEM",
         ) from None
-    return Server(config)
+    return Server(config, ending=app.close)
 
 
-async def _until_told(server: uvicorn.Server, app: Any, listener: socket.socket) -> None:
+async def _until_told(
+    args: Namespace,
+    server: Server,
+    access: AccessLog | None,
+    sockets: list[socket.socket],
+) -> bool:
+    """Serve until a signal ends it. Whether it is to start again."""
+    again = False
+
     def stop() -> None:
-        app.close()
+        if server.should_exit:
+            server.force_exit = True
+        systemd.notify("STOPPING=1")
         server.should_exit = True
+
+    def restart() -> None:
+        nonlocal again
+        again = True
+        systemd.reloading()
+        server.should_exit = True
+
+    def reload() -> None:
+        systemd.reloading()
+        if access is not None:
+            access.reopen()
+        _renew_certificate(args, server)
+        systemd.notify("READY=1")
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await server.serve(sockets=[listener])
+    loop.add_signal_handler(signal.SIGUSR2, restart)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    beating = asyncio.create_task(_watchdog())
+    # ours stay open: uvicorn closes what it is given
+    await server.serve(sockets=[one.dup() for one in sockets])
+    beating.cancel()
+    return again
 
 
-def _say(args: Namespace, out: Output, place: Place, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104
-    scheme = "https" if args.tls_cert else "http"
-    url = f"{scheme}://{f'[{shown}]' if ':' in shown else shown}:{port}"
-    out.line(f"listening on {url}")
+def _renew_certificate(args: Namespace, server: Server) -> None:
+    """Read the certificate anew, for connections from now on. One that is no good changes nothing."""
+    context = server.config.ssl
+    if context is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            args.tls_cert, args.tls_key
+        )
+        context.load_cert_chain(args.tls_cert, args.tls_key)
+    except OSError as error:
+        log.error("certificate_refused", file=args.tls_cert, reason=str(error))  # noqa: TRY400
+    else:
+        log.info("certificate_read", file=args.tls_cert)
+
+
+async def _watchdog() -> None:
+    systemd.notify("READY=1")
+    every = systemd.watchdog_s()
+    while every is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(every)
+
+
+def _say(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        out.line(f"listening on {listen.url_of(args, one)}")
     out.line(
-        f"console: {url}/console/ (sign in with a token, such as the one in {place.admin_token})"
+        f"console: {listen.url_of(args, sockets[0])}/console/ "
+        f"(sign in with a token, such as the one in {place.admin_token})"
     )

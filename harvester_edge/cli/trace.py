@@ -104,11 +104,12 @@ def main(args: Namespace, out: Output) -> int:
 def _client(site: Site, token_file: Path | None) -> Client:
     from ailurus.wire.client import Client, TokenFile
     from ailurus.wire.retry import Patience
+    from harvester_edge.edge import trust
     from harvester_edge.site import expanded
 
     named = token_file or os.environ.get("AILURUS_TOKEN_FILE")
     token = TokenFile(Path(named or expanded(site.dispatcher.token_file)))
-    return Client(site.dispatcher.url, token, patience=Patience(total_s=0.0))
+    return Client(site.dispatcher.url, token, patience=Patience(total_s=0.0), trust=trust(site))
 
 
 def _rows(site: Site, token_file: Path | None) -> dict[int, m.WorkerRow]:

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 
 from dispatcher import guard
-from dispatcher.guard import Guarded
+from dispatcher.guard import Guarded, Server
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def talk(door, monkeypatch):
                 door.app, http=Guarded, ws="none", lifespan="off", log_config=None
             )
             config.load()
-            server = uvicorn.Server(config)
+            server = Server(config)
             loop = asyncio.get_running_loop()
 
             def protocol() -> Guarded:
