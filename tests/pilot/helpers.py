@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,45 @@ class Field:
             pilot.process.wait()
             assert pilot.process.stderr is not None
             pilot.process.stderr.close()
+
+
+class SlowStore:
+    """An http storage that takes no file before it is told to be patient no more."""
+
+    def __init__(self) -> None:
+        self.asked, self.patient = threading.Event(), threading.Event()
+        self.files: dict[str, bytes] = {}
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                store.files[self.path] = body
+                store.asked.set()
+                store.patient.wait(30)
+                self._answer(201)
+
+            def do_DELETE(self) -> None:
+                self._answer(204 if store.files.pop(self.path, None) is not None else 404)
+
+            def _answer(self, status: int) -> None:
+                with suppress(OSError):  # whoever asked may be dead
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
+        self.thread.start()
+
+    def close(self) -> None:
+        self.patient.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()

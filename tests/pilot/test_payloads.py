@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field, processes_with, until
+from tests.pilot.helpers import Field, SlowStore, processes_with, until
 
 pytestmark = pytest.mark.real
 
@@ -197,6 +198,41 @@ def test_p6_kill_9_of_the_pilot_leaves_nothing_and_the_next_one_says_so(
     assert detail.attempts[0].code in (Code.KILL_SIGNAL, Code.LOST_HEARTBEAT)
     field.dispatcher.client.cancel([job_id])
     following.ended()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_r11_a_pilot_that_ends_in_the_middle_of_stage_out_leaves_nothing_of_that_attempt(
+    field: Field, slow_store: SlowStore, number
+) -> None:
+    field.write_site(
+        storage={
+            "roots": [str(field.storage)],
+            "default_output": f"file://{field.storage}/out",
+            "http_allow": [slow_store.url],
+        }
+    )
+    outputs = (OutputFile(name="a"), OutputFile(name="b", url=slow_store.url + "/out"))
+    job_id = field.submit("echo 1 > a; echo 2 > b", outputs=outputs, max_attempts=2)
+    first = field.pilot()
+    assert slow_store.asked.wait(20)
+    assert (field.storage / "out" / f"{job_id}.1.a").exists()
+    first.signal(number)
+    first.ended()
+    slow_store.patient.set()
+    second = field.pilot("--max-jobs", "1")  # on the same spool
+    detail = field.dispatcher.final(job_id, 60)
+    assert second.ended() == 0
+    assert (detail.row.state, detail.row.attempt_nr) == (JobState.FINISHED, 2)
+    outputs_of_2 = {f"{job_id}.2.a"}
+    until(lambda: {path.name for path in (field.storage / "out").glob("*[ab]")} == outputs_of_2)
+    until(lambda: set(slow_store.files) == {f"/out/{job_id}.2.b"})
+
+
+@pytest.fixture
+def slow_store() -> Iterator[SlowStore]:
+    made = SlowStore()
+    yield made
+    made.close()
 
 
 def _attempts(field: Field, job_id: int, count: int):
