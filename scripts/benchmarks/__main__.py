@@ -59,6 +59,9 @@ def _arguments() -> Namespace:
     parser.add_argument("--kills", type=int, default=30, help="chaos: how many (default 30)")
     parser.add_argument("--jobs", type=int, default=500, help="chaos: how many (default 500)")
     parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
+    parser.add_argument(
+        "--network", action="store_true", help="chaos: a fault of the network every fifth request"
+    )
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     return parser.parse_args()
 

@@ -9,12 +9,12 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import halfway, history, proc
 from benchmarks.figure import Figure, figure
-from benchmarks.proxy import Proxy
+from benchmarks.proxy import Fault, Proxy
 from benchmarks.rig import Rig, null_job, until
 
 HEARTBEAT_S = 1.0
@@ -29,20 +29,32 @@ SITE: dict[str, Any] = {
 
 def run(args: Namespace) -> Iterator[Figure]:
     """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
-    yield from killed(args.seed, args.kills, args.jobs, proxy=args.proxy)
+    yield from killed(args.seed, args.kills, args.jobs, network=_network(args))
     if args.stop:
         yield from stopped(args.seed)
     yield from halfway.run(args.seed)
 
 
-def killed(seed: int, kills: int, jobs: int, *, proxy: bool) -> Iterator[Figure]:
+def _network(args: Namespace) -> Callable[[int], Fault] | None:
+    """What a network between the programs does to each request; None: there is none between them."""
+    if args.network:
+        chance = random.Random(args.seed)
+        return lambda nr: chance.choice(list(Fault)) if nr % FIFTH == 0 else Fault.NONE
+    if args.proxy:
+        return lambda nr: Fault.LOST if nr % FIFTH == 0 else Fault.NONE
+    return None
+
+
+def killed(
+    seed: int, kills: int, jobs: int, *, network: Callable[[int], Fault] | None
+) -> Iterator[Figure]:
     """Jobs with one output each, and a kill -9 every now and then."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
         rig = stack.enter_context(Rig(heartbeat_s=HEARTBEAT_S, cores=2, **SITE))
-        lossy = stack.enter_context(Proxy(rig.port, _every_fifth)) if proxy else None
-        if lossy is not None:
-            rig.through(lossy.url)
+        proxy = stack.enter_context(Proxy(rig.port, network)) if network else None
+        if proxy is not None:
+            rig.through(proxy.url)
         began = time.monotonic()
         expected = submitted(rig, jobs, chance)
         kinds = _kill_in_turn(rig, chance, kills, list(expected))
@@ -53,9 +65,10 @@ def killed(seed: int, kills: int, jobs: int, *, proxy: bool) -> Iterator[Figure]
         ended = dict(history.attempts(rig))
         _tell(rig, found)
     how = f"{kinds}; attempts {ended}; {took:.0f} s"
-    if lossy is not None:
-        how += f"; {lossy.lost} of {lossy.answers} answers lost"
-    name = "chaos: proxy, " if proxy else "chaos: "
+    if proxy is not None:
+        del proxy.faults[Fault.NONE]
+        how += f"; of {proxy.requests} requests: { ({str(one): n for one, n in proxy.faults.items()}) }"
+    name = "chaos: network, " if proxy else "chaos: "
     yield figure(f"{name}jobs finished", sum(state == "finished" for state in states.values()),
                  peer=jobs, at_least=1, seed=seed, note=how)  # fmt: skip
     yield figure(f"{name}faults", len(found), at_most=0, seed=seed, note="; ".join(found[:5]))
@@ -152,10 +165,6 @@ def settled(rig: Rig) -> list[str]:
     time.sleep(0.2)
     found += [f"process {pid} is left: {proc.words(pid)[:200]!r}" for pid in proc.marked(rig.mark)]
     return found
-
-
-def _every_fifth(nr: int) -> bool:
-    return nr % FIFTH == 0
 
 
 def _tell(rig: Rig, found: list[str]) -> None:

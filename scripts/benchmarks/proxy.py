@@ -1,4 +1,4 @@
-"""A proxy for HTTP that loses answers: the server has done what was asked, the client never hears it."""
+"""A proxy for HTTP with the faults of networks, request by request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ import contextlib
 import threading
 import time
 from asyncio import StreamReader, StreamWriter
+from collections import Counter
 from collections.abc import Callable
+from enum import StrEnum
 from types import TracebackType
 from typing import Self
 
 from msgspec import Struct
+
+
+class Fault(StrEnum):
+    """What becomes of a request."""
+
+    NONE = "none"
+    LOST = "lost"  # done, but the client never hears it
+    CUT = "cut"  # the connection breaks before the server has heard all of it
+    TWICE = "twice"  # the server hears it twice, the client the second answer
+    SILENT = "silent"  # half open: done, and nothing comes for a while; then the connection breaks
+    DRIBBLE = "dribble"  # the answer comes a few bytes at a time
+
+
+SILENT_S = 3.0
 
 
 class Seen(Struct, frozen=True):
@@ -22,21 +38,25 @@ class Seen(Struct, frozen=True):
 
 
 class Proxy:
-    """Listens on loopback in a thread of its own; `loses(nr)` says whether answer `nr` is dropped."""
+    """Listens on loopback in a thread of its own; `fault(nr)` says what becomes of request `nr`."""
 
     def __init__(
-        self, upstream: int, loses: Callable[[int], bool] = lambda nr: False, *, keep: bool = False
+        self,
+        upstream: int,
+        fault: Callable[[int], Fault] = lambda nr: Fault.NONE,
+        *,
+        keep: bool = False,
     ) -> None:
         self._upstream = upstream
-        self._loses = loses
+        self._fault = fault
         self._keep = keep
         self.kept: list[bytes] = []  # all that came by, both ways, if asked for
         self._loop = asyncio.new_event_loop()
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self.port = 0
-        self.answers = 0
-        self.lost = 0
+        self.requests = 0
+        self.faults: Counter[Fault] = Counter()
         self.seen: list[Seen] = []
 
     @property
@@ -77,16 +97,25 @@ class Proxy:
                 while request := await _message(reader):
                     path = request.split(b" ", 2)[1].decode("latin-1")
                     self.seen.append(Seen(time.monotonic(), path))
+                    self.requests += 1
+                    fault = self._fault(self.requests)
+                    self.faults[fault] += 1
+                    if fault is Fault.CUT:
+                        back.write(request[: len(request) // 2])
+                        await back.drain()
+                        break
                     back.write(request)
                     answer = await self._answer(there, reader)
-                    self.answers += 1
+                    if fault is Fault.TWICE:
+                        back.write(request)
+                        answer = await self._answer(there, reader)
                     if self._keep:
                         self.kept += (request, answer)
-                    if not answer or self._loses(self.answers):
-                        self.lost += bool(answer)
+                    if fault is Fault.SILENT:
+                        await asyncio.sleep(SILENT_S)
+                    if not answer or fault in (Fault.LOST, Fault.SILENT):
                         break
-                    writer.write(answer)
-                    await writer.drain()
+                    await _write(writer, answer, piece=7 if fault is Fault.DRIBBLE else len(answer))
 
     async def _answer(self, there: StreamReader, client: StreamReader) -> bytes:
         """The server's answer; nothing if the client hangs up before it comes."""
@@ -98,6 +127,14 @@ class Proxy:
         finally:
             answer.cancel()
             gone.cancel()
+
+
+async def _write(writer: StreamWriter, answer: bytes, piece: int) -> None:
+    for at in range(0, len(answer), piece):
+        writer.write(answer[at : at + piece])
+        await writer.drain()
+        if piece < len(answer):
+            await asyncio.sleep(0.002)
 
 
 async def _end_of(client: StreamReader) -> None:

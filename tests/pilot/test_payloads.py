@@ -240,6 +240,41 @@ def _attempts(field: Field, job_id: int, count: int):
     return detail if len(detail.attempts) >= count else None
 
 
+@pytest.mark.parametrize("early", ["stopped one", "second one"])
+def test_r2_a_pilot_that_comes_back_after_its_lease_changes_nothing_that_is_decided(
+    field: Field, early: str
+) -> None:
+    """Whichever attempt reports first counts; the other's outputs go."""
+    go = field.directory / "go"
+    field.write_site(container={"default": "bare", "bare": True})  # each pilot a spool of its own
+    wait = f"until test -e {go}-${{AILURUS_ATTEMPT##*.}}; do sleep 0.05; done; echo 1 > o"
+    job_id = field.submit(wait, outputs=(OutputFile(name="o"),), max_attempts=3)
+    stopped = field.pilot("--max-jobs", "1", directory="one")
+    field.dispatcher.in_state(job_id, JobState.RUNNING)
+    stopped.signal(signal.SIGSTOP)
+    second = field.pilot("--max-jobs", "1", directory="two")
+    until(lambda: _attempts(field, job_id, 2))
+    field.dispatcher.in_state(job_id, JobState.RUNNING)
+    winner = 2 if early == "second one" else 1
+    if winner == 2:
+        Path(f"{go}-2").touch()
+        field.dispatcher.final(job_id)
+        Path(f"{go}-1").touch()
+        stopped.signal(signal.SIGCONT)
+    else:
+        Path(f"{go}-1").touch()
+        stopped.signal(signal.SIGCONT)
+        field.dispatcher.final(job_id)
+    stopped.ended()
+    second.ended()
+    detail = field.dispatcher.client.show(job_id)
+    assert detail.row.state is JobState.FINISHED
+    assert [attempt.attempt_nr for attempt in detail.attempts if attempt.state == "finished"] == [
+        winner
+    ]
+    assert {path.name for path in (field.storage / "out").glob("*.o")} == {f"{job_id}.{winner}.o"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGXCPU])
 def test_a_signal_ends_the_pilot_gracefully_with_a_report(field: Field, number) -> None:
     job_id = field.submit("sleep 300")

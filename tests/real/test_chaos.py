@@ -31,9 +31,10 @@ def chaos(*options: str) -> list[dict[str, object]]:
     [
         ("--kills", "6", "--jobs", "80", "--seed", "1"),
         ("--kills", "3", "--jobs", "60", "--seed", "2", "--proxy"),
+        ("--kills", "2", "--jobs", "60", "--seed", "4", "--network"),
         ("--kills", "0", "--jobs", "20", "--seed", "3", "--stop"),
     ],
-    ids=["kills", "kills-and-lost-answers", "stopped-dispatcher"],
+    ids=["kills", "kills-and-lost-answers", "network-faults", "stopped-dispatcher"],
 )
 def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...]) -> None:
     assert all(figure["met"] for figure in chaos(*options) if figure["met"] is not None)
