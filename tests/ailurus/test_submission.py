@@ -190,5 +190,8 @@ def test_f2_a_nul_is_refused_where_a_process_would_get_it(field):
 
 
 def test_f2_half_a_surrogate_pair_is_no_text():
+    with pytest.raises(AilurusError, match="no character") as caught:
+        jobs_from({**ONE, "environment": {"A": "\ud800"}})
+    assert caught.value.field == "jobs[0].environment"
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(rb'{"name": "a", "command": "echo \ud800"}', type=JobSpec)
