@@ -152,3 +152,20 @@ def test_the_changelog_knows_the_version():
     assert project["dynamic"] == ["version"]  # from ailurus.__version__, the one place
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{ailurus.__version__}]" in changes or "## [Unreleased]" in changes
+
+
+def test_the_status_page_knows_which_numbered_tests_exist():
+    rows = re.findall(
+        r"^\| ([A-Z]\d+) \| [^|]+ \| ([^|:]+?)(?::[^|]*)? \|$",
+        (ROOT / "docs/status.md").read_text(),
+        re.M,
+    )
+    named = {
+        number.upper()
+        for _, text in texts("tests")
+        for numbers in re.findall(r"^def test_((?:[tpfhbr]\d+_)+)", text, re.MULTILINE)
+        for number in numbers.strip("_").split("_")
+    }
+    assert named - set(said) == set()
+    assert {number for number, state in said.items() if state == "tested"} - named == set()
+    assert {number for number in named if said[number].startswith("nothing")} == set()
