@@ -155,11 +155,8 @@ def test_the_changelog_knows_the_version():
 
 
 def test_the_status_page_knows_which_numbered_tests_exist():
-    rows = re.findall(
-        r"^\| ([A-Z]\d+) \| [^|]+ \| ([^|:]+?)(?::[^|]*)? \|$",
-        (ROOT / "docs/status.md").read_text(),
-        re.M,
-    )
+    page = (ROOT / "docs/status.md").read_text()
+    said = dict(re.findall(r"^\| ([A-Z]\d+) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
     named = {
         number.upper()
         for _, text in texts("tests")
