@@ -25,6 +25,7 @@ from dispatcher.queue import Leased
 
 _encode = msgspec.json.Encoder().encode
 TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
+UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)  # no edge has told that its batch system has it
 GONE = "this worker has been given up or was never planned"
 
 
@@ -88,6 +89,13 @@ class Pilots(Core):
             raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
         if phase == Phase.ENDED and registered is not None:
             raise Rejected(410, GONE, remedy="exit")
+        site = self.sites.get(caller.site)
+        if site is not None and caller.epoch < site.epoch and phase in UNSEEN:
+            raise Rejected(
+                410,
+                f"another edge has taken site {caller.site} and has not seen this worker",
+                remedy="exit: it was submitted after its edge had lost the site",
+            )
         return int(worker_id)
 
     async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:

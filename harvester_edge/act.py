@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ailurus.failpoint import failpoint
 from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
@@ -72,7 +73,9 @@ def submit(edge: Edge, slot: str, count: int) -> None:
         tokens = edge.client.call("intent", ask, answer=m.Bootstraps).tokens
         failpoint("edge.tokens")
         order = make_order(edge, tag, slot, tokens)
-    except (WireError, OSError) as error:
+        if edge.clock() > now + edge.lease_s:  # we slept: the site may be another's
+            raise AilurusError("too long since the dispatcher said that the site is ours")
+    except (AilurusError, OSError) as error:
         edge.keep(*(_not_started(worker, edge.clock(), str(error)) for worker in workers))
         edge.log.warning("submission_given_up", intent=tag, reason=str(error))
         return

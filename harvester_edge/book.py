@@ -131,6 +131,9 @@ class Book:
             self._db.execute("insert into meta values (?, ?)", (name, default))
         return str(row[0]) if row else default
 
+    def set_meta(self, name: str, value: str) -> None:
+        self._db.execute("insert or replace into meta values (?, ?)", (name, value))
+
     def answers_since(self, now: float | None) -> float | None:
         """Since when the dispatcher answers without a gap; `now`: it has answered, None: it has not.
         Written only when that changes."""

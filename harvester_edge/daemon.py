@@ -48,13 +48,23 @@ def cycle(edge: Edge) -> Decision:
     return decision
 
 
-def run(edge: Edge, stop: threading.Event) -> None:
-    """Cycle until told to stop. Workers stay: the next edge adopts them."""
+def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
+    """Cycle until told to stop. Workers stay: the next edge adopts them. A standby takes the site when
+    the edge that has it falls silent, and waits again if it is taken from it."""
     edge.log.info(
         "edge_started", site=edge.site.site, poll_s=edge.poll_s, workers=len(edge.workers)
     )
+    waits = False
     while not stop.is_set():
-        cycle(edge)
+        try:
+            cycle(edge)
+            waits = False
+        except SiteTaken as error:
+            if not standby:
+                raise
+            if not waits:
+                edge.log.info("standing_by", reason=str(error))
+            waits = True
         stop.wait(edge.poll_s)
     edge.log.info("edge_stopped", workers=len(edge.workers))
 
@@ -102,7 +112,7 @@ def say_hello(edge: Edge) -> str:
         return str(error)
     except WireError as error:
         return str(error)
-    edge.epoch = welcome.epoch
+    edge.epoch, edge.lease_s = welcome.epoch, welcome.lease_s
     edge.lease_until = edge.clock() + welcome.lease_s / 3
     return ""
 

@@ -47,7 +47,8 @@ class Edge:
     log: Log
     workers: dict[tuple[str, int], Worker] = field(default_factory=dict)  # that have not ended
     epoch: int = 0
-    lease_until: float = 0.0
+    lease_s: float = 0.0  # how long the site is ours after the dispatcher's last word
+    lease_until: float = 0.0  # when to ask for it again
     listed: float = 0.0  # when the batch system last answered
     blind: bool = False  # whether the last listing failed
     decision: Decision | None = None
@@ -100,6 +101,13 @@ class Edge:
             self.workers[worker.key] = worker
         else:
             self.workers.pop(worker.key, None)
+
+    def adopting(self) -> bool:
+        """Whether this edge has just taken the site, and not yet looked at what runs there."""
+        return self.epoch > 0 and self.book.meta("epoch") != str(self.epoch)
+
+    def adopted(self) -> None:
+        self.book.set_meta("epoch", str(self.epoch))
 
     def slots(self) -> tuple[m.SlotShape, ...]:
         """The site's slots as the dispatcher is told them."""

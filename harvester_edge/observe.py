@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
+from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
 from harvester_edge.decide import Cost, Health, SlotSeen, Snapshot, breaker
@@ -33,7 +34,7 @@ class Seen(NamedTuple):
     """What one look found: what decides, and what must be ended or told."""
 
     snapshot: Snapshot
-    cancel: tuple[BatchId, ...]  # overdue in the queue, or running without a pilot
+    cancel: tuple[BatchId, ...]  # overdue in the queue, running without a pilot, or a stray
     idle_first: tuple[int, ...]  # worker ids that may be drained
     ended: tuple[Worker, ...]
 
@@ -47,9 +48,15 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
     rows = {(row.intent, row.index): row for row in demand.workers if row.intent and row.registered}
     before = dict(edge.workers)
     answers = edge.book.answers_since(None if unheard else now)
+    # Asked after the listing, the dispatcher's word says that the site was ours when it was made.
+    sure = sightings is not None and not unheard
+    adopting = sure and edge.adopting()
     changed = list(_judged(edge, sightings, rows, now, answers))
-    if changed:
+    changed += _adopted(edge, sightings or {}, demand, now, adopting=adopting)
+    if changed or adopting:
         with edge.book.change():
+            if adopting:
+                edge.adopted()
             edge.book.keep(changed)
             _charge(edge, before, changed)
             _count_starts(edge, before, changed, answers or now)
@@ -58,7 +65,7 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
             _log(edge, worker, before.get(worker.key))
     return Seen(
         snapshot=_snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
-        cancel=tuple(_overdue(edge, sightings or {}, now)),
+        cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
         idle_first=_idle_first(edge, rows),
         ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),
     )
@@ -78,7 +85,21 @@ def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
     for one in found:
         if one.phase is None:
             edge.log.warning("state_not_known", batch_id=one.batch_id, reason=one.detail)
-    return {(one.tag, one.index): one for one in found}, ""
+    return _by_worker(edge, found), ""
+
+
+def _by_worker(edge: Edge, found: Iterable[Sighting]) -> dict[Key, Sighting]:
+    """One sighting a worker. Of several (somebody has submitted its script again) one that lives, and
+    of those the one we know: the others' pilots are refused."""
+    best: dict[Key, Sighting] = {}
+    for one in found:
+        key = (str(one.tag), one.index)
+        best[key] = max(one, best.get(key, one), key=lambda it: _weight(edge.workers.get(key), it))
+    return best
+
+
+def _weight(worker: Worker | None, one: Sighting) -> tuple[bool, bool]:
+    return one.phase is not Phase.ENDED, worker is not None and worker.batch_id == one.batch_id
 
 
 def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
@@ -164,36 +185,62 @@ def _sought(
         except BatchError as error:
             edge.log.warning("search_failed", intent=worker.intent, reason=str(error))
             break  # the others would wait as long for nothing
-        found[worker.intent] = {(one.tag, one.index): one for one in answer}
+        found[worker.intent] = _by_worker(edge, answer)
     return found
 
 
 def _returned(
     edge: Edge, sightings: dict[Key, Sighting], rows: dict[Key, m.WorkerRow]
 ) -> Iterator[tuple[Key, Worker]]:
-    """Workers that had been given up and show a sign of life, and ours that the book does not know."""
-    ours = prefix(edge.site.site)
+    """Workers that had been given up and show a sign of life."""
     for key in (sightings.keys() | rows.keys()) - edge.workers.keys():
-        sighting = sightings.get(key)
-        if sighting is None:
-            lives = heard(rows[key]) and key[0].startswith(ours)
-        else:
-            lives = sighting.phase is not Phase.ENDED
-            lives &= sighting.phase is not None or heard(rows.get(key))
-        if not lives:
-            continue
-        worker = edge.book.get(*key)
+        worker = edge.book.get(*key) if _lives(sightings.get(key), rows.get(key)) else None
         if worker is None:
-            row = rows.get(key)
-            edge.log.warning("worker_adopted", intent=key[0], index=key[1])
-            yield key, Worker(
-                intent=key[0], index=key[1], slot="", queue=row.queue if row else "",
-                planned=edge.clock(), phase=Phase.QUEUED,
-            )  # fmt: skip
-        elif worker.ending in (Ending.LOST, Ending.CANCELLED) or (
+            continue
+        if worker.ending in (Ending.LOST, Ending.CANCELLED) or (
             worker.ending is Ending.NEVER_REGISTERED and key in rows and key in sightings
         ):
             yield key, worker
+
+
+def _lives(sighting: Sighting | None, row: m.WorkerRow | None) -> bool:
+    if sighting is None or sighting.phase is None:
+        return heard(row)
+    return sighting.phase is not Phase.ENDED
+
+
+def _adopted(
+    edge: Edge,
+    sightings: dict[Key, Sighting],
+    demand: m.Demand,
+    now: float,
+    *,
+    adopting: bool,
+) -> Iterator[Worker]:
+    """Workers of ours that the book does not know. Those that the batch system has when this edge takes
+    the site are its own from then on; those that turn up later are strays (`_overdue`), unless their
+    pilot has registered: the dispatcher lets none in that nobody vouches for."""
+    rows = {(row.intent, row.index): row for row in demand.workers if row.intent}
+    ours = prefix(edge.site.site)
+    for key in (sightings.keys() | rows.keys()) - edge.workers.keys():
+        sighting, row = sightings.get(key), rows.get(key)
+        registered = row if row is not None and row.registered else None
+        if (
+            not key[0].startswith(ours)
+            or not _lives(sighting, registered)
+            or not (adopting or heard(registered))
+            or edge.book.get(*key) is not None
+        ):
+            continue
+        edge.log.warning("worker_adopted", intent=key[0], index=key[1])
+        queue = row.queue if row else ""
+        names = [name for name, slot in edge.site.slots.items() if slot.queue == queue]
+        worker = Worker(
+            intent=key[0], index=key[1], slot=names[0] if names else "", queue=queue, planned=now,
+            deadline=now + duration_s(edge.site.policy.max_queue_age), phase=Phase.QUEUED,
+        )  # fmt: skip
+        evidence = Evidence(now=now, listed=True, sighting=sighting, row=registered)
+        yield judge(worker, evidence, edge.times)
 
 
 def _count_starts(
@@ -359,18 +406,28 @@ def _paused(edge: Edge) -> str:
     return ""
 
 
-def _overdue(edge: Edge, sightings: dict[Key, Sighting], now: float) -> Iterator[BatchId]:
-    """Queued for too long, or running without a pilot that ever registered."""
+def _overdue(
+    edge: Edge, sightings: dict[Key, Sighting], now: float, *, strays: bool
+) -> Iterator[BatchId]:
+    """Allocations that waited for too long, run without a pilot that ever registered, or are not ours:
+    submitted, say, by an edge that had lost the site. One with a good worker stays."""
+    good: set[BatchId] = set()
+    bad: set[BatchId] = set()
     for key, sighting in sightings.items():
         if sighting.phase in (Phase.ENDED, None):
             continue
         worker = edge.workers.get(key)
-        if worker is None:
-            ended = edge.book.get(*key)
-            if ended is not None and ended.ending is Ending.NEVER_REGISTERED:
-                yield sighting.batch_id
-        elif worker.waits and worker.deadline and now > worker.deadline:
-            yield sighting.batch_id
+        if worker is not None:
+            late = worker.waits and worker.deadline and now > worker.deadline
+            (bad if late else good).add(sighting.batch_id)
+            continue
+        ended = edge.book.get(*key)
+        if ended is None and strays:
+            edge.log.warning("stray_cancelled", batch_id=sighting.batch_id, intent=key[0])
+            bad.add(sighting.batch_id)
+        elif ended is not None and ended.ending is Ending.NEVER_REGISTERED:
+            bad.add(sighting.batch_id)
+    return iter(sorted(bad - good))
 
 
 def _idle_first(edge: Edge, rows: dict[Key, m.WorkerRow]) -> tuple[int, ...]:

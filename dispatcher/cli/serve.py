@@ -65,6 +65,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--heartbeat", type=duration_s, metavar="10s", help="how often workers report"
     )
+    parser.add_argument(
+        "--edge-lease", type=duration_s, metavar="2m", help="an edge so long silent may be replaced"
+    )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
         "--panda-open",
@@ -145,7 +148,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
-    settings = Settings() if args.heartbeat is None else Settings(heartbeat_s=args.heartbeat)
+    told = {"heartbeat_s": args.heartbeat, "edge_lease_s": args.edge_lease}
+    settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)
     panda = PandaSettings(
         open_queues=frozenset(args.panda_open),

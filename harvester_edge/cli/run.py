@@ -1,7 +1,8 @@
 """`harvester-edge run`: provision the site until SIGTERM or Ctrl-C.
 
 Workers outlive the edge: they go on, and the next edge of the site adopts them. `--drain-at-exit` waits
-instead until each has finished what it has; a second SIGTERM leaves at once.
+instead until each has finished what it has; a second SIGTERM leaves at once. `--standby` waits while
+another login node's edge has the site, and takes over when that one falls silent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from ailurus.output import Output
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--drain-at-exit", action="store_true", help="on SIGTERM let all workers finish, then exit"
+    )
+    parser.add_argument(
+        "--standby", action="store_true", help="wait while another edge has the site"
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
@@ -41,7 +45,7 @@ def main(args: Namespace, out: Output) -> int:
         edge = open_edge(site, logs.Log("edge", site=site.site))
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
-        daemon.run(edge, stop)
+        daemon.run(edge, stop, standby=args.standby)
         if args.drain_at_exit:
             daemon.drain_all(edge, leave)
         edge.book.close()

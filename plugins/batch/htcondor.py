@@ -99,8 +99,8 @@ class HTCondor:
 
     def find(self, tag: Tag) -> tuple[Sighting, ...]:
         this = f"AilurusTag == {_quoted(tag)}"
-        found = {one.index: one for one in self._ads("condor_history", this, "-scanlimit", "50000")}
-        found.update({one.index: one for one in self._ads("condor_q", this)})
+        past = self._ads("condor_history", this, "-scanlimit", "50000")
+        found = {one.batch_id: one for one in (*past, *self._ads("condor_q", this))}
         return tuple(found.values())
 
     def cancel(self, ids: Collection[BatchId]) -> None:

@@ -109,9 +109,9 @@ class Slurm:
         return tuple(self._squeue())
 
     def find(self, tag: Tag) -> tuple[Sighting, ...]:
-        found = {one.index: one for one in self._sacct(tag)}
-        found.update({one.index: one for one in self._squeue(f"--name={tag}")})
-        return tuple(found.values())
+        found = {(one.batch_id, one.index): one for one in self._sacct(tag)}
+        queued = self._squeue(f"--name={tag}")
+        return tuple((found | {(one.batch_id, one.index): one for one in queued}).values())
 
     def cancel(self, ids: Collection[BatchId]) -> None:
         for some in hundreds(sorted(ids)):

@@ -74,7 +74,7 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(tmp_path, ending,
         for n in range(4):
             ask = m.NewIntent(site="here", epoch=welcome.epoch, intent=f"i{n}", queue="q", count=1, deadline=4e9)  # fmt: skip
             await b.service.intent(ask, EDGE)
-            boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here")  # fmt: skip
+            boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here", epoch=welcome.epoch)  # fmt: skip
             register = m.Register(instance=f"p{n}", queue="q", total=m.Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
             registered = await b.service.register(register, boot)
             worker = Caller(subject="w", scopes=frozenset({Scope.WORKER}), worker_id=registered.worker_id, queue="q")  # fmt: skip

@@ -437,13 +437,46 @@ def test_a_worker_registers_once_with_its_bootstrap_token(tmp_path):
         )
         assert len((await b.service.intent(ask, EDGE)).tokens) == 1
         boot = Caller(
-            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here"
-        )
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+            epoch=welcome.epoch,
+        )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
         first = await b.service.register(me, boot)
         assert (await b.service.register(me, boot)).worker_id == first.worker_id
         with pytest.raises(Rejected, match="another pilot"):
             await b.service.register(m.Register(instance="other", queue="q", total=BIG), boot)
+
+    run(test, tmp_path)
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(tmp_path, vouched):
+    """A worker that its edge submitted after it had lost the site is a stray, and takes no job."""
+    from ailurus.protocol.api import Scope
+    from ailurus.protocol.worker import Phase
+    from dispatcher.caller import Caller
+
+    async def test(b):
+        old = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        ask = m.NewIntent(
+            site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9
+        )
+        await b.service.intent(ask, EDGE)
+        b.service.awake.now += 121
+        new = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        boot = Caller(
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+            epoch=old.epoch,
+        )  # fmt: skip
+        me = m.Register(instance="me", queue="q", total=BIG)
+        if not vouched:
+            with pytest.raises(Rejected, match="another edge has taken site here"):
+                await b.service.register(me, boot)
+            return
+        news = m.WorkerNews(intent="i1", index=0, phase=Phase.QUEUED)
+        told = m.WorkersNews(site="here", epoch=new.epoch, workers=(news,))
+        await b.service.workers_news(told, EDGE)
+        assert (await b.service.register(me, boot)).worker_id
 
     run(test, tmp_path)
 
@@ -462,8 +495,9 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(tmp_path):
         )
         await b.service.intent(ask, EDGE)
         boot = Caller(
-            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here"
-        )
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+            epoch=welcome.epoch,
+        )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
         worker = Worker(b.service, await b.service.register(me, boot), "q")
         await worker.acquire()

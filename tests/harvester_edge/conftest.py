@@ -95,6 +95,8 @@ class MemoryDispatcher:
     news: list[m.WorkerNews] = field(default_factory=list)
     drained: list[int] = field(default_factory=list)
     asked: list[m.AskDemand] = field(default_factory=list)
+    epoch: int = 1
+    slow_s: float = 0.0  # how long it takes to plan workers
     down: bool = False
     taken: bool = False
 
@@ -106,7 +108,7 @@ class MemoryDispatcher:
         return getattr(self, f"_{name}")(ask)
 
     def _hello(self, ask: m.Hello) -> m.Welcome:
-        return m.Welcome(epoch=1, lease_s=60)
+        return m.Welcome(epoch=self.epoch, lease_s=60)
 
     def _demand(self, ask: m.AskDemand) -> m.Demand:
         self.asked.append(ask)
@@ -120,6 +122,7 @@ class MemoryDispatcher:
         )
 
     def _intent(self, ask: m.NewIntent) -> m.Bootstraps:
+        self.clock.forward(self.slow_s)
         self.intents[ask.intent] = ask.count
         return m.Bootstraps(tokens=tuple(f"token-{n}" for n in range(ask.count)))
 

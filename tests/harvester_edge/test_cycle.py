@@ -359,16 +359,73 @@ def test_one_that_waits_beyond_its_deadline_is_cancelled(world):
     assert world.batch.cancelled == ["1"]
 
 
-def test_a_job_of_ours_that_the_book_does_not_know_is_adopted(world):
+def unknown(world, **more):
+    """A job of ours of which the book knows nothing."""
     from harvester_edge.edge import prefix
 
     tag = Tag(prefix("demo") + "aaaaaaaaaa")
-    world.batch.jobs[tag, 0] = Sighting(
-        batch_id=BatchId("77"), tag=tag, index=0, phase=Phase.QUEUED
-    )
+    one = Sighting(batch_id=BatchId("77"), tag=tag, index=0, phase=Phase.QUEUED)
+    world.batch.jobs[tag, 0] = replace(one, **more)
+    return tag
+
+
+def test_who_takes_a_site_adopts_what_it_finds_there(world):
+    unknown(world)
     world.dispatcher.jobs = 100
     world.cycle(3)
     assert len(world.workers()) == 4  # the limit counts it
+    assert not world.batch.cancelled
+    assert "77" in {
+        one.batch_id for one in world.dispatcher.news
+    }  # by which its pilot may register
+
+
+def test_who_takes_a_site_again_adopts_what_came_meanwhile(world):
+    world.cycle()
+    unknown(world)
+    world.dispatcher.epoch, world.edge.lease_until = 3, 0.0
+    world.cycle()
+    assert [one.batch_id for one in world.workers()] == ["77"]
+
+
+def test_a_worker_that_turns_up_later_is_a_stray_and_is_cancelled(world):
+    """Submitted by an edge that had lost the site: nobody vouches for it."""
+    world.cycle()
+    unknown(world)
+    world.cycle()
+    assert world.batch.cancelled == ["77"]
+    assert not world.workers()
+    assert not world.dispatcher.news
+
+
+def test_without_the_dispatchers_word_nothing_is_a_stray(world):
+    """The site may be another edge's by now, and the workers in the listing its own."""
+    world.cycle()
+    unknown(world)
+    world.dispatcher.down = True
+    world.cycle(3)
+    assert not world.batch.cancelled
+
+
+def test_an_edge_that_slept_before_it_submitted_does_not_submit(world):
+    world.dispatcher.jobs, world.dispatcher.slow_s = 1, 61.0  # longer than the site's lease
+    world.cycle()
+    assert not world.batch.orders
+    assert not world.workers()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_jobs_of_one_worker_the_one_that_lives_counts(world, first):
+    """Somebody has submitted the script again; its pilot was refused, and has ended."""
+    tag = started(world)
+    own = world.batch.jobs[tag, 0]
+    other = replace(own, batch_id=BatchId("99"), phase=Phase.ENDED, ending=Ending.FAILED)
+    del world.batch.jobs[tag, 0]
+    pair = {(tag, 0): own, (tag, 99): other}
+    world.batch.jobs = pair if first else dict(reversed(pair.items()))
+    world.cycle(2)
+    (worker,) = world.workers()
+    assert (worker.phase, worker.batch_id) == (Phase.ACTIVE, own.batch_id)
 
 
 # --- shrinking -------------------------------------------------------------------------------------
