@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
+from harvester_edge import bundle
 from harvester_edge.decide import Decision, Health
 from harvester_edge.edge import (
     Edge,
@@ -23,13 +24,13 @@ from harvester_edge.edge import (
     site_file,
     trust,
     write_site_file,
-    write_whole,
 )
 from harvester_edge.evidence import Worker
 from harvester_edge.observe import Seen
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
 from harvester_edge.render import Launch, script
 from harvester_edge.site import Site, expanded
+from harvester_edge.whole import write_whole
 
 
 def act(edge: Edge, decision: Decision, seen: Seen) -> None:
@@ -55,6 +56,11 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
 
 def submit(edge: Edge, slot: str, count: int) -> None:
     """Start `count` workers of a slot."""
+    try:
+        bundle.hand_out(edge.site)
+    except (AilurusError, OSError) as error:  # before anything is planned, for it will last
+        edge.log.warning("no_pilot_to_start", reason=str(error))
+        return
     tag = edge.new_tag()
     now = edge.clock()
     deadline = now + duration_s(edge.site.policy.max_queue_age)
@@ -96,6 +102,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
         (place / str(index)).mkdir(parents=True, mode=0o700)
         write_whole(place / str(index) / "bootstrap", token.encode(), mode=0o600)
     write_site_file(edge.site)
+    bundle.note(edge.site, place)
     shape = edge.site.slots[slot]
     room = shape.room()
     return Order(
@@ -122,13 +129,13 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
     """How a pilot of that slot is started."""
     shape = site.slots[slot]
     return Launch(
-        program=expanded(site.pilot.program) if site.pilot.program else pilot_program(),
+        program=pilot_program(site),
         url=site.dispatcher.pilot_url or site.dispatcher.url,
         queue=shape.queue,
         slot=slot,
         site_file=site_file(site),
         work=expanded(site.paths.work),
-        place=site.state / "workers" / tag,
+        place=site.shared / "workers" / tag,
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
         trust=_trust(site),
@@ -211,4 +218,5 @@ def tidy(edge: Edge) -> Iterable[str]:
         gone = edge.book.forget(edge.clock() - duration_s(edge.site.policy.keep))
     for intent in gone:
         shutil.rmtree(edge.places / intent, ignore_errors=True)
+    bundle.tidy(edge.site, {edge.places / worker.intent for worker in edge.workers.values()})
     return gone

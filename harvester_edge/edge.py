@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import stat
@@ -22,12 +21,14 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import Client, TokenFile, Trust
 from ailurus.wire.retry import Patience
+from harvester_edge import bundle
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
 from harvester_edge.lint import batch_class
 from harvester_edge.ports import Batch, Tag
 from harvester_edge.site import Site, expanded
+from harvester_edge.whole import write_whole
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 PATIENCE = Patience(
@@ -66,7 +67,7 @@ class Edge:
     @property
     def places(self) -> Path:
         """Workers' directories: logs, and what a batch system of this machine keeps of them."""
-        return self.state / "workers"
+        return self.site.shared / "workers"
 
     @property
     def poll_s(self) -> float:
@@ -124,15 +125,15 @@ def prefix(site: str) -> str:
 
 def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> Edge:
     """The edge of a site, with its book and what its plugin is."""
-    places = site.state / "workers"
-    try:
-        places.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise AilurusError(
-            f"cannot make {places}: {error.strerror}",
-            field="paths.state",
-            remedy="a directory of yours",
-        ) from None
+    places = site.shared / "workers"
+    for path, key in ((places, "paths.shared"), (site.state, "paths.state")):
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise AilurusError(
+                f"cannot make {path}: {error.strerror}", field=key, remedy="a directory of yours"
+            ) from None
+    bundle.hand_out(site)
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     book = Book(site.state / "book.sqlite", site=site.site)
@@ -180,8 +181,12 @@ def private(path: Path) -> Path:
     return path
 
 
-def pilot_program() -> str:
-    """The pilot that is installed beside this edge."""
+def pilot_program(site: Site) -> str:
+    """The pilot that nodes start: the site's file or program, or the one installed beside this edge."""
+    if (copy := bundle.place(site)) is not None:
+        return str(copy)
+    if site.pilot.program:
+        return expanded(site.pilot.program)
     beside = Path(sys.executable).with_name("pilot")
     found = str(beside) if beside.exists() else shutil.which("pilot")
     if found is None:
@@ -194,7 +199,7 @@ def pilot_program() -> str:
 def site_file(site: Site) -> Path:
     """Where pilots find the site as they are told it. Its content decides the name: a worker keeps the
     configuration that it was submitted with."""
-    return site.state / "sites" / f"{hashlib.sha256(_told(site)).hexdigest()[:12]}.json"
+    return site.shared / "sites" / f"{hashlib.sha256(_told(site)).hexdigest()[:12]}.json"
 
 
 def write_site_file(site: Site) -> None:
@@ -221,12 +226,3 @@ def _told(site: Site) -> bytes:
         "pilot": {"pin": site.pilot.pin},
     }
     return msgspec.json.format(msgspec.json.encode(told))
-
-
-def write_whole(path: Path, text: bytes, mode: int = 0o644) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
-        file.write(text)
-    new.replace(path)

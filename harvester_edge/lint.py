@@ -4,7 +4,7 @@
 
 E001 not YAML · E002 key twice · E003 alias or tag · E004 unreadable file · E005 `extends`
 E010 wrong type or form · E011 wrong value · E012 no such key · E013 key missing
-E020 unknown batch system or option · E021 path · E022 limits contradict each other · E023 times do
+E020 unknown batch system or option · E021 path · E022 limits contradict each other · E023 times do · E024 keys do
 W001 a value to confirm
 """
 
@@ -123,6 +123,15 @@ def _sense(site: Site, tree: Tree) -> Iterator[Fault]:
         (("paths", "state"), site.paths.state),
         (("dispatcher", "token_file"), site.dispatcher.token_file),
     ]
+    paths += [
+        (at, path)
+        for at, path in (
+            (("paths", "shared"), site.paths.shared),
+            (("pilot", "file"), site.pilot.file),
+            (("pilot", "program"), site.pilot.program),
+        )
+        if path is not None
+    ]
     paths += [(("storage", "roots", n), root) for n, root in enumerate(site.storage.roots)]
     paths += [(("software", n), root) for n, root in enumerate(site.software)]
     for at, path in paths:
@@ -133,6 +142,12 @@ def _sense(site: Site, tree: Tree) -> Iterator[Fault]:
                 else f"a variable of {path} is not set"
             )
             yield tree.fault(at, "E021", message)
+    if site.pilot.file and site.pilot.program:
+        yield tree.fault(
+            ("pilot", "program"), "E024", "`file` and `program`: which one?", "keep one"
+        )
+    if site.pilot.sha256 and not site.pilot.file:
+        yield tree.fault(("pilot", "sha256"), "E024", "there is no `file` that it is the sum of")
     scaling = site.scaling
     if scaling.floor > scaling.max_total:
         message = f"{scaling.floor} is more than max_total, {scaling.max_total}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Ending
+from harvester_edge import bundle
 from harvester_edge.act import launch
 from harvester_edge.edge import Edge, write_site_file
 from harvester_edge.observe import Seen
@@ -36,7 +38,13 @@ def recover(edge: Edge, seen: Seen) -> None:
     if edge.recover_at is None or edge.clock() < edge.recover_at or seen.snapshot.unheard:
         return
     edge.recover_at = None
-    how = launch(edge.site, "", next(iter(edge.site.slots)))
+    try:
+        bundle.hand_out(edge.site)
+        how = launch(edge.site, "", next(iter(edge.site.slots)))
+    except (AilurusError, OSError) as error:
+        edge.log.warning("recovery_failed", reason=str(error))
+        edge.recover_at = edge.clock() + AGAIN_S
+        return
     spool = Path(how.spool)
     if not spool.is_dir() or not any(spool.iterdir()):
         return

@@ -33,22 +33,24 @@ class Launch(Struct, frozen=True, kw_only=True):
 
 def script(launch: Launch, index: str) -> str:
     """A script for any batch system. `index` is the shell expression of the worker's number."""
-    argv = [
-        launch.program,
-        "--url", launch.url,
-        "--queue", launch.queue,
-        "--site", str(launch.site_file),
-        "--slot", launch.slot,
-        "-a", launch.work,
-        "--spool", launch.spool,
-        "-l", str(launch.lifetime_s),
-        "--idle-exit", str(launch.idle_exit_s),
-        *launch.trust,
-    ]  # fmt: skip
+    options = {
+        "--url": launch.url,
+        "--queue": launch.queue,
+        "--site": str(launch.site_file),
+        "--slot": launch.slot,
+        "-a": launch.work,
+        "--spool": launch.spool,
+        "-l": str(launch.lifetime_s),
+        "--idle-exit": str(launch.idle_exit_s),
+    }
+    lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
+    if launch.trust:
+        lines.append(shlex.join(launch.trust))
     return (
         "#!/bin/sh\n"
         # A batch system reads its directives up to the first command: a value cannot become one.
         "set -u\n"
         f"export AILURUS_BOOTSTRAP_FILE={shlex.quote(str(launch.place))}/{index}/bootstrap\n"
-        f"exec {shlex.join(argv)}\n"
+        + " \\\n    ".join((f"exec {shlex.quote(launch.program)}", *lines))
+        + "\n"
     )

@@ -100,11 +100,15 @@ class Dispatcher(_Part, frozen=True, kw_only=True):
 
 
 class Paths(_Part, frozen=True, kw_only=True):
-    """`work`: pilots' work directories and their spool, as a node sees them. `state`: the edge's book
-    and its workers' logs, on a disk of the edge's machine."""
+    """Where things lie."""
 
     work: AbsolutePath
+    """Pilots' work directories and their spool, as a node sees them."""
     state: AbsolutePath
+    """The edge's book, on a disk of the edge's machine."""
+    shared: AbsolutePath | None = None
+    """What nodes read and write of the edge's: workers' directories and logs, the site as pilots are
+    told it, the pilot. Unset: `state`, which nodes must then see."""
 
 
 class Slot(_Part, frozen=True, kw_only=True):
@@ -226,8 +230,15 @@ class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """How pilots behave here."""
 
+    file: AbsolutePath | None = None
+    """What `scripts/build-pilot` made. The edge hands copies of it to the nodes."""
+    sha256: (
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$", description="64 hexadecimal digits")]
+        | None
+    ) = None
+    """What the file must be."""
     program: AbsolutePath | None = None
-    """The pilot to start, as a node sees it. Unset: the one installed beside the edge."""
+    """Or a pilot that nodes can start, in a venv say. Without either: the one installed beside the edge."""
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
 
@@ -259,6 +270,11 @@ class Site(_Part, frozen=True, kw_only=True):
     @property
     def state(self) -> Path:
         return Path(expanded(self.paths.state))
+
+    @property
+    def shared(self) -> Path:
+        """What the edge shares with the nodes."""
+        return Path(expanded(self.paths.shared or self.paths.state))
 
 
 def expanded(path: str) -> str:

@@ -81,7 +81,7 @@ def main(args: Namespace, out: Output) -> int:
     chain = [
         Link(
             worker=worker,
-            logs=str(site.state / "workers" / worker.intent / str(worker.index)),
+            logs=str(site.shared / "workers" / worker.intent / str(worker.index)),
             jobs=rows[worker.worker_id].jobs if worker.worker_id in rows else (),
             host=rows[worker.worker_id].host if worker.worker_id in rows else "",
         )

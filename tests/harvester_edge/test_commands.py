@@ -67,7 +67,7 @@ def test_render_shows_the_script_and_submits_nothing(config, world, capsys):
     assert main(["render", "--config", config]) == 0
     said = capsys.readouterr().out
     assert said.startswith("#!/bin/sh\n")
-    assert "exec /bin/true --url" in said
+    assert "exec /bin/true" in said
     assert len(world.batch.orders) == 1
     assert main(["render", "--config", config, "--slot", "nope"]) == 65
 

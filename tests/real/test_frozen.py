@@ -226,3 +226,17 @@ def test_host_tools_get_their_callers_libraries():
     none = {"LD_LIBRARY_PATH": "/bundle"}
     give_back(none)
     assert none == {}
+
+
+def test_an_edge_runs_two_hundred_jobs_through_files_it_hands_out(frozen):
+    """And to nobody when there is nothing to do."""
+    scaling = {"max_total": 3, "max_queued": 3, "per_cycle": 3, "idle_exit": "3s"}
+    with Rig(pilot={"file": str(frozen)}, scaling=scaling) as rig:
+        rig.start_edge()
+        ids = rig.client.submit([null_job(nr, command="sleep 0.05") for nr in range(200)]).job_ids
+        states = rig.client.wait(ids, timeout_s=60).states
+        assert set(states.values()) == {JobState.FINISHED}
+        assert len({rig.client.show(one).attempts[0].worker_id for one in ids}) > 1
+        (copy,) = (rig.directory / "state/pilots").glob("*/pilot")
+        assert copy.read_bytes() == frozen.read_bytes()
+        until(lambda: not rig.pilots(), 30, "they leave")
