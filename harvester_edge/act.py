@@ -26,7 +26,7 @@ from harvester_edge.edge import (
     write_site_file,
 )
 from harvester_edge.evidence import Worker
-from harvester_edge.observe import Seen
+from harvester_edge.observe import Seen, idle_first
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
 from harvester_edge.render import Launch, script
 from harvester_edge.site import Site, expanded
@@ -36,8 +36,11 @@ from harvester_edge.whole import write_whole
 def act(edge: Edge, decision: Decision, seen: Seen) -> None:
     """Submit, drain, cancel."""
     for slot, count in decision.submit.items():
-        submit(edge, slot, count)
-    if decision.drain and (ids := seen.idle_first[: decision.drain]):
+        most = edge.site.backend.limits.max_array
+        for part in range(0, count, most):
+            if not submit(edge, slot, min(most, count - part)):
+                break  # what has just been refused or has timed out is not asked again at once
+    if decision.drain and (ids := idle_first(edge, seen.rows)[: decision.drain]):
         ask = m.DrainWorkers(site=edge.site.site, epoch=edge.epoch, worker_ids=ids)
         try:
             edge.client.call("drain", ask, answer=m.Done)
@@ -54,13 +57,13 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
         _drop_token(edge, worker)
 
 
-def submit(edge: Edge, slot: str, count: int) -> None:
-    """Start `count` workers of a slot."""
+def submit(edge: Edge, slot: str, count: int) -> bool:
+    """Start `count` workers of a slot. Whether the batch system has taken them."""
     try:
         bundle.hand_out(edge.site)
     except (AilurusError, OSError) as error:  # before anything is planned, for it will last
         edge.log.warning("no_pilot_to_start", reason=str(error))
-        return
+        return False
     tag = edge.new_tag()
     now = edge.clock()
     deadline = now + duration_s(edge.site.policy.max_queue_age)
@@ -84,7 +87,7 @@ def submit(edge: Edge, slot: str, count: int) -> None:
     except (AilurusError, OSError) as error:
         edge.keep(*(_not_started(worker, edge.clock(), str(error)) for worker in workers))
         edge.log.warning("submission_given_up", intent=tag, reason=str(error))
-        return
+        return False
     workers = [replace(worker, phase=Phase.SUBMITTING) for worker in workers]
     edge.keep(*workers)
     failpoint("edge.submitting")
@@ -93,6 +96,7 @@ def submit(edge: Edge, slot: str, count: int) -> None:
     edge.keep(*(_after(worker, outcome, edge.clock()) for worker in workers))
     failpoint("edge.recorded")
     _log(edge, tag, slot, count, outcome)
+    return isinstance(outcome, Accepted)
 
 
 def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Order:

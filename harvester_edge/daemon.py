@@ -74,9 +74,7 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
     while edge.workers and not stop.is_set():
         unheard = say_hello(edge)
         seen = observe(edge, unheard)
-        decision = Decision(
-            submit={}, drain=len(seen.idle_first), binding=_LEAVING, bounds=(_LEAVING,)
-        )
+        decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
         act(edge, decision, seen)
         _afterwards(edge, seen)
         stop.wait(edge.poll_s)

@@ -23,7 +23,7 @@ TOLD = frozenset(
 """Endings of which the batch system knows more than the pilot."""
 
 
-class Worker(Struct, frozen=True, kw_only=True):
+class Worker(Struct, frozen=True, kw_only=True, gc=False):
     """A worker as the edge's book has it. (intent, index) is its name everywhere."""
 
     intent: str
@@ -53,7 +53,7 @@ class Worker(Struct, frozen=True, kw_only=True):
         return self.phase is not Phase.ENDED and self.registered is None
 
 
-class Evidence(Struct, frozen=True, kw_only=True):
+class Evidence(Struct, frozen=True, kw_only=True, gc=False):
     """All that one cycle knows about a worker. `listed` False: the listing failed."""
 
     now: float

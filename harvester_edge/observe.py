@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
     snapshot: Snapshot
     cancel: tuple[BatchId, ...]  # overdue in the queue, running without a pilot, or a stray
-    idle_first: tuple[int, ...]  # worker ids that may be drained
+    rows: dict[Key, m.WorkerRow]  # the dispatcher's word about workers that registered
     ended: tuple[Worker, ...]
 
 
@@ -66,7 +66,7 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
     return Seen(
         snapshot=_snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
         cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
-        idle_first=_idle_first(edge, rows),
+        rows=rows,
         ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),
     )
 
@@ -275,7 +275,11 @@ def _charge(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> Non
 def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: float) -> Snapshot:
     slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
     slots = _as_found(edge, slots, demand)
-    free = [Bin(row.queue, row.room) for row in demand.workers if row.phase is Phase.ACTIVE]
+    free = [
+        Bin(row.queue, row.room)
+        for row in demand.workers
+        if row.room.cores and row.phase is Phase.ACTIVE
+    ]
     workers = edge.workers.values()
     there = Counter(worker.slot for worker in workers)
     waiting = Counter(worker.slot for worker in workers if worker.waits)
@@ -430,7 +434,8 @@ def _overdue(
     return iter(sorted(bad - good))
 
 
-def _idle_first(edge: Edge, rows: dict[Key, m.WorkerRow]) -> tuple[int, ...]:
+def idle_first(edge: Edge, rows: dict[Key, m.WorkerRow]) -> tuple[int, ...]:
+    """Worker ids that may be drained."""
     ready = [row for key, row in rows.items() if row.phase is Phase.ACTIVE and key in edge.workers]
     ready.sort(key=lambda row: (len(row.jobs), row.total.cores - row.room.cores, -row.registered))
     return tuple(row.worker_id for row in ready)

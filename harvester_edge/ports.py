@@ -58,7 +58,7 @@ class Unclear(Struct, frozen=True):
     reason: str
 
 
-class Sighting(Struct, frozen=True, kw_only=True):
+class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     """A worker as the batch system shows it. `phase` None: in a state that we do not know."""
 
     batch_id: BatchId

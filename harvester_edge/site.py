@@ -72,6 +72,9 @@ class Polling(_Part, frozen=True, kw_only=True):
     grace: Duration | None = None
     """How long a worker is absent from successful listings before it is lost."""
     command_timeout: Duration = "60s"
+    max_array: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """Workers that one submission may have; more are submitted by several (Slurm's MaxArraySize - 1,
+    PBS's max_array_size)."""
 
 
 Options = dict[str, str | int | float | bool | list[str]]

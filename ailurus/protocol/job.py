@@ -121,7 +121,7 @@ class Shape(Struct, frozen=True, kw_only=True, order=True):
         )
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class Room(Struct, frozen=True, kw_only=True, gc=False):
     """What a worker has free, or what a site's slot offers when empty."""
 
     cores: Count = 1

@@ -197,7 +197,7 @@ class QueueRow(Answer):
     sites: tuple[str, ...] = ()
 
 
-class WorkerRow(Answer, kw_only=True):
+class WorkerRow(Answer, kw_only=True, gc=False):
     """A worker as the dispatcher knows it: by registration, heartbeats and the edge's word."""
 
     worker_id: int

@@ -163,6 +163,8 @@ def hundreds(ids: Sequence[str]) -> Iterator[list[str]]:
 
 def tasks(text: str) -> list[int]:
     """The indices of "3", "0-9%3" or "3-4,6-9:2"; none of anything else."""
+    if text.isdecimal():  # each line of a long listing
+        return [int(text)]
     found: list[int] = []
     for part in text.partition("%")[0].split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)

@@ -19,6 +19,7 @@ NAMES = {
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
     "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run",
     "console": "1,000 open pages, 20 changes a second",
+    "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "scale": "100,000 jobs queued beside 1,000",
 }
 LONGEST_S = 900  # no benchmark takes longer; one that does is stuck

@@ -165,6 +165,28 @@ def test_a_site_that_another_edge_has_is_refused(world):
         cycle(world.edge)
 
 
+def test_what_is_more_than_an_array_holds_is_submitted_by_several(world):
+    limits = replace(world.edge.site.backend.limits, max_array=2)
+    world.edge.site = replace(
+        world.edge.site, backend=replace(world.edge.site.backend, limits=limits)
+    )
+    world.configure(max_total=9, max_queued=9, per_cycle=9)
+    world.dispatcher.jobs = 5
+    world.cycle()
+    assert [order.count for _, order in world.batch.orders] == [2, 2, 1]
+
+
+def test_after_a_submission_that_was_not_taken_no_other_follows_in_this_cycle(world):
+    limits = replace(world.edge.site.backend.limits, max_array=1)
+    world.edge.site = replace(
+        world.edge.site, backend=replace(world.edge.site.backend, limits=limits)
+    )
+    world.dispatcher.jobs = 4
+    world.batch.answers = [Unclear("timed out")]
+    world.cycle()
+    assert len(world.batch.orders) == 1
+
+
 # --- submissions that are in doubt -----------------------------------------------------------------
 
 
