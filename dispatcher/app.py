@@ -9,9 +9,10 @@ the trace is in the log under that id.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any
 
 import msgspec
@@ -20,10 +21,12 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
 from dispatcher import session, web
-from dispatcher.auth import BadToken, Issuer, authorise
+from dispatcher.auth import USER, BadToken, Issuer, authorise
 from dispatcher.caller import NOBODY, Caller, Rejected
 from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
+from dispatcher.rates import Limiter, Rates, TooMuch
+from dispatcher.revocation import Revocations
 from dispatcher.routing import Endpoint, Router, WrongMethod
 from dispatcher.traffic import AccessLog, Traffic
 from dispatcher.web import Receive, Send
@@ -50,9 +53,13 @@ class App:
         panda: Asgi | None,
         ready: Check | None,
         access: AccessLog | None,
+        revocations: Revocations | None,
+        rates: Rates | None,
         host_names: Collection[str],
     ) -> None:
         self._issuer = issuer
+        self._revocations = revocations
+        self._limiter = None if rates is None else Limiter(rates)
         self._console = console
         self._stream = stream
         self._panda = panda
@@ -63,7 +70,7 @@ class App:
         self._hosts = session.Hosts(host_names)
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._router = Router(service, {"token": self._token})
+        self._router = Router(service, {"token": self._token, "revoke": self._revoke})
         self._openapi = msgspec.json.encode(description())
 
     @property
@@ -92,6 +99,8 @@ class App:
             await self._answer(scope, headers, receive, send)
         except WrongMethod as wrong:
             error, extra = wrong, ((b"allow", wrong.allow.encode()),)
+        except TooMuch as much:
+            error, extra = much, ((b"retry-after", b"%d" % math.ceil(much.wait_s)),)
         except Rejected as rejected:
             error = rejected
         except Unavailable as unavailable:
@@ -137,6 +146,11 @@ class App:
         caller = NOBODY if token is None else self._issuer.caller(token)
         scope["caller"] = caller.subject
         authorise(route, caller)
+        limiter = self._limiter
+        if route.scope not in USER or Scope.ADMIN in caller.scopes:
+            limiter = None
+        if limiter is not None:
+            limiter.ask(caller.subject)
         if route.method == "GET":
             ask = endpoint.decode(scope["query_string"])
         else:
@@ -145,16 +159,22 @@ class App:
                 ask = await web.decode_submission(body)
             else:
                 ask = endpoint.decode(body or b"{}")
+            if limiter is not None and route.name in ("submit", "retry"):
+                limiter.charge(
+                    caller.subject, len(ask.jobs if route.name == "submit" else ask.job_ids)
+                )
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
         elif route.answer is None:
-            await self._streamed(ask, caller, receive, send)
+            with _held_by(limiter, caller):
+                await self._streamed(ask, caller, receive, send)
         else:
             if route.scope is Scope.EDGE and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
             given = {} if job_id is None else {"job_id": job_id}
             if endpoint.waits and getattr(ask, endpoint.waits) > 0:
-                result = await self._held(endpoint, ask, caller, given, receive)
+                with _held_by(limiter, caller):
+                    result = await self._held(endpoint, ask, caller, given, receive)
             else:
                 result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
             await web.answer(send, 200, endpoint.encode(result), web.JSON)
@@ -246,13 +266,21 @@ class App:
         if isinstance(ask, SignIn):
             cookie = session.begin(self._issuer, ask.token, secure=secure)
         else:
-            cookie = session.end(self._issuer, headers, secure=secure)
+            token = session.kept(self._issuer, headers)
+            if token and self._revocations is not None:
+                await self._revocations.end(token)
+            cookie = session.end(self._issuer, secure=secure)
         await web.answer_json(send, m.Done(), (b"set-cookie", cookie))
 
     async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
         token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s)
         log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
         return token
+
+    async def _revoke(self, ask: m.Revoke, caller: Caller) -> m.Done:
+        if self._revocations is None:
+            raise Rejected(404, "this dispatcher keeps no revocations")
+        return await self._revocations.revoke(ask, caller)
 
     async def _streamed(
         self, ask: StreamQuery, caller: Caller, receive: Receive, send: Send
@@ -278,6 +306,10 @@ class App:
             if isinstance(result, Exception):
                 log.error("stream_broke", error=repr(result))
         await send({"type": "http.response.body", "body": b""})
+
+
+def _held_by(limiter: Limiter | None, caller: Caller) -> AbstractContextManager[None]:
+    return nullcontext() if limiter is None else limiter.holding(caller.subject)
 
 
 def _noting(scope: dict[str, Any], send: Send) -> Send:
@@ -311,12 +343,16 @@ def make_app(
     panda: Asgi | None = None,
     ready: Check | None = None,
     access: AccessLog | None = None,
+    revocations: Revocations | None = None,
+    rates: Rates | None = None,
     host_names: Collection[str] = (),
 ) -> App:
     """The application over `service`, which has one method for each route.
 
     `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream`
     gives the events of the route `stream`, as the bytes that are sent; `ready` refuses while we
-    cannot serve; `host_names` are ours beside localhost and addresses.
+    cannot serve; `revocations` is asked to refuse tokens; `rates` bound each user; `host_names` are ours beside localhost and addresses.
     """
-    return App(service, issuer, console, stream, panda, ready, access, host_names)
+    return App(
+        service, issuer, console, stream, panda, ready, access, revocations, rates, host_names
+    )

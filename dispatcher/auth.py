@@ -53,7 +53,7 @@ class _Claims(Struct, frozen=True, kw_only=True):
     aud: str
     exp: int
     nbf: int
-    iat: int
+    iat: float  # a part of a second tells a new token from one that was refused just before
     jti: str
     scope: str
     site: str = ""
@@ -80,14 +80,10 @@ class Issuer:
     """Makes and checks the tokens of one dispatcher. `clock` is seconds since 1970."""
 
     def __init__(self, keys: Keys, clock: Callable[[], float] = time.time) -> None:
-        self._keys = keys
         self._clock = clock
-        self._signing = _private(keys.signing.pem)
-        self._public: dict[str, EllipticCurvePublicKey] = {
-            key.kid: _private(key.pem).public_key() for key in keys.keys
-        }
         self._known: dict[bytes, Caller] = {}
-        self._ended: dict[bytes, float] = {}
+        self._refused: dict[str, float] = {}
+        self.take(keys)
         self.tag = sha256(keys.issuer.encode()).hexdigest()[:8]
         """A short name for this dispatcher, so that cookies of two on one host do not mix."""
 
@@ -95,12 +91,20 @@ class Issuer:
         """Seconds since 1970, as all expiry is judged."""
         return self._clock()
 
+    def take(self, keys: Keys) -> None:
+        """Use these keys from now on. A token whose key is not among them is no longer good."""
+        signing = _private(keys.signing.pem)
+        public = {key.kid: _private(key.pem).public_key() for key in keys.keys}
+        self._keys, self._signing = keys, signing
+        self._public: dict[str, EllipticCurvePublicKey] = public
+        self._known.clear()
+
     def mint(
         self, subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int
     ) -> Token:
         """A token for `subject`; `claims` are those of a worker or of a planned one."""
-        now = int(self._clock())
-        expires = now + max(1, int(lifetime_s))
+        now = self._clock()
+        expires = int(now) + max(1, int(lifetime_s))
         content = {
             "wlcg.ver": "1.0",
             "iss": self._keys.issuer,
@@ -108,7 +112,7 @@ class Issuer:
             "sub": subject,
             "scope": " ".join(scopes),
             "iat": now,
-            "nbf": now,
+            "nbf": int(now),
             "exp": expires,
             "jti": secrets.token_hex(8),
             **claims,
@@ -141,7 +145,7 @@ class Issuer:
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         caller = self._known.get(digest)
         if caller is None:
-            caller = self._checked(token, digest)
+            caller = self._checked(token)
             if len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]  # the oldest: it can be checked again
             self._known[digest] = caller
@@ -150,20 +154,14 @@ class Issuer:
             raise BadToken("the token has expired")
         return caller
 
-    def end(self, token: str) -> None:
-        """Refuse this token from now on, until it expires (a session that signed out)."""
-        now = self._clock()
-        self._ended = {digest: at for digest, at in self._ended.items() if at > now}
-        expires = self.caller(token).expires
-        digest = sha256(token.encode()).digest()
-        self._ended[digest] = expires
-        self._known.pop(digest, None)
+    def refuse(self, refused: Iterable[tuple[str, float]]) -> None:
+        """Refuse tokens made before a time, by `id:JTI` or `sub:SUBJECT`. See `Revocations`."""
+        self._refused.update(refused)
+        self._known.clear()
 
-    def _checked(self, token: str, digest: bytes) -> Caller:
+    def _checked(self, token: str) -> Caller:
         if len(token) > LONGEST or token.count(".") != 2:
             raise BadToken("this is not a token")
-        if digest in self._ended:
-            raise BadToken("the session has ended")
         try:
             header = msgspec.convert(jwt.get_unverified_header(token), _Header)
             content: dict[str, Any] = jwt.decode(
@@ -180,6 +178,9 @@ class Issuer:
         now = self._clock()
         if now < claims.nbf or now < claims.iat:
             raise BadToken("the token is not valid yet")
+        for what in (f"id:{claims.jti}", f"sub:{claims.sub}"):
+            if claims.iat < self._refused.get(what, 0.0):
+                raise BadToken("the token was revoked")
         return _caller(claims)
 
 
@@ -196,6 +197,7 @@ def _caller(claims: _Claims) -> Caller:
         subject=claims.sub,
         scopes=frozenset(words),
         expires=float(claims.exp),
+        token_id=claims.jti,
         site=site,
         worker_id=claims.worker_id,
         intent=claims.intent,

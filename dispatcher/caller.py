@@ -13,6 +13,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     subject: str
     scopes: frozenset[str] = frozenset()  # bare words: an edge's is Scope.EDGE, its site is below
     expires: float = 0.0
+    token_id: str = ""
     site: str = ""  # of an edge, a bootstrap or a worker token
     worker_id: int = 0  # of a worker token
     intent: str = ""  # of a bootstrap token: which planned worker this is

@@ -74,6 +74,16 @@ def keep(path: Path, text: bytes) -> bool:
     return True
 
 
+def replace(path: Path, kept: Keys) -> None:
+    """Write other keys in place of those in `path`: the old ones or the new ones, never half of them."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        keep(fresh, msgspec.json.encode(kept))
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def read(path: Path) -> Keys:
     """The keys in `path`. Refuses a file that others could have read or changed."""
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 
 from ailurus.protocol.api import Scope
 from dispatcher.auth import USER, BadToken, Issuer
@@ -66,11 +65,8 @@ def begin(issuer: Issuer, token: str, *, secure: bool) -> bytes:
     return _cookie(issuer, minted.token, int(lifetime), secure=secure)
 
 
-def end(issuer: Issuer, headers: Headers, *, secure: bool) -> bytes:
-    """End the session of the request, if it has one; the Set-Cookie that takes it away."""
-    if token := _kept(issuer, headers):
-        with suppress(BadToken):
-            issuer.end(token)
+def end(issuer: Issuer, *, secure: bool) -> bytes:
+    """The Set-Cookie that takes a session's away."""
     return _cookie(issuer, "", 0, secure=secure)
 
 
@@ -82,7 +78,7 @@ def token_of(issuer: Issuer, headers: Headers, *, method: str, scheme: str) -> s
         if kind.lower() != "bearer":
             raise BadToken("the Authorization header is not `Bearer TOKEN`")
         return token.strip()
-    token = _kept(issuer, headers)
+    token = kept(issuer, headers)
     if token:
         same_origin(headers, method=method, scheme=scheme)
     return token or None
@@ -113,7 +109,8 @@ def _cookie(issuer: Issuer, value: str, lifetime: int, *, secure: bool) -> bytes
     ).encode()
 
 
-def _kept(issuer: Issuer, headers: Mapping[bytes, bytes]) -> str:
+def kept(issuer: Issuer, headers: Mapping[bytes, bytes]) -> str:
+    """The token of the request's session, or a blank."""
     for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
         name, _, value = part.strip().partition("=")
         if name == _name(issuer):

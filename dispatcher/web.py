@@ -60,7 +60,7 @@ async def answer_problem(send: Send, error: Rejected, *headers: tuple[bytes, byt
     )
     if error.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
-    elif error.status in (429, 503):
+    elif error.status == 503:
         headers = (*headers, (b"retry-after", b"1"))
     await answer(send, error.status, _encode(problem), _PROBLEM, *headers)
 

@@ -153,6 +153,9 @@ ROUTES: tuple[Route, ...] = (
     Route("events", G, "/events", Scope.READ, EventsQuery, m.Events, "What happened"),
     Route("stream", G, "/stream", Scope.READ, StreamQuery, None, "Server-sent events for pages"),
     Route("token", P, "/tokens", Scope.ADMIN, m.NewToken, m.Token, "Make a token"),
+    Route(
+        "revoke", P, "/tokens/revoke", Scope.ADMIN, m.Revoke, m.Done, "Refuse tokens from now on"
+    ),
     Route("sign_in", P, "/session", None, SignIn, m.Done, "Start a browser session"),
     Route("sign_out", P, "/session/end", None, m.Ask, m.Done, "End a browser session"),
     Route(

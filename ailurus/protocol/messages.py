@@ -261,6 +261,14 @@ class Token(Answer):
     expires: float
 
 
+class Revoke(Ask):
+    """Tokens that are to be refused from now on: one by its id, the claim `jti`, or all that a subject
+    has had so far. What is made later is good."""
+
+    subject: Annotated[str, Meta(max_length=300)] = ""
+    token_id: Annotated[str, Meta(max_length=200)] = ""
+
+
 # --- pilots ----------------------------------------------------------------------------------------
 
 

@@ -30,9 +30,10 @@ VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "queues": "queues and what waits in them",
     "workers": "workers and their heartbeats",
     "events": "what happened",
-    "token": "make a token (administrators)",
+    "token": "make or revoke a token (administrators)",
+    "keys": "change the keys that sign tokens",
 }
-SERVER = ("init", "serve")
+SERVER = ("init", "serve", "keys")
 CODES = """exit codes: 0 good · 2 the job can never run as things are · 64 usage · 65 bad job file or field ·
 66 no such file or job · 69 no dispatcher answers · 75 time-out · 77 no permission · 78 no token or
 store · `wait` exits as the payload did"""

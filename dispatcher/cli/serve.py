@@ -1,7 +1,7 @@
 """`dispatcher serve`: one process, one event loop, one store.
 
-Signals: TERM and INT end it once what is in hand is answered, the second one at once; HUP reads the
-certificate anew and reopens the access log; USR2 starts it anew in its place, from what is installed
+Signals: TERM and INT end it once what is in hand is answered, the second one at once; HUP reads keys
+and certificate anew and reopens the access log; USR2 starts it anew in its place, from what is installed
 now, without closing its door.
 """
 
@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 from ailurus import systemd
 from ailurus.logs import Log
 from ailurus.output import Output
+from ailurus.protocol.errors import AilurusError
 from dispatcher.cli import listen
 from dispatcher.cli.exits import CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
 
 if TYPE_CHECKING:
+    from dispatcher.auth import Issuer
     from dispatcher.guard import Server
     from dispatcher.traffic import AccessLog
 
@@ -67,6 +69,13 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--edge-lease", type=duration_s, metavar="2m", help="an edge so long silent may be replaced"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=50.0,
+        metavar="N",
+        help="requests a second of one user, over time; 0: any number (default: 50)",
     )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
@@ -138,6 +147,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.live import Live
     from dispatcher.metrics import Metrics
     from dispatcher.panda.door import Panda, PandaSettings
+    from dispatcher.rates import Rates
+    from dispatcher.revocation import Revocations
     from dispatcher.service import Service
     from dispatcher.store import open_store
     from dispatcher.traffic import AccessLog
@@ -167,7 +178,9 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         store = open_store(args.store)
         service = await Service.open(store, secret=secret, mint=mint, settings=settings)
         live = Live(service)
+        revocations = Revocations(store, issuer)
         try:
+            await revocations.open()
             app = make_app(
                 service,
                 issuer,
@@ -176,12 +189,14 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
                 panda=Panda(service, issuer, panda),
                 ready=Readiness(store).check,
                 access=access,
+                revocations=revocations,
+                rates=Rates(per_s=args.rate) if args.rate > 0 else None,
                 host_names=[*args.host_name, *_names(sockets)],
             )
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
             server = _server(app, args)
             _say(args, out, place, sockets)
-            return await _until_told(args, server, access, sockets)
+            return await _until_told(args, server, issuer, access, sockets)
         finally:
             live.close()
             await service.close()
@@ -225,6 +240,7 @@ def _server(app: Any, args: Namespace) -> Server:
 async def _until_told(
     args: Namespace,
     server: Server,
+    issuer: Issuer,
     access: AccessLog | None,
     sockets: list[socket.socket],
 ) -> bool:
@@ -248,6 +264,7 @@ async def _until_told(
         if access is not None:
             access.reopen()
         _renew_certificate(args, server)
+        _renew_keys(args, issuer)
         systemd.notify("READY=1")
 
     loop = asyncio.get_running_loop()
@@ -276,6 +293,19 @@ def _renew_certificate(args: Namespace, server: Server) -> None:
         log.error("certificate_refused", file=args.tls_cert, reason=str(error))  # noqa: TRY400
     else:
         log.info("certificate_read", file=args.tls_cert)
+
+
+def _renew_keys(args: Namespace, issuer: Issuer) -> None:
+    """Sign and check with the keys that are in the file now. A file that is no good changes nothing."""
+    from dispatcher import keys
+
+    try:
+        kept = keys.read(place_of(args.store).keys)
+        issuer.take(kept)
+    except (AilurusError, ValueError, TypeError) as error:
+        log.error("keys_refused", reason=str(error))  # noqa: TRY400
+    else:
+        log.info("keys_read", kids=[key.kid for key in kept.keys])
 
 
 async def _watchdog() -> None:

@@ -1,7 +1,9 @@
-"""`dispatcher token`: a token for a person, an edge or a pilot, into a file only you can read."""
+"""`dispatcher token`: a token for a person, an edge or a pilot, into a file only you can read; and its end."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import secrets
 from argparse import ArgumentParser, Namespace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from ailurus.output import Output, clock
 from dispatcher.cli.connection import connect
-from dispatcher.cli.exits import CANNOT_CREATE, USAGE, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, DATA, NO_INPUT, USAGE, Fault
 
 SHORT = {
     "read": "compute.read",
@@ -26,7 +28,10 @@ SHORT = {
 def arguments(parser: ArgumentParser) -> None:
     from ailurus.protocol.units import duration_s
 
-    parser.add_argument("--subject", required=True, metavar="NAME", help="whom the token is for")
+    parser.add_argument("action", nargs="?", choices=("make", "revoke"), default="make")
+    parser.add_argument(
+        "--subject", metavar="NAME", help="whom the token is for; revoke: all that NAME has had"
+    )
     parser.add_argument(
         "--scope",
         nargs="+",
@@ -37,13 +42,19 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--site", metavar="NAME", help="the site of an edge's token")
     parser.add_argument("--lifetime", type=duration_s, default=86400.0, metavar="1d")
-    parser.add_argument("--out", required=True, metavar="FILE", help="written with mode 600")
+    parser.add_argument("--out", metavar="FILE", help="written with mode 600")
+    parser.add_argument("--file", metavar="FILE", help="revoke: the token in this file")
+    parser.add_argument("--id", metavar="JTI", help="revoke: the token with this id")
 
 
 def main(args: Namespace, out: Output) -> int:
     """Have a token made and keep it in --out; an older one there is replaced."""
     from ailurus.protocol.messages import NewToken, Token
 
+    if args.action == "revoke":
+        return _revoke(args, out)
+    if not args.subject or not args.out:
+        raise Fault(USAGE, "whom is it for, and where to?", field="--subject, --out")
     ask = NewToken(
         subject=args.subject, scopes=scopes(args.scope, args.site), lifetime_s=int(args.lifetime)
     )
@@ -54,6 +65,33 @@ def main(args: Namespace, out: Output) -> int:
     else:
         out.line(f"token for {args.subject} in {args.out}, good until {clock(token.expires)}")
     return 0
+
+
+def _revoke(args: Namespace, out: Output) -> int:
+    from ailurus.protocol.messages import Done, Revoke
+
+    if sum(map(bool, (args.subject, args.file, args.id))) != 1:
+        raise Fault(USAGE, "which tokens?", field="--subject, --file or --id", remedy="give one")
+    token_id = _id_in(Path(args.file)) if args.file else args.id or ""
+    ask = Revoke(subject=args.subject or "", token_id=token_id)
+    done = connect(args).call("revoke", ask, answer=Done)
+    if out.as_json:
+        out.document(done)
+    else:
+        out.line(f"refused from now on: {args.subject or token_id}")
+    return 0
+
+
+def _id_in(path: Path) -> str:
+    """The id of the token in a file; who holds it need not know what a JWT is."""
+    try:
+        claims = path.read_text().strip().split(".")[1]
+        found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"]
+    except OSError as error:
+        raise Fault(NO_INPUT, f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError):
+        raise Fault(DATA, f"{path} holds no token", field="--file") from None
+    return str(found)
 
 
 def scopes(words: list[str], site: str | None) -> tuple[str, ...]:

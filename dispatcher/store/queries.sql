@@ -250,3 +250,11 @@ select command_id, command, params, ack, made from panda_command
     where harvester = :harvester and state = 'new' order by made, command_id limit :most
 -- name: command.move
 update panda_command set state = :state where command_id = :command_id
+
+-- name: refused.add
+insert into refused (what, made_before, until) values (:what, :made_before, :until)
+    on conflict (what) do update set made_before = :made_before, until = :until
+-- name: refused.all
+select what, made_before, until from refused where until > :now
+-- name: refused.trim
+delete from refused where until <= :now

@@ -17,6 +17,7 @@ from ailurus.protocol.api import PREFIX, ROUTES
 from dispatcher import keys
 from dispatcher.app import make_app
 from dispatcher.auth import Issuer
+from dispatcher.revocation import Revocations
 from dispatcher.service import Service
 from dispatcher.store import open_store
 
@@ -150,7 +151,10 @@ def dispatcher(some_keys: keys.Keys, tmp_path: Path) -> Iterator[Door]:
         )
 
     service = runner.run(opened())
-    yield Door(make_app(service, issuer), issuer, service, clock, runner)
+    revocations = Revocations(service.store, issuer)
+    runner.run(revocations.open())
+    app = make_app(service, issuer, revocations=revocations)
+    yield Door(app, issuer, service, clock, runner)
     runner.run(service.close())
     runner.close()
 

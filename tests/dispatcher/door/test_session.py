@@ -102,7 +102,8 @@ def test_t10_a_foreign_name_that_leads_here_is_refused(door, host, status):
     assert door.ask("GET", "//healthz", headers={"host": host}).status == status
 
 
-def test_signing_out_ends_the_session_and_not_the_token(door):
+def test_signing_out_ends_the_session_and_not_the_token(dispatcher):
+    door = dispatcher
     token = door.token(Scope.READ)
     answer = door.ask("POST", "/session", {"token": token}, headers=OURS)
     cookie = answer.headers["set-cookie"].partition(";")[0]

@@ -1,0 +1,114 @@
+"""Tokens that are no longer good (T7): revoked, signed out, or signed by a key that was taken away."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from ailurus.protocol.api import Scope
+from dispatcher import keys
+from dispatcher.auth import BadToken, Issuer
+from dispatcher.cli.exits import Fault
+from dispatcher.cli.keys import changed_by
+from dispatcher.revocation import Revocations
+
+
+def good(door, token) -> bool:
+    return door.ask("GET", "/overview", token=token).status == 200
+
+
+def revoke(door, **ask):
+    return door.ask("POST", "/tokens/revoke", ask, token=door.token(Scope.ADMIN, subject="boss"))
+
+
+def test_t7_a_subject_loses_the_tokens_it_had_and_gets_new_ones(dispatcher):
+    old, others = dispatcher.token(Scope.READ), dispatcher.token(Scope.READ, subject="bob")
+    assert good(dispatcher, old)
+    time.sleep(0.002)
+    assert revoke(dispatcher, subject="alice").status == 200
+    assert not good(dispatcher, old)
+    assert good(dispatcher, others)
+    assert good(dispatcher, dispatcher.token(Scope.READ))
+
+
+def test_t7_one_token_is_revoked_by_its_id(dispatcher):
+    first, second = dispatcher.token(Scope.READ), dispatcher.token(Scope.READ)
+    assert revoke(dispatcher, token_id=dispatcher.issuer.caller(first).token_id).status == 200
+    assert not good(dispatcher, first)
+    assert good(dispatcher, second)
+
+
+@pytest.mark.parametrize("ask", [{}, {"subject": "a", "token_id": "b"}])
+def test_what_is_to_be_revoked_is_said_in_one_way(dispatcher, ask):
+    assert revoke(dispatcher, **ask).status == 422
+
+
+def test_what_was_revoked_stays_so_for_every_dispatcher_on_the_store(dispatcher, some_keys):
+    token = dispatcher.token(Scope.READ)
+    revoke(dispatcher, token_id=dispatcher.issuer.caller(token).token_id)
+    other = Issuer(some_keys)
+    assert other.caller(token)
+    dispatcher.runner.run(Revocations(dispatcher.service.store, other).open())
+    with pytest.raises(BadToken):
+        other.caller(token)
+
+
+def test_another_process_hears_of_it(dispatcher, some_keys):
+    token, other = dispatcher.token(Scope.READ), Issuer(some_keys)
+    listening = Revocations(dispatcher.service.store, other)
+    dispatcher.runner.run(listening.open())
+    assert other.caller(token)
+    revoke(dispatcher, token_id=other.caller(token).token_id)
+
+    async def heard() -> None:
+        await listening._reading
+
+    dispatcher.runner.run(heard())
+    with pytest.raises(BadToken):
+        other.caller(token)
+
+
+def test_t7_a_rotated_key_signs_and_the_old_one_verifies_until_it_is_retired(some_keys):
+    issuer = Issuer(some_keys)
+    old = issuer.mint("a", [Scope.READ], 60).token
+    rotated = changed_by("rotate", "", some_keys)
+    issuer.take(rotated)
+    new = issuer.mint("a", [Scope.READ], 60).token
+    assert issuer.caller(old)
+    assert issuer.caller(new)
+    issuer.take(changed_by("retire", some_keys.signing.kid, rotated))
+    assert issuer.caller(new)
+    with pytest.raises(BadToken):
+        issuer.caller(old)
+
+
+def test_a_key_is_known_everywhere_before_it_signs(some_keys):
+    added = changed_by("add", "", some_keys)
+    assert added.signing == some_keys.signing
+    used = changed_by("use", added.keys[1].kid, added)
+    assert [key.kid for key in used.keys] == [added.keys[1].kid, added.keys[0].kid]
+    other_host, here = Issuer(added), Issuer(used)
+    assert other_host.caller(here.mint("a", [Scope.READ], 60).token)
+    assert used.secret == some_keys.secret  # report keys of running attempts stay good
+
+
+@pytest.mark.parametrize(("action", "kid"), [("use", "none"), ("retire", "none"), ("retire", "")])
+def test_a_key_that_is_not_there_is_named(some_keys, action, kid):
+    with pytest.raises(Fault, match="there is no key"):
+        changed_by(action, kid, some_keys)
+
+
+def test_the_last_key_stays(some_keys):
+    with pytest.raises(Fault, match="nothing would sign"):
+        changed_by("retire", some_keys.signing.kid, some_keys)
+
+
+def test_keys_are_replaced_as_a_whole_and_stay_private(tmp_path, some_keys):
+    path = tmp_path / "queue.keys.json"
+    keys.keep(path, msgspec.json.encode(some_keys))
+    rotated = changed_by("rotate", "", some_keys)
+    keys.replace(path, rotated)
+    assert keys.read(path) == rotated  # read() refuses a file that others can read
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
