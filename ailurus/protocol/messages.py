@@ -18,7 +18,12 @@ Label = Annotated[str, Meta(max_length=500)]
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Something sent to the dispatcher: an unknown field is an error, not a typo unnoticed."""
+    """Something a user sends: an unknown field is an error, not a typo unnoticed."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class OpenAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something a pilot or an edge sends: what a newer one says beside is not understood, and no error."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -272,7 +277,7 @@ class Revoke(Ask):
 # --- pilots ----------------------------------------------------------------------------------------
 
 
-class Register(Ask, kw_only=True):
+class Register(OpenAsk, kw_only=True):
     """A pilot begins. `instance` is random per process: the same one may repeat itself, another one
     with the same bootstrap token is a stray and is told to exit."""
 
@@ -292,7 +297,7 @@ class Registered(Answer):
     lease_s: float
 
 
-class Acquire(Ask):
+class Acquire(OpenAsk):
     """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one.
 
     `ahead`: the room is not free yet; the job is staged in until it is.
@@ -335,7 +340,7 @@ class AcquiredSent(Answer):
     prefetch: bool = False
 
 
-class Update(Ask):
+class Update(OpenAsk):
     """An attempt that this worker holds, and how it goes. Being listed renews its lease."""
 
     job_id: Whole
@@ -346,7 +351,7 @@ class Update(Ask):
     tail: Text | None = None  # answer to a `tail` command
 
 
-class Beat(Ask, kw_only=True):
+class Beat(OpenAsk, kw_only=True):
     """One heartbeat a worker: renews the leases of all jobs listed."""
 
     jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
@@ -378,7 +383,7 @@ class Beaten(Answer):
     drain: bool = False
 
 
-class DoneFile(Ask):
+class DoneFile(OpenAsk):
     """An output in storage, measured by the pilot while it wrote it."""
 
     name: Label
@@ -388,7 +393,7 @@ class DoneFile(Ask):
     md5: Md5 | None = None
 
 
-class Report(Ask):
+class Report(OpenAsk):
     """The final word about an attempt. Sent until it is answered, by whoever has it on disk."""
 
     job_id: Whole
@@ -409,7 +414,7 @@ class Report(Ask):
     stderr_tail: Text = ""
 
 
-class Reports(Ask):
+class Reports(OpenAsk):
     """Final reports of any workers: each is authorised by its own key, no token is needed."""
 
     reports: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=1000)]
@@ -428,18 +433,18 @@ class Verdicts(Answer):
     verdicts: tuple[Verdict, ...]
 
 
-class HeldJob(Ask):
+class HeldJob(OpenAsk):
     job_id: Whole
     attempt_nr: Whole
 
 
-class Release(Ask):
+class Release(OpenAsk):
     """Prefetched jobs that will not be started here, given back."""
 
     jobs: Annotated[tuple[HeldJob, ...], Meta(min_length=1, max_length=1000)]
 
 
-class LogPiece(Ask):
+class LogPiece(OpenAsk):
     """A piece of a payload's output. The same piece may come twice: `offset` places it."""
 
     job_id: Whole
@@ -450,11 +455,11 @@ class LogPiece(Ask):
     final: bool = False
 
 
-class LogPieces(Ask):
+class LogPieces(OpenAsk):
     pieces: Annotated[tuple[LogPiece, ...], Meta(min_length=1, max_length=1000)]
 
 
-class Bye(Ask):
+class Bye(OpenAsk):
     """The worker ends, and why."""
 
     ending: Ending
@@ -468,7 +473,7 @@ class Done(Answer):
 # --- edges -----------------------------------------------------------------------------------------
 
 
-class SlotShape(Ask):
+class SlotShape(OpenAsk):
     """What one worker of a slot of a site offers, so that `never` can be told from `not now`."""
 
     name: Key
@@ -476,7 +481,7 @@ class SlotShape(Ask):
     room: Room
 
 
-class Hello(Ask):
+class Hello(OpenAsk):
     """An edge takes or renews the lease of its site. Another live edge's site is refused (409)."""
 
     site: Key
@@ -490,7 +495,7 @@ class Welcome(Answer):
     lease_s: float
 
 
-class AskDemand(Ask):
+class AskDemand(OpenAsk):
     """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves its
     share to the others that serve the queue."""
 
@@ -524,7 +529,7 @@ class Demand(Answer):
     excluded: tuple[ExcludedHost, ...] = ()
 
 
-class NewIntent(Ask):
+class NewIntent(OpenAsk):
     """`count` workers are about to be submitted: asks for their bootstrap tokens."""
 
     site: Key
@@ -539,7 +544,7 @@ class Bootstraps(Answer):
     tokens: tuple[str, ...]  # by index
 
 
-class WorkerNews(Ask):
+class WorkerNews(OpenAsk):
     """What an edge knows of one worker from its batch system."""
 
     intent: Key
@@ -551,13 +556,13 @@ class WorkerNews(Ask):
     diagnosis: Text = ""
 
 
-class WorkersNews(Ask):
+class WorkersNews(OpenAsk):
     site: Key
     epoch: Whole
     workers: Annotated[tuple[WorkerNews, ...], Meta(min_length=1, max_length=10_000)]
 
 
-class DrainWorkers(Ask):
+class DrainWorkers(OpenAsk):
     site: Key
     epoch: Whole
     worker_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=10_000)]

@@ -129,7 +129,7 @@ def _update(job: m.Assignment, state: JobState) -> m.Update:
     )
 
 
-def _line(worker: int, ask: m.Ask) -> str:
+def _line(worker: int, ask: m.Ask | m.OpenAsk) -> str:
     return f"{worker}\t{encode(ask).decode()}"
 
 
