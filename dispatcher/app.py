@@ -169,7 +169,7 @@ class App:
             with _held_by(limiter, caller):
                 await self._streamed(ask, caller, receive, send)
         else:
-            if route.scope is Scope.EDGE and ask.site != caller.site:
+            if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
             given = {} if job_id is None else {"job_id": job_id}
             if endpoint.waits and getattr(ask, endpoint.waits) > 0:

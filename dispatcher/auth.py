@@ -35,6 +35,7 @@ ON_REQUEST = USER | {
     Scope.PILOT,
     Scope.METRICS,
 }  # and `ailurus.edge:SITE`; the others are made by the rules
+OF_SITE = (Scope.EDGE, Scope.RELAY)  # each with `:SITE`
 _SITE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,199}")
 
 
@@ -126,17 +127,20 @@ class Issuer:
         started by hand may have."""
         for nr, word in enumerate(words := tuple(scopes)):
             kind, colon, site = word.partition(":")
-            edge = kind == Scope.EDGE and _SITE.fullmatch(site)
+            edge = kind in OF_SITE and _SITE.fullmatch(site)
             if not edge and (colon or word not in ON_REQUEST):
                 raise Rejected(
                     422,
                     f"no token can be asked for with scope {word!r}",
                     field=f"scopes[{nr}]",
-                    remedy=f"known: {', '.join(sorted(ON_REQUEST))}, {Scope.EDGE}:SITE",
+                    remedy=f"known: {', '.join(sorted(ON_REQUEST))}, {Scope.EDGE}:SITE, {Scope.RELAY}:SITE",
                 )
-        if len({word for word in words if word.startswith(Scope.EDGE)}) > 1:
+        if len({word.partition(":")[2] for word in words if word.startswith(OF_SITE)}) > 1:
             raise Rejected(
-                422, "an edge has one site", field="scopes", remedy="make a token for each"
+                422,
+                "an edge or a relay has one site",
+                field="scopes",
+                remedy="make a token for each",
             )
         return self.mint(subject, words, lifetime_s)
 
@@ -188,7 +192,7 @@ def _caller(claims: _Claims) -> Caller:
     words, site = set(), claims.site
     for word in claims.scope.split():
         kind, colon, argument = word.partition(":")
-        if kind == Scope.EDGE and colon:
+        if kind in OF_SITE and colon:
             words.add(kind)
             site = argument
         else:

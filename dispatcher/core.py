@@ -90,6 +90,7 @@ class Core:
         self.leases = Leases()
         self.heard: dict[int, Heard] = {}
         self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
+        self.outage: dict[int, float] = {}  # the same of workers behind relays
         self.sites: dict[str, SiteLease] = {}
         self.hosts = Hosts()
         self._secret = secret
@@ -101,8 +102,9 @@ class Core:
     async def start(self) -> None:
         """Read what a former process left, and begin what time does."""
         dropped = await self.store.write(submission.drop_broken)
-        attempts, workers, sites, last, patient = await self.store.read(self._load)
+        attempts, workers, sites, last, patient, relayed = await self.store.read(self._load)
         self.patience.update(dict(patient))
+        self.outage.update(dict(relayed))
         for job_id, attempt_nr, worker_id, state in attempts:
             until = self.length(worker_id)
             self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), until))
@@ -157,7 +159,7 @@ class Core:
 
     def length(self, worker_id: int) -> float:
         """How long a worker may be silent: PanDA's clients report each half hour."""
-        return self.patience.get(worker_id, self.lease_s)
+        return self.patience.get(worker_id) or self.outage.get(worker_id) or self.lease_s
 
     def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
         """What authorises the final report of one attempt. Derived, so that no store holds it."""
@@ -223,7 +225,7 @@ class Core:
 
     # --- what time does ------------------------------------------------------------------------------
 
-    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int, list[Row]]:
+    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row]]:
         for number, *sizes in tx.all("shape.all"):
             names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
             self.shapes[number] = Shape(**dict(zip(names, sizes, strict=True)))
@@ -234,6 +236,7 @@ class Core:
             tx.all("site.all"),
             last[0] if last else 0,
             tx.all("worker.patient"),
+            tx.all("worker.behind_relay"),
         )
 
     async def _time(self) -> None:
@@ -278,6 +281,7 @@ class Core:
         for heard in lost:
             self.heard.pop(heard.worker_id, None)
             self.patience.pop(heard.worker_id, None)
+            self.outage.pop(heard.worker_id, None)
 
     async def _flush(self) -> None:
         news = [heard for heard in self.heard.values() if not heard.flushed]

@@ -124,6 +124,9 @@ class Edges(Core):
                         deadline=ask.deadline,
                     )
 
+            if ask.outage_s is not None:
+                tx.run("worker.set_outage", intent=ask.intent, outage_s=ask.outage_s)
+
         await self.store.write(plan)
         lifetime = max(60.0, ask.deadline - self.now())
         return m.Bootstraps(

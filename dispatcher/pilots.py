@@ -60,6 +60,8 @@ class Pilots(Core):
 
         queue_name = caller.queue if planned else ask.queue
         worker_id = await self.store.write(change)
+        if planned:
+            await self._behind_relay(worker_id)
         self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
         token = self.mint(
             f"worker:{worker_id}",
@@ -70,8 +72,16 @@ class Pilots(Core):
             queue=queue_name,
         )
         return m.Registered(
-            worker_id=worker_id, token=token, heartbeat_s=self.heartbeat_s, lease_s=self.lease_s
+            worker_id=worker_id,
+            token=token,
+            heartbeat_s=self.heartbeat_s,
+            lease_s=self.length(worker_id),
         )
+
+    async def _behind_relay(self, worker_id: int) -> None:
+        row = await self.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
+        if row is not None and row[2] is not None:
+            self.outage[worker_id] = row[2]
 
     def _claim(self, tx: Tx, caller: Caller, instance: str) -> int:
         """The planned worker of a bootstrap token, if this process may be it."""
@@ -150,7 +160,7 @@ class Pilots(Core):
                 elsewhere=lambda shape: self._elsewhere(heard, shape),
             )
         )
-        until_s = self.awake.now + self.lease_s
+        until_s = self.awake.now + self.length(heard.worker_id)
         for job in leased:
             self.leases.add(
                 Lease(
@@ -191,7 +201,7 @@ class Pilots(Core):
             if lease is None:
                 strangers.append(update)
                 continue
-            lease.until = self.awake.now + self.lease_s
+            lease.until = self.awake.now + self.length(heard.worker_id)
             if update.usage is not None:
                 lease.sample(self.now(), update.usage)
             if update.tail is not None:
@@ -402,6 +412,7 @@ class Pilots(Core):
             lambda tx: end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now)
         )
         self.heard.pop(caller.worker_id, None)
+        self.outage.pop(caller.worker_id, None)
         return m.Done()
 
     def _renew(self, heard: Heard) -> None:

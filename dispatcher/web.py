@@ -23,7 +23,14 @@ Send = Callable[[dict[str, Any]], Any]
 
 MIB = 1024 * 1024
 LONGEST_BODY = MIB
-BODIES = {"submit": 64 * MIB, "report": 8 * MIB, "log_pieces": 8 * MIB, "beat": 8 * MIB}
+BODIES = {
+    "submit": 64 * MIB,
+    "report": 8 * MIB,
+    "log_pieces": 8 * MIB,
+    "beat": 8 * MIB,
+    "relay_tell": 32 * MIB,
+    "relay_acquire": 8 * MIB,
+}
 BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
 BODY_S = 120.0  # to send a body
 _PIECE = 128 * 1024

@@ -26,6 +26,7 @@ class Scope(StrEnum):
     CANCEL = "compute.cancel"
     ADMIN = "ailurus.admin"  # all of the above for everybody's jobs, and tokens
     EDGE = "ailurus.edge"  # as `ailurus.edge:SITE`
+    RELAY = "ailurus.relay"  # as `ailurus.relay:SITE`: speaks for the workers of that site
     METRICS = "ailurus.metrics"  # what Prometheus reads, and nothing else
     PILOT = "ailurus.pilot"  # a pilot started by hand: may register as a worker
     BOOTSTRAP = "ailurus.bootstrap"  # one registration: (intent, index, epoch, deadline)
@@ -177,6 +178,24 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "log_pieces", P, "/worker/log", Scope.WORKER, m.LogPieces, m.Done, "Live log of payloads"
+    ),
+    Route(
+        "relay_tell",
+        P,
+        "/relay/tell",
+        Scope.RELAY,
+        m.RelayTell,
+        m.RelayTold,
+        "What a site's workers told their relay",
+    ),
+    Route(
+        "relay_acquire",
+        P,
+        "/relay/acquire",
+        Scope.RELAY,
+        m.RelayAcquire,
+        m.RelayAcquired,
+        "Lease jobs to workers behind a relay",
     ),
     Route("bye", P, "/worker/bye", Scope.WORKER, m.Bye, m.Done, "A pilot ends"),
     Route(

@@ -22,7 +22,11 @@ SHORT = {
     "metrics": "ailurus.metrics",
     "pilot": "ailurus.pilot",
     "edge": "ailurus.edge",
+    "relay": "ailurus.relay",
 }
+
+
+OF_SITE = ("ailurus.edge", "ailurus.relay")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="WORD",
         help=f"what it may do: {', '.join(SHORT)}; default: read create modify cancel",
     )
-    parser.add_argument("--site", metavar="NAME", help="the site of an edge's token")
+    parser.add_argument("--site", metavar="NAME", help="the site of an edge's or a relay's token")
     parser.add_argument("--lifetime", type=duration_s, default=86400.0, metavar="1d")
     parser.add_argument("--out", metavar="FILE", help="written with mode 600")
     parser.add_argument("--file", metavar="FILE", help="revoke: the token in this file")
@@ -99,14 +103,14 @@ def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
     given = [SHORT.get(word, word) for word in words]
     if site is not None and not words:
         given = ["ailurus.edge"]
-    if ("ailurus.edge" in given) != (site is not None):
+    if any(word in OF_SITE for word in given) != (site is not None):
         raise Fault(
             USAGE,
-            "an edge's token names its site",
+            "the token of an edge or a relay names its site",
             field="--site",
             remedy="--scope edge --site NAME",
         )
-    given = [f"{word}:{site}" if word == "ailurus.edge" else word for word in given]
+    given = [f"{word}:{site}" if word in OF_SITE else word for word in given]
     return tuple(given or [SHORT[word] for word in ("read", "create", "modify", "cancel")])
 
 

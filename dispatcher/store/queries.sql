@@ -221,6 +221,13 @@ select start, stop, piece from log where job_id = :job_id and attempt_nr = :atte
 -- name: worker.patient
 select worker_id, lease_s from worker w where lease_s is not null
     and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
+-- name: worker.set_outage
+update worker set outage_s = :outage_s where intent = :intent
+-- name: worker.behind_relay
+select worker_id, outage_s from worker w where outage_s is not null
+    and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
+-- name: worker.home
+select site, queue, outage_s from worker where worker_id = :worker_id and registered is not null
 -- name: worker.serve
 update worker set queue = case when :queue = '' then queue else :queue end,
     site = case when :queue = '' then site else :queue end, lease_s = :lease_s where worker_id = :worker_id

@@ -136,6 +136,7 @@ def everybody(dispatcher):
         "worker": worker,
         "pilot": pilot,
         "edge": dispatcher.token(f"{Scope.EDGE}:a"),
+        "relay": dispatcher.token(f"{Scope.RELAY}:a"),
     }
 
 
@@ -164,7 +165,12 @@ def test_h1_nothing_that_a_client_sends_is_answered_with_a_5xx(dispatcher, every
             body = operation["requestBody"]["content"]["application/json"]["schema"]
             content = impatient(route, maker.of(body))
         token = maker.chance.choice([*everybody.values(), None])
-        for name, scope in (("worker", Scope.WORKER), ("edge", Scope.EDGE), ("user", Scope.READ)):
+        for name, scope in (
+            ("worker", Scope.WORKER),
+            ("edge", Scope.EDGE),
+            ("relay", Scope.RELAY),
+            ("user", Scope.READ),
+        ):
             if route.scope is scope and maker.chance.random() < 0.8:
                 token = everybody[name]
         answer = dispatcher.ask(route.method, path, content, token=token)
