@@ -25,8 +25,8 @@ from harvester_edge import bundle
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
-from harvester_edge.lint import batch_class
 from harvester_edge.ports import Batch, Tag
+from harvester_edge.sense import batch_class
 from harvester_edge.site import Site, expanded
 from harvester_edge.whole import write_whole
 

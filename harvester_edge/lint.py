@@ -2,24 +2,20 @@
 
     site.yaml:14: limits.totl: no such key; did you mean `total`?  [E012]
 
-E001 not YAML · E002 key twice · E003 alias or tag · E004 unreadable file · E005 `extends`
-E010 wrong type or form · E011 wrong value · E012 no such key · E013 key missing
-E020 unknown batch system or option · E021 path · E022 limits contradict each other · E023 times do · E024 keys do
-W001 a value to confirm
+`sense.RULES` lists the rules; `harvester-edge lint --rules` prints them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.units import duration_s
-from harvester_edge.site import Options, Site, Slot, expanded, json_schema
+from harvester_edge.sense import sense
+from harvester_edge.site import Site, json_schema
 from harvester_edge.tree import At, Fault, Tree, nearest, read
 
 
@@ -40,7 +36,7 @@ def load(path: Path) -> Site:
         except msgspec.ValidationError:
             pass
         else:
-            if not (wrong := list(_sense(site, tree))):
+            if not (wrong := [one for one in sense(site, tree) if one.rule.startswith("E")]):
                 return site
             raise SiteError(wrong)
     raise SiteError(_errors(tree))
@@ -74,7 +70,7 @@ def _errors(tree: Tree) -> list[Fault]:
     ]
     if found:
         return found
-    return list(_sense(msgspec.convert(tree.data, Site), tree))
+    return list(sense(msgspec.convert(tree.data, Site), tree))
 
 
 def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
@@ -93,6 +89,10 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
         known = [str(one) for one in schema.get("enum", [schema.get("const")])]
         remedy = nearest(str(value), known)
         yield tree.fault(path, "E011", f"{_shown(value)} is not allowed", remedy)
+    elif error.validator == "anyOf" and isinstance(value, dict):
+        for one in error.context or ():  # a part that may be left out: what is wrong inside it
+            if one.schema.get("type") != "null":
+                yield from _explained(one, tree)
     else:
         told = [
             one.get("description", one.get("type", "")) for one in schema.get("anyOf", [schema])
@@ -113,90 +113,6 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(
             path, "E010", f"{_shown(value)} is not {wanted or 'what belongs here'}", hint
         )
-
-
-def _sense(site: Site, tree: Tree) -> Iterator[Fault]:
-    """What a schema cannot say."""
-    yield from _backend(site, tree)
-    paths: list[tuple[At, str]] = [
-        (("paths", "work"), site.paths.work),
-        (("paths", "state"), site.paths.state),
-        (("dispatcher", "token_file"), site.dispatcher.token_file),
-    ]
-    paths += [
-        (at, path)
-        for at, path in (
-            (("paths", "shared"), site.paths.shared),
-            (("pilot", "file"), site.pilot.file),
-            (("pilot", "program"), site.pilot.program),
-        )
-        if path is not None
-    ]
-    paths += [(("storage", "roots", n), root) for n, root in enumerate(site.storage.roots)]
-    paths += [(("software", n), root) for n, root in enumerate(site.software)]
-    for at, path in paths:
-        if not expanded(path).startswith("/") or "$" in expanded(path):
-            message = (
-                f"{expanded(path)} is not absolute"
-                if "$" not in path
-                else f"a variable of {path} is not set"
-            )
-            yield tree.fault(at, "E021", message)
-    if site.pilot.file and site.pilot.program:
-        yield tree.fault(
-            ("pilot", "program"), "E024", "`file` and `program`: which one?", "keep one"
-        )
-    if site.pilot.sha256 and not site.pilot.file:
-        yield tree.fault(("pilot", "sha256"), "E024", "there is no `file` that it is the sum of")
-    scaling = site.scaling
-    if scaling.floor > scaling.max_total:
-        message = f"{scaling.floor} is more than max_total, {scaling.max_total}"
-        yield tree.fault(("scaling", "floor"), "E022", message)
-    if scaling.max_total and not scaling.max_queued:
-        yield tree.fault(("scaling", "max_queued"), "E022", "with 0 no worker can ever start")
-    if scaling.max_total and not scaling.per_cycle:
-        yield tree.fault(("scaling", "per_cycle"), "E022", "with 0 no worker can ever start")
-    for name, slot in site.slots.items():
-        yield from _slot(name, slot, site, tree)
-
-
-def _slot(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]:
-    walltime, idle = slot.walltime_s, duration_s(site.scaling.idle_exit)
-    if walltime < 10:
-        yield tree.fault(
-            ("slots", name, "walltime"), "E023", f"{walltime} s leaves no time to work", "2h"
-        )
-    elif idle >= walltime:
-        message = (
-            f"a worker of slot {name} ends after {walltime} s: it is never idle for {idle:.0f} s"
-        )
-        yield tree.fault(("scaling", "idle_exit"), "E023", message, "less than the walltime")
-
-
-def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
-    try:
-        options = batch_class(site.backend.kind).Options
-    except AilurusError as error:
-        yield tree.fault(("backend", "kind"), "E020", error.message, error.remedy)
-        return
-    known = [one.name for one in msgspec.structs.fields(options)]
-    places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
-    places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]
-    for key, value, at in ((key, told[key], (*at, key)) for at, told in places for key in told):
-        if key not in known:
-            message = f"{site.backend.kind} has no such option"
-            yield tree.fault(at, "E020", message, nearest(key, known))
-            continue
-        try:
-            msgspec.convert({key: value}, options)
-        except msgspec.ValidationError as error:
-            if "missing required" not in str(error):
-                yield tree.fault(at, "E020", str(error).split(" - at")[0])
-
-
-def batch_class(kind: str) -> Any:
-    """The plugin of a batch system; the edge knows it by its port only."""
-    return import_module("plugins").load("batch", kind)
 
 
 def _shown(value: Any) -> str:

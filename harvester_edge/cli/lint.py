@@ -18,14 +18,28 @@ class LintAnswer(msgspec.Struct):
     faults: list[Fault]
 
 
+class RulesAnswer(msgspec.Struct):
+    """What `lint --rules --json` prints."""
+
+    rules: dict[str, str]
+
+
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="site files")
+    parser.add_argument("--rules", action="store_true", help="list the rules and end")
 
 
 def main(args: Namespace, out: Output) -> int:
     """Look at each; warnings alone are no failure."""
     from harvester_edge import lint
+    from harvester_edge.sense import RULES
 
+    if args.rules:
+        if out.as_json:
+            out.document(RulesAnswer(RULES))
+        else:
+            out.table(["rule", "finds"], RULES.items())
+        return 0
     files = [*args.files, *([args.config] if args.config else [])]
     if not files:
         out.line("which file? harvester-edge lint --config FILE")
@@ -38,5 +52,7 @@ def main(args: Namespace, out: Output) -> int:
         for fault in faults:
             out.line(str(fault))
         what = f"{len(errors)} faults" if len(errors) != 1 else "1 fault"
+        warnings = len(faults) - len(errors)
+        what += f", {warnings} warning{'s' * (warnings > 1)}" * bool(warnings)
         out.line(f"{len(files)} file{'s' * (len(files) > 1)}: {what}")
     return CONFIGURATION if errors else 0

@@ -27,6 +27,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.act import launch
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.render import script
+    from harvester_edge.sense import batch_class
 
     site = lint.load(args.config)
     slot = args.slot or next(iter(site.slots))
@@ -34,7 +35,7 @@ def main(args: Namespace, out: Output) -> int:
         raise NotFound(
             f"{site.site} has no slot {slot!r}", remedy=f"known: {', '.join(site.slots)}"
         )
-    index = lint.batch_class(site.backend.kind).index
+    index = batch_class(site.backend.kind).index
     text = script(launch(site, "INTENT", slot), index)
     if out.as_json:
         out.document(RenderAnswer(site.site, slot, text))
