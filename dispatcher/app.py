@@ -21,8 +21,9 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
 from dispatcher import session, web
-from dispatcher.auth import USER, BadToken, Issuer, authorise
-from dispatcher.caller import NOBODY, Caller, Rejected
+from dispatcher.auth import USER, Issuer, authorise
+from dispatcher.caller import NOBODY, BadToken, Caller, Rejected
+from dispatcher.oidc import UnknownKey
 from dispatcher.openapi import description
 from dispatcher.ports import Unavailable
 from dispatcher.rates import Limiter, Rates, TooMuch
@@ -143,7 +144,11 @@ class App:
             if route.scope is not None
             else None
         )
-        caller = NOBODY if token is None else self._issuer.caller(token)
+        try:
+            caller = NOBODY if token is None else self._issuer.caller(token)
+        except UnknownKey as unknown:
+            await unknown.refresh()
+            caller = self._issuer.caller(token or "")
         scope["caller"] = caller.subject
         authorise(route, caller)
         limiter = self._limiter
@@ -230,6 +235,9 @@ class App:
             await self._metrics(self.metrics, scope, send)
         elif self._panda is not None and path.startswith(PANDA):
             scope["route"] = "panda"
+            if self._issuer.foreign is not None:
+                _, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+                await self._learn(token.decode("latin-1").strip())
             await self._panda(scope, receive, _noting(scope, send))
             if scope.get("status") == 200 and path.startswith(METHODS):
                 scope["route"] = path[1:]  # only what exists is answered so: names are bounded
@@ -238,6 +246,15 @@ class App:
             await self._console(scope, receive, _noting(scope, send))
         else:
             raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+
+    async def _learn(self, token: str) -> None:
+        """Fetch the key of a foreign token that is new, for who asks for its caller later."""
+        try:
+            self._issuer.caller(token)
+        except UnknownKey as unknown:
+            await unknown.refresh()
+        except Rejected:
+            pass  # it will say so itself, in its own words
 
     async def _metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
         headers = dict(scope["headers"])
@@ -264,6 +281,7 @@ class App:
         session.same_origin(headers, method="POST", scheme=scheme)
         secure = scheme == "https"
         if isinstance(ask, SignIn):
+            await self._learn(ask.token)
             cookie = session.begin(self._issuer, ask.token, secure=secure)
         else:
             token = session.kept(self._issuer, headers)

@@ -25,8 +25,9 @@ from msgspec import Struct
 
 from ailurus.protocol.api import Route, Scope
 from ailurus.protocol.messages import Token
-from dispatcher.caller import NOBODY, Caller, Rejected
+from dispatcher.caller import NOBODY, BadToken, Caller, Rejected
 from dispatcher.keys import Keys
+from dispatcher.oidc import Foreign
 
 LONGEST = 8192  # characters of a token
 REMEMBERED = 50_000  # tokens checked and not yet expired
@@ -65,18 +66,6 @@ class _Claims(Struct, frozen=True, kw_only=True):
     queue: str = ""
 
 
-class BadToken(Rejected):
-    """A token that is none, is not ours, or is not good now. All such look the same from outside."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(
-            401,
-            "no valid token",
-            detail=detail,
-            remedy="send `Authorization: Bearer TOKEN` with a token of this dispatcher",
-        )
-
-
 class Issuer:
     """Makes and checks the tokens of one dispatcher. `clock` is seconds since 1970."""
 
@@ -84,6 +73,7 @@ class Issuer:
         self._clock = clock
         self._known: dict[bytes, Caller] = {}
         self._refused: dict[str, float] = {}
+        self.foreign: Foreign | None = None
         self.take(keys)
         self.tag = sha256(keys.issuer.encode()).hexdigest()[:8]
         """A short name for this dispatcher, so that cookies of two on one host do not mix."""
@@ -91,6 +81,11 @@ class Issuer:
     def now(self) -> float:
         """Seconds since 1970, as all expiry is judged."""
         return self._clock()
+
+    def trust(self, foreign: Foreign | None) -> None:
+        """Take the tokens of other issuers too, from now on."""
+        self.foreign = foreign
+        self._known.clear()
 
     def take(self, keys: Keys) -> None:
         """Use these keys from now on. A token whose key is not among them is no longer good."""
@@ -166,8 +161,21 @@ class Issuer:
     def _checked(self, token: str) -> Caller:
         if len(token) > LONGEST or token.count(".") != 2:
             raise BadToken("this is not a token")
+        caller, valid_from, made = self._ours(token)
+        if self._clock() < valid_from:
+            raise BadToken("the token is not valid yet")
+        for what in (f"id:{caller.token_id}", f"sub:{caller.subject}"):
+            if made < self._refused.get(what, 0.0):
+                raise BadToken("the token was revoked")
+        return caller
+
+    def _ours(self, token: str) -> tuple[Caller, float, float]:
+        """The caller, from when on the token is good, and when it was made."""
         try:
-            header = msgspec.convert(jwt.get_unverified_header(token), _Header)
+            given = jwt.get_unverified_header(token)
+            if self.foreign is not None and given.get("kid") not in self._public:
+                return self.foreign.checked(token)
+            header = msgspec.convert(given, _Header)
             content: dict[str, Any] = jwt.decode(
                 token,
                 self._public[header.kid],
@@ -179,13 +187,7 @@ class Issuer:
             claims = msgspec.convert(content, _Claims)
         except (jwt.PyJWTError, msgspec.ValidationError, KeyError, ValueError, RecursionError):
             raise BadToken("this is not a token of this dispatcher") from None
-        now = self._clock()
-        if now < claims.nbf or now < claims.iat:
-            raise BadToken("the token is not valid yet")
-        for what in (f"id:{claims.jti}", f"sub:{claims.sub}"):
-            if claims.iat < self._refused.get(what, 0.0):
-                raise BadToken("the token was revoked")
-        return _caller(claims)
+        return _caller(claims), max(claims.nbf, claims.iat), claims.iat
 
 
 def _caller(claims: _Claims) -> Caller:

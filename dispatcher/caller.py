@@ -45,3 +45,15 @@ class Rejected(Exception):
         self.field = field
         self.remedy = remedy
         self.detail = detail
+
+
+class BadToken(Rejected):
+    """A token that is none, is not ours, or is not good now. All such look the same from outside."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            401,
+            "no valid token",
+            detail=detail,
+            remedy="send `Authorization: Bearer TOKEN` with a token of this dispatcher",
+        )

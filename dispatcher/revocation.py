@@ -9,8 +9,8 @@ from contextlib import suppress
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.messages import Event
-from dispatcher.auth import BadToken, Issuer
-from dispatcher.caller import Caller, Rejected
+from dispatcher.auth import Issuer
+from dispatcher.caller import BadToken, Caller, Rejected
 from dispatcher.ports import Store, Tx, Unavailable
 
 LONGEST_S = 366 * 86_400.0  # no token of ours lives longer

@@ -14,8 +14,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from ailurus.protocol.api import Scope
-from dispatcher.auth import USER, BadToken, Issuer
-from dispatcher.caller import Rejected
+from dispatcher.auth import USER, Issuer
+from dispatcher.caller import BadToken, Rejected
 from dispatcher.web import Headers
 
 LONGEST_S = 12 * 3600.0

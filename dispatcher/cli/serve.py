@@ -77,6 +77,12 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="requests a second of one user, over time; 0: any number (default: 50)",
     )
+    parser.add_argument(
+        "--oidc",
+        type=Path,
+        metavar="FILE",
+        help="other issuers whose tokens are good here, in YAML",
+    )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
         "--panda-open",
@@ -138,7 +144,7 @@ def main(args: Namespace, out: Output) -> int:
 
 async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
     """Whether it is to start again."""
-    from dispatcher import keys
+    from dispatcher import keys, oidc
     from dispatcher.app import make_app
     from dispatcher.auth import Issuer
     from dispatcher.console.app import console
@@ -146,6 +152,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.health import Readiness
     from dispatcher.live import Live
     from dispatcher.metrics import Metrics
+    from dispatcher.oidc import Foreign
     from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.rates import Rates
     from dispatcher.revocation import Revocations
@@ -155,6 +162,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
 
     kept = keys.read(place.keys)
     issuer = Issuer(kept)
+    if args.oidc is not None:
+        issuer.trust(Foreign(oidc.read(args.oidc)))
 
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
@@ -179,6 +188,9 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         service = await Service.open(store, secret=secret, mint=mint, settings=settings)
         live = Live(service)
         revocations = Revocations(store, issuer)
+        learning = (
+            None if issuer.foreign is None else asyncio.create_task(issuer.foreign.keep_fresh())
+        )
         try:
             await revocations.open()
             app = make_app(
@@ -198,6 +210,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             _say(args, out, place, sockets)
             return await _until_told(args, server, issuer, access, sockets)
         finally:
+            if learning is not None:
+                learning.cancel()
             live.close()
             await service.close()
 

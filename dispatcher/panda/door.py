@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from dispatcher import web
-from dispatcher.auth import BadToken, Issuer
-from dispatcher.caller import Rejected
+from dispatcher.auth import Issuer
+from dispatcher.caller import BadToken, Rejected
 from dispatcher.panda import bodies, legacy, v1
 from dispatcher.panda.bodies import BadBody, Headers
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, Call, Calls

@@ -9,7 +9,8 @@ import pytest
 
 from ailurus.protocol.api import Scope
 from dispatcher import keys
-from dispatcher.auth import BadToken, Issuer
+from dispatcher.auth import Issuer
+from dispatcher.caller import BadToken
 from dispatcher.cli.exits import Fault
 from dispatcher.cli.keys import changed_by
 from dispatcher.revocation import Revocations

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ailurus.protocol.api import ROUTES, Scope
-from dispatcher.auth import REMEMBERED, BadToken
+from dispatcher.auth import REMEMBERED
+from dispatcher.caller import BadToken
 
 
 def b64(content: Any) -> str:
