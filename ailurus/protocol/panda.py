@@ -86,7 +86,7 @@ JOB = (
     Key("realDatasets", listing, "outputs"),
     Key("realDatasetsIn", listing, default=""),
     Key("fileDestinationSE", listing, "outputs"),
-    Key("logFile", default=""),
+    Key("logFile", ours="storage"),
     Key("logGUID"),
     Key("jobPars", ours="the rest of the specification"),
     Key("attemptNr", number, "attempt_nr"),
@@ -97,7 +97,7 @@ JOB = (
     Key("scopeOut", listing, "outputs"),
     Key("scopeLog", ours="owner"),
     Key("ddmEndPointIn", listing, default=""),
-    Key("ddmEndPointOut", listing, "outputs"),
+    Key("ddmEndPointOut", listing, "storage"),
     Key("destinationSE", ours="queue"),
     Key("prodUserID", ours="owner"),
     Key("maxCpuCount", number, default=0),
@@ -135,11 +135,18 @@ class Sent(Struct, frozen=True, kw_only=True):
     transformation: str = TRANSFORM
     queue: str = ""  # that gets it
     parameters: str = ""  # of the transform; blank: `packed`
+    storage: str = (
+        ""  # for outputs without a place of their own, and the log; blank: no log is kept
+    )
 
 
 def lfn(job_id: int, attempt_nr: int, name: str) -> str:
     """The logical name of an output: as our own pilots name it in storage, so that none collide."""
     return f"{job_id}.{attempt_nr}.{name}"
+
+
+LOG = "log.tgz"
+"""The log of an attempt among its outputs, as our own pilots name it."""
 
 
 def staged_by_pilot(spec: JobSpec) -> list[str]:
@@ -151,7 +158,10 @@ def dictionary(job: Sent) -> dict[str, Any]:
     """The job as a PanDA server would hand it out."""
     spec = job.spec
     scope = "user." + "".join(c if c.isalnum() or c in "_-" else "_" for c in job.owner)
-    outputs = [lfn(job.job_id, job.attempt_nr, name) for name in staged_by_pilot(spec)]
+    names = staged_by_pilot(spec)
+    scopes = ",".join([scope] * len(names))
+    log = lfn(job.job_id, job.attempt_nr, LOG) if job.storage else ""
+    outputs = [lfn(job.job_id, job.attempt_nr, name) for name in names] + [log] * bool(log)
     each = len(outputs)
     facts: dict[str, Any] = {
         "PandaID": job.job_id,
@@ -164,8 +174,9 @@ def dictionary(job: Sent) -> dict[str, Any]:
         "destinationDBlockToken": ",".join(["NULL"] * each),
         "realDatasets": ",".join([f"{scope}.{job.job_id}"] * each),
         "fileDestinationSE": ",".join([job.queue] * each),
-        "ddmEndPointOut": ",".join([""] * each),  # the queue's first storage
-        "scopeOut": ",".join([scope] * each),
+        "ddmEndPointOut": ",".join([job.storage] * each),
+        "logFile": log,
+        "scopeOut": scopes,
         "scopeLog": scope,
         "jobPars": job.parameters or packed(job),
         "attemptNr": job.attempt_nr,
@@ -244,6 +255,7 @@ def job(told: Mapping[str, object]) -> Sent:
         transformation=text(told.get("transformation")),
         queue=text(told.get("destinationSE")),
         parameters=parameters,
+        storage=(listing(told.get("ddmEndPointOut")) or [""])[-1],
     )
 
 

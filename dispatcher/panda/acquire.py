@@ -43,6 +43,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     harvester_id: str = ""
     worker_id: int = 0
     transforms: str = ""  # base URL where this pilot gets its transform
+    storage: str = ""  # of the queue: for outputs and logs; blank: there is none
     home: str = ""  # our own URL, as the pilot reached us
 
 
@@ -157,6 +158,7 @@ def _sent(service: Service, ask: Ask, worker_id: int, job: Leased, owner: str) -
         label=ask.label if ask.label not in ("", "unified") else "managed",
         transformation=f"{ask.transforms}/{panda.TRANSFORM}",
         queue=ask.site,
+        storage=ask.storage,
     )
     arguments = panda.packed(sent)
     if len(arguments) > LONGEST_ARGUMENTS:  # too long for a command line: fetched by the transform

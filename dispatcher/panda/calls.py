@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -55,8 +55,11 @@ def ids(values: Sequence[Any]) -> list[int]:
 class Calls:
     """One method a name of the table `v1.METHODS`. The door has checked the arguments and the role."""
 
-    def __init__(self, service: Service, issuer: Issuer) -> None:
+    def __init__(
+        self, service: Service, issuer: Issuer, storage_of: Callable[[str], str] = lambda _: ""
+    ) -> None:
         self.service = service
+        self.storage_of = storage_of
         self.issuer = issuer
 
     async def is_alive(self, call: Call) -> dict[str, Any]:
@@ -83,6 +86,7 @@ class Calls:
             harvester_id=(given.get("harvester_id", "") or instance)[:INSTANCE],
             worker_id=given.get("worker_id", 0),
             transforms=call.transforms,
+            storage=self.storage_of(given["site_name"]),
             home=call.home,
         )
         if not call.party.serves(ask.site):

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from dispatcher import web
@@ -26,10 +27,9 @@ from dispatcher.ports import Unavailable
 from dispatcher.service import Service
 
 DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
-"""The one base URL from which every Pilot 3 takes a transform; older ones take it from no other, and
-find the script in HARVESTER_WORKDIR instead."""
-_PILOT = re.compile(rb"pilot/3\.(\d{1,4})\.")
-_KNOWS_BASES = 11  # minor version of Pilot 3 from which it can be told other base URLs
+"""The one base URL from which every Pilot 3 takes a transform. Older ones take it from no other, and
+find the script in HARVESTER_WORKDIR instead; they speak through curl."""
+_OLD_PILOT = re.compile(rb"curl/|pilot/3\.\d\.|pilot/3\.10\.")  # cannot be told other base URLs
 
 
 class PandaSettings(Struct, frozen=True, kw_only=True):
@@ -48,9 +48,9 @@ class Panda:
         self._issuer = issuer
         self._open = settings.open_queues
         self._transforms = settings.transforms.rstrip("/")
-        self._calls = Calls(service, issuer)
-        self._legacy = Legacy(self._calls)
         self._files = Files(service, settings.storage.rstrip("/"), settings.folder)
+        self._calls = Calls(service, issuer, self._files.storage_of)
+        self._legacy = Legacy(self._calls)
 
     async def __call__(self, scope: dict[str, Any], receive: web.Receive, send: web.Send) -> None:
         path: str = scope["path"]
@@ -125,7 +125,7 @@ class Panda:
             given = v1.bound(method, verb, call.given)
         except v1.Refused as refused:
             return v1.failure(str(refused))
-        call = Call(who, given, call.home, call.transforms)
+        call = msgspec.structs.replace(call, given=given)
         action = getattr(self._calls, method.call)
         answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
@@ -133,8 +133,7 @@ class Panda:
     def _call(self, who: Party, scope: dict[str, Any], headers: Headers, body: bytes) -> Call:
         given = bodies.parameters(scope["method"], headers, scope["query_string"], body)
         home = f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}"
-        pilot = _PILOT.match(headers.get(b"user-agent", b""))
-        old = pilot is not None and int(pilot[1]) < _KNOWS_BASES
+        old = _OLD_PILOT.match(headers.get(b"user-agent", b""))
         ours = DOMA if old else f"{home}/trf/user"
         reads_json = bodies.wants_json(headers)
         return Call(who, given, home, self._transforms or ours, reads_json)

@@ -25,6 +25,7 @@ STORAGE = "AILURUS_DISK"
 _QUEUE = re.compile(
     r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})\.(?:all|pilot)\.json"
 )
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 _JOB = re.compile(r"/trf/job/(\d{1,18})\.(\d{1,18})\.(\d{1,18})\.([0-9a-f]{40})")
 _SCRIPT = re.compile(rf"/trf/(?:user/)?{panda.TRANSFORM}")
 _QUEUES = ("/cache/cric_pandaqueues.json", "/cache/schedconfig/cric_pandaqueues.json")
@@ -112,6 +113,18 @@ class Files:
         }
         return {**described, **self._own(name)}
 
+    def storage_of(self, queue: str) -> str:
+        """The storage that a queue's pilots write to. Blank: nobody has said where that is."""
+        try:
+            own = self._own(queue)
+        except (OSError, ValueError):  # said to who asks for the description
+            return ""
+        stores = own.get("astorages", {}) if own else {}
+        for activity in ("pw", "write_lan", "default"):
+            if names := stores.get(activity):
+                return str(names[0])
+        return STORAGE if self._storage else ""
+
     def _storages(self) -> dict[str, Any]:
         protocols = [
             {
@@ -138,7 +151,7 @@ class Files:
 
     def _own(self, name: str) -> Mapping[str, Any]:
         """What the operator's folder says of a queue or of storage; nothing, if it says nothing."""
-        if self._folder is None:
+        if self._folder is None or not _NAME.fullmatch(name):
             return {}
         try:
             return msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=dict)

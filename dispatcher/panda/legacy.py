@@ -135,8 +135,9 @@ class Legacy:
     async def _get_job(self, call: Call) -> Answer:
         given = call.given
         several = number(given.get("nJobs"))
+        site = str(given["siteName"])
         ask = acquire.Ask(
-            site=text(given.get("siteName")),
+            site=site,
             node=text(given.get("node")),
             label=text(given.get("prodSourceLabel")),
             memory_mb=max(0, number(given.get("mem")) or 0),
@@ -148,6 +149,7 @@ class Legacy:
             harvester_id=text(given.get("harvester_id"))[:INSTANCE],
             worker_id=number(given.get("worker_id")) or 0,
             transforms=call.transforms,
+            storage=self._calls.storage_of(site),
             home=call.home,
         )
         if not call.party.serves(ask.site):

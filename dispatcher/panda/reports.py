@@ -21,9 +21,7 @@ TEXT = 8000  # characters of a diagnosis
 _HEX = re.compile(r"[0-9a-f]{1,8}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _CODES = {int(code): code for code in Code}
-_LOG = re.compile(
-    r"(.*\.)?log(\..*)?\.tgz"
-)  # ours have none, but a pilot may have been told to make one
+_LOG = re.compile(r"(.*\.)?log(\..*)?\.tgz")
 _PHASES = ("get_job", "stage_in", "run", "stage_out", "initial_setup", "setup")
 
 
@@ -34,7 +32,7 @@ class Missing(Exception):
 def report(told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float) -> m.Report:
     """The report in a final update. `finished` becomes a failure where outputs are missing."""
     finished, fault = told.state == "finished", ""
-    files: tuple[m.DoneFile, ...] = ()
+    files = () if finished else _log(told, job_id, attempt_nr)
     if finished:
         try:
             files = _files(told, spec, job_id, attempt_nr)
@@ -85,6 +83,15 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
     if strangers:
         raise Missing(f"the job has no output {min(strangers)[:200]}")
     return tuple(files)
+
+
+def _log(told: Told, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+    """Where the log of a failed attempt is: of its files, only that counts."""
+    try:
+        entry = outputs(told.outputs).get(panda.lfn(job_id, attempt_nr, panda.LOG))
+        return () if entry is None else (_done(panda.LOG, entry),)
+    except (Missing, ValueError):
+        return ()
 
 
 def _done(name: str, entry: Output) -> m.DoneFile:
