@@ -27,6 +27,7 @@ VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "workers": "list workers, living ones first",
     "trace": "everything known about an intent, a batch job, a worker or a job",
     "lint": "all that is wrong with site files",
+    "convert": "site files from Harvester's queue configuration and CRIC's queue data",
     "render": "the batch script that a worker of a slot would get",
 }
 CODES = """exit codes: 0 good · 64 usage · 65 no such thing · 69 the dispatcher does not answer ·
@@ -57,7 +58,11 @@ def parser_for(verb: str | None) -> ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
         if name == verb:
             one.add_argument(
-                "--config", type=Path, required=name != "lint", metavar="FILE", help="the site file"
+                "--config",
+                type=Path,
+                required=name not in ("lint", "convert"),
+                metavar="FILE",
+                help="the site file",
             )
             one.add_argument("--json", action="store_true", help="one JSON document on stdout")
             importlib.import_module(f"harvester_edge.cli.{name}").arguments(one)

@@ -1,0 +1,76 @@
+"""`harvester-edge convert`: site files from Harvester's queue configuration and CRIC's queue data.
+
+One queue's site goes to stdout, several into files of `--out`; the report goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import msgspec
+
+from ailurus.output import Output, clean
+from harvester_edge.convert import Converted
+
+
+class ConvertAnswer(msgspec.Struct):
+    """What `convert --json` prints: each site as data, and what was and was not carried over."""
+
+    sites: list[Converted]
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE",
+                        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data); of both: merged by queue")  # fmt: skip
+    parser.add_argument("--queue", default="", help="only this one")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write QUEUE.yaml into this directory"
+    )
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Convert, and tell what was not carried over."""
+    import yaml
+
+    from harvester_edge.cli.exits import NotFound
+    from harvester_edge.convert import convert, read
+
+    texts = {str(path): _text(path) for path in args.files}
+    sites = [one for one in convert(*read(texts)) if args.queue in ("", one.queue)]
+    if not sites:
+        raise NotFound(f"no queue {args.queue or 'at all'} in {', '.join(texts)}")
+    if args.out is None and len(sites) > 1 and not out.as_json:
+        names = ", ".join(one.queue for one in sites)
+        raise NotFound(f"{len(sites)} queues: {names}", remedy="--out DIR for all, or --queue NAME")
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    for one in sites:
+        text = yaml.safe_dump(one.site, sort_keys=False, allow_unicode=True, width=100)
+        if args.out is not None:
+            (args.out / f"{one.site['site']}.yaml").write_text(text)
+        elif not out.as_json:
+            out.raw(text)
+        if not out.as_json:
+            _report(one)
+    if out.as_json:
+        out.document(ConvertAnswer(sites))
+    return 0
+
+
+def _text(path: Path) -> str:
+    from ailurus.protocol.errors import AilurusError
+
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AilurusError(f"cannot read {path}: {error}") from None
+
+
+def _report(one: Converted) -> None:
+    lines = [f"queue {one.queue} → site {one.site['site']}"]
+    lines += [f"  {it.key} → {it.to}: {it.value}" for it in one.carried]
+    lines += [f"  not carried over: {it.key} = {it.value}: {it.why}" for it in one.lost]
+    lines += [f"  to be confirmed: {', '.join(one.site['confirm'])}"]
+    sys.stderr.write("".join(f"{clean(line)}\n" for line in lines))

@@ -1,0 +1,155 @@
+"""Queues of Harvester and CRIC become sites that lint accepts, and nothing is lost without a word."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+import yaml
+
+from harvester_edge import lint
+from harvester_edge.cli import main
+from harvester_edge.convert import convert, read
+
+SLURM = {
+    "queueStatus": "offline",
+    "prodSourceLabel": "managed",
+    "maxWorkers": 5,
+    "nQueueLimitWorker": 2,
+    "maxNewWorkersPerCycle": 0,
+    "mapType": "ManyToOne",
+    "____comment____": "nothing",
+    "submitter": {
+        "module": "pandaharvester.harvestersubmitter.slurm_submitter",
+        "name": "SlurmSubmitter",
+        "nCorePerNode": 48,
+        "nCore": 9600,
+        "localQueueName": "long",
+        "projectName": "hep1",
+        "templateFile": "/somewhere/template.sh",
+        "x509UserProxy": "/somewhere/proxy",
+    },
+    "messenger": {"module": "m", "name": "SharedFileMessenger", "accessPoint": "/a/${workerID}"},
+    "somethingNew": 7,
+}
+GRID = {
+    "grid.pull": {
+        "isTemplateQueue": True,
+        "nQueueLimitWorkerRatio": 40,
+        "nQueueLimitWorkerMin": 100,
+        "nQueueLimitWorkerMax": 999_999,
+        "maxWorkers": 9_999_999,
+        "maxNewWorkersPerCycle": 50,
+        "runMode": "slave",
+        "submitter": {
+            "module": "x.htcondor_submitter",
+            "name": "HTCondorSubmitter",
+            "nProcesses": 8,
+        },
+    },
+    "T2/one queue": {"queueStatus": "online", "templateQueueName": "grid.pull", "maxWorkers": 300},
+}
+CRIC = {
+    "nickname": "T2/one queue", "panda_resource": "T2", "status": "online", "corecount": 8,
+    "maxrss": 16_000, "maxwdir": 160_000, "maxtime": 172_800, "queues": [{"ce_endpoint": "ce:9619"}],
+    "container_type": "singularity:pilot", "copytools": {"rucio": {}}, "timefloor": 0, "brandnew": [1],
+}  # fmt: skip
+
+
+def sites(tmp_path, **files):
+    """The converted sites, each read by lint."""
+    found = list(convert(*read({name: json.dumps(told) for name, told in files.items()})))
+    for one in found:
+        path = tmp_path / f"{one.site['site']}.yaml"
+        path.write_text(yaml.safe_dump(one.site))
+        assert [fault for fault in lint.faults(path) if fault.rule.startswith("E")] == []
+    return {one.queue: (one, lint.load(tmp_path / f"{one.site['site']}.yaml")) for one in found}
+
+
+def test_a_slurm_queue_of_whole_nodes(tmp_path):
+    one, site = sites(tmp_path, h={"BIG_HPC": SLURM})["BIG_HPC"]
+    assert (site.site, site.backend.kind) == ("big-hpc", "slurm")
+    assert site.slots["std"].cores == 48
+    assert (site.scaling.max_total, site.scaling.max_queued) == (1000, 400)  # 200 nodes each
+    assert site.backend.options["partition"] == "long"
+    assert site.backend.options["account"] == "hep1"
+    assert site.policy.status == "paused"
+    lost = {it.key: it.why for it in one.lost}
+    assert lost["somethingNew"] == "this key is not known here"
+    assert "never copied" in lost["submitter.x509UserProxy"]
+    assert "200 nodes" in lost["submitter.nCore"]
+    assert "____comment____" not in lost
+    assert "slots.std.memory" in one.site["confirm"]
+
+
+def test_a_grid_queue_takes_limits_from_its_template_and_its_shape_from_cric(tmp_path):
+    ((queue, (one, site)),) = sites(tmp_path, h=GRID, c=CRIC).items()
+    assert queue == "T2/one queue"
+    assert site.slots["std"].queue == "T2_one_queue"
+    room = site.slots["std"].room()
+    assert (room.cores, room.memory_mb, room.disk_mb) == (8, 16_000, 160_000)
+    assert site.slots["std"].walltime_s == 172_800
+    assert (site.scaling.max_total, site.scaling.per_cycle) == (300, 50)
+    assert site.scaling.queued_ratio.of_running == 0.4
+    assert site.scaling.queued_ratio.floor == 100
+    lost = {it.key for it in one.lost}
+    assert {
+        "runMode",
+        "submitter.nProcesses",
+        "cric.queues",
+        "cric.copytools",
+        "cric.brandnew",
+    } <= lost
+
+
+def test_cric_by_itself_many_queues_and_a_template_by_itself(tmp_path):
+    assert sites(tmp_path, c=CRIC).keys() == {"T2/one queue"}
+    assert sites(tmp_path, c={"A": CRIC, "B": CRIC}).keys() == {"A", "B"}
+    template = {"only.template": GRID["grid.pull"]}
+    (one, site) = sites(tmp_path, h=template)["only.template"]
+    assert site.scaling.max_total == 1_000_000
+    assert any("no limit" in it.why for it in one.lost)
+
+
+@pytest.mark.parametrize("module", ["cobalt_submitter", "saga_submitter", "k8s_submitter"])
+def test_a_batch_system_that_we_do_not_have_is_said(tmp_path, module):
+    queue = {"submitter": {"module": f"x.{module}", "name": "S"}, "maxWorkers": 3}
+    one, _ = sites(tmp_path, h={"Q": queue})["Q"]
+    assert "no batch system of ours" in one.lost[0].why
+
+
+@pytest.mark.parametrize("value", [None, -1, "many", 1.5, True, [], {}])
+def test_a_value_of_the_wrong_kind_is_reported_and_no_error(tmp_path, value):
+    keys = ("maxWorkers", "nQueueLimitWorker", "nQueueLimitWorkerRatio", "nQueueLimitWorkerMin")
+    for key in keys:
+        sites(tmp_path, h={"Q": {"submitter": {"module": "slurm"}, key: value}})
+    for key in ("corecount", "maxrss", "maxtime", "maxwdir", "status"):
+        sites(tmp_path, c={"Q": {"panda_resource": "Q", key: value}})
+
+
+def test_nothing_is_lost_without_a_word(tmp_path):
+    """Each key of a queue is in the site, in the report, or empty."""
+    one, _ = sites(tmp_path, h={"Q": SLURM})["Q"]
+    told = {it.key for it in one.carried} | {it.key for it in one.lost}
+    silent = {"____comment____", "maxNewWorkersPerCycle", "submitter"}  # 0 is no limit
+    assert set(SLURM) - told == silent
+
+
+def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
+    file = tmp_path / "queues.json"
+    file.write_text(json.dumps({"Q1": SLURM, "Q2": SLURM}))
+    assert main(["convert", str(file)]) == 65
+    assert "2 queues: Q1, Q2" in capsys.readouterr().err
+    assert main(["convert", str(file), "--queue", "Q1"]) == 0
+    said = capsys.readouterr()
+    assert yaml.safe_load(said.out)["site"] == "q1"
+    assert "not carried over: somethingNew = 7" in said.err
+    assert main(["convert", str(file), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["q1.yaml", "q2.yaml"]
+    capsys.readouterr()
+    assert main(["convert", str(file), "--json"]) == 0
+    assert len(msgspec.json.decode(capsys.readouterr().out)["sites"]) == 2
+    file.write_text("{")
+    assert main(["convert", str(file)]) == 78
+    assert "is not JSON" in capsys.readouterr().err
