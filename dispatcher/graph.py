@@ -13,7 +13,7 @@ SLICE = 500  # children told in one commit: a wide fan-out must not hold up ever
 
 def ended(tx: Tx, job_id: int, state: JobState, name: str, *, now: float) -> None:
     """Tell the children of a job that has just ended; what is left is done by `unfold`."""
-    if not tx.run("unfolding.add", job_id=job_id):
+    if tx.one("unfolding.add", job_id=job_id) is None:
         return  # nobody waits for it
     if _tell(tx, job_id, state, name, SLICE, now) < SLICE:
         tx.run("unfolding.done", job_id=job_id)

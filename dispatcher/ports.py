@@ -9,10 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
+
 from ailurus.protocol.messages import Event
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+
+
+class Bulletin(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What processes tell each other beside the events: wishes and news that no store keeps."""
+
+    kind: str
+    job_ids: tuple[int, ...] = ()
+    text: str = ""
+    seconds: float = 0.0
 
 
 class Tx(Protocol):
@@ -24,8 +35,8 @@ class Tx(Protocol):
     def all(self, query: str, **values: Any) -> list[Row]:
         """All rows."""
 
-    def run(self, query: str, **values: Any) -> int:
-        """How many rows the statement touched."""
+    def run(self, query: str, **values: Any) -> None:
+        """A statement without an answer; what is wrong with it may be raised at a later one."""
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         """The statement once for each of `values`."""
@@ -48,6 +59,10 @@ class Tx(Protocol):
 class Store(Protocol):
     """Where jobs are kept."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process can be on this store."""
+
     async def write(self, change: Callable[[Tx], T]) -> T:
         """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable."""
 
@@ -55,7 +70,14 @@ class Store(Protocol):
         """The result of `query` on a recent committed state."""
 
     def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
-        """Have `listener` called on the event loop with the events of each commit."""
+        """Have `listener` called on the event loop with the events of each commit, whoever made it,
+        in their order."""
+
+    async def spread(self, bulletin: Bulletin) -> None:
+        """Say something to all processes on this store, this one included. It may get lost."""
+
+    def hear(self, hearer: Callable[[Bulletin], None]) -> None:
+        """Have `hearer` called on the event loop with what is spread."""
 
     async def close(self) -> None:
         """Finish what is in hand and let go of the store."""

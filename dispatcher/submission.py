@@ -46,8 +46,8 @@ def known(tx: Tx, owner: str, request_id: str) -> m.Submitted | None:
 
 def begin(tx: Tx, owner: str, request_id: str, jobs: int, *, now: float) -> int:
     """Set ids aside for a request. Returns the first one."""
-    row = tx.one("job.last")
-    first = (row[0] if row else 0) + 1
+    row = tx.one("series.take", name="job", by=jobs)
+    first = row[0] - jobs + 1 if row else 0
     tx.run(
         "request.add",
         owner=owner,

@@ -128,7 +128,7 @@ class Users(Core):
             "queue": ask.queue,
             "code": ask.code,
             "name": ask.name,
-            "pattern": _glob(ask.name),
+            "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
             "most": ask.limit,
         }
 
@@ -428,10 +428,3 @@ def _state(word: str) -> JobState:
         raise Rejected(
             422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
         ) from None
-
-
-def _glob(name: str) -> str:
-    """The pattern of a prefix that ends in `*`; other characters that GLOB knows stand for themselves."""
-    if not name.endswith("*"):
-        return ""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in name[:-1]) + "*"

@@ -15,7 +15,7 @@ import pytest
 @pytest.fixture(scope="session")
 def need() -> Callable[..., str]:
     """Say where another project's program is: `need("wrk")`, `need("x", package="x-tools")`, and by
-    what option `scripts/setup` brings it.
+    what option `scripts/setup` brings it; `where` is a pattern of folders that are in nobody's PATH.
 
     A test without its program is skipped, and fails in CI: what nobody ever runs must not look
     green. It stays a skip where `scripts/setup` found that no such package exists.
@@ -23,8 +23,11 @@ def need() -> Callable[..., str]:
     listed = Path(sys.prefix, "absent-packages")
     absent = listed.read_text().split() if listed.exists() else []
 
-    def find(program: str, *, package: str | None = None, option: str = "--system") -> str:
-        if path := shutil.which(program):
+    def find(
+        program: str, *, package: str | None = None, option: str = "--system", where: str = ""
+    ) -> str:
+        folders = sorted(map(str, Path("/").glob(where[1:]))) if where else []
+        if path := shutil.which(program, path=os.pathsep.join([*folders, os.environ["PATH"]])):
             return path
         if (package or program) in absent:
             pytest.skip(f"{program}: no such package on this system's mirrors")

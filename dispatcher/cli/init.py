@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from ailurus.output import Output
-from dispatcher.cli.place import place_of
+from dispatcher.cli.place import arguments, place_of
 
+__all__ = ["arguments", "main"]
 YEAR_S = 365 * 86400
-
-
-def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--store", required=True, metavar="URL", help="sqlite:///FILE")
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -24,9 +21,9 @@ def main(args: Namespace, out: Output) -> int:
     from dispatcher.auth import Issuer
     from dispatcher.store import open_store
 
-    place = place_of(args.store)
-    place.store.parent.mkdir(parents=True, exist_ok=True)
-    if not place.store.exists():
+    place = place_of(args.store, args.keys)
+    place.keys.parent.mkdir(parents=True, exist_ok=True)
+    if place.store is None or not place.store.exists():
         asyncio.run(_made(open_store, args.store))
     if not place.keys.exists():
         keys.keep(place.keys, msgspec.json.encode(keys.made()))
@@ -36,12 +33,13 @@ def main(args: Namespace, out: Output) -> int:
         keys.keep(place.admin_token, token.encode() + b"\n")
     out.facts(
         [
-            ("store", place.store),
+            ("store", place.store or args.store),
             ("keys", place.keys),
             ("admin token", place.admin_token),
         ]
     )
-    out.line(f"next: dispatcher serve --store {args.store}")
+    where = f" --keys {args.keys}" if args.keys else ""
+    out.line(f"next: dispatcher serve --store {args.store}{where}")
     return 0
 
 

@@ -27,6 +27,7 @@ from ailurus.protocol.errors import AilurusError
 from dispatcher.cli import listen
 from dispatcher.cli.exits import CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
+from dispatcher.cli.place import arguments as store_arguments
 
 if TYPE_CHECKING:
     from dispatcher.auth import Issuer
@@ -46,7 +47,7 @@ log = Log("serve")
 def arguments(parser: ArgumentParser) -> None:
     from ailurus.protocol.units import duration_s
 
-    parser.add_argument("--store", required=True, metavar="URL", help="sqlite:///FILE")
+    store_arguments(parser)
     parser.add_argument(
         "--listen", default="127.0.0.1:8080", metavar="ADDRESS:PORT", help="port 0: any free one"
     )
@@ -125,7 +126,7 @@ def main(args: Namespace, out: Output) -> int:
     with contextlib.ExitStack() as stack:
         for one in sockets:
             stack.enter_context(one)
-        place = place_of(args.store)
+        place = place_of(args.store, args.keys)
         if not place.keys.exists():
             raise Fault(
                 CONFIGURATION,
@@ -314,7 +315,7 @@ def _renew_keys(args: Namespace, issuer: Issuer) -> None:
     from dispatcher import keys
 
     try:
-        kept = keys.read(place_of(args.store).keys)
+        kept = keys.read(place_of(args.store, args.keys).keys)
         issuer.take(kept)
     except (AilurusError, ValueError, TypeError) as error:
         log.error("keys_refused", reason=str(error))  # noqa: TRY400

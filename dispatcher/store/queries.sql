@@ -29,8 +29,8 @@ select owner, request_id, first, jobs from request where complete = 0
 -- name: request.drop
 delete from request where owner = :owner and request_id = :request_id
 
--- name: job.last
-select max(coalesce((select max(job_id) from job), 0), coalesce((select max(first + jobs - 1) from request), 0))
+-- name: series.take
+update series set last = last + :by where name = :name returning last
 -- name: job.add
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
                  created, changed, owner, name)
@@ -52,7 +52,7 @@ select child from parent where parent = :parent and told = 0 limit :most
 update parent set told = 1 where parent = :parent and child = :child
 -- name: unfolding.add
 insert into unfolding (job_id) select :job_id where exists (select 1 from parent where parent = :job_id)
-    on conflict do nothing
+    on conflict do nothing returning job_id
 -- name: unfolding.any
 select u.job_id, j.state, j.name from unfolding u join job j on j.job_id = u.job_id limit :most
 -- name: unfolding.done
@@ -89,25 +89,25 @@ select job_id, priority from job
     order by priority desc, job_id limit :most
 -- name: job.oldest_ready
 select min(activated) from (select activated from job
-    where queue = :queue and shape_id = :shape_id and state = 'activated' order by priority desc, job_id limit 1)
+    where queue = :queue and shape_id = :shape_id and state = 'activated' order by priority desc, job_id limit 1) as best
 -- name: job.row
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis,
     activated from job where job_id = :job_id
 -- name: job.page
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
     from job where job_id < :before and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue)
-    and (:code is null or code = :code) and (:name = '' or name = :name or name glob :pattern)
+    and (code = :code or :code is null) and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix))
     order by job_id desc limit :most
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
     from job where state = :state and job_id < :before and (:owner = '' or owner = :owner)
-    and (:queue = '' or queue = :queue) and (:code is null or code = :code)
-    and (:name = '' or name = :name or name glob :pattern) order by job_id desc limit :most
+    and (:queue = '' or queue = :queue) and (code = :code or :code is null)
+    and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead
 select count(*) from (select 1 from job where queue = :queue and shape_id = :shape_id and state = 'activated'
-    and (priority > :priority or (priority = :priority and job_id < :job_id)) limit 100000)
+    and (priority > :priority or (priority = :priority and job_id < :job_id)) limit 100000) as before
 
 -- name: attempt.add
 insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
@@ -135,7 +135,7 @@ select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.lease
     a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail
     from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
 -- name: attempt.curve
-select attempt_nr, curve from attempt where job_id = :job_id and (:attempt_nr is null or attempt_nr = :attempt_nr)
+select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
     order by attempt_nr desc limit 1
 -- name: attempt.tried_on
 select w.host, a.state = 'lost' and a.code = :lost from attempt a join worker w on w.worker_id = a.worker_id
@@ -185,7 +185,7 @@ select worker_id, site, queue, host, phase, ending, registered, last_heard, room
     version, diagnosis, draining from worker where ended is null
 -- name: worker.page
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
-    version, diagnosis, draining from worker where (:site = '' or site = :site) and (ended is null or :ended)
+    version, diagnosis, draining from worker where (:site = '' or site = :site) and (ended is null or :ended = 1)
     order by worker_id desc limit :most
 -- name: worker.just_ended
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
-import queue
 import sqlite3
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
-from dispatcher.ports import Row, Tx, Unavailable
-from dispatcher.store.queries import migrations, queries
+from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.store.queries import Unfit, check, queries
+from dispatcher.store.writer import Answers, Change, Draft, Writing
 
 T = TypeVar("T")
-TOGETHER = 512  # changes that may share a commit
 READERS = 2
-log = Log("store")
 _encode = msgspec.json.Encoder().encode
 
 
-class SqliteTx:
-    """A transaction on one connection; what it counts and tells is written when it is settled."""
+class SqliteTx(Draft):
+    """A transaction on one connection."""
 
     def __init__(self, connection: sqlite3.Connection, last_event: int = 0) -> None:
+        super().__init__(last_event)
         self._connection = connection
         self._queries = queries()
-        self._last_event = last_event
-        self.counts: Counter[tuple[str, int, str]] = Counter()
-        self.events: list[Event] = []
 
     def one(self, query: str, **values: Any) -> Row | None:
         cursor = self._connection.execute(self._queries[query], values)
@@ -49,46 +40,15 @@ class SqliteTx:
     def all(self, query: str, **values: Any) -> list[Row]:
         return self._connection.execute(self._queries[query], values).fetchall()
 
-    def run(self, query: str, **values: Any) -> int:
-        return self._connection.execute(self._queries[query], values).rowcount
+    def run(self, query: str, **values: Any) -> None:
+        self._connection.execute(self._queries[query], values)
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self._connection.executemany(self._queries[query], values)
 
-    def count(self, queue: str, shape_id: int, state: str, by: int) -> None:
-        self.counts[queue, shape_id, state] += by
-
-    def tell(
-        self,
-        kind: str,
-        *,
-        at: float,
-        job_id: int | None = None,
-        worker_id: int | None = None,
-        **data: Any,
-    ) -> None:
-        seq = self._last_event + len(self.events) + 1
-        self.events.append(
-            Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=data)
-        )
-
-    def savepoint(self) -> tuple[Counter[tuple[str, int, str]], int]:
-        self._connection.execute("savepoint change")
-        return self.counts.copy() if self.counts else Counter(), len(self.events)
-
-    def rollback_to(self, point: tuple[Counter[tuple[str, int, str]], int]) -> None:
-        self._connection.execute("rollback to change")
-        self.counts = point[0]
-        del self.events[point[1] :]
-
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
-        moves = [
-            {"queue": q, "shape_id": shape, "state": state, "by": by}
-            for (q, shape, state), by in self.counts.items()
-            if by
-        ]
-        self.many("counter.move", moves)
+        self.many("counter.move", self.moves())
         self.many(
             "event.add",
             (
@@ -105,43 +65,27 @@ class SqliteTx:
         )
 
 
-Change = Callable[[Tx], Any]
-Job = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop]
-
-
-class Sqlite:
+class Sqlite(Writing):
     """A `Store` in a file of its own; a second dispatcher on the same file is refused."""
 
+    alone = True
+
     def __init__(self, path: Path) -> None:
+        super().__init__(READERS)
         self.path = path
         self._lock = _exclusive(path)
         self._writer = _connect(path)
         _migrate(self._writer, path)
         self._last_event = int(self._writer.execute(queries()["event.last"]).fetchone()[0])
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._listeners: list[Callable[[Sequence[Event]], None]] = []
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-        self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
         self._thread.start()
 
-    async def write(self, change: Callable[[Tx], T]) -> T:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((change, done, loop))
-        return await done
-
-    async def read(self, query: Callable[[Tx], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
-
-    def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
-        self._listeners.append(listener)
+    async def spread(self, bulletin: Bulletin) -> None:
+        self._spread(bulletin)
 
     async def close(self) -> None:
-        self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._readers.shutdown()
+        await self._stop()
         for connection in (*self._reading, self._writer):
             connection.close()
         os.close(self._lock)
@@ -158,65 +102,31 @@ class Sqlite:
         finally:
             connection.execute("rollback")
 
-    def _serve(self) -> None:
-        ends = False
-        while not ends:
-            jobs = [self._jobs.get()]
-            while len(jobs) < TOGETHER and not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            ends = None in jobs
-            batch = [job for job in jobs if job is not None]
-            if batch:
-                self._commit(batch)
-
-    def _commit(self, batch: list[Job]) -> None:
-        """Run the changes, commit once, answer all. What the store itself refuses fails all of them."""
-        began = time.perf_counter()
-        answers: list[tuple[Any, BaseException | None]] = []
+    def _run(self, changes: Sequence[Change]) -> tuple[Answers, list[Event]]:
+        answers: Answers = []
         tx = SqliteTx(self._writer, self._last_event)
         try:
             self._writer.execute("begin immediate")
-            for change, _, _ in batch:
-                point = tx.savepoint()
+            for change in changes:
+                point = tx.mark()
+                self._writer.execute("savepoint change")
                 try:
                     answers.append((change(tx), None))
                 except (sqlite3.OperationalError, sqlite3.InternalError):
                     raise
                 except Exception as error:  # noqa: BLE001 - the caller's: it travels to who asked for the change
-                    tx.rollback_to(point)
+                    self._writer.execute("rollback to change")
+                    tx.back_to(point)
                     answers.append((None, error))
                 self._writer.execute("release change")
             tx.settle()
             self._writer.execute("commit")
         except sqlite3.Error as error:
-            log.warning("commit_failed", reason=str(error), changes=len(batch))
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
-            answers = [(None, Unavailable(str(error)))] * len(batch)
-            tx.events = []
+            raise Unavailable(str(error)) from error
         self._last_event += len(tx.events)
-        took = time.perf_counter() - began
-        if took > 0.25:
-            log.warning("commit_slow", seconds=round(took, 3), changes=len(batch))
-        loop = batch[0][2]
-        try:
-            loop.call_soon_threadsafe(self._answer, batch, answers, tx.events)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            log.warning("loop_closed", changes=len(batch))
-
-    def _answer(
-        self, batch: list[Job], answers: list[tuple[Any, BaseException | None]], events: list[Event]
-    ) -> None:
-        for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
-            if done.cancelled():
-                continue
-            if error is None:
-                done.set_result(answer)
-            else:
-                done.set_exception(error)
-        if events:
-            for listener in self._listeners:
-                listener(events)
+        return answers, tx.events
 
 
 def _exclusive(path: Path) -> int:
@@ -261,26 +171,19 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """All steps at once: no other process is on this file."""
     connection.execute(
         "create table if not exists migration (number integer primary key, name, digest, applied)"
     )
-    done = dict(connection.execute("select number, digest from migration"))
-    for step in migrations():
-        if step.number in done:
-            if done[step.number] != step.digest:
-                raise AilurusError(
-                    f"{path}: migration {step.name} is not the one that was applied",
-                    remedy="install the version that made this store, or restore a back-up",
-                )
-            continue
+    try:
+        done = connection.execute("select number, digest, name from migration").fetchall()
+        ahead = check({nr: digest for nr, digest, _ in done}, {nr: name for nr, _, name in done})
+    except Unfit as unfit:
+        raise AilurusError(f"{path}: {unfit}", remedy=unfit.remedy) from None
+    for step in ahead:
         connection.executescript(f"begin immediate;\n{step.sql}")  # leaves the transaction open
         connection.execute(
             "insert into migration values (?, ?, ?, unixepoch())",
             (step.number, step.name, step.digest),
         )
         connection.execute("commit")
-    if unknown := set(done) - {step.number for step in migrations()}:
-        raise AilurusError(
-            f"{path}: made by a newer version (migration {max(unknown)})",
-            remedy="install that version",
-        )

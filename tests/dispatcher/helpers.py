@@ -94,10 +94,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(path, **settings: object):
-    """A service on the store in `path`, closed at the end."""
+async def bench(place: str, **settings: object):
+    """A service on the store at the URL `place`, closed at the end."""
     service = await Service.open(
-        open_store(f"sqlite:///{path / 'queue.db'}"),
+        open_store(place),
         secret=b"s" * 32,
         mint=lambda subject, scopes, lifetime_s, **claims: f"token-of-{subject}",
         settings=Settings(**settings),
@@ -108,11 +108,11 @@ async def bench(path, **settings: object):
         await service.close()
 
 
-def run(test, path, **settings: object) -> None:
+def run(test, place: str, **settings: object) -> None:
     """Run a coroutine function with a bench."""
 
     async def main() -> None:
-        async with bench(path, **settings) as one:
+        async with bench(place, **settings) as one:
             await asyncio.wait_for(test(one), 30)
 
     asyncio.run(main())

@@ -29,7 +29,7 @@ class Site:
         return {one.shape.cores: (one.jobs, one.sites) for one in answer.shapes}
 
 
-def test_jobs_are_shared_by_the_sites_that_could_run_them(tmp_path):
+def test_jobs_are_shared_by_the_sites_that_could_run_them(place):
     async def test(b):
         await b.submit(job("small"), job("big", cores=8), job("big2", cores=8))
         large, small = Site(b, "large", 16), Site(b, "small", 4)
@@ -39,10 +39,10 @@ def test_jobs_are_shared_by_the_sites_that_could_run_them(tmp_path):
         assert await large.demand() == {1: (1, 2), 8: (2, 1)}
         assert await small.demand() == {1: (1, 2), 8: (2, 2)}
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_site_that_is_full_paused_or_silent_leaves_its_share(tmp_path):
+def test_a_site_that_is_full_paused_or_silent_leaves_its_share(place):
     async def test(b):
         await b.submit(job("a"))
         one, two = Site(b, "one", 4), Site(b, "two", 4)
@@ -60,4 +60,4 @@ def test_a_site_that_is_full_paused_or_silent_leaves_its_share(tmp_path):
         await one.hello()
         assert await one.demand() == {1: (1, 1)}
 
-    run(test, tmp_path)
+    run(test, place)

@@ -24,7 +24,7 @@ async def die(bench, worker):
     await bench.service._expire(bench.service.awake.now)
 
 
-def test_r8_a_poison_job_stops_after_its_attempts_and_takes_no_other_with_it(tmp_path):
+def test_r8_a_poison_job_stops_after_its_attempts_and_takes_no_other_with_it(place):
     """Sixteen slots a pilot; each pilot that gets the poison dies with all that it has."""
 
     async def test(b):
@@ -46,10 +46,10 @@ def test_r8_a_poison_job_stops_after_its_attempts_and_takes_no_other_with_it(tmp
         assert await b.state(poison) is S.FAILED
         assert {await b.state(one) for one in good} == {S.FINISHED}
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_r8_a_job_is_kept_from_a_node_where_it_lost_its_worker_while_another_could_run_it(tmp_path):
+def test_r8_a_job_is_kept_from_a_node_where_it_lost_its_worker_while_another_could_run_it(place):
     async def test(b):
         (poison,) = await b.submit(job("poison"))
         first = await b.worker(host="n1")
@@ -63,11 +63,11 @@ def test_r8_a_job_is_kept_from_a_node_where_it_lost_its_worker_while_another_cou
         assert [one.job_id for one in await here.acquire()] == [behind]
         assert [one.job_id for one in await there.acquire()] == [poison]
 
-    run(test, tmp_path)
+    run(test, place)
 
 
 @pytest.mark.parametrize(("ending", "left"), [(Ending.PREEMPTED, True), (Ending.FAILED, False)])
-def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(tmp_path, ending, left):
+def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, left):
     async def test(b):
         (one,) = await b.submit(job("one", max_attempts=2))
         welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
@@ -85,10 +85,10 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(tmp_path, ending,
             await b.service.workers_news(m.WorkersNews(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
         assert await b.state(one) is (S.ACTIVATED if left else S.FAILED)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(tmp_path):
+def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(place):
     async def test(b):
         await b.submit(*(job(f"j{i}", max_attempts=2) for i in range(20)))
         good = [await b.worker(host=f"n{i}", site="here") for i in range(3)]
@@ -119,10 +119,10 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(t
         states = (await b.service.overview(None, ALICE)).states
         assert states[S.FINISHED] == 20
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_r9_jobs_that_fail_everywhere_exclude_no_node(tmp_path):
+def test_r9_jobs_that_fail_everywhere_exclude_no_node(place):
     async def test(b):
         await b.submit(*(job(f"bad{i}") for i in range(60)))
         workers = [await b.worker(host=f"n{i}", site="here") for i in range(3)]
@@ -132,7 +132,7 @@ def test_r9_jobs_that_fail_everywhere_exclude_no_node(tmp_path):
                 await worker.report(one, finished=False, code=Code.PAYLOAD_FAILED)
         assert not b.service.hosts.of_site("here", b.service.now())
 
-    run(test, tmp_path)
+    run(test, place)
 
 
 def verdict(host, n, *, good=False, lasted_s=1.0, at=0.0):

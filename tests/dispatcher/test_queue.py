@@ -17,7 +17,7 @@ from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
 S = JobState
 
 
-def test_a_job_goes_from_submission_to_its_end(tmp_path):
+def test_a_job_goes_from_submission_to_its_end(place):
     async def test(b):
         (one,) = await b.submit()
         worker = await b.worker()
@@ -31,19 +31,19 @@ def test_a_job_goes_from_submission_to_its_end(tmp_path):
         overview = await b.service.overview(None, ALICE)
         assert {s: n for s, n in overview.states.items() if n} == {S.FINISHED: 1}
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_submission_repeated_is_the_first_one(tmp_path):
+def test_a_submission_repeated_is_the_first_one(place):
     async def test(b):
         first = await b.submit(job("a"), job("b"), request="once")
         assert await b.submit(job("a"), job("b"), request="once") == first
         assert await b.submit(request="once", caller=BOB) != first  # another user's own id
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_ten_thousand_jobs_arrive_all_or_none_and_once(tmp_path):
+def test_ten_thousand_jobs_arrive_all_or_none_and_once(place):
     many = tuple(job(f"j{i}") for i in range(10_000))
 
     async def test(b):
@@ -55,14 +55,14 @@ def test_ten_thousand_jobs_arrive_all_or_none_and_once(tmp_path):
         overview = await b.service.overview(None, ALICE)
         assert overview.states[S.ACTIVATED] == 10_000
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_submission_cut_short_by_a_crash_leaves_nothing(tmp_path):
+def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
     from dispatcher import submission
 
     async def crash():
-        async with bench(tmp_path) as b:
+        async with bench(place) as b:
             jobs = submission.prepare([job(f"j{i}") for i in range(5)])
 
             def half(tx):
@@ -87,10 +87,10 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(tmp_path):
         assert [await b.state(one) for one in ids] == [S.ACTIVATED] * 5
 
     asyncio.run(crash())
-    run(again, tmp_path)
+    run(again, place)
 
 
-def test_an_acquire_repeated_gets_the_same_jobs(tmp_path):
+def test_an_acquire_repeated_gets_the_same_jobs(place):
     async def test(b):
         await b.submit(job("a"), job("b"))
         worker = await b.worker()
@@ -100,10 +100,10 @@ def test_an_acquire_repeated_gets_the_same_jobs(tmp_path):
             (j.job_id, j.attempt_nr, j.report_key) for j in first
         ]
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_jobs_that_do_not_fit_never_stand_in_front(tmp_path):
+def test_jobs_that_do_not_fit_never_stand_in_front(place):
     async def test(b):
         await b.submit(job("wide", cores=8, priority=10))
         (small,) = await b.submit(job("small", cores=1))
@@ -111,10 +111,10 @@ def test_jobs_that_do_not_fit_never_stand_in_front(tmp_path):
         got = await worker.acquire(count=5, room=Room(cores=2, memory_mb=4000, disk_mb=4000))
         assert [j.job_id for j in got] == [small]
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_jobs_handed_out_together_fit_together_best_priority_first(tmp_path):
+def test_jobs_handed_out_together_fit_together_best_priority_first(place):
     async def test(b):
         low, high = await b.submit(job("low", cores=2), job("high", cores=2, priority=5))
         worker = await b.worker()
@@ -122,10 +122,10 @@ def test_jobs_handed_out_together_fit_together_best_priority_first(tmp_path):
         assert [j.job_id for j in got] == [high]
         assert await b.state(low) is S.ACTIVATED
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_waiting_worker_is_woken_by_a_submission(tmp_path):
+def test_a_waiting_worker_is_woken_by_a_submission(place):
     async def test(b):
         worker = await b.worker()
         waiting = asyncio.create_task(worker.acquire(wait_s=20))
@@ -133,10 +133,10 @@ def test_a_waiting_worker_is_woken_by_a_submission(tmp_path):
         ids = await b.submit()
         assert [j.job_id for j in await asyncio.wait_for(waiting, 2)] == ids
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_worker_that_hung_up_while_waiting_gets_no_job(tmp_path):
+def test_a_worker_that_hung_up_while_waiting_gets_no_job(place):
     async def test(b):
         gone, there = await b.worker(), await b.worker()
         waiting = asyncio.create_task(gone.acquire(wait_s=20))
@@ -146,19 +146,19 @@ def test_a_worker_that_hung_up_while_waiting_gets_no_job(tmp_path):
         ids = await b.submit()
         assert [j.job_id for j in await there.acquire()] == ids
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_job_without_a_queue_goes_to_any(tmp_path):
+def test_a_job_without_a_queue_goes_to_any(place):
     async def test(b):
         ids = await b.submit(job(queue=""))
         worker = await b.worker(queue="anything")
         assert [j.job_id for j in await worker.acquire()] == ids
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_lost_lease_makes_a_new_attempt(tmp_path):
+def test_a_lost_lease_makes_a_new_attempt(place):
     async def test(b):
         await b.submit()
         first = await (await b.worker()).acquire()
@@ -166,10 +166,10 @@ def test_a_lost_lease_makes_a_new_attempt(tmp_path):
         second = await (await b.worker()).acquire()
         assert (second[0].job_id, second[0].attempt_nr) == (first[0].job_id, 2)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(tmp_path):
+def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(place):
     async def test(b):
         kept, lost = await b.submit(job("a"), job("b"))
         worker = await b.worker()
@@ -179,10 +179,10 @@ def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(tmp_path):
             await worker.beat(*(j for j in got if j.job_id == kept))
         assert (await b.state(kept), await b.state(lost)) == (S.RUNNING, S.ACTIVATED)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(tmp_path):
+def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(place):
     async def test(b):
         (one,) = await b.submit()
         slow, quick = await b.worker(), await b.worker()
@@ -197,10 +197,10 @@ def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(tmp_path)
         assert [a.state for a in detail.attempts] == ["finished", "overtaken"]
         assert detail.row.attempt_nr == 1
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_report_whose_answer_was_lost_is_accepted_again(tmp_path):
+def test_a_report_whose_answer_was_lost_is_accepted_again(place):
     async def test(b):
         await b.submit(job(outputs=(OutputFile(name="o"),)))
         worker = await b.worker()
@@ -209,10 +209,10 @@ def test_a_report_whose_answer_was_lost_is_accepted_again(tmp_path):
         verdicts = [await worker.report(got, files=(file,)) for _ in range(3)]
         assert verdicts == ["accepted"] * 3
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_report_needs_the_key_of_its_attempt(tmp_path):
+def test_a_report_needs_the_key_of_its_attempt(place):
     async def test(b):
         (one,) = await b.submit()
         worker = await b.worker()
@@ -220,10 +220,10 @@ def test_a_report_needs_the_key_of_its_attempt(tmp_path):
         assert await worker.report(got, key="forged") == "badkey"
         assert await b.state(one) is S.SENT
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_t4_a_worker_reaches_only_its_own_attempts(tmp_path):
+def test_t4_a_worker_reaches_only_its_own_attempts(place):
     async def test(b):
         (one,) = await b.submit()
         mine, other = await b.worker(), await b.worker()
@@ -237,10 +237,10 @@ def test_t4_a_worker_reaches_only_its_own_attempts(tmp_path):
         assert (await b.service.log(LogQuery(), ALICE, job_id=one)).text == ""
         assert await mine.report(got) == "accepted"
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(tmp_path):
+def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(place):
     async def test(b):
         unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
         worker = await b.worker()
@@ -249,10 +249,10 @@ def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(tmp_path):
         await worker.report(second, finished=False, code=Code.PAYLOAD_FAILED, exit_code=3)
         assert (await b.state(unlucky), await b.state(wrong)) == (S.ACTIVATED, S.FAILED)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_max_attempts_asked_for_counts_every_failure(tmp_path):
+def test_max_attempts_asked_for_counts_every_failure(place):
     async def test(b):
         (one,) = await b.submit(job(max_attempts=2))
         worker = await b.worker()
@@ -262,10 +262,10 @@ def test_max_attempts_asked_for_counts_every_failure(tmp_path):
             await worker.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
             assert await b.state(one) is state
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_job_given_back_is_not_counted_as_an_attempt(tmp_path):
+def test_a_job_given_back_is_not_counted_as_an_attempt(place):
     async def test(b):
         (one,) = await b.submit(job(max_attempts=1))
         worker = await b.worker()
@@ -274,10 +274,10 @@ def test_a_job_given_back_is_not_counted_as_an_attempt(tmp_path):
         await b.service.release(ask, worker.caller)
         assert [j.job_id for j in await worker.acquire()] == [one]
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(tmp_path):
+def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(place):
     async def test(b):
         out = (OutputFile(name="o.root"),)
         ids = await b.submit(
@@ -296,10 +296,10 @@ def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(tm
         assert b'"url":"file:///s/1.1.o.root"' in bytes(child.spec)
         assert b'"adler32":"0000000a"' in bytes(child.spec)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_failed_parent_ends_its_descendants_with_that_reason(tmp_path):
+def test_a_failed_parent_ends_its_descendants_with_that_reason(place):
     async def test(b):
         ids = await b.submit(
             job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",)), job("d")
@@ -314,10 +314,10 @@ def test_a_failed_parent_ends_its_descendants_with_that_reason(tmp_path):
         assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
         assert said["d"][0] is S.SENT
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(tmp_path):
+def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(place):
     async def test(b):
         ids = await b.submit(job("a"), *(job(f"c{i}", depends_on=("a",)) for i in range(1800)))
         worker = await b.worker()
@@ -330,10 +330,10 @@ def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(tmp_path):
             await asyncio.sleep(0.02)
         pytest.fail(f"not all released: {states}")
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_cancelled_job_stops_its_pilot_and_its_children(tmp_path):
+def test_a_cancelled_job_stops_its_pilot_and_its_children(place):
     async def test(b):
         ids = await b.submit(job("a"), job("b", depends_on=("a",)))
         worker = await b.worker()
@@ -344,10 +344,10 @@ def test_a_cancelled_job_stops_its_pilot_and_its_children(tmp_path):
         assert await worker.report(got) == "alreadydone"
         assert [await b.state(one) for one in ids] == [S.CANCELLED, S.FAILED]
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_job_of_another_user_does_not_exist(tmp_path):
+def test_a_job_of_another_user_does_not_exist(place):
     async def test(b):
         (one,) = await b.submit()
         for ask in (
@@ -358,12 +358,12 @@ def test_a_job_of_another_user_does_not_exist(tmp_path):
             with pytest.raises(Rejected, match=f"there is no job {one}"):
                 await ask
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(tmp_path):
+def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(place):
     async def before():
-        async with bench(tmp_path) as b:
+        async with bench(place) as b:
             await b.submit(job("a"), job("b"))
             worker = await b.worker()
             (got,) = await worker.acquire()
@@ -380,10 +380,10 @@ def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(
         assert await worker.report(got) == "accepted"
         assert [j.job_id for j in await worker.acquire()] == [got.job_id + 1]
 
-    run(after, tmp_path)
+    run(after, place)
 
 
-def test_a_job_that_no_queue_can_run_is_refused_with_the_field(tmp_path):
+def test_a_job_that_no_queue_can_run_is_refused_with_the_field(place):
     async def test(b):
         slot = m.SlotShape(name="std", queue="q", room=Room(cores=4, memory_mb=9000, disk_mb=9000))
         await b.service.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
@@ -392,10 +392,10 @@ def test_a_job_that_no_queue_can_run_is_refused_with_the_field(tmp_path):
         assert refused.value.field == "jobs[0].cores"
         assert "64 cores are asked for, the largest slot of its queues has 4" in refused.value.title
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_why_tells_never_from_not_now(tmp_path):
+def test_why_tells_never_from_not_now(place):
     async def test(b):
         one, two = await b.submit(job("a", cores=12), job("b", cores=12))
         why = await b.service.why(None, ALICE, job_id=one)
@@ -409,10 +409,10 @@ def test_why_tells_never_from_not_now(tmp_path):
         assert why.blockers == ("1 pilots: it needs 12 cores, has 4",)
         assert (await b.service.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(tmp_path):
+def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
     async def test(b):
         first = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         with pytest.raises(Rejected, match="another edge"):
@@ -423,10 +423,10 @@ def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(tmp_path):
         with pytest.raises(Rejected, match="is over"):
             await b.service.demand(m.AskDemand(site="here", epoch=first.epoch), EDGE)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_a_worker_registers_once_with_its_bootstrap_token(tmp_path):
+def test_a_worker_registers_once_with_its_bootstrap_token(place):
     from ailurus.protocol.api import Scope
     from dispatcher.caller import Caller
 
@@ -446,11 +446,11 @@ def test_a_worker_registers_once_with_its_bootstrap_token(tmp_path):
         with pytest.raises(Rejected, match="another pilot"):
             await b.service.register(m.Register(instance="other", queue="q", total=BIG), boot)
 
-    run(test, tmp_path)
+    run(test, place)
 
 
 @pytest.mark.parametrize("vouched", [True, False])
-def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(tmp_path, vouched):
+def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place, vouched):
     """A worker that its edge submitted after it had lost the site is a stray, and takes no job."""
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Phase
@@ -478,10 +478,10 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(tmp_pa
         await b.service.workers_news(told, EDGE)
         assert (await b.service.register(me, boot)).worker_id
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(tmp_path):
+def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Ending, Phase
     from dispatcher.caller import Caller
@@ -506,10 +506,10 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(tmp_path):
         await b.service.workers_news(told, EDGE)
         assert await b.state(one) is S.ACTIVATED
 
-    run(test, tmp_path)
+    run(test, place)
 
 
-def test_what_is_leased_is_no_longer_free(tmp_path):
+def test_what_is_leased_is_no_longer_free(place):
     async def test(b):
         await b.submit(*(job(f"j{n}", cores=4, memory_mb=4000) for n in range(3)))
         worker = await b.worker()
@@ -520,7 +520,7 @@ def test_what_is_leased_is_no_longer_free(tmp_path):
         assert (await b.service.acquire(ask, worker.caller)).jobs
         assert heard.room.cores == 8
 
-    run(test, tmp_path)
+    run(test, place)
 
 
 def _query():

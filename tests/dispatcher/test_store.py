@@ -18,9 +18,9 @@ from dispatcher.store import open_store
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
 
 
-def with_store(path, test):
+def with_store(place, test):
     async def main():
-        store = open_store(f"sqlite:///{path / 'queue.db'}")
+        store = open_store(place)
         try:
             await asyncio.wait_for(test(store), 30)
         finally:
@@ -33,7 +33,7 @@ def workers(tx):
     return len(tx.all("worker.alive"))
 
 
-def test_a_change_that_raises_leaves_nothing_and_harms_no_other(tmp_path):
+def test_a_change_that_raises_leaves_nothing_and_harms_no_other(place):
     def good(tx):
         tx.one("worker.plan", **ADD)
         tx.count("q", 1, "activated", 1)
@@ -54,10 +54,10 @@ def test_a_change_that_raises_leaves_nothing_and_harms_no_other(tmp_path):
             row[0] for row in await store.read(lambda tx: tx.all("event.after", after=0, most=9))
         ] == [1, 2]
 
-    with_store(tmp_path, test)
+    with_store(place, test)
 
 
-def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_order(tmp_path):
+def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_order(place):
     heard = []
 
     async def test(store):
@@ -66,7 +66,7 @@ def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_orde
         assert [seq for commit in heard for seq in commit] == list(range(1, 101))
         assert len(heard) < 50
 
-    with_store(tmp_path, test)
+    with_store(place, test)
 
 
 def test_a_second_dispatcher_on_the_same_file_is_refused(tmp_path):
@@ -74,14 +74,14 @@ def test_a_second_dispatcher_on_the_same_file_is_refused(tmp_path):
         with pytest.raises(AilurusError, match="another dispatcher serves"):
             open_store(f"sqlite:///{tmp_path / 'queue.db'}")
 
-    with_store(tmp_path, test)
+    with_store(f"sqlite:///{tmp_path / 'queue.db'}", test)
 
 
 def test_a_store_of_a_newer_version_is_refused(tmp_path):
     async def nothing(store):
         pass
 
-    with_store(tmp_path, nothing)
+    with_store(f"sqlite:///{tmp_path / 'queue.db'}", nothing)
     with sqlite3.connect(tmp_path / "queue.db") as database:
         database.execute("insert into migration values (9999, 'x', 'x', 0)")
     with pytest.raises(AilurusError, match="newer version"):
@@ -106,10 +106,9 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("after", [1, 150, 400])
-def test_what_was_acknowledged_survives_kill_9(tmp_path, after):
-    url = f"sqlite:///{tmp_path / 'queue.db'}"
+def test_what_was_acknowledged_survives_kill_9(place, after):
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, place], stdout=subprocess.PIPE, text=True
     )
     said = [process.stdout.readline() for _ in range(after)]
     os.kill(process.pid, signal.SIGKILL)
@@ -124,7 +123,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path, after):
         }
         assert acknowledged <= there
 
-    with_store(tmp_path, test)
+    with_store(place, test)
 
 
 def mount(*arguments):
@@ -155,6 +154,6 @@ def test_a_full_disk_refuses_changes_and_loses_none(tmp_path):
             await asyncio.to_thread(mount, "-o", "remount,size=9m", disk)
             await store.write(lambda tx: tx.tell("x", at=1.0))
 
-        with_store(disk, test)
+        with_store(f"sqlite:///{disk / 'queue.db'}", test)
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -1,0 +1,409 @@
+"""The queue in PostgreSQL, where several dispatchers may be on it.
+
+As in the embedded store one writer thread runs the changes that have gathered and commits once. What
+a change reads of a row that it will write is locked as it is read. The events of a commit get
+their numbers under one lock that is held to its end: they have no gap, and whoever sees one
+sees all before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import psycopg
+from psycopg import adapters, errors
+from psycopg.adapt import Dumper
+from psycopg.types.string import StrDumperUnknown
+
+from ailurus.logs import Log
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.messages import Event
+from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.store.queries import Unfit, check, for_postgres, is_post, postgres_queries
+from dispatcher.store.writer import Answers, Asked, Change, Draft, Writing, on_loop
+
+T = TypeVar("T")
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+READERS = 4
+TRIES = 5  # of a commit that others were in the way of
+AGAIN_S = 1.0  # before a lost server is asked again
+LOOK_S = 2.0  # how often is asked for events whose notice was lost
+PAGE = 2000  # events read at once
+SCHEMA_LOCK = 4_113_200_1  # advisory: one process at a time changes the tables
+EVENTS, BULLETINS = "ailurus_events", "ailurus_bulletins"
+LONGEST = 7900  # bytes of a notice
+
+# What a change reads before it writes it: another process must not do the same meanwhile.
+HELD = {
+    **dict.fromkeys(
+        (
+            "job.standing",
+            "request.find",
+            "site.get",
+            "worker.of_instance",
+            "worker.planned",
+            "worker.state",
+        ),
+        " for update",
+    ),
+    "job.ready": " for update skip locked",
+}
+IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
+log = Log("store")
+_encode = msgspec.json.Encoder().encode
+_event = msgspec.json.Decoder(dict[str, Any]).decode
+_bulletin = msgspec.json.Decoder(Bulletin).decode
+
+
+class _Text(StrDumperUnknown):
+    """PostgreSQL's text has no NUL; ours (a payload's last words) may."""
+
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+class _Number(Dumper):
+    """Yes and no are numbers in our tables, as SQLite has them."""
+
+    oid = adapters.types["int8"].oid
+
+    def dump(self, obj: bool) -> bytes:
+        return b"1" if obj else b"0"
+
+
+class PostgresTx(Draft):
+    """A transaction on one connection. What has no answer is sent with the next that has one."""
+
+    def __init__(self, connection: Connection, *, writes: bool) -> None:
+        super().__init__()
+        self._connection = connection
+        self._texts = _WRITER if writes else _READER
+        self.wrote = False
+
+    def one(self, query: str, **values: Any) -> Row | None:
+        return self._ask(query, values).fetchone()
+
+    def all(self, query: str, **values: Any) -> list[Row]:
+        return self._ask(query, values).fetchall()
+
+    def run(self, query: str, **values: Any) -> None:
+        self._ask(query, values)
+
+    def _ask(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        self.wrote |= query not in _LOOKS
+        return self._connection.execute(self._texts[query], values)
+
+    def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
+        self.wrote = True
+        with self._connection.cursor() as cursor:
+            cursor.executemany(self._texts[query], list(values))
+
+    def settle(self) -> None:
+        """Write counters and events: once for all changes of a commit."""
+        if self.events:
+            row = self.one("series.take", name="event", by=len(self.events))
+            before = (row[0] if row else 0) - len(self.events)
+            self.events = [
+                msgspec.structs.replace(event, seq=before + event.seq) for event in self.events
+            ]
+        if moves := self.moves():
+            self.many("counter.move", moves)
+        if not self.events:
+            return
+        self.many(
+            "event.add",
+            (
+                {
+                    "seq": event.seq,
+                    "at": event.at,
+                    "kind": event.kind,
+                    "job_id": event.job_id,
+                    "worker_id": event.worker_id,
+                    "data": _encode(event.data).decode(),
+                }
+                for event in self.events
+            ),
+        )
+        self._connection.execute("select pg_notify(%s, %s)", (EVENTS, str(self.events[-1].seq)))
+
+
+class _Again(Exception):
+    """A change failed after it had written: run all of them once more, each by itself."""
+
+
+class Postgres(Writing):
+    """A `Store` in a database of its own, shared by all dispatchers that are given its URL."""
+
+    alone = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(READERS)
+        self._url = url
+        self._writer: Connection | None = _connect(url)
+        self._schema(self._writer)
+        self._known = self._last_event(self._writer)
+        self._order = threading.Lock()  # who delivers events
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._local = threading.local()
+        self._open: list[Connection] = []
+        self._closing = threading.Event()
+        self._wake_read, self._wake_write = os.pipe()
+        self._ears = threading.Thread(target=self._listen, name="listen", daemon=True)
+        self._thread.start()
+        self._ears.start()
+
+    async def write(self, change: Callable[[Tx], T]) -> T:
+        self._loop = asyncio.get_running_loop()
+        return await super().write(change)
+
+    async def spread(self, bulletin: Bulletin) -> None:
+        text = _encode(bulletin).decode()
+        if len(text) > LONGEST:
+            raise ValueError("a bulletin is short")
+
+        def notify(tx: Tx) -> None:
+            tx.run("bulletin.spread", channel=BULLETINS, text=text)
+
+        await self.write(notify)
+
+    async def close(self) -> None:
+        self._closing.set()
+        os.write(self._wake_write, b"x")
+        await self._stop()
+        await asyncio.to_thread(self._ears.join)
+        for connection in (*self._open, self._writer):
+            if connection is not None:
+                connection.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def _read(self, query: Callable[[Tx], T]) -> T:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        try:
+            if connection is None or connection.closed:
+                connection = self._local.connection = _connect(self._url)
+                self._open = [one for one in self._open if not one.closed] + [connection]
+            with connection.pipeline():
+                connection.execute("begin isolation level repeatable read read only")
+                try:
+                    return query(PostgresTx(connection, writes=False))
+                finally:
+                    connection.execute("rollback")
+        except psycopg.Error as error:
+            _let_go(connection)
+            raise _ours(error) from error
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def _run(self, changes: Sequence[Change]) -> tuple[Answers, list[Event]]:
+        way = self._once
+        for nr in range(TRIES):
+            try:
+                if self._writer is None or self._writer.closed:
+                    self._writer = _connect(self._url)
+                return way(self._writer, changes)
+            except _Again:
+                way = self._each
+            except IN_THE_WAY as error:
+                log.info("commit_in_the_way", reason=str(error).splitlines()[0], tries=nr + 1)
+                time.sleep(random.uniform(0, 0.02 * 2**nr))
+            except _OF_A_CHANGE:
+                way = self._each
+            except psycopg.Error as error:
+                _let_go(self._writer)
+                raise Unavailable(str(error)) from error
+        raise Unavailable("other dispatchers were in the way")
+
+    def _once(
+        self, connection: Connection, changes: Sequence[Change]
+    ) -> tuple[Answers, list[Event]]:
+        """All changes in one pipeline."""
+        answers: Answers = []
+        tx = PostgresTx(connection, writes=True)
+        with _undone(connection), connection.pipeline():
+            connection.execute("begin")
+            for change in changes:
+                point = tx.mark()
+                tx.wrote = False
+                try:
+                    answers.append((change(tx), None))
+                except psycopg.Error:
+                    raise
+                except Exception as error:  # noqa: BLE001 -- the caller's: it travels to who asked
+                    if tx.wrote:
+                        raise _Again from None
+                    tx.back_to(point)
+                    answers.append((None, error))
+            tx.settle()
+            connection.execute("commit")
+        return answers, tx.events
+
+    def _each(
+        self, connection: Connection, changes: Sequence[Change]
+    ) -> tuple[Answers, list[Event]]:
+        """Each change in a savepoint of its own, so that one that fails harms no other."""
+        answers: Answers = []
+        tx = PostgresTx(connection, writes=True)
+        with _undone(connection):
+            connection.execute("begin")
+            for change in changes:
+                point = tx.mark()
+                connection.execute("savepoint change")
+                try:
+                    answers.append((change(tx), None))
+                except Exception as error:
+                    if isinstance(error, psycopg.Error) and not isinstance(error, _OF_A_CHANGE):
+                        raise
+                    connection.execute("rollback to change")
+                    tx.back_to(point)
+                    answers.append((None, _ours(error)))
+                connection.execute("release change")
+            tx.settle()
+            connection.execute("commit")
+        return answers, tx.events
+
+    def _committed(self, batch: list[Asked], answers: Answers, events: list[Event]) -> None:
+        """Events go out in their order: at once if nobody else's come before, else as they are read."""
+        with self._order:
+            mine: Sequence[Event] = ()
+            if events and events[0].seq == self._known + 1:
+                self._known = events[-1].seq
+                mine = events
+            on_loop(batch[0][2], self._answer, batch, answers, mine)
+
+    # --- what others commit --------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._closing.is_set():
+            try:
+                with _connect(self._url) as connection:
+                    for channel in (EVENTS, BULLETINS):
+                        connection.execute(f"listen {channel}")
+                    self._follow(connection)
+            except psycopg.Error as error:
+                log.warning("listening_broke", reason=str(error).splitlines()[0])
+                self._closing.wait(AGAIN_S)
+
+    def _follow(self, connection: Connection) -> None:
+        import select
+
+        while not self._closing.is_set():
+            self._catch_up(connection)
+            select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
+            for notice in connection.notifies(timeout=0):
+                if notice.channel == BULLETINS and self._loop is not None:
+                    on_loop(self._loop, self._spread, _bulletin(notice.payload))
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Deliver what others have committed."""
+        text = postgres_queries()["event.after"]
+        while self._loop is not None:
+            with self._order:
+                rows = connection.execute(text, {"after": self._known, "most": PAGE}).fetchall()
+                if rows:
+                    self._known = rows[-1][0]
+                    events = [
+                        Event(
+                            seq=seq,
+                            at=at,
+                            kind=kind,
+                            job_id=job_id,
+                            worker_id=worker_id,
+                            data=_event(data),
+                        )
+                        for seq, at, kind, job_id, worker_id, data in rows
+                    ]
+                    on_loop(self._loop, self._tell, events)
+            if len(rows) < PAGE:
+                return
+
+    # --- tables --------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _last_event(connection: Connection) -> int:
+        row = connection.execute("select last from series where name = 'event'").fetchone()
+        return int(row[0]) if row else 0
+
+    def _schema(self, connection: Connection) -> None:
+        """What only adds, before we serve; what takes away is left to `finish_schema`."""
+        try:
+            with connection.transaction():
+                connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
+                connection.execute(
+                    "create table if not exists migration "
+                    "(number bigint primary key, name text, digest text, applied timestamptz)"
+                )
+                _apply(connection, post=False)
+        except Unfit as unfit:
+            raise AilurusError(str(unfit), field="--store", remedy=unfit.remedy) from None
+
+
+def _apply(connection: Connection, *, post: bool) -> None:
+    """Steps in order up to the first that takes something away; with `post` that one too."""
+    done = connection.execute("select number, digest, name from migration").fetchall()
+    fresh = not done  # nobody can be on it
+    for step in check({nr: text for nr, text, _ in done}, {nr: name for nr, _, name in done}):
+        if is_post(step.name) and not (post or fresh):
+            return
+        connection.execute(for_postgres(step).encode(), prepare=False)
+        connection.execute(
+            "insert into migration values (%s, %s, %s, now())",
+            (step.number, step.name, step.digest),
+        )
+
+
+@contextlib.contextmanager
+def _undone(connection: Connection) -> Iterator[None]:
+    """Roll back what a block that fails leaves."""
+    try:
+        yield
+    except BaseException:
+        try:
+            connection.execute("rollback")
+        except psycopg.Error:
+            _let_go(connection)
+        raise
+
+
+_OF_A_CHANGE = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
+_LOOKS = {name for name, text in postgres_queries().items() if text.startswith("select")}
+_READER = {name: text.encode() for name, text in postgres_queries().items()}
+_WRITER = {name: text + HELD.get(name, "").encode() for name, text in _READER.items()}
+
+
+def _connect(url: str) -> Connection:
+    """A connection that commits each statement unless told otherwise. Raises Unavailable."""
+    try:
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=5)
+    except psycopg.OperationalError as error:
+        raise Unavailable(str(error)) from error
+    connection.adapters.register_dumper(str, _Text)
+    connection.adapters.register_dumper(bool, _Number)
+    return connection
+
+
+def _let_go(connection: Connection | None) -> None:
+    """A connection in an unknown state is not used again."""
+    if connection is not None:
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
+
+
+def _ours(error: Exception) -> Exception:
+    """An error in the words of the port."""
+    if isinstance(error, errors.NumericValueOutOfRange):
+        return OverflowError(str(error))
+    if isinstance(error, psycopg.OperationalError):
+        return Unavailable(str(error))
+    return error

@@ -1,0 +1,19 @@
+-- Statements that PostgreSQL says otherwise, or that must hold when others write at the same time.
+
+-- name: shape.add
+insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
+    values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
+    on conflict (cores, memory_mb, disk_mb, gpus, nodes, walltime_s) do update set cores = :cores returning shape_id
+-- name: job.states_of
+select job_id, state, owner from job
+    where job_id in (select value::bigint from json_array_elements_text(:ids::json))
+-- name: worker.plan
+insert into worker (site, queue, phase, intent, idx, deadline)
+    values (:site, :queue, 'planned', :intent, :idx, :deadline)
+    on conflict (intent, idx) where intent <> '' do update set intent = :intent returning worker_id
+-- name: worker.add
+insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
+    values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
+    on conflict (instance) where intent = '' and instance <> '' do update set last_heard = :now returning worker_id
+-- name: bulletin.spread
+select pg_notify(:channel, :text)

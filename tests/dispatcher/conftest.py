@@ -1,0 +1,88 @@
+"""The rules hold on both stores: a test that asks for `place` is run on each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+FIXTURE = Path(__file__).parents[2] / "scripts/fixtures/postgres"
+_numbers = itertools.count()
+
+
+class Server:
+    """A PostgreSQL of one's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = self.start()
+
+    def start(self) -> str:
+        # what is tested is no power cut: the kernel keeps what it was given
+        return self._ask("start", "fsync=off", "full_page_writes=off")
+
+    def kill(self) -> None:
+        self._ask("kill")
+
+    def stop(self) -> None:
+        self._ask("stop")
+
+    def database(self) -> str:
+        """The URL of a new, empty one."""
+        import psycopg
+
+        name = f"ailurus_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"create database {name}".encode())
+        return self.url.replace("/ailurus?", f"/{name}?")
+
+    def _ask(self, verb: str, *more: str) -> str:
+        argv = [str(FIXTURE), verb, str(self.folder), *more]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@contextmanager
+def _server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="ailurus-pg-") as folder:
+        Path(folder).chmod(0o755)  # as root it is another user's
+        server = Server(Path(folder, "server"))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(need) -> None:
+    """A test asks for this that starts a server."""
+    need("pg_ctl", package="postgresql", option="--postgres", where="/usr/lib/postgresql/*/bin")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres) -> Iterator[Server]:
+    """One server for all tests of this process; each takes a database of its own."""
+    with _server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(postgres) -> Iterator[Server]:
+    """A server that a test may kill."""
+    with _server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request, tmp_path) -> str:
+    """The URL of an empty store."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'queue.db'}"
+    return request.getfixturevalue("postgres_server").database()
