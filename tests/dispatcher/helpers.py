@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
@@ -94,10 +95,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(place: str, **settings: object):
-    """A service on the store at the URL `place`, closed at the end."""
+async def bench(place: str | Path, **settings: object):
+    """A service on the store at the URL `place`, or in that folder; closed at the end."""
+    url = place if isinstance(place, str) else f"sqlite:///{place / 'queue.db'}"
     service = await Service.open(
-        open_store(place),
+        open_store(url),
         secret=b"s" * 32,
         mint=lambda subject, scopes, lifetime_s, **claims: f"token-of-{subject}",
         settings=Settings(**settings),
@@ -108,7 +110,7 @@ async def bench(place: str, **settings: object):
         await service.close()
 
 
-def run(test, place: str, **settings: object) -> None:
+def run(test, place: str | Path, **settings: object) -> None:
     """Run a coroutine function with a bench."""
 
     async def main() -> None:
