@@ -192,6 +192,9 @@ class Pilots(Core):
         """Renew the leases of all attempts listed, and say what to do with them."""
         heard = await self._heard(caller)
         heard.room, heard.flushed = ask.room, False
+        if ask.draining and not heard.draining:
+            heard.draining = True
+            self.hub.wake(heard.worker_id)
         self._renew(heard)
         news: list[tuple[Lease, m.Update]] = []
         strangers: list[m.Update] = []
@@ -406,11 +409,25 @@ class Pilots(Core):
         return m.Done()
 
     async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
-        """The worker has ended."""
-        now = self.now()
-        await self.store.write(
-            lambda tx: end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now)
-        )
+        """The worker has ended. What it was given and never began goes to others at once."""
+        held = self.leases.of_worker(caller.worker_id)
+        unbegun = [lease for lease in held if lease.state is JobState.SENT]
+        for lease in unbegun:
+            self.leases.drop(lease.job_id)
+
+        def change(tx: Tx) -> None:
+            now = self.now()
+            for lease in unbegun:
+                queue.release(
+                    tx,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    worker_id=caller.worker_id,
+                    now=now,
+                )
+            end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now)
+
+        await self.store.write(change)
         self.heard.pop(caller.worker_id, None)
         self.outage.pop(caller.worker_id, None)
         return m.Done()

@@ -54,7 +54,7 @@ class Reporter:
         self._pauses: Iterator[float] = backoff()
         self._news = threading.Condition()
         self._closed = False
-        self.draining = False
+        self._draining = self._drain_told = False
         self.when_quiet: Callable[[], None] = lambda: None  # nothing is owed any more
         self._log = Log("pilot.reporter")
 
@@ -89,6 +89,12 @@ class Reporter:
         """Give back an attempt that was not begun."""
         with self._news:
             self._released.append(held)
+            self._news.notify()
+
+    def drain(self) -> None:
+        """Tell the dispatcher, before anything else, that this pilot takes nothing more."""
+        with self._news:
+            self._draining, self._beat_at = True, 0.0
             self._news.notify()
 
     def idle(self) -> bool:
@@ -149,6 +155,8 @@ class Reporter:
         self._retry_at = time.monotonic() + next(self._pauses)
 
     def _turn(self) -> None:
+        if self._draining and not self._drain_told:  # else a job that we report comes back to us
+            self._beat(everything=True)
         self._send_ends()
         self._send_reports()
         self._send_released()
@@ -165,7 +173,7 @@ class Reporter:
             self._changed.clear()
             updates = [self._update(self._held[i]) for i in ids]
         if updates or everything:
-            ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self.draining)
+            ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self._draining)
             try:
                 answer = self._link.client.call("beat", ask, answer=m.Beaten)
             except AilurusError:
@@ -173,6 +181,7 @@ class Reporter:
                     self._changed.update(ids)
                 raise
             self._heartbeat_s = answer.heartbeat_s
+            self._drain_told |= ask.draining
             if answer.drain:
                 self._on_drain("the dispatcher drains this worker")
             for command in answer.commands:

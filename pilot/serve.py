@@ -118,7 +118,7 @@ class Server:
         if not self._draining:
             self._log.info("draining", why=why)
             self._draining, self.ending = why, ending
-            self._kit.reporter.draining = True
+            self._kit.reporter.drain()
         with self._kit.slots.changed:
             self._kit.slots.changed.notify_all()
         self.nudge()

@@ -11,6 +11,7 @@ from ailurus.protocol.api import LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending
 from dispatcher.caller import Rejected
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
 
@@ -505,6 +506,35 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
         told = m.WorkersNews(site="here", epoch=welcome.epoch, workers=(news,))
         await b.service.workers_news(told, EDGE)
         assert await b.state(one) is S.ACTIVATED
+
+    run(test, place)
+
+
+def test_what_a_worker_never_began_goes_to_others_when_it_says_goodbye(place):
+    async def test(b):
+        begun, unbegun = await b.submit(job("a"), job("b"))
+        worker = await b.worker()
+        first, _ = await worker.acquire(count=2)
+        await worker.beat(first, state=S.RUNNING)
+        await b.service.bye(m.Bye(ending=Ending.DONE), worker.caller)
+        assert await b.state(unbegun) is S.ACTIVATED
+        assert await b.state(begun) is S.RUNNING  # its report may be on its way, from the spool
+        other = await b.worker()
+        (again,) = await other.acquire(count=2)
+        assert (again.job_id, again.attempt_nr) == (unbegun, 2)
+
+    run(test, place)
+
+
+def test_a_worker_that_says_it_drains_is_given_nothing_more(place):
+    async def test(b):
+        worker = await b.worker()
+        waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
+        await asyncio.sleep(0.05)
+        await b.service.beat(m.Beat(room=BIG, draining=True), worker.caller)
+        assert await asyncio.wait_for(waiting, 5) == []
+        await b.submit()
+        assert await worker.acquire() == []
 
     run(test, place)
 

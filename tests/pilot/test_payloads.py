@@ -287,7 +287,11 @@ def test_a_signal_ends_the_pilot_gracefully_with_a_report(field: Field, number) 
         signal.SIGUSR1: Code.SIGUSR1,
         signal.SIGXCPU: Code.SIGXCPU,
     }
-    assert code_of(field.dispatcher.final(job_id)) is code[number]
+    detail = field.dispatcher.client.show(job_id)
+    assert Code(detail.attempts[0].code) is code[number]
+    # the job's fault it was not: it waits for another pilot, and the one that ends did not get it again
+    assert detail.row.state is JobState.ACTIVATED
+    assert len(detail.attempts) == 1
 
 
 def test_bare_is_refused_unless_the_site_allows_it(field: Field) -> None:
