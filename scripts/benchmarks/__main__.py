@@ -20,6 +20,8 @@ NAMES = {
     "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run",
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
+    "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
+    "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "scale": "100,000 jobs queued beside 1,000",
 }
 LONGEST_S = 900  # no benchmark takes longer; one that does is stuck
@@ -59,6 +61,10 @@ def _arguments() -> Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of everything that is chance")
     parser.add_argument("--kills", type=int, default=30, help="chaos: how many (default 30)")
     parser.add_argument("--jobs", type=int, default=500, help="chaos: how many (default 500)")
+    parser.add_argument(
+        "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
+    )
+    parser.add_argument("--seconds", type=float, default=800, help="fuzz: at most (default 800)")
     parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"

@@ -8,6 +8,7 @@ import urllib.parse
 from typing import Any
 
 import pytest
+from benchmarks.maker import Maker, impatient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -60,67 +61,6 @@ def test_every_operation_says_how_it_refuses_and_what_it_needs():
             assert len(names) == len(set(names))
 
 
-EDGES = [0, 1, -1, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, 1.5, 1e308, True, None, "", "\x00", "x" * 300,
-         "'; drop table job;--", "../../etc/passwd", "<script>", "\u202e", "\ud7ff", [], {}, [[]], "1", "nan"]  # fmt: skip
-
-
-class Maker:
-    """Makes content for a schema: mostly right, sometimes wrong in one place."""
-
-    def __init__(self, seed: int, wrong: float) -> None:
-        self.chance, self.wrong = random.Random(seed), wrong
-
-    def of(self, schema: dict[str, Any], depth: int = 0) -> Any:
-        if self.chance.random() < self.wrong:
-            return self.chance.choice(EDGES)
-        if "$ref" in schema:
-            return self.of(SCHEMAS[schema["$ref"].rpartition("/")[2]], depth)
-        if "anyOf" in schema:
-            return self.of(self.chance.choice(schema["anyOf"]), depth)
-        if "enum" in schema:
-            return self.chance.choice(schema["enum"])
-        return getattr(self, schema.get("type", "null"))(schema, depth)
-
-    def object(self, schema: dict[str, Any], depth: int) -> Any:
-        required = schema.get("required", [])
-        return {
-            name: self.of(one, depth + 1)
-            for name, one in schema.get("properties", {}).items()
-            if name in required or self.chance.random() < 0.5 / (1 + depth)
-        }
-
-    def array(self, schema: dict[str, Any], depth: int) -> Any:
-        count = max(schema.get("minItems", 0), self.chance.randint(0, 2))
-        return [self.of(schema.get("items", {}), depth + 1) for _ in range(count)]
-
-    def integer(self, schema: dict[str, Any], depth: int) -> int:
-        low, high = schema.get("minimum", 0), schema.get("maximum", 2**63 - 1)
-        return self.chance.choice(
-            [low, high, max(low, 1), self.chance.randint(low, min(high, low + 9))]
-        )
-
-    def number(self, schema: dict[str, Any], depth: int) -> float:
-        low, high = schema.get("minimum", -1e300), schema.get("maximum", 1e300)
-        return min(high, max(low, self.chance.choice([0.0, 1.0, low, high])))
-
-    def string(self, schema: dict[str, Any], depth: int) -> str:
-        return self.chance.choice(
-            ["a", "stdout", "true", "b.1", "'\"%;", "\x00"][: 4 if "pattern" in schema else 6]
-        )
-
-    def boolean(self, schema: dict[str, Any], depth: int) -> bool:
-        return self.chance.random() < 0.5
-
-    def null(self, schema: dict[str, Any], depth: int) -> None:
-        return None
-
-
-def impatient(route: Any, content: dict[str, Any]) -> dict[str, Any]:
-    """The same without waiting: the test has no minute for each."""
-    waits = {field for field in ("wait_s", "timeout_s") if field in route.ask.__struct_fields__}
-    return {**content, **dict.fromkeys(waits, 0)} if isinstance(content, dict) else content
-
-
 @pytest.fixture
 def everybody(dispatcher):
     """Tokens of all kinds, of workers and sites that exist."""
@@ -147,7 +87,7 @@ def everybody(dispatcher):
 )
 @given(seed=st.integers(0, 2**32))
 def test_h1_nothing_that_a_client_sends_is_answered_with_a_5xx(dispatcher, everybody, seed):
-    maker = Maker(seed, wrong=random.Random(seed).choice([0.0, 0.02, 0.2]))
+    maker = Maker(SCHEMAS, seed, wrong=random.Random(seed).choice([0.0, 0.02, 0.2]))
     for route in ROUTES:
         if route.answer is None:
             continue
@@ -160,10 +100,10 @@ def test_h1_nothing_that_a_client_sends_is_answered_with_a_5xx(dispatcher, every
                 for one in operation.get("parameters", [])
                 if one["in"] == "query" and maker.chance.random() < 0.5
             }
-            path += "?" + urllib.parse.urlencode(impatient(route, query), errors="replace")
+            path += "?" + urllib.parse.urlencode(impatient(route.ask, query), errors="replace")
         else:
             body = operation["requestBody"]["content"]["application/json"]["schema"]
-            content = impatient(route, maker.of(body))
+            content = impatient(route.ask, maker.of(body))
         token = maker.chance.choice([*everybody.values(), None])
         for name, scope in (
             ("worker", Scope.WORKER),
