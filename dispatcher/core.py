@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -24,12 +25,15 @@ from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
 from dispatcher.hosts import Hosts
 from dispatcher.leases import AwakeClock, Lease, Leases
-from dispatcher.ports import Row, Store, Tx, Unavailable
+from dispatcher.others import Others
+from dispatcher.ports import Bulletin, Row, Store, Tx, Unavailable
 from dispatcher.why import Offer
 
 log = Log("dispatcher")
 TICK_S = 0.5
 FLUSH_S = 10.0
+BEAT_S = 1.0
+WISHES = 400  # jobs of one bulletin
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
 _encode = msgspec.json.Encoder().encode
 
@@ -66,6 +70,7 @@ class SiteLease(Struct):
     slots: tuple[SlotShape, ...]
     online: bool
     until: float  # awake time
+    heard: float = 0.0  # when its edge was last heard, seconds since 1970
     room: int | None = None  # how many more workers it could take, when it last asked
 
 
@@ -98,10 +103,20 @@ class Core:
         self._arrivals: dict[int, set[Signal]] = {}
         self._unfold = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._no_expiry_before = 0.0  # awake time
+        self.others = Others(self)
 
     async def start(self) -> None:
         """Read what a former process left, and begin what time does."""
-        dropped = await self.store.write(submission.drop_broken)
+        self.store.listen(self.hub)
+        self.store.listen(self._heed)
+        self.store.hear(self.others.hear)
+        dropped = 0
+        if self.store.alone:
+            dropped = await self.store.write(lambda tx: submission.drop_broken(tx, ""))
+        else:
+            self.store.listen(self.others)
+            await self.others.beat()
         attempts, workers, sites, last, patient, relayed = await self.store.read(self._load)
         self.patience.update(dict(patient))
         self.outage.update(dict(relayed))
@@ -110,24 +125,11 @@ class Core:
             self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), until))
         for row in workers:
             if row[4] in (Phase.ACTIVE, Phase.DRAINING):
-                worker = views.worker(row)
-                self.remember(
-                    worker.worker_id,
-                    worker.site,
-                    worker.queue,
-                    worker.host,
-                    worker.total,
-                    worker.last_heard,
-                )
-                self.heard[worker.worker_id].draining = bool(row[15])
-        for site, instance, epoch, slots, online in sites:
-            kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
-            self.sites[site] = SiteLease(
-                instance, epoch, kept, bool(online), self.settings.edge_lease_s
-            )
-        self.hub.seq = last
-        self.store.listen(self.hub)
-        self.store.listen(self._heed)
+                self.recall(row)
+        for site in sites:
+            self.know_site(site[0], site[1:])
+        self.hub.seq = max(self.hub.seq, last)
+        self.others.loaded(last)
         self._unfold.set()
         log.info(
             "queue_opened",
@@ -144,6 +146,8 @@ class Core:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.hub.wake_all()
         await self._flush()
+        if not self.store.alone:
+            await self.others.leave()
         await self.store.close()
 
     # --- shared by callers ---------------------------------------------------------------------------
@@ -177,6 +181,41 @@ class Core:
         heard = Heard(worker_id, site, queue, host, total, total, last, until)
         self.heard[worker_id] = heard
         return heard
+
+    def recall(self, row: Row) -> Heard:
+        """Hold a worker of the store in memory."""
+        kept = views.worker(row)
+        heard = self.remember(
+            kept.worker_id, kept.site, kept.queue, kept.host, kept.total, kept.last_heard
+        )
+        heard.draining = bool(row[15])
+        return heard
+
+    def know_site(self, site: str, row: Sequence[Any]) -> SiteLease:
+        """Who provisions a site, as the store says. What is new to us runs from now on."""
+        instance, epoch, slots, online, heard = row
+        lease = self.sites.get(site)
+        until = self.awake.now + self.settings.edge_lease_s
+        if lease is not None and (lease.instance, lease.epoch) == (instance, epoch):
+            until = until if (heard or 0.0) > lease.heard else lease.until
+        kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
+        room = lease.room if lease is not None else None
+        lease = SiteLease(instance, epoch, kept, bool(online), until, heard or 0.0, room)
+        self.sites[site] = lease
+        return lease
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is ours to take for lost, to tell children, to tidy up."""
+        return self.store.alone or self.others.leads
+
+    def take_over(self) -> None:
+        """Begin to lead: whatever others may have heard, every lease has its full length again."""
+        for lease in self.leases.all():
+            lease.until = self.awake.now + self.length(lease.worker_id)
+        for heard in self.heard.values():
+            heard.until = self.awake.now + self.length(heard.worker_id)
+        self._unfold.set()
 
     def offers(self, queue: str) -> list[Offer]:
         """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers."""
@@ -215,6 +254,36 @@ class Core:
             if not signal.done():
                 signal.set_result(None)
 
+    async def arrived(self, job_id: int) -> None:
+        """The same at all processes, while somebody looks."""
+        self.log_arrived(job_id)
+        lease = self.leases.of(job_id)
+        if not self.store.alone and lease is not None and lease.log_wanted > self.awake.now:
+            await self.store.spread(Bulletin(kind="arrived", job_ids=(job_id,)))
+
+    async def tail_came(self, lease: Lease, text: str) -> None:
+        """A pilot has sent the end of a file that somebody asked for."""
+        lease.tail, lease.tail_wanted = text, ""
+        fact = {"kind": "tail", "owner": "", "name": str(lease.job_id), "at": self.now()}
+        if not self.store.alone:
+            await self.store.write(lambda tx: tx.run("fact.put", **fact, data=text))
+            await self.store.spread(Bulletin(kind="arrived", job_ids=(lease.job_id,)))
+        self.log_arrived(lease.job_id)
+
+    @property
+    def process(self) -> str:
+        """Our name among the processes on a shared store."""
+        return "" if self.store.alone else self.others.name
+
+    async def wish(self, kind: str, *job_ids: int, text: str = "", seconds: float = 0.0) -> None:
+        """Something about running jobs that whoever talks to their pilots is to pass on."""
+        for at in range(0, len(job_ids), WISHES):
+            part = job_ids[at : at + WISHES]
+            bulletin = Bulletin(kind=kind, job_ids=part, text=text, seconds=seconds)
+            self.others.hear(bulletin)
+            if not self.store.alone:
+                await self.store.spread(bulletin)
+
     def worker_row(self, row: Row) -> m.WorkerRow:
         """A worker's row with what memory knows more recently."""
         heard = self.heard.get(row[0])
@@ -226,9 +295,7 @@ class Core:
     # --- what time does ------------------------------------------------------------------------------
 
     def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row]]:
-        for number, *sizes in tx.all("shape.all"):
-            names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
-            self.shapes[number] = Shape(**dict(zip(names, sizes, strict=True)))
+        self.shapes.update(queue.all_shapes(tx))
         last = tx.one("event.last")
         return (
             tx.all("attempt.open"),
@@ -239,22 +306,39 @@ class Core:
             tx.all("worker.behind_relay"),
         )
 
+    @property
+    def _flush_s(self) -> float:
+        """How often is flushed what was heard: where others wait for it, twice a heartbeat."""
+        return FLUSH_S if self.store.alone else min(FLUSH_S, self.heartbeat_s / 2)
+
     async def _time(self) -> None:
-        flushed = 0.0
+        flushed = beaten = 0.0
         while True:
             await asyncio.sleep(TICK_S)
             try:
                 now = self.awake.tick(time.monotonic())
-                await self._expire(now)
-                if now - flushed > FLUSH_S:
+                if not self.store.alone and now - beaten >= BEAT_S:
+                    beaten = now
+                    await self.others.beat()
+                    await self.others.look_for_jobs()
+                if now - flushed >= self._flush_s:
                     flushed = now
                     await self._flush()
+                    if not self.store.alone:
+                        await self.others.news()
+                if self.leads and now >= self._no_expiry_before:
+                    await self._expire(now)
             except Unavailable as error:  # a full disk: leases wait for it, as everybody does
                 log.warning("store_unavailable", reason=str(error))
+                if not self.store.alone:  # and for what others could not tell meanwhile
+                    self._no_expiry_before = self.awake.now + 2 * self._flush_s + 2 * BEAT_S
 
     async def _expire(self, awake: float) -> None:
         late = self.leases.expired(awake)
         lost = [heard for heard in self.heard.values() if heard.until < awake]
+        if late and not self.store.alone:
+            held = await self.others.still_held(late)
+            late = [lease for lease in late if lease.job_id not in held]
         if not late and not lost:
             return
 
@@ -267,6 +351,7 @@ class Core:
                     tx,
                     job_id=lease.job_id,
                     attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
                     reason=reason,
                     code=Code.LOST_HEARTBEAT,
                     now=now,
@@ -285,14 +370,28 @@ class Core:
 
     async def _flush(self) -> None:
         news = [heard for heard in self.heard.values() if not heard.flushed]
-        if not news:
-            return
+        leases = self.leases.renewed()
         for heard in news:
             heard.flushed = True
-        rows = [
+        workers = [
             {"worker_id": h.worker_id, "at": h.last, "room": _encode(h.room).decode()} for h in news
         ]
-        await self.store.write(lambda tx: tx.many("worker.heard", rows))
+        attempts = [
+            {"job_id": one.job_id, "attempt_nr": one.attempt_nr, "at": one.heard} for one in leases
+        ]
+        sites = [
+            {"site": name, "instance": lease.instance, "heard": lease.heard}
+            for name, lease in self.sites.items()
+        ]
+
+        def change(tx: Tx) -> None:
+            tx.many("worker.heard", workers)
+            if not self.store.alone:
+                tx.many("attempt.heard", attempts)
+                tx.many("site.heard", sites)
+
+        if news or leases:
+            await self.store.write(change)
 
     def _heed(self, events: Sequence[m.Event]) -> None:
         if any(event.kind == "unfolding" for event in events):
@@ -304,7 +403,9 @@ class Core:
             await self._unfold.wait()
             self._unfold.clear()
             try:
-                while await self.store.write(lambda tx: graph.unfold(tx, now=self.now())):
+                while self.leads and await self.store.write(
+                    lambda tx: graph.unfold(tx, now=self.now())
+                ):
                     pass
             except Unavailable as error:
                 log.warning("store_unavailable", reason=str(error))

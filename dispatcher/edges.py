@@ -25,6 +25,10 @@ class Edges(Core):
     async def hello(self, ask: m.Hello, caller: Caller) -> m.Welcome:
         """Take or renew the lease of a site: one edge at a time provisions it."""
         _at_home(ask.site, caller)
+        if not self.store.alone:  # it may have spoken to another dispatcher
+            row = await self.store.read(lambda tx: tx.one("site.get", site=ask.site))
+            if row is not None:
+                self.know_site(ask.site, row)
         old = self.sites.get(ask.site)
         if old is not None and old.instance != ask.instance and old.until > self.awake.now:
             raise Rejected(
@@ -41,12 +45,22 @@ class Edges(Core):
         epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
         until = self.awake.now + self.settings.edge_lease_s
         room = old.room if old else None
-        self.sites[ask.site] = SiteLease(ask.instance, epoch, ask.slots, ask.online, until, room)
         if changed:
-            await self.store.write(lambda tx: self._keep_site(tx, ask, epoch))
+            await self.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
+        self.sites[ask.site] = SiteLease(
+            ask.instance, epoch, ask.slots, ask.online, until, self.now(), room
+        )
         return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s)
 
-    def _keep_site(self, tx: Tx, ask: m.Hello, epoch: int) -> None:
+    def _keep_site(self, tx: Tx, ask: m.Hello, old: SiteLease | None, epoch: int) -> None:
+        row = tx.one("site.get", site=ask.site)
+        if row is not None and (old is None or row[1] != old.epoch):
+            raise Rejected(
+                409,
+                f"another edge ({row[0]}) has just taken site {ask.site}",
+                field="instance",
+                remedy="stop that one",
+            )
         tx.run(
             "site.put",
             site=ask.site,
@@ -54,6 +68,7 @@ class Edges(Core):
             epoch=epoch,
             slots=_encode(ask.slots).decode(),
             online=int(ask.online),
+            heard=self.now(),
         )
         tx.tell(
             "edge",
@@ -76,6 +91,8 @@ class Edges(Core):
                 for row in tx.all("counter.all")
                 if row[0] in served and row[2] == JobState.ACTIVATED
             ]
+            if any(row[1] not in self.shapes for row in ready):
+                self.shapes.update(queue.all_shapes(tx))
             alive = tx.all("worker.page", site=ask.site, ended=False, most=100_000)
             return ready, alive + tx.all(
                 "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
@@ -176,6 +193,7 @@ class Edges(Core):
                         tx,
                         job_id=job_id,
                         attempt_nr=job[1],
+                        worker_id=worker_id,
                         reason=reason,
                         code=Code.PREEMPTED
                         if news.ending is Ending.PREEMPTED
@@ -226,6 +244,7 @@ class Edges(Core):
                 remedy="say hello again",
             )
         lease.until = self.awake.now + self.settings.edge_lease_s
+        lease.heard = self.now()
         return lease
 
 

@@ -60,7 +60,7 @@ class Hub:
         for event in events:
             state = event.data.get("state")
             if state == JobState.ACTIVATED:
-                self._ready(event.data["queue"], event.data["shape_id"], event.data.get("jobs", 1))
+                self.ready(event.data["queue"], event.data["shape_id"], event.data.get("jobs", 1))
             elif event.job_id is not None and state in FINAL:
                 self.flow.add(event.at, state)
                 _release(self._jobs.pop(event.job_id, set()))
@@ -116,7 +116,13 @@ class Hub:
                 if not self._jobs[job_id]:
                     del self._jobs[job_id]
 
-    def _ready(self, queue: str, shape_id: int, jobs: int) -> None:
+    @property
+    def anybody(self) -> bool:
+        """Whether a worker waits for a job."""
+        return any(self._workers.values())
+
+    def ready(self, queue: str, shape_id: int, jobs: int) -> None:
+        """Wake workers that could take these jobs, one a job."""
         shape = self._shapes.get(shape_id)
         for name in [queue] if queue else list(self._workers):
             waiters = self._workers[name]

@@ -7,6 +7,7 @@ that no lease runs out when nobody could renew it. At its start every lease has 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -43,6 +44,7 @@ class Lease(Struct):
     usage: Usage | None = None
     curve: list[Sample] = []
     log_wanted: float = 0.0  # awake time until which somebody looks at the live log
+    heard: float = 0.0  # when somebody last spoke for it, seconds since 1970
     soft_kill: bool = False
     tail_wanted: str = ""
     tail: str | None = None
@@ -65,6 +67,7 @@ class Leases:
     def __init__(self) -> None:
         self._by_job: dict[int, Lease] = {}
         self._by_worker: defaultdict[int, dict[int, Lease]] = defaultdict(dict)
+        self._renewed: dict[int, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -96,6 +99,19 @@ class Leases:
 
     def of_worker(self, worker_id: int) -> list[Lease]:
         return list(self._by_worker.get(worker_id, {}).values())
+
+    def renew(self, lease: Lease, until: float, at: float) -> None:
+        """Somebody who may has spoken for it: at `at`, in seconds since 1970."""
+        lease.until, lease.heard = until, at
+        self._renewed[lease.job_id] = lease
+
+    def renewed(self) -> list[Lease]:
+        """Those that were renewed since this was asked last."""
+        renewed, self._renewed = self._renewed, {}
+        return list(renewed.values())
+
+    def all(self) -> Iterable[Lease]:
+        return self._by_job.values()
 
     def expired(self, now: float) -> list[Lease]:
         return [lease for lease in self._by_job.values() if lease.until < now]

@@ -204,12 +204,11 @@ class Pilots(Core):
             if lease is None:
                 strangers.append(update)
                 continue
-            lease.until = self.awake.now + self.length(heard.worker_id)
+            self.leases.renew(lease, self.awake.now + self.length(heard.worker_id), heard.last)
             if update.usage is not None:
                 lease.sample(self.now(), update.usage)
             if update.tail is not None:
-                lease.tail, lease.tail_wanted = update.tail, ""
-                self.log_arrived(lease.job_id)
+                await self.tail_came(lease, update.tail)
             if update.state is not lease.state:
                 news.append((lease, update))
             commands += self._commands(lease)
@@ -276,10 +275,12 @@ class Pilots(Core):
         def change(tx: Tx) -> list[str]:
             return [self._conclude(tx, report) for report in ask.reports]
 
+        held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
         verdicts = await self.store.write(change)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":
-                lease = self.leases.drop(report.job_id)
+                lease = held[report.job_id]
+                self.leases.drop(report.job_id)
                 self.log_arrived(report.job_id)
                 if lease is not None and lease.attempt_nr == report.attempt_nr:
                     await self._note(lease, report)
@@ -404,8 +405,8 @@ class Pilots(Core):
                 )
 
         await self.store.write(change)
-        for piece in ask.pieces:
-            self.log_arrived(piece.job_id)
+        for job_id in {piece.job_id for piece in ask.pieces}:
+            await self.arrived(job_id)
         return m.Done()
 
     async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
@@ -440,6 +441,8 @@ class Pilots(Core):
         """The worker of a token. One that was given up for lost and speaks again is taken back."""
         heard = self.heard.get(caller.worker_id)
         if heard is not None:
+            return heard
+        if not self.store.alone and (heard := await self.others.adopt(caller.worker_id)):
             return heard
         row = await self.store.read(lambda tx: tx.one("worker.state", worker_id=caller.worker_id))
         if row is None or (row[0] == Phase.ENDED and row[1] != "lost"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -57,7 +57,7 @@ def lease(
     room: Room,
     count: int,
     request: str,
-    shapes: Mapping[int, Shape],
+    shapes: MutableMapping[int, Shape],
     now: float,
     suits: Callable[[Shape], bool] = lambda _: True,
     host: str = "",
@@ -75,7 +75,7 @@ def lease(
     again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
     if again:
         return [
-            Leased(job_id, attempt_nr, shapes[shape_id], body(tx, job_id))
+            Leased(job_id, attempt_nr, _shape(tx, shapes, shape_id), body(tx, job_id))
             for job_id, attempt_nr, shape_id in again
         ]
     leased: list[Leased] = []
@@ -117,7 +117,7 @@ def _offered(
     queue: str,
     room: Room,
     count: int,
-    shapes: Mapping[int, Shape],
+    shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
     passed: set[int],
 ) -> Iterable[tuple[int, Shape]]:
@@ -137,7 +137,7 @@ def _best(
     queue: str,
     room: Room,
     count: int,
-    shapes: Mapping[int, Shape],
+    shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
 ) -> Iterable[tuple[int, Shape]]:
     """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
@@ -150,9 +150,24 @@ def _best(
     ranges = [
         ready(name, shape_id, shape)
         for name, shape_id, _ in tx.all("counter.ready", queue=queue)
-        if (shape := shapes[shape_id]).fits(room) and suits(shape)
+        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape)
     ]
     return ((job_id, shape) for _, job_id, shape in heapq.merge(*ranges))
+
+
+def all_shapes(tx: Tx) -> dict[int, Shape]:
+    """Shape by number."""
+    names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
+    return {
+        number: Shape(**dict(zip(names, sizes, strict=True)))
+        for number, *sizes in tx.all("shape.all")
+    }
+
+
+def _shape(tx: Tx, shapes: MutableMapping[int, Shape], number: int) -> Shape:
+    if number not in shapes:  # another process was the first to meet it
+        shapes.update(all_shapes(tx))
+    return shapes[number]
 
 
 def without(room: Room, shape: Shape) -> Room:
@@ -213,12 +228,12 @@ def mark(
 
 def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
     """The final report of an attempt; None: it counts, as it does when it comes a second time."""
+    standing, place = _standing(tx, report.job_id)  # first: it waits for who reports the same now
     row = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
     if row is None:
         return Refusal.BAD_ATTEMPT
     if row[1] in REPORTED:
         return None
-    standing, place = _standing(tx, report.job_id)
     after = states.conclude(
         standing,
         finished=report.finished,
@@ -260,6 +275,7 @@ def expire(
     *,
     job_id: int,
     attempt_nr: int,
+    worker_id: int,
     reason: str,
     code: int,
     now: float,
@@ -277,7 +293,7 @@ def expire(
     after = states.conclude(
         standing, finished=False, transient=True, attempt_nr=attempt_nr, blameless=blameless
     )
-    if isinstance(after, Refusal):
+    if isinstance(after, Refusal) or place.worker_id != worker_id:
         return
     _end_attempt(tx, job_id, attempt_nr, "lost", now, code=code, diagnosis=reason)
     lost = m.Report(
@@ -373,6 +389,7 @@ def _keep(
         place.shape_id,
         now=now,
         attempt_nr=after.attempt_nr,
+        worker_id=worker_id,
     )
 
 

@@ -111,6 +111,7 @@ class Relays(Pilots):
                     tx,
                     job_id=lease.job_id,
                     attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
                     reason=f"lost heartbeat: the relay of {ask.site} hears nothing of its worker",
                     code=Code.LOST_HEARTBEAT,
                     now=self.now(),

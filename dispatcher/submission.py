@@ -44,20 +44,38 @@ def known(tx: Tx, owner: str, request_id: str) -> m.Submitted | None:
     return m.Submitted(job_ids=tuple(range(row[0], row[0] + row[1])), repeated=True)
 
 
-def begin(tx: Tx, owner: str, request_id: str, jobs: int, *, now: float) -> int:
-    """Set ids aside for a request. Returns the first one."""
+class Taken(Exception):
+    """The same request is being stored, or has been stored meanwhile, by another process."""
+
+
+def begin(tx: Tx, owner: str, request_id: str, jobs: int, *, process: str, now: float) -> int:
+    """Set ids aside for a request. Returns the first one. Raises Taken."""
+    row = tx.one("request.find", owner=owner, request_id=request_id)
+    if row is not None:
+        if row[2] or row[3] != process:
+            raise Taken
+        drop(tx, owner, request_id, row[0], row[1])  # we began it, and could not go on
     row = tx.one("series.take", name="job", by=jobs)
     first = row[0] - jobs + 1 if row else 0
-    tx.run(
+    row = tx.one(
         "request.add",
         owner=owner,
         request_id=request_id,
         first=first,
         jobs=jobs,
-        complete=0,
         made=now,
+        process=process,
     )
+    if row is None:
+        raise Taken
     return first
+
+
+def still_ours(tx: Tx, owner: str, request_id: str, first: int) -> None:
+    """Raise Taken if a request was taken from us: we were silent, and thought to be gone."""
+    row = tx.one("request.find", owner=owner, request_id=request_id)
+    if row is None or row[0] != first:
+        raise Taken
 
 
 def add(
@@ -143,9 +161,9 @@ def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
     tx.run("request.drop", owner=owner, request_id=request_id)
 
 
-def drop_broken(tx: Tx) -> int:
-    """Forget submissions that a crash cut short: they were never answered. Returns how many."""
-    broken = tx.all("request.broken")
+def drop_broken(tx: Tx, process: str) -> int:
+    """Forget submissions that the end of a process cut short: they were never answered. How many."""
+    broken = tx.all("request.broken", process=process)
     for owner, request_id, first, jobs in broken:
         drop(tx, owner, request_id, first, jobs)
     return len(broken)

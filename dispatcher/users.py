@@ -22,7 +22,7 @@ from dispatcher import queue, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Row, Tx, Unavailable
 from dispatcher.submission import Prepared
 
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
@@ -43,7 +43,13 @@ class Users(Core):
             if known is not None:
                 return known
             jobs = await asyncio.to_thread(self._checked, ask)
-            return await self._store_jobs(jobs, *key, everybody=caller.may(api.Scope.ADMIN))
+            try:
+                return await self._store_jobs(jobs, *key, everybody=caller.may(api.Scope.ADMIN))
+            except submission.Taken:
+                known = await self.store.read(lambda tx: submission.known(tx, *key))
+                if known is None:
+                    raise Unavailable("another dispatcher is storing this request") from None
+                return known
 
     def _checked(self, ask: m.Submit) -> list[Prepared]:
         try:
@@ -78,11 +84,14 @@ class Users(Core):
 
         def begin(tx: Tx) -> None:
             nonlocal first
-            first = submission.begin(tx, owner, request_id, len(jobs), now=now)
+            first = submission.begin(
+                tx, owner, request_id, len(jobs), process=self.process, now=now
+            )
             ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
 
         def add(tx: Tx, at: int) -> None:
             part = jobs[at : at + submission.TOGETHER]
+            submission.still_ours(tx, owner, request_id, first)
             submission.add(
                 tx,
                 part,
@@ -96,6 +105,7 @@ class Users(Core):
             )
 
         def finish(tx: Tx) -> m.Submitted:
+            submission.still_ours(tx, owner, request_id, first)
             return submission.open_up(tx, owner, request_id, first, len(jobs), now=now)
 
         def at_once(tx: Tx) -> m.Submitted:
@@ -162,6 +172,8 @@ class Users(Core):
         detail = await self.store.read(gather)
         lease = self.leases.of(job_id)
         if lease is None or lease.usage is None or not detail.attempts:
+            if lease is not None and not self.store.alone:
+                await self.wish("curve", job_id)  # for the next look: another process has heard it
             return detail
         live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
         return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
@@ -217,9 +229,7 @@ class Users(Core):
         hard = list(ask.job_ids)
         if ask.soft:
             hard = [job_id for job_id in ask.job_ids if states[job_id] not in WITH_WORKER]
-            for job_id in ask.job_ids:
-                if lease := self.leases.of(job_id):
-                    lease.soft_kill = True
+            await self.wish("soft_kill", *ask.job_ids)
         cancelled: list[int] = []
         for at in range(0, len(hard), submission.TOGETHER):
             part = hard[at : at + submission.TOGETHER]
@@ -267,9 +277,7 @@ class Users(Core):
             await until(arrival, left)
 
     async def _log_chunk(self, ask: api.LogQuery, job_id: int) -> m.LogChunk:
-        lease = self.leases.of(job_id)
-        if lease is not None:
-            lease.log_wanted = self.awake.now + LOOK_S
+        await self.wish("look", job_id, seconds=LOOK_S)
 
         def gather(tx: Tx) -> m.LogChunk:
             attempts = tx.all("attempt.of_job", job_id=job_id)
@@ -298,7 +306,8 @@ class Users(Core):
         """The resource curves of an attempt, from memory while it runs."""
         await self.job_of(job_id, caller.owns)
         lease = self.leases.of(job_id)
-        if lease is not None and ask.attempt_nr in (None, lease.attempt_nr):
+        mine = lease is not None and (lease.curve or self.store.alone)
+        if lease is not None and mine and ask.attempt_nr in (None, lease.attempt_nr):
             curve: tuple[m.Sample, ...] = tuple(lease.curve)
         else:
             row = await self.store.read(
@@ -317,9 +326,10 @@ class Users(Core):
                 f"job {job_id} is not running",
                 remedy="see `dispatcher logs` for what it wrote",
             )
-        lease.tail_wanted, lease.tail = ask.file, None
+        began = self.now()
+        await self.wish("tail", job_id, text=ask.file)
         deadline = time.monotonic() + ask.wait_s
-        while (text := self._tail_of(job_id)) is None:
+        while (text := await self._tail_of(job_id, began)) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise Rejected(
@@ -330,9 +340,14 @@ class Users(Core):
             await until(self.log_arrival(job_id), left)
         return api.Tail(text=text)
 
-    def _tail_of(self, job_id: int) -> str | None:
+    async def _tail_of(self, job_id: int, since: float) -> str | None:
         lease = self.leases.of(job_id)
-        return lease.tail if lease is not None else None
+        if lease is None or lease.tail is not None or self.store.alone:
+            return lease.tail if lease is not None else None
+        row = await self.store.read(
+            lambda tx: tx.one("fact.get", kind="tail", owner="", name=str(job_id))
+        )
+        return str(row[1]) if row is not None and row[0] >= since else None
 
     async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
         """What happened after a point, to the caller's jobs; to everybody's for an admin."""

@@ -151,7 +151,13 @@ def _fail_jobs(tx: Tx, worker_id: int, status: str, now: float) -> list[int]:
         if job is not None and job[6] == worker_id:
             reason = f"worker was {status} while the job was {job[0]}"
             queue.expire(
-                tx, job_id=job_id, attempt_nr=job[1], reason=reason, code=WORKER_ENDED, now=now
+                tx,
+                job_id=job_id,
+                attempt_nr=job[1],
+                worker_id=worker_id,
+                reason=reason,
+                code=WORKER_ENDED,
+                now=now,
             )
             lost.append(job_id)
     return lost

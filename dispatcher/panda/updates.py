@@ -46,6 +46,8 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     if _other(lease.batch_id, told.batch_id):
         return TOBEKILLED
     _renew(service, lease, told)
+    if told.stdout and lease.tail_wanted:
+        await service.tail_came(lease, told.stdout)
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
     state = _WORDS.get(told.state, JobState.HOLDING)
@@ -75,14 +77,11 @@ def _renew(service: Service, lease: Lease, told: Told) -> None:
     lease.batch_id = told.batch_id or lease.batch_id
     if (used := reports.usage(told)) is not None:
         lease.sample(service.now(), used)
-    if told.stdout and lease.tail_wanted:
-        lease.tail, lease.tail_wanted = told.stdout, ""
-        service.log_arrived(lease.job_id)
 
 
 def renew(service: Service, lease: Lease) -> None:
     """Somebody who may has spoken for an attempt: it and its worker live on."""
-    lease.until = service.awake.now + LEASE_S
+    service.leases.renew(lease, service.awake.now + LEASE_S, service.now())
     if heard := service.heard.get(lease.worker_id):
         hear(service, lease.worker_id, heard.site, heard.host)
 

@@ -291,7 +291,7 @@ class Postgres(Writing):
                     for channel in (EVENTS, BULLETINS):
                         connection.execute(f"listen {channel}")
                     self._follow(connection)
-            except psycopg.Error as error:
+            except (psycopg.Error, Unavailable) as error:
                 log.warning("listening_broke", reason=str(error).splitlines()[0])
                 self._closing.wait(AGAIN_S)
 

@@ -17,3 +17,6 @@ insert into worker (site, queue, host, phase, instance, batch_id, version, regis
     on conflict (instance) where intent = '' and instance <> '' do update set last_heard = :now returning worker_id
 -- name: bulletin.spread
 select pg_notify(:channel, :text)
+-- name: attempt.heard_of
+select job_id, attempt_nr, heard from attempt where ended is null
+    and job_id in (select value::bigint from json_array_elements_text(:ids::json))

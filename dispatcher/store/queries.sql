@@ -18,14 +18,15 @@ select queue, shape_id, state, n from counter where n > 0
 select queue, shape_id, n from counter where queue in (:queue, '') and state = 'activated' and n > 0
 
 -- name: request.find
-select first, jobs, complete from request where owner = :owner and request_id = :request_id
+select first, jobs, complete, process from request where owner = :owner and request_id = :request_id
 -- name: request.add
-insert into request (owner, request_id, first, jobs, complete, made)
-    values (:owner, :request_id, :first, :jobs, :complete, :made)
+insert into request (owner, request_id, first, jobs, complete, made, process)
+    values (:owner, :request_id, :first, :jobs, 0, :made, :process)
+    on conflict do nothing returning first
 -- name: request.complete
 update request set complete = 1 where owner = :owner and request_id = :request_id
 -- name: request.broken
-select owner, request_id, first, jobs from request where complete = 0
+select owner, request_id, first, jobs from request where complete = 0 and (process = :process or :process = '')
 -- name: request.drop
 delete from request where owner = :owner and request_id = :request_id
 
@@ -134,6 +135,12 @@ select worker_id, state from attempt where job_id = :job_id and attempt_nr = :at
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started, a.running, a.holding,
     a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail
     from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
+-- name: attempt.heard
+update attempt set heard = :at where job_id = :job_id and attempt_nr = :attempt_nr and ended is null
+-- name: attempt.heard_of
+select job_id, attempt_nr, heard from attempt where job_id in (select value from json_each(:ids)) and ended is null
+-- name: attempt.show
+update attempt set curve = :curve, usage = :usage where job_id = :job_id and attempt_nr = :attempt_nr and ended is null
 -- name: attempt.curve
 select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
     order by attempt_nr desc limit 1
@@ -183,6 +190,14 @@ update worker set last_heard = :at, room = :room where worker_id = :worker_id
 -- name: worker.alive
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where ended is null
+-- name: worker.row
+select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
+    version, diagnosis, draining from worker where worker_id = :worker_id
+-- name: worker.lengths
+select lease_s, outage_s from worker where worker_id = :worker_id
+-- name: worker.news
+select worker_id, last_heard, room, draining from worker
+    where ended is null and phase in ('active', 'draining') and last_heard > :since
 -- name: worker.page
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where (:site = '' or site = :site) and (ended is null or :ended = 1)
@@ -192,12 +207,15 @@ select worker_id, site, queue, host, phase, ending, registered, last_heard, room
     version, diagnosis, draining from worker where site = :site and ended >= :since order by worker_id desc limit 1000
 
 -- name: site.get
-select instance, epoch, slots, online from site where site = :site
+select instance, epoch, slots, online, heard from site where site = :site
 -- name: site.put
-insert into site (site, instance, epoch, slots, online) values (:site, :instance, :epoch, :slots, :online)
-    on conflict (site) do update set instance = :instance, epoch = :epoch, slots = :slots, online = :online
+insert into site (site, instance, epoch, slots, online, heard)
+    values (:site, :instance, :epoch, :slots, :online, :heard) on conflict (site)
+    do update set instance = :instance, epoch = :epoch, slots = :slots, online = :online, heard = :heard
+-- name: site.heard
+update site set heard = :heard where site = :site and instance = :instance and coalesce(heard, 0) < :heard
 -- name: site.all
-select site, instance, epoch, slots, online from site
+select site, instance, epoch, slots, online, heard from site
 
 -- name: event.add
 insert into event (seq, at, kind, job_id, worker_id, data) values (:seq, :at, :kind, :job_id, :worker_id, :data)
@@ -265,3 +283,10 @@ insert into refused (what, made_before, until) values (:what, :made_before, :unt
 select what, made_before, until from refused where until > :now
 -- name: refused.trim
 delete from refused where until <= :now
+
+-- name: process.beat
+insert into process (name, beat) values (:name, 1) on conflict (name) do update set beat = process.beat + 1
+-- name: process.all
+select number, name, beat from process order by number
+-- name: process.drop
+delete from process where name = :name

@@ -67,7 +67,7 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
             jobs = submission.prepare([job(f"j{i}") for i in range(5)])
 
             def half(tx):
-                first = submission.begin(tx, "alice", "half", 5, now=1.0)
+                first = submission.begin(tx, "alice", "half", 5, process=b.service.process, now=1.0)
                 submission.add(
                     tx,
                     jobs[:3],
