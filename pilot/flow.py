@@ -54,6 +54,8 @@ def carry(held: Held, kit: Kit) -> None:
             return
         if error is not None:
             files = keep_log(held, work, kit.stage, error)
+        elif held.assignment.keep_log:
+            files = (*files, *keep_log(held, work, kit.stage, None))
         conclude(report_of(held, kit, outcome, files, error, stderr_tail(work)), held, kit)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.wire.client import Client, Refused, Trust
 from ailurus.wire.retry import Patience, pauses
 
+A = TypeVar("A", bound=msgspec.Struct)
 ONCE = Patience(total_s=0.0)
 STRAY = (409, 410)
 
@@ -23,6 +27,21 @@ class ToldToGo(AilurusError):
         self.stray = error.status in STRAY
 
 
+class Speaker(Protocol):
+    """What a pilot asks of a dispatcher, whatever it speaks."""
+
+    def call(
+        self,
+        name: str,
+        ask: msgspec.Struct | None = None,
+        *,
+        answer: type[A],
+        wait_s: float = 0.0,
+        patience: Patience | None = None,
+        **path: object,
+    ) -> A: ...
+
+
 class Link:
     """Registers, and gives the clients their token; registers anew when that is refused."""
 
@@ -32,14 +51,19 @@ class Link:
         credential: Callable[..., str] | None,
         who: m.Register,
         trust: Trust | None = None,
+        *,
+        panda: Speaker | None = None,
     ) -> None:
-        self._door = Client(url, credential, connections=1, trust=trust)
+        """`panda`: through which all is said, where the server is none of ours."""
+        self._door: Speaker = panda or Client(url, credential, connections=1, trust=trust)
         self._who = who
         self._token = ""
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
-        self.client = Client(url, self._worker_token, patience=ONCE, trust=trust)
-        self.reports = Client(url, None, patience=ONCE, connections=2, trust=trust)
+        self.client: Speaker = panda or Client(url, self._worker_token, patience=ONCE, trust=trust)
+        self.reports: Speaker = panda or Client(
+            url, None, patience=ONCE, connections=2, trust=trust
+        )
 
     def register(self, patience: Patience) -> m.Registered:
         """Raises ToldToGo if the dispatcher says no, Unreachable if nobody says anything."""

@@ -13,6 +13,7 @@ from ailurus import __version__
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import Trust
+from ailurus.wire.dialect import Dialect
 
 EXITS = """\
 exit codes:
@@ -49,6 +50,8 @@ class Options(Struct, frozen=True, kw_only=True):
     max_jobs: int | None = None
     recover: bool = False
     grace_s: float = 20.0
+    dialect: Dialect | None = None  # None: ask
+    heartbeat_s: float | None = None
     patience_s: float = 60.0
     log_file: Path | None = None
     log_level: str = "info"
@@ -110,6 +113,17 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         metavar="TIME",
         help="for a silent dispatcher at the start (60 s)",
     )
+    add(
+        "--dialect",
+        choices=["native", "v1", "legacy"],
+        help="what the server speaks: v1 and legacy are PanDA's (default: ask it)",
+    )
+    add(
+        "--heartbeat",
+        type=_duration,
+        metavar="TIME",
+        help="how often to report to a PanDA server (30m); a dispatcher says it itself",
+    )
     add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     bundle = f" ({env['AILURUS_BUNDLE']})" if "AILURUS_BUNDLE" in env else ""
@@ -138,6 +152,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         max_jobs=given.max_jobs,
         recover=given.recover,
         grace_s=given.grace,
+        dialect=given.dialect,
+        heartbeat_s=given.heartbeat,
         patience_s=given.patience,
         log_file=given.log,
         log_level=given.log_level,

@@ -19,6 +19,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import TokenFile, fixed_token
+from ailurus.wire.dialect import asked
 from ailurus.wire.retry import Patience
 from pilot import machine
 from pilot.kit import Kit
@@ -69,7 +70,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
             version=__version__,
             batch_id=_batch_id(),
         )
-        link = Link(options.url, credential, who, options.trust)
+        link = _link(options, credential, who)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
@@ -119,6 +120,29 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
             spool.own.close()
     finally:
         remove_tree(directory)
+
+
+def _link(options: Options, credential: Callable[..., str] | None, who: m.Register) -> Link:
+    """The tie to whatever answers at the address. Who comes with a bootstrap token was sent by an edge
+    of ours; others ask once what the server speaks, unless the options say it."""
+    dialect = options.dialect
+    if dialect is None and options.bootstrap_file is None:
+        dialect = asked(options.url, options.trust)
+    if dialect in (None, "native"):
+        return Link(options.url, credential, who, options.trust)
+    from ailurus.wire.panda import PandaClient
+
+    log.info("server_is_panda", dialect=dialect)
+    client = PandaClient(
+        options.url,
+        credential,
+        dialect,
+        who,
+        label=options.label,
+        heartbeat_s=options.heartbeat_s,
+        trust=options.trust,
+    )
+    return Link(options.url, credential, who, options.trust, panda=client)
 
 
 def _credential(options: Options) -> Callable[..., str] | None:
@@ -189,9 +213,11 @@ def recover(options: Options, site: Site) -> None:
     assert options.spool is not None  # noqa: S101 - the options were checked
     instance = secrets.token_hex(8)
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
+    foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
+    token = TokenFile(options.token_file) if foreign and options.token_file else None
     stage = Stage(_transfers(site), site.storage.default_output, bounds_of(site.limits))
     reporter = Reporter(
-        Link(options.url, None, nobody, options.trust),
+        _link(options, token, nobody),
         lambda: nobody.total,
         stage.delete,
         lambda _: None,

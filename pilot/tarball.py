@@ -20,12 +20,16 @@ MEMBER_BYTES, TOTAL_BYTES, MEMBERS = 2_000_000, 20_000_000, 500
 NOT_WORTH_IT = {Code.KILLED_BY_SERVER, Code.SIGTERM, Code.SIGINT, Code.SIGXCPU, Code.SIGUSR1}
 
 
-def keep_log(held: Held, work: Workdir, stage: Stage, error: JobError) -> tuple[DoneFile, ...]:
-    """Put the log tarball into the site's default storage, if there is one. Never raises: the failure
+def keep_log(
+    held: Held, work: Workdir, stage: Stage, error: JobError | None
+) -> tuple[DoneFile, ...]:
+    """Put the log tarball into the site's default storage, if there is one. Never raises: what became
     of the job is what is reported."""
-    if error.code in NOT_WORTH_IT or not stage.has_default or not work.path.is_dir():
+    unwanted = error is not None and error.code in NOT_WORTH_IT and not held.assignment.keep_log
+    if unwanted or not stage.has_default or not work.path.is_dir():
         return ()
-    held.note(str(error))
+    if error is not None:
+        held.note(str(error))
     try:
         with tempfile.TemporaryFile(dir=work.path) as file:
             write(held, work, file)

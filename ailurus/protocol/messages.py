@@ -317,6 +317,7 @@ class Assignment(Answer):
     attempt_nr: int
     report_key: str
     spec: JobSpec
+    keep_log: bool = False  # also if it finishes: a PanDA server wants it
 
 
 class Acquired(Answer):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
+from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.panda import number, text
+from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.panda import LOG, number, text
+from ailurus.protocol.panda_job import Handed
 
 Spelling = Literal["legacy", "v1"]
 STATES = frozenset({"running", "failed", "finished", "holding", "starting", "transferring"})
@@ -181,6 +184,32 @@ def outputs(report: str) -> dict[str, Output]:
         return _outputs(report)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError(f"the output report cannot be read: {error}") from None
+
+
+def outputs_of(
+    files: Iterable[DoneFile], job: Handed
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Files as a final update lists them: those that the server asked for by logical name, and the
+    others, which a job report tells of."""
+    listed: dict[str, dict[str, Any]] = {}
+    kept: list[dict[str, Any]] = []
+    placed = {file.name for file in job.spec.outputs if file.url} if job.own else set()
+    for file in files:
+        lfn = job.lfn(file.name)
+        if file.name in placed:
+            kept.append(
+                {"name": file.name, "url": file.url, "size": file.size, "adler32": file.adler32}
+            )
+        elif lfn:
+            guid = job.guid if file.name == LOG else ""
+            listed[lfn] = {
+                "guid": guid or str(uuid5(NAMESPACE_URL, file.url)).upper(),
+                "fsize": file.size,
+                "adler32": file.adler32,
+                "surl": file.url,
+                "endpoint": job.endpoints.get(lfn, ""),
+            }
+    return listed, kept
 
 
 class Kept(Struct, frozen=True):

@@ -140,9 +140,11 @@ class Client:
         patience: Patience | None = None,
         connections: int = 4,
         trust: Trust | None = None,
+        headers: Mapping[str, str] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Raises AilurusError for an address that is none, or where others could read the token."""
+        """`headers`: to be sent with each request. Raises AilurusError for an address that is none, or
+        where others could read the token."""
         if not url.startswith(("http://", "https://")):
             raise AilurusError(
                 f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
@@ -156,6 +158,7 @@ class Client:
         self.url = url.rstrip("/")
         self.token = token
         self.patience = patience or Patience()
+        self._headers = headers or {}
         self._sleep = sleep
         self._chance = random.Random()
         self._pool = (trust or Trust()).pool(connections)
@@ -247,7 +250,7 @@ class Client:
         wait_s: float,
         patience: Patience,
     ) -> tuple[int, bytes]:
-        url = self.url + PREFIX + route.path.format(**path)
+        url = PREFIX + route.path.format(**path)
         body = None
         if route.method == "GET":
             query = {} if ask is None else msgspec.structs.asdict(ask)
@@ -255,12 +258,30 @@ class Client:
                 url += "?" + urlencode(given)
         else:
             body = b"{}" if ask is None else _encode(ask)
+        return self.request(route.method, url, body, wait_s=wait_s, patience=patience)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        kind: str = "application/json",
+        wait_s: float = 0.0,
+        patience: Patience | None = None,
+    ) -> tuple[int, bytes]:
+        """Any request, repeated as `call` does it; the status below 500 and the body.
+
+        Raises Unreachable.
+        """
+        patience = patience or self.patience
+        url = self.url + path
         deadline = time.monotonic() + patience.total_s
         fresh = False
         for pause in pauses(patience, self._chance):
             problem = ""
             try:
-                status, answer = self._once(route, url, body, wait_s, fresh=fresh)
+                status, answer = self._once(method, url, body, kind, wait_s, fresh=fresh)
             except urllib3.exceptions.HTTPError as error:
                 problem = _reason(error)
             else:
@@ -279,16 +300,20 @@ class Client:
         raise AssertionError("pauses() never ends")
 
     def _once(
-        self, route: Route, url: str, body: bytes | None, wait_s: float, *, fresh: bool
+        self, method: str, url: str, body: bytes | None, kind: str, wait_s: float, *, fresh: bool
     ) -> tuple[int, bytes]:
-        headers = {"User-Agent": f"ailurus/{__version__}", "Accept": "application/json"}
+        headers = {
+            "User-Agent": f"ailurus/{__version__}",
+            "Accept": "application/json",
+            **self._headers,
+        }
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = kind
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token(fresh=fresh)}"
         timeout = urllib3.Timeout(connect=10.0, read=wait_s + SLACK_S)
         answer = self._pool.request(
-            route.method, url, body=body, headers=headers, timeout=timeout, redirect=False
+            method, url, body=body, headers=headers, timeout=timeout, redirect=False
         )
         return answer.status, answer.data
 

@@ -1,0 +1,145 @@
+"""A job dictionary of any PanDA server as a job for our pilot. Pure.
+
+Of a job that our own dispatcher wrote, the specification is in it. Any other job is a transform with
+arguments: it is fetched, run in the job's directory, and leaves its outputs there under their logical
+names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol import panda
+from ailurus.protocol.job import JobSpec, Room
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
+Id = tuple[int, int]
+
+
+class Handed(Struct, frozen=True):
+    """An attempt from a PanDA server, and how that server calls its files."""
+
+    id: Id
+    spec: JobSpec
+    own: bool = True  # it is our dispatcher's: outputs have job and attempt in their names there
+    log: str = ""  # logical name that the log must have; blank: it wants none
+    guid: str = ""  # of the log
+    endpoints: dict[str, str] = {}  # storage by logical name
+
+    @property
+    def key(self) -> str:
+        """What stands for all this in a spool, from which another pilot may report."""
+        return f"{'own' if self.own else 'lfn'}:{self.log}"
+
+    @staticmethod
+    def of_key(job: Id, key: str) -> Handed:
+        """What `key` still says."""
+        kind, _, log = key.partition(":")
+        return Handed(job, JobSpec(name="unknown"), own=kind == "own", log=log)
+
+    def lfn(self, name: str) -> str:
+        """The logical name of one of our files."""
+        if name == panda.LOG:
+            return self.log
+        return panda.lfn(*self.id, name) if self.own else name
+
+
+def handed(told: Mapping[str, Any], total: Room, fetched: Callable[[str], JobSpec]) -> Handed:
+    """The attempt in a dictionary, no larger than the worker. `fetched` gets a specification from its
+    URL. Raises ValueError for what cannot be run."""
+    job: Id = (panda.number(told.get("PandaID")) or 0, panda.number(told.get("attemptNr")) or 0)
+    words = str(told.get("jobPars", "")).split()
+    own = str(told.get("transformation", "")).endswith(f"/{panda.TRANSFORM}")
+    if own and words[2:3] == ["-u"]:
+        spec = fetched(words[3])
+    elif own:
+        spec = panda.job(told).spec
+    else:
+        spec = _foreign(told, job)
+    spec = msgspec.structs.replace(
+        spec,
+        cores=min(spec.cores, max(1, total.cores)),
+        memory_mb=min(spec.memory_mb, max(1, total.memory_mb)),
+        disk_mb=min(spec.disk_mb, max(1, total.disk_mb)),
+    )
+    files = panda.listing(told.get("outFiles"))
+    return Handed(
+        job,
+        spec,
+        own=own,
+        log=panda.text(told.get("logFile")),
+        guid=panda.text(told.get("logGUID")),
+        endpoints=dict(zip(files, panda.listing(told.get("ddmEndPointOut")), strict=False)),
+    )
+
+
+def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
+    transformation = panda.text(told.get("transformation"))
+    arguments = str(told.get("jobPars", ""))
+    if not transformation:
+        raise ValueError("it has no transformation")
+    log = panda.text(told.get("logFile"))
+    spare = panda.listing(told.get("allowNoOutput"))
+    inputs = _inputs(told)
+    command = f"{transformation} {arguments}"
+    if _URL.fullmatch(transformation):
+        name = transformation.rsplit("/", 1)[-1]
+        inputs.append({"name": name, "url": transformation})
+        command = f"chmod +x {name} && ./{name} {arguments}"
+    fields: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", str(told.get("jobName") or ""))[:200].lstrip(
+            ".-:+@="
+        )
+        or f"panda-{job[0]}",
+        "command": command,
+        "inputs": inputs,
+        "outputs": [
+            {"name": name, "optional": name in spare}
+            for name in panda.listing(told.get("outFiles"))
+            if name != log
+        ],
+        "cores": max(1, panda.number(told.get("coreCount")) or 1),
+        "container": panda.text(told.get("container_name")),
+        "network": True,  # PanDA's payloads expect it
+        "environment": {"PandaID": str(job[0]), "PANDAID": str(job[0])},
+    }
+    for name, key in (
+        ("memory_mb", "minRamCount"),
+        ("disk_mb", "maxDiskCount"),
+        ("walltime_s", "maxWalltime"),
+    ):
+        if (value := panda.number(told.get(key)) or 0) > 0:
+            fields[name] = value
+    try:
+        return msgspec.convert(fields, JobSpec)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _inputs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = panda.listing(told.get("inFiles"))
+    columns = {
+        key: [*panda.listing(told.get(key)), *[""] * len(names)]
+        for key in ("scopeIn", "fsize", "checksum")
+    }
+    found: list[dict[str, Any]] = []
+    for nr, name in enumerate(names):
+        whole = _URL.fullmatch(name)
+        file: dict[str, Any] = {
+            "name": name.rsplit("/", 1)[-1],
+            "url": name if whole else f"rucio://{columns['scopeIn'][nr]}/{name}",
+        }
+        if (size := panda.number(columns["fsize"][nr])) is not None:
+            file["size"] = size
+        kind, _, digest = columns["checksum"][nr].lower().partition(":")
+        if kind == "ad" and re.fullmatch("[0-9a-f]{1,8}", digest):
+            file["adler32"] = digest.rjust(8, "0")
+        elif kind in ("md", "md5") and re.fullmatch("[0-9a-f]{32}", digest):
+            file["md5"] = digest
+        found.append(file)
+    return found

@@ -1,0 +1,29 @@
+"""Which dialect a server speaks: asked once, by who was not told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Client, Trust
+from ailurus.wire.retry import Patience
+
+Dialect = Literal["native", "v1", "legacy"]
+_SIGNS: tuple[tuple[Dialect, str, bytes], ...] = (
+    ("native", "/healthz", b'"ok"'),
+    ("v1", "/api/v1/system/is_alive", b'"success"'),
+    ("legacy", "/server/panda/isAlive", b"alive"),
+)
+
+
+def asked(url: str, trust: Trust | None = None) -> Dialect:
+    """What the server at `url` speaks: ours if it can, then v1. Nobody there: ours, which will say so."""
+    client = Client(url, None, patience=Patience(total_s=0.0), trust=trust)
+    for dialect, path, sign in _SIGNS:
+        try:
+            status, body = client.request("GET", path)
+        except AilurusError:
+            return "native"
+        if status == 200 and sign in body:
+            return dialect
+    return "native"
