@@ -1,0 +1,164 @@
+"""Harvester: every request that a real one (0.7.5) was recorded with, and what it is told to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from ailurus.protocol.job import OutputFile
+
+INSTANCE = {"harvester_id": "stub-harvester"}
+QUEUE = "STUB_QUEUE"
+
+
+def ours(value: Any) -> Any:
+    """A recorded parameter with the job ids of a fresh dispatcher: 1001 was the first there."""
+    if isinstance(value, dict):
+        return {name: ours(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [ours(one) for one in value]
+    return value - 1000 if type(value) is int and 1000 < value < 1100 else value
+
+
+def replayed(dispatcher, line: dict[str, Any]) -> dict[str, Any]:
+    if line["method"] == "GET":
+        return dispatcher.ask(line["path"], dict(parse_qsl(line["query"])), "get").json
+    return dispatcher.ask(line["path"], ours(line["body"]["params"])).json
+
+
+def unlike(name: str, theirs: dict[str, Any], answer: dict[str, Any]) -> str:
+    """In what Harvester could not go on with an answer as it did with the recorded one."""
+    if (
+        name == "get_current_worker_id"
+    ):  # a real server knows no instance that has told of no worker
+        return "" if answer["data"] is None or answer["data"] >= 0 else "no worker id"
+    if name == "acquire_jobs":
+        jobs = (answer["data"] or {}).get("jobs", [])
+        return "" if answer["success"] == bool(jobs) else "jobs without success"
+    if answer["success"] != theirs["success"]:
+        return f"success is {answer['success']}: {answer['message']}"
+    if name == "update_jobs_bulk":
+        codes = [one["data"]["StatusCode"] for one in answer["data"]]
+        return "" if codes == [0] * len(theirs["data"]) else f"codes {codes}"
+    if name in ("update_workers", "update_service_metrics"):
+        return "" if answer["data"] == theirs["data"] else f"{answer['data']}"
+    if name == "acquire_commands":
+        keys = {"command_id", "command", "params", "ack_requested", "creation_date"}
+        return "" if all(set(one) == keys for one in answer["data"]) else "a command is none"
+    same = type(answer["data"]) is type(theirs["data"])
+    return "" if same else f"{type(answer['data']).__name__} for data"
+
+
+@pytest.mark.parametrize("recording", ["harvester-push", "harvester-commands"])
+def test_a_recorded_harvester_could_go_on_with_every_answer(dispatcher, job, recorded, recording):
+    dispatcher.submit(*[job(f"j{n}", queue=QUEUE) for n in range(3)])
+    wrong = []
+    for line in recorded(f"{recording}.jsonl"):
+        name = line["path"].rsplit("/", 1)[-1]
+        if why := unlike(name, line["answer"], replayed(dispatcher, line)):
+            wrong.append((line["n"], name, why))
+        dispatcher.forward(max(0, line["dt"]))
+    assert wrong == []
+
+
+def test_the_jobs_of_the_recorded_harvester_finish(dispatcher, job, recorded):
+    outputs = [OutputFile(name=f"out.{n}.txt") for n in (1001, 1002, 1003)]
+    ids = dispatcher.submit(*[job("j", queue=QUEUE, outputs=(one,)) for one in outputs])
+    for line in recorded("harvester-push.jsonl"):
+        replayed(dispatcher, line)
+    assert {dispatcher.state(one) for one in ids} == {"finished"}
+    workers = dispatcher.v1("harvester/get_current_worker_id", INSTANCE, how="get")["data"]
+    assert workers == 4
+
+
+def told(dispatcher) -> dict[str, Any]:
+    ask = INSTANCE | {"n_commands": 20}
+    answer = dispatcher.v1("harvester/acquire_commands", ask)["data"]
+    return {one["command"]: one["params"] for one in answer}
+
+
+def slave(dispatcher) -> None:
+    """An instance that lets the server say how many workers a queue gets."""
+    wanted = [
+        {"command": name, "computingSite": QUEUE, "resourceType": "ANY"}
+        for name in ("SET_N_WORKERS_JOBTYPE", "REPORT_WORKER_STATS")
+    ]
+    dispatcher.v1("harvester/heartbeat", INSTANCE | {"data": {"commands": wanted}})
+
+
+def test_waiting_jobs_become_workers_to_start_by_resource_type(dispatcher, job):
+    slave(dispatcher)
+    dispatcher.submit(job("a", queue=QUEUE), job("b", queue=QUEUE))
+    dispatcher.submit(job("big", queue=QUEUE, cores=8, memory_mb=8000))
+    commands = told(dispatcher)
+    assert commands[f"SET_N_WORKERS_JOBTYPE:{QUEUE}"] == {"managed": {"SCORE": 2, "MCORE": 1}}
+    assert f"REPORT_WORKER_STATS:{QUEUE}" in commands
+
+
+def test_workers_that_are_on_their_way_are_not_asked_for_again(dispatcher, job):
+    slave(dispatcher)
+    dispatcher.submit(job("a", queue=QUEUE), job("b", queue=QUEUE))
+    worker = {"workerID": 1, "status": "submitted", "computingSite": QUEUE, "pandaid_list": []}
+    dispatcher.v1("harvester/update_workers", INSTANCE | {"workers": [worker]})
+    assert told(dispatcher)[f"SET_N_WORKERS_JOBTYPE:{QUEUE}"] == {"managed": {"SCORE": 1}}
+    assert told(dispatcher) == {}, "a command is given once"
+    dispatcher.forward(200)
+    assert told(dispatcher)[f"SET_N_WORKERS_JOBTYPE:{QUEUE}"] == {"managed": {"SCORE": 1}}
+
+
+def test_a_queue_without_work_starts_no_worker(dispatcher):
+    slave(dispatcher)
+    assert f"SET_N_WORKERS_JOBTYPE:{QUEUE}" not in told(dispatcher)
+
+
+def test_a_sweep_reaches_the_instance_of_the_queue_as_kill_workers(dispatcher):
+    ask = {
+        "panda_queue": QUEUE,
+        "status_list": ["submitted"],
+        "ce_list": [],
+        "submission_host_list": [],
+    }
+    nobody = dispatcher.v1("harvester/add_sweep_command", ask)
+    assert nobody["message"] == "Queue not served by any harvester ID"
+    statistics = INSTANCE | {"panda_queue": QUEUE, "statistics": json.dumps({})}
+    dispatcher.v1("harvester/report_worker_statistics", statistics)
+    assert dispatcher.v1("harvester/add_sweep_command", ask)["success"]
+    assert told(dispatcher)["KILL_WORKERS"] == {
+        "status": ["submitted"],
+        "computingSite": [QUEUE],
+        "computingElement": "ALL",
+        "submissionHost": "ALL",
+    }
+
+
+def test_a_worker_that_ended_takes_its_running_job_with_it_if_it_says_so(dispatcher, job):
+    (job_id,) = dispatcher.submit(job("a", queue=QUEUE, max_attempts=1))
+    ask = {"site_name": QUEUE, "worker_id": 7, **INSTANCE}
+    got = dispatcher.v1("pilot/acquire_jobs", ask)["data"]["jobs"][0]
+    update = {"job_id": got["PandaID"], "job_status": "running", "attempt_nr": 1}
+    dispatcher.v1("pilot/update_job", update)
+    ended = {"workerID": 7, "status": "failed", "computingSite": QUEUE, "syncLevel": 1}
+    dispatcher.v1("harvester/update_workers", INSTANCE | {"workers": [ended]})
+    row = dispatcher.detail(job_id).row
+    assert (row.state, row.code) == ("failed", 300)
+    assert row.diagnosis == "worker was failed while the job was running"
+
+
+def test_an_ended_worker_stays_ended(dispatcher):
+    def worker(status: str) -> dict[str, Any]:
+        one = {"workerID": 7, "status": status, "computingSite": QUEUE}
+        return dispatcher.v1("harvester/update_workers", INSTANCE | {"workers": [one]})
+
+    worker("finished")
+    assert worker("running")["data"] == [True]
+    rows = dispatcher.run(dispatcher.service.store.read(lambda tx: tx.all("worker.alive")))
+    assert rows == []
+
+
+def test_what_is_no_worker_is_refused_alone(dispatcher):
+    good = {"workerID": 1, "status": "submitted", "computingSite": QUEUE}
+    ask = INSTANCE | {"workers": [good, {"workerID": "x"}, 7]}
+    assert dispatcher.v1("harvester/update_workers", ask)["data"] == [True, False, False]
