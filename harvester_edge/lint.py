@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,21 @@ def _errors(tree: Tree) -> list[Fault]:
     """The faults of the text, else of the schema, else of the sense."""
     if tree.faults:
         return tree.faults
-    from jsonschema import Draft202012Validator
-
-    schema = json_schema()
     found = [
         fault
-        for error in Draft202012Validator(schema).iter_errors(tree.data)
+        for error in _validator().iter_errors(tree.data)
         for fault in _explained(error, tree)
     ]
     if found:
         return found
     return list(sense(msgspec.convert(tree.data, Site), tree))
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json_schema())
 
 
 def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
