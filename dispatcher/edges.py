@@ -10,7 +10,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import queue
+from dispatcher import queue, views
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core, SiteLease, end_worker
 from dispatcher.ports import Row, Tx
@@ -44,11 +44,11 @@ class Edges(Core):
         )
         epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
         until = self.awake.now + self.settings.edge_lease_s
-        room = old.room if old else None
+        room, word = (old.room, old.word) if old else (None, None)
         if changed:
             await self.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
         self.sites[ask.site] = SiteLease(
-            ask.instance, epoch, ask.slots, ask.online, until, self.now(), room
+            ask.instance, epoch, ask.slots, ask.online, until, self.now(), room, word
         )
         return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s)
 
@@ -83,6 +83,7 @@ class Edges(Core):
         """Ready jobs by shape in the site's queues, and the site's workers."""
         site = self._lease_of(ask.site, ask.epoch, caller)
         site.room = ask.room
+        site.word = ask.word or site.word
         served = {slot.queue for slot in site.slots} | {""}
 
         def gather(tx: Tx) -> tuple[list[Row], list[Row]]:
@@ -232,6 +233,21 @@ class Edges(Core):
                 heard.draining = True
                 self.hub.wake(worker_id)
         return m.Done()
+
+    async def edge_trace(self, ask: m.AskTrace, caller: Caller) -> m.Traced:
+        """What an edge may know of jobs: which of its own workers had which, and how that ended."""
+        _at_home(ask.site, caller)
+
+        def gather(tx: Tx) -> list[Row]:
+            if ask.job_id is not None:
+                return tx.all("attempt.traced_job", site=ask.site, job_id=ask.job_id)
+            return [
+                row
+                for worker_id in ask.worker_ids
+                for row in tx.all("attempt.traced_worker", site=ask.site, worker_id=worker_id)
+            ]
+
+        return m.Traced(attempts=tuple(map(views.traced, await self.store.read(gather))))
 
     def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
         _at_home(site, caller)

@@ -7,6 +7,7 @@ import hashlib
 import heapq
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import msgspec
@@ -380,16 +381,33 @@ class Users(Core):
         for one in queues:
             states.update(one.states)
         flow = self.hub.flow.per_minute(self.now())
-        phases = await self.store.read(lambda tx: Counter(row[4] for row in tx.all("worker.alive")))
+        rows = await self.store.read(lambda tx: tx.all("worker.alive"))
+        phases = Counter(row[4] for row in rows)
         return m.Overview(
             now=self.now(),
             version=__version__,
             states=dict(states),
             queues=queues,
             workers=dict(phases),
+            sites=tuple(self._sites(rows)),
             finished_per_min=flow[JobState.FINISHED],
             failed_per_min=flow[JobState.FAILED],
         )
+
+    def _sites(self, workers: Sequence[Row]) -> Iterator[m.SiteRow]:
+        phases: dict[str, Counter[str]] = {}
+        for row in workers:
+            phases.setdefault(row[1], Counter())[row[4]] += 1
+        for site, lease in sorted(self.sites.items()):
+            yield m.SiteRow(
+                site=site,
+                online=lease.online,
+                heard=lease.until > self.awake.now,
+                queues=tuple(sorted({slot.queue for slot in lease.slots})),
+                workers=dict(phases.get(site, {})),
+                word=lease.word,
+                excluded=tuple(self.hosts.of_site(site, self.now())),
+            )
 
     async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
         """Queues, what waits in them and what serves them."""

@@ -81,6 +81,15 @@ _ATTEMPT = (
 )
 
 
+def traced(row: Row) -> m.TracedAttempt:
+    """A row of `attempt.traced_job` or `attempt.traced_worker`."""
+    job_id, attempt_nr, worker_id, state, host, leased, ended, code = row
+    return m.TracedAttempt(
+        job_id=job_id, attempt_nr=attempt_nr, worker_id=worker_id, state=state, host=host,
+        leased=leased, ended=ended, code=code,
+    )  # fmt: skip
+
+
 def file(row: Row) -> m.FileRecord:
     """A row of `file.of_job`."""
     name, url, size, adler32, job_id = row

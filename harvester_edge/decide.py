@@ -105,6 +105,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     def count(self) -> int:
         return sum(self.submit.values())
 
+    @property
+    def sentence(self) -> str:
+        """What and why, in one line."""
+        slots = ", ".join(f"{count} of slot {slot}" for slot, count in self.submit.items())
+        parts = [f"submit {slots}"] * bool(slots) + [f"drain {self.drain}"] * bool(self.drain)
+        what = " and ".join(parts) or "submit nothing"
+        return f"{what}: {self.binding.why} ({self.binding.name})"
+
 
 def breaker(health: Health, *, now: float, starting: int) -> Breaker:
     """After three failed starts in a row: nothing for a while, then one probe a step.

@@ -53,6 +53,7 @@ class Edge:
     listed: float = 0.0  # when the batch system last answered
     blind: bool = False  # whether the last listing failed
     decision: Decision | None = None
+    told: Decision | None = None  # the one that the dispatcher knows
     avoid: tuple[str, ...] = ()  # nodes that the dispatcher gives no jobs
     tidied: float = 0.0
     recover_at: float | None = (
@@ -137,7 +138,6 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     book = Book(site.state / "book.sqlite", site=site.site)
-    token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
     edge = Edge(
         site=site,
         batch=plugin(
@@ -147,7 +147,7 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
             timeout_s=duration_s(site.backend.limits.command_timeout),
         ),
         book=book,
-        client=Client(site.dispatcher.url, token, patience=PATIENCE, trust=trust(site)),
+        client=client(site),
         clock=clock,
         log=log,
     )
@@ -155,6 +155,13 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] = time.time) -> E
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
     return edge
+
+
+def client(site: Site, *, patience_s: float = PATIENCE.total_s) -> Client:
+    """The dispatcher of a site, with the edge's own token."""
+    token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
+    patience = msgspec.structs.replace(PATIENCE, total_s=patience_s)
+    return Client(site.dispatcher.url, token, patience=patience, trust=trust(site))
 
 
 def trust(site: Site) -> Trust:

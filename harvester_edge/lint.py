@@ -62,9 +62,7 @@ def _errors(tree: Tree) -> list[Fault]:
     if tree.faults:
         return tree.faults
     found = [
-        fault
-        for error in _validator().iter_errors(tree.data)
-        for fault in _explained(error, tree)
+        fault for error in _validator().iter_errors(tree.data) for fault in _explained(error, tree)
     ]
     if found:
         return found

@@ -19,7 +19,7 @@ from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge.decide import Cost, Health, SlotSeen, Snapshot, breaker
+from harvester_edge.decide import Cost, Decision, Health, SlotSeen, Snapshot, breaker
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.fit import Bin, describe, fit
@@ -106,13 +106,34 @@ def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
     nothing = m.Demand(shapes=(), workers=())
     if unheard:
         return nothing, unheard
-    room = None if edge.decision is None else edge.decision.spare
-    ask = m.AskDemand(site=edge.site.site, epoch=edge.epoch, room=room)
+    last = edge.decision
+    ask = m.AskDemand(
+        site=edge.site.site,
+        epoch=edge.epoch,
+        room=last.spare if last else None,
+        word=_word(last, edge.clock()) if last and last is not edge.told else None,
+    )
     try:
-        return edge.client.call("demand", ask, answer=m.Demand), ""
+        answer = edge.client.call("demand", ask, answer=m.Demand)
     except WireError as error:
         edge.lease_until = 0.0  # say hello again
+        edge.told = None
         return nothing, str(error)
+    edge.told = last
+    return answer, ""
+
+
+def _word(decision: Decision, at: float) -> m.SiteWord:
+    """A decision as operators read it at the dispatcher."""
+    return m.SiteWord(
+        at=at,
+        sentence=decision.sentence[:2000],
+        binding=decision.binding.name,
+        bounds=tuple(
+            m.SiteBound(name=one.name, room=one.room, why=one.why[:2000]) for one in decision.bounds
+        ),
+        notes=tuple(note[:2000] for note in (*decision.inputs, *decision.notes)[:50]),
+    )
 
 
 def _judged(

@@ -206,6 +206,9 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("intent", P, "/edge/intent", Scope.EDGE, m.NewIntent, m.Bootstraps, "Bootstrap tokens"),
     Route("workers_news", P, "/edge/workers", Scope.EDGE, m.WorkersNews, m.Done, "Batch states"),
+    Route(
+        "edge_trace", P, "/edge/trace", Scope.EDGE, m.AskTrace, m.Traced, "Jobs of a site's workers"
+    ),
     Route("drain", P, "/edge/drain", Scope.EDGE, m.DrainWorkers, m.Done, "Let workers drain"),
 )
 BY_NAME = {route.name: route for route in ROUTES}

@@ -239,6 +239,18 @@ class Events(Answer):
     last: int
 
 
+class SiteRow(Answer):
+    """A site as its edge last spoke of it."""
+
+    site: str
+    online: bool
+    heard: bool  # whether its edge still has the lease
+    queues: tuple[str, ...]
+    workers: dict[str, int]  # by phase
+    word: SiteWord | None = None
+    excluded: tuple[str, ...] = ()  # nodes that get no jobs
+
+
 class Overview(Answer):
     """The whole system in numbers."""
 
@@ -249,6 +261,7 @@ class Overview(Answer):
     workers: dict[str, int]
     finished_per_min: float
     failed_per_min: float
+    sites: tuple[SiteRow, ...] = ()
 
 
 class NewToken(Ask):
@@ -581,6 +594,24 @@ class Welcome(Answer):
     lease_s: float
 
 
+class SiteBound(OpenAsk):
+    """A limit of a site: how many more workers it leaves room for, and why, in an admin's words."""
+
+    name: Label
+    room: int
+    why: Annotated[str, Meta(max_length=2000)]
+
+
+class SiteWord(OpenAsk):
+    """An edge's last decision, in words: shown to operators, and to nothing else."""
+
+    at: float
+    sentence: Annotated[str, Meta(max_length=2000)]
+    binding: Label
+    bounds: Annotated[tuple[SiteBound, ...], Meta(max_length=50)] = ()
+    notes: Annotated[tuple[Annotated[str, Meta(max_length=2000)], ...], Meta(max_length=50)] = ()
+
+
 class AskDemand(OpenAsk):
     """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves its
     share to the others that serve the queue."""
@@ -588,6 +619,7 @@ class AskDemand(OpenAsk):
     site: Key
     epoch: Whole
     room: Whole | None = None
+    word: SiteWord | None = None  # left out: the same as before
 
 
 class ShapeDemand(Answer):
@@ -648,6 +680,31 @@ class WorkersNews(OpenAsk):
     site: Key
     epoch: Whole
     workers: Annotated[tuple[WorkerNews, ...], Meta(min_length=1, max_length=10_000)]
+
+
+class AskTrace(OpenAsk):
+    """Which jobs workers of a site had; or which of its workers had a job."""
+
+    site: Key
+    job_id: Whole | None = None
+    worker_ids: Annotated[tuple[Whole, ...], Meta(max_length=100)] = ()
+
+
+class TracedAttempt(Answer):
+    """An attempt on a worker of the site."""
+
+    job_id: int
+    attempt_nr: int
+    worker_id: int
+    state: str
+    host: str
+    leased: float
+    ended: float | None = None
+    code: int = 0
+
+
+class Traced(Answer):
+    attempts: tuple[TracedAttempt, ...]  # the latest ones
 
 
 class DrainWorkers(OpenAsk):

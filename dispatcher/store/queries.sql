@@ -141,6 +141,14 @@ update attempt set heard = :at where job_id = :job_id and attempt_nr = :attempt_
 select job_id, attempt_nr, heard from attempt where job_id in (select value from json_each(:ids)) and ended is null
 -- name: attempt.show
 update attempt set curve = :curve, usage = :usage where job_id = :job_id and attempt_nr = :attempt_nr and ended is null
+-- name: attempt.traced_job
+select a.job_id, a.attempt_nr, a.worker_id, a.state, w.host, a.leased, a.ended, a.code
+    from attempt a join worker w on w.worker_id = a.worker_id
+    where a.job_id = :job_id and w.site = :site order by a.attempt_nr desc limit 100
+-- name: attempt.traced_worker
+select a.job_id, a.attempt_nr, a.worker_id, a.state, w.host, a.leased, a.ended, a.code
+    from attempt a join worker w on w.worker_id = a.worker_id
+    where a.worker_id = :worker_id and w.site = :site order by a.leased desc limit 1000
 -- name: attempt.curve
 select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
     order by attempt_nr desc limit 1

@@ -9,7 +9,6 @@ import msgspec
 
 from ailurus.output import Output, ago
 from harvester_edge.cli.pause import WORDS
-from harvester_edge.cli.why import sentence
 from harvester_edge.decide import Decision, Health
 
 
@@ -98,7 +97,7 @@ def _show(out: Output, answer: StatusAnswer) -> None:
     )
     out.line()
     if answer.decision is not None:
-        out.line(f"{sentence(answer.decision)} · since {ago(answer.decided)}")
+        out.line(f"{answer.decision.sentence} · since {ago(answer.decided)}")
     for one in answer.slots:
         if one.health.failures:
             out.line(f"slot {one.slot}: last failed start: {one.health.reason}")

@@ -1,14 +1,13 @@
 """`harvester-edge trace ID`: intent → batch job → worker → jobs, from any of their names.
 
-`ID` is an intent (also INTENT.INDEX), a batch id or a worker's id; a job's id is asked of the dispatcher,
-as `--job`. What the book knows is shown whether a dispatcher answers or not.
+`ID` is an intent (also INTENT.INDEX), a batch id, a worker's id or a job's; what the book does not know is
+asked of the dispatcher as a job, and `--job` asks it at once. What the book knows is shown whether a
+dispatcher answers or not.
 """
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,6 @@ from ailurus.protocol import messages as m
 from harvester_edge.evidence import Worker
 
 if TYPE_CHECKING:
-    from ailurus.wire.client import Client
     from harvester_edge.site import Site
 
 
@@ -27,8 +25,8 @@ class Link(msgspec.Struct, kw_only=True):
 
     worker: Worker
     logs: str
-    jobs: tuple[int, ...] = ()  # that it holds now, by the dispatcher's word
     host: str = ""
+    jobs: tuple[m.TracedAttempt, ...] = ()  # that it had, by the dispatcher's word
 
 
 class TraceAnswer(msgspec.Struct, kw_only=True):
@@ -36,64 +34,55 @@ class TraceAnswer(msgspec.Struct, kw_only=True):
 
     site: str
     job_id: int | None
-    attempts: tuple[m.Attempt, ...]
+    attempts: tuple[m.TracedAttempt, ...]  # of that job, on workers of this site
     chain: list[Link]
     note: str = ""
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "id", metavar="ID", help="intent, batch id, worker id, or with --job a job id"
-    )
-    parser.add_argument("--job", action="store_true", help="ID is a job's")
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="a token that may read jobs (AILURUS_TOKEN_FILE); default: the edge's",
-    )
+    parser.add_argument("id", metavar="ID", help="intent, batch id, worker id or job id")
+    parser.add_argument("--job", action="store_true", help="ID is a job's, whatever else it may be")
 
 
 def main(args: Namespace, out: Output) -> int:
     """Read, ask, show."""
-    from ailurus.wire.client import WireError
+    from ailurus.protocol.errors import AilurusError
     from harvester_edge import lint
     from harvester_edge.book import Book
     from harvester_edge.cli.exits import NotFound
 
     site = lint.load(args.config)
     book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
-    attempts: tuple[m.Attempt, ...] = ()
-    note = ""
-    if args.job:
-        attempts = _client(site, args.token_file).show(int(args.id)).attempts
-        workers = [w for one in attempts for w in book.search(str(one.worker_id)) if one.worker_id]
-    else:
-        workers = book.search(args.id)
+    workers = [] if args.job else book.search(args.id)
+    job_id = None
+    attempts: tuple[m.TracedAttempt, ...] = ()
+    if not workers and args.id.isdecimal():
+        job_id = int(args.id)
+        attempts = _asked(site, m.AskTrace(site=site.site, job_id=job_id))
+        workers = [w for one in attempts for w in book.search(str(one.worker_id))]
     if not workers and not attempts:
-        raise NotFound(f"{args.id} is no intent, batch id or worker of {site.site}",
-                       remedy="a job's id needs --job; `harvester-edge workers` lists what is known")  # fmt: skip
-    rows: dict[int, m.WorkerRow] = {}
+        raise NotFound(
+            f"{args.id} is no intent, batch id or worker of {site.site}, nor a job that one of them had",
+            remedy="`harvester-edge workers` lists what is known",
+        )
+    jobs: dict[int, list[m.TracedAttempt]] = {}
+    note = ""
     try:
-        rows = _rows(site, args.token_file)
-    except WireError as error:
+        ids = tuple({one.worker_id for one in workers if one.worker_id})[:100]
+        for one in _asked(site, m.AskTrace(site=site.site, worker_ids=ids)) if ids else ():
+            jobs.setdefault(one.worker_id, []).append(one)
+    except AilurusError as error:
         note = f"the dispatcher was not asked about jobs: {error}"
     chain = [
         Link(
             worker=worker,
             logs=str(site.shared / "workers" / worker.intent / str(worker.index)),
-            jobs=rows[worker.worker_id].jobs if worker.worker_id in rows else (),
-            host=rows[worker.worker_id].host if worker.worker_id in rows else "",
+            host=next((one.host for one in jobs.get(worker.worker_id, ())), ""),
+            jobs=tuple(jobs.get(worker.worker_id, ())),
         )
         for worker in workers
     ]
-    answer = TraceAnswer(
-        site=site.site,
-        job_id=int(args.id) if args.job else None,
-        attempts=attempts,
-        chain=chain,
-        note=note,
-    )
+    answer = TraceAnswer(site=site.site, job_id=job_id, attempts=attempts, chain=chain, note=note)
     if out.as_json:
         out.document(answer)
     else:
@@ -101,23 +90,10 @@ def main(args: Namespace, out: Output) -> int:
     return 0
 
 
-def _client(site: Site, token_file: Path | None) -> Client:
-    from ailurus.wire.client import Client, TokenFile
-    from ailurus.wire.retry import Patience
-    from harvester_edge.edge import trust
-    from harvester_edge.site import expanded
+def _asked(site: Site, ask: m.AskTrace) -> tuple[m.TracedAttempt, ...]:
+    from harvester_edge.edge import client
 
-    named = token_file or os.environ.get("AILURUS_TOKEN_FILE")
-    token = TokenFile(Path(named or expanded(site.dispatcher.token_file)))
-    return Client(site.dispatcher.url, token, patience=Patience(total_s=0.0), trust=trust(site))
-
-
-def _rows(site: Site, token_file: Path | None) -> dict[int, m.WorkerRow]:
-    from ailurus.protocol.api import WorkerRows, WorkersQuery
-
-    query = WorkersQuery(site=site.site, ended=True, limit=10_000)
-    answer = _client(site, token_file).call("workers", query, answer=WorkerRows)
-    return {row.worker_id: row for row in answer.workers}
+    return client(site, patience_s=0.0).call("edge_trace", ask, answer=m.Traced).attempts
 
 
 def _show(out: Output, answer: TraceAnswer) -> None:
@@ -138,13 +114,16 @@ def _show(out: Output, answer: TraceAnswer) -> None:
                 ("registered", worker.registered and clock(worker.registered)),
                 ("worker", worker.worker_id or ""),
                 ("host", link.host),
-                ("jobs now", " ".join(map(str, link.jobs))),
                 ("phase", worker.phase),
                 ("ended", worker.ended and f"{clock(worker.ended)}: {worker.ending}"),
                 ("said", worker.diagnosis),
                 ("logs", link.logs),
             ]
         )
+        for one in link.jobs:
+            ended = f"{one.state} {clock(one.ended)}" if one.ended else one.state
+            code = f", code {one.code}" if one.code else ""
+            out.line(f"  job {one.job_id} attempt {one.attempt_nr}: {ended}{code}")
         out.line()
     if answer.note:
         out.line(f"note: {answer.note}")

@@ -58,7 +58,7 @@ def show(
             WhyAnswer(site=site, since=since, decision=decision, running=running, looked=looked)
         )
         return
-    out.line(f"{site}: {sentence(decision)}")
+    out.line(f"{site}: {decision.sentence}")
     out.line(f"decided {ago(since)} ago" + _edge(running, looked))
     out.line()
     out.table(
@@ -77,18 +77,6 @@ def show(
         out.line(f"seen: {text}")
     for note in decision.notes:
         out.line(f"note: {note}")
-
-
-def sentence(decision: Decision) -> str:
-    """The decision in one sentence."""
-    parts = []
-    if decision.submit:
-        slots = ", ".join(f"{count} of slot {slot}" for slot, count in decision.submit.items())
-        parts.append(f"submit {slots}")
-    if decision.drain:
-        parts.append(f"drain {decision.drain}")
-    verb = " and ".join(parts) or "submit nothing"
-    return f"{verb}: {decision.binding.why} ({decision.binding.name})"
 
 
 def _binding(decision: Decision) -> object:

@@ -126,6 +126,24 @@ def test_jobs_bring_pilots_and_no_jobs_let_them_go(here):
     book.close()
     assert 1 <= len(ended) <= 2
     assert {str(worker.ending) for worker in ended} == {"idle_exit"}
+    row = here.client.overview().sites[0]
+    assert (row.site, row.online, row.heard, row.queues) == ("demo", True, True, ("demo",))
+    assert row.word.binding == "demand"
+    worker = ended[0]
+    names = (worker.intent, worker.batch_id, str(worker.worker_id), str(ids[0]))
+    for name in names:  # intent, batch id, worker, and a job: with the edge's own token
+        trace = [
+            BIN / "harvester-edge",
+            "trace",
+            name,
+            "--config",
+            here.root / "site.yaml",
+            "--json",
+        ]
+        ran = subprocess.run(trace, capture_output=True, check=True, timeout=30)
+        chain = json.loads(ran.stdout)["chain"]
+        jobs = {job["job_id"] for link in chain for job in link["jobs"]}
+        assert jobs & set(ids), name
 
 
 def test_pilots_outlive_the_edge_and_are_adopted(here):

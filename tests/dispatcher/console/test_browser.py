@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
-from ailurus.protocol.job import JobSpec, OutputFile
+from ailurus.protocol.job import JobSpec, OutputFile, Room
+from ailurus.wire.client import Client, TokenFile
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
 from tests.dispatcher.console.stand_in import Beating, StandIn
 
@@ -138,6 +141,33 @@ def test_pilots_show_their_heartbeat_and_what_they_hold(
     page.keyboard.press("?")
     expect(page.locator("dialog[open]")).to_contain_text("Keys")
     page.keyboard.press("Escape")
+    assert seen.faults == []
+
+
+def test_a_site_says_why_it_has_the_pilots_it_has(
+    page: Page, dispatcher: Dispatcher, seen: Seen, tmp_path: Path
+):
+    room = Room(cores=4, memory_mb=8000, disk_mb=8000)
+    slots = (m.SlotShape(name="std", queue="tier", room=room),)
+    hello = m.Hello(site="tier2", instance="i", slots=slots)
+    token = tmp_path / "edge.token"
+    token.write_text(dispatcher.token("edge", f"{Scope.EDGE}:tier2"))
+    edge = Client(dispatcher.url, TokenFile(token))
+    epoch = edge.call("hello", hello, answer=m.Welcome).epoch
+    bounds = (
+        m.SiteBound(name="demand", room=7, why="7 more would have work"),
+        m.SiteBound(name="total", room=0, why="<b>64</b> of 64 exist"),
+    )
+    word = m.SiteWord(at=1.0, sentence="submit nothing: full", binding="total", bounds=bounds)
+    edge.call("demand", m.AskDemand(site="tier2", epoch=epoch, word=word), answer=m.Demand)
+    page.keyboard.press("g")
+    page.keyboard.press("q")
+    site = page.locator(".site", has_text="tier2")
+    expect(site).to_contain_text("submit nothing: full")
+    site.locator("summary").click()
+    expect(site.locator("tbody tr", has_text="total")).to_contain_text("<b>64</b> of 64 exist")
+    edge.call("demand", m.AskDemand(site="tier2", epoch=epoch), answer=m.Demand)
+    expect(site).to_contain_text("submit nothing: full")  # what was not said again still holds
     assert seen.faults == []
 
 

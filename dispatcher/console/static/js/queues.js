@@ -4,12 +4,15 @@ import { count, grouped } from "./format.js";
 import { overview } from "./live.js";
 import { html, Ago, Bar, Empty } from "./parts.js";
 import { link } from "./query.js";
+import { Sites } from "./sites.js";
 
 export function Queues() {
   const queues = overview.value?.queues ?? [];
+  const sites = overview.value?.sites ?? [];
   return html`<div class="heading"><h1>Queues</h1></div>
     ${queues.length ? html`<section class="card"><${QueueTable} queues=${queues} /></section>`
-      : html`<${Empty} command="dispatcher submit job.yaml">A queue exists as soon as a job names it:</${Empty}>`}`;
+      : html`<${Empty} command="dispatcher submit job.yaml">A queue exists as soon as a job names it:</${Empty}>`}
+    <${Sites} sites=${sites} />`;
 }
 
 const SHOWN = ["blocked", "waiting", "staging", "running", "reporting"];
