@@ -10,7 +10,7 @@ from dispatcher.caller import Caller, Rejected
 from tests.dispatcher.helpers import EDGE, job, run
 
 
-def test_jobs_are_traced_to_workers_of_the_site_and_back_also_when_they_have_ended(stored):
+def test_jobs_are_traced_to_workers_of_the_site_and_back_also_when_they_have_ended(place):
     async def test(b):
         one, other = await b.submit(job("a"), job("b"))
         ours, theirs = await b.worker(site="here"), await b.worker(site="there")
@@ -23,9 +23,11 @@ def test_jobs_are_traced_to_workers_of_the_site_and_back_also_when_they_have_end
         assert (found.job_id, found.worker_id, found.state) == (one, ours.id, "finished")
         by_job = await b.service.edge_trace(m.AskTrace(site="here", job_id=one), EDGE)
         assert [(one.attempt_nr, one.worker_id) for one in by_job.attempts] == [(1, ours.id)]
-        assert not (await b.service.edge_trace(m.AskTrace(site="here", job_id=other), EDGE)).attempts
+        assert not (
+            await b.service.edge_trace(m.AskTrace(site="here", job_id=other), EDGE)
+        ).attempts
         stranger = Caller(subject="x", scopes=frozenset({Scope.EDGE}), site="there")
         with pytest.raises(Rejected, match="not of site here"):
             await b.service.edge_trace(ask, stranger)
 
-    run(test, stored)
+    run(test, place)
