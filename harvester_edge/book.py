@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,6 +156,21 @@ class Book:
     def live(self) -> list[Worker]:
         """Workers that have not ended."""
         return self._workers("where phase != 'ended'")
+
+    def phases(self) -> Counter[tuple[str, str]]:
+        """Workers that have not ended, by slot and phase."""
+        return self._counts(
+            "select slot, phase, count(*) from worker where phase != 'ended' group by 1, 2"
+        )
+
+    def endings(self) -> Counter[tuple[str, str]]:
+        """Workers that have ended and are still known, by slot and ending."""
+        return self._counts(
+            "select slot, ending, count(*) from worker where phase = 'ended' group by 1, 2"
+        )
+
+    def _counts(self, query: str) -> Counter[tuple[str, str]]:
+        return Counter({(slot, what): n for slot, what, n in self._db.execute(query)})
 
     def get(self, intent: str, index: int) -> Worker | None:
         found = self._workers('where intent = ? and "index" = ?', intent, index)

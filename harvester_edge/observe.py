@@ -371,7 +371,7 @@ def _occupied(edge: Edge, there: Counter[str], now: float) -> Cost:
     """What all workers occupy; their node-hours at the most, and those of the period that are spent."""
     costs = [(_cost(edge, slot), n) for slot, n in there.items()]
     budget = edge.site.scaling.budget
-    spent = edge.book.spent(_begin(budget.period, now)) if budget else 0.0
+    spent = edge.book.spent(period_begin(budget.period, now)) if budget else 0.0
     return Cost(
         cores=sum(cost.cores * n for cost, n in costs),
         memory_mb=sum(cost.memory_mb * n for cost, n in costs),
@@ -379,7 +379,7 @@ def _occupied(edge: Edge, there: Counter[str], now: float) -> Cost:
     )
 
 
-def _begin(period: str, now: float) -> float:
+def period_begin(period: str, now: float) -> float:
     """When the day, month or year of UTC began."""
     day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first = {"day": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}

@@ -24,6 +24,7 @@ VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "pause": "submit nothing more until `resume`; what runs goes on",
     "drain": "empty the site: submit nothing more, let every pilot finish what it has",
     "resume": "take back `pause` and `drain`",
+    "metrics": "the site's figures as Prometheus text",
     "workers": "list workers, living ones first",
     "trace": "everything known about an intent, a batch job, a worker or a job",
     "lint": "all that is wrong with site files",

@@ -10,9 +10,6 @@ import msgspec
 
 from ailurus.output import Output
 
-WORDS = ("pause", "drain")
-"""Names of the files in the state directory that say so; an admin may touch and remove them too."""
-
 
 class WordAnswer(msgspec.Struct, kw_only=True):
     """What `pause`, `drain` and `resume` print with `--json`: what holds from now on."""
@@ -45,6 +42,8 @@ def word(args: Namespace, out: Output, name: str) -> int:
 
 def show(out: Output, site: str, state: Path) -> int:
     """What holds now."""
+    from harvester_edge.glance import WORDS
+
     paused, draining = ((state / name).exists() for name in WORDS)
     if out.as_json:
         out.document(WordAnswer(site=site, paused=paused, draining=draining))

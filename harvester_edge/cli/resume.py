@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output
-from harvester_edge.cli.pause import WORDS, show
+from harvester_edge.cli.pause import show
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Remove the files; `policy.status` is the site file's to change."""
     from harvester_edge import lint
+    from harvester_edge.glance import WORDS
 
     site = lint.load(args.config)
     for name in WORDS:

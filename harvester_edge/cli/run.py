@@ -22,6 +22,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--standby", action="store_true", help="wait while another edge has the site"
     )
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there; default: nowhere"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -45,6 +48,10 @@ def main(args: Namespace, out: Output) -> int:
         edge = open_edge(site, logs.Log("edge", site=site.site))
         signal.signal(signal.SIGTERM, on_signal)
         signal.signal(signal.SIGINT, on_signal)
+        if args.metrics_listen:
+            from harvester_edge import metrics
+
+            metrics.serve(site, args.metrics_listen)
         daemon.run(edge, stop, standby=args.standby)
         if args.drain_at_exit:
             daemon.drain_all(edge, leave)

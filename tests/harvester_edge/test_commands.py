@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import urllib.request
+from collections import deque
 from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
-from harvester_edge.cli import main
+from harvester_edge import metrics
+from harvester_edge.cli import main, watch
 from harvester_edge.cli.why import WhyAnswer
+from harvester_edge.glance import glance
 
 
 @pytest.fixture
@@ -85,6 +92,39 @@ def test_pause_drain_and_resume_are_files_and_may_be_said_twice(config, world, c
         assert main(["resume", "--config", config]) == 0
     assert "online again" in capsys.readouterr().out
     assert world.cycle().binding.name != "paused"
+
+
+def test_metrics_are_text_a_file_or_an_address(config, world, tmp_path, capsys):
+    assert main(["metrics", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert 'ailurus_edge_workers{phase="queued",site="demo",slot="std"} 4.0' in said
+    assert 'ailurus_edge_limit_binds{limit="total",site="demo"} 1.0' in said
+    assert 'ailurus_edge_up{site="demo"} 0.0' in said
+    assert main(["metrics", "--config", config, "--out", str(tmp_path / "demo.prom")]) == 0
+    assert (tmp_path / "demo.prom").read_text() == said
+    assert list(text_string_to_metric_families(said))
+    server = metrics.serve(world.edge.site, "127.0.0.1:0")
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read().decode() == said
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_page_that_moves_shows_slots_the_decision_and_the_binding_limit(world):
+    world.dispatcher.jobs = 9
+    world.cycle(2)
+    history = deque(maxlen=9)
+    console = Console(width=120, record=True, file=io.StringIO())
+    for _ in range(3):
+        console.print(watch.page(glance(world.edge.site), history))
+    said = console.export_text()
+    assert "submit nothing: 4 of 4 exist (total)" in said
+    assert "std" in said
+    assert "██" in said
+    assert len(history) == 3
 
 
 def test_a_wrong_verb_or_option_says_what_would_be_right(config, capsys):

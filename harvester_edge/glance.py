@@ -1,0 +1,83 @@
+"""A site's workers in numbers, from what the edge has on disk: it needs neither edge nor dispatcher."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import msgspec
+
+from harvester_edge.book import Book
+from harvester_edge.daemon import holder, last_look, limits
+from harvester_edge.decide import Decision, Health
+from harvester_edge.observe import period_begin
+from harvester_edge.site import Site
+
+WORDS = ("pause", "drain")
+"""Names of the files in the state directory that say so; an admin may touch and remove them too."""
+
+
+class SlotStatus(msgspec.Struct, kw_only=True):
+    """A slot: its workers by phase, how those ended that are still in the book, how the last ones started."""
+
+    slot: str
+    queue: str
+    phases: dict[str, int]
+    endings: dict[str, int] = {}
+    health: Health
+
+
+class StatusAnswer(msgspec.Struct, kw_only=True):
+    """What `status --json` prints."""
+
+    site: str
+    running: int | None  # the edge's process
+    looked: float | None
+    paused: bool
+    max_total: int
+    slots: list[SlotStatus]
+    decision: Decision | None
+    decided: float | None
+    node_hours: float | None = None  # of the budget's period that have ended
+    budget: float | None = None
+
+
+def glance(site: Site) -> StatusAnswer:
+    """Read the book once."""
+    book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
+    try:
+        phases, endings = book.phases(), book.endings()
+        names = {name: slot.queue for name, slot in site.slots.items()}
+        names |= {slot: "-" for slot, _ in phases if slot not in names}
+        last = book.decisions(1)
+        health = {slot: book.health(slot) for slot in names}
+        budget = site.scaling.budget
+        spent = book.spent(period_begin(budget.period, time.time())) if budget else None
+    finally:
+        book.close()
+    return StatusAnswer(
+        site=site.site,
+        running=holder(site.state),
+        looked=last_look(site.state),
+        paused=site.policy.status != "online"
+        or any((site.state / name).exists() for name in WORDS),
+        max_total=site.scaling.max_total,
+        slots=[
+            SlotStatus(
+                slot=slot,
+                queue=queue,
+                phases=_of(phases, slot),
+                endings=_of(endings, slot),
+                health=health[slot],
+            )
+            for slot, queue in names.items()
+        ],
+        decision=last[0].decision if last else None,
+        decided=last[0].at if last else None,
+        node_hours=spent,
+        budget=limits(site).node_hours,
+    )
+
+
+def _of(counts: Counter[tuple[str, str]], slot: str) -> dict[str, int]:
+    return {what: n for (of, what), n in counts.items() if of == slot}
