@@ -32,8 +32,11 @@ VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "events": "what happened",
     "token": "make or revoke a token (administrators)",
     "keys": "change the keys that sign tokens",
+    "backup": "copy queue and keys into a folder, while they are served",
+    "restore": "make queue and keys from a back-up",
+    "doctor": "look for what is wrong with a dispatcher, or about to be",
 }
-SERVER = ("init", "serve", "keys")
+SERVER = ("init", "serve", "keys", "backup", "restore", "doctor")
 CODES = """exit codes: 0 good · 2 the job can never run as things are · 64 usage · 65 bad job file or field ·
 66 no such file or job · 69 no dispatcher answers · 75 time-out · 77 no permission · 78 no token or
 store · `wait` exits as the payload did"""

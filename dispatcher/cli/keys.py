@@ -10,8 +10,8 @@ import msgspec
 from ailurus.output import Output
 from ailurus.protocol.messages import Answer
 from dispatcher import keys
+from dispatcher.cli import place
 from dispatcher.cli.exits import DATA, Fault
-from dispatcher.cli.place import place_of
 from dispatcher.keys import Keys
 
 
@@ -28,13 +28,13 @@ def arguments(parser: ArgumentParser) -> None:
         "signed are refused",
     )
     parser.add_argument("kid", nargs="?", default="", help="the key's name, for use and retire")
-    parser.add_argument("--store", required=True, metavar="URL", help="sqlite:///FILE")
+    place.arguments(parser)
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
 
 
 def main(args: Namespace, out: Output) -> int:
     """Change the file of keys as a whole; `kill -HUP` lets a running dispatcher take it."""
-    path = place_of(args.store).keys
+    path = place.place_of(args.store, args.keys).keys
     kept = keys.read(path)
     changed = changed_by(args.action, args.kid, kept)
     if changed is not kept:

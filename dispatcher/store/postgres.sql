@@ -20,3 +20,5 @@ select pg_notify(:channel, :text)
 -- name: attempt.heard_of
 select job_id, attempt_nr, heard from attempt where ended is null
     and job_id in (select value::bigint from json_array_elements_text(:ids::json))
+-- name: worker.skip
+select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))

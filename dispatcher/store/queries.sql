@@ -178,6 +178,9 @@ select worker_id, idx from worker where intent = :intent order by idx
 insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
     values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
     returning worker_id
+-- name: worker.skip
+insert into worker (worker_id, site, queue, phase, ending, ended, diagnosis)
+    select coalesce(max(worker_id), 0) + :by, '', '', 'ended', 'lost', 0, 'ids begin anew here, after a restore' from worker
 -- name: worker.register
 update worker set phase = 'active', ending = null, ended = null, host = :host, instance = :instance,
     batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version, registered = :now,

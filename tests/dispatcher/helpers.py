@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import Scope
+from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
 from ailurus.protocol.job import JobSpec, Room
 from ailurus.protocol.states import JobState
 from dispatcher.caller import NOBODY, Caller
@@ -87,6 +87,13 @@ class Bench:
 
     async def state(self, job_id: int) -> JobState:
         return (await self.service.show(None, ALICE, job_id=job_id)).row.state
+
+    async def listed(self) -> m.JobPage:
+        return await self.service.jobs(JobsQuery(limit=1000), ALICE)
+
+    async def told(self) -> list[m.Event]:
+        admin = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
+        return list((await self.service.events(EventsQuery(limit=1000), admin)).events)
 
     async def forward(self, seconds: float) -> None:
         """Let awake time pass, as the service's own clock would."""

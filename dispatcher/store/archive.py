@@ -1,0 +1,148 @@
+"""A copy of the queue at one instant, taken while it is served, and a queue made from a copy.
+
+After a restore nothing that was given out later comes again: jobs, events and workers get ids beyond
+a gap. So a pilot that took a job after the back-up cannot report for an attempt of the restored queue,
+whose workers have other numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ailurus.protocol.errors import AilurusError
+from dispatcher.ports import Tx
+from dispatcher.store import SQLITE as PREFIX
+from dispatcher.store import open_store, path_of
+
+GAP = 1_000_000  # ids left out by a restore: more than were given since any sensible back-up
+FILE, DUMP = "queue.db", "queue.pgdump"
+LONGEST_S = 6 * 3600.0
+
+
+def save(url: str, folder: Path) -> Path:
+    """Copy the queue into `folder`, and look whether the copy is whole. Raises AilurusError."""
+    path = path_of(url)
+    if path is None:
+        target = folder / DUMP
+        _run(["pg_dump", "--format=custom", "--no-owner", f"--file={target}"], url)
+        return target
+    target = folder / FILE
+    if not path.exists():
+        raise AilurusError(f"there is no store {path}", field="--store", remedy="dispatcher init")
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(
+                copy
+            )  # in one step: a snapshot, beside which the dispatcher goes on writing
+            if (fault := copy.execute("pragma quick_check").fetchone()[0]) != "ok":
+                raise AilurusError(f"the copy is not whole: {fault}", remedy="is the disk sound?")
+    except sqlite3.Error as error:
+        raise AilurusError(f"cannot copy {path}: {error}", remedy="is it a store?") from None
+    return target
+
+
+def load(url: str, folder: Path) -> None:
+    """Make the queue from the copy in `folder`. What is there already stays. Raises AilurusError."""
+    path = path_of(url)
+    if path is not None:
+        _load_file(path, _there(folder / FILE))
+        return
+    if not _empty(url):
+        raise AilurusError(
+            f"the database {urlsplit(url).path[1:]} is not empty",
+            field="--store",
+            remedy="make another one: createdb NAME",
+        )
+    copy = _there(folder / DUMP)
+    _run(["pg_restore", "--no-owner", "--exit-on-error", "--single-transaction", str(copy)], url)
+    asyncio.run(_begin_anew(url))
+
+
+def _load_file(path: Path, copied: Path) -> None:
+    """The file gets its name when it is whole and its gap is made."""
+    if path.exists():
+        raise AilurusError(
+            f"{path} is there",
+            field="--store",
+            remedy="move it away, with its -wal, or name another",
+        )
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)  # of one that was killed
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(sqlite3.connect(copied)) as source, closing(sqlite3.connect(draft)) as copy:
+            source.backup(copy)
+        asyncio.run(_begin_anew(f"{PREFIX}{draft}"))
+        draft.rename(path)
+    except (OSError, sqlite3.Error) as error:
+        raise AilurusError(f"cannot make {path} from {copied}: {error}") from None
+    finally:
+        for left in path.parent.glob(f"{draft.name}*"):
+            left.unlink()
+
+
+async def _begin_anew(url: str) -> None:
+    store = open_store(url)
+    try:
+        await store.write(_leave_a_gap)
+    finally:
+        await store.close()
+
+
+def _leave_a_gap(tx: Tx) -> None:
+    tx.one("series.take", name="job", by=GAP)
+    taken = tx.one("series.take", name="event", by=GAP)
+    last = tx.one("event.last")
+    seq = max(taken[0] if taken else 0, (last[0] if last else 0) + GAP)
+    tx.run("event.add", seq=seq, at=0.0, kind="restored", job_id=None, worker_id=None, data="{}")
+    tx.run("worker.skip", by=GAP)
+
+
+def _empty(url: str) -> bool:
+    tables = "select count(*) from pg_tables where tablename = 'job'"
+    said = _run(["psql", "--no-psqlrc", "-Atc", tables], url)
+    return said.strip() == "0"
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise AilurusError(
+            f"there is no {path}",
+            field="--from",
+            remedy="name a folder that `dispatcher backup` made",
+        )
+    return path
+
+
+def _run(argv: Sequence[str], url: str) -> str:
+    """A program of PostgreSQL on the database, without its password where others could see it."""
+    parts = urlsplit(url)
+    environment = dict(os.environ)
+    if parts.password:
+        environment["PGPASSWORD"] = unquote(parts.password)
+        url = urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@", 1)))
+    try:
+        done = subprocess.run(
+            [*argv, f"--dbname={url}"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            env=environment,
+        )
+    except OSError as error:
+        raise AilurusError(
+            f"cannot run {argv[0]}: {error.strerror}", remedy="install PostgreSQL's client programs"
+        ) from None
+    if done.returncode:
+        raise AilurusError(f"{argv[0]} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
