@@ -90,7 +90,7 @@ def test_a_damaged_a_newer_and_an_older_store_are_told_apart(patient, tmp_path):
     assert patient()["store"] == "wrong"
 
 
-def test_r5_events_of_tomorrow_tell_that_the_clock_went_back(patient, tmp_path):
+def test_events_of_tomorrow_tell_that_the_clock_went_back(patient, tmp_path):
     with sqlite3.connect(tmp_path / "queue.db") as store:
         store.execute("insert into event (seq, at, kind, data) values (1, 4e9, 'job', '{}')")
     store.close()
