@@ -247,7 +247,8 @@ class Edges(Core):
                 for row in tx.all("attempt.traced_worker", site=ask.site, worker_id=worker_id)
             ]
 
-        return m.Traced(attempts=tuple(map(views.traced, await self.store.read(gather))))
+        rows = await self.store.read(gather)
+        return m.Traced(attempts=tuple(map(views.traced, rows)), now=self.now())
 
     def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
         _at_home(site, caller)

@@ -705,6 +705,7 @@ class TracedAttempt(Answer):
 
 class Traced(Answer):
     attempts: tuple[TracedAttempt, ...]  # the latest ones
+    now: float = 0.0  # the dispatcher's clock
 
 
 class DrainWorkers(OpenAsk):

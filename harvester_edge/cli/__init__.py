@@ -28,6 +28,7 @@ VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "workers": "list workers, living ones first",
     "trace": "everything known about an intent, a batch job, a worker or a job",
     "lint": "all that is wrong with site files",
+    "doctor": "whether the site would work: asks dispatcher, disks and batch system, changes nothing",
     "convert": "site files from Harvester's queue configuration and CRIC's queue data",
     "render": "the batch script that a worker of a slot would get",
 }

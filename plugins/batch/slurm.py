@@ -102,6 +102,12 @@ class Slurm:
             return Rejected(ran.said)
         return Unclear(f"sbatch: exit code {ran.code}: {ran.said}")
 
+    def trial(self, order: Order, tag: Tag) -> str:
+        """Why Slurm would not take a worker of the order; nothing if it would. Submits nothing."""
+        *argv, _ = sbatch(self._chosen(order), order, tag)
+        ran = self._run([*self._options.prefix, *argv, "--test-only", "--wrap=true"])
+        return ran.said if ran.code else ""
+
     def _chosen(self, order: Order) -> SlurmOptions:
         return of_slot(self._options, order)
 

@@ -119,6 +119,11 @@ def test_jobs_bring_pilots_and_no_jobs_let_them_go(here):
     states = here.client.wait(ids, timeout_s=40).states
     assert set(states.values()) == {JobState.FINISHED}
     here.until(lambda: not here.pilots())
+    doctor = [BIN / "harvester-edge", "doctor", "--config", here.root / "site.yaml", "--json"]
+    ran = subprocess.run(doctor, capture_output=True, check=False, timeout=60)
+    found = {one["about"]: one["verdict"] for one in json.loads(ran.stdout)["findings"]}
+    assert found.keys() > {"site file", "dispatcher", "state", "pilot", "batch system", "slot std"}
+    assert "bad" not in found.values(), ran.stdout
     here.until((here.root / "state" / "book.sqlite").exists)
     book = Book(here.root / "state" / "book.sqlite", read_only=True)
     here.until(lambda: not book.live())

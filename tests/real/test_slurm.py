@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.batch_promises import Promises, sleepers
-from tests.real.batch_rig import ROOT, System, until
+from tests.real.batch_rig import BIN, ROOT, System, as_user, clean, until
 
 pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 FIXTURE = ROOT / "scripts" / "fixtures" / "slurm"
@@ -108,6 +109,25 @@ class TestSlurm(Promises):
             row = rig.workers("phase = 'ended'")[0]
             assert row["outcome"] == "rejected", row
             assert reason in row["diagnosis"]
+            assert not system.live()
+
+    def test_the_doctor_asks_slurm_about_each_slot_and_submits_nothing(self, system):
+        slots = {
+            "wrong": {"queue": "real", "cores": 1, "memory": "100M", "disk": "1M", "walltime": "1h",
+                      "extra": {"partition": "nosuch"}},
+        }  # fmt: skip
+        with sleepers(system, 1, slots=slots) as rig:
+            command = [*as_user(system.user), BIN / "harvester-edge", "doctor", "--json"]
+            argv = [*command, "--config", rig.directory / "site.yaml"]
+            env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
+            ran = subprocess.run(argv, capture_output=True, env=env, timeout=60, check=False)
+            found = {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
+            assert ran.returncode == 78
+            assert found["slot std"]["verdict"] == "good", found
+            assert found["slot wrong"]["verdict"] == "bad"
+            assert "nvalid partition" in found["slot wrong"]["said"]
+            assert found["batch system"]["verdict"] == "good"
+            assert found["dispatcher"]["verdict"] == "good"
             assert not system.live()
 
     def test_a_held_worker_is_held_until_it_is_released(self, system):

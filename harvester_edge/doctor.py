@@ -1,0 +1,225 @@
+"""Whether a site would work, asked of the site itself: read-only, one question after the other.
+
+Nothing is submitted and nothing taken: no lease of the site, no job, no file that stays.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s
+from harvester_edge import lint
+from harvester_edge.act import launch
+from harvester_edge.daemon import holder
+from harvester_edge.edge import client, pilot_program, prefix
+from harvester_edge.ports import Batch, Order, Tag
+from harvester_edge.render import script
+from harvester_edge.sense import batch_class
+from harvester_edge.site import Site
+
+SHARED_KINDS = (
+    "nfs",
+    "nfs4",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "fuse.sshfs",
+    "9p",
+    "cifs",
+    "afs",
+)
+SKEW_S = 30.0
+FREE_MB = 1024
+FREE_INODES = 10_000
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """The answer to one question."""
+
+    about: str
+    verdict: Literal["good", "warning", "bad"]
+    said: str
+    remedy: str = ""
+
+
+class Trouble(Exception):
+    """Why something is not good, and what would help."""
+
+    def __init__(self, said: str, remedy: str = "", *, warning: bool = False) -> None:
+        super().__init__(said)
+        self.remedy, self.warning = remedy, warning
+
+
+def examine(path: Path) -> Iterator[Finding]:
+    """All questions, in the order in which one would ask them."""
+    faults = lint.faults(path)
+    wrong = [fault for fault in faults if fault.rule.startswith("E")]
+    if wrong:
+        for fault in wrong:
+            yield Finding(about="site file", verdict="bad", said=str(fault))
+        return
+    told = f"{len(faults)} warnings: see `harvester-edge lint`" if faults else "no fault"
+    yield Finding(about="site file", verdict="warning" if faults else "good", said=told)
+    site = lint.load(path)
+    yield _asked("dispatcher", lambda: _dispatcher(site))
+    yield _asked("state", lambda: _state(site))
+    yield _asked("shared", lambda: _room(site.shared))
+    yield _asked("pilot", lambda: _pilot(site))
+    yield _asked("edge", lambda: _edge(site))
+    yield _asked("batch system", lambda: _listing(site))
+    for name in site.slots:
+        yield _asked(f"slot {name}", lambda name=name: _trial(site, name))  # type: ignore[misc]
+
+
+def _asked(about: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(about=about, verdict="good", said=ask())
+    except Trouble as one:
+        verdict: Literal["warning", "bad"] = "warning" if one.warning else "bad"
+        return Finding(about=about, verdict=verdict, said=str(one), remedy=one.remedy)
+    except AilurusError as error:
+        return Finding(about=about, verdict="bad", said=error.message, remedy=error.remedy)
+    except OSError as error:
+        return Finding(about=about, verdict="bad", said=f"{error.filename}: {error.strerror}")
+
+
+def _dispatcher(site: Site) -> str:
+    began = time.time()
+    answer = client(site, patience_s=0.0).call(
+        "edge_trace", m.AskTrace(site=site.site), answer=m.Traced
+    )
+    took = time.time() - began
+    skew = abs(answer.now - (began + took / 2)) - took if answer.now else 0.0
+    if skew > SKEW_S:
+        said = f"this machine's clock is {skew:.0f} s off the dispatcher's"
+        raise Trouble(said, "synchronise it: deadlines and tokens go by it", warning=True)
+    return (
+        f"{site.dispatcher.url} answers in {took * 1000:.0f} ms and knows the token for {site.site}"
+    )
+
+
+def _state(site: Site) -> str:
+    said = _room(site.state)
+    kind = _filesystem(site.state)
+    if kind in SHARED_KINDS:
+        text = f"{site.state} is on {kind}: the book's locks are not safe there"
+        raise Trouble(text, "a disk of this machine for paths.state")
+    return f"{said}, {kind}"
+
+
+def _room(path: Path) -> str:
+    """Whether a directory, or what it would be made in, can be written and has room."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Trouble(f"{there} cannot be written by this user", "a directory of yours")
+    free = os.statvfs(there)
+    left_mb = free.f_bavail * free.f_frsize // 1024**2
+    if left_mb < FREE_MB:
+        raise Trouble(f"{there} has {left_mb} MB left", f"at least {FREE_MB}")
+    if free.f_files and free.f_favail < FREE_INODES:
+        raise Trouble(f"{there} has {free.f_favail} inodes left", "each worker needs about five")
+    return f"{path} has {left_mb // 1024} GB left"
+
+
+def _filesystem(path: Path) -> str:
+    """The kind of the file system that a path is on."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    there = there.resolve()
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode().decode("unicode_escape")
+        if there.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
+
+
+def _pilot(site: Site) -> str:
+    program = pilot_program(site)
+    if site.backend.kind != "local" and site.pilot.program and not Path(program).exists():
+        said = f"{program} is not on this machine: whether nodes have it is not known"
+        raise Trouble(said, warning=True)
+    if site.pilot.file is not None and not Path(program).exists():
+        return f"{site.pilot.file} is handed out when the edge starts"
+    if not os.access(program, os.X_OK):
+        raise Trouble(f"{program} cannot be executed", "pilot.file or pilot.program")
+    try:
+        ran = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=30, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Trouble(f"{program} --version does not end") from None
+    if ran.returncode:
+        raise Trouble(
+            f"{program} --version: exit code {ran.returncode}: {ran.stderr[-300:].strip()}"
+        )
+    return f"{program}: {ran.stdout.strip()[:100]}"
+
+
+def _edge(site: Site) -> str:
+    running = holder(site.state)
+    return f"process {running} runs here" if running else "none runs here now"
+
+
+def _listing(site: Site) -> str:
+    began = time.monotonic()
+    found = _batch(site, site.shared / "workers").listing()
+    took = time.monotonic() - began
+    said = (
+        f"{site.backend.kind} answers in {took:.1f} s and shows {len(found)} workers of {site.site}"
+    )
+    if took > duration_s(site.backend.limits.command_timeout) / 2:
+        raise Trouble(said, "backend.limits.command_timeout is not far away", warning=True)
+    return said
+
+
+def _trial(site: Site, name: str) -> str:
+    """Ask the batch system whether it would take a worker of the slot, where it can tell."""
+    shape = site.slots[name]
+    with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as place:
+        batch = _batch(site, Path(place))
+        trial = getattr(batch, "trial", None)
+        if trial is None:
+            return f"{site.backend.kind} cannot say beforehand whether it would take a worker"
+        room = shape.room()
+        order = Order(
+            script=script(launch(site, "INTENT", name), batch_class(site.backend.kind).index),
+            place=Path(place),
+            count=1,
+            cores=room.cores,
+            memory_mb=room.memory_mb,
+            disk_mb=room.disk_mb,
+            gpus=room.gpus,
+            walltime_s=shape.walltime_s,
+            wait_s=int(duration_s(site.policy.max_queue_age)),
+            extra=dict(shape.extra),
+        )
+        refused = trial(order, Tag(prefix(site.site) + "doctor"))
+    if refused:
+        raise Trouble(refused, f"slots.{name} and backend.options")
+    return "the batch system would take a worker"
+
+
+def _batch(site: Site, root: Path) -> Batch:
+    plugin = batch_class(site.backend.kind)
+    options = msgspec.convert(site.backend.options, plugin.Options)
+    timeout = duration_s(site.backend.limits.command_timeout)
+    made: Batch = plugin(options, root, prefix(site.site), timeout_s=timeout)
+    return made

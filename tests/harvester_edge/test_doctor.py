@@ -1,0 +1,52 @@
+"""The doctor says what is wrong and what would help, and goes on with the next question."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from harvester_edge import doctor
+
+
+@pytest.fixture
+def findings(world, tree, tmp_path):
+    """What it finds at a site, by what it is about."""
+
+    def examine(**changed):
+        file = tmp_path / "site.yaml"
+        file.write_bytes(msgspec.json.encode({**tree, **changed}))
+        return {one.about: one for one in doctor.examine(file)}
+
+    return examine
+
+
+def test_one_thing_that_is_wrong_does_not_hide_the_others(findings):
+    found = findings()
+    assert found["dispatcher"].verdict == "bad"  # nobody listens there
+    assert found["state"].verdict == "good"
+    assert found["batch system"].verdict == "good"
+    assert "shows 0 workers of demo" in found["batch system"].said
+    assert found["slot std"].said == "local cannot say beforehand whether it would take a worker"
+
+
+def test_a_token_that_others_can_read_is_found(findings, tmp_path):
+    (tmp_path / "edge.token").chmod(0o644)
+    assert "others can use" in findings()["dispatcher"].said
+
+
+def test_a_pilot_that_cannot_be_started_is_found(findings):
+    assert "cannot be executed" in findings(pilot={"program": "/no/such/pilot"})["pilot"].said
+    assert "exit code 1" in findings(pilot={"program": "/bin/false"})["pilot"].said
+
+
+def test_a_full_or_shared_state_directory_is_found(findings, monkeypatch):
+    monkeypatch.setattr(doctor, "_filesystem", lambda path: "lustre")
+    found = findings()["state"]
+    assert "is on lustre" in found.said
+    assert found.remedy == "a disk of this machine for paths.state"
+    monkeypatch.setattr(doctor, "FREE_MB", 1 << 40)
+    assert "MB left" in findings()["shared"].said
+
+
+def test_a_faulty_site_file_is_all_that_is_asked_about(findings):
+    assert findings(scaling={}).keys() == {"site file"}
