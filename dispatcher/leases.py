@@ -52,6 +52,7 @@ class Lease(Struct):
     begun: float = 0.0  # 0: before this dispatcher started
     alone: bool = False  # nothing else is given to its worker
     batch_id: str = ""  # of a PanDA client's batch job
+    debug: bool = False  # a PanDA client is to send the end of its output with each heartbeat
 
     def sample(self, at: float, usage: Usage) -> None:
         """Keep a point of the curve; a long job's curve is thinned, not cut."""

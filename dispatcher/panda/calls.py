@@ -107,6 +107,12 @@ class Calls:
         wanted = ids(call.given["job_ids"])
         return success(await updates.told_states(self.service, call.party, wanted))
 
+    async def set_debug_mode(self, call: Call) -> dict[str, Any]:
+        job_id, mode = call.given["job_id"], call.given["mode"]
+        if updates.set_debug(self.service, call.party, job_id, mode=mode):
+            return success(None, "Succeeded")
+        return failure("the job is not running")
+
     async def update_job(self, call: Call) -> dict[str, Any]:
         return await self._update(call.party, told(call.given, "v1"))
 

@@ -23,7 +23,7 @@ from dispatcher.service import Service
 
 STORAGE = "AILURUS_DISK"
 _QUEUE = re.compile(
-    r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})\.(?:all|pilot)\.json"
+    r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})(\.all|\.pilot)?\.json"
 )
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 _JOB = re.compile(r"/trf/job/(\d{1,18})\.(\d{1,18})\.(\d{1,18})\.([0-9a-f]{40})")
@@ -56,12 +56,15 @@ class Files:
         if named := _JOB.fullmatch(path):
             job_id, attempt_nr, worker_id = (int(part) for part in named.groups()[:3])
             return await self._job(job_id, attempt_nr, worker_id, named[4])
-        if named := _QUEUE.fullmatch(path):
-            return _encode(self._queue(named[1]))
         if path in _QUEUES:
             names = await harvester.by_type(self._service)
             return _encode({name: self._queue(name) for name in sorted(names)})
-        return _encode(self._storages()) if path in _STORAGES else None
+        if path in _STORAGES:
+            return _encode(self._storages())
+        if named := _QUEUE.fullmatch(path):
+            described = self._queue(named[1])
+            return _encode(described if named[2] else {named[1]: described})
+        return None
 
     async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
         """What of a job is too long for a command line: for who was given its key."""

@@ -251,7 +251,11 @@ class Legacy:
         return _Json({"StatusCode": 0, "errorDialog": "", "userProxy": token})
 
     async def _debug_mode(self, call: Call) -> Answer:
-        return "Succeeded"
+        job_id = number(call.given["pandaID"]) or 0
+        mode = str(call.given["modeOn"]).lower() == "true"
+        if updates.set_debug(self._service, call.party, job_id, mode=mode):
+            return "Succeeded"
+        return "ERROR: the job is not running"
 
     async def _event_ranges(self, call: Call) -> Answer:
         return {"StatusCode": 0, "eventRanges": []}

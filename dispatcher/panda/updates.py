@@ -46,7 +46,7 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     if _other(lease.batch_id, told.batch_id):
         return TOBEKILLED
     _renew(service, lease, told)
-    if told.stdout and lease.tail_wanted:
+    if told.stdout and (lease.tail_wanted or lease.debug):
         await service.tail_came(lease, told.stdout)
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
@@ -189,7 +189,18 @@ def command(lease: Lease) -> str | None:
     """What the back channel says to a pilot that holds a job. One word: Harvester compares it whole."""
     if lease.soft_kill:
         return "softkill"
-    return f"tail {lease.tail_wanted}" if lease.tail_wanted else None
+    if name := lease.tail_wanted:
+        return f"tail {f'payload.{name}' if name in ('stdout', 'stderr') else name}"
+    return "debug" if lease.debug else None
+
+
+def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) -> bool:
+    """Let a pilot send the end of its output, or no more. False: no such job runs here."""
+    lease = service.leases.of(job_id)
+    if lease is None or not _holds(service, party, lease, None):
+        return False
+    lease.debug = mode
+    return True
 
 
 def _standing(tx: Tx, job_id: int) -> Row | None:

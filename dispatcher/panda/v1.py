@@ -116,6 +116,7 @@ METHODS = {
             "framework:str framework_version:str driver_version:str timeout:int=",
         ),
         _method(G, "job/get_status", "job_ids:list! timeout:int="),
+        _production(P, "job/set_debug_mode", "job_id:int! mode:bool!"),
         _method(G, "metaconfig/get_resource_types"),
         _method(G, "creds/get_proxy", "role:str dn:str"),
         _method(G, "creds/get_access_token", "client_name:str! token_key:str"),

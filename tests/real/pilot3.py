@@ -44,7 +44,7 @@ def start(rig: Rig, queue: str, *more: str, **environment: str) -> Program:
     """Start a Pilot 3 for a queue, set up as docs/panda.md says; it ends when it finds no more jobs."""
     home = rig.directory / f"pilot3-{queue}"
     home.mkdir()
-    queues = fetched(rig, "/cache/schedconfig/cric_pandaqueues.json", home / "queues.json")
+    queues = fetched(rig, f"/cache/schedconfig/{queue}.json", home / "queues.json")
     described = fetched(rig, f"/cache/schedconfig/{queue}.all.json", home / "queue.json")
     storages = fetched(rig, "/cache/schedconfig/cric_ddmendpoints.json", home / "storages.json")
     fetched(rig, "/trf/user/runailurus", home / "runailurus")

@@ -8,7 +8,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from ailurus.protocol.job import OutputFile
+from ailurus.protocol.job import JobSpec, OutputFile
+from dispatcher.panda.door import PandaSettings
+from tests.dispatcher.panda.conftest import Dispatcher, packed
 
 WORKER = {
     "workerID": 42,
@@ -360,3 +362,82 @@ def test_a_cancelled_job_s_pilot_is_told_to_stop(dispatcher, job):
     assert dispatcher.update(got, "running") == "tobekilled"
     assert dispatcher.update(got, "failed", pilotErrorCode=1144) == "alreadydone"
     assert dispatcher.state(job_id) == "cancelled"
+
+
+def test_debug_mode_brings_the_end_of_the_output_with_each_heartbeat(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.get_job()
+    ask = {"pandaID": str(job_id), "modeOn": "True"}
+    assert dispatcher.ask("/server/panda/setDebugMode", ask, "form").text == "Succeeded"
+    assert dispatcher.update(got, "running") == "debug"
+    assert dispatcher.update(got, "running", stdout="the last words") == "debug"
+    assert dispatcher.service.leases.of(job_id).tail == "the last words"
+    off = dispatcher.v1("job/set_debug_mode", {"job_id": job_id, "mode": False})
+    assert off["success"]
+    assert dispatcher.update(got, "running") == "NULL"
+    ask["pandaID"] = "999"
+    assert dispatcher.ask("/server/panda/setDebugMode", ask, "form").text.startswith("ERROR")
+
+
+def test_the_end_of_a_file_is_asked_for_under_pilot_3_s_name(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.get_job()
+    dispatcher.update(got, "running")
+    dispatcher.run(dispatcher.service.wish("tail", job_id, text="stdout"))
+    assert dispatcher.update(got, "running") == "tail payload.stdout"
+    assert dispatcher.update(got, "running", stdout="words") == "NULL"
+
+
+# --- a recorded Pilot 3 ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recording", "state", "code"),
+    [("pilot3-null-job", "finished", 0), ("pilot3-failing-payload", "failed", 1368)],
+)
+def test_every_request_of_a_recorded_pilot_3_is_answered_as_it_needs(
+    dispatcher, job, recorded, recording, state, code
+):
+    """Version 3.11.5.1, which is not on PyPI; the one that is runs in tests/real."""
+    outputs = (OutputFile(name="out.1001.txt"),)
+    (job_id,) = dispatcher.submit(job(queue="STUB_QUEUE", outputs=outputs))
+    for line in recorded(f"{recording}.jsonl"):
+        if line["method"] == "GET":
+            continue  # its transform: it asks for the one that the job names
+        params = line["body"]["params"]
+        if "jobId" in params:
+            params["jobId"] = str(job_id)
+        agent = {"user-agent": line["headers"]["User-Agent"]}
+        body, headers = packed("gz", params)
+        answer = dispatcher.raw("POST", line["path"], body, headers | agent)
+        told = dict(parse_qsl(answer.text))
+        assert (answer.status, told["StatusCode"]) == (200, "0")
+        if "jobId" not in params:
+            assert told["transformation"] == "http://127.0.0.1:8080/trf/user/runailurus"
+        elif params["state"] in ("starting", "running"):
+            assert told["command"] == "NULL"
+    row = dispatcher.detail(job_id).row
+    assert (row.state, row.code) == (state, code)
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_described_before_it_has_seen_a_job(dispatcher):
+    (name, whole) = dispatcher.raw("GET", "/cache/schedconfig/new.json").json.popitem()
+    flat = dispatcher.raw("GET", "/cache/schedconfig/new.all.json").json
+    assert (name, whole) == ("new", flat)
+    assert flat["state"] == "ACTIVE"
+
+
+def test_an_operator_s_description_of_a_queue_goes_before_ours(some_keys, tmp_path):
+    (tmp_path / "q.json").write_text(json.dumps({"timefloor": 60, "astorages": {"pw": ["SE"]}}))
+    made = Dispatcher(tmp_path, some_keys, PandaSettings(folder=tmp_path))
+    try:
+        described = made.raw("GET", "/cache/schedconfig/q.all.json").json
+        assert (described["timefloor"], described["maxwdir"]) == (60, 100_000)
+        made.submit(JobSpec(name="j", command="true", queue="q"))
+        got = made.get_job()
+        assert (got["ddmEndPointOut"], got["logFile"]) == ("SE", "1.1.log.tgz")
+    finally:
+        made.close()
