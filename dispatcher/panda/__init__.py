@@ -7,5 +7,6 @@ legacy   the methods of `/server/panda/`
 jobs     what both mean for jobs: acquire, update, status
 reports  a final update as the report that the queue takes; pure
 harvester  what both mean for Harvester: instances, workers, commands, statistics
+uploads  logs and checkpoints that Harvester leaves here
 files    queue and storage descriptions, the transform
 """

@@ -162,8 +162,8 @@ def _sent(service: Service, ask: Ask, worker_id: int, job: Leased, owner: str) -
     )
     arguments = panda.packed(sent)
     if len(arguments) > LONGEST_ARGUMENTS:  # too long for a command line: fetched by the transform
-        key = service.report_key(job.job_id, job.attempt_nr, worker_id)
         name = f"{job.job_id}.{job.attempt_nr}"
+        key = service.key(f"panda job {name}.{worker_id}")  # only to read it: it is in a URL
         arguments = f"-n {name} -u {ask.home}/trf/job/{name}.{worker_id}.{key}"
     return msgspec.structs.replace(sent, parameters=arguments)
 

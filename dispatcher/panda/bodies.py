@@ -11,6 +11,8 @@ from email.policy import HTTP
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from msgspec import Struct
+
 from dispatcher.caller import Rejected
 
 LONGEST = 8 * 1024 * 1024  # of a body, packed or not
@@ -20,6 +22,13 @@ TEXT = "text/plain"
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Headers = Mapping[bytes, bytes]
+
+
+class Upload(Struct, frozen=True):
+    """A file of a form by parts."""
+
+    name: str
+    data: bytes
 
 
 class BadBody(Exception):
@@ -107,7 +116,9 @@ def _multipart(header: bytes, body: bytes) -> dict[str, Any]:
         name = part.get_param("name", header="content-disposition")
         data = part.get_payload(decode=True)
         if isinstance(name, str) and isinstance(data, bytes):
-            given[name] = data if part.get_filename() else data.decode("utf-8", "replace")
+            filename = part.get_filename()
+            text = data.decode("utf-8", "replace")
+            given[name] = text if filename is None else Upload(filename, data)
     return given
 
 

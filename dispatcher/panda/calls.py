@@ -12,7 +12,7 @@ from ailurus.protocol import panda
 from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_update import STATES, Told, told
 from dispatcher.auth import Issuer
-from dispatcher.panda import acquire, commands, harvester, updates
+from dispatcher.panda import acquire, commands, harvester, updates, uploads
 from dispatcher.panda.party import Party
 from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
@@ -288,6 +288,40 @@ class Calls:
         for instance in instances:
             await commands.send(self.service, instance, "KILL_WORKERS", params, ack=False)
         return success(None)
+
+    # --- files ---------------------------------------------------------------------------------------
+
+    async def upload_jedi_log(self, call: Call) -> dict[str, Any]:
+        try:
+            name = await uploads.put(self.service, call.given["file"])
+        except ValueError as error:
+            return failure(str(error))
+        return success(f"{call.home}/cache/{name}")
+
+    async def update_jedi_log(self, call: Call) -> dict[str, Any]:
+        try:
+            await uploads.append(self.service, call.given["file"])
+        except ValueError as error:
+            return failure(f"ERROR: cannot update file with {error}")
+        return success(None)
+
+    async def upload_hpo_checkpoint(self, call: Call) -> dict[str, Any]:
+        file = call.given["file"]
+        try:
+            name = await uploads.put(self.service, file, name=uploads.checkpoint(file.name))
+        except ValueError as error:
+            return failure(str(error))
+        return success(f"/cache/{name}", f"Successfully placed at /cache/{name}")
+
+    async def delete_hpo_checkpoint(self, call: Call) -> dict[str, Any]:
+        given = call.given
+        try:
+            known = await uploads.remove(
+                self.service, uploads.checkpoint(f"{given['task_id']}_{given['sub_id']}")
+            )
+        except ValueError as error:
+            return failure(f"Failed to delete file due to {error}")
+        return success(None) if known else failure("Failed to delete file due to no such file")
 
 
 def _numbers(found: dict[str, Any], blank: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from dispatcher import web
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Rejected
-from dispatcher.panda import bodies, legacy, v1
+from dispatcher.panda import bodies, legacy, uploads, v1
 from dispatcher.panda.bodies import BadBody, Headers
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, Call, Calls
 from dispatcher.panda.files import Files
@@ -57,7 +57,7 @@ class Panda:
         headers = dict(scope["headers"])
         try:
             if path.startswith(("/cache/", "/trf/")):
-                await self._file(path, scope["method"], send)
+                await self._file(path, scope["method"], headers, send)
                 return
             body = bytes(await web.read_bytes(receive, headers, bodies.LONGEST))
             if path.startswith("/server/panda/"):
@@ -78,8 +78,12 @@ class Panda:
             status, content, kind = error.status, f"ERROR : {error}".encode(), bodies.TEXT
         await _send(send, status, content, kind)
 
-    async def _file(self, path: str, method: str, send: web.Send) -> None:
+    async def _file(self, path: str, method: str, headers: Headers, send: web.Send) -> None:
         content = await self._files.get(path) if method in ("GET", "HEAD") else None
+        token = headers.get(b"authorization")
+        kept = content is None and path.startswith("/cache/")
+        if kept and party(self._issuer, token, self._open).production:
+            content = await uploads.get(self._calls.service, path.removeprefix("/cache/"))
         if content is None:
             await _send(send, 404, b"ERROR : no such file", bodies.TEXT)
         else:

@@ -68,7 +68,7 @@ class Files:
 
     async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
         """What of a job is too long for a command line: for who was given its key."""
-        good = self._service.report_key(job_id, attempt_nr, worker_id)
+        good = self._service.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
         if not hmac.compare_digest(good, key):
             return None
 

@@ -79,6 +79,9 @@ _NAMES = {
         "getWorkerStats": "",
         "updateServiceMetrics": "harvesterID! metrics!",
         "addHarvesterDialogs": "harvesterID! dialogs!",
+        "updateLog": "file!",
+        "put_checkpoint": "file!",
+        "delete_checkpoint": "task_id! sub_id!",
     }.items()
 }
 """The parameters of each method; `!`: it cannot do without."""
@@ -126,6 +129,9 @@ class Legacy:
             "ackCommands": self._ack_commands,
             "get_max_worker_id": self._last_worker,
             "getWorkerStats": self._worker_statistics,
+            "updateLog": self._update_log,
+            "put_checkpoint": self._put_checkpoint,
+            "delete_checkpoint": self._delete_checkpoint,
             **{name: self._pair(*how) for name, how in _PAIRS.items()},
         }
 
@@ -294,6 +300,22 @@ class Legacy:
 
     async def _worker_statistics(self, call: Call) -> Answer:
         return json.dumps(await harvester.statistics(self._service))
+
+    async def _update_log(self, call: Call) -> Answer:
+        if not isinstance(call.given["file"], bodies.Upload):
+            return "ERROR: cannot update file with what is no file"
+        answer = await self._calls.update_jedi_log(call)
+        return "True" if answer["success"] else str(answer["message"])
+
+    async def _put_checkpoint(self, call: Call) -> Answer:
+        if not isinstance(call.given["file"], bodies.Upload):
+            return json.dumps({"status": False, "message": "failed to extract ID"})
+        answer = await self._calls.upload_hpo_checkpoint(call)
+        return json.dumps({"status": answer["success"], "message": answer["message"]})
+
+    async def _delete_checkpoint(self, call: Call) -> Answer:
+        answer = await self._calls.delete_hpo_checkpoint(call)
+        return json.dumps({"status": answer["success"], "message": answer["message"] or "done"})
 
     def _pair(
         self, path: str, names: dict[str, str], said: str

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from ailurus.protocol.panda_update import UPDATE
+from dispatcher.panda.bodies import Upload
 
 KINDS: dict[str, type] = {
     "any": object,
@@ -22,6 +23,7 @@ KINDS: dict[str, type] = {
     "float": float,
     "list": list,
     "dict": dict,
+    "file": Upload,
 }
 _NUMBERS = frozenset(
     f"{kind}_{what}"
@@ -157,6 +159,10 @@ METHODS = {
             "harvester/add_sweep_command",
             "panda_queue:str! status_list:list! ce_list:list! submission_host_list:list!",
         ),
+        _production(P, "file_server/upload_jedi_log", "file:file!"),
+        _production(P, "file_server/update_jedi_log", "file:file!"),
+        _production(P, "file_server/upload_hpo_checkpoint", "file:file!"),
+        _production(P, "file_server/delete_hpo_checkpoint", "task_id:str! sub_id:str!"),
         _method(G, "statistics/active_job_stats_by_site"),
         _method(G, "statistics/active_job_detailed_stats_by_site"),
         # Ours: how an operator reaches a Harvester. No PanDA client asks for it.
@@ -206,7 +212,7 @@ def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
     if right and kind in (int, complex) and abs(value) >= 2**63:
         right = False  # no database takes it
     if not right:
-        shown = "int" if kind is complex else kind.__name__
+        shown = {complex: "int", Upload: "FileStorage"}.get(kind, kind.__name__)
         raise Refused(
             f"Type error: '{argument.name}' must be of type {shown}, got {type(value).__name__}."
         )

@@ -271,6 +271,8 @@ insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :nam
     on conflict (kind, owner, name) do update set at = :at, data = :data
 -- name: fact.get
 select at, data from panda_fact where kind = :kind and owner = :owner and name = :name
+-- name: fact.drop
+delete from panda_fact where kind = :kind and owner = :owner and name = :name
 -- name: fact.since
 select owner, name, data from panda_fact where kind = :kind and at >= :since order by owner, name limit 10000
 -- name: fact.names

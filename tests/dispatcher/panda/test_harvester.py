@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -162,3 +163,33 @@ def test_what_is_no_worker_is_refused_alone(dispatcher):
     good = {"workerID": 1, "status": "submitted", "computingSite": QUEUE}
     ask = INSTANCE | {"workers": [good, {"workerID": "x"}, 7]}
     assert dispatcher.v1("harvester/update_workers", ask)["data"] == [True, False, False]
+
+
+# --- files -----------------------------------------------------------------------------------------
+
+
+def sent(dispatcher, path: str, name: str, data: bytes) -> Any:
+    """A file by parts, as `requests` sends it."""
+    head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    body = head.encode() + data + b"\r\n--x--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=x", "accept": "application/json"}
+    return dispatcher.raw("POST", path, body, headers)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/file_server/update_jedi_log", "/server/panda/updateLog"])
+def test_a_log_grows_by_packed_pieces_and_is_read_with_a_token(dispatcher, path):
+    for piece in (b"one ", b"two"):
+        assert sent(dispatcher, path, "h__log", zlib.compress(piece)).status == 200
+    assert dispatcher.raw("GET", "/cache/h__log").body == b"one two"
+    assert dispatcher.raw("GET", "/cache/h__log", token=None).status == 404
+    assert b"ERROR" in sent(dispatcher, path, "h__log", b"not packed").body
+
+
+def test_a_checkpoint_is_kept_until_it_is_deleted(dispatcher):
+    path = "/api/v1/file_server/upload_hpo_checkpoint"
+    assert sent(dispatcher, path, "12_3", b"\0weights").json["success"]
+    assert dispatcher.raw("GET", "/cache/hpo_cp_12_3").body == b"\0weights"
+    ask = {"task_id": "12", "sub_id": "3"}
+    assert dispatcher.v1("file_server/delete_hpo_checkpoint", ask)["success"]
+    assert not dispatcher.v1("file_server/delete_hpo_checkpoint", ask)["success"]
+    assert not sent(dispatcher, path, "../../etc/passwd", b"x").json["success"]
