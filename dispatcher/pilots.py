@@ -11,7 +11,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import TAKEN_AWAY
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.job import Room, Shape, without
 from ailurus.protocol.states import FINAL, JobState, Refusal
 from ailurus.protocol.worker import Phase
 from dispatcher import queue
@@ -116,13 +116,14 @@ class Pilots(Core):
         heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
         deadline = time.monotonic() + ask.wait_s
         leased: list[Leased] = []
-        while not leased and not heard.draining:
+        while not leased:
             waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
                 leased = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
                 left = deadline - time.monotonic()
-                if leased or left <= 0 or not await until(waiter.woken, left):
+                over = leased or heard.draining or left <= 0
+                if over or not await until(waiter.woken, left):
                     break
             finally:
                 self.hub.forget(waiter)
@@ -143,14 +144,15 @@ class Pilots(Core):
 
     async def _lease(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
         held = self.leases.of_worker(heard.worker_id)
-        if any(lease.alone for lease in held):
-            return []
+        # Such a worker gets nothing new; what it was leased and never heard of comes again.
+        full = heard.draining or any(lease.alone for lease in held)
+        room = Room(cores=0) if full else ask.room
         leased = await self.store.write(
             lambda tx: queue.lease(
                 tx,
                 worker_id=heard.worker_id,
                 queue=heard.queue,
-                room=ask.room,
+                room=room,
                 count=ask.count,
                 request=ask.request_id,
                 shapes=self.shapes,
@@ -175,7 +177,7 @@ class Pilots(Core):
                 )
             )
             if not ask.ahead:
-                heard.room = queue.without(heard.room, job.shape)
+                heard.room = without(heard.room, job.shape)
         return leased
 
     def _elsewhere(self, heard: Heard, shape: Shape) -> bool:

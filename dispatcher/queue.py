@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
-from ailurus.protocol.job import InputFile, JobSpec, Room, Shape
+from ailurus.protocol.job import InputFile, JobSpec, Room, Shape, without
 from ailurus.protocol.states import JobState, Refusal, Standing
 from ailurus.protocol.worker import Ending
 from dispatcher import graph
@@ -168,17 +168,6 @@ def _shape(tx: Tx, shapes: MutableMapping[int, Shape], number: int) -> Shape:
     if number not in shapes:  # another process was the first to meet it
         shapes.update(all_shapes(tx))
     return shapes[number]
-
-
-def without(room: Room, shape: Shape) -> Room:
-    """What a job of that shape leaves of `room`."""
-    return replace(
-        room,
-        cores=room.cores - shape.cores,
-        memory_mb=room.memory_mb - shape.memory_mb,
-        disk_mb=room.disk_mb - shape.disk_mb,
-        gpus=room.gpus - shape.gpus,
-    )
 
 
 def body(tx: Tx, job_id: int) -> bytes:

@@ -28,6 +28,8 @@ from harvester_edge.edge import (
 from harvester_edge.evidence import Worker
 from harvester_edge.observe import Seen, idle_first
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
+from harvester_edge.relay import keys
+from harvester_edge.relay.proof import NOTE, sum_of
 from harvester_edge.render import Launch, script
 from harvester_edge.site import Site, expanded
 from harvester_edge.whole import write_whole
@@ -61,6 +63,7 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
     """Start `count` workers of a slot. Whether the batch system has taken them."""
     try:
         bundle.hand_out(edge.site)
+        launch(edge.site, "", slot)
     except (AilurusError, OSError) as error:  # before anything is planned, for it will last
         edge.log.warning("no_pilot_to_start", reason=str(error))
         return False
@@ -76,7 +79,7 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
     failpoint("edge.planned")
     ask = m.NewIntent(
         site=edge.site.site, epoch=edge.epoch, intent=tag, queue=queue, count=count,
-        deadline=deadline + edge.times.start_grace_s,
+        deadline=deadline + edge.times.start_grace_s, outage_s=edge.site.outage_s,
     )  # fmt: skip
     try:
         tokens = edge.client.call("intent", ask, answer=m.Bootstraps).tokens
@@ -104,6 +107,8 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
     place = edge.places / tag
     for index, token in enumerate(tokens):
         (place / str(index)).mkdir(parents=True, mode=0o700)
+        if edge.site.network != "direct":
+            write_whole(place / str(index) / NOTE, sum_of(token), mode=0o600)
         write_whole(place / str(index) / "bootstrap", token.encode(), mode=0o600)
     write_site_file(edge.site)
     bundle.note(edge.site, place)
@@ -124,7 +129,21 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
     )
 
 
-def _trust(site: Site) -> tuple[str, ...]:
+def _door(site: Site) -> str:
+    """Whom pilots ask."""
+    if site.network == "spool":
+        return f"spool://{site.relay_spool}"
+    if site.network == "relay" and site.relay is not None and site.relay.url is not None:
+        return site.relay.url
+    return site.dispatcher.pilot_url or site.dispatcher.url
+
+
+def _relay_pin(site: Site) -> tuple[str, ...]:
+    return ("--pin", keys.pin(site.relay_state)) if site.network == "relay" else ()
+
+
+def trust_options(site: Site) -> tuple[str, ...]:
+    """How a pilot is told whom to believe to be the dispatcher."""
     said = trust(site)
     return (*(("--ca", said.ca) if said.ca else ()), *(("--pin", said.pin) if said.pin else ()))
 
@@ -134,7 +153,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
     shape = site.slots[slot]
     return Launch(
         program=pilot_program(site),
-        url=site.dispatcher.pilot_url or site.dispatcher.url,
+        url=_door(site),
         queue=shape.queue,
         slot=slot,
         site_file=site_file(site),
@@ -142,7 +161,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
         place=site.shared / "workers" / tag,
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
-        trust=_trust(site),
+        trust=trust_options(site) if site.network == "direct" else _relay_pin(site),
     )
 
 

@@ -20,6 +20,7 @@ from harvester_edge.decide import Bound, Decision, Limits, decide
 from harvester_edge.edge import Edge
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
+from harvester_edge.relay.behind import behind
 from harvester_edge.site import Site, percent
 
 TIDY_S = 600.0
@@ -32,7 +33,7 @@ class SiteTaken(AilurusError):
 
 def cycle(edge: Edge) -> Decision:
     """One round: observe → decide → act."""
-    unheard = say_hello(edge)
+    unheard = say_hello(edge) or behind(edge.site)
     seen = observe(edge, unheard)
     decision = decide(seen.snapshot, limits(edge.site))
     if decision != edge.decision:
@@ -72,7 +73,7 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
 def drain_all(edge: Edge, stop: threading.Event) -> None:
     """Submit nothing more, let every worker finish what it has, and return when all have ended."""
     while edge.workers and not stop.is_set():
-        unheard = say_hello(edge)
+        unheard = say_hello(edge) or behind(edge.site)
         seen = observe(edge, unheard)
         decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
         act(edge, decision, seen)

@@ -170,16 +170,15 @@ def trust(site: Site) -> Trust:
     return Trust(ca, site.dispatcher.pin or "")
 
 
-def private(path: Path) -> Path:
+def private(path: Path, field: str = "dispatcher.token_file", scope: str = "edge") -> Path:
     """A credential file, if nobody else can read it or put another in its place."""
-    field = "dispatcher.token_file"
     try:
         found = path.lstat()
     except OSError as error:
         raise AilurusError(
             f"cannot read {path}: {error.strerror}",
             field=field,
-            remedy="`dispatcher token --scope edge --site SITE --out FILE` makes one",
+            remedy=f"`dispatcher token --scope {scope} --site SITE --out FILE` makes one",
         ) from None
     if stat.S_ISLNK(found.st_mode):
         raise AilurusError(f"{path} is a symbolic link", field=field, remedy="name the file itself")

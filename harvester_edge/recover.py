@@ -12,7 +12,7 @@ from pathlib import Path
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Ending
 from harvester_edge import bundle
-from harvester_edge.act import launch
+from harvester_edge.act import launch, trust_options
 from harvester_edge.edge import Edge, write_site_file
 from harvester_edge.observe import Seen
 
@@ -50,7 +50,7 @@ def recover(edge: Edge, seen: Seen) -> None:
         return
     write_site_file(edge.site)
     argv = [how.program, "--recover", "--url", edge.site.dispatcher.url, "--queue", how.queue,
-            "--site", str(how.site_file), "--spool", how.spool, *how.trust]  # fmt: skip
+            "--site", str(how.site_file), "--spool", how.spool, *trust_options(edge.site)]  # fmt: skip
     null = subprocess.DEVNULL
     try:
         with said.open("wb") as log:

@@ -71,6 +71,7 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
         (("dispatcher", "ca"), site.dispatcher.ca),
         (("pilot", "file"), site.pilot.file),
         (("pilot", "program"), site.pilot.program),
+        (("relay", "token_file"), site.relay.token_file if site.relay else None),
     )
     yield from ((at, path) for at, path in maybe if path is not None)
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
@@ -83,6 +84,26 @@ def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(at, "E024", "`file` and `program`: which one?", "keep one")
     if site.pilot.sha256 and not site.pilot.file:
         yield tree.fault(("pilot", "sha256"), "E024", "there is no `file` that it is the sum of")
+
+
+def _network(site: Site, tree: Tree) -> Iterator[Fault]:
+    if site.network == "direct":
+        return
+    if site.relay is None:
+        message = f"`network: {site.network}` needs a part `relay`"
+        yield tree.fault(("network",), "E024", message, "relay: {token_file: …, url: https://…}")
+    elif site.network == "relay" and not (site.relay.url or "").startswith("https://"):
+        message = "nodes must be told where the relay is, and they know it by its certificate"
+        yield tree.fault(("relay", "url"), "E024", message, "https://HOST:8443")
+    elif (
+        site.network == "relay" and site.backend.kind != "local" and _loopback(site.relay.url or "")
+    ):
+        message = f"{urlsplit(site.relay.url or '').hostname} on a node is the node itself"
+        yield tree.fault(("relay", "url"), "W007", message, "what nodes call this machine")
+    if site.network == "spool" and site.container.bare:
+        message = "a payload outside a container could read the spool, and the tokens in it"
+        remedy = "`bare: false`, or `network: relay`"
+        yield tree.fault(("container", "bare"), "E024", message, remedy)
 
 
 def _limits(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -169,7 +190,7 @@ def _addresses(site: Site, tree: Tree) -> Iterator[Fault]:
             message = "over plain HTTP the token can be read on its way"
             yield tree.fault(("dispatcher", key), "E025", message, f"https{url[4:]}")
     key, url = told[-1]
-    if site.backend.kind != "local" and _loopback(url):
+    if site.backend.kind != "local" and site.network == "direct" and _loopback(url):
         message = f"{urlsplit(url).hostname} on a node is the node itself"
         remedy = "set dispatcher.pilot_url to what nodes can reach"
         yield tree.fault(("dispatcher", key), "W007", message, remedy)
@@ -196,6 +217,7 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
         "paths.state": site.paths.state,
         "paths.shared": site.paths.shared,
         "dispatcher.token_file": site.dispatcher.token_file,
+        "relay.token_file": site.relay.token_file if site.relay else None,
     }
     for number, root in enumerate(storage.roots):
         for name, path in own.items():
@@ -262,5 +284,5 @@ def batch_class(kind: str) -> Any:
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
-    _backend, _paths, _pilot, _limits, _times, _asking, _addresses, _storage, _people, _twins,
+    _backend, _paths, _pilot, _network, _limits, _times, _asking, _addresses, _storage, _people, _twins,
 )  # fmt: skip

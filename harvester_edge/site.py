@@ -246,6 +246,23 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """Bind payloads to CPUs: only where no other pilot shares the node."""
 
 
+class RelayPart(_Part, frozen=True, kw_only=True):
+    """`harvester-edge relay`, for nodes without a route out."""
+
+    token_file: AbsolutePath
+    """Its own token, with the scope `ailurus.relay:SITE`."""
+    url: Url | None = None
+    """What nodes call it: https://HOST:PORT. For `network: relay`."""
+    listen: Annotated[
+        str,
+        Meta(pattern=r"^([0-9.]+|\[[0-9a-fA-F:]+\]):\d{1,5}(?!\n)$", description="ADDRESS:PORT"),
+    ] = "0.0.0.0:8443"
+    outage_tolerance: Duration = "4h"
+    """How long the dispatcher may be out of reach before it gives pilots' jobs to others."""
+    prefetch: Number = 1
+    """Jobs kept ready at the relay for each that runs."""
+
+
 class Site(_Part, frozen=True, kw_only=True):
     """A site: one batch system, one edge, some slots."""
 
@@ -269,10 +286,31 @@ class Site(_Part, frozen=True, kw_only=True):
     container: Container = Container()
     limits: PayloadLimits = PayloadLimits()
     pilot: PilotPart = PilotPart()
+    network: Literal["direct", "relay", "spool"] = "direct"
+    """How pilots reach the dispatcher: themselves, through the relay, or through the relay and a
+    directory in `paths.shared`."""
+    relay: RelayPart | None = None
 
     @property
     def state(self) -> Path:
         return Path(expanded(self.paths.state))
+
+    @property
+    def relay_state(self) -> Path:
+        """What the relay keeps: its key, and what it must not forget."""
+        return self.state / "relay"
+
+    @property
+    def relay_spool(self) -> Path:
+        """Where pilots leave requests for it."""
+        return self.shared / "relay-spool"
+
+    @property
+    def outage_s(self) -> float | None:
+        """How long pilots may be silent; None: as long as all others."""
+        if self.network == "direct" or self.relay is None:
+            return None
+        return duration_s(self.relay.outage_tolerance)
 
     @property
     def shared(self) -> Path:

@@ -55,13 +55,13 @@ class Link:
         panda: Speaker | None = None,
     ) -> None:
         """`panda`: through which all is said, where the server is none of ours."""
-        self._door: Speaker = panda or Client(url, credential, connections=1, trust=trust)
+        self._door: Speaker = panda or _client(url, credential, connections=1, trust=trust)
         self._who = who
         self._token = ""
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
-        self.client: Speaker = panda or Client(url, self._worker_token, patience=ONCE, trust=trust)
-        self.reports: Speaker = panda or Client(
+        self.client: Speaker = panda or _client(url, self._worker_token, patience=ONCE, trust=trust)
+        self.reports: Speaker = panda or _client(
             url, None, patience=ONCE, connections=2, trust=trust
         )
 
@@ -79,6 +79,21 @@ class Link:
             if fresh:
                 self.register(ONCE)
             return self._token
+
+
+def _client(
+    url: str,
+    token: Callable[..., str] | None,
+    *,
+    patience: Patience | None = None,
+    connections: int = 4,
+    trust: Trust | None = None,
+) -> Client:
+    if url.startswith("spool://"):
+        from ailurus.wire.spool import SpoolClient
+
+        return SpoolClient(url, token, patience=patience)
+    return Client(url, token, patience=patience, connections=connections, trust=trust)
 
 
 def backoff() -> Iterator[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NewType
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 JobId = NewType("JobId", int)
 
@@ -141,6 +142,17 @@ def shape_of(spec: JobSpec) -> Shape:
         gpus=spec.gpus,
         nodes=spec.nodes,
         walltime_s=_round_up(spec.walltime_s or 0, 60),
+    )
+
+
+def without(room: Room, shape: Shape) -> Room:
+    """What a job of that shape leaves of `room`."""
+    return replace(
+        room,
+        cores=room.cores - shape.cores,
+        memory_mb=room.memory_mb - shape.memory_mb,
+        disk_mb=room.disk_mb - shape.disk_mb,
+        gpus=room.gpus - shape.gpus,
     )
 
 

@@ -11,6 +11,7 @@ Every request may be repeated: those that create something carry an id made by t
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import json
 import random
@@ -162,6 +163,12 @@ class Client:
         self._sleep = sleep
         self._chance = random.Random()
         self._pool = (trust or Trust()).pool(connections)
+
+    def as_holder(self, token: Callable[..., str] | None) -> Client:
+        """The same connections, with another token."""
+        other = copy.copy(self)
+        other.token = token
+        return other
 
     # users ---------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "metrics": "the site's figures as Prometheus text",
     "workers": "list workers, living ones first",
     "trace": "everything known about an intent, a batch job, a worker or a job",
+    "relay": "let pilots without a route out reach the dispatcher, until told to stop",
     "lint": "all that is wrong with site files",
     "doctor": "whether the site would work: asks dispatcher, disks and batch system, changes nothing",
     "convert": "site files from Harvester's queue configuration and CRIC's queue data",

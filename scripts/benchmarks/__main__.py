@@ -22,6 +22,7 @@ NAMES = {
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
+    "relay": "a relay with 10,000 pilots",
     "scale": "100,000 jobs queued beside 1,000",
 }
 LONGEST_S = 900  # no benchmark takes longer; one that does is stuck

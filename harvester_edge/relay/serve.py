@@ -1,0 +1,122 @@
+"""A relay from its site file to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from ailurus.logs import Log
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Client, TokenFile
+from harvester_edge.edge import private, trust
+from harvester_edge.relay import keys
+from harvester_edge.relay.core import Relay, Terms
+from harvester_edge.relay.door import Door
+from harvester_edge.relay.http import application
+from harvester_edge.relay.proof import planned
+from harvester_edge.relay.spool import Spool
+from harvester_edge.relay.store import Store
+from harvester_edge.relay.upstream import THREADS, Upstream
+from harvester_edge.site import Site, expanded
+
+KEEP_S = 15  # an idle connection is dear in memory, a new one in time
+BACKLOG = 4096
+
+
+def run(site: Site, log: Log, heartbeat_s: float) -> None:
+    """Serve until TERM or INT."""
+    if site.relay is None or site.network == "direct":
+        raise AilurusError(
+            f"pilots of {site.site} speak to the dispatcher directly",
+            field="network",
+            remedy="`network: relay` or `network: spool`, and a part `relay`",
+        )
+    site.relay_state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    uvloop.run(_serve(site, log, heartbeat_s))
+
+
+async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
+    assert site.relay is not None  # noqa: S101 - `run` asked
+    token = TokenFile(private(Path(expanded(site.relay.token_file)), "relay.token_file", "relay"))
+    client = Client(site.dispatcher.url, token, connections=THREADS, trust=trust(site))
+    store = Store(site.relay_state / "relay.sqlite")
+    upstream = Upstream(client, log)
+    terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
+    relay = Relay(terms, store, upstream, partial(planned, site.shared / "workers"), log)
+    door = Door(relay, log)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loops = [asyncio.create_task(relay.fetch()), asyncio.create_task(relay.tell())]
+    try:
+        if site.network == "spool":
+            spool = Spool(site.relay_spool, door, log)
+            loops.append(asyncio.create_task(spool.serve()))
+            log.info("relay_started", spool=str(spool.directory), **relay.counts())
+        else:
+            loops.append(asyncio.create_task(_listen(site, door)))
+            log.info("relay_started", listen=site.relay.listen, **relay.counts())
+        ended = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({ended, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {ended}:
+            task.result()  # a loop that ends has failed
+    finally:
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        upstream.close()
+        store.close()
+        log.info("relay_stopped", **relay.counts())
+
+
+async def _listen(site: Site, door: Door) -> None:
+    assert site.relay is not None  # noqa: S101 - `run` asked
+    assert site.relay.url is not None  # noqa: S101 - lint asked
+    certificate, key = keys.made(site.relay_state, site.relay.url)
+    config = uvicorn.Config(
+        application(door),
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_S,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+        date_header=False,
+    )
+    with contextlib.closing(_socket(site.relay.listen)) as listener:
+        await _Server(config).serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """The relay hears signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _socket(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    try:
+        return socket.create_server(
+            (host.strip("[]"), int(port)),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=BACKLOG,
+        )
+    except OSError as error:
+        raise AilurusError(
+            f"cannot listen at {listen}: {error.strerror}", field="relay.listen"
+        ) from None

@@ -1,0 +1,95 @@
+"""The door through a shared directory: what `ailurus.wire.spool` asks is answered here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from ailurus.logs import Log
+from ailurus.wire.spool import FANS, Reply, Request, put
+from harvester_edge.relay.door import BY_PATH, LONGEST, Door
+
+LOOK_S, IDLE_LOOK_S = 0.5, 2.0  # between two looks at the sixteen directories
+IDLE_AFTER_S = 30.0
+LEFT_S = 3600.0  # an answer that nobody took, and a draft that nobody finished, go after so long
+SWEEP_S = 300.0
+_encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(Request).decode
+
+
+class Spool:
+    """A directory of one user: what lies in it is that user's, as with a token file."""
+
+    def __init__(self, directory: Path, door: Door, log: Log) -> None:
+        self.directory, self._door, self._log = directory, door, log
+        self._busy: set[Path] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        for way in ("answer", "ask"):
+            for fan in FANS:
+                (directory / way / fan).mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.chmod(0o700)
+
+    async def serve(self) -> None:
+        """Look for requests, and answer each in a task of its own: some wait for a job."""
+        asked = swept = time.monotonic()
+        while True:
+            found = await asyncio.to_thread(self._look)
+            now = time.monotonic()
+            for path in found:
+                self._busy.add(path)
+                task = asyncio.create_task(self._answer(path))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            asked = now if found or self._busy else asked
+            if now - swept > SWEEP_S:
+                swept = now
+                await asyncio.to_thread(self._sweep)
+            await asyncio.sleep(LOOK_S if now - asked < IDLE_AFTER_S else IDLE_LOOK_S)
+
+    def _look(self) -> list[Path]:
+        return [
+            path
+            for fan in FANS
+            for path in (self.directory / "ask" / fan).iterdir()
+            if not path.name.startswith(".") and path not in self._busy
+        ]
+
+    async def _answer(self, path: Path) -> None:
+        try:
+            request = await asyncio.to_thread(_read, path)
+            if request is not None and request.until > time.time():
+                status, body = await self._door.answer(
+                    BY_PATH[request.path], request.token, request.body.encode()
+                )
+                reply = _encode(Reply(status, body.decode()))
+                await asyncio.to_thread(
+                    put, self.directory / "answer" / path.parent.name / path.name, reply
+                )
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        except OSError as error:
+            self._log.warning("spool_failed", path=str(path), what=error.strerror)
+        finally:
+            self._busy.discard(path)
+
+    def _sweep(self) -> None:
+        old = time.time() - LEFT_S
+        for path in self.directory.glob("*/*/*"):
+            try:
+                if path.stat().st_mtime < old:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
+
+def _read(path: Path) -> Request | None:
+    """A request; None: what lies there is none."""
+    if path.stat().st_size > 2 * LONGEST:
+        return None
+    try:
+        request = _request(path.read_bytes())
+    except msgspec.MsgspecError:
+        return None
+    return request if request.path in BY_PATH else None

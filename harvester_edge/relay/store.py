@@ -1,0 +1,125 @@
+"""What a relay must not forget, in one SQLite file.
+
+A change is a plain function of the connection. The writer thread runs those that have gathered, each in
+a savepoint, commits once, then answers all: what has been answered is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Change = Callable[[sqlite3.Connection], Any]
+_SCHEMA = """
+create table if not exists pilot (
+    instance   text primary key,
+    token      text not null unique,     -- what it shows us
+    credential text not null,            -- what it came with, for the dispatcher
+    register   blob not null,            -- m.Register
+    intent     text not null,            -- '' and -1 for one that was started by hand
+    idx        integer not null,
+    worker_id  integer not null,         -- 0: the dispatcher does not know it yet
+    at         real not null,            -- when it came
+    asked      integer not null,         -- acquires that got something: names the next one
+    ending     text not null,            -- '' while it lives
+    diagnosis  text not null
+) without rowid;
+create unique index if not exists pilot_planned on pilot (intent, idx) where intent != '';
+
+create table if not exists job (
+    job_id     integer not null,
+    attempt_nr integer not null,
+    owner      text not null,            -- the pilot in whose name it was leased
+    holder     text,                     -- the pilot that has it; null: it waits here
+    request    text not null,            -- by which the holder got it
+    assignment blob not null,            -- m.Assignment
+    primary key (job_id, attempt_nr)
+) without rowid;
+
+create table if not exists report (
+    job_id     integer not null,
+    attempt_nr integer not null,
+    at         real not null,
+    report     blob not null,            -- m.Report
+    primary key (job_id, attempt_nr)
+) without rowid;
+"""
+
+
+class Store:
+    """The file, and the one thread that writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        path.chmod(0o600)
+        for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
+            self._connection.execute(f"pragma {line}")
+        self._connection.executescript(_SCHEMA)
+        self._changes: queue.SimpleQueue[tuple[Change, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    def all(self, statement: str) -> list[Any]:
+        """Rows, read before anybody writes: at the start."""
+        return self._connection.execute(statement).fetchall()
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `change`; returns after the commit. Raises what it raised, or what the commit did."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._changes.put((change, done))
+        return await asyncio.shield(done)
+
+    def close(self) -> None:
+        self._changes.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _write(self) -> None:
+        while (first := self._changes.get()) is not None:
+            batch = [first]
+            while not self._changes.empty() and len(batch) < 1000:
+                if (one := self._changes.get()) is None:
+                    self._changes.put(None)
+                    break
+                batch.append(one)
+            self._commit(batch)
+
+    def _commit(self, batch: list[tuple[Change, asyncio.Future[Any]]]) -> None:
+        results: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        connection = self._connection
+        try:
+            connection.execute("begin immediate")
+            for change, done in batch:
+                connection.execute("savepoint one")
+                try:
+                    results.append((done, change(connection), None))
+                except Exception as error:  # noqa: BLE001 - it is its caller's
+                    connection.execute("rollback to one")
+                    results.append((done, None, error))
+                connection.execute("release one")
+            connection.execute("commit")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            results = [(done, None, error) for _, done in batch]
+        loop = batch[0][1].get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_answer, results)
+
+
+def _answer(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for done, result, error in results:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)

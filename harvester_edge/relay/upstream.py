@@ -1,0 +1,66 @@
+"""The way to the dispatcher, and whether there is one now."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from ailurus.logs import Log
+from ailurus.wire.client import Client, Nonsense, Refused, Unreachable, fixed_token
+from ailurus.wire.retry import Patience
+
+A = TypeVar("A", bound=msgspec.Struct)
+ONCE = Patience(total_s=0.0)
+ANSWER_S = 10.0  # beyond what it was asked to wait: a dispatcher that needs longer is none
+THREADS = 16
+
+
+class Upstream:
+    """Calls the dispatcher from threads. What was given up may still arrive: all of it may be repeated."""
+
+    def __init__(self, client: Client, log: Log, answer_s: float = ANSWER_S) -> None:
+        self._client, self._log, self._answer_s = client, log, answer_s
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upstream")
+        self.up = True
+
+    async def call(
+        self,
+        name: str,
+        ask: msgspec.Struct,
+        answer: type[A],
+        *,
+        wait_s: float = 0.0,
+        token: str | None = None,
+    ) -> A:
+        """Raises Unreachable, or Refused, which is an answer too."""
+        client = self._client if token is None else self._client.as_holder(fixed_token(token))
+        call = partial(client.call, name, ask, answer=answer, wait_s=wait_s, patience=ONCE)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            got = await asyncio.wait_for(asyncio.shield(running), wait_s + self._answer_s)
+        except TimeoutError:
+            running.add_done_callback(lambda late: late.exception())
+            self._is(up=False, why=f"no answer within {self._answer_s:.0f} s")
+            raise Unreachable("the dispatcher does not answer") from None
+        except Refused:
+            self._is(up=True)
+            raise
+        except (Unreachable, Nonsense) as error:
+            self._is(up=False, why=str(error))
+            raise Unreachable(str(error)) from None
+        self._is(up=True)
+        return got
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _is(self, *, up: bool, why: str = "") -> None:
+        if up != self.up:
+            self._log.info("dispatcher_heard") if up else self._log.warning(
+                "dispatcher_lost", why=why
+            )
+        self.up = up
