@@ -14,7 +14,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.worker import Ending
-from ailurus.wire.client import Refused
+from ailurus.wire.client import Nonsense, Refused
 from pilot.flow import carry
 from pilot.held import Held
 from pilot.kit import Kit
@@ -33,6 +33,7 @@ SIGNALS = {
 }
 HEARD = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
 LAST_WORDS_S = 10.0  # for reports, after the grace time
+NONSENSE = 5  # answers in a row, to one request: then it is no proxy's hiccup
 IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
 
 
@@ -174,7 +175,7 @@ class Server:
 
     def _acquire(self) -> None:
         pauses = backoff()
-        empty = 0
+        empty = nonsense = 0
         request, ask = "", None
         while not self._draining:
             if ask is None:
@@ -190,6 +191,16 @@ class Server:
                 self._log.error("acquire_refused", what=str(error))
                 self.drain(str(error), Ending.FAILED)
                 return
+            except Nonsense as error:
+                nonsense += 1
+                if (
+                    nonsense == NONSENSE
+                ):  # a job for a newer pilot, perhaps: let another one have it
+                    self._log.error("dispatcher_not_understood", what=str(error))
+                    self.drain(f"the dispatcher is not understood: {error}", Ending.FAILED)
+                    return
+                self._pause(next(pauses))
+                continue
             except AilurusError as error:  # the same request again: its answer may be on its way
                 self._log.warning("dispatcher_silent", what=str(error), request=request)
                 self._pause(next(pauses))
@@ -198,7 +209,7 @@ class Server:
                 self._log.error("acquire_failed", trace=True)
                 self.drain(f"a bug of the pilot: {bug}", Ending.FAILED)
                 return
-            pauses, ask = backoff(), None
+            pauses, nonsense, ask = backoff(), 0, None
             self._prefetch = answer.prefetch
             if answer.jobs:
                 empty = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -311,3 +312,22 @@ def test_reports_wait_on_disk_while_the_dispatcher_is_down(frail: Field) -> None
     frail.dispatcher.start()
     assert frail.dispatcher.final(job_id).row.state is JobState.FINISHED
     assert pilot.ended() == 0
+
+
+def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Field) -> None:
+    job_id = frail.submit("true")
+    frail.dispatcher.kill()
+    with sqlite3.connect(frail.dispatcher.directory / "store.db") as store:
+        (spec,) = store.execute("select spec from body where job_id = ?", (job_id,)).fetchone()
+        newer = json.dumps({**json.loads(spec), "colour": "red"}).encode()
+        store.execute("update body set spec = ? where job_id = ?", (newer, job_id))
+    store.close()
+    frail.dispatcher.start()
+    pilot = frail.pilot()
+    assert pilot.ended(60) == 78
+    assert "colour" in pilot.log.read_text()
+    with sqlite3.connect(frail.dispatcher.directory / "store.db") as store:
+        assert store.execute("select state from job where job_id = ?", (job_id,)).fetchone() == (
+            "activated",
+        )
+    store.close()
