@@ -45,15 +45,20 @@ def wants_json(headers: Headers) -> bool:
     return JSON in headers.get(b"accept", b"").decode("latin-1").lower()
 
 
-def parameters(method: str, headers: Headers, query: bytes, body: bytes) -> dict[str, Any]:
-    """What a request asks with: the query of a GET, a form, or a JSON object, packed or not.
+def parameters(
+    method: str, headers: Headers, query: bytes, body: bytes, *, packed: bool = False
+) -> dict[str, Any]:
+    """What a request asks with: the query of a GET, a form, or a JSON object.
 
-    Pilot 3 packs JSON without saying so: packed bytes are known by how they begin.
+    Pilot 3 packs JSON without saying so: packed bytes are known by how they begin. `packed`: JSON must
+    be, as legacy servers have it.
     """
     if method == "GET":
         return form(query)
     if body[:2] == _GZIP:
         body = unzipped(body)
+    elif packed and body and kind(headers) == JSON:
+        raise BadBody(f"Not a gzipped file ({body[:2]!r})")
     if kind(headers) == JSON:
         return _json(body)
     if kind(headers) == "multipart/form-data":

@@ -135,10 +135,12 @@ class Panda:
         return answer
 
     def _call(self, who: Party, scope: dict[str, Any], headers: Headers, body: bytes) -> Call:
-        given = bodies.parameters(scope["method"], headers, scope["query_string"], body)
+        old = scope["path"].startswith("/server/")
+        query = scope["query_string"]
+        given = bodies.parameters(scope["method"], headers, query, body, packed=old)
         home = f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}"
-        old = _OLD_PILOT.match(headers.get(b"user-agent", b""))
-        ours = DOMA if old else f"{home}/trf/user"
+        curl = _OLD_PILOT.match(headers.get(b"user-agent", b""))
+        ours = DOMA if curl else f"{home}/trf/user"
         reads_json = bodies.wants_json(headers)
         return Call(who, given, home, self._transforms or ours, reads_json)
 

@@ -173,7 +173,8 @@ class Chance:
             body = _form(given).encode()
         elif how < 0.9:
             kind, body = "application/json", _text(given)
-            body = gzip.compress(body, 1) if how > 0.7 else body
+            packed = how > 0.7 or (how > 0.45 and path.startswith("/server/"))  # legacy's only way
+            body = gzip.compress(body, 1) if packed else body
         else:
             kind = "multipart/form-data; boundary=b"
             parts = (f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in given.items())  # fmt: skip

@@ -106,3 +106,16 @@ def test_a_pilot_without_a_good_token_says_so(rig, dialect, tmp_path):
     token.write_text("x.y.z")
     pilot = rig.pilot("--dialect", dialect, "--token-file", token, name=f"stranger-{dialect}")
     assert pilot.process.wait(20) == 68
+
+
+def test_the_next_pilot_reports_for_one_that_was_killed(dialect):
+    with Rig(container={"default": "bubblewrap"}) as rig:  # a bare one's spool is nobody else's
+        job_id = job(rig, "exec sleep 100", max_attempts=1)
+        options = ["--dialect", dialect, "--spool", rig.directory / "spool"]
+        first = rig.pilot(*options, name="first")
+        until(lambda: rig.client.show(job_id).row.state == "running", 20, "the job runs")
+        first.kill()
+        rig.pilot(*options, "--idle-exit", "1s", name="second")
+        seen = ended(rig, job_id)
+    assert (seen.row.state, seen.attempts[-1].runtime) == ("failed", "panda")
+    assert "killed" in seen.row.diagnosis

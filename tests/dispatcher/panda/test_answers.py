@@ -308,6 +308,13 @@ def test_legacy_wants_its_parameters_and_no_others(dispatcher, name, params, wor
     assert (answer.status, answer.type, answer.text) == (500, "text/plain", words)
 
 
+def test_legacy_json_is_packed_or_refused(dispatcher):
+    plain = dispatcher.ask("/server/panda/getJob", {"siteName": "q"}, "json")
+    assert (plain.status, plain.text) == (500, "Not a gzipped file (b'{\"')")
+    packed_by_pilot_3 = dispatcher.ask("/server/panda/getJob", {"siteName": "q"}, "gz")
+    assert packed_by_pilot_3.text == "StatusCode=20"
+
+
 def test_several_jobs_come_as_json_text_to_who_reads_forms(dispatcher, job):
     dispatcher.submit(job("one"), job("two"))
     body = dispatcher.ask("/server/panda/getJob", {"siteName": "q", "nJobs": 2}, "form").text
