@@ -27,7 +27,7 @@ def listeners(args: Namespace) -> list[socket.socket]:
         return given
     host, port = _address(args.listen)
     _check_exposure(args, host)
-    return [_bound(host, port)]
+    return [_bound(host, port, shared=args.share_port)]
 
 
 def url_of(args: Namespace, listener: socket.socket) -> str:
@@ -70,10 +70,12 @@ def _check_exposure(args: Namespace, host: str) -> None:
         )
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:

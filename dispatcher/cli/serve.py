@@ -51,6 +51,11 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--listen", default="127.0.0.1:8080", metavar="ADDRESS:PORT", help="port 0: any free one"
     )
+    parser.add_argument(
+        "--share-port",
+        action="store_true",
+        help="other dispatchers of this host may listen here too, on a shared store",
+    )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM")
     parser.add_argument("--tls-key", metavar="FILE", help="its key in PEM")
     parser.add_argument(

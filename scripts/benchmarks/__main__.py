@@ -71,6 +71,9 @@ def _arguments() -> Namespace:
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"
     )
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
+    parser.add_argument(
+        "--postgres", action="store_true", help="chaos: on PostgreSQL, with two dispatchers"
+    )
     return parser.parse_args()
 
 

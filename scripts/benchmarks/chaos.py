@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import halfway, history, proc
 from benchmarks.figure import Figure, figure
 from benchmarks.proxy import Fault, Proxy
-from benchmarks.rig import Rig, null_job, until
+from benchmarks.rig import Postgres, Rig, null_job, until
 
 HEARTBEAT_S = 1.0
 LEASE_S = 3 * HEARTBEAT_S
@@ -29,10 +29,13 @@ SITE: dict[str, Any] = {
 
 def run(args: Namespace) -> Iterator[Figure]:
     """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
-    yield from killed(args.seed, args.kills, args.jobs, network=_network(args))
+    yield from killed(
+        args.seed, args.kills, args.jobs, network=_network(args), postgres=args.postgres
+    )
     if args.stop:
         yield from stopped(args.seed)
-    yield from halfway.run(args.seed)
+    if not args.postgres:
+        yield from halfway.run(args.seed)
 
 
 def _network(args: Namespace) -> Callable[[int], Fault] | None:
@@ -46,12 +49,27 @@ def _network(args: Namespace) -> Callable[[int], Fault] | None:
 
 
 def killed(
-    seed: int, kills: int, jobs: int, *, network: Callable[[int], Fault] | None
+    seed: int,
+    kills: int,
+    jobs: int,
+    *,
+    network: Callable[[int], Fault] | None,
+    postgres: bool = False,
 ) -> Iterator[Figure]:
-    """Jobs with one output each, and a kill -9 every now and then."""
+    """Jobs with one output each, and a kill -9 every now and then. On PostgreSQL there are two
+    dispatchers: each is killed, or stopped for a while, and so is the server."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
-        rig = stack.enter_context(Rig(heartbeat_s=HEARTBEAT_S, cores=2, **SITE))
+        server = stack.enter_context(Postgres()) if postgres else None
+        rig = stack.enter_context(
+            Rig(
+                heartbeat_s=HEARTBEAT_S,
+                cores=2,
+                postgres=server,
+                dispatchers=2 if postgres else 1,
+                **SITE,
+            )
+        )
         proxy = stack.enter_context(Proxy(rig.port, network)) if network else None
         if proxy is not None:
             rig.through(proxy.url)
@@ -69,6 +87,7 @@ def killed(
         del proxy.faults[Fault.NONE]
         how += f"; of {proxy.requests} requests: { ({str(one): n for one, n in proxy.faults.items()}) }"
     name = "chaos: network, " if proxy else "chaos: "
+    name += "PostgreSQL, two dispatchers, " if postgres else ""
     yield figure(f"{name}jobs finished", sum(state == "finished" for state in states.values()),
                  peer=jobs, at_least=1, seed=seed, note=how)  # fmt: skip
     yield figure(f"{name}faults", len(found), at_most=0, seed=seed, note="; ".join(found[:5]))
@@ -116,12 +135,15 @@ def submitted(rig: Rig, jobs: int, chance: random.Random) -> dict[int, bytes]:
 
 def _kill_in_turn(rig: Rig, chance: random.Random, kills: int, jobs: list[int]) -> dict[str, int]:
     """A kill every second or so while jobs are left; how many of each kind."""
-    done = {"pilot": 0, "edge": 0, "dispatcher": 0}
+    kinds = ["pilot", "edge", "dispatcher"]
+    if rig.postgres is not None:
+        kinds += ["server", "stopped dispatcher"]
+    done = dict.fromkeys(kinds, 0)
     edge = rig.start_edge()
     until(rig.pilots, 30, f"a pilot runs (see {edge.log})")
     for nr in range(kills):
         time.sleep(chance.uniform(0.2, 1.6))
-        kind = ("pilot", "edge", "dispatcher")[nr % 3]
+        kind = kinds[nr % len(kinds)]
         if kind == "pilot":
             until(lambda: rig.pilots() or not _left(rig, jobs), 60, "a pilot runs")
             pilots = rig.pilots()
@@ -131,10 +153,21 @@ def _kill_in_turn(rig: Rig, chance: random.Random, kills: int, jobs: list[int]) 
             edge = rig.start_edge()
             done["edge"] += 1
         else:
-            rig.dispatcher.kill()
-            time.sleep(chance.uniform(0.0, 1.0))
-            rig.serve()
-            done["dispatcher"] += 1
+            done[kind] += 1
+            which = chance.randrange(len(rig.dispatchers))
+            away_s = chance.uniform(0.0, 1.0)
+            if kind == "server" and rig.postgres is not None:
+                rig.postgres.ask("kill")
+                time.sleep(away_s)
+                rig.postgres.start()
+            elif kind == "stopped dispatcher":
+                rig.dispatchers[which].signal(signal.SIGSTOP)
+                time.sleep(2 * LEASE_S * away_s)
+                rig.dispatchers[which].signal(signal.SIGCONT)
+            else:
+                rig.dispatchers[which].kill()
+                time.sleep(away_s)
+                rig.serve(which)
     return done
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -90,13 +91,63 @@ class Program:
         return proc.use(self.pid)
 
 
+class Postgres:
+    """A PostgreSQL of one's own, in a directory of its own, by scripts/fixtures/postgres."""
+
+    FIXTURE = Path(__file__).parents[1] / "fixtures/postgres"
+
+    def __init__(self, *settings: str, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="ailurus-pg-"))
+        self.folder.chmod(0o755)  # as root it is another user's
+        self._settings = settings
+        self._made = 0
+        self.url = self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ask("stop")
+        run("rm", "-rf", "--", str(self.folder))
+
+    def start(self) -> str:
+        """Start it, at first or again; its URL."""
+        return self.ask("start", *self._settings)
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        import psycopg
+
+        self._made += 1
+        name = f"queue{self._made}"
+        with psycopg.connect(self.url, autocommit=True) as server:
+            server.execute(f"create database {name}".encode())
+        return self.url.replace("/ailurus?", f"/{name}?")
+
+    def ask(self, verb: str, *more: str) -> str:
+        """start, stop, kill or pid."""
+        argv = [str(self.FIXTURE), verb, str(self.folder / "server"), *more]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{verb} of PostgreSQL: {done.stderr[-2000:]}")
+        return done.stdout.strip()
+
+
 class Rig:
     """A dispatcher with its store, and whatever pilots and edges a benchmark starts beside it."""
 
     def __init__(
-        self, *, heartbeat_s: float = 10.0, cores: int = 2, serve: Sequence[str] = (), **site: Any
+        self,
+        *,
+        heartbeat_s: float = 10.0,
+        cores: int = 2,
+        serve: Sequence[str] = (),
+        postgres: Postgres | None = None,
+        dispatchers: int = 1,
+        **site: Any,
     ) -> None:
-        """`serve`: more options of `dispatcher serve`; `site`: parts of the site file."""
+        """`serve`: more options of `dispatcher serve`; `site`: parts of the site file; `postgres`: where
+        the queue is, if not in a file; `dispatchers`: so many share the port."""
         # payloads and pilots may be other users: the way to what they share is open
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))
         self.directory.chmod(0o755)
@@ -110,9 +161,12 @@ class Rig:
         (self.storage / "out").mkdir(parents=True)
         (self.directory / "work").mkdir()
         self.programs: list[Program] = []
-        run(BIN / "dispatcher", "init", "--store", f"sqlite:///{self.store}")
-        self.admin_token = self.store.with_suffix(".admin-token")
-        self.dispatcher = self.serve()
+        self.postgres = postgres
+        self.store_url = f"sqlite:///{self.store}" if postgres is None else postgres.database()
+        self._where = ["--store", self.store_url, "--keys", self.directory]
+        run(BIN / "dispatcher", "init", *map(str, self._where))
+        (self.admin_token,) = self.directory.glob("*.admin-token")
+        self.dispatchers = [self.serve(nr) for nr in range(dispatchers)]
         self.client = Client(self.url, TokenFile(self.admin_token), patience=Patience(total_s=120))
         self.edge_token = self.token("edge", f"ailurus.edge:{SITE}")
         self.pilot_token = self.token("pilot", "ailurus.pilot")
@@ -151,18 +205,48 @@ class Rig:
         self.programs.append(program)
         return program
 
-    def serve(self) -> Program:
-        """Start the dispatcher, at first or again, and wait until it answers."""
-        argv = [BIN / "dispatcher", "serve", "--listen", f"127.0.0.1:{self.port}"]
-        argv += ["--store", f"sqlite:///{self.store}", "--heartbeat", f"{self.heartbeat_s}s"]
-        argv += self._serve_options
-        self.dispatcher = self.start(argv, "dispatcher")
-        until(self._answers, 20, f"the dispatcher answers (see {self.dispatcher.log})")
-        return self.dispatcher
+    @property
+    def dispatcher(self) -> Program:
+        """The only one, or the first."""
+        return self.dispatchers[0]
 
-    def _answers(self) -> bool:
-        if not self.dispatcher.alive:
-            raise RuntimeError(f"the dispatcher ended: {self.dispatcher.log.read_text()[-2000:]}")
+    def serve(self, nr: int = 0) -> Program:
+        """Start a dispatcher, at first or again, and wait until it answers."""
+        argv = [BIN / "dispatcher", "serve", "--listen", f"127.0.0.1:{self.port}", *self._where]
+        argv += ["--heartbeat", f"{self.heartbeat_s}s", *self._serve_options]
+        if self.postgres is not None:
+            argv.append("--share-port")
+        name = f"dispatcher{nr or ''}"
+        log = self.directory / f"{name}.log"
+        said = log.stat().st_size if log.exists() else 0
+        program = self.start(argv, name)
+        if hasattr(self, "dispatchers"):
+            self.dispatchers[nr] = program
+        until(
+            lambda: self._answers(program, said), 20, f"the dispatcher answers (see {program.log})"
+        )
+        return program
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the store has, past the dispatcher."""
+        if self.postgres is not None:
+            import psycopg
+
+            with psycopg.connect(self.store_url) as server:
+                return server.execute(query.encode()).fetchall()
+        store = sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)
+        try:
+            return store.execute(query).fetchall()
+        finally:
+            store.close()
+
+    def _answers(self, program: Program, said: int) -> bool:
+        if not program.alive:
+            raise RuntimeError(f"the dispatcher ended: {program.log.read_text()[-2000:]}")
+        if (
+            b"listening on" not in program.log.read_bytes()[said:]
+        ):  # another may answer on this port
+            return False
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
