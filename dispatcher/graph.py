@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.ports import Row, Tx
 
+_encode = msgspec.json.Encoder().encode
 SLICE = 500  # children told in one commit: a wide fan-out must not hold up every heartbeat
 
 
@@ -35,20 +39,25 @@ def unfold(tx: Tx, *, now: float) -> bool:
 
 
 def _tell(tx: Tx, job_id: int, state: JobState, name: str, most: int, now: float) -> int:
-    children = [child for (child,) in tx.all("parent.waiting", parent=job_id, most=most)]
-    for child in children:
-        tx.run("parent.told", parent=job_id, child=child)
-        if state is JobState.FINISHED:
-            _one_less(tx, child, now)
-        else:
+    """Tell up to `most` children that do not know yet. How many there were."""
+    children = [child for (child,) in tx.all("parent.tell", parent=job_id, most=most)]
+    if children and state is JobState.FINISHED:
+        _one_less(tx, children, now)
+    else:
+        for child in children:
             _fail(tx, child, f"depends on job {job_id} ({name}), which is {state}", now)
     return len(children)
 
 
-def _one_less(tx: Tx, child: int, now: float) -> None:
-    row = tx.one("job.parent_done", job_id=child)
-    if row is not None and row[0] == 0 and row[1] == JobState.PENDING:
-        change(tx, child, JobState.ACTIVATED, now=now)
+def _one_less(tx: Tx, children: Sequence[int], now: float) -> None:
+    """A parent of these has finished; those that wait for no other are ready."""
+    rows = tx.all("job.parent_done", ids=_encode(children).decode())
+    ready = [row for row in rows if row[1] == 0 and row[2] == JobState.PENDING]
+    if not ready:
+        return
+    tx.run("job.activate", ids=_encode([row[0] for row in ready]).decode(), now=now)
+    for child, _, old, queue, shape_id, attempt_nr in ready:
+        moved(tx, child, old, JobState.ACTIVATED, queue, shape_id, now=now, attempt_nr=attempt_nr)
 
 
 def _fail(tx: Tx, child: int, diagnosis: str, now: float) -> None:
@@ -57,21 +66,6 @@ def _fail(tx: Tx, child: int, diagnosis: str, now: float) -> None:
         return
     end(tx, child, JobState.FAILED, code=Code.PARENT_FAILED, diagnosis=diagnosis, now=now)
     tx.run("unfolding.add", job_id=child)  # its own children follow in their turn
-
-
-def change(tx: Tx, job_id: int, state: JobState, *, now: float) -> None:
-    """Move a job that no worker holds to `state`, its counters and its event with it."""
-    old, attempt_nr, most, _, queue, shape_id, worker_id, *_ = _row(tx, job_id)
-    tx.run(
-        "job.set_state",
-        job_id=job_id,
-        state=state,
-        attempt_nr=attempt_nr,
-        max_attempts=most,
-        worker_id=worker_id,
-        now=now,
-    )
-    moved(tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=attempt_nr)
 
 
 def end(

@@ -4,9 +4,6 @@
 insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
     values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
     on conflict (cores, memory_mb, disk_mb, gpus, nodes, walltime_s) do update set cores = :cores returning shape_id
--- name: job.states_of
-select job_id, state, owner from job
-    where job_id in (select value::bigint from json_array_elements_text(:ids::json))
 -- name: worker.plan
 insert into worker (site, queue, phase, intent, idx, deadline)
     values (:site, :queue, 'planned', :intent, :idx, :deadline)
@@ -17,8 +14,5 @@ insert into worker (site, queue, host, phase, instance, batch_id, version, regis
     on conflict (instance) where intent = '' and instance <> '' do update set last_heard = :now returning worker_id
 -- name: bulletin.spread
 select pg_notify(:channel, :text)
--- name: attempt.heard_of
-select job_id, attempt_nr, heard from attempt where ended is null
-    and job_id in (select value::bigint from json_array_elements_text(:ids::json))
 -- name: worker.skip
 select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))

@@ -26,6 +26,10 @@ _TYPES = (
 )
 
 
+_LIST = "select value from json_each(:ids)"
+_THEIR_LIST = "select value::bigint from json_array_elements_text(:ids::json)"
+
+
 class Migration(Struct, frozen=True):
     """One step of the schema. `pre` runs before the new version serves, `post` after the old is gone."""
 
@@ -61,10 +65,10 @@ def queries() -> dict[str, str]:
 @cache
 def postgres_queries() -> dict[str, str]:
     """The same for PostgreSQL, with `%(name)s` for parameters."""
-    own = _statements("postgres.sql")
+    texts = {**queries(), **_statements("postgres.sql")}
     return {
-        name: _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%"))
-        for name, text in {**queries(), **own}.items()
+        name: _PARAMETER.sub(r"%(\1)s", text.replace("%", "%%").replace(_LIST, _THEIR_LIST))
+        for name, text in texts.items()
     }
 
 

@@ -47,10 +47,10 @@ insert into parent (parent, child) values (:parent, :child)
 select p.parent, j.state from parent p join job j on j.job_id = p.parent where p.child = :child
 -- name: parent.children
 select child from parent where parent = :parent order by child limit :most
--- name: parent.waiting
-select child from parent where parent = :parent and told = 0 limit :most
--- name: parent.told
-update parent set told = 1 where parent = :parent and child = :child
+-- name: parent.tell
+update parent set told = 1 where parent = :parent and told = 0
+    and child in (select child from parent where parent = :parent and told = 0 order by child limit :most)
+    returning child
 -- name: unfolding.add
 insert into unfolding (job_id) select :job_id where exists (select 1 from parent where parent = :job_id)
     on conflict do nothing returning job_id
@@ -83,7 +83,11 @@ update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_att
 update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
     where job_id = :job_id
 -- name: job.parent_done
-update job set parents_left = parents_left - 1 where job_id = :job_id returning parents_left, state
+update job set parents_left = parents_left - 1 where job_id in (select value from json_each(:ids))
+    returning job_id, parents_left, state, queue, shape_id, attempt_nr
+-- name: job.activate
+update job set state = 'activated', changed = :now, activated = :now
+    where job_id in (select value from json_each(:ids))
 -- name: job.ready
 select job_id, priority from job
     where queue = :queue and shape_id = :shape_id and state = 'activated'

@@ -23,7 +23,8 @@ NAMES = {
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
-    "scale": "100,000 jobs queued beside 1,000",
+    "scale": "100,000 jobs queued beside 1,000, and a crowd of pilots",
+    "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer; one that does is stuck
 
@@ -61,7 +62,12 @@ def _arguments() -> Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []])
     parser.add_argument("--seed", type=int, default=1, help="of everything that is chance")
     parser.add_argument("--kills", type=int, default=30, help="chaos: how many (default 30)")
-    parser.add_argument("--jobs", type=int, default=500, help="chaos: how many (default 500)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000)",
+    )
+    parser.add_argument("--pilots", type=int, default=0, help="scale: a crowd of so many")
     parser.add_argument(
         "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
     )
@@ -72,7 +78,9 @@ def _arguments() -> Namespace:
     )
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     parser.add_argument(
-        "--postgres", action="store_true", help="chaos: on PostgreSQL, with two dispatchers"
+        "--postgres",
+        action="store_true",
+        help="scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
     )
     return parser.parse_args()
 

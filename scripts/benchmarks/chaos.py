@@ -30,7 +30,7 @@ SITE: dict[str, Any] = {
 def run(args: Namespace) -> Iterator[Figure]:
     """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
     yield from killed(
-        args.seed, args.kills, args.jobs, network=_network(args), postgres=args.postgres
+        args.seed, args.kills, args.jobs or 500, network=_network(args), postgres=args.postgres
     )
     if args.stop:
         yield from stopped(args.seed)

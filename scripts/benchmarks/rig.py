@@ -29,6 +29,7 @@ from benchmarks import proc
 BIN = Path(sys.executable).parent
 QUEUE = "bench"
 SITE = "bench"
+TUNED = ("shared_buffers=512MB", "max_wal_size=4GB")  # of a PostgreSQL that is measured
 
 
 def free_port() -> int:
@@ -286,11 +287,11 @@ class Rig:
         self.client = Client(url, TokenFile(self.admin_token), patience=Patience(total_s=120))
         self.site_file = self._write_site({**self._site, "url": url})
 
-    def worker(self, cores: int = 1) -> tuple[m.Registered, Client]:
+    def worker(self, cores: int = 1, queue: str = QUEUE) -> tuple[m.Registered, Client]:
         """A worker that is only its token: the benchmark speaks for it."""
         pilot = Client(self.url, TokenFile(self.pilot_token))
         room = Room(cores=cores, memory_mb=10**9, disk_mb=10**9)
-        ask = m.Register(instance=secrets.token_hex(8), queue=QUEUE, total=room)
+        ask = m.Register(instance=secrets.token_hex(8), queue=queue, total=room)
         registered = pilot.call("register", ask, answer=m.Registered)
         return registered, Client(self.url, fixed_token(registered.token))
 

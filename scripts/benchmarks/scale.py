@@ -1,7 +1,8 @@
-"""100,000 jobs queued beside 1,000: acquire and heartbeat stay what they were."""
+"""Many jobs queued beside a thousand, and a crowd of pilots: nothing gets slower or larger than it must."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import statistics
 import time
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterator
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client
+from ailurus.wire.client import Client, TokenFile
+from benchmarks import crowd, proc
 from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import Rig, null_job
+from benchmarks.rig import QUEUE, SITE, TUNED, Postgres, Rig, null_job
 
 FEW, MANY = 1_000, 100_000
 TIMES = 300
@@ -21,27 +23,47 @@ ROOM = Room(cores=1, memory_mb=10**6, disk_mb=10**6)
 
 
 def run(args: Namespace) -> Iterator[Figure]:
-    """One dispatcher, first with few jobs, then with many."""
-    with Rig(heartbeat_s=300) as rig:
+    """One dispatcher, first with few jobs, then with many; then the crowd; then an unclean stop."""
+    many_jobs = args.jobs or MANY
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Postgres(*TUNED)) if args.postgres else None
+        rig = stack.enter_context(Rig(heartbeat_s=300, postgres=server))
         worker = rig.worker(cores=1000)[1]
         _submit(rig, FEW)
         few = _measured(rig, worker)
-        _submit(rig, MANY)
+        began = time.monotonic()
+        _submit(rig, many_jobs)
+        rate = many_jobs / (time.monotonic() - began)
         many = _measured(rig, worker)
-        rig.dispatcher.stop()
+        where = f"{many_jobs:,} queued" + (", PostgreSQL" if server else "")
+        yield figure(f"scale: submitted, {where}", rate, "jobs/s", at_least=10_000)
+        yield from _compared(where, few, many)
+        if args.pilots:
+            yield from crowd.run(rig, args.pilots)
+        rss = proc.use(rig.dispatcher.pid).rss_mb
+        yield figure(f"scale: memory, {where}", rss, "MB", at_most=1024)
+        rig.dispatcher.kill()
         began = time.monotonic()
         rig.serve()
         rig.client.overview()  # it listens before it can answer
         restart = time.monotonic() - began
+        yield figure(f"scale: start after kill -9, {where}", restart, "s", at_most=10)
+
+
+def _compared(
+    where: str, few: dict[str, list[float]], many: dict[str, list[float]]
+) -> Iterator[Figure]:
     for what, times in many.items():
         p50 = (statistics.median(times), statistics.median(few[what]))
         p99 = (percentile(times, 0.99), percentile(few[what], 0.99))
-        at_most = (1.5, 5) if what != "overview" else (None, None)
-        yield figure(f"scale: {what} p50, 100,000 queued", 1000 * p50[0], "ms", peer=1000 * p50[1],
-                     at_most=at_most[0], note="peer: 1,000 queued")  # fmt: skip
-        yield figure(f"scale: {what} p99, 100,000 queued", 1000 * p99[0], "ms", peer=1000 * p99[1],
-                     at_most=at_most[1], note="peer: 1,000 queued")  # fmt: skip
-    yield figure("scale: start with 100,000 queued", restart, "s", at_most=10)
+        yield figure(f"scale: {what} p50, {where}", 1000 * p50[0], "ms", peer=1000 * p50[1],
+                     at_most=1.5, note="peer: 1,000 queued")  # fmt: skip
+        yield figure(f"scale: {what} p99, {where}", 1000 * p99[0], "ms", peer=1000 * p99[1],
+                     at_most=5, note="peer: 1,000 queued")  # fmt: skip
+    for what in ("demand", "overview"):
+        yield figure(
+            f"scale: {what}, {where}", 1000 * statistics.median(many[what]), "ms", at_most=5
+        )
 
 
 def _submit(rig: Rig, jobs: int) -> None:
@@ -66,9 +88,15 @@ def _measured(rig: Rig, worker: Client) -> dict[str, list[float]]:
         )
         worker.call("beat", m.Beat(room=ROOM, jobs=(update,)), answer=m.Beaten)
 
+    edge = Client(rig.url, TokenFile(rig.edge_token))
+    slots = (m.SlotShape(name="std", queue=QUEUE, room=ROOM),)
+    hello = m.Hello(site=SITE, instance="bench", slots=slots, online=True)
+    epoch = edge.call("hello", hello, answer=m.Welcome).epoch
+    demand = m.AskDemand(site=SITE, epoch=epoch)
     return {
         "acquire": _timed(acquire),
         "heartbeat": _timed(beat),
+        "demand": _timed(lambda: edge.call("demand", demand, answer=m.Demand)),
         "overview": _timed(rig.client.overview),
     }
 

@@ -33,8 +33,11 @@ def chaos(*options: str) -> list[dict[str, object]]:
         ("--kills", "3", "--jobs", "60", "--seed", "2", "--proxy"),
         ("--kills", "2", "--jobs", "60", "--seed", "4", "--network"),
         ("--kills", "0", "--jobs", "20", "--seed", "3", "--stop"),
+        ("--kills", "5", "--jobs", "60", "--seed", "5", "--postgres"),
     ],
-    ids=["kills", "kills-and-lost-answers", "network-faults", "stopped-dispatcher"],
+    ids=["kills", "kills-and-lost-answers", "network-faults", "stopped-dispatcher", "postgresql"],
 )
-def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...]) -> None:
+def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...], need) -> None:
+    if "--postgres" in options:
+        need("pg_ctl", package="postgresql", option="--postgres", where="/usr/lib/postgresql/*/bin")
     assert all(figure["met"] for figure in chaos(*options) if figure["met"] is not None)
