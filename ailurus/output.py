@@ -5,6 +5,7 @@ Texts come from jobs and sites, so nothing in them may steer a terminal.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import sys
@@ -66,6 +67,14 @@ class Output:
                 self._stream.write(self._painted(row, _padded(row, widths)) + "\n")
         self._stream.flush()
 
+    def csv(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Rows for a spreadsheet. A text that one would take for a formula is made a text by an
+        apostrophe (OWASP, CSV injection): who named a job may not run something at who opens a list."""
+        writer = csv.writer(self._stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+        self._stream.flush()
+
     def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names with values, one a line."""
         shown = [(name, _flat(value)) for name, value in pairs if value not in (None, "")]
@@ -88,6 +97,13 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
 def clean(text: str) -> str:
     """`text` with what could steer a terminal made visible (tab and newline stay)."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.replace("\r\n", "\n"))
+
+
+def _harmless(value: object) -> object:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = clean(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "|", "%")) else text
 
 
 def _flat(value: object) -> str:

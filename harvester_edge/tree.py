@@ -141,6 +141,9 @@ def _value(node: yaml.Node, path: At, tree: Tree, file: str) -> Any:
             tree.fault(path, "E003", f"the tag {node.tag} is not allowed", "plain values")
         )
         return None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        tree.faults.append(tree.fault(path, "E003", f"no value: {error}", "quotes make it a text"))
+        return None
 
 
 def _mapping(node: yaml.MappingNode, path: At, tree: Tree, file: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import re
 
 from ailurus.protocol.errors import AilurusError
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 _FACTOR = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_CLOCK = re.compile(r"\s*(?:(\d+)-)?(\d+):(\d\d):(\d\d)\s*")
-_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|d)?\s*")
+_CLOCK = re.compile(r"\s*(?:(\d{1,9})-)?(\d{1,9}):(\d\d):(\d\d)\s*")
+_SPAN = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*(s|m|h|d)?\s*")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -28,7 +28,7 @@ def size_mb(text: str | int) -> int:
     """Mebibytes, rounded up. A plain number already is MB: the unit of PanDA's minRamCount."""
     if isinstance(text, int):
         return text
-    if str(text).strip().isdecimal():
+    if str(text).strip().isdecimal() and len(str(text)) <= 20:
         return int(text)
     return -(-size_bytes(text) // 1024**2)
 

@@ -34,9 +34,10 @@ VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "keys": "change the keys that sign tokens",
     "backup": "copy queue and keys into a folder, while they are served",
     "restore": "make queue and keys from a back-up",
+    "completion": "print what a shell needs to complete verbs and options",
     "doctor": "look for what is wrong with a dispatcher, or about to be",
 }
-SERVER = ("init", "serve", "keys", "backup", "restore", "doctor")
+SERVER = ("init", "serve", "keys", "backup", "restore", "doctor", "completion")
 CODES = """exit codes: 0 good · 2 the job can never run as things are · 64 usage · 65 bad job file or field ·
 66 no such file or job · 69 no dispatcher answers · 75 time-out · 77 no permission · 78 no token or
 store · `wait` exits as the payload did"""
@@ -51,8 +52,8 @@ class Parser(ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}\n")
 
 
-def parser_for(verb: str | None) -> ArgumentParser:
-    """The parser; only the arguments of `verb` are filled in, so that a start imports one verb."""
+def parser_for(*filled: str | None) -> ArgumentParser:
+    """The parser; only the arguments of these verbs are filled in, so that a start imports one verb."""
     parser = Parser(
         prog="dispatcher",
         description="Holds the queue: what waits, who runs it, what came of it.",
@@ -63,7 +64,7 @@ def parser_for(verb: str | None) -> ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, text in VERBS.items():
         one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
-        if name == verb:
+        if name in filled:
             if name not in SERVER:
                 _common(one)
             importlib.import_module(f"dispatcher.cli.{name}").arguments(one)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
 from dispatcher.cli.connection import connect
 
+if TYPE_CHECKING:
+    from ailurus.protocol.messages import JobRow
+
 PAGE = 1000
+CSV = (
+    "job",
+    "name",
+    "state",
+    "queue",
+    "user",
+    "attempt",
+    "code",
+    "created",
+    "changed",
+    "diagnosis",
+)
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -18,6 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--user", default="", help="only of this user")
     parser.add_argument("--code", type=int, help="only with this PanDA error code")
+    parser.add_argument("--csv", action="store_true", help="for a spreadsheet; times in RFC 3339")
     parser.add_argument(
         "--limit", type=int, default=100, help="at most so many (default %(default)s)"
     )
@@ -26,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Ask for as many pages as the limit needs."""
     from ailurus.protocol.api import JobsQuery
-    from ailurus.protocol.messages import JobPage, JobRow
+    from ailurus.protocol.messages import JobPage
 
     client = connect(args)
     rows: list[JobRow] = []
@@ -47,7 +65,9 @@ def main(args: Namespace, out: Output) -> int:
         before = page.next
         if before is None:
             break
-    if out.as_json:
+    if args.csv:
+        out.csv(CSV, (_cells(row) for row in rows))
+    elif out.as_json:
         out.document(JobPage(jobs=tuple(rows), next=before))
     else:
         out.table(
@@ -67,3 +87,16 @@ def main(args: Namespace, out: Output) -> int:
             ),
         )
     return 0
+
+
+def _cells(row: JobRow) -> tuple[object, ...]:
+    times = (_stamp(row.created), _stamp(row.changed))
+    return (
+        *(row.job_id, row.name, str(row.state), row.queue, row.user, row.attempt_nr, row.code),
+        *times,
+        row.diagnosis,
+    )
+
+
+def _stamp(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -161,14 +161,18 @@ def hundreds(ids: Sequence[str]) -> Iterator[list[str]]:
         yield portion
 
 
+DIGITS = 7  # of an index: Slurm's arrays end at 4,000,001
+_TASKS = re.compile(r"(\d{1,7})(?:-(\d{1,7})(?::(\d{1,7}))?)?")
+
+
 def tasks(text: str) -> list[int]:
-    """The indices of "3", "0-9%3" or "3-4,6-9:2"; none of anything else."""
-    if text.isdecimal():  # each line of a long listing
+    """The indices of "3", "0-9%3" or "3-4,6-9:2"; none of anything else, or of more than there can be."""
+    if text.isdecimal() and len(text) <= DIGITS:  # each line of a long listing
         return [int(text)]
     found: list[int] = []
     for part in text.partition("%")[0].split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        match = _TASKS.fullmatch(part)
         if match:
             first, last, step = match.groups()
-            found += range(int(first), int(last or first) + 1, int(step or 1))
+            found += range(int(first), int(last or first) + 1, int(step or 1) or 1)
     return found
