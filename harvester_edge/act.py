@@ -38,7 +38,9 @@ from harvester_edge.whole import write_whole
 def act(edge: Edge, decision: Decision, seen: Seen) -> None:
     """Submit, drain, cancel."""
     for slot, count in decision.submit.items():
-        most = edge.site.backend.limits.max_array
+        nodes = edge.site.slots[slot].nodes
+        most = max(1, edge.site.backend.limits.max_array // nodes) * nodes
+        count -= count % nodes  # allocations are whole
         for part in range(0, count, most):
             if not submit(edge, slot, min(most, count - part)):
                 break  # what has just been refused or has timed out is not asked again at once
@@ -67,7 +69,7 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
     except (AilurusError, OSError) as error:  # before anything is planned, for it will last
         edge.log.warning("no_pilot_to_start", reason=str(error))
         return False
-    tag = edge.new_tag()
+    tag = edge.new_tag(edge.site.slots[slot].nodes)
     now = edge.clock()
     deadline = now + duration_s(edge.site.policy.max_queue_age)
     queue = edge.site.slots[slot].queue
@@ -118,6 +120,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
         script=script(launch(edge.site, tag, slot), edge.batch.index),
         place=place,
         count=len(tokens),
+        nodes=shape.nodes,
         cores=room.cores,
         memory_mb=room.memory_mb,
         disk_mb=room.disk_mb,

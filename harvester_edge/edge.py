@@ -25,12 +25,11 @@ from harvester_edge import bundle
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
-from harvester_edge.ports import Batch, Tag
+from harvester_edge.ports import DIGITS, Batch, Tag, naming
 from harvester_edge.sense import batch_class
 from harvester_edge.site import Site, expanded
 from harvester_edge.whole import write_whole
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 PATIENCE = Patience(
     total_s=3.0, first_s=0.2, longest_s=1.0
 )  # a cycle does not wait for a dispatcher
@@ -86,10 +85,12 @@ class Edge:
     def _seconds(self, wish: str | int | None, usual: float) -> float:
         return usual if wish is None else duration_s(wish)
 
-    def new_tag(self) -> Tag:
+    def new_tag(self, nodes: int = 1) -> Tag:
         """A name that no other intent has, and that shows whose it is. 15 characters: old PBS allows
         no more."""
-        return Tag(prefix(self.site.site) + "".join(secrets.choice(_LETTERS) for _ in range(10)))
+        begin, end = prefix(self.site.site), naming(nodes)
+        middle = (secrets.choice(DIGITS) for _ in range(15 - len(begin) - len(end)))
+        return Tag(f"{begin}{''.join(middle)}{end}")
 
     def keep(self, *workers: Worker) -> None:
         """Write workers to the book, then to memory."""

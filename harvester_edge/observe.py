@@ -312,7 +312,7 @@ def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: f
     seen = [
         SlotSeen(
             name=name,
-            wanted=wants.wanted[name],
+            wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
             breaker=breaker(edge.book.health(name), now=now, starting=waiting[name]),
             room=None if slot.max_total is None else slot.max_total - there[name],
             cost=_cost(edge, name),

@@ -14,6 +14,22 @@ from ailurus.protocol.worker import Ending, Phase
 BatchId = NewType("BatchId", str)
 Tag = NewType("Tag", str)
 """The name of an intent in the batch system: unique, and starts with the site's own prefix."""
+DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
+MANY = "9"  # no digit: after it the tag tells the nodes of an allocation
+MOST_NODES = len(DIGITS) ** 2 - 1
+
+
+def nodes_of(tag: str) -> int:
+    """Nodes of one allocation of that order. The tag itself says it, so that whoever finds its job knows
+    of its workers, without book or accounts."""
+    _, many, digits = tag.rpartition(MANY)
+    return sum(DIGITS.index(one) * len(DIGITS) ** n for n, one in enumerate(digits)) if many else 1
+
+
+def naming(nodes: int) -> str:
+    """What a tag ends with that tells so many nodes."""
+    high, low = divmod(nodes, len(DIGITS))
+    return f"{MANY}{DIGITS[low]}{DIGITS[high]}" if nodes > 1 else ""
 
 
 class BatchError(AilurusError):
@@ -21,12 +37,14 @@ class BatchError(AilurusError):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """`count` equal workers. Worker `index` has the directory `place/index`, which exists: its
-    stdout and stderr go there, as files of those names."""
+    """`count` equal workers, one a node, `nodes` of them in an allocation: worker `index` is node
+    `index % nodes` of allocation `index // nodes`. It has the directory `place/index`, which exists: its
+    stdout and stderr go there, as files of those names. What follows is of one node."""
 
     script: str
     place: Path
     count: int
+    nodes: int = 1
     cores: int
     memory_mb: int
     disk_mb: int
@@ -81,6 +99,8 @@ class Batch(Protocol):
     """How long a worker must be absent from the listings to be lost."""
     index: str
     """The worker's index in its order, as a shell expression in the script."""
+    most_nodes: int
+    """Nodes that one allocation may have."""
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear: ...
 

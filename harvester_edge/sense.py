@@ -137,6 +137,10 @@ def _limits_of(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]
             message = f"{never}: it may take {each / 3600:g} node-hours of {most:g}"
             remedy = "a larger budget, or a shorter walltime"
             yield tree.fault(("scaling", "budget", "node_hours"), "E022", message, remedy)
+    for key in ("max_total", "max_queued", "per_cycle"):
+        if 0 < (most := getattr(scaling, key)) < slot.nodes:
+            message = f"{never}: an allocation brings {slot.nodes} pilots, and {key} is {most}"
+            yield tree.fault(("slots", name, "nodes"), "E022", message)
     if slot.max_total is not None and slot.max_total > scaling.max_total:
         message = f"{slot.max_total} is never reached: scaling.max_total is {scaling.max_total}"
         yield tree.fault(("slots", name, "max_total"), "W003", message)
@@ -259,10 +263,15 @@ def _twins(site: Site, tree: Tree) -> Iterator[Fault]:
 
 def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
     try:
-        options = batch_class(site.backend.kind).Options
+        plugin = batch_class(site.backend.kind)
     except AilurusError as error:
         yield tree.fault(("backend", "kind"), "E020", error.message, error.remedy)
         return
+    for name, slot in site.slots.items():
+        if slot.nodes > plugin.most_nodes:
+            message = f"an allocation of {site.backend.kind} has {plugin.most_nodes} at most"
+            yield tree.fault(("slots", name, "nodes"), "E022", message)
+    options = plugin.Options
     known = [one.name for one in msgspec.structs.fields(options)]
     places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
     places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s, size_mb
+from harvester_edge.ports import MOST_NODES
 
 Slug = Annotated[
     str,
@@ -123,6 +124,10 @@ class Slot(_Part, frozen=True, kw_only=True):
     disk: Size
     walltime: Duration
     gpus: Number = 0
+    nodes: Annotated[int, Meta(ge=1, le=MOST_NODES)] = 1
+    """Nodes of one allocation; what else stands here is of one node."""
+    pilots: Literal["per_node"] = "per_node"
+    """Each node of an allocation has a pilot of its own, which counts as one."""
     max_total: Number | None = None
     """Of this slot, beside the site's own."""
     extra: Options = {}

@@ -60,6 +60,7 @@ class HTCondor:
     settle_s = 60.0
     grace_s = 180.0
     index = '"$AILURUS_INDEX"'
+    most_nodes = 1
 
     def __init__(
         self,

@@ -78,6 +78,7 @@ class Local:
     settle_s = 2.0
     grace_s = 4.0
     index = '"$AILURUS_INDEX"'
+    most_nodes = 1
 
     def __init__(
         self,

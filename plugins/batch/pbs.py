@@ -75,6 +75,7 @@ class PBS:
     settle_s = 120.0
     grace_s = 240.0
     index = '"${PBS_ARRAY_INDEX:-0}"'
+    most_nodes = 1
 
     def __init__(
         self,

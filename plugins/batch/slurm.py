@@ -8,6 +8,7 @@ answer is one line of a known form, or nobody knows.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
+    MOST_NODES,
     Accepted,
     BatchError,
     BatchId,
@@ -24,6 +26,7 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
+    nodes_of,
 )
 from plugins.batch.commands import (
     NotThere,
@@ -68,7 +71,8 @@ class Slurm:
     poll_s = 120.0
     settle_s = 120.0
     grace_s = 240.0
-    index = '"$SLURM_ARRAY_TASK_ID"'
+    index = '"${AILURUS_INDEX:-$SLURM_ARRAY_TASK_ID}"'
+    most_nodes = MOST_NODES
 
     def __init__(
         self,
@@ -88,6 +92,8 @@ class Slurm:
         script = order.place / "script"
         try:
             script.write_text(order.script)
+            if order.nodes > 1:
+                (order.place / "job").write_text(job(order))
             ran = self._run([*self._options.prefix, *sbatch(self._chosen(order), order, tag)])
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
@@ -96,7 +102,7 @@ class Slurm:
         except BatchError as error:
             return Unclear(str(error))
         if ran.code == 0 and (answer := _ID.fullmatch(ran.out)):
-            ids = {n: BatchId(f"{answer[1]}_{n}") for n in range(order.count)}
+            ids = {n: BatchId(f"{answer[1]}_{n // order.nodes}") for n in range(order.count)}
             return Accepted(ids)
         if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
             return Rejected(ran.said)
@@ -170,16 +176,20 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     """One command for all workers of an order. `%` in a path would be a placeholder."""
     place = str(order.place).replace("%", "%%")
     early = min(options.signal_before, order.walltime_s // 10)
+    many = order.nodes > 1
+    own = "job-%a." if many else "%a/"
     argv = [
-        "sbatch", "--parsable", f"--job-name={tag}", f"--array=0-{order.count - 1}",
-        "--nodes=1", "--ntasks=1", f"--cpus-per-task={order.cores}",
+        "sbatch", "--parsable", f"--job-name={tag}", f"--array=0-{order.count // order.nodes - 1}",
+        f"--nodes={order.nodes}", f"--ntasks={order.nodes}", f"--cpus-per-task={order.cores}",
         f"--time={in_time(order.walltime_s)}", "--no-requeue",
         f"--chdir={order.place}", "--input=/dev/null", "--open-mode=append",
-        f"--output={place}/%a/stdout", f"--error={place}/%a/stderr",
+        f"--output={place}/{own}stdout", f"--error={place}/{own}stderr",
         "--export=ALL", "--propagate=NONE",
     ]  # fmt: skip
-    if early:
-        argv.append(f"--signal=B:USR1@{early}")
+    if early:  # to the script, which is the pilot, or to the steps, which are
+        argv.append(f"--signal={'' if many else 'B:'}USR1@{early}")
+    if many:
+        argv += ["--ntasks-per-node=1", "--no-kill"]  # a lost node is one lost worker
     if order.wait_s:
         argv.append(f"--deadline=now+{order.wait_s + order.walltime_s}")
     if options.memory:
@@ -195,7 +205,24 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     argv += [f"--{name}={value}" for name in places if (value := getattr(options, name))]
     if options.cluster:
         argv.append(f"--clusters={options.cluster}")
-    return [*argv, *options.submit, str(order.place / "script")]
+    return [*argv, *options.submit, str(order.place / ("job" if many else "script"))]
+
+
+def job(order: Order) -> str:
+    """Starts the script on each node of an allocation, and waits for all of them."""
+    place = shlex.quote(str(order.place))
+    node = (
+        f"AILURUS_INDEX=$((SLURM_ARRAY_TASK_ID * {order.nodes} + SLURM_PROCID)); export AILURUS_INDEX; "
+        f'exec /bin/sh {place}/script > {place}/"$AILURUS_INDEX"/stdout 2> {place}/"$AILURUS_INDEX"/stderr'
+    )
+    argv = [
+        "srun", f"--nodes={order.nodes}", f"--ntasks={order.nodes}", "--ntasks-per-node=1",
+        f"--cpus-per-task={order.cores}",
+        "--overlap",  # leave what is allocated to the steps of payloads, too
+        "--kill-on-bad-exit=0", "--wait=0",  # one that ends leaves the others alone
+        "--input=none", "/bin/sh", "-c", node,
+    ]  # fmt: skip
+    return f"#!/bin/sh\nexec {shlex.join(argv)}\n"
 
 
 # what they answer ------------------------------------------------------------------------------
@@ -231,9 +258,9 @@ def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
         if len(fields) < 6 or not fields[5].startswith(prefix) or not fields[0].isdecimal():
             continue
         job, task, state, reason, nodes, name = fields
-        for index in tasks(task):
+        for one in tasks(task):
             detail = "" if reason in USUAL else reason
-            yield _sighting(job, index, Tag(name), state, detail, nodes, root)
+            yield from _sightings(job, one, Tag(name), state, detail, nodes, root)
 
 
 def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
@@ -245,12 +272,22 @@ def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
             continue
         code = fields[2].partition(":")
         how = f"killed by signal {code[2]}" if code[2] not in ("", "0") else f"exit code {code[0]}"
-        for index in tasks(task.strip("[]")):
-            yield _sighting(job, index, tag, fields[1].split(" ", 1)[0], how, fields[3], root)
+        for one in tasks(task.strip("[]")):
+            yield from _sightings(job, one, tag, fields[1].split(" ", 1)[0], how, fields[3], root)
+
+
+def _sightings(
+    job: str, task: int, tag: Tag, state: str, detail: str, nodes: str, root: Path
+) -> Iterator[Sighting]:
+    """The workers of one task: one a node."""
+    each = nodes_of(tag)
+    for index in range(task * each, (task + 1) * each):
+        batch_id = BatchId(f"{job}_{task}")
+        yield _sighting(batch_id, index, tag, state, detail, nodes, root)
 
 
 def _sighting(
-    job: str, index: int, tag: Tag, state: str, detail: str, nodes: str, root: Path
+    batch_id: BatchId, index: int, tag: Tag, state: str, detail: str, nodes: str, root: Path
 ) -> Sighting:
     phase = PHASE.get(state)
     ending = ENDING.get(state)
@@ -269,6 +306,6 @@ def _sighting(
     elif phase in (Phase.STARTING, Phase.DRAINING):
         detail = ""
     return Sighting(
-        batch_id=BatchId(f"{job}_{index}"), tag=tag, index=index, phase=phase, ending=ending,
+        batch_id=batch_id, tag=tag, index=index, phase=phase, ending=ending,
         detail=detail,
     )  # fmt: skip

@@ -42,6 +42,7 @@ class MemoryBatch:
     settle_s: float = 10.0
     grace_s: float = 20.0
     index: str = "0"
+    most_nodes: int = 1
     answers: list[Any] = field(default_factory=list)  # outcomes to give instead of accepting
     lose_answers: bool = False  # accept, and say something else
     jobs: dict[tuple[str, int], Sighting] = field(default_factory=dict)
