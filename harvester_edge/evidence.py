@@ -153,6 +153,8 @@ def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return worker
     if worker.registered is None and worker.outcome is not Outcome.ACCEPTED:
         what = "the batch system never had it"
+        if worker.diagnosis:
+            what += f"; it had answered: {worker.diagnosis}"
         worker = replace(worker, outcome=Outcome.REJECTED)
         return _ended(worker, seen, Ending.CANCELLED, what)
     return _ended(worker, seen, Ending.LOST, "neither listed nor heard of")

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks import halfway, history, proc
+from benchmarks import batch_kills, halfway, history, proc
 from benchmarks.figure import Figure, figure
 from benchmarks.proxy import Fault, Proxy
 from benchmarks.rig import Postgres, Rig, null_job, until
@@ -29,6 +29,9 @@ SITE: dict[str, Any] = {
 
 def run(args: Namespace) -> Iterator[Figure]:
     """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
+    if args.backend:
+        yield from batch_kills.run(args.backend, args.kills, args.seed)
+        return
     yield from killed(
         args.seed, args.kills, args.jobs or 500, network=_network(args), postgres=args.postgres
     )

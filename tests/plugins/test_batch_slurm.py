@@ -245,6 +245,31 @@ def test_a_percent_sign_in_a_path_is_no_placeholder():
     assert "--output=/a%%b/%a/stdout" in argv
 
 
+def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
+    from msgspec.structs import replace
+
+    from harvester_edge.ports import nodes_of
+
+    tag = Tag("aabcdabcdefg9ea")  # 4 nodes
+    assert nodes_of(tag) == 4
+    asked = replace(order(tmp_path, 8), nodes=4)
+    batch, player = plugin(tmp_path, Ran(0, "17\n"))
+    ids = batch.submit(asked, tag).ids
+    assert [ids[n] for n in range(8)] == ["17_0"] * 4 + ["17_1"] * 4
+    assert {"--array=0-1", "--nodes=4", "--ntasks-per-node=1", "--no-kill"} <= set(player.asked[0])
+    found = parse_squeue(f"17|1|RUNNING|None|n[1-4]|{tag}\n", "aabcd", tmp_path)
+    assert [(one.batch_id, one.index) for one in found] == [("17_1", n) for n in range(4, 8)]
+    ended = parse_sacct("17_0|TIMEOUT|0:15|n[1-4]\n", tag, tmp_path)
+    assert [one.index for one in ended] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 31, 32, 33, 1023])
+def test_a_tag_tells_the_nodes_of_its_allocations(nodes):
+    from harvester_edge.ports import naming, nodes_of
+
+    assert nodes_of("aabcdaaaaa" + naming(nodes)) == nodes
+
+
 def test_a_short_worker_is_told_to_stop_in_its_last_tenth():
     argv = sbatch(SlurmOptions(), order(Path("/a"), walltime_s=300), TAG)
     assert "--signal=B:USR1@30" in argv

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
-from typing import Any
 
 import pytest
-
-from tests.real.batch_rig import Rig, System, until
-
-KILLS = (
-    "edge.planned", "edge.tokens", "edge.submitting", "kill-before", "kill-during", "kill-after",
-    "edge.submitted", "edge.recorded", "edge.told",
-)  # fmt: skip
-LIES = ("accept-and-hang", "accept-and-fail", "banner", "two-ids", "half-a-line")
-
-
-MANY = int(os.environ.get("AILURUS_KILLS", "4"))
-SEED = int(os.environ.get("AILURUS_SEED", "1"))
-QUICK = {"poll": "0.3s", "settle": "1s", "grace": "1s", "command_timeout": "3s"}
-
-
-def sleepers(system: System, count: int, **more: Any) -> Rig:
-    """A site that keeps `count` workers which only sleep."""
-    scaling = {"max_total": count, "max_queued": count, "per_cycle": count, "floor": count}
-    rig = Rig(system, scaling={**scaling, "idle_exit": "5m"}, **more)
-    rig.configure(
-        scaling={**scaling, "idle_exit": "5m"},
-        pilot={"program": str(rig.directory / "idle")},
-        **more,
-    )
-    return rig
+from benchmarks.batch_kills import FAILPOINTS, KILLS, LIES, kill, sleepers
+from benchmarks.batch_rig import LEASE_S, Rig, until
 
 
 class Promises:
-    def test_jobs_run_and_nothing_is_left_when_idle(self, system):
-        with Rig(system, scaling={"max_total": 3}) as rig:
+    @pytest.mark.timeout(240)
+    def test_200_jobs_run_and_nothing_is_left_when_idle(self, system):
+        with Rig(system, scaling={"max_total": 8}) as rig:
             rig.edge()
-            assert rig.finished(rig.submit(30)), rig.log()
+            assert rig.finished(rig.submit(200), 150), rig.log()
             until(lambda: not system.live(), 30, "all workers have gone")
             until(lambda: not rig.known(), 30, "the edge knows it")
             endings = {row["ending"] for row in rig.workers()}
@@ -51,58 +26,82 @@ class Promises:
             until(lambda: rig.agrees(50), 60, "50 workers are there, each known once")
             assert rig.submissions <= 5
 
-    @pytest.mark.parametrize("lie", LIES)
-    def test_e2_a_submission_that_was_accepted_is_never_repeated(self, system, lie):
-        with sleepers(system, 2) as rig:
-            rig.lie(lie)
+    def test_b3_an_edge_killed_around_submit_leaks_and_duplicates_nothing(self, system):
+        count = kill(system, (*FAILPOINTS, *KILLS))
+        assert (count.leaked, count.twice, count.faults) == (0, 0, [])
+        assert count.slowest <= 2
+
+    def test_b2_a_submission_that_was_accepted_is_never_repeated(self, system):
+        """Whatever its command says: nothing in time, exit code 1, a banner, two ids, half a line."""
+        count = kill(system, LIES)
+        assert (count.leaked, count.twice, count.faults) == (0, 0, [])
+        assert count.slowest <= 2
+
+    def test_b2_a_script_that_somebody_submits_again_takes_no_job(self, system):
+        with Rig(system, scaling={"max_total": 1, "floor": 1, "idle_exit": "5m"}) as rig:
+            rig.lie("twice")
             rig.edge()
-            until(lambda: rig.agrees(2), 30, f"both are adopted: {rig.log()}")
+            until(lambda: len(rig.registered()) == 1, 40, "one pilot registers")
+            until(lambda: rig.agrees(1), 40, f"the other has gone: {system.live()}")
+            assert rig.finished(rig.submit(3), 40)
+            assert len(rig.registered()) == 1
+
+    @pytest.mark.parametrize("place", ["stop-before", "stop-after"])
+    def test_r2_a_leader_that_slept_while_it_submitted_submits_nothing_twice(self, system, place):
+        """Two login nodes. One stops in mid-submit, the other takes the site, the first wakes."""
+        keep = {"max_total": 2, "floor": 2, "idle_exit": "5m"}
+        with Rig(system, scaling=keep) as rig:
+            rig.lie(place)
+            first = rig.edge("--standby")
+            until((rig.directory / "mode.used").exists, 20, "it submits")
+            rig.configure(state="state2", scaling=keep)
+            rig.edge("--standby")
+            known = lambda: rig.known("state2")  # noqa: E731
+            until(lambda: len(known()) == 2, LEASE_S + 30, "the second edge has its workers")
+            until(lambda: len(rig.registered()) == 2, 40, "their pilots have registered")
+            (rig.directory / "go").touch()  # now the first one's command runs
+            if place == "stop-before":
+                until(lambda: rig.submissions == 2 and "stray_cancelled" in rig.log(), 30, "strays")
+            first.send_signal(signal.SIGCONT)
+            until(lambda: rig.log().count("standing_by") == 2, 30, f"it stands by: {rig.log()}")
+            until(lambda: rig.agrees(2, "state2"), 30, f"{system.live()} are {known()}")
+            assert rig.finished(rig.submit(4), 40)
+            assert len(rig.registered()) == 2
+            assert rig.submissions == (2 if place == "stop-before" else 1)
+
+    def test_e20_all_is_adopted_after_total_loss_of_the_book(self, system):
+        with sleepers(system, 2) as rig:
+            edge = rig.edge()
+            until(lambda: rig.agrees(2), 30, "two workers")
+            before = rig.known()
+            rig.kill(edge)
+            rig.forget()
+            rig.edge("--standby")  # it is another edge now, and waits for the first one's lease
+            until(lambda: rig.agrees(2), 60, f"both are adopted: {rig.log()}")
+            assert rig.known() == before
             assert rig.submissions == 1
 
-    @pytest.mark.parametrize("place", KILLS)
-    def test_b3_an_edge_killed_around_submit_leaks_and_duplicates_nothing(self, system, place):
-        with sleepers(system, 2) as rig:
-            if place.startswith("kill-"):
-                rig.lie(place)
-                edge = rig.edge()
-            else:
-                edge = rig.edge(AILURUS_FAILPOINTS=place)
-            assert edge.wait(30) == -9
-            rig.edge()
-            until(lambda: rig.agrees(2), 40, f"two, both known: {system.live()} {rig.log()}")
-            assert rig.submissions == (2 if place == "kill-before" else 1)
+    def test_e22_ticks_from_cron_do_what_the_daemon_does(self, system):
+        with Rig(system, scaling={"max_total": 2}) as rig:
+            jobs = rig.submit(10)
+            states = set()
+            for _ in range(60):
+                rig.tick()
+                states = set(rig.client.wait(jobs, 0.2).states.values())
+                if states == {"finished"} and not rig.workers("phase != 'ended'"):
+                    break
+            assert states == {"finished"}
+            assert not system.live()
+            assert {row["ending"] for row in rig.workers()} <= {"idle_exit", "done"}
 
-    @pytest.mark.timeout(60 + 20 * MANY)
-    def test_b3_kills_in_a_row_leak_and_duplicate_nothing(self, system):
-        """As many as AILURUS_KILLS says, wherever chance has it around a submission."""
-        chance = random.Random(SEED)
-        with sleepers(system, 2, backend={"limits": QUICK}) as rig:
-            submissions = 0
-            for nr in range(MANY):
-                place = chance.choice((*KILLS, *LIES[1:]))
-                if place in KILLS[:3] + KILLS[6:]:
-                    edge = rig.edge(AILURUS_FAILPOINTS=place)
-                else:
-                    rig.lie(place)
-                    edge = rig.edge()
-                if place in LIES:
-                    until(lambda: rig.agrees(2), 40, f"{nr}, {place}: both are adopted")
-                    rig.kill(edge)
-                assert edge.wait(60) == -signal.SIGKILL
-                edge = rig.edge()
-                until(lambda: rig.agrees(2), 60, f"{nr}, {place}: two, both known: {system.live()}")
-                submissions += 2 if place == "kill-before" else 1
-                assert rig.submissions == submissions, f"{nr}, {place}"
-                rig.kill(edge)
-                system.empty()
-
-    def test_a_batch_system_that_hangs_changes_no_verdict(self, system):
+    def test_b4_a_batch_system_that_hangs_changes_no_verdict(self, system):
         self._silence(system, system.hang, system.wake)
 
-    def test_a_batch_system_that_is_down_changes_no_verdict(self, system):
+    def test_b4_a_batch_system_that_is_down_changes_no_verdict(self, system):
         self._silence(system, system.down, system.up)
 
     def _silence(self, system, begin, end):
+        """Nobody is given up or submitted again, another site goes on, and afterwards all is as before."""
         with sleepers(system, 2) as rig:
             rig.edge()
             until(lambda: rig.agrees(2), 30, "two workers")
@@ -110,6 +109,11 @@ class Promises:
             begin()
             try:
                 until(lambda: "listing_failed" in rig.log(), 40, "a listing fails")
+                local = {"kind": "local", "limits": {"poll": "0.3s"}}
+                slot = {"queue": "elsewhere"}
+                rig.configure("other", "other", backend=local, slots={"std": slot})
+                rig.edge()
+                assert rig.finished(rig.submit(2, queue="elsewhere"), 30)
                 assert rig.known() == before
             finally:
                 end()
@@ -127,14 +131,9 @@ class Promises:
             (row,) = rig.workers("phase = 'ended'")
             assert row["ending"] == "cancelled", row
 
-    def test_all_is_adopted_after_total_loss_of_the_book(self, system):
-        with sleepers(system, 2) as rig:
-            edge = rig.edge()
-            until(lambda: rig.agrees(2), 30, "two workers")
-            before = rig.known()
-            rig.kill(edge)
-            rig.forget()
-            rig.edge()
-            until(lambda: rig.agrees(2), 60, f"both are adopted: {rig.log()}")
-            assert rig.known() == before
-            assert rig.submissions == 1
+
+def refused(rig, reason):
+    """Whether the only submission was refused for that reason, and nothing is left of it."""
+    until(lambda: rig.workers("phase = 'ended'"), 20, f"it is refused: {rig.log()}")
+    row = rig.workers("phase = 'ended'")[0]
+    return row["outcome"] == "rejected" and reason in row["diagnosis"] and not rig.system.live()

@@ -2,75 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-import msgspec
 import pytest
+from benchmarks import batch_systems
+from benchmarks.batch_kills import sleepers
+from benchmarks.batch_rig import Rig, until
 
-from tests.real.batch_promises import Promises, sleepers
-from tests.real.batch_rig import ROOT, System, until
+from tests.real.batch_promises import Promises, refused
 
 pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
-FIXTURE = ROOT / "scripts" / "fixtures" / "htcondor"
-CONDOR = Path(os.environ.get("AILURUS_HTCONDOR", ROOT / "build" / "htcondor"))
-USER = "games" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name  # root may not submit
-
-
-class HTCondor(System):
-    def __init__(self, directory: Path) -> None:
-        path = f"{CONDOR}/usr/bin:{os.environ['PATH']}"
-        environment = {"CONDOR_CONFIG": str(directory / "condor_config"), "PATH": path}
-        super().__init__("htcondor", environment, self._live, user=USER)
-        self.directory = directory
-
-    def _live(self) -> list[str]:
-        wanted = ("-json", "-attributes", "AilurusTag,ProcId,JobStatus")
-        answer = self.run(CONDOR / "usr/bin/condor_q", *wanted) or "[]"
-        ads = msgspec.json.decode(answer)
-        return [f"{ad['AilurusTag']}.{ad['ProcId']}" for ad in ads if ad["JobStatus"] in (1, 2, 5)]
-
-    def fixture(self, verb: str, *more: object) -> None:
-        subprocess.run(
-            [FIXTURE, verb, self.directory, *map(str, more)], check=True, timeout=60,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def hang(self) -> None:
-        self.fixture("signal", "STOP")
-
-    def wake(self) -> None:
-        self.fixture("signal", "CONT")
-
-    def down(self) -> None:
-        self.fixture("down")
-
-    def up(self) -> None:
-        self.fixture("up")
-
-    def empty(self) -> None:
-        self.run(CONDOR / "usr/bin/condor_rm", "-all", check=False)
-        until(lambda: not self.live(), 30, "all jobs have gone")
 
 
 @pytest.fixture(scope="module")
-def htcondor(need) -> Iterator[HTCondor]:
-    need(str(CONDOR / "usr/sbin/condor_master"), package="mmdebstrap", option="--htcondor")
-    directory = Path(tempfile.mkdtemp(prefix="ailurus-htcondor-"))
-    system = HTCondor(directory)
-    system.fixture("start", USER)
-    yield system
-    system.fixture("stop")
-    shutil.rmtree(directory)
+def htcondor(need) -> Iterator[batch_systems.HTCondor]:
+    program = str(batch_systems.CONDOR / "usr/sbin/condor_master")
+    need(program, package="mmdebstrap", option="--htcondor")
+    with batch_systems.htcondor() as system:
+        yield system
 
 
 @pytest.fixture
-def system(htcondor: HTCondor) -> Iterator[HTCondor]:
+def system(htcondor) -> Iterator[batch_systems.HTCondor]:
     yield htcondor
     htcondor.empty()
 
@@ -83,7 +36,7 @@ class TestHTCondor(Promises):
             rig.edge()
             until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
             (row,) = rig.workers()
-            system.run(CONDOR / "usr/bin/condor_hold", "-reason", "operator asked", row["batch_id"])
+            system.condor("hold", "-reason", "operator asked", row["batch_id"])
             until(lambda: rig.workers("phase = 'held'"), 30, "it is held")
             assert "operator asked" in rig.workers()[0]["diagnosis"]
             assert len(rig.workers()) == 1
@@ -93,16 +46,40 @@ class TestHTCondor(Promises):
             rig.edge()
             until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
             (row,) = rig.workers()
-            system.run(CONDOR / "usr/bin/condor_vacate_job", "-fast", row["batch_id"])
+            system.condor("vacate_job", "-fast", row["batch_id"])
             until(lambda: rig.workers("phase = 'ended'"), 40, f"it has ended: {rig.log()}")
             (old,) = rig.workers("phase = 'ended'")
             assert (old["batch_id"], old["ending"]) == (row["batch_id"], "preempted"), old
             until(lambda: rig.agrees(1), 40, "another one replaces it")
 
-    @pytest.mark.parametrize("wrong", [{"requirements": "(("}, {"submit": ["nonsense"]}])
-    def test_a_refusal_is_one_and_says_why(self, system, wrong):
+    def test_workers_of_an_edge_that_never_comes_back_end_by_themselves(self, system):
+        """One at its walltime, one that has waited too long."""
+        slot = {"cores": 1, "memory": "500M", "disk": "1G", "walltime": "10s"}
+        stuck = {**slot, "queue": "stuck", "extra": {"requirements": 'Machine == "nowhere"'}}
+        site = {"slots": {"std": slot, "stuck": stuck}, "policy": {"max_queue_age": "8s", "start_grace": "5s"}}
+        with Rig(system) as rig:
+            rig.configure(**site, pilot={"program": str(rig.directory / "idle")})
+            rig.submit(1)
+            rig.submit(1, queue="stuck")
+            edge = rig.edge()
+            until(lambda: len(rig.known()) == 2, 30, f"two workers: {rig.log()}")
+            rig.kill(edge)
+            until(lambda: not system.live(), 60, f"both have gone: {system.live()}")
+            rig.configure(**site, scaling={"max_total": 0})
+            rig.edge()
+            until(lambda: len(rig.workers("phase = 'ended'")) == 2, 30, "their ends are seen")
+            endings = {row["slot"]: row["ending"] for row in rig.workers()}
+            assert endings == {"std": "walltime", "stuck": "cancelled"}
+
+    @pytest.mark.parametrize(
+        ("wrong", "reason"),
+        [
+            ({"requirements": "(("}, "Parse error"),
+            ({"submit": ["nonsense"]}, "nonsense"),
+            ({"accounting_group": "nosuch"}, "no such group"),
+        ],
+    )
+    def test_a_refusal_is_one_and_says_why(self, system, wrong, reason):
         with sleepers(system, 1, slots={"std": {"extra": wrong}}) as rig:
             rig.edge()
-            until(lambda: rig.workers("phase = 'ended'"), 20, f"it is refused: {rig.log()}")
-            assert rig.workers("phase = 'ended'")[0]["outcome"] == "rejected", rig.workers()
-            assert not system.live()
+            assert refused(rig, reason), rig.workers()

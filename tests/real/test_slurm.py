@@ -5,73 +5,51 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from benchmarks import batch_systems
+from benchmarks.batch_kills import sleepers
+from benchmarks.batch_rig import BIN, Rig, as_user, clean, until
 
-from tests.real.batch_promises import Promises, sleepers
-from tests.real.batch_rig import BIN, ROOT, System, as_user, clean, until
+from tests.real.batch_promises import Promises, refused
 
 pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
-FIXTURE = ROOT / "scripts" / "fixtures" / "slurm"
-NODES = 3
-
-
-class Slurm(System):
-    def __init__(self, directory: Path) -> None:
-        conf = directory / "etc" / "slurm.conf"
-        super().__init__("slurm", {"SLURM_CONF": str(conf)}, self._live)
-        self.directory = directory
-
-    def _live(self) -> list[str]:
-        argv = ("squeue", "--noheader", "--array", "--format=%j.%K", "--states")
-        return self.run(*argv, "pending,running,suspended,completing,configuring").split()
-
-    def fixture(self, verb: str, *more: object) -> None:
-        subprocess.run(
-            [FIXTURE, verb, self.directory, *map(str, more)], check=True, timeout=60,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def hang(self) -> None:
-        self.fixture("signal", "slurmctld", "STOP")
-
-    def wake(self) -> None:
-        self.fixture("signal", "slurmctld", "CONT")
-
-    def down(self) -> None:
-        self.fixture("down")
-
-    def up(self) -> None:
-        self.fixture("up")
-
-    def empty(self) -> None:
-        self.run("scancel", "--me")
-        until(lambda: not self.live(), 30, "all jobs have gone")
 
 
 @pytest.fixture(scope="module")
-def slurm(need) -> Iterator[Slurm]:
+def slurm(need) -> Iterator[batch_systems.Slurm]:
     os.environ["PATH"] += ":/usr/sbin"
     need("slurmctld", package="slurm-wlm", option="--slurm")
     need("munged", package="munge", option="--slurm")
-    with tempfile.TemporaryDirectory(prefix="ailurus-slurm-") as directory:
-        system = Slurm(Path(directory))
-        system.fixture("start", NODES, 32)
+    with batch_systems.slurm() as system:
         yield system
-        system.fixture("stop")
 
 
 @pytest.fixture
-def system(slurm: Slurm) -> Iterator[Slurm]:
+def system(slurm) -> Iterator[batch_systems.Slurm]:
     yield slurm
     slurm.empty()
 
 
 class TestSlurm(Promises):
     """Those of every batch system."""
+
+    def test_e7_an_allocation_of_four_nodes_has_four_pilots(self, system):
+        keep = {"max_total": 4, "floor": 4, "idle_exit": "2s"}
+        with Rig(system, slots={"std": {"nodes": 4}}, scaling=keep) as rig:
+            rig.edge()
+            until(lambda: len(rig.registered()) == 4, 60, f"four have registered: {rig.log()}")
+            assert rig.submissions == 1
+            assert len({row["batch_id"] for row in rig.workers("phase != 'ended'")}) == 1
+            if os.getuid() == 0:  # else all nodes have this machine's name
+                assert {row.host for row in rig.registered()} == {"n1", "n2", "n3", "n4"}
+            rig.configure(slots={"std": {"nodes": 4}}, scaling={"max_total": 4, "idle_exit": "2s"})
+            rig.end()
+            rig.edge()
+            assert rig.finished(rig.submit(20), 60)
+            until(lambda: not rig.workers("phase != 'ended'"), 60, "all end when idle")
+            assert not system.live()
 
     def test_a_lost_node_ends_its_workers_and_no_others(self, system):
         with sleepers(system, 2, backend={"options": {"exclusive": True}}) as rig:
@@ -105,11 +83,7 @@ class TestSlurm(Promises):
     def test_a_refusal_is_one_and_says_why(self, system, wrong, reason):
         with sleepers(system, 1, slots={"std": {"extra": wrong}}) as rig:
             rig.edge()
-            until(lambda: rig.workers("phase = 'ended'"), 20, f"it is refused: {rig.log()}")
-            row = rig.workers("phase = 'ended'")[0]
-            assert row["outcome"] == "rejected", row
-            assert reason in row["diagnosis"]
-            assert not system.live()
+            assert refused(rig, reason), rig.workers()
 
     def test_the_doctor_asks_slurm_about_each_slot_and_submits_nothing(self, system):
         slots = {
@@ -118,7 +92,7 @@ class TestSlurm(Promises):
         }  # fmt: skip
         with sleepers(system, 1, slots=slots) as rig:
             command = [*as_user(system.user), BIN / "harvester-edge", "doctor", "--json"]
-            argv = [*command, "--config", rig.directory / "site.yaml"]
+            argv = [*command, "--config", rig.site_file]
             env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
             ran = subprocess.run(argv, capture_output=True, env=env, timeout=60, check=False)
             found = {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
@@ -140,18 +114,64 @@ class TestSlurm(Promises):
             until(lambda: rig.workers("phase = 'starting'"), 30, "it runs")
             assert len(rig.workers()) == 1
 
-    def test_a_worker_that_an_admin_requeues_is_the_same_worker(self, system):
-        with sleepers(system, 1, backend={"options": {"submit": ["--requeue"]}}) as rig:
+    def test_a_worker_is_not_requeued_unless_the_site_says_so(self, system):
+        with sleepers(system, 1) as rig:
             rig.edge()
             until(lambda: rig.workers("phase = 'starting'"), 20, "it runs")
             (row,) = rig.workers()
+            with pytest.raises(RuntimeError, match="disabled"):
+                system.run("scontrol", "requeue", row["batch_id"])
+
+    def test_a_worker_that_an_admin_requeues_takes_no_second_turn(self, system):
+        """Its pilot begins again with a token that is used up, and leaves; its job is another's."""
+        keep = {"max_total": 1, "floor": 1, "idle_exit": "5m"}
+        with Rig(system, backend={"options": {"submit": ["--requeue"]}}, scaling=keep) as rig:
+            jobs = rig.submit(1, "sleep 8")
+            rig.edge()
+            until(lambda: rig.client.overview().states.get("running"), 30, f"it runs: {rig.log()}")
+            (row,) = rig.workers()
             system.run("scontrol", "requeue", row["batch_id"])
-            until(lambda: rig.workers("phase = 'queued'"), 20, "it waits again")
-            until(lambda: rig.workers("phase = 'starting'"), 40, "it runs again")
-            assert [one["batch_id"] for one in rig.workers()] == [row["batch_id"]]
+            assert rig.finished(jobs, 90), rig.log()
+            until(lambda: rig.agrees(1), 40, "one worker, another one")
+            assert row["intent"] not in {one["intent"] for one in rig.workers("phase != 'ended'")}
+            assert len(rig.registered()) == 2
 
     def test_a_hung_munge_changes_no_verdict(self, system):
         def munge(number):
             system.fixture("signal", "munged", number)
 
         self._silence(system, lambda: munge("STOP"), lambda: munge("CONT"))
+
+    def test_workers_of_an_edge_that_never_comes_back_end_by_themselves(self, system):
+        """One told early that its time ends, one killed then, one that waited for its node too long.
+        A minute is Slurm's shortest walltime."""
+        slot = {"walltime": "1m", "extra": {"submit": ["--nodelist=n2"]}}
+        alone = {"submit": ["--exclusive", "--nodelist=n1"]}
+        more = {"cores": 1, "memory": "500M", "disk": "1G", **slot}
+        slots = {
+            "std": slot,
+            "deaf": {**more, "queue": "deaf", "extra": alone},
+            "stuck": {**more, "queue": "stuck", "extra": alone},
+        }
+        with Rig(system) as rig:
+            deaf = 'case $* in *"--slot std"*) trap "echo told; exit 0" USR1 ;; *) trap "" USR1 ;; esac'
+            program = rig.program("times", f"{deaf}\nsleep 300 & wait")
+            site = {
+                "slots": slots,
+                "policy": {"max_queue_age": "5s", "start_grace": "30s"},
+                "pilot": {"program": program},
+            }
+            rig.configure(**site)
+            for queue in ("real", "deaf", "stuck"):
+                rig.submit(1, queue=queue)
+            edge = rig.edge()
+            until(lambda: len(rig.known()) == 3, 30, f"three workers: {rig.log()}")
+            rig.kill(edge)
+            until(lambda: not system.live(), 170, f"all have gone: {system.live()}")
+            rig.configure(**site, scaling={"max_total": 0})
+            rig.edge()
+            until(lambda: len(rig.workers("phase = 'ended'")) == 3, 30, "their ends are seen")
+            endings = {row["slot"]: row["ending"] for row in rig.workers()}
+            told = [place.read_text() for place in rig.directory.glob("state/workers/*/0/stdout")]
+            assert sorted(told) == ["", "told\n"]
+            assert endings["deaf"] == endings["stuck"] == "walltime"

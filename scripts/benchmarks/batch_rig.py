@@ -7,9 +7,11 @@ command (`backend.options.prefix`): it counts them, and at its next submission d
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
@@ -23,17 +25,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import WorkerRows, WorkersQuery
 from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client, TokenFile
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 QUEUE = "real"
-SITE = "real"
+LEASE_S = 6
 SUBMITS = ("sbatch", "condor_submit", "qsub")
+LISTS = re.compile(r"(?:^|\s)(?:squeue (?!.*--name)|condor_q .*substr|qstat (?!.* \d)).*")
 
 LIAR = """#!/bin/sh
 here={here}
@@ -53,6 +55,9 @@ case $mode in
     kill-before) kill -9 $PPID; exit 1 ;;
     kill-during) "$@" > /dev/null & kill -9 $PPID; wait ;;
     kill-after) "$@"; kill -9 $PPID ;;
+    stop-before) kill -STOP $PPID; while [ ! -e $here/go ]; do sleep 0.1; done; exec "$@" ;;
+    stop-after) "$@"; kill -STOP $PPID ;;
+    twice) "$@" > /dev/null; exec "$@" ;;
     *) exec "$@" ;;
 esac
 """
@@ -66,6 +71,8 @@ class System:
     environment: dict[str, str]
     live: Callable[[], list[str]]
     """Names of workers that it has, waiting or running: one "TAG.INDEX" for each, twice if twice."""
+    empty: Callable[[], None]
+    """Ends all of them."""
     prefix: tuple[str, ...] = ()
     """What stands before each of its commands."""
     user: str = field(default_factory=lambda: pwd.getpwuid(os.getuid()).pw_name)
@@ -77,7 +84,8 @@ class System:
             words, check=False, capture_output=True, text=True, timeout=seconds,
             env={**clean(), **self.environment},
         )  # fmt: skip
-        assert not check or done.returncode == 0, f"{words}: {done.stderr}"
+        if check and done.returncode:
+            raise RuntimeError(f"{words}: {done.stderr}")
         return done.stdout
 
 
@@ -106,10 +114,12 @@ def free_port() -> int:
 
 
 def until(what: Callable[[], object], seconds: float, why: str) -> None:
+    """Look again and again until `what` holds. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {why}"
-        time.sleep(0.1)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {why}")
+        time.sleep(0.05)
 
 
 class Rig:
@@ -123,19 +133,13 @@ class Rig:
         for name in ("work", "state", "out", "home"):
             self._give(self.directory / name)
         self.started: list[subprocess.Popen[bytes]] = []
+        self.site: dict[str, Any] = {}
         self._begin_dispatcher()
         self.client = Client(self.url, TokenFile(self.directory / "queue.admin-token"))
-        ask = m.NewToken(subject="edge", scopes=(f"ailurus.edge:{SITE}",))
-        token = self.directory / "edge.token"
-        token.touch(0o600)
-        token.write_text(self.client.call("token", ask, answer=m.Token).token)
-        self._own(token)
         liar = self.directory / "liar"
         liar.write_text(LIAR.format(here=self.directory))
         liar.chmod(0o755)
-        idle = self.directory / "idle"
-        idle.write_text("#!/bin/sh\nexec sleep 1000\n")
-        idle.chmod(0o755)
+        self.program("idle", "exec sleep 1000")
         self.configure(**site)
 
     def __enter__(self) -> Self:
@@ -144,14 +148,23 @@ class Rig:
     def __exit__(self, *error: object) -> None:
         for process in reversed(self.started):
             self.kill(process, signal.SIGKILL)
-        self.cancel_all()
         if error[0] is None:
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             print(f"kept for a look: {self.directory}")
 
-    def cancel_all(self) -> None:
-        """Leave the batch system empty for the next test."""
+    def end(self) -> None:
+        """Kill the edges."""
+        for process in self.started[1:]:
+            self.kill(process)
+        del self.started[1:]
+
+    def program(self, name: str, text: str) -> str:
+        """A shell script instead of a pilot; its path."""
+        path = self.directory / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
 
     def _give(self, path: Path) -> None:
         path.mkdir(exist_ok=True)
@@ -183,29 +196,34 @@ class Rig:
 
     def _begin_dispatcher(self) -> None:
         store = f"sqlite:///{self.directory / 'queue'}"
-        self.kill_after(self.start("init", BIN / "dispatcher", "init", "--store", store))
+        if self.start("init", BIN / "dispatcher", "init", "--store", store).wait(30):
+            raise RuntimeError((self.directory / "init.log").read_text())
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self.started.clear()
         self.start("dispatcher", BIN / "dispatcher", "serve", "--store", store, "--listen",
-                   f"127.0.0.1:{port}", "--heartbeat", "2s")  # fmt: skip
+                   f"127.0.0.1:{port}", "--heartbeat", "2s", "--edge-lease", f"{LEASE_S}s")  # fmt: skip
         until(lambda: _answers(port), 20, "the dispatcher answers")
 
-    @staticmethod
-    def kill_after(process: subprocess.Popen[bytes]) -> None:
-        assert process.wait(30) == 0
-
-    def configure(self, **site: Any) -> None:
+    def configure(self, name: str = "real", state: str = "state", **site: Any) -> Path:
         """Write the site file; the values of a test replace the usual ones, key by key."""
+        self.site = site
+        token = self.directory / f"{name}.token"
+        if not token.exists():
+            ask = m.NewToken(subject="edge", scopes=(f"ailurus.edge:{name}",))
+            token.touch(0o600)
+            token.write_text(self.client.call("token", ask, answer=m.Token).token)
+            self._own(token)
         usual: dict[str, Any] = {
             "schema": 1,
-            "site": SITE,
+            "site": name,
             "backend": {
                 "kind": self.system.kind,
-                "limits": {"poll": "1s", "settle": "3s", "grace": "4s", "command_timeout": "3s"},
-                "options": {"prefix": [str(self.directory / "liar"), *self.system.prefix]},
+                "limits": {"poll": "0.5s", "settle": "2s", "grace": "2s", "command_timeout": "3s"},
+                "options": self._options(site),
             },
-            "dispatcher": {"url": self.url, "token_file": str(self.directory / "edge.token")},
-            "paths": {"work": f"{self.directory}/work", "state": f"{self.directory}/state"},
+            "dispatcher": {"url": self.url, "token_file": str(token)},
+            "paths": {"work": f"{self.directory}/work", "state": f"{self.directory}/{state}"},
             "slots": {
                 "std": {
                     "queue": QUEUE,
@@ -223,12 +241,26 @@ class Rig:
             },
             "container": {"default": "bare", "bare": True},
         }
-        self.site_file = self.directory / "site.yaml"
-        self.site_file.write_text(yaml.safe_dump(_over(usual, site)))
+        self._give(self.directory / state)
+        path = self.directory / f"{name}-{state}.yaml"
+        path.write_text(json.dumps(_over(usual, site), indent=2))
+        self.site_file = path
+        return path
 
-    def edge(self, **environment: str) -> subprocess.Popen[bytes]:
-        argv = (BIN / "harvester-edge", "run", "--config", self.site_file)
+    def _options(self, site: Mapping[str, Any]) -> dict[str, Any]:
+        kind = site.get("backend", {}).get("kind", self.system.kind)
+        if kind == "local":  # it runs no commands
+            return {}
+        return {"prefix": [str(self.directory / "liar"), *self.system.prefix]}
+
+    def edge(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        """An edge of the site that was configured last."""
+        argv = (BIN / "harvester-edge", "run", "--config", self.site_file, *options)
         return self.start("edge", *argv, **environment)
+
+    def tick(self) -> None:
+        argv = (BIN / "harvester-edge", "tick", "--config", self.site_file)
+        self.start("tick", *argv).wait(60)
 
     def lie(self, mode: str) -> None:
         """What the liar does at the next submission."""
@@ -239,12 +271,19 @@ class Rig:
 
     @property
     def submissions(self) -> int:
-        calls = self.directory / "calls"
-        return sum(one in SUBMITS for one in calls.read_text().split()) if calls.exists() else 0
+        return sum(one in SUBMITS for one in self._calls().split())
 
-    def workers(self, where: str = "1") -> list[dict[str, Any]]:
+    @property
+    def listings(self) -> int:
+        return len(LISTS.findall(self._calls()))
+
+    def _calls(self) -> str:
+        calls = self.directory / "calls"
+        return calls.read_text() if calls.exists() else ""
+
+    def workers(self, where: str = "1", state: str = "state") -> list[dict[str, Any]]:
         """Rows of the edge's book."""
-        book = self.directory / "state" / "book.sqlite"
+        book = self.directory / state / "book.sqlite"
         if not book.exists():
             return []
         db = sqlite3.connect(f"{book.as_uri()}?mode=ro", uri=True)
@@ -254,30 +293,37 @@ class Rig:
         return []
 
     def forget(self) -> None:
-        """Lose all that the edge has written down, but not who it is: the site is its own."""
+        """Lose all that the edge has written down, and who it is."""
+        for file in (self.directory / "state").glob("book.sqlite*"):
+            file.unlink()
+
+    def forgive(self) -> None:
+        """Close the breakers: what a test kills says nothing about the site."""
         with (
             contextlib.closing(sqlite3.connect(self.directory / "state" / "book.sqlite")) as db,
             db,
         ):
-            for table in ("worker", "decision", "health"):
-                db.execute(f"delete from {table}")  # noqa: S608
+            db.execute("delete from health")
 
-    def known(self) -> list[str]:
+    def registered(self) -> list[m.WorkerRow]:
+        """Workers whose pilot has ever registered at the dispatcher."""
+        rows = self.client.call("workers", WorkersQuery(ended=True), answer=WorkerRows).workers
+        return [row for row in rows if row.registered]
+
+    def known(self, state: str = "state") -> list[str]:
         """Names of the workers that the edge knows to live in the batch system."""
-        rows = self.workers("phase != 'ended' and batch_id != ''")
+        rows = self.workers("phase != 'ended' and batch_id != ''", state)
         return sorted(f"{row['intent']}.{row['index']}" for row in rows)
 
-    def agrees(self, count: int) -> bool:
+    def agrees(self, count: int, state: str = "state") -> bool:
         """Whether the batch system has so many workers, and the edge knows each of them once."""
-        live = sorted(self.system.live())
-        return len(live) == count and live == self.known()
+        known = self.known(state)
+        return len(known) == count and known == sorted(self.system.live())
 
     def submit(self, count: int, command: str = "true", **fields: Any) -> list[int]:
         """Jobs for the queue; their ids."""
-        jobs = [
-            JobSpec(name=f"j{n}", command=command, queue=QUEUE, memory_mb=10, disk_mb=10, **fields)
-            for n in range(count)
-        ]
+        fields = {"queue": QUEUE, "memory_mb": 10, "disk_mb": 10, **fields}
+        jobs = [JobSpec(name=f"j{n}", command=command, **fields) for n in range(count)]
         return list(self.client.submit(jobs).job_ids)
 
     def finished(self, ids: list[int], seconds: float = 90) -> bool:
