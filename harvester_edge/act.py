@@ -37,10 +37,10 @@ from harvester_edge.whole import write_whole
 
 def act(edge: Edge, decision: Decision, seen: Seen) -> None:
     """Submit, drain, cancel."""
-    for slot, count in decision.submit.items():
+    for slot, wanted in decision.submit.items():
         nodes = edge.site.slots[slot].nodes
+        count = wanted // nodes * nodes  # allocations are whole
         most = max(1, edge.site.backend.limits.max_array // nodes) * nodes
-        count -= count % nodes  # allocations are whole
         for part in range(0, count, most):
             if not submit(edge, slot, min(most, count - part)):
                 break  # what has just been refused or has timed out is not asked again at once

@@ -336,7 +336,7 @@ Serve = Callable[[str, bytes], bytes]
 class SimBatch:
     """The port `Batch`, over `serve`: Slurm's text is parsed as Slurm's plugin parses it."""
 
-    poll_s, settle_s, grace_s, index = 120.0, 120.0, 240.0, "0"
+    poll_s, settle_s, grace_s, index, most_nodes = 120.0, 120.0, 240.0, "0", 1
 
     def __init__(self, serve: Serve, root: Path, site: str) -> None:
         self._serve, self._root, self._prefix = serve, root, prefix(site)

@@ -522,3 +522,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_whole(tmp_path / "f", b"two", mode=0o600)
     assert (tmp_path / "f").read_text() == "two"
     assert [one.name for one in tmp_path.iterdir()] == ["f"]
+
+
+def test_b2_a_clock_that_is_set_makes_nobody_late(monkeypatch):
+    import time
+
+    from harvester_edge.edge import steady
+
+    clock = steady()
+    before = clock()
+    monkeypatch.setattr(time, "time", lambda: before + 3600)
+    assert clock() - before < 60
+    monkeypatch.setattr(time, "time", lambda: before - 3600)
+    assert clock() >= before

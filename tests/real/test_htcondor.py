@@ -56,7 +56,10 @@ class TestHTCondor(Promises):
         """One at its walltime, one that has waited too long."""
         slot = {"cores": 1, "memory": "500M", "disk": "1G", "walltime": "10s"}
         stuck = {**slot, "queue": "stuck", "extra": {"requirements": 'Machine == "nowhere"'}}
-        site = {"slots": {"std": slot, "stuck": stuck}, "policy": {"max_queue_age": "8s", "start_grace": "5s"}}
+        site = {
+            "slots": {"std": slot, "stuck": stuck},
+            "policy": {"max_queue_age": "8s", "start_grace": "5s"},
+        }
         with Rig(system) as rig:
             rig.configure(**site, pilot={"program": str(rig.directory / "idle")})
             rig.submit(1)
