@@ -12,10 +12,10 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-Change = Callable[[sqlite3.Connection], Any]
+Change = Callable[[sqlite3.Connection], object]
+Done = asyncio.Future[None]
 _SCHEMA = """
 create table if not exists pilot (
     instance   text primary key,
@@ -61,9 +61,7 @@ class Store:
         for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
             self._connection.execute(f"pragma {line}")
         self._connection.executescript(_SCHEMA)
-        self._changes: queue.SimpleQueue[tuple[Change, asyncio.Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._changes: queue.SimpleQueue[tuple[Change, Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
@@ -71,11 +69,11 @@ class Store:
         """Rows, read before anybody writes: at the start."""
         return self._connection.execute(statement).fetchall()
 
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, change: Change) -> None:
         """Run `change`; returns after the commit. Raises what it raised, or what the commit did."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: Done = asyncio.get_running_loop().create_future()
         self._changes.put((change, done))
-        return await asyncio.shield(done)
+        await asyncio.shield(done)
 
     def close(self) -> None:
         self._changes.put(None)
@@ -92,34 +90,35 @@ class Store:
                 batch.append(one)
             self._commit(batch)
 
-    def _commit(self, batch: list[tuple[Change, asyncio.Future[Any]]]) -> None:
-        results: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+    def _commit(self, batch: list[tuple[Change, Done]]) -> None:
+        results: list[tuple[Done, BaseException | None]] = []
         connection = self._connection
         try:
             connection.execute("begin immediate")
             for change, done in batch:
                 connection.execute("savepoint one")
                 try:
-                    results.append((done, change(connection), None))
+                    change(connection)  # a cursor that it returns must end in this thread
+                    results.append((done, None))
                 except Exception as error:  # noqa: BLE001 - it is its caller's
                     connection.execute("rollback to one")
-                    results.append((done, None, error))
+                    results.append((done, error))
                 connection.execute("release one")
             connection.execute("commit")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("rollback")
-            results = [(done, None, error) for _, done in batch]
+            results = [(done, error) for _, done in batch]
         loop = batch[0][1].get_loop()
         if not loop.is_closed():
             loop.call_soon_threadsafe(_answer, results)
 
 
-def _answer(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
-    for done, result, error in results:
+def _answer(results: list[tuple[Done, BaseException | None]]) -> None:
+    for done, error in results:
         if done.done():
             continue
         if error is None:
-            done.set_result(result)
+            done.set_result(None)
         else:
             done.set_exception(error)

@@ -80,7 +80,8 @@ class Pilots:
 def run(args: Namespace) -> Iterator[Figure]:
     """Set up, then measure a minute."""
     port = free_port()
-    part = {
+    part: dict[str, object] = {
+        "prefetch": 0,
         "token_file": "/nowhere",
         "url": f"https://127.0.0.1:{port}",
         "listen": f"127.0.0.1:{port}",
