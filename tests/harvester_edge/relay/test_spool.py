@@ -1,0 +1,124 @@
+"""The door through a shared directory: whole files, a bounded number of looks, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import Room
+from ailurus.wire.client import Refused, Unreachable, fixed_token
+from ailurus.wire.retry import Patience
+from ailurus.wire.spool import SpoolClient, put
+from harvester_edge.relay import spool as spools
+from harvester_edge.relay.core import No
+from harvester_edge.relay.door import Door
+from harvester_edge.relay.spool import Spool
+
+ONCE = Patience(total_s=0.0)
+BEAT = m.Beat(room=Room(cores=1))
+
+
+class Echo:
+    """A relay that knows one token."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    def who(self, token: str) -> str:
+        if token != "good":
+            raise No(401, "no valid token")
+        return token
+
+    async def beat(self, ask: m.Beat, pilot: str) -> m.Beaten:
+        self.beats += 1
+        return m.Beaten(heartbeat_s=7)
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A spool that is looked after, and its echo."""
+    monkeypatch.setattr(spools, "LOOK_S", 0.05)
+    echo, loop = Echo(), asyncio.new_event_loop()
+    spool = Spool(tmp_path / "spool", Door(echo, Log("relay")), Log("relay"))  # type: ignore[arg-type]
+    task = loop.create_task(spool.serve())
+    thread = threading.Thread(target=lambda: _run(loop, task))
+    thread.start()
+    yield spool, echo
+    loop.call_soon_threadsafe(task.cancel)
+    thread.join()
+
+
+def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(_until(task))
+
+
+async def _until(task: asyncio.Task[None]) -> None:
+    await asyncio.wait({task})
+
+
+def client(spool: Spool, shown: str = "good") -> SpoolClient:
+    return SpoolClient(f"spool://{spool.directory}", fixed_token(shown), patience=ONCE)
+
+
+def test_a_request_is_answered_and_leaves_nothing(serving):
+    spool, echo = serving
+    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    time.sleep(0.2)
+    assert list(spool.directory.glob("*/*/*")) == []
+    assert echo.beats == 1
+
+
+def test_a_refusal_is_one_as_over_http(serving):
+    spool, _ = serving
+    with pytest.raises(Refused) as no:
+        client(spool, "bad").call("beat", BEAT, answer=m.Beaten)
+    assert no.value.status == 401
+
+
+def test_p10_what_is_no_request_is_removed_and_harms_nobody(serving):
+    spool, echo = serving
+    for nr, text in enumerate(
+        (b"", b"{}", b"\0" * 100, b'{"path":"/etc","token":"","body":"","until":9e9}')
+    ):
+        put(spool.directory / "ask" / "0" / f"{nr}", text)
+    os.mkfifo(spool.directory / "ask" / "1" / ".pipe")
+    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    time.sleep(0.2)
+    assert [one.name for one in spool.directory.glob("ask/*/*")] == [".pipe"]
+    assert echo.beats == 1
+
+
+def test_without_a_relay_a_client_says_so_and_takes_its_request_back(serving, monkeypatch):
+    spool, _ = serving
+    monkeypatch.setattr("ailurus.wire.spool.SLACK_S", 0.3)
+    quiet = spool.directory.parent / "quiet"
+    for way in ("ask", "answer"):
+        for fan in "0123456789abcdef":
+            (quiet / way / fan).mkdir(parents=True)
+    with pytest.raises(Unreachable):
+        SpoolClient(f"spool://{quiet}", None, patience=ONCE).call("beat", BEAT, answer=m.Beaten)
+    assert list(quiet.glob("*/*/*")) == []
+    with pytest.raises(AilurusError, match="no relay"):
+        SpoolClient("spool:///nowhere", None)
+
+
+def test_a_waiting_client_looks_ever_more_rarely(serving, monkeypatch):
+    spool, _ = serving
+    looks: list[float] = []
+    one = client(spool, "good")
+    one._sleep = looks.append
+    monkeypatch.setattr("ailurus.wire.spool.SLACK_S", 0.05)
+    monkeypatch.setattr("ailurus.wire.spool.taken", lambda path: None)
+    with pytest.raises(Unreachable):
+        one.call("beat", BEAT, answer=m.Beaten)
+    assert looks[:3] == pytest.approx([0.05, 0.075, 0.1125])
+    assert max(looks) <= 2.0
