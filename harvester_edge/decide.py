@@ -244,9 +244,10 @@ def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[s
 
 
 class _Budget(NamedTuple):
-    """One kind of cost: what is left of it, and how it is told."""
+    """One kind of cost: its field of `Cost`, its key in the site file, what is left, how it is told."""
 
-    name: str
+    kind: str
+    key: str
     left: float
     why: str
 
@@ -255,7 +256,7 @@ def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int],
     """`count` workers over the slots, each slot one in turn until it has what it wants or until what it
     costs is used up; and the bounds of the costs."""
     budgets = _budgets(seen, limits)
-    left = {budget.name: budget.left for budget in budgets}
+    left = {budget.kind: budget.left for budget in budgets}
     slots = {slot.name: slot for slot in seen.slots}
     wants = {name: want for name, want in _wants(seen, limits).items() if want > 0}
     given: dict[str, int] = {}
@@ -281,23 +282,25 @@ def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int],
     # A cost that kept nobody out leaves room for what its cheapest slot could still take.
     bounds = []
     for budget in budgets:
-        name = budget.name
-        each = min((getattr(slot.cost, name) for slot in seen.slots), default=0)
-        room = taken + (math.floor(max(0.0, left[name]) / each) if each else count + 1)
-        bounds.append(Bound(room=taken if name in short else room, name=name, why=budget.why))
+        kind = budget.kind
+        each = min((getattr(slot.cost, kind) for slot in seen.slots), default=0)
+        room = taken + (math.floor(max(0.0, left[kind]) / each) if each else count + 1)
+        bounds.append(Bound(room=taken if kind in short else room, name=budget.key, why=budget.why))
     return given, bounds
 
 
 def _budgets(seen: Snapshot, limits: Limits) -> list[_Budget]:
+    used, gb = seen.cost, 1024
     told = (
-        ("cores", limits.cores, seen.cost.cores, "{:.0f} of {:.0f} cores are taken"),
-        ("memory_mb", limits.memory_mb, seen.cost.memory_mb, "{:.0f} of {:.0f} MB are taken"),
-        ("node_hours", limits.node_hours, seen.cost.node_hours,
+        ("cores", "max_cores", limits.cores, used.cores, 1, "{:.0f} of {:.0f} cores are taken"),
+        ("memory_mb", "max_memory", limits.memory_mb, used.memory_mb, gb,
+         "{:.1f} of {:.1f} GiB of memory are taken"),
+        ("node_hours", "budget", limits.node_hours, used.node_hours, 1,
          "{:.1f} of {:.1f} node-hours of the period are spent or promised"),
     )  # fmt: skip
     return [
-        _Budget(name, most - used, why.format(used, most))
-        for name, most, used, why in told
+        _Budget(kind, key, most - taken, why.format(taken / unit, most / unit))
+        for kind, key, most, taken, unit, why in told
         if most is not None
     ]
 

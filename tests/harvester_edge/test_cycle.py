@@ -108,7 +108,7 @@ def test_a_budget_counts_promised_hours_and_keeps_what_workers_really_used(world
     world.dispatcher.jobs = 9
     assert world.cycle().submit == {"std": 2}
     decision = world.cycle()
-    assert (decision.submit, decision.binding.name) == ({}, "node_hours")
+    assert (decision.submit, decision.binding.name) == ({}, "budget")
     assert decision.binding.why == "2.0 of 2.0 node-hours of the period are spent or promised"
     tag = world.batch.orders[0][0]
     world.batch.set(Phase.STARTING)
@@ -121,7 +121,7 @@ def test_a_budget_counts_promised_hours_and_keeps_what_workers_really_used(world
     assert world.cycle().submit == {"std": 1}  # 40 minutes are spent
     world.restart()
     world.cycle()
-    assert world.cycle().binding.name == "node_hours"
+    assert world.cycle().binding.name == "budget"
     world.clock.forward(86_400)
     assert world.cycle().submit == {"std": 1}
 

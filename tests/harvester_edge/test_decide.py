@@ -179,11 +179,11 @@ def seen(wanted, each=None, **counts):
         (seen(1), Limits(total=99, queued=99, per_cycle=99, attenuation=3), 1, "demand"),
         (seen(0), Limits(total=9, queued=9, per_cycle=9, attenuation=3, floor=2), 2, "floor"),
         # cores and memory that are left, in whole workers
-        (seen(9, each=Cost(cores=8), cost=Cost(cores=40)), Limits(total=99, queued=99, per_cycle=99, cores=64), 3, "cores"),
-        (seen(9, each=Cost(cores=8), cost=Cost(cores=80)), Limits(total=99, queued=99, per_cycle=99, cores=64), 0, "cores"),
-        (seen(9, each=Cost(memory_mb=4000)), Limits(total=99, queued=99, per_cycle=99, memory_mb=9000), 2, "memory_mb"),
+        (seen(9, each=Cost(cores=8), cost=Cost(cores=40)), Limits(total=99, queued=99, per_cycle=99, cores=64), 3, "max_cores"),
+        (seen(9, each=Cost(cores=8), cost=Cost(cores=80)), Limits(total=99, queued=99, per_cycle=99, cores=64), 0, "max_cores"),
+        (seen(9, each=Cost(memory_mb=4000)), Limits(total=99, queued=99, per_cycle=99, memory_mb=9000), 2, "max_memory"),
         # a budget counts each worker with its whole walltime, so that it is never overdrawn
-        (seen(9, each=Cost(node_hours=6), cost=Cost(node_hours=80)), Limits(total=99, queued=99, per_cycle=99, node_hours=95), 2, "node_hours"),
+        (seen(9, each=Cost(node_hours=6), cost=Cost(node_hours=80)), Limits(total=99, queued=99, per_cycle=99, node_hours=95), 2, "budget"),
         # what stops everything is said before what would
         (seen(0, unheard="no answer"), Limits(total=0, queued=9, per_cycle=9), 0, "dispatcher"),
     ],
@@ -206,7 +206,7 @@ def test_a_slot_that_does_not_fit_any_more_leaves_the_rest_to_smaller_ones():
     )
     made = decide(Snapshot(slots=slots), Limits(total=99, queued=99, per_cycle=99, cores=40))
     assert made.submit == {"big": 2, "small": 8}
-    assert made.binding.name == "cores"
+    assert made.binding.name == "max_cores"
 
 
 def test_a_limit_of_a_slot_is_its_own():
