@@ -244,5 +244,6 @@ def tidy(edge: Edge) -> Iterable[str]:
         gone = edge.book.forget(edge.clock() - duration_s(edge.site.policy.keep))
     for intent in gone:
         shutil.rmtree(edge.places / intent, ignore_errors=True)
-    bundle.tidy(edge.site, {edge.places / worker.intent for worker in edge.workers.values()})
+    intents = {worker.intent for worker in edge.workers.values()}
+    bundle.tidy(edge.site, {edge.places / intent for intent in intents})
     return gone

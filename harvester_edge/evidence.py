@@ -17,6 +17,7 @@ from ailurus.protocol.messages import WorkerRow
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.ports import Sighting
 
+_TAKEN = Outcome.ACCEPTED
 TOLD = frozenset(
     {Ending.WALLTIME, Ending.PREEMPTED, Ending.NODE_FAIL, Ending.OOM, Ending.CANCELLED}
 )
@@ -77,7 +78,7 @@ class Times(Struct, frozen=True, kw_only=True):
 def judge(worker: Worker, seen: Evidence, times: Times) -> Worker:
     """The worker after this evidence; the same object if nothing changed."""
     after = _batch(_pilot(worker, seen), seen, times)
-    return worker if after == worker else after
+    return worker if after is worker or after == worker else after
 
 
 def heard(row: WorkerRow | None) -> bool:
@@ -101,6 +102,8 @@ def _pilot(worker: Worker, seen: Evidence) -> Worker:
     if not heard(row):
         return worker
     phase = Phase.DRAINING if row.phase is Phase.DRAINING else Phase.ACTIVE
+    if worker.phase is phase and worker.absent is None:  # nearly all of them, nearly always
+        return worker
     return replace(worker, phase=phase, ending=None, ended=None, absent=None)
 
 
@@ -108,7 +111,8 @@ def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
     sighting = seen.sighting
     if sighting is None:
         return _absent(worker, seen, times) if seen.listed and not heard(seen.row) else worker
-    worker = replace(worker, absent=None, outcome=Outcome.ACCEPTED, batch_id=str(sighting.batch_id))
+    if (worker.absent, worker.outcome, worker.batch_id) != (None, _TAKEN, sighting.batch_id):
+        worker = replace(worker, absent=None, outcome=_TAKEN, batch_id=str(sighting.batch_id))
     if sighting.phase is Phase.ENDED:
         # A pilot may be heard of after its batch job ended, until the dispatcher notices.
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)

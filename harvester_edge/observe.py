@@ -93,8 +93,11 @@ def _by_worker(edge: Edge, found: Iterable[Sighting]) -> dict[Key, Sighting]:
     of those the one we know: the others' pilots are refused."""
     best: dict[Key, Sighting] = {}
     for one in found:
-        key = (str(one.tag), one.index)
-        best[key] = max(one, best.get(key, one), key=lambda it: _weight(edge.workers.get(key), it))
+        key = (one.tag, one.index)
+        other = best.setdefault(key, one)
+        if other is not one:
+            worker = edge.workers.get(key)
+            best[key] = max(other, one, key=lambda it: _weight(worker, it))
     return best
 
 
@@ -436,15 +439,18 @@ def _overdue(
 ) -> Iterator[BatchId]:
     """Allocations that waited for too long, run without a pilot that ever registered, or are not ours:
     submitted, say, by an edge that had lost the site. One with a good worker stays."""
-    good: set[BatchId] = set()
+
+    def late(worker: Worker) -> bool:
+        return bool(worker.deadline) and now > worker.deadline and worker.waits
+
     bad: set[BatchId] = set()
     for key, sighting in sightings.items():
-        if sighting.phase in (Phase.ENDED, None):
+        if sighting.phase is Phase.ENDED or sighting.phase is None:
             continue
         worker = edge.workers.get(key)
         if worker is not None:
-            late = worker.waits and worker.deadline and now > worker.deadline
-            (bad if late else good).add(sighting.batch_id)
+            if late(worker):
+                bad.add(sighting.batch_id)
             continue
         ended = edge.book.get(*key)
         if ended is None and strays:
@@ -452,7 +458,15 @@ def _overdue(
             bad.add(sighting.batch_id)
         elif ended is not None and ended.ending is Ending.NEVER_REGISTERED:
             bad.add(sighting.batch_id)
-    return iter(sorted(bad - good))
+    if bad:
+        bad -= {
+            sighting.batch_id
+            for key, sighting in sightings.items()
+            if sighting.phase is not Phase.ENDED
+            and (worker := edge.workers.get(key)) is not None
+            and not late(worker)
+        }
+    return iter(sorted(bad))
 
 
 def idle_first(edge: Edge, rows: dict[Key, m.WorkerRow]) -> tuple[int, ...]:
