@@ -20,7 +20,7 @@ from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import SlotShape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import graph, queue, submission, views
+from dispatcher import graph, queue, retention, submission, views
 from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
 from dispatcher.hosts import Hosts
@@ -33,6 +33,8 @@ log = Log("dispatcher")
 TICK_S = 0.5
 FLUSH_S = 10.0
 BEAT_S = 1.0
+TIDY_S = 60.0
+TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
 WISHES = 400  # jobs of one bulletin
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
 _encode = msgspec.json.Encoder().encode
@@ -44,6 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 10.0
     beats_per_lease: int = 3
     edge_lease_s: float = 120.0
+    retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
     live_log_bytes: int = 16_000_000  # of one stream of one attempt
 
 
@@ -138,7 +141,9 @@ class Core:
             workers=len(self.heard),
             broken_submissions=dropped,
         )
-        self._tasks = [asyncio.create_task(self._time()), asyncio.create_task(self._descend())]
+        self._tasks = [
+            asyncio.create_task(one()) for one in (self._time, self._descend, self._tidy)
+        ]
 
     async def close(self) -> None:
         """Let everybody go, write what was heard, close the store."""
@@ -397,6 +402,21 @@ class Core:
     def _heed(self, events: Sequence[m.Event]) -> None:
         if any(event.kind == "unfolding" for event in events):
             self._unfold.set()
+
+    async def _tidy(self) -> None:
+        """Move away what ended long ago, slice by slice."""
+        age = self.settings.retention_s
+        more = False
+        while age is not None:
+            await asyncio.sleep(TIDY_PAUSE_S if more else TIDY_S)
+            before = self.now() - age
+            try:
+                more = self.leads and await self.store.write(
+                    lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
+                )
+            except Unavailable as error:
+                more = False
+                log.warning("store_unavailable", reason=str(error))
 
     async def _descend(self) -> None:
         """Tell the children of ended jobs, slice by slice, others' requests between the slices."""

@@ -19,7 +19,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
-from dispatcher import queue, submission, views, why
+from dispatcher import queue, retention, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
@@ -154,23 +154,11 @@ class Users(Core):
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
         """All about one job."""
+        old = await self.store.read(lambda tx: retention.kept(tx, job_id))
+        if old is not None and caller.owns(old.row.user):
+            return old
         row = await self.job_of(job_id, caller.owns)
-
-        def gather(tx: Tx) -> m.JobDetail:
-            attempts = [views.attempt(one) for one in tx.all("attempt.of_job", job_id=job_id)]
-            return m.JobDetail(
-                row=views.job(row),
-                spec=_decode_spec(queue.body(tx, job_id)),
-                attempts=tuple(attempts),
-                files=tuple(views.file(one) for one in tx.all("file.of_job", job_id=job_id)),
-                parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),
-                children=tuple(
-                    one[0] for one in tx.all("parent.children", parent=job_id, most=1000)
-                ),
-                activated=row[12],
-            )
-
-        detail = await self.store.read(gather)
+        detail = await self.store.read(lambda tx: retention.detail(tx, row))
         lease = self.leases.of(job_id)
         if lease is None or lease.usage is None or not detail.attempts:
             if lease is not None and not self.store.alone:

@@ -89,6 +89,13 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="other issuers whose tokens are good here, in YAML",
     )
+    parser.add_argument(
+        "--retention",
+        type=duration_s,
+        metavar="30d",
+        help="jobs that ended longer ago are moved away (`show` still finds them), their logs and the"
+        " events of that time forgotten; default: everything stays",
+    )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
         "--panda-open",
@@ -174,7 +181,11 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
-    told = {"heartbeat_s": args.heartbeat, "edge_lease_s": args.edge_lease}
+    told = {
+        "heartbeat_s": args.heartbeat,
+        "edge_lease_s": args.edge_lease,
+        "retention_s": args.retention,
+    }
     settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)
     panda = PandaSettings(

@@ -101,8 +101,7 @@ async def _begin_anew(url: str) -> None:
 def _leave_a_gap(tx: Tx) -> None:
     tx.one("series.take", name="job", by=GAP)
     taken = tx.one("series.take", name="event", by=GAP)
-    last = tx.one("event.last")
-    seq = max(taken[0] if taken else 0, (last[0] if last else 0) + GAP)
+    seq = taken[0] if taken else GAP
     tx.run("event.add", seq=seq, at=0.0, kind="restored", job_id=None, worker_id=None, data="{}")
     tx.run("worker.skip", by=GAP)
 

@@ -16,3 +16,5 @@ insert into worker (site, queue, host, phase, instance, batch_id, version, regis
 select pg_notify(:channel, :text)
 -- name: worker.skip
 select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))
+-- name: old.partition
+select old_job_partition(:at)

@@ -44,7 +44,8 @@ select spec, wants from body where job_id = :job_id
 -- name: parent.add
 insert into parent (parent, child) values (:parent, :child)
 -- name: parent.states
-select p.parent, j.state from parent p join job j on j.job_id = p.parent where p.child = :child
+select p.parent, coalesce(j.state, 'finished') from parent p left join job j on j.job_id = p.parent
+    where p.child = :child
 -- name: parent.children
 select child from parent where parent = :parent order by child limit :most
 -- name: parent.tell
@@ -235,7 +236,7 @@ select site, instance, epoch, slots, online, heard from site
 -- name: event.add
 insert into event (seq, at, kind, job_id, worker_id, data) values (:seq, :at, :kind, :job_id, :worker_id, :data)
 -- name: event.last
-select coalesce(max(seq), 0) from event
+select last from series where name = 'event'
 -- name: event.after
 select seq, at, kind, job_id, worker_id, data from event where seq > :after order by seq limit :most
 -- name: event.of_job
@@ -307,3 +308,33 @@ insert into process (name, beat) values (:name, 1) on conflict (name) do update 
 select number, name, beat from process order by number
 -- name: process.drop
 delete from process where name = :name
+
+-- name: old.due
+select job_id from job where state in ('finished', 'failed', 'cancelled', 'closed') and changed < :before
+    and not exists (select 1 from unfolding u where u.job_id = job.job_id)
+    and not exists (select 1 from parent p join job c on c.job_id = p.child
+        where p.parent = job.job_id and c.state not in ('finished', 'failed', 'cancelled', 'closed'))
+    order by changed limit :most
+-- name: old.partition
+select :at
+-- name: old.add
+insert into old_job (job_id, ended, detail) values (:job_id, :ended, :detail)
+-- name: old.get
+select detail from old_job where job_id = :job_id
+-- name: old.drop_log
+delete from log where job_id in (select value from json_each(:ids))
+-- name: old.drop_file
+delete from file where job_id in (select value from json_each(:ids))
+-- name: old.drop_attempt
+delete from attempt where job_id in (select value from json_each(:ids))
+-- name: old.drop_body
+delete from body where job_id in (select value from json_each(:ids))
+-- name: old.drop_parent
+delete from parent where child in (select value from json_each(:ids))
+-- name: old.drop_job
+delete from job where job_id in (select value from json_each(:ids))
+-- name: event.trim
+delete from event where seq in (select seq from (select seq, at from event order by seq limit :most) as oldest
+    where at < :before) returning seq
+-- name: request.trim
+delete from request where made < :before and complete = 1

@@ -49,6 +49,8 @@ class SqliteTx(Draft):
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
         self.many("counter.move", self.moves())
+        if self.events:
+            self.run("series.take", name="event", by=len(self.events))
         self.many(
             "event.add",
             (

@@ -1,0 +1,82 @@
+"""What ended long ago is out of the way and still found."""
+
+from __future__ import annotations
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import LogQuery, NoQuery
+from ailurus.protocol.states import JobState
+from dispatcher import retention
+from dispatcher.caller import Rejected
+from tests.dispatcher.helpers import ALICE, BOB, bench, job, run
+
+S = JobState
+
+
+async def tidy(b, before=4e9):
+    while await b.service.store.write(lambda tx: retention.tidy(tx, before=before)):
+        pass
+
+
+async def finish(b, worker, **facts):
+    (got,) = await worker.acquire()
+    await worker.beat(got)
+    piece = m.LogPiece(job_id=got.job_id, attempt_nr=1, stream="stdout", offset=0, text="hi")
+    await b.service.log_pieces(m.LogPieces(pieces=(piece,)), worker.caller)
+    await worker.report(got, **facts)
+
+
+def test_an_ended_job_is_moved_whole_and_shown_as_before(place):
+    async def test(b):
+        ids = await b.submit(job("a"), job("b"), job("c"))
+        worker = await b.worker()
+        await finish(b, worker, exit_code=0)
+        await finish(b, worker, finished=False, exit_code=3, diagnosis="no")
+        before = [await b.service.show(NoQuery(), ALICE, job_id=one) for one in ids]
+        await tidy(b)
+        assert [await b.service.show(NoQuery(), ALICE, job_id=one) for one in ids] == before
+        with pytest.raises(Rejected, match="there is no job"):
+            await b.service.show(NoQuery(), BOB, job_id=ids[0])
+        left = await b.service.store.read(lambda tx: tx.all("counter.all"))
+        assert [(row[2], row[3]) for row in left] == [(S.ACTIVATED, 1)]
+        with pytest.raises(Rejected, match="there is no job"):
+            await b.service.log(LogQuery(), ALICE, job_id=ids[0])
+        assert not (await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=9)))
+
+    run(test, place)
+
+
+def test_a_young_job_and_one_whose_child_needs_it_stay(place):
+    async def test(b):
+        first, child = await b.submit(job("a"), job("b", depends_on=("a",)))
+        worker = await b.worker()
+        await finish(b, worker)
+        await tidy(b, before=1.0)
+        await tidy(b)
+        states = (await b.service._states((first, child), ALICE)).states
+        assert states == {first: S.FINISHED, child: S.ACTIVATED}
+        await finish(b, worker)
+        await tidy(b)
+        with pytest.raises(Rejected, match="there is no job"):
+            await b.service._states((first,), ALICE)
+        detail = await b.service.show(NoQuery(), ALICE, job_id=child)
+        assert detail.parents == (first,)
+
+    run(test, place)
+
+
+def test_ids_go_on_after_everything_was_moved(place):
+    import asyncio
+
+    async def main():
+        async with bench(place) as b:
+            (last,) = await b.submit()
+            await finish(b, await b.worker())
+            await tidy(b)
+        async with bench(place) as b:
+            assert await b.submit() == [last + 1]
+            events = await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=9))
+            assert events[0][0] > 1
+
+    asyncio.run(main())
