@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 10.0
     beats_per_lease: int = 3
     edge_lease_s: float = 120.0
+    shares: Mapping[str, float] = {}  # of users; 1 of all others
     retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
     live_log_bytes: int = 16_000_000  # of one stream of one attempt
 

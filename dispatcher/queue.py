@@ -143,16 +143,16 @@ def _best(
     """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
     even looked at, so they never stand in front of those that do."""
 
-    def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, int, Shape]]:
+    def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, float, int, Shape]]:
         rows = tx.all("job.ready", queue=name, shape_id=shape_id, most=count)
-        return [(-priority, job_id, shape) for job_id, priority in rows]
+        return [(-priority, rank, job_id, shape) for job_id, priority, rank in rows]
 
     ranges = [
         ready(name, shape_id, shape)
         for name, shape_id, _ in tx.all("counter.ready", queue=queue)
         if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape)
     ]
-    return ((job_id, shape) for _, job_id, shape in heapq.merge(*ranges))
+    return ((job_id, shape) for _, _, job_id, shape in heapq.merge(*ranges))
 
 
 def all_shapes(tx: Tx) -> dict[int, Shape]:

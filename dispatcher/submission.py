@@ -88,11 +88,12 @@ def add(
     owner: str,
     sees: str,
     shapes: dict[int, Shape],
+    ranks: Sequence[float],
     now: float,
 ) -> None:
     """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet.
 
-    `sees`: whose jobs may be depended on; empty for everybody's.
+    `sees`: whose jobs may be depended on; empty for everybody's. `ranks`: whose turn comes when.
     """
     rows: list[dict[str, Any]] = []
     edges: list[dict[str, int]] = []
@@ -115,6 +116,7 @@ def add(
                 "parents_left": waits,
                 "created": now,
                 "owner": owner,
+                "rank": ranks[job_id - first - at],
                 "name": spec.name,
                 "spec": job.body,
                 "wants": job.wants,

@@ -19,7 +19,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
-from dispatcher import queue, retention, submission, views, why
+from dispatcher import queue, retention, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
@@ -82,13 +82,19 @@ class Users(Core):
         ids: dict[str, int] = {}
         first = 0
         sees = "" if everybody else owner
+        ends, takes = shares.turns(
+            ((job.spec.queue, job.shape.cores) for job in jobs),
+            self.settings.shares.get(owner, 1.0),
+        )
+        begins: dict[str, float] = {}
 
         def begin(tx: Tx) -> None:
-            nonlocal first
+            nonlocal first, begins
             first = submission.begin(
                 tx, owner, request_id, len(jobs), process=self.process, now=now
             )
             ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
+            begins = shares.begin(tx, owner, takes)
 
         def add(tx: Tx, at: int) -> None:
             part = jobs[at : at + submission.TOGETHER]
@@ -102,6 +108,9 @@ class Users(Core):
                 owner=owner,
                 sees=sees,
                 shapes=self.shapes,
+                ranks=[
+                    begins[job.spec.queue] + end for job, end in zip(part, ends[at:], strict=False)
+                ],
                 now=now,
             )
 

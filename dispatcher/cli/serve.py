@@ -96,6 +96,14 @@ def arguments(parser: ArgumentParser) -> None:
         help="jobs that ended longer ago are moved away (`show` still finds them), their logs and the"
         " events of that time forgotten; default: everything stays",
     )
+    parser.add_argument(
+        "--share",
+        action="append",
+        default=[],
+        type=_share,
+        metavar="USER=N",
+        help="this user's turns, beside one of each other's (default: 1)",
+    )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
         "--panda-open",
@@ -126,6 +134,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
+
+
+def _share(text: str) -> tuple[str, float]:
+    user, _, share = text.rpartition("=")
+    if not user or not 0 < float(share) < 1e6:
+        raise ValueError
+    return user, float(share)
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -185,6 +200,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         "heartbeat_s": args.heartbeat,
         "edge_lease_s": args.edge_lease,
         "retention_s": args.retention,
+        "shares": dict(args.share),
     }
     settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)

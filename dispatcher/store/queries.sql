@@ -34,9 +34,9 @@ delete from request where owner = :owner and request_id = :request_id
 update series set last = last + :by where name = :name returning last
 -- name: job.add
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
-                 created, changed, owner, name)
+                 created, changed, owner, name, rank)
     values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, :parents_left,
-            :created, :created, :owner, :name)
+            :created, :created, :owner, :name, :rank)
 -- name: body.add
 insert into body (job_id, spec, wants) values (:job_id, :spec, :wants)
 -- name: body.get
@@ -90,12 +90,13 @@ update job set parents_left = parents_left - 1 where job_id in (select value fro
 update job set state = 'activated', changed = :now, activated = :now
     where job_id in (select value from json_each(:ids))
 -- name: job.ready
-select job_id, priority from job
+select job_id, priority, rank from job
     where queue = :queue and shape_id = :shape_id and state = 'activated'
-    order by priority desc, job_id limit :most
+    order by priority desc, rank, job_id limit :most
 -- name: job.oldest_ready
 select min(activated) from (select activated from job
-    where queue = :queue and shape_id = :shape_id and state = 'activated' order by priority desc, job_id limit 1) as best
+    where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job_id limit 1) as best
 -- name: job.row
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis,
     activated from job where job_id = :job_id
@@ -112,8 +113,9 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead
-select count(*) from (select 1 from job where queue = :queue and shape_id = :shape_id and state = 'activated'
-    and (priority > :priority or (priority = :priority and job_id < :job_id)) limit 100000) as before
+select count(*) from (select 1 from job j, (select rank, job_id from job where job_id = :job_id) as me
+    where j.queue = :queue and j.shape_id = :shape_id and j.state = 'activated' and (j.priority > :priority
+    or (j.priority = :priority and (j.rank, j.job_id) < (me.rank, me.job_id))) limit 100000) as before
 
 -- name: attempt.add
 insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
@@ -338,3 +340,14 @@ delete from event where seq in (select seq from (select seq, at from event order
     where at < :before) returning seq
 -- name: request.trim
 delete from request where made < :before and complete = 1
+
+-- name: share.head
+select rank from job where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job_id limit 1
+-- name: share.get
+select rank from share where queue = :queue and owner = :owner
+-- name: share.last
+select coalesce(max(rank), 0) from share where queue = :queue
+-- name: share.put
+insert into share (queue, owner, rank) values (:queue, :owner, :rank)
+    on conflict (queue, owner) do update set rank = :rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import statistics
 import time
@@ -75,6 +76,7 @@ def _submit(rig: Rig, jobs: int) -> None:
 
 def _measured(rig: Rig, worker: Client) -> dict[str, list[float]]:
     """Acquire one, change its state by a heartbeat, look at the overview; seconds of each."""
+    os.sync()  # what was just submitted is written out: it is not what is measured
     jobs: list[m.Assignment] = []
 
     def acquire() -> None:

@@ -12,10 +12,11 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
-from dispatcher.caller import Rejected
+from dispatcher.caller import Caller, Rejected
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
 
 S = JobState
+CAROL = Caller(subject="carol", scopes=ALICE.scopes)
 
 
 def test_a_job_goes_from_submission_to_its_end(place):
@@ -77,6 +78,7 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
                     owner="alice",
                     sees="",
                     shapes={},
+                    ranks=[0.0] * 3,
                     now=1.0,
                 )
 
@@ -429,7 +431,6 @@ def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
 
 def test_a_worker_registers_once_with_its_bootstrap_token(place):
     from ailurus.protocol.api import Scope
-    from dispatcher.caller import Caller
 
     async def test(b):
         welcome = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
@@ -455,7 +456,6 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
     """A worker that its edge submitted after it had lost the site is a stray, and takes no job."""
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Phase
-    from dispatcher.caller import Caller
 
     async def test(b):
         old = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
@@ -485,7 +485,6 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
 def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Ending, Phase
-    from dispatcher.caller import Caller
     from tests.dispatcher.helpers import Worker
 
     async def test(b):
@@ -557,3 +556,29 @@ def _query():
     from ailurus.protocol.api import JobsQuery
 
     return JobsQuery()
+
+
+def test_users_take_turns_however_much_one_of_them_has_submitted(place):
+    async def order(b, worker, n):
+        jobs = [one.job_id for _ in range(n) for one in await worker.acquire()]
+        owners = {}
+        for user in (ALICE, BOB, CAROL):
+            rows = (await b.service.jobs(_query(), user)).jobs
+            owners |= {row.job_id: row.user[0] for row in rows}
+        return "".join(owners[one] for one in jobs)
+
+    async def test(b):
+        await b.submit(*(job(f"j{i}") for i in range(60)))
+        worker = await b.worker()
+        assert await order(b, worker, 10) == "a" * 10
+        await b.submit(*(job(f"j{i}") for i in range(5)), caller=BOB)
+        assert await order(b, worker, 12) == "aabababababa"
+        await b.submit(*(job(f"j{i}", cores=2) for i in range(4)), caller=BOB)
+        await b.submit(*(job(f"j{i}") for i in range(40)), caller=CAROL)
+        taken = await order(b, worker, 24)
+        share = {user: taken.count(user) for user in "abc"}  # b's jobs take two turns each
+        assert share == {"a": 6, "b": 2, "c": 16}, taken  # of c's, three make one
+        await b.submit(job("urgent", priority=1), caller=BOB)
+        assert await order(b, worker, 1) == "b"
+
+    run(test, place, shares={"carol": 3.0})

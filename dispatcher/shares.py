@@ -1,0 +1,44 @@
+"""Whose turn it is: users share a queue, however much one of them has submitted before the others.
+
+Start-time fair queueing: each job gets a rank when it is submitted, its user's last rank and on by what
+the job takes, but never behind the job whose turn it is now. Jobs of one priority are handed out by
+rank, so a user with ten jobs waits for ten turns, not for ten thousand jobs of another. It costs an
+acquire nothing: the rank stands in the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from dispatcher.ports import Tx
+
+
+def turns(jobs: Iterable[tuple[str, int]], share: float) -> tuple[list[float], dict[str, float]]:
+    """How far into its queue's turns each job ends, and what they take in each queue.
+
+    `jobs` are queues and cores: a job takes its cores by the share of its user.
+    """
+    taken: dict[str, float] = {}
+    ends = []
+    for queue, cores in jobs:
+        taken[queue] = taken.get(queue, 0.0) + max(1, cores) / share
+        ends.append(taken[queue])
+    return ends, taken
+
+
+def begin(tx: Tx, owner: str, takes: Mapping[str, float]) -> dict[str, float]:
+    """Where a user's turns in queues begin, which are given away by this up to what is taken."""
+    begins = {}
+    for queue in sorted(takes):
+        heads = [
+            row[0]
+            for name, shape_id, _ in tx.all("counter.ready", queue=queue)
+            if name == queue
+            and (row := tx.one("share.head", queue=queue, shape_id=shape_id)) is not None
+        ]
+        mine = tx.one("share.get", queue=queue, owner=owner)
+        last = tx.one("share.last", queue=queue)
+        now = min(heads) if heads else (last[0] if last else 0.0)
+        begins[queue] = max(now, mine[0] if mine else 0.0)
+        tx.run("share.put", queue=queue, owner=owner, rank=begins[queue] + takes[queue])
+    return begins
