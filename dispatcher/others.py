@@ -23,6 +23,7 @@ from ailurus.protocol.worker import Phase
 from dispatcher import submission
 from dispatcher.leases import Lease
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.store import queries
 
 if TYPE_CHECKING:
     from dispatcher.core import Core, Heard
@@ -42,6 +43,8 @@ class Others:
         self._core = core
         self.name = secrets.token_hex(8)
         self.leads = False
+        self._knows = max(step.number for step in queries.migrations())
+        self._old_schema = True
         self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
         self._early: list[m.Event] | None = []
         self._read_until = 0.0
@@ -53,7 +56,7 @@ class Others:
         """Say that we live, and see who else does. The first of the living leads."""
 
         def change(tx: Tx) -> list[Row]:
-            tx.run("process.beat", name=self.name)
+            tx.run("process.beat", name=self.name, knows=self._knows)
             return tx.all("process.all")
 
         rows = await self._core.store.write(change)
@@ -62,18 +65,20 @@ class Others:
             number: (beat, now)
             if self._beats.get(number, (0, 0.0))[0] != beat
             else self._beats[number]
-            for number, _, beat in rows
+            for number, _, beat, _ in rows
         }
-        living = [name for number, name, _ in rows if now - self._beats[number][1] < GONE_S]
+        living = [name for number, name, *_ in rows if now - self._beats[number][1] < GONE_S]
         leads = living[0] == self.name
         if leads and not self.leads:
             self._core.take_over()
             log.info("leads", process=self.name)
         self.leads = leads
-        gone = [name for _, name, _ in rows if name not in living]
+        gone = [name for _, name, *_ in rows if name not in living]
         if leads and gone:
             await self._core.store.write(lambda tx: _bury(tx, gone))
             log.warning("processes_gone", processes=gone)
+        if leads and not gone and self._old_schema and all(row[3] >= self._knows for row in rows):
+            self._old_schema = not await self._core.store.finish_schema()
 
     async def leave(self) -> None:
         """Let another lead at once."""

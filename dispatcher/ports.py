@@ -79,6 +79,9 @@ class Store(Protocol):
     def hear(self, hearer: Callable[[Bulletin], None]) -> None:
         """Have `hearer` called on the event loop with what is spread."""
 
+    async def finish_schema(self) -> bool:
+        """Take away what only versions before this one needed. False: not now, ask again."""
+
     async def close(self) -> None:
         """Finish what is in hand and let go of the store."""
 

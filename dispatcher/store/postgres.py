@@ -27,7 +27,7 @@ from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
-from dispatcher.store.queries import Unfit, check, for_postgres, is_post, postgres_queries
+from dispatcher.store.queries import Unfit, check, for_postgres, postgres_queries
 from dispatcher.store.writer import Answers, Asked, Change, Draft, Writing, on_loop
 
 T = TypeVar("T")
@@ -149,7 +149,11 @@ class Postgres(Writing):
         super().__init__(READERS)
         self._url = url
         self._writer: Connection | None = _connect(url)
-        self._schema(self._writer)
+        try:
+            self._schema(self._writer)
+        except BaseException:
+            self._writer.close()
+            raise
         self._known = self._last_event(self._writer)
         self._order = threading.Lock()  # who delivers events
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -338,29 +342,42 @@ class Postgres(Writing):
     def _schema(self, connection: Connection) -> None:
         """What only adds, before we serve; what takes away is left to `finish_schema`."""
         try:
-            with connection.transaction():
-                connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-                connection.execute(
-                    "create table if not exists migration "
-                    "(number bigint primary key, name text, digest text, applied timestamptz)"
-                )
-                _apply(connection, post=False)
+            _apply(connection, post=False)
         except Unfit as unfit:
             raise AilurusError(str(unfit), field="--store", remedy=unfit.remedy) from None
 
+    async def finish_schema(self) -> bool:
+        return await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> bool:
+        try:
+            with _connect(self._url) as connection:
+                connection.execute("set lock_timeout = '2s'")  # others wait behind who waits
+                _apply(connection, post=True)
+        except (psycopg.OperationalError, Unavailable) as error:
+            log.info("schema_not_finished", reason=str(error).splitlines()[0])
+            return False
+        return True
+
 
 def _apply(connection: Connection, *, post: bool) -> None:
-    """Steps in order up to the first that takes something away; with `post` that one too."""
-    done = connection.execute("select number, digest, name from migration").fetchall()
-    fresh = not done  # nobody can be on it
-    for step in check({nr: text for nr, text, _ in done}, {nr: name for nr, _, name in done}):
-        if is_post(step.name) and not (post or fresh):
-            return
-        connection.execute(for_postgres(step).encode(), prepare=False)
+    """Steps that only add, each in its place; with `post` those that take something away as well."""
+    with connection.transaction():
+        connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
         connection.execute(
-            "insert into migration values (%s, %s, %s, now())",
-            (step.number, step.name, step.digest),
+            "create table if not exists migration "
+            "(number bigint primary key, name text, digest text, applied timestamptz)"
         )
+        done = connection.execute("select number, digest, name from migration").fetchall()
+        fresh = not done  # nobody can be on it
+        for step in check({nr: text for nr, text, _ in done}, {nr: name for nr, _, name in done}):
+            if step.post and not (post or fresh):
+                continue
+            connection.execute(for_postgres(step).encode(), prepare=False)
+            connection.execute(
+                "insert into migration values (%s, %s, %s, now())",
+                (step.number, step.name, step.digest),
+            )
 
 
 @contextlib.contextmanager

@@ -305,9 +305,10 @@ select what, made_before, until from refused where until > :now
 delete from refused where until <= :now
 
 -- name: process.beat
-insert into process (name, beat) values (:name, 1) on conflict (name) do update set beat = process.beat + 1
+insert into process (name, beat, knows) values (:name, 1, :knows)
+    on conflict (name) do update set beat = process.beat + 1
 -- name: process.all
-select number, name, beat from process order by number
+select number, name, beat, knows from process order by number
 -- name: process.drop
 delete from process where name = :name
 

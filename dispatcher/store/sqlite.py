@@ -86,6 +86,9 @@ class Sqlite(Writing):
     async def spread(self, bulletin: Bulletin) -> None:
         self._spread(bulletin)
 
+    async def finish_schema(self) -> bool:
+        return True  # nobody else can be on it: it was done at the start
+
     async def close(self) -> None:
         await self._stop()
         for connection in (*self._reading, self._writer):

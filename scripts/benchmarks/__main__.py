@@ -84,7 +84,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--postgres",
         action="store_true",
-        help="scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
+        help="dispatcher, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
     )
     return parser.parse_args()
 

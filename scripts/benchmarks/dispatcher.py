@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import statistics
 import sys
@@ -17,7 +18,7 @@ from ailurus.protocol.states import JobState
 from benchmarks import atlas, load, proc
 from benchmarks.figure import Figure, figure
 from benchmarks.load import Lines, Load
-from benchmarks.rig import Rig, null_job, server
+from benchmarks.rig import TUNED, Postgres, Rig, null_job, server
 
 QUEUED = 60_000
 HELD = 30_000  # attempts whose changes of state are the durable heartbeats
@@ -31,7 +32,9 @@ encode = msgspec.json.Encoder().encode
 def run(args: Namespace) -> Iterator[Figure]:
     """Both servers in turn, kept connections and new ones; then the load of ATLAS."""
     if load.available():
-        with Rig(heartbeat_s=300) as rig:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(Postgres(*TUNED)) if args.postgres else None
+            rig = stack.enter_context(Rig(heartbeat_s=300, postgres=server))
             yield from _beside(rig, random.Random(args.seed), args.seed)
     else:
         sys.stderr.write("bench dispatcher: wrk is missing (scripts/setup --system): left out\n")
@@ -52,10 +55,10 @@ def _beside(rig: Rig, chance: random.Random, seed: int) -> Iterator[Figure]:
         def measure(name: str, lines: Lines, *, close: bool) -> None:
             mine = name.startswith("ours")
             url = rig.url if mine else f"http://127.0.0.1:{port}"
-            pid = rig.dispatcher.pid if mine else peer.pid
-            before = proc.cpu_s(pid)
+            before = _used(rig) if mine else proc.cpu_s(peer.pid)
             seen = load.wrk(url, lines, place, seconds=SECONDS, connections=64, close=close)
-            spent = 1000 * (proc.cpu_s(pid) - before) / seen.requests
+            used = (_used(rig) if mine else proc.cpu_s(peer.pid)) - before
+            spent = 1000 * used / seen.requests
             rounds.setdefault(name, []).append((seen, spent))
 
         measure("ours renewals", renewals, close=False)  # first: later every word is a change
@@ -65,10 +68,17 @@ def _beside(rig: Rig, chance: random.Random, seed: int) -> Iterator[Figure]:
                 kind = "new" if close else "kept"
                 measure(f"bare {kind}", bare, close=close)
                 measure(f"ours {kind}", parts[2 * nr + close], close=close)
-    yield from _figures(rounds, seed)
+    yield from _figures(rounds, seed, "PostgreSQL, " if rig.postgres else "")
 
 
-def _figures(rounds: dict[str, list[tuple[Load, float]]], seed: int) -> Iterator[Figure]:
+def _used(rig: Rig) -> float:
+    """CPU of the dispatcher and, if it has one, of its server."""
+    return proc.cpu_s(rig.dispatcher.pid) + (rig.postgres.cpu_s() if rig.postgres else 0.0)
+
+
+def _figures(
+    rounds: dict[str, list[tuple[Load, float]]], seed: int, where: str
+) -> Iterator[Figure]:
     def middle(name: str, what: Callable[[Load], float]) -> float:
         return statistics.median(what(seen) for seen, _ in rounds[name])
 
@@ -78,14 +88,14 @@ def _figures(rounds: dict[str, list[tuple[Load, float]]], seed: int) -> Iterator
     for kind in ("kept", "new"):
         ours, bare = f"ours {kind}", f"bare {kind}"
         wrong = sum(seen.failed for seen, _ in rounds[ours])
-        yield figure(f"dispatcher: 90:10, {kind} connections", middle(ours, lambda s: s.rate), "/s",
+        yield figure(f"dispatcher: {where}90:10, {kind} connections", middle(ours, lambda s: s.rate), "/s",
                      peer=middle(bare, lambda s: s.rate), at_least=0.5, seed=seed,
                      note=f"{wrong} failed" if wrong else "")  # fmt: skip
-        yield figure(f"dispatcher: CPU a request, {kind}", spent(ours), "ms",
+        yield figure(f"dispatcher: {where}CPU a request, {kind}", spent(ours), "ms",
                      at_most=0.3, seed=seed, note=f"bare {spent(bare):.3f} ms")  # fmt: skip
-        yield figure(f"dispatcher: p99, {kind}", middle(ours, lambda s: s.p99_ms), "ms", seed=seed,
+        yield figure(f"dispatcher: {where}p99, {kind}", middle(ours, lambda s: s.p99_ms), "ms", seed=seed,
                      peer=middle(bare, lambda s: s.p99_ms))  # fmt: skip
-    yield figure("dispatcher: beats that only renew", middle("ours renewals", lambda s: s.rate),
+    yield figure(f"dispatcher: {where}beats that only renew", middle("ours renewals", lambda s: s.rate),
                  "/s", note=f"{spent('ours renewals'):.3f} ms a request", seed=seed)  # fmt: skip
 
 

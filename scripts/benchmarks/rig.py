@@ -125,6 +125,11 @@ class Postgres:
             server.execute(f"create database {name}".encode())
         return self.url.replace("/ailurus?", f"/{name}?")
 
+    def cpu_s(self) -> float:
+        """What its processes have used so far, in seconds; of those that live."""
+        main = int(self.ask("pid"))
+        return proc.cpu_s(main) + sum(proc.cpu_s(one) for one in proc.children(main))
+
     def ask(self, verb: str, *more: str) -> str:
         """start, stop, kill or pid."""
         argv = [str(self.FIXTURE), verb, str(self.folder / "server"), *more]
