@@ -42,6 +42,16 @@ SCHEMA_LOCK = 4_113_200_1  # advisory: one process at a time changes the tables
 EVENTS, BULLETINS = "ailurus_events", "ailurus_bulletins"
 LONGEST = 7900  # bytes of a notice
 
+# A dispatcher that is stopped in the middle of a commit must not hold up the others for long.
+STANDING_STILL = "set idle_in_transaction_session_timeout = '5s'"
+ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # ms
+}
+
 # What a change reads before it writes it: another process must not do the same meanwhile.
 HELD = {
     **dict.fromkeys(
@@ -87,13 +97,21 @@ class PostgresTx(Draft):
         super().__init__()
         self._connection = connection
         self._texts = _WRITER if writes else _READER
+        self._numbers: psycopg.Cursor[Row] | None = None
         self.wrote = False
+        self.pipeline: psycopg.Pipeline | None = None
 
     def one(self, query: str, **values: Any) -> Row | None:
-        return self._ask(query, values).fetchone()
+        return self._now(query, values).fetchone()
 
     def all(self, query: str, **values: Any) -> list[Row]:
-        return self._ask(query, values).fetchall()
+        return self._now(query, values).fetchall()
+
+    def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        cursor = self._ask(query, values)
+        if self.pipeline is not None:
+            self.pipeline.sync()  # the server then knows that it waits for us, and for how long
+        return cursor
 
     def run(self, query: str, **values: Any) -> None:
         self._ask(query, values)
@@ -108,32 +126,38 @@ class PostgresTx(Draft):
             cursor.executemany(self._texts[query], list(values))
 
     def settle(self) -> None:
-        """Write counters and events: once for all changes of a commit."""
-        if self.events:
-            row = self.one("series.take", name="event", by=len(self.events))
-            before = (row[0] if row else 0) - len(self.events)
-            self.events = [
-                msgspec.structs.replace(event, seq=before + event.seq) for event in self.events
-            ]
+        """Write counters and events, once for all changes of a commit, and commit.
+
+        All in one go: the lock that the events' number is must not wait for a client that stands still.
+        """
+        n = len(self.events)
+        if n:
+            self._numbers = self._ask("series.take", {"name": "event", "by": n})
         if moves := self.moves():
             self.many("counter.move", moves)
-        if not self.events:
-            return
-        self.many(
-            "event.add",
-            (
-                {
-                    "seq": event.seq,
-                    "at": event.at,
-                    "kind": event.kind,
-                    "job_id": event.job_id,
-                    "worker_id": event.worker_id,
-                    "data": _encode(event.data).decode(),
-                }
-                for event in self.events
-            ),
-        )
-        self._connection.execute("select pg_notify(%s, %s)", (EVENTS, str(self.events[-1].seq)))
+        if n:
+            self.many(
+                "event.next",
+                (
+                    {
+                        "seq": event.seq - n,  # from the last of them, which only the server knows
+                        "at": event.at,
+                        "kind": event.kind,
+                        "job_id": event.job_id,
+                        "worker_id": event.worker_id,
+                        "data": _encode(event.data).decode(),
+                    }
+                    for event in self.events
+                ),
+            )
+            self.run("event.notify", channel=EVENTS)
+        self._connection.execute("commit")
+
+    def numbered(self) -> list[Event]:
+        """The events with their numbers, after the commit."""
+        row = self._numbers.fetchone() if self._numbers is not None else None
+        before = row[0] - len(self.events) if row is not None else 0
+        return [msgspec.structs.replace(event, seq=before + event.seq) for event in self.events]
 
 
 class _Again(Exception):
@@ -149,6 +173,7 @@ class Postgres(Writing):
         super().__init__(READERS)
         self._url = url
         self._writer: Connection | None = _connect(url)
+        self._writer.execute(STANDING_STILL)
         try:
             self._schema(self._writer)
         except BaseException:
@@ -216,6 +241,7 @@ class Postgres(Writing):
             try:
                 if self._writer is None or self._writer.closed:
                     self._writer = _connect(self._url)
+                    self._writer.execute(STANDING_STILL)
                 return way(self._writer, changes)
             except _Again:
                 way = self._each
@@ -235,7 +261,7 @@ class Postgres(Writing):
         """All changes in one pipeline."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
-        with _undone(connection), connection.pipeline():
+        with _undone(connection), connection.pipeline() as tx.pipeline:
             connection.execute("begin")
             for change in changes:
                 point = tx.mark()
@@ -250,8 +276,7 @@ class Postgres(Writing):
                     tx.back_to(point)
                     answers.append((None, error))
             tx.settle()
-            connection.execute("commit")
-        return answers, tx.events
+        return answers, tx.numbered()
 
     def _each(
         self, connection: Connection, changes: Sequence[Change]
@@ -274,8 +299,7 @@ class Postgres(Writing):
                     answers.append((None, _ours(error)))
                 connection.execute("release change")
             tx.settle()
-            connection.execute("commit")
-        return answers, tx.events
+        return answers, tx.numbered()
 
     def _committed(self, batch: list[Asked], answers: Answers, events: list[Event]) -> None:
         """Events go out in their order: at once if nobody else's come before, else as they are read."""
@@ -402,7 +426,7 @@ _WRITER = {name: text + HELD.get(name, "").encode() for name, text in _READER.it
 def _connect(url: str) -> Connection:
     """A connection that commits each statement unless told otherwise. Raises Unavailable."""
     try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=5)
+        connection = psycopg.connect(url, autocommit=True, **ALIVE)
     except psycopg.OperationalError as error:
         raise Unavailable(str(error)) from error
     connection.adapters.register_dumper(str, _Text)

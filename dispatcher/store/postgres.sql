@@ -18,3 +18,8 @@ select pg_notify(:channel, :text)
 select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))
 -- name: old.partition
 select old_job_partition(:at)
+-- name: event.next
+insert into event (seq, at, kind, job_id, worker_id, data)
+    values ((select last from series where name = 'event') + :seq, :at, :kind, :job_id, :worker_id, :data)
+-- name: event.notify
+select pg_notify(:channel, (select last::text from series where name = 'event'))

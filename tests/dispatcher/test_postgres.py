@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import pytest
 
@@ -150,6 +151,26 @@ def test_r1_a_killed_server_loses_nothing_acknowledged_and_is_found_again(own_se
         assert set(kept) <= {row[1] for row in rows}
 
     with_stores(test, own_server.url)
+
+
+@pytest.mark.slow
+def test_a_dispatcher_that_stands_still_in_a_commit_holds_up_the_others_for_seconds(database):
+    async def test(one, two):
+        def still(tx):
+            tx.one("series.take", name="event", by=1)  # the lock that every commit takes at its end
+            time.sleep(8)
+
+        stopped = asyncio.create_task(one.write(still))
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(7):
+            await two.write(lambda tx: tx.tell("x", at=1.0))
+        with pytest.raises(Unavailable):
+            await stopped
+        await one.write(lambda tx: tx.tell("x", at=1.0))
+        events = await two.read(lambda tx: tx.all("event.after", after=0, most=9))
+        assert [row[0] for row in events] == [1, 2]
+
+    with_stores(test, database, database)
 
 
 def test_a_server_that_is_not_there_is_said_so(tmp_path):
