@@ -215,7 +215,9 @@ class Pilots(Core):
                 news.append((lease, update))
             commands += self._commands(lease)
         if news:
-            await self.store.write(lambda tx: self._mark(tx, news))
+            await self.store.write(
+                lambda tx: self._mark(tx, news), [lease.job_id for lease, _ in news]
+            )
             for lease, update in news:
                 lease.state = update.state
         if strangers:
@@ -278,7 +280,7 @@ class Pilots(Core):
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
-        verdicts = await self.store.write(change)
+        verdicts = await self.store.write(change, [report.job_id for report in ask.reports])
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":
                 lease = held[report.job_id]

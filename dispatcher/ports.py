@@ -63,8 +63,11 @@ class Store(Protocol):
     def alone(self) -> bool:
         """Whether no other process can be on this store."""
 
-    async def write(self, change: Callable[[Tx], T]) -> T:
-        """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable."""
+    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
+        """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable.
+
+        `jobs` that it will look at can be read together with those of other changes.
+        """
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """The result of `query` on a recent committed state."""

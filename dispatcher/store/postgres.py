@@ -65,6 +65,7 @@ HELD = {
         ),
         " for update",
     ),
+    "job.standings": " for update",
     "job.ready": " for update skip locked",
 }
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
@@ -99,9 +100,17 @@ class PostgresTx(Draft):
         self._texts = _WRITER if writes else _READER
         self._numbers: psycopg.Cursor[Row] | None = None
         self.wrote = False
+        self._standing: dict[int, Row] = {}
         self.pipeline: psycopg.Pipeline | None = None
 
+    def foresee(self, jobs: Iterable[int]) -> None:
+        """Read and hold jobs that changes will look at, in one go and always in the same order."""
+        if ids := _encode(sorted(jobs)).decode() if jobs else "":
+            self._standing = {row[0]: row[1:] for row in self.all("job.standings", ids=ids)}
+
     def one(self, query: str, **values: Any) -> Row | None:
+        if query == "job.standing" and (row := self._standing.pop(values["job_id"], None)):
+            return row  # once: whoever looks again sees what was written meanwhile
         return self._now(query, values).fetchone()
 
     def all(self, query: str, **values: Any) -> list[Row]:
@@ -190,9 +199,9 @@ class Postgres(Writing):
         self._thread.start()
         self._ears.start()
 
-    async def write(self, change: Callable[[Tx], T]) -> T:
+    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
         self._loop = asyncio.get_running_loop()
-        return await super().write(change)
+        return await super().write(change, jobs)
 
     async def spread(self, bulletin: Bulletin) -> None:
         text = _encode(bulletin).decode()
@@ -235,14 +244,14 @@ class Postgres(Writing):
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def _run(self, changes: Sequence[Change]) -> tuple[Answers, list[Event]]:
+    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
             try:
                 if self._writer is None or self._writer.closed:
                     self._writer = _connect(self._url)
                     self._writer.execute(STANDING_STILL)
-                return way(self._writer, changes)
+                return way(self._writer, changes, jobs)
             except _Again:
                 way = self._each
             except IN_THE_WAY as error:
@@ -256,13 +265,14 @@ class Postgres(Writing):
         raise Unavailable("other dispatchers were in the way")
 
     def _once(
-        self, connection: Connection, changes: Sequence[Change]
+        self, connection: Connection, changes: Sequence[Change], jobs: Iterable[int]
     ) -> tuple[Answers, list[Event]]:
         """All changes in one pipeline."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
         with _undone(connection), connection.pipeline() as tx.pipeline:
             connection.execute("begin")
+            tx.foresee(jobs)
             for change in changes:
                 point = tx.mark()
                 tx.wrote = False
@@ -279,7 +289,7 @@ class Postgres(Writing):
         return answers, tx.numbered()
 
     def _each(
-        self, connection: Connection, changes: Sequence[Change]
+        self, connection: Connection, changes: Sequence[Change], jobs: Iterable[int]
     ) -> tuple[Answers, list[Event]]:
         """Each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []

@@ -23,3 +23,6 @@ insert into event (seq, at, kind, job_id, worker_id, data)
     values ((select last from series where name = 'event') + :seq, :at, :kind, :job_id, :worker_id, :data)
 -- name: event.notify
 select pg_notify(:channel, (select last::text from series where name = 'event'))
+-- name: job.standings
+select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
+    from job where job_id in (select value from json_each(:ids)) order by job_id

@@ -107,7 +107,7 @@ class Sqlite(Writing):
         finally:
             connection.execute("rollback")
 
-    def _run(self, changes: Sequence[Change]) -> tuple[Answers, list[Event]]:
+    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
         answers: Answers = []
         tx = SqliteTx(self._writer, self._last_event)
         try:

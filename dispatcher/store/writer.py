@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from dispatcher.ports import Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
 Change = Callable[[Tx], Any]
-Asked = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop]
+Asked = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop, Sequence[int]]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 
@@ -79,10 +79,10 @@ class Writing:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
 
-    async def write(self, change: Callable[[Tx], T]) -> T:
+    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._asked.put((change, done, loop))
+        self._asked.put((change, done, loop, jobs))
         return await done
 
     async def read(self, query: Callable[[Tx], T]) -> T:
@@ -102,7 +102,7 @@ class Writing:
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
 
-    def _run(self, changes: Sequence[Change]) -> tuple[Answers, list[Event]]:
+    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
         """Run the changes and commit. What the store itself refuses is raised as Unavailable."""
         raise NotImplementedError
 
@@ -122,7 +122,8 @@ class Writing:
         began = time.perf_counter()
         events: list[Event] = []
         try:
-            answers, events = self._run([change for change, _, _ in batch])
+            jobs = {job_id for one in batch for job_id in one[3]}
+            answers, events = self._run([one[0] for one in batch], jobs)
         except Unavailable as error:
             log.warning("commit_failed", reason=str(error), changes=len(batch))
             answers = [(None, error)] * len(batch)
@@ -135,7 +136,7 @@ class Writing:
         on_loop(batch[0][2], self._answer, batch, answers, events)
 
     def _answer(self, batch: list[Asked], answers: Answers, events: Sequence[Event]) -> None:
-        for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
+        for (_, done, *_), (answer, error) in zip(batch, answers, strict=True):
             if done.cancelled():
                 continue
             if error is None:

@@ -78,7 +78,9 @@ def test_ready_says_no_with_the_reason_while_the_store_refuses(watched):
 def test_ready_says_no_while_the_store_hangs(watched, monkeypatch):
     monkeypatch.setattr("dispatcher.health.PATIENCE_S", 0.05)
     gate = threading.Event()
-    watched.service.store._asked.put((lambda tx: gate.wait(10), _ignored(watched), _loop(watched)))
+    watched.service.store._asked.put(
+        (lambda tx: gate.wait(10), _ignored(watched), _loop(watched), ())
+    )
     try:
         assert "no commit" in watched.ask("GET", "//readyz").json["detail"]
     finally:
