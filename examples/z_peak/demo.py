@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PHYSICS = ROOT / ".venv-physics"
 SCRIPTS = Path(__file__).resolve().parent
+FIXTURES = ("slurm", "htcondor")
 EVENTS = 10_000  # of one simulation: two to three seconds
 LIVE = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
 terminal = Console()
@@ -76,6 +77,10 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=0, help="of the dispatcher (default: a free one)"
     )
+    parser.add_argument(
+        "--batch", choices=["local", *FIXTURES], default="local",
+        help="where pilots run: processes of this machine, or a real batch system started for it",
+    )  # fmt: skip
     parser.add_argument("--dir", type=Path, default=ROOT / "demo-run", help="where all of it lies")
     options = parser.parse_args(arguments)
     if not 1 <= options.jobs <= 5000:
@@ -88,10 +93,11 @@ def run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     stop_kept(options.dir)
     place = prepare(options.dir)
-    with programs(place, options) as (client, url):
+    with batch_system(place, options) as found, programs(place, options) as (client, url):
         edge_token(place, url)
-        edge = [BIN / "harvester-edge", "run", "--drain-at-exit", "--config", site_file(place, url)]
-        with program(place, "edge", edge):
+        edge = [BIN / "harvester-edge", "run", "--drain-at-exit", "--config"]
+        edge.append(site_file(place, url, options.batch))
+        with program(place, "edge", edge, **found):
             ids = submit(place, url, options)
             try:
                 watch(client, ids, options)
@@ -108,6 +114,44 @@ def run(options: argparse.Namespace) -> int:
             if options.keep:
                 keep(place)
             return failed
+
+
+# --- the batch system ------------------------------------------------------------------------------
+
+
+@contextmanager
+def batch_system(place: Path, options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """A real one on loopback, if asked for; the environment of who speaks to it."""
+    if options.batch == "local":
+        yield {}
+        return
+    setup = [ROOT / "scripts" / "setup", f"--{options.batch}"]
+    if os.getuid() == 0:
+        if options.batch == "htcondor":
+            raise AilurusError(
+                "HTCondor takes no jobs from root", remedy="run the demo as an ordinary user"
+            )
+        subprocess.run(setup, check=True)
+    command = [ROOT / "scripts" / "fixtures" / options.batch, "start", place / options.batch]
+    nodes = ["2", str(len(os.sched_getaffinity(0)))] if options.batch == "slurm" else []
+    started = subprocess.run([*command, *nodes], check=False, capture_output=True, text=True)
+    if started.returncode:
+        raise AilurusError(started.stderr.strip(), remedy=f"as root: {' '.join(map(str, setup))}")
+    try:
+        words = started.stdout.removeprefix("export ").split()
+        yield {
+            name: os.path.expandvars(value)
+            for name, _, value in (one.partition("=") for one in words)
+        }
+    finally:
+        if not (place / "edge.kept").exists():
+            end_batch_systems(place)
+
+
+def end_batch_systems(place: Path) -> None:
+    for name in FIXTURES:
+        if (place / name).exists():
+            subprocess.run([ROOT / "scripts" / "fixtures" / name, "stop", place / name], check=True)
 
 
 # --- the place and the programs in it --------------------------------------------------------------
@@ -129,7 +173,9 @@ def prepare(place: Path) -> Path:
 
 
 @contextmanager
-def program(place: Path, name: str, command: Sequence[object]) -> Iterator[subprocess.Popen[bytes]]:
+def program(
+    place: Path, name: str, command: Sequence[object], **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A program of ours with its log in a file; asked to end when the block does."""
     with (place / "log" / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -137,6 +183,7 @@ def program(place: Path, name: str, command: Sequence[object]) -> Iterator[subpr
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C is ours to hand on, in order
         )
     (place / f"{name}.pid").write_text(str(process.pid))
@@ -209,11 +256,13 @@ def client_environment(place: Path, url: str) -> dict[str, str]:
     return {**os.environ, "AILURUS_URL": url, "AILURUS_TOKEN_FILE": str(token_file(place))}
 
 
-def site_file(place: Path, url: str) -> Path:
+def site_file(place: Path, url: str, kind: str = "local") -> Path:
     """A site: this machine, in pilots of half its cores."""
     cores = len(os.sched_getaffinity(0))
     pilots = 2 if cores > 1 else 1
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2 * 8 // 10
+    if kind != "local":
+        memory_mb = min(memory_mb, 64_000)  # what the machines of the fixtures say they have
     slot = {
         "queue": "demo",
         "cores": cores // pilots,
@@ -224,7 +273,7 @@ def site_file(place: Path, url: str) -> Path:
     site = {
         "schema": 1,
         "site": "demo",
-        "backend": {"kind": "local", "limits": {"poll": "1s"}},
+        "backend": {"kind": kind, "limits": {"poll": "1s"}},
         "dispatcher": {"url": url, "token_file": str(place / "edge.token")},
         "paths": {"work": str(place / "work"), "state": str(place / "edge")},
         "slots": {"half": slot},
@@ -265,6 +314,7 @@ def stop_kept(place: Path) -> int:
             while command_line(pid):
                 time.sleep(0.05)
         note.unlink()
+    end_batch_systems(place)
     return 0
 
 
