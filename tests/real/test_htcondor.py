@@ -78,7 +78,7 @@ class TestHTCondor(Promises):
         ("wrong", "reason"),
         [
             ({"requirements": "(("}, "Parse error"),
-            ({"submit": ["nonsense"]}, "nonsense"),
+            ({"submit": ["nonsense"]}, "Failed to parse command file"),
             ({"accounting_group": "nosuch"}, "no such group"),
         ],
     )
