@@ -44,8 +44,9 @@ POLL_S = 5.0  # of a long poll for jobs; whoever begins to wait joins the next o
 AT_ONCE = 200  # pilots whose acquires go in one request
 STEALABLE = 200  # jobs of others that are looked at for an idle pilot
 BEATS_PER_S = 150  # more pilots than this many heartbeats a second serve are told to beat slower
-PIECES = 1000  # of live logs that wait for the next word; more are dropped, log.tgz has all
+PIECES, PIECES_BYTES = 1000, 4_000_000  # of live logs that wait for the next word; log.tgz has all
 BULK = 500
+MOST = 5000  # of anything in one word; the rest goes with the next
 ASLEEP_S = 60.0  # between two looks for silent pilots: the relay itself was stopped
 MORE_S = 60.0  # how long the dispatcher's word that there is more work counts
 _encode = msgspec.json.Encoder().encode
@@ -387,7 +388,8 @@ class Relay:
         for piece in ask.pieces:
             job = self._jobs.get((piece.job_id, piece.attempt_nr))
             owner = pilot if job is None else job.owner
-            if self._up.up and len(self._logs) < PIECES:
+            waiting = sum(len(one.text) for _, one in self._logs)
+            if self._up.up and len(self._logs) < PIECES and waiting < PIECES_BYTES:
                 self._logs.append((owner.worker_id, piece))
         return m.Done()
 
@@ -650,13 +652,14 @@ class Relay:
             and (not pilot.ending or pilot.jobs)
             and (pilot.fresh or (pilot.jobs and now - pilot.told > self.heartbeat_s))
         ][:2000]
-        back = [job for job in self._jobs.values() if self._goes_back(job)]
+        back = [job for job in self._jobs.values() if self._goes_back(job)][:MOST]
         lost = [
             job for job in self._jobs.values() if job.holder is not None and _is_lost(job.holder)
         ]
+        lost = lost[:MOST]
         dead = [job for job in self._jobs.values() if job.owner.gone and job.holder is None]
         done = [*back, *lost, *dead]
-        ended = [p for p in self._pilots.values() if self._may_go(p, done)]
+        ended = [p for p in self._pilots.values() if self._may_go(p, done)][:MOST]
         logs, self._logs = self._logs, []
         if not (fresh or done or ended or logs) and self._up.up:
             return

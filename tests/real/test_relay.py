@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,10 +145,11 @@ def test_a_spool_holds_no_half_file_and_nothing_stays_in_it():
 
 
 @pytest.fixture
-def island() -> Iterator[tuple[str, str]]:
+def island(need: Callable[..., str]) -> Iterator[tuple[str, str]]:
     """A network namespace whose only neighbour is an address of ours; its name, and that address."""
-    if os.getuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("makes a network namespace: root, and the command `ip`")
+    if os.getuid() != 0:
+        pytest.skip("makes a network namespace, as root")
+    need("ip", package="iproute2")
     name, here, there = f"ail{os.getpid()}", "10.231.77.1", "10.231.77.2"
     side = name[:10]
     make = [
