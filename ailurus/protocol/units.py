@@ -28,8 +28,8 @@ def size_mb(text: str | int) -> int:
     """Mebibytes, rounded up. A plain number already is MB: the unit of PanDA's minRamCount."""
     if isinstance(text, int):
         return text
-    if str(text).strip().isdecimal() and len(str(text)) <= 20:
-        return int(text)
+    if (word := str(text).strip()).isdecimal() and len(word) <= 20:
+        return int(word)
     return -(-size_bytes(text) // 1024**2)
 
 
