@@ -149,7 +149,10 @@ def decide(seen: Snapshot, limits: Limits) -> Decision:
 
 def _spare(taken: int, seen: Snapshot, bounds: list[Bound]) -> int:
     """Workers that the site could still take: none if no slot of it starts any now."""
-    if all(slot.breaker.room is not None or slot.room == 0 for slot in seen.slots):
+    if all(
+        slot.breaker.room is not None or (slot.room is not None and slot.room <= 0)
+        for slot in seen.slots
+    ):
         return 0
     of_demand = ("demand", "floor", "attenuation", "breaker", "slots", "per_cycle")
     rooms = [bound.room for bound in bounds if bound.name not in of_demand]
@@ -260,7 +263,7 @@ def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int],
     slots = {slot.name: slot for slot in seen.slots}
     wants = {name: want for name, want in _wants(seen, limits).items() if want > 0}
     given: dict[str, int] = {}
-    short: dict[str, None] = {}  # costs that kept somebody out
+    short: set[str] = set()  # costs that kept somebody out
     taken = 0
     while taken < count and wants:
         for name in list(wants):
@@ -269,7 +272,7 @@ def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int],
             cost = slots[name].cost
             lacking = [kind for kind, rest in left.items() if getattr(cost, kind) > rest]
             if lacking:
-                short.update(dict.fromkeys(lacking))
+                short.update(lacking)
                 del wants[name]
                 continue
             for kind in left:

@@ -56,6 +56,14 @@ def began(root: Path, name: str = "running"):
     raise AssertionError(f"no {name}")
 
 
+def until(true):
+    for _ in range(200):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("not within 10 s")
+
+
 def test_workers_run_in_their_directory_and_know_their_index(root):
     batch = local(root)
     answer = batch.submit(order(root, 'echo "$AILURUS_INDEX $PWD"', count=3), TAG)
@@ -195,12 +203,14 @@ def test_a_killed_wrapper_does_not_hide_the_pilot(root):
 def test_cancel_asks_then_kills(root):
     now = [time.time()]
     batch = local(root, lambda: now[0])
-    batch.submit(order(root, "trap 'echo asked' TERM; while :; do sleep 0.05; done"), TAG)
+    said = root / TAG / "0" / "stdout"
+    script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done"
+    batch.submit(order(root, script), TAG)
     began(root)
+    until(lambda: said.read_text() == "ready\n")
     (seen,) = batch.listing()
     batch.cancel([seen.batch_id])
-    time.sleep(0.4)
-    assert (root / TAG / "0" / "stdout").read_text() == "asked\n"
+    until(lambda: said.read_text() == "ready\nasked\n")
     assert batch.listing()[0].phase is Phase.STARTING
     now[0] += 2
     batch.cancel([seen.batch_id])
