@@ -116,7 +116,7 @@ class World:
         while self._events and self._events[0][0] <= until:
             at, _, what, task, version = heapq.heappop(self._events)
             self.now = at
-            if version == task.version or what == "walltime":
+            if version == task.version or what in ("walltime", "preempt"):
                 getattr(self, f"_{what}")(task)
         self.now = until
         while self._gone and self._gone[0].ended < self.now - KEPT_S:
@@ -159,9 +159,7 @@ class World:
             intent=intent, index=index, batch_id=task.batch_id, version="0.1.0",
         )  # fmt: skip
         if self.random.random() < self.weather.preempted:
-            self._number += 1
-            at = self.now + self.random.uniform(0, self.weather.walltime_s)
-            heapq.heappush(self._events, (at, self._number, "preempt", task, -1))
+            self._at(self.random.uniform(0, self.weather.walltime_s), "preempt", task)
         self._next(task)
 
     def _next(self, task: Task) -> None:

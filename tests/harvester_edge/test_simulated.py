@@ -42,6 +42,9 @@ def test_in_bad_weather_no_cap_is_exceeded_nothing_is_killed_leaked_or_submitted
     assert world.most_unregistered <= 60
     assert (world.killed, world.twice) == (0, 0)
     assert world.finished == 8 * 300
+    seen = {ending for _, ending in edge.book.endings()}
+    assert seen >= {"idle_exit", "walltime", "preempted", "never_registered"}  # it was bad weather
+    assert world.calls["find"]
     live(world, edge, 3, lambda _: 0)
     assert world.alive == 0
     assert not edge.workers
