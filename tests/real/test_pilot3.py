@@ -91,8 +91,14 @@ def ran(own: Path) -> Iterator[Site]:
         }
         ids = {queue: rig.client.submit(jobs).job_ids for queue, jobs in asked.items()}
         pilots = {
-            queue: pilot3.start(rig, queue, HARVESTER_PILOT_CONFIG=str(config))
-            for queue in asked
+            queue: pilot3.start(
+                rig,
+                queue,
+                HARVESTER_PILOT_CONFIG=str(config),
+                HARVESTER_ID="harvester",
+                HARVESTER_WORKER_ID=str(nr),
+            )
+            for nr, queue in enumerate(asked, 1)
             if queue != "ours"
         }
         for queue, jobs in (("ours", 1), ("shared", 2)):
@@ -117,6 +123,14 @@ def test_a_null_job_finishes(site):
     (job,) = site.ended("null")
     assert job.row.state == "finished"
     assert job.attempts[-1].runtime == "panda"
+
+
+def test_a_worker_of_a_harvester_is_known_by_its_number(site):
+    (job,) = site.ended("null")
+    workers = {worker.worker_id: worker for worker in site.rig.workers()}
+    worker = workers[job.attempts[-1].worker_id]
+    assert (worker.intent, worker.index) == ("harvester:harvester", 1)
+    assert worker.phase == "active", "its pilot said that it started, and lives on for a minute"
 
 
 def test_cancel_stops_the_payload(site):
