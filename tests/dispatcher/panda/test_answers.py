@@ -330,6 +330,17 @@ def test_resource_types_are_a_list_in_json_and_its_text_in_a_form(dispatcher):
     assert listed[0]["resource_name"] == "SCORE"
 
 
+def test_whatever_an_update_measures_is_stored_so_that_it_can_be_shown(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.v1("pilot/acquire_jobs", {"site_name": "q"})["data"]["jobs"][0]
+    update = {"job_id": got["PandaID"], "attempt_nr": 1, "job_status": "failed"}
+    odd = {"max_rss": True, "avg_rss": 1e15, "tot_rbytes": -1, "cpu_consumption_time": 2**62}
+    answer = dispatcher.v1("pilot/update_job", update | odd | {"pilot_timing": "1|-5|1e99|x||9"})
+    assert answer["success"]
+    (attempt,) = dispatcher.detail(job_id).attempts
+    assert attempt.usage.max_rss_kb == 1
+
+
 # --- the back channel ------------------------------------------------------------------------------
 
 
