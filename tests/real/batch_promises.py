@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import pytest
@@ -11,8 +12,12 @@ from benchmarks.batch_rig import LEASE_S, Rig, until
 
 class Promises:
     @pytest.mark.timeout(240)
-    def test_200_jobs_run_and_nothing_is_left_when_idle(self, system):
-        with Rig(system, scaling={"max_total": 8}) as rig:
+    def test_200_jobs_run_through_the_frozen_pilot_and_nothing_is_left_when_idle(
+        self, system, frozen
+    ):
+        with Rig(system) as rig:
+            file = shutil.copy(frozen, rig.directory / "frozen-pilot")
+            rig.configure(scaling={"max_total": 8}, pilot={"file": str(file)})
             rig.edge()
             assert rig.finished(rig.submit(200), 150), rig.log()
             until(lambda: not system.live(), 30, "all workers have gone")
