@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -148,10 +148,21 @@ class Rig:
     def __exit__(self, *error: object) -> None:
         for process in reversed(self.started):
             self.kill(process, signal.SIGKILL)
+        for worker in self._left():  # of a local site: nobody else ends them
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
         if error[0] is None:
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             print(f"kept for a look: {self.directory}")
+
+    def _left(self) -> Iterator[int]:
+        """Processes that were started as workers of this rig."""
+        mark = f"AILURUS_BOOTSTRAP_FILE={self.directory}/".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    yield int(process.name)
 
     def end(self) -> None:
         """Kill the edges."""
