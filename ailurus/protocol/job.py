@@ -146,13 +146,13 @@ def shape_of(spec: JobSpec) -> Shape:
 
 
 def without(room: Room, shape: Shape) -> Room:
-    """What a job of that shape leaves of `room`."""
+    """What a job of that shape leaves of `room`, nothing if there was too little."""
     return replace(
         room,
-        cores=room.cores - shape.cores,
-        memory_mb=room.memory_mb - shape.memory_mb,
-        disk_mb=room.disk_mb - shape.disk_mb,
-        gpus=room.gpus - shape.gpus,
+        cores=max(0, room.cores - shape.cores),
+        memory_mb=max(0, room.memory_mb - shape.memory_mb),
+        disk_mb=max(0, room.disk_mb - shape.disk_mb),
+        gpus=max(0, room.gpus - shape.gpus),
     )
 
 

@@ -38,9 +38,7 @@ def number(value: object) -> int | None:
                 return None
     if isinstance(value, float):
         return int(value) if abs(value) < 2**63 else None  # NaN and infinity compare false
-    return (
-        int(value) if isinstance(value, int) and abs(value) < 2**63 else None
-    )  # a bool is one too
+    return int(value) if isinstance(value, int) and abs(value) < 2**63 else None  # True is an int
 
 
 def text(value: object) -> str:

@@ -306,3 +306,7 @@ def test_an_unreadable_job_is_failed_at_once_and_not_left_to_time_out():
     path, said_of_it = server.asked[1]
     assert path == "/api/v1/pilot/update_job"
     assert (said_of_it["job_id"], said_of_it["job_status"]) == (5, "failed")
+
+
+def test_yes_sent_for_a_number_is_kept_as_a_number():
+    assert json.dumps(told({"maxRSS": True}, "legacy").max_rss_kb) == "1"

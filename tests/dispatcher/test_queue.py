@@ -548,6 +548,9 @@ def test_what_is_leased_is_no_longer_free(place):
         ask = m.Acquire(request_id="next", room=BIG, ahead=True)  # staged in while both run
         assert (await b.service.acquire(ask, worker.caller)).jobs
         assert heard.room.cores == 8
+        await b.submit(job("wide", cores=16))
+        assert await worker.acquire()  # it says that it has room: so it had, and has none now
+        assert heard.room.cores == 0
 
     run(test, place)
 
