@@ -112,11 +112,14 @@ class App:
             if not self._closing:
                 raise
             error = Rejected(503, "the dispatcher is stopping", remedy="ask again")
-        except Exception:  # noqa: BLE001 -- the last line before the client
+        except Exception as broken:  # noqa: BLE001 -- the last line before the client
             name = scope["request_id"] = self.traffic.name(headers)
-            error = Rejected(
-                500, "a bug of the dispatcher", detail=f"its trace is logged as {name}"
-            )
+            if isinstance(broken, MemoryError) or "start new thread" in str(broken):
+                error = Rejected(503, "the dispatcher has no memory or no thread left now")
+            else:
+                error = Rejected(
+                    500, "a bug of the dispatcher", detail=f"its trace is logged as {name}"
+                )
             log.error("request_broke", trace=True, route=scope.get("route", ""), id=name)  # noqa: TRY400
         if error is None:
             status = scope.get("status", 200)

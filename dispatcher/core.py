@@ -225,16 +225,17 @@ class Core:
         self._unfold.set()
 
     def offers(self, queue: str) -> list[Offer]:
-        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers."""
+        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers.
+        Any thread may ask: others come and go meanwhile."""
         slots = [
             Offer(name=f"{site}/{slot.name}", total=slot.room)
-            for site, lease in self.sites.items()
+            for site, lease in list(self.sites.items())
             for slot in lease.slots
             if lease.online and queue in ("", slot.queue)
         ]
         return slots + [
             Offer(name=f"worker {heard.worker_id}", total=heard.total, free=heard.room)
-            for heard in self.heard.values()
+            for heard in list(self.heard.values())
             if queue in ("", heard.queue) and not heard.draining
         ]
 

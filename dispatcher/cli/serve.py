@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -32,8 +33,11 @@ from dispatcher.cli.place import arguments as store_arguments
 if TYPE_CHECKING:
     from dispatcher.auth import Issuer
     from dispatcher.guard import Server
+    from dispatcher.service import Service
+    from dispatcher.traces import Traces
     from dispatcher.traffic import AccessLog
 
+LOOK_S = 5.0
 STOP_S = 5  # what is in hand has this long to finish
 TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
 RARELY = (
@@ -103,6 +107,11 @@ def arguments(parser: ArgumentParser) -> None:
         type=_share,
         metavar="USER=N",
         help="this user's turns, beside one of each other's (default: 1)",
+    )
+    parser.add_argument(
+        "--otlp",
+        metavar="URL",
+        help="where traces of jobs are sent, as OTLP over HTTP: http://127.0.0.1:4318",
     )
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
@@ -224,6 +233,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         learning = (
             None if issuer.foreign is None else asyncio.create_task(issuer.foreign.keep_fresh())
         )
+        traces = None if args.otlp is None else _traces(service, args.otlp)
         try:
             await revocations.open()
             app = make_app(
@@ -246,7 +256,22 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             if learning is not None:
                 learning.cancel()
             live.close()
+            if traces is not None:
+                await traces.close()
             await service.close()
+
+
+def _traces(service: Service, endpoint: str) -> Traces:
+    try:
+        from dispatcher.traces import Traces
+    except ImportError:
+        raise Fault(
+            CONFIGURATION,
+            "traces need OpenTelemetry",
+            field="--otlp",
+            remedy="pip install 'ailurus[otel]'",
+        ) from None
+    return Traces(service, endpoint)
 
 
 def _names(sockets: list[socket.socket]) -> list[str]:
@@ -356,11 +381,20 @@ def _renew_keys(args: Namespace, issuer: Issuer) -> None:
 
 
 async def _watchdog() -> None:
+    """Tell the service manager that the loop turns, and the log when descriptors run out."""
     systemd.notify("READY=1")
     every = systemd.watchdog_s()
-    while every is not None:
-        systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(every)
+    while True:
+        if every is not None:
+            systemd.notify("WATCHDOG=1")
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            held = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- numbers are all that is wanted
+        except OSError:  # not even one for this
+            held = limit
+        if held > 0.9 * limit:  # beyond, connections are let go as they come
+            log.warning("descriptors_short", held=held, limit=limit)
+        await asyncio.sleep(LOOK_S if every is None else min(every, LOOK_S))
 
 
 def _say(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> None:

@@ -21,6 +21,7 @@ NAMES = {
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
+    "herd": "10,000 pilots come back at once after a kill -9 of the dispatcher",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
     "scale": "100,000 jobs queued beside 1,000, and a crowd of pilots",
@@ -67,7 +68,7 @@ def _arguments() -> Namespace:
         type=int,
         help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000)",
     )
-    parser.add_argument("--pilots", type=int, default=0, help="scale: a crowd of so many")
+    parser.add_argument("--pilots", type=int, default=0, help="scale, herd: a crowd of so many")
     parser.add_argument(
         "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
     )

@@ -287,3 +287,16 @@ def test_a_header_that_decides_may_not_come_twice(door, header):
 
     door.runner.run(door.app(scope, None, send))
     assert sent[0]["status"] == 400
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_r6_a_request_that_finds_no_memory_or_thread_is_told_to_come_again(door, error):
+    import msgspec
+
+    async def short(ask, caller):
+        raise error
+
+    endpoint = door.app._router._plain["/overview"]["GET"]
+    door.app._router._plain["/overview"]["GET"] = msgspec.structs.replace(endpoint, handler=short)
+    answer = door.ask("GET", "/overview", token=door.token(Scope.READ))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
 import pytest
 
+from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from dispatcher import keys
 from dispatcher.auth import Issuer
-from dispatcher.caller import BadToken
+from dispatcher.caller import BadToken, Caller
 from dispatcher.cli.exits import Fault
 from dispatcher.cli.keys import changed_by
 from dispatcher.revocation import Revocations
+from dispatcher.store import open_store
 
 
 def good(door, token) -> bool:
@@ -69,6 +72,41 @@ def test_another_process_hears_of_it(dispatcher, some_keys):
     dispatcher.runner.run(heard())
     with pytest.raises(BadToken):
         other.caller(token)
+
+
+def refused_soon(issuer, token, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            issuer.caller(token)
+        except BadToken:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_t7_dispatchers_on_one_postgresql_hear_of_each_other_s_revocations(
+    postgres_server, some_keys
+):
+    url = postgres_server.database()
+
+    async def life() -> None:
+        one, two = open_store(url), open_store(url)
+        here, there = Issuer(some_keys), Issuer(some_keys)
+        try:
+            ours, theirs = Revocations(one, here), Revocations(two, there)
+            await ours.open()
+            await theirs.open()
+            await two.write(lambda tx: None)  # as a dispatcher does that starts
+            token = here.mint("alice", [Scope.READ], 60).token
+            assert there.caller(token)
+            await ours.revoke(m.Revoke(subject="alice"), Caller(subject="boss"))
+            assert await asyncio.to_thread(refused_soon, there, token)
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(asyncio.wait_for(life(), 30))
 
 
 def test_t7_a_rotated_key_signs_and_the_old_one_verifies_until_it_is_retired(some_keys):
