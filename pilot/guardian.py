@@ -38,6 +38,7 @@ from pilot.tree import (
 
 LEFTOVERS_S = 5.0  # how long an ending waits for what its payload left behind to be gone
 AGAIN_S = 1.0  # after an ending: the kernel's list of children may miss one that just came
+EXEC_S = 0.5  # an exec is over by then, many times
 SOON_S = 0.05  # until strangers are looked at again, and how long a start may go untold
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
@@ -135,6 +136,9 @@ class Guardian:
         self._pids: dict[int, int] = {}  # by key
         self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
+        self._unsure: dict[
+            int, float
+        ] = {}  # orphans that show no environment → until when that is well
         self._answers: list[Started | Ended] = []
         self._started: list[Started | Ended] = []  # told with the next answer, or soon
         self._again_at = 0.0
@@ -236,6 +240,7 @@ class Guardian:
             if pid == 0:
                 break
             self._spared.pop(pid, None)
+            self._unsure.pop(pid, None)
             if (order := self._running.pop(pid, None)) is not None:
                 self._pids.pop(order.key, None)
                 now = time.monotonic()
@@ -261,7 +266,8 @@ class Guardian:
         """Kill orphans of payloads that ended; whether there were none.
 
         An orphan is spared while a payload runs that it provably belongs to: by session, or by the
-        environment it was started with. Who hides from that is killed at the first look.
+        environment it was started with. Who shows none is in the middle of an exec; one that does
+        so for long hides, and is killed too.
         """
         clean = True
         for pid in self._child_pids():
@@ -273,6 +279,9 @@ class Guardian:
                 self._spared[pid] = owner
                 continue
             clean = False
+            now = time.monotonic()
+            if owner is None and now < self._unsure.setdefault(pid, now + EXEC_S):
+                continue
             kill_tree(pid)
         return clean
 
@@ -282,11 +291,14 @@ class Guardian:
             text += piece
         return [int(pid) for pid in text.split()]
 
-    def _owner(self, pid: int) -> int:
+    def _owner(self, pid: int) -> int | None:
+        """The running payload that a process belongs to; 0: none; None: it shows no environment."""
         with contextlib.suppress(OSError):
             if (session := os.getsid(pid)) in self._running:
                 return session
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if environment == [b""]:
+                return None
             for payload, order in self._running.items():
                 mark = order.environment.get("AILURUS_ATTEMPT")
                 if mark and f"AILURUS_ATTEMPT={mark}".encode() in environment:

@@ -133,6 +133,22 @@ def test_an_orphan_of_a_running_payload_is_left_alone(spawner: GuardedSpawner) -
     assert processes_with(f"sleep\0{mark}") == []
 
 
+def test_an_orphan_is_not_taken_for_a_stranger_in_the_middle_of_its_exec(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    many = 100
+    orphan = f"(setsid sh -c '(setsid sh -c \"sleep 0.1; touch {tmp_path}/'$i'\" &)' &)"
+    line = f"for i in $(seq {many}); do {orphan}; done; sleep 30"
+    environment = {"PATH": "/usr/bin:/bin", "AILURUS_ATTEMPT": "one"}
+    spawner.spawn(Order(argv=["/bin/sh", "-c", line], environment=environment), lambda _: None)
+
+    def all_there() -> bool:
+        run(spawner, "/bin/true")  # each ending is followed by a look for strangers
+        return len(list(tmp_path.iterdir())) == many
+
+    until(all_there)
+
+
 PILOT = textwrap.dedent("""
     import sys, threading, time
     from pilot import spawner
