@@ -89,6 +89,9 @@ class System:
         return done.stdout
 
 
+BATCH = (b"SLURM_JOB_ID=", b"PBS_JOBID=", b"_CONDOR_")  # in the environment of what they start
+
+
 def clean() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
 
@@ -157,11 +160,12 @@ class Rig:
             print(f"kept for a look: {self.directory}")
 
     def _left(self) -> Iterator[int]:
-        """Processes that were started as workers of this rig."""
+        """Workers of this rig that no batch system has started."""
         mark = f"AILURUS_BOOTSTRAP_FILE={self.directory}/".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes():
+                environment = (process / "environ").read_bytes()
+                if mark in environment and not any(one in environment for one in BATCH):
                     yield int(process.name)
 
     def end(self) -> None:

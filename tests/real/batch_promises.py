@@ -66,7 +66,9 @@ class Promises:
             until(lambda: len(rig.registered()) == 2, 40, "their pilots have registered")
             (rig.directory / "go").touch()  # now the first one's command runs
             if place == "stop-before":
-                until(lambda: rig.submissions == 2 and "stray_cancelled" in rig.log(), 30, "strays")
+                until(
+                    lambda: rig.submissions == 2, 30, "strays, which are cancelled or told to exit"
+                )
             first.send_signal(signal.SIGCONT)
             until(lambda: rig.log().count("standing_by") == 2, 30, f"it stands by: {rig.log()}")
             until(lambda: rig.agrees(2, "state2"), 30, f"{system.live()} are {known()}")
