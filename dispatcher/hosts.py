@@ -73,7 +73,7 @@ class Hosts:
             if one.node != node and now - one.at < RECENT_S
         ]
         good = sum(one.good for one in others) + runs_elsewhere
-        there = sum(1 for site, _ in self._excluded if site == node[0])
+        there = len(self.of_site(node[0], now))
         if good <= len(others) / 2 or there + 1 > max(1, heard_of * MOST) or heard_of < 2:
             return False
         longest = max(one.lasted_s for one in last)

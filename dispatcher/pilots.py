@@ -434,6 +434,7 @@ class Pilots(Core):
 
         await self.store.write(change)
         self.heard.pop(caller.worker_id, None)
+        self.patience.pop(caller.worker_id, None)
         self.outage.pop(caller.worker_id, None)
         return m.Done()
 

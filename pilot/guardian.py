@@ -136,9 +136,7 @@ class Guardian:
         self._pids: dict[int, int] = {}  # by key
         self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
-        self._unsure: dict[
-            int, float
-        ] = {}  # orphans that show no environment → until when that is well
+        self._unsure: dict[int, float] = {}  # orphans without an environment → until when is well
         self._answers: list[Started | Ended] = []
         self._started: list[Started | Ended] = []  # told with the next answer, or soon
         self._again_at = 0.0

@@ -40,11 +40,8 @@ if TYPE_CHECKING:
 LOOK_S = 5.0
 STOP_S = 5  # what is in hand has this long to finish
 TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
-RARELY = (
-    50_000,
-    20,
-    100,
-)  # allocations between collections: a whole one among 10,000 jobs is 15 ms
+# Allocations between collections of garbage: a whole one among 10,000 jobs takes 15 ms.
+RARELY = (50_000, 20, 100)
 log = Log("serve")
 
 

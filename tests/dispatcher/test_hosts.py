@@ -157,3 +157,12 @@ def test_r9_an_exclusion_ends_and_never_takes_a_third_of_a_site():
     assert sum(out) == 2
     assert len(hosts.of_site("s", 2.0)) == 2
     assert not hosts.of_site("s", 4000.0)
+
+
+def test_r9_an_exclusion_that_is_over_leaves_room_for_another():
+    hosts = Hosts()
+    for at, host in ((0.0, "a"), (4000.0, "b")):
+        for n in range(9):
+            hosts.heard(verdict("fine", 100 + n, good=True, at=at))
+        assert [hosts.heard(verdict(host, n, at=at)) for n in range(3)][-1]
+        assert hosts.judge(("s", host), runs_elsewhere=True, heard_of=3, now=at + 1)
