@@ -150,10 +150,13 @@ class Rig:
         serve: Sequence[str] = (),
         postgres: Postgres | None = None,
         dispatchers: int = 1,
+        programs: Path = BIN,
         **site: Any,
     ) -> None:
         """`serve`: more options of `dispatcher serve`; `site`: parts of the site file; `postgres`: where
-        the queue is, if not in a file; `dispatchers`: so many share the port."""
+        the queue is, if not in a file; `dispatchers`: so many share the port; `programs`: whose dispatcher
+        and edge, this version's or another's."""
+        self._programs = programs
         # payloads and pilots may be other users: the way to what they share is open
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))
         self.directory.chmod(0o755)
@@ -170,13 +173,13 @@ class Rig:
         self.postgres = postgres
         self.store_url = f"sqlite:///{self.store}" if postgres is None else postgres.database()
         self._where = ["--store", self.store_url, "--keys", self.directory]
-        run(BIN / "dispatcher", "init", *map(str, self._where))
+        run(self._programs / "dispatcher", "init", *map(str, self._where))
         (self.admin_token,) = self.directory.glob("*.admin-token")
         self.dispatchers = [self.serve(nr) for nr in range(dispatchers)]
         self.client = Client(self.url, TokenFile(self.admin_token), patience=Patience(total_s=120))
         self.edge_token = self.token("edge", f"ailurus.edge:{SITE}")
         self.pilot_token = self.token("pilot", "ailurus.pilot")
-        self._site = {"cores": cores, **site}
+        self._site: dict[str, Any] = {"cores": cores, **site}
         self.keep = False
         self.site_file = self._write_site(self._site)
 
@@ -218,7 +221,13 @@ class Rig:
 
     def serve(self, nr: int = 0) -> Program:
         """Start a dispatcher, at first or again, and wait until it answers."""
-        argv = [BIN / "dispatcher", "serve", "--listen", f"127.0.0.1:{self.port}", *self._where]
+        argv = [
+            self._programs / "dispatcher",
+            "serve",
+            "--listen",
+            f"127.0.0.1:{self.port}",
+            *self._where,
+        ]
         argv += ["--heartbeat", f"{self.heartbeat_s}s", *self._serve_options]
         if self.postgres is not None:
             argv.append("--share-port")
@@ -276,7 +285,9 @@ class Rig:
 
     def start_edge(self) -> Program:
         """Start the edge of the site, at first or again."""
-        return self.start([BIN / "harvester-edge", "run", "--config", self.site_file], "edge")
+        return self.start(
+            [self._programs / "harvester-edge", "run", "--config", self.site_file], "edge"
+        )
 
     def pilots(self) -> list[int]:
         """Process ids of the edge's pilots that live, by the records that its workers keep."""
@@ -291,6 +302,12 @@ class Rig:
         """Let edge, pilots and our own client speak through something in between."""
         self.client = Client(url, TokenFile(self.admin_token), patience=Patience(total_s=120))
         self.site_file = self._write_site({**self._site, "url": url})
+
+    def programs_at(self, programs: Path, **site: Any) -> None:
+        """Start these from now on, with these parts of the site file changed."""
+        self._programs = programs
+        self._site |= site
+        self.site_file = self._write_site(self._site)
 
     def worker(self, cores: int = 1, queue: str = QUEUE) -> tuple[m.Registered, Client]:
         """A worker that is only its token: the benchmark speaks for it."""
