@@ -66,6 +66,44 @@ class Decided(msgspec.Struct, frozen=True):
     decision: Decision
 
 
+class BookUnwritable(AilurusError):
+    """The disk does not take what is to be written down; nothing of it has happened."""
+
+
+_DISK = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+)
+
+
+class _Connection(sqlite3.Connection):
+    """Tells a bad disk from a bad statement."""
+
+    def execute(self, *words: Any) -> sqlite3.Cursor:
+        with _of_the_disk():
+            return super().execute(*words)
+
+    def executemany(self, *words: Any) -> sqlite3.Cursor:
+        with _of_the_disk():
+            return super().executemany(*words)
+
+
+@contextmanager
+def _of_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _DISK:  # the low byte says of what kind it is
+            raise
+        raise BookUnwritable(
+            f"the book cannot be written: {error}",
+            field="paths.state",
+            remedy="make room on its disk, or make it writable: the edge then goes on by itself",
+        ) from None
+
+
 class Book:
     """The book of one site's edge, in its state directory."""
 
@@ -78,7 +116,9 @@ class Book:
             )
         try:
             uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+            self._db = sqlite3.connect(
+                uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection
+            )
             if not read_only:
                 self._db.execute("pragma journal_mode = wal")
                 self._db.execute("pragma synchronous = full")
@@ -99,10 +139,11 @@ class Book:
         self._db.execute("begin immediate")
         try:
             yield
+            self._db.execute("commit")
         except BaseException:
-            self._db.execute("rollback")
+            if self._db.in_transaction:  # a full disk may have rolled it back
+                self._db.execute("rollback")
             raise
-        self._db.execute("commit")
 
     def _migrate(self) -> None:
         (done,) = self._db.execute("pragma user_version").fetchone()

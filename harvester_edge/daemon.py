@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import size_mb
 from ailurus.wire.client import Refused, WireError
 from harvester_edge.act import act, tell, tidy
+from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, Limits, decide
 from harvester_edge.edge import Edge
 from harvester_edge.observe import Seen, observe
@@ -58,7 +59,8 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
     waits = False
     while not stop.is_set():
         try:
-            cycle(edge)
+            with _as_the_disk_allows(edge):
+                cycle(edge)
             waits = False
         except SiteTaken as error:
             if not standby:
@@ -73,13 +75,25 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
 def drain_all(edge: Edge, stop: threading.Event) -> None:
     """Submit nothing more, let every worker finish what it has, and return when all have ended."""
     while edge.workers and not stop.is_set():
-        unheard = say_hello(edge) or behind(edge.site)
-        seen = observe(edge, unheard)
-        decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
-        act(edge, decision, seen)
-        _afterwards(edge, seen)
+        with _as_the_disk_allows(edge):
+            unheard = say_hello(edge) or behind(edge.site)
+            seen = observe(edge, unheard)
+            decision = Decision(
+                submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,)
+            )
+            act(edge, decision, seen)
+            _afterwards(edge, seen)
         stop.wait(edge.poll_s)
     tell(edge)
+
+
+@contextmanager
+def _as_the_disk_allows(edge: Edge) -> Iterator[None]:
+    """Nothing is done that the book could not take first: the next cycle begins where this one ended."""
+    try:
+        yield
+    except BookUnwritable as error:
+        edge.log.warning("cycle_broken_off", reason=str(error))
 
 
 def _afterwards(edge: Edge, seen: Seen) -> None:

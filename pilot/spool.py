@@ -4,7 +4,9 @@ A pilot has one journal, `INSTANCE.journal`, and its lock while it lives: a line
 (with the key and the planned outputs), one with the final report, one when the dispatcher answered.
 Whoever gets the lock of a journal owes what is open in it. A report is on disk before `keep` returns;
 threads that come together share one fdatasync. Lines that only matter if this process dies are not
-synced: the kernel has them.
+synced: the kernel has them. A disk that is full costs nothing that was accepted: what is not written
+stands nowhere half, and an attempt whose report found no room is struck out where it began, so that
+nobody takes it for killed and deletes the outputs that it has reported from memory.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.messages import Report
 
 Id = tuple[int, int]
-_COMPACT = 1 << 20
 
 
 class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
@@ -56,6 +58,7 @@ class Owed(Struct, frozen=True):
     leftovers: tuple[str, ...] = ()
 
 
+_log = Log("pilot.spool")
 _encode = msgspec.json.Encoder().encode
 _line = msgspec.json.Decoder(Begun | Kept | Settled)
 
@@ -70,20 +73,28 @@ class Journal:
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._written = self._synced = 0
+        self._end = 0  # what lies behind it is the torn rest of a write that failed
+        self._began: dict[Id, tuple[int, int]] = {}  # where the line of an open attempt lies
 
     def begin(self, attempts: Iterable[Begun]) -> None:
         with self._lock:
-            lines = []
             for attempt in attempts:
-                self._open[attempt.job_id, attempt.attempt_nr] = attempt
-                lines.append(attempt)
-            self._append(lines)
+                one = (attempt.job_id, attempt.attempt_nr)
+                self._open[one] = attempt
+                begins = self._end
+                self._append([attempt])
+                self._began[one] = (begins, self._end - begins)
 
     def keep(self, report: Report) -> None:
         """On disk when this returns. Raises OSError if the disk does not take it."""
+        one = (report.job_id, report.attempt_nr)
         with self._lock:
-            self._open[report.job_id, report.attempt_nr] = report
-            self._append([Kept(report)])
+            self._open[one] = report
+            try:
+                self._append([Kept(report)])
+            except OSError:
+                self._strike_out(one)
+                raise
             self._written += 1
             mine = self._written
         with self._syncing:
@@ -93,12 +104,20 @@ class Journal:
                 self._synced = upto
 
     def settle(self, ids: Iterable[Id]) -> None:
+        """Nothing is owed for these any more. Without room to say so they are reported once more by
+        whoever comes next, and counted once."""
         with self._lock:
-            lines = [Settled(*one) for one in ids if self._open.pop(one, None) is not None]
-            if self._open:
-                self._append(lines)
-            else:
+            settled = [one for one in ids if self._open.pop(one, None) is not None]
+            for one in settled:
+                self._began.pop(one, None)
+            if not self._open:
                 os.ftruncate(self._fd, 0)  # nothing is owed: the shortest journal says so
+                self._end = 0
+                return
+            try:
+                self._append(Settled(*one) for one in settled)
+            except OSError as error:
+                _log.warning("spool_full", what=error.strerror)
 
     def owed(self) -> list[Owed]:
         """What the pilot that wrote this still owes, to be sent in its name."""
@@ -119,13 +138,25 @@ class Journal:
 
     def _append(self, lines: Iterable[Struct]) -> None:
         data = b"".join(_encode(line) + b"\n" for line in lines)
+        at = self._end
         while data:
-            data = data[os.write(self._fd, data) :]
+            written = os.pwrite(self._fd, data, at)
+            data, at = data[written:], at + written
+        self._end = at
+
+    def _strike_out(self, one: Id) -> None:
+        """Write over the line of an attempt: that takes no room, where appending does."""
+        if (where := self._began.pop(one, None)) is not None:
+            at, length = where
+            os.pwrite(self._fd, _encode(Settled(*one)).ljust(length - 1) + b"\n", at)
+            os.fdatasync(self._fd)
 
     def _read(self) -> None:
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             for text in file:
+                if text.endswith(b"\n"):
+                    self._end += len(text)
                 try:
                     line = _line.decode(text)
                 except msgspec.MsgspecError:
@@ -145,7 +176,7 @@ class Spool:
         self.directory = directory
         _private(directory)
         path = directory / f"{instance}.journal"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.own = Journal(path, fd)
 
@@ -155,7 +186,7 @@ class Spool:
             if path == self.own.path:
                 continue
             try:
-                fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             except OSError:
                 continue
             try:
