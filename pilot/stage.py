@@ -20,6 +20,7 @@ from pilot.workdir import Workdir
 
 T = TypeVar("T")
 TRIES = 3
+_OF_THE_NODE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # not the payload's doing
 
 
 class Stage:
@@ -140,6 +141,8 @@ class Stage:
             ) from None
         except (OSError, ValueError) as error:
             what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.errno in _OF_THE_NODE:
+                raise JobError(Code.STAGE_OUT_FAILED, f"{file.name}: {what}") from None
             if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENOTDIR):
                 what = f"{file.name!r} is a symbolic link"
             raise JobError(
