@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 
 def give_back(environment: MutableMapping[str, str]) -> None:
@@ -18,8 +19,15 @@ def give_back(environment: MutableMapping[str, str]) -> None:
         del environment[name]
 
 
+def name(word: str) -> None:
+    """What `ps` and `top` call us: otherwise the loader that we were started by."""
+    with suppress(OSError), open("/proc/self/comm", "w") as file:  # noqa: PTH123 -- pathlib is slow
+        file.write(word)
+
+
 if __name__ == "__main__":
     give_back(os.environ)
+    name("pilot")
     from pilot.__main__ import main
 
     sys.exit(main())

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The pilot of Ailurus @VERSION@ (@SYSTEM@, glibc >= @GLIBC@, Python @PYTHON@): this text, then an archive.
+# The pilot of Ailurus @VERSION@ (@SYSTEM@, with Python @PYTHON@ and glibc @GLIBC@): this text, then an archive.
 # The archive is unpacked once into ailurus-pilot-UID/ beside the work directory (-a), or where
 # AILURUS_PILOT_DIR says, and run there in place of this shell, so that signals reach the pilot itself.
 set -eu
@@ -19,9 +19,6 @@ here=$home/$build
 
 check() {
     [ "$(uname -sm)" = "@SYSTEM@" ] || die "this file is for @SYSTEM@, and here is $(uname -sm)"
-    libc=$(getconf GNU_LIBC_VERSION 2>/dev/null) || die "this file needs glibc @GLIBC@, and here is none"
-    [ "$(printf '%s\n' @GLIBC@ "${libc#* }" | sort -V | head -n 1)" = @GLIBC@ ] ||
-        die "this file needs glibc @GLIBC@, and here is $libc: build it on an older system, or use a venv"
     mkdir -p "$place" 2>/dev/null && [ -d "$place" ] || die "cannot make $place: $elsewhere"
     (umask 077 && mkdir "$home" 2>/dev/null) || :
     [ -d "$home" ] && [ ! -L "$home" ] && [ -O "$home" ] && [ -w "$home" ] ||
@@ -55,5 +52,6 @@ unpack() {
 touch -c "$here/used" 2>/dev/null || :
 exec 9<"$here/used"                          # held as long as the pilot lives
 flock -s -n 9 2>/dev/null || :
-export AILURUS_BUNDLE="@SYSTEM@, glibc >= @GLIBC@, Python @PYTHON@, build $build"
-exec "$here/pilot" "$@"
+export AILURUS_BUNDLE="@SYSTEM@, Python @PYTHON@, glibc @GLIBC@, build $build"
+# By its own loader, with the libraries that it was built with: the node's may be older, or not glibc.
+exec "$here/lib/@LOADER@" --library-path "$here/lib" --argv0 "$here/pilot" "$here/pilot" "$@"
