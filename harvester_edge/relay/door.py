@@ -11,7 +11,8 @@ import msgspec
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from harvester_edge.relay.core import No, Relay
+from harvester_edge.relay.pilots import Pilots
+from harvester_edge.relay.stock import No
 
 ROUTES = ("register", "acquire", "beat", "report", "release", "log_pieces", "bye")
 BY_PATH = {PREFIX + BY_NAME[name].path: name for name in ROUTES}
@@ -25,8 +26,8 @@ _decode: dict[str, Callable[[bytes], Any]] = {
 class Door:
     """Answers requests; whatever comes, with a status."""
 
-    def __init__(self, relay: Relay, log: Log) -> None:
-        self._relay, self._log = relay, log
+    def __init__(self, pilots: Pilots, log: Log) -> None:
+        self._pilots, self._log = pilots, log
 
     async def answer(self, name: str, token: str, body: bytes) -> tuple[int, bytes]:
         """Status and body. `name` is one of `ROUTES`."""
@@ -45,10 +46,9 @@ class Door:
         return problem.status, _encode(problem)
 
     def _call(self, name: str, token: str, ask: Any) -> Awaitable[msgspec.Struct]:
-        relay = self._relay
         if name == "report":
-            return relay.report(ask)
+            return self._pilots.report(ask)
         if name == "register":
-            return relay.register(ask, token)
-        call: Callable[..., Awaitable[msgspec.Struct]] = getattr(relay, name)
-        return call(ask, relay.who(token))
+            return self._pilots.register(ask, token)
+        call: Callable[..., Awaitable[msgspec.Struct]] = getattr(self._pilots, name)
+        return call(ask, self._pilots.who(token))

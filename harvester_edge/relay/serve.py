@@ -18,11 +18,13 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.wire.client import Client, TokenFile
 from harvester_edge.edge import private, trust
 from harvester_edge.relay import keys
-from harvester_edge.relay.core import Relay, Terms
+from harvester_edge.relay.dispatcher import Dispatcher
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.http import application
+from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import planned
 from harvester_edge.relay.spool import Spool
+from harvester_edge.relay.stock import Stock, Terms
 from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import THREADS, Upstream
 from harvester_edge.site import Site, expanded
@@ -50,20 +52,22 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     store = Store(site.relay_state / "relay.sqlite")
     upstream = Upstream(client, log)
     terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
-    relay = Relay(terms, store, upstream, partial(planned, site.shared / "workers"), log)
-    door = Door(relay, log)
+    stock = Stock(terms, store)
+    dispatcher = Dispatcher(stock, upstream, log)
+    pilots = Pilots(stock, dispatcher, partial(planned, site.shared / "workers"), log)
+    door = Door(pilots, log)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    loops = [asyncio.create_task(relay.fetch()), asyncio.create_task(relay.tell())]
+    loops = [asyncio.create_task(dispatcher.fetch()), asyncio.create_task(dispatcher.tell())]
     try:
         if site.network == "spool":
             spool = Spool(site.relay_spool, door, log)
             loops.append(asyncio.create_task(spool.serve()))
-            log.info("relay_started", spool=str(spool.directory), **relay.counts())
+            log.info("relay_started", spool=str(spool.directory), **stock.counts())
         else:
             loops.append(asyncio.create_task(_listen(site, door)))
-            log.info("relay_started", listen=site.relay.listen, **relay.counts())
+            log.info("relay_started", listen=site.relay.listen, **stock.counts())
         ended = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({ended, *loops}, return_when=asyncio.FIRST_COMPLETED)
         for task in done - {ended}:
@@ -74,7 +78,7 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
         await asyncio.gather(*loops, return_exceptions=True)
         upstream.close()
         store.close()
-        log.info("relay_stopped", **relay.counts())
+        log.info("relay_stopped", **stock.counts())
 
 
 async def _listen(site: Site, door: Door) -> None:

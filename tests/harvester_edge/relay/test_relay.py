@@ -10,8 +10,8 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from harvester_edge.relay import core
-from harvester_edge.relay.core import No
+from harvester_edge.relay import stock
+from harvester_edge.relay.stock import No
 from tests.dispatcher.helpers import ALICE, new_id
 from tests.harvester_edge.relay.world import ROOM, Pilot, World, play
 
@@ -63,7 +63,7 @@ def test_hours_without_a_dispatcher_cost_no_job_and_repeat_none(tmp_path):
         rows = await w.rows(ids)
         assert sum(row.state is S.FINISHED for row in rows) == reported
         for pilot in pilots:
-            while got := await w.fill(pilot) if len(w.relay._jobs) or _waits(rows) else []:
+            while got := await w.fill(pilot) if len(w.stock.jobs) or _waits(rows) else []:
                 await pilot.report(got[0])
                 rows = await w.rows(ids)
         assert [(row.state, row.attempt_nr) for row in rows] == [(S.FINISHED, 1)] * 12
@@ -166,13 +166,13 @@ def test_who_goes_gives_back_what_waits_for_it(tmp_path):
         ids = await w.submit(2)
         (got,) = await w.fill(pilot)
         await w.turn(2)
-        assert w.relay.counts()["ready"] == 1
+        assert w.stock.counts()["ready"] == 1
         await pilot.report(got)
         await pilot.bye()
         await w.turn(2)
         states = [await w.b.state(one) for one in ids]
         assert sorted(states) == [S.ACTIVATED, S.FINISHED]
-        assert w.relay.counts() == {"pilots": 0, "jobs": 0, "ready": 0, "owed": 0}
+        assert w.stock.counts() == {"pilots": 0, "jobs": 0, "ready": 0, "owed": 0}
         with pytest.raises(No):
             pilot.known  # noqa: B018 - its token opens nothing any more
 
@@ -192,14 +192,14 @@ def test_a_pilots_job_runs_elsewhere_and_its_goodbye_waits_for_that(tmp_path):
         await owner.bye()
         w.way.cut = False
         await w.turn(2)
-        assert w.relay.counts()["pilots"] == 2
+        assert w.stock.counts()["pilots"] == 2
         await w.b.forward(3600)
         await other.beat()
         await w.turn()
         assert (await w.rows([taken.job_id]))[0].state is S.RUNNING
         assert await other.report(taken) == "accepted"
         await w.turn(2)
-        assert w.relay.counts()["pilots"] == 1
+        assert w.stock.counts()["pilots"] == 1
         assert [(row.state, row.attempt_nr) for row in await w.rows(ids)] == [(S.FINISHED, 1)] * 2
 
     play(test, tmp_path)
@@ -211,7 +211,7 @@ def test_a_silent_pilots_job_goes_to_another_long_before_the_outage_tolerance(tm
         (one,) = await w.submit()
         (got,) = await w.fill(pilot)
         pilot.known.heard -= 1000
-        await w.relay._look_for_silent()
+        await w.upper._look_for_silent()
         await w.turn(2)
         assert await w.b.state(one) is S.ACTIVATED
         assert await pilot.report(got) == "accepted"  # its own report may still win
@@ -226,8 +226,8 @@ def test_r2_a_relay_that_was_stopped_loses_nobody(tmp_path):
         (one,) = await w.submit()
         await w.fill(pilot)
         pilot.known.heard -= 600
-        w.relay._looked -= 600
-        await w.relay._look_for_silent()
+        w.upper._looked -= 600
+        await w.upper._look_for_silent()
         await w.turn(2)
         assert await w.b.state(one) is S.SENT
 
@@ -245,7 +245,7 @@ def test_commands_reach_who_has_the_job(tmp_path):
         await w.turn(3)
         told = (await pilot.beat()).commands
         assert [(one.job_id, one.action) for one in told] == [(got.job_id, m.Action.KILL)]
-        assert w.relay.counts()["ready"] == 0  # the one that waited is forgotten
+        assert w.stock.counts()["ready"] == 0  # the one that waited is forgotten
 
     play(test, tmp_path)
 
@@ -281,7 +281,7 @@ def test_a_forged_report_is_neither_kept_nor_passed_on(tmp_path):
         w.way.cut = False
         await w.turn()
         assert await w.b.state(one) is S.SENT
-        assert w.relay.counts()["owed"] == 0
+        assert w.stock.counts()["owed"] == 0
 
     play(test, tmp_path)
 
@@ -367,7 +367,7 @@ def test_r1_whatever_fails_when_each_job_ends_once(tmp_path, seed):
         deadline = time.monotonic() + 20
         while not all(row.state is S.FINISHED for row in await w.rows(ids)):
             left = [row for row in await w.rows(ids) if row.state is not S.FINISHED]
-            assert time.monotonic() < deadline, (left, w.relay.counts(), w.relay._jobs, pilots)
+            assert time.monotonic() < deadline, (left, w.stock.counts(), w.stock.jobs, pilots)
             for pilot in pilots:
                 for got in list(pilot.has.values()):
                     await pilot.report(got)
@@ -378,7 +378,7 @@ def test_r1_whatever_fails_when_each_job_ends_once(tmp_path, seed):
         for one in ids:  # an attempt that was given back unbegun is none
             detail = await w.b.service.show(None, ALICE, job_id=one)
             assert [a.state for a in detail.attempts if a.state != "released"] == ["finished"]
-        assert w.relay.counts()["owed"] == 0
+        assert w.stock.counts()["owed"] == 0
 
     play(test, tmp_path, prefetch=2)
 
@@ -398,9 +398,9 @@ async def settled(w: World, count: int) -> list[Pilot]:
 def test_heartbeats_get_slower_with_many_pilots(tmp_path):
     async def test(w: World):
         await w.pilots()
-        assert w.relay.heartbeat_s == 10
-        (one,) = w.relay._pilots.values()
-        w.relay._pilots |= {str(n): one for n in range(9_999)}
-        assert w.relay.heartbeat_s == pytest.approx(10_000 / core.BEATS_PER_S)
+        assert w.stock.heartbeat_s == 10
+        (one,) = w.stock.pilots.values()
+        w.stock.pilots |= {str(n): one for n in range(9_999)}
+        assert w.stock.heartbeat_s == pytest.approx(10_000 / stock.BEATS_PER_S)
 
     play(test, tmp_path)

@@ -18,9 +18,9 @@ from ailurus.wire.client import Refused, Unreachable, fixed_token
 from ailurus.wire.retry import Patience
 from ailurus.wire.spool import SpoolClient, put
 from harvester_edge.relay import spool as spools
-from harvester_edge.relay.core import No
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.spool import Spool
+from harvester_edge.relay.stock import No
 
 ONCE = Patience(total_s=0.0)
 BEAT = m.Beat(room=Room(cores=1))

@@ -21,8 +21,9 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Refused, Unreachable
 from dispatcher.caller import NOBODY, Caller, Rejected
-from harvester_edge.relay import core
-from harvester_edge.relay.core import Relay, Terms
+from harvester_edge.relay import stock
+from harvester_edge.relay.dispatcher import Dispatcher
+from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import NOTE, planned, sum_of
 from harvester_edge.relay.store import Store
 from tests.dispatcher.helpers import ALICE, EDGE, bench, job, new_id
@@ -79,7 +80,7 @@ class Pilot:
         return got
 
     @property
-    def known(self) -> core.Pilot:
+    def known(self) -> stock.Pilot:
         return self.world.relay.who(self.token)
 
     async def acquire(
@@ -121,10 +122,10 @@ class World:
 
     def start(self) -> None:
         self.store = Store(self.directory / "relay.sqlite")
-        terms = Terms(site="here", prefetch=self.prefetch)
-        self.relay = Relay(
-            terms, self.store, self.way, lambda token: planned(self.places, token), Log("relay")
-        )  # type: ignore[arg-type]
+        log = Log("relay")
+        self.stock = stock.Stock(stock.Terms(site="here", prefetch=self.prefetch), self.store)
+        self.upper = Dispatcher(self.stock, self.way, log)  # type: ignore[arg-type]
+        self.relay = Pilots(self.stock, self.upper, lambda token: planned(self.places, token), log)
 
     def kill(self) -> None:
         """kill -9, and the next one on what is on disk."""
@@ -160,17 +161,17 @@ class World:
 
     async def turn(self, times: int = 1) -> None:
         """What the relay's two loops do, once."""
-        relay = self.relay
+        upper = self.upper
         for _ in range(times):
             try:
-                await relay._send(list(relay._owed.values()))
-                await relay._register_late()
-                await relay._tell()
-                now = relay._next()
+                await upper.send(list(self.stock.owed.values()))
+                await upper._register_late()
+                await upper._tell()
+                now = upper._next()
                 if now.asks and self.way.up:
                     ask = m.RelayAcquire(site="here", asks=now.asks)
                     got = await self.way.call("relay_acquire", ask, m.RelayAcquired)
-                    await relay._arrived(got, now)
+                    await upper._arrived(got, now)
             except Unreachable:
                 pass
 

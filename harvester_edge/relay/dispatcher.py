@@ -1,0 +1,358 @@
+"""The dispatcher's side of the relay: two loops that ask it for jobs and tell it what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import Room
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending
+from ailurus.wire.client import Refused, Unreachable
+from harvester_edge.relay.stock import Job, Pilot, Stock
+from harvester_edge.relay.upstream import Upstream
+
+TELL_S = 1.0  # between words to the dispatcher: what gathers goes in one request
+LONGEST_PAUSE_S = 15.0  # between tries while there is none
+POLL_S = 5.0  # of a long poll for jobs; whoever begins to wait joins the next one
+AT_ONCE = 200  # pilots whose acquires go in one request
+PIECES, PIECES_BYTES = 1000, 4_000_000  # of live logs that wait for the next word; log.tgz has all
+BULK = 500
+MOST = 5000  # of anything in one word; the rest goes with the next
+ASLEEP_S = 60.0  # between two looks for silent pilots: the relay itself was stopped
+MORE_S = 60.0  # how long the dispatcher's word that there is more work counts
+NOTHING = m.Acquire(request_id="-", room=Room(cores=0))
+
+
+class Round(Struct, frozen=True):
+    """One request for jobs."""
+
+    asks: tuple[m.RelayedAcquire, ...] = ()
+    wait_s: float = 0.0
+    ahead: bool = False
+
+
+class Dispatcher:
+    """What passes between the stock and the dispatcher; `fetch` and `tell` run until they are cancelled."""
+
+    def __init__(self, stock: Stock, upstream: Upstream, log: Log) -> None:
+        self._stock, self._up, self._log = stock, upstream, log
+        self.wanted = asyncio.Event()  # somebody waits for jobs
+        self._logs: list[tuple[int, m.LogPiece]] = []
+        self._more: dict[str, float] = {}  # by queue: when the dispatcher last had more
+        self._looked = time.monotonic()
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers."""
+        return self._up.up
+
+    def pass_on(self, worker_id: int, piece: m.LogPiece) -> None:
+        """A piece of a live log, while there is room for it and somebody to see it."""
+        waiting = sum(len(one.text) for _, one in self._logs)
+        if self.up and len(self._logs) < PIECES and waiting < PIECES_BYTES:
+            self._logs.append((worker_id, piece))
+
+    async def register(self, ask: m.Register, credential: str) -> int:
+        """Register a pilot there; what it is called."""
+        got = await self._up.call("register", ask, m.Registered, token=credential)
+        self._stock.told_heartbeat_s = got.heartbeat_s
+        return got.worker_id
+
+    # asked for jobs ------------------------------------------------------------------------------
+
+    async def fetch(self) -> None:
+        """Lease jobs for pilots that wait, and some ahead while there is more work than pilots."""
+        while True:
+            now = self._next()
+            if not now.asks or not self._up.up:
+                self.wanted.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.wanted.wait(), TELL_S)
+                if not self._up.up:
+                    await asyncio.sleep(TELL_S)  # `tell` finds out when it is there again
+                continue
+            ask = m.RelayAcquire(site=self._stock.terms.site, asks=now.asks, wait_s=now.wait_s)
+            try:
+                got = await self._up.call("relay_acquire", ask, m.RelayAcquired, wait_s=now.wait_s)
+                await self._arrived(got, now)
+            except Unreachable:
+                pass
+            except (AilurusError, sqlite3.Error) as error:
+                self._log.error("acquire_failed", what=str(error))
+                await asyncio.sleep(LONGEST_PAUSE_S)
+
+    def _next(self) -> Round:
+        """The last acquires of those that have ended, else the acquires of those that wait, else some
+        ahead for those that run jobs."""
+        able = [
+            p
+            for p in self._stock.pilots.values()
+            if p.worker_id and not (p.gone or p.ending or p.draining)
+        ]
+        ended = [
+            p for p in self._stock.pilots.values() if p.ending and p.worker_id and not p.settled
+        ]
+        if last := [self._asking(p, NOTHING) for p in ended if not p.gone][:AT_ONCE]:
+            return Round(tuple(last))
+        waiting = [(p, p.waiting) for p in able if p.waiting is not None]
+        if waiting:
+            some = random.sample(waiting, min(AT_ONCE, len(waiting)))
+            return Round(tuple(self._asking(pilot, ask) for pilot, ask in some), wait_s=POLL_S)
+        asks = []
+        for queue, since in list(self._more.items()):
+            if time.monotonic() - since > MORE_S:
+                continue
+            busy = [p for p in able if p.ask.queue == queue and p.holds]
+            missing = self._stock.terms.prefetch * sum(len(p.holds) for p in busy) - len(
+                self._stock.ready.get(queue, {})
+            )
+            busy.sort(key=lambda p: len(p.jobs) - len(p.holds))
+            for pilot in busy[: min(missing, AT_ONCE)] if missing > 0 else ():
+                room = replace(pilot.ask.total, seconds_left=pilot.room.seconds_left)
+                ahead = m.Acquire(request_id="", room=room, ahead=True)
+                asks.append(self._asking(pilot, ahead))
+        return Round(tuple(asks), ahead=True)
+
+    def _asking(self, pilot: Pilot, ask: m.Acquire) -> m.RelayedAcquire:
+        # the same name until it has got something: what was leased and never arrived comes again
+        named = replace(ask, request_id=f"relay-{pilot.asked}", wait_s=0.0)
+        return m.RelayedAcquire(worker_id=pilot.worker_id, ask=named)
+
+    async def _arrived(self, got: m.RelayAcquired, asked: Round) -> None:
+        by_id = {pilot.worker_id: pilot for pilot in self._stock.pilots.values() if pilot.worker_id}
+        news: list[tuple[Pilot, m.Acquired]] = []
+        for one in got.workers:
+            pilot = by_id.get(one.worker_id)
+            if pilot is None:
+                continue
+            if one.got is None:
+                self._dismiss(pilot)
+            elif pilot.ending and not one.got.jobs:
+                pilot.settled = True
+            elif one.got.jobs:
+                news.append((pilot, one.got))
+            if one.got is not None and one.got.drain:
+                pilot.draining = True
+                pilot.woken.set()
+        if asked.ahead and not news:
+            self._more.clear()
+        if news:
+            await self._stock.take(news)
+        for pilot, answer in news:
+            if answer.prefetch:
+                self._more[pilot.ask.queue] = time.monotonic()
+            if pilot.waiting is None:  # it has hung up meanwhile: let others look
+                for other in self._stock.pilots.values():
+                    other.woken.set()
+            pilot.woken.set()
+
+    def _dismiss(self, pilot: Pilot) -> None:
+        pilot.gone = pilot.draining = True
+        pilot.woken.set()
+
+    # told ----------------------------------------------------------------------------------------
+
+    async def tell(self) -> None:
+        """Pass on reports, registrations, heartbeats, goodbyes; find out whether there is a dispatcher."""
+        pause = TELL_S
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.send(list(self._stock.owed.values())[:BULK])
+                await self._register_late()
+                await self._look_for_silent()
+                await self._tell()
+                pause = TELL_S
+            except Unreachable:
+                self._logs.clear()
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            except (AilurusError, sqlite3.Error) as error:
+                self._log.error("telling_failed", what=str(error))
+                pause = LONGEST_PAUSE_S
+
+    async def send(self, reports: list[m.Report]) -> list[m.Verdict]:
+        """The dispatcher's verdicts; reports with one are forgotten here."""
+        if not reports:
+            return []
+        try:
+            ask = m.Reports(reports=tuple(reports))
+            verdicts = list((await self._up.call("report", ask, m.Verdicts)).verdicts)
+        except Refused as error:
+            if error.status in (401, 403, 404):
+                raise
+            if len(reports) > 1:  # one of them is at fault, and must not hold up the others
+                half = len(reports) // 2
+                return await self.send(reports[:half]) + await self.send(reports[half:])
+            self._log.error("report_refused", job_id=reports[0].job_id, what=str(error))
+            verdicts = [verdict(reports[0], "refused")]
+        ids = [(one.job_id, one.attempt_nr) for one in verdicts]
+        owed = await self._stock.settle(ids)
+        for one, said in zip(ids, verdicts, strict=True):
+            if one in owed and said.verdict != "accepted":
+                self._log.warning(
+                    "report_not_counted", job_id=one[0], attempt_nr=one[1], why=said.verdict,
+                    files=[file.url for file in owed[one].files],
+                )  # fmt: skip
+        return verdicts
+
+    async def _register_late(self) -> None:
+        """Pilots that came while there was no dispatcher."""
+        for pilot in [
+            one for one in self._stock.pilots.values() if not one.worker_id and not one.gone
+        ]:
+            try:
+                worker_id = await self.register(pilot.ask, pilot.credential)
+            except Refused as error:
+                self._log.warning("pilot_refused", host=pilot.ask.host, what=str(error))
+                self._dismiss(pilot)
+                continue
+            await self._stock.name(pilot, worker_id)
+
+    async def _look_for_silent(self) -> None:
+        """Who is not heard any more is lost; but who was asleep itself has nothing to say about it."""
+        now = time.monotonic()
+        if (gap := now - self._looked) > ASLEEP_S:
+            for pilot in self._stock.pilots.values():
+                pilot.heard += gap
+        self._looked = now
+        late = now - self._stock.silence_s
+        for pilot in list(self._stock.pilots.values()):
+            if not pilot.ending and pilot.waiting is None and pilot.heard < late:
+                self._log.warning("pilot_lost", worker_id=pilot.worker_id, host=pilot.ask.host)
+                await self._stock.end(pilot, Ending.LOST, "the relay heard nothing more of it")
+
+    async def _tell(self) -> None:
+        now = time.monotonic()
+        known = [pilot for pilot in self._stock.pilots.values() if pilot.worker_id]
+        fresh = [
+            pilot
+            for pilot in known
+            if not pilot.gone
+            and (not pilot.ending or pilot.jobs)
+            and (pilot.fresh or (pilot.jobs and now - pilot.told > self._stock.heartbeat_s))
+        ][:2000]
+        back = [job for job in self._stock.jobs.values() if self._goes_back(job)][:MOST]
+        lost = [
+            job
+            for job in self._stock.jobs.values()
+            if job.holder is not None and _is_lost(job.holder)
+        ]
+        lost = lost[:MOST]
+        dead = [job for job in self._stock.jobs.values() if job.owner.gone and job.holder is None]
+        done = [*back, *lost, *dead]
+        ended = [p for p in self._stock.pilots.values() if self._may_go(p, done)][:MOST]
+        logs, self._logs = self._logs, []
+        if not (fresh or done or ended or logs) and self._up.up:
+            return
+        for job in back:
+            job.leaving = True
+        ask = m.RelayTell(
+            site=self._stock.terms.site,
+            beats=tuple(m.RelayedBeat(worker_id=p.worker_id, beat=_beat(p)) for p in fresh),
+            releases=tuple(
+                m.RelayedRelease(worker_id=job.owner.worker_id, release=m.Release(jobs=(_held(job),)))
+                for job in back
+            ),
+            logs=tuple(m.RelayedLog(worker_id=w, log=m.LogPieces(pieces=(p,))) for w, p in logs),
+            lost=tuple(_held(job) for job in lost),
+            byes=tuple(
+                m.RelayedBye(
+                    worker_id=p.worker_id,
+                    bye=m.Bye(ending=Ending(p.ending), diagnosis=p.diagnosis),
+                )
+                for p in ended
+                if p.worker_id and not p.gone
+            ),
+        )  # fmt: skip
+        for pilot in fresh:
+            pilot.fresh = False
+        try:
+            told = await self._up.call("relay_tell", ask, m.RelayTold)
+        except BaseException:
+            for job in back:
+                job.leaving = False
+            for pilot in fresh:
+                pilot.fresh = True
+            raise
+        self._stock.told_heartbeat_s = told.heartbeat_s
+        for pilot in fresh:
+            pilot.told = now
+        await self._stock.clear(done, [p for p in ended if self._may_go(p, done)])
+        self._heed(told)
+
+    def _goes_back(self, job: Job) -> bool:
+        """Whether a job that waits here is to be given back."""
+        owner = job.owner
+        over = job.returned or owner.draining or bool(owner.ending)
+        return over and job.holder is None and bool(owner.worker_id) and not owner.gone
+
+    def _may_go(self, pilot: Pilot, done: list[Job]) -> bool:
+        """Whether a pilot that has ended can be forgotten: nobody holds a job of its."""
+        settled = pilot.settled or pilot.gone or not pilot.worker_id
+        return bool(pilot.ending) and settled and not (pilot.jobs | pilot.holds) - set(done)
+
+    def _heed(self, told: m.RelayTold) -> None:
+        by_id = {pilot.worker_id: pilot for pilot in self._stock.pilots.values()}
+        for word in told.workers:
+            pilot = by_id.get(word.worker_id)
+            if pilot is None:
+                continue
+            if word.told is None:
+                self._dismiss(pilot)
+                continue
+            if word.told.drain and not pilot.draining:
+                pilot.draining = True
+                pilot.woken.set()
+            for command in word.told.commands:
+                job = self._stock.jobs.get((command.job_id, command.attempt_nr))
+                if job is not None and job.holder is None:
+                    if command.action is m.Action.KILL:
+                        job.returned = (
+                            True  # given back, which for a cancelled one means: forgotten
+                        )
+                    continue
+                to = pilot if job is None or job.holder is None else job.holder
+                to.commands[command.job_id, command.attempt_nr, command.action] = command
+
+
+def _is_lost(pilot: Pilot) -> bool:
+    """Whether what a pilot holds will not be reported by it."""
+    return bool(pilot.ending)
+
+
+def _beat(pilot: Pilot) -> m.Beat:
+    """Its heartbeat: all that is leased in its name, whoever has it."""
+    return m.Beat(
+        jobs=(*_updates(pilot), *pilot.strangers), room=pilot.room, draining=pilot.draining
+    )
+
+
+def _updates(pilot: Pilot) -> Iterator[m.Update]:
+    for job in pilot.jobs:
+        if job.update is None:
+            yield m.Update(
+                job_id=job.id[0], attempt_nr=job.id[1], state=JobState.SENT, since=job.since
+            )
+        else:
+            yield job.update
+            job.update = replace(job.update, tail=None)
+
+
+def _held(job: Job) -> m.HeldJob:
+    return m.HeldJob(job_id=job.id[0], attempt_nr=job.id[1])
+
+
+def verdict(report: m.Report, word: str) -> m.Verdict:
+    """What is said about a report."""
+    return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word)

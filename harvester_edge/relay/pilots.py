@@ -1,0 +1,205 @@
+"""The pilots' side of the relay. A pilot is answered at once from what is here, with or without a dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from weakref import WeakValueDictionary
+
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import without
+from ailurus.wire.client import Refused, Unreachable
+from harvester_edge.relay.dispatcher import Dispatcher, verdict
+from harvester_edge.relay.proof import Planned
+from harvester_edge.relay.stock import GONE, Job, No, Pilot, Stock
+
+STEALABLE = 200  # jobs of others that are looked at for an idle pilot
+
+
+class Pilots:
+    """One method a route of the pilots' API."""
+
+    def __init__(
+        self,
+        stock: Stock,
+        dispatcher: Dispatcher,
+        proof: Callable[[str], Planned | None],
+        log: Log,
+    ) -> None:
+        self._stock, self._dispatcher = stock, dispatcher
+        self._proof, self._log = proof, log
+        self._registering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def who(self, token: str) -> Pilot:
+        """The pilot that shows this token."""
+        if (pilot := self._stock.by_token.get(token)) is None:
+            raise No(401, "no valid token", remedy="register again")
+        return pilot
+
+    async def register(self, ask: m.Register, credential: str) -> m.Registered:
+        lock = self._registering.setdefault(ask.instance, asyncio.Lock())
+        async with lock:
+            pilot = self._stock.pilots.get(ask.instance) or await self._new(ask, credential)
+        if not hmac.compare_digest(pilot.credential.encode(), credential.encode()):
+            raise No(403, "another token has registered this instance", field="instance")
+        if pilot.gone or pilot.ending:
+            raise No(410, GONE, remedy="exit")
+        pilot.heard = time.monotonic()
+        return m.Registered(
+            worker_id=pilot.worker_id,
+            token=pilot.token,
+            heartbeat_s=self._stock.heartbeat_s,
+            lease_s=self._stock.silence_s,
+        )
+
+    async def _new(self, ask: m.Register, credential: str) -> Pilot:
+        if ask.site != self._stock.terms.site:
+            raise No(403, f"this is the relay of site {self._stock.terms.site}", field="site")
+        planned = self._proof(credential)
+        worker_id = 0
+        try:
+            worker_id = (
+                await self._dispatcher.register(ask, credential) if self._dispatcher.up else 0
+            )
+        except Refused as error:
+            raise No(error.status, error.message, field=error.field, remedy=error.remedy) from None
+        except Unreachable:
+            pass
+        if not worker_id and planned is None:
+            raise No(503, "the dispatcher is away, and only it can check this token")
+        pilot = Pilot(ask, secrets.token_urlsafe(32), credential, planned, time.monotonic())
+        pilot.worker_id = worker_id
+        await self._stock.enter(pilot)
+        self._log.info("pilot_registered", worker_id=worker_id, host=ask.host)
+        return pilot
+
+    async def acquire(self, ask: m.Acquire, pilot: Pilot) -> m.Acquired:
+        self._stock.hear(pilot)
+        again = [job for job in pilot.holds if job.request == ask.request_id]
+        if again:
+            return self._acquired(again, pilot)
+        deadline = time.monotonic() + ask.wait_s
+        try:
+            while not (pilot.draining or pilot.ending):
+                pilot.woken.clear()
+                if picked := self._pick(ask, pilot):
+                    await self._stock.hand(picked, pilot, ask.request_id)
+                    return self._acquired(picked, pilot)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                pilot.waiting = ask
+                self._dispatcher.wanted.set()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(pilot.woken.wait(), left)
+        finally:
+            pilot.waiting = None
+            pilot.heard = time.monotonic()
+        return m.Acquired(jobs=(), drain=pilot.draining)
+
+    def _acquired(self, jobs: Iterable[Job], pilot: Pilot) -> m.Acquired:
+        return m.Acquired(
+            jobs=tuple(job.assignment for job in jobs),
+            drain=pilot.draining,
+            prefetch=bool(self._stock.ready.get(pilot.ask.queue)),
+        )
+
+    def _pick(self, ask: m.Acquire, pilot: Pilot) -> list[Job]:
+        """Jobs that wait here and fit together: the pilot's own, then others'."""
+        ready = self._stock.ready.get(pilot.ask.queue, {})
+        own = [job for job in pilot.jobs if job.holder is None]
+        others = (job for _, job in zip(range(STEALABLE), ready, strict=False))
+        picked: list[Job] = []
+        room = ask.room
+        for job in dict.fromkeys([*own, *others]):
+            if len(picked) == ask.count:
+                break
+            if not job.leaving and job.shape.fits(room):
+                picked.append(job)
+                room = without(room, job.shape)
+        return picked
+
+    async def beat(self, ask: m.Beat, pilot: Pilot) -> m.Beaten:
+        self._stock.hear(pilot)
+        pilot.room, pilot.fresh = ask.room, True
+        pilot.draining |= ask.draining
+        strangers = []
+        for update in ask.jobs:
+            job = self._stock.jobs.get((update.job_id, update.attempt_nr))
+            if job is None or job.holder is not pilot:
+                strangers.append(update)
+                continue
+            if update.tail is None and job.update is not None:
+                update = replace(update, tail=job.update.tail)  # noqa: PLW2901 - not yet passed on
+            job.update, job.owner.fresh = update, True
+        pilot.strangers = tuple(strangers)
+        commands = tuple(pilot.commands.values())
+        pilot.commands.clear()
+        return m.Beaten(
+            heartbeat_s=self._stock.heartbeat_s, commands=commands, drain=pilot.draining
+        )
+
+    async def report(self, ask: m.Reports) -> m.Verdicts:
+        """Kept, then passed on; the dispatcher's verdict if it is there to give one."""
+        keep, strange, forged = [], [], []
+        for report in ask.reports:
+            job = self._stock.jobs.get((report.job_id, report.attempt_nr))
+            if job is None and (report.job_id, report.attempt_nr) not in self._stock.owed:
+                strange.append(report)
+            elif job is not None and not _same(job.assignment.report_key, report.report_key):
+                forged.append(report)
+            else:
+                keep.append(report)
+        if strange and not self._dispatcher.up:
+            raise No(503, "the dispatcher is away, and these attempts did not come by this relay")
+        await self._stock.keep(keep)
+        said = [verdict(report, "badkey") for report in forged]
+        try:
+            said += await self._dispatcher.send(strange)
+        except Unreachable:
+            raise No(503, "the dispatcher is away") from None
+        except Refused as error:
+            raise No(error.status, error.message) from None
+        try:
+            said += await self._dispatcher.send(keep) if self._dispatcher.up else _accepted(keep)
+        except (Unreachable, Refused):
+            said += _accepted(keep)
+        return m.Verdicts(verdicts=tuple(said))
+
+    async def release(self, ask: m.Release, pilot: Pilot) -> m.Done:
+        self._stock.hear(pilot)
+        jobs = [
+            job
+            for one in ask.jobs
+            if (job := self._stock.jobs.get((one.job_id, one.attempt_nr))) is not None
+            and job.holder is pilot
+        ]
+        await self._stock.give_back(jobs)
+        return m.Done()
+
+    async def log_pieces(self, ask: m.LogPieces, pilot: Pilot) -> m.Done:
+        """Live logs go on with the next word, or not at all."""
+        self._stock.hear(pilot)
+        for piece in ask.pieces:
+            job = self._stock.jobs.get((piece.job_id, piece.attempt_nr))
+            self._dispatcher.pass_on((pilot if job is None else job.owner).worker_id, piece)
+        return m.Done()
+
+    async def bye(self, ask: m.Bye, pilot: Pilot) -> m.Done:
+        await self._stock.end(pilot, ask.ending, ask.diagnosis)
+        return m.Done()
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _accepted(reports: list[m.Report]) -> list[m.Verdict]:
+    return [verdict(report, "accepted") for report in reports]

@@ -1,0 +1,317 @@
+"""What the relay has, in memory and on disk, between pilots on one side and the dispatcher on the other.
+
+A pilot is answered at once from what is here, with or without a dispatcher. What it must be able to rely
+on is on disk first: its registration, the jobs it was given, its reports. Everything else is told again
+by whoever said it.
+
+A job is leased in the name of one pilot, its *owner*, and may be run by another, its *holder*: while the
+dispatcher is away, or when the owner has too many. Its report has a key of its own, and its lease is
+renewed with its owner's heartbeats, so both pilots' affairs stay in order; an owner says goodbye when
+nobody holds a job of its any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import Room, Shape, shape_of
+from ailurus.protocol.worker import Ending
+from harvester_edge.relay.proof import Planned
+from harvester_edge.relay.store import Store
+
+BEATS_PER_S = 150  # more pilots than this many heartbeats a second serve are told to beat slower
+GONE = "this worker has ended"
+_encode = msgspec.json.Encoder().encode
+_assignment = msgspec.json.Decoder(m.Assignment).decode
+_register = msgspec.json.Decoder(m.Register).decode
+_report = msgspec.json.Decoder(m.Report).decode
+
+Id = tuple[int, int]
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What the site says."""
+
+    site: str
+    prefetch: int = 1
+    """Jobs kept ready here for each that runs."""
+    heartbeat_s: float = 10.0
+    silence_s: float = 60.0
+    """A pilot silent for this long beyond three heartbeats is lost."""
+
+
+class No(Exception):
+    """A request that is refused, with what the pilot is told."""
+
+    def __init__(self, status: int, title: str, *, field: str = "", remedy: str = "") -> None:
+        super().__init__(title)
+        self.problem = m.Problem(title=title, status=status, field=field, remedy=remedy)
+
+
+@dataclass(eq=False)
+class Pilot:
+    """A pilot that has registered here."""
+
+    ask: m.Register
+    token: str
+    credential: str
+    planned: Planned | None
+    heard: float
+    worker_id: int = 0
+    asked: int = 0
+    ending: str = ""
+    diagnosis: str = ""
+    room: Room = field(default_factory=lambda: Room(cores=0))
+    fresh: bool = True  # has something to tell
+    told: float = 0.0  # when its last heartbeat went on
+    draining: bool = False
+    settled: bool = False  # has ended, and nothing that was leased to it is on its way
+    gone: bool = False
+    strangers: tuple[m.Update, ...] = ()  # attempts it lists that are not known here
+    commands: dict[tuple[int, int, str], m.Command] = field(default_factory=dict)
+    waiting: m.Acquire | None = None
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    jobs: set[Job] = field(default_factory=set)  # leased in its name
+    holds: set[Job] = field(default_factory=set)
+
+    @property
+    def instance(self) -> str:
+        return self.ask.instance
+
+
+@dataclass(eq=False)
+class Job:
+    """An attempt that is leased, and not reported yet."""
+
+    assignment: m.Assignment
+    shape: Shape
+    owner: Pilot
+    since: float
+    holder: Pilot | None = None
+    request: str = ""
+    update: m.Update | None = None
+    returned: bool = False  # given back by a pilot: goes back to the dispatcher unless one takes it
+    leaving: bool = False  # is on its way back
+
+    @property
+    def id(self) -> Id:
+        return self.assignment.job_id, self.assignment.attempt_nr
+
+
+class Stock:
+    """Pilots, the jobs that are leased to them, the reports that are owed. What a method writes is on
+    disk before it is in memory."""
+
+    def __init__(self, terms: Terms, store: Store) -> None:
+        self.terms = terms
+        self._store = store
+        self.pilots: dict[str, Pilot] = {}
+        self.by_token: dict[str, Pilot] = {}
+        self.jobs: dict[Id, Job] = {}
+        self.ready: dict[str, dict[Job, None]] = {}  # by queue, that nobody holds
+        self.owed: dict[Id, m.Report] = {}
+        self.told_heartbeat_s = terms.heartbeat_s
+        self._load()
+
+    def _load(self) -> None:
+        now = time.monotonic()
+        for _, token, credential, ask, intent, idx, worker_id, _, asked, *end in self._store.all(
+            "select * from pilot"
+        ):
+            planned = Planned(intent, idx) if intent else None
+            pilot = Pilot(_register(ask), token, credential, planned, now, worker_id, asked)
+            pilot.ending, pilot.diagnosis = end
+            self.remember(pilot)
+        for _, _, owner, holder, request, text in self._store.all("select * from job"):
+            job = self.leased(_assignment(text), self.pilots[owner])
+            if holder is not None and holder in self.pilots:
+                self.give(job, self.pilots[holder], request)
+        for job_id, attempt_nr, _, text in self._store.all("select * from report"):
+            self.owed[job_id, attempt_nr] = _report(text)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Told to every pilot."""
+        return max(self.terms.heartbeat_s, self.told_heartbeat_s, len(self.pilots) / BEATS_PER_S)
+
+    @property
+    def silence_s(self) -> float:
+        return 3 * self.heartbeat_s + self.terms.silence_s
+
+    def counts(self) -> dict[str, int]:
+        """How many of each thing are here."""
+        return {
+            "pilots": len(self.pilots),
+            "jobs": len(self.jobs),
+            "ready": sum(map(len, self.ready.values())),
+            "owed": len(self.owed),
+        }
+
+    def hear(self, pilot: Pilot) -> None:
+        pilot.heard = time.monotonic()
+        if pilot.gone:
+            raise No(410, GONE, remedy="exit")
+
+    def remember(self, pilot: Pilot) -> None:
+        self.pilots[pilot.instance] = self.by_token[pilot.token] = pilot
+
+    def leased(self, assignment: m.Assignment, owner: Pilot) -> Job:
+        job = Job(assignment, shape_of(assignment.spec), owner, time.time())
+        self.jobs[job.id] = job
+        owner.jobs.add(job)
+        self.ready.setdefault(owner.ask.queue, {})[job] = None
+        return job
+
+    def give(self, job: Job, pilot: Pilot, request: str) -> None:
+        self.ready[job.owner.ask.queue].pop(job, None)
+        job.holder, job.request, job.update, job.returned = pilot, request, None, False
+        pilot.holds.add(job)
+
+    def take_back(self, job: Job) -> None:
+        if job.holder is not None:
+            job.holder.holds.discard(job)
+        job.holder, job.request, job.update = None, "", None
+        self.ready[job.owner.ask.queue][job] = None
+
+    def forget(self, job: Job) -> None:
+        self.jobs.pop(job.id, None)
+        self.ready[job.owner.ask.queue].pop(job, None)
+        job.owner.jobs.discard(job)
+        if job.holder is not None:
+            job.holder.holds.discard(job)
+
+    # on disk, then in memory ---------------------------------------------------------------------
+
+    async def enter(self, pilot: Pilot) -> None:
+        """A pilot that has come. Raises No if its token has come with another one."""
+        planned = pilot.planned or Planned("", -1)
+        row = (
+            pilot.instance, pilot.token, pilot.credential, _encode(pilot.ask), planned.intent,
+            planned.index, pilot.worker_id, time.time(),
+        )  # fmt: skip
+        try:
+            await self._store.write(
+                lambda db: db.execute("insert into pilot values (?,?,?,?,?,?,?,?,0,'','')", row)
+            )
+        except sqlite3.IntegrityError:
+            raise No(409, "another pilot has registered with this token", remedy="exit") from None
+        self.remember(pilot)
+
+    async def name(self, pilot: Pilot, worker_id: int) -> None:
+        """What the dispatcher calls a pilot."""
+        row = (worker_id, pilot.instance)
+        await self._store.write(
+            lambda db: db.execute("update pilot set worker_id = ? where instance = ?", row)
+        )
+        pilot.worker_id, pilot.fresh = worker_id, True
+
+    async def take(self, news: Sequence[tuple[Pilot, m.Acquired]]) -> None:
+        """Jobs that were leased to these pilots."""
+        rows = [
+            (job.job_id, job.attempt_nr, pilot.instance, _encode(job))
+            for pilot, answer in news
+            for job in answer.jobs
+        ]
+        names = [(pilot.asked + 1, pilot.instance) for pilot, _ in news]
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany("insert or replace into job values (?,?,?,null,'',?)", rows)
+            db.executemany("update pilot set asked = ? where instance = ?", names)
+
+        await self._store.write(change)
+        for pilot, answer in news:
+            pilot.asked += 1
+            for assignment in answer.jobs:
+                if (assignment.job_id, assignment.attempt_nr) not in self.jobs:
+                    self.leased(assignment, pilot)
+
+    async def hand(self, jobs: Sequence[Job], pilot: Pilot, request: str) -> None:
+        """Jobs that this pilot gets; in memory first, so that no other picks them meanwhile."""
+        for job in jobs:
+            self.give(job, pilot, request)
+        rows = [(pilot.instance, request, *job.id) for job in jobs]
+        try:
+            await self._store.write(
+                lambda db: db.executemany(
+                    "update job set holder = ?, request = ? where job_id = ? and attempt_nr = ?",
+                    rows,
+                )
+            )
+        except sqlite3.Error:
+            for job in jobs:
+                self.take_back(job)
+            raise
+
+    async def give_back(self, jobs: Sequence[Job]) -> None:
+        """Jobs that their holders have not begun."""
+        await self._store.write(
+            lambda db: db.executemany(
+                "update job set holder = null, request = '' where job_id = ? and attempt_nr = ?",
+                [job.id for job in jobs],
+            )
+        )
+        for job in jobs:
+            self.take_back(job)
+            job.returned = True
+
+    async def keep(self, reports: list[m.Report]) -> None:
+        """Reports that are owed from now on."""
+        if not reports:
+            return
+        rows = [(one.job_id, one.attempt_nr, time.time(), _encode(one)) for one in reports]
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany("insert or ignore into report values (?,?,?,?)", rows)
+            db.executemany(
+                "delete from job where job_id = ? and attempt_nr = ?", [row[:2] for row in rows]
+            )
+
+        await self._store.write(change)
+        for report in reports:
+            one = (report.job_id, report.attempt_nr)
+            self.owed.setdefault(one, report)
+            if (job := self.jobs.get(one)) is not None:
+                self.forget(job)
+
+    async def settle(self, ids: Iterable[Id]) -> dict[Id, m.Report]:
+        """Reports that the dispatcher has judged: those that were owed."""
+        ids = list(ids)
+        await self._store.write(
+            lambda db: db.executemany("delete from report where job_id = ? and attempt_nr = ?", ids)
+        )
+        return {one: report for one in ids if (report := self.owed.pop(one, None)) is not None}
+
+    async def end(self, pilot: Pilot, ending: Ending, diagnosis: str) -> None:
+        """How a pilot has ended."""
+        row = (str(ending), diagnosis[-4000:], pilot.instance)
+        await self._store.write(
+            lambda db: db.execute(
+                "update pilot set ending = ?, diagnosis = ? where instance = ?", row
+            )
+        )
+        pilot.ending, pilot.diagnosis = row[0], row[1]
+
+    async def clear(self, jobs: Sequence[Job], pilots: Sequence[Pilot]) -> None:
+        """What nobody needs any more."""
+        ids = [job.id for job in jobs]
+        names = [(pilot.instance,) for pilot in pilots]
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany("delete from job where job_id = ? and attempt_nr = ?", ids)
+            db.executemany("delete from pilot where instance = ?", names)
+
+        if ids or names:
+            await self._store.write(change)
+        for job in jobs:
+            self.forget(job)
+        for pilot in pilots:
+            self.pilots.pop(pilot.instance, None)
+            self.by_token.pop(pilot.token, None)
