@@ -23,10 +23,12 @@ BOXED = {"default": "bubblewrap", "bare": False}
 class Relayed(Rig):
     """A rig whose pilots know nothing but the relay."""
 
-    def __init__(self, network: str = "relay", host: str = "127.0.0.1", **site: object) -> None:
+    def __init__(
+        self, network: str = "relay", host: str = "127.0.0.1", prefetch: int = 4, **site: object
+    ) -> None:
         self.address = f"{host}:{free_port()}"
         part = {"token_file": "/nowhere", "url": f"https://{self.address}", "listen": self.address,
-                "prefetch": 4}  # fmt: skip
+                "prefetch": prefetch}  # fmt: skip
         super().__init__(network=network, relay=part, **{"container": BOXED, **site})
         part["token_file"] = str(self.token("relay", f"ailurus.relay:{SITE}"))
         self.site_file = self._write_site({**self._site, "relay": part})
@@ -50,7 +52,7 @@ def _last(log: Path, event: str) -> int:
 
 @pytest.fixture(params=["relay", "spool"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Relayed]:
-    with Relayed(request.param) as one:
+    with Relayed(request.param, prefetch=20) as one:  # enough for seconds without a dispatcher
         yield one
 
 
