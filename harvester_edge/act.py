@@ -30,8 +30,8 @@ from harvester_edge.observe import Seen, idle_first
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
 from harvester_edge.relay import keys
 from harvester_edge.relay.proof import NOTE, sum_of
-from harvester_edge.render import Launch, script
-from harvester_edge.site import Site, expanded
+from harvester_edge.render import Launch, Panda, script
+from harvester_edge.site import PandaPart, Site, expanded
 from harvester_edge.whole import write_whole
 
 
@@ -44,7 +44,11 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
         for part in range(0, count, most):
             if not submit(edge, slot, min(most, count - part)):
                 break  # what has just been refused or has timed out is not asked again at once
-    if decision.drain and (ids := idle_first(edge, seen.rows)[: decision.drain]):
+    if (
+        decision.drain
+        and edge.panda is None
+        and (ids := idle_first(edge, seen.rows)[: decision.drain])
+    ):
         ask = m.DrainWorkers(site=edge.site.site, epoch=edge.epoch, worker_ids=ids)
         try:
             edge.client.call("drain", ask, answer=m.Done)
@@ -94,6 +98,8 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
         edge.log.warning("submission_given_up", intent=tag, reason=str(error))
         return False
     workers = [replace(worker, phase=Phase.SUBMITTING) for worker in workers]
+    if edge.panda is not None:  # what it calls them is known before it is told of them
+        workers = [replace(one, worker_id=int(nr)) for one, nr in zip(workers, tokens, strict=True)]
     edge.keep(*workers)
     failpoint("edge.submitting")
     outcome = edge.batch.submit(order, tag)
@@ -165,6 +171,19 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
         trust=trust_options(site) if site.network == "direct" else _relay_pin(site),
+        panda=_panda(site.dispatcher.panda),
+    )
+
+
+def _panda(part: PandaPart | None) -> Panda | None:
+    if part is None:
+        return None
+    return Panda(
+        harvester_id=part.harvester_id,
+        token_file=expanded(part.pilot_token_file),
+        origin=part.origin or "",
+        dialect=part.dialect or "",
+        label=part.label,
     )
 
 

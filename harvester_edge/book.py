@@ -104,6 +104,17 @@ def _of_the_disk() -> Iterator[None]:
         ) from None
 
 
+def connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A file of the edge's, whose changes are on disk when they are done. What a bad disk refuses is
+    raised as BookUnwritable."""
+    uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
+    found = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection)
+    if not read_only:
+        found.execute("pragma journal_mode = wal")
+        found.execute("pragma synchronous = full")
+    return found
+
+
 class Book:
     """The book of one site's edge, in its state directory."""
 
@@ -115,13 +126,8 @@ class Book:
                 remedy="start one with `harvester-edge run`, or is paths.state another directory?",
             )
         try:
-            uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
-            self._db = sqlite3.connect(
-                uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection
-            )
+            self._db = connected(path, read_only=read_only)
             if not read_only:
-                self._db.execute("pragma journal_mode = wal")
-                self._db.execute("pragma synchronous = full")
                 self._migrate()
         except sqlite3.Error as error:
             raise AilurusError(

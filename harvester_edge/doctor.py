@@ -19,10 +19,12 @@ from msgspec import Struct
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
+from harvester_edge import edge as edges
 from harvester_edge import lint
 from harvester_edge.act import launch
 from harvester_edge.daemon import holder
 from harvester_edge.edge import client, pilot_program, prefix
+from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, Order, Tag
 from harvester_edge.render import script
 from harvester_edge.sense import batch_class
@@ -96,6 +98,10 @@ def _asked(about: str, ask: Callable[[], str]) -> Finding:
 
 
 def _dispatcher(site: Site) -> str:
+    if (part := site.dispatcher.panda) is not None:
+        server = edges.line(site, part, patience_s=0.0)
+        server.ask(CURRENT, {"harvester_id": part.harvester_id})
+        return f"{server.url} answers as a PanDA server, {server.speaks()}, and takes the token"
     began = time.time()
     answer = client(site, patience_s=0.0).call(
         "edge_trace", m.AskTrace(site=site.site), answer=m.Traced

@@ -25,9 +25,11 @@ from harvester_edge import bundle
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
+from harvester_edge.panda.instance import Instance
+from harvester_edge.panda.line import Line
 from harvester_edge.ports import DIGITS, Batch, Tag, naming
 from harvester_edge.sense import batch_class
-from harvester_edge.site import Site, expanded
+from harvester_edge.site import PandaPart, Site, expanded
 from harvester_edge.whole import write_whole
 
 PATIENCE = Patience(
@@ -42,7 +44,7 @@ class Edge:
     site: Site
     batch: Batch
     book: Book
-    client: Client
+    client: Client | Instance
     clock: Callable[[], float]
     log: Log
     workers: dict[tuple[str, int], Worker] = field(default_factory=dict)  # that have not ended
@@ -59,6 +61,11 @@ class Edge:
         0.0  # an edge that begins does not know how the last one's pilots ended
     )
     recovery: subprocess.Popen[bytes] | None = None
+
+    @property
+    def panda(self) -> Instance | None:
+        """What says it to a PanDA server, if the queue is one's."""
+        return self.client if isinstance(self.client, Instance) else None
 
     @property
     def state(self) -> Path:
@@ -158,6 +165,8 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
         clock=clock or steady(),
         log=log,
     )
+    if (part := site.dispatcher.panda) is not None:
+        edge.client = Instance(site, part, line(site, part), book, edge.clock, log)
     edge.workers = {worker.key: worker for worker in book.live()}
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
@@ -168,7 +177,14 @@ def client(site: Site, *, patience_s: float = PATIENCE.total_s) -> Client:
     """The dispatcher of a site, with the edge's own token."""
     token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
     patience = msgspec.structs.replace(PATIENCE, total_s=patience_s)
-    return Client(site.dispatcher.url, token, patience=patience, trust=trust(site))
+    origin = site.dispatcher.panda.origin if site.dispatcher.panda else None
+    headers = {"Origin": origin} if origin else {}
+    return Client(site.dispatcher.url, token, patience=patience, trust=trust(site), headers=headers)
+
+
+def line(site: Site, part: PandaPart, *, patience_s: float = PATIENCE.total_s) -> Line:
+    """The PanDA server of a site."""
+    return Line(client(site, patience_s=patience_s), part.dialect, trust(site))
 
 
 def trust(site: Site) -> Trust:

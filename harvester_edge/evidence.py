@@ -5,7 +5,8 @@
   verdict: only after two successful listings without it, `grace_s` apart and unheard, it is lost; and if
   it shows up again, it is back.
 - A failed listing says nothing. A state we do not know changes nothing.
-- A worker that the batch system runs and that does not register in time has never registered.
+- A worker that the batch system runs and that does not register in time has never registered; but a PanDA
+  server tells nobody who has, so there one that runs counts as registered.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ class Evidence(Struct, frozen=True, kw_only=True, gc=False):
     sighting: Sighting | None = None
     answers_since: float | None = 0.0  # since when the dispatcher answers; None: it does not
     row: WorkerRow | None = None
+    mute: bool = (
+        False  # pilots register where we cannot see it: that one runs is all that shows of it
+    )
 
     @property
     def asked(self) -> bool:
@@ -135,6 +139,10 @@ def _runs_unheard(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return replace(worker, phase=phase, started=started, ending=None, ended=None)
     if worker.ending is Ending.NEVER_REGISTERED:
         return worker  # judged before; it is being cancelled
+    if seen.mute:
+        return replace(
+            worker, phase=Phase.ACTIVE, started=started, registered=started, ending=None, ended=None
+        )
     worker = replace(worker, phase=Phase.STARTING, started=started, ending=None, ended=None)
     # Nobody can register while the dispatcher is away.
     could = max(started, seen.now if seen.answers_since is None else seen.answers_since)

@@ -23,6 +23,7 @@ from harvester_edge.decide import Cost, Decision, Health, SlotSeen, Snapshot, br
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.fit import Bin, describe, fit
+from harvester_edge.panda.instance import Told
 from harvester_edge.ports import BatchError, BatchId, Sighting
 
 Key = tuple[str, int]
@@ -159,8 +160,9 @@ def _judged(
         if sighting is None and listed and (_in_doubt(worker) or worker.absent is not None):
             known, sighting = worker.intent in sought, sought.get(worker.intent, {}).get(key)
         evidence = Evidence(
-            now=now, listed=known, sighting=sighting, answers_since=answers, row=rows.get(key)
-        )
+            now=now, listed=known, sighting=sighting, answers_since=answers, row=rows.get(key),
+            mute=edge.panda is not None,
+        )  # fmt: skip
         after = judge(worker, evidence, times)
         if after is not worker:
             yield after
@@ -171,6 +173,7 @@ def _judged(
             sighting=sightings.get(key),
             answers_since=answers,
             row=rows.get(key),
+            mute=edge.panda is not None,
         )
         after = judge(worker, evidence, times)
         if after is not worker:
@@ -263,7 +266,10 @@ def _adopted(
             intent=key[0], index=key[1], slot=names[0] if names else "", queue=queue, planned=now,
             deadline=now + duration_s(edge.site.policy.max_queue_age), phase=Phase.QUEUED,
         )  # fmt: skip
-        evidence = Evidence(now=now, listed=True, sighting=sighting, row=registered)
+        if edge.panda is not None:
+            worker = replace(worker, worker_id=edge.panda.numbers(1)[0])
+        mute = edge.panda is not None
+        evidence = Evidence(now=now, listed=True, sighting=sighting, row=registered, mute=mute)
         yield judge(worker, evidence, edge.times)
 
 
@@ -340,6 +346,9 @@ def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: f
 def _inputs(demand: m.Demand, total: int, queued: int, active: int) -> Iterator[str]:
     """What was seen, in words."""
     yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
+    if isinstance(demand, Told):
+        yield from demand.said
+        return
     most = sorted(demand.shapes, key=lambda ask: -ask.jobs)
     for ask in most[:5]:
         shared = f", {ask.sites} sites share them" if ask.sites > 1 else ""
@@ -443,13 +452,14 @@ def _overdue(
     def late(worker: Worker) -> bool:
         return bool(worker.deadline) and now > worker.deadline and worker.waits
 
+    condemned = edge.panda.condemned if edge.panda is not None else frozenset()
     bad: set[BatchId] = set()
     for key, sighting in sightings.items():
         if sighting.phase is Phase.ENDED or sighting.phase is None:
             continue
         worker = edge.workers.get(key)
         if worker is not None:
-            if late(worker):
+            if late(worker) or key in condemned:
                 bad.add(sighting.batch_id)
             continue
         ended = edge.book.get(*key)
@@ -464,7 +474,7 @@ def _overdue(
             for key, sighting in sightings.items()
             if sighting.phase is not Phase.ENDED
             and (worker := edge.workers.get(key)) is not None
-            and not late(worker)
+            and not (late(worker) or key in condemned)
         }
     return iter(sorted(bad))
 

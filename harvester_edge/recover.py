@@ -6,6 +6,7 @@ may run at any time.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -51,9 +52,15 @@ def recover(edge: Edge, seen: Seen) -> None:
     write_site_file(edge.site)
     argv = [how.program, "--recover", "--url", edge.site.dispatcher.url, "--queue", how.queue,
             "--site", str(how.site_file), "--spool", how.spool, *trust_options(edge.site)]  # fmt: skip
+    environment = dict(os.environ)
+    if how.panda is not None:
+        argv += [word for option in how.panda.options.items() for word in option]
+        environment |= how.panda.environment
     null = subprocess.DEVNULL
     try:
         with said.open("wb") as log:
-            edge.recovery = subprocess.Popen(argv, stdin=null, stdout=null, stderr=log)
+            edge.recovery = subprocess.Popen(
+                argv, stdin=null, stdout=null, stderr=log, env=environment
+            )
     except OSError as error:
         edge.log.warning("recovery_failed", reason=str(error))

@@ -11,6 +11,27 @@ from pathlib import Path
 from msgspec import Struct
 
 
+class Panda(Struct, frozen=True, kw_only=True):
+    """What a pilot needs to know of a PanDA server. The name of its worker there is in its file."""
+
+    harvester_id: str
+    token_file: str
+    origin: str
+    dialect: str
+    label: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As Harvester sets it for PanDA's own pilots."""
+        named = {"HARVESTER_ID": self.harvester_id, "PANDA_JSID": f"harvester-{self.harvester_id}"}
+        return named | ({"PANDA_AUTH_ORIGIN": self.origin} if self.origin else {})
+
+    @property
+    def options(self) -> dict[str, str]:
+        told = {"--token-file": self.token_file, "-j": self.label}
+        return told | ({"--dialect": self.dialect} if self.dialect else {})
+
+
 class Launch(Struct, frozen=True, kw_only=True):
     """How a pilot is started."""
 
@@ -24,6 +45,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     lifetime_s: int
     idle_exit_s: int
     trust: tuple[str, ...] = ()  # options that say whom the pilot believes to be its dispatcher
+    panda: Panda | None = None
 
     @property
     def spool(self) -> str:
@@ -42,6 +64,7 @@ def script(launch: Launch, index: str) -> str:
         "--spool": launch.spool,
         "-l": str(launch.lifetime_s),
         "--idle-exit": str(launch.idle_exit_s),
+        **(launch.panda.options if launch.panda else {}),
     }
     lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
     if launch.trust:
@@ -50,7 +73,16 @@ def script(launch: Launch, index: str) -> str:
         "#!/bin/sh\n"
         # A batch system reads its directives up to the first command: a value cannot become one.
         "set -u\n"
-        f"export AILURUS_BOOTSTRAP_FILE={shlex.quote(str(launch.place))}/{index}/bootstrap\n"
+        + _credential(launch, index)
         + " \\\n    ".join((f"exec {shlex.quote(launch.program)}", *lines))
         + "\n"
     )
+
+
+def _credential(launch: Launch, index: str) -> str:
+    """Where a worker finds what it is: its bootstrap token, or its number at a PanDA server."""
+    file = f"{shlex.quote(str(launch.place))}/{index}/bootstrap"
+    if launch.panda is None:
+        return f"export AILURUS_BOOTSTRAP_FILE={file}\n"
+    lines = [f"export {name}={shlex.quote(v)}\n" for name, v in launch.panda.environment.items()]
+    return "".join(lines) + f"HARVESTER_WORKER_ID=$(cat {file}) && export HARVESTER_WORKER_ID\n"

@@ -42,6 +42,7 @@ RULES = {
     "W005": "the edge's book would not survive a reboot",
     "W006": "two slots of a queue that are the same",
     "W007": "nodes cannot reach the dispatcher at this address",
+    "W008": "pilots get a token that can do more than they need",
 }
 
 KIND_POLL_S = 30.0  # controllers of shared batch systems are not asked more often than this
@@ -69,6 +70,10 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
     maybe: tuple[tuple[At, str | None], ...] = (
         (("paths", "shared"), site.paths.shared),
         (("dispatcher", "ca"), site.dispatcher.ca),
+        (
+            ("dispatcher", "panda", "pilot_token_file"),
+            site.dispatcher.panda.pilot_token_file if site.dispatcher.panda else None,
+        ),
         (("pilot", "file"), site.pilot.file),
         (("pilot", "program"), site.pilot.program),
         (("relay", "token_file"), site.relay.token_file if site.relay else None),
@@ -104,6 +109,25 @@ def _network(site: Site, tree: Tree) -> Iterator[Fault]:
         message = "a payload outside a container could read the spool, and the tokens in it"
         remedy = "`bare: false`, or `network: relay`"
         yield tree.fault(("container", "bare"), "E024", message, remedy)
+
+
+def _panda(site: Site, tree: Tree) -> Iterator[Fault]:
+    part = site.dispatcher.panda
+    if part is None:
+        return
+    at = ("dispatcher", "panda")
+    if site.network != "direct":
+        message = "a relay speaks to an Ailurus dispatcher only"
+        yield tree.fault(("network",), "E024", message, "`network: direct`")
+    if part.dialect == "legacy" and part.run_mode == "self":
+        message = "PanDA's old interface tells nobody how many jobs are activated"
+        yield tree.fault((*at, "run_mode"), "E024", message, "run_mode: slave")
+    if part.pilot_token_file == site.dispatcher.token_file:
+        message = "every payload's neighbour on a node could act as this edge"
+        yield tree.fault((*at, "pilot_token_file"), "W008", message, "a token of pilots only")
+    if site.policy.exclude_nodes:
+        message = "a PanDA server tells of no bad nodes"
+        yield tree.fault(("policy", "exclude_nodes"), "W003", message, "leave it out")
 
 
 def _limits(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -293,5 +317,5 @@ def batch_class(kind: str) -> Any:
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
-    _backend, _paths, _pilot, _network, _limits, _times, _asking, _addresses, _storage, _people, _twins,
+    _backend, _paths, _pilot, _network, _panda, _limits, _times, _asking, _addresses, _storage, _people, _twins,
 )  # fmt: skip

@@ -90,6 +90,27 @@ class Backend(_Part, frozen=True, kw_only=True):
     """What only this kind knows; each key is checked."""
 
 
+class PandaPart(_Part, frozen=True, kw_only=True):
+    """The queue is a PanDA server's, to which this edge is an instance of Harvester. The edge's token is
+    one of the server's pilots or production role."""
+
+    harvester_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}(?!\n)$")]
+    """The instance's name there. No two edges may have the same."""
+    pilot_token_file: AbsolutePath
+    """The token of its pilots, as a node sees it."""
+    origin: Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,200}(?!\n)$")] | None = None
+    """VO and role that tokens are for, such as `atlas:pilot`."""
+    dialect: Literal["v1", "legacy"] | None = None
+    """Unset: the server is asked which it speaks."""
+    run_mode: Literal["self", "slave"] = "self"
+    """Harvester's words. `self`: as many workers as activated jobs can use. `slave`: as many as the server's
+    commands ask for."""
+    mcore: Positive = 8
+    """Cores of a job whose resource type says only that it has several."""
+    label: Annotated[str, Meta(pattern=r"^[a-z_0-9]{1,20}(?!\n)$")] = "managed"
+    """Which jobs pilots ask for (prodSourceLabel)."""
+
+
 class Dispatcher(_Part, frozen=True, kw_only=True):
     """Where the queue is. The token has the scope `ailurus.edge:SITE`."""
 
@@ -101,6 +122,8 @@ class Dispatcher(_Part, frozen=True, kw_only=True):
     """Who may sign its certificate, in PEM; a file that nodes see too."""
     pin: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")] | None = None
     """SHA-256 of its certificate, where nobody signs it."""
+    panda: PandaPart | None = None
+    """It is none of ours but a PanDA server."""
 
 
 class Paths(_Part, frozen=True, kw_only=True):

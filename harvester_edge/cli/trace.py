@@ -91,8 +91,11 @@ def main(args: Namespace, out: Output) -> int:
 
 
 def _asked(site: Site, ask: m.AskTrace) -> tuple[m.TracedAttempt, ...]:
+    from ailurus.protocol.errors import AilurusError
     from harvester_edge.edge import client
 
+    if site.dispatcher.panda is not None:
+        raise AilurusError("a PanDA server tells an edge of no jobs: its monitor does")
     return client(site, patience_s=0.0).call("edge_trace", ask, answer=m.Traced).attempts
 
 

@@ -14,6 +14,8 @@ from harvester_edge.sense import RULES
 
 SHIPPED = Path(__file__).parent.parent.parent / "site_configs"
 
+PANDA = "dispatcher:\n  panda: {harvester_id: e, pilot_token_file: /home/edge/.config/ailurus/%s}\n"
+
 # the site, what stands there, what a tired admin wrote, the rule, where the fault is told (default: there)
 SEEDED = [
     ("nersc-perlmutter", "  options: {account", "  options: [account", "E001", None),
@@ -59,6 +61,9 @@ SEEDED = [
     ("example-t2", "  s1: {queue: EXAMPLE_T2_SCORE, cores: 1, memory: 2GiB, disk: 20GiB",
      "  s1: {queue: EXAMPLE_T2_MCORE, cores: 8, memory: 16GiB, disk: 160GiB", "W006", None),
     ("alcf-polaris", "url: https://dispatcher.experiment.example", "url: http://127.0.0.1:8080", "W007", None),
+    ("vega", "dispatcher:\n", PANDA % "vega.token", "W008", "  panda:"),
+    ("vega", "dispatcher:\n", PANDA % "pilots.token, dialect: legacy", "E024", "  panda:"),
+    ("vega", "dispatcher:\n", PANDA % "pilots.token, run_mode: pull", "E011", "  panda:"),
 ]  # fmt: skip
 
 

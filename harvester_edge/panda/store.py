@@ -1,0 +1,99 @@
+"""What an instance must not forget, in one SQLite file beside the book: the numbers that it has given to
+workers, what the server has asked for, whom it has told to kill.
+
+The book's workers are the log of what has been started: a wish is open as long as fewer have been started
+since it came, so a crash neither loses nor doubles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harvester_edge.book import connected
+from harvester_edge.panda.words import Wish
+
+Key = tuple[str, int]
+_SCHEMA = """
+create table if not exists number (next integer not null);
+create table if not exists intent (
+    intent text primary key, label text not null, kind text not null, at real not null
+) without rowid;
+create table if not exists wish (
+    queue text not null, label text not null, kind text not null, pilots integer not null, at real not null,
+    primary key (queue, label, kind)
+) without rowid;
+create table if not exists condemned (
+    intent text not null, "index" integer not null, at real not null, primary key (intent, "index")
+) without rowid;
+"""
+
+
+class Store:
+    """One writer: the edge's own loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = connected(path)
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def last(self) -> int | None:
+        """The highest number that has been given; None: none yet, nor has the server said one."""
+        row = self._db.execute("select max(next) - 1 from number").fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def begin(self, after: int) -> None:
+        """Give no number up to that one."""
+        self._db.execute("delete from number where next <= ?", (after,))
+        self._db.execute(
+            "insert into number select ? where not exists (select 1 from number)", (after + 1,)
+        )
+
+    def numbers(self, count: int) -> range:
+        """So many numbers, never given before."""
+        (after,) = self._db.execute(
+            "update number set next = next + ? returning next", (count,)
+        ).fetchone()
+        return range(after - count, after)
+
+    def enlist(self, intent: str, label: str, kind: str, at: float) -> None:
+        """For what the workers of an intent are."""
+        self._db.execute(
+            "insert or replace into intent values (?, ?, ?, ?)", (intent, label, kind, at)
+        )
+
+    def kinds(self) -> dict[str, tuple[str, str]]:
+        """Label and resource type, by intent."""
+        rows = self._db.execute("select intent, label, kind from intent")
+        return {intent: (label, kind) for intent, label, kind in rows}
+
+    def begun(self, wish: Wish) -> list[str]:
+        """The intents that a wish has had so far."""
+        rows = self._db.execute(
+            "select intent from intent where label = ? and kind = ? and at >= ?",
+            (wish.label, wish.kind, wish.at),
+        )
+        return [intent for (intent,) in rows]
+
+    def wish(self, wishes: Iterable[Wish]) -> None:
+        self._db.executemany("insert or replace into wish values (?, ?, ?, ?, ?)", list(wishes))
+
+    def wishes(self) -> list[Wish]:
+        return [Wish(*row) for row in self._db.execute("select * from wish order by 1, 2, 3")]
+
+    def condemn(self, keys: Iterable[Key], at: float) -> None:
+        self._db.executemany(
+            "insert or ignore into condemned values (?, ?, ?)", [(*key, at) for key in keys]
+        )
+
+    def condemned(self) -> frozenset[Key]:
+        return frozenset(self._db.execute('select intent, "index" from condemned'))
+
+    def forget(self, before: float, living: Sequence[str]) -> None:
+        """Drop what is told of intents that are over since then."""
+        for table in ("intent", "condemned"):
+            old = self._db.execute(f"select distinct intent from {table} where at < ?", (before,))  # noqa: S608
+            gone = [(intent,) for (intent,) in old if intent not in living]
+            self._db.executemany(f"delete from {table} where intent = ?", gone)  # noqa: S608
