@@ -37,6 +37,7 @@ class PandaServer:
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-panda-server-"))
         self.directory.chmod(0o755)  # as root its database is another user's
         self.server = self.directory / "server"
+        self.release = release
         self.programs: list[Program] = []
         self.keep = False
         self.url = self.ask("start", release)
@@ -93,6 +94,16 @@ class PandaServer:
         names = ", ".join(values)
         held = ", ".join(literal(value) for value in values.values())
         self.ask("sql", given=f"insert into atlas_panda.{table} ({names}) values ({held});")
+
+    def update(self, job_id: int, **values: object) -> None:
+        """Change a job's row, as an operator's command or another part of the server would."""
+        news = ", ".join(f"{name} = {literal(value)}" for name, value in values.items())
+        self.ask("sql", given=f"update atlas_panda.jobsActive4 set {news} where PandaID = {job_id};")
+
+    def said(self) -> str:
+        """What the pilots' reports of outputs were, as its log has them."""
+        logs = self.server.glob("log/panda-api_pilot.log"), self.server.glob("log/panda-JobD*.log")
+        return "".join(path.read_text() for paths in logs for path in paths)
 
     def job(self, job_id: int, command: str, *, files: tuple[dict[str, object], ...] = (), **more: object) -> int:
         """A job that waits, as JEDI and the brokerage leave it: a script that the pilot fetches, with
