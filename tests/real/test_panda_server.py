@@ -46,7 +46,7 @@ def test_a_null_job_finishes(server):
     job = server.job(101, "true")
     pilot(server, job)
     seen = ended(server, job)
-    assert seen["jobstatus"] == "finished", seen
+    assert seen["jobstatus"] == "finished", seen["piloterrordiag"] or seen["ddmerrordiag"]
     assert not seen["piloterrorcode"]
     assert seen["pilotid"].startswith("unknown|ailurus|")
 
@@ -77,12 +77,12 @@ def test_files_reach_the_servers_tables_with_size_checksum_and_guid(server):
     )
     pilot(server, job)
     seen = ended(server, job)
-    assert seen["jobstatus"] == "finished", seen
+    assert seen["jobstatus"] == "finished", seen["piloterrordiag"] or seen["ddmerrordiag"]
     files = server.files(job)
     out, log = files["103.out.txt"], files["103.log.tgz"]
     assert (out["status"], log["status"]) == ("ready", "ready")
     assert out["fsize"] == 6
-    assert out["checksum"] == "ad:%08x" % zlib.adler32(HELLO)
+    assert out["checksum"] == f"ad:{zlib.adler32(HELLO):08x}"
     assert re.fullmatch("[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", out["guid"])
     assert log["guid"] == "AAAA-1", "a log's guid is the server's"
     assert (seen["noutputdatafiles"], seen["outputfilebytes"]) == (1, 6)
@@ -126,7 +126,7 @@ def test_a_look_at_the_output_comes_back(server):
     pilot(server, job)
     until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
     server.update(job, commandToPilot="tail payload.stdout")
-    shown = f"select stdOut from atlas_panda.jobsDebug where PandaID = {job}"
+    shown = f"select stdOut from atlas_panda.jobsDebug where PandaID = {job}"  # noqa: S608 -- a number
     until(lambda: any("said" in row["stdout"] for row in server.rows(shown)), 20, "it is shown")
     server.update(job, commandToPilot="tobekilled")
     assert ended(server, job)["jobstatus"] == "cancelled"
