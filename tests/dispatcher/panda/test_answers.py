@@ -394,7 +394,8 @@ def test_debug_mode_brings_the_end_of_the_output_with_each_heartbeat(dispatcher,
     assert off["success"]
     assert dispatcher.update(got, "running") == "NULL"
     ask["pandaID"] = "999"
-    assert dispatcher.ask("/server/panda/setDebugMode", ask, "form").text.startswith("ERROR")
+    refused = dispatcher.ask("/server/panda/setDebugMode", ask, "form").text
+    assert refused == "PandaID=999 not found in active DB"
 
 
 def test_the_end_of_a_file_is_asked_for_under_pilot_3_s_name(dispatcher, job):
