@@ -142,6 +142,22 @@ def test_another_attempts_pilot_is_told_to_stop(server):
     server.update(job, jobStatus="closed")
 
 
+def test_a_report_waits_for_a_server_that_is_away(server):
+    job = server.job(110, "sleep 2")
+    one = pilot(server, job)
+    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    server.ask("down")
+    until(lambda: "job_ended" in one.log.read_text(), 20, "it ends while the server is away")
+    server.ask("up")
+    assert ended(server, job)["jobstatus"] == "finished"
+
+
+def test_one_pilot_runs_several_jobs(server):
+    jobs = [server.job(111 + nr, "true") for nr in range(3)]
+    server.pilot("--dialect", server.release, "--max-jobs", "3", name="several")
+    assert [ended(server, job)["jobstatus"] for job in jobs] == ["finished"] * 3
+
+
 def test_a_harvesters_worker_is_known_by_its_number(server):
     server.insert("Harvester_Instances", harvester_ID="h", owner="o", hostName="x")
     server.insert("Harvester_Workers", harvesterID="h", workerID=1, status="submitted")
@@ -170,5 +186,5 @@ def test_a_forged_token_ends_the_pilot_with_its_own_code(server):
     head, body, _ = server.token.read_text().split(".")
     forged.touch(0o600)
     forged.write_text(f"{head}.{body}.{'A' * 342}")
-    one = pilot(server, 110, "--token-file", str(forged))
+    one = pilot(server, 199, "--token-file", str(forged))
     assert one.process.wait(20) == 68
