@@ -187,6 +187,12 @@ def test_a_foreign_input_carries_its_scope_size_and_checksum(theirs):
     assert (two.url, two.size, two.md5) == ("rucio://user.y/b.root", 8, "0" * 32)
 
 
+def test_an_input_of_size_0_is_one_whose_size_the_server_does_not_know(theirs):
+    job = {**theirs, "inFiles": "a.root", "scopeIn": "user.x", "fsize": "0", "checksum": "NULL"}
+    one, _ = handed(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
+    assert (one.size, one.adler32, one.md5) == (None, None, None)
+
+
 def test_a_foreign_job_is_no_larger_than_the_worker(theirs):
     job = {**theirs, "coreCount": 64, "minRamCount": 10**6}
     spec = handed(job, ROOM, lambda _: JobSpec(name="x")).spec
