@@ -101,10 +101,10 @@ class PandaServer:
         given = f"update atlas_panda.jobsActive4 set {news} where PandaID = {job_id};"  # noqa: S608 -- ours
         self.ask("sql", given=given)
 
-    def said(self) -> str:
-        """What the pilots' reports of outputs were, as its log has them."""
-        logs = self.server.glob("log/panda-api_pilot.log"), self.server.glob("log/panda-JobD*.log")
-        return "".join(path.read_text() for paths in logs for path in paths)
+    def said(self, *names: str) -> str:
+        """What its logs of these names have."""
+        logs = (self.server / "log" / f"panda-{name}.log" for name in names)
+        return "".join(log.read_text() for log in logs if log.exists())
 
     def job(
         self,

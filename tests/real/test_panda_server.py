@@ -86,7 +86,12 @@ def test_files_reach_the_servers_tables_with_size_checksum_and_guid(server):
     assert re.fullmatch("[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", out["guid"])
     assert log["guid"] == "AAAA-1", "a log's guid is the server's"
     assert (seen["noutputdatafiles"], seen["outputfilebytes"]) == (1, 6)
-    surls = dict(re.findall(r'"(103[^"]+)": {[^}]*"surl": "file://([^"]+)"', server.said()))
+    surls = dict(
+        re.findall(
+            r'"(103[^"]+)": {[^}]*"surl": "file://([^"]+)"',
+            server.said("api_pilot", "JobDispatcher"),
+        )
+    )
     assert Path(surls["103.out.txt"]).read_text() == "HELLO\n"
     with tarfile.open(surls["103.log.tgz"]) as tar:
         assert any(name.endswith("stdout") for name in tar.getnames())
@@ -188,3 +193,28 @@ def test_a_forged_token_ends_the_pilot_with_its_own_code(server):
     forged.write_text(f"{head}.{body}.{'A' * 342}")
     one = pilot(server, 199, "--token-file", str(forged))
     assert one.process.wait(20) == 68
+
+
+def test_a_token_is_renewed_with_its_key(server):
+    key = server.directory / "token.key"
+    key.touch(0o600)
+    key.write_text("a-key")
+    job = server.job(120, "true")
+    renewal = {"PANDA_AUTH_TOKEN_KEY": key.name, "PANDA_AUTH_DIR": f"{server.directory}/"}
+    one = pilot(server, job, **renewal)
+    assert ended(server, job)["jobstatus"] == "finished"
+    assert "token_renewed" in one.log.read_text()
+
+
+def test_a_token_that_has_expired_is_read_again_from_its_file(server):
+    file = server.directory / "short"
+    file.touch(0o600)
+    file.write_text(server.ask("token", "2"))
+    job = server.job(121, "sleep 3")
+    pilot(server, job, "--token-file", str(file))
+    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    file.write_text(server.ask("token"))
+    server.ask("down")  # it remembers for ten minutes that a token was good
+    server.ask("up")
+    assert ended(server, job)["jobstatus"] == "finished"
+    assert "has expired" in server.said("Entry"), "the server had refused the first one"
