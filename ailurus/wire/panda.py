@@ -240,6 +240,7 @@ class PandaClient:
         self, job_id: int, attempt_nr: int, *, usage: m.Usage | None = None, **more: Any
     ) -> Told:
         used = usage or m.Usage()
+        job = self._jobs.get((job_id, attempt_nr))
         return Told(
             job_id=job_id,
             attempt_nr=attempt_nr,
@@ -248,6 +249,7 @@ class PandaClient:
             scheduler_id=self._scheduler,
             pilot_id=f"unknown|ailurus|{__version__}",
             batch_id=self._who.batch_id[:80],
+            cores=job.spec.cores if job is not None else None,
             cpu_s=int(used.cpu_s) or None,
             avg_rss_kb=used.rss_kb or None,
             max_rss_kb=used.max_rss_kb or None,

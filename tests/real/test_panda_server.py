@@ -177,12 +177,19 @@ def test_a_harvesters_worker_is_known_by_its_number(server):
     assert (relation["pandaid"], relation["workerid"]) == (job, 1)
 
 
+def test_a_unified_pilot_takes_users_jobs_too(server):
+    job = server.job(118, "true", prodSourceLabel="user")
+    pilot(server, job, "-j", "unified")
+    assert ended(server, job)["jobstatus"] == "finished"
+
+
 def test_memory_and_time_are_in_the_servers_units(server):
     job = server.job(109, "dd if=/dev/zero of=/dev/null bs=1M count=2000 2>/dev/null; sleep 2")
     pilot(server, job)
     seen = ended(server, job)
     assert 500 < seen["maxrss"] < 1_000_000, "kB"
     assert seen["cpuconsumptiontime"] <= 5, "seconds"
+    assert seen["actualcorecount"] == 1
     assert seen["starttime"] < seen["endtime"]
 
 
