@@ -134,7 +134,7 @@ def _inputs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name.rsplit("/", 1)[-1],
             "url": name if whole else f"rucio://{columns['scopeIn'][nr]}/{name}",
         }
-        if (size := panda.number(columns["fsize"][nr])) is not None:
+        if size := panda.number(columns["fsize"][nr]):  # 0: the server does not know it
             file["size"] = size
         kind, _, digest = columns["checksum"][nr].lower().partition(":")
         if kind == "ad" and re.fullmatch("[0-9a-f]{1,8}", digest):

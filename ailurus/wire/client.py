@@ -18,7 +18,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,10 +142,12 @@ class Client:
         connections: int = 4,
         trust: Trust | None = None,
         headers: Mapping[str, str] | None = None,
+        stale: Collection[int] = (401,),
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`headers`: to be sent with each request. Raises AilurusError for an address that is none, or
-        where others could read the token."""
+        """`headers`: to be sent with each request; `stale`: statuses by which a server says that it does
+        not want this token, so that another is tried once. Raises AilurusError for an address that is
+        none, or where others could read the token."""
         if not url.startswith(("http://", "https://")):
             raise AilurusError(
                 f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
@@ -160,6 +162,7 @@ class Client:
         self.token = token
         self.patience = patience or Patience()
         self._headers = headers or {}
+        self._stale = stale
         self._sleep = sleep
         self._chance = random.Random()
         self._pool = (trust or Trust()).pool(connections)
@@ -292,7 +295,7 @@ class Client:
             except urllib3.exceptions.HTTPError as error:
                 problem = _reason(error)
             else:
-                if status == 401 and not fresh and self.token is not None:
+                if status in self._stale and not fresh and self.token is not None:
                     fresh = True  # the file may hold a renewed one
                     continue
                 if status not in AGAIN:

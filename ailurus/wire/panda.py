@@ -26,6 +26,7 @@ from ailurus.protocol.panda_update import Told, outputs_of, said
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, Nonsense, Refused, Trust, Unreachable
 from ailurus.wire.dialect import Dialect
+from ailurus.wire.panda_token import PandaToken, key_file
 from ailurus.wire.retry import Patience
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -54,7 +55,9 @@ class PandaClient:
     ) -> None:
         origin = environment.get("PANDA_AUTH_ORIGIN") or environment.get("OIDC_AUTH_ORIGIN")
         headers = {"Origin": origin} if origin else {}
-        self._client = Client(url, token, trust=trust, headers=headers)
+        self._token = None if token is None else PandaToken(token, key_file(environment))
+        # PanDA says 403 to a token that has expired
+        self._client = Client(url, self._token, trust=trust, headers=headers, stale=(401, 403))
         self._v1 = dialect == "v1"
         self._who = who
         self._label = label or "managed"
@@ -85,6 +88,7 @@ class PandaClient:
 
     def _register(self, ask: m.Register, wait_s: float, patience: Patience) -> m.Registered:
         self._say("system/is_alive", "isAlive", {}, patience, method="GET")
+        self._renew()
         self._worker_status("started", patience)
         return m.Registered(
             worker_id=0, token="", heartbeat_s=self._heartbeat_s, lease_s=2 * self._heartbeat_s
@@ -98,6 +102,7 @@ class PandaClient:
         return m.Done()  # there is nobody who would look
 
     def _acquire(self, ask: m.Acquire, wait_s: float, patience: Patience) -> m.Acquired:
+        self._renew()
         job = self._next(ask, patience)
         if job is None:
             self._sleep(min(wait_s, ASK_S))  # it cannot hold a request until there is a job
@@ -157,6 +162,7 @@ class PandaClient:
         raise _wrong(str(answer.get("StatusCode")), str(answer.get("errorDialog", "")))
 
     def _beat(self, ask: m.Beat, wait_s: float, patience: Patience) -> m.Beaten:
+        self._renew()
         commands: list[m.Command] = []
         heartbeat_s = self._heartbeat_s
         for news in ask.jobs:
@@ -234,6 +240,7 @@ class PandaClient:
         self, job_id: int, attempt_nr: int, *, usage: m.Usage | None = None, **more: Any
     ) -> Told:
         used = usage or m.Usage()
+        job = self._jobs.get((job_id, attempt_nr))
         return Told(
             job_id=job_id,
             attempt_nr=attempt_nr,
@@ -242,6 +249,7 @@ class PandaClient:
             scheduler_id=self._scheduler,
             pilot_id=f"unknown|ailurus|{__version__}",
             batch_id=self._who.batch_id[:80],
+            cores=job.spec.cores if job is not None else None,
             cpu_s=int(used.cpu_s) or None,
             avg_rss_kb=used.rss_kb or None,
             max_rss_kb=used.max_rss_kb or None,
@@ -263,6 +271,15 @@ class PandaClient:
         if data.get("StatusCode") not in _OK:  # even where v1 calls it a success
             raise _wrong(str(data.get("StatusCode")), str(data.get("errorDialog", "")))
         return panda.text(data.get("command"))
+
+    def _renew(self) -> None:
+        if self._token is not None:
+            self._token.renew(self._next_token)
+
+    def _next_token(self, asked: Mapping[str, str]) -> dict[str, Any]:
+        path = "/api/v1/creds/get_access_token" if self._v1 else "/server/panda/get_access_token"
+        body = self._send("GET", f"{path}?{urlencode(asked)}", {}, Patience(total_s=0.0))
+        return self._object(body, "success" if self._v1 else "StatusCode")
 
     def _worker_status(self, status: str, patience: Patience) -> None:
         if not (self._harvester and self._worker):

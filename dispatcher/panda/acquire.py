@@ -45,6 +45,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     transforms: str = ""  # base URL where this pilot gets its transform
     storage: str = ""  # of the queue: for outputs and logs; blank: there is none
     home: str = ""  # our own URL, as the pilot reached us
+    proxy_key: bool = False  # it wants to know of a proxy for the job's user: there is none
 
 
 class Place(Struct, frozen=True):
@@ -123,8 +124,9 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     for job in leased:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
         service.leases.add(lease)
+    more = {"credname": "", "myproxy": ""} if ask.proxy_key else {}
     return [
-        panda.dictionary(_sent(service, ask, worker_id, job, owner))
+        panda.dictionary(_sent(service, ask, worker_id, job, owner)) | more
         for job, owner in zip(leased, owners, strict=True)
     ]
 

@@ -101,7 +101,7 @@ def form(data: bytes) -> dict[str, Any]:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body or b"{}")
+        given = json.loads(body)
         whole = not _SURROGATE.search(json.dumps(given, ensure_ascii=False))
     except (ValueError, RecursionError) as error:  # the words of the standard library, as PanDA's
         raise BadBody(f"ERROR : received invalid JSON : {error}") from None

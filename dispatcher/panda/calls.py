@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ NO_IDENTITY = "SSL secure connection is required"
 NO_ROLE = "production or pilot role required"
 NOT_YOURS = "no production/pilot role in VOMS FQANs or non pilot owner"
 BROKEN = "database error in the PanDA server"
+NOT_ACTIVE = "PandaID={} not found in active DB"
 NO_STATISTICS = "Database failure getting the job statistics"
 WORKER_STATES = ("started", "finished")
 BAD_WORKER_STATE = f"Invalid worker state. The worker state has to be in {WORKER_STATES}"
@@ -88,7 +90,10 @@ class Calls:
             transforms=call.transforms,
             storage=self.storage_of(given["site_name"]),
             home=call.home,
+            proxy_key=bool(given.get("get_proxy_key")) and call.party.production,
         )
+        if fault := _architecture_fault(given.get("target_architecture")):
+            return failure(fault)
         if not call.party.serves(ask.site):
             return failure(NOT_YOURS if call.party.known else NO_IDENTITY)
         jobs = await acquire.acquire(self.service, ask)
@@ -111,7 +116,7 @@ class Calls:
         job_id, mode = call.given["job_id"], call.given["mode"]
         if updates.set_debug(self.service, call.party, job_id, mode=mode):
             return success(None, "Succeeded")
-        return failure("the job is not running")
+        return failure(NOT_ACTIVE.format(job_id))
 
     async def update_job(self, call: Call) -> dict[str, Any]:
         return await self._update(call.party, told(call.given, "v1"))
@@ -128,8 +133,10 @@ class Calls:
         answers = []
         for entry in call.given["job_list"]:
             if not isinstance(entry, dict):
-                return failure("failed with TypeError a job must be an object", [])
-            for name in ("job_id", "job_status"):  # nothing at all is taken then, as there
+                shown = type(entry).__name__
+                return failure(f"failed with TypeError '{shown}' object is not subscriptable", [])
+            # nothing at all is taken then: there what came before is, but is not told
+            for name in ("job_id", "job_status"):
                 if name not in entry:
                     return failure(f"failed with KeyError '{name}'", [])
         for entry in call.given["job_list"]:
@@ -194,8 +201,11 @@ class Calls:
         return success({"tokenKey": self._token_key(call.given["client_name"])})
 
     async def get_access_token(self, call: Call) -> dict[str, Any]:
-        token = self.renewed(call.party, call.given["client_name"], call.given.get("token_key"))
-        return success({"user_proxy": token, "userProxy": token}) if token else failure(NO_ROLE)
+        client = call.given["client_name"]
+        token = self.renewed(call.party, client, call.given.get("token_key"))
+        if token is None:
+            return failure(f"failed since token key is invalid for {client}")
+        return success({"user_proxy": token, "userProxy": token})
 
     def renewed(self, party: Party, client: str, key: str | None) -> str | None:
         """A new token for a pilot whose own is still good, and who has the key of its client."""
@@ -322,6 +332,18 @@ class Calls:
         except ValueError as error:
             return failure(f"Failed to delete file due to {error}")
         return success(None) if known else failure("Failed to delete file due to no such file")
+
+
+def _architecture_fault(told: Any) -> str:
+    """What is wrong with a pilot's account of its hardware; blank for nothing. We do not match by it."""
+    if not told:
+        return ""
+    if isinstance(told, str):
+        try:
+            told = json.loads(told)
+        except (ValueError, RecursionError) as error:
+            return f"failed to parse target_architecture with {error}"
+    return "" if isinstance(told, dict) else "target_architecture must be a JSON object"
 
 
 def _numbers(found: dict[str, Any], blank: str) -> dict[str, Any]:

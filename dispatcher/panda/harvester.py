@@ -199,7 +199,8 @@ async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
     rows = await service.store.read(lambda tx: tx.all("fact.since", kind="workers", since=since))
     found: dict[str, dict[str, Statistics]] = {}
     for instance, site, table in rows:
-        found.setdefault(site, {})[instance] = _statistics(table)
+        if numbers := _statistics(table):
+            found.setdefault(site, {})[instance] = numbers
     return found
 
 

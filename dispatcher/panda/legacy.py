@@ -16,6 +16,7 @@ from dispatcher.panda.bodies import BadBody
 from dispatcher.panda.calls import (
     BAD_WORKER_STATE,
     INSTANCE,
+    NOT_ACTIVE,
     NOT_YOURS,
     WORKER_STATES,
     Call,
@@ -157,6 +158,7 @@ class Legacy:
             transforms=call.transforms,
             storage=self._calls.storage_of(site),
             home=call.home,
+            proxy_key=given.get("getProxyKey") in ("True", True) and call.party.production,
         )
         if not call.party.serves(ask.site):
             return _said(call, 60, NOT_YOURS)
@@ -261,7 +263,7 @@ class Legacy:
         mode = str(call.given["modeOn"]).lower() == "true"
         if updates.set_debug(self._service, call.party, job_id, mode=mode):
             return "Succeeded"
-        return "ERROR: the job is not running"
+        return NOT_ACTIVE.format(job_id)
 
     async def _event_ranges(self, call: Call) -> Answer:
         return {"StatusCode": 0, "eventRanges": []}
@@ -271,8 +273,10 @@ class Legacy:
 
     async def _update_event_ranges(self, call: Call) -> Answer:
         ranges = _decoded(call.given.get("eventRanges"))
-        there = len(ranges) if isinstance(ranges, list) else 0
-        return {"StatusCode": 0, "Returns": [False] * there, "Command": {}}
+        taken: list[bool] = [False] * (len(ranges) if isinstance(ranges, list) else 0)
+        if number(call.given.get("version")):  # Harvester's, and jumbo jobs'
+            return {"StatusCode": 0, "Returns": taken, "Command": {}}
+        return {"StatusCode": 0, "Returns": json.dumps(taken), "Command": "{}"}
 
     async def _update_event_range(self, call: Call) -> Answer:
         return panda.to_text({"StatusCode": 30})

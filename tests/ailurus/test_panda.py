@@ -18,6 +18,8 @@ from ailurus.protocol.panda_job import Handed, handed
 from ailurus.protocol.panda_update import V1_NAMES, Told, outputs_of, said, told
 from ailurus.protocol.states import JobState
 from ailurus.wire import panda as wire
+from ailurus.wire.client import TokenFile
+from ailurus.wire.panda_token import PandaToken, key_file
 from dispatcher.panda import legacy, v1
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "panda"
@@ -187,6 +189,12 @@ def test_a_foreign_input_carries_its_scope_size_and_checksum(theirs):
     assert (two.url, two.size, two.md5) == ("rucio://user.y/b.root", 8, "0" * 32)
 
 
+def test_an_input_of_size_0_is_one_whose_size_the_server_does_not_know(theirs):
+    job = {**theirs, "inFiles": "a.root", "scopeIn": "user.x", "fsize": "0", "checksum": "NULL"}
+    one, _ = handed(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
+    assert (one.size, one.adler32, one.md5) == (None, None, None)
+
+
 def test_a_foreign_job_is_no_larger_than_the_worker(theirs):
     job = {**theirs, "coreCount": 64, "minRamCount": 10**6}
     spec = handed(job, ROOM, lambda _: JobSpec(name="x")).spec
@@ -310,3 +318,78 @@ def test_an_unreadable_job_is_failed_at_once_and_not_left_to_time_out():
 
 def test_yes_sent_for_a_number_is_kept_as_a_number():
     assert json.dumps(told({"maxRSS": True}, "legacy").max_rss_kb) == "1"
+
+
+# --- the token -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def renewable(tmp_path):
+    (tmp_path / "key").write_text("k\n")
+    (tmp_path / "token").write_text("first")
+    clock = [0.0]
+    file = TokenFile(tmp_path / "token")
+    token = PandaToken(file, tmp_path / "key", now=lambda: clock[0])
+    return token, clock, tmp_path / "token"
+
+
+def test_a_token_is_renewed_each_hour_as_pilot_3_does(renewable):
+    token, clock, _ = renewable
+    asked = []
+
+    def answer(ask):
+        asked.append(dict(ask))
+        return {"success": True, "data": {"user_proxy": f"renewed-{len(asked)}"}}
+
+    for clock[0] in (0.0, 10.0, 3599.0, 3600.0):
+        token.renew(answer)
+    assert asked == [{"client_name": "pilot_server", "token_key": "k"}] * 2
+    assert token() == "renewed-2"
+
+
+def test_a_renewal_that_fails_is_tried_again_and_the_old_token_goes_on(renewable):
+    token, clock, _ = renewable
+    answers = [
+        {"success": False, "message": "no", "data": None},
+        {"StatusCode": 50, "errorDialog": "no"},
+        {"StatusCode": 0, "userProxy": "renewed"},
+    ]
+    for clock[0] in (0.0, 300.0):
+        token.renew(lambda _: answers.pop(0))
+        assert token() == "first"
+    clock[0] = 600.0
+    token.renew(lambda _: answers.pop(0))
+    assert token() == "renewed"
+
+
+def test_a_renewed_token_that_is_refused_gives_way_to_the_file(renewable):
+    token, _, file = renewable
+    token.renew(lambda _: {"StatusCode": 0, "userProxy": "renewed"})
+    file.write_text("second")
+    assert token(fresh=True) == "second"
+
+
+def test_the_key_lies_where_pilot_3_looks_for_it():
+    place = {"PANDA_AUTH_TOKEN_KEY": "key", "PANDA_AUTH_DIR": "/site/tokens/"}
+    assert key_file(place) == Path("/site/tokens/key")
+    assert key_file(place | {"PANDA_AUTH_TOKEN_KEY": "/own/key"}) == Path("/own/key")
+    assert key_file({"PANDA_AUTH_DIR": "/site/tokens/"}) is None
+
+
+def test_a_panda_server_s_403_makes_the_pilot_read_its_token_again(tmp_path):
+    (tmp_path / "token").write_text("old")
+    who = m.Register(instance="i", queue="Q", host="n1", total=ROOM)
+    speaker = wire.PandaClient("http://127.0.0.1:1", TokenFile(tmp_path / "token"), "v1", who)
+    sent = []
+
+    def once(method, url, body, kind, wait_s, *, fresh):
+        sent.append(speaker._client.token(fresh=fresh))
+        (tmp_path / "token").write_text("new")
+        if len(sent) == 1:
+            return 403, b"ERROR : Token authentication failed."
+        return 200, json.dumps(update(0, "NULL")).encode()
+
+    speaker._client._once = once  # type: ignore[method-assign]
+    news = m.Update(job_id=1, attempt_nr=1, state=JobState.RUNNING, since=1.0)
+    speaker.call("beat", m.Beat(jobs=(news,), room=ROOM), answer=m.Beaten)
+    assert sent == ["old", "new"]

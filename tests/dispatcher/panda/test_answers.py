@@ -204,6 +204,12 @@ V1: list[tuple[str, str, Any, bool, str, Any]] = [
         "Argument error: missing a required argument: 'site_name'",
         None,
     ),
+    ("POST", "pilot/update_jobs_bulk", {"job_list": [7]}, False,
+     "failed with TypeError 'int' object is not subscriptable", []),
+    ("GET", "creds/get_access_token", {"client_name": "x"}, False,
+     "failed since token key is invalid for x", None),
+    ("POST", "job/set_debug_mode", {"job_id": 999, "mode": True}, False,
+     "PandaID=999 not found in active DB", None),
 ]  # fmt: skip
 
 
@@ -211,6 +217,45 @@ def test_v1_answers_with_panda_words(dispatcher):
     for method, path, params, success, message, data in V1:
         answer = dispatcher.v1(path, params, how="get" if method == "GET" else "json")
         assert answer == {"success": success, "message": message, "data": data}, path
+
+
+UNREADABLE = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, "No jobs in PanDA"),
+        ('{"gpus": []}', "No jobs in PanDA"),
+        ("[]", "target_architecture must be a JSON object"),
+        ("{", f"failed to parse target_architecture with {UNREADABLE}"),
+    ],
+)
+def test_a_pilot_s_hardware_is_read_as_panda_reads_it(dispatcher, told, message):
+    ask = {"site_name": "nowhere", "target_architecture": told}
+    assert dispatcher.v1("pilot/acquire_jobs", ask)["message"] == message
+
+
+def test_who_asks_for_the_key_of_a_proxy_is_told_that_there_is_none(dispatcher, job):
+    dispatcher.submit(job("a"), job("b"), job("c"))
+    ask = {"site_name": "q", "get_proxy_key": "True"}
+    (new,) = dispatcher.v1("pilot/acquire_jobs", ask)["data"]["jobs"]
+    old = dispatcher.legacy("getJob", {"siteName": "q", "getProxyKey": "True"})
+    assert [(got["credname"], got["myproxy"]) for got in (new, old)] == [("", "")] * 2
+    assert "credname" not in dispatcher.legacy("getJob", {"siteName": "q"})
+
+
+def test_a_body_that_should_be_json_and_is_empty_is_refused(dispatcher):
+    answer = dispatcher.ask("/api/v1/pilot/acquire_jobs", "", "raw")
+    words = "ERROR : received invalid JSON : Expecting value: line 1 column 1 (char 0)"
+    assert (answer.status, answer.text) == (500, words)
+
+
+def test_a_queue_without_workers_is_in_no_statistics(dispatcher):
+    told = {"harvester_id": "h", "panda_queue": "q", "statistics": STATISTICS}
+    dispatcher.v1("harvester/report_worker_statistics", told)
+    dispatcher.v1("harvester/report_worker_statistics", told | {"statistics": "{}"})
+    assert dispatcher.v1("harvester/get_worker_statistics", how="get")["data"] == {}
 
 
 def test_statistics_of_nothing_are_a_failure_as_in_panda(dispatcher):
@@ -270,6 +315,10 @@ LEGACY: list[tuple[str, Any, str, str, str]] = [
     ("ackCommands", {"command_ids": "[1]"}, "form", "text/plain", "StatusCode=0&Returns=0"),
     ("checkEventsAvailability", {"pandaID": 1, "jobsetID": 1, "taskID": 1}, "form",
      "application/json", '{"StatusCode": 0, "nEventRanges": 0}'),
+    ("updateEventRanges", {"eventRanges": "[{}]", "version": 0}, "gz-accept",
+     "application/json", '{"StatusCode": 0, "Returns": "[false]", "Command": "{}"}'),
+    ("updateEventRanges", {"eventRanges": "[{}]", "version": 1}, "gz-accept",
+     "application/json", '{"StatusCode": 0, "Returns": [false], "Command": {}}'),
     ("updateJobsInBulk", {"jobList": '[{"state": "running"}]', "harvester_id": "h"}, "form",
      "text/plain", '[false, "updateJobsInBulk h failed with KeyError \'jobId\'"]'),
     ("updateJobsInBulk", {"jobList": '[{"jobId": 999, "state": "running"}]'}, "form",
@@ -394,7 +443,8 @@ def test_debug_mode_brings_the_end_of_the_output_with_each_heartbeat(dispatcher,
     assert off["success"]
     assert dispatcher.update(got, "running") == "NULL"
     ask["pandaID"] = "999"
-    assert dispatcher.ask("/server/panda/setDebugMode", ask, "form").text.startswith("ERROR")
+    refused = dispatcher.ask("/server/panda/setDebugMode", ask, "form").text
+    assert refused == "PandaID=999 not found in active DB"
 
 
 def test_the_end_of_a_file_is_asked_for_under_pilot_3_s_name(dispatcher, job):
