@@ -286,6 +286,7 @@ class Server:
         self._taken += len(taken)
         for held in taken:
             self._jobs.add(held)
+            kit.slots.expect(held)
             kit.reporter.hold(held)
             if self._draining:
                 held.give_back = True
@@ -298,6 +299,7 @@ class Server:
         try:
             carry(held, self._kit)
         finally:
+            self._kit.slots.gone(held)
             self._jobs.discard(held)
             self._idle_since = time.monotonic()
             with self._kit.slots.changed:

@@ -110,10 +110,23 @@ class Slots:
         self._cpus = sorted(pin)
         self._gpus = list(range(total.gpus))
         self._line: Line[Held] = Line()
+        self._coming: dict[Held, Need] = {}
         self._granted: dict[Held, Slot] = {}
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
+
+    def expect(self, job: Held) -> None:
+        """Keep room for a job that has come, until it holds its slot or has ended: its inputs may take
+        hours, and meanwhile another job would find the room free."""
+        with self._lock:
+            self._coming[job] = need_of(job.spec)
+
+    def gone(self, job: Held) -> None:
+        """Keep no room any more for a job that has got its slot, or stands in line for it, or has ended."""
+        with self._lock:
+            if self._coming.pop(job, None) is not None:
+                self.changed.notify_all()
 
     @contextmanager
     def held(self, job: Held) -> Iterator[Slot]:
@@ -124,6 +137,7 @@ class Slots:
                 job, need, priority=job.spec.priority, estimate_s=job.spec.estimate_s or 0.0
             )
             self._grant()
+            self.gone(job)
         try:
             while job not in self._granted:
                 job.check()
@@ -139,13 +153,18 @@ class Slots:
         """What is free for jobs that are not here yet."""
         with self._lock:
             free = self._free
-            for need in self._line.needs():
+            for need in self._waiting():
                 free = free.less(need)
             return Need(*(max(0, value) for value in free))
 
     def waiting(self) -> int:
+        """Jobs that are here and hold no slot yet."""
         with self._lock:
-            return sum(1 for _ in self._line.needs())
+            return sum(1 for _ in self._waiting())
+
+    def _waiting(self) -> Iterator[Need]:
+        yield from self._line.needs()
+        yield from self._coming.values()
 
     def _grant(self) -> None:
         taken, self._free = self._line.take(self._free)

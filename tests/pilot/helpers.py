@@ -214,7 +214,7 @@ class Field:
 
 
 class SlowStore:
-    """An http storage that takes no file before it is told to be patient no more."""
+    """An http storage that takes and gives no file before it is told to be patient no more."""
 
     def __init__(self) -> None:
         self.asked, self.patient = threading.Event(), threading.Event()
@@ -224,6 +224,11 @@ class SlowStore:
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
                 pass
+
+            def do_GET(self) -> None:
+                store.asked.set()
+                store.patient.wait(30)
+                self._answer(200)
 
             def do_PUT(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -331,3 +331,23 @@ def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Fiel
             "activated",
         )
     store.close()
+
+
+def test_no_more_jobs_come_than_there_is_room_for_while_inputs_do(
+    field: Field, slow_store: SlowStore
+) -> None:
+    field.write_site(storage={"http_allow": [slow_store.url]})
+    inputs = (InputFile(name="in", url=f"{slow_store.url}/in"),)
+    jobs = [field.submit("true", cores=2, inputs=inputs) for _ in range(12)]
+    field.pilot()
+
+    def here() -> int:
+        shown = (field.dispatcher.client.show(one) for one in jobs)
+        return sum(one.row.state is not JobState.ACTIVATED for one in shown)
+
+    until(lambda: here() == 2)  # of two cores each, on four
+    time.sleep(0.5)
+    assert here() == 2
+    slow_store.patient.set()
+    for one in jobs:
+        assert field.dispatcher.final(one).row.state is JobState.FINISHED
