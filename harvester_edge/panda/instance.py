@@ -231,8 +231,12 @@ class Instance:
 
     def _waiting(self) -> tuple[list[m.ShapeDemand], list[str]]:
         """Jobs that are activated, by resource type."""
-        table = self._line.ask("statistics/active_job_detailed_stats_by_site", {})
-        shapes, said = [], []
+        shapes: list[m.ShapeDemand] = []
+        said: list[str] = []
+        try:
+            table = self._line.ask("statistics/active_job_detailed_stats_by_site", {})
+        except Refused as error:  # it may still want to hear of our workers
+            return shapes, [f"how many jobs wait is not known: {error}"]
         for queue in self._queues():
             for kind, jobs in sorted(words.activated(table, queue).items()):
                 if jobs:

