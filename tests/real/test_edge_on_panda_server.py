@@ -73,7 +73,7 @@ def server(need) -> Iterator[PandaServer]:
 
 def workers(server: PandaServer, instance: str) -> list[dict[str, Any]]:
     return server.rows(
-        "select workerid, status, batchid, computingsite, ncore, resourcetype, jobtype"
+        "select workerid, status, batchid, computingsite, ncore, resourcetype, jobtype"  # noqa: S608 -- ours
         f" from atlas_panda.harvester_workers where harvesterid = '{instance}' order by 1"
     )
 
