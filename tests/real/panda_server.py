@@ -21,6 +21,7 @@ SCOPE = "user.test"
 
 def needed(need, release: str = "v1") -> None:
     """Skip where the server or its database is not; fail in CI."""
+    need("curl")
     need("initdb", package="postgresql", option="--postgres", where="/usr/lib/postgresql/*/bin")
     venv = ROOT / f".venv-panda-server{'' if release == 'v1' else '-legacy'}"
     if not (venv / ".stamp").exists():

@@ -18,7 +18,7 @@ from tests.real import panda_questions, panda_server
 from tests.real.panda_questions import QUEUE, Question
 from tests.real.panda_server import ORIGIN, PandaServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(180)]
 
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past a site's web proxy
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"

@@ -16,9 +16,10 @@ from benchmarks.rig import until
 from tests.real import panda_server
 from tests.real.panda_server import PandaServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(180)]
 
 HELLO = b"HELLO\n"
+START_S = 60  # of a pilot and its job, on a busy machine
 ENDED = ("finished", "failed", "cancelled")
 
 
@@ -32,7 +33,12 @@ def server(request, need) -> Iterator[PandaServer]:
 def ended(server: PandaServer, job_id: int) -> dict[str, Any]:
     """The job's row, once the server's own Adder has given it its last state."""
     server.keep = True  # until it has
-    until(lambda: server.seen(job_id)["jobstatus"] in ENDED, 30, f"job {job_id} ends", every_s=0.3)
+    until(
+        lambda: server.seen(job_id)["jobstatus"] in ENDED,
+        START_S,
+        f"job {job_id} ends",
+        every_s=0.3,
+    )
     server.keep = False
     return server.seen(job_id)
 
@@ -119,20 +125,22 @@ def test_a_failure_comes_with_codes_words_and_its_log(server):
 def test_a_job_that_is_killed_ends_cancelled(server):
     job = server.job(105, "exec sleep 100")
     one = pilot(server, job)
-    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    until(lambda: server.seen(job)["jobstatus"] == "running", START_S, "it runs", every_s=0.2)
     server.update(job, commandToPilot="tobekilled")
     seen = ended(server, job)
     assert seen["jobstatus"] == "cancelled"
-    until(lambda: not one.alive, 20, "the pilot ends")
+    until(lambda: not one.alive, START_S, "the pilot ends")
 
 
 def test_a_look_at_the_output_comes_back(server):
     job = server.job(106, "echo said; exec sleep 100")
     pilot(server, job)
-    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    until(lambda: server.seen(job)["jobstatus"] == "running", START_S, "it runs", every_s=0.2)
     server.update(job, commandToPilot="tail payload.stdout")
     shown = f"select stdOut from atlas_panda.jobsDebug where PandaID = {job}"  # noqa: S608 -- a number
-    until(lambda: any("said" in row["stdout"] for row in server.rows(shown)), 20, "it is shown")
+    until(
+        lambda: any("said" in row["stdout"] for row in server.rows(shown)), START_S, "it is shown"
+    )
     server.update(job, commandToPilot="tobekilled")
     assert ended(server, job)["jobstatus"] == "cancelled"
 
@@ -140,9 +148,9 @@ def test_a_look_at_the_output_comes_back(server):
 def test_another_attempts_pilot_is_told_to_stop(server):
     job = server.job(107, "exec sleep 100")
     one = pilot(server, job)
-    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    until(lambda: server.seen(job)["jobstatus"] == "running", START_S, "it runs", every_s=0.2)
     server.update(job, attemptNr=2)
-    until(lambda: not one.alive, 20, "the pilot ends")
+    until(lambda: not one.alive, START_S, "the pilot ends")
     assert server.seen(job)["jobstatus"] == "running", "nothing that it says counts any more"
     server.update(job, jobStatus="closed")
 
@@ -150,9 +158,9 @@ def test_another_attempts_pilot_is_told_to_stop(server):
 def test_a_report_waits_for_a_server_that_is_away(server):
     job = server.job(110, "sleep 2")
     one = pilot(server, job)
-    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
+    until(lambda: server.seen(job)["jobstatus"] == "running", START_S, "it runs", every_s=0.2)
     server.ask("down")
-    until(lambda: "job_ended" in one.log.read_text(), 20, "it ends while the server is away")
+    until(lambda: "job_ended" in one.log.read_text(), START_S, "it ends while the server is away")
     server.ask("up")
     assert ended(server, job)["jobstatus"] == "finished"
 
@@ -169,7 +177,7 @@ def test_a_harvesters_worker_is_known_by_its_number(server):
     job = server.job(108, "true")
     one = pilot(server, job, HARVESTER_ID="h", HARVESTER_WORKER_ID="1")
     assert ended(server, job)["jobstatus"] == "finished"
-    until(lambda: not one.alive, 20, "the pilot ends")
+    until(lambda: not one.alive, START_S, "the pilot ends")
     (worker,) = server.rows("select * from atlas_panda.Harvester_Workers where workerID = 1")
     assert (worker["status"], worker["pilotstatus"]) == ("running", "finished")
     assert worker["pilotstarttime"] <= worker["pilotendtime"]
@@ -199,7 +207,7 @@ def test_a_forged_token_ends_the_pilot_with_its_own_code(server):
     forged.touch(0o600)
     forged.write_text(f"{head}.{body}.{'A' * 342}")
     one = pilot(server, 199, "--token-file", str(forged))
-    assert one.process.wait(20) == 68
+    assert one.process.wait(START_S) == 68
 
 
 def test_a_token_is_renewed_with_its_key(server):
@@ -213,15 +221,13 @@ def test_a_token_is_renewed_with_its_key(server):
     assert "token_renewed" in one.log.read_text()
 
 
-def test_a_token_that_has_expired_is_read_again_from_its_file(server):
-    file = server.directory / "short"
-    file.touch(0o600)
-    file.write_text(server.ask("token", "2"))
+def test_a_token_that_is_refused_is_read_again_from_its_file(server):
     job = server.job(121, "sleep 3")
-    pilot(server, job, "--token-file", str(file))
-    until(lambda: server.seen(job)["jobstatus"] == "running", 20, "it runs", every_s=0.2)
-    file.write_text(server.ask("token"))
-    server.ask("down")  # it remembers for ten minutes that a token was good
+    pilot(server, job)
+    until(lambda: server.seen(job)["jobstatus"] == "running", START_S, "it runs", every_s=0.2)
+    server.ask("down")
+    (server.server / "issuer.pem").unlink()  # the issuer gets another key
     server.ask("up")
+    server.token.write_text(server.ask("token"))
     assert ended(server, job)["jobstatus"] == "finished"
-    assert "has expired" in server.said("Entry"), "the server had refused the first one"
+    assert "Signature verification failed" in server.said("Entry"), "it had refused the first one"
