@@ -35,11 +35,11 @@ class Fixture(System):
         command = [str(FIXTURES / self.kind), verb, str(self.directory), *map(str, more)]
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
 
-    def down(self) -> None:
-        self.fixture("down")
+    def down(self, *daemon: str) -> None:
+        self.fixture("down", *daemon)
 
-    def up(self) -> None:
-        self.fixture("up")
+    def up(self, *daemon: str) -> None:
+        self.fixture("up", *daemon)
 
 
 class Slurm(Fixture):
@@ -167,11 +167,12 @@ _WORKER = re.compile(
 
 
 @contextmanager
-def slurm(nodes: int = 4, cores: int = 32) -> Iterator[Slurm]:
+def slurm(nodes: int = 4, cores: int = 32, *more: str) -> Iterator[Slurm]:
+    """`more`: "accounts", for a cluster that keeps them."""
     os.environ["PATH"] += ":/usr/sbin"
     with tempfile.TemporaryDirectory(prefix="ailurus-slurm-") as directory:
         system = Slurm(Path(directory))
-        system.fixture("start", nodes, cores)
+        system.fixture("start", nodes, cores, *more)
         try:
             yield system
         finally:
