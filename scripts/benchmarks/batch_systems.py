@@ -131,6 +131,20 @@ class PBS(System):
     def wake(self) -> None:
         self._flag("hang", there=False)
 
+    def nodes(self) -> list[str]:
+        answer = msgspec.json.decode(self.run("pbsnodes", "-a", "-F", "json"))
+        return list(answer["nodes"])
+
+    def lose(self, node: str) -> None:
+        """A node is gone, with all that runs there."""
+        if PBS_SERVER:
+            raise RuntimeError("a node of a real server is not ours to lose")
+        self.run("lose", node)
+
+    def find(self, node: str) -> None:
+        """It is back."""
+        (self.directory / "lost" / node).rmdir()
+
     def down(self) -> None:
         self._flag("down", there=True)
 
@@ -197,8 +211,10 @@ def pbs() -> Iterator[PBS]:
     try:
         yield PBS(directory)
     finally:
-        for record in directory.glob("jobs/*/*/pid"):
-            if not (record.parent / "exit").exists():
+        for place in directory.glob("jobs/*/*/pid"):
+            if (place.parent / "exit").exists():
+                continue
+            for record in (place, *place.parent.glob("task.*")):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(int(record.read_text()), signal.SIGKILL)
         shutil.rmtree(directory)

@@ -282,6 +282,13 @@ def test_a_tag_tells_the_nodes_of_its_allocations(nodes):
     assert nodes_of("aabcdaaaaa" + naming(nodes)) == nodes
 
 
+@given(st.text("ab9Z_é", max_size=9))
+def test_no_name_at_all_breaks_the_count_of_its_nodes(name):
+    from harvester_edge.ports import nodes_of
+
+    assert 1 <= nodes_of(name) <= 1023
+
+
 def test_a_short_worker_is_told_to_stop_in_its_last_tenth():
     argv = sbatch(SlurmOptions(), order(Path("/a"), walltime_s=300), TAG)
     assert "--signal=B:USR1@30" in argv
