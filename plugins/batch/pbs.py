@@ -36,6 +36,7 @@ from harvester_edge.ports import (
     Unclear,
     nodes_of,
 )
+from plugins.batch import pbs_fit as fit
 from plugins.batch.commands import (
     NotThere,
     Ran,
@@ -120,6 +121,20 @@ class PBS:
         if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
             return Rejected(ran.said)
         return Unclear(f"qsub: exit code {ran.code}: {ran.said}")
+
+    def trial(self, order: Order, _: Tag) -> str:
+        """Why PBS would never start a worker of the order; nothing if it would, by its queues and nodes."""
+        options = of_slot(self._options, order)
+        queue = options.queue
+        if not queue:
+            servers = self._about("qstat", "-B", "-f").Server.values()
+            queue = next((one.default_queue for one in servers), "")
+        queues = self._about("qstat", "-Q", "-f").Queue
+        what = fit.asked(order, options.chunk, memory=options.memory)
+        return fit.why_not(what, queue, queues, self._about("pbsnodes", "-a").nodes)
+
+    def _about(self, *argv: str) -> fit.Answer:
+        return fit.read(answer(argv[0], self._command(*argv, "-F", "json")))
 
     def listing(self) -> tuple[Sighting, ...]:
         out = answer("qstat", self._command("qstat", *_JSON))

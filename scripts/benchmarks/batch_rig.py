@@ -142,7 +142,7 @@ class Rig:
         liar = self.directory / "liar"
         liar.write_text(LIAR.format(here=self.directory))
         liar.chmod(0o755)
-        self.program("idle", "exec sleep 1000")
+        self.program("idle", '[ "$1" != --version ] || exit 0\nexec sleep 1000')
         self.configure(**site)
 
     def __enter__(self) -> Self:

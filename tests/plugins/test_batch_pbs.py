@@ -371,6 +371,7 @@ def test_the_standin_runs_again_as_the_real_one(standin):
 def test_the_standin_shows_queues_and_nodes_as_the_real_one(standin):
     for name, argv, stem, key in (
         ("qstat", ("-Q", "-f", "-F", "json"), "qstat_Q.json", "Queue"),
+        ("qstat", ("-B", "-f", "-F", "json"), "qstat_B.json", "Server"),
         ("pbsnodes", ("-a", "-F", "json"), "pbsnodes.json", "nodes"),
     ):
         ours = json.loads(standin(name, *argv).out)[key]
@@ -378,7 +379,14 @@ def test_the_standin_shows_queues_and_nodes_as_the_real_one(standin):
         assert ours.keys() >= real.keys()
         for one in real:
             assert ours[one].keys() <= real[one].keys()
-            for each in ("resources_max", "enabled", "started", "state", "resources_available"):
+            for each in (
+                "resources_max",
+                "enabled",
+                "started",
+                "state",
+                "resources_available",
+                "default_queue",
+            ):
                 assert ours[one].get(each) == real[one].get(each)
 
 

@@ -31,6 +31,16 @@ def system(htcondor) -> Iterator[batch_systems.HTCondor]:
 class TestHTCondor(Promises):
     """Those of every batch system."""
 
+    never = (
+        ("wrong", {"extra": {"requirements": "(("}}, "Parse error"),
+        (
+            "nowhere",
+            {"extra": {"requirements": 'TARGET.Machine == "nowhere"'}},
+            "no machine with room",
+        ),
+        ("large", {"cores": 99}, "the largest of 1 has 96 cores"),
+    )
+
     def test_a_held_worker_is_held_until_it_is_released(self, system):
         with sleepers(system, 1) as rig:
             rig.edge()

@@ -32,6 +32,13 @@ def system(pbs) -> Iterator[batch_systems.PBS]:
 class TestPBS(Promises):
     """Those of every batch system."""
 
+    never = (
+        ("wrong", {"extra": {"queue": "nosuch"}}, "there is no queue nosuch"),
+        ("long", {"extra": {"queue": "short"}}, "walltime at most 00:10:00"),
+        ("large", {"cores": 99}, "0 of 4 hosts"),
+        ("many", {"nodes": 5}, "4 of 4 hosts"),
+    )
+
     def _silence(self, system, begin, end):
         if batch_systems.PBS_SERVER:
             pytest.skip("AILURUS_TEST_PBS is a real server, which is not ours to stop")

@@ -296,6 +296,7 @@ USAGE = "usage: qsub [-a date_time] [-A account_string] [-c interval]"
 COUNTS = "Transit:0 Queued:0 Held:0 Waiting:0 Running:0 Exiting:0 Begun:0 "
 QUEUE = {"queue_type": "Execution", "total_jobs": 0, "state_count": COUNTS, "enabled": "True",
          "started": "True"}  # fmt: skip
+ABOUT = {"server_state": "Active", "server_host": SERVER, "default_queue": "workq"}
 QUEUES = {
     "workq": QUEUE,
     "short": {**QUEUE, "resources_max": {"walltime": "00:10:00"}},
@@ -366,8 +367,8 @@ def until(what):
 
 
 def qstat(argv):
-    if "-Q" in argv:
-        show(Queue=QUEUES)
+    if "-Q" in argv or "-B" in argv:
+        show(**({"Queue": QUEUES} if "-Q" in argv else {"Server": {SERVER: ABOUT}}))
         return
     wanted = [one.split(".")[0] for one in argv if one[0].isdecimal()]
     past, subjobs = "-x" in argv, "-t" in argv
