@@ -81,6 +81,10 @@ class HTCondor(Fixture):
         ads = msgspec.json.decode(answer)
         return [f"{ad['AilurusTag']}.{ad['ProcId']}" for ad in ads if ad["JobStatus"] in (1, 2, 5)]
 
+    def lose(self) -> None:
+        """Its machine loses power, and comes back."""
+        self.fixture("lose")
+
     def condor(self, verb: str, *argv: object, check: bool = True) -> str:
         return self.run(CONDOR / "usr/bin" / f"condor_{verb}", *argv, check=check)
 
