@@ -157,15 +157,20 @@ class PBS(System):
 
 
 class Local(System):
-    """Processes of this machine: those that say in their environment which worker they are."""
+    """Processes of this machine: those that say in their environment which worker they are, of a site
+    below the directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__("local", {}, self._live, self._empty)
+        self._worker = re.compile(
+            rb"AILURUS_BOOTSTRAP_FILE=%b/[^/]+/state/workers/(\w+)/(\d+)/bootstrap"
+            % re.escape(os.fsencode(directory))
+        )
 
     def _found(self) -> Iterator[tuple[int, str]]:
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if match := _WORKER.search((process / "environ").read_bytes()):
+                if match := self._worker.search((process / "environ").read_bytes()):
                     yield int(process.name), f"{match[1].decode()}.{match[2].decode()}"
 
     def _live(self) -> list[str]:
@@ -176,12 +181,6 @@ class Local(System):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until(lambda: not self.live(), 30, "all workers have gone")
-
-
-_WORKER = re.compile(
-    rb"AILURUS_BOOTSTRAP_FILE=" + tempfile.gettempdir().encode() + rb"/ailurus-real-[^/]+/state"
-    rb"/workers/(\w+)/(\d+)/bootstrap"
-)
 
 
 @contextmanager
@@ -226,7 +225,14 @@ def pbs() -> Iterator[PBS]:
 
 @contextmanager
 def local() -> Iterator[Local]:
-    yield Local()
+    """Its rigs are made below a directory of its own: others on this machine have workers, too."""
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="ailurus-local-") as directory:
+        tempfile.tempdir = directory
+        try:
+            yield Local(Path(directory))
+        finally:
+            tempfile.tempdir = usual
 
 
 SYSTEMS: dict[str, Callable[[], AbstractContextManager[System]]] = {
