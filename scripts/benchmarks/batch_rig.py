@@ -158,6 +158,8 @@ class Rig:
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             print(f"kept for a look: {self.directory}")
+            for log in self.directory.glob("*.log"):
+                print(f"{log.name}: {log.read_text(errors='replace')[-3000:]}")
 
     def _left(self) -> Iterator[int]:
         """Workers of this rig that no batch system has started."""
