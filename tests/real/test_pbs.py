@@ -35,8 +35,8 @@ class TestPBS(Promises):
     never = (
         ("wrong", {"extra": {"queue": "nosuch"}}, "there is no queue nosuch"),
         ("long", {"extra": {"queue": "short"}}, "walltime at most 00:10:00"),
-        ("large", {"cores": 99}, "0 of 4 hosts"),
-        ("many", {"nodes": 5}, "4 of 4 hosts"),
+        ("large", {"cores": 9999}, "hosts that serve queue"),
+        ("many", {"nodes": 8}, "hosts that serve queue"),
     )
 
     def _silence(self, system, begin, end):
@@ -47,6 +47,8 @@ class TestPBS(Promises):
     @pytest.mark.parametrize("chunk", ["", "mpiprocs=2"])
     def test_e7_an_allocation_of_four_nodes_has_four_pilots(self, system, chunk):
         """Also where PBS would start two processes on each."""
+        if len(system.nodes()) < 4:
+            pytest.skip("AILURUS_TEST_PBS is a server of fewer than four nodes")
         keep = {"max_total": 8, "floor": 8, "idle_exit": "2s"}
         slot = {"nodes": 4, "extra": {"chunk": chunk}}
         with Rig(system, slots={"std": slot}, scaling=keep) as rig:
@@ -144,7 +146,7 @@ class TestPBS(Promises):
             assert len(rig.workers()) == 1
 
     def test_a_worker_that_can_never_run_is_held_and_says_why(self, system):
-        with sleepers(system, 1, slots={"std": {"cores": 99, "memory": "1G"}}) as rig:
+        with sleepers(system, 1, slots={"std": {"cores": 9999, "memory": "1G"}}) as rig:
             rig.edge()
             until(lambda: rig.workers("phase = 'held'"), 40, "it is held")
             (row,) = rig.workers()
