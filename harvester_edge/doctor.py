@@ -208,7 +208,8 @@ def _trial(site: Site, name: str) -> str:
         order = Order(
             script=script(launch(site, "INTENT", name), batch_class(site.backend.kind).index),
             place=Path(place),
-            count=1,
+            count=shape.nodes,
+            nodes=shape.nodes,
             cores=room.cores,
             memory_mb=room.memory_mb,
             disk_mb=room.disk_mb,

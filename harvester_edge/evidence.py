@@ -3,7 +3,8 @@
 - A pilot that is heard lives, whatever a listing says.
 - A worker ends by positive evidence: the batch system or the pilot says so. Absence is evidence, not a
   verdict: only after two successful listings without it, `grace_s` apart and unheard, it is lost; and if
-  it shows up again, it is back.
+  it shows up again, it is back. A search of the history that failed begins that time anew: accounts that
+  were down lag behind when they are back.
 - A failed listing says nothing. A state we do not know changes nothing.
 - A worker that the batch system runs and that does not register in time has never registered; but a PanDA
   server tells nobody who has, so there one that runs counts as registered.
@@ -60,6 +61,7 @@ class Evidence(Struct, frozen=True, kw_only=True, gc=False):
 
     now: float
     listed: bool
+    search_failed: bool = False
     sighting: Sighting | None = None
     answers_since: float | None = 0.0  # since when the dispatcher answers; None: it does not
     row: WorkerRow | None = None
@@ -113,8 +115,12 @@ def _pilot(worker: Worker, seen: Evidence) -> Worker:
 
 def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
     sighting = seen.sighting
+    if sighting is None and heard(seen.row):
+        return worker
+    if sighting is None and seen.search_failed and worker.absent is not None:
+        return replace(worker, absent=seen.now)
     if sighting is None:
-        return _absent(worker, seen, times) if seen.listed and not heard(seen.row) else worker
+        return _absent(worker, seen, times) if seen.listed else worker
     if (worker.absent, worker.outcome, worker.batch_id) != (None, _TAKEN, sighting.batch_id):
         worker = replace(worker, absent=None, outcome=_TAKEN, batch_id=str(sighting.batch_id))
     if sighting.phase is Phase.ENDED:

@@ -160,9 +160,14 @@ def _judged(
         if sighting is None and listed and (_in_doubt(worker) or worker.absent is not None):
             known, sighting = worker.intent in sought, sought.get(worker.intent, {}).get(key)
         evidence = Evidence(
-            now=now, listed=known, sighting=sighting, answers_since=answers, row=rows.get(key),
+            now=now,
+            listed=known,
+            search_failed=listed and not known,
+            sighting=sighting,
+            answers_since=answers,
+            row=rows.get(key),
             mute=edge.panda is not None,
-        )  # fmt: skip
+        )
         after = judge(worker, evidence, times)
         if after is not worker:
             yield after

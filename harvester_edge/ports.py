@@ -21,9 +21,12 @@ MOST_NODES = len(DIGITS) ** 2 - 1
 
 def nodes_of(tag: str) -> int:
     """Nodes of one allocation of that order. The tag itself says it, so that whoever finds its job knows
-    of its workers, without book or accounts."""
+    of its workers, without book or accounts. Somebody else's name may look like one: it is of one node."""
     _, many, digits = tag.rpartition(MANY)
-    return sum(DIGITS.index(one) * len(DIGITS) ** n for n, one in enumerate(digits)) if many else 1
+    if not many or len(digits) != 2 or not set(digits) <= set(DIGITS):
+        return 1
+    low, high = map(DIGITS.index, digits)
+    return max(1, low + high * len(DIGITS))
 
 
 def naming(nodes: int) -> str:

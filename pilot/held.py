@@ -42,6 +42,7 @@ class Held:
         self.give_back = False  # stopped by the pilot's end: unstarted it may be given back
         self._on_change, self._on_settled = on_change, on_settled
         self._stop: JobError | None = None
+        self._stopped = threading.Event()
         self._payload: tuple[Spawner, int] | None = None
         self._lock = threading.Lock()
 
@@ -72,6 +73,11 @@ class Held:
     def stopped(self) -> JobError | None:
         return self._stop
 
+    def stopped_within(self, seconds: float) -> JobError | None:
+        """What stops this job, if anything does by then."""
+        self._stopped.wait(seconds)
+        return self._stop
+
     def runs(self, start: Callable[[], tuple[Spawner, int]]) -> None:
         """Start the payload, unless the job was stopped; a stop from now on reaches it."""
         with self._lock:
@@ -98,6 +104,7 @@ class Held:
             if self._stop is None:
                 self._stop = error
                 self.note(f"stopped: {error}")
+                self._stopped.set()
             if self._payload is not None:
                 spawner, key = self._payload
                 if grace_s > 0:

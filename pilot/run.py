@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 TAIL_BYTES, TAIL_LINES = 4000, 20
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 SCRIPT = "ailurus_script"
+BY_A_SITE = frozenset(
+    {signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGXCPU}
+)
+TOGETHER_S = 1.0
+"""A batch system that ends a pilot signals all its processes, and the payload may be the first to go."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -110,6 +116,8 @@ def _argv(held: Held, work: Workdir) -> list[str]:
 def _outcome(held: Held, work: Workdir, ended: Ended, kit: Kit) -> Outcome:
     exit_code = ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
     error = held.stopped
+    if error is None and exit_code - 128 in BY_A_SITE:
+        error = held.stopped_within(TOGETHER_S)
     if error is None and ended.errno:
         error = _not_started(ended.errno)
     elif error is None and exit_code:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -94,6 +94,45 @@ class HTCondor:
             return Rejected(ran.said)
         return Unclear(f"condor_submit: exit code {ran.code}: {ran.said}")
 
+    def trial(self, order: Order, tag: Tag) -> str:
+        """Why HTCondor would never start a worker of the order; nothing if it would, by the machines
+        that the pool has now. What a schedd demands of its jobs is not asked."""
+        options, description = of_slot(self._options, order), order.place / "submit"
+        (order.place / "script").write_text(order.script)
+        (order.place / "0").mkdir(exist_ok=True)
+        description.write_text(submit_file(options, order, tag))
+        ran = self._command("condor_submit", "-dry-run", "-", str(description))
+        if ran.code:
+            return ran.said
+        if self._machines(roomy := room(order), _NAME, "-limit", "1"):
+            meets = demanded(options.requirements)
+            if meets and not self._machines(f"{roomy} && ({meets})", _NAME, "-limit", "1"):
+                return f"no machine with room for it meets `requirements`: {options.requirements}"
+            return ""
+        machines = self._machines(_WHOLE, "TotalSlotCpus,TotalSlotMemory")
+        if not machines:
+            return "the pool shows no machine"
+        most = max(machines, key=lambda one: (one.TotalSlotCpus, one.TotalSlotMemory))
+        return (
+            f"no machine of the pool has {order.cores} cores, {order.memory_mb} MB, {order.disk_mb} MB of "
+            f"disk and {order.gpus} GPUs; the largest of {len(machines)} has {most.TotalSlotCpus:g} cores, "
+            f"{most.TotalSlotMemory:g} MB"
+        )
+
+    def _machines(self, constraint: str, attributes: str, *more: str) -> list[_Machine]:
+        where = ["-pool", self._options.pool] if self._options.pool else []
+        argv = [
+            "condor_status",
+            *where,
+            "-json",
+            "-constraint",
+            constraint,
+            "-attributes",
+            attributes,
+        ]
+        text = answer("condor_status", self._run([*self._options.prefix, *argv, *more]))
+        return _decode(text, _Machine)
+
     def listing(self) -> tuple[Sighting, ...]:
         ours = f"substr(AilurusTag, 0, {len(self._prefix)}) == {_quoted(self._prefix)}"
         return self._ads("condor_q", ours)
@@ -174,6 +213,25 @@ def submit_file(options: HTCondorOptions, order: Order, tag: Tag) -> str:
     return "\n".join([*lines, *options.submit, f"queue {order.count}"]) + "\n"
 
 
+_WHOLE, _NAME = 'SlotType =!= "Dynamic"', "TotalSlotCpus"
+
+
+def room(order: Order) -> str:
+    """A machine that has all of it, were it empty."""
+    wants = {"Cpus": order.cores, "Memory": order.memory_mb, "Disk": order.disk_mb * 1024}
+    wants |= {"GPUs": order.gpus} if order.gpus else {}
+    return " && ".join([_WHOLE, *(f"TotalSlot{name} >= {one}" for name, one in wants.items())])
+
+
+def demanded(requirements: str) -> str:
+    """A job's requirements as one asks a machine itself; nothing where they speak of the job, too."""
+    return (
+        ""
+        if re.search(r"\bMY\.", requirements, re.IGNORECASE)
+        else re.sub(r"\bTARGET\.", "", requirements, flags=re.IGNORECASE)
+    )
+
+
 def _quoted(text: str) -> str:
     """A string of a ClassAd; a tag and its prefix are letters and digits."""
     return f'"{text}"'
@@ -198,6 +256,11 @@ class _Ad(Struct, frozen=True):
     LastRemoteHost: str = ""
 
 
+class _Machine(Struct, frozen=True):
+    TotalSlotCpus: float = 0
+    TotalSlotMemory: float = 0
+
+
 _WANTED = ",".join(_Ad.__struct_fields__)
 IDLE, RUNNING, REMOVED, COMPLETED, HELD, TRANSFERRING, SUSPENDED = range(1, 8)
 PHASE = {
@@ -215,14 +278,18 @@ TOO_LONG, TOO_MUCH = 47, 34  # codes of holds: execution time, memory
 
 
 def parse(text: str, root: Path) -> tuple[Sighting, ...]:
+    return tuple(_sighting(ad, root) for ad in _decode(text, _Ad))
+
+
+_T = TypeVar("_T")
+
+
+def _decode(text: str, kind: type[_T]) -> list[_T]:
     """condor_q prints nothing at all where it means an empty list."""
-    if not text.strip():
-        return ()
     try:
-        ads = msgspec.json.decode(text, type=list[_Ad])
+        return msgspec.json.decode(text, type=list[kind]) if text.strip() else []  # type: ignore[valid-type]
     except msgspec.DecodeError as error:
         raise BatchError(f"HTCondor's answer cannot be read: {error}") from None
-    return tuple(_sighting(ad, root) for ad in ads)
 
 
 def _sighting(ad: _Ad, root: Path) -> Sighting:

@@ -4,6 +4,11 @@ The listing is one `qstat` without ids: with several, this version answers for t
 broken by what any user's job may carry (functions in the environment, numbers with leading zeros), so a
 listing that cannot be read is asked again for our own jobs alone, one call an order. What has left the
 listing is found by `qselect -x`, where the server keeps a history.
+
+An allocation of several nodes starts its workers by `pbsdsh`, whose tasks know their host's number in the
+job (PBS_NODENUM). It starts one on each logical node: on more than one a host where a site's `chunk` says
+`mpiprocs`, and then the first of a host is the worker. It is content whatever becomes of them, so its own
+words tell the job whether one failed.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from msgspec import Meta, Struct
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
+    MOST_NODES,
     Accepted,
     BatchError,
     BatchId,
@@ -28,7 +34,9 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
+    nodes_of,
 )
+from plugins.batch import pbs_fit as fit
 from plugins.batch.commands import (
     NotThere,
     Ran,
@@ -74,8 +82,8 @@ class PBS:
     poll_s = 120.0
     settle_s = 120.0
     grace_s = 240.0
-    index = '"${PBS_ARRAY_INDEX:-0}"'
-    most_nodes = 1
+    index = '"${AILURUS_INDEX:-${PBS_ARRAY_INDEX:-0}}"'
+    most_nodes = MOST_NODES
 
     def __init__(
         self,
@@ -94,7 +102,9 @@ class PBS:
         script = order.place / "script"
         try:
             script.write_text(order.script)
-            (order.place / "job").write_text(job(order.place, self.index))
+            if order.nodes > 1:
+                (order.place / "node").write_text(node(order))
+            (order.place / "job").write_text(job(order, self.index))
             ran = self._command(*qsub(of_slot(self._options, order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
@@ -103,13 +113,28 @@ class PBS:
         except BatchError as error:
             return Unclear(str(error))
         match = _ID.fullmatch(ran.out)
-        if ran.code == 0 and match and bool(match[2]) == (order.count > 1):
-            if order.count == 1:
-                return Accepted({0: BatchId(match[1])})
-            return Accepted({n: BatchId(f"{match[1]}[{n}]") for n in range(order.count)})
+        many = order.count > order.nodes
+        if ran.code == 0 and match and bool(match[2]) == many:
+            own = f"{match[1]}[{{}}]" if many else match[1]
+            ids = {n: BatchId(own.format(n // order.nodes)) for n in range(order.count)}
+            return Accepted(ids)
         if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
             return Rejected(ran.said)
         return Unclear(f"qsub: exit code {ran.code}: {ran.said}")
+
+    def trial(self, order: Order, _: Tag) -> str:
+        """Why PBS would never start a worker of the order; nothing if it would, by its queues and nodes."""
+        options = of_slot(self._options, order)
+        queue = options.queue
+        if not queue:
+            servers = self._about("qstat", "-B", "-f").Server.values()
+            queue = next((one.default_queue for one in servers), "")
+        queues = self._about("qstat", "-Q", "-f").Queue
+        what = fit.asked(order, options.chunk, memory=options.memory)
+        return fit.why_not(what, queue, queues, self._about("pbsnodes", "-a").nodes)
+
+    def _about(self, *argv: str) -> fit.Answer:
+        return fit.read(answer(argv[0], self._command(*argv, "-F", "json")))
 
     def listing(self) -> tuple[Sighting, ...]:
         out = answer("qstat", self._command("qstat", *_JSON))
@@ -158,7 +183,8 @@ _GONE = re.compile(r"Job has finished|Unknown Job Id")
 def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
     """One command for all workers of an order. An array has at least two, and must be rerunable: a
     worker that PBS runs again is told to leave when it registers."""
-    select = f"select=1:ncpus={order.cores}"
+    allocations = order.count // order.nodes
+    select = f"select={order.nodes}:ncpus={order.cores}"
     if options.memory:
         select += f":mem={order.memory_mb}mb"
     if order.gpus:
@@ -166,22 +192,52 @@ def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
     if options.chunk:
         select += f":{options.chunk}"
     argv = ["qsub", "-N", tag, "-l", select, "-l", f"walltime={in_time(order.walltime_s)}"]
-    argv += ["-J", f"0-{order.count - 1}", "-r", "y"] if order.count > 1 else ["-r", "n"]
+    argv += ["-J", f"0-{allocations - 1}", "-r", "y"] if allocations > 1 else ["-r", "n"]
     argv += ["-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
-    if options.place:
-        argv += ["-l", f"place={options.place}"]
+    place = scattered(options.place) if order.nodes > 1 else options.place
+    if place:
+        argv += ["-l", f"place={place}"]
     for flag, value in (("-q", options.queue), ("-A", options.account), ("-P", options.project)):
         argv += [flag, value] if value else []
     return [*argv, *options.submit, str(order.place / "job")]
 
 
-def job(place: Path, index: str) -> str:
+def scattered(place: str) -> str:
+    """A host for each chunk, whatever else is asked."""
+    rest = [
+        part for part in place.split(":") if part not in ("", "free", "pack", "scatter", "vscatter")
+    ]
+    return ":".join(["scatter", *rest])
+
+
+def job(order: Order, index: str) -> str:
     """PBS brings output when a job has ended, if it can; this one writes it where it belongs."""
-    here = f"{shlex.quote(str(place))}/{index}"
+    place = shlex.quote(str(order.place))
+    if order.nodes == 1:
+        here = f"{place}/{index}"
+        return (
+            f"#!/bin/sh\nexec /bin/sh {place}/script > {here}/stdout 2> {here}/stderr < /dev/null\n"
+        )
     return (
         "#!/bin/sh\n"
-        f"exec /bin/sh {shlex.quote(str(place / 'script'))} "
-        f"> {here}/stdout 2> {here}/stderr < /dev/null\n"
+        "PATH=$PATH:/opt/pbs/bin\n"
+        f"run=$(mktemp -d {place}/run.XXXXXX) || exit 1\n"
+        f'pbsdsh -- /bin/sh {place}/node "$run" "${{PBS_ARRAY_INDEX:-0}}" '
+        '> "$run/stdout" 2> "$run/stderr" < /dev/null || exit\n'
+        "! grep -q 'exit status [^0]' \"$run/stdout\"\n"
+    )
+
+
+def node(order: Order) -> str:
+    """What `pbsdsh` starts: $1 is a directory of this run of the job, $2 the job's number in its array."""
+    place = shlex.quote(str(order.place))
+    here = f'{place}/"$AILURUS_INDEX"'
+    return (
+        "#!/bin/sh\n"
+        "set -u\n"
+        'mkdir "$1/$PBS_NODENUM" || { test -d "$1/$PBS_NODENUM"; exit; }\n'
+        f"export AILURUS_INDEX=$(($2 * {order.nodes} + PBS_NODENUM))\n"
+        f"exec /bin/sh {place}/script > {here}/stdout 2> {here}/stderr < /dev/null\n"
     )
 
 
@@ -229,12 +285,19 @@ def parse(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
         tag = Tag(str(one.Job_Name))
         if index != "":
             own = number if index is None else f"{number}[{index}]"
-            yield _sighting(BatchId(own), tag, int(index or 0), one, root)
+            yield from _sightings(BatchId(own), tag, int(index or 0), one, root)
             continue
         if one.job_state in "QHWT" or one.substate == TERMINATED:  # before it began, or never
             for nr in tasks(str(one.array_indices_submitted)):
                 if f"{number}[{nr}]{batch_id.partition(']')[2]}" not in jobs:
-                    yield _sighting(BatchId(f"{number}[{nr}]"), tag, nr, one, root)
+                    yield from _sightings(BatchId(f"{number}[{nr}]"), tag, nr, one, root)
+
+
+def _sightings(batch_id: BatchId, tag: Tag, nr: int, one: _Job, root: Path) -> Iterator[Sighting]:
+    """The workers of one job: one a node."""
+    each = nodes_of(tag)
+    for index in range(nr * each, (nr + 1) * each):
+        yield _sighting(batch_id, tag, index, one, root)
 
 
 def _sighting(batch_id: BatchId, tag: Tag, index: int, one: _Job, root: Path) -> Sighting:

@@ -135,10 +135,14 @@ class Slurm:
         return parse_squeue(out, self._prefix, self._root)
 
     def _sacct(self, tag: Tag) -> Iterator[Sighting]:
+        """Ends only: what accounts call running and the queue does not have is over, and they have not
+        heard of it yet, or never will (`sacctmgr show runawayjobs`). Asked so, they also tell of what was
+        cancelled before it might have begun."""
         if not self._accounts:
             return iter(())
         argv = ["--allocations", "--parsable2", "--noheader", "--starttime=now-30days",
-                f"--format={_SACCT}", f"--name={tag}"]  # fmt: skip
+                "--endtime=now", f"--state={','.join(_ENDED)}", f"--format={_SACCT}",
+                f"--name={tag}"]  # fmt: skip
         try:
             out = self._answer("sacct", [*self._cluster(), *argv])
         except BatchError as error:
@@ -245,6 +249,9 @@ ENDING = {
     **dict.fromkeys(("CANCELLED", "REVOKED"), Ending.CANCELLED),
     "FAILED": Ending.FAILED,
 }
+_ENDED = ("COMPLETED", "TIMEOUT", "DEADLINE", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY",
+          "CANCELLED", "REVOKED", "FAILED")  # fmt: skip
+"""Those that sacct takes as a base state."""
 NEVER = frozenset({"DependencyNeverSatisfied", "PartitionConfig", "PartitionTimeLimit",
                    "PartitionNodeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"})  # fmt: skip
 """Reasons of PENDING that time does not heal: somebody must do something."""
@@ -264,16 +271,27 @@ def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
 
 
 def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
-    """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9]."""
-    for line in text.splitlines():
-        fields = line.split("|")
-        job, _, task = fields[0].partition("_")
-        if len(fields) != 4 or not job.isdecimal():
+    """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9]; or
+    1350, where they might not even have begun, which stands for all without a line of their own."""
+    rows = [fields for line in text.splitlines() if len(fields := line.split("|")) == 4]
+    told = [tasks(row[0].partition("_")[2].strip("[]")) for row in rows]
+    for row, known in zip(rows, told, strict=True):
+        job, many, _ = row[0].partition("_")
+        if not job.isdecimal():
             continue
-        code = fields[2].partition(":")
+        code = row[2].partition(":")
         how = f"killed by signal {code[2]}" if code[2] not in ("", "0") else f"exit code {code[0]}"
-        for one in tasks(task.strip("[]")):
-            yield from _sightings(job, one, tag, fields[1].split(" ", 1)[0], how, fields[3], root)
+        for one in known if many else sorted(_placed(tag, root) - {n for ns in told for n in ns}):
+            yield from _sightings(job, one, tag, row[1].split(" ", 1)[0], how, row[3], root)
+
+
+def _placed(tag: Tag, root: Path) -> set[int]:
+    """The tasks of an order that was submitted from here, by the directories of its workers."""
+    try:
+        names = [one.name for one in (root / tag).iterdir()]
+    except OSError:
+        return set()
+    return {int(name) // nodes_of(tag) for name in names if name.isdecimal()}
 
 
 def _sightings(

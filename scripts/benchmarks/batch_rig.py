@@ -142,7 +142,7 @@ class Rig:
         liar = self.directory / "liar"
         liar.write_text(LIAR.format(here=self.directory))
         liar.chmod(0o755)
-        self.program("idle", "exec sleep 1000")
+        self.program("idle", '[ "$1" != --version ] || exit 0\nexec sleep 1000')
         self.configure(**site)
 
     def __enter__(self) -> Self:
@@ -158,6 +158,8 @@ class Rig:
             shutil.rmtree(self.directory, ignore_errors=True)
         else:
             print(f"kept for a look: {self.directory}")
+            for log in self.directory.glob("*.log"):
+                print(f"{log.name}: {log.read_text(errors='replace')[-3000:]}")
 
     def _left(self) -> Iterator[int]:
         """Workers of this rig that no batch system has started."""

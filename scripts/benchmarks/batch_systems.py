@@ -35,11 +35,11 @@ class Fixture(System):
         command = [str(FIXTURES / self.kind), verb, str(self.directory), *map(str, more)]
         subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
 
-    def down(self) -> None:
-        self.fixture("down")
+    def down(self, *daemon: str) -> None:
+        self.fixture("down", *daemon)
 
-    def up(self) -> None:
-        self.fixture("up")
+    def up(self, *daemon: str) -> None:
+        self.fixture("up", *daemon)
 
 
 class Slurm(Fixture):
@@ -80,6 +80,10 @@ class HTCondor(Fixture):
         answer = self.condor("q", *wanted) or "[]"
         ads = msgspec.json.decode(answer)
         return [f"{ad['AilurusTag']}.{ad['ProcId']}" for ad in ads if ad["JobStatus"] in (1, 2, 5)]
+
+    def lose(self) -> None:
+        """Its machine loses power, and comes back."""
+        self.fixture("lose")
 
     def condor(self, verb: str, *argv: object, check: bool = True) -> str:
         return self.run(CONDOR / "usr/bin" / f"condor_{verb}", *argv, check=check)
@@ -131,6 +135,20 @@ class PBS(System):
     def wake(self) -> None:
         self._flag("hang", there=False)
 
+    def nodes(self) -> list[str]:
+        answer = msgspec.json.decode(self.run("pbsnodes", "-a", "-F", "json"))
+        return list(answer["nodes"])
+
+    def lose(self, node: str) -> None:
+        """A node is gone, with all that runs there."""
+        if PBS_SERVER:
+            raise RuntimeError("a node of a real server is not ours to lose")
+        self.run("lose", node)
+
+    def find(self, node: str) -> None:
+        """It is back."""
+        (self.directory / "lost" / node).rmdir()
+
     def down(self) -> None:
         self._flag("down", there=True)
 
@@ -139,15 +157,20 @@ class PBS(System):
 
 
 class Local(System):
-    """Processes of this machine: those that say in their environment which worker they are."""
+    """Processes of this machine: those that say in their environment which worker they are, of a site
+    below the directory."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__("local", {}, self._live, self._empty)
+        self._worker = re.compile(
+            rb"AILURUS_BOOTSTRAP_FILE=%b/[^/]+/state/workers/(\w+)/(\d+)/bootstrap"
+            % re.escape(os.fsencode(directory))
+        )
 
     def _found(self) -> Iterator[tuple[int, str]]:
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if match := _WORKER.search((process / "environ").read_bytes()):
+                if match := self._worker.search((process / "environ").read_bytes()):
                     yield int(process.name), f"{match[1].decode()}.{match[2].decode()}"
 
     def _live(self) -> list[str]:
@@ -160,18 +183,13 @@ class Local(System):
         until(lambda: not self.live(), 30, "all workers have gone")
 
 
-_WORKER = re.compile(
-    rb"AILURUS_BOOTSTRAP_FILE=" + tempfile.gettempdir().encode() + rb"/ailurus-real-[^/]+/state"
-    rb"/workers/(\w+)/(\d+)/bootstrap"
-)
-
-
 @contextmanager
-def slurm(nodes: int = 4, cores: int = 32) -> Iterator[Slurm]:
+def slurm(nodes: int = 4, cores: int = 32, *more: str) -> Iterator[Slurm]:
+    """`more`: "accounts", for a cluster that keeps them."""
     os.environ["PATH"] += ":/usr/sbin"
     with tempfile.TemporaryDirectory(prefix="ailurus-slurm-") as directory:
         system = Slurm(Path(directory))
-        system.fixture("start", nodes, cores)
+        system.fixture("start", nodes, cores, *more)
         try:
             yield system
         finally:
@@ -196,8 +214,10 @@ def pbs() -> Iterator[PBS]:
     try:
         yield PBS(directory)
     finally:
-        for record in directory.glob("jobs/*/*/pid"):
-            if not (record.parent / "exit").exists():
+        for place in directory.glob("jobs/*/*/pid"):
+            if (place.parent / "exit").exists():
+                continue
+            for record in (place, *place.parent.glob("task.*")):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(int(record.read_text()), signal.SIGKILL)
         shutil.rmtree(directory)
@@ -205,7 +225,14 @@ def pbs() -> Iterator[PBS]:
 
 @contextmanager
 def local() -> Iterator[Local]:
-    yield Local()
+    """Its rigs are made below a directory of its own: others on this machine have workers, too."""
+    usual = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="ailurus-local-") as directory:
+        tempfile.tempdir = directory
+        try:
+            yield Local(Path(directory))
+        finally:
+            tempfile.tempdir = usual
 
 
 SYSTEMS: dict[str, Callable[[], AbstractContextManager[System]]] = {

@@ -50,6 +50,7 @@ class MemoryBatch:
     cancelled: list[BatchId] = field(default_factory=list)
     broken: str = ""
     hidden: bool = False  # the listing does not show our jobs, nor does a search
+    no_history: str = ""  # why a search fails
     ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def submit(self, order: Order, tag: Tag) -> Any:
@@ -71,6 +72,8 @@ class MemoryBatch:
         return () if self.hidden else tuple(self.jobs.values())
 
     def find(self, tag: Tag) -> tuple[Sighting, ...]:
+        if self.no_history:
+            raise BatchError(self.no_history)
         return tuple(one for one in self.listing() if one.tag == tag)
 
     def cancel(self, ids: Collection[BatchId]) -> None:

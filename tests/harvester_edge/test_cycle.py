@@ -315,6 +315,19 @@ def test_absent_and_unheard_twice_is_lost_and_comes_back_if_it_shows_up(world):
     assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
 
 
+def test_b4_the_time_in_which_the_history_did_not_answer_is_no_absence(world):
+    """Accounts that were down lag behind when they are back."""
+    tag = started(world)
+    world.dispatcher.end(tag, Ending.LOST)
+    world.batch.hidden, world.batch.no_history = True, "the database is down"
+    world.cycle(100)
+    world.batch.no_history = ""
+    world.cycle(9)
+    assert [worker.phase for worker in world.workers()] == [Phase.ACTIVE]
+    world.cycle(3)
+    assert world.edge.book.recent()[0].ending is Ending.LOST
+
+
 def test_an_unknown_batch_state_changes_nothing(world):
     tag = started(world)
     world.dispatcher.end(tag, Ending.LOST)

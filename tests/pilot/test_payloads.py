@@ -295,6 +295,26 @@ def test_a_signal_ends_the_pilot_gracefully_with_a_report(field: Field, number) 
     assert len(detail.attempts) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL])
+def test_a_payload_that_gets_its_sites_signal_before_the_pilot_has_not_failed(
+    field: Field, number
+) -> None:
+    """Slurm signals all processes of a job that it ends, requeues or preempts."""
+    field.write_site(container={"default": "bare", "bare": True})
+    mark = f"3000.{time.time_ns()}"
+    job_id = field.submit(f"exec sleep {mark}")
+    pilot = field.pilot()
+    field.dispatcher.in_state(job_id, JobState.RUNNING)
+    (payload,) = until(lambda: processes_with(mark), 10)
+    os.kill(payload, number)
+    time.sleep(0.2)
+    pilot.signal(signal.SIGTERM)
+    pilot.ended(15)
+    detail = field.dispatcher.client.show(job_id)
+    assert Code(detail.attempts[0].code) is Code.SIGTERM
+    assert detail.row.state is JobState.ACTIVATED
+
+
 def test_bare_is_refused_unless_the_site_allows_it(field: Field) -> None:
     field.write_site(container={"default": "bare"})
     pilot = field.pilot()

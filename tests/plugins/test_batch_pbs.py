@@ -8,13 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from benchmarks.batch_rig import until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
 from plugins.batch.commands import Ran
-from plugins.batch.pbs import PBS, PBSOptions, parse, qsub
+from plugins.batch.pbs import PBS, PBSOptions, parse, qsub, scattered
 from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
 
 TAG = Tag("aabcdtag")
@@ -198,6 +199,36 @@ def test_an_order_is_one_command_with_all_that_the_slot_asks():
     assert "-V" not in argv
 
 
+MANY = Tag("aabcdabcdefg9ea")  # 4 nodes
+
+
+def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0, "17[].pbshost\n"), Ran(0, "18.pbshost\n"))
+    ids = batch.submit(order(tmp_path, 8, nodes=4), MANY).ids
+    assert [ids[n] for n in range(8)] == ["17[0]"] * 4 + ["17[1]"] * 4
+    text = " ".join(player.asked[0])
+    assert "-l select=4:ncpus=4:mem=2000mb" in text
+    assert "-J 0-1" in text
+    assert "-l place=scatter" in text
+    assert batch.submit(order(tmp_path, 4, nodes=4), MANY).ids == dict.fromkeys(range(4), "18")
+    assert "-J" not in player.asked[1]
+    job = {"Job_Name": MANY, "job_state": "R", "substate": 42}
+    found = parse(json.dumps({"Jobs": {"17[1].pbshost": job}}), "aabcd", tmp_path)
+    assert [(one.batch_id, one.index) for one in found] == [("17[1]", n) for n in range(4, 8)]
+    waits = {"Job_Name": MANY, "job_state": "Q", "array_indices_submitted": "0-1"}
+    found = list(parse(json.dumps({"Jobs": {"17[].pbshost": waits}}), "aabcd", tmp_path))
+    assert [one.index for one in found] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [("", "scatter"), ("excl", "scatter:excl"), ("free:exclhost", "scatter:exclhost"),
+     ("scatter:excl", "scatter:excl"), ("pack", "scatter")],
+)  # fmt: skip
+def test_several_nodes_are_several_hosts_whatever_else_a_site_asks(place, asked):
+    assert scattered(place) == asked
+
+
 # --- cancelling --------------------------------------------------------------------------------------
 
 
@@ -287,6 +318,84 @@ def test_the_standin_shows_jobs_as_the_real_one(standin):
     assert standin("qdel", "54").code == recorded("pbs", "err_qdel_finished").code
     late = standin("qstat", "-f", "-F", "json", "54.pbshost")
     assert late.code == recorded("pbs", "err_qstat_finished_without_x").code
+
+
+def test_pbsdsh_of_the_standin_is_as_openpbs_has_it(standin, tmp_path):
+    """Usage, exit codes and words of src/cmds/pbsdsh.c; what a task sees, of start_exec.c."""
+    usage = standin("pbsdsh")
+    assert (usage.code, usage.err.split(" ")[0]) == (1, "Usage:")
+    assert standin("pbsdsh", "-c", "1", "-n", "0", "--", "true").code == 1
+    assert standin("pbsdsh", "--", "true").err == "pbsdsh: not executing under PBS\n"
+    (tmp_path / "task.sh").write_text(f'env > {tmp_path}/task.$PBS_TASKNUM; exit "$PBS_NODENUM"\n')
+    (tmp_path / "head.sh").write_text(
+        f"cp $PBS_NODEFILE {tmp_path}/nodes\n"
+        f"pbsdsh -- /bin/sh {tmp_path}/task.sh > {tmp_path}/said; echo $? > {tmp_path}/code.new\n"
+        f"mv {tmp_path}/code.new {tmp_path}/code\n"
+    )
+    assert standin("qsub", "-l", "select=2:ncpus=1:mpiprocs=2", "-J", "0-1", "head.sh").code == 0
+    until((tmp_path / "code").exists, 20, "it ran")
+    assert (tmp_path / "code").read_text() == "0\n"
+    first, *_, last = (tmp_path / "nodes").read_text().split()
+    assert first != last
+    said = (tmp_path / "said").read_text()
+    assert said == "".join(f"pbsdsh: task 0x{n:08X} exit status 1\n" for n in (2, 3))
+    tasks = [dict(line.partition("=")[::2] for line in file.read_text().splitlines())
+             for file in tmp_path.glob("task.0*")]  # fmt: skip
+    assert sorted(task["PBS_NODENUM"] for task in tasks) == ["0", "0", "1", "1"]
+    for task in tasks:
+        assert task.keys() >= {"HOME", "PBS_JOBID", "PBS_JOBCOOKIE", "PBS_MOMPORT", "NCPUS"}
+        assert not task.keys() & {"PBS_NODEFILE", "PBS_ARRAY_INDEX", "USER", "LOGNAME", "SHELL"}
+
+
+def test_the_standin_loses_a_node_as_the_real_one(standin):
+    alone = standin("qsub", "-N", "lostnode", "-r", "n", "long.sh").out.strip()
+    assert standin("lose", "pbshost").code == 0
+    found = json.loads(standin("qstat", "-x", "-f", "-F", "json").out)["Jobs"]
+    _held(found[alone], "qstat_x_lostnode.json", "77.pbshost")
+    assert found[alone]["Exit_status"] == -20
+    nodes = json.loads(standin("pbsnodes", "-a", "-F", "json").out)["nodes"]
+    real = json.loads(recorded("pbs", "pbsnodes_down.json").out)["nodes"]["pbshost"]
+    assert nodes["pbshost"]["state"] == real["state"] == "down"
+
+
+def test_the_standin_runs_again_as_the_real_one(standin):
+    alone = standin("qsub", "-N", "rerunme", "long.sh").out.strip()
+    assert standin("qrerun", alone).code == 0
+    found = json.loads(standin("qstat", "-f", "-F", "json").out)["Jobs"]
+    real = json.loads(recorded("pbs", "qstat_f_rerun.json").out)["Jobs"]["69.pbshost"]
+    for key in ("job_state", "run_count", "Rerunable"):
+        assert found[alone][key] == real[key]
+    assert standin("qdel", alone).code == 0
+
+
+def test_the_standin_shows_queues_and_nodes_as_the_real_one(standin):
+    for name, argv, stem, key in (
+        ("qstat", ("-Q", "-f", "-F", "json"), "qstat_Q.json", "Queue"),
+        ("qstat", ("-B", "-f", "-F", "json"), "qstat_B.json", "Server"),
+        ("pbsnodes", ("-a", "-F", "json"), "pbsnodes.json", "nodes"),
+    ):
+        ours = json.loads(standin(name, *argv).out)[key]
+        real = json.loads(recorded("pbs", stem).out)[key]
+        assert ours.keys() >= real.keys()
+        for one in real:
+            assert ours[one].keys() <= real[one].keys()
+            for each in (
+                "resources_max",
+                "enabled",
+                "started",
+                "state",
+                "resources_available",
+                "default_queue",
+            ):
+                assert ours[one].get(each) == real[one].get(each)
+
+
+def test_the_standin_never_runs_what_does_not_fit_as_the_real_one(standin):
+    job = standin("qsub", "-N", "neverfits", "-l", "select=1:ncpus=99", "long.sh").out.strip()
+    found = json.loads(standin("qstat", "-f", "-F", "json").out)["Jobs"][job]
+    real = json.loads(recorded("pbs", "qstat_f_neverfits.json").out)["Jobs"]["62.pbshost"]
+    for key in ("job_state", "substate", "comment"):
+        assert found[key] == real[key]
 
 
 def _held(ours, stem, batch_id):

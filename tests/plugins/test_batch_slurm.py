@@ -163,10 +163,22 @@ def test_tasks_that_never_began_share_a_line():
 
 
 def test_the_queue_knows_better_than_the_history(tmp_path):
-    past = Ran(0, "17_0|RUNNING|0:0|n1\n17_1|COMPLETED|0:0|n1\n")
-    batch, _ = plugin(tmp_path, past, Ran(0, f"17|0|TIMEOUT|TimeLimit|n1|{TAG}\n"))
+    past = Ran(0, "17_0|FAILED|0:0|n1\n17_1|COMPLETED|0:0|n1\n")
+    batch, player = plugin(tmp_path, past, Ran(0, f"17|0|TIMEOUT|TimeLimit|n1|{TAG}\n"))
     found = {one.index: one.ending for one in batch.find(TAG)}
     assert found == {0: Ending.WALLTIME, 1: Ending.DONE}
+    asked = " ".join(player.asked[0])
+    assert "--state=COMPLETED,TIMEOUT," in asked  # not what they only believe to run
+    assert "--endtime=now" in asked
+
+
+def test_what_was_cancelled_before_it_might_begin_has_a_line_without_tasks(tmp_path):
+    for index in range(3):
+        (tmp_path / TAG / str(index)).mkdir(parents=True)
+    text = "17|CANCELLED by 0|0:0|None assigned\n17_1|COMPLETED|0:0|n1\n"
+    found = {one.index: one.ending for one in parse_sacct(text, TAG, tmp_path)}
+    assert found == {0: Ending.CANCELLED, 1: Ending.DONE, 2: Ending.CANCELLED}
+    assert not list(parse_sacct("17|CANCELLED by 0|0:0|None assigned\n", TAG, Path("/nowhere")))
 
 
 def test_a_site_without_accounts_is_asked_once(tmp_path):
@@ -268,6 +280,13 @@ def test_a_tag_tells_the_nodes_of_its_allocations(nodes):
     from harvester_edge.ports import naming, nodes_of
 
     assert nodes_of("aabcdaaaaa" + naming(nodes)) == nodes
+
+
+@given(st.text("ab9Z_é", max_size=9))
+def test_no_name_at_all_breaks_the_count_of_its_nodes(name):
+    from harvester_edge.ports import nodes_of
+
+    assert 1 <= nodes_of(name) <= 1023
 
 
 def test_a_short_worker_is_told_to_stop_in_its_last_tenth():

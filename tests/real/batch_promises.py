@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
+import subprocess
 
 import pytest
 from benchmarks.batch_kills import FAILPOINTS, KILLS, LIES, kill, sleepers
-from benchmarks.batch_rig import LEASE_S, Rig, until
+from benchmarks.batch_rig import BIN, LEASE_S, Rig, as_user, clean, until
 
 
 class Promises:
+    never: tuple[tuple[str, dict[str, object], str], ...] = ()
+    """Slots that this system would never start, and what the doctor says of them."""
+
     @pytest.mark.timeout(240)
     def test_200_jobs_run_through_the_frozen_pilot_and_nothing_is_left_when_idle(
         self, system, frozen
@@ -127,6 +132,25 @@ class Promises:
             until(lambda: rig.agrees(2), 60, f"all as before: {rig.log()}")
             assert rig.known() == before
             assert rig.submissions == 1
+
+    def test_the_doctor_asks_about_each_slot_and_submits_nothing(self, system):
+        usual = {"queue": "real", "cores": 1, "memory": "100M", "disk": "1M", "walltime": "1h"}
+        slots = {name: {**usual, **slot} for name, slot, _ in self.never}
+        with sleepers(system, 8, slots=slots) as rig:
+            command = [*as_user(system.user), BIN / "harvester-edge", "doctor", "--json"]
+            env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
+            ran = subprocess.run(
+                [*command, "--config", rig.site_file], capture_output=True, env=env, timeout=60,
+                check=False,
+            )  # fmt: skip
+            found = {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
+            assert ran.returncode == 78
+            for about in ("slot std", "batch system", "dispatcher"):
+                assert found[about]["verdict"] == "good", found
+            for name, _, said in self.never:
+                assert found[f"slot {name}"]["verdict"] == "bad", found
+                assert said in found[f"slot {name}"]["said"], found
+            assert not system.live()
 
     def test_a_cancelled_worker_is_cancelled_and_replaced(self, system):
         with sleepers(system, 1) as rig:

@@ -31,6 +31,16 @@ def system(htcondor) -> Iterator[batch_systems.HTCondor]:
 class TestHTCondor(Promises):
     """Those of every batch system."""
 
+    never = (
+        ("wrong", {"extra": {"requirements": "(("}}, "Parse error"),
+        (
+            "nowhere",
+            {"extra": {"requirements": 'TARGET.Machine == "nowhere"'}},
+            "no machine with room",
+        ),
+        ("large", {"cores": 99}, "the largest of 1 has 96 cores"),
+    )
+
     def test_a_held_worker_is_held_until_it_is_released(self, system):
         with sleepers(system, 1) as rig:
             rig.edge()
@@ -40,6 +50,25 @@ class TestHTCondor(Promises):
             until(lambda: rig.workers("phase = 'held'"), 30, "it is held")
             assert "operator asked" in rig.workers()[0]["diagnosis"]
             assert len(rig.workers()) == 1
+            system.condor("release", row["batch_id"])
+            until(
+                lambda: rig.workers("phase = 'ended'"), 40, "it has begun before, so it is removed"
+            )
+            assert rig.workers("phase = 'ended'")[0]["ending"] == "preempted"
+            until(lambda: rig.agrees(1), 40, "another one replaces it")
+
+    def test_workers_of_a_lost_machine_have_ended_and_do_not_run_again(self, system):
+        """HTCondor believes in a machine for the lease of the job, 40 minutes if nobody says else."""
+        lease = {"options": {"submit": ["job_lease_duration = 20"]}}
+        with sleepers(system, 2, backend=lease) as rig:
+            rig.edge()
+            until(lambda: len(rig.workers("phase = 'starting'")) == 2, 40, "both run")
+            before = set(rig.known())
+            system.lose()
+            until(lambda: len(rig.workers("phase = 'ended'")) == 2, 90, "the loss is seen")
+            assert {row["ending"] for row in rig.workers("phase = 'ended'")} == {"preempted"}
+            until(lambda: rig.agrees(2), 60, "others replace them")
+            assert not before & set(rig.known())
 
     def test_an_evicted_worker_is_preempted_and_does_not_run_again(self, system):
         with sleepers(system, 1) as rig:

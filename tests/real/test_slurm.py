@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 from benchmarks import batch_systems
 from benchmarks.batch_kills import sleepers
-from benchmarks.batch_rig import BIN, Rig, as_user, clean, until
+from benchmarks.batch_rig import Rig, until
 
 from tests.real.batch_promises import Promises, refused
 
@@ -34,6 +32,11 @@ def system(slurm) -> Iterator[batch_systems.Slurm]:
 
 class TestSlurm(Promises):
     """Those of every batch system."""
+
+    never = (
+        ("wrong", {"extra": {"partition": "nosuch"}}, "nvalid partition"),
+        ("large", {"nodes": 5}, "Node count specification invalid"),
+    )
 
     def test_e7_an_allocation_of_four_nodes_has_four_pilots(self, system):
         keep = {"max_total": 4, "floor": 4, "idle_exit": "2s"}
@@ -84,25 +87,6 @@ class TestSlurm(Promises):
         with sleepers(system, 1, slots={"std": {"extra": wrong}}) as rig:
             rig.edge()
             assert refused(rig, reason), rig.workers()
-
-    def test_the_doctor_asks_slurm_about_each_slot_and_submits_nothing(self, system):
-        slots = {
-            "wrong": {"queue": "real", "cores": 1, "memory": "100M", "disk": "1M", "walltime": "1h",
-                      "extra": {"partition": "nosuch"}},
-        }  # fmt: skip
-        with sleepers(system, 1, slots=slots) as rig:
-            command = [*as_user(system.user), BIN / "harvester-edge", "doctor", "--json"]
-            argv = [*command, "--config", rig.site_file]
-            env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
-            ran = subprocess.run(argv, capture_output=True, env=env, timeout=60, check=False)
-            found = {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
-            assert ran.returncode == 78
-            assert found["slot std"]["verdict"] == "good", found
-            assert found["slot wrong"]["verdict"] == "bad"
-            assert "nvalid partition" in found["slot wrong"]["said"]
-            assert found["batch system"]["verdict"] == "good"
-            assert found["dispatcher"]["verdict"] == "good"
-            assert not system.live()
 
     def test_a_held_worker_is_held_until_it_is_released(self, system):
         with sleepers(system, 1, backend={"options": {"submit": ["--hold"]}}) as rig:

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""A stand-in for OpenPBS: qsub, qstat, qselect and qdel, by the name it is called by; no PBS.
+"""A stand-in for OpenPBS: qsub, qstat, qselect, qdel, qrls, qrerun, pbsnodes and pbsdsh, by the name it is
+called by; no PBS.
 
-Jobs run at once, as processes of this machine. All it knows lies in $PBS_STANDIN: a file `hang` there
-makes every command wait for its removal, a file `down` makes it refuse. Its shapes and exit codes are held
-to recordings of a real server by tests/plugins/test_batch_pbs.py.
+Jobs run at once, as processes of this machine; of its four nodes only the names differ. All it knows lies
+in $PBS_STANDIN: a file `hang` there makes every command wait for its removal, a file `down` makes it refuse.
+`lose NODE`, which no PBS has, kills all that runs there. Shapes and exit codes are held to recordings of a
+real server by tests/plugins/test_batch_pbs.py; pbsdsh and what its tasks see, to OpenPBS's sources.
 """
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -16,21 +19,32 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(os.environ["PBS_STANDIN"])
 SERVER = "pbshost"
+NODES = (SERVER, "pbs2", "pbs3", "pbs4")
+NCPUS, MEMORY_GB = 32, 32
+ENDED_BY_A_LOST_MOM = -20
 
 
 def main():
     name, argv = Path(sys.argv[0]).name, sys.argv[1:]
+    if name == "pbsdsh":
+        pbsdsh(argv)
+        return
     while (HERE / "hang").exists():
         time.sleep(0.05)
     if (HERE / "down").exists():
         text = f"cannot connect to server {SERVER} (errno=15010)"
         text = f"Couldn't connect to cluster: {SERVER}" if name == "qdel" else f"{name}: {text}"
         fail(f"Connection refused\n{text}", 255 if name == "qstat" else 162)
+    with locked():
+        globals()[name](argv)
+
+
+@contextlib.contextmanager
+def locked():
     with (HERE / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        globals()[name](argv)
+        yield
 
 
 def fail(text, code):
@@ -41,23 +55,49 @@ def fail(text, code):
 # jobs ------------------------------------------------------------------------------------------------
 
 
-def jobs():
+def jobs(*, past=True):
+    """What has ended is marked so, since nobody has the time to look at thousands of those."""
     for path in sorted((HERE / "jobs").glob("*/job.json"), key=lambda one: int(one.parent.name)):
-        yield path.parent, json.loads(path.read_text())
+        if past or not (path.parent / "over").exists():
+            yield path.parent, json.loads(path.read_text())
 
 
 def indices(job):
     return [None] if job["array"] is None else list(range(job["array"][0], job["array"][1] + 1))
 
 
+def own_of(place, index):
+    """Where the files of a job or subjob are."""
+    return place / ("0" if index is None else str(index))
+
+
+def hosts_of(job, index):
+    """A host for each chunk: scattered, over those that are there."""
+    there = [one for one in NODES if not (HERE / "lost" / one).exists()]
+    return [there[((index or 0) + chunk) % len(there)] for chunk in range(job["chunks"])]
+
+
+def vnodes(job, own):
+    """As exec_vnode has it."""
+    return "+".join(
+        f"({host}:ncpus={job['ncpus']})" for host in (own / "hosts").read_text().split()
+    )
+
+
 def state(place, job, index):
     """(state, substate, exit status, comment) of a job or subjob."""
-    own = place / ("0" if index is None else str(index))
-    began = "Job run at Mon Nov 23 at 04:55 on (pbshost:ncpus=1)"
+    own = own_of(place, index)
+    began = (
+        f"Job run at Mon Nov 23 at 04:55 on {vnodes(job, own)}"
+        if (own / "hosts").exists()
+        else None
+    )
     if (own / "exit").exists():
         status = int((own / "exit").read_text())
         if (own / "deleted").exists():
             return "F", 91, status, f"{began} and terminated by {job['owner']}@{SERVER}"
+        if status == ENDED_BY_A_LOST_MOM:
+            return "F", 93, status, began
         return (
             ("F", 93, status, f"{began} and failed")
             if status
@@ -67,45 +107,201 @@ def state(place, job, index):
         return "R", 42, None, began
     if (own / "deleted").exists():
         return "F", 91, None, None
+    if why := can_never_run(job):
+        return "Q", 10, None, f"Can Never Run: Insufficient amount of resource: {why}"
     return "H", 20, None, None
+
+
+def can_never_run(job):
+    asked, most = job["ncpus"], NCPUS
+    return f"ncpus (R: {asked} A: {most} T: {most})" if asked > most else ""
 
 
 def whole(place, job):
     """The state of an array as a whole."""
-    states = [state(place, job, index)[0] for index in indices(job)]
-    if all(one == "F" for one in states):
+    states = [state(place, job, index) for index in indices(job)]
+    letters = [one[0] for one in states]
+    if all(one == "F" for one in letters):
         deleted = any((place / str(index) / "deleted").exists() for index in indices(job))
         return ("F", 91, 1, "and terminated") if deleted else ("F", 92, 0, "and finished")
-    return ("H", 20, None, None) if "R" not in states else ("B", 70, None, "Job Array Began at")
+    if "R" in letters:
+        return "B", 70, None, "Job Array Began at"
+    return next(one for one in states if one[0] != "F")
 
 
 def run_job(place, job, index):
     """A process that runs one job to its end, and leaves its exit status."""
-    own = place / ("0" if index is None else str(index))
+    own = own_of(place, index)
+    run = count_of(own) + 1
+    (own / "runs").write_text(str(run))
+    (own / "hosts").write_text(" ".join(hosts_of(job, index)))
+    env = environment(place, job, index, run)
     if os.fork():
+        until((own / "pid").exists)
         return
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.closerange(3, 256)
-    env = {"HOME": str(Path.home()), "PATH": "/usr/bin:/bin", "PBS_JOBID": place.name}
-    if index is not None:
-        env["PBS_ARRAY_INDEX"] = str(index)
     shell = ["/bin/sh", str(place / "script")]
     child = subprocess.Popen(shell, env=env, start_new_session=True, cwd=Path.home())
     (own / "pid.new").write_text(str(child.pid))
     (own / "pid.new").rename(own / "pid")
     code = child.wait()
-    (own / "exit.new").write_text(str(128 - code if code < 0 else code))
-    (own / "exit.new").rename(own / "exit")
+    with locked():
+        if count_of(own) == run:  # else it was ended to run again
+            ends(own, 128 - code if code < 0 else code)
     os._exit(0)
+
+
+def count_of(own):
+    return int((own / "runs").read_text()) if (own / "runs").exists() else 0
+
+
+def ends(own, status):
+    (own / "exit.new").write_text(str(status))
+    (own / "exit.new").rename(own / "exit")
+
+
+def environment(place, job, index, run):
+    """What a mom gives the shell of a job (start_exec.c, finish_exec)."""
+    own = own_of(place, index)
+    batch_id = f"{place.name}.{SERVER}" if index is None else f"{place.name}[{index}].{SERVER}"
+    nodefile = HERE / "aux" / batch_id
+    nodefile.parent.mkdir(exist_ok=True)
+    lines = [host for host in (own / "hosts").read_text().split() for _ in range(job["mpiprocs"])]
+    nodefile.write_text("".join(f"{host}\n" for host in lines))
+    owner = job["owner"]
+    env = {
+        "HOME": str(Path.home()), "LOGNAME": owner, "USER": owner, "SHELL": "/bin/sh",
+        # by its own profile
+        "PATH": f"{Path(__file__).parent}:/usr/bin:/bin",
+        "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_JOBID": batch_id, "PBS_JOBNAME": job["name"],
+        "PBS_QUEUE": job["queue"], "PBS_JOBCOOKIE": f"{place.name}-{index}-{run}", "PBS_NODENUM": "0",
+        "PBS_TASKNUM": "1", "PBS_MOMPORT": "15003", "PBS_NODEFILE": str(nodefile),
+        "NCPUS": str(job["ncpus"]), "OMP_NUM_THREADS": str(job["ncpus"]),
+        "PBS_JOBDIR": str(Path.home()), "PBS_O_HOST": SERVER, "PBS_O_QUEUE": job["queue"],
+    }  # fmt: skip
+    if index is not None:
+        env |= {"PBS_ARRAY_INDEX": str(index), "PBS_ARRAY_ID": f"{place.name}[].{SERVER}"}
+    return env
+
+
+def kill_all(own, number):
+    """The shell of a job and the tasks of its pbsdsh, as moms do."""
+    for record in (own / "pid", *own.glob("task.*")):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            os.killpg(int(record.read_text()), number)
+
+
+def again(place, job, index):
+    """Ended, and begun anew."""
+    own = own_of(place, index)
+    (own / "runs").write_text(
+        str(count_of(own) + 1)
+    )  # what its old run still says is of no interest
+    kill_all(own, signal.SIGKILL)
+    for record in (own / "pid", *own.glob("task.*")):
+        record.unlink(missing_ok=True)
+    (own / "runs").write_text(str(count_of(own) - 1))
+    run_job(place, job, index)
+
+
+def lose(argv):
+    """The nodes of these names are gone. The server notices at once; a real one takes seconds, and
+    minutes for what it may run again (node_fail_requeue)."""
+    for name in argv:
+        (HERE / "lost" / name).mkdir(parents=True)
+    for place, job in jobs(past=False):
+        for index in indices(job):
+            own = own_of(place, index)
+            if state(place, job, index)[0] != "R" or not set(argv) & set(
+                (own / "hosts").read_text().split()
+            ):
+                continue
+            if job["rerunable"]:
+                again(place, job, index)
+            else:
+                ends(own, ENDED_BY_A_LOST_MOM)
+                (own / "runs").write_text(str(count_of(own) + 1))
+                kill_all(own, signal.SIGKILL)
+
+
+# within a job ----------------------------------------------------------------------------------------
+
+
+def pbsdsh(argv):
+    """A task on each logical node, which is a line of PBS_NODEFILE. It says of those that failed how, and
+    is content itself."""
+    copies, only, words = None, None, list(argv)
+    while words and words[0].startswith("-"):
+        flag = words.pop(0)
+        if flag == "--":
+            break
+        if flag in ("-c", "-n") and words:
+            copies, only = (
+                (int(words.pop(0)), only) if flag == "-c" else (copies, int(words.pop(0)))
+            )
+        elif flag not in ("-s", "-v", "-o"):
+            words = []
+    if not words or (copies is not None and only is not None):
+        fail("Usage: pbsdsh [-c copies][-s][-v][-o] -- program [args...]", 1)
+    if "PBS_ENVIRONMENT" not in os.environ:
+        fail("pbsdsh: not executing under PBS", 1)
+    lines = Path(os.environ["PBS_NODEFILE"]).read_text().split()
+    hosts = list(dict.fromkeys(lines))
+    which = [only] if only is not None else range(copies if copies is not None else len(lines))
+    tasks = [_spawn(words, nr, lines[nr % len(lines)], hosts) for nr in which]
+
+    def bail_out(number, _):
+        for task in tasks:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.pid, number)
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, bail_out)
+    for nr, task in enumerate(tasks):
+        code = task.wait()
+        if code:
+            code = 256 - code if code < 0 else code
+            print(f"pbsdsh: task 0x{nr:08X} exit status {code}", flush=True)
+
+
+def _spawn(words, nr, host, hosts):
+    """What a mom gives a task (start_exec.c, start_process): less than the shell of the job has."""
+    kept = ("HOME", "PBS_ENVIRONMENT", "PBS_JOBID", "PBS_JOBNAME", "PBS_QUEUE", "PBS_JOBCOOKIE",
+            "PBS_MOMPORT", "NCPUS", "OMP_NUM_THREADS", "PBS_JOBDIR", "PBS_O_HOST", "PBS_O_QUEUE")  # fmt: skip
+    env = {name: os.environ[name] for name in kept}
+    env |= {
+        "PBS_NODENUM": str(hosts.index(host)),
+        "PBS_TASKNUM": f"{nr + 2:08X}",
+        "PATH": "/usr/bin:/bin",
+    }
+    named = ["unshare", "--uts", "sh", "-c", 'hostname "$1"; shift; exec "$@"', "-", host]
+    child = subprocess.Popen(
+        [*(named if os.getuid() == 0 else []), *words], env=env, start_new_session=True,
+        cwd=Path.home(), stdin=subprocess.DEVNULL, umask=0o077,
+    )  # fmt: skip
+    here = Path(os.environ["PBS_NODEFILE"]).parents[1]
+    number, _, index = os.environ["PBS_JOBID"].split(".")[0].partition("[")
+    record = here / "jobs" / number / (index.rstrip("]") or "0") / f"task.{nr}"
+    record.write_text(str(child.pid))
+    return child
 
 
 # commands --------------------------------------------------------------------------------------------
 
 USAGE = "usage: qsub [-a date_time] [-A account_string] [-c interval]"
-QUEUES = ("workq", "short", "closed")
+COUNTS = "Transit:0 Queued:0 Held:0 Waiting:0 Running:0 Exiting:0 Begun:0 "
+QUEUE = {"queue_type": "Execution", "total_jobs": 0, "state_count": COUNTS, "enabled": "True",
+         "started": "True"}  # fmt: skip
+ABOUT = {"server_state": "Active", "server_host": SERVER, "default_queue": "workq"}
+QUEUES = {
+    "workq": QUEUE,
+    "short": {**QUEUE, "resources_max": {"walltime": "00:10:00"}},
+    "closed": {**QUEUE, "enabled": "False"},
+}
 
 
 def qsub(argv):
@@ -133,8 +329,14 @@ def qsub(argv):
         fail("qsub: Unknown queue", 170)
     if queue == "closed":
         fail("qsub: Queue is not enabled", 173)
+    chunk = {"chunks": 1, "ncpus": 1, "mpiprocs": 1}
     for one in resources:
         name, _, value = one.partition("=")
+        if name == "select":
+            count, *more = value.split(":")
+            chunk["chunks"] = int(count)
+            asked = dict(part.split("=", 1) for part in more)
+            chunk |= {key: int(asked[key]) for key in ("ncpus", "mpiprocs") if key in asked}
         if name == "walltime" and not all(part.isdecimal() for part in value.split(":")):
             fail("qsub: Illegal attribute or resource value Resource_List.walltime", 166)
         if "nosuch" in one:
@@ -148,14 +350,13 @@ def qsub(argv):
     number = max((int(one.name) for one in (HERE / "jobs").iterdir()), default=53) + 1
     place = HERE / "jobs" / str(number)
     job = {"name": given.get("N", Path(words[0]).name), "array": array, "owner": getpass.getuser(),
-           "queue": queue, "arguments": " ".join(argv)}  # fmt: skip
+           "queue": queue, "rerunable": given.get("r") != "n", "arguments": " ".join(argv), **chunk}  # fmt: skip
     for index in indices(job):
-        (place / ("0" if index is None else str(index))).mkdir(parents=True)
+        own_of(place, index).mkdir(parents=True)
     (place / "script").write_text(Path(words[0]).read_text())
-    if not given.get("h"):
+    if not given.get("h") and not can_never_run(job):
         for index in indices(job):
             run_job(place, job, index)
-            until((place / ("0" if index is None else str(index)) / "pid").exists)
     (place / "job.json").write_text(json.dumps(job))
     print(f"{number}{'[]' if array else ''}.{SERVER}")
 
@@ -166,15 +367,20 @@ def until(what):
 
 
 def qstat(argv):
+    if "-Q" in argv or "-B" in argv:
+        show(**({"Queue": QUEUES} if "-Q" in argv else {"Server": {SERVER: ABOUT}}))
+        return
     wanted = [one.split(".")[0] for one in argv if one[0].isdecimal()]
     past, subjobs = "-x" in argv, "-t" in argv
     rows, missed = {}, []
-    for place, job in jobs():
+    for place, job in jobs(past=past or wanted):
         own = place.name
         names = [f"{own}[]" if job["array"] else own]
         if wanted and not any(one.partition("[")[0] == own for one in wanted):
             continue
         now = whole(place, job) if job["array"] else state(place, job, None)
+        if now[0] == "F":
+            (place / "over").touch()
         if now[0] == "F" and not past:
             missed += [own] if wanted else []
             continue
@@ -188,8 +394,7 @@ def qstat(argv):
                     rows[f"{own}[{index}].{SERVER}"] = row(place, job, index, one)
         else:
             rows[f"{own}.{SERVER}"] = row(place, job, None, now)
-    print(json.dumps({"timestamp": int(time.time()), "pbs_version": "23.06.06",
-                      "pbs_server": SERVER, **({"Jobs": rows} if rows else {})}, indent="\t"))  # fmt: skip
+    show(**({"Jobs": rows} if rows else {}))
     for own in missed:
         fail(
             f"qstat: {own}.{SERVER} Job has finished, use -x or -H to obtain historical job information",
@@ -206,15 +411,17 @@ def row(place, job, index, now):
     when = "Mon Nov 23 04:55:48 2026"
     found = {"Job_Name": job["name"], "Job_Owner": f"{job['owner']}@{SERVER}", "job_state": letter,
              "queue": job["queue"], "server": SERVER, "ctime": when, "mtime": when, "qtime": when,
-             "Priority": 0, "Rerunable": "True", "substate": substate,
+             "Priority": 0, "Rerunable": "True" if job["rerunable"] else "False", "substate": substate,
              "project": "_pbs_project_default", "Submit_Host": SERVER}  # fmt: skip
     if job["array"] and index is None:
         found |= {
             "array": "True",
             "array_indices_submitted": f"{job['array'][0]}-{job['array'][1]}",
         }
-    elif index is not None and letter in "RFXE":
-        found |= {"array_id": f"{place.name}[].{SERVER}", "array_index": index, "run_count": 1}
+    elif letter in "RFXE" and (runs := count_of(own_of(place, index))):
+        found["run_count"] = runs
+        if index is not None:
+            found |= {"array_id": f"{place.name}[].{SERVER}", "array_index": index}
     if comment:
         found["comment"] = comment
     if status is not None:
@@ -222,9 +429,33 @@ def row(place, job, index, now):
     return found
 
 
+def show(**what):
+    about = {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER}
+    print(json.dumps({**about, **what}, indent="\t"))
+
+
+def pbsnodes(argv):
+    if argv != ["-a", "-F", "json"]:
+        fail("usage: pbsnodes", 1)
+    found = {}
+    for name in NODES:
+        there = not (HERE / "lost" / name).exists()
+        have = {
+            "arch": "linux",
+            "host": name,
+            "mem": f"{MEMORY_GB}gb",
+            "ncpus": NCPUS,
+            "vnode": name,
+        }
+        found[name] = {"Mom": name, "ntype": "PBS", "state": "free" if there else "down", "pcpus": 2,
+                       "resources_available": have, "resources_assigned": {}, "resv_enable": "True",
+                       "sharing": "default_shared", "license": "l"}  # fmt: skip
+    show(nodes=found)
+
+
 def qselect(argv):
     name = argv[argv.index("-N") + 1] if "-N" in argv else None
-    for place, job in jobs():
+    for place, job in jobs(past="-x" in argv):
         ended = (whole(place, job) if job["array"] else state(place, job, None))[0] == "F"
         if name in (None, job["name"]) and (not ended or "-x" in argv):
             print(f"{place.name}{'[]' if job['array'] else ''}.{SERVER}")
@@ -246,12 +477,35 @@ def qdel(argv):
                 sys.stderr.write(f"qdel: Job has finished {one.split('.')[0]}.{SERVER}\n")
                 code = 35
                 continue
-            own = place / ("0" if nr is None else str(nr))
+            own = own_of(place, nr)
             (own / "deleted").touch()
-            if (own / "pid").exists():
-                os.killpg(int((own / "pid").read_text()), signal.SIGTERM)
+            kill_all(own, signal.SIGTERM)
     sys.exit(code)
 
+
+def chosen(argv):
+    """The jobs and subjobs of these ids."""
+    known = {place.name: (place, job) for place, job in jobs()}
+    for one in argv:
+        number, _, index = one.split(".")[0].partition("[")
+        place, job = known[number]
+        for nr in [int(index.rstrip("]"))] if index not in ("", "]") else indices(job):
+            yield place, job, nr
+
+
+def qrls(argv):
+    for place, job, index in chosen(argv):
+        if state(place, job, index)[0] == "H":
+            run_job(place, job, index)
+
+
+def qrerun(argv):
+    for place, job, index in chosen(argv):
+        if state(place, job, index)[0] == "R":
+            again(place, job, index)
+
+
+HERE = Path(os.environ.get("PBS_STANDIN", "/nowhere"))  # a job does not know it
 
 if __name__ == "__main__":
     main()
