@@ -328,6 +328,7 @@ def test_pbsdsh_of_the_standin_is_as_openpbs_has_it(standin, tmp_path):
     assert standin("pbsdsh", "--", "true").err == "pbsdsh: not executing under PBS\n"
     (tmp_path / "task.sh").write_text(f'env > {tmp_path}/task.$PBS_TASKNUM; exit "$PBS_NODENUM"\n')
     (tmp_path / "head.sh").write_text(
+        '[ "$PBS_ARRAY_INDEX" = 1 ] || exit 0\n'
         f"cp $PBS_NODEFILE {tmp_path}/nodes\n"
         f"pbsdsh -- /bin/sh {tmp_path}/task.sh > {tmp_path}/said; echo $? > {tmp_path}/code.new\n"
         f"mv {tmp_path}/code.new {tmp_path}/code\n"
