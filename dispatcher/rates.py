@@ -129,7 +129,7 @@ class Limiter:
         told: that much more a user may get from each dispatcher."""
         least = self._rates.per_s * NOTE
         most = nlargest(TOLD, self._spent.items(), key=itemgetter(1))
-        spent = {one: n for one, n in most if n >= least}
+        spent = {one: n for one, n in most if n > least}
         held = {one: n for one, n in self._held.most_common(TOLD) if n >= self._rates.held * NOTE}
         self._spent.clear()
         if not spent and not held and not self._told:

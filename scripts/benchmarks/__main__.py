@@ -81,6 +81,11 @@ def _arguments() -> Namespace:
         "--backend", choices=["slurm", "htcondor", "standin", "local"],
         help="chaos: only kills of the edge around submissions, on this batch system",
     )  # fmt: skip
+    parser.add_argument(
+        "--faults", nargs="+", default=[], metavar="NAME",
+        choices=["pilot", "edge", "dispatcher", "server", "stopped-dispatcher", "full-disk"],
+        help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with --postgres",
+    )  # fmt: skip
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     parser.add_argument(
         "--postgres",

@@ -99,6 +99,7 @@ class Postgres:
 
     def __init__(self, *settings: str, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="ailurus-pg-"))
+        self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o755)  # as root it is another user's
         self._settings = settings
         self._made = 0
