@@ -14,6 +14,7 @@ from benchmarks.figure import Figure, say, table
 NAMES = {
     "latency": "a null job from submit to finished seen, beside the bare chain",
     "dispatcher": "heartbeats and acquires by wrk, beside a bare Starlette; the load of ATLAS",
+    "dialects": "native, legacy and v1, plain and TLS, beside a bare Starlette; ATLAS's load in each",
     "submit": "10,000 jobs in one request, beside bare decode and insert",
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
@@ -90,7 +91,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--postgres",
         action="store_true",
-        help="dispatcher, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
+        help="dispatcher, dialects, run4, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
     )
     return parser.parse_args()
 

@@ -104,11 +104,10 @@ def killed(
             if full.answers and not full.answers[REFUSED]:
                 found.append("the disk was never so full that a dispatcher said so")
         ended = dict(history.attempts(rig))
-        panics = full.panics if full is not None else 0
         _tell(rig, found)
     how = f"{kinds}; attempts {ended}; {took:.0f} s"
     if full is not None and full.answers:
-        how += f"; answers on a full disk {dict(full.answers)}, {panics} panics of the server"
+        how += f"; answers on a full disk {dict(full.answers)}, the server ended {full.ended} times"
     if proxy is not None:
         del proxy.faults[Fault.NONE]
         how += f"; of {proxy.requests} requests: { ({str(one): n for one, n in proxy.faults.items()}) }"
