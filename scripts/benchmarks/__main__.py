@@ -22,6 +22,7 @@ NAMES = {
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
+    "parsers": "each parser of text that others write, driven by atheris",
     "herd": "10,000 pilots come back at once after a kill -9 of the dispatcher",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
@@ -73,7 +74,12 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
     )
-    parser.add_argument("--seconds", type=float, default=800, help="fuzz: at most (default 800)")
+    parser.add_argument(
+        "--runs", type=int, default=10_000_000, help="parsers: in all (default 10,000,000)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=800, help="fuzz, parsers: at most (default 800)"
+    )
     parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import load, proc
 from benchmarks.figure import Figure, figure
 from benchmarks.load import Lines, Load
-from benchmarks.rig import TUNED, Postgres, Rig, certificate, server
+from benchmarks.rig import TUNED, Postgres, Rig, certificate, server, until
 from benchmarks.speech import DIALECTS, Dialect, Said, daily, ninety_ten, queued, wrk
 
 HELD = 8_000  # attempts of each dialect
@@ -103,12 +103,15 @@ def _bare(place: Path, *, tls: bool) -> Iterator[Callable[..., tuple[Load, float
     secured = certificate(place / "bare")[:2] if tls else ()
     argv = [sys.executable, "-m", "benchmarks.bare.stack", place / "bare.db", BARE, *secured]
     with server(*argv) as (peer, port):
-        scheme = "https" if tls else "http"
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+
+        def loaded(*, close: bool, seconds: int = SECONDS) -> Load:
+            return load.wrk(url, lines, place, seconds=seconds, connections=64, close=close)
 
         def measure(*, close: bool) -> tuple[Load, float]:
             before = proc.cpu_s(peer.pid)
-            url = f"{scheme}://127.0.0.1:{port}"
-            seen = load.wrk(url, lines, place, seconds=SECONDS, connections=64, close=close)
+            seen = loaded(close=close)
             return seen, 1000 * (proc.cpu_s(peer.pid) - before) / seen.requests
 
+        until(lambda: loaded(close=False, seconds=1).requests, 90, "the bare stack has its rows")
         yield measure
