@@ -15,6 +15,7 @@ NAMES = {
     "latency": "a null job from submit to finished seen, beside the bare chain",
     "dispatcher": "heartbeats and acquires by wrk, beside a bare Starlette; the load of ATLAS",
     "dialects": "native, legacy and v1, plain and TLS, beside a bare Starlette; ATLAS's load in each",
+    "run4": "ten times ATLAS's load, and more until something gives",
     "submit": "10,000 jobs in one request, beside bare decode and insert",
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
@@ -69,6 +70,9 @@ def _arguments() -> Namespace:
         "--jobs",
         type=int,
         help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000)",
+    )
+    parser.add_argument(
+        "--times", type=float, default=10, help="run4: ATLAS's load so many times (default 10)"
     )
     parser.add_argument("--pilots", type=int, default=0, help="scale, herd: a crowd of so many")
     parser.add_argument(

@@ -21,6 +21,7 @@ from dispatcher.cli.jobfile import JobFiles
 from dispatcher.panda import bodies
 from dispatcher.panda.bodies import BadBody
 from harvester_edge.lint import faults
+from harvester_edge.ports import Tag
 from plugins.batch import commands, htcondor, pbs, slurm
 
 NOWHERE = Path("/nowhere")
@@ -62,9 +63,7 @@ def _body(kind: str) -> Callable[[str], object]:
 
 
 _WIRE = [
-    msgspec.json.Decoder(kind)
-    for kind in {route.ask for route in ROUTES if route.method == "POST"}
-    if isinstance(kind, type)
+    msgspec.json.Decoder(kind) for kind in {route.ask for route in ROUTES if route.method == "POST"}
 ]
 
 
@@ -86,7 +85,7 @@ CASES: dict[str, Case] = {
     "multipart": Case(_body("multipart/form-data; boundary=b"), (BadBody, Rejected), lambda: [_PARTS]),
     "legacy job": Case(panda.from_text, (ValueError,), lambda: ["PandaID=1&jobName=a&coreCount=NULL&inFiles=a,b"]),
     "squeue": Case(lambda text: list(slurm.parse_squeue(text, "a1b2", NOWHERE)), (AilurusError,), _recorded("slurm/squeue*.out")),
-    "sacct": Case(lambda text: list(slurm.parse_sacct(text, "a1b2", NOWHERE)), (AilurusError,), _recorded("slurm/sacct*.out")),
+    "sacct": Case(lambda text: list(slurm.parse_sacct(text, Tag("a1b2"), NOWHERE)), (AilurusError,), _recorded("slurm/sacct*.out")),
     "condor_q": Case(lambda text: htcondor.parse(text, NOWHERE), (AilurusError,), _recorded("htcondor/*.json.out")),
     "qstat": Case(lambda text: list(pbs.parse(text, "a1b2", NOWHERE)), (AilurusError,), _recorded("pbs/*.json.out")),
     "array tasks": Case(commands.tasks, (AilurusError,), lambda: ["1-3,7", "[1-10%2]", "1,2,3-5:2"]),
