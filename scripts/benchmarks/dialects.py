@@ -69,7 +69,7 @@ def _day(rig: Rig, dialect: Dialect, where: str, seed: int, *, tls: bool, close:
     said = daily(dialect, fresh, updates=UPDATES, jobs=JOBS, seconds=DAY_S)
     began = _used(rig)
     seen = wrk(
-        rig.url, said, rig.directory, seconds=DAY_S, connections=34, close=close,
+        rig.url, said, rig.directory, seconds=DAY_S, connections=64, close=close,
         per_s=UPDATES + JOBS,
     )  # fmt: skip
     share = 100 * (_used(rig) - began) / DAY_S

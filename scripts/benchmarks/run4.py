@@ -18,7 +18,7 @@ SECONDS = 10
 STEPS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of what was asked, until it is not held
 HELD_SHARE = 0.97  # of the rate
 HELD_P99_MS = 250.0
-HZ = 34  # requests a second that one connection sends
+CONNECTIONS = 512
 
 
 def run(args: Namespace) -> Iterator[Figure]:
@@ -62,7 +62,7 @@ def _step(rig: Rig, dialect: Dialect, first: int, count: int, times: float) -> t
     dispatcher, server = proc.cpu_s(rig.dispatcher.pid), _server(rig)
     seen = wrk(
         rig.url, said, rig.directory, seconds=SECONDS,
-        connections=round((updates + jobs) / HZ), per_s=updates + jobs,
+        connections=CONNECTIONS, per_s=updates + jobs,
     )  # fmt: skip
     share = 100 * (proc.cpu_s(rig.dispatcher.pid) - dispatcher) / SECONDS
     note = f"{seen.rate:.0f} of {updates + jobs:.0f} requests/s, dispatcher {share:.0f} % of a core"

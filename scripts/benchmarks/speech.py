@@ -47,6 +47,17 @@ function request()
 end
 %(pace)s
 """
+_PACE = """
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long ns; } moment; int clock_gettime(int, moment *);")
+local moment, due = ffi.new("moment"), 0
+function delay()  -- each takes the next turn, whenever the answers come, so long as connections are free
+    ffi.C.clock_gettime(1, moment)
+    local now = tonumber(moment.s) * 1000 + tonumber(moment.ns) / 1e6
+    due = math.max(due, now - 1000) + 1000 / %(per_s)s
+    return math.max(0, math.floor(due - now))
+end
+"""
 
 
 class Said(Struct, frozen=True):
@@ -92,7 +103,7 @@ def wrk(
     file.write_text(
         "".join(f"{o.path}\t{o.kind}\t{o.accept}\t{o.token}\t{o.body.hex()}\n" for o in said)
     )
-    pace = f"function delay() return {1000 * connections / per_s:.0f} end" if per_s else ""
+    pace = _PACE % {"per_s": per_s} if per_s else ""
     script = place / "said.lua"
     script.write_text(_LUA % {"file": file, "close": str(close).lower(), "pace": pace})
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, url]
