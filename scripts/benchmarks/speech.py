@@ -54,7 +54,7 @@ local moment, due = ffi.new("moment"), 0
 function delay()  -- each takes the next turn, whenever the answers come, so long as connections are free
     ffi.C.clock_gettime(1, moment)
     local now = tonumber(moment.s) * 1000 + tonumber(moment.ns) / 1e6
-    due = math.max(due, now - 1000) + 1000 / %(per_s)s
+    due = math.max(due == 0 and now or due, now - 1000) + 1000 / %(per_s)s
     return math.max(0, math.floor(due - now))
 end
 """
