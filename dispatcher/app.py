@@ -60,7 +60,7 @@ class App:
     ) -> None:
         self._issuer = issuer
         self._revocations = revocations
-        self._limiter = None if rates is None else Limiter(rates)
+        self.limiter = None if rates is None else Limiter(rates)
         self._console = console
         self._stream = stream
         self._panda = panda
@@ -154,7 +154,7 @@ class App:
             caller = self._issuer.caller(token or "")
         scope["caller"] = caller.subject
         authorise(route, caller)
-        limiter = self._limiter
+        limiter = self.limiter
         if route.scope not in USER or Scope.ADMIN in caller.scopes:
             limiter = None
         if limiter is not None:
@@ -294,7 +294,7 @@ class App:
         await web.answer_json(send, m.Done(), (b"set-cookie", cookie))
 
     async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
-        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s)
+        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s, ask.groups)
         log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
         return token
 

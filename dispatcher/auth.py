@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -64,6 +64,7 @@ class _Claims(Struct, frozen=True, kw_only=True):
     index: int = 0
     epoch: int = 0
     queue: str = ""
+    groups: tuple[str, ...] = msgspec.field(default=(), name="wlcg.groups")
 
 
 class Issuer:
@@ -96,7 +97,11 @@ class Issuer:
         self._known.clear()
 
     def mint(
-        self, subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int
+        self,
+        subject: str,
+        scopes: Iterable[str],
+        lifetime_s: float,
+        **claims: str | int | Sequence[str],
     ) -> Token:
         """A token for `subject`; `claims` are those of a worker or of a planned one."""
         now = self._clock()
@@ -117,7 +122,9 @@ class Issuer:
         text = jwt.encode(content, self._signing, algorithm="ES256", headers=headers)
         return Token(token=text, expires=float(expires))
 
-    def asked(self, subject: str, scopes: Iterable[str], lifetime_s: float) -> Token:
+    def asked(
+        self, subject: str, scopes: Iterable[str], lifetime_s: float, groups: Sequence[str] = ()
+    ) -> Token:
         """A token that an administrator asked for: only scopes that a person, an edge or a pilot
         started by hand may have."""
         for nr, word in enumerate(words := tuple(scopes)):
@@ -137,7 +144,8 @@ class Issuer:
                 field="scopes",
                 remedy="make a token for each",
             )
-        return self.mint(subject, words, lifetime_s)
+        claims = {"wlcg.groups": tuple(groups)} if groups else {}
+        return self.mint(subject, words, lifetime_s, **claims)
 
     def caller(self, token: str) -> Caller:
         """Who holds `token`. Raises BadToken."""
@@ -210,6 +218,7 @@ def _caller(claims: _Claims) -> Caller:
         index=claims.index,
         epoch=claims.epoch,
         queue=claims.queue,
+        groups=claims.groups,
     )
 
 

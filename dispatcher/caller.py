@@ -20,6 +20,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     index: int = 0
     epoch: int = 0
     queue: str = ""  # of a bootstrap token
+    groups: tuple[str, ...] = ()  # that the token names, the first one first
 
     def may(self, scope: Scope) -> bool:
         """Whether the token carries `scope`."""

@@ -23,10 +23,12 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher import graph, queue, retention, submission, views
 from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
-from dispatcher.hosts import Hosts
+from dispatcher.groups import Turns
+from dispatcher.hosts import Exclusion, Hosts
 from dispatcher.leases import AwakeClock, Lease, Leases
 from dispatcher.others import Others
 from dispatcher.ports import Bulletin, Row, Store, Tx, Unavailable
+from dispatcher.rates import Limiter
 from dispatcher.why import Offer
 
 log = Log("dispatcher")
@@ -37,7 +39,9 @@ TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
 WISHES = 400  # jobs of one bulletin
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
+EXCLUDED = "excluded"  # the kind of fact
 _encode = msgspec.json.Encoder().encode
+_exclusion = msgspec.json.Decoder(Exclusion).decode
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -47,6 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     beats_per_lease: int = 3
     edge_lease_s: float = 120.0
     shares: Mapping[str, float] = {}  # of users; 1 of all others
+    groups: Mapping[str, float] = {}  # the same of groups of users; '' is who is in none of them
     retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
     live_log_bytes: int = 16_000_000  # of one stream of one attempt
 
@@ -103,6 +108,8 @@ class Core:
         self.outage: dict[int, float] = {}  # the same of workers behind relays
         self.sites: dict[str, SiteLease] = {}
         self.hosts = Hosts()
+        self.turns = Turns(settings.groups)
+        self.limiter: Limiter | None = None  # of the door, where there is one
         self._secret = secret
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._arrivals: dict[int, set[Signal]] = {}
@@ -122,7 +129,9 @@ class Core:
         else:
             self.store.listen(self.others)
             await self.others.beat()
-        attempts, workers, sites, last, patient, relayed = await self.store.read(self._load)
+        attempts, workers, sites, last, patient, relayed, nodes = await self.store.read(self._load)
+        for site, host, told in nodes:
+            self.hosts.exclude((site, host), _exclusion(told))
         self.patience.update(dict(patient))
         self.outage.update(dict(relayed))
         for job_id, attempt_nr, worker_id, state in attempts:
@@ -302,7 +311,9 @@ class Core:
 
     # --- what time does ------------------------------------------------------------------------------
 
-    def _load(self, tx: Tx) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row]]:
+    def _load(
+        self, tx: Tx
+    ) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row], list[Row]]:
         self.shapes.update(queue.all_shapes(tx))
         last = tx.one("event.last")
         return (
@@ -312,6 +323,7 @@ class Core:
             last[0] if last else 0,
             tx.all("worker.patient"),
             tx.all("worker.behind_relay"),
+            tx.all("fact.since", kind=EXCLUDED, since=self.now()),
         )
 
     @property
@@ -329,6 +341,7 @@ class Core:
                     beaten = now
                     await self.others.beat()
                     await self.others.look_for_jobs()
+                    await self.others.tell_rates()
                 if now - flushed >= self._flush_s:
                     flushed = now
                     await self._flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from ailurus.protocol import messages as m
@@ -86,7 +88,7 @@ class Edges(Core):
         site.word = ask.word or site.word
         served = {slot.queue for slot in site.slots} | {""}
 
-        def gather(tx: Tx) -> tuple[list[Row], list[Row]]:
+        def gather(tx: Tx) -> tuple[Counter[tuple[str, Shape]], list[Row]]:
             ready = [
                 row
                 for row in tx.all("counter.all")
@@ -94,8 +96,11 @@ class Edges(Core):
             ]
             if any(row[1] not in self.shapes for row in ready):
                 self.shapes.update(queue.all_shapes(tx))
+            of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
+            for name, number, _, n in ready:
+                of_shape[name, self.shapes[number]] += n
             alive = tx.all("worker.page", site=ask.site, ended=False, most=100_000)
-            return ready, alive + tx.all(
+            return of_shape, alive + tx.all(
                 "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
             )
 
@@ -112,11 +117,11 @@ class Edges(Core):
             shapes=tuple(
                 m.ShapeDemand(
                     queue=name,
-                    shape=self.shapes[shape],
+                    shape=shape,
                     jobs=n,
-                    sites=1 + sum(_could_run(lease, name, self.shapes[shape]) for lease in others),
+                    sites=1 + sum(_could_run(lease, name, shape) for lease in others),
                 )
-                for name, shape, _, n in ready
+                for (name, shape), n in ready.items()
             ),
             excluded=tuple(
                 m.ExcludedHost(host=host, until=one.until, reason=one.reason)

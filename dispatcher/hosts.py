@@ -1,4 +1,7 @@
-"""Nodes that fail job after job while others do not: black holes. In memory; a restart learns anew.
+"""Nodes that fail job after job while others do not: black holes.
+
+What they did with their last jobs is memory, which a restart learns anew; dispatchers on one store tell
+each other of what may exclude a node (`telling`). Who is excluded is in the store as well.
 
 A node is excluded when its last three jobs failed, each within a minute, and that is the node's fault:
 jobs of the same owner do better on other nodes. Where they fail elsewhere too, or there is no elsewhere,
@@ -59,6 +62,18 @@ class Hosts:
         self._by_owner.setdefault(verdict.owner, deque(maxlen=50)).append(verdict)
         return len(last) == IN_A_ROW and not any(one.good or one.lasted_s > QUICK_S for one in last)
 
+    def telling(self, verdict: Verdict) -> bool:
+        """Whether others must hear of a verdict: it is against its node, or another was before it."""
+        last = self._last.get(verdict.node, ())
+        return bool(verdict.node[1]) and any(
+            not one.good and one.lasted_s <= QUICK_S for one in last
+        )
+
+    def exclude(self, node: Node, exclusion: Exclusion) -> None:
+        """Exclude a node, as the store or another dispatcher says."""
+        self._excluded[node] = exclusion
+        self._last.pop(node, None)
+
     def judge(self, node: Node, *, runs_elsewhere: bool, heard_of: int, now: float) -> bool:
         """Exclude a node under suspicion, if it is its fault. `runs_elsewhere`: jobs of these owners run
         on other nodes for longer than they lasted here; `heard_of`: nodes of its site."""
@@ -81,8 +96,7 @@ class Hosts:
             f"its last {IN_A_ROW} jobs failed within {longest:.0f} s each, and do better elsewhere; "
             f"the last one: {last[-1].diagnosis or 'no diagnosis'}"
         )
-        self._excluded[node] = Exclusion(now + EXCLUDED_S, reason)
-        del self._last[node]
+        self.exclude(node, Exclusion(now + EXCLUDED_S, reason))
         return True
 
     def excluded(self, node: Node, now: float) -> Exclusion | None:

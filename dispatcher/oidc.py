@@ -5,6 +5,7 @@
         audience: https://dispatcher.example.org
         name: iam                       # its users are `iam:SUBJECT` here; default: its host
         user: preferred_username        # the claim that names a user; default: sub
+        groups: groups                  # the claim that names a user's groups; default: wlcg.groups
         scopes: [compute.read, compute.create, compute.cancel]   # honoured as the token says them
         rules:
           - {claim: wlcg.groups, has: /atlas/pilots, scopes: [ailurus.pilot]}
@@ -39,6 +40,7 @@ from dispatcher.caller import BadToken, Caller
 HOURLY_S = 3600.0
 AGAIN_S = 60.0
 FETCH_S = 10.0
+MOST_GROUPS = 100  # of a user, that are looked at
 LONGEST = 1024 * 1024  # bytes of a document
 ALGORITHMS = {  # by type of key; nothing symmetric, whatever a policy says
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -67,6 +69,7 @@ class Trusted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     audience: Text | tuple[Text, ...]
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*(?!\n)$", max_length=100)] = ""
     user: Text = "sub"
+    groups: Text = "wlcg.groups"
     scopes: tuple[Text, ...] = ()
     rules: tuple[Rule, ...] = ()
     algorithms: tuple[Text, ...] = ("RS256", "ES256")
@@ -273,6 +276,7 @@ def _caller(trusted: Trusted, claims: _Claims, content: Mapping[str, Any]) -> Ca
         expires=claims.exp,
         token_id=claims.jti,
         site=sites[0] if sites else "",
+        groups=tuple(_values(content.get(trusted.groups)))[:MOST_GROUPS],
     )
 
 

@@ -21,8 +21,10 @@ from ailurus.protocol.messages import SlotShape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.worker import Phase
 from dispatcher import submission
+from dispatcher.hosts import Exclusion, Verdict
 from dispatcher.leases import Lease
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.rates import Spending
 from dispatcher.store import queries
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ SKEW_S = 5.0  # between the clocks of the dispatchers' hosts
 log = Log("others")
 _encode = msgspec.json.Encoder().encode
 _room = msgspec.json.Decoder(Room).decode
+_verdict = msgspec.json.Decoder(Verdict).decode
+_spending = msgspec.json.Decoder(Spending).decode
 _slots = msgspec.json.Decoder(tuple[SlotShape, ...]).decode
 
 
@@ -103,6 +107,8 @@ class Others:
                 self._job(event, event.job_id)
             elif event.kind == "worker" and event.worker_id is not None:
                 self._worker(event, event.worker_id)
+            elif event.kind == "host":
+                self._host(event)
             elif event.kind == "edge":
                 self._later(self._site(event.data["site"]))
 
@@ -132,6 +138,14 @@ class Others:
             core.hub.wake(worker_id)
         elif phase == Phase.ACTIVE and heard is None:
             self._later(self.adopt(worker_id))
+
+    def _host(self, event: m.Event) -> None:
+        core, node = self._core, (event.data["site"], event.data["host"])
+        core.hosts.exclude(node, Exclusion(event.data["until"], event.data["reason"]))
+        for worker_id, heard in list(core.heard.items()):
+            if (heard.site, heard.host) == node:
+                heard.draining = True
+                core.hub.wake(worker_id)
 
     async def adopt(self, worker_id: int) -> Heard | None:
         """Hold a worker in memory as the store knows it. None: it has ended, or was never there."""
@@ -205,6 +219,12 @@ class Others:
     def hear(self, bulletin: Bulletin) -> None:
         """A wish or a piece of news that no store keeps."""
         core = self._core
+        if bulletin.process == self.name:
+            return
+        if bulletin.kind == "verdict":
+            core.hosts.heard(_verdict(bulletin.text))
+        elif bulletin.kind == "rates" and core.limiter is not None:
+            core.limiter.hear(bulletin.process, _spending(bulletin.text))
         for job_id in bulletin.job_ids:
             lease = core.leases.of(job_id)
             if bulletin.kind == "arrived":
@@ -219,6 +239,16 @@ class Others:
                 lease.tail_wanted, lease.tail = bulletin.text, None
             elif bulletin.kind == "curve" and lease.curve:
                 self._later(self._show_curve(lease))
+
+    async def tell(self, kind: str, what: Verdict | Spending) -> None:
+        """Something that the others are to count as well. It may get lost."""
+        text = _encode(what).decode()
+        await self._core.store.spread(Bulletin(kind=kind, text=text, process=self.name))
+
+    async def tell_rates(self) -> None:
+        """What users have asked of us since the last time, if it is much."""
+        if self._core.limiter is not None and (spending := self._core.limiter.spending()):
+            await self.tell("rates", spending)
 
     async def _show_curve(self, lease: Lease) -> None:
         curve, usage = _encode(lease.curve).decode(), _encode(lease.usage).decode()

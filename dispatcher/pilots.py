@@ -16,7 +16,7 @@ from ailurus.protocol.states import FINAL, JobState, Refusal
 from ailurus.protocol.worker import Phase
 from dispatcher import queue
 from dispatcher.caller import Caller, Rejected
-from dispatcher.core import Core, Heard, end_worker, log
+from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
 from dispatcher.events import until
 from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
@@ -156,6 +156,7 @@ class Pilots(Core):
                 count=ask.count,
                 request=ask.request_id,
                 shapes=self.shapes,
+                turns=self.turns,
                 now=self.now(),
                 host=heard.host,
                 busy=bool(held),
@@ -310,7 +311,10 @@ class Pilots(Core):
             at=now,
             diagnosis=report.diagnosis[:300],
         )
-        if not self.hosts.heard(verdict):
+        suspect = self.hosts.heard(verdict)
+        if not self.store.alone and self.hosts.telling(verdict):
+            await self.others.tell("verdict", verdict)
+        if not suspect:
             return
         others = [
             other
@@ -336,6 +340,8 @@ class Pilots(Core):
             for one in workers:
                 tx.run("worker.drain", worker_id=one.worker_id, site=site)
             if found is not None:
+                told = _encode({"until": found.until, "reason": found.reason}).decode()
+                tx.run("fact.put", kind=EXCLUDED, owner=site, name=host, at=found.until, data=told)
                 tx.tell(
                     "host",
                     at=self.now(),

@@ -24,6 +24,7 @@ class Bulletin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     job_ids: tuple[int, ...] = ()
     text: str = ""
     seconds: float = 0.0
+    process: str = ""  # who says it, where that one knows already
 
 
 class Tx(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,7 @@ from ailurus.protocol.job import InputFile, JobSpec, Room, Shape, without
 from ailurus.protocol.states import JobState, Refusal, Standing
 from ailurus.protocol.worker import Ending
 from dispatcher import graph
+from dispatcher.groups import Candidate, Turns
 from dispatcher.ports import Tx
 
 _encode = msgspec.json.Encoder().encode
@@ -63,6 +64,7 @@ def lease(
     host: str = "",
     busy: bool = False,
     elsewhere: Callable[[Shape], bool] = lambda _: False,
+    turns: Turns | None = None,
 ) -> list[Leased]:
     """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
     whose shape `suits`.
@@ -70,7 +72,7 @@ def lease(
     The same request again gets what it got: its first answer may have been lost on the way. A job that
     failed on this `host` is left to others if it can run `elsewhere`; one that lost several workers is
     handed out alone, to a worker that is not `busy`: it may be what kills them, and must not take
-    others' attempts with it.
+    others' attempts with it. `turns`: of groups of users, which go before priority.
     """
     again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
     if again:
@@ -80,7 +82,8 @@ def lease(
         ]
     leased: list[Leased] = []
     passed: set[int] = set()
-    for job_id, shape in _offered(tx, queue, room, count, shapes, suits, passed):
+    turns = turns or Turns()
+    for job_id, shape, group in _offered(tx, queue, room, count, shapes, suits, passed, turns):
         if len(leased) == count:
             break
         if not shape.fits(room):
@@ -95,6 +98,8 @@ def lease(
             passed.add(job_id)
             continue
         room = without(room, shape)
+        if group is not None:
+            turns.take(queue, group, shape.cores)
         _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
         tx.run(
             "attempt.add",
@@ -120,16 +125,17 @@ def _offered(
     shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
     passed: set[int],
-) -> Iterable[tuple[int, Shape]]:
+    turns: Turns,
+) -> Iterable[Candidate]:
     """The best `count`, and if the caller had to pass over some of them a good many more."""
     seen = set()
-    for job_id, shape in _best(tx, queue, room, count, shapes, suits):
-        seen.add(job_id)
-        yield job_id, shape
+    for one in _best(tx, queue, room, count, shapes, suits, turns):
+        seen.add(one[0])
+        yield one
     if passed:
-        for job_id, shape in _best(tx, queue, room, count + PASSED, shapes, suits):
-            if job_id not in seen:
-                yield job_id, shape
+        for one in _best(tx, queue, room, count + PASSED, shapes, suits, turns):
+            if one[0] not in seen:
+                yield one
 
 
 def _best(
@@ -139,20 +145,28 @@ def _best(
     count: int,
     shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
-) -> Iterable[tuple[int, Shape]]:
+    turns: Turns,
+) -> Iterable[Candidate]:
     """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
-    even looked at, so they never stand in front of those that do."""
+    even looked at, so they never stand in front of those that do. Where several groups have such jobs,
+    only the group whose turn it is, is looked at."""
 
     def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, float, int, Shape]]:
         rows = tx.all("job.ready", queue=name, shape_id=shape_id, most=count)
         return [(-priority, rank, job_id, shape) for job_id, priority, rank in rows]
 
-    ranges = [
-        ready(name, shape_id, shape)
-        for name, shape_id, _ in tx.all("counter.ready", queue=queue)
-        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape)
-    ]
-    return ((job_id, shape) for _, _, job_id, shape in heapq.merge(*ranges))
+    kinds: dict[str, list[tuple[str, int, Shape]]] = {}
+    for name, shape_id, _ in tx.all("counter.ready", queue=queue):
+        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape):
+            kinds.setdefault(turns.group(tx, shape_id), []).append((name, shape_id, shape))
+
+    def best(group: str) -> Iterator[tuple[int, Shape]]:
+        for _, _, job_id, shape in heapq.merge(*(ready(*kind) for kind in kinds[group])):
+            yield job_id, shape
+
+    if len(kinds) > 1:
+        return turns.merged(queue, {group: best(group) for group in kinds})
+    return ((job_id, shape, None) for group in kinds for job_id, shape in best(group))
 
 
 def all_shapes(tx: Tx) -> dict[int, Shape]:
@@ -160,7 +174,7 @@ def all_shapes(tx: Tx) -> dict[int, Shape]:
     names = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
     return {
         number: Shape(**dict(zip(names, sizes, strict=True)))
-        for number, *sizes in tx.all("shape.all")
+        for number, *sizes in (*tx.all("shape.all"), *tx.all("lane.shapes"))
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from dispatcher.groups import Turns, turns_of
 from dispatcher.ports import Tx
 
 
@@ -26,19 +27,24 @@ def turns(jobs: Iterable[tuple[str, int]], share: float) -> tuple[list[float], d
     return ends, taken
 
 
-def begin(tx: Tx, owner: str, takes: Mapping[str, float]) -> dict[str, float]:
-    """Where a user's turns in queues begin, which are given away by this up to what is taken."""
+def begin(
+    tx: Tx, owner: str, takes: Mapping[str, float], group: str, turns: Turns
+) -> dict[str, float]:
+    """Where a user's turns in queues begin, which are given away by this up to what is taken. Users of
+    one group take turns among each other."""
     begins = {}
     for queue in sorted(takes):
         heads = [
             row[0]
             for name, shape_id, _ in tx.all("counter.ready", queue=queue)
             if name == queue
+            and turns.group(tx, shape_id) == group
             and (row := tx.one("share.head", queue=queue, shape_id=shape_id)) is not None
         ]
-        mine = tx.one("share.get", queue=queue, owner=owner)
-        last = tx.one("share.last", queue=queue)
+        line = turns_of(queue, group)
+        mine = tx.one("share.get", queue=line, owner=owner)
+        last = tx.one("share.last", queue=line)
         now = min(heads) if heads else (last[0] if last else 0.0)
         begins[queue] = max(now, mine[0] if mine else 0.0)
-        tx.run("share.put", queue=queue, owner=owner, rank=begins[queue] + takes[queue])
+        tx.run("share.put", queue=line, owner=owner, rank=begins[queue] + takes[queue])
     return begins

@@ -13,6 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.caller import Rejected
+from dispatcher.groups import Turns
 from dispatcher.ports import Tx
 
 TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
@@ -90,14 +91,19 @@ def add(
     shapes: dict[int, Shape],
     ranks: Sequence[float],
     now: float,
+    group: str,
+    turns: Turns,
 ) -> None:
     """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet.
 
-    `sees`: whose jobs may be depended on; empty for everybody's. `ranks`: whose turn comes when.
+    `sees`: whose jobs may be depended on; empty for everybody's. `ranks`: whose turn comes when,
+    among the users of the `group`.
     """
     rows: list[dict[str, Any]] = []
     edges: list[dict[str, int]] = []
-    numbers = {shape: _shape_id(tx, shape, shapes) for shape in {job.shape for job in jobs}}
+    numbers = {
+        shape: _number(tx, shape, shapes, group, turns) for shape in {job.shape for job in jobs}
+    }
     for job_id, job in enumerate(jobs, start=first + at):
         spec = job.spec
         waits = 0
@@ -171,11 +177,12 @@ def drop_broken(tx: Tx, process: str) -> int:
     return len(broken)
 
 
-def _shape_id(tx: Tx, shape: Shape, shapes: dict[int, Shape]) -> int:
-    """The number of a shape, given one if it is new; `shapes` learns it at once, for who leases next."""
+def _number(tx: Tx, shape: Shape, shapes: dict[int, Shape], group: str, turns: Turns) -> int:
+    """The number of a shape in a group, given one if it is new; `shapes` learns it at once, for who
+    leases next."""
     values = msgspec.structs.asdict(shape)
     row = tx.one("shape.find", **values) or tx.one("shape.add", **values)
-    number = int(row[0]) if row else 0
+    number = turns.lane(tx, int(row[0]) if row else 0, group)
     shapes[number] = shape
     return number
 

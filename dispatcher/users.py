@@ -23,6 +23,7 @@ from dispatcher import queue, retention, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
+from dispatcher.groups import group_of
 from dispatcher.ports import Row, Tx, Unavailable
 from dispatcher.submission import Prepared
 
@@ -45,7 +46,12 @@ class Users(Core):
                 return known
             jobs = await asyncio.to_thread(self._checked, ask)
             try:
-                return await self._store_jobs(jobs, *key, everybody=caller.may(api.Scope.ADMIN))
+                return await self._store_jobs(
+                    jobs,
+                    *key,
+                    everybody=caller.may(api.Scope.ADMIN),
+                    group=group_of(caller.groups, self.settings.groups),
+                )
             except submission.Taken:
                 known = await self.store.read(lambda tx: submission.known(tx, *key))
                 if known is None:
@@ -75,7 +81,7 @@ class Users(Core):
         return jobs
 
     async def _store_jobs(
-        self, jobs: list[Prepared], owner: str, request_id: str, *, everybody: bool
+        self, jobs: list[Prepared], owner: str, request_id: str, *, everybody: bool, group: str
     ) -> m.Submitted:
         """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
         now = self.now()
@@ -94,7 +100,7 @@ class Users(Core):
                 tx, owner, request_id, len(jobs), process=self.process, now=now
             )
             ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
-            begins = shares.begin(tx, owner, takes)
+            begins = shares.begin(tx, owner, takes, group, self.turns)
 
         def add(tx: Tx, at: int) -> None:
             part = jobs[at : at + submission.TOGETHER]
@@ -112,6 +118,8 @@ class Users(Core):
                     begins[job.spec.queue] + end for job, end in zip(part, ends[at:], strict=False)
                 ],
                 now=now,
+                group=group,
+                turns=self.turns,
             )
 
         def finish(tx: Tx) -> m.Submitted:
@@ -185,13 +193,19 @@ class Users(Core):
             return why.elsewhere(job, parents)
         spec = _decode_spec(await self.store.read(lambda tx: queue.body(tx, job_id)))
         shape = shape_of(spec)
-        number = next((nr for nr, known in self.shapes.items() if known == shape), 0)
-        ahead = await self.store.read(
-            lambda tx: tx.one(
+
+        def gather(tx: Tx) -> tuple[int, m.GroupRow | None]:
+            standing = tx.one("job.standing", job_id=job_id)
+            number = standing[5] if standing else 0
+            ahead = tx.one(
                 "job.ahead", queue=job.queue, shape_id=number, priority=job.priority, job_id=job_id
             )
-        )
-        return why.waiting(job, spec, shape, self.offers(job.queue), ahead[0] if ahead else 0)
+            mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
+            rows = self.turns.rows(tx, job.queue, counts)
+            return ahead[0] if ahead else 0, next((one for one in rows if one.name == mine), None)
+
+        ahead, group = await self.store.read(gather)
+        return why.waiting(job, spec, shape, self.offers(job.queue), ahead, group)
 
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""
@@ -409,11 +423,16 @@ class Users(Core):
     async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
         """Queues, what waits in them and what serves them."""
 
-        def gather(tx: Tx) -> tuple[dict[str, Counter[str]], dict[str, float]]:
+        def gather(
+            tx: Tx,
+        ) -> tuple[dict[str, Counter[str]], dict[str, float], dict[str, list[m.GroupRow]]]:
             states: dict[str, Counter[str]] = {}
             oldest: dict[str, float] = {}
+            ready: list[Row] = []
             for name, shape_id, state, n in tx.all("counter.all"):
                 states.setdefault(name, Counter())[state] += n
+                if state == JobState.ACTIVATED:
+                    ready.append((name, shape_id, n))
                 row = (
                     tx.one("job.oldest_ready", queue=name, shape_id=shape_id)
                     if state == JobState.ACTIVATED
@@ -421,9 +440,10 @@ class Users(Core):
                 )
                 if row and row[0]:
                     oldest[name] = min(row[0], oldest.get(name, row[0]))
-            return states, oldest
+            groups = {name: self.turns.rows(tx, name, ready) for name in states}
+            return states, oldest, groups
 
-        states, oldest = await self.store.read(gather)
+        states, oldest, groups = await self.store.read(gather)
         serving = Counter(heard.queue for heard in self.heard.values())
         sites: dict[str, set[str]] = {}
         for site, lease in self.sites.items():
@@ -438,6 +458,7 @@ class Users(Core):
                     oldest_waiting=oldest.get(name),
                     workers=serving[name],
                     sites=tuple(sorted(sites.get(name, ()))),
+                    groups=tuple(groups.get(name, ())),
                 )
                 for name in names
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from ailurus.protocol.job import JobSpec, Room, Shape
-from ailurus.protocol.messages import JobRow, Why
+from ailurus.protocol.messages import GroupRow, JobRow, Why
 from ailurus.protocol.states import FINAL, JobState
 
 LIMITS = (  # what the job asks for, what it is called in a job file, what a worker offers, unit
@@ -54,7 +54,14 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[st
     return "walltime", "no single slot of its queues has all that is asked for"
 
 
-def waiting(row: JobRow, spec: JobSpec, shape: Shape, offers: Sequence[Offer], ahead: int) -> Why:
+def waiting(
+    row: JobRow,
+    spec: JobSpec,
+    shape: Shape,
+    offers: Sequence[Offer],
+    ahead: int,
+    group: GroupRow | None = None,
+) -> Why:
     """Why an activated job has not started."""
 
     def answer(verdict: str, sentence: str, blockers: Sequence[str] = (), remedy: str = "") -> Why:
@@ -71,6 +78,9 @@ def waiting(row: JobRow, spec: JobSpec, shape: Shape, offers: Sequence[Offer], a
     place = (
         f"{ahead} jobs of its kind are in front of it" if ahead else "it is the next of its kind"
     )
+    if group is not None:
+        name = f"group {group.name}" if group.name else "users without a group"
+        place += f"; {name}, with {group.waiting} jobs waiting, gets {group.due:.0%} of the turns"
     if not offers:
         return answer(
             "later",

@@ -103,7 +103,7 @@ def _network(site: Site, tree: Tree) -> Iterator[Fault]:
     elif (
         site.network == "relay" and site.backend.kind != "local" and _loopback(site.relay.url or "")
     ):
-        message = f"{urlsplit(site.relay.url or '').hostname} on a node is the node itself"
+        message = f"{_host(site.relay.url or '')} on a node is the node itself"
         yield tree.fault(("relay", "url"), "W007", message, "what nodes call this machine")
     if site.network == "spool" and site.container.bare:
         message = "a payload outside a container could read the spool, and the tokens in it"
@@ -214,18 +214,33 @@ def _addresses(site: Site, tree: Tree) -> Iterator[Fault]:
     told: list[tuple[str, str]] = [("url", site.dispatcher.url)]
     told += [("pilot_url", site.dispatcher.pilot_url)] if site.dispatcher.pilot_url else []
     for key, url in told:
-        if url.startswith("http://") and not _loopback(url):
+        if _host(url) is None:
+            yield tree.fault(
+                ("dispatcher", key), "E010", f"{url} is no address", "https://HOST:8443"
+            )
+        elif url.startswith("http://") and not _loopback(url):
             message = "over plain HTTP the token can be read on its way"
             yield tree.fault(("dispatcher", key), "E025", message, f"https{url[4:]}")
+    if site.relay is not None and site.relay.url and _host(site.relay.url) is None:
+        message = f"{site.relay.url} is no address"
+        yield tree.fault(("relay", "url"), "E010", message, "https://HOST:8443")
     key, url = told[-1]
     if site.backend.kind != "local" and site.network == "direct" and _loopback(url):
-        message = f"{urlsplit(url).hostname} on a node is the node itself"
+        message = f"{_host(url)} on a node is the node itself"
         remedy = "set dispatcher.pilot_url to what nodes can reach"
         yield tree.fault(("dispatcher", key), "W007", message, remedy)
 
 
+def _host(url: str) -> str | None:
+    """The host of an address; None: it is none, as `http://[` is."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return None
+
+
 def _loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = _host(url) or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -84,7 +84,14 @@ def _profile(name: str, path: Path) -> Path | None:
     ]
     if plain:
         places.append(PROFILES / f"{name}.yaml")
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if _is_file(place)), None)
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name that is too long for one
+        return False
 
 
 def _merge(base: Any, over: Any) -> Any:

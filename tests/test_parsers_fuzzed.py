@@ -137,6 +137,8 @@ TEXTS = [path.read_text() for path in sorted(SHIPPED.glob("*.yaml"))]
 @given(damaged(TEXTS))
 @example("site: 2026-99-99")
 @example(f"site: {'9' * 5000}")
+@example(f"extends: {'a' * 300}")
+@example(TEXTS[0].replace("https://", "https://[", 1))
 def test_h6_a_site_file_is_judged(tmp_path, text):
     path = tmp_path / "site.yaml"
     path.write_text(text)

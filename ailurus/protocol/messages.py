@@ -192,6 +192,18 @@ class LogChunk(Answer):
     final: bool = False  # the attempt has ended and this is all of it
 
 
+class GroupRow(Answer):
+    """A group of users in a queue."""
+
+    name: str  # blank: who is in no group
+    share: float  # beside the others' shares
+    waiting: int  # jobs ready to run
+    due: float = 0.0  # its part of what is handed out now, of 1
+    handed_out: int = (
+        0  # cores, since the start of the dispatcher asked, while several groups waited
+    )
+
+
 class QueueRow(Answer):
     """A queue: what waits in it and what serves it."""
 
@@ -200,6 +212,7 @@ class QueueRow(Answer):
     oldest_waiting: float | None = None  # when the oldest activated job became ready
     workers: int = 0
     sites: tuple[str, ...] = ()
+    groups: tuple[GroupRow, ...] = ()  # where turns are taken between groups
 
 
 class WorkerRow(Answer, kw_only=True, gc=False):
@@ -272,6 +285,8 @@ class NewToken(Ask):
     ]
     scopes: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=20)]
     lifetime_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    groups: Annotated[tuple[Key, ...], Meta(max_length=20)] = ()
+    """The claim `wlcg.groups`: in which group the subject's jobs take turns."""
 
 
 class Token(Answer):

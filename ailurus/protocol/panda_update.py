@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 from uuid import NAMESPACE_URL, uuid5
 
@@ -153,10 +154,15 @@ def moment(value: object) -> float | None:
         seconds = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         try:
-            seconds = datetime.strptime(str(value)[:19], TIME).replace(tzinfo=UTC).timestamp()
+            seconds = _read(str(value)[:19])
         except ValueError:
             return None
     return seconds if math.isfinite(seconds) and 0 < seconds < 2**40 else None
+
+
+@lru_cache(10_000)  # a job says when it began with each update
+def _read(text: str) -> float:
+    return datetime.strptime(text, TIME).replace(tzinfo=UTC).timestamp()
 
 
 # --- what a final update lists ---------------------------------------------------------------------

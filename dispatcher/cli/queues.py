@@ -21,7 +21,7 @@ def main(args: Namespace, out: Output) -> int:
         out.document(answer)
     else:
         out.table(
-            ["queue", "jobs", "oldest", "workers", "sites"],
+            ["queue", "jobs", "oldest", "workers", "sites", "groups"],
             (
                 (
                     queue.name or "(any)",
@@ -29,6 +29,10 @@ def main(args: Namespace, out: Output) -> int:
                     ago(queue.oldest_waiting),
                     queue.workers,
                     ", ".join(queue.sites),
+                    " ".join(
+                        f"{one.name or '(none)'}={one.waiting} ({one.due:.0%})"
+                        for one in queue.groups
+                    ),
                 )
                 for queue in answer.queues
             ),

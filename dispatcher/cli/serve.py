@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dispatcher.traffic import AccessLog
 
 LOOK_S = 5.0
+GROUP = "group:"  # before the name of a group, where a user's could stand
 STOP_S = 5  # what is in hand has this long to finish
 TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
 # Allocations between collections of garbage: a whole one among 10,000 jobs takes 15 ms.
@@ -102,8 +103,9 @@ def arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         type=_share,
-        metavar="USER=N",
-        help="this user's turns, beside one of each other's (default: 1)",
+        metavar="USER=N, group:NAME=N",
+        help="this user's turns, beside one of each other's (default: 1); group:NAME=N: this group's,"
+        " beside those of other groups; group:=N: of all who are in none of them",
     )
     parser.add_argument(
         "--otlp",
@@ -144,7 +146,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def _share(text: str) -> tuple[str, float]:
     user, _, share = text.rpartition("=")
-    if not user or not 0 < float(share) < 1e6:
+    if not user or not 0 < float(share) < 1e6:  # `inf` and `nan` are not either
         raise ValueError
     return user, float(share)
 
@@ -206,7 +208,10 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         "heartbeat_s": args.heartbeat,
         "edge_lease_s": args.edge_lease,
         "retention_s": args.retention,
-        "shares": dict(args.share),
+        "shares": {name: share for name, share in args.share if not name.startswith(GROUP)},
+        "groups": {
+            name.removeprefix(GROUP): share for name, share in args.share if name.startswith(GROUP)
+        },
     }
     settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)
@@ -245,6 +250,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
                 rates=Rates(per_s=args.rate) if args.rate > 0 else None,
                 host_names=[*args.host_name, *_names(sockets)],
             )
+            service.limiter = app.limiter
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
             server = _server(app, args)
             _say(args, out, place, sockets)

@@ -45,6 +45,13 @@ def arguments(parser: ArgumentParser) -> None:
         help=f"what it may do: {', '.join(SHORT)}; default: read create modify cancel",
     )
     parser.add_argument("--site", metavar="NAME", help="the site of an edge's or a relay's token")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a group in which its jobs take turns (see serve --share); the first known one counts",
+    )
     parser.add_argument("--lifetime", type=duration_s, default=86400.0, metavar="1d")
     parser.add_argument("--out", metavar="FILE", help="written with mode 600")
     parser.add_argument("--file", metavar="FILE", help="revoke: the token in this file")
@@ -60,7 +67,10 @@ def main(args: Namespace, out: Output) -> int:
     if not args.subject or not args.out:
         raise Fault(USAGE, "whom is it for, and where to?", field="--subject, --out")
     ask = NewToken(
-        subject=args.subject, scopes=scopes(args.scope, args.site), lifetime_s=int(args.lifetime)
+        subject=args.subject,
+        scopes=scopes(args.scope, args.site),
+        lifetime_s=int(args.lifetime),
+        groups=tuple(args.group),
     )
     token = connect(args).call("token", ask, answer=Token)
     _write(Path(args.out), token.token)

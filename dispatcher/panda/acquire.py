@@ -146,6 +146,7 @@ def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int) -> list[Leased]:
         count=max(1, min(ask.count, 1000)),
         request=f"panda-{secrets.token_hex(8)}",  # PanDA has no word for the same request again
         shapes=service.shapes,
+        turns=service.turns,
         now=service.now(),
         suits=lambda shape: panda.of_type(shape, ask.resource_type),
     )

@@ -4,6 +4,10 @@
 insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
     values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
     on conflict (cores, memory_mb, disk_mb, gpus, nodes, walltime_s) do update set cores = :cores returning shape_id
+-- name: lane.add
+insert into lane (shape_id, of_shape, user_group)
+    select last, :of_shape, :user_group from (select 1000000000 + nextval('lane_number') as last) as number
+    on conflict (user_group, of_shape) do update set of_shape = :of_shape returning shape_id
 -- name: worker.plan
 insert into worker (site, queue, phase, intent, idx, deadline)
     values (:site, :queue, 'planned', :intent, :idx, :deadline)

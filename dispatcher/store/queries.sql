@@ -9,6 +9,17 @@ insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
 -- name: shape.all
 select shape_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s from shape
 
+-- name: lane.find
+select shape_id from lane where of_shape = :of_shape and user_group = :user_group
+-- name: lane.add
+insert into lane (shape_id, of_shape, user_group)
+    select coalesce(max(shape_id), 1000000000) + 1, :of_shape, :user_group from lane returning shape_id
+-- name: lane.all
+select shape_id, user_group from lane
+-- name: lane.shapes
+select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes, s.walltime_s
+    from lane l join shape s on s.shape_id = l.of_shape
+
 -- name: counter.move
 insert into counter (queue, shape_id, state, n) values (:queue, :shape_id, :state, :by)
     on conflict (queue, shape_id, state) do update set n = counter.n + :by

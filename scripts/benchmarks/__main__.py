@@ -14,6 +14,8 @@ from benchmarks.figure import Figure, say, table
 NAMES = {
     "latency": "a null job from submit to finished seen, beside the bare chain",
     "dispatcher": "heartbeats and acquires by wrk, beside a bare Starlette; the load of ATLAS",
+    "dialects": "native, legacy and v1, plain and TLS, beside a bare Starlette; ATLAS's load in each",
+    "run4": "ten times ATLAS's load, and more until something gives",
     "submit": "10,000 jobs in one request, beside bare decode and insert",
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
@@ -21,6 +23,7 @@ NAMES = {
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
+    "parsers": "each parser of text that others write, driven by atheris",
     "herd": "10,000 pilots come back at once after a kill -9 of the dispatcher",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
@@ -68,11 +71,19 @@ def _arguments() -> Namespace:
         type=int,
         help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000)",
     )
+    parser.add_argument(
+        "--times", type=float, default=10, help="run4: ATLAS's load so many times (default 10)"
+    )
     parser.add_argument("--pilots", type=int, default=0, help="scale, herd: a crowd of so many")
     parser.add_argument(
         "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
     )
-    parser.add_argument("--seconds", type=float, default=800, help="fuzz: at most (default 800)")
+    parser.add_argument(
+        "--runs", type=int, default=10_000_000, help="parsers: in all (default 10,000,000)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=800, help="fuzz, parsers: at most (default 800)"
+    )
     parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"
@@ -81,11 +92,16 @@ def _arguments() -> Namespace:
         "--backend", choices=["slurm", "htcondor", "standin", "local"],
         help="chaos: only kills of the edge around submissions, on this batch system",
     )  # fmt: skip
+    parser.add_argument(
+        "--faults", nargs="+", default=[], metavar="NAME",
+        choices=["pilot", "edge", "dispatcher", "server", "stopped-dispatcher", "full-disk"],
+        help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with --postgres",
+    )  # fmt: skip
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     parser.add_argument(
         "--postgres",
         action="store_true",
-        help="dispatcher, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
+        help="dispatcher, dialects, run4, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
     )
     return parser.parse_args()
 

@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks import batch_kills, halfway, history, proc
 from benchmarks.figure import Figure, figure
 from benchmarks.proxy import Fault, Proxy
 from benchmarks.rig import Postgres, Rig, null_job, until
+from benchmarks.small_disk import REFUSED, SETTINGS, FullDisk, mounted
 
 HEARTBEAT_S = 1.0
 LEASE_S = 3 * HEARTBEAT_S
@@ -33,7 +34,12 @@ def run(args: Namespace) -> Iterator[Figure]:
         yield from batch_kills.run(args.backend, args.kills, args.seed)
         return
     yield from killed(
-        args.seed, args.kills, args.jobs or 500, network=_network(args), postgres=args.postgres
+        args.seed,
+        args.kills,
+        args.jobs or 500,
+        network=_network(args),
+        postgres=args.postgres,
+        only=args.faults,
     )
     if args.stop:
         yield from stopped(args.seed)
@@ -58,12 +64,20 @@ def killed(
     *,
     network: Callable[[int], Fault] | None,
     postgres: bool = False,
+    only: Sequence[str] = (),
 ) -> Iterator[Figure]:
     """Jobs with one output each, and a kill -9 every now and then. On PostgreSQL there are two
-    dispatchers: each is killed, or stopped for a while, and so is the server."""
+    dispatchers: each is killed, or stopped for a while, and so is the server; and its disk is full for
+    a while, where we may make a small one. `only` these kinds, if it says any."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(Postgres()) if postgres else None
+        disk = stack.enter_context(mounted()) if postgres and os.geteuid() == 0 else None
+        full = FullDisk(disk, chance) if disk is not None else None
+        server = None
+        if postgres:
+            settings = SETTINGS if disk is not None else ()
+            folder = disk / "postgres" if disk is not None else None
+            server = stack.enter_context(Postgres(*settings, folder=folder))
         rig = stack.enter_context(
             Rig(
                 heartbeat_s=HEARTBEAT_S,
@@ -78,21 +92,29 @@ def killed(
             rig.through(proxy.url)
         began = time.monotonic()
         expected = submitted(rig, jobs, chance)
-        kinds = _kill_in_turn(rig, chance, kills, list(expected))
+        kinds = _kill_in_turn(rig, chance, kills, list(expected), full, only)
+        if full is not None:
+            expected |= full.jobs(rig)
         states = rig.client.wait(list(expected), 180).states
         took = time.monotonic() - began
         leftovers = settled(rig)
         found = [*history.faults(rig, list(expected), expected), *leftovers]
+        if full is not None:
+            found += full.wrong
+            if full.answers and not full.answers[REFUSED]:
+                found.append("the disk was never so full that a dispatcher said so")
         ended = dict(history.attempts(rig))
         _tell(rig, found)
     how = f"{kinds}; attempts {ended}; {took:.0f} s"
+    if full is not None and full.answers:
+        how += f"; answers on a full disk {dict(full.answers)}, the server ended {full.ended} times"
     if proxy is not None:
         del proxy.faults[Fault.NONE]
         how += f"; of {proxy.requests} requests: { ({str(one): n for one, n in proxy.faults.items()}) }"
     name = "chaos: network, " if proxy else "chaos: "
     name += "PostgreSQL, two dispatchers, " if postgres else ""
     yield figure(f"{name}jobs finished", sum(state == "finished" for state in states.values()),
-                 peer=jobs, at_least=1, seed=seed, note=how)  # fmt: skip
+                 peer=len(states), at_least=1, seed=seed, note=how)  # fmt: skip
     yield figure(f"{name}faults", len(found), at_most=0, seed=seed, note="; ".join(found[:5]))
 
 
@@ -136,11 +158,23 @@ def submitted(rig: Rig, jobs: int, chance: random.Random) -> dict[int, bytes]:
     return dict(zip(job_ids, (word.encode() for word in words), strict=True))
 
 
-def _kill_in_turn(rig: Rig, chance: random.Random, kills: int, jobs: list[int]) -> dict[str, int]:
+def _kill_in_turn(
+    rig: Rig,
+    chance: random.Random,
+    kills: int,
+    jobs: list[int],
+    full: FullDisk | None,
+    only: Sequence[str],
+) -> dict[str, int]:
     """A kill every second or so while jobs are left; how many of each kind."""
     kinds = ["pilot", "edge", "dispatcher"]
     if rig.postgres is not None:
         kinds += ["server", "stopped dispatcher"]
+    if full is not None:
+        kinds.append("full disk")
+    kinds = [kind for kind in kinds if not only or kind.replace(" ", "-") in only]
+    if not kinds:
+        raise ValueError(f"none of {', '.join(only)} can happen here: a full disk needs root")
     done = dict.fromkeys(kinds, 0)
     edge = rig.start_edge()
     until(rig.pilots, 30, f"a pilot runs (see {edge.log})")
@@ -159,7 +193,9 @@ def _kill_in_turn(rig: Rig, chance: random.Random, kills: int, jobs: list[int]) 
             done[kind] += 1
             which = chance.randrange(len(rig.dispatchers))
             away_s = chance.uniform(0.0, 1.0)
-            if kind == "server" and rig.postgres is not None:
+            if kind == "full disk" and full is not None and rig.postgres is not None:
+                full.happen(rig, rig.postgres)
+            elif kind == "server" and rig.postgres is not None:
                 rig.postgres.ask("kill")
                 time.sleep(away_s)
                 rig.postgres.start()

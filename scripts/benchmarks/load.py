@@ -82,10 +82,11 @@ def wrk(
         }
     )
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, url]
-    return _read(run(*map(str, argv), seconds=seconds + 30))
+    return read(run(*map(str, argv), seconds=seconds + 30))
 
 
-def _read(text: str) -> Load:
+def read(text: str) -> Load:
+    """What wrk printed."""
     counted = re.search(r"(\d+) requests in", text)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     broken = re.search(

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import yaml
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, Room
-from ailurus.wire.client import Client, TokenFile, fixed_token
+from ailurus.wire.client import Client, TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from benchmarks import proc
 
@@ -99,6 +100,7 @@ class Postgres:
 
     def __init__(self, *settings: str, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="ailurus-pg-"))
+        self.folder.mkdir(exist_ok=True)
         self.folder.chmod(0o755)  # as root it is another user's
         self._settings = settings
         self._made = 0
@@ -131,7 +133,7 @@ class Postgres:
         return proc.cpu_s(main) + sum(proc.cpu_s(one) for one in proc.children(main))
 
     def ask(self, verb: str, *more: str) -> str:
-        """start, stop, kill or pid."""
+        """start, stop, kill, running or pid."""
         argv = [str(self.FIXTURE), verb, str(self.folder / "server"), *more]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
@@ -147,15 +149,16 @@ class Rig:
         *,
         heartbeat_s: float = 10.0,
         cores: int = 2,
-        serve: Sequence[str] = (),
+        serve: Sequence[object] = (),
         postgres: Postgres | None = None,
         dispatchers: int = 1,
         programs: Path = BIN,
+        tls: bool = False,
         **site: Any,
     ) -> None:
         """`serve`: more options of `dispatcher serve`; `site`: parts of the site file; `postgres`: where
         the queue is, if not in a file; `dispatchers`: so many share the port; `programs`: whose dispatcher
-        and edge, this version's or another's."""
+        and edge, this version's or another's; `tls`: with a certificate of an authority of our own."""
         self._programs = programs
         # payloads and pilots may be other users: the way to what they share is open
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))
@@ -163,6 +166,11 @@ class Rig:
         self.mark = self.directory.name
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.trust: Trust | None = None
+        self.context: ssl.SSLContext | None = None
+        if tls:
+            self.url = self.url.replace("http", "https")
+            serve = [*serve, *self._certified()]
         self.heartbeat_s = heartbeat_s
         self._serve_options = serve
         self.store = self.directory / "queue.db"
@@ -176,7 +184,9 @@ class Rig:
         run(self._programs / "dispatcher", "init", *map(str, self._where))
         (self.admin_token,) = self.directory.glob("*.admin-token")
         self.dispatchers = [self.serve(nr) for nr in range(dispatchers)]
-        self.client = Client(self.url, TokenFile(self.admin_token), patience=Patience(total_s=120))
+        self.client = Client(
+            self.url, TokenFile(self.admin_token), patience=Patience(total_s=120), trust=self.trust
+        )
         self.edge_token = self.token("edge", f"ailurus.edge:{SITE}")
         self.pilot_token = self.token("pilot", "ailurus.pilot")
         self._site: dict[str, Any] = {"cores": cores, **site}
@@ -241,6 +251,13 @@ class Rig:
             lambda: self._answers(program, said), 20, f"the dispatcher answers (see {program.log})"
         )
         return program
+
+    def _certified(self) -> list[object]:
+        """Options of a dispatcher that speaks TLS; our own clients learn whom to trust."""
+        chain, key, ca = certificate(self.directory)
+        self.trust = Trust(ca=str(ca))
+        self.context = ssl.create_default_context(cafile=ca)
+        return ["--tls-cert", chain, "--tls-key", key]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What the store has, past the dispatcher."""
@@ -311,11 +328,11 @@ class Rig:
 
     def worker(self, cores: int = 1, queue: str = QUEUE) -> tuple[m.Registered, Client]:
         """A worker that is only its token: the benchmark speaks for it."""
-        pilot = Client(self.url, TokenFile(self.pilot_token))
+        pilot = Client(self.url, TokenFile(self.pilot_token), trust=self.trust)
         room = Room(cores=cores, memory_mb=10**9, disk_mb=10**9)
         ask = m.Register(instance=secrets.token_hex(8), queue=queue, total=room)
         registered = pilot.call("register", ask, answer=m.Registered)
-        return registered, Client(self.url, fixed_token(registered.token))
+        return registered, Client(self.url, fixed_token(registered.token), trust=self.trust)
 
     def workers(self) -> tuple[m.WorkerRow, ...]:
         """Those that live."""
@@ -365,6 +382,19 @@ class Rig:
         path = self.directory / "site.yaml"
         path.write_text(yaml.safe_dump(site))
         return path
+
+
+def certificate(folder: Path) -> tuple[Path, Path, Path]:
+    """Chain, key and authority of a certificate for 127.0.0.1, as files."""
+    import trustme
+
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1")
+    chain, key, ca = (folder / name for name in ("chain.pem", "key.pem", "ca.pem"))
+    chain.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    made.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    return chain, key, ca
 
 
 def run(*argv: object, seconds: float = 60) -> str:

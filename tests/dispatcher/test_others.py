@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -12,6 +13,7 @@ from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from dispatcher.caller import Rejected
 from dispatcher.ports import Unavailable
+from dispatcher.rates import Limiter, Rates, TooMuch
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job
 
 S = JobState
@@ -259,5 +261,70 @@ def test_what_a_process_that_is_gone_did_not_finish_to_store_is_forgotten(databa
                     break
                 except Unavailable:
                     await asyncio.sleep(0.05)
+
+    run_two(test, database)
+
+
+def test_a_node_that_fails_jobs_of_both_dispatchers_is_excluded_at_both_and_after_a_restart(
+    database,
+):
+    async def test(one, two):
+        await one.submit(*(job(f"j{i}") for i in range(20)))
+        good = [await side.worker(host=f"good{n}", site="s") for n, side in enumerate((one, two))]
+        for worker in good:
+            for got in await worker.acquire(count=3):
+                await worker.report(got)
+        hole = await one.worker(host="hole", site="s")
+        for nr, side in enumerate((one, two, one)):
+            (got,) = await at(side, hole).acquire()
+            await at(side, hole).report(got, finished=False, transient=True, code=1305)
+            if nr < 2:  # what one has heard, the other hears
+                other = (two, one)[nr % 2].service.hosts
+                await until(
+                    lambda other=other, nr=nr: len(other._last.get(("s", "hole"), ())) == nr + 1
+                )
+        for side in (one, two):
+            hosts, now = side.service.hosts, side.service.now()
+            await until(lambda hosts=hosts, now=now: hosts.excluded(("s", "hole"), now))
+            ask = m.Acquire(request_id="more", room=BIG)
+            assert not (await side.service.acquire(ask, hole.caller)).jobs
+        async with bench(database) as third:
+            assert "do better elsewhere" in third.service.hosts.of_site("s", now)["hole"].reason
+
+    run_two(test, database)
+
+
+def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
+    rates = Rates(per_s=10.0, held=8)
+
+    async def test(one, two):
+        sides = [one.service, two.service]
+        for side in sides:
+            side.limiter = Limiter(rates, clock=lambda: 100.0)  # nothing is earned meanwhile
+        for _ in range(50):
+            sides[0].limiter.ask("alice")
+        sides[0].limiter.ask("bob")  # too little to be told
+        with sides[0].limiter.holding("alice"), sides[0].limiter.holding("alice"):
+            await sides[0].others.tell_rates()
+            await until(lambda: sides[1].limiter._account("alice").left == 50.0)
+            assert sides[1].limiter._account("bob").left == 100.0
+            with contextlib.ExitStack() as stack:
+                for _ in range(6):  # of eight; two wait at the other dispatcher
+                    stack.enter_context(sides[1].limiter.holding("alice"))
+                with pytest.raises(TooMuch):
+                    stack.enter_context(sides[1].limiter.holding("alice"))
+        await sides[0].others.tell_rates()
+        await until(lambda: not sides[1].limiter._held_elsewhere("alice"))
+        assert sides[0].limiter._account("alice").left == 50.0  # its own word does not count twice
+
+    run_two(test, database)
+
+
+def test_h7_what_is_told_of_rates_fits_a_notice_whatever_users_are_called(database):
+    async def test(one, two):
+        one.service.limiter = Limiter(Rates(per_s=1.0, held=10), clock=lambda: 0.0)
+        for nr in range(40):
+            one.service.limiter.ask(f"iam:{nr}" + '"\\é\n' * 70)
+        await one.service.others.tell_rates()
 
     run_two(test, database)

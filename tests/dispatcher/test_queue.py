@@ -80,6 +80,8 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
                     shapes={},
                     ranks=[0.0] * 3,
                     now=1.0,
+                    group="",
+                    turns=b.service.turns,
                 )
 
             await b.service.store.write(half)

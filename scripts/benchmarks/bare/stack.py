@@ -1,6 +1,6 @@
 """The bare stack: Starlette on uvicorn over SQLite with shared commits, and no rule of a queue.
 
-`python -m benchmarks.bare.stack FILE JOBS` says its port and serves: POST /beat with {"id": N} updates
+`python -m benchmarks.bare.stack FILE JOBS [CHAIN KEY]` says its port and serves, over TLS with a certificate: POST /beat with {"id": N} updates
 a job durably, POST /acquire hands out the best one with its body of 3 kB.
 """
 
@@ -61,5 +61,7 @@ if __name__ == "__main__":
             lifespan="off",
             access_log=False,
             log_config=None,
+            ssl_certfile=sys.argv[3] if len(sys.argv) > 3 else None,
+            ssl_keyfile=sys.argv[4] if len(sys.argv) > 3 else None,
         )
         uvicorn.Server(config).run(sockets=[listener])

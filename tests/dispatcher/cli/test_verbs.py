@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -224,6 +225,15 @@ def test_a_job_that_is_not_there_is_66(run):
     ran = run("show", "999999")
     assert ran.code == exits.NO_INPUT
     assert "there is no job 999999" in ran.err
+
+
+def test_a_token_names_its_groups(run, tmp_path):
+    path = tmp_path / "token"
+    ran = run("token", "--subject", "eve", "--group", "/atlas", "--group", "b", "--out", str(path))
+    assert ran.code == 0
+    claims = path.read_text().split(".")[1]
+    told = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    assert told["wlcg.groups"] == ["/atlas", "b"]
 
 
 def test_a_token_is_made_into_a_file_for_this_user_only(run, tmp_path, server):

@@ -152,6 +152,17 @@ def test_groups_and_subjects_become_roles(trusting, iam):
     assert asked(trusting, iam.token(edge="here"), "/edge/hello", "POST", edge | {"site": "B"}).status == 403  # fmt: skip
 
 
+def test_the_groups_of_a_token_are_the_callers_in_the_order_of_its_claim(dispatcher, policy, iam):
+    groups = ["/atlas/production", "/atlas"]
+    for name in ("wlcg.groups", "entitled"):
+        dispatcher.issuer.trust(Foreign(policy(groups=name)))
+        token = iam.token(**READS, **{name: groups})
+        assert asked(dispatcher, token).status == 200
+        assert dispatcher.issuer.caller(token).groups == tuple(groups)
+    assert dispatcher.issuer.caller(iam.token(entitled=[7, None, "a"])).groups == ("a",)
+    assert dispatcher.issuer.caller(iam.token(entitled={"a": 1})).groups == ()
+
+
 def test_a_user_of_the_issuer_is_not_ours_of_the_same_name(trusting, iam):
     job = {"request_id": "r", "jobs": [{"name": "j", "command": "true"}]}
     ours = trusting.token(Scope.READ, Scope.CREATE, subject="8f2c")

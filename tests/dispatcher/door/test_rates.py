@@ -24,7 +24,7 @@ class Time:
 @pytest.fixture
 def bounded(door):
     door.app = make_app(door.service, door.issuer, rates=RATES)
-    door.app._limiter._clock = door.time = Time()
+    door.app.limiter._clock = door.time = Time()
     return door
 
 

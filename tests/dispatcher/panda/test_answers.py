@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 
 from ailurus.protocol.job import JobSpec, OutputFile
+from dispatcher.panda import bodies
 from dispatcher.panda.door import PandaSettings
 from tests.dispatcher.panda.conftest import Dispatcher, packed
 
@@ -509,3 +511,20 @@ def test_an_operator_s_description_of_a_queue_goes_before_ours(some_keys, tmp_pa
         assert (got["ddmEndPointOut"], got["logFile"]) == ("SE", "1.1.log.tgz")
     finally:
         made.close()
+
+
+def test_a_form_by_parts_costs_what_its_bytes_cost_however_it_is_cut():
+    kind = {b"content-type": b'multipart/form-data; boundary="b c"'}
+    part = b'--b c\r\nContent-Disposition: form-data; name="%s"%s\r\nX: y\r\n\r\n%s\r\n'
+    body = (
+        part % (b"a", b"", b"1\r\n2") + part % (b"f", b'; filename="x"', b"\0\xff") + b"--b c--\r\n"
+    )
+    found = bodies.parameters("POST", kind, b"", body)
+    assert found == {"a": "1\r\n2", "f": bodies.Upload("x", b"\0\xff")}
+    many = b"".join(part % (b"n%d" % nr, b"", b"x") for nr in range(100_000))
+    lines = part % (b"a", b"", b"\n" * 8_000_000)
+    for body, names in ((many, bodies.PARAMETERS), (lines, 1)):
+        began = time.process_time()
+        assert len(bodies.parameters("POST", kind, b"", body)) == names
+        assert time.process_time() - began < 1.0  # the event loop waits for it
+    assert bodies.parameters("POST", {b"content-type": b"multipart/form-data"}, b"", body) == {}

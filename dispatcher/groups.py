@@ -1,0 +1,126 @@
+"""Turns between groups of users: each has its share of what a queue hands out, whoever waits behind it.
+
+Which groups there are is configured (`serve --share group:NAME=N`); everybody else is in the group
+without a name. A job's group stands in its *lane*: the number of a shape and a group, which is used
+wherever a shape's number is, so that counters and the index of ready jobs are kept by group at no cost.
+
+Whose turn it is follows start-time fair queueing: a job moves its group's clock on by its cores over
+the group's share, the group with the earliest clock is next, and one that had nothing to run meanwhile
+begins at the present turn. A clock moves only where another group could have had the place. The clocks
+are memory: at a start, groups are even.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from ailurus.protocol.job import Shape
+from ailurus.protocol.messages import GroupRow
+from dispatcher.ports import Row, Tx
+
+FIRST_LANE = 10**9  # numbers of lanes begin here, those of shapes never get there
+
+Candidate = tuple[int, Shape, str | None]
+"""A ready job, its shape, and its group if others of another group wait as well."""
+
+
+def group_of(names: Iterable[str], shares: Mapping[str, float]) -> str:
+    """The group in which a user takes turns: the first of the token's that is configured, by its own
+    name or by that of a group above it (`/atlas` for `/atlas/production`)."""
+    for name in names:
+        above = name
+        while above:
+            if above in shares:
+                return above
+            above = above.rpartition("/")[0]
+    return ""
+
+
+def turns_of(queue: str, group: str) -> str:
+    """The name under which a group's users take turns in a queue; no queue's name has a line break."""
+    return f"{queue}\n{group}" if group else queue
+
+
+class Turns:
+    """Whose turn it is in each queue, as this dispatcher has handed out jobs. Only the writer moves it."""
+
+    def __init__(self, shares: Mapping[str, float] | None = None) -> None:
+        self.shares = dict(shares or {})
+        self._groups: dict[int, str] = {}  # by lane
+        self._clocks: dict[tuple[str, str], float] = {}  # by queue and group
+        self._now: dict[str, float] = {}  # the turn that was taken last, by queue
+        self.taken: Counter[tuple[str, str]] = Counter()
+        """Cores handed out since the start, by queue and group, where there were several."""
+
+    def share(self, group: str) -> float:
+        """A group's share, beside those of the others."""
+        return self.shares.get(group, 1.0)
+
+    def lane(self, tx: Tx, shape_id: int, group: str) -> int:
+        """The number of a shape in a group."""
+        if not group:
+            return shape_id
+        row = tx.one("lane.find", of_shape=shape_id, user_group=group) or tx.one(
+            "lane.add", of_shape=shape_id, user_group=group
+        )
+        number = int(row[0]) if row else shape_id
+        self._groups[number] = (
+            group  # at once: the number of a lane whose commit failed is used again
+        )
+        return number
+
+    def group(self, tx: Tx, number: int) -> str:
+        """The group of a lane; of a shape's own number it is the one without a name."""
+        if number < FIRST_LANE:
+            return ""
+        if number not in self._groups:  # another process was the first to meet it
+            self._groups.update(tx.all("lane.all"))
+        return self._groups[number]
+
+    def rows(self, tx: Tx, queue: str, ready: Iterable[Row]) -> list[GroupRow]:
+        """The groups whose jobs wait for workers of a queue, by what is `ready` in queues and lanes;
+        none if nobody is in a group."""
+        waiting: Counter[str] = Counter()
+        for name, number, n in ready:
+            if name in (queue, ""):
+                waiting[self.group(tx, number)] += n
+        known = {name for at, name in list(self.taken) if at == queue} | waiting.keys()
+        if not known - {""}:
+            return []
+        all_shares = sum(self.share(name) for name in waiting)
+        return [
+            GroupRow(
+                name=name,
+                share=self.share(name),
+                waiting=waiting[name],
+                due=self.share(name) / all_shares if name in waiting else 0.0,
+                handed_out=self.taken[queue, name],
+            )
+            for name in sorted(known)
+        ]
+
+    def merged(
+        self, queue: str, offers: Mapping[str, Iterator[tuple[int, Shape]]]
+    ) -> Iterator[Candidate]:
+        """The jobs that groups offer a worker of `queue`, whoever's turn it is first. A job that is
+        handed out is `take`n before the next one is asked for."""
+        now = self._now.get(queue, 0.0)
+        for group in offers:
+            clock = self._clocks.get((queue, group), 0.0)
+            self._clocks[queue, group] = max(clock, now)
+        left = {group: offers[group] for group in sorted(offers)}
+        while left:
+            group = min(left, key=lambda one: self._clocks[queue, one])
+            candidate = next(left[group], None)
+            if candidate is None:
+                del left[group]
+                continue
+            yield *candidate, group
+
+    def take(self, queue: str, group: str, cores: int) -> None:
+        """A job of a group goes to a worker of `queue`, which another group could have had."""
+        clock = self._clocks[queue, group]
+        self._now[queue] = max(clock, self._now.get(queue, 0.0))
+        self._clocks[queue, group] = clock + max(1, cores) / self.share(group)
+        self.taken[queue, group] += max(1, cores)

@@ -1,0 +1,1 @@
+create sequence lane_number;
