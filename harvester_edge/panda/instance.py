@@ -1,5 +1,5 @@
 """A Harvester instance, as the edge's `Client.call` is: the same names, asks and answers, said to a PanDA
-server (docs/decisions/0160).
+server (docs/decisions/0180).
 
 A PanDA server gives no leases of sites, vouches for no worker and does not tell which pilots live. What it
 lacks is made up for here or left to the batch system's word; nothing is sent but what Harvester sends.
