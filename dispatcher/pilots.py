@@ -20,7 +20,7 @@ from dispatcher.core import Core, Heard, end_worker, log
 from dispatcher.events import until
 from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
-from dispatcher.ports import Tx
+from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.queue import Leased
 
 _encode = msgspec.json.Encoder().encode
@@ -160,7 +160,8 @@ class Pilots(Core):
                 host=heard.host,
                 busy=bool(held),
                 elsewhere=lambda shape: self._elsewhere(heard, shape),
-            )
+            ),
+            Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
         )
         until_s = self.awake.now + self.length(heard.worker_id)
         for job in leased:
@@ -216,7 +217,7 @@ class Pilots(Core):
             commands += self._commands(lease)
         if news:
             await self.store.write(
-                lambda tx: self._mark(tx, news), [lease.job_id for lease, _ in news]
+                lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
             )
             for lease, update in news:
                 lease.state = update.state
@@ -280,7 +281,8 @@ class Pilots(Core):
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
-        verdicts = await self.store.write(change, [report.job_id for report in ask.reports])
+        ahead = Ahead([report.job_id for report in ask.reports], attempts=True)
+        verdicts = await self.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":
                 lease = held[report.job_id]
