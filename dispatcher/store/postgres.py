@@ -56,6 +56,9 @@ ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
 PLANS = (
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
 )
+PLANS_S = (
+    1.0  # and then it plans anew: a join begun at the table that was empty a while ago is slow
+)
 
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
@@ -100,6 +103,8 @@ class Postgres(Writing):
             self._writer.close()
             raise
         self._known = self._last_event(self._writer)
+        self._pid = self._writer.info.backend_pid
+        self._plans_until = 0.0
         self._order = threading.Lock()  # who delivers events
         self._loop: asyncio.AbstractEventLoop | None = None
         self._local = threading.local()
@@ -162,6 +167,7 @@ class Postgres(Writing):
                 if self._writer is None or self._writer.closed:
                     self._writer = _connect(self._url)
                     self._writer.execute(STANDING_STILL)
+                    self._pid = self._writer.info.backend_pid
                 return way(self._writer, batch)
             except _Again:
                 way = self._each
@@ -181,6 +187,9 @@ class Postgres(Writing):
         tx = PostgresTx(connection, writes=True, shares=True)
         with _undone(connection), connection.pipeline() as tx.pipeline:
             connection.execute("begin")
+            if time.monotonic() > self._plans_until:
+                connection.execute("discard plans")
+                self._plans_until = time.monotonic() + PLANS_S
             tx.foresee(one[3] for one in batch)
             for change, *_ in batch:
                 point = tx.mark()
@@ -243,11 +252,16 @@ class Postgres(Writing):
     def _follow(self, connection: Connection) -> None:
         import select
 
+        looked, others = 0.0, True
         while not self._closing.is_set():
-            self._catch_up(connection)
+            if others or time.monotonic() - looked >= LOOK_S:
+                self._catch_up(connection)
+                looked, others = time.monotonic(), False
             select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
             for notice in connection.notifies(timeout=0):
-                if notice.channel == BULLETINS and self._loop is not None:
+                if notice.channel == EVENTS:  # what we commit is delivered without being read again
+                    others |= notice.pid != self._pid
+                elif self._loop is not None:
                     on_loop(self._loop, self._spread, _bulletin(notice.payload))
 
     def _catch_up(self, connection: Connection) -> None:

@@ -31,9 +31,10 @@ select job_id, priority, rank, state, attempt_nr, max_attempts, retry_all, queue
 -- name: attempt.known
 select job_id, attempt_nr, worker_id, state from attempt where job_id in (select value from json_each(:ids))
 -- name: attempt.of_requests
-select a.worker_id, a.request, a.job_id, a.attempt_nr, j.shape_id
+select r.worker_id, r.request, a.job_id, a.attempt_nr, j.shape_id
     from json_to_recordset(:rows::json) as r(worker_id bigint, request text)
-    join attempt a on a.worker_id = r.worker_id and a.request = r.request and a.ended is null
+    cross join lateral (select job_id, attempt_nr from attempt where worker_id = r.worker_id and request = r.request
+        and ended is null offset 0) a -- offset: row by row, whatever the planner thinks of the table
     join job j on j.job_id = a.job_id
 -- name: counter.all_ready
 select queue, shape_id, n from counter where state = 'activated' and n > 0
@@ -79,3 +80,11 @@ update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, 
         exit_code bigint, code bigint, host text, runtime text, diagnosis text, remedy text, usage text,
         timing text, stderr_tail text, curve text)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and (a.ended is null or a.state = 'lost')
+-- name: worker.heard.all
+update worker w set last_heard = r.at, room = r.room
+    from json_to_recordset(:rows::json) as r(worker_id bigint, at double precision, room text)
+    where w.worker_id = r.worker_id
+-- name: attempt.heard.all
+update attempt a set heard = r.at
+    from json_to_recordset(:rows::json) as r(job_id bigint, attempt_nr bigint, at double precision)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and coalesce(a.ended, 0) = 0 -- not by the index of open ones

@@ -54,6 +54,9 @@ LATE = {
     "attempt.mark": ("attempt", "job_id", "attempt_nr"),
     "attempt.end": ("attempt", "job_id", "attempt_nr"),
 }
+# The same for a list that is given at once; the rows must be there, and none of them twice.
+AT_ONCE = frozenset({"worker.heard", "attempt.heard"})
+PART = 1000
 READ_AHEAD = frozenset({"job", "attempt", "body", "counter"})  # tables of what is kept here
 
 _encode = msgspec.json.Encoder().encode
@@ -206,6 +209,11 @@ class PostgresTx(Draft):
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self.wrote = True
         self._before(query)
+        if query in AT_ONCE and self._shares:
+            rows = [_json(row) for row in values]
+            for start in range(0, len(rows), PART):
+                self._each_row(f"{query}.all", rows[start : start + PART])
+            return
         with self._connection.cursor() as cursor:
             cursor.executemany(self._texts[query], list(values))
 
