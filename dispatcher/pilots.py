@@ -216,20 +216,25 @@ class Pilots(Core):
                 news.append((lease, update))
             commands += self._commands(lease)
         if news:
-            await self.store.write(
+            written = await self.store.write(
                 lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
             )
             for lease, update in news:
                 lease.state = update.state
+            for lease in written:
+                self.leases.written(lease)
         if strangers:
             commands += await self._strangers(strangers)
         return m.Beaten(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
 
-    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> None:
-        for lease, update in news:
-            queue.mark(
+    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
+        """Those for which something was written."""
+        return [
+            lease
+            for lease, update in news
+            if queue.mark(
                 tx,
                 job_id=lease.job_id,
                 attempt_nr=lease.attempt_nr,
@@ -238,6 +243,7 @@ class Pilots(Core):
                 since=update.since,
                 now=self.now(),
             )
+        ]
 
     def _commands(self, lease: Lease) -> list[m.Command]:
         wanted = []

@@ -69,8 +69,9 @@ insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
 update attempt a set state = r.state,
     started = case when started is null and r.state <> 'sent' then r.since else started end,
     running = case when running is null and r.state in ('running', 'holding') then r.since else running end,
-    holding = case when holding is null and r.state = 'holding' then r.since else holding end
-    from json_to_recordset(:rows::json) as r(job_id bigint, attempt_nr bigint, state text, since double precision)
+    holding = case when holding is null and r.state = 'holding' then r.since else holding end, heard = r.now
+    from json_to_recordset(:rows::json)
+        as r(job_id bigint, attempt_nr bigint, state text, since double precision, now double precision)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
 -- name: attempt.end.all
 update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code, host = r.host,

@@ -54,7 +54,7 @@ LATE = {
     "attempt.mark": ("attempt", "job_id", "attempt_nr"),
     "attempt.end": ("attempt", "job_id", "attempt_nr"),
 }
-# The same for a list that is given at once; the rows must be there, and none of them twice.
+# The same for a list that is given at once, with nothing in it that is read ahead.
 AT_ONCE = frozenset({"worker.heard", "attempt.heard"})
 PART = 1000
 READ_AHEAD = frozenset({"job", "attempt", "body", "counter"})  # tables of what is kept here
@@ -234,7 +234,7 @@ class PostgresTx(Draft):
             self._send()
         if query not in _LOOKS:
             self.wrote = True
-            if not READ_AHEAD.isdisjoint(tables):
+            if query not in AT_ONCE and not READ_AHEAD.isdisjoint(tables):
                 self._forget()
 
     def _note(self, query: str, values: Mapping[str, Any]) -> None:
