@@ -56,9 +56,7 @@ ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
 PLANS = (
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
 )
-PLANS_S = (
-    1.0  # and then it plans anew: a join begun at the table that was empty a while ago is slow
-)
+PLANS_S = 1.0  # then all is planned anew: a join must not begin at a table that has grown since
 
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
