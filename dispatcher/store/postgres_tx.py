@@ -57,9 +57,11 @@ LATE = {
 # The same for a list that is given at once, with nothing in it that is read ahead.
 AT_ONCE = frozenset({"worker.heard", "attempt.heard"})
 PART = 1000
+OF_CHILDREN = frozenset({"job.parent_done", "job.activate"})  # change the jobs of a list, no others
 READ_AHEAD = frozenset({"job", "attempt", "body", "counter"})  # tables of what is kept here
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[int]).decode
 _TEXTS = postgres_queries()
 _LOOKS = {name for name, text in _TEXTS.items() if text.startswith("select")}
 _READER = {name: text.encode() for name, text in _TEXTS.items()}
@@ -208,7 +210,7 @@ class PostgresTx(Draft):
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self.wrote = True
-        self._before(query)
+        self._before(query, {})
         if query in AT_ONCE and self._shares:
             rows = [_json(row) for row in values]
             for start in range(0, len(rows), PART):
@@ -224,17 +226,21 @@ class PostgresTx(Draft):
         return cursor
 
     def _ask(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
-        self._before(query)
+        self._before(query, values)
         return self._connection.execute(self._texts[query], values)
 
-    def _before(self, query: str) -> None:
+    def _before(self, query: str, values: Mapping[str, Any]) -> None:
         """What a statement must find written, and what is not known any more after it."""
         tables = _TABLES[query]
         if not self._late_tables.isdisjoint(tables):
             self._send()
         if query not in _LOOKS:
             self.wrote = True
-            if query not in AT_ONCE and not READ_AHEAD.isdisjoint(tables):
+            if query in OF_CHILDREN:
+                self._shelves.clear()
+                for job_id in _decode(values["ids"]):
+                    self._standing.pop(job_id, None)
+            elif query not in AT_ONCE and not READ_AHEAD.isdisjoint(tables):
                 self._forget()
 
     def _note(self, query: str, values: Mapping[str, Any]) -> None:
