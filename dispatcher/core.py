@@ -34,6 +34,7 @@ from dispatcher.why import Offer
 log = Log("dispatcher")
 TICK_S = 0.5
 FLUSH_S = 10.0
+FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
 BEAT_S = 1.0
 TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
@@ -405,14 +406,14 @@ class Core:
             for name, lease in self.sites.items()
         ]
 
-        def change(tx: Tx) -> None:
-            tx.many("worker.heard", workers)
+        def change(tx: Tx, first: int) -> None:
+            tx.many("worker.heard", workers[first : first + FLUSHED])
             if not self.store.alone:
-                tx.many("attempt.heard", attempts)
-                tx.many("site.heard", sites)
+                tx.many("attempt.heard", attempts[first : first + FLUSHED])
+                tx.many("site.heard", () if first else sites)
 
-        if news or leases:
-            await self.store.write(change)
+        for first in range(0, max(len(workers), len(attempts)), FLUSHED):
+            await self.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
 
     def _heed(self, events: Sequence[m.Event]) -> None:
         if any(event.kind == "unfolding" for event in events):

@@ -106,6 +106,10 @@ class Leases:
         lease.until, lease.heard = until, at
         self._renewed[lease.job_id] = lease
 
+    def written(self, lease: Lease) -> None:
+        """That it was renewed is in the store already."""
+        self._renewed.pop(lease.job_id, None)
+
     def renewed(self) -> list[Lease]:
         """Those that were renewed since this was asked last."""
         renewed, self._renewed = self._renewed, {}

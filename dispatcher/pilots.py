@@ -20,7 +20,7 @@ from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
 from dispatcher.events import until
 from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
-from dispatcher.ports import Tx
+from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.queue import Leased
 
 _encode = msgspec.json.Encoder().encode
@@ -161,7 +161,8 @@ class Pilots(Core):
                 host=heard.host,
                 busy=bool(held),
                 elsewhere=lambda shape: self._elsewhere(heard, shape),
-            )
+            ),
+            Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
         )
         until_s = self.awake.now + self.length(heard.worker_id)
         for job in leased:
@@ -216,20 +217,25 @@ class Pilots(Core):
                 news.append((lease, update))
             commands += self._commands(lease)
         if news:
-            await self.store.write(
-                lambda tx: self._mark(tx, news), [lease.job_id for lease, _ in news]
+            written = await self.store.write(
+                lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
             )
             for lease, update in news:
                 lease.state = update.state
+            for lease in written:
+                self.leases.written(lease)
         if strangers:
             commands += await self._strangers(strangers)
         return m.Beaten(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
 
-    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> None:
-        for lease, update in news:
-            queue.mark(
+    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
+        """Those for which something was written."""
+        return [
+            lease
+            for lease, update in news
+            if queue.mark(
                 tx,
                 job_id=lease.job_id,
                 attempt_nr=lease.attempt_nr,
@@ -238,6 +244,7 @@ class Pilots(Core):
                 since=update.since,
                 now=self.now(),
             )
+        ]
 
     def _commands(self, lease: Lease) -> list[m.Command]:
         wanted = []
@@ -281,7 +288,8 @@ class Pilots(Core):
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
-        verdicts = await self.store.write(change, [report.job_id for report in ask.reports])
+        ahead = Ahead([report.job_id for report in ask.reports], attempts=True)
+        verdicts = await self.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":
                 lease = held[report.job_id]

@@ -27,6 +27,26 @@ class Bulletin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     process: str = ""  # who says it, where that one knows already
 
 
+class Asks(Struct, frozen=True):
+    """What a worker asks for, as far as a store can look before the rules do."""
+
+    worker_id: int
+    request: str
+    queue: str
+    count: int
+
+
+class Ahead(Struct, frozen=True):
+    """What a change will look at, which a store may read together with what others in its commit will.
+
+    It changes no answer, only how often a server is waited for.
+    """
+
+    jobs: Sequence[int] = ()
+    attempts: bool = False  # of these jobs
+    ask: Asks | None = None
+
+
 class Tx(Protocol):
     """A transaction. Statements are called by their name in `queries.sql`."""
 
@@ -57,6 +77,9 @@ class Tx(Protocol):
         """Write an event, and give it to the listeners after the commit."""
 
 
+NOTHING = Ahead()
+
+
 class Store(Protocol):
     """Where jobs are kept."""
 
@@ -64,11 +87,8 @@ class Store(Protocol):
     def alone(self) -> bool:
         """Whether no other process can be on this store."""
 
-    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
-        """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable.
-
-        `jobs` that it will look at can be read together with those of other changes.
-        """
+    async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
+        """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable."""
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """The result of `query` on a recent committed state."""

@@ -216,17 +216,27 @@ def mark(
     state: JobState,
     since: float,
     now: float,
-) -> None:
-    """A worker's word about an attempt that it holds. What does not apply changes nothing."""
+) -> bool:
+    """A worker's word about an attempt that it holds. What does not apply changes nothing.
+
+    Whether it was written, and with it that the worker was heard.
+    """
     standing, place = _standing(tx, job_id)
     after = states.advance(standing, state, attempt_nr)
     if isinstance(after, Refusal) or place.worker_id != worker_id:
-        return
-    if after.state is not standing.state:
-        _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
-        tx.run(
-            "attempt.mark", job_id=job_id, attempt_nr=attempt_nr, state=state, since=min(since, now)
-        )
+        return False
+    if after.state is standing.state:
+        return False
+    _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
+    tx.run(
+        "attempt.mark",
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        state=state,
+        since=min(since, now),
+        now=now,
+    )
+    return True
 
 
 def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:

@@ -14,7 +14,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,20 +26,19 @@ from psycopg.types.string import StrDumperUnknown
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
-from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
+from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import Unfit, check, for_postgres, postgres_queries
-from dispatcher.store.writer import Answers, Asked, Change, Draft, Writing, on_loop
+from dispatcher.store.writer import Answers, Asked, Writing, on_loop
 
 T = TypeVar("T")
-Connection = psycopg.Connection[tuple[Any, ...]]
-
 READERS = 4
 TRIES = 5  # of a commit that others were in the way of
 AGAIN_S = 1.0  # before a lost server is asked again
 LOOK_S = 2.0  # how often is asked for events whose notice was lost
 PAGE = 2000  # events read at once
 SCHEMA_LOCK = 4_113_200_1  # advisory: one process at a time changes the tables
-EVENTS, BULLETINS = "ailurus_events", "ailurus_bulletins"
+BULLETINS = "ailurus_bulletins"
 LONGEST = 7900  # bytes of a notice
 
 # A dispatcher that is stopped in the middle of a commit must not hold up the others for long.
@@ -57,23 +56,8 @@ ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
 PLANS = (
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
 )
+PLANS_S = 1.0  # then all is planned anew: a join must not begin at a table that has grown since
 
-# What a change reads before it writes it: another process must not do the same meanwhile.
-HELD = {
-    **dict.fromkeys(
-        (
-            "job.standing",
-            "request.find",
-            "site.get",
-            "worker.of_instance",
-            "worker.planned",
-            "worker.state",
-        ),
-        " for update",
-    ),
-    "job.standings": " for update",
-    "job.ready": " for update skip locked",
-}
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
 _encode = msgspec.json.Encoder().encode
@@ -97,84 +81,6 @@ class _Number(Dumper):
         return b"1" if obj else b"0"
 
 
-class PostgresTx(Draft):
-    """A transaction on one connection. What has no answer is sent with the next that has one."""
-
-    def __init__(self, connection: Connection, *, writes: bool) -> None:
-        super().__init__()
-        self._connection = connection
-        self._texts = _WRITER if writes else _READER
-        self._numbers: psycopg.Cursor[Row] | None = None
-        self.wrote = False
-        self._standing: dict[int, Row] = {}
-        self.pipeline: psycopg.Pipeline | None = None
-
-    def foresee(self, jobs: Iterable[int]) -> None:
-        """Read and hold jobs that changes will look at, in one go and always in the same order."""
-        if ids := _encode(sorted(jobs)).decode() if jobs else "":
-            self._standing = {row[0]: row[1:] for row in self.all("job.standings", ids=ids)}
-
-    def one(self, query: str, **values: Any) -> Row | None:
-        if query == "job.standing" and (row := self._standing.pop(values["job_id"], None)):
-            return row  # once: whoever looks again sees what was written meanwhile
-        return self._now(query, values).fetchone()
-
-    def all(self, query: str, **values: Any) -> list[Row]:
-        return self._now(query, values).fetchall()
-
-    def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
-        cursor = self._ask(query, values)
-        if self.pipeline is not None:
-            self.pipeline.sync()  # the server then knows that it waits for us, and for how long
-        return cursor
-
-    def run(self, query: str, **values: Any) -> None:
-        self._ask(query, values)
-
-    def _ask(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
-        self.wrote |= query not in _LOOKS
-        return self._connection.execute(self._texts[query], values)
-
-    def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
-        self.wrote = True
-        with self._connection.cursor() as cursor:
-            cursor.executemany(self._texts[query], list(values))
-
-    def settle(self) -> None:
-        """Write counters and events, once for all changes of a commit, and commit.
-
-        All in one go: the lock that the events' number is must not wait for a client that stands still.
-        """
-        n = len(self.events)
-        if n:
-            self._numbers = self._ask("series.take", {"name": "event", "by": n})
-        if moves := self.moves():
-            self.many("counter.move", moves)
-        if n:
-            self.many(
-                "event.next",
-                (
-                    {
-                        "seq": event.seq - n,  # from the last of them, which only the server knows
-                        "at": event.at,
-                        "kind": event.kind,
-                        "job_id": event.job_id,
-                        "worker_id": event.worker_id,
-                        "data": _encode(event.data).decode(),
-                    }
-                    for event in self.events
-                ),
-            )
-            self.run("event.notify", channel=EVENTS)
-        self._connection.execute("commit")
-
-    def numbered(self) -> list[Event]:
-        """The events with their numbers, after the commit."""
-        row = self._numbers.fetchone() if self._numbers is not None else None
-        before = row[0] - len(self.events) if row is not None else 0
-        return [msgspec.structs.replace(event, seq=before + event.seq) for event in self.events]
-
-
 class _Again(Exception):
     """A change failed after it had written: run all of them once more, each by itself."""
 
@@ -195,6 +101,8 @@ class Postgres(Writing):
             self._writer.close()
             raise
         self._known = self._last_event(self._writer)
+        self._pid = self._writer.info.backend_pid
+        self._plans_until = 0.0
         self._order = threading.Lock()  # who delivers events
         self._loop: asyncio.AbstractEventLoop | None = None
         self._local = threading.local()
@@ -205,9 +113,9 @@ class Postgres(Writing):
         self._thread.start()
         self._ears.start()
 
-    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
+    async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         self._loop = asyncio.get_running_loop()
-        return await super().write(change, jobs)
+        return await super().write(change, ahead)
 
     async def spread(self, bulletin: Bulletin) -> None:
         text = _encode(bulletin).decode()
@@ -250,14 +158,15 @@ class Postgres(Writing):
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
             try:
                 if self._writer is None or self._writer.closed:
                     self._writer = _connect(self._url)
                     self._writer.execute(STANDING_STILL)
-                return way(self._writer, changes, jobs)
+                    self._pid = self._writer.info.backend_pid
+                return way(self._writer, batch)
             except _Again:
                 way = self._each
             except IN_THE_WAY as error:
@@ -270,16 +179,17 @@ class Postgres(Writing):
                 raise Unavailable(str(error)) from error
         raise Unavailable("other dispatchers were in the way")
 
-    def _once(
-        self, connection: Connection, changes: Sequence[Change], jobs: Iterable[int]
-    ) -> tuple[Answers, list[Event]]:
+    def _once(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
         """All changes in one pipeline."""
         answers: Answers = []
-        tx = PostgresTx(connection, writes=True)
+        tx = PostgresTx(connection, writes=True, shares=True)
         with _undone(connection), connection.pipeline() as tx.pipeline:
             connection.execute("begin")
-            tx.foresee(jobs)
-            for change in changes:
+            if time.monotonic() > self._plans_until:
+                connection.execute("discard plans")
+                self._plans_until = time.monotonic() + PLANS_S
+            tx.foresee(one[3] for one in batch)
+            for change, *_ in batch:
                 point = tx.mark()
                 tx.wrote = False
                 try:
@@ -294,15 +204,13 @@ class Postgres(Writing):
             tx.settle()
         return answers, tx.numbered()
 
-    def _each(
-        self, connection: Connection, changes: Sequence[Change], jobs: Iterable[int]
-    ) -> tuple[Answers, list[Event]]:
+    def _each(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
         """Each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
         with _undone(connection):
             connection.execute("begin")
-            for change in changes:
+            for change, *_ in batch:
                 point = tx.mark()
                 connection.execute("savepoint change")
                 try:
@@ -342,11 +250,16 @@ class Postgres(Writing):
     def _follow(self, connection: Connection) -> None:
         import select
 
+        looked, others = 0.0, True
         while not self._closing.is_set():
-            self._catch_up(connection)
+            if others or time.monotonic() - looked >= LOOK_S:
+                self._catch_up(connection)
+                looked, others = time.monotonic(), False
             select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
             for notice in connection.notifies(timeout=0):
-                if notice.channel == BULLETINS and self._loop is not None:
+                if notice.channel == EVENTS:  # what we commit is delivered without being read again
+                    others |= notice.pid != self._pid
+                elif self._loop is not None:
                     on_loop(self._loop, self._spread, _bulletin(notice.payload))
 
     def _catch_up(self, connection: Connection) -> None:
@@ -434,9 +347,6 @@ def _undone(connection: Connection) -> Iterator[None]:
 
 
 _OF_A_CHANGE = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
-_LOOKS = {name for name, text in postgres_queries().items() if text.startswith("select")}
-_READER = {name: text.encode() for name, text in postgres_queries().items()}
-_WRITER = {name: text + HELD.get(name, "").encode() for name, text in _READER.items()}
 
 
 def _connect(url: str) -> Connection:

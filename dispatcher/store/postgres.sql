@@ -22,11 +22,74 @@ select pg_notify(:channel, :text)
 select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))
 -- name: old.partition
 select old_job_partition(:at)
--- name: event.next
-insert into event (seq, at, kind, job_id, worker_id, data)
-    values ((select last from series where name = 'event') + :seq, :at, :kind, :job_id, :worker_id, :data)
 -- name: event.notify
 select pg_notify(:channel, (select last::text from series where name = 'event'))
 -- name: job.standings
 select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id in (select value from json_each(:ids)) order by job_id
+-- What is read ahead for many changes.
+-- name: job.ready_standing
+select job_id, priority, rank, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
+    from job where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job_id limit :most
+-- name: attempt.known
+select job_id, attempt_nr, worker_id, state from attempt where job_id in (select value from json_each(:ids))
+-- name: attempt.of_requests
+select r.worker_id, r.request, a.job_id, a.attempt_nr, j.shape_id
+    from json_to_recordset(:rows::json) as r(worker_id bigint, request text)
+    cross join lateral (select job_id, attempt_nr from attempt where worker_id = r.worker_id and request = r.request
+        and ended is null offset 0) a -- offset: row by row, whatever the planner thinks of the table
+    join job j on j.job_id = a.job_id
+-- name: counter.all_ready
+select queue, shape_id, n from counter where state = 'activated' and n > 0
+-- name: body.some
+select job_id, spec, wants from body where job_id in (select value from json_each(:ids))
+
+-- What is written late, each the statement of that name for many rows.
+-- name: counter.move.all
+insert into counter (queue, shape_id, state, n) select queue, shape_id, state, by
+    from json_to_recordset(:rows::json) as r(queue text, shape_id bigint, state text, by bigint)
+    on conflict (queue, shape_id, state) do update set n = counter.n + excluded.n
+-- name: event.next.all
+insert into event (seq, at, kind, job_id, worker_id, data)
+    select (select last from series where name = 'event') + seq, at, kind, job_id, worker_id, data
+    from json_to_recordset(:rows::json)
+        as r(seq bigint, at double precision, kind text, job_id bigint, worker_id bigint, data text)
+-- name: job.set_state.all
+update job set state = r.state, attempt_nr = r.attempt_nr, max_attempts = r.max_attempts, worker_id = r.worker_id,
+    changed = r.now, activated = case when r.state = 'activated' then r.now else activated end
+    from json_to_recordset(:rows::json) as r(job_id bigint, state text, attempt_nr bigint, max_attempts bigint,
+        worker_id bigint, now double precision) where job.job_id = r.job_id
+-- name: job.end.all
+update job set state = r.state, changed = r.now, code = r.code, diagnosis = r.diagnosis, attempt_nr = r.attempt_nr
+    from json_to_recordset(:rows::json) as r(job_id bigint, state text, now double precision, code bigint,
+        diagnosis text, attempt_nr bigint) where job.job_id = r.job_id
+-- name: attempt.add.all
+insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
+    select job_id, attempt_nr, worker_id, request, 'sent', now
+    from json_to_recordset(:rows::json)
+        as r(job_id bigint, attempt_nr bigint, worker_id bigint, request text, now double precision)
+-- name: attempt.mark.all
+update attempt a set state = r.state,
+    started = case when started is null and r.state <> 'sent' then r.since else started end,
+    running = case when running is null and r.state in ('running', 'holding') then r.since else running end,
+    holding = case when holding is null and r.state = 'holding' then r.since else holding end, heard = r.now
+    from json_to_recordset(:rows::json)
+        as r(job_id bigint, attempt_nr bigint, state text, since double precision, now double precision)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
+-- name: attempt.end.all
+update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code, host = r.host,
+    runtime = r.runtime, diagnosis = r.diagnosis, remedy = r.remedy, usage = r.usage, timing = r.timing,
+    stderr_tail = r.stderr_tail, curve = r.curve
+    from json_to_recordset(:rows::json) as r(job_id bigint, attempt_nr bigint, state text, ended double precision,
+        exit_code bigint, code bigint, host text, runtime text, diagnosis text, remedy text, usage text,
+        timing text, stderr_tail text, curve text)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and (a.ended is null or a.state = 'lost')
+-- name: worker.heard.all
+update worker w set last_heard = r.at, room = r.room
+    from json_to_recordset(:rows::json) as r(worker_id bigint, at double precision, room text)
+    where w.worker_id = r.worker_id
+-- name: attempt.heard.all
+update attempt a set heard = r.at
+    from json_to_recordset(:rows::json) as r(job_id bigint, attempt_nr bigint, at double precision)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and coalesce(a.ended, 0) = 0 -- not by the index of open ones

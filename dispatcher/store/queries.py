@@ -76,7 +76,8 @@ def _statements(file: str) -> dict[str, str]:
     text = files("dispatcher.store").joinpath(file).read_text()
     _, *pairs = _NAME.split(text)
     return {
-        name: statement.strip() for name, statement in zip(pairs[::2], pairs[1::2], strict=True)
+        name: _COMMENT.sub("", statement).strip()
+        for name, statement in zip(pairs[::2], pairs[1::2], strict=True)
     }
 
 

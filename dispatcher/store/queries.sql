@@ -138,7 +138,7 @@ select a.job_id, a.attempt_nr, j.shape_id from attempt a join job j on j.job_id 
 update attempt set state = :state,
     started = case when started is null and :state <> 'sent' then :since else started end,
     running = case when running is null and :state in ('running', 'holding') then :since else running end,
-    holding = case when holding is null and :state = 'holding' then :since else holding end
+    holding = case when holding is null and :state = 'holding' then :since else holding end, heard = :now
     where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.end
 update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code, host = :host,

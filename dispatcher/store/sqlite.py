@@ -16,7 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
 from dispatcher.store.queries import Unfit, check, queries
-from dispatcher.store.writer import Answers, Change, Draft, Writing
+from dispatcher.store.writer import Answers, Asked, Draft, Writing
 
 T = TypeVar("T")
 READERS = 2
@@ -107,12 +107,12 @@ class Sqlite(Writing):
         finally:
             connection.execute("rollback")
 
-    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
         answers: Answers = []
         tx = SqliteTx(self._writer, self._last_event)
         try:
             self._writer.execute("begin immediate")
-            for change in changes:
+            for change, *_ in batch:
                 point = tx.mark()
                 self._writer.execute("savepoint change")
                 try:

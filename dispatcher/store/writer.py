@@ -7,17 +7,17 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ailurus.logs import Log
 from ailurus.protocol.messages import Event
-from dispatcher.ports import Bulletin, Tx, Unavailable
+from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
 Change = Callable[[Tx], Any]
-Asked = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop, Sequence[int]]
+Asked = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop, Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 
@@ -79,10 +79,10 @@ class Writing:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
 
-    async def write(self, change: Callable[[Tx], T], jobs: Sequence[int] = ()) -> T:
+    async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._asked.put((change, done, loop, jobs))
+        self._asked.put((change, done, loop, ahead))
         return await done
 
     async def read(self, query: Callable[[Tx], T]) -> T:
@@ -102,7 +102,7 @@ class Writing:
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
 
-    def _run(self, changes: Sequence[Change], jobs: Iterable[int]) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
         """Run the changes and commit. What the store itself refuses is raised as Unavailable."""
         raise NotImplementedError
 
@@ -122,8 +122,7 @@ class Writing:
         began = time.perf_counter()
         events: list[Event] = []
         try:
-            jobs = {job_id for one in batch for job_id in one[3]}
-            answers, events = self._run([one[0] for one in batch], jobs)
+            answers, events = self._run(batch)
         except Unavailable as error:
             log.warning("commit_failed", reason=str(error), changes=len(batch))
             answers = [(None, error)] * len(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -587,3 +588,88 @@ def test_users_take_turns_however_much_one_of_them_has_submitted(place):
         assert await order(b, worker, 1) == "b"
 
     run(test, place, shares={"carol": 3.0})
+
+
+async def together(b, *calls):
+    """Have the calls share a commit: the writer stands still until all have asked."""
+    go = threading.Event()
+    first = asyncio.create_task(b.service.store.write(lambda _: go.wait(10)))
+    await asyncio.sleep(0.1)
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0.1)
+    go.set()
+    await first
+    return await asyncio.gather(*tasks)
+
+
+def test_acquires_that_share_a_commit_get_the_best_jobs_once_each(place):
+    async def test(b):
+        ids = await b.submit(*(job(f"j{nr}", priority=nr) for nr in range(6)))
+        workers = [await b.worker() for _ in range(4)]
+        got = await together(b, *(worker.acquire(2) for worker in workers))
+        assert sorted(one.job_id for jobs in got for one in jobs) == ids
+        assert [[one.job_id for one in jobs] for jobs in got[:2]] == [ids[:3:-1], ids[3:1:-1]]
+        assert got[3] == []
+
+    run(test, place)
+
+
+def test_an_acquire_sent_twice_at_once_gets_one_job_twice(place):
+    async def test(b):
+        await b.submit(job("a"), job("b"))
+        worker = await b.worker()
+        one, two = await together(b, worker.acquire(request="same"), worker.acquire(request="same"))
+        assert [got.job_id for got in one] == [got.job_id for got in two]
+
+    run(test, place)
+
+
+def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(place):
+    async def test(b):
+        low, high = await b.submit(job("low"), job("high", priority=9))
+        first, second = await b.worker(), await b.worker()
+        (held,) = await first.acquire()
+        assert held.job_id == high
+        await together(
+            b,
+            first.beat(held, state=S.STARTING),
+            first.beat(held, state=S.RUNNING),
+            second.acquire(),  # a step later than the report: it gets what that gave back
+            b.service.cancel(m.Cancel(job_ids=(low,)), ALICE),
+            first.report(held, finished=False, transient=True, code=Code.STAGE_IN_FAILED),
+        )
+        assert (await b.state(low), await b.state(high)) == (S.CANCELLED, S.SENT)
+        told = [
+            (e.job_id, e.data["state"]) for e in await b.told() if e.kind == "state" and e.job_id
+        ]
+        of_high = [state for job_id, state in told if job_id == high]
+        assert of_high == [S.SENT, S.STARTING, S.RUNNING, S.ACTIVATED, S.SENT]
+        attempts = (await b.service.show(None, ALICE, job_id=high)).attempts
+        assert [(one.state, one.running is not None) for one in attempts] == [
+            ("failed", True),
+            ("sent", False),
+        ]
+        overview = await b.service.overview(None, ALICE)
+        assert {s: n for s, n in overview.states.items() if n} == {S.CANCELLED: 1, S.SENT: 1}
+
+    run(test, place)
+
+
+def test_a_report_that_fails_in_a_shared_commit_harms_no_other(place):
+    async def test(b):
+        await b.submit(job("a"), job("b"), job("c"))
+        worker = await b.worker()
+        held = await worker.acquire(3)
+        go = together(
+            b,
+            worker.report(held[0], diagnosis="a\0b"),
+            worker.report(held[1], exit_code=2**70),
+            worker.report(held[2]),
+        )
+        with pytest.raises(OverflowError):
+            await go
+        await asyncio.sleep(0.2)
+        states = [await b.state(one.job_id) for one in held]
+        assert states == [S.FINISHED, S.SENT, S.FINISHED]
+
+    run(test, place)

@@ -1,0 +1,2 @@
+-- For PostgreSQL alone: there a job that was taken leaves a mark in the index of ready ones, and each
+-- acquire steps over all marks (0.3 ms at 30,000: 218 pages instead of 4) until the table is vacuumed.

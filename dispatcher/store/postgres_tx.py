@@ -1,0 +1,327 @@
+"""A transaction on PostgreSQL that seldom waits for the server.
+
+Each wait costs both sides some 0.05 ms, each statement half as much. So a commit reads ahead, in one go,
+what its changes said that they will look at, and what one asks for it reads for those behind it as well;
+and it writes late: changes of rows are gathered and sent as one statement for all. The rules above
+notice neither: what was read ahead is forgotten when something is written that it may depend on, and
+what is gathered is sent before a statement that names the same table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+import psycopg
+from msgspec import Struct
+
+from ailurus.protocol.messages import Event
+from ailurus.protocol.states import JobState
+from dispatcher.ports import Ahead, Row
+from dispatcher.store.queries import postgres_queries
+from dispatcher.store.writer import Draft
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+EVENTS = "ailurus_events"
+MORE = 512  # ready jobs held for the changes behind the one that asks
+
+# What a change reads before it writes it: another process must not do the same meanwhile.
+HELD = {
+    **dict.fromkeys(
+        (
+            "job.standing",
+            "job.standings",
+            "request.find",
+            "site.get",
+            "worker.of_instance",
+            "worker.planned",
+            "worker.state",
+        ),
+        " for update",
+    ),
+    **dict.fromkeys(("job.ready", "job.ready_standing"), " for update skip locked"),
+}
+
+# Written late: the statement NAME.all does it for many rows, and no two of them may be the same one.
+LATE = {
+    "job.set_state": ("job", "job_id"),
+    "job.end": ("job", "job_id"),
+    "attempt.add": ("attempt", "job_id", "attempt_nr"),
+    "attempt.mark": ("attempt", "job_id", "attempt_nr"),
+    "attempt.end": ("attempt", "job_id", "attempt_nr"),
+}
+# The same for a list that is given at once, with nothing in it that is read ahead.
+AT_ONCE = frozenset({"worker.heard", "attempt.heard"})
+PART = 1000
+OF_CHILDREN = frozenset({"job.parent_done", "job.activate"})  # change the jobs of a list, no others
+READ_AHEAD = frozenset({"job", "attempt", "body", "counter"})  # tables of what is kept here
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[int]).decode
+_TEXTS = postgres_queries()
+_LOOKS = {name for name, text in _TEXTS.items() if text.startswith("select")}
+_READER = {name: text.encode() for name, text in _TEXTS.items()}
+_WRITER = {name: text + HELD.get(name, "").encode() for name, text in _READER.items()}
+_TABLES = {
+    name: frozenset(re.findall(r"\b(?:from|join|into|update)\s+([a-z_]+)", text))
+    for name, text in _TEXTS.items()
+}
+
+
+class _Shelf(Struct):
+    """Ready jobs of one queue and shape, held, best first."""
+
+    rows: dict[int, Row]
+    whole: bool  # no others were ready
+
+
+class PostgresTx(Draft):
+    """A transaction on one connection. What has no answer is sent with the next that has one."""
+
+    def __init__(self, connection: Connection, *, writes: bool, shares: bool = False) -> None:
+        """`shares`: its changes are many, and none of them is undone by itself."""
+        super().__init__()
+        self._connection = connection
+        self._texts = _WRITER if writes else _READER
+        self._numbers: psycopg.Cursor[Row] | None = None
+        self._shares = shares
+        self.wrote = False
+        self.pipeline: psycopg.Pipeline | None = None
+        self._more = 0  # jobs that all changes together may ask for
+        self._forget()
+        self._late: dict[str, list[bytes]] = {}
+        self._late_rows: set[tuple[Any, ...]] = set()
+        self._late_tables: set[str] = set()
+        self._answer: dict[str, Callable[[Mapping[str, Any]], list[Row] | None]] = {
+            "job.standing": lambda asked: _known(self._standing, asked["job_id"]),
+            "attempt.get": lambda asked: _known(
+                self._attempts, (asked["job_id"], asked["attempt_nr"])
+            ),
+            "attempt.of_request": lambda asked: self._requests.get(
+                (asked["worker_id"], asked["request"])
+            ),
+            "counter.ready": lambda asked: self._counters.get(asked["queue"]),
+            "job.ready": self._ready,
+            "body.get": self._body,
+        }
+
+    def _forget(self) -> None:
+        self._standing: dict[int, Row] = {}
+        self._attempts: dict[tuple[int, int], Row] = {}
+        self._requests: dict[tuple[int, str], list[Row]] = {}
+        self._counters: dict[str, list[Row]] = {}
+        self._shelves: dict[tuple[str, int], _Shelf] = {}
+        self._bodies: dict[int, Row] = {}
+
+    # --- reading ahead -------------------------------------------------------------------------------
+
+    def foresee(self, aheads: Iterable[Ahead]) -> None:
+        """Read, and where it will be written hold, what changes will look at: in one go, and jobs always
+        in the same order."""
+        jobs: set[int] = set()
+        attempts: set[int] = set()
+        asks = []
+        for ahead in aheads:
+            jobs.update(ahead.jobs)
+            if ahead.attempts:
+                attempts.update(ahead.jobs)
+            if ahead.ask is not None:
+                asks.append(ahead.ask)
+        self._more = min(MORE, sum(ask.count for ask in asks))
+        held = self._list("job.standings", jobs)
+        known = self._list("attempt.known", attempts)
+        again = ready = None
+        if asks:
+            again = self._ask("attempt.of_requests", {"rows": _encode(asks).decode()})
+            ready = self._ask("counter.all_ready", {})
+        if self.pipeline is not None and (jobs or asks):
+            self.pipeline.sync()
+        if held is not None:
+            self._standing = {row[0]: row[1:] for row in held.fetchall()}
+        if known is not None:
+            self._attempts = {row[:2]: row[2:] for row in known.fetchall()}
+        if again is not None and ready is not None:
+            self._requests = {(ask.worker_id, ask.request): [] for ask in asks}
+            for worker_id, request, *rest in again.fetchall():
+                self._requests[worker_id, request].append(tuple(rest))
+            rows = ready.fetchall()
+            for queue in {ask.queue for ask in asks}:
+                self._counters[queue] = [row for row in rows if row[0] in (queue, "")]
+
+    def _list(self, query: str, ids: set[int]) -> psycopg.Cursor[Row] | None:
+        return self._ask(query, {"ids": _encode(sorted(ids)).decode()}) if ids else None
+
+    def _ready(self, asked: Mapping[str, Any]) -> list[Row] | None:
+        if not self._more:
+            return None
+        most, place = asked["most"], (asked["queue"], asked["shape_id"])
+        shelf = self._shelves.get(place)
+        if shelf is None or (len(shelf.rows) < most and not shelf.whole):
+            wanted = most + self._more
+            rows = self._now("job.ready_standing", {**asked, "most": wanted}).fetchall()
+            shelf = _Shelf({row[0]: row for row in rows}, len(rows) < wanted)
+            self._shelves[place] = shelf
+            self._standing.update((row[0], row[3:]) for row in rows)
+        return [row[:3] for row in islice(shelf.rows.values(), most)]
+
+    def _body(self, asked: Mapping[str, Any]) -> list[Row] | None:
+        job_id = asked["job_id"]
+        if job_id not in self._bodies and self._more:
+            ids = {job_id}
+            for shelf in self._shelves.values():
+                ids.update(islice(shelf.rows, self._more))
+            rows = self._now("body.some", {"ids": _encode(sorted(ids)).decode()}).fetchall()
+            self._bodies.update((row[0], row[1:]) for row in rows)
+        return _known(self._bodies, job_id)
+
+    # --- statements ----------------------------------------------------------------------------------
+
+    def one(self, query: str, **values: Any) -> Row | None:
+        answer = self._answer.get(query)
+        if answer is not None and (rows := answer(values)) is not None:
+            return rows[0] if rows else None
+        return self._now(query, values).fetchone()
+
+    def all(self, query: str, **values: Any) -> list[Row]:
+        answer = self._answer.get(query)
+        if answer is not None and (rows := answer(values)) is not None:
+            return rows
+        return self._now(query, values).fetchall()
+
+    def run(self, query: str, **values: Any) -> None:
+        if query not in LATE:
+            self._ask(query, values)
+            return
+        self.wrote = True
+        self._note(query, values)
+        if not self._shares:
+            self._connection.execute(self._texts[query], values)
+            return
+        row = (LATE[query][0], *(values[name] for name in LATE[query][1:]))
+        if row in self._late_rows:
+            self._send()
+        self._late_rows.add(row)
+        self._late_tables.add(row[0])
+        self._late.setdefault(query, []).append(_json(values))
+
+    def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
+        self.wrote = True
+        self._before(query, {})
+        if query in AT_ONCE and self._shares:
+            rows = [_json(row) for row in values]
+            for start in range(0, len(rows), PART):
+                self._each_row(f"{query}.all", rows[start : start + PART])
+            return
+        with self._connection.cursor() as cursor:
+            cursor.executemany(self._texts[query], list(values))
+
+    def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        cursor = self._ask(query, values)
+        if self.pipeline is not None:
+            self.pipeline.sync()  # the server then knows that it waits for us, and for how long
+        return cursor
+
+    def _ask(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
+        self._before(query, values)
+        return self._connection.execute(self._texts[query], values)
+
+    def _before(self, query: str, values: Mapping[str, Any]) -> None:
+        """What a statement must find written, and what is not known any more after it."""
+        tables = _TABLES[query]
+        if not self._late_tables.isdisjoint(tables):
+            self._send()
+        if query not in _LOOKS:
+            self.wrote = True
+            if query in OF_CHILDREN:
+                self._shelves.clear()
+                for job_id in _decode(values["ids"]):
+                    self._standing.pop(job_id, None)
+            elif query not in AT_ONCE and not READ_AHEAD.isdisjoint(tables):
+                self._forget()
+
+    def _note(self, query: str, values: Mapping[str, Any]) -> None:
+        """What was read ahead and is not so any more after a late statement."""
+        job_id = values["job_id"]
+        if query.startswith("attempt."):
+            self._attempts.pop((job_id, values["attempt_nr"]), None)
+            if query == "attempt.add":
+                self._requests.pop((values["worker_id"], values["request"]), None)
+            elif query == "attempt.end":
+                self._requests = {key: rows for key, rows in self._requests.items() if not rows}
+            return
+        self._standing.pop(job_id, None)
+        if values["state"] == JobState.ACTIVATED:
+            self._shelves.clear()
+        for shelf in self._shelves.values():
+            shelf.rows.pop(job_id, None)
+
+    # --- writing late --------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        """Write down what was gathered, each statement once for all its rows."""
+        late, self._late = self._late, {}
+        self._late_rows.clear()
+        self._late_tables.clear()
+        for query, rows in late.items():
+            self._each_row(f"{query}.all", rows)
+
+    def _each_row(self, query: str, rows: Sequence[bytes]) -> None:
+        text = (b"[" + b",".join(rows) + b"]").decode()
+        self._connection.execute(self._texts[query], {"rows": text})
+
+    def settle(self) -> None:
+        """Write what was gathered, counters and events, once for all changes of a commit, and commit.
+
+        All in one go: the lock that the events' number is must not wait for a client that stands still.
+        """
+        self._send()
+        n = len(self.events)
+        if n:
+            self._numbers = self._ask("series.take", {"name": "event", "by": n})
+        if moves := self.moves():
+            self._each_row("counter.move.all", [_json(move) for move in moves])
+        if n:
+            # numbered from the last of them, which only the server knows
+            rows = [_json(_event_row(event, event.seq - n)) for event in self.events]
+            self._each_row("event.next.all", rows)
+            self._ask("event.notify", {"channel": EVENTS})
+        self._connection.execute("commit")
+
+    def numbered(self) -> list[Event]:
+        """The events with their numbers, after the commit."""
+        row = self._numbers.fetchone() if self._numbers is not None else None
+        before = row[0] - len(self.events) if row is not None else 0
+        return [msgspec.structs.replace(event, seq=before + event.seq) for event in self.events]
+
+
+def _known(table: Mapping[Any, Row], key: Any) -> list[Row] | None:
+    row = table.get(key)
+    return None if row is None else [row]
+
+
+def _event_row(event: Event, seq: int) -> dict[str, Any]:
+    return {
+        "seq": seq,
+        "at": event.at,
+        "kind": event.kind,
+        "job_id": event.job_id,
+        "worker_id": event.worker_id,
+        "data": _encode(event.data).decode(),
+    }
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    """A row as a JSON object. PostgreSQL's text has no NUL; ours (a payload's last words) may."""
+    line = _encode(values)
+    if b"\\u0000" not in line:
+        return line
+    return _encode(
+        {
+            name: value.replace("\0", "\ufffd") if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+    )
