@@ -223,6 +223,9 @@ class Book:
         found = self._workers('where intent = ? and "index" = ?', intent, index)
         return found[0] if found else None
 
+    def of_intent(self, intent: str) -> list[Worker]:
+        return self._workers("where intent = ?", intent)
+
     def recent(self, limit: int = 100) -> list[Worker]:
         """Workers that live, then the ones that ended last."""
         return self._workers("order by phase = 'ended', ended desc, planned desc limit ?", limit)

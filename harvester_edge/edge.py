@@ -166,8 +166,10 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
         log=log,
     )
     if (part := site.dispatcher.panda) is not None:
-        edge.client = Instance(site, part, line(site, part), book, edge.clock, log)
-    edge.workers = {worker.key: worker for worker in book.live()}
+        edge.client = Instance(
+            site, part, line(site, part), book, edge.workers.values, edge.clock, log
+        )
+    edge.workers.update((worker.key, worker) for worker in book.live())
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
     return edge

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -55,11 +55,13 @@ class Instance:
         part: PandaPart,
         line: Line,
         book: Book,
+        live: Callable[[], Collection[Worker]],
         clock: Callable[[], float],
         log: Log,
     ) -> None:
+        """`live`: the workers that have not ended."""
         self._site, self._part, self._line, self._book = site, part, line, book
-        self._clock, self._log = clock, log
+        self._live, self._clock, self._log = live, clock, log
         self._id = part.harvester_id
         self._host = socket.gethostname()
         self._store = Store(site.state / "panda.sqlite")
@@ -112,12 +114,12 @@ class Instance:
             self._log.info("harvester_started", harvester_id=self._id, url=self._line.url)
         self._started = True
         keep = now - duration_s(self._site.policy.keep)
-        self._store.forget(keep, [worker.intent for worker in self._book.live()])
+        self._store.forget(keep, [worker.intent for worker in self._live()])
         return m.Welcome(epoch=1, lease_s=3 * HEARTBEAT_S)
 
     def _demand(self, ask: m.AskDemand) -> Told:
         now = self._clock()
-        live = self._book.live()
+        live = self._live()
         if now - self._typed > TYPES_S:
             listed = self._line.ask("metaconfig/get_resource_types", {}) or []
             self._types, self._typed = words.types(listed, self._part.mcore), now
@@ -161,7 +163,7 @@ class Instance:
 
     # --- what the server wants -----------------------------------------------------------------------
 
-    def _obey(self, live: list[Worker], now: float) -> bool:
+    def _obey(self, live: Collection[Worker], now: float) -> bool:
         """Take commands, write down what they want, then say that they were taken. Whether one of them
         asks for statistics."""
         statistics, ids = False, []
@@ -191,7 +193,7 @@ class Instance:
         return words.condemned(params, live, self._host)
 
     def _wished(
-        self, live: list[Worker]
+        self, live: Collection[Worker]
     ) -> tuple[list[m.ShapeDemand], list[str], dict[tuple[str, str, str], int]]:
         """What is still open of the server's wishes: as jobs that fill a worker each, beyond those that
         the workers on their way will take."""
@@ -226,7 +228,7 @@ class Instance:
         return sum(
             worker.slot == slot and worker.outcome is not Outcome.REJECTED
             for intent in self._store.begun(wish)
-            for worker in self._book.search(intent)
+            for worker in self._book.of_intent(intent)
         )
 
     def _waiting(self) -> tuple[list[m.ShapeDemand], list[str]]:
@@ -270,7 +272,7 @@ class Instance:
 
     # --- what it is told -----------------------------------------------------------------------------
 
-    def _report(self, live: list[Worker], left: Mapping[tuple[str, str, str], int]) -> None:
+    def _report(self, live: Collection[Worker], left: Mapping[tuple[str, str, str], int]) -> None:
         kinds = self._store.kinds()
         for queue in self._queues():
             known = [

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -46,6 +46,15 @@ class Site:
         )
         server.programs.append(self.edge)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.edge.stop()
+        for pid in self.pilots():
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: not self.pilots(), 20, "its pilots leave")
+
     def said(self) -> str:
         return self.edge.log.read_text()
 
@@ -56,12 +65,6 @@ class Site:
             if proc.started(int(pid)) == int(started):
                 found.append(int(pid))
         return found
-
-    def end(self) -> None:
-        self.edge.stop()
-        for pid in self.pilots():
-            os.kill(pid, signal.SIGTERM)
-        until(lambda: not self.pilots(), 20, "its pilots leave")
 
 
 @pytest.fixture(scope="module")
@@ -88,44 +91,42 @@ def all_finish(server: PandaServer, jobs: list[int]) -> None:
 
 
 def test_activated_jobs_bring_workers_whose_ends_the_server_learns(server):
-    site = Site(server, "self")
-    jobs = [server.job(200 + nr, "true") for nr in range(5)]
-    all_finish(server, jobs)
-    until(lambda: not site.pilots(), 30, "idle pilots leave")
-    told = f"{ID}-self"
-    until(
-        lambda: {one["status"] for one in workers(server, told)} == {"finished"},
-        30, f"the server knows: {workers(server, told)}", every_s=0.5,
-    )  # fmt: skip
-    one = workers(server, told)[0]
-    assert (one["workerid"], one["computingsite"], one["ncore"]) == (1, QUEUE, 1)
-    assert (one["resourcetype"], one["jobtype"]) == ("SCORE", "managed")
-    assert one["batchid"]
-    assert site.edge.alive
-    site.end()
+    with Site(server, "self") as site:
+        jobs = [server.job(200 + nr, "true") for nr in range(5)]
+        all_finish(server, jobs)
+        until(lambda: not site.pilots(), 30, "idle pilots leave")
+        told = f"{ID}-self"
+        until(
+            lambda: {one["status"] for one in workers(server, told)} == {"finished"},
+            30, f"the server knows: {workers(server, told)}", every_s=0.5,
+        )  # fmt: skip
+        one = workers(server, told)[0]
+        assert (one["workerid"], one["computingsite"], one["ncore"]) == (1, QUEUE, 1)
+        assert (one["resourcetype"], one["jobtype"]) == ("SCORE", "managed")
+        assert one["batchid"]
+        assert site.edge.alive
 
 
 def test_commands_bring_workers_and_end_them(server):
-    site = Site(server, "slave")
-    told = f"{ID}-slave"
-    until(lambda: "harvester_started" in site.said(), 20, "it has said that it lives")
-    jobs = [server.job(300 + nr, "exec sleep 300") for nr in range(2)]
-    command(server, told, 1, f"SET_N_WORKERS_JOBTYPE:{QUEUE}", {"managed": {"SCORE": 2}})
-    running = lambda: [server.seen(job)["jobstatus"] for job in jobs] == ["running"] * 2  # noqa: E731
-    until(running, 40, f"both run: {site.said()[-500:]}", every_s=0.5)
-    assert len(site.pilots()) == 2
-    (site.directory / "state" / "pause").touch()
-    kill = {"status": ["submitted", "running"], "computingSite": [QUEUE],
-            "computingElement": "ALL", "submissionHost": "ALL"}  # fmt: skip
-    command(server, told, 2, "KILL_WORKERS", kill)
-    until(lambda: not site.pilots(), 40, "they are gone")
-    states = "select command, status from atlas_panda.harvester_commands order by 1"
-    until(
-        lambda: {one["status"] for one in server.rows(states)} == {"acknowledged"},
-        20, f"both are acknowledged: {server.rows(states)}", every_s=0.5,
-    )  # fmt: skip
-    assert site.edge.alive
-    site.end()
+    with Site(server, "slave") as site:
+        told = f"{ID}-slave"
+        until(lambda: "harvester_started" in site.said(), 20, "it has said that it lives")
+        jobs = [server.job(300 + nr, "exec sleep 300") for nr in range(2)]
+        command(server, told, 1, f"SET_N_WORKERS_JOBTYPE:{QUEUE}", {"managed": {"SCORE": 2}})
+        running = lambda: [server.seen(job)["jobstatus"] for job in jobs] == ["running"] * 2  # noqa: E731
+        until(running, 40, f"both run: {site.said()[-500:]}", every_s=0.5)
+        assert len(site.pilots()) == 2
+        (site.directory / "state" / "pause").touch()
+        kill = {"status": ["submitted", "running"], "computingSite": [QUEUE],
+                "computingElement": "ALL", "submissionHost": "ALL"}  # fmt: skip
+        command(server, told, 2, "KILL_WORKERS", kill)
+        until(lambda: not site.pilots(), 40, "they are gone")
+        states = "select command, status from atlas_panda.harvester_commands order by 1"
+        until(
+            lambda: {one["status"] for one in server.rows(states)} == {"acknowledged"},
+            20, f"both are acknowledged: {server.rows(states)}", every_s=0.5,
+        )  # fmt: skip
+        assert site.edge.alive
 
 
 def command(server: PandaServer, instance: str, nr: int, name: str, params: Any) -> None:

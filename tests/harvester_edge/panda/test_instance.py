@@ -101,7 +101,15 @@ def _instance(world, run_mode):
     edge.site = msgspec.structs.replace(edge.site, dispatcher=named)
 
     def begin():
-        edge.client = Instance(edge.site, part, server, edge.book, edge.clock, Log("edge"))
+        edge.client = Instance(
+            edge.site,
+            part,
+            server,
+            edge.book,
+            lambda: edge.workers.values(),
+            edge.clock,
+            Log("edge"),
+        )
 
     begin()
     yield SimpleNamespace(world=world, server=server, edge=edge, begin=begin)
