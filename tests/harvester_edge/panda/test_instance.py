@@ -106,7 +106,7 @@ def _instance(world, run_mode):
             part,
             server,
             edge.book,
-            lambda: edge.workers.values(),
+            edge.workers.values,
             edge.clock,
             Log("edge"),
         )
