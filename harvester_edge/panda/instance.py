@@ -71,6 +71,7 @@ class Instance:
         self._types: dict[str, Type] = {}
         self._typed = 0.0
         self._condemned = self._store.condemned()
+        self._next: dict[str, Wish] = {}  # for what the next order of a slot is
 
     def call(self, name: str, ask: Any, *, answer: type[A], **_: object) -> A:
         """As `Client.call`, for the routes that an edge uses. Raises Unreachable or Refused."""
@@ -196,10 +197,12 @@ class Instance:
         self, live: Collection[Worker]
     ) -> tuple[list[m.ShapeDemand], list[str], dict[tuple[str, str, str], int]]:
         """What is still open of the server's wishes: as jobs that fill a worker each, beyond those that
-        the workers on their way will take."""
+        the workers on their way will take. Of wishes for one slot the largest, for an order is of one
+        resource type; the others' turns come."""
         waiting = Counter(worker.slot for worker in live if worker.waits)
-        wanted: Counter[str] = Counter()
+        wanted: dict[str, int] = {}
         said, left = [], {}
+        self._next = {}
         for wish in self._store.wishes():
             kind = None if wish.kind == words.ANY else self._type(wish.kind)
             found = words.slot_for(self._site, wish.queue, kind)
@@ -214,12 +217,13 @@ class Instance:
                     f"the server asked for {wish.pilots} pilots of {wish.kind} ({wish.label}) in "
                     f"queue {wish.queue}, of which {rest} are still to be started"
                 )
-            wanted[slot] += -(-rest // each)
             left[wish.queue, wish.label, wish.kind] = rest
+            if (workers := -(-rest // each)) > wanted.get(slot, 0):
+                wanted[slot], self._next[slot] = workers, wish
         shapes = [
             m.ShapeDemand(queue=one.queue, shape=_whole(one), jobs=wanted[name] + waiting[name])
             for name, one in self._site.slots.items()
-            if wanted[name]
+            if name in wanted
         ]
         return shapes, said, left
 
@@ -248,17 +252,9 @@ class Instance:
         return shapes, said
 
     def _kind(self, slot: str) -> tuple[str, str]:
-        """Label and resource type that workers of a slot are started for: what the server wants most of
-        them for, or what they are."""
-        asked_for = [
-            wish
-            for wish in self._store.wishes()
-            if wish.kind != words.ANY
-            and (found := words.slot_for(self._site, wish.queue, self._type(wish.kind))) is not None
-            and found[0] == slot
-        ]
-        if asked_for and self._part.run_mode == "slave":
-            wish = max(asked_for, key=lambda one: (one.pilots, one.at))
+        """Label and resource type that workers of a slot are started for: what the server wants of them,
+        or what they are."""
+        if (wish := self._next.get(slot)) is not None:
             return wish.label, wish.kind
         shape = self._site.slots.get(slot)
         room = shape.room() if shape else None

@@ -177,6 +177,17 @@ def test_a_newer_command_replaces_the_one_before(slave):
     assert submitted(slave) == 1
 
 
+def test_two_types_for_one_slot_get_what_they_asked_for_and_no_more(slave):
+    slave.world.configure(max_total=20, max_queued=20, per_cycle=20)
+    slave.server.command(
+        "SET_N_WORKERS_JOBTYPE:demo", {"managed": {"SCORE": 3}, "user": {"SCORE": 2}}
+    )
+    slave.world.cycle(8)
+    assert submitted(slave) == 5
+    labels = sorted(one["jobType"] for one in slave.server.told.values())
+    assert labels == ["managed"] * 3 + ["user"] * 2
+
+
 def test_what_no_slot_holds_is_said(slave):
     want(slave, 2, "MCORE_HIMEM")
     decision = slave.world.cycle(2)
