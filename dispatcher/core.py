@@ -70,6 +70,8 @@ class Heard(Struct):
     until: float  # awake time after which it counts as lost
     draining: bool = False
     flushed: bool = False
+    ended: int = 0  # of its jobs, so far
+    waits: Signal | None = None  # of its acquire that is held here
 
 
 class SiteLease(Struct):

@@ -114,15 +114,17 @@ class Pilots(Core):
         if not ask.ahead:
             heard.room = ask.room
         heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
-        deadline = time.monotonic() + ask.wait_s
+        deadline, ended = time.monotonic() + ask.wait_s, heard.ended
         leased: list[Leased] = []
         while not leased:
             waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
+            heard.waits = waiter.woken
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
                 leased = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
                 left = deadline - time.monotonic()
-                over = leased or heard.draining or left <= 0
+                # When one of its jobs has ended it has more room than it asked for: let it ask anew.
+                over = leased or heard.draining or heard.ended != ended or left <= 0
                 if over or not await until(waiter.woken, left):
                     break
             finally:
@@ -295,6 +297,10 @@ class Pilots(Core):
                 lease = held[report.job_id]
                 self.leases.drop(report.job_id)
                 self.log_arrived(report.job_id)
+                if lease is not None and (worker := self.heard.get(lease.worker_id)) is not None:
+                    worker.ended += 1
+                    if worker.waits is not None and not worker.waits.done():
+                        worker.waits.set_result(None)
                 if lease is not None and lease.attempt_nr == report.attempt_nr:
                     await self._note(lease, report)
         return m.Verdicts(

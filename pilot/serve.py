@@ -214,7 +214,7 @@ class Server:
             if answer.jobs:
                 empty = 0
                 self._take(answer.jobs)
-            else:
+            elif not self._jobs:  # beside others the answer may only say that one of them has ended
                 empty += 1
             if answer.drain:
                 self.drain("the dispatcher drains this worker")

@@ -85,7 +85,7 @@ class Pilots:
         again = [job for job in pilot.holds if job.request == ask.request_id]
         if again:
             return self._acquired(again, pilot)
-        deadline = time.monotonic() + ask.wait_s
+        deadline, reported = time.monotonic() + ask.wait_s, pilot.reported
         try:
             while not (pilot.draining or pilot.ending):
                 pilot.woken.clear()
@@ -93,7 +93,7 @@ class Pilots:
                     await self._stock.hand(picked, pilot, ask.request_id)
                     return self._acquired(picked, pilot)
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or pilot.reported != reported:  # it has more room by now: it asks anew
                     break
                 pilot.waiting = ask
                 self._dispatcher.wanted.set()
@@ -159,7 +159,16 @@ class Pilots:
                 keep.append(report)
         if strange and not self._dispatcher.up:
             raise No(503, "the dispatcher is away, and these attempts did not come by this relay")
+        holders = [
+            job.holder
+            for one in keep
+            if (job := self._stock.jobs.get((one.job_id, one.attempt_nr)))
+        ]
         await self._stock.keep(keep)
+        for holder in holders:
+            if holder is not None:
+                holder.reported += 1
+                holder.woken.set()
         said = [verdict(report, "badkey") for report in forged]
         try:
             said += await self._dispatcher.send(strange)

@@ -67,6 +67,7 @@ class Pilot:
     heard: float
     worker_id: int = 0
     asked: int = 0
+    reported: int = 0
     ending: str = ""
     diagnosis: str = ""
     room: Room = field(default_factory=lambda: Room(cores=0))

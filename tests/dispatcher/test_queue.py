@@ -142,6 +142,21 @@ def test_a_waiting_worker_is_woken_by_a_submission(place):
     run(test, place)
 
 
+def test_a_worker_that_waits_beside_a_job_asks_anew_when_that_has_ended(place):
+    async def test(b):
+        await b.submit(job("first"), job("wide", cores=2))
+        worker = await b.worker()
+        (first,) = await worker.acquire(room=Room(cores=1, memory_mb=9000, disk_mb=9000))
+        left = Room(cores=1, memory_mb=9000, disk_mb=9000)
+        waiting = asyncio.create_task(worker.acquire(room=left, wait_s=20))
+        await asyncio.sleep(0.05)
+        await worker.report(first)  # it has room for the wide one now, which it did not ask for
+        assert await asyncio.wait_for(waiting, 2) == []
+        assert [j.job_id for j in await worker.acquire()] != []
+
+    run(test, place)
+
+
 def test_a_worker_that_hung_up_while_waiting_gets_no_job(place):
     async def test(b):
         gone, there = await b.worker(), await b.worker()
