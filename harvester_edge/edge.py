@@ -180,8 +180,14 @@ def client(site: Site, *, patience_s: float = PATIENCE.total_s) -> Client:
     token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
     patience = msgspec.structs.replace(PATIENCE, total_s=patience_s)
     origin = site.dispatcher.panda.origin if site.dispatcher.panda else None
-    headers = {"Origin": origin} if origin else {}
-    return Client(site.dispatcher.url, token, patience=patience, trust=trust(site), headers=headers)
+    return Client(
+        site.dispatcher.url,
+        token,
+        patience=patience,
+        trust=trust(site),
+        headers={"Origin": origin} if origin else {},
+        stale=(401, 403) if site.dispatcher.panda else (401,),  # PanDA's word for an expired token
+    )
 
 
 def line(site: Site, part: PandaPart, *, patience_s: float = PATIENCE.total_s) -> Line:

@@ -308,12 +308,7 @@ class Rig:
 
     def pilots(self) -> list[int]:
         """Process ids of the edge's pilots that live, by the records that its workers keep."""
-        found = []
-        for record in (self.directory / "state" / "workers").glob("*/*/running"):
-            pid, started, _ = record.read_text().split()
-            if proc.started(int(pid)) == int(started):
-                found.append(int(pid))
-        return found
+        return pilots_of(self.directory / "state")
 
     def through(self, url: str) -> None:
         """Let edge, pilots and our own client speak through something in between."""
@@ -395,6 +390,16 @@ def certificate(folder: Path) -> tuple[Path, Path, Path]:
     made.private_key_pem.write_to_path(key)
     authority.cert_pem.write_to_path(ca)
     return chain, key, ca
+
+
+def pilots_of(state: Path) -> list[int]:
+    """Process ids of local workers that live, by the records in an edge's state directory."""
+    found = []
+    for record in (state / "workers").glob("*/*/running"):
+        pid, started, _ = record.read_text().split()
+        if proc.started(int(pid)) == int(started):
+            found.append(int(pid))
+    return found
 
 
 def run(*argv: object, seconds: float = 60) -> str:

@@ -10,8 +10,7 @@ from typing import Any, Self
 
 import pytest
 import yaml
-from benchmarks import proc
-from benchmarks.rig import BIN, Program, until
+from benchmarks.rig import BIN, Program, pilots_of, until
 
 from tests.real import panda_server
 from tests.real.panda_server import ORIGIN, QUEUE, PandaServer
@@ -59,12 +58,7 @@ class Site:
         return self.edge.log.read_text()
 
     def pilots(self) -> list[int]:
-        found = []
-        for record in (self.directory / "state" / "workers").glob("*/*/running"):
-            pid, started, _ = record.read_text().split()
-            if proc.started(int(pid)) == int(started):
-                found.append(int(pid))
-        return found
+        return pilots_of(self.directory / "state")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +16,11 @@ from ailurus.protocol import panda
 from ailurus.protocol.messages import Problem
 from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.client import Refused, Unreachable
+from harvester_edge import edge as edges
 from harvester_edge.panda.instance import Instance
 from harvester_edge.panda.line import Line
 from harvester_edge.ports import Rejected
-from harvester_edge.site import PandaPart
+from harvester_edge.site import PandaPart, Site
 
 
 class Server:
@@ -317,6 +321,38 @@ class Wire:
     def request(self, method, path, body=None, *, kind=""):
         self.sent.append((method, path, body))
         return self.status, msgspec.json.encode(self.answers.pop(0))
+
+
+def test_a_token_that_has_expired_is_read_again_from_its_file(tree):
+    file = Path(tree["dispatcher"]["token_file"])
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self):
+            good = self.headers["Authorization"] == "Bearer new"
+            body = b'{"success": true, "data": 7}' if good else b"ERROR : token expired"
+            file.write_text("new")  # somebody renews it
+            self.send_response(200 if good else 403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Door) as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        tree["dispatcher"]["url"] = f"http://127.0.0.1:{server.server_port}"
+        tree["dispatcher"]["panda"] = {
+            "harvester_id": "h",
+            "pilot_token_file": "/t",
+            "dialect": "v1",
+        }
+        site = msgspec.convert(tree, Site)
+        line = edges.line(site, site.dispatcher.panda)
+        assert line.ask("harvester/get_current_worker_id", {"harvester_id": "h"}) == 7
+        server.shutdown()
+        serving.join()
 
 
 def test_v1_is_asked_with_its_methods_and_arguments():
