@@ -129,7 +129,9 @@ class Pilots:
     async def beat(self, ask: m.Beat, pilot: Pilot) -> m.Beaten:
         self._stock.hear(pilot)
         pilot.room, pilot.fresh = ask.room, True
-        pilot.draining |= ask.draining
+        if ask.draining:
+            pilot.draining = True
+            pilot.woken.set()
         strangers = []
         for update in ask.jobs:
             job = self._stock.jobs.get((update.job_id, update.attempt_nr))

@@ -299,6 +299,7 @@ class Stock:
             )
         )
         pilot.ending, pilot.diagnosis = row[0], row[1]
+        pilot.woken.set()
 
     async def clear(self, jobs: Sequence[Job], pilots: Sequence[Pilot]) -> None:
         """What nobody needs any more."""

@@ -179,6 +179,23 @@ def test_who_goes_gives_back_what_waits_for_it(tmp_path):
     play(test, tmp_path)
 
 
+@pytest.mark.parametrize("how", ["beat", "bye"])
+def test_a_pilot_that_goes_waits_for_no_job_any_more(tmp_path, how):
+    """Through a spool nobody hangs up: its question would lie there until its time is over."""
+
+    async def test(w: World):
+        (pilot,) = await w.pilots()
+        waiting = asyncio.create_task(pilot.acquire(wait_s=30))
+        await asyncio.sleep(0.01)
+        if how == "beat":
+            await w.relay.beat(m.Beat(room=ROOM, draining=True), pilot.known)
+        else:
+            await pilot.bye()
+        assert await asyncio.wait_for(waiting, 1) == []
+
+    play(test, tmp_path)
+
+
 def test_a_pilots_job_runs_elsewhere_and_its_goodbye_waits_for_that(tmp_path):
     async def test(w: World):
         owner, other = await w.pilots(2)
