@@ -10,8 +10,8 @@ import msgspec
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder, last_look, limits
 from harvester_edge.decide import Decision, Health
-from harvester_edge.observe import period_begin
 from harvester_edge.site import Site
+from harvester_edge.snapshot import period_begin
 
 WORDS = ("pause", "drain")
 """Names of the files in the state directory that say so; an admin may touch and remove them too."""

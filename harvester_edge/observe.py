@@ -7,24 +7,20 @@ knows it.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge.decide import Cost, Decision, Health, SlotSeen, Snapshot, breaker
+from harvester_edge.decide import Decision, Health, Snapshot
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
-from harvester_edge.fit import Bin, describe, fit
-from harvester_edge.panda.instance import Told
 from harvester_edge.ports import BatchError, BatchId, Sighting
+from harvester_edge.snapshot import cost_of, snapshot
 
 Key = tuple[str, int]
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -65,7 +61,7 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
             edge.remember(worker)
             _log(edge, worker, before.get(worker.key))
     return Seen(
-        snapshot=_snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
+        snapshot=snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
         cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
         rows=rows,
         ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),
@@ -303,149 +299,8 @@ def _charge(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> Non
     for worker in changed:
         old = before.get(worker.key)
         if worker.ended is not None and worker.started is not None and old is not None:
-            hours = (worker.ended - worker.started) / 3600 * _cost(edge, worker.slot).nodes
+            hours = (worker.ended - worker.started) / 3600 * cost_of(edge, worker.slot).nodes
             edge.book.spend(worker.ended, hours)
-
-
-def _snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: float) -> Snapshot:
-    slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
-    slots = _as_found(edge, slots, demand)
-    free = [
-        Bin(row.queue, row.room)
-        for row in demand.workers
-        if row.room.cores and row.phase is Phase.ACTIVE
-    ]
-    workers = edge.workers.values()
-    there = Counter(worker.slot for worker in workers)
-    waiting = Counter(worker.slot for worker in workers if worker.waits)
-    active = sum(
-        worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
-    )
-    free += [place for name, place in slots.items() for _ in range(waiting[name])]
-    wants = fit(demand.shapes, slots, free)
-    seen = [
-        SlotSeen(
-            name=name,
-            wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-            breaker=breaker(edge.book.health(name), now=now, starting=waiting[name]),
-            room=None if slot.max_total is None else slot.max_total - there[name],
-            cost=_cost(edge, name),
-        )
-        for name, slot in edge.site.slots.items()
-    ]
-    return Snapshot(
-        slots=tuple(seen),
-        total=len(edge.workers),
-        queued=waiting.total(),
-        active=active,
-        cost=_occupied(edge, there, now),
-        paused=_paused(edge),
-        unheard=unheard,
-        unseen=unseen,
-        drain=edge.site.policy.status == "drain" or (edge.state / "drain").exists(),
-        inputs=tuple(_inputs(demand, len(edge.workers), waiting.total(), active)),
-        never=wants.never,
-    )
-
-
-def _inputs(demand: m.Demand, total: int, queued: int, active: int) -> Iterator[str]:
-    """What was seen, in words."""
-    yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
-    if isinstance(demand, Told):
-        yield from demand.said
-        return
-    most = sorted(demand.shapes, key=lambda ask: -ask.jobs)
-    for ask in most[:5]:
-        shared = f", {ask.sites} sites share them" if ask.sites > 1 else ""
-        yield f"{ask.jobs} jobs wait in {ask.queue or 'any queue'}: {describe(ask.shape)} each{shared}"
-    for node in demand.excluded:
-        yield f"node {node.host} gets no jobs: {node.reason}"
-    if most[5:]:
-        yield f"{sum(ask.jobs for ask in most[5:])} jobs wait in {len(most) - 5} other shapes"
-
-
-def _cost(edge: Edge, name: str) -> Cost:
-    """What a worker of a slot occupies; of a slot that the file does not know (any more), the most."""
-    slot = edge.site.slots.get(name)
-    if slot is None:
-        costs = [_cost(edge, known) for known in edge.site.slots]
-        return Cost(
-            cores=max(cost.cores for cost in costs),
-            memory_mb=max(cost.memory_mb for cost in costs),
-            node_hours=max(cost.node_hours for cost in costs),
-            nodes=max(cost.nodes for cost in costs),
-        )
-    room = slot.room()
-    return Cost(
-        cores=room.cores,
-        memory_mb=room.memory_mb,
-        node_hours=slot.walltime_s / 3600 * room.nodes,
-        nodes=room.nodes,
-    )
-
-
-def _occupied(edge: Edge, there: Counter[str], now: float) -> Cost:
-    """What all workers occupy; their node-hours at the most, and those of the period that are spent."""
-    costs = [(_cost(edge, slot), n) for slot, n in there.items()]
-    budget = edge.site.scaling.budget
-    spent = edge.book.spent(period_begin(budget.period, now)) if budget else 0.0
-    return Cost(
-        cores=sum(cost.cores * n for cost, n in costs),
-        memory_mb=sum(cost.memory_mb * n for cost, n in costs),
-        node_hours=spent + sum(cost.node_hours * n for cost, n in costs),
-    )
-
-
-def period_begin(period: str, now: float) -> float:
-    """When the day, month or year of UTC began."""
-    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    first = {"day": day, "month": day.replace(day=1), "year": day.replace(month=1, day=1)}
-    return first[period].timestamp()
-
-
-def _as_found(edge: Edge, slots: dict[str, Bin], demand: m.Demand) -> dict[str, Bin]:
-    """What slots really offer: the latest worker of one may have found less than the file says."""
-    found: dict[str, m.WorkerRow] = {}
-    for row in demand.workers:
-        worker = edge.workers.get((row.intent, row.index))
-        if worker is not None and row.total.cores:
-            last = found.setdefault(worker.slot, row)
-            if row.registered > last.registered:
-                found[worker.slot] = row
-    return {
-        name: _least(place, found[name].total) if name in found else place
-        for name, place in slots.items()
-    }
-
-
-def _least(place: Bin, found: Room) -> Bin:
-    room = place.room
-    return Bin(
-        place.queue,
-        Room(
-            cores=min(room.cores, found.cores),
-            memory_mb=min(room.memory_mb, found.memory_mb),
-            disk_mb=min(room.disk_mb, found.disk_mb),
-            gpus=min(room.gpus, found.gpus),
-            nodes=room.nodes,
-            seconds_left=room.seconds_left,
-        ),
-    )
-
-
-def _paused(edge: Edge) -> str:
-    if edge.site.policy.status != "online":
-        return f"policy.status is {edge.site.policy.status}"
-    for name in ("pause", "drain"):
-        file = edge.state / name
-        try:
-            reason = file.read_text(errors="replace")[:200].strip()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            reason = str(error)
-        return f"{file} exists" + (f": {reason}" if reason else "")
-    return ""
 
 
 def _overdue(
