@@ -61,12 +61,17 @@ def intent_of(harvester_id: str) -> str:
     return f"harvester:{harvester_id}"[:200]
 
 
+def place_of_instance(harvester_id: str) -> str:
+    """The instance of the worker that stands for a Harvester which takes jobs to its own workers."""
+    return f"panda:{harvester_id}"[:200]
+
+
 def place_of(ask: Ask) -> Place:
     """Which worker asks."""
     if ask.harvester_id and ask.worker_id > 0:
         return Place(intent=intent_of(ask.harvester_id), index=ask.worker_id)
     if ask.harvester_id:  # it takes jobs to its own workers
-        return Place(instance=f"panda:{ask.harvester_id}"[:200])
+        return Place(instance=place_of_instance(ask.harvester_id))
     return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
 
 

@@ -13,17 +13,18 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from ailurus.protocol import panda
-from ailurus.protocol.states import JobState
+from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue
 from dispatcher.core import end_worker
-from dispatcher.panda.acquire import Place, gone, intent_of, worker_of
-from dispatcher.panda.updates import renew
+from dispatcher.panda.acquire import ANYTHING, Place, gone, intent_of, place_of_instance, worker_of
+from dispatcher.panda.updates import WORD, renew
 from dispatcher.ports import Row, Tx
 from dispatcher.service import Service
 
 STATISTICS_S = 4 * 3600.0
 WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran
+RUNS = (JobState.STARTING, JobState.RUNNING)
 ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
 SHOWN = ("activated", "assigned", "running")  # always, if only as 0
 _PHASES = {
@@ -56,6 +57,7 @@ class Worker(Struct, frozen=True):
     diagnosis: str | None = field(name="diagMessage", default=None)
     sync_level: int | None = field(name="syncLevel", default=None)
     jobs: list[int] | None = field(name="pandaid_list", default=None)
+    error_code: int | None = field(name="errorCode", default=None)
 
 
 class Dialog(Struct, frozen=True):
@@ -74,7 +76,7 @@ async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]
         known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
         told = _encode(data).decode() if data or known is None else known[1]
         _put(tx, "harvester", harvester_id, "", told, service.now())
-        row = tx.one("worker.of_instance", instance=f"panda:{harvester_id}"[:200])
+        row = tx.one("worker.of_instance", instance=place_of_instance(harvester_id))
         return row[0] if row else None
 
     worker_id = await service.store.write(change)
@@ -120,12 +122,10 @@ def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, lis
     worker_id, _, _, phase, ending, _, registered = row
     batch_id, diagnosis = str(told.batch_id or "")[:200], (told.diagnosis or "")[:2000]
     if told.status in _ENDINGS:
-        if phase == Phase.ENDED and ending != Ending.LOST:
-            return None
-        ended = _ENDINGS[told.status]
-        end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
-        lost = _fail_jobs(tx, worker_id, told.status, now) if told.sync_level == 1 else []
-        return int(worker_id), lost
+        if phase != Phase.ENDED or ending == Ending.LOST:
+            ended = _ENDINGS[told.status]
+            end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
+        return int(worker_id), _left(tx, harvester_id, told, worker_id, now)
     if phase == Phase.ENDED and (ending != Ending.LOST or told.status not in _PHASES):
         return None
     news = phase if registered is not None else _PHASES.get(told.status, Phase.QUEUED)
@@ -143,23 +143,36 @@ def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, lis
     return None
 
 
-def _fail_jobs(tx: Tx, worker_id: int, status: str, now: float) -> list[int]:
-    """The jobs that an ended worker still had: another attempt begins, if there is one left."""
+def _left(tx: Tx, harvester_id: str, told: Worker, worker_id: int, now: float) -> list[int]:
+    """What an ended worker leaves: its jobs learn why, and where the instance says that nobody else
+    speaks for them (`syncLevel` 1), those that still ran are lost. A job that stages out is not: the
+    worker of a pilot that ends may be known to have ended before its last update is."""
+    place = tx.one("worker.of_instance", instance=place_of_instance(harvester_id))
+    holders = {worker_id, *(place[:1] if place else ())}
+    held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
     lost = []
-    for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
+    for job_id in dict.fromkeys([*held, *(told.jobs or ())]):
         job = tx.one("job.standing", job_id=job_id)
-        if job is not None and job[6] == worker_id:
-            reason = f"worker was {status} while the job was {job[0]}"
-            queue.expire(
-                tx,
-                job_id=job_id,
-                attempt_nr=job[1],
-                worker_id=worker_id,
-                reason=reason,
-                code=WORKER_ENDED,
-                now=now,
-            )
-            lost.append(job_id)
+        if job is None or job[0] not in WITH_WORKER or job[6] not in holders:
+            continue
+        # what a pilot was given and never began is with nobody; an instance still has a use for it
+        runs = job[0] in RUNS or (job[0] == JobState.SENT and job[6] == worker_id)
+        if told.sync_level != 1 or not runs:
+            if told.error_code:
+                word = f"{told.error_code}: {told.diagnosis or ''}"[:2000]
+                _put(tx, WORD, "", f"{job_id}.{job[1]}", word, now)
+            continue
+        reason = f"worker was {told.status} while the job was {job[0]}"
+        queue.expire(
+            tx,
+            job_id=job_id,
+            attempt_nr=job[1],
+            worker_id=job[6],
+            reason=f"{reason} : {told.diagnosis}"[:2000] if told.diagnosis else reason,
+            code=WORKER_ENDED,
+            now=now,
+        )
+        lost.append(job_id)
     return lost
 
 
@@ -282,6 +295,8 @@ async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, i
         if state not in ACTIVE:
             continue
         shape = service.shapes[shape_id]
+        if state == JobState.ACTIVATED and not shape.fits(ANYTHING):
+            continue  # PanDA's pilots are not given such a job: nobody is to start one for it
         kind = panda.resource_type(shape.cores, shape.memory_mb)
         for site in [name] if name else list(found) if state == JobState.ACTIVATED else []:
             states = found[site].setdefault(kind, {}).setdefault("managed", dict.fromkeys(SHOWN, 0))

@@ -29,8 +29,11 @@ class Missing(Exception):
     """Outputs are not as the job needs them: it has not finished."""
 
 
-def report(told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float) -> m.Report:
-    """The report in a final update. `finished` becomes a failure where outputs are missing."""
+def report(
+    told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
+) -> m.Report:
+    """The report in a final update. `finished` becomes a failure where outputs are missing. `worker`:
+    the error that its worker ended with, if that was said."""
     finished, fault = told.state == "finished", ""
     files = () if finished else _log(told, job_id, attempt_nr)
     if finished:
@@ -46,7 +49,7 @@ def report(told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: floa
         report_key="-",  # the caller's token stands for it
         finished=finished,
         code=code,
-        diagnosis="" if finished else _diagnosis(told, fault),
+        diagnosis="" if finished else _diagnosis(told, fault, worker),
         transient=transient,
         exit_code=exit_code if exit_code is not None and abs(exit_code) <= 1000 else None,
         files=files,
@@ -130,11 +133,12 @@ def _code(told: Told, fault: str) -> tuple[int, bool]:
     return number, code.transient
 
 
-def _diagnosis(told: Told, fault: str) -> str:
+def _diagnosis(told: Told, fault: str, worker: str) -> str:
     said = fault or told.diagnosis or told.exe_diagnosis
     if not said and told.exit_code:
         said = f"the payload ended with exit code {told.exit_code}"
-    return (said or "the pilot gave no reason")[:TEXT]
+    heard = f"its worker ended with error {worker}" if worker else ""
+    return ("; ".join(one for one in (said, heard) if one) or "the pilot gave no reason")[:TEXT]
 
 
 def usage(told: Told) -> m.Usage | None:

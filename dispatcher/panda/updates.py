@@ -26,6 +26,7 @@ from dispatcher.service import Service
 REGISTERED_S = 5.0
 """For this long a job that has ended is told as `holding`. A PanDA server says so until its Adder has
 registered the outputs; we do that before we answer, and its clients expect to see the word."""
+WORD = "worker said"  # the kind of fact: the error that a job's worker ended with
 TOBEKILLED = "tobekilled"
 ALREADY_DONE = "alreadydone"
 _WORDS = {"starting": JobState.STARTING, "running": JobState.RUNNING}  # the others: staging out
@@ -140,7 +141,13 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
         if attempt is None or attempt[1] in queue.REPORTED:
             return False
         spec = _decode(queue.body(tx, job_id))
-        news = reports.report(told, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now())
+        place = {"kind": WORD, "owner": "", "name": f"{job_id}.{attempt_nr}"}
+        if (word := tx.one("fact.get", **place)) is not None:
+            tx.run("fact.drop", **place)
+        news = reports.report(
+            told, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now(),
+            worker=word[1] if word else "",
+        )  # fmt: skip
         return queue.conclude(tx, news, curve=curve, now=service.now()) is None
 
     if not await service.store.write(change):

@@ -148,6 +148,80 @@ def test_a_worker_that_ended_takes_its_running_job_with_it_if_it_says_so(dispatc
     assert row.diagnosis == "worker was failed while the job was running"
 
 
+def ends(dispatcher, worker: int, **words: Any) -> None:
+    one = {"workerID": worker, "status": "failed", "computingSite": QUEUE, "syncLevel": 1} | words
+    answer = dispatcher.v1("harvester/update_workers", INSTANCE | {"workers": [one]})
+    assert answer["data"] == [True]
+
+
+def running(dispatcher, worker: int, *states: str) -> int:
+    """A job in the hands of a worker's pilot."""
+    ask = {"site_name": QUEUE, "worker_id": worker, **INSTANCE}
+    (got,) = dispatcher.v1("pilot/acquire_jobs", ask)["data"]["jobs"]
+    for state in states or ("running",):
+        update = {"job_id": got["PandaID"], "job_status": state, "attempt_nr": 1}
+        dispatcher.v1("pilot/update_job", update)
+    return int(got["PandaID"])
+
+
+def test_a_pushed_job_is_lost_with_the_worker_that_it_was_given_to(dispatcher, job):
+    """The instance holds it; that it is a worker's, only the worker's list says."""
+    (job_id,) = dispatcher.submit(job("a", queue=QUEUE, max_attempts=1))
+    instance = INSTANCE["harvester_id"]
+    ask = {"site_name": QUEUE, "scheduler_id": f"harvester-{instance}", "n_jobs": 1}
+    assert len(dispatcher.v1("pilot/acquire_jobs", ask)["data"]["jobs"]) == 1
+    ends(dispatcher, 4, status="running", pandaid_list=[job_id])
+    update = {"job_id": job_id, "job_status": "running", "attempt_nr": 1}
+    dispatcher.v1("pilot/update_job", update)
+    ends(dispatcher, 4, pandaid_list=[job_id], diagMessage="node died", errorCode=5)
+    row = dispatcher.detail(job_id).row
+    assert (row.state, row.code) == ("failed", 300)
+    assert row.diagnosis == "worker was failed while the job was running : node died"
+
+
+def test_a_worker_loses_no_job_of_somebody_else(dispatcher, job):
+    dispatcher.submit(job("a", queue=QUEUE))
+    job_id = running(dispatcher, 7)
+    ends(dispatcher, 8, pandaid_list=[job_id])
+    assert dispatcher.detail(job_id).row.state == "running"
+
+
+def test_a_job_that_stages_out_is_not_lost_with_its_worker(dispatcher, job):
+    dispatcher.submit(job("a", queue=QUEUE))
+    job_id = running(dispatcher, 7, "running", "transferring")
+    ends(dispatcher, 7, status="finished")
+    assert dispatcher.detail(job_id).row.state == "holding"
+
+
+def test_what_the_pilot_says_of_its_worker_does_not_hide_what_the_batch_system_says(
+    dispatcher, job
+):
+    dispatcher.submit(job("a", queue=QUEUE, max_attempts=1))
+    job_id = running(dispatcher, 7)
+    word = INSTANCE | {"worker_id": 7, "status": "finished"}
+    assert dispatcher.v1("pilot/update_worker_status", word)["success"]
+    ends(dispatcher, 7, status="finished")
+    assert dispatcher.detail(job_id).row.code == 300
+
+
+def test_what_the_batch_system_said_is_in_the_diagnosis_of_the_job(dispatcher, job):
+    dispatcher.submit(job("a", queue=QUEUE, max_attempts=1))
+    job_id = running(dispatcher, 7)
+    ends(dispatcher, 7, syncLevel=0, errorCode=9, diagMessage="held: memory")
+    update = {"job_id": job_id, "job_status": "failed", "attempt_nr": 1}
+    dispatcher.v1("pilot/update_job", update)
+    row = dispatcher.detail(job_id).row
+    assert row.diagnosis == "its worker ended with error 9: held: memory"
+
+
+def test_no_worker_is_started_for_a_job_that_its_pilot_would_not_get(dispatcher, job):
+    slave(dispatcher)
+    dispatcher.submit(job("a", queue=QUEUE, gpus=1), job("b", queue=QUEUE, nodes=2))
+    assert f"SET_N_WORKERS_JOBTYPE:{QUEUE}" not in told(dispatcher)
+    counts = dispatcher.ask("/api/v1/statistics/active_job_stats_by_site", how="get").json["data"]
+    assert counts.get(QUEUE, {}).get("activated", 0) == 0
+
+
 def test_an_ended_worker_stays_ended(dispatcher):
     def worker(status: str) -> dict[str, Any]:
         one = {"workerID": 7, "status": status, "computingSite": QUEUE}
