@@ -189,6 +189,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.live import Live
     from dispatcher.metrics import Metrics
     from dispatcher.oidc import Foreign
+    from dispatcher.panda import described
     from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.rates import Rates
     from dispatcher.revocation import Revocations
@@ -215,6 +216,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     }
     settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)
+    described.check(args.panda_queues)
     panda = PandaSettings(
         open_queues=frozenset(args.panda_open),
         storage=args.panda_storage,

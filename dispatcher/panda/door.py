@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ailurus.protocol.errors import AilurusError
 from dispatcher import web
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Rejected
@@ -76,6 +77,8 @@ class Panda:
             )
         except Rejected as error:
             status, content, kind = error.status, f"ERROR : {error}".encode(), bodies.TEXT
+        except AilurusError as error:  # a description of the operator's: a pilot asks again later
+            status, content, kind = 503, f"ERROR : {error}".encode(), bodies.TEXT
         await _send(send, status, content, kind)
 
     async def _file(self, path: str, method: str, headers: Headers, send: web.Send) -> None:

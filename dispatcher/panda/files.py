@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ailurus.logs import Log
 from ailurus.protocol import panda
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from dispatcher import queue
 from dispatcher.panda import harvester
+from dispatcher.panda.described import described, storages
 from dispatcher.ports import Tx
 from dispatcher.service import Service
 
@@ -25,12 +28,12 @@ STORAGE = "AILURUS_DISK"
 _QUEUE = re.compile(
     r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})(\.all|\.pilot)?\.json"
 )
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 _JOB = re.compile(r"/trf/job/(\d{1,18})\.(\d{1,18})\.(\d{1,18})\.([0-9a-f]{40})")
 _SCRIPT = re.compile(rf"/trf/(?:user/)?{panda.TRANSFORM}")
 _QUEUES = ("/cache/cric_pandaqueues.json", "/cache/schedconfig/cric_pandaqueues.json")
 _STORAGES = ("/cache/cric_ddmendpoints.json", "/cache/schedconfig/cric_ddmendpoints.json")
 _ACTIVITIES = ("pr", "pw", "pl", "read_lan", "write_lan", "default")
+log = Log("panda")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobSpec).decode
 
@@ -50,7 +53,8 @@ class Files:
         self._folder = folder
 
     async def get(self, path: str) -> bytes | None:
-        """The content of a file, or None: there is no such one."""
+        """The content of a file, or None: there is no such one. Raises AilurusError: the operator's
+        description cannot be read."""
         if _SCRIPT.fullmatch(path):
             return script()
         if named := _JOB.fullmatch(path):
@@ -58,12 +62,12 @@ class Files:
             return await self._job(job_id, attempt_nr, worker_id, named[4])
         if path in _QUEUES:
             names = await harvester.by_type(self._service)
-            return _encode({name: self._queue(name) for name in sorted(names)})
+            return _encode(dict(self._good(names)))
         if path in _STORAGES:
             return _encode(self._storages())
         if named := _QUEUE.fullmatch(path):
-            described = self._queue(named[1])
-            return _encode(described if named[2] else {named[1]: described})
+            one = self._queue(named[1])
+            return _encode(one if named[2] else {named[1]: one})
         return None
 
     async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
@@ -78,9 +82,17 @@ class Files:
 
         return await self._service.store.read(look)
 
+    def _good(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Queues with what is told of each; one with a bad description hides none of the others."""
+        for name in sorted(names):
+            try:
+                yield name, self._queue(name)
+            except AilurusError as error:
+                log.warning("description_bad", file=error.field, what=error.message)
+
     def _queue(self, name: str) -> dict[str, Any]:
         tools = {activity: ["mv"] for activity in _ACTIVITIES}
-        described: dict[str, Any] = {
+        ours: dict[str, Any] = {
             "name": name,
             "nickname": name,
             "panda_resource": name,
@@ -114,15 +126,16 @@ class Files:
             "appdir": "",
             "environ": "",
         }
-        return {**described, **self._own(name)}
+        return {**ours, **described(self._folder, name)}
 
     def storage_of(self, queue: str) -> str:
         """The storage that a queue's pilots write to. Blank: nobody has said where that is."""
         try:
-            own = self._own(queue)
-        except (OSError, ValueError):  # said to who asks for the description
+            own = described(self._folder, queue)
+        except AilurusError as error:  # said to who asks for the description, too
+            log.warning("description_bad", file=error.field, what=error.message)
             return ""
-        stores = own.get("astorages", {}) if own else {}
+        stores = own.get("astorages") or {}
         for activity in ("pw", "write_lan", "default"):
             if names := stores.get(activity):
                 return str(names[0])
@@ -150,13 +163,4 @@ class Files:
             "rprotocols": {"1": protocols[0]},
             "resource": {},
         }
-        return {STORAGE: ours, **self._own("ddmendpoints")}
-
-    def _own(self, name: str) -> Mapping[str, Any]:
-        """What the operator's folder says of a queue or of storage; nothing, if it says nothing."""
-        if self._folder is None or not _NAME.fullmatch(name):
-            return {}
-        try:
-            return msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=dict)
-        except FileNotFoundError:
-            return {}
+        return {STORAGE: ours, **storages(self._folder)}

@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
-from dispatcher.panda import bodies
+from dispatcher.panda import bodies, described
 from dispatcher.panda.door import PandaSettings
 from tests.dispatcher.panda.conftest import Dispatcher, packed
 
@@ -509,6 +510,44 @@ def test_an_operator_s_description_of_a_queue_goes_before_ours(some_keys, tmp_pa
         made.submit(JobSpec(name="j", command="true", queue="q"))
         got = made.get_job()
         assert (got["ddmEndPointOut"], got["logFile"]) == ("SE", "1.1.log.tgz")
+    finally:
+        made.close()
+
+
+def test_a_description_may_be_cric_s_map_of_its_queue(some_keys, tmp_path):
+    (tmp_path / "q.json").write_text(json.dumps({"q": {"timefloor": 60, "status": "offline"}}))
+    made = Dispatcher(tmp_path, some_keys, PandaSettings(folder=tmp_path))
+    try:
+        told = made.raw("GET", "/cache/schedconfig/q.all.json").json
+        assert (told["timefloor"], told["status"], "q" in told) == (60, "offline", False)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("{", "q.json"),
+        ("[1]", "q.json"),
+        ('{"astorages": "x"}', "q.json: astorages"),
+        ('{"astorages": {"pw": 5}}', "q.json: astorages"),
+        ('{"q": {"astorages": {"pw": [5]}}}', "q.json: astorages"),
+    ],
+)
+def test_a_bad_description_is_named_and_harms_no_other_queue(some_keys, tmp_path, text, field):
+    (tmp_path / "q.json").write_text(text)
+    with pytest.raises(AilurusError) as refused:
+        described.check(tmp_path)
+    assert refused.value.field.startswith(field)
+    assert refused.value.remedy
+    made = Dispatcher(tmp_path, some_keys, PandaSettings(folder=tmp_path))
+    try:
+        answer = made.raw("GET", "/cache/schedconfig/q.all.json")
+        assert (answer.status, field.encode() in answer.body) == (503, True)
+        made.submit(JobSpec(name="j", command="true", queue="q"))
+        made.submit(JobSpec(name="k", command="true", queue="other"))
+        assert set(made.raw("GET", "/cache/schedconfig/cric_pandaqueues.json").json) == {"other"}
+        assert made.get_job()["PandaID"] == 1
     finally:
         made.close()
 
