@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 LONGEST_HEAD = 64 * 1024  # request line and header fields
@@ -43,6 +43,34 @@ class Server(uvicorn.Server):
         self.server_state.ending = True
         self._ending()  # they are answered below, on connections that are no longer kept
         await super().shutdown(sockets)
+
+
+class _Joined:
+    """The transport of one answer: its head goes out together with the first piece of its body, in one
+    call of the system and one packet."""
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport, self._cycle = transport, cycle
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if not self._cycle.response_started:  # 100 Continue
+            self._transport.write(data)
+        elif self._head is None:
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._cycle.transport = self._transport
+
+    def close(self) -> None:
+        if self._head is not None:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class Guarded(HttpToolsProtocol):
@@ -93,6 +121,8 @@ class Guarded(HttpToolsProtocol):
         self._in_head = False
         self._settle()
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":  # then nothing follows the head
+            self.cycle.transport = _Joined(self.transport, self.cycle)  # type: ignore[assignment]
         if self.server_state.ending:
             self.cycle.keep_alive = False
 
