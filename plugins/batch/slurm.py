@@ -223,7 +223,8 @@ def job(order: Order) -> str:
         "srun", f"--nodes={order.nodes}", f"--ntasks={order.nodes}", "--ntasks-per-node=1",
         f"--cpus-per-task={order.cores}",
         "--overlap",  # leave what is allocated to the steps of payloads, too
-        "--kill-on-bad-exit=0", "--wait=0",  # one that ends leaves the others alone
+        # one that ends, or its node, leaves the others alone
+        "--kill-on-bad-exit=0", "--wait=0", "--no-kill",
         "--input=none", "/bin/sh", "-c", node,
     ]  # fmt: skip
     return f"#!/bin/sh\nexec {shlex.join(argv)}\n"

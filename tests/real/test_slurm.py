@@ -54,6 +54,28 @@ class TestSlurm(Promises):
             until(lambda: not rig.workers("phase != 'ended'"), 60, "all end when idle")
             assert not system.live()
 
+    def test_a_lost_node_of_an_allocation_leaves_the_pilots_of_the_others(self, system):
+        """They finish what they have; only the lost one's job begins anew, elsewhere."""
+        keep = {"max_total": 4, "floor": 4, "idle_exit": "1m"}
+        with Rig(system, slots={"std": {"nodes": 4}}, scaling=keep) as rig:
+            rig.edge()
+            until(lambda: len(rig.registered()) == 4, 60, f"four have registered: {rig.log()}")
+            jobs = rig.submit(4, "sleep 45")
+            running = lambda: rig.client.overview().states.get("running") == 4  # noqa: E731
+            until(running, 30, "all four run a job")
+            system.fixture("node", "n3", "kill")
+            try:
+                until(
+                    lambda: "down" in system.run("sinfo", "-hNn", "n3", "-o", "%T"),
+                    60,
+                    "Slurm sees it",
+                )
+                assert rig.finished(jobs, 120), rig.log()
+            finally:
+                system.fixture("node", "n3", "start")
+            attempts = [len(rig.client.show(one).attempts) for one in jobs]
+            assert sorted(attempts) == [1, 1, 1, 2]
+
     def test_a_lost_node_ends_its_workers_and_no_others(self, system):
         with sleepers(system, 2, backend={"options": {"exclusive": True}}) as rig:
             rig.edge()
