@@ -39,10 +39,9 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
     """Submit, drain, cancel."""
     for slot, wanted in decision.submit.items():
         nodes = edge.site.slots[slot].nodes
-        count = wanted // nodes * nodes  # allocations are whole
         most = max(1, edge.site.backend.limits.max_array // nodes) * nodes
-        for part in range(0, count, most):
-            if not submit(edge, slot, min(most, count - part)):
+        for part in range(0, wanted, most):
+            if not submit(edge, slot, min(most, wanted - part)):
                 break  # what has just been refused or has timed out is not asked again at once
     if (
         decision.drain

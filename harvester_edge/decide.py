@@ -1,8 +1,9 @@
 """How many workers to submit or drain now. Pure: no clock, no I/O, no chance.
 
 Every bound is kept beside the one that binds, so that `why` has nothing to work out. Bounds on workers
-are taken first and say how many; the slots then take turns, and bounds on what workers cost (cores,
-memory, node-hours) leave out those that do not fit any more.
+are taken first and say how many; the slots then take turns, an allocation each (`Cost.nodes` workers
+that start together), and bounds on what workers cost (cores, memory, node-hours) leave out those that do
+not fit any more.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Decision(Struct, frozen=True, kw_only=True):
         return f"{what}: {self.binding.why} ({self.binding.name})"
 
 
-def breaker(health: Health, *, now: float, starting: int) -> Breaker:
-    """After three failed starts in a row: nothing for a while, then one probe a step.
+def breaker(health: Health, *, now: float, starting: int, nodes: int = 1) -> Breaker:
+    """After three failed starts in a row: nothing for a while, then one probe a step, an allocation.
 
     `starting`: workers of the slot that exist and have not registered; they are the probe.
     """
@@ -127,14 +128,18 @@ def breaker(health: Health, *, now: float, starting: int) -> Breaker:
     if wait > 0:
         # Told coarsely: a text that changes each second would make each cycle a new decision.
         return Breaker(room=0, reason=f"{failed}; a probe within {_minutes(BACKOFF_S[step])}")
-    return Breaker(room=0 if starting else 1, reason=f"{failed}; one probe at a time")
+    return Breaker(room=0 if starting else nodes, reason=f"{failed}; one probe at a time")
 
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
     """The smallest bound wins; of equal ones the first, which says most."""
     bounds = _bounds(seen, limits)
-    submit, costs = _spread(max(0, min(bound.room for bound in bounds)), seen, limits)
+    least = min(bounds, key=lambda bound: bound.room)
+    submit, costs, split = _spread(max(0, least.room), seen, limits)
     bounds += costs
+    if split:
+        whole = f"{least.why}; {split.cost.nodes} of slot {split.name} start together or not at all"
+        bounds.append(Bound(room=sum(submit.values()), name=least.name, why=whole))
     drain, notes = _shrink(seen, limits)
     return Decision(
         submit=submit,
@@ -162,7 +167,7 @@ def _spare(taken: int, seen: Snapshot, bounds: list[Bound]) -> int:
 def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
     """The bounds on the number of workers."""
     wanted = sum(slot.wanted for slot in seen.slots)
-    missing = max(0, limits.floor - seen.total)
+    missing = _whole_up(limits.floor - seen.total, seen.slots[0]) if seen.slots else 0
     bounds = [
         Bound(room=0, name=name, why=why)
         for name, why in (
@@ -240,10 +245,16 @@ def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[s
     for slot in seen.slots:
         rooms = [slot.breaker.room, slot.room if own_limits else None]
         most = min((max(0, room) for room in rooms if room is not None), default=None)
-        want = slot.wanted + max(0, extra)
-        wants[slot.name] = want if most is None else min(want, most)
+        want = slot.wanted + _whole_up(extra, slot)
+        want = want if most is None else min(want, most)
+        wants[slot.name] = want // slot.cost.nodes * slot.cost.nodes
         extra -= wants[slot.name] - min(wants[slot.name], slot.wanted)
     return wants
+
+
+def _whole_up(count: int, slot: SlotSeen) -> int:
+    """`count` workers as whole allocations of a slot, rather more than fewer."""
+    return max(0, -(-count // slot.cost.nodes) * slot.cost.nodes)
 
 
 class _Budget(NamedTuple):
@@ -255,31 +266,40 @@ class _Budget(NamedTuple):
     why: str
 
 
-def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int], list[Bound]]:
-    """`count` workers over the slots, each slot one in turn until it has what it wants or until what it
-    costs is used up; and the bounds of the costs."""
+def _spread(
+    count: int, seen: Snapshot, limits: Limits
+) -> tuple[dict[str, int], list[Bound], SlotSeen | None]:
+    """`count` workers over the slots, each slot an allocation in turn until it has what it wants or until
+    what it costs is used up; the bounds of the costs; a slot of which some are left over, too few for an
+    allocation."""
     budgets = _budgets(seen, limits)
     left = {budget.kind: budget.left for budget in budgets}
     slots = {slot.name: slot for slot in seen.slots}
     wants = {name: want for name, want in _wants(seen, limits).items() if want > 0}
     given: dict[str, int] = {}
     short: set[str] = set()  # costs that kept somebody out
-    taken = 0
+    taken, split = 0, None
     while taken < count and wants:
         for name in list(wants):
             if taken == count:
                 break
             cost = slots[name].cost
-            lacking = [kind for kind, rest in left.items() if getattr(cost, kind) > rest]
+            if taken + cost.nodes > count:
+                split = slots[name]
+                del wants[name]
+                continue
+            lacking = [
+                kind for kind, rest in left.items() if cost.nodes * getattr(cost, kind) > rest
+            ]
             if lacking:
                 short.update(lacking)
                 del wants[name]
                 continue
             for kind in left:
-                left[kind] -= getattr(cost, kind)
-            given[name] = given.get(name, 0) + 1
-            taken += 1
-            wants[name] -= 1
+                left[kind] -= cost.nodes * getattr(cost, kind)
+            given[name] = given.get(name, 0) + cost.nodes
+            taken += cost.nodes
+            wants[name] -= cost.nodes
             if not wants[name]:
                 del wants[name]
     # A cost that kept nobody out leaves room for what its cheapest slot could still take.
@@ -289,7 +309,7 @@ def _spread(count: int, seen: Snapshot, limits: Limits) -> tuple[dict[str, int],
         each = min((getattr(slot.cost, kind) for slot in seen.slots), default=0)
         room = taken + (math.floor(max(0.0, left[kind]) / each) if each else count + 1)
         bounds.append(Bound(room=taken if kind in short else room, name=budget.key, why=budget.why))
-    return given, bounds
+    return given, bounds, split if taken < count else None
 
 
 def _budgets(seen: Snapshot, limits: Limits) -> list[_Budget]:

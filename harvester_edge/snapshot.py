@@ -11,6 +11,7 @@ from ailurus.protocol.job import Room
 from ailurus.protocol.worker import Phase
 from harvester_edge.decide import Cost, SlotSeen, Snapshot, breaker
 from harvester_edge.edge import Edge
+from harvester_edge.evidence import UNKNOWN
 from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.panda.instance import Told
 
@@ -36,7 +37,9 @@ def snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: fl
         SlotSeen(
             name=name,
             wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-            breaker=breaker(edge.book.health(name), now=now, starting=waiting[name]),
+            breaker=breaker(
+                edge.book.health(name), now=now, starting=waiting[name], nodes=slot.nodes
+            ),
             room=None if slot.max_total is None else slot.max_total - there[name],
             cost=cost_of(edge, name),
         )
@@ -52,13 +55,19 @@ def snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: fl
         unheard=unheard,
         unseen=unseen,
         drain=edge.site.policy.status == "drain" or (edge.state / "drain").exists(),
-        inputs=tuple(_inputs(demand, len(edge.workers), waiting.total(), active)),
+        inputs=tuple(_inputs(edge, demand, waiting.total(), active)),
         never=wants.never,
     )
 
 
-def _inputs(demand: m.Demand, total: int, queued: int, active: int) -> Iterator[str]:
+def _inputs(edge: Edge, demand: m.Demand, queued: int, active: int) -> Iterator[str]:
     """What was seen, in words."""
+    total = len(edge.workers)
+    odd = Counter(
+        worker.diagnosis for worker in edge.workers.values() if worker.diagnosis.startswith(UNKNOWN)
+    )
+    for diagnosis, n in odd.most_common(5):
+        yield f"of {n} workers {diagnosis}; they are left as they are"
     yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
     if isinstance(demand, Told):
         yield from demand.said
