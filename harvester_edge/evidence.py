@@ -6,8 +6,9 @@
   it shows up again, it is back. A search of the history that failed begins that time anew: accounts that
   were down lag behind when they are back.
 - A failed listing says nothing. A state we do not know changes nothing.
-- A worker that the batch system runs and that does not register in time has never registered; but a PanDA
-  server tells nobody who has, so there one that runs counts as registered.
+- A worker that the batch system runs and that does not register in time has never registered, nor has one
+  that ends before it does, whatever its exit code; but a PanDA server tells nobody who has, so there one
+  that runs counts as registered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.ports import Sighting
 
 _TAKEN = Outcome.ACCEPTED
+UNKNOWN = "the batch system says something that we do not know"
 TOLD = frozenset(
     {Ending.WALLTIME, Ending.PREEMPTED, Ending.NODE_FAIL, Ending.OOM, Ending.CANCELLED}
 )
@@ -126,8 +128,10 @@ def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
     if sighting.phase is Phase.ENDED:
         # A pilot may be heard of after its batch job ended, until the dispatcher notices.
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
-    if heard(seen.row) or sighting.phase is None:
+    if heard(seen.row):
         return worker
+    if sighting.phase is None:
+        return replace(worker, diagnosis=f"{UNKNOWN}: {sighting.detail}")
     if sighting.phase in (Phase.QUEUED, Phase.HELD):
         return replace(
             worker, phase=sighting.phase, ending=None, ended=None, diagnosis=sighting.detail
@@ -183,7 +187,10 @@ def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worke
     row = seen.row
     if row is not None and row.ending not in (None, Ending.LOST) and ending not in TOLD:
         ending, detail = row.ending or ending, row.diagnosis or detail
-    elif ending is Ending.FAILED and worker.registered is None:
+    elif worker.registered is None and ending in (
+        Ending.FAILED,
+        *((Ending.DONE,) * (not seen.mute)),
+    ):
         if not seen.asked:
             # Whether it had registered is not known: say so once the dispatcher answers.
             return replace(worker, started=worker.started or seen.now)

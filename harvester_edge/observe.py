@@ -25,6 +25,10 @@ from harvester_edge.snapshot import cost_of, snapshot
 Key = tuple[str, int]
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 BLIND_AFTER = 3  # polls without a listing before submissions stop
+NO_START = (Ending.NEVER_REGISTERED, Ending.NODE_FAIL, Ending.OOM, Ending.WALLTIME)
+"""What is a failed start, of a worker that never registered."""
+PLACED = (Phase.QUEUED, Phase.HELD, Phase.STARTING, Phase.ACTIVE, Phase.DRAINING)
+"""Of a worker that an edge has told the dispatcher to be in the batch system."""
 
 
 class Seen(NamedTuple):
@@ -79,9 +83,6 @@ def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
         old = now - edge.listed > BLIND_AFTER * edge.poll_s
         return None, f"the batch system does not answer: {error}" if old else ""
     edge.listed, edge.blind = now, False
-    for one in found:
-        if one.phase is None:
-            edge.log.warning("state_not_known", batch_id=one.batch_id, reason=one.detail)
     return _by_worker(edge, found), ""
 
 
@@ -90,6 +91,8 @@ def _by_worker(edge: Edge, found: Iterable[Sighting]) -> dict[Key, Sighting]:
     of those the one we know: the others' pilots are refused."""
     best: dict[Key, Sighting] = {}
     for one in found:
+        if one.phase is None:
+            edge.log.warning("state_not_known", batch_id=one.batch_id, reason=one.detail)
         key = (one.tag, one.index)
         other = best.setdefault(key, one)
         if other is not one:
@@ -246,17 +249,20 @@ def _adopted(
     adopting: bool,
 ) -> Iterator[Worker]:
     """Workers of ours that the book does not know. Those that the batch system has when this edge takes
-    the site are its own from then on; those that turn up later are strays (`_overdue`), unless their
-    pilot has registered: the dispatcher lets none in that nobody vouches for."""
+    the site are its own from then on, whatever it calls their state; those that turn up later are strays
+    (`_overdue`), unless the dispatcher vouches for them: their pilot has registered, or the edge before
+    had told that they were submitted, and a listing then lacked them."""
     rows = {(row.intent, row.index): row for row in demand.workers if row.intent}
     ours = prefix(edge.site.site)
     for key in (sightings.keys() | rows.keys()) - edge.workers.keys():
         sighting, row = sightings.get(key), rows.get(key)
         registered = row if row is not None and row.registered else None
+        there = sighting is not None and sighting.phase is not Phase.ENDED
+        placed = there and row is not None and row.phase in PLACED
         if (
             not key[0].startswith(ours)
-            or not _lives(sighting, registered)
-            or not (adopting or heard(registered))
+            or not (there or _lives(sighting, registered))
+            or not (adopting or placed or heard(registered))
             or edge.book.get(*key) is not None
         ):
             continue
@@ -283,9 +289,14 @@ def _count_starts(
         old = before.get(worker.key)
         if worker.planned < answers and worker.registered is None:
             continue
-        if worker.ending is Ending.NEVER_REGISTERED and (old is None or old.ending is None):
+        if (
+            worker.registered is None
+            and worker.ending in NO_START
+            and (old is None or old.ending is None)
+        ):
             health = edge.book.health(worker.slot)
             reason = worker.diagnosis[-500:]
+            reason = reason or f"{worker.ending}, before its pilot registered"
             edge.book.set_health(
                 worker.slot, Health(failures=health.failures + 1, since=edge.clock(), reason=reason)
             )

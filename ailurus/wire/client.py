@@ -72,13 +72,24 @@ class TokenFile:
     def __call__(self, *, fresh: bool = False) -> str:
         if self._text is None or fresh:
             try:
-                self._text = self.path.read_text().strip()
-            except OSError as error:
-                raise AilurusError(
-                    f"cannot read the token file {self.path}: {error.strerror}",
-                    remedy="give another with --token-file or AILURUS_TOKEN_FILE",
-                ) from None
+                self._text = self._read()
+            except AilurusError:
+                if self._text is None:
+                    raise  # else it is being renewed: until then we have one that is refused
         return self._text
+
+    def _read(self) -> str:
+        remedy = "give another with --token-file or AILURUS_TOKEN_FILE"
+        try:
+            text = self.path.read_text("ascii").strip()
+        except OSError as error:
+            what = f"cannot read the token file {self.path}: {error.strerror}"
+            raise AilurusError(what, remedy=remedy) from None
+        except UnicodeDecodeError:
+            text = ""
+        if not text or not text.isprintable() or " " in text:
+            raise AilurusError(f"there is no token in {self.path}", remedy=remedy)
+        return text
 
 
 def fixed_token(text: str) -> Callable[..., str]:

@@ -375,6 +375,28 @@ def test_workers_that_never_register_open_the_breaker_and_one_success_closes_it(
     assert world.cycle().submit == {"std": 3}
 
 
+@pytest.mark.parametrize("ending", [Ending.DONE, Ending.NODE_FAIL, Ending.WALLTIME, Ending.OOM])
+def test_whatever_ends_before_its_pilot_registers_is_a_failed_start(world, ending):
+    """A pilot program that exits with 0 at once must not be started for ever."""
+    world.dispatcher.jobs = 1
+    for _ in range(3):
+        world.cycle()
+        world.batch.set(Phase.ENDED, ending)
+        world.cycle()
+    assert world.cycle(20).binding.name == "breaker"
+    assert len(world.batch.orders) == 3
+
+
+@pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.PREEMPTED])
+def test_what_was_taken_away_is_no_failed_start(world, ending):
+    world.dispatcher.jobs = 1
+    for _ in range(4):
+        world.cycle()
+        world.batch.set(Phase.ENDED, ending)
+        world.cycle()
+    assert len(world.batch.orders) >= 4
+
+
 def test_one_that_runs_without_registering_is_ended_after_the_grace(world):
     world.dispatcher.jobs = 1
     world.cycle()
@@ -431,6 +453,35 @@ def test_a_worker_that_turns_up_later_is_a_stray_and_is_cancelled(world):
     assert world.batch.cancelled == ["77"]
     assert not world.workers()
     assert not world.dispatcher.news
+
+
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.STARTING])
+def test_one_that_the_first_listing_lacked_is_adopted_later_if_it_was_told_of(world, phase):
+    """The edge before had told that the batch system has it; of a stray nobody had."""
+    tag = unknown(world)
+    world.batch.hidden = True
+    world.cycle()
+    world.batch.hidden = False
+    world.dispatcher.register(tag)
+    row = replace(world.dispatcher.rows[tag, 0], phase=phase, registered=0.0)
+    world.dispatcher.rows[tag, 0] = row
+    world.cycle()
+    assert [one.batch_id for one in world.workers()] == ["77"]
+    assert not world.batch.cancelled
+
+
+def test_one_in_a_state_that_nobody_knows_is_adopted_and_seen(world):
+    unknown(world, phase=None, detail="GLITCHED")
+    decision = world.cycle()
+    (worker,) = world.workers()
+    assert worker.batch_id == "77"
+    assert worker.diagnosis.endswith("do not know: GLITCHED")
+    decision = world.cycle()
+    assert any("GLITCHED" in line for line in decision.inputs)
+    world.batch.set(Phase.STARTING)
+    world.cycle()
+    assert not world.batch.cancelled
+    assert world.workers()[0].phase is Phase.STARTING
 
 
 def test_without_the_dispatchers_word_nothing_is_a_stray(world):

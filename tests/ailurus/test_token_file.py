@@ -1,0 +1,35 @@
+"""A token that is read from its file, again when it is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import TokenFile
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe", b"two words", b"two\nlines", b"a\x00b"]
+)
+def test_a_file_without_a_token_is_named(tmp_path, content):
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AilurusError) as refused:
+        TokenFile(path)()
+    assert str(path) in refused.value.message
+    assert refused.value.remedy
+
+
+def test_while_the_file_is_being_written_the_old_token_stays(tmp_path):
+    """Whoever runs for weeks must not end because of one moment: it is refused, and asks again."""
+    path = tmp_path / "token"
+    path.write_text("old\n")
+    token = TokenFile(path)
+    assert token() == "old"
+    path.unlink()
+    assert token(fresh=True) == "old"
+    path.write_bytes(b"\xff")
+    assert token(fresh=True) == "old"
+    path.write_text("new")
+    assert (token(), token(fresh=True)) == ("old", "new")
