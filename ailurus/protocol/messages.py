@@ -189,7 +189,7 @@ class LogChunk(Answer):
     offset: int
     end: int
     text: str
-    final: bool = False  # the attempt has ended and this is all of it
+    final: bool = False  # this is all: the attempt has ended, or none will ever begin
 
 
 class GroupRow(Answer):

@@ -261,6 +261,32 @@ def test_t4_a_worker_reaches_only_its_own_attempts(place):
     run(test, place)
 
 
+def test_a_log_ends_with_its_job_though_none_of_it_ran(place):
+    async def test(b):
+        (one,) = await b.submit()
+        ask = LogQuery(wait_s=20.0)
+        follower = asyncio.create_task(b.service.log(ask, ALICE, job_id=one))
+        assert not (await b.service.log(LogQuery(), ALICE, job_id=one)).final
+        await b.service.cancel(m.Cancel(job_ids=(one,)), ALICE)
+        assert (await asyncio.wait_for(follower, 5)).final
+        assert (await b.service.log(ask, ALICE, job_id=one)).final
+
+    run(test, place)
+
+
+def test_the_log_of_an_attempt_that_is_not_there_is_refused_with_the_field(place):
+    async def test(b):
+        (one,) = await b.submit()
+        for has in ("none of it has begun", "it has 1 to 1"):
+            with pytest.raises(Rejected) as refused:
+                await b.service.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
+            told = refused.value
+            assert (told.status, told.field, told.remedy) == (404, "attempt_nr", has)
+            await (await b.worker()).acquire()
+
+    run(test, place)
+
+
 def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(place):
     async def test(b):
         unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
