@@ -155,7 +155,7 @@ class Users(Core):
             "owner": owner,
             "queue": ask.queue,
             "code": ask.code,
-            "name": ask.name,
+            "name": "" if ask.name == "*" else ask.name,  # every name begins with nothing
             "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
             "most": ask.limit,
         }

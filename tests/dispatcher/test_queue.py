@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import LogQuery
+from ailurus.protocol.api import JobsQuery, LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
@@ -355,7 +355,7 @@ def test_a_failed_parent_ends_its_descendants_with_that_reason(place):
         got = await worker.acquire(count=2)
         await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
         await b.service.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
-        rows = (await b.service.jobs(_query(), ALICE)).jobs
+        rows = (await b.service.jobs(JobsQuery(), ALICE)).jobs
         said = {row.name: (row.state, row.diagnosis) for row in rows}
         assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
         assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
@@ -599,10 +599,15 @@ def test_what_is_leased_is_no_longer_free(place):
     run(test, place)
 
 
-def _query():
-    from ailurus.protocol.api import JobsQuery
+def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(place):
+    async def test(b):
+        await b.submit(job("mc_1"), job("mc_2"), job("data"))
+        for name, found in (("data", 1), ("mc_*", 2), ("mc_", 0), ("*", 3), ("", 3)):
+            for state in ("", "activated"):
+                page = await b.service.jobs(JobsQuery(name=name, state=state), ALICE)
+                assert len(page.jobs) == found, name
 
-    return JobsQuery()
+    run(test, place)
 
 
 def test_users_take_turns_however_much_one_of_them_has_submitted(place):
@@ -610,7 +615,7 @@ def test_users_take_turns_however_much_one_of_them_has_submitted(place):
         jobs = [one.job_id for _ in range(n) for one in await worker.acquire()]
         owners = {}
         for user in (ALICE, BOB, CAROL):
-            rows = (await b.service.jobs(_query(), user)).jobs
+            rows = (await b.service.jobs(JobsQuery(), user)).jobs
             owners |= {row.job_id: row.user[0] for row in rows}
         return "".join(owners[one] for one in jobs)
 
