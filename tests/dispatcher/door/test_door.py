@@ -24,7 +24,7 @@ def worker(door):
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
-        (b"", 422, ""),
+        (b"", 422, "room"),
         (b"{", 400, ""),
         (b"\xff\xfe", 400, ""),
         (b"[" * DEEP, 422, ""),
@@ -62,6 +62,24 @@ def test_a_misspelt_field_is_told_with_the_right_one(door):
     problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
     assert problem["field"] == "jobs[1].comand"
     assert "`command`" in problem["remedy"]
+
+
+def test_a_field_that_is_missing_is_named_and_asked_for(door):
+    ask = {"request_id": "r", "jobs": [{"name": "a"}, {"command": "true"}]}
+    problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
+    assert (problem["field"], problem["remedy"]) == ("jobs[1].name", "give it")
+    problem = door.ask("GET", "/jobs/7/tail", token=door.token(Scope.READ)).json
+    assert problem["field"] == "file"
+
+
+def test_a_pattern_is_told_in_words_and_other_types_fields_are_no_remedy(door):
+    ask = {"request_id": "a b", "jobs": [{"name": "a"}]}
+    problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
+    assert problem["field"] == "request_id"
+    assert problem["remedy"] == "letters, digits and signs of ASCII, without spaces"
+    ask = {"job_idz": [1]}
+    problem = door.ask("POST", "/jobs/cancel", ask, token=door.token(Scope.CANCEL)).json
+    assert (problem["field"], problem["remedy"]) == ("job_idz", "")
 
 
 def test_a_big_submission_is_read_as_a_small_one_while_others_are_served(door):
