@@ -82,6 +82,26 @@ def test_a_pattern_is_told_in_words_and_other_types_fields_are_no_remedy(door):
     assert (problem["field"], problem["remedy"]) == ("job_idz", "")
 
 
+@pytest.mark.parametrize(
+    "command", [r"\ud800", r"\udc00", r"\uDBFF and more", r"\udc00\ud800", r"\ud800\u0041"]
+)
+@pytest.mark.parametrize("more", ["", ', "queue": "a queue"'])
+def test_half_a_surrogate_pair_is_called_so(door, command, more):
+    body = f'{{"request_id": "r", "jobs": [{{"name": "a", "command": "{command}"{more}}}]}}'
+    token = door.token(Scope.CREATE)
+    for spaces in (0, web.BIG):
+        answer = door.ask("POST", "/jobs", body=body.encode() + b" " * spaces, token=token)
+        assert answer.status == 400
+        assert answer.json["title"] == "half a surrogate pair is no character"
+
+
+@pytest.mark.parametrize("end", ["", '"', r"\ud83d", r"\\ud800", r"\\ud800\"", r"\ud83d\ude00"])
+def test_a_body_that_is_cut_off_is_called_so(door, end):
+    body = f'{{"request_id": "r", "jobs": [{{"name": "a", "command": "{end}'
+    answer = door.ask("POST", "/jobs", body=body.encode(), token=door.token(Scope.CREATE))
+    assert (answer.status, answer.json["detail"]) == (400, "Input data was truncated")
+
+
 def test_a_big_submission_is_read_as_a_small_one_while_others_are_served(door):
     jobs = [{"name": f"j{nr}", "command": "x" * 1000} for nr in range(2000)]
     token = door.token(Scope.CREATE)
