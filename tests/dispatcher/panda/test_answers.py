@@ -12,6 +12,7 @@ import pytest
 from ailurus.protocol.job import JobSpec, OutputFile
 from dispatcher.panda import bodies
 from dispatcher.panda.door import PandaSettings
+from dispatcher.traffic import AccessLog, Traffic
 from tests.dispatcher.panda.conftest import Dispatcher, packed
 
 WORKER = {
@@ -390,6 +391,26 @@ def test_whatever_an_update_measures_is_stored_so_that_it_can_be_shown(dispatche
     assert answer["success"]
     (attempt,) = dispatcher.detail(job_id).attempts
     assert attempt.usage.max_rss_kb == 1
+
+
+def test_a_refusal_carries_the_name_that_the_access_log_has(dispatcher, tmp_path):
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traced = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    access = AccessLog(tmp_path / "access.log")
+    dispatcher.app.traffic = Traffic(access)
+    answers = [
+        dispatcher.raw("POST", "/server/panda/nothing"),
+        dispatcher.raw("POST", "/api/v1/pilot/nothing", headers=traced),
+        dispatcher.raw("POST", "/server/panda/updateJob"),
+        dispatcher.raw("GET", "/cache/nothing"),
+        dispatcher.raw("POST", "/server/panda/isAlive"),
+    ]
+    access.close()
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [line["status"] for line in lines] == [403, 403, 500, 404, 200]
+    names = [answer.headers.get("x-request-id") for answer in answers]
+    assert names == [*(line["request_id"] for line in lines[:4]), None]
+    assert names[1] == trace
 
 
 # --- the back channel ------------------------------------------------------------------------------
