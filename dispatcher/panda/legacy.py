@@ -18,10 +18,10 @@ from dispatcher.panda.calls import (
     INSTANCE,
     NOT_ACTIVE,
     NOT_YOURS,
+    TOO_MANY,
     WORKER_STATES,
     Call,
     Calls,
-    ids,
     reply,
 )
 from dispatcher.panda.v1 import METHODS, Refused, bound
@@ -208,7 +208,9 @@ class Legacy:
 
     async def _get_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split()]
-        found = await updates.states(self._service, call.party, ids(wanted))
+        found = await self._calls.states(call.party, wanted)
+        if found is None:
+            return panda.to_text({"StatusCode": 30, "errorDialog": TOO_MANY})
         answer = {
             "StatusCode": 0,
             "status": "+".join(state or "notfound" for _, state, _ in found),
@@ -218,7 +220,9 @@ class Legacy:
 
     async def _check_job_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split(",")]
-        found = await updates.told_states(self._service, call.party, ids(wanted))
+        found = await self._calls.told_states(call.party, wanted)
+        if found is None:
+            return _Json({"StatusCode": 30, "errorDialog": TOO_MANY})
         return _Json({"StatusCode": 0, "data": found})
 
     async def _worker_status(self, call: Call) -> Answer:

@@ -413,6 +413,35 @@ def test_a_refusal_carries_the_name_that_the_access_log_has(dispatcher, tmp_path
     assert names[1] == trace
 
 
+def states_told(dispatcher, wanted: list[int]) -> list[Any]:
+    """What each of the four questions for the states of jobs is answered."""
+    ask = {"job_ids": wanted}
+    by_blanks, by_commas = ({"ids": sign.join(map(str, wanted))} for sign in " ,")
+    return [
+        dispatcher.v1("job/get_status", ask, how="get"),
+        dispatcher.v1("pilot/get_job_status", ask, how="get"),
+        dispatcher.legacy("checkJobStatus", by_commas),
+        dict(parse_qsl(dispatcher.ask("/server/panda/getStatus", by_blanks, "form").text)),
+    ]
+
+
+def test_ten_thousand_jobs_are_told_of_in_one_answer_in_their_order(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    *lists, text = states_told(dispatcher, [*range(100_001, 110_000), job_id])
+    for one in lists:
+        assert len(one["data"]) == 10_000
+        assert one["data"][-1]["status"] == "activated"
+    assert text["status"].split("+") == ["notfound"] * 9_999 + ["activated"]
+
+
+def test_more_than_ten_thousand_jobs_are_refused_and_not_left_out(dispatcher):
+    words = "more than 10000 job ids in one question"
+    new = {"success": False, "message": words, "data": None}
+    old = {"StatusCode": 30, "errorDialog": words}
+    told = states_told(dispatcher, list(range(1, 10_002)))
+    assert told == [new, new, old, {name: str(value) for name, value in old.items()}]
+
+
 # --- the back channel ------------------------------------------------------------------------------
 
 
