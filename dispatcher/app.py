@@ -179,6 +179,9 @@ class App:
         else:
             if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
+            if job_id is not None and job_id >= 2**63:  # more than a database can count
+                remedy = "see `dispatcher jobs`"
+                raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
             given = {} if job_id is None else {"job_id": job_id}
             if endpoint.waits and getattr(ask, endpoint.waits) > 0:
                 with _held_by(limiter, caller):

@@ -103,13 +103,14 @@ class Calls:
         return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
 
     async def get_job_status(self, call: Call) -> dict[str, Any]:
-        found = await self.states(call.party, call.given["job_ids"])
+        asked = call.given["job_ids"]
+        found = await self.states(call.party, asked)
         if found is None:
             return failure(TOO_MANY)
         return success(
             [
                 {"job_id": job_id, "status": state or "not found", "attempt_number": attempt_nr}
-                for job_id, state, attempt_nr in found
+                for job_id, (_, state, attempt_nr) in zip(asked, found, strict=True)
             ]
         )
 

@@ -241,11 +241,13 @@ def _cast(argument: Argument, value: Any) -> Any:
 
 
 def _whole(text: str) -> int:
-    """A whole number; long ones keep their last digits."""
+    """A whole number; long ones keep their last digits. Raises ValueError, also for endless ones."""
+    if len(text) > 40:
+        raise ValueError("no number is so long")
     try:
-        return int(text[:40])
+        return int(text)
     except ValueError:
-        return int(float(text[:40]))
+        return int(float(text))
 
 
 def success(data: object, message: str = "") -> dict[str, Any]:

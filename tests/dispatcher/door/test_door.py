@@ -252,9 +252,16 @@ def test_a_job_id_arrives_as_a_number(door):
     import msgspec
 
     door.app._router._by_id[""]["GET"] = msgspec.structs.replace(endpoint, handler=show)
-    for text in ("7", "007", "9999999999999999999"):
+    for text in ("7", "007", str(2**63 - 1)):
         assert door.ask("GET", f"/jobs/{text}", token=door.token(Scope.READ)).status == 200
     assert asked == [7, 7, 2**63 - 1]
+
+
+def test_a_job_id_beyond_all_numbers_is_told_as_it_was_asked(door):
+    answer = door.ask("GET", "/jobs/9223372036854775808", token=door.token(Scope.READ))
+    assert (answer.status, answer.json["field"]) == (404, "job_id")
+    assert answer.json["title"] == "there is no job 9223372036854775808"
+    assert door.ask("GET", "/jobs/9223372036854775808").status == 401
 
 
 def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):

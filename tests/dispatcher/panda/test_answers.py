@@ -130,6 +130,25 @@ V1: list[tuple[str, str, Any, bool, str, Any]] = [
     ),
     (
         "GET",
+        "pilot/get_job_status",
+        {"job_ids": [-1, 2**63]},
+        True,
+        "",
+        [
+            {"job_id": -1, "status": "not found", "attempt_number": 0},
+            {"job_id": 2**63, "status": "not found", "attempt_number": 0},
+        ],
+    ),
+    (
+        "GET",
+        "pilot/get_job_status",
+        {"job_ids": "9" * 41},
+        False,
+        f"Type error: 'job_ids' with value '['{'9' * 41}']' could not be casted to type List from list.",
+        None,
+    ),
+    (
+        "GET",
         "job/get_status",
         {"job_ids": "many"},
         False,
