@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ Answer = dict[str, Any] | list[Any] | str | int | None
 Text: as it is."""
 NO_ROLE = {"StatusCode": 60}
 BAD_JSON = "failed to load JSON"
+_NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 OPEN = frozenset(
     {
         "getJob",
@@ -177,6 +179,8 @@ class Legacy:
         job_id = call.given.get("jobId")
         if update.state not in STATES or job_id == "NULL":
             return {"StatusCode": 0}
+        if update.job_id is None and _NUMBER.fullmatch(str(job_id)):
+            return reply(updates.TOBEKILLED)  # too large for any job that there is
         if update.job_id is None:
             raise BadBody(f"invalid literal for int() with base 10: {str(job_id)[:200]!r}")
         try:

@@ -209,8 +209,8 @@ def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
         if value is None:
             return None
     right = isinstance(value, (int, float) if kind is complex else kind)
-    if right and kind in (int, complex) and abs(value) >= 2**63:
-        right = False  # no database takes it
+    if right and kind in (int, complex) and abs(value) >= 2**63:  # no database takes it
+        raise Refused(f"Type error: '{argument.name}' is too large.")
     if not right:
         shown = {complex: "int", Upload: "FileStorage"}.get(kind, kind.__name__)
         raise Refused(

@@ -201,6 +201,13 @@ V1: list[tuple[str, str, Any, bool, str, Any]] = [
         "Type error: 'mean_core_count' must be of type int, got float.",
         None,
     ),
+    ("POST", "pilot/update_job", {"job_id": 999, "job_status": "running", "max_rss": 10**30}, False,
+     "Type error: 'max_rss' is too large.", None),
+    ("POST", "pilot/update_job", {"job_id": 2**63, "job_status": "running"}, False,
+     "Type error: 'job_id' is too large.", None),
+    ("POST", "pilot/update_worker_node",
+     {"site": "s", "host_name": "n", "cpu_model": "c", "total_memory": 10**30}, False,
+     "Type error: 'total_memory' is too large.", None),
     ("GET", "event/get_available_event_range_count", {"job_id": 1, "jobset_id": 1, "task_id": 1}, True, "", 0),
     (
         "POST",
@@ -355,6 +362,27 @@ def test_legacy_answers_with_panda_words(dispatcher):
     for name, params, how, kind, body in LEGACY:
         answer = dispatcher.ask(f"/server/panda/{name}", params, how)
         assert (answer.status, answer.type, answer.text) == (200, kind, body), name
+
+
+@pytest.mark.parametrize("job_id", [2**63, str(2**63), "9" * 60, -(2**80)])
+def test_an_update_of_a_job_beyond_all_numbers_is_one_of_a_job_that_is_not_there(
+    dispatcher, job, job_id
+):
+    dispatcher.submit(job())
+    got = dispatcher.get_job()
+    huge = {"jobId": job_id, "state": "running"}
+    assert dispatcher.legacy("updateJob", huge) == {"StatusCode": 0, "command": "tobekilled"}
+    good = {"jobId": got["PandaID"], "state": "running"}
+    told = dispatcher.legacy("updateJobsInBulk", {"jobList": json.dumps([huge, good])})
+    commands = [json.loads(one["content"])["command"] for one in told[1]]
+    assert (told[0], commands) == (True, ["tobekilled", "NULL"])
+
+
+@pytest.mark.parametrize("job_id", ["many", "", "1e30", None])
+def test_an_update_of_what_is_no_number_is_refused(dispatcher, job_id):
+    answer = dispatcher.ask("/server/panda/updateJob", {"jobId": job_id, "state": "running"}, "gz")
+    assert answer.status == 500
+    assert answer.text.startswith("invalid literal for int() with base 10")
 
 
 @pytest.mark.parametrize(
