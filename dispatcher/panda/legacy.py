@@ -31,7 +31,6 @@ from dispatcher.ports import Unavailable
 Answer = dict[str, Any] | list[Any] | str | int | None
 """An object: JSON or `k=v&k=v`, as the client wants. A list, a number or None: JSON as plain text.
 Text: as it is."""
-NO_ROLE = {"StatusCode": 60}
 BAD_JSON = "failed to load JSON"
 _NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 OPEN = frozenset(
@@ -163,13 +162,13 @@ class Legacy:
             proxy_key=given.get("getProxyKey") in ("True", True) and call.party.production,
         )
         if not call.party.serves(ask.site):
-            return _said(call, 60, NOT_YOURS)
+            return said(60, NOT_YOURS, as_json=call.json)
         try:
             jobs = await acquire.acquire(self._service, ask)
         except Unavailable:
-            return _said(call, 10, "database timeout")
+            return said(10, "database timeout", as_json=call.json)
         if not jobs:
-            return _said(call, 20, "no jobs in PanDA")
+            return said(20, "no jobs in PanDA", as_json=call.json)
         if "nJobs" not in given:
             return jobs[0]
         return {"StatusCode": 0, "jobs": jobs if call.json else json.dumps(jobs)}
@@ -402,9 +401,9 @@ def encoded(answer: Answer, headers: bodies.Headers) -> tuple[bytes, str]:
     return json.dumps(answer).encode(), bodies.TEXT
 
 
-def _said(call: Call, code: int, words: str) -> dict[str, Any]:
+def said(code: int, words: str, *, as_json: bool) -> dict[str, Any]:
     """A code, and what it means for who reads JSON."""
-    return {"StatusCode": code, "errorDialog": words} if call.json else {"StatusCode": code}
+    return {"StatusCode": code, "errorDialog": words} if as_json else {"StatusCode": code}
 
 
 def _decoded(value: object) -> Any:
