@@ -179,6 +179,9 @@ class App:
         else:
             if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
+            if job_id is not None and job_id >= 2**63:  # more than a database can count
+                remedy = "see `dispatcher jobs`"
+                raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
             given = {} if job_id is None else {"job_id": job_id}
             if endpoint.waits and getattr(ask, endpoint.waits) > 0:
                 with _held_by(limiter, caller):
@@ -241,14 +244,28 @@ class App:
             if self._issuer.foreign is not None:
                 _, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
                 await self._learn(token.decode("latin-1").strip())
-            await self._panda(scope, receive, _noting(scope, send))
+            await self._panda(scope, receive, self._noting(scope, send))
             if scope.get("status") == 200 and path.startswith(METHODS):
                 scope["route"] = path[1:]  # only what exists is answered so: names are bounded
         elif self._console is not None and (path == "/" or path.startswith("/console")):
             scope["route"] = "console"
-            await self._console(scope, receive, _noting(scope, send))
+            await self._console(scope, receive, self._noting(scope, send))
         else:
             raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+
+    def _noting(self, scope: dict[str, Any], send: Send) -> Send:
+        """`send`, with the status it sends kept in the scope; a refusal gets its name."""
+
+        async def noted(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                status = scope["status"] = message["status"]
+                if status >= 400:
+                    name = scope["request_id"] = self.traffic.name(dict(scope["headers"]))
+                    named = (b"x-request-id", name.encode())
+                    message = {**message, "headers": [*message["headers"], named]}
+            await send(message)
+
+        return noted
 
     async def _learn(self, token: str) -> None:
         """Fetch the key of a foreign token that is new, for who asks for its caller later."""
@@ -331,17 +348,6 @@ class App:
 
 def _held_by(limiter: Limiter | None, caller: Caller) -> AbstractContextManager[None]:
     return nullcontext() if limiter is None else limiter.holding(caller.subject)
-
-
-def _noting(scope: dict[str, Any], send: Send) -> Send:
-    """`send`, with the status it sends kept in the scope."""
-
-    async def noted(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            scope["status"] = message["status"]
-        await send(message)
-
-    return noted
 
 
 async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:

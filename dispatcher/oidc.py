@@ -104,7 +104,9 @@ def read(path: Path) -> Policy:
         raise AilurusError(f"{path} is no YAML: {error}", field="--oidc") from None
     except msgspec.ValidationError as error:
         fault = explained(error)
-        raise AilurusError(f"{path}: {fault.message}", field=fault.field) from None
+        raise AilurusError(
+            f"{path}: {fault.message}", field=fault.field, remedy=fault.remedy
+        ) from None
     for nr, one in enumerate(policy.issuers):
         _check(one, f"issuers[{nr}]")
     names = [one.short for one in policy.issuers]

@@ -55,7 +55,7 @@ class Router:
         if methods is None and path.startswith("/jobs/"):
             number, slash, tail = path[6:].partition("/")
             if number.isascii() and number.isdigit() and len(number) <= 19:
-                job_id = min(int(number), 2**63 - 1)
+                job_id = int(number)
                 methods = self._by_id.get(slash + tail)
         if methods is None and path == "/openapi.json":
             return None, None

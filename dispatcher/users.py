@@ -155,7 +155,7 @@ class Users(Core):
             "owner": owner,
             "queue": ask.queue,
             "code": ask.code,
-            "name": ask.name,
+            "name": "" if ask.name == "*" else ask.name,  # every name begins with nothing
             "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
             "most": ask.limit,
         }
@@ -254,6 +254,7 @@ class Users(Core):
             )
         for job_id in cancelled:
             self.leases.drop(job_id)
+            self.log_arrived(job_id)  # who follows its output learns that no more will come
         done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
 
@@ -294,8 +295,12 @@ class Users(Core):
         def gather(tx: Tx) -> m.LogChunk:
             attempts = tx.all("attempt.of_job", job_id=job_id)
             wanted = [row for row in attempts if ask.attempt_nr in (None, row[0])]
+            if not wanted and ask.attempt_nr is not None:
+                raise _no_attempt(job_id, ask.attempt_nr, len(attempts))
             if not wanted:
-                return m.LogChunk(offset=0, end=0, text="", final=False)
+                job = tx.one("job.standing", job_id=job_id)
+                ended = job is None or job[0] in FINAL  # before it began: nothing will come
+                return m.LogChunk(offset=0, end=0, text="", final=ended)
             place = {"job_id": job_id, "attempt_nr": wanted[-1][0], "stream": ask.stream}
             ended = wanted[-1][9] is not None
             stop = (tx.one("log.stop", **place) or (0,))[0]
@@ -470,6 +475,13 @@ class Users(Core):
             lambda tx: tx.all("worker.page", site=ask.site, ended=ask.ended, most=ask.limit)
         )
         return api.WorkerRows(workers=tuple(self.worker_row(row) for row in rows))
+
+
+def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:
+    has = f"it has 1 to {count}" if count else "none of it has begun"
+    return Rejected(
+        404, f"job {job_id} has no attempt {attempt_nr}", field="attempt_nr", remedy=has
+    )
 
 
 def _state(word: str) -> JobState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -34,6 +35,11 @@ BODIES = {
 BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
 BODY_S = 120.0  # to send a body
 _PIECE = 128 * 1024
+
+_HALF = re.compile("surrogate pair|unexpected end of hex escape")  # as msgspec says it
+_HALF_LAST = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\"[\]}\s]*\Z")
+"""A body that ends after the first half of a pair: msgspec looks for the other one behind the end, and
+says that the body was cut off."""
 
 _encode = msgspec.json.Encoder().encode
 JSON = (b"content-type", b"application/json")
@@ -156,6 +162,14 @@ def decode(read: Callable[[Any], T], body: Any, where: str = "") -> T:
     except msgspec.ValidationError as error:
         raise refused(explained(error, where)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _HALF.search(str(error)) or _HALF_LAST.search(bytes(memoryview(body)[-20:])):
+            raise Rejected(
+                400,
+                "half a surrogate pair is no character",
+                field=where,
+                detail="" if "truncated" in str(error) else str(error),
+                remedy="write the character itself",
+            ) from None
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Rejected(400, "the body is not JSON", field=where, detail=what) from None
 

@@ -11,7 +11,15 @@ from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Whol
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
-Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+(?!\n)$")]
+Key = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+(?!\n)$",
+        description="letters, digits and signs of ASCII, without spaces",
+    ),
+]
 Text = Annotated[str, Meta(max_length=8000)]
 Label = Annotated[str, Meta(max_length=500)]
 
@@ -189,7 +197,7 @@ class LogChunk(Answer):
     offset: int
     end: int
     text: str
-    final: bool = False  # the attempt has ended and this is all of it
+    final: bool = False  # this is all: the attempt has ended, or none will ever begin
 
 
 class GroupRow(Answer):

@@ -9,12 +9,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
+from msgspec import Meta
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.job import (
+    Adler32,
+    InputFile,
+    JobSpec,
+    Md5,
+    Name,
+    OutputFile,
+    QueueName,
+    Text,
+    Url,
+    Variable,
+)
+from ailurus.protocol.messages import Key
 from ailurus.protocol.units import duration_s, size_mb
 
 MOST_JOBS = 100_000  # of one submission, as `messages.Submit` allows
@@ -29,6 +42,16 @@ _UNITS: dict[
 _FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
 _KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_PATTERN = re.compile(r" matching regex '(.*)'$")
+_BOUND = re.compile(r"(of length )?([<>]=?) (\S+)$")
+_WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+_ALLOWED = {
+    meta.pattern: meta.description
+    for kind in (Name, QueueName, Text, Variable, Url, Adler32, Md5, Key)
+    for meta in get_args(kind)
+    if isinstance(meta, Meta)
+}
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
@@ -179,7 +202,7 @@ def _url(text: str, base: str) -> str:
 
 
 def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
-    """What msgspec found, with the field as a path and the nearest known name."""
+    """What msgspec found, with the field as a path and what would help."""
     message = str(error)
     path = where
     if at := _AT.search(message):
@@ -187,10 +210,24 @@ def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
         path = ".".join(part for part in (where, at[1]) if part)
     remedy = ""
     if unknown := _UNKNOWN.search(message):
-        near = difflib.get_close_matches(unknown[1], _KNOWN, n=1)
+        if path.startswith("jobs["):  # only of a job we know what its fields are called
+            near = difflib.get_close_matches(unknown[1], _KNOWN, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_KNOWN)}"
         path, message = ".".join(part for part in (path, unknown[1]) if part), "no such field"
-        remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_KNOWN)}"
+    elif missing := _MISSING.search(message):
+        path, message = ".".join(part for part in (path, missing[1]) if part), "missing"
+        remedy = "give it"
+    elif pattern := _PATTERN.search(message):
+        message, remedy = "not of the form that is allowed", _form(pattern[1])
+    elif bound := _BOUND.search(message):
+        remedy = f"{'a length of ' if bound[1] else ''}{_WORDS[bound[2]]} {bound[3]}"
     return AilurusError(message, field=path, remedy=remedy)
+
+
+def _form(shown: str) -> str:
+    """What a text has to be like, by its pattern as msgspec shows it: with each backslash twice."""
+    pattern = shown.replace("\\\\", "\\")
+    return _ALLOWED.get(pattern) or "it must match " + pattern.replace(r"(?!\n)$", "$")
 
 
 def check(jobs: Sequence[JobSpec]) -> None:

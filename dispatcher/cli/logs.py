@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
-from ailurus.output import Output
+from ailurus.output import Output, clean
 from dispatcher.cli.connection import connect
+
+if TYPE_CHECKING:
+    from ailurus.wire.client import Client
 
 WAIT_S = 20.0
 
@@ -32,8 +37,15 @@ def main(args: Namespace, out: Output) -> int:
             out.raw(chunk.text)
         moved = chunk.end > offset
         offset = chunk.end
-        if chunk.final and not moved:
-            return 0
-        if not args.follow and not moved:
+        if not moved and (chunk.final or not args.follow):
+            if not offset:
+                _say_why_nothing(client, args.id)
             return 0
         wait_s = WAIT_S if args.follow and not chunk.final else 0.0
+
+
+def _say_why_nothing(client: Client, job_id: int) -> None:
+    """An empty output needs no words, unless nothing has run that could have written it."""
+    job = client.show(job_id)
+    if not job.attempts:
+        sys.stderr.write(clean(f"dispatcher: job {job_id} is {job.row.state}, and has not run\n"))

@@ -17,7 +17,7 @@ from msgspec import Struct
 from dispatcher.caller import Rejected
 
 LONGEST = 8 * 1024 * 1024  # of a body, packed or not
-PARAMETERS = 1000
+PARAMETERS = 1000  # of a body
 LONGEST_HEAD = 4096  # of a part of a form
 JSON = "application/json"
 TEXT = "text/plain"
@@ -56,7 +56,7 @@ def parameters(
     be, as legacy servers have it.
     """
     if method == "GET":
-        return form(query)
+        return form(query, most=None)  # a head is short: see guard.py
     if body[:2] == _GZIP:
         body = unzipped(body)
     elif packed and body and kind(headers) == JSON:
@@ -65,7 +65,7 @@ def parameters(
         return _json(body)
     if kind(headers) == "multipart/form-data":
         return _multipart(headers[b"content-type"], body)
-    return form(body)
+    return form(body, most=PARAMETERS)
 
 
 def unzipped(data: bytes) -> bytes:
@@ -82,11 +82,11 @@ def unzipped(data: bytes) -> bytes:
     return plain
 
 
-def form(data: bytes) -> dict[str, Any]:
+def form(data: bytes, most: int | None) -> dict[str, Any]:
     """A form or a query; a name that comes again makes a list."""
     try:
         pairs = parse_qsl(
-            data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=PARAMETERS
+            data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most
         )
     except ValueError as error:
         raise BadBody(str(error)) from None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -19,6 +19,7 @@ from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
 from dispatcher.service import Service
 
+T = TypeVar("T")
 NO_JOBS = "No jobs in PanDA"
 NO_IDENTITY = "SSL secure connection is required"
 NO_ROLE = "production or pilot role required"
@@ -29,7 +30,9 @@ NO_STATISTICS = "Database failure getting the job statistics"
 WORKER_STATES = ("started", "finished")
 BAD_WORKER_STATE = f"Invalid worker state. The worker state has to be in {WORKER_STATES}"
 TOKEN_S = 86_400
-IDS = 1000  # job ids of one question
+IDS = 10_000  # job ids of one question
+SLICE = 1000  # of them in one read of the store: others' questions come between
+TOO_MANY = f"more than {IDS} job ids in one question"
 INSTANCE = 180  # characters of a Harvester's name
 _UPDATE = METHODS["pilot/update_job"]
 
@@ -49,9 +52,9 @@ def reply(command: str | None) -> dict[str, Any]:
     return {"StatusCode": 0, "command": command or "NULL"}
 
 
-def ids(values: Sequence[Any]) -> list[int]:
+def _ids(values: Sequence[Any]) -> list[int]:
     """Job ids that a job can have; the others as 0, which none has."""
-    return [one if isinstance(one, int) and 0 < one < 2**63 else 0 for one in values[:IDS]]
+    return [one if isinstance(one, int) and 0 < one < 2**63 else 0 for one in values]
 
 
 class Calls:
@@ -100,17 +103,45 @@ class Calls:
         return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
 
     async def get_job_status(self, call: Call) -> dict[str, Any]:
-        found = await updates.states(self.service, call.party, ids(call.given["job_ids"]))
+        asked = call.given["job_ids"]
+        found = await self.states(call.party, asked)
+        if found is None:
+            return failure(TOO_MANY)
         return success(
             [
                 {"job_id": job_id, "status": state or "not found", "attempt_number": attempt_nr}
-                for job_id, state, attempt_nr in found
+                for job_id, (_, state, attempt_nr) in zip(asked, found, strict=True)
             ]
         )
 
     async def get_status(self, call: Call) -> dict[str, Any]:
-        wanted = ids(call.given["job_ids"])
-        return success(await updates.told_states(self.service, call.party, wanted))
+        found = await self.told_states(call.party, call.given["job_ids"])
+        return failure(TOO_MANY) if found is None else success(found)
+
+    async def states(
+        self, party: Party, values: Sequence[Any]
+    ) -> list[tuple[int, str, int]] | None:
+        """Id, state and attempt of each job that is asked for, in order. None: these are too many."""
+        return await self._looked_up(updates.states, party, values)
+
+    async def told_states(self, party: Party, values: Sequence[Any]) -> list[dict[str, Any]] | None:
+        """The same as state and command."""
+        return await self._looked_up(updates.told_states, party, values)
+
+    async def _looked_up(
+        self,
+        look: Callable[[Service, Party, Sequence[int]], Awaitable[list[T]]],
+        party: Party,
+        values: Sequence[Any],
+    ) -> list[T] | None:
+        """What `look` says of each. Answers are by position, so none may be left out."""
+        if len(values) > IDS:
+            return None
+        wanted = _ids(values)
+        found: list[T] = []
+        for at in range(0, len(wanted), SLICE):
+            found += await look(self.service, party, wanted[at : at + SLICE])
+        return found
 
     async def set_debug_mode(self, call: Call) -> dict[str, Any]:
         job_id, mode = call.given["job_id"], call.given["mode"]

@@ -20,7 +20,7 @@ from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Rejected
 from dispatcher.panda import bodies, legacy, uploads, v1
 from dispatcher.panda.bodies import BadBody, Headers
-from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, Call, Calls
+from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
 from dispatcher.panda.files import Files
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
 from dispatcher.panda.party import Party, party
@@ -105,7 +105,8 @@ class Panda:
         if not (who.known or name in FREE or (who.queues and name in OPEN)):
             return 403, b"ERROR : a token is required", bodies.TEXT
         if who.known and not who.production and name not in FREE:
-            return 200, *legacy.encoded(legacy.NO_ROLE, headers)
+            told = legacy.said(60, NOT_YOURS, as_json=bodies.wants_json(headers))
+            return 200, *legacy.encoded(told, headers)
         call = self._call(who, scope, headers, body)
         legacy.checked(name, call.given)
         if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):

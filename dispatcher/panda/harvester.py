@@ -41,6 +41,8 @@ _ENDINGS = {
     "missed": Ending.NEVER_REGISTERED,
 }
 Text = Annotated[str, Meta(max_length=8000)]
+Scalar = str | bool | int | float | None
+"""A text; Harvester's plugins also give numbers, or nothing."""
 Statistics = dict[str, dict[str, dict[str, int]]]
 _statistics = msgspec.json.Decoder(Statistics).decode
 _encode = msgspec.json.Encoder().encode
@@ -63,10 +65,10 @@ class Worker(Struct, frozen=True):
 class Dialog(Struct, frozen=True):
     """A line of Harvester's log that it wants to be seen."""
 
-    module: str = field(name="moduleName", default="")
-    identifier: str = ""
-    level: str = field(name="messageLevel", default="")
-    message: str = field(name="diagMessage", default="")
+    module: Scalar = field(name="moduleName", default=None)
+    identifier: Scalar = None
+    level: Scalar = field(name="messageLevel", default=None)
+    message: Scalar = field(name="diagMessage", default=None)
 
 
 async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]) -> None:
@@ -245,13 +247,17 @@ async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[An
                 "harvester",
                 at=service.now(),
                 instance=harvester_id,
-                module=line.module[:200],
-                identifier=line.identifier[:500],
-                level=line.level[:50],
-                message=line.message[:2000],
+                module=_shown(line.module)[:200],
+                identifier=_shown(line.identifier)[:500],
+                level=_shown(line.level)[:50],
+                message=_shown(line.message)[:2000],
             )
 
     await service.store.write(change)
+
+
+def _shown(value: Scalar) -> str:
+    return "" if value is None else str(value)
 
 
 async def keep_node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -18,10 +19,10 @@ from dispatcher.panda.calls import (
     INSTANCE,
     NOT_ACTIVE,
     NOT_YOURS,
+    TOO_MANY,
     WORKER_STATES,
     Call,
     Calls,
-    ids,
     reply,
 )
 from dispatcher.panda.v1 import METHODS, Refused, bound
@@ -30,8 +31,8 @@ from dispatcher.ports import Unavailable
 Answer = dict[str, Any] | list[Any] | str | int | None
 """An object: JSON or `k=v&k=v`, as the client wants. A list, a number or None: JSON as plain text.
 Text: as it is."""
-NO_ROLE = {"StatusCode": 60}
 BAD_JSON = "failed to load JSON"
+_NUMBER = re.compile(r"\s*[+-]?\d+\s*")
 OPEN = frozenset(
     {
         "getJob",
@@ -161,13 +162,13 @@ class Legacy:
             proxy_key=given.get("getProxyKey") in ("True", True) and call.party.production,
         )
         if not call.party.serves(ask.site):
-            return _said(call, 60, NOT_YOURS)
+            return said(60, NOT_YOURS, as_json=call.json)
         try:
             jobs = await acquire.acquire(self._service, ask)
         except Unavailable:
-            return _said(call, 10, "database timeout")
+            return said(10, "database timeout", as_json=call.json)
         if not jobs:
-            return _said(call, 20, "no jobs in PanDA")
+            return said(20, "no jobs in PanDA", as_json=call.json)
         if "nJobs" not in given:
             return jobs[0]
         return {"StatusCode": 0, "jobs": jobs if call.json else json.dumps(jobs)}
@@ -177,6 +178,8 @@ class Legacy:
         job_id = call.given.get("jobId")
         if update.state not in STATES or job_id == "NULL":
             return {"StatusCode": 0}
+        if update.job_id is None and _NUMBER.fullmatch(str(job_id)):
+            return reply(updates.TOBEKILLED)  # too large for any job that there is
         if update.job_id is None:
             raise BadBody(f"invalid literal for int() with base 10: {str(job_id)[:200]!r}")
         try:
@@ -208,7 +211,9 @@ class Legacy:
 
     async def _get_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split()]
-        found = await updates.states(self._service, call.party, ids(wanted))
+        found = await self._calls.states(call.party, wanted)
+        if found is None:
+            return panda.to_text({"StatusCode": 30, "errorDialog": TOO_MANY})
         answer = {
             "StatusCode": 0,
             "status": "+".join(state or "notfound" for _, state, _ in found),
@@ -218,7 +223,9 @@ class Legacy:
 
     async def _check_job_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split(",")]
-        found = await updates.told_states(self._service, call.party, ids(wanted))
+        found = await self._calls.told_states(call.party, wanted)
+        if found is None:
+            return _Json({"StatusCode": 30, "errorDialog": TOO_MANY})
         return _Json({"StatusCode": 0, "data": found})
 
     async def _worker_status(self, call: Call) -> Answer:
@@ -394,9 +401,9 @@ def encoded(answer: Answer, headers: bodies.Headers) -> tuple[bytes, str]:
     return json.dumps(answer).encode(), bodies.TEXT
 
 
-def _said(call: Call, code: int, words: str) -> dict[str, Any]:
+def said(code: int, words: str, *, as_json: bool) -> dict[str, Any]:
     """A code, and what it means for who reads JSON."""
-    return {"StatusCode": code, "errorDialog": words} if call.json else {"StatusCode": code}
+    return {"StatusCode": code, "errorDialog": words} if as_json else {"StatusCode": code}
 
 
 def _decoded(value: object) -> Any:

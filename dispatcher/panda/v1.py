@@ -209,8 +209,8 @@ def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
         if value is None:
             return None
     right = isinstance(value, (int, float) if kind is complex else kind)
-    if right and kind in (int, complex) and abs(value) >= 2**63:
-        right = False  # no database takes it
+    if right and kind in (int, complex) and abs(value) >= 2**63:  # no database takes it
+        raise Refused(f"Type error: '{argument.name}' is too large.")
     if not right:
         shown = {complex: "int", Upload: "FileStorage"}.get(kind, kind.__name__)
         raise Refused(
@@ -241,11 +241,13 @@ def _cast(argument: Argument, value: Any) -> Any:
 
 
 def _whole(text: str) -> int:
-    """A whole number; long ones keep their last digits."""
+    """A whole number; long ones keep their last digits. Raises ValueError, also for endless ones."""
+    if len(text) > 40:
+        raise ValueError("no number is so long")
     try:
-        return int(text[:40])
+        return int(text)
     except ValueError:
-        return int(float(text[:40]))
+        return int(float(text))
 
 
 def success(data: object, message: str = "") -> dict[str, Any]:

@@ -51,13 +51,20 @@ def test_defaults_are_shared_and_paths_are_relative_to_the_file():
     [
         ({"comand": "x"}, "jobs[0].comand", "did you mean `command`?"),
         ({"cores": "two"}, "jobs[0].cores", "int"),
-        ({"cores": 0}, "jobs[0].cores", ">= 1"),
+        ({"cores": 0}, "jobs[0].cores", "at least 1"),
+        ({"command": "x" * 100_001}, "jobs[0].command", "a length of at most 100000"),
+        ({"inputs": [{"url": "file:///x"}]}, "jobs[0].inputs[0].name", "missing (give it)"),
         ({"memory": "4 buckets"}, "jobs[0].memory", "not a size"),
         ({"memory": ["4"]}, "jobs[0].memory", "not a size"),
         ({"walltime": "soon"}, "jobs[0].walltime", "not a duration"),
-        ({"name": "../x"}, "jobs[0].name", "regex"),
-        ({"name": "a\nb"}, "jobs[0].name", "regex"),
-        ({"inputs": [{"name": "x", "adler32": "zz"}]}, "jobs[0].inputs[0].adler32", "regex"),
+        ({"name": "../x"}, "jobs[0].name", "letters, digits and _.:+@=-"),
+        ({"name": "a\nb"}, "jobs[0].name", "letters, digits and _.:+@=-"),
+        (
+            {"inputs": [{"name": "x", "adler32": "zz"}]},
+            "jobs[0].inputs[0].adler32",
+            "8 hexadecimal digits",
+        ),
+        ({"launcher": "M"}, "jobs[0].launcher", "it must match ^[a-z]*$"),
         ({"sweep": {"seed": []}}, "jobs[0].sweep.seed", "expected a list"),
         ({"sweep": {"seed": {"from": 1}}}, "jobs[0].sweep.seed", "expected a list"),
     ],
@@ -182,7 +189,7 @@ def test_f2_a_name_is_a_plain_word_or_refused_with_its_field(field, put, text):
 
 @pytest.mark.parametrize("field", ["command", "script"])
 def test_f2_a_nul_is_refused_where_a_process_would_get_it(field):
-    with pytest.raises(AilurusError, match="regex") as caught:
+    with pytest.raises(AilurusError, match="anything but a NUL") as caught:
         jobs_from({"name": "a", field: "echo \0"})
     assert caught.value.field == f"jobs[0].{field}"
     with pytest.raises(AilurusError):

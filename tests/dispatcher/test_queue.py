@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import LogQuery
+from ailurus.protocol.api import JobsQuery, LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
@@ -261,6 +261,32 @@ def test_t4_a_worker_reaches_only_its_own_attempts(place):
     run(test, place)
 
 
+def test_a_log_ends_with_its_job_though_none_of_it_ran(place):
+    async def test(b):
+        (one,) = await b.submit()
+        ask = LogQuery(wait_s=20.0)
+        follower = asyncio.create_task(b.service.log(ask, ALICE, job_id=one))
+        assert not (await b.service.log(LogQuery(), ALICE, job_id=one)).final
+        await b.service.cancel(m.Cancel(job_ids=(one,)), ALICE)
+        assert (await asyncio.wait_for(follower, 5)).final
+        assert (await b.service.log(ask, ALICE, job_id=one)).final
+
+    run(test, place)
+
+
+def test_the_log_of_an_attempt_that_is_not_there_is_refused_with_the_field(place):
+    async def test(b):
+        (one,) = await b.submit()
+        for has in ("none of it has begun", "it has 1 to 1"):
+            with pytest.raises(Rejected) as refused:
+                await b.service.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
+            told = refused.value
+            assert (told.status, told.field, told.remedy) == (404, "attempt_nr", has)
+            await (await b.worker()).acquire()
+
+    run(test, place)
+
+
 def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(place):
     async def test(b):
         unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
@@ -329,7 +355,7 @@ def test_a_failed_parent_ends_its_descendants_with_that_reason(place):
         got = await worker.acquire(count=2)
         await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
         await b.service.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
-        rows = (await b.service.jobs(_query(), ALICE)).jobs
+        rows = (await b.service.jobs(JobsQuery(), ALICE)).jobs
         said = {row.name: (row.state, row.diagnosis) for row in rows}
         assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
         assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
@@ -573,10 +599,15 @@ def test_what_is_leased_is_no_longer_free(place):
     run(test, place)
 
 
-def _query():
-    from ailurus.protocol.api import JobsQuery
+def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(place):
+    async def test(b):
+        await b.submit(job("mc_1"), job("mc_2"), job("data"))
+        for name, found in (("data", 1), ("mc_*", 2), ("mc_", 0), ("*", 3), ("", 3)):
+            for state in ("", "activated"):
+                page = await b.service.jobs(JobsQuery(name=name, state=state), ALICE)
+                assert len(page.jobs) == found, name
 
-    return JobsQuery()
+    run(test, place)
 
 
 def test_users_take_turns_however_much_one_of_them_has_submitted(place):
@@ -584,7 +615,7 @@ def test_users_take_turns_however_much_one_of_them_has_submitted(place):
         jobs = [one.job_id for _ in range(n) for one in await worker.acquire()]
         owners = {}
         for user in (ALICE, BOB, CAROL):
-            rows = (await b.service.jobs(_query(), user)).jobs
+            rows = (await b.service.jobs(JobsQuery(), user)).jobs
             owners |= {row.job_id: row.user[0] for row in rows}
         return "".join(owners[one] for one in jobs)
 

@@ -194,6 +194,26 @@ def test_wait_exits_as_the_payload_did(run, jobfile, pilot, code):
     assert run("logs", job, "--follow").out == "hello\x1b[31m\n"
 
 
+def test_the_log_of_a_job_that_never_ran_ends_and_says_so(run, jobfile):
+    (job,) = ids(run("submit", jobfile(ONE)))
+    waiting = run("logs", job)
+    assert (waiting.code, waiting.err) == (
+        0,
+        f"dispatcher: job {job} is activated, and has not run\n",
+    )
+    run("cancel", job)
+    ended = run("logs", job, "--follow")
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err == f"dispatcher: job {job} is cancelled, and has not run\n"
+
+
+def test_an_attempt_that_a_job_does_not_have_is_66(run, jobfile):
+    (job,) = ids(run("submit", jobfile(ONE)))
+    ran = run("logs", job, "--follow", "--attempt", "99")
+    assert ran.code == exits.NO_INPUT
+    assert f"job {job} has no attempt 99 (none of it has begun)" in ran.err
+
+
 def test_wait_of_a_job_that_can_never_run_says_so(run, jobfile, pilot_of):
     name = jobfile("name: huge\ncommand: exit 0\nqueue: small\ncores: 5000\n")
     (job,) = ids(run("submit", name))

@@ -24,7 +24,7 @@ def worker(door):
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
-        (b"", 422, ""),
+        (b"", 422, "room"),
         (b"{", 400, ""),
         (b"\xff\xfe", 400, ""),
         (b"[" * DEEP, 422, ""),
@@ -62,6 +62,44 @@ def test_a_misspelt_field_is_told_with_the_right_one(door):
     problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
     assert problem["field"] == "jobs[1].comand"
     assert "`command`" in problem["remedy"]
+
+
+def test_a_field_that_is_missing_is_named_and_asked_for(door):
+    ask = {"request_id": "r", "jobs": [{"name": "a"}, {"command": "true"}]}
+    problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
+    assert (problem["field"], problem["remedy"]) == ("jobs[1].name", "give it")
+    problem = door.ask("GET", "/jobs/7/tail", token=door.token(Scope.READ)).json
+    assert problem["field"] == "file"
+
+
+def test_a_pattern_is_told_in_words_and_other_types_fields_are_no_remedy(door):
+    ask = {"request_id": "a b", "jobs": [{"name": "a"}]}
+    problem = door.ask("POST", "/jobs", ask, token=door.token(Scope.CREATE)).json
+    assert problem["field"] == "request_id"
+    assert problem["remedy"] == "letters, digits and signs of ASCII, without spaces"
+    ask = {"job_idz": [1]}
+    problem = door.ask("POST", "/jobs/cancel", ask, token=door.token(Scope.CANCEL)).json
+    assert (problem["field"], problem["remedy"]) == ("job_idz", "")
+
+
+@pytest.mark.parametrize(
+    "command", [r"\ud800", r"\udc00", r"\uDBFF and more", r"\udc00\ud800", r"\ud800\u0041"]
+)
+@pytest.mark.parametrize("more", ["", ', "queue": "a queue"'])
+def test_half_a_surrogate_pair_is_called_so(door, command, more):
+    body = f'{{"request_id": "r", "jobs": [{{"name": "a", "command": "{command}"{more}}}]}}'
+    token = door.token(Scope.CREATE)
+    for spaces in (0, web.BIG):
+        answer = door.ask("POST", "/jobs", body=body.encode() + b" " * spaces, token=token)
+        assert answer.status == 400
+        assert answer.json["title"] == "half a surrogate pair is no character"
+
+
+@pytest.mark.parametrize("end", ["", '"', r"\ud83d", r"\\ud800", r"\\ud800\"", r"\ud83d\ude00"])
+def test_a_body_that_is_cut_off_is_called_so(door, end):
+    body = f'{{"request_id": "r", "jobs": [{{"name": "a", "command": "{end}'
+    answer = door.ask("POST", "/jobs", body=body.encode(), token=door.token(Scope.CREATE))
+    assert (answer.status, answer.json["detail"]) == (400, "Input data was truncated")
 
 
 def test_a_big_submission_is_read_as_a_small_one_while_others_are_served(door):
@@ -214,9 +252,16 @@ def test_a_job_id_arrives_as_a_number(door):
     import msgspec
 
     door.app._router._by_id[""]["GET"] = msgspec.structs.replace(endpoint, handler=show)
-    for text in ("7", "007", "9999999999999999999"):
+    for text in ("7", "007", str(2**63 - 1)):
         assert door.ask("GET", f"/jobs/{text}", token=door.token(Scope.READ)).status == 200
     assert asked == [7, 7, 2**63 - 1]
+
+
+def test_a_job_id_beyond_all_numbers_is_told_as_it_was_asked(door):
+    answer = door.ask("GET", "/jobs/9223372036854775808", token=door.token(Scope.READ))
+    assert (answer.status, answer.json["field"]) == (404, "job_id")
+    assert answer.json["title"] == "there is no job 9223372036854775808"
+    assert door.ask("GET", "/jobs/9223372036854775808").status == 401
 
 
 def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):

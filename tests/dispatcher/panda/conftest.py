@@ -43,6 +43,7 @@ class Answer:
     status: int
     type: str
     body: bytes
+    headers: dict[str, str]
 
     @property
     def json(self) -> Any:
@@ -165,7 +166,7 @@ class Dispatcher:
         self.run(self.app(scope, receive, send))
         shown = {k.decode(): v.decode("latin-1") for k, v in sent[0]["headers"]}
         whole = b"".join(one.get("body", b"") for one in sent[1:])
-        return Answer(sent[0]["status"], shown["content-type"], whole)
+        return Answer(sent[0]["status"], shown["content-type"], whole, shown)
 
     def ask(self, path: str, params: Any = None, how: str = "json", **more: Any) -> Answer:
         """A question in one of the ways that are recorded."""

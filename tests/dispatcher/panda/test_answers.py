@@ -13,6 +13,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
 from dispatcher.panda import bodies, described
 from dispatcher.panda.door import PandaSettings
+from dispatcher.traffic import AccessLog, Traffic
 from tests.dispatcher.panda.conftest import Dispatcher, packed
 
 WORKER = {
@@ -130,6 +131,25 @@ V1: list[tuple[str, str, Any, bool, str, Any]] = [
     ),
     (
         "GET",
+        "pilot/get_job_status",
+        {"job_ids": [-1, 2**63]},
+        True,
+        "",
+        [
+            {"job_id": -1, "status": "not found", "attempt_number": 0},
+            {"job_id": 2**63, "status": "not found", "attempt_number": 0},
+        ],
+    ),
+    (
+        "GET",
+        "pilot/get_job_status",
+        {"job_ids": "9" * 41},
+        False,
+        f"Type error: 'job_ids' with value '['{'9' * 41}']' could not be casted to type List from list.",
+        None,
+    ),
+    (
+        "GET",
         "job/get_status",
         {"job_ids": "many"},
         False,
@@ -182,6 +202,13 @@ V1: list[tuple[str, str, Any, bool, str, Any]] = [
         "Type error: 'mean_core_count' must be of type int, got float.",
         None,
     ),
+    ("POST", "pilot/update_job", {"job_id": 999, "job_status": "running", "max_rss": 10**30}, False,
+     "Type error: 'max_rss' is too large.", None),
+    ("POST", "pilot/update_job", {"job_id": 2**63, "job_status": "running"}, False,
+     "Type error: 'job_id' is too large.", None),
+    ("POST", "pilot/update_worker_node",
+     {"site": "s", "host_name": "n", "cpu_model": "c", "total_memory": 10**30}, False,
+     "Type error: 'total_memory' is too large.", None),
     ("GET", "event/get_available_event_range_count", {"job_id": 1, "jobset_id": 1, "task_id": 1}, True, "", 0),
     (
         "POST",
@@ -338,6 +365,27 @@ def test_legacy_answers_with_panda_words(dispatcher):
         assert (answer.status, answer.type, answer.text) == (200, kind, body), name
 
 
+@pytest.mark.parametrize("job_id", [2**63, str(2**63), "9" * 60, -(2**80)])
+def test_an_update_of_a_job_beyond_all_numbers_is_one_of_a_job_that_is_not_there(
+    dispatcher, job, job_id
+):
+    dispatcher.submit(job())
+    got = dispatcher.get_job()
+    huge = {"jobId": job_id, "state": "running"}
+    assert dispatcher.legacy("updateJob", huge) == {"StatusCode": 0, "command": "tobekilled"}
+    good = {"jobId": got["PandaID"], "state": "running"}
+    told = dispatcher.legacy("updateJobsInBulk", {"jobList": json.dumps([huge, good])})
+    commands = [json.loads(one["content"])["command"] for one in told[1]]
+    assert (told[0], commands) == (True, ["tobekilled", "NULL"])
+
+
+@pytest.mark.parametrize("job_id", ["many", "", "1e30", None])
+def test_an_update_of_what_is_no_number_is_refused(dispatcher, job_id):
+    answer = dispatcher.ask("/server/panda/updateJob", {"jobId": job_id, "state": "running"}, "gz")
+    assert answer.status == 500
+    assert answer.text.startswith("invalid literal for int() with base 10")
+
+
 @pytest.mark.parametrize(
     ("name", "params", "words"),
     [
@@ -391,6 +439,55 @@ def test_whatever_an_update_measures_is_stored_so_that_it_can_be_shown(dispatche
     assert answer["success"]
     (attempt,) = dispatcher.detail(job_id).attempts
     assert attempt.usage.max_rss_kb == 1
+
+
+def test_a_refusal_carries_the_name_that_the_access_log_has(dispatcher, tmp_path):
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    traced = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    access = AccessLog(tmp_path / "access.log")
+    dispatcher.app.traffic = Traffic(access)
+    answers = [
+        dispatcher.raw("POST", "/server/panda/nothing"),
+        dispatcher.raw("POST", "/api/v1/pilot/nothing", headers=traced),
+        dispatcher.raw("POST", "/server/panda/updateJob"),
+        dispatcher.raw("GET", "/cache/nothing"),
+        dispatcher.raw("POST", "/server/panda/isAlive"),
+    ]
+    access.close()
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [line["status"] for line in lines] == [403, 403, 500, 404, 200]
+    names = [answer.headers.get("x-request-id") for answer in answers]
+    assert names == [*(line["request_id"] for line in lines[:4]), None]
+    assert names[1] == trace
+
+
+def states_told(dispatcher, wanted: list[int]) -> list[Any]:
+    """What each of the four questions for the states of jobs is answered."""
+    ask = {"job_ids": wanted}
+    by_blanks, by_commas = ({"ids": sign.join(map(str, wanted))} for sign in " ,")
+    return [
+        dispatcher.v1("job/get_status", ask, how="get"),
+        dispatcher.v1("pilot/get_job_status", ask, how="get"),
+        dispatcher.legacy("checkJobStatus", by_commas),
+        dict(parse_qsl(dispatcher.ask("/server/panda/getStatus", by_blanks, "form").text)),
+    ]
+
+
+def test_ten_thousand_jobs_are_told_of_in_one_answer_in_their_order(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    *lists, text = states_told(dispatcher, [*range(100_001, 110_000), job_id])
+    for one in lists:
+        assert len(one["data"]) == 10_000
+        assert one["data"][-1]["status"] == "activated"
+    assert text["status"].split("+") == ["notfound"] * 9_999 + ["activated"]
+
+
+def test_more_than_ten_thousand_jobs_are_refused_and_not_left_out(dispatcher):
+    words = "more than 10000 job ids in one question"
+    new = {"success": False, "message": words, "data": None}
+    old = {"StatusCode": 30, "errorDialog": words}
+    told = states_told(dispatcher, list(range(1, 10_002)))
+    assert told == [new, new, old, {name: str(value) for name, value in old.items()}]
 
 
 # --- the back channel ------------------------------------------------------------------------------

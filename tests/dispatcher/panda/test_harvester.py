@@ -250,6 +250,23 @@ def sent(dispatcher, path: str, name: str, data: bytes) -> Any:
     return dispatcher.raw("POST", path, body, headers)
 
 
+def test_a_dialog_with_nulls_and_numbers_costs_no_other_its_place(dispatcher):
+    odd = {"moduleName": None, "identifier": 7, "messageLevel": 2.5, "diagMessage": "first"}
+    other = {"moduleName": "m", "identifier": None, "messageLevel": "INFO", "diagMessage": True}
+    taken = dispatcher.v1("harvester/add_dialogs", INSTANCE | {"dialogs": [odd, other, {}]})
+    assert taken["success"]
+    events = dispatcher.service.store.read(lambda tx: tx.all("event.after", after=0, most=10))
+    told = [json.loads(row[-1]) for row in dispatcher.run(events)]
+    seen = [[one[name] for name in ("module", "identifier", "level", "message")] for one in told]
+    assert seen == [["", "7", "2.5", "first"], ["m", "", "INFO", "True"], [""] * 4]
+
+
+@pytest.mark.parametrize("entry", ["text", None, 7, [], {"diagMessage": []}])
+def test_what_is_no_dialog_is_refused(dispatcher, entry):
+    ask = INSTANCE | {"dialogs": [{"diagMessage": "good"}, entry]}
+    assert "'dialogs' cannot be read" in dispatcher.v1("harvester/add_dialogs", ask)["message"]
+
+
 @pytest.mark.parametrize("path", ["/api/v1/file_server/update_jedi_log", "/server/panda/updateLog"])
 def test_a_log_grows_by_packed_pieces_and_is_read_with_a_token(dispatcher, path):
     for piece in (b"one ", b"two"):

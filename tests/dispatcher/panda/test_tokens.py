@@ -61,6 +61,14 @@ def test_t3_no_other_scope_opens_a_legacy_method(dispatcher, scope):
         assert (answer.status, answer.text) == (200, expected), (scope, name)
 
 
+@pytest.mark.parametrize("name", ["getJob", "updateJob"])
+def test_a_user_who_reads_json_is_told_in_words_that_it_is_no_pilot(dispatcher, name):
+    user = dispatcher.token(Scope.READ, Scope.CREATE)
+    words = "no production/pilot role in VOMS FQANs or non pilot owner"
+    told = dispatcher.legacy(name, {"siteName": "q", "jobId": 1, "state": "running"}, token=user)
+    assert told == {"StatusCode": 60, "errorDialog": words}
+
+
 def test_t11_legacy_without_a_token_is_refused(dispatcher):
     for name in legacy._NAMES.keys() - legacy.FREE:
         answer = dispatcher.ask(f"/server/panda/{name}", {"siteName": "q"}, "form", token=None)
