@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
+from ailurus.protocol import job
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
@@ -163,7 +164,7 @@ class Stage:
         return self._transfers(url.partition(":")[0])
 
 
-LOG = OutputFile(name="log.tgz", optional=True)
+LOG = OutputFile(name=job.LOG, optional=True)
 
 
 def _compare(file: InputFile, copied: Copied) -> None:

@@ -126,6 +126,8 @@ class JobSpec(
     another attempt can cure (a lost worker, a failed transfer)."""
 
 
+LOG = "log.tgz"
+"""The log of an attempt among its outputs."""
 DEFAULT_ATTEMPTS = 5
 
 

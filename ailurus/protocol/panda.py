@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.job import JobSpec, Shape
+from ailurus.protocol.job import LOG, JobSpec, Shape
 
 TRANSFORM = "runailurus"
 """The script that runs our jobs in another pilot (docs/panda.md)."""
@@ -143,10 +143,6 @@ class Sent(Struct, frozen=True, kw_only=True):
 def lfn(job_id: int, attempt_nr: int, name: str) -> str:
     """The logical name of an output: as our own pilots name it in storage, so that none collide."""
     return f"{job_id}.{attempt_nr}.{name}"
-
-
-LOG = "log.tgz"
-"""The log of an attempt among its outputs, as our own pilots name it."""
 
 
 def staged_by_pilot(spec: JobSpec) -> list[str]:

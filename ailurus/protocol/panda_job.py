@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import LOG, JobSpec, Room
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 Id = tuple[int, int]
@@ -44,7 +44,7 @@ class Handed(Struct, frozen=True):
 
     def lfn(self, name: str) -> str:
         """The logical name of one of our files."""
-        if name == panda.LOG:
+        if name == LOG:
             return self.log
         return panda.lfn(*self.id, name) if self.own else name
 

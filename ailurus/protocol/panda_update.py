@@ -12,8 +12,9 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import Struct
 
+from ailurus.protocol.job import LOG
 from ailurus.protocol.messages import DoneFile
-from ailurus.protocol.panda import LOG, number, text
+from ailurus.protocol.panda import number, text
 from ailurus.protocol.panda_job import Handed
 
 Spelling = Literal["legacy", "v1"]

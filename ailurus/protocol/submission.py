@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import (
+    LOG,
     Adler32,
     InputFile,
     JobSpec,
@@ -244,6 +245,13 @@ def check(jobs: Sequence[JobSpec]) -> None:
             )
         _check_files(job.inputs, f"{where}.inputs")
         _check_files(job.outputs, f"{where}.outputs")
+        for nr, output in enumerate(job.outputs):
+            if output.name == LOG:
+                raise AilurusError(
+                    f"{LOG} is the log of each attempt",
+                    field=f"{where}.outputs[{nr}].name",
+                    remedy="give the output another name",
+                )
         parents = [parent for parent in job.depends_on if isinstance(parent, str)]
         for nr, parent in enumerate(job.depends_on):
             if isinstance(parent, str) and names[parent] != 1:

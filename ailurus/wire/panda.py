@@ -20,7 +20,7 @@ from ailurus import __version__
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import JobSpec
+from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.panda_job import Handed, handed
 from ailurus.protocol.panda_update import Told, outputs_of, said
 from ailurus.protocol.states import JobState
@@ -198,7 +198,7 @@ class PandaClient:
         key = (report.job_id, report.attempt_nr)
         job = self._jobs.get(key) or Handed.of_key(key, report.report_key)
         listed, kept = outputs_of(
-            report.files if report.finished else [f for f in report.files if f.name == panda.LOG],
+            report.files if report.finished else [f for f in report.files if f.name == LOG],
             job,
         )
         phases = ("", "stage_in", "run", "stage_out", "", "")

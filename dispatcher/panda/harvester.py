@@ -40,7 +40,6 @@ _ENDINGS = {
     "cancelled": Ending.CANCELLED,
     "missed": Ending.NEVER_REGISTERED,
 }
-Text = Annotated[str, Meta(max_length=8000)]
 Scalar = str | bool | int | float | None
 """A text; Harvester's plugins also give numbers, or nothing."""
 Statistics = dict[str, dict[str, dict[str, int]]]

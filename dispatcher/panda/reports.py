@@ -14,7 +14,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import JobSpec, Url
+from ailurus.protocol.job import LOG, JobSpec, Url
 from ailurus.protocol.panda_update import Output, Told, kept, outputs
 
 TEXT = 8000  # characters of a diagnosis
@@ -91,8 +91,8 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
 def _log(told: Told, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
     """Where the log of a failed attempt is: of its files, only that counts."""
     try:
-        entry = outputs(told.outputs).get(panda.lfn(job_id, attempt_nr, panda.LOG))
-        return () if entry is None else (_done(panda.LOG, entry),)
+        entry = outputs(told.outputs).get(panda.lfn(job_id, attempt_nr, LOG))
+        return () if entry is None else (_done(LOG, entry),)
     except (Missing, ValueError):
         return ()
 

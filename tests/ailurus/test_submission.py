@@ -202,3 +202,10 @@ def test_f2_half_a_surrogate_pair_is_no_text():
     assert caught.value.field == "jobs[0].environment"
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(rb'{"name": "a", "command": "echo \ud800"}', type=JobSpec)
+
+
+def test_an_output_does_not_take_the_name_of_the_log():
+    jobs = jobs_from({"name": "j", "command": "true", "outputs": [{"name": "log.tgz"}]})
+    with pytest.raises(AilurusError) as refused:
+        check(jobs)
+    assert refused.value.field == "jobs[0].outputs[0].name"
