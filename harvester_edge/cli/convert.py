@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ailurus.output import Output, clean
-from harvester_edge.convert import Converted
+from harvester_edge.convert_keys import Converted
 
 
 class ConvertAnswer(msgspec.Struct):

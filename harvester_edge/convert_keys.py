@@ -1,0 +1,263 @@
+"""What becomes of each key of Harvester's queue configuration and of CRIC's queue data: a rule that carries
+it over, or why nothing does. Meanings of the keys: harvester's queue configuration and CRIC's schedconfig.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct, field
+
+KINDS = (  # what the submitter's module is called, our profile, how its partition or queue is called
+    ("slurm", "slurm-shared", "partition"),
+    ("pbs", "pbs-wholenode", "queue"),
+    ("htcondor", "htcondor", ""),
+)
+MOST = 1_000_000  # larger numbers mean: no limit
+
+
+class Lost(Struct, frozen=True, kw_only=True):
+    """Something that was not carried over."""
+
+    key: str
+    value: str
+    why: str
+
+
+class Carried(Struct, frozen=True, kw_only=True):
+    """Something that was, and where it is now."""
+
+    key: str
+    to: str
+    value: str
+
+
+class Converted(Struct, kw_only=True):
+    """A queue as a site."""
+
+    queue: str
+    site: dict[str, Any]
+    carried: list[Carried] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
+
+    def set(self, key: str, to: str, value: Any, as_value: Any = None) -> None:
+        """Put a value at a dotted place of the site."""
+        put(self.site, to, value if as_value is None else as_value)
+        told = value if as_value is None else as_value
+        self.carried.append(Carried(key=key, to=to, value=str(told)))
+
+    def lose(self, key: str, value: Any, why: str) -> None:
+        text = json.dumps(value)
+        self.lost.append(Lost(key=key, value=text if len(text) < 80 else text[:77] + "…", why=why))
+
+    def confirm(self, *keys: str) -> None:
+        self.site["confirm"] += [key for key in keys if key not in self.site["confirm"]]
+
+
+def put(tree: dict[str, Any], place: str, value: Any) -> None:
+    """Set a value at a dotted place."""
+    *path, last = place.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+Rule = Callable[[Converted, str, Any], None]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def to(place: str, least: int = 0, most: int = MOST) -> Rule:
+    """A whole number that goes to `place`."""
+
+    def rule(one: Converted, key: str, value: Any) -> None:
+        if value is None:
+            return
+        if not _whole(value) or value < least:
+            one.lose(key, value, f"not a whole number of at least {least}")
+            return
+        one.set(key, place, min(value, most))
+        if value > most:
+            one.lose(key, value, f"as good as no limit; {most} is the largest here")
+
+    return rule
+
+
+def size(place: str) -> Rule:
+    """A number of MB."""
+
+    def rule(one: Converted, key: str, value: Any) -> None:
+        if _whole(value) and value > 0:
+            one.set(key, place, f"{value}M")
+        elif value:
+            one.lose(key, value, "not a number of MB")
+
+    return rule
+
+
+def seconds(place: str) -> Rule:
+    def rule(one: Converted, key: str, value: Any) -> None:
+        if _whole(value) and value >= 60:
+            one.set(key, place, f"{value}s")
+        elif value:
+            one.lose(key, value, "less than a minute")
+
+    return rule
+
+
+def _ratio(one: Converted, key: str, value: Any) -> None:
+    if isinstance(value, int | float) and 0 < value <= 10_000 and value is not True:
+        one.set(key, "scaling.queued_ratio.of_running", value, value / 100)
+
+
+def _floor(one: Converted, key: str, value: Any) -> None:
+    if _whole(value) and value > 0:
+        one.set(key, "scaling.queued_ratio.floor", value)
+
+
+def _per_cycle(one: Converted, key: str, value: Any) -> None:
+    if value:  # 0 is Harvester's word for no limit
+        to("scaling.per_cycle")(one, key, value)
+
+
+def _status(one: Converted, key: str, value: Any) -> None:
+    if str(value).lower() in ("online", "test", "active"):
+        one.set(key, "policy.status", value, "online")
+    elif value:
+        one.set(key, "policy.status", value, "paused")
+
+
+def _named(one: Converted, key: str, value: Any) -> None:
+    """A partition or queue of the batch system."""
+    word = next((word for _, profile, word in KINDS if profile == one.site["extends"]), "")
+    if value and word:
+        one.set(key, f"backend.options.{word}", str(value))
+    elif value:
+        one.lose(key, value, "HTCondor has no queues")
+
+
+def _account(one: Converted, key: str, value: Any) -> None:
+    if value:
+        word = "accounting_group" if one.site["extends"] == "htcondor" else "account"
+        one.set(key, f"backend.options.{word}", str(value))
+
+
+def _cores(one: Converted, key: str, value: Any) -> None:
+    """`nCore` is of the whole allocation; of several nodes each becomes a worker."""
+    if not _whole(value) or value < 1:
+        return
+    each = one.site["slots"]["std"].get("cores")
+    if key.endswith("nCorePerNode"):
+        if isinstance(each, int) and each > value:
+            one.site["_nodes"] = -(-each // value)
+            one.lose(
+                "submitter.nCore",
+                each,
+                f"{one.site['_nodes']} nodes a worker: here one node is one",
+            )
+        one.set(key, "slots.std.cores", value)
+    else:
+        one.set(key, "slots.std.cores", value)
+
+
+def _several_nodes(one: Converted, key: str, value: Any) -> None:
+    if _whole(value) and value > 1:
+        one.site["_nodes"] = value
+        one.lose(key, value, f"{value} nodes a worker: here one node is one worker")
+
+
+def _container(one: Converted, key: str, value: Any) -> None:
+    if value:
+        one.lose(key, value, "the site's container is chosen by `container`")
+
+
+_PILOT = "the pilot does this itself"
+_PUSH = "jobs are never pushed: pilots ask for them"
+_SERVER = "the dispatcher decides this"
+HARVESTER: dict[str, Rule | str] = {
+    "queueStatus": _status,
+    "maxWorkers": to("scaling.max_total"),
+    "nQueueLimitWorker": to("scaling.max_queued", least=1),
+    "nQueueLimitWorkerMax": to("scaling.max_queued", least=1),
+    "nQueueLimitWorkerRatio": _ratio,
+    "nQueueLimitWorkerMin": _floor,
+    "maxNewWorkersPerCycle": _per_cycle,
+    "walltimeLimit": "how long Harvester keeps a worker, queue included; a slot's walltime is what is asked for",
+    **dict.fromkeys(
+        ("nQueueLimitWorkerCores", "nQueueLimitWorkerCoresRatio", "nQueueLimitWorkerCoresMin",
+         "nQueueLimitWorkerMemory", "nQueueLimitWorkerMemoryRatio", "nQueueLimitWorkerMemoryMin"),
+        "caps what waits; scaling.max_cores and max_memory cap all workers",
+    ),
+    **dict.fromkeys(
+        ("nQueueLimitJob", "nQueueLimitJobMax", "nQueueLimitJobMin", "nQueueLimitJobRatio",
+         "nQueueLimitJobCores", "nQueueLimitJobCoresRatio", "nQueueLimitJobCoresMin",
+         "useJobLateBinding", "mapType", "getJobCriteria"),
+        _PUSH,
+    ),
+    **dict.fromkeys(("preparator", "stager", "aux_preparator", "extractor", "zipper", "zipPerMB",
+                     "ddmEndpointIn", "prefetchEvents", "initEventsMultipler", "scatteredEvents"), _PILOT),
+    **dict.fromkeys(("prodSourceLabel", "prodSourceLabelRandomWeightsPermille", "runMode", "jobType",
+                     "prioritizedProdSourceLabels", "allowJobMixture", "resourceType"), _SERVER),
+    **dict.fromkeys(("truePilot", "noHeartbeat"), "our pilots always speak for themselves"),
+    "maxSubmissionAttempts": "an unclear submission is never repeated; the breaker does the rest",
+    "messenger": "pilots speak to the dispatcher; without a network by the relay or a spool",
+    "workerMaker": "a slot says what a worker is; packing is the pilot's",
+    "monitor": "the backend's plugin does this",
+    "sweeper": "the backend's plugin does this",
+    "throttler": "scaling and the breaker do this",
+    "rpc": "backend.options.prefix runs commands on another machine, as [ssh, login]",
+    **dict.fromkeys(("templateQueueName", "isTemplateQueue", "siteName", "siteFamily", "uniqueName",
+                     "configID", "nNewWorkers"), "Harvester's own book-keeping"),
+}  # fmt: skip
+SUBMITTER: dict[str, Rule | str] = {
+    "module": lambda one, key, value: None,
+    "name": lambda one, key, value: None,
+    "nCore": _cores,
+    "nCorePerNode": _cores,
+    **dict.fromkeys(("nNode", "nNodes"), _several_nodes),
+    **dict.fromkeys(("localQueueName", "localQueue", "localqueue", "queue", "partition"), _named),
+    **dict.fromkeys(("projectName", "projectname", "project", "account"), _account),
+    "nCoreFactor": "slots.std.cores is what a worker has",
+    **dict.fromkeys(("templateFile", "CEtemplateDir"), "the edge renders the script: `harvester-edge render`"),
+    **dict.fromkeys(("logDir", "logBaseURL"), "logs are in paths.shared or paths.state"),
+    **dict.fromkeys(("x509UserProxy", "x509UserProxyAnalysis", "tokenDir", "tokenDirAnalysis"),
+                    "a credential: never copied; the edge has a token of its own"),
+    **dict.fromkeys(("condorHostConfig", "useAtlasGridCE", "useAtlasCRIC", "useCRICGridCE", "useSpool"),
+                    "the edge submits to one schedd or controller, not to CEs"),
+    "nProcesses": "the edge is one process",
+    "middleware": "backend.options.prefix runs commands on another machine, as [ssh, login]",
+    "maxWalltime": "its unit differs by plugin: set slots.std.walltime",
+}  # fmt: skip
+CRIC: dict[str, Rule | str] = {
+    "status": _status,
+    "corecount": to("slots.std.cores", least=1),
+    "maxrss": size("slots.std.memory"),
+    "maxwdir": size("slots.std.disk"),
+    "maxtime": seconds("slots.std.walltime"),
+    "localqueue": _named,
+    "container_type": _container,
+    "container_options": _container,
+    "queues": "the edge submits to one schedd or controller, not to CEs",
+    **dict.fromkeys(("acopytools", "copytools", "astorages", "aprotocols", "maxinputsize", "use_pcache",
+                     "direct_access_lan", "direct_access_wan", "allow_lan", "allow_wan"), _PILOT),
+    **dict.fromkeys(("capability", "workflow", "type", "resource_type", "catchall", "params", "uconfig",
+                     "meanrss", "minrss", "mintime", "timefloor", "jobseed", "fairsharepolicy",
+                     "transferringlimit", "pledgedcpu", "corepower", "harvester", "harvester_template",
+                     "pilot_manager"), _SERVER),
+    "environ": "a site's environment is its nodes' own",
+    "is_cvmfs": "say `software: [/cvmfs]`",
+    "wnconnectivity": "say dispatcher.pilot_url if nodes have no way out",
+    **dict.fromkeys(
+        ("nickname", "name", "panda_resource", "panda_site", "siteid", "site", "atlas_site", "gocname",
+         "gstat", "rc", "rc_site", "rc_country", "rc_site_state", "site_state", "state", "state_comment",
+         "state_update", "cloud", "country", "countrygroup", "region", "tier", "tier_level", "vo_name",
+         "description", "comment", "comment_", "last_modified", "id", "parent", "hc_param", "hc_suite",
+         "is_default", "is_virtual", "nodes", "releases", "validatedreleases", "pilot_version",
+         "python_version", "probe", "cachedse"),
+        "a description; the dispatcher and the pilot do not need it",
+    ),
+}  # fmt: skip
