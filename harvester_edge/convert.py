@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ailurus.protocol.errors import AilurusError
-from harvester_edge.convert_keys import CRIC, HARVESTER, KINDS, MOST, SUBMITTER, Converted
+from harvester_edge.convert_keys import CRIC, EMPTY, HARVESTER, KINDS, MOST, SUBMITTER, Converted
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -121,12 +121,12 @@ def _backend(one: Converted, harvester: dict[str, Any], cric: dict[str, Any]) ->
 
 
 def _carry(one: Converted, table: Mapping[str, Any], key: str, value: Any, prefix: str) -> None:
-    if key.strip("_").startswith("comment"):
+    if key.strip("_").startswith("comment") or value in EMPTY:
         return
     rule = table.get(key)
     if callable(rule):
         rule(one, prefix + key, value)
-    elif value not in (None, "", [], {}):
+    else:
         one.lose(prefix + key, value, rule or "this key is not known here")
 
 

@@ -5,6 +5,8 @@ it over, or why nothing does. Meanings of the keys: harvester's queue configurat
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,8 @@ KINDS = (  # what the submitter's module is called, our profile, how its partiti
     ("htcondor", "htcondor", ""),
 )
 MOST = 1_000_000  # larger numbers mean: no limit
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+_DECIMAL = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*")
 
 
 class Lost(Struct, frozen=True, kw_only=True):
@@ -67,21 +71,33 @@ def put(tree: dict[str, Any], place: str, value: Any) -> None:
 Rule = Callable[[Converted, str, Any], None]
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _number(value: Any) -> int | float | None:
+    """A number, or a text that is one: people quote them. Neither NaN nor infinity is."""
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value if math.isfinite(value) else None
+    return value
+
+
+def _whole(value: Any, least: int = 1) -> int | None:
+    """A whole number that is large enough."""
+    number = _number(value)
+    return number if isinstance(number, int) and number >= least else None
 
 
 def to(place: str, least: int = 0, most: int = MOST) -> Rule:
     """A whole number that goes to `place`."""
 
     def rule(one: Converted, key: str, value: Any) -> None:
-        if value is None:
-            return
-        if not _whole(value) or value < least:
+        number = _whole(value, least)
+        if number is None:
             one.lose(key, value, f"not a whole number of at least {least}")
             return
-        one.set(key, place, min(value, most))
-        if value > most:
+        one.set(key, place, min(number, most))
+        if number > most:
             one.lose(key, value, f"as good as no limit; {most} is the largest here")
 
     return rule
@@ -91,37 +107,47 @@ def size(place: str) -> Rule:
     """A number of MB."""
 
     def rule(one: Converted, key: str, value: Any) -> None:
-        if _whole(value) and value > 0:
-            one.set(key, place, f"{value}M")
-        elif value:
+        number = _whole(value)
+        if number is None:
             one.lose(key, value, "not a number of MB")
+        else:
+            one.set(key, place, f"{number}M")
 
     return rule
 
 
 def seconds(place: str) -> Rule:
     def rule(one: Converted, key: str, value: Any) -> None:
-        if _whole(value) and value >= 60:
-            one.set(key, place, f"{value}s")
-        elif value:
-            one.lose(key, value, "less than a minute")
+        number = _whole(value, 60)
+        if number is None:
+            one.lose(key, value, "not a number of seconds, or less than a minute")
+        else:
+            one.set(key, place, f"{number}s")
 
     return rule
 
 
 def _ratio(one: Converted, key: str, value: Any) -> None:
-    if isinstance(value, int | float) and 0 < value <= 10_000 and value is not True:
-        one.set(key, "scaling.queued_ratio.of_running", value, value / 100)
+    number = _number(value)
+    if number is None or not 0 < number <= 10_000:
+        one.lose(key, value, "not a percentage above 0 and up to 10000")
+    else:
+        one.set(key, "scaling.queued_ratio.of_running", value, number / 100)
 
 
 def _floor(one: Converted, key: str, value: Any) -> None:
-    if _whole(value) and value > 0:
-        one.set(key, "scaling.queued_ratio.floor", value)
+    number = _whole(value)
+    if number is None:
+        one.lose(key, value, "not a whole number of at least 1")
+    else:
+        one.set(key, "scaling.queued_ratio.floor", number)
 
 
 def _per_cycle(one: Converted, key: str, value: Any) -> None:
-    if value:  # 0 is Harvester's word for no limit
-        to("scaling.per_cycle")(one, key, value)
+    if _number(value) == 0:
+        one.lose(key, value, "0 is no limit in Harvester; the profile's scaling.per_cycle is kept")
+    else:
+        to("scaling.per_cycle", least=1)(one, key, value)
 
 
 def _status(one: Converted, key: str, value: Any) -> None:
@@ -148,31 +174,37 @@ def _account(one: Converted, key: str, value: Any) -> None:
 
 def _cores(one: Converted, key: str, value: Any) -> None:
     """`nCore` is of the whole allocation; of several nodes each becomes a worker."""
-    if not _whole(value) or value < 1:
+    number = _whole(value)
+    if number is None:
+        one.lose(key, value, "not a whole number of at least 1")
         return
     each = one.site["slots"]["std"].get("cores")
     if key.endswith("nCorePerNode"):
-        if isinstance(each, int) and each > value:
-            one.site["_nodes"] = -(-each // value)
+        if isinstance(each, int) and each > number:
+            one.site["_nodes"] = -(-each // number)
             one.lose(
                 "submitter.nCore",
                 each,
                 f"{one.site['_nodes']} nodes a worker: here one node is one",
             )
-        one.set(key, "slots.std.cores", value)
+        one.set(key, "slots.std.cores", number)
     else:
-        one.set(key, "slots.std.cores", value)
+        one.set(key, "slots.std.cores", number)
 
 
 def _several_nodes(one: Converted, key: str, value: Any) -> None:
-    if _whole(value) and value > 1:
-        one.site["_nodes"] = value
-        one.lose(key, value, f"{value} nodes a worker: here one node is one worker")
+    number = _whole(value)
+    if number is None:
+        one.lose(key, value, "not a whole number of at least 1")
+    elif number == 1:
+        one.set(key, "slots.std.nodes", 1)
+    else:
+        one.site["_nodes"] = number
+        one.lose(key, value, f"{number} nodes a worker: here one node is one worker")
 
 
 def _container(one: Converted, key: str, value: Any) -> None:
-    if value:
-        one.lose(key, value, "the site's container is chosen by `container`")
+    one.lose(key, value, "the site's container is chosen by `container`")
 
 
 _PILOT = "the pilot does this itself"

@@ -132,8 +132,60 @@ def test_nothing_is_lost_without_a_word(tmp_path):
     """Each key of a queue is in the site, in the report, or empty."""
     one, _ = sites(tmp_path, h={"Q": SLURM})["Q"]
     told = {it.key for it in one.carried} | {it.key for it in one.lost}
-    silent = {"____comment____", "maxNewWorkersPerCycle", "submitter"}  # 0 is no limit
-    assert set(SLURM) - told == silent
+    assert set(SLURM) - told == {"____comment____", "submitter"}
+
+
+def slurm(**keys):
+    """A queue of Slurm; keys that begin with `submitter_` are in its submitter."""
+    inner = {
+        key.removeprefix("submitter_"): keys.pop(key) for key in list(keys) if "submitter_" in key
+    }
+    return {"submitter": {"module": "x.slurm_submitter", **inner}, **keys}
+
+
+def lost(one):
+    return {it.key: it.why for it in one.lost}
+
+
+def test_a_text_that_is_a_number_is_one(tmp_path):
+    queue = slurm(
+        maxWorkers="12",
+        nQueueLimitWorkerRatio="40",
+        nQueueLimitWorkerMin=" 2 ",
+        maxNewWorkersPerCycle="3",
+        submitter_nCore="8",
+        submitter_nNode="1",
+    )
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert (site.scaling.max_total, site.scaling.per_cycle) == (12, 3)
+    assert (site.scaling.queued_ratio.of_running, site.scaling.queued_ratio.floor) == (0.4, 2)
+    assert (site.slots["std"].cores, site.slots["std"].nodes) == (8, 1)
+    assert one.lost == []
+
+
+def test_no_limit_of_new_workers_a_cycle_is_said(tmp_path):
+    one, _ = sites(tmp_path, h={"Q": slurm(maxNewWorkersPerCycle=0)})["Q"]
+    assert "no limit in Harvester" in lost(one)["maxNewWorkersPerCycle"]
+    assert "per_cycle" not in one.site["scaling"]
+
+
+@pytest.mark.parametrize("value", [0, -3, 0.5, False, "x", "1e3", "²", float("nan"), [1], {"a": 1}])
+def test_a_value_that_cannot_be_carried_over_is_in_the_report(tmp_path, value):
+    ours = ("nQueueLimitWorker", "nQueueLimitWorkerMin", "maxNewWorkersPerCycle")
+    theirs = ("nCore", "nCorePerNode", "nNode")
+    queue = slurm(**dict.fromkeys(ours, value), **{f"submitter_{key}": value for key in theirs})
+    one, _ = sites(tmp_path, h={"Q": queue})["Q"]
+    assert {*ours, *(f"submitter.{key}" for key in theirs)} <= lost(one).keys()
+    keys = ("corecount", "maxrss", "maxtime", "maxwdir")
+    told = {"panda_resource": "Q", **dict.fromkeys(keys, value)}
+    one, _ = sites(tmp_path, c={"Q": told})["Q"]
+    assert {f"cric.{key}" for key in keys} <= lost(one).keys()
+
+
+@pytest.mark.parametrize("value", [0, -3, True, "x", float("nan"), float("inf"), 1e6, [40]])
+def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
+    one, _ = sites(tmp_path, h={"Q": slurm(nQueueLimitWorkerRatio=value)})["Q"]
+    assert "percentage" in lost(one)["nQueueLimitWorkerRatio"]
 
 
 def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
