@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ailurus.protocol.errors import AilurusError
-from harvester_edge.convert_keys import CRIC, EMPTY, HARVESTER, KINDS, MOST, SUBMITTER, Converted
+from harvester_edge.convert_keys import (
+    CRIC,
+    EMPTY,
+    HARVESTER,
+    KINDS,
+    MOST,
+    SUBMITTER,
+    Converted,
+    shape,
+)
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -93,14 +102,15 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
     }
     one = Converted(queue=queue, site=site)
     _backend(one, harvester, cric)
-    for table, told, prefix in ((CRIC, cric, "cric."), (HARVESTER, harvester, "")):
-        for key, value in told.items():
-            if key != "submitter" or prefix:
-                _carry(one, table, key, value, prefix)
-    for key, value in sorted(
-        (harvester.get("submitter") or {}).items()
-    ):  # nCore, then nCorePerNode
+    for key, value in cric.items():
+        _carry(one, CRIC, key, value, "cric.")
+    submitter = harvester.get("submitter") or {}
+    shape(one, submitter)  # first: limits are multiplied by nodes
+    for key, value in submitter.items():
         _carry(one, SUBMITTER, key, value, "submitter.")
+    for key, value in harvester.items():
+        if key != "submitter":
+            _carry(one, HARVESTER, key, value, "")
     _complete(one, slot)
     return one
 
@@ -139,7 +149,7 @@ def _complete(one: Converted, slot: dict[str, Any]) -> None:
             one.confirm(f"slots.std.{key}")
     scaling = one.site["scaling"]
     if "max_total" not in scaling:
-        scaling["max_total"] = 10
+        scaling["max_total"] = min(MOST, 10 * one.nodes)
         one.confirm("scaling.max_total")
     ratio = scaling.get("queued_ratio")
     if ratio is not None and "of_running" not in ratio:
@@ -149,8 +159,3 @@ def _complete(one: Converted, slot: dict[str, Any]) -> None:
         )
     elif ratio is not None and "max_queued" not in scaling:
         scaling["max_queued"] = scaling["max_total"]
-    nodes = one.site.pop("_nodes", 1)
-    if nodes > 1:
-        for key in ("max_total", "max_queued"):
-            if key in scaling:
-                scaling[key] = min(MOST, scaling[key] * nodes)

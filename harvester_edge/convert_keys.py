@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
@@ -43,6 +43,8 @@ class Converted(Struct, kw_only=True):
 
     queue: str
     site: dict[str, Any]
+    nodes: int = 1
+    """Of one of Harvester's workers. Here each node has a pilot of its own, and limits count pilots."""
     carried: list[Carried] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
 
@@ -88,17 +90,32 @@ def _whole(value: Any, least: int = 1) -> int | None:
     return number if isinstance(number, int) and number >= least else None
 
 
-def to(place: str, least: int = 0, most: int = MOST) -> Rule:
+def to(place: str) -> Rule:
     """A whole number that goes to `place`."""
 
     def rule(one: Converted, key: str, value: Any) -> None:
-        number = _whole(value, least)
+        number = _whole(value)
         if number is None:
-            one.lose(key, value, f"not a whole number of at least {least}")
-            return
-        one.set(key, place, min(number, most))
-        if number > most:
-            one.lose(key, value, f"as good as no limit; {most} is the largest here")
+            one.lose(key, value, "not a whole number of at least 1")
+        else:
+            one.set(key, place, number)
+
+    return rule
+
+
+def workers(place: str) -> Rule:
+    """A number of workers, each of which is as many pilots as it has nodes."""
+
+    def rule(one: Converted, key: str, value: Any) -> None:
+        number = _whole(value)
+        if _number(value) == 0:
+            one.lose(key, value, "no limit in Harvester; here there always is one")
+        elif number is None:
+            one.lose(key, value, "not a whole number of at least 1")
+        else:
+            one.set(key, place, min(number * one.nodes, MOST))
+            if number * one.nodes > MOST:
+                one.lose(key, value, f"as good as no limit; {MOST} is the largest here")
 
     return rule
 
@@ -140,14 +157,7 @@ def _floor(one: Converted, key: str, value: Any) -> None:
     if number is None:
         one.lose(key, value, "not a whole number of at least 1")
     else:
-        one.set(key, "scaling.queued_ratio.floor", number)
-
-
-def _per_cycle(one: Converted, key: str, value: Any) -> None:
-    if _number(value) == 0:
-        one.lose(key, value, "0 is no limit in Harvester; the profile's scaling.per_cycle is kept")
-    else:
-        to("scaling.per_cycle", least=1)(one, key, value)
+        one.set(key, "scaling.queued_ratio.floor", number * one.nodes)
 
 
 def _status(one: Converted, key: str, value: Any) -> None:
@@ -172,52 +182,68 @@ def _account(one: Converted, key: str, value: Any) -> None:
         one.set(key, f"backend.options.{word}", str(value))
 
 
-def _cores(one: Converted, key: str, value: Any) -> None:
-    """`nCore` is of the whole allocation; of several nodes each becomes a worker."""
-    number = _whole(value)
-    if number is None:
-        one.lose(key, value, "not a whole number of at least 1")
-        return
-    each = one.site["slots"]["std"].get("cores")
-    if key.endswith("nCorePerNode"):
-        if isinstance(each, int) and each > number:
-            one.site["_nodes"] = -(-each // number)
-            one.lose(
-                "submitter.nCore",
-                each,
-                f"{one.site['_nodes']} nodes a worker: here one node is one",
-            )
-        one.set(key, "slots.std.cores", number)
-    else:
-        one.set(key, "slots.std.cores", number)
+def shape(one: Converted, submitter: Mapping[str, Any]) -> None:
+    """Cores of a node and nodes of a worker, from keys that say it together. `nCore` is of the whole
+    allocation."""
+    told: dict[str, int] = {}
+    for key in SHAPE:
+        if (value := submitter.get(key)) not in EMPTY:
+            if (number := _whole(value)) is None:
+                one.lose(f"submitter.{key}", value, "not a whole number of at least 1")
+            else:
+                told[key] = number
+    every, each = told.get("nCore"), told.get("nCorePerNode")
+    one.nodes = (
+        told.get("nNode") or told.get("nNodes") or (-(-every // each) if every and each else 1)
+    )
+    if every and not each:
+        if every % one.nodes:
+            one.lose("submitter.nCore", every, f"cannot be shared by {one.nodes} nodes evenly")
+        else:
+            one.set("submitter.nCore", "slots.std.cores", every, every // one.nodes)
+    elif each and every and one.nodes == 1 and every < each:
+        one.set("submitter.nCore", "slots.std.cores", every)
+        one.lose("submitter.nCorePerNode", each, f"a worker has {every} of them")
+    elif each:
+        one.set("submitter.nCorePerNode", "slots.std.cores", each)
+        if every and every != one.nodes * each:
+            have = f"{one.nodes} nodes of {each} cores have {one.nodes * each}"
+            one.lose("submitter.nCore", every, have)
+        elif every and one.nodes == 1:
+            one.set("submitter.nCore", "slots.std.cores", every)
+        elif every:
+            one.lose("submitter.nCore", every, _nodes(one))
+    for key in ("nNode", "nNodes"):
+        if key not in told:
+            continue
+        if told[key] != one.nodes:
+            one.lose(f"submitter.{key}", told[key], "nNode says otherwise")
+        elif one.nodes == 1:
+            one.set(f"submitter.{key}", "slots.std.nodes", 1)
+        else:
+            one.lose(f"submitter.{key}", told[key], _nodes(one))
 
 
-def _several_nodes(one: Converted, key: str, value: Any) -> None:
-    number = _whole(value)
-    if number is None:
-        one.lose(key, value, "not a whole number of at least 1")
-    elif number == 1:
-        one.set(key, "slots.std.nodes", 1)
-    else:
-        one.site["_nodes"] = number
-        one.lose(key, value, f"{number} nodes a worker: here one node is one worker")
+def _nodes(one: Converted) -> str:
+    return f"{one.nodes} nodes a worker: here one node is one worker, and counts are of nodes"
 
 
 def _container(one: Converted, key: str, value: Any) -> None:
     one.lose(key, value, "the site's container is chosen by `container`")
 
 
+SHAPE = ("nCore", "nCorePerNode", "nNode", "nNodes")
 _PILOT = "the pilot does this itself"
 _PUSH = "jobs are never pushed: pilots ask for them"
 _SERVER = "the dispatcher decides this"
 HARVESTER: dict[str, Rule | str] = {
     "queueStatus": _status,
-    "maxWorkers": to("scaling.max_total"),
-    "nQueueLimitWorker": to("scaling.max_queued", least=1),
-    "nQueueLimitWorkerMax": to("scaling.max_queued", least=1),
+    "maxWorkers": workers("scaling.max_total"),
+    "nQueueLimitWorker": workers("scaling.max_queued"),
+    "nQueueLimitWorkerMax": workers("scaling.max_queued"),
     "nQueueLimitWorkerRatio": _ratio,
     "nQueueLimitWorkerMin": _floor,
-    "maxNewWorkersPerCycle": _per_cycle,
+    "maxNewWorkersPerCycle": workers("scaling.per_cycle"),
     "walltimeLimit": "how long Harvester keeps a worker, queue included; a slot's walltime is what is asked for",
     **dict.fromkeys(
         ("nQueueLimitWorkerCores", "nQueueLimitWorkerCoresRatio", "nQueueLimitWorkerCoresMin",
@@ -248,9 +274,7 @@ HARVESTER: dict[str, Rule | str] = {
 SUBMITTER: dict[str, Rule | str] = {
     "module": lambda one, key, value: None,
     "name": lambda one, key, value: None,
-    "nCore": _cores,
-    "nCorePerNode": _cores,
-    **dict.fromkeys(("nNode", "nNodes"), _several_nodes),
+    **dict.fromkeys(SHAPE, lambda one, key, value: None),  # `shape` has told
     **dict.fromkeys(("localQueueName", "localQueue", "localqueue", "queue", "partition"), _named),
     **dict.fromkeys(("projectName", "projectname", "project", "account"), _account),
     "nCoreFactor": "slots.std.cores is what a worker has",
@@ -266,7 +290,7 @@ SUBMITTER: dict[str, Rule | str] = {
 }  # fmt: skip
 CRIC: dict[str, Rule | str] = {
     "status": _status,
-    "corecount": to("slots.std.cores", least=1),
+    "corecount": to("slots.std.cores"),
     "maxrss": size("slots.std.memory"),
     "maxwdir": size("slots.std.disk"),
     "maxtime": seconds("slots.std.walltime"),

@@ -163,10 +163,11 @@ def test_a_text_that_is_a_number_is_one(tmp_path):
     assert one.lost == []
 
 
-def test_no_limit_of_new_workers_a_cycle_is_said(tmp_path):
-    one, _ = sites(tmp_path, h={"Q": slurm(maxNewWorkersPerCycle=0)})["Q"]
-    assert "no limit in Harvester" in lost(one)["maxNewWorkersPerCycle"]
-    assert "per_cycle" not in one.site["scaling"]
+@pytest.mark.parametrize("key", ["maxWorkers", "nQueueLimitWorker", "maxNewWorkersPerCycle"])
+def test_what_is_no_limit_in_harvester_is_said(tmp_path, key):
+    one, site = sites(tmp_path, h={"Q": slurm(**{key: 0})})["Q"]
+    assert "no limit in Harvester" in lost(one)[key]
+    assert site.scaling.max_total > 0
 
 
 @pytest.mark.parametrize("value", [0, -3, 0.5, False, "x", "1e3", "²", float("nan"), [1], {"a": 1}])
@@ -186,6 +187,43 @@ def test_a_value_that_cannot_be_carried_over_is_in_the_report(tmp_path, value):
 def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
     one, _ = sites(tmp_path, h={"Q": slurm(nQueueLimitWorkerRatio=value)})["Q"]
     assert "percentage" in lost(one)["nQueueLimitWorkerRatio"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "cores", "nodes"),
+    [
+        ({"nNode": 128, "nCore": 8192}, 64, 128),
+        ({"nNode": 2, "nCore": 96, "nCorePerNode": 48}, 48, 2),
+        ({"nCore": 100, "nCorePerNode": 48}, 48, 3),
+        ({"nCore": 8, "nCorePerNode": 48}, 8, 1),
+        ({"nNodes": 3, "nCorePerNode": 48}, 48, 3),
+        ({"nCore": 8}, 8, 1),
+    ],
+)
+def test_cores_are_of_a_node_and_limits_of_nodes(tmp_path, keys, cores, nodes):
+    limits = {"maxWorkers": 6, "nQueueLimitWorker": 4, "nQueueLimitWorkerRatio": 40}
+    limits |= {"nQueueLimitWorkerMin": 2, "maxNewWorkersPerCycle": 3}
+    submitter = {f"submitter_{key}": value for key, value in keys.items()}
+    told = {"panda_resource": "Q", "corecount": 1}
+    _, site = sites(tmp_path, h={"Q": slurm(**limits, **submitter)}, c={"Q": told})["Q"]
+    assert site.slots["std"].cores == cores
+    assert (site.scaling.max_total, site.scaling.max_queued) == (6 * nodes, 4 * nodes)
+    assert (site.scaling.queued_ratio.of_running, site.scaling.queued_ratio.floor) == (
+        0.4,
+        2 * nodes,
+    )
+    assert site.scaling.per_cycle == 3 * nodes
+
+
+def test_cores_that_nodes_cannot_share_evenly_are_reported(tmp_path):
+    one, site = sites(tmp_path, h={"Q": slurm(submitter_nNode=3, submitter_nCore=100)})["Q"]
+    assert "3 nodes" in lost(one)["submitter.nCore"]
+    assert (site.slots["std"].cores, site.slots["std"].nodes) == (1, 1)
+    assert "slots.std.cores" in site.confirm
+    queue = slurm(submitter_nNode=3, submitter_nCore=100, submitter_nCorePerNode=48)
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert lost(one)["submitter.nCore"] == "3 nodes of 48 cores have 144"
+    assert site.slots["std"].cores == 48
 
 
 def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
