@@ -147,15 +147,12 @@ def _complete(one: Converted, slot: dict[str, Any]) -> None:
         if key not in slot:
             slot[key] = value
             one.confirm(f"slots.std.{key}")
-    scaling = one.site["scaling"]
+    scaling = one.site.setdefault("scaling", {})
     if "max_total" not in scaling:
         scaling["max_total"] = min(MOST, 10 * one.nodes)
         one.confirm("scaling.max_total")
     ratio = scaling.get("queued_ratio")
     if ratio is not None and "of_running" not in ratio:
-        del scaling["queued_ratio"]
-        one.lose(
-            "nQueueLimitWorkerMin", ratio["floor"], "it is the floor of a ratio that is not set"
-        )
+        one.drop("scaling.queued_ratio.floor", "it is the floor of a ratio that is not set")
     elif ratio is not None and "max_queued" not in scaling:
         scaling["max_queued"] = scaling["max_total"]

@@ -34,6 +34,8 @@ class Carried(Struct, frozen=True, kw_only=True):
     """Something that was, and where it is now."""
 
     key: str
+    told: str
+    """What it was called there, as JSON."""
     to: str
     value: str
 
@@ -49,25 +51,42 @@ class Converted(Struct, kw_only=True):
     lost: list[Lost] = field(default_factory=list)
 
     def set(self, key: str, to: str, value: Any, as_value: Any = None) -> None:
-        """Put a value at a dotted place of the site."""
-        put(self.site, to, value if as_value is None else as_value)
-        told = value if as_value is None else as_value
-        self.carried.append(Carried(key=key, to=to, value=str(told)))
+        """Put a value at a dotted place of the site. What another key has put there is lost."""
+        now = value if as_value is None else as_value
+        if any(it.to == to and it.value != str(now) for it in self.carried):
+            self.drop(to, f"{key} says otherwise")
+        put(self.site, to, now)
+        self.carried.append(Carried(key=key, told=_json(value), to=to, value=str(now)))
+
+    def drop(self, to: str, why: str) -> None:
+        """Take a value out of the site again."""
+        put(self.site, to, None)
+        for it in self.carried:
+            if it.to == to:
+                self.lost.append(Lost(key=it.key, value=it.told, why=why))
+        self.carried = [it for it in self.carried if it.to != to]
 
     def lose(self, key: str, value: Any, why: str) -> None:
-        text = json.dumps(value)
-        self.lost.append(Lost(key=key, value=text if len(text) < 80 else text[:77] + "…", why=why))
+        self.lost.append(Lost(key=key, value=_json(value), why=why))
 
     def confirm(self, *keys: str) -> None:
         self.site["confirm"] += [key for key in keys if key not in self.site["confirm"]]
 
 
 def put(tree: dict[str, Any], place: str, value: Any) -> None:
-    """Set a value at a dotted place."""
-    *path, last = place.split(".")
-    for part in path:
-        tree = tree.setdefault(part, {})
-    tree[last] = value
+    """Set a value at a dotted place; None: remove it, and what is empty without it."""
+    first, _, rest = place.partition(".")
+    if rest:
+        put(tree.setdefault(first, {}), rest, value)
+    else:
+        tree[first] = value
+    if tree[first] in (None, {}):
+        del tree[first]
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else text[:77] + "…"
 
 
 Rule = Callable[[Converted, str, Any], None]
@@ -161,10 +180,16 @@ def _floor(one: Converted, key: str, value: Any) -> None:
 
 
 def _status(one: Converted, key: str, value: Any) -> None:
-    if str(value).lower() in ("online", "test", "active"):
-        one.set(key, "policy.status", value, "online")
-    elif value:
-        one.set(key, "policy.status", value, "paused")
+    """Harvester's and CRIC's: the stricter one holds, for Harvester starts nobody where either forbids it."""
+    known = STATUS.get(value.lower()) if isinstance(value, str) else None
+    ours, beside = known or ("paused", "no status that is known here, so it is paused")
+    if beside:
+        one.lose(key, value, beside)
+    before = next((it for it in one.carried if it.to == "policy.status"), None)
+    if before is not None and before.value == "paused" and ours == "online":
+        one.lose(key, value, f"{before.key}, {before.told}, is stricter")
+    else:
+        one.set(key, "policy.status", value, ours)
 
 
 def _named(one: Converted, key: str, value: Any) -> None:
@@ -232,6 +257,13 @@ def _container(one: Converted, key: str, value: Any) -> None:
     one.lose(key, value, "the site's container is chosen by `container`")
 
 
+STATUS = {  # our policy.status, and what of theirs it does not say
+    "online": ("online", ""),
+    "active": ("online", ""),
+    "test": ("online", "here pilots take any job of the queue, not tests only"),
+    "brokeroff": ("paused", "Harvester still starts workers for jobs that the queue has already"),
+    **dict.fromkeys(("offline", "standby", "maintenance"), ("paused", "")),
+}
 SHAPE = ("nCore", "nCorePerNode", "nNode", "nNodes")
 _PILOT = "the pilot does this itself"
 _PUSH = "jobs are never pushed: pilots ask for them"

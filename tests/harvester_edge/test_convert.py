@@ -189,6 +189,43 @@ def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
     assert "percentage" in lost(one)["nQueueLimitWorkerRatio"]
 
 
+STRICT = ["offline", "Standby", "maintenance", "brokeroff"]
+
+
+@pytest.mark.parametrize("strict", STRICT)
+def test_the_stricter_status_holds(tmp_path, strict):
+    for ours, theirs in (("online", strict), (strict, "online"), (strict, "test")):
+        told = {"panda_resource": "Q", "status": theirs}
+        one, site = sites(tmp_path, h={"Q": slurm(queueStatus=ours)}, c={"Q": told})["Q"]
+        assert site.policy.status == "paused"
+        loser, winner = "queueStatus", "cric.status"
+        if ours == strict:
+            loser, winner = winner, loser
+        assert any(it.key == loser and winner in it.why for it in one.lost)
+        assert [it.key for it in one.carried if it.to == "policy.status"] == [winner]
+
+
+def test_a_status_that_says_more_than_ours_is_reported(tmp_path):
+    for word, policy, why in (
+        ("test", "online", "tests"),
+        ("brokeroff", "paused", "still starts"),
+        ("onlin", "paused", "no status"),
+        (False, "paused", "no status"),
+    ):
+        one, site = sites(tmp_path, c={"Q": {"panda_resource": "Q", "status": word}})["Q"]
+        assert site.policy.status == policy
+        assert why in lost(one)["cric.status"]
+
+
+def test_of_two_keys_for_one_thing_the_one_that_does_not_hold_is_reported(tmp_path):
+    queue = slurm(nQueueLimitWorker=5, nQueueLimitWorkerMax=7, nQueueLimitWorkerMin=3)
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert site.scaling.max_queued == 7
+    assert "nQueueLimitWorkerMax" in lost(one)["nQueueLimitWorker"]
+    assert "a ratio that is not set" in lost(one)["nQueueLimitWorkerMin"]
+    assert [it.key for it in one.carried if it.to.startswith("scaling")] == ["nQueueLimitWorkerMax"]
+
+
 @pytest.mark.parametrize(
     ("keys", "cores", "nodes"),
     [
