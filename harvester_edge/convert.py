@@ -1,7 +1,7 @@
 """Harvester's queue configuration and CRIC's queue data as site files of ours, with a report of what was
-carried over and what was not. Pure: JSON in, values out.
+carried over and what was not. JSON in, values out.
 
-One queue becomes one site. What a site must know and neither says (addresses, paths) is filled in and
+One queue becomes one site, which `lint` accepts: what it refuses is taken out and reported. What a site must know and neither says (addresses, paths) is filled in and
 listed under `confirm`. What becomes of each key: `convert_keys.py`.
 """
 
@@ -10,9 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from ailurus.protocol.errors import AilurusError
+from harvester_edge import lint
 from harvester_edge.convert_keys import (
     CRIC,
     EMPTY,
@@ -23,6 +28,13 @@ from harvester_edge.convert_keys import (
     Converted,
     shape,
 )
+from harvester_edge.tree import PROFILES
+
+BLAMED = {  # what a profile says, and what does not go with it
+    "policy.start_grace": "slots.std.walltime",
+    "scaling.idle_exit": "slots.std.walltime",
+    "backend.options.signal_before": "slots.std.walltime",
+}
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,7 +71,9 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
     }
     queues = [*dict.fromkeys([*harvester, *cric])]
     for queue in [name for name in queues if name not in templates] or queues:
-        yield _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        one = _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        _accepted(one)
+        yield one
 
 
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,13 +91,13 @@ def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Converted:
-    slug = re.sub(r"[^a-z0-9]+", "-", queue.lower()).strip("-")[:63].strip("-") or "site"
-    slot: dict[str, Any] = {"queue": re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", queue)}
+    slug = _slug(queue)
+    name = re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", queue).lstrip(".:+@=-")[:200] or slug
     site: dict[str, Any] = {
         "schema": 1,
         "site": slug,
         "extends": "",
-        "description": f"Converted from queue {queue}",
+        "description": f"Converted from queue {queue[:200]}",
         "contacts": ["somebody@site.example"],
         "confirm": [
             "contacts",
@@ -97,10 +111,13 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
             "token_file": f"/etc/ailurus/{slug}.token",
         },
         "paths": {"work": "/scratch/ailurus", "state": f"/var/lib/ailurus/{slug}"},
-        "slots": {"std": slot},
+        "slots": {"std": {"queue": name}},
         "scaling": {},
     }
     one = Converted(queue=queue, site=site)
+    if name != queue:
+        one.lose("queue", queue, f"here it is {name}: letters, digits and _ . : + @ = -")
+        one.confirm("slots.std.queue")
     _backend(one, harvester, cric)
     for key, value in cric.items():
         _carry(one, CRIC, key, value, "cric.")
@@ -111,8 +128,13 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
     for key, value in harvester.items():
         if key != "submitter":
             _carry(one, HARVESTER, key, value, "")
-    _complete(one, slot)
     return one
+
+
+def _slug(queue: str) -> str:
+    """The site's name, and its file's: never a profile's, which the file would then extend instead."""
+    slug = re.sub(r"[^a-z0-9]+", "-", queue.lower()).strip("-")[:58].strip("-") or "site"
+    return f"{slug}-site" if (PROFILES / f"{slug}.yaml").exists() else slug
 
 
 def _backend(one: Converted, harvester: dict[str, Any], cric: dict[str, Any]) -> None:
@@ -140,9 +162,26 @@ def _carry(one: Converted, table: Mapping[str, Any], key: str, value: Any, prefi
         one.lose(prefix + key, value, rule or "this key is not known here")
 
 
-def _complete(one: Converted, slot: dict[str, Any]) -> None:
+def _accepted(one: Converted) -> None:
+    """Complete the site, and take out of it what `lint` refuses, until it refuses nothing."""
+    with TemporaryDirectory() as place:
+        file = Path(place) / f"{one.site['site']}.yaml"
+        while True:
+            _complete(one)
+            file.write_text(yaml.safe_dump(one.site))
+            faults = [fault for fault in lint.faults(file) if fault.rule.startswith("E")]
+            refused = {BLAMED.get(fault.key, fault.key): fault.message for fault in faults}
+            places = [it.to for it in one.carried if it.to in refused]
+            if not places:
+                return
+            for to in places:
+                one.drop(to, f"`lint` refuses it: {refused[to]}")
+
+
+def _complete(one: Converted) -> None:
     """What a site file must say and nobody has said."""
     usual = {"cores": 1, "memory": "2GiB", "disk": "20GiB", "walltime": "1d"}
+    slot = one.site["slots"]["std"]
     for key, value in usual.items():
         if key not in slot:
             slot[key] = value

@@ -18,6 +18,7 @@ KINDS = (  # what the submitter's module is called, our profile, how its partiti
     ("htcondor", "htcondor", ""),
 )
 MOST = 1_000_000  # larger numbers mean: no limit
+LARGEST = 10**9  # MB or seconds; larger ones are mistakes
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 _DECIMAL = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*")
 
@@ -103,10 +104,10 @@ def _number(value: Any) -> int | float | None:
     return value
 
 
-def _whole(value: Any, least: int = 1) -> int | None:
-    """A whole number that is large enough."""
+def _whole(value: Any) -> int | None:
+    """A whole number of at least 1."""
     number = _number(value)
-    return number if isinstance(number, int) and number >= least else None
+    return number if isinstance(number, int) and number >= 1 else None
 
 
 def to(place: str) -> Rule:
@@ -117,7 +118,7 @@ def to(place: str) -> Rule:
         if number is None:
             one.lose(key, value, "not a whole number of at least 1")
         else:
-            one.set(key, place, number)
+            one.set(key, place, value, number)
 
     return rule
 
@@ -132,7 +133,7 @@ def workers(place: str) -> Rule:
         elif number is None:
             one.lose(key, value, "not a whole number of at least 1")
         else:
-            one.set(key, place, min(number * one.nodes, MOST))
+            one.set(key, place, value, min(number * one.nodes, MOST))
             if number * one.nodes > MOST:
                 one.lose(key, value, f"as good as no limit; {MOST} is the largest here")
 
@@ -144,21 +145,21 @@ def size(place: str) -> Rule:
 
     def rule(one: Converted, key: str, value: Any) -> None:
         number = _whole(value)
-        if number is None:
-            one.lose(key, value, "not a number of MB")
+        if number is None or number > LARGEST:
+            one.lose(key, value, "not a number of MB that a node could have")
         else:
-            one.set(key, place, f"{number}M")
+            one.set(key, place, value, f"{number}M")
 
     return rule
 
 
 def seconds(place: str) -> Rule:
     def rule(one: Converted, key: str, value: Any) -> None:
-        number = _whole(value, 60)
-        if number is None:
-            one.lose(key, value, "not a number of seconds, or less than a minute")
+        number = _whole(value)
+        if number is None or number > LARGEST:
+            one.lose(key, value, "not a number of seconds that a worker could have")
         else:
-            one.set(key, place, f"{number}s")
+            one.set(key, place, value, f"{number}s")
 
     return rule
 
@@ -173,10 +174,10 @@ def _ratio(one: Converted, key: str, value: Any) -> None:
 
 def _floor(one: Converted, key: str, value: Any) -> None:
     number = _whole(value)
-    if number is None:
-        one.lose(key, value, "not a whole number of at least 1")
+    if number is None or number * one.nodes > MOST:
+        one.lose(key, value, f"not a whole number from 1 to {MOST // one.nodes}")
     else:
-        one.set(key, "scaling.queued_ratio.floor", number * one.nodes)
+        one.set(key, "scaling.queued_ratio.floor", value, number * one.nodes)
 
 
 def _status(one: Converted, key: str, value: Any) -> None:
@@ -195,16 +196,22 @@ def _status(one: Converted, key: str, value: Any) -> None:
 def _named(one: Converted, key: str, value: Any) -> None:
     """A partition or queue of the batch system."""
     word = next((word for _, profile, word in KINDS if profile == one.site["extends"]), "")
-    if value and word:
-        one.set(key, f"backend.options.{word}", str(value))
-    elif value:
+    if word:
+        _option(one, key, word, value)
+    else:
         one.lose(key, value, "HTCondor has no queues")
 
 
 def _account(one: Converted, key: str, value: Any) -> None:
-    if value:
-        word = "accounting_group" if one.site["extends"] == "htcondor" else "account"
-        one.set(key, f"backend.options.{word}", str(value))
+    htcondor = one.site["extends"] == "htcondor"
+    _option(one, key, "accounting_group" if htcondor else "account", value)
+
+
+def _option(one: Converted, key: str, word: str, value: Any) -> None:
+    if isinstance(value, str) or _whole(value):
+        one.set(key, f"backend.options.{word}", value, str(value))
+    else:
+        one.lose(key, value, "not a name")
 
 
 def shape(one: Converted, submitter: Mapping[str, Any]) -> None:
@@ -213,8 +220,8 @@ def shape(one: Converted, submitter: Mapping[str, Any]) -> None:
     told: dict[str, int] = {}
     for key in SHAPE:
         if (value := submitter.get(key)) not in EMPTY:
-            if (number := _whole(value)) is None:
-                one.lose(f"submitter.{key}", value, "not a whole number of at least 1")
+            if (number := _whole(value)) is None or number > MOST:
+                one.lose(f"submitter.{key}", value, f"not a whole number from 1 to {MOST}")
             else:
                 told[key] = number
     every, each = told.get("nCore"), told.get("nCorePerNode")

@@ -189,6 +189,56 @@ def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
     assert "percentage" in lost(one)["nQueueLimitWorkerRatio"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "lose", "why"),
+    [
+        ({"nQueueLimitWorkerRatio": 40, "nQueueLimitWorkerMin": 3_000_000}, "nQueueLimitWorkerMin", "1000000"),
+        ({"submitter_localQueueName": ["a", "b"]}, "submitter.localQueueName", "not a name"),
+        ({"submitter_partition": {"a": 1}}, "submitter.partition", "not a name"),
+        ({"submitter_partition": "a b"}, "submitter.partition", "lint"),
+        ({"submitter_partition": False}, "submitter.partition", "not a name"),
+        ({"submitter_projectName": "my account"}, "submitter.projectName", "lint"),
+        ({"submitter_account": "a" * 501}, "submitter.account", "lint"),
+        ({"submitter_nCore": 2_000_000}, "submitter.nCore", "1000000"),
+        ({"submitter_nNode": 10**4000, "submitter_nCore": 10**4000}, "submitter.nNode", "1000000"),
+    ],
+)  # fmt: skip
+def test_what_lint_refuses_is_reported_and_left_out(tmp_path, keys, lose, why):
+    one, _ = sites(tmp_path, h={"Q": slurm(**keys)})["Q"]
+    assert why in lost(one)[lose]
+    assert lose not in {it.key for it in one.carried}
+
+
+@pytest.mark.parametrize(
+    "told", [{"maxtime": 1}, {"maxtime": 100}, {"maxtime": 600}, {"maxtime": 10**30}, {"maxrss": 10**30}, {"maxwdir": 10**30}, {"corecount": 10**30}]
+)  # fmt: skip
+def test_a_shape_that_no_worker_can_have_is_reported_and_left_out(tmp_path, told):
+    for queue in ({}, {"h": {"Q": slurm()}}, {"h": {"Q": {"submitter": {"module": "pbs"}}}}):
+        one, site = sites(tmp_path, **queue, c={"Q": {"panda_resource": "Q", **told}})["Q"]
+        (key,) = told
+        assert f"cric.{key}" in lost(one)
+        assert site.slots["std"].walltime_s == 86_400
+        assert {f"slots.std.{it}" for it in ("cores", "memory", "disk", "walltime")} == {
+            it for it in site.confirm if it.startswith("slots")
+        }
+
+
+@pytest.mark.parametrize(
+    ("queue", "name"),
+    [("", "site"), ("-x", "x"), ("é", "_"), ("a b", "a_b"), ("q" * 300, "q" * 200), ("@", "site"), ("\0", "_")],
+)  # fmt: skip
+def test_a_queue_that_cannot_be_called_so_here_is_reported(tmp_path, queue, name):
+    one, site = sites(tmp_path, h={queue: slurm()})[queue]
+    assert site.slots["std"].queue == name
+    assert name in lost(one)["queue"]
+    assert "slots.std.queue" in site.confirm
+
+
+def test_a_queue_called_as_a_profile_is_not_extended_by_others(tmp_path):
+    found = sites(tmp_path, h={"htcondor": GRID["grid.pull"] | {"isTemplateQueue": False}})
+    assert found["htcondor"][1].site == "htcondor-site"
+
+
 STRICT = ["offline", "Standby", "maintenance", "brokeroff"]
 
 
