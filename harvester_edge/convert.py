@@ -30,6 +30,8 @@ from harvester_edge.convert_keys import (
 )
 from harvester_edge.tree import PROFILES
 
+DEEPEST = 50
+TYPES = (("submitter", dict, "object"), ("templateQueueName", str, "text"))
 BLAMED = {  # what a profile says, and what does not go with it
     "policy.start_grace": "slots.std.walltime",
     "scaling.idle_exit": "slots.std.walltime",
@@ -38,14 +40,11 @@ BLAMED = {  # what a profile says, and what does not go with it
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Queues of Harvester and of CRIC in files: by name, templates filled in."""
+    """Queues of Harvester and of CRIC in files: by name, as they stand there."""
     harvester: dict[str, Any] = {}
     cric: dict[str, Any] = {}
     for name, text in texts.items():
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise AilurusError(f"{name} is not JSON: {error}") from None
+        found = _json(name, text)
         if not isinstance(found, dict):
             raise AilurusError(f"{name} holds no object of queues")
         if _is_cric(found):  # one queue by itself
@@ -53,8 +52,37 @@ def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         for queue, told in found.items():
             if not isinstance(told, dict):
                 raise AilurusError(f"{name}: {queue} is no queue", remedy="a JSON object by queue")
+            for key, kind, what in TYPES:
+                if not isinstance(told.get(key), kind | None):
+                    raise AilurusError(f"{name}: {queue}: {key} is no {what}")
             (cric if _is_cric(told) else harvester)[queue] = told
     return harvester, cric
+
+
+def _json(name: str, text: str) -> Any:
+    """What a file holds. Refused is what could not be written again: half a character, a bottomless tree."""
+    try:
+        found = json.loads(text)
+        if _deeper(found, DEEPEST):
+            raise RecursionError
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise AilurusError(f"{name} is nested more than {DEEPEST} deep, as no queue is") from None
+    except ValueError as error:
+        raise AilurusError(f"{name} is not JSON: {error}") from None
+    return found
+
+
+def _deeper(value: Any, most: int) -> bool:
+    layer = [value]
+    for _ in range(most):
+        layer = [
+            part
+            for one in layer
+            if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(layer)
 
 
 def _is_cric(told: Mapping[str, Any]) -> bool:
@@ -72,21 +100,25 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
     queues = [*dict.fromkeys([*harvester, *cric])]
     for queue in [name for name in queues if name not in templates] or queues:
         one = _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        template = harvester.get(queue, {}).get("templateQueueName")
+        if template and template not in harvester:
+            one.lose(
+                "templateQueueName", template, "no file has it, so all that it says is missing"
+            )
         _accepted(one)
         yield one
 
 
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
-    """A queue over its template; plugin blocks are merged key by key, `common` into each of them."""
+    """A queue over its template; plugin blocks are merged key by key, `common` into the submitter's."""
     told = harvester.get(queue, {})
-    base = harvester.get(str(told.get("templateQueueName")), {})
+    base = harvester.get(told.get("templateQueueName") or "", {})
     merged = {**base, **told}
     for key in base.keys() & told.keys():
         if isinstance(base[key], dict) and isinstance(told[key], dict):
             merged[key] = {**base[key], **told[key]}
-    common = merged.pop("common", {})
-    if isinstance(common, dict) and isinstance(merged.get("submitter"), dict):
-        merged["submitter"] = {**common, **merged["submitter"]}
+    if isinstance(merged.get("common"), dict) and merged.get("submitter"):
+        merged["submitter"] = {**merged.pop("common"), **merged["submitter"]}
     return merged
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ailurus.output import Output, clean
+from ailurus.protocol.errors import AilurusError
 from harvester_edge.convert_keys import Converted
 
 
@@ -35,12 +38,12 @@ def main(args: Namespace, out: Output) -> int:
     import yaml
 
     from harvester_edge.cli.exits import NotFound
-    from harvester_edge.convert import convert, read
+    from harvester_edge.convert import convert
 
-    texts = {str(path): _text(path) for path in args.files}
-    sites = [one for one in convert(*read(texts)) if args.queue in ("", one.queue)]
+    sites = [one for one in convert(*_queues(args.files)) if args.queue in ("", one.queue)]
     if not sites:
-        raise NotFound(f"no queue {args.queue or 'at all'} in {', '.join(texts)}")
+        names = ", ".join(map(str, args.files))
+        raise NotFound(f"no queue {args.queue or 'at all'} in {names}")
     if args.out is None and len(sites) > 1 and not out.as_json:
         names = ", ".join(one.queue for one in sites)
         raise NotFound(f"{len(sites)} queues: {names}", remedy="--out DIR for all, or --queue NAME")
@@ -59,13 +62,21 @@ def main(args: Namespace, out: Output) -> int:
     return 0
 
 
-def _text(path: Path) -> str:
-    from ailurus.protocol.errors import AilurusError
+def _queues(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the files hold. One that is of no use is wrong data; it is no site file, whose faults are 78."""
+    from harvester_edge.cli.exits import NotFound
+    from harvester_edge.convert import read
 
+    texts = {}
+    for path in paths:
+        try:
+            texts[str(path)] = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotFound(f"cannot read {path}: {error}") from None
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AilurusError(f"cannot read {path}: {error}") from None
+        return read(texts)
+    except AilurusError as error:
+        raise NotFound(error.message, remedy=error.remedy) from None
 
 
 def _report(one: Converted) -> None:

@@ -327,6 +327,40 @@ def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
     capsys.readouterr()
     assert main(["convert", str(file), "--json"]) == 0
     assert len(msgspec.json.decode(capsys.readouterr().out)["sites"]) == 2
-    file.write_text("{")
-    assert main(["convert", str(file)]) == 78
-    assert "is not JSON" in capsys.readouterr().err
+
+
+DEEP = '{"Q": {"submitter": {"x": ' + "[" * 100_000 + "]" * 100_000 + "}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "no object of queues"),
+        ('{"Q": 7}', "Q is no queue"),
+        ('{"Q": {"submitter": "slurm"}}', "Q: submitter is no object"),
+        ('{"Q": {"submitter": [{"module": "slurm"}]}}', "Q: submitter is no object"),
+        ('{"Q": {"templateQueueName": {"a": 1}}}', "Q: templateQueueName is no text"),
+        ('{"Q": {"templateQueueName": ["a"]}}', "Q: templateQueueName is no text"),
+        ('{"\\ud800": {}}', "is not JSON"),
+        ("[" * 51 + "]" * 51, "nested"),
+        (DEEP, "nested"),
+        (b"\xff", "cannot read"),
+        (None, "cannot read"),
+    ],
+    ids=range(12),
+)
+def test_a_file_that_is_of_no_use_is_named_with_what_is_wrong_in_it(tmp_path, capsys, text, said):
+    file = tmp_path / "queues.json"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["convert", str(file)]) == 65
+    told = capsys.readouterr().err
+    assert f"{file}" in told
+    assert said in told
+
+
+def test_a_template_that_no_file_has_is_reported(tmp_path):
+    one, _ = sites(tmp_path, h={"Q": {"templateQueueName": "gone", "common": {"nCore": 3}}})["Q"]
+    assert any(it.key == "templateQueueName" and "no file has it" in it.why for it in one.lost)
+    assert "common" in lost(one)
