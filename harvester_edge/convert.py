@@ -93,7 +93,7 @@ def _is_cric(told: Mapping[str, Any]) -> bool:
 
 def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[Converted]:
     """A site for each queue; a template is no queue unless nothing else is there."""
-    used = {told.get("templateQueueName") for told in harvester.values()}
+    used = {name for told in harvester.values() if (name := told.get("templateQueueName"))}
     templates = {
         name for name, told in harvester.items() if told.get("isTemplateQueue") or name in used
     }
@@ -112,7 +112,8 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
     """A queue over its template; plugin blocks are merged key by key, `common` into the submitter's."""
     told = harvester.get(queue, {})
-    base = harvester.get(told.get("templateQueueName") or "", {})
+    template = told.get("templateQueueName")
+    base = harvester.get(template, {}) if template else {}
     merged = {**base, **told}
     for key in base.keys() & told.keys():
         if isinstance(base[key], dict) and isinstance(told[key], dict):

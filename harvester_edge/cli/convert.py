@@ -5,6 +5,7 @@ One queue's site goes to stdout, several into files of `--out`; the report goes 
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import msgspec
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.convert_keys import Converted
+
+CANNOT_CREATE = 73
 
 
 class ConvertAnswer(msgspec.Struct):
@@ -29,7 +32,10 @@ def arguments(parser: ArgumentParser) -> None:
                         help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data); of both: merged by queue")  # fmt: skip
     parser.add_argument("--queue", default="", help="only this one")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write QUEUE.yaml into this directory"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write SITE.yaml of each queue into this directory; nothing is overwritten",
     )
 
 
@@ -47,19 +53,43 @@ def main(args: Namespace, out: Output) -> int:
     if args.out is None and len(sites) > 1 and not out.as_json:
         names = ", ".join(one.queue for one in sites)
         raise NotFound(f"{len(sites)} queues: {names}", remedy="--out DIR for all, or --queue NAME")
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-    for one in sites:
-        text = yaml.safe_dump(one.site, sort_keys=False, allow_unicode=True, width=100)
-        if args.out is not None:
-            (args.out / f"{one.site['site']}.yaml").write_text(text)
-        elif not out.as_json:
-            out.raw(text)
+    texts = [
+        yaml.safe_dump(one.site, sort_keys=False, allow_unicode=True, width=100) for one in sites
+    ]
+    if args.out is not None and (why := _keep(args.out, sites, texts)):
+        sys.stderr.write(f"harvester-edge: {clean(why)}\n")
+        return CANNOT_CREATE
+    for one, text in zip(sites, texts, strict=True):
         if not out.as_json:
+            if args.out is None:
+                out.raw(text)
             _report(one)
     if out.as_json:
         out.document(ConvertAnswer(sites))
     return 0
+
+
+def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
+    """Write all files, or say why none can be: two queues' would be one, or it is somebody's already."""
+    from harvester_edge.cli.exits import NotFound
+
+    files: dict[Path, Converted] = {}
+    for one in sites:
+        other = files.setdefault(place / f"{one.site['site']}.yaml", one)
+        if other is not one:
+            both = f"queues {other.queue} and {one.queue} would both be site {one.site['site']}"
+            raise NotFound(both, remedy="--queue NAME, and a DIR for each")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            if os.path.lexists(path):
+                return f"{path} is there already (move it away, or name another DIR)"
+        for path, text in zip(files, texts, strict=True):
+            with path.open("x") as file:
+                file.write(text)
+    except OSError as error:
+        return f"cannot create {error.filename or place}: {error.strerror}"
+    return ""
 
 
 def _queues(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:

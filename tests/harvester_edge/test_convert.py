@@ -360,7 +360,45 @@ def test_a_file_that_is_of_no_use_is_named_with_what_is_wrong_in_it(tmp_path, ca
     assert said in told
 
 
+def test_a_queue_without_a_name_is_nobodys_template(tmp_path):
+    found = sites(tmp_path, h={"": slurm(maxWorkers=3), "Q": slurm(templateQueueName="")})
+    assert found.keys() == {"", "Q"}
+    assert found["Q"][1].scaling.max_total == 10
+
+
 def test_a_template_that_no_file_has_is_reported(tmp_path):
     one, _ = sites(tmp_path, h={"Q": {"templateQueueName": "gone", "common": {"nCore": 3}}})["Q"]
     assert any(it.key == "templateQueueName" and "no file has it" in it.why for it in one.lost)
     assert "common" in lost(one)
+
+
+def test_two_queues_never_become_one_file(tmp_path, capsys):
+    file = tmp_path / "queues.json"
+    file.write_text(json.dumps({"A-B": slurm(maxWorkers=1), "A_B": slurm(maxWorkers=2)}))
+    assert main(["convert", str(file), "--out", str(tmp_path / "out")]) == 65
+    assert "queues A-B and A_B would both be site a-b" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["convert", str(file), "--out", str(tmp_path / "out"), "--queue", "A_B"]) == 0
+    assert lint.load(tmp_path / "out" / "a-b.yaml").scaling.max_total == 2
+
+
+def test_a_file_that_is_there_is_not_overwritten_and_none_is_written_beside_it(tmp_path, capsys):
+    file, place = tmp_path / "queues.json", tmp_path / "out"
+    file.write_text(json.dumps({"Q1": slurm(), "Q2": slurm()}))
+    place.mkdir()
+    (place / "q2.yaml").write_text("mine")
+    assert main(["convert", str(file), "--out", str(place)]) == 73
+    assert f"{place}/q2.yaml is there already" in capsys.readouterr().err
+    assert [path.read_text() for path in place.iterdir()] == ["mine"]
+    (place / "q2.yaml").unlink()
+    (place / "q2.yaml").symlink_to(tmp_path / "elsewhere")
+    assert main(["convert", str(file), "--out", str(place)]) == 73
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("place", ["queues.json", "queues.json/out", "/proc/out", "n" * 300])
+def test_a_directory_that_cannot_be_is_named(tmp_path, capsys, place):
+    file = tmp_path / "queues.json"
+    file.write_text(json.dumps({"Q1": slurm()}))
+    assert main(["convert", str(file), "--out", str(tmp_path / place)]) == 73
+    assert f"cannot create {tmp_path / place}" in capsys.readouterr().err
