@@ -1,76 +1,50 @@
 """Harvester's queue configuration and CRIC's queue data as site files of ours, with a report of what was
-carried over and what was not. Pure: JSON in, values out.
+carried over and what was not. JSON in, values out.
 
-One queue becomes one site. Meanings of the keys: harvester's queue configuration and CRIC's schedconfig.
-What a site must know and neither says (addresses, paths) is filled in and listed under `confirm`.
+One queue becomes one site, which `lint` accepts: what it refuses is taken out and reported. What a site must know and neither says (addresses, paths) is filled in and
+listed under `confirm`. What becomes of each key: `convert_keys.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from msgspec import Struct, field
+import yaml
 
 from ailurus.protocol.errors import AilurusError
-
-KINDS = (  # what the submitter's module is called, our profile, how its partition or queue is called
-    ("slurm", "slurm-shared", "partition"),
-    ("pbs", "pbs-wholenode", "queue"),
-    ("htcondor", "htcondor", ""),
+from harvester_edge import lint
+from harvester_edge.convert_keys import (
+    CRIC,
+    EMPTY,
+    HARVESTER,
+    KINDS,
+    MOST,
+    SUBMITTER,
+    Converted,
+    shape,
 )
-MOST = 1_000_000  # larger numbers mean: no limit
+from harvester_edge.tree import PROFILES
 
-
-class Lost(Struct, frozen=True, kw_only=True):
-    """Something that was not carried over."""
-
-    key: str
-    value: str
-    why: str
-
-
-class Carried(Struct, frozen=True, kw_only=True):
-    """Something that was, and where it is now."""
-
-    key: str
-    to: str
-    value: str
-
-
-class Converted(Struct, kw_only=True):
-    """A queue as a site."""
-
-    queue: str
-    site: dict[str, Any]
-    carried: list[Carried] = field(default_factory=list)
-    lost: list[Lost] = field(default_factory=list)
-
-    def set(self, key: str, to: str, value: Any, as_value: Any = None) -> None:
-        """Put a value at a dotted place of the site."""
-        put(self.site, to, value if as_value is None else as_value)
-        told = value if as_value is None else as_value
-        self.carried.append(Carried(key=key, to=to, value=str(told)))
-
-    def lose(self, key: str, value: Any, why: str) -> None:
-        text = json.dumps(value)
-        self.lost.append(Lost(key=key, value=text if len(text) < 80 else text[:77] + "…", why=why))
-
-    def confirm(self, *keys: str) -> None:
-        self.site["confirm"] += [key for key in keys if key not in self.site["confirm"]]
+DEEPEST = 50
+TYPES = (("submitter", dict, "object"), ("templateQueueName", str, "text"))
+BLAMED = {  # what a profile says, and what does not go with it
+    "policy.start_grace": "slots.std.walltime",
+    "scaling.idle_exit": "slots.std.walltime",
+    "backend.options.signal_before": "slots.std.walltime",
+}
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Queues of Harvester and of CRIC in files: by name, templates filled in."""
+    """Queues of Harvester and of CRIC in files: by name, as they stand there."""
     harvester: dict[str, Any] = {}
     cric: dict[str, Any] = {}
     for name, text in texts.items():
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise AilurusError(f"{name} is not JSON: {error}") from None
+        found = _json(name, text)
         if not isinstance(found, dict):
             raise AilurusError(f"{name} holds no object of queues")
         if _is_cric(found):  # one queue by itself
@@ -78,8 +52,37 @@ def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         for queue, told in found.items():
             if not isinstance(told, dict):
                 raise AilurusError(f"{name}: {queue} is no queue", remedy="a JSON object by queue")
+            for key, kind, what in TYPES:
+                if not isinstance(told.get(key), kind | None):
+                    raise AilurusError(f"{name}: {queue}: {key} is no {what}")
             (cric if _is_cric(told) else harvester)[queue] = told
     return harvester, cric
+
+
+def _json(name: str, text: str) -> Any:
+    """What a file holds. Refused is what could not be written again: half a character, a bottomless tree."""
+    try:
+        found = json.loads(text)
+        if _deeper(found, DEEPEST):
+            raise RecursionError
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise AilurusError(f"{name} is nested more than {DEEPEST} deep, as no queue is") from None
+    except ValueError as error:
+        raise AilurusError(f"{name} is not JSON: {error}") from None
+    return found
+
+
+def _deeper(value: Any, most: int) -> bool:
+    layer = [value]
+    for _ in range(most):
+        layer = [
+            part
+            for one in layer
+            if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(layer)
 
 
 def _is_cric(told: Mapping[str, Any]) -> bool:
@@ -90,37 +93,44 @@ def _is_cric(told: Mapping[str, Any]) -> bool:
 
 def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[Converted]:
     """A site for each queue; a template is no queue unless nothing else is there."""
-    used = {told.get("templateQueueName") for told in harvester.values()}
+    used = {name for told in harvester.values() if (name := told.get("templateQueueName"))}
     templates = {
         name for name, told in harvester.items() if told.get("isTemplateQueue") or name in used
     }
     queues = [*dict.fromkeys([*harvester, *cric])]
     for queue in [name for name in queues if name not in templates] or queues:
-        yield _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        one = _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        template = harvester.get(queue, {}).get("templateQueueName")
+        if template and template not in harvester:
+            one.lose(
+                "templateQueueName", template, "no file has it, so all that it says is missing"
+            )
+        _accepted(one)
+        yield one
 
 
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
-    """A queue over its template; plugin blocks are merged key by key, `common` into each of them."""
+    """A queue over its template; plugin blocks are merged key by key, `common` into the submitter's."""
     told = harvester.get(queue, {})
-    base = harvester.get(str(told.get("templateQueueName")), {})
+    template = told.get("templateQueueName")
+    base = harvester.get(template, {}) if template else {}
     merged = {**base, **told}
     for key in base.keys() & told.keys():
         if isinstance(base[key], dict) and isinstance(told[key], dict):
             merged[key] = {**base[key], **told[key]}
-    common = merged.pop("common", {})
-    if isinstance(common, dict) and isinstance(merged.get("submitter"), dict):
-        merged["submitter"] = {**common, **merged["submitter"]}
+    if isinstance(merged.get("common"), dict) and merged.get("submitter"):
+        merged["submitter"] = {**merged.pop("common"), **merged["submitter"]}
     return merged
 
 
 def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Converted:
-    slug = re.sub(r"[^a-z0-9]+", "-", queue.lower()).strip("-")[:63].strip("-") or "site"
-    slot: dict[str, Any] = {"queue": re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", queue)}
+    slug = _slug(queue)
+    name = re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", queue).lstrip(".:+@=-")[:200] or slug
     site: dict[str, Any] = {
         "schema": 1,
         "site": slug,
         "extends": "",
-        "description": f"Converted from queue {queue}",
+        "description": f"Converted from queue {queue[:200]}",
         "contacts": ["somebody@site.example"],
         "confirm": [
             "contacts",
@@ -134,21 +144,30 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
             "token_file": f"/etc/ailurus/{slug}.token",
         },
         "paths": {"work": "/scratch/ailurus", "state": f"/var/lib/ailurus/{slug}"},
-        "slots": {"std": slot},
+        "slots": {"std": {"queue": name}},
         "scaling": {},
     }
     one = Converted(queue=queue, site=site)
+    if name != queue:
+        one.lose("queue", queue, f"here it is {name}: letters, digits and _ . : + @ = -")
+        one.confirm("slots.std.queue")
     _backend(one, harvester, cric)
-    for table, told, prefix in ((CRIC, cric, "cric."), (HARVESTER, harvester, "")):
-        for key, value in told.items():
-            if key != "submitter" or prefix:
-                _carry(one, table, key, value, prefix)
-    for key, value in sorted(
-        (harvester.get("submitter") or {}).items()
-    ):  # nCore, then nCorePerNode
+    for key, value in cric.items():
+        _carry(one, CRIC, key, value, "cric.")
+    submitter = harvester.get("submitter") or {}
+    shape(one, submitter)  # first: limits are multiplied by nodes
+    for key, value in submitter.items():
         _carry(one, SUBMITTER, key, value, "submitter.")
-    _complete(one, slot)
+    for key, value in harvester.items():
+        if key != "submitter":
+            _carry(one, HARVESTER, key, value, "")
     return one
+
+
+def _slug(queue: str) -> str:
+    """The site's name, and its file's: never a profile's, which the file would then extend instead."""
+    slug = re.sub(r"[^a-z0-9]+", "-", queue.lower()).strip("-")[:58].strip("-") or "site"
+    return f"{slug}-site" if (PROFILES / f"{slug}.yaml").exists() else slug
 
 
 def _backend(one: Converted, harvester: dict[str, Any], cric: dict[str, Any]) -> None:
@@ -167,245 +186,45 @@ def _backend(one: Converted, harvester: dict[str, Any], cric: dict[str, Any]) ->
 
 
 def _carry(one: Converted, table: Mapping[str, Any], key: str, value: Any, prefix: str) -> None:
-    if key.strip("_").startswith("comment"):
+    if key.strip("_").startswith("comment") or value in EMPTY:
         return
     rule = table.get(key)
     if callable(rule):
         rule(one, prefix + key, value)
-    elif value not in (None, "", [], {}):
+    else:
         one.lose(prefix + key, value, rule or "this key is not known here")
 
 
-def _complete(one: Converted, slot: dict[str, Any]) -> None:
+def _accepted(one: Converted) -> None:
+    """Complete the site, and take out of it what `lint` refuses, until it refuses nothing."""
+    with TemporaryDirectory() as place:
+        file = Path(place) / f"{one.site['site']}.yaml"
+        while True:
+            _complete(one)
+            file.write_text(yaml.safe_dump(one.site))
+            faults = [fault for fault in lint.faults(file) if fault.rule.startswith("E")]
+            refused = {BLAMED.get(fault.key, fault.key): fault.message for fault in faults}
+            places = [it.to for it in one.carried if it.to in refused]
+            if not places:
+                return
+            for to in places:
+                one.drop(to, f"`lint` refuses it: {refused[to]}")
+
+
+def _complete(one: Converted) -> None:
     """What a site file must say and nobody has said."""
     usual = {"cores": 1, "memory": "2GiB", "disk": "20GiB", "walltime": "1d"}
+    slot = one.site["slots"]["std"]
     for key, value in usual.items():
         if key not in slot:
             slot[key] = value
             one.confirm(f"slots.std.{key}")
-    scaling = one.site["scaling"]
+    scaling = one.site.setdefault("scaling", {})
     if "max_total" not in scaling:
-        scaling["max_total"] = 10
+        scaling["max_total"] = min(MOST, 10 * one.nodes)
         one.confirm("scaling.max_total")
     ratio = scaling.get("queued_ratio")
     if ratio is not None and "of_running" not in ratio:
-        del scaling["queued_ratio"]
-        one.lose(
-            "nQueueLimitWorkerMin", ratio["floor"], "it is the floor of a ratio that is not set"
-        )
+        one.drop("scaling.queued_ratio.floor", "it is the floor of a ratio that is not set")
     elif ratio is not None and "max_queued" not in scaling:
         scaling["max_queued"] = scaling["max_total"]
-    nodes = one.site.pop("_nodes", 1)
-    if nodes > 1:
-        for key in ("max_total", "max_queued"):
-            if key in scaling:
-                scaling[key] = min(MOST, scaling[key] * nodes)
-
-
-# the rules, by key -----------------------------------------------------------------------------------
-
-Rule = Callable[[Converted, str, Any], None]
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def to(place: str, least: int = 0, most: int = MOST) -> Rule:
-    """A whole number that goes to `place`."""
-
-    def rule(one: Converted, key: str, value: Any) -> None:
-        if value is None:
-            return
-        if not _whole(value) or value < least:
-            one.lose(key, value, f"not a whole number of at least {least}")
-            return
-        one.set(key, place, min(value, most))
-        if value > most:
-            one.lose(key, value, f"as good as no limit; {most} is the largest here")
-
-    return rule
-
-
-def size(place: str) -> Rule:
-    """A number of MB."""
-
-    def rule(one: Converted, key: str, value: Any) -> None:
-        if _whole(value) and value > 0:
-            one.set(key, place, f"{value}M")
-        elif value:
-            one.lose(key, value, "not a number of MB")
-
-    return rule
-
-
-def seconds(place: str) -> Rule:
-    def rule(one: Converted, key: str, value: Any) -> None:
-        if _whole(value) and value >= 60:
-            one.set(key, place, f"{value}s")
-        elif value:
-            one.lose(key, value, "less than a minute")
-
-    return rule
-
-
-def _ratio(one: Converted, key: str, value: Any) -> None:
-    if isinstance(value, int | float) and 0 < value <= 10_000 and value is not True:
-        one.set(key, "scaling.queued_ratio.of_running", value, value / 100)
-
-
-def _floor(one: Converted, key: str, value: Any) -> None:
-    if _whole(value) and value > 0:
-        one.set(key, "scaling.queued_ratio.floor", value)
-
-
-def _per_cycle(one: Converted, key: str, value: Any) -> None:
-    if value:  # 0 is Harvester's word for no limit
-        to("scaling.per_cycle")(one, key, value)
-
-
-def _status(one: Converted, key: str, value: Any) -> None:
-    if str(value).lower() in ("online", "test", "active"):
-        one.set(key, "policy.status", value, "online")
-    elif value:
-        one.set(key, "policy.status", value, "paused")
-
-
-def _named(one: Converted, key: str, value: Any) -> None:
-    """A partition or queue of the batch system."""
-    word = next((word for _, profile, word in KINDS if profile == one.site["extends"]), "")
-    if value and word:
-        one.set(key, f"backend.options.{word}", str(value))
-    elif value:
-        one.lose(key, value, "HTCondor has no queues")
-
-
-def _account(one: Converted, key: str, value: Any) -> None:
-    if value:
-        word = "accounting_group" if one.site["extends"] == "htcondor" else "account"
-        one.set(key, f"backend.options.{word}", str(value))
-
-
-def _cores(one: Converted, key: str, value: Any) -> None:
-    """`nCore` is of the whole allocation; of several nodes each becomes a worker."""
-    if not _whole(value) or value < 1:
-        return
-    each = one.site["slots"]["std"].get("cores")
-    if key.endswith("nCorePerNode"):
-        if isinstance(each, int) and each > value:
-            one.site["_nodes"] = -(-each // value)
-            one.lose(
-                "submitter.nCore",
-                each,
-                f"{one.site['_nodes']} nodes a worker: here one node is one",
-            )
-        one.set(key, "slots.std.cores", value)
-    else:
-        one.set(key, "slots.std.cores", value)
-
-
-def _several_nodes(one: Converted, key: str, value: Any) -> None:
-    if _whole(value) and value > 1:
-        one.site["_nodes"] = value
-        one.lose(key, value, f"{value} nodes a worker: here one node is one worker")
-
-
-def _container(one: Converted, key: str, value: Any) -> None:
-    if value:
-        one.lose(key, value, "the site's container is chosen by `container`")
-
-
-_PILOT = "the pilot does this itself"
-_PUSH = "jobs are never pushed: pilots ask for them"
-_SERVER = "the dispatcher decides this"
-HARVESTER: dict[str, Rule | str] = {
-    "queueStatus": _status,
-    "maxWorkers": to("scaling.max_total"),
-    "nQueueLimitWorker": to("scaling.max_queued", least=1),
-    "nQueueLimitWorkerMax": to("scaling.max_queued", least=1),
-    "nQueueLimitWorkerRatio": _ratio,
-    "nQueueLimitWorkerMin": _floor,
-    "maxNewWorkersPerCycle": _per_cycle,
-    "walltimeLimit": "how long Harvester keeps a worker, queue included; a slot's walltime is what is asked for",
-    **dict.fromkeys(
-        ("nQueueLimitWorkerCores", "nQueueLimitWorkerCoresRatio", "nQueueLimitWorkerCoresMin",
-         "nQueueLimitWorkerMemory", "nQueueLimitWorkerMemoryRatio", "nQueueLimitWorkerMemoryMin"),
-        "caps what waits; scaling.max_cores and max_memory cap all workers",
-    ),
-    **dict.fromkeys(
-        ("nQueueLimitJob", "nQueueLimitJobMax", "nQueueLimitJobMin", "nQueueLimitJobRatio",
-         "nQueueLimitJobCores", "nQueueLimitJobCoresRatio", "nQueueLimitJobCoresMin",
-         "useJobLateBinding", "mapType", "getJobCriteria"),
-        _PUSH,
-    ),
-    **dict.fromkeys(("preparator", "stager", "aux_preparator", "extractor", "zipper", "zipPerMB",
-                     "ddmEndpointIn", "prefetchEvents", "initEventsMultipler", "scatteredEvents"), _PILOT),
-    **dict.fromkeys(("prodSourceLabel", "prodSourceLabelRandomWeightsPermille", "runMode", "jobType",
-                     "prioritizedProdSourceLabels", "allowJobMixture", "resourceType"), _SERVER),
-    **dict.fromkeys(("truePilot", "noHeartbeat"), "our pilots always speak for themselves"),
-    "maxSubmissionAttempts": "an unclear submission is never repeated; the breaker does the rest",
-    "messenger": "pilots speak to the dispatcher; without a network by the relay or a spool",
-    "workerMaker": "a slot says what a worker is; packing is the pilot's",
-    "monitor": "the backend's plugin does this",
-    "sweeper": "the backend's plugin does this",
-    "throttler": "scaling and the breaker do this",
-    "rpc": "backend.options.prefix runs commands on another machine, as [ssh, login]",
-    **dict.fromkeys(("templateQueueName", "isTemplateQueue", "siteName", "siteFamily", "uniqueName",
-                     "configID", "nNewWorkers"), "Harvester's own book-keeping"),
-}  # fmt: skip
-SUBMITTER: dict[str, Rule | str] = {
-    "module": lambda one, key, value: None,
-    "name": lambda one, key, value: None,
-    "nCore": _cores,
-    "nCorePerNode": _cores,
-    **dict.fromkeys(("nNode", "nNodes"), _several_nodes),
-    **dict.fromkeys(("localQueueName", "localQueue", "localqueue", "queue", "partition"), _named),
-    **dict.fromkeys(("projectName", "projectname", "project", "account"), _account),
-    "nCoreFactor": "slots.std.cores is what a worker has",
-    **dict.fromkeys(("templateFile", "CEtemplateDir"), "the edge renders the script: `harvester-edge render`"),
-    **dict.fromkeys(("logDir", "logBaseURL"), "logs are in paths.shared or paths.state"),
-    **dict.fromkeys(("x509UserProxy", "x509UserProxyAnalysis", "tokenDir", "tokenDirAnalysis"),
-                    "a credential: never copied; the edge has a token of its own"),
-    **dict.fromkeys(("condorHostConfig", "useAtlasGridCE", "useAtlasCRIC", "useCRICGridCE", "useSpool"),
-                    "the edge submits to one schedd or controller, not to CEs"),
-    "nProcesses": "the edge is one process",
-    "middleware": "backend.options.prefix runs commands on another machine, as [ssh, login]",
-    "maxWalltime": "its unit differs by plugin: set slots.std.walltime",
-}  # fmt: skip
-CRIC: dict[str, Rule | str] = {
-    "status": _status,
-    "corecount": to("slots.std.cores", least=1),
-    "maxrss": size("slots.std.memory"),
-    "maxwdir": size("slots.std.disk"),
-    "maxtime": seconds("slots.std.walltime"),
-    "localqueue": _named,
-    "container_type": _container,
-    "container_options": _container,
-    "queues": "the edge submits to one schedd or controller, not to CEs",
-    **dict.fromkeys(("acopytools", "copytools", "astorages", "aprotocols", "maxinputsize", "use_pcache",
-                     "direct_access_lan", "direct_access_wan", "allow_lan", "allow_wan"), _PILOT),
-    **dict.fromkeys(("capability", "workflow", "type", "resource_type", "catchall", "params", "uconfig",
-                     "meanrss", "minrss", "mintime", "timefloor", "jobseed", "fairsharepolicy",
-                     "transferringlimit", "pledgedcpu", "corepower", "harvester", "harvester_template",
-                     "pilot_manager"), _SERVER),
-    "environ": "a site's environment is its nodes' own",
-    "is_cvmfs": "say `software: [/cvmfs]`",
-    "wnconnectivity": "say dispatcher.pilot_url if nodes have no way out",
-    **dict.fromkeys(
-        ("nickname", "name", "panda_resource", "panda_site", "siteid", "site", "atlas_site", "gocname",
-         "gstat", "rc", "rc_site", "rc_country", "rc_site_state", "site_state", "state", "state_comment",
-         "state_update", "cloud", "country", "countrygroup", "region", "tier", "tier_level", "vo_name",
-         "description", "comment", "comment_", "last_modified", "id", "parent", "hc_param", "hc_suite",
-         "is_default", "is_virtual", "nodes", "releases", "validatedreleases", "pilot_version",
-         "python_version", "probe", "cachedse"),
-        "a description; the dispatcher and the pilot do not need it",
-    ),
-}  # fmt: skip
-
-
-def put(tree: dict[str, Any], place: str, value: Any) -> None:
-    """Set a value at a dotted place."""
-    *path, last = place.split(".")
-    for part in path:
-        tree = tree.setdefault(part, {})
-    tree[last] = value

@@ -5,14 +5,20 @@ One queue's site goes to stdout, several into files of `--out`; the report goes 
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ailurus.output import Output, clean
-from harvester_edge.convert import Converted
+from ailurus.protocol.errors import AilurusError
+from harvester_edge.convert_keys import Converted
+
+CANNOT_CREATE = 73
 
 
 class ConvertAnswer(msgspec.Struct):
@@ -26,7 +32,10 @@ def arguments(parser: ArgumentParser) -> None:
                         help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data); of both: merged by queue")  # fmt: skip
     parser.add_argument("--queue", default="", help="only this one")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write QUEUE.yaml into this directory"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write SITE.yaml of each queue into this directory; nothing is overwritten",
     )
 
 
@@ -35,37 +44,69 @@ def main(args: Namespace, out: Output) -> int:
     import yaml
 
     from harvester_edge.cli.exits import NotFound
-    from harvester_edge.convert import convert, read
+    from harvester_edge.convert import convert
 
-    texts = {str(path): _text(path) for path in args.files}
-    sites = [one for one in convert(*read(texts)) if args.queue in ("", one.queue)]
+    sites = [one for one in convert(*_queues(args.files)) if args.queue in ("", one.queue)]
     if not sites:
-        raise NotFound(f"no queue {args.queue or 'at all'} in {', '.join(texts)}")
+        names = ", ".join(map(str, args.files))
+        raise NotFound(f"no queue {args.queue or 'at all'} in {names}")
     if args.out is None and len(sites) > 1 and not out.as_json:
         names = ", ".join(one.queue for one in sites)
         raise NotFound(f"{len(sites)} queues: {names}", remedy="--out DIR for all, or --queue NAME")
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-    for one in sites:
-        text = yaml.safe_dump(one.site, sort_keys=False, allow_unicode=True, width=100)
-        if args.out is not None:
-            (args.out / f"{one.site['site']}.yaml").write_text(text)
-        elif not out.as_json:
-            out.raw(text)
+    texts = [
+        yaml.safe_dump(one.site, sort_keys=False, allow_unicode=True, width=100) for one in sites
+    ]
+    if args.out is not None and (why := _keep(args.out, sites, texts)):
+        sys.stderr.write(f"harvester-edge: {clean(why)}\n")
+        return CANNOT_CREATE
+    for one, text in zip(sites, texts, strict=True):
         if not out.as_json:
+            if args.out is None:
+                out.raw(text)
             _report(one)
     if out.as_json:
         out.document(ConvertAnswer(sites))
     return 0
 
 
-def _text(path: Path) -> str:
-    from ailurus.protocol.errors import AilurusError
+def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
+    """Write all files, or say why none can be: two queues' would be one, or it is somebody's already."""
+    from harvester_edge.cli.exits import NotFound
 
+    files: dict[Path, Converted] = {}
+    for one in sites:
+        other = files.setdefault(place / f"{one.site['site']}.yaml", one)
+        if other is not one:
+            both = f"queues {other.queue} and {one.queue} would both be site {one.site['site']}"
+            raise NotFound(both, remedy="--queue NAME, and a DIR for each")
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AilurusError(f"cannot read {path}: {error}") from None
+        place.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            if os.path.lexists(path):
+                return f"{path} is there already (move it away, or name another DIR)"
+        for path, text in zip(files, texts, strict=True):
+            with path.open("x") as file:
+                file.write(text)
+    except OSError as error:
+        return f"cannot create {error.filename or place}: {error.strerror}"
+    return ""
+
+
+def _queues(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the files hold. One that is of no use is wrong data; it is no site file, whose faults are 78."""
+    from harvester_edge.cli.exits import NotFound
+    from harvester_edge.convert import read
+
+    texts = {}
+    for path in paths:
+        try:
+            texts[str(path)] = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotFound(f"cannot read {path}: {error}") from None
+    try:
+        return read(texts)
+    except AilurusError as error:
+        raise NotFound(error.message, remedy=error.remedy) from None
 
 
 def _report(one: Converted) -> None:

@@ -132,8 +132,185 @@ def test_nothing_is_lost_without_a_word(tmp_path):
     """Each key of a queue is in the site, in the report, or empty."""
     one, _ = sites(tmp_path, h={"Q": SLURM})["Q"]
     told = {it.key for it in one.carried} | {it.key for it in one.lost}
-    silent = {"____comment____", "maxNewWorkersPerCycle", "submitter"}  # 0 is no limit
-    assert set(SLURM) - told == silent
+    assert set(SLURM) - told == {"____comment____", "submitter"}
+
+
+def slurm(**keys):
+    """A queue of Slurm; keys that begin with `submitter_` are in its submitter."""
+    inner = {
+        key.removeprefix("submitter_"): keys.pop(key) for key in list(keys) if "submitter_" in key
+    }
+    return {"submitter": {"module": "x.slurm_submitter", **inner}, **keys}
+
+
+def lost(one):
+    return {it.key: it.why for it in one.lost}
+
+
+def test_a_text_that_is_a_number_is_one(tmp_path):
+    queue = slurm(
+        maxWorkers="12",
+        nQueueLimitWorkerRatio="40",
+        nQueueLimitWorkerMin=" 2 ",
+        maxNewWorkersPerCycle="3",
+        submitter_nCore="8",
+        submitter_nNode="1",
+    )
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert (site.scaling.max_total, site.scaling.per_cycle) == (12, 3)
+    assert (site.scaling.queued_ratio.of_running, site.scaling.queued_ratio.floor) == (0.4, 2)
+    assert (site.slots["std"].cores, site.slots["std"].nodes) == (8, 1)
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("key", ["maxWorkers", "nQueueLimitWorker", "maxNewWorkersPerCycle"])
+def test_what_is_no_limit_in_harvester_is_said(tmp_path, key):
+    one, site = sites(tmp_path, h={"Q": slurm(**{key: 0})})["Q"]
+    assert "no limit in Harvester" in lost(one)[key]
+    assert site.scaling.max_total > 0
+
+
+@pytest.mark.parametrize("value", [0, -3, 0.5, False, "x", "1e3", "²", float("nan"), [1], {"a": 1}])
+def test_a_value_that_cannot_be_carried_over_is_in_the_report(tmp_path, value):
+    ours = ("nQueueLimitWorker", "nQueueLimitWorkerMin", "maxNewWorkersPerCycle")
+    theirs = ("nCore", "nCorePerNode", "nNode")
+    queue = slurm(**dict.fromkeys(ours, value), **{f"submitter_{key}": value for key in theirs})
+    one, _ = sites(tmp_path, h={"Q": queue})["Q"]
+    assert {*ours, *(f"submitter.{key}" for key in theirs)} <= lost(one).keys()
+    keys = ("corecount", "maxrss", "maxtime", "maxwdir")
+    told = {"panda_resource": "Q", **dict.fromkeys(keys, value)}
+    one, _ = sites(tmp_path, c={"Q": told})["Q"]
+    assert {f"cric.{key}" for key in keys} <= lost(one).keys()
+
+
+@pytest.mark.parametrize("value", [0, -3, True, "x", float("nan"), float("inf"), 1e6, [40]])
+def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
+    one, _ = sites(tmp_path, h={"Q": slurm(nQueueLimitWorkerRatio=value)})["Q"]
+    assert "percentage" in lost(one)["nQueueLimitWorkerRatio"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "lose", "why"),
+    [
+        ({"nQueueLimitWorkerRatio": 40, "nQueueLimitWorkerMin": 3_000_000}, "nQueueLimitWorkerMin", "1000000"),
+        ({"submitter_localQueueName": ["a", "b"]}, "submitter.localQueueName", "not a name"),
+        ({"submitter_partition": {"a": 1}}, "submitter.partition", "not a name"),
+        ({"submitter_partition": "a b"}, "submitter.partition", "lint"),
+        ({"submitter_partition": False}, "submitter.partition", "not a name"),
+        ({"submitter_projectName": "my account"}, "submitter.projectName", "lint"),
+        ({"submitter_account": "a" * 501}, "submitter.account", "lint"),
+        ({"submitter_nCore": 2_000_000}, "submitter.nCore", "1000000"),
+        ({"submitter_nNode": 10**4000, "submitter_nCore": 10**4000}, "submitter.nNode", "1000000"),
+    ],
+)  # fmt: skip
+def test_what_lint_refuses_is_reported_and_left_out(tmp_path, keys, lose, why):
+    one, _ = sites(tmp_path, h={"Q": slurm(**keys)})["Q"]
+    assert why in lost(one)[lose]
+    assert lose not in {it.key for it in one.carried}
+
+
+@pytest.mark.parametrize(
+    "told", [{"maxtime": 1}, {"maxtime": 100}, {"maxtime": 600}, {"maxtime": 10**30}, {"maxrss": 10**30}, {"maxwdir": 10**30}, {"corecount": 10**30}]
+)  # fmt: skip
+def test_a_shape_that_no_worker_can_have_is_reported_and_left_out(tmp_path, told):
+    for queue in ({}, {"h": {"Q": slurm()}}, {"h": {"Q": {"submitter": {"module": "pbs"}}}}):
+        one, site = sites(tmp_path, **queue, c={"Q": {"panda_resource": "Q", **told}})["Q"]
+        (key,) = told
+        assert f"cric.{key}" in lost(one)
+        assert site.slots["std"].walltime_s == 86_400
+        assert {f"slots.std.{it}" for it in ("cores", "memory", "disk", "walltime")} == {
+            it for it in site.confirm if it.startswith("slots")
+        }
+
+
+@pytest.mark.parametrize(
+    ("queue", "name"),
+    [("", "site"), ("-x", "x"), ("é", "_"), ("a b", "a_b"), ("q" * 300, "q" * 200), ("@", "site"), ("\0", "_")],
+)  # fmt: skip
+def test_a_queue_that_cannot_be_called_so_here_is_reported(tmp_path, queue, name):
+    one, site = sites(tmp_path, h={queue: slurm()})[queue]
+    assert site.slots["std"].queue == name
+    assert name in lost(one)["queue"]
+    assert "slots.std.queue" in site.confirm
+
+
+def test_a_queue_called_as_a_profile_is_not_extended_by_others(tmp_path):
+    found = sites(tmp_path, h={"htcondor": GRID["grid.pull"] | {"isTemplateQueue": False}})
+    assert found["htcondor"][1].site == "htcondor-site"
+
+
+STRICT = ["offline", "Standby", "maintenance", "brokeroff"]
+
+
+@pytest.mark.parametrize("strict", STRICT)
+def test_the_stricter_status_holds(tmp_path, strict):
+    for ours, theirs in (("online", strict), (strict, "online"), (strict, "test")):
+        told = {"panda_resource": "Q", "status": theirs}
+        one, site = sites(tmp_path, h={"Q": slurm(queueStatus=ours)}, c={"Q": told})["Q"]
+        assert site.policy.status == "paused"
+        loser, winner = "queueStatus", "cric.status"
+        if ours == strict:
+            loser, winner = winner, loser
+        assert any(it.key == loser and winner in it.why for it in one.lost)
+        assert [it.key for it in one.carried if it.to == "policy.status"] == [winner]
+
+
+def test_a_status_that_says_more_than_ours_is_reported(tmp_path):
+    for word, policy, why in (
+        ("test", "online", "tests"),
+        ("brokeroff", "paused", "still starts"),
+        ("onlin", "paused", "no status"),
+        (False, "paused", "no status"),
+    ):
+        one, site = sites(tmp_path, c={"Q": {"panda_resource": "Q", "status": word}})["Q"]
+        assert site.policy.status == policy
+        assert why in lost(one)["cric.status"]
+
+
+def test_of_two_keys_for_one_thing_the_one_that_does_not_hold_is_reported(tmp_path):
+    queue = slurm(nQueueLimitWorker=5, nQueueLimitWorkerMax=7, nQueueLimitWorkerMin=3)
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert site.scaling.max_queued == 7
+    assert "nQueueLimitWorkerMax" in lost(one)["nQueueLimitWorker"]
+    assert "a ratio that is not set" in lost(one)["nQueueLimitWorkerMin"]
+    assert [it.key for it in one.carried if it.to.startswith("scaling")] == ["nQueueLimitWorkerMax"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "cores", "nodes"),
+    [
+        ({"nNode": 128, "nCore": 8192}, 64, 128),
+        ({"nNode": 2, "nCore": 96, "nCorePerNode": 48}, 48, 2),
+        ({"nCore": 100, "nCorePerNode": 48}, 48, 3),
+        ({"nCore": 8, "nCorePerNode": 48}, 8, 1),
+        ({"nNodes": 3, "nCorePerNode": 48}, 48, 3),
+        ({"nCore": 8}, 8, 1),
+    ],
+)
+def test_cores_are_of_a_node_and_limits_of_nodes(tmp_path, keys, cores, nodes):
+    limits = {"maxWorkers": 6, "nQueueLimitWorker": 4, "nQueueLimitWorkerRatio": 40}
+    limits |= {"nQueueLimitWorkerMin": 2, "maxNewWorkersPerCycle": 3}
+    submitter = {f"submitter_{key}": value for key, value in keys.items()}
+    told = {"panda_resource": "Q", "corecount": 1}
+    _, site = sites(tmp_path, h={"Q": slurm(**limits, **submitter)}, c={"Q": told})["Q"]
+    assert site.slots["std"].cores == cores
+    assert (site.scaling.max_total, site.scaling.max_queued) == (6 * nodes, 4 * nodes)
+    assert (site.scaling.queued_ratio.of_running, site.scaling.queued_ratio.floor) == (
+        0.4,
+        2 * nodes,
+    )
+    assert site.scaling.per_cycle == 3 * nodes
+
+
+def test_cores_that_nodes_cannot_share_evenly_are_reported(tmp_path):
+    one, site = sites(tmp_path, h={"Q": slurm(submitter_nNode=3, submitter_nCore=100)})["Q"]
+    assert "3 nodes" in lost(one)["submitter.nCore"]
+    assert (site.slots["std"].cores, site.slots["std"].nodes) == (1, 1)
+    assert "slots.std.cores" in site.confirm
+    queue = slurm(submitter_nNode=3, submitter_nCore=100, submitter_nCorePerNode=48)
+    one, site = sites(tmp_path, h={"Q": queue})["Q"]
+    assert lost(one)["submitter.nCore"] == "3 nodes of 48 cores have 144"
+    assert site.slots["std"].cores == 48
 
 
 def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
@@ -150,6 +327,78 @@ def test_the_verb_prints_a_site_and_reports_beside_it(tmp_path, capsys):
     capsys.readouterr()
     assert main(["convert", str(file), "--json"]) == 0
     assert len(msgspec.json.decode(capsys.readouterr().out)["sites"]) == 2
-    file.write_text("{")
-    assert main(["convert", str(file)]) == 78
-    assert "is not JSON" in capsys.readouterr().err
+
+
+DEEP = '{"Q": {"submitter": {"x": ' + "[" * 100_000 + "]" * 100_000 + "}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "no object of queues"),
+        ('{"Q": 7}', "Q is no queue"),
+        ('{"Q": {"submitter": "slurm"}}', "Q: submitter is no object"),
+        ('{"Q": {"submitter": [{"module": "slurm"}]}}', "Q: submitter is no object"),
+        ('{"Q": {"templateQueueName": {"a": 1}}}', "Q: templateQueueName is no text"),
+        ('{"Q": {"templateQueueName": ["a"]}}', "Q: templateQueueName is no text"),
+        ('{"\\ud800": {}}', "is not JSON"),
+        ("[" * 51 + "]" * 51, "nested"),
+        (DEEP, "nested"),
+        (b"\xff", "cannot read"),
+        (None, "cannot read"),
+    ],
+    ids=range(12),
+)
+def test_a_file_that_is_of_no_use_is_named_with_what_is_wrong_in_it(tmp_path, capsys, text, said):
+    file = tmp_path / "queues.json"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["convert", str(file)]) == 65
+    told = capsys.readouterr().err
+    assert f"{file}" in told
+    assert said in told
+
+
+def test_a_queue_without_a_name_is_nobodys_template(tmp_path):
+    found = sites(tmp_path, h={"": slurm(maxWorkers=3), "Q": slurm(templateQueueName="")})
+    assert found.keys() == {"", "Q"}
+    assert found["Q"][1].scaling.max_total == 10
+
+
+def test_a_template_that_no_file_has_is_reported(tmp_path):
+    one, _ = sites(tmp_path, h={"Q": {"templateQueueName": "gone", "common": {"nCore": 3}}})["Q"]
+    assert any(it.key == "templateQueueName" and "no file has it" in it.why for it in one.lost)
+    assert "common" in lost(one)
+
+
+def test_two_queues_never_become_one_file(tmp_path, capsys):
+    file = tmp_path / "queues.json"
+    file.write_text(json.dumps({"A-B": slurm(maxWorkers=1), "A_B": slurm(maxWorkers=2)}))
+    assert main(["convert", str(file), "--out", str(tmp_path / "out")]) == 65
+    assert "queues A-B and A_B would both be site a-b" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["convert", str(file), "--out", str(tmp_path / "out"), "--queue", "A_B"]) == 0
+    assert lint.load(tmp_path / "out" / "a-b.yaml").scaling.max_total == 2
+
+
+def test_a_file_that_is_there_is_not_overwritten_and_none_is_written_beside_it(tmp_path, capsys):
+    file, place = tmp_path / "queues.json", tmp_path / "out"
+    file.write_text(json.dumps({"Q1": slurm(), "Q2": slurm()}))
+    place.mkdir()
+    (place / "q2.yaml").write_text("mine")
+    assert main(["convert", str(file), "--out", str(place)]) == 73
+    assert f"{place}/q2.yaml is there already" in capsys.readouterr().err
+    assert [path.read_text() for path in place.iterdir()] == ["mine"]
+    (place / "q2.yaml").unlink()
+    (place / "q2.yaml").symlink_to(tmp_path / "elsewhere")
+    assert main(["convert", str(file), "--out", str(place)]) == 73
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("place", ["queues.json", "queues.json/out", "/proc/out", "n" * 300])
+def test_a_directory_that_cannot_be_is_named(tmp_path, capsys, place):
+    file = tmp_path / "queues.json"
+    file.write_text(json.dumps({"Q1": slurm()}))
+    assert main(["convert", str(file), "--out", str(tmp_path / place)]) == 73
+    assert f"cannot create {tmp_path / place}" in capsys.readouterr().err
