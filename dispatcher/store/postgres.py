@@ -29,7 +29,7 @@ from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import Unfit, check, for_postgres, postgres_queries
-from dispatcher.store.writer import Answers, Asked, Writing, on_loop
+from dispatcher.store.writer import Again, Answers, Asked, Writing, on_loop
 
 T = TypeVar("T")
 READERS = 4
@@ -79,10 +79,6 @@ class _Number(Dumper):
 
     def dump(self, obj: bool) -> bytes:
         return b"1" if obj else b"0"
-
-
-class _Again(Exception):
-    """A change failed after it had written: run all of them once more, each by itself."""
 
 
 class Postgres(Writing):
@@ -167,7 +163,7 @@ class Postgres(Writing):
                     self._writer.execute(STANDING_STILL)
                     self._pid = self._writer.info.backend_pid
                 return way(self._writer, batch)
-            except _Again:
+            except Again:
                 way = self._each
             except IN_THE_WAY as error:
                 log.info("commit_in_the_way", reason=str(error).splitlines()[0], tries=nr + 1)
@@ -190,7 +186,6 @@ class Postgres(Writing):
                 self._plans_until = time.monotonic() + PLANS_S
             tx.foresee(one[3] for one in batch)
             for change, *_ in batch:
-                point = tx.mark()
                 tx.wrote = False
                 try:
                     answers.append((change(tx), None))
@@ -198,8 +193,7 @@ class Postgres(Writing):
                     raise
                 except Exception as error:  # noqa: BLE001 -- the caller's: it travels to who asked
                     if tx.wrote:
-                        raise _Again from None
-                    tx.back_to(point)
+                        raise Again from None
                     answers.append((None, error))
             tx.settle()
         return answers, tx.numbered()

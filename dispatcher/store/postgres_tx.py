@@ -89,7 +89,6 @@ class PostgresTx(Draft):
         self._texts = _WRITER if writes else _READER
         self._numbers: psycopg.Cursor[Row] | None = None
         self._shares = shares
-        self.wrote = False
         self.pipeline: psycopg.Pipeline | None = None
         self._more = 0  # jobs that all changes together may ask for
         self._forget()

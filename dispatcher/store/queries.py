@@ -92,13 +92,22 @@ def migrations() -> list[Migration]:
     ]
 
 
+def for_sqlite(step: Migration) -> str:
+    """A step; a file `migrations/sqlite/NAME` is added to it."""
+    return step.sql + _more("sqlite", step)
+
+
 def for_postgres(step: Migration) -> str:
     """A step in PostgreSQL's words; a file `migrations/postgres/NAME` is added to it."""
     text = _COMMENT.sub("", step.sql)
     for ours, theirs in _TYPES:
         text = re.sub(ours, theirs, text)
-    more = files("dispatcher.store").joinpath("migrations", "postgres", step.name)
-    return text + (more.read_text() if more.is_file() else "")
+    return text + _more("postgres", step)
+
+
+def _more(dialect: str, step: Migration) -> str:
+    file = files("dispatcher.store").joinpath("migrations", dialect, step.name)
+    return file.read_text() if file.is_file() else ""
 
 
 def check(done: Mapping[int, str], names: Mapping[int, str]) -> list[Migration]:

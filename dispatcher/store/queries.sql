@@ -75,6 +75,7 @@ select queue, shape_id, case when parents_left > 0 then 'pending' else 'activate
     from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3
 -- name: job.open_range
 update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
+    stage = case when parents_left > 0 then 'pending' else 'activated' end,
     activated = case when parents_left > 0 then null else :now end
     where job_id between :first and :last and state = 'defined'
 -- name: job.drop_range
@@ -92,8 +93,8 @@ update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_att
     changed = :now, activated = case when :state = 'activated' then :now else activated end
     where job_id = :job_id
 -- name: job.end
-update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
-    where job_id = :job_id
+update job set state = :state, stage = :state, changed = :now, code = :code, diagnosis = :diagnosis,
+    attempt_nr = :attempt_nr where job_id = :job_id
 -- name: job.parent_done
 update job set parents_left = parents_left - 1 where job_id in (select value from json_each(:ids))
     returning job_id, parents_left, state, queue, shape_id, attempt_nr
@@ -118,7 +119,8 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
     order by job_id desc limit :most
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where state = :state and job_id < :before and (:owner = '' or owner = :owner)
+    from job where stage = case when :state in ('sent', 'starting', 'running', 'holding') then 'held' else :state end
+    and state = :state and job_id < :before and (:owner = '' or owner = :owner)
     and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.states_of
@@ -253,8 +255,14 @@ select last from series where name = 'event'
 -- name: event.after
 select seq, at, kind, job_id, worker_id, data from event where seq > :after order by seq limit :most
 -- name: event.of_job
-select seq, at, kind, job_id, worker_id, data from event where job_id = :job_id and seq > :after
+select seq, at, kind, job_id, worker_id, data from event where seq > :after and seq in
+    (select seq from job_event where job_id = :job_id and seq > :after union all
+     select seq from event where seq > (select last from series where name = 'job_event') and job_id = :job_id)
     order by seq limit :most
+-- name: event.entered
+select last from series where name = 'job_event'
+-- name: event.enter
+insert into job_event select job_id, seq from event where seq > :after and job_id is not null order by job_id, seq
 
 -- name: log.add
 insert into log (job_id, attempt_nr, stream, start, stop, piece)

@@ -15,36 +15,45 @@ import msgspec
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
-from dispatcher.store.queries import Unfit, check, queries
-from dispatcher.store.writer import Answers, Asked, Draft, Writing
+from dispatcher.store.queries import Unfit, check, for_sqlite, queries
+from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing
 
 T = TypeVar("T")
 READERS = 2
+ENTERED = 1000  # events of jobs that are entered in their order at once
 _encode = msgspec.json.Encoder().encode
+_LOOKS = {name for name, text in queries().items() if text.startswith("select")}
 
 
 class SqliteTx(Draft):
     """A transaction on one connection."""
 
-    def __init__(self, connection: sqlite3.Connection, last_event: int = 0) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, last_event: int = 0, entered: int = 0
+    ) -> None:
         super().__init__(last_event)
-        self._connection = connection
+        self.connection = connection
         self._queries = queries()
+        self.entered = entered
 
     def one(self, query: str, **values: Any) -> Row | None:
-        cursor = self._connection.execute(self._queries[query], values)
+        self.wrote |= query not in _LOOKS
+        cursor = self.connection.execute(self._queries[query], values)
         row: Row | None = cursor.fetchone()
         cursor.close()  # a statement left half read would hold its snapshot
         return row
 
     def all(self, query: str, **values: Any) -> list[Row]:
-        return self._connection.execute(self._queries[query], values).fetchall()
+        self.wrote |= query not in _LOOKS
+        return self.connection.execute(self._queries[query], values).fetchall()
 
     def run(self, query: str, **values: Any) -> None:
-        self._connection.execute(self._queries[query], values)
+        self.wrote = True
+        self.connection.execute(self._queries[query], values)
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
-        self._connection.executemany(self._queries[query], values)
+        self.wrote = True
+        self.connection.executemany(self._queries[query], values)
 
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
@@ -65,6 +74,11 @@ class SqliteTx(Draft):
                 for event in self.events
             ),
         )
+        last = self._last_event + len(self.events)
+        if last - self.entered >= ENTERED:
+            self.run("event.enter", after=self.entered)
+            self.run("series.take", name="job_event", by=last - self.entered)
+            self.entered = last
 
 
 class Sqlite(Writing):
@@ -78,7 +92,10 @@ class Sqlite(Writing):
         self._lock = _exclusive(path)
         self._writer = _connect(path)
         _migrate(self._writer, path)
-        self._last_event = int(self._writer.execute(queries()["event.last"]).fetchone()[0])
+        self._last_event, self._entered = (
+            int(self._writer.execute(queries()[name]).fetchone()[0])
+            for name in ("event.last", "event.entered")
+        )
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._thread.start()
@@ -108,30 +125,65 @@ class Sqlite(Writing):
             connection.execute("rollback")
 
     def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
-        answers: Answers = []
-        tx = SqliteTx(self._writer, self._last_event)
         try:
-            self._writer.execute("begin immediate")
-            for change, *_ in batch:
-                point = tx.mark()
-                self._writer.execute("savepoint change")
-                try:
-                    answers.append((change(tx), None))
-                except (sqlite3.OperationalError, sqlite3.InternalError):
-                    raise
-                except Exception as error:  # noqa: BLE001 - the caller's: it travels to who asked for the change
-                    self._writer.execute("rollback to change")
-                    tx.back_to(point)
-                    answers.append((None, error))
-                self._writer.execute("release change")
-            tx.settle()
-            self._writer.execute("commit")
+            try:
+                answers, tx = self._commit_of(batch, _all)
+            except Again:
+                answers, tx = self._commit_of(batch, _each)
         except sqlite3.Error as error:
-            if self._writer.in_transaction:
-                self._writer.execute("rollback")
             raise Unavailable(str(error)) from error
         self._last_event += len(tx.events)
+        self._entered = tx.entered
         return answers, tx.events
+
+    def _commit_of(
+        self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
+    ) -> tuple[Answers, SqliteTx]:
+        tx = SqliteTx(self._writer, self._last_event, self._entered)
+        self._writer.execute("begin immediate")
+        try:
+            answers = way(tx, batch)
+            tx.settle()
+            self._writer.execute("commit")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("rollback")
+            raise
+        return answers, tx
+
+
+def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
+    """One change after the other, as nearly always. Raises Again if one fails after it has written."""
+    answers: Answers = []
+    for change, *_ in batch:
+        tx.wrote = False
+        try:
+            answers.append((change(tx), None))
+        except (sqlite3.OperationalError, sqlite3.InternalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the caller's: it travels to who asked for the change
+            if tx.wrote:
+                raise Again from None
+            answers.append((None, error))
+    return answers
+
+
+def _each(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
+    """Each change in a savepoint of its own, so that one that fails harms no other."""
+    answers: Answers = []
+    for change, *_ in batch:
+        point = tx.mark()
+        tx.connection.execute("savepoint change")
+        try:
+            answers.append((change(tx), None))
+        except (sqlite3.OperationalError, sqlite3.InternalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the caller's
+            tx.connection.execute("rollback to change")
+            tx.back_to(point)
+            answers.append((None, error))
+        tx.connection.execute("release change")
+    return answers
 
 
 def _exclusive(path: Path) -> int:
@@ -186,7 +238,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     except Unfit as unfit:
         raise AilurusError(f"{path}: {unfit}", remedy=unfit.remedy) from None
     for step in ahead:
-        connection.executescript(f"begin immediate;\n{step.sql}")  # leaves the transaction open
+        connection.executescript(f"begin immediate;\n{for_sqlite(step)}")  # leaves it open
         connection.execute(
             "insert into migration values (?, ?, ?, unixepoch())",
             (step.number, step.name, step.digest),

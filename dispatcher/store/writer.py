@@ -26,8 +26,14 @@ SLOW_S = 0.25
 log = Log("store")
 
 
+class Again(Exception):
+    """A change failed after it had written: run all of them once more, each by itself."""
+
+
 class Draft:
     """What the changes of one commit count and tell, written down once when it is settled."""
+
+    wrote = False  # since somebody set it to False
 
     def __init__(self, last_event: int = 0) -> None:
         self._last_event = last_event
@@ -35,6 +41,7 @@ class Draft:
         self.events: list[Event] = []
 
     def count(self, queue: str, shape_id: int, state: str, by: int) -> None:
+        self.wrote = True
         self.counts[queue, shape_id, state] += by
 
     def tell(
@@ -46,6 +53,7 @@ class Draft:
         worker_id: int | None = None,
         **data: Any,
     ) -> None:
+        self.wrote = True
         seq = self._last_event + len(self.events) + 1
         self.events.append(
             Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=data)

@@ -8,12 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import Unavailable
 from dispatcher.store import open_store
+from dispatcher.store.queries import for_sqlite, migrations
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
 
@@ -91,6 +93,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path):
 WRITER = """
 import asyncio, sys
 from dispatcher.store import open_store
+from dispatcher.store.queries import for_sqlite, migrations
 
 async def main():
     store = open_store(sys.argv[1])
@@ -157,3 +160,79 @@ def test_a_full_disk_refuses_changes_and_loses_none(tmp_path):
         with_store(f"sqlite:///{disk / 'queue.db'}", test)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_the_events_of_a_job_are_found_however_many_lie_between_and_go_with_their_age(place):
+    async def test(store):
+        for nr in range(50):
+            await store.write(
+                lambda tx, nr=nr: [
+                    tx.tell("state", at=float(nr), job_id=1 + one % 3, step=one)
+                    for one in range(60)
+                ]
+            )
+
+        async def same():
+            told = await store.read(lambda tx: tx.all("event.after", after=0, most=9999))
+            for job_id in (1, 2, 3):
+                for after in (0, 1500, 2990):
+                    found = await store.read(
+                        lambda tx, ask=(job_id, after): tx.all(
+                            "event.of_job", job_id=ask[0], after=ask[1], most=9999
+                        )
+                    )
+                    assert found == [row for row in told if row[3] == job_id and row[0] > after]
+            return len(told)
+
+        assert await same() == 3000
+        await store.write(lambda tx: tx.all("event.trim", before=30.0, most=5000))
+        assert await same() == 1200
+
+    with_store(place, test)
+
+
+def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp_path):
+    path = tmp_path / "queue.db"
+    step_0170 = 170
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("create table migration (number integer primary key, name, digest, applied)")
+        for step in migrations():
+            if step.number < step_0170:
+                db.executescript(for_sqlite(step))
+                db.execute(
+                    "insert into migration values (?, ?, ?, 0)",
+                    (step.number, step.name, step.digest),
+                )
+        for job_id, state in ((1, "running"), (2, "finished"), (3, "activated")):
+            db.execute(
+                "insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all,"
+                " created, changed, owner, name) values (?, ?, 'q', 1, 0, 5, 0, 1, 1, 'me', 'n')",
+                (job_id, state),
+            )
+            db.execute(
+                "insert into event values (?, 1.0, 'state', ?, null, '{}')", (job_id, job_id)
+            )
+        db.execute("update series set last = 3 where name = 'event'")
+        db.commit()
+    page = {
+        "before": 9,
+        "owner": "",
+        "queue": "",
+        "code": None,
+        "name": "",
+        "prefix": "",
+        "most": 9,
+    }
+
+    async def test(store):
+        for job_id, state in ((1, "running"), (2, "finished"), (3, "activated")):
+            found = await store.read(
+                lambda tx, state=state: tx.all("job.page_in_state", state=state, **page)
+            )
+            assert [row[0] for row in found] == [job_id]
+            events = await store.read(
+                lambda tx, job_id=job_id: tx.all("event.of_job", job_id=job_id, after=0, most=9)
+            )
+            assert [row[0] for row in events] == [job_id]
+
+    with_store(f"sqlite:///{path}", test)

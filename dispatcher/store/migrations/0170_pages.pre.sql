@@ -1,0 +1,1 @@
+-- For SQLite alone: there each page that a commit touches is written twice, and two indexes made half of them.
