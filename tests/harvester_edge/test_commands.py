@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from ailurus.protocol.errors import AilurusError
 from harvester_edge import metrics
 from harvester_edge.cli import main, watch
 from harvester_edge.cli.why import WhyAnswer
@@ -132,6 +133,45 @@ def test_a_wrong_verb_or_option_says_what_would_be_right(config, capsys):
     assert "did you mean `status`?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="64"):
         main(["status"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["relay", "--heartbeat", "x"], 64, "--heartbeat: 'x' is not a duration (write 90m, 2h"),
+        (["relay", "--heartbeat", "0s"], 64, "--heartbeat: '0s' is no time at all"),
+        (["relay", "--log", "/nonexistent/x"], 73, "cannot write the log /nonexistent/x: No such"),
+        (["run", "--metrics-listen", "127.0.0.1:99999"], 64, "'127.0.0.1:99999' is no address"),
+        (["run", "--metrics-listen", "nowhere"], 64, "'nowhere' is no address"),
+        (["run", "--log", "/nonexistent/x"], 73, "cannot write the log /nonexistent/x: No such"),
+        (["run", "--log", "/"], 73, "cannot write the log /: Is a directory"),
+        (["metrics", "--out", "/nonexistent/x.prom"], 73, "/nonexistent/x.prom: No such file"),
+        (["workers", "--limit", "-1"], 64, "--limit: '-1' is no number of things"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_an_option_is_said_without_a_traceback(config, words, code, said, capsys):
+    try:
+        ended = main([*words, "--config", config])
+    except SystemExit as usage:
+        ended = usage.code
+    assert ended == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_page_for_prometheus_leaves_nothing_beside_a_directory(config, tmp_path, capsys):
+    place = tmp_path / "place"
+    place.mkdir()
+    assert main(["metrics", "--out", str(place), "--config", config]) == 73
+    assert f"cannot write {place}: Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / ".place.new").exists()
+
+
+def test_an_address_of_no_host_is_said(world):
+    for listen in (f"{'x' * 70}:80", "127.0.0.1:99999"):
+        with pytest.raises(AilurusError, match="cannot listen on"):
+            metrics.serve(world.edge.site, listen)
 
 
 def test_lint_exits_by_what_it_found(config, tmp_path, capsys):
