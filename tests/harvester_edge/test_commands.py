@@ -12,10 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Refused
 from harvester_edge import metrics
 from harvester_edge.cli import main, watch
-from harvester_edge.cli.why import WhyAnswer
+from harvester_edge.cli.why import HistoryAnswer, WhyAnswer
 from harvester_edge.glance import glance
 
 
@@ -69,6 +71,53 @@ def test_trace_follows_any_name_of_a_worker(config, world, capsys):
         )
     assert main(["trace", "nonsense", "--config", config]) == 65
     assert "is no intent, batch id or worker" in capsys.readouterr().err
+
+
+def test_trace_takes_the_id_that_a_batch_system_shows_for_a_whole_array(config, world, capsys):
+    world.dispatcher.register(world.batch.orders[0][0], 1)
+    world.cycle()
+    workers = world.workers()
+    for form in ("1001_{}", "1001[{}].server", "1001.{}"):
+        with world.edge.book.change():
+            world.edge.book.keep(
+                msgspec.structs.replace(one, batch_id=form.format(one.index)) for one in workers
+            )
+        for name in ("1001", "1001_[2-3]", "1001[]", "1001[].server"):
+            assert main(["trace", name, "--config", config, "--json"]) == 0
+            chain = msgspec.json.decode(capsys.readouterr().out)["chain"]
+            assert [one["worker"]["index"] for one in chain] == [0, 1, 2, 3]
+        assert main(["trace", form.format(2), "--config", config, "--json"]) == 0
+        (one,) = msgspec.json.decode(capsys.readouterr().out)["chain"]
+        assert one["worker"]["index"] == 2
+    assert world.edge.book.search("100") == []
+    assert world.edge.book.search("1001[7].server") == []
+
+
+@pytest.mark.parametrize("options", [[], ["--job"]])
+def test_trace_of_a_number_that_nothing_has_is_no_such_thing(config, options, capsys):
+    assert main(["trace", "9" * 28, *options, "--config", config]) == 65
+    assert f"{'9' * 28} is no intent" in capsys.readouterr().err
+
+
+def test_a_history_is_one_document_too(config, world, capsys):
+    world.configure(max_total=1)
+    world.cycle()
+    assert main(["why", "--history", "9", "--json", "--config", config]) == 0
+    answer = msgspec.json.decode(capsys.readouterr().out, type=HistoryAnswer)
+    assert len(answer.decisions) > 1
+    assert [one.at for one in answer.decisions] == sorted(one.at for one in answer.decisions)
+    assert main(["why", "--history", "9" * 30, "--config", config]) == 0
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 77), (403, 77), (500, 69)])
+def test_tick_says_by_its_code_that_the_token_is_refused(config, monkeypatch, status, code, capsys):
+    class Refuses:
+        def call(self, *_, **__):
+            raise Refused(m.Problem(title="this token has expired", status=status))
+
+    monkeypatch.setattr("harvester_edge.edge.client", lambda _: Refuses())
+    assert main(["tick", "--config", config]) == code
+    assert "this token has expired" in capsys.readouterr().out
 
 
 def test_render_shows_the_script_and_submits_nothing(config, world, capsys):
