@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.sense import sense
 from harvester_edge.site import Site, json_schema
-from harvester_edge.tree import At, Fault, Tree, nearest, read
+from harvester_edge.tree import At, Fault, Tree, dotted, nearest, read
 
 
 class SiteError(AilurusError):
@@ -51,9 +52,13 @@ def faults(path: Path) -> list[Fault]:
     for key in confirm if isinstance(confirm, list) else ():
         at = tuple(str(key).split("."))
         if at in tree.marks:
-            found.append(tree.fault(at, "W001", "somebody at the site must confirm this value"))
+            message = "somebody at the site must confirm this value"
+            found.append(tree.fault(at, "W001", message, "then take it out of `confirm`"))
         else:
-            found.append(tree.fault(("confirm",), "E011", f"there is no {key} to confirm"))
+            near = difflib.get_close_matches(str(key), (dotted(one) for one in tree.marks), 1)
+            remedy = f"did you mean `{near[0]}`?" if near else "leave it out"
+            message = f"there is no {key} to confirm"
+            found.append(tree.fault(("confirm",), "E011", message, remedy))
     return sorted(found, key=lambda fault: (fault.rule[0], fault.file, fault.line))
 
 
@@ -114,21 +119,30 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
             if one.schema.get("type") != "null":
                 yield from _explained(one, tree)
     else:
-        if "propertyNames" in error.absolute_schema_path:  # the name itself is wrong
-            path = (*path, value)
-        told = (
-            one.get("description") or TYPES[one["type"]] for one in map(_resolved, _kinds(schema))
-        )
-        message, remedy = f"{_shown(value)} is not {' or '.join(dict.fromkeys(told))}", ""
-        if error.validator in BOUNDS:
-            wrong, right = BOUNDS[error.validator]
-            message, remedy = (
-                f"{_shown(value)} is {wrong}",
-                f"{right} {error.validator_value}",
-            )
-        elif schema.get("type") == "string" and isinstance(value, bool | int | float):
-            remedy = "quote it"
-        yield tree.fault(path, "E010", message, remedy or _example(schema, path[-1] if path else 0))
+        yield _misfit(error, path, tree)
+
+
+def _misfit(error: Any, path: At, tree: Tree) -> Fault:
+    """A value of the wrong type, form or size."""
+    schema, value = error.schema, error.instance
+    remedy = _example(schema, path[-1] if path else 0)
+    if "propertyNames" in error.absolute_schema_path:  # the name itself is wrong
+        path, remedy = (*path, value), _example(schema, 0)
+    message = f"{_shown(value)} is not {_wanted(schema)}"
+    if error.validator in BOUNDS:
+        wrong, right = BOUNDS[error.validator]
+        message, remedy = f"{_shown(value)} is {wrong}", f"{right} {error.validator_value}"
+    elif schema.get("type") == "string" and isinstance(value, bool | int | float):
+        remedy = "quote it"
+    return tree.fault(path, "E010", message, remedy)
+
+
+def _wanted(schema: Any) -> str:
+    told = []
+    for one in map(_resolved, _kinds(schema)):
+        words = " or ".join(map(str, one.get("enum", ())))
+        told.append(one.get("description") or words or TYPES[one["type"]])
+    return " or ".join(dict.fromkeys(told))
 
 
 TYPES = {

@@ -44,6 +44,10 @@ class Tree:
         self.marks: dict[At, tuple[str, int]] = {}
         self.faults: list[Fault] = []
 
+    def own(self, path: At) -> bool:
+        """Whether the site's file says this itself, and not a profile of it."""
+        return self.marks.get(path, ("", 0))[0] == self.marks[()][0]
+
     def fault(self, path: At, rule: str, message: str, remedy: str = "") -> Fault:
         """A fault at the value, or else at the nearest thing around it that exists."""
         at = path
@@ -51,7 +55,7 @@ class Tree:
             at = at[:-1]
         file, line = self.marks.get(at, ("", 0))
         return Fault(
-            file=file, line=line, key=_dotted(path), message=message, remedy=remedy, rule=rule
+            file=file, line=line, key=dotted(path), message=message, remedy=remedy, rule=rule
         )
 
 
@@ -219,7 +223,7 @@ def _value(node: yaml.Node, path: At, tree: Tree, file: str) -> Any:
 def _scalar(node: yaml.ScalarNode, path: At, tree: Tree) -> Any:
     text: str = node.value
     if node.tag == "tag:yaml.org,2002:str":
-        return text
+        return _text(text, path, tree)
     if node.tag == ALIAS:
         tree.faults.append(tree.fault(path, "E003", "aliases are not allowed", "write it out"))
         return None
@@ -238,6 +242,15 @@ def _scalar(node: yaml.ScalarNode, path: At, tree: Tree) -> Any:
     return None
 
 
+def _text(text: str, path: At, tree: Tree) -> str:
+    r"""A text that can be written anywhere: not so "\ud800", half a character."""
+    whole = text.encode(errors="replace").decode()
+    if whole != text:
+        message = f"{whole[:60]!r} has half a character"
+        tree.faults.append(tree.fault(path, "E010", message, "write it out"))
+    return whole
+
+
 def _tagged(node: yaml.Node, path: At, tree: Tree) -> Fault:
     return tree.fault(path, "E003", f"the tag {node.tag} is not allowed", "leave it out")
 
@@ -251,7 +264,7 @@ def _mapping(node: yaml.MappingNode, path: At, tree: Tree, file: str) -> dict[st
             message = "a list, a map or an alias is no key"
             tree.faults.append(tree.fault(here, "E003", message, "a word, then `:`"))
             continue
-        key = str(key_node.value)
+        key = _text(key_node.value, path, tree)
         here = (*path, key)
         if key in found:
             tree.marks[here] = (file, key_node.start_mark.line + 1)
@@ -269,7 +282,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else "known: " + ", ".join(known)
 
 
-def _dotted(path: At) -> str:
+def dotted(path: At) -> str:
+    """A place as people write it: `slots.std.cores`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
