@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def _wrong(url: str) -> tuple[str, str, str] | None:
         parts = urlsplit(url)
         name, port = parts.hostname, parts.port
     except ValueError as error:  # `http://[`, a port that is none
-        return "E010", f"{url} is no address: {error}", remedy
+        shown = re.sub(r"//.*@", "//…@", url)  # a password is not repeated
+        return "E010", f"{shown} is no address: {error}", remedy
     if parts.password is not None:
         remedy = "leave it out, and make it another: who reads the file has it"
         return "E028", f"the password of {parts.username} stands in it", remedy

@@ -104,6 +104,7 @@ def test_a_good_file_has_no_faults(tmp_path):
         ("http://127.0.0.1:8080", "ftp://127.0.0.1", "4: dispatcher.url: ftp://127.0.0.1 is no address: ftp is not spoken; https://HOST:8443  [E010]"),
         ("http://127.0.0.1:8080", "https:///path", "4: dispatcher.url: https:///path is no address of a server alone"),
         ("http://127.0.0.1:8080", "https://h:99999", "4: dispatcher.url: https://h:99999 is no address: Port out of range"),
+        ("http://127.0.0.1:8080", "https://u:secret@h:99999", "4: dispatcher.url: https://…@h:99999 is no address: Port out of range"),
         ("http://127.0.0.1:8080", "https://h:https", "4: dispatcher.url: https://h:https is no address: Port could not"),
         ("http://127.0.0.1:8080", "https://h:0", "4: dispatcher.url: https://h:0 is no address"),
         ("http://127.0.0.1:8080", "https://u@h", "4: dispatcher.url: https://u@h is no address of a server alone"),
