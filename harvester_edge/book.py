@@ -7,6 +7,7 @@ A row of `worker` is an intent before anything else: it is committed as `planned
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import uuid
 from collections import Counter
@@ -55,6 +56,8 @@ _UPSERT = (
     + ", ".join(f'"{name}" = excluded."{name}"' for name in _FIELDS[2:])
 )
 DECISIONS_KEPT = 2000
+_ARRAY = re.compile(r"([0-9]+)(?:_\[[^\]]*\]|\[\].*)?\Z")
+"""As they are listed: `1001`, Slurm's `1001_[3-9]`, PBS's `1001[].server`."""
 DAY_S = 86_400
 
 
@@ -231,13 +234,20 @@ class Book:
         return self._workers("order by phase = 'ended', ended desc, planned desc limit ?", limit)
 
     def search(self, name: str) -> list[Worker]:
-        """Workers by intent, intent.index, batch id or the dispatcher's worker id."""
-        number = int(name) if name.isdecimal() else -1
-        return self._workers(
+        """Workers by intent, intent.index, batch id, the batch id of a whole array or cluster, or the
+        dispatcher's worker id."""
+        array = _ARRAY.match(name)
+        number = int(name) if array and len(name) < 19 and name.isdecimal() else -1  # SQLite's most
+        found = self._workers(
             "where intent = ?1 or batch_id = ?1 or worker_id = ?2 "
             "or intent || '.' || \"index\" = ?1 order by intent, \"index\"",
             name, number,
         )  # fmt: skip
+        if array is None or (found and not name.isdecimal()):
+            return found
+        # `1001` of 1001_29 (Slurm), 1001[29].server (PBS) and 1001.29 (HTCondor)
+        more = self._workers('where batch_id glob ? order by intent, "index"', f"{array[1]}[[_.]*")
+        return [*found, *(one for one in more if one not in found)]
 
     def untold(self, limit: int = 5000) -> list[Worker]:
         """Workers of which the dispatcher does not know the latest."""

@@ -114,9 +114,11 @@ def say_hello(edge: Edge) -> str:
         slots=edge.slots(),
         online=edge.site.policy.status == "online",
     )
+    edge.refused = False
     try:
         welcome = edge.client.call("hello", ask, answer=m.Welcome)
     except Refused as error:
+        edge.refused = error.status in (401, 403)
         if error.status == 409:
             raise SiteTaken(
                 error.message,

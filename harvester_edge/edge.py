@@ -53,6 +53,9 @@ class Edge:
     lease_until: float = 0.0  # when to ask for it again
     listed: float = 0.0  # when the batch system last answered
     blind: bool = False  # whether the last listing failed
+    refused: bool = (
+        False  # whether the dispatcher did not take our token when it was last told of us
+    )
     decision: Decision | None = None
     told: Decision | None = None  # the one that the dispatcher knows
     avoid: tuple[str, ...] = ()  # nodes that the dispatcher gives no jobs

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.sense import sense
 from harvester_edge.site import Site, json_schema
-from harvester_edge.tree import At, Fault, Tree, nearest, read
+from harvester_edge.tree import At, Fault, Tree, dotted, nearest, read
 
 
 class SiteError(AilurusError):
@@ -51,9 +52,13 @@ def faults(path: Path) -> list[Fault]:
     for key in confirm if isinstance(confirm, list) else ():
         at = tuple(str(key).split("."))
         if at in tree.marks:
-            found.append(tree.fault(at, "W001", "somebody at the site must confirm this value"))
+            message = "somebody at the site must confirm this value"
+            found.append(tree.fault(at, "W001", message, "then take it out of `confirm`"))
         else:
-            found.append(tree.fault(("confirm",), "E011", f"there is no {key} to confirm"))
+            near = difflib.get_close_matches(str(key), (dotted(one) for one in tree.marks), 1)
+            remedy = f"did you mean `{near[0]}`?" if near else "leave it out"
+            message = f"there is no {key} to confirm"
+            found.append(tree.fault(("confirm",), "E011", message, remedy))
     return sorted(found, key=lambda fault: (fault.rule[0], fault.file, fault.line))
 
 
@@ -66,14 +71,30 @@ def _errors(tree: Tree) -> list[Fault]:
     ]
     if found:
         return found
-    return list(sense(msgspec.convert(tree.data, Site), tree))
+    try:
+        site = msgspec.convert(tree.data, Site)
+    except msgspec.ValidationError as error:  # what the schema lets through and the type does not
+        message, _, where = str(error).partition(" - at `$.")
+        at = tuple(where.rstrip("`").split("[")[0].split(".")) if where else ()
+        return [tree.fault(at, "E010", message, "see `site_configs/site.schema.json`")]
+    return list(sense(site, tree))
 
 
 @cache
 def _validator() -> Any:
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
-    return Draft202012Validator(json_schema())
+    # To JSON Schema 4.0 is an integer; to the type that the edge reads it is none.
+    types = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return extend(Draft202012Validator, type_checker=types)(_schema())  # type: ignore[no-untyped-call]
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json_schema()
 
 
 def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
@@ -87,37 +108,96 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
     elif error.validator == "required":
         # `required` comes once for each missing key, and names it only in its text.
         missing = error.message.split("'")[1]
-        yield tree.fault((*path, missing), "E013", "this key is missing")
+        remedy = _example(schema["properties"][missing], missing)
+        yield tree.fault((*path, missing), "E013", "this key is missing", remedy)
     elif error.validator in ("const", "enum"):
         known = [str(one) for one in schema.get("enum", [schema.get("const")])]
         remedy = nearest(str(value), known)
         yield tree.fault(path, "E011", f"{_shown(value)} is not allowed", remedy)
-    elif error.validator == "anyOf" and isinstance(value, dict):
+    elif error.validator == "anyOf" and isinstance(value, dict) and _is_part(schema):
         for one in error.context or ():  # a part that may be left out: what is wrong inside it
             if one.schema.get("type") != "null":
                 yield from _explained(one, tree)
     else:
-        told = [
-            one.get("description", one.get("type", "")) for one in schema.get("anyOf", [schema])
-        ]
-        wanted = " or ".join(one for one in told if one and one != "null")
-        if error.validator in (
-            "minimum",
-            "maximum",
-            "minLength",
-            "maxLength",
-            "maxItems",
-            "maxProperties",
-            "minProperties",
-        ):
-            wanted = f"{wanted} with {error.validator} {error.validator_value}"
-        text = schema.get("type") == "string"
-        hint = "quote it" if text and isinstance(value, bool | int | float) else ""
-        yield tree.fault(
-            path, "E010", f"{_shown(value)} is not {wanted or 'what belongs here'}", hint
-        )
+        yield _misfit(error, path, tree)
+
+
+def _misfit(error: Any, path: At, tree: Tree) -> Fault:
+    """A value of the wrong type, form or size."""
+    schema, value = error.schema, error.instance
+    remedy = _example(schema, path[-1] if path else 0)
+    if "propertyNames" in error.absolute_schema_path:  # the name itself is wrong
+        path, remedy = (*path, value), _example(schema, 0)
+    message = f"{_shown(value)} is not {_wanted(schema)}"
+    if error.validator in BOUNDS:
+        wrong, right = BOUNDS[error.validator]
+        message, remedy = f"{_shown(value)} is {wrong}", f"{right} {error.validator_value}"
+    elif schema.get("type") == "string" and isinstance(value, bool | int | float):
+        remedy = "quote it"
+    return tree.fault(path, "E010", message, remedy)
+
+
+def _wanted(schema: Any) -> str:
+    told = []
+    for one in map(_resolved, _kinds(schema)):
+        words = " or ".join(map(str, one.get("enum", ())))
+        told.append(one.get("description") or words or TYPES[one["type"]])
+    return " or ".join(dict.fromkeys(told))
+
+
+TYPES = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a map of keys",
+}
+BOUNDS = {  # by the schema's word: what a value is, and what it should be
+    "minimum": ("too small", "at least"),
+    "exclusiveMinimum": ("too small", "more than"),
+    "maximum": ("too large", "at most"),
+    "minLength": ("too short", "characters: at least"),
+    "maxLength": ("too long", "characters: at most"),
+    "maxItems": ("too much", "entries: at most"),
+    "minProperties": ("too little", "entries: at least"),
+    "maxProperties": ("too much", "entries: at most"),
+}
+
+
+def _kinds(schema: Any) -> list[Any]:
+    """What a value may be, one of which is what people write; that it may be left out is not said."""
+    return [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+
+
+def _resolved(schema: Any) -> Any:
+    if "$ref" not in schema:
+        return schema
+    return {**_schema()["$defs"][schema["$ref"].rsplit("/", 1)[1]], "description": ""}
+
+
+def _is_part(schema: Any) -> bool:
+    return any(_resolved(one).get("type") == "object" for one in _kinds(schema))
+
+
+def _example(schema: Any, key: str | int) -> str:
+    """What would be right there."""
+    one = _resolved(_kinds(schema)[0])
+    values = (
+        one.get("examples") or one.get("enum") or [one.get("const", PLAIN.get(one.get("type")))]
+    )
+    value = values[0]
+    if one.get("type") == "object":
+        value = "{" + ", ".join(f"{name}: …" for name in one.get("required", ["…"])) + "}"
+    return f"`{key}: {value}`, say" if isinstance(key, str) else f"`{value}`, say"
+
+
+PLAIN = {"string": "…", "integer": 1, "number": 1, "boolean": "true", "array": "[…]"}
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value as it stands in the file."""
+    if value is None:
+        return "nothing"
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
     return text if len(text) < 60 else text[:57] + "…"

@@ -3,18 +3,21 @@ each other. A rule E… is a fault; W… is a warning, and the site can be used.
 
 from __future__ import annotations
 
-import ipaddress
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import PurePath
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.units import duration_s, size_mb
-from harvester_edge.site import Options, Site, Slot, expanded, percent
+from ailurus.protocol.units import duration_s
+from harvester_edge.addresses import addresses, files, host, loopback
+from harvester_edge.bounds import limits, times
+from harvester_edge.site import Options, Site, expanded
 from harvester_edge.tree import At, Fault, Tree, nearest
 
 RULES = {
@@ -27,14 +30,15 @@ RULES = {
     "E011": "a value that is not one of those allowed",
     "E012": "no such key",
     "E013": "a key is missing",
-    "E020": "the batch system does not exist or has no such option",
+    "E020": "a plugin that does not exist, or an option that it does not have",
     "E021": "a path that is not absolute, or a variable in it that is not set",
-    "E022": "limits that contradict each other, so that no worker could ever start",
-    "E023": "times that contradict each other",
+    "E022": "limits that contradict each other or leave no room: no worker could ever start",
+    "E023": "times that contradict each other, or are none",
     "E024": "keys that exclude each other, or one that needs another",
     "E025": "a token would travel in the clear",
     "E026": "jobs may not write where their outputs go unless they say otherwise",
     "E027": "jobs could read or write what is the edge's",
+    "E028": "a secret in the site file",
     "W001": "a value that somebody at the site must confirm",
     "W002": "the batch system is asked too often, or not patiently",
     "W003": "a limit that is never reached",
@@ -42,11 +46,15 @@ RULES = {
     "W005": "the edge's book would not survive a reboot",
     "W006": "two slots of a queue that are the same",
     "W007": "nodes cannot reach the dispatcher at this address",
-    "W008": "pilots get a token that can do more than they need",
+    "W008": "somebody gets a token that can do more than they need",
+    "W009": "a plugin that is not here, but perhaps where the pilot is installed",
+    "W010": "a file that is not here, is empty, or others can use",
+    "W011": "workers of a slot start only beside those of another",
+    "W012": "nodes do not see what they must share with the edge",
 }
 
 KIND_POLL_S = 30.0  # controllers of shared batch systems are not asked more often than this
-VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108  looked for, not used
+VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run")  # noqa: S108  looked for, not used
 
 
 def sense(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -58,9 +66,9 @@ def sense(site: Site, tree: Tree) -> Iterator[Fault]:
 def _paths(site: Site, tree: Tree) -> Iterator[Fault]:
     for at, path in _all_paths(site):
         if "$" in expanded(path):
-            yield tree.fault(at, "E021", f"a variable of {path} is not set")
+            yield tree.fault(at, "E021", f"a variable of {path} is not set", "write it out")
         elif not expanded(path).startswith("/"):
-            yield tree.fault(at, "E021", f"{expanded(path)} is not absolute")
+            yield tree.fault(at, "E021", f"{expanded(path)} is not absolute", "begin it with /")
 
 
 def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
@@ -88,7 +96,9 @@ def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
         at = ("pilot", "program")
         yield tree.fault(at, "E024", "`file` and `program`: which one?", "keep one")
     if site.pilot.sha256 and not site.pilot.file:
-        yield tree.fault(("pilot", "sha256"), "E024", "there is no `file` that it is the sum of")
+        yield tree.fault(
+            ("pilot", "sha256"), "E024", "there is no `file` that it is the sum of", "`file: PATH`"
+        )
 
 
 def _network(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -101,10 +111,19 @@ def _network(site: Site, tree: Tree) -> Iterator[Fault]:
         message = "nodes must be told where the relay is, and they know it by its certificate"
         yield tree.fault(("relay", "url"), "E024", message, "https://HOST:8443")
     elif (
-        site.network == "relay" and site.backend.kind != "local" and _loopback(site.relay.url or "")
+        site.network == "relay" and site.backend.kind != "local" and loopback(site.relay.url or "")
     ):
-        message = f"{_host(site.relay.url or '')} on a node is the node itself"
+        message = f"{host(site.relay.url or '')} on a node is the node itself"
         yield tree.fault(("relay", "url"), "W007", message, "what nodes call this machine")
+    if site.relay is not None and site.relay.token_file == site.dispatcher.token_file:
+        message = (
+            "it is the edge's own, and the relay needs one with the scope `ailurus.relay` only"
+        )
+        remedy = f"`dispatcher token --scope relay --site {site.site} --out FILE` makes one"
+        yield tree.fault(("relay", "token_file"), "W008", message, remedy)
+    if site.network == "spool" and site.backend.kind != "local" and site.paths.shared is None:
+        message = f"the spool would be in {site.paths.state}, which is to be on a local disk"
+        yield tree.fault(("paths", "shared"), "W012", message, SHARED)
     if site.network == "spool" and site.container.bare:
         message = "a payload outside a container could read the spool, and the tokens in it"
         remedy = "`bare: false`, or `network: relay`"
@@ -130,71 +149,6 @@ def _panda(site: Site, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(("policy", "exclude_nodes"), "W003", message, "leave it out")
 
 
-def _limits(site: Site, tree: Tree) -> Iterator[Fault]:
-    scaling = site.scaling
-    if scaling.floor > scaling.max_total:
-        message = f"{scaling.floor} is more than max_total, {scaling.max_total}"
-        yield tree.fault(("scaling", "floor"), "E022", message)
-    for key in ("max_queued", "per_cycle"):
-        if scaling.max_total and not getattr(scaling, key):
-            yield tree.fault(("scaling", key), "E022", "with 0 no worker can ever start")
-    ratio = scaling.queued_ratio
-    if ratio is not None and ratio.floor > scaling.max_queued > 0:
-        message = f"{ratio.floor} is never reached: max_queued is {scaling.max_queued}"
-        yield tree.fault(("scaling", "queued_ratio", "floor"), "W003", message)
-    for name, slot in site.slots.items():
-        yield from _limits_of(name, slot, site, tree)
-
-
-def _limits_of(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]:
-    scaling, memory_mb = site.scaling, size_mb(slot.memory)
-    never = f"no worker of slot {name} can ever start"
-    if scaling.max_cores is not None and slot.cores > scaling.max_cores:
-        message = f"{never}: it has {slot.cores} cores"
-        yield tree.fault(("scaling", "max_cores"), "E022", message, f"at least {slot.cores}")
-    if scaling.max_memory is not None and memory_mb > size_mb(scaling.max_memory):
-        message = f"{never}: it has {memory_mb} MB"
-        yield tree.fault(("scaling", "max_memory"), "E022", message, f"at least {slot.memory}")
-    if scaling.budget is not None:
-        most, each = scaling.budget.node_hours * percent(scaling.budget.stop_at), slot.walltime_s
-        if each / 3600 > most:
-            message = f"{never}: it may take {each / 3600:g} node-hours of {most:g}"
-            remedy = "a larger budget, or a shorter walltime"
-            yield tree.fault(("scaling", "budget", "node_hours"), "E022", message, remedy)
-    for key in ("max_total", "max_queued", "per_cycle"):
-        if 0 < (most := getattr(scaling, key)) < slot.nodes:
-            message = f"{never}: an allocation brings {slot.nodes} pilots, and {key} is {most}"
-            yield tree.fault(("slots", name, "nodes"), "E022", message)
-    if slot.max_total is not None and slot.max_total > scaling.max_total:
-        message = f"{slot.max_total} is never reached: scaling.max_total is {scaling.max_total}"
-        yield tree.fault(("slots", name, "max_total"), "W003", message)
-
-
-def _times(site: Site, tree: Tree) -> Iterator[Fault]:
-    idle, grace = duration_s(site.scaling.idle_exit), duration_s(site.policy.start_grace)
-    for name, slot in site.slots.items():
-        walltime, at = slot.walltime_s, ("slots", name, "walltime")
-        if walltime < 10:
-            yield tree.fault(at, "E023", f"{walltime} s leaves no time to work", "2h")
-            continue
-        ends = f"a worker of slot {name} ends after {walltime} s"
-        if idle >= walltime:
-            message = f"{ends}: it is never idle for {idle:.0f} s"
-            yield tree.fault(("scaling", "idle_exit"), "E023", message, "less than the walltime")
-        if grace >= walltime:
-            message = f"{ends}: it is not waited for {grace:.0f} s"
-            yield tree.fault(("policy", "start_grace"), "E023", message, "less than the walltime")
-        signal = {**site.backend.options, **slot.extra}.get("signal_before")
-        if isinstance(signal, int) and signal >= walltime:
-            where = (
-                ("slots", name, "extra")
-                if "signal_before" in slot.extra
-                else ("backend", "options")
-            )
-            message = f"{ends}: it cannot be told {signal} s before"
-            yield tree.fault((*where, "signal_before"), "E023", message, "60")
-
-
 def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
     """How the batch system is asked, unless it is this machine."""
     limits = site.backend.limits
@@ -208,43 +162,6 @@ def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
         message = f"less than one poll, {poll:.0f} s: one bad listing would lose workers"
         remedy = f"{2 * poll:.0f}s"
         yield tree.fault(("backend", "limits", "grace"), "W002", message, remedy)
-
-
-def _addresses(site: Site, tree: Tree) -> Iterator[Fault]:
-    told: list[tuple[str, str]] = [("url", site.dispatcher.url)]
-    told += [("pilot_url", site.dispatcher.pilot_url)] if site.dispatcher.pilot_url else []
-    for key, url in told:
-        if _host(url) is None:
-            yield tree.fault(
-                ("dispatcher", key), "E010", f"{url} is no address", "https://HOST:8443"
-            )
-        elif url.startswith("http://") and not _loopback(url):
-            message = "over plain HTTP the token can be read on its way"
-            yield tree.fault(("dispatcher", key), "E025", message, f"https{url[4:]}")
-    if site.relay is not None and site.relay.url and _host(site.relay.url) is None:
-        message = f"{site.relay.url} is no address"
-        yield tree.fault(("relay", "url"), "E010", message, "https://HOST:8443")
-    key, url = told[-1]
-    if site.backend.kind != "local" and site.network == "direct" and _loopback(url):
-        message = f"{_host(url)} on a node is the node itself"
-        remedy = "set dispatcher.pilot_url to what nodes can reach"
-        yield tree.fault(("dispatcher", key), "W007", message, remedy)
-
-
-def _host(url: str) -> str | None:
-    """The host of an address; None: it is none, as `http://[` is."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return None
-
-
-def _loopback(url: str) -> bool:
-    host = _host(url) or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -274,7 +191,12 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _beneath(path: str, root: str) -> bool:
-    return PurePath(expanded(path)).is_relative_to(expanded(root))
+    return PurePath(_plain(path)).is_relative_to(_plain(root))
+
+
+def _plain(path: str) -> str:
+    """As the system takes it, but for links: they are another machine's, perhaps."""
+    return "/" + os.path.normpath(expanded(path)).lstrip("/")
 
 
 def _people(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -284,6 +206,16 @@ def _people(site: Site, tree: Tree) -> Iterator[Fault]:
     if site.backend.kind != "local" and _beneath_any(site.paths.state, VOLATILE):
         message = f"{site.paths.state} is gone after a reboot, and what it knows with it"
         yield tree.fault(("paths", "state"), "W005", message, "a local disk that stays")
+
+
+def _shared(site: Site, tree: Tree) -> Iterator[Fault]:
+    shared = site.paths.shared
+    if site.backend.kind != "local" and shared is not None and _beneath_any(shared, VOLATILE):
+        message = f"{shared} on a node is the node's own"
+        yield tree.fault(("paths", "shared"), "W012", message, SHARED)
+
+
+SHARED = "`shared:` a directory on a file system that nodes mount"
 
 
 def _beneath_any(path: str, roots: Iterable[str]) -> bool:
@@ -309,7 +241,8 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
     for name, slot in site.slots.items():
         if slot.nodes > plugin.most_nodes:
             message = f"an allocation of {site.backend.kind} has {plugin.most_nodes} at most"
-            yield tree.fault(("slots", name, "nodes"), "E022", message)
+            remedy = f"`nodes: {plugin.most_nodes}`"
+            yield tree.fault(("slots", name, "nodes"), "E022", message, remedy)
     options = plugin.Options
     known = [one.name for one in msgspec.structs.fields(options)]
     places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
@@ -318,12 +251,46 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
         if key not in known:
             message = f"{site.backend.kind} has no such option"
             yield tree.fault(at, "E020", message, nearest(key, known))
-            continue
-        try:
-            msgspec.convert({key: value}, options)
-        except msgspec.ValidationError as error:
-            if "missing required" not in str(error):
-                yield tree.fault(at, "E020", str(error).split(" - at")[0])
+        elif wrong := _unlike(value, key, options):
+            yield tree.fault(at, "E020", *wrong)
+
+
+def _unlike(value: Any, key: str, options: Any) -> tuple[str, str] | None:
+    """What is wrong with an option's value in words, and what would help."""
+    said = _refusal(value, key, options)
+    if said is None:
+        return None
+    if found := re.match(r"Expected `(\w+)`, got `(\w+)`", said):
+        remedy = WORDS.get(found[1], found[1])
+        return f"this is {WORDS.get(found[2], found[2])}", f"{remedy} belongs here"
+    if found := re.match(r"Expected `\w+` (<=|>=|<|>) ([\d.]+)", said):
+        than = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[found[1]]
+        return f"{value} is out of range", f"{than} {found[2]}"
+    if "regex" in said:
+        many = isinstance(value, list)
+        letters = dict.fromkeys("".join(value) if many else value)
+        bad = [one for one in letters if _refusal([one] if many else one, key, options)]
+        what = " ".join(map(repr, bad))
+        return f"{what or 'a text of this form'} may not stand here", "leave it out"
+    return said, "see docs/edge.md"
+
+
+def _refusal(value: Any, key: str, options: Any) -> str | None:
+    try:
+        msgspec.convert({key: value}, options)
+    except msgspec.ValidationError as error:
+        said = str(error).split(" - at")[0]
+        return None if "missing required" in said else said
+    return None
+
+
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "array": "a list",
+}
 
 
 def batch_class(kind: str) -> Any:
@@ -331,6 +298,31 @@ def batch_class(kind: str) -> Any:
     return import_module("plugins").load("batch", kind)
 
 
+def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
+    """What the pilot needs a plugin for. One in a venv of its own may have others than there are here."""
+    rule = "W009" if site.pilot.program else "E020"
+    containers, transfers = _plugins("container"), _plugins("data")
+    default, output = site.container.default, site.storage.default_output
+    if default not in containers:
+        at, message = ("container", "default"), f"there is no container plugin {default!r}"
+        yield tree.fault(at, rule, message, nearest(default, containers))
+    elif default == "bare" and not site.container.bare:
+        message = "no pilot would start: `bare: false` forbids payloads outside a container"
+        remedy = "`default: bubblewrap`, or `bare: true`"
+        yield tree.fault(("container", "default"), "E024", message, remedy)
+    scheme = output.partition("://")[0]
+    if output and scheme not in transfers:
+        at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
+        yield tree.fault(at, rule, message, nearest(scheme, transfers))
+
+
+def _plugins(kind: str) -> list[str]:
+    """Names of the plugins that are installed here; none is imported."""
+    ours = import_module("plugins").TABLE[kind]
+    return sorted({*ours, *(one.name for one in entry_points(group=f"ailurus.{kind}"))})
+
+
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
-    _backend, _paths, _pilot, _network, _panda, _limits, _times, _asking, _addresses, _storage, _people, _twins,
+    _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, _storage,
+    _payloads, _people, _shared, _twins,
 )  # fmt: skip

@@ -18,42 +18,52 @@ from harvester_edge.ports import MOST_NODES
 Slug = Annotated[
     str,
     Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(?!\n)$",
-         description="a name of lower-case letters, digits and -"),
+         description="a name of lower-case letters, digits and -", examples=["here"]),
 ]  # fmt: skip
 QueueName = Annotated[
     str,
     Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$",
-         description="a queue's name: letters, digits and _ . : + @ = -"),
+         description="a queue's name: letters, digits and _ . : + @ = -", examples=["physics"]),
 ]  # fmt: skip
 Duration = (
     Annotated[
         str,
-        Meta(pattern=r"^\s*(\d+(\.\d+)?\s*[smhd]?|(\d+-)?\d+:\d\d:\d\d)\s*(?!\n)$",
-             description="a duration: 90s, 15m, 2h, 1d or 1-12:00:00"),
+        Meta(pattern=r"^\s*(\d{1,9}(\.\d{1,9})?\s*[smhd]?|(\d{1,5}-)?\d{1,5}:\d\d:\d\d)\s*(?!\n)$",
+             description="a duration: 90s, 15m, 2h, 1d or 1-12:00:00", examples=["15m"]),
     ]
-    | Annotated[int, Meta(ge=0, description="seconds")]
+    | Annotated[int, Meta(ge=0, le=999_999_999, description="seconds")]
 )  # fmt: skip
 Size = (
     Annotated[
         str,
-        Meta(pattern=r"^\s*\d+(\.\d+)?\s*([KMGTkmgt]i?)?[Bb]?\s*(?!\n)$",
-             description="a size: 500M, 4GiB"),
+        Meta(pattern=r"^\s*\d{1,15}(\.\d{1,9})?\s*([KMGTkmgt]i?)?[Bb]?\s*(?!\n)$",
+             description="a size: 500M, 4GiB", examples=["4GiB"]),
     ]
-    | Annotated[int, Meta(ge=1, description="MB")]
+    | Annotated[int, Meta(ge=1, le=10**15, description="MB")]
 )  # fmt: skip
 AbsolutePath = Annotated[
     str,
     Meta(pattern=r"^[/$~][^\x00-\x1f]*(?!\n)$", max_length=1000,
-         description="an absolute path; $VARIABLE and ~ are expanded"),
+         description="an absolute path; $VARIABLE and ~ are expanded",
+         examples=["/var/lib/ailurus"]),
 ]  # fmt: skip
 Url = Annotated[
     str,
     Meta(
         pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x20]+(?!\n)$",
         description="a URL such as https://host:port",
+        examples=["https://dispatcher.example:8443"],
     ),
 ]
-Percent = Annotated[str, Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%")]
+Percent = Annotated[
+    str,
+    Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%", examples=["50%"]),
+]
+Sha256 = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-f]{64}(?!\n)$", description="a SHA-256: 64 digits 0-9 a-f",
+         examples=["0123456789abcdef…"]),
+]  # fmt: skip
 Share = Annotated[float, Meta(ge=0, le=100)]
 Number = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -94,11 +104,22 @@ class PandaPart(_Part, frozen=True, kw_only=True):
     """The queue is a PanDA server's, to which this edge is an instance of Harvester. The edge's token is
     one of the server's pilots or production role."""
 
-    harvester_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}(?!\n)$")]
+    harvester_id: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}(?!\n)$",
+             description="a name of at most 50 letters, digits and _ . -", examples=["edge-here"]),
+    ]  # fmt: skip
     """The instance's name there. No two edges may have the same."""
     pilot_token_file: AbsolutePath
     """The token of its pilots, as a node sees it."""
-    origin: Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,200}(?!\n)$")] | None = None
+    origin: (
+        Annotated[
+            str,
+            Meta(pattern=r"^[\x21-\x7e]{1,200}(?!\n)$",
+                 description="a word of plain characters, at most 200", examples=["atlas:pilot"]),
+        ]
+        | None
+    ) = None  # fmt: skip
     """VO and role that tokens are for, such as `atlas:pilot`."""
     dialect: Literal["v1", "legacy"] | None = None
     """Unset: the server is asked which it speaks."""
@@ -107,7 +128,11 @@ class PandaPart(_Part, frozen=True, kw_only=True):
     commands ask for."""
     mcore: Positive = 8
     """Cores of a job whose resource type says only that it has several."""
-    label: Annotated[str, Meta(pattern=r"^[a-z_0-9]{1,20}(?!\n)$")] = "managed"
+    label: Annotated[
+        str,
+        Meta(pattern=r"^[a-z_0-9]{1,20}(?!\n)$",
+             description="a word of at most 20 lower-case letters, digits and _", examples=["managed"]),
+    ] = "managed"  # fmt: skip
     """Which jobs pilots ask for (prodSourceLabel)."""
 
 
@@ -120,7 +145,7 @@ class Dispatcher(_Part, frozen=True, kw_only=True):
     """What pilots call it, where that differs."""
     ca: AbsolutePath | None = None
     """Who may sign its certificate, in PEM; a file that nodes see too."""
-    pin: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")] | None = None
+    pin: Sha256 | None = None
     """SHA-256 of its certificate, where nobody signs it."""
     panda: PandaPart | None = None
     """It is none of ours but a PanDA server."""
@@ -181,7 +206,7 @@ class QueuedRatio(_Part, frozen=True, kw_only=True):
 class Budget(_Part, frozen=True, kw_only=True):
     """Node-hours that the site's workers may use in a period of UTC: whole nodes times time."""
 
-    node_hours: Annotated[float, Meta(gt=0)]
+    node_hours: Annotated[float, Meta(gt=0, le=1e9)]
     period: Literal["day", "month", "year"] = "month"
     stop_at: Percent = "100%"
 
@@ -230,14 +255,21 @@ class Storage(_Part, frozen=True, kw_only=True):
     roots: tuple[AbsolutePath, ...] = ()
     http_allow: tuple[Url, ...] = ()
     default_output: Annotated[
-        str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$")
-    ] = ""
+        str,
+        Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$",
+             description="a URL such as https://host/directory/, or empty",
+             examples=["https://storage.example/ailurus/"]),
+    ] = ""  # fmt: skip
 
 
 class Container(_Part, frozen=True, kw_only=True):
     """How payloads are kept apart. `bare` allows jobs to run without."""
 
-    default: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*(?!\n)$")] = "bubblewrap"
+    default: Annotated[
+        str,
+        Meta(pattern=r"^[a-z][a-z0-9_-]*(?!\n)$",
+             description="a plugin's name: lower-case letters, digits, _ and -", examples=["bubblewrap"]),
+    ] = "bubblewrap"  # fmt: skip
     bare: bool = False
 
 
@@ -263,10 +295,7 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
 
     file: AbsolutePath | None = None
     """What `scripts/build-pilot` made. The edge hands copies of it to the nodes."""
-    sha256: (
-        Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$", description="64 hexadecimal digits")]
-        | None
-    ) = None
+    sha256: Sha256 | None = None
     """What the file must be."""
     program: AbsolutePath | None = None
     """Or a pilot that nodes can start, in a venv say. Without either: the one installed beside the edge."""
@@ -283,7 +312,11 @@ class RelayPart(_Part, frozen=True, kw_only=True):
     """What nodes call it: https://HOST:PORT. For `network: relay`."""
     listen: Annotated[
         str,
-        Meta(pattern=r"^([0-9.]+|\[[0-9a-fA-F:]+\]):\d{1,5}(?!\n)$", description="ADDRESS:PORT"),
+        Meta(
+            pattern=r"^([0-9.]+|\[[0-9a-fA-F:]+\]):\d{1,5}(?!\n)$",
+            description="ADDRESS:PORT",
+            examples=["0.0.0.0:8443"],
+        ),
     ] = "0.0.0.0:8443"
     outage_tolerance: Duration = "4h"
     """How long the dispatcher may be out of reach before it gives pilots' jobs to others."""

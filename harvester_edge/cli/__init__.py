@@ -34,7 +34,7 @@ VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "render": "the batch script that a worker of a slot would get",
 }
 CODES = """exit codes: 0 good · 64 usage · 65 no such thing · 69 the dispatcher does not answer ·
-70 a bug · 75 another edge has the site: try again later · 77 token refused · 78 site file or state
+70 a bug · 73 an option's file cannot be written · 75 another edge has the site: try again later · 77 token refused · 78 site file or state
 directory wrong · 130 Ctrl-C"""
 
 

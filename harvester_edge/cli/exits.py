@@ -8,6 +8,7 @@ USAGE = 64
 DATA = 65
 UNAVAILABLE = 69
 SOFTWARE = 70
+CANNOT_CREATE = 73
 TRY_AGAIN = 75
 NO_PERMISSION = 77
 CONFIGURATION = 78
@@ -15,6 +16,10 @@ CONFIGURATION = 78
 
 class NotFound(AilurusError):
     """What was asked for is not known here."""
+
+
+class CannotCreate(AilurusError):
+    """A file that an option names cannot be written."""
 
 
 def code_of(error: AilurusError) -> int:
@@ -27,6 +32,8 @@ def code_of(error: AilurusError) -> int:
             return TRY_AGAIN
         case NotFound():
             return DATA
+        case CannotCreate():
+            return CANNOT_CREATE
         case Refused() if error.status in (401, 403):
             return NO_PERMISSION
         case WireError():

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ailurus.output import Output
 from harvester_edge.cli.status import answer_of
+
+if TYPE_CHECKING:
+    from harvester_edge.site import Site
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -21,9 +27,23 @@ def main(args: Namespace, out: Output) -> int:
 
     site = lint.load(args.config)
     if args.out is not None:
-        metrics.write(site, args.out)
+        _write(site, args.out)
     elif out.as_json:
         out.document(answer_of(site))
     else:
         out.raw(metrics.page(site).decode())
     return 0
+
+
+def _write(site: Site, file: Path) -> None:
+    from harvester_edge import metrics
+    from harvester_edge.cli.exits import CannotCreate
+
+    try:
+        if file.is_dir():  # asked first: the page would be written beside it before that is found
+            raise IsADirectoryError(EISDIR, strerror(EISDIR))
+        metrics.write(site, file)
+    except OSError as error:
+        message = f"cannot write {file}: {error.strerror}"
+        remedy = "a file in a directory of yours"
+        raise CannotCreate(message, field="--out", remedy=remedy) from None

@@ -10,12 +10,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ailurus.output import Output
-from ailurus.protocol.units import duration_s
+from harvester_edge.cli.options import log_to, seconds
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--heartbeat", type=duration_s, default=10.0, metavar="10s", help="how often pilots report"
+        "--heartbeat", type=seconds, default=10.0, metavar="10s", help="how often pilots report"
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
@@ -29,7 +29,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge import daemon, lint
     from harvester_edge.relay.serve import run
 
-    logs.to(args.log, level=args.log_level)
+    log_to(args.log, args.log_level)
     site = lint.load(args.config)
     with daemon.sole(site.relay_state, site.site):
         run(site, logs.Log("relay", site=site.site), args.heartbeat)

@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ailurus.output import Output
+from harvester_edge.cli.options import address, log_to
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -23,8 +24,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--standby", action="store_true", help="wait while another edge has the site"
     )
     parser.add_argument(
-        "--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there; default: nowhere"
-    )
+        "--metrics-listen", type=address, metavar="HOST:PORT",
+        help="answer Prometheus there; default: nowhere",
+    )  # fmt: skip
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
@@ -37,7 +39,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge import daemon, lint
     from harvester_edge.edge import open_edge
 
-    logs.to(args.log, level=args.log_level)
+    log_to(args.log, args.log_level)
     site = lint.load(args.config)
     stop, leave = threading.Event(), threading.Event()
 

@@ -28,7 +28,7 @@ def main(args: Namespace, out: Output) -> int:
     if args.watch is None:
         show(out, answer_of(site))
         return 0
-    period = max(0.2, args.watch)
+    period = min(3600.0, max(0.2, args.watch))
     if out.terminal and not out.as_json:
         from harvester_edge.cli.watch import watch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output
-from harvester_edge.cli.exits import UNAVAILABLE
+from harvester_edge.cli.exits import NO_PERMISSION, UNAVAILABLE
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -29,4 +29,6 @@ def main(args: Namespace, out: Output) -> int:
         at = edge.clock()
         edge.book.close()
     show(out, site.site, at, decision)
+    if edge.refused:
+        return NO_PERMISSION
     return UNAVAILABLE if decision.binding.name in ("dispatcher", "listing") else 0

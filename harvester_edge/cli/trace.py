@@ -1,6 +1,7 @@
 """`harvester-edge trace ID`: intent → batch job → worker → jobs, from any of their names.
 
-`ID` is an intent (also INTENT.INDEX), a batch id, a worker's id or a job's; what the book does not know is
+`ID` is an intent (also INTENT.INDEX), a batch id (also an array's or a cluster's: all its workers), a
+worker's id or a job's; what the book does not know is
 asked of the dispatcher as a job, and `--job` asks it at once. What the book knows is shown whether a
 dispatcher answers or not.
 """
@@ -40,7 +41,9 @@ class TraceAnswer(msgspec.Struct, kw_only=True):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="intent, batch id, worker id or job id")
+    parser.add_argument(
+        "id", metavar="ID", help="intent, batch id (or an array's), worker id or job id"
+    )
     parser.add_argument("--job", action="store_true", help="ID is a job's, whatever else it may be")
 
 
@@ -56,7 +59,7 @@ def main(args: Namespace, out: Output) -> int:
     workers = [] if args.job else book.search(args.id)
     job_id = None
     attempts: tuple[m.TracedAttempt, ...] = ()
-    if not workers and args.id.isdecimal():
+    if not workers and args.id.isdecimal() and len(args.id) < 19:  # more digits has no job's id
         job_id = int(args.id)
         attempts = _asked(site, m.AskTrace(site=site.site, job_id=job_id))
         workers = [w for one in attempts for w in book.search(str(one.worker_id))]

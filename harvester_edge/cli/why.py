@@ -10,6 +10,8 @@ from argparse import ArgumentParser, Namespace
 import msgspec
 
 from ailurus.output import Output, ago
+from harvester_edge.book import Decided
+from harvester_edge.cli.options import count
 from harvester_edge.decide import Decision
 
 
@@ -23,8 +25,17 @@ class WhyAnswer(msgspec.Struct, kw_only=True):
     looked: float | None = None  # when it last looked
 
 
+class HistoryAnswer(msgspec.Struct, kw_only=True):
+    """What `why --history N --json` prints."""
+
+    site: str
+    decisions: list[Decided]  # the latest last
+    running: int | None = None
+    looked: float | None = None
+
+
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--history", type=int, default=1, metavar="N", help="the last N decisions")
+    parser.add_argument("--history", type=count, metavar="N", help="the last N decisions")
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -36,11 +47,17 @@ def main(args: Namespace, out: Output) -> int:
 
     site = lint.load(args.config)
     book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
-    decided = book.decisions(max(1, args.history))
+    decided = book.decisions(args.history or 1)[::-1]
     if not decided:
         raise NotFound("no decision has been made yet", remedy="`harvester-edge run` or `tick`")
-    for one in reversed(decided):
-        show(out, site.site, one.at, one.decision, holder(site.state), last_look(site.state))
+    running, looked = holder(site.state), last_look(site.state)
+    if out.as_json and args.history:
+        out.document(
+            HistoryAnswer(site=site.site, decisions=decided, running=running, looked=looked)
+        )
+        return 0
+    for one in decided:
+        show(out, site.site, one.at, one.decision, running, looked)
     return 0
 
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 import msgspec
 
 from ailurus.output import Output, ago
+from harvester_edge.cli.options import count
 from harvester_edge.evidence import Worker
 
 
@@ -18,7 +19,7 @@ class WorkersAnswer(msgspec.Struct):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many")
+    parser.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many")
 
 
 def main(args: Namespace, out: Output) -> int:

@@ -12,9 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.client import Refused
 from harvester_edge import metrics
 from harvester_edge.cli import main, watch
-from harvester_edge.cli.why import WhyAnswer
+from harvester_edge.cli.why import HistoryAnswer, WhyAnswer
 from harvester_edge.glance import glance
 
 
@@ -68,6 +71,53 @@ def test_trace_follows_any_name_of_a_worker(config, world, capsys):
         )
     assert main(["trace", "nonsense", "--config", config]) == 65
     assert "is no intent, batch id or worker" in capsys.readouterr().err
+
+
+def test_trace_takes_the_id_that_a_batch_system_shows_for_a_whole_array(config, world, capsys):
+    world.dispatcher.register(world.batch.orders[0][0], 1)
+    world.cycle()
+    workers = world.workers()
+    for form in ("1001_{}", "1001[{}].server", "1001.{}"):
+        with world.edge.book.change():
+            world.edge.book.keep(
+                msgspec.structs.replace(one, batch_id=form.format(one.index)) for one in workers
+            )
+        for name in ("1001", "1001_[2-3]", "1001[]", "1001[].server"):
+            assert main(["trace", name, "--config", config, "--json"]) == 0
+            chain = msgspec.json.decode(capsys.readouterr().out)["chain"]
+            assert [one["worker"]["index"] for one in chain] == [0, 1, 2, 3]
+        assert main(["trace", form.format(2), "--config", config, "--json"]) == 0
+        (one,) = msgspec.json.decode(capsys.readouterr().out)["chain"]
+        assert one["worker"]["index"] == 2
+    assert world.edge.book.search("100") == []
+    assert world.edge.book.search("1001[7].server") == []
+
+
+@pytest.mark.parametrize("options", [[], ["--job"]])
+def test_trace_of_a_number_that_nothing_has_is_no_such_thing(config, options, capsys):
+    assert main(["trace", "9" * 28, *options, "--config", config]) == 65
+    assert f"{'9' * 28} is no intent" in capsys.readouterr().err
+
+
+def test_a_history_is_one_document_too(config, world, capsys):
+    world.configure(max_total=1)
+    world.cycle()
+    assert main(["why", "--history", "9", "--json", "--config", config]) == 0
+    answer = msgspec.json.decode(capsys.readouterr().out, type=HistoryAnswer)
+    assert len(answer.decisions) > 1
+    assert [one.at for one in answer.decisions] == sorted(one.at for one in answer.decisions)
+    assert main(["why", "--history", "9" * 30, "--config", config]) == 0
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 77), (403, 77), (500, 69)])
+def test_tick_says_by_its_code_that_the_token_is_refused(config, monkeypatch, status, code, capsys):
+    class Refuses:
+        def call(self, *_, **__):
+            raise Refused(m.Problem(title="this token has expired", status=status))
+
+    monkeypatch.setattr("harvester_edge.edge.client", lambda _: Refuses())
+    assert main(["tick", "--config", config]) == code
+    assert "this token has expired" in capsys.readouterr().out
 
 
 def test_render_shows_the_script_and_submits_nothing(config, world, capsys):
@@ -132,6 +182,45 @@ def test_a_wrong_verb_or_option_says_what_would_be_right(config, capsys):
     assert "did you mean `status`?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="64"):
         main(["status"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["relay", "--heartbeat", "x"], 64, "--heartbeat: 'x' is not a duration (write 90m, 2h"),
+        (["relay", "--heartbeat", "0s"], 64, "--heartbeat: '0s' is no time at all"),
+        (["relay", "--log", "/nonexistent/x"], 73, "cannot write the log /nonexistent/x: No such"),
+        (["run", "--metrics-listen", "127.0.0.1:99999"], 64, "'127.0.0.1:99999' is no address"),
+        (["run", "--metrics-listen", "nowhere"], 64, "'nowhere' is no address"),
+        (["run", "--log", "/nonexistent/x"], 73, "cannot write the log /nonexistent/x: No such"),
+        (["run", "--log", "/"], 73, "cannot write the log /: Is a directory"),
+        (["metrics", "--out", "/nonexistent/x.prom"], 73, "/nonexistent/x.prom: No such file"),
+        (["workers", "--limit", "-1"], 64, "--limit: '-1' is no number of things"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_an_option_is_said_without_a_traceback(config, words, code, said, capsys):
+    try:
+        ended = main([*words, "--config", config])
+    except SystemExit as usage:
+        ended = usage.code
+    assert ended == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_page_for_prometheus_leaves_nothing_beside_a_directory(config, tmp_path, capsys):
+    place = tmp_path / "place"
+    place.mkdir()
+    assert main(["metrics", "--out", str(place), "--config", config]) == 73
+    assert f"cannot write {place}: Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / ".place.new").exists()
+
+
+def test_an_address_of_no_host_is_said(world):
+    for listen in (f"{'x' * 70}:80", "127.0.0.1:99999"):
+        with pytest.raises(AilurusError, match="cannot listen on"):
+            metrics.serve(world.edge.site, listen)
 
 
 def test_lint_exits_by_what_it_found(config, tmp_path, capsys):
