@@ -18,8 +18,6 @@ from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.convert_keys import Converted
 
-CANNOT_CREATE = 73
-
 
 class ConvertAnswer(msgspec.Struct):
     """What `convert --json` prints: each site as data, and what was and was not carried over."""
@@ -43,7 +41,7 @@ def main(args: Namespace, out: Output) -> int:
     """Convert, and tell what was not carried over."""
     import yaml
 
-    from harvester_edge.cli.exits import NotFound
+    from harvester_edge.cli.exits import CANNOT_CREATE, NotFound
     from harvester_edge.convert import convert
 
     sites = [one for one in convert(*_queues(args.files)) if args.queue in ("", one.queue)]
