@@ -163,7 +163,7 @@ class Users(Core):
         def page(tx: Tx) -> list[Row]:
             if not wanted:
                 return tx.all("job.page", **values)
-            pages = [tx.all("job.page_in_state", state=state, **values) for state in wanted]
+            pages = [tx.all(_page_of(state), state=state, **values) for state in wanted]
             return list(islice(heapq.merge(*pages, key=lambda row: -row[0]), ask.limit))
 
         rows = [views.job(row) for row in await self.store.read(page)]
@@ -482,6 +482,10 @@ def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:
     return Rejected(
         404, f"job {job_id} has no attempt {attempt_nr}", field="attempt_nr", remedy=has
     )
+
+
+def _page_of(state: JobState) -> str:
+    return "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"
 
 
 def _state(word: str) -> JobState:

@@ -1,17 +1,11 @@
 -- Statements that PostgreSQL says otherwise, or that must hold when others write at the same time.
 
--- name: job.open_range
-update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
-    activated = case when parents_left > 0 then null else :now end
-    where job_id between :first and :last and state = 'defined'
--- name: job.end
-update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
-    where job_id = :job_id
--- name: job.page_in_state
-select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where state = :state and job_id < :before and (:owner = '' or owner = :owner)
-    and (:queue = '' or queue = :queue) and (code = :code or :code is null)
-    and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
+-- name: job.page_with_worker
+select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, changed, j.worker_id, j.code, j.diagnosis
+    from attempt a cross join job j
+    where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr and j.state = :state and j.job_id < :before
+    and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (j.code = :code or :code is null)
+    and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by j.job_id desc limit :most
 -- name: event.of_job
 select seq, at, kind, job_id, worker_id, data from event where job_id = :job_id and seq > :after
     order by seq limit :most

@@ -75,7 +75,6 @@ select queue, shape_id, case when parents_left > 0 then 'pending' else 'activate
     from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3
 -- name: job.open_range
 update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
-    stage = case when parents_left > 0 then 'pending' else 'activated' end,
     activated = case when parents_left > 0 then null else :now end
     where job_id between :first and :last and state = 'defined'
 -- name: job.drop_range
@@ -93,8 +92,8 @@ update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_att
     changed = :now, activated = case when :state = 'activated' then :now else activated end
     where job_id = :job_id
 -- name: job.end
-update job set state = :state, stage = :state, changed = :now, code = :code, diagnosis = :diagnosis,
-    attempt_nr = :attempt_nr where job_id = :job_id
+update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
+    where job_id = :job_id
 -- name: job.parent_done
 update job set parents_left = parents_left - 1 where job_id in (select value from json_each(:ids))
     returning job_id, parents_left, state, queue, shape_id, attempt_nr
@@ -119,10 +118,15 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
     order by job_id desc limit :most
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where stage = case when :state in ('sent', 'starting', 'running', 'holding') then 'held' else :state end
-    and state = :state and job_id < :before and (:owner = '' or owner = :owner)
-    and (:queue = '' or queue = :queue) and (code = :code or :code is null)
+    from job where state = :state and state not in ('sent', 'starting', 'running', 'holding') and job_id < :before
+    and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
+-- name: job.page_with_worker
+select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, changed, j.worker_id, j.code, j.diagnosis
+    from attempt a indexed by attempt_held cross join job j -- in this order: the few that are open first
+    where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr and j.state = :state and j.job_id < :before
+    and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (j.code = :code or :code is null)
+    and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by j.job_id desc limit :most
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead

@@ -210,6 +210,11 @@ def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp
                 (job_id, state),
             )
             db.execute(
+                "insert into attempt (job_id, attempt_nr, worker_id, request, state, leased, ended)"
+                " values (?, 0, 1, '', ?, 1, ?)",
+                (job_id, state, None if state == "running" else 1.0),
+            )
+            db.execute(
                 "insert into event values (?, 1.0, 'state', ?, null, '{}')", (job_id, job_id)
             )
         db.execute("update series set last = 3 where name = 'event'")
@@ -226,8 +231,9 @@ def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp
 
     async def test(store):
         for job_id, state in ((1, "running"), (2, "finished"), (3, "activated")):
+            name = "job.page_with_worker" if state == "running" else "job.page_in_state"
             found = await store.read(
-                lambda tx, state=state: tx.all("job.page_in_state", state=state, **page)
+                lambda tx, name=name, state=state: tx.all(name, state=state, **page)
             )
             assert [row[0] for row in found] == [job_id]
             events = await store.read(

@@ -1,14 +1,6 @@
--- Where a job is, without the steps that it takes in a worker's hands: those move no index.
+-- The steps that a job takes in a worker's hands move no index: such jobs are found by their attempts.
 drop index job_in_state;
-alter table job add column stage text not null default 'defined';
-update job set stage = case when state in ('sent', 'starting', 'running', 'holding') then 'held' else state end;
-create index job_in_stage on job (stage, job_id);
-create trigger job_stage after update of state on job
-    when new.stage is not case when new.state in ('sent', 'starting', 'running', 'holding') then 'held' else new.state end
-    begin
-        update job set stage = case when new.state in ('sent', 'starting', 'running', 'holding') then 'held' else new.state end
-            where job_id = new.job_id;
-    end;
+create index job_at_rest on job (state, job_id) where state not in ('sent', 'starting', 'running', 'holding');
 -- The events of a job, entered in their order some thousand at a time (`event.enter`); the newest are
 -- looked for among themselves.
 drop index event_of_job;
