@@ -25,7 +25,7 @@ from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
 from dispatcher.groups import Turns
 from dispatcher.hosts import Exclusion, Hosts
-from dispatcher.leases import AwakeClock, Lease, Leases
+from dispatcher.leases import AwakeClock, Lease, Leases, OfPanda
 from dispatcher.others import Others
 from dispatcher.ports import Bulletin, Row, Store, Tx, Unavailable
 from dispatcher.rates import Limiter
@@ -43,6 +43,7 @@ BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are t
 EXCLUDED = "excluded"  # the kind of fact
 _encode = msgspec.json.Encoder().encode
 _exclusion = msgspec.json.Decoder(Exclusion).decode
+_of_panda = msgspec.json.Decoder(OfPanda).decode
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -132,14 +133,16 @@ class Core:
         else:
             self.store.listen(self.others)
             await self.others.beat()
+        await self.store.write(lambda tx: tx.run("fact.sweep"))
         attempts, workers, sites, last, patient, relayed, nodes = await self.store.read(self._load)
         for site, host, told in nodes:
             self.hosts.exclude((site, host), _exclusion(told))
         self.patience.update(dict(patient))
         self.outage.update(dict(relayed))
-        for job_id, attempt_nr, worker_id, state in attempts:
-            until = self.length(worker_id)
-            self.leases.add(Lease(job_id, attempt_nr, worker_id, JobState(state), until))
+        for job_id, attempt_nr, worker_id, state, told in attempts:
+            lease = Lease(job_id, attempt_nr, worker_id, JobState(state), self.length(worker_id))
+            lease.panda = _of_panda(told) if told else lease.panda
+            self.leases.add(lease)
         for row in workers:
             if row[4] in (Phase.ACTIVE, Phase.DRAINING):
                 self.recall(row)

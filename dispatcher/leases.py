@@ -33,6 +33,13 @@ class AwakeClock:
         return self.now
 
 
+class OfPanda(Struct, frozen=True):
+    """What is known of an attempt in a PanDA client's hands; kept, for its pilot says it once."""
+
+    batch_id: str = ""  # of its batch job
+    debug: bool = False  # it is to send the end of its output with each heartbeat
+
+
 class Lease(Struct):
     """An attempt in a worker's hands."""
 
@@ -51,8 +58,7 @@ class Lease(Struct):
     owner: str = ""
     begun: float = 0.0  # 0: before this dispatcher started
     alone: bool = False  # nothing else is given to its worker
-    batch_id: str = ""  # of a PanDA client's batch job
-    debug: bool = False  # a PanDA client is to send the end of its output with each heartbeat
+    panda: OfPanda = OfPanda()
 
     def sample(self, at: float, usage: Usage) -> None:
         """Keep a point of the curve; a long job's curve is thinned, not cut."""

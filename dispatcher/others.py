@@ -22,7 +22,7 @@ from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.worker import Phase
 from dispatcher import submission
 from dispatcher.hosts import Exclusion, Verdict
-from dispatcher.leases import Lease
+from dispatcher.leases import Lease, OfPanda
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
 from dispatcher.rates import Spending
 from dispatcher.store import queries
@@ -35,6 +35,7 @@ SKEW_S = 5.0  # between the clocks of the dispatchers' hosts
 log = Log("others")
 _encode = msgspec.json.Encoder().encode
 _room = msgspec.json.Decoder(Room).decode
+_of_panda = msgspec.json.Decoder(OfPanda).decode
 _verdict = msgspec.json.Decoder(Verdict).decode
 _spending = msgspec.json.Decoder(Spending).decode
 _slots = msgspec.json.Decoder(tuple[SlotShape, ...]).decode
@@ -237,6 +238,8 @@ class Others:
                 lease.log_wanted = core.awake.now + bulletin.seconds
             elif bulletin.kind == "tail":
                 lease.tail_wanted, lease.tail = bulletin.text, None
+            elif bulletin.kind == "panda":
+                lease.panda = _of_panda(bulletin.text)
             elif bulletin.kind == "curve" and lease.curve:
                 self._later(self._show_curve(lease))
 

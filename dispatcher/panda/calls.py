@@ -145,7 +145,7 @@ class Calls:
 
     async def set_debug_mode(self, call: Call) -> dict[str, Any]:
         job_id, mode = call.given["job_id"], call.given["mode"]
-        if updates.set_debug(self.service, call.party, job_id, mode=mode):
+        if await updates.set_debug(self.service, call.party, job_id, mode=mode):
             return success(None, "Succeeded")
         return failure(NOT_ACTIVE.format(job_id))
 

@@ -268,7 +268,7 @@ class Legacy:
     async def _debug_mode(self, call: Call) -> Answer:
         job_id = number(call.given["pandaID"]) or 0
         mode = str(call.given["modeOn"]).lower() == "true"
-        if updates.set_debug(self._service, call.party, job_id, mode=mode):
+        if await updates.set_debug(self._service, call.party, job_id, mode=mode):
             return "Succeeded"
         return NOT_ACTIVE.format(job_id)
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import Told
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher import queue
-from dispatcher.leases import Lease
+from dispatcher.leases import Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, hear
 from dispatcher.panda.party import Party
@@ -26,6 +27,7 @@ from dispatcher.service import Service
 REGISTERED_S = 5.0
 """For this long a job that has ended is told as `holding`. A PanDA server says so until its Adder has
 registered the outputs; we do that before we answer, and its clients expect to see the word."""
+ATTEMPT = "attempt"  # the kind of fact: what is known of an attempt, `OfPanda`
 WORD = "worker said"  # the kind of fact: the error that a job's worker ended with
 TOBEKILLED = "tobekilled"
 ALREADY_DONE = "alreadydone"
@@ -44,10 +46,10 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     lease = service.leases.of(told.job_id)
     if lease is None or not _holds(service, party, lease, told.attempt_nr):
         return await _late(service, party, told, told.job_id)
-    if _other(lease.batch_id, told.batch_id):
+    if _other(lease.panda.batch_id, told.batch_id):
         return TOBEKILLED
     _renew(service, lease, told)
-    if told.stdout and (lease.tail_wanted or lease.debug):
+    if told.stdout and (lease.tail_wanted or lease.panda.debug):
         await service.tail_came(lease, told.stdout)
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
@@ -55,7 +57,18 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     if _ORDER.index(state) > _ORDER.index(lease.state):  # a word that was overtaken undoes nothing
         await service.store.write(lambda tx: _mark(service, tx, lease, state))
         lease.state = state
+    if told.batch_id and told.batch_id != lease.panda.batch_id:
+        await _learn(service, lease, replace(lease.panda, batch_id=told.batch_id[:200]))
     return command(lease)
+
+
+async def _learn(service: Service, lease: Lease, known: OfPanda) -> None:
+    """Keep what is known of an attempt, also for the processes beside us."""
+    text = _encode(known).decode()
+    fact = {"kind": ATTEMPT, "owner": "", "name": f"{lease.job_id}.{lease.attempt_nr}"}
+    await service.store.write(lambda tx: tx.run("fact.put", **fact, at=service.now(), data=text))
+    lease.panda = known
+    await service.wish("panda", lease.job_id, text=text)
 
 
 def _holds(service: Service, party: Party, lease: Lease, attempt_nr: int | None) -> bool:
@@ -75,7 +88,6 @@ def _other(known: str, said: str) -> bool:
 
 def _renew(service: Service, lease: Lease, told: Told) -> None:
     renew(service, lease)
-    lease.batch_id = told.batch_id or lease.batch_id
     if (used := reports.usage(told)) is not None:
         lease.sample(service.now(), used)
 
@@ -141,9 +153,10 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
         if attempt is None or attempt[1] in queue.REPORTED:
             return False
         spec = _decode(queue.body(tx, job_id))
-        place = {"kind": WORD, "owner": "", "name": f"{job_id}.{attempt_nr}"}
-        if (word := tx.one("fact.get", **place)) is not None:
-            tx.run("fact.drop", **place)
+        place = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
+        word = tx.one("fact.get", kind=WORD, **place)
+        for kind in (WORD, ATTEMPT):
+            tx.run("fact.drop", kind=kind, **place)
         news = reports.report(
             told, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now(),
             worker=word[1] if word else "",
@@ -198,15 +211,15 @@ def command(lease: Lease) -> str | None:
         return "softkill"
     if name := lease.tail_wanted:
         return f"tail {f'payload.{name}' if name in ('stdout', 'stderr') else name}"
-    return "debug" if lease.debug else None
+    return "debug" if lease.panda.debug else None
 
 
-def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) -> bool:
+async def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) -> bool:
     """Let a pilot send the end of its output, or no more. False: no such job runs here."""
     lease = service.leases.of(job_id)
     if lease is None or not _holds(service, party, lease, None):
         return False
-    lease.debug = mode
+    await _learn(service, lease, replace(lease.panda, debug=mode))
     return True
 
 

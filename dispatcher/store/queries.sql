@@ -152,7 +152,9 @@ update attempt set state = :state, ended = :ended, exit_code = :exit_code, code 
     stderr_tail = :stderr_tail, curve = :curve
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
 -- name: attempt.open
-select a.job_id, a.attempt_nr, a.worker_id, a.state from attempt a where a.ended is null
+select a.job_id, a.attempt_nr, a.worker_id, a.state, f.data from attempt a
+    left join panda_fact f on f.kind = 'attempt' and f.owner = '' and f.name = a.job_id || '.' || a.attempt_nr
+    where a.ended is null
 -- name: attempt.get
 select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.of_job
@@ -303,6 +305,9 @@ insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :nam
 select at, data from panda_fact where kind = :kind and owner = :owner and name = :name
 -- name: fact.drop
 delete from panda_fact where kind = :kind and owner = :owner and name = :name
+-- name: fact.sweep
+delete from panda_fact where kind in ('attempt', 'worker said')
+    and name not in (select job_id || '.' || attempt_nr from attempt where ended is null)
 -- name: fact.since
 select owner, name, data from panda_fact where kind = :kind and at >= :since order by owner, name limit 10000
 -- name: fact.names

@@ -547,6 +547,21 @@ def test_debug_mode_brings_the_end_of_the_output_with_each_heartbeat(dispatcher,
     assert refused == "PandaID=999 not found in active DB"
 
 
+def test_what_was_learnt_of_an_attempt_outlives_a_restart(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.get_job()
+    dispatcher.update(got, "running", batchID="a.pbs")
+    dispatcher.v1("job/set_debug_mode", {"job_id": job_id, "mode": True})
+    dispatcher.restart()
+    assert dispatcher.update(got, "running", batchID="b.pbs") == "tobekilled"
+    assert dispatcher.update(got, "running", batchID="a.pbs") == "debug"
+    dispatcher.update(got, "failed", pilotErrorCode=1144)
+    facts = dispatcher.run(
+        dispatcher.service.store.read(lambda tx: tx.all("fact.since", kind="attempt", since=0.0))
+    )
+    assert facts == []
+
+
 def test_the_end_of_a_file_is_asked_for_under_pilot_3_s_name(dispatcher, job):
     (job_id,) = dispatcher.submit(job())
     got = dispatcher.get_job()
