@@ -25,6 +25,7 @@ from dispatcher.service import Service
 STATISTICS_S = 4 * 3600.0
 WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran
 RUNS = (JobState.STARTING, JobState.RUNNING)
+MOST_JOBS = 1000  # that one worker is taken to have
 ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
 SHOWN = ("activated", "assigned", "running")  # always, if only as 0
 _PHASES = {
@@ -152,7 +153,8 @@ def _left(tx: Tx, harvester_id: str, told: Worker, worker_id: int, now: float) -
     holders = {worker_id, *(place[:1] if place else ())}
     held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
     lost = []
-    for job_id in dict.fromkeys([*held, *(told.jobs or ())]):
+    named = [job_id for job_id in (told.jobs or ())[:MOST_JOBS] if 0 < job_id < 2**63]
+    for job_id in dict.fromkeys([*held, *named]):
         job = tx.one("job.standing", job_id=job_id)
         if job is None or job[0] not in WITH_WORKER or job[6] not in holders:
             continue
