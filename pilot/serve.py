@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
@@ -204,6 +205,7 @@ class Server:
             except AilurusError as error:  # the same request again: its answer may be on its way
                 self._log.warning("dispatcher_silent", what=str(error), request=request)
                 self._pause(next(pauses))
+                ask = replace(ask, wait_s=self._longest(ask.wait_s))
                 continue
             except Exception as bug:  # noqa: BLE001 - without this thread the pilot is a statue
                 self._log.error("acquire_failed", trace=True)
@@ -231,12 +233,10 @@ class Server:
                     slots.changed.wait()
                 return None
         room, count, wait_s, ahead = wanted
-        if not self._jobs and self._terms.idle_exit_s is not None:
-            left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
-            if left <= 0 and room == self._asked:  # not before all of this room was offered
-                self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
-                return None
-            wait_s = min(wait_s, max(0.0, left))
+        wait_s = self._longest(wait_s)
+        if wait_s <= 0 and room == self._asked:  # not before all of this room was offered
+            self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
+            return None
         self._asked = room
         return m.Acquire(
             request_id=uuid.uuid4().hex,
@@ -245,6 +245,13 @@ class Server:
             wait_s=round(wait_s, 3),
             ahead=ahead,
         )
+
+    def _longest(self, wait_s: float) -> float:
+        """How long of `wait_s` a job is waited for: without one no longer than a pilot may be idle."""
+        if self._jobs or self._terms.idle_exit_s is None:
+            return wait_s
+        left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
+        return round(max(0.0, min(wait_s, left)), 3)
 
     def _wanted(self) -> tuple[Need, int, float, bool] | None:
         """Room to fill, how many jobs, how long to wait for the first, and whether the room is still

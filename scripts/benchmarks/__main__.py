@@ -84,7 +84,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--seconds", type=float, default=800, help="fuzz, parsers: at most (default 800)"
     )
-    parser.add_argument("--proxy", action="store_true", help="chaos: drop every fifth answer")
+    parser.add_argument("--proxy", action="store_true", help="chaos: drop a fifth of the answers")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"
     )

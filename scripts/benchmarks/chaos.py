@@ -52,8 +52,9 @@ def _network(args: Namespace) -> Callable[[int], Fault] | None:
     if args.network:
         chance = random.Random(args.seed)
         return lambda nr: chance.choice(list(Fault)) if nr % FIFTH == 0 else Fault.NONE
-    if args.proxy:
-        return lambda nr: Fault.LOST if nr % FIFTH == 0 else Fault.NONE
+    if args.proxy:  # by chance: each fifth could be the same question of a pilot, again and again
+        chance = random.Random(args.seed)
+        return lambda _: Fault.LOST if chance.random() < 1 / FIFTH else Fault.NONE
     return None
 
 
