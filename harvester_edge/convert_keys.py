@@ -140,26 +140,18 @@ def workers(place: str) -> Rule:
     return rule
 
 
-def size(place: str) -> Rule:
-    """A number of MB."""
+MB, SECONDS = "MB that a node", "seconds that a worker"
+
+
+def amount(place: str, unit: str, of: str) -> Rule:
+    """A number of some unit; `of`: of what, and who could have that much."""
 
     def rule(one: Converted, key: str, value: Any) -> None:
         number = _whole(value)
         if number is None or number > LARGEST:
-            one.lose(key, value, "not a number of MB that a node could have")
+            one.lose(key, value, f"not a number of {of} could have")
         else:
-            one.set(key, place, value, f"{number}M")
-
-    return rule
-
-
-def seconds(place: str) -> Rule:
-    def rule(one: Converted, key: str, value: Any) -> None:
-        number = _whole(value)
-        if number is None or number > LARGEST:
-            one.lose(key, value, "not a number of seconds that a worker could have")
-        else:
-            one.set(key, place, value, f"{number}s")
+            one.set(key, place, value, f"{number}{unit}")
 
     return rule
 
@@ -330,9 +322,9 @@ SUBMITTER: dict[str, Rule | str] = {
 CRIC: dict[str, Rule | str] = {
     "status": _status,
     "corecount": to("slots.std.cores"),
-    "maxrss": size("slots.std.memory"),
-    "maxwdir": size("slots.std.disk"),
-    "maxtime": seconds("slots.std.walltime"),
+    "maxrss": amount("slots.std.memory", "M", MB),
+    "maxwdir": amount("slots.std.disk", "M", MB),
+    "maxtime": amount("slots.std.walltime", "s", SECONDS),
     "localqueue": _named,
     "container_type": _container,
     "container_options": _container,

@@ -125,6 +125,8 @@ def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return _absent(worker, seen, times) if seen.listed else worker
     if (worker.absent, worker.outcome, worker.batch_id) != (None, _TAKEN, sighting.batch_id):
         worker = replace(worker, absent=None, outcome=_TAKEN, batch_id=str(sighting.batch_id))
+    if sighting.phase is not None and worker.diagnosis.startswith(UNKNOWN):
+        worker = replace(worker, diagnosis="")
     if sighting.phase is Phase.ENDED:
         # A pilot may be heard of after its batch job ended, until the dispatcher notices.
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
@@ -187,9 +189,8 @@ def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worke
     row = seen.row
     if row is not None and row.ending not in (None, Ending.LOST) and ending not in TOLD:
         ending, detail = row.ending or ending, row.diagnosis or detail
-    elif worker.registered is None and ending in (
-        Ending.FAILED,
-        *((Ending.DONE,) * (not seen.mute)),
+    elif worker.registered is None and (
+        ending is Ending.FAILED or (ending is Ending.DONE and not seen.mute)
     ):
         if not seen.asked:
             # Whether it had registered is not known: say so once the dispatcher answers.

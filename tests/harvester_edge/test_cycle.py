@@ -482,6 +482,7 @@ def test_one_in_a_state_that_nobody_knows_is_adopted_and_seen(world):
     world.cycle()
     assert not world.batch.cancelled
     assert world.workers()[0].phase is Phase.STARTING
+    assert not any("GLITCHED" in line for line in world.cycle().inputs)
 
 
 def test_without_the_dispatchers_word_nothing_is_a_stray(world):
