@@ -54,21 +54,30 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
     state = _WORDS.get(told.state, JobState.HOLDING)
-    if _ORDER.index(state) > _ORDER.index(lease.state):  # a word that was overtaken undoes nothing
-        await service.store.write(lambda tx: _mark(service, tx, lease, state))
-        lease.state = state
-    if told.batch_id and told.batch_id != lease.panda.batch_id:
-        await _learn(service, lease, replace(lease.panda, batch_id=told.batch_id[:200]))
+    if _ORDER.index(state) <= _ORDER.index(lease.state):  # a word that was overtaken undoes nothing
+        state = lease.state
+    batch_id = told.batch_id[:200] or lease.panda.batch_id
+    await _learn(service, lease, state, replace(lease.panda, batch_id=batch_id))
     return command(lease)
 
 
-async def _learn(service: Service, lease: Lease, known: OfPanda) -> None:
-    """Keep what is known of an attempt, also for the processes beside us."""
+async def _learn(service: Service, lease: Lease, state: JobState, known: OfPanda) -> None:
+    """Keep what is new of an attempt, also for the processes beside us."""
+    moves, news = state is not lease.state, known != lease.panda
     text = _encode(known).decode()
     fact = {"kind": ATTEMPT, "owner": "", "name": f"{lease.job_id}.{lease.attempt_nr}"}
-    await service.store.write(lambda tx: tx.run("fact.put", **fact, at=service.now(), data=text))
-    lease.panda = known
-    await service.wish("panda", lease.job_id, text=text)
+
+    def change(tx: Tx) -> None:
+        if moves:
+            _mark(service, tx, lease, state)
+        if news:
+            tx.run("fact.put", **fact, at=service.now(), data=text)
+
+    if moves or news:
+        await service.store.write(change)
+        lease.state, lease.panda = state, known
+    if news:
+        await service.wish("panda", lease.job_id, text=text)
 
 
 def _holds(service: Service, party: Party, lease: Lease, attempt_nr: int | None) -> bool:
@@ -219,7 +228,7 @@ async def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) 
     lease = service.leases.of(job_id)
     if lease is None or not _holds(service, party, lease, None):
         return False
-    await _learn(service, lease, replace(lease.panda, debug=mode))
+    await _learn(service, lease, lease.state, replace(lease.panda, debug=mode))
     return True
 
 
