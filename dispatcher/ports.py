@@ -14,6 +14,7 @@ from msgspec import Struct
 from ailurus.protocol.messages import Event
 
 T = TypeVar("T")
+ANY_NUMBER = 1_000_000
 Row = tuple[Any, ...]
 
 
@@ -39,12 +40,17 @@ class Asks(Struct, frozen=True):
 class Ahead(Struct, frozen=True):
     """What a change will look at, which a store may read together with what others in its commit will.
 
-    It changes no answer, only how often a server is waited for.
+    It changes no answer, only how often a server is waited for and where the change is run.
     """
 
     jobs: Sequence[int] = ()
     attempts: bool = False  # of these jobs
     ask: Asks | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many jobs it looks at; a change that says nothing may look at any number."""
+        return len(self.jobs) + (self.ask.count if self.ask else 0) or ANY_NUMBER
 
 
 class Tx(Protocol):

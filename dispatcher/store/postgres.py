@@ -29,7 +29,7 @@ from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import Unfit, check, for_postgres, postgres_queries
-from dispatcher.store.writer import Again, Answers, Asked, Writing, on_loop
+from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing, on_loop
 
 T = TypeVar("T")
 READERS = 4
@@ -154,7 +154,7 @@ class Postgres(Writing):
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
             try:
@@ -184,8 +184,8 @@ class Postgres(Writing):
             if time.monotonic() > self._plans_until:
                 connection.execute("discard plans")
                 self._plans_until = time.monotonic() + PLANS_S
-            tx.foresee(one[3] for one in batch)
-            for change, *_ in batch:
+            tx.foresee(ahead for _, _, ahead in batch)
+            for change, _, _ in batch:
                 tx.wrote = False
                 try:
                     answers.append((change(tx), None))
@@ -204,7 +204,7 @@ class Postgres(Writing):
         tx = PostgresTx(connection, writes=True)
         with _undone(connection):
             connection.execute("begin")
-            for change, *_ in batch:
+            for change, _, _ in batch:
                 point = tx.mark()
                 connection.execute("savepoint change")
                 try:
@@ -219,14 +219,20 @@ class Postgres(Writing):
             tx.settle()
         return answers, tx.numbered()
 
-    def _committed(self, batch: list[Asked], answers: Answers, events: list[Event]) -> None:
+    def _committed(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[Asked],
+        answers: Answers,
+        events: list[Event],
+    ) -> None:
         """Events go out in their order: at once if nobody else's come before, else as they are read."""
         with self._order:
             mine: Sequence[Event] = ()
             if events and events[0].seq == self._known + 1:
                 self._known = events[-1].seq
                 mine = events
-            on_loop(batch[0][2], self._answer, batch, answers, mine)
+            on_loop(loop, self._answer, loop, batch, answers, mine)
 
     # --- what others commit --------------------------------------------------------------------------
 

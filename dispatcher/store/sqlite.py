@@ -1,12 +1,18 @@
-"""The queue in one SQLite file: one writer thread that shares commits, a few readers beside it."""
+"""The queue in one SQLite file: one writer that shares commits, a few readers beside it.
+
+Brief changes are run on the event loop, where they are asked for: in a thread beside it each of their
+statements waits for the interpreter, a quarter of a request's CPU. Only the commit itself, which waits
+for the disk, and changes that may be long are the thread's.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +27,7 @@ from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing
 T = TypeVar("T")
 READERS = 2
 ENTERED = 1000  # events of jobs that are entered in their order at once
+BRIEF = 64  # steps of changes that are run on the event loop together
 _encode = msgspec.json.Encoder().encode
 _LOOKS = {name for name, text in queries().items() if text.startswith("select")}
 
@@ -28,13 +35,10 @@ _LOOKS = {name for name, text in queries().items() if text.startswith("select")}
 class SqliteTx(Draft):
     """A transaction on one connection."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, last_event: int = 0, entered: int = 0
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, last_event: int = 0) -> None:
         super().__init__(last_event)
         self.connection = connection
         self._queries = queries()
-        self.entered = entered
 
     def one(self, query: str, **values: Any) -> Row | None:
         self.wrote |= query not in _LOOKS
@@ -74,11 +78,15 @@ class SqliteTx(Draft):
                 for event in self.events
             ),
         )
+
+    def enter(self, entered: int) -> int:
+        """Enter events under their jobs, once enough have come after `entered`; the last that is."""
         last = self._last_event + len(self.events)
-        if last - self.entered >= ENTERED:
-            self.run("event.enter", after=self.entered)
-            self.run("series.take", name="job_event", by=last - self.entered)
-            self.entered = last
+        if last - entered < ENTERED:
+            return entered
+        self.run("event.enter", after=entered)
+        self.run("series.take", name="job_event", by=last - entered)
+        return last
 
 
 class Sqlite(Writing):
@@ -124,38 +132,68 @@ class Sqlite(Writing):
         finally:
             connection.execute("rollback")
 
-    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
+    def _gathered(self) -> list[Asked]:
+        """As many as are brief together; behind one that may be long, all."""
+        steps = number = 0
+        for _, _, ahead in self._asked:
+            steps += ahead.steps
+            if steps > BRIEF:
+                break
+            number += 1
+        return [self._asked.popleft() for _ in range(number)] or super()._gathered()
+
+    def _draft(self, batch: Sequence[Asked]) -> Draft | None:
+        """None: left to the thread, for it may be long or a change has failed."""
+        if sum(ahead.steps for _, _, ahead in batch) > BRIEF:
+            return None
         try:
-            try:
-                answers, tx = self._commit_of(batch, _all)
-            except Again:
-                answers, tx = self._commit_of(batch, _each)
+            return self._drafted(batch, _all)
+        except (Again, sqlite3.Error):
+            return None
+
+    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
+        try:
+            tx = draft if isinstance(draft, SqliteTx) else self._long(batch)
+            with self._undone():
+                entered = tx.enter(self._entered)
+                self._writer.execute("commit")
         except sqlite3.Error as error:
             raise Unavailable(str(error)) from error
+        self._entered = entered
         self._last_event += len(tx.events)
-        self._entered = tx.entered
-        return answers, tx.events
+        return tx.answers, tx.events
 
-    def _commit_of(
-        self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
-    ) -> tuple[Answers, SqliteTx]:
-        tx = SqliteTx(self._writer, self._last_event, self._entered)
-        self._writer.execute("begin immediate")
+    def _long(self, batch: Sequence[Asked]) -> SqliteTx:
         try:
-            answers = way(tx, batch)
+            return self._drafted(batch, _all)
+        except Again:
+            return self._drafted(batch, _each)
+
+    def _drafted(
+        self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
+    ) -> SqliteTx:
+        tx = SqliteTx(self._writer, self._last_event)
+        self._writer.execute("begin immediate")
+        with self._undone():
+            tx.answers = way(tx, batch)
             tx.settle()
-            self._writer.execute("commit")
+        return tx
+
+    @contextlib.contextmanager
+    def _undone(self) -> Iterator[None]:
+        """What the transaction has done is undone if it fails."""
+        try:
+            yield
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             raise
-        return answers, tx
 
 
 def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
     """One change after the other, as nearly always. Raises Again if one fails after it has written."""
     answers: Answers = []
-    for change, *_ in batch:
+    for change, _, _ in batch:
         tx.wrote = False
         try:
             answers.append((change(tx), None))
@@ -171,7 +209,7 @@ def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
 def _each(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
     """Each change in a savepoint of its own, so that one that fails harms no other."""
     answers: Answers = []
-    for change, *_ in batch:
+    for change, _, _ in batch:
         point = tx.mark()
         tx.connection.execute("savepoint change")
         try:

@@ -1,4 +1,4 @@
-"""What both stores share: a draft of what a commit counts and tells, and the thread that commits."""
+"""What both stores share: the draft of a commit, and the thread that commits while others gather."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
 Change = Callable[[Tx], Any]
-Asked = tuple[Change, asyncio.Future[Any], asyncio.AbstractEventLoop, Ahead]
+Asked = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 
@@ -39,6 +39,7 @@ class Draft:
         self._last_event = last_event
         self.counts: Counts = Counter()
         self.events: list[Event] = []
+        self.answers: Answers = []
 
     def count(self, queue: str, shape_id: int, state: str, by: int) -> None:
         self.wrote = True
@@ -77,11 +78,17 @@ class Draft:
         ]
 
 
+_Begun = tuple[asyncio.AbstractEventLoop, list[Asked], Draft | None]
+
+
 class Writing:
-    """A store with one writer thread, which runs the changes that have gathered and commits once."""
+    """A store that commits in a thread of its own, once for all changes that have gathered meanwhile."""
 
     def __init__(self, readers: int) -> None:
-        self._asked: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
+        self._asked: deque[Asked] = deque()
+        self._at_rest = asyncio.Event()  # nothing is being committed, and nothing is about to be
+        self._at_rest.set()
+        self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
         self._hearers: list[Callable[[Bulletin], None]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
@@ -90,7 +97,10 @@ class Writing:
     async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._asked.put((change, done, loop, ahead))
+        self._asked.append((change, done, ahead))
+        if self._at_rest.is_set():
+            self._at_rest.clear()
+            loop.call_soon(self._begin, loop)  # with all that others ask for until then
         return await done
 
     async def read(self, query: Callable[[Tx], T]) -> T:
@@ -103,47 +113,71 @@ class Writing:
         self._hearers.append(hearer)
 
     async def _stop(self) -> None:
-        self._asked.put(None)
+        await self._at_rest.wait()
+        self._begun.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()
 
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
 
-    def _run(self, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
-        """Run the changes and commit. What the store itself refuses is raised as Unavailable."""
+    def _draft(self, batch: Sequence[Asked]) -> Draft | None:
+        """The changes, all run but not committed, where that is done on the event loop."""
+        return None
+
+    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
+        """Run the changes, unless they are drafted, and commit. What the store itself refuses is raised
+        as Unavailable."""
         raise NotImplementedError
 
-    def _serve(self) -> None:
-        ends = False
-        while not ends:
-            asked = [self._asked.get()]
-            while len(asked) < TOGETHER and not self._asked.empty():
-                asked.append(self._asked.get())
-            ends = None in asked
-            batch = [one for one in asked if one is not None]
-            if batch:
-                self._commit(batch)
+    def _gathered(self) -> list[Asked]:
+        """What the next commit is to hold, in the order in which it was asked for."""
+        return [self._asked.popleft() for _ in range(min(TOGETHER, len(self._asked)))]
 
-    def _commit(self, batch: list[Asked]) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        batch = self._gathered()
+        if batch:
+            self._begun.put((loop, batch, self._draft(batch)))
+        else:
+            self._at_rest.set()
+
+    def _serve(self) -> None:
+        while (begun := self._begun.get()) is not None:
+            self._commit(*begun)
+
+    def _commit(
+        self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Draft | None
+    ) -> None:
         """Answer all. What the store itself refuses fails all of them."""
         began = time.perf_counter()
         events: list[Event] = []
         try:
-            answers, events = self._run(batch)
+            answers, events = self._run(batch, draft)
         except Unavailable as error:
             log.warning("commit_failed", reason=str(error), changes=len(batch))
             answers = [(None, error)] * len(batch)
         took = time.perf_counter() - began
         if took > SLOW_S:
             log.warning("commit_slow", seconds=round(took, 3), changes=len(batch))
-        self._committed(batch, answers, events)
+        self._committed(loop, batch, answers, events)
 
-    def _committed(self, batch: list[Asked], answers: Answers, events: list[Event]) -> None:
-        on_loop(batch[0][2], self._answer, batch, answers, events)
+    def _committed(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[Asked],
+        answers: Answers,
+        events: list[Event],
+    ) -> None:
+        on_loop(loop, self._answer, loop, batch, answers, events)
 
-    def _answer(self, batch: list[Asked], answers: Answers, events: Sequence[Event]) -> None:
-        for (_, done, *_), (answer, error) in zip(batch, answers, strict=True):
+    def _answer(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[Asked],
+        answers: Answers,
+        events: Sequence[Event],
+    ) -> None:
+        for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
             if done.cancelled():
                 continue
             if error is None:
@@ -151,6 +185,7 @@ class Writing:
             else:
                 done.set_exception(error)
         self._tell(events)
+        self._begin(loop)
 
     def _tell(self, events: Sequence[Event]) -> None:
         if events:

@@ -78,21 +78,12 @@ def test_ready_says_no_with_the_reason_while_the_store_refuses(watched):
 def test_ready_says_no_while_the_store_hangs(watched, monkeypatch):
     monkeypatch.setattr("dispatcher.health.PATIENCE_S", 0.05)
     gate = threading.Event()
-    watched.service.store._asked.put(
-        (lambda tx: gate.wait(10), _ignored(watched), _loop(watched), ())
-    )
+    hangs = watched.service.store.write(lambda tx: gate.wait(10))
+    asyncio.run_coroutine_threadsafe(hangs, watched.runner.get_loop())
     try:
         assert "no commit" in watched.ask("GET", "//readyz").json["detail"]
     finally:
         gate.set()
-
-
-def _loop(door):
-    return door.runner.get_loop()
-
-
-def _ignored(door):
-    return _loop(door).create_future()
 
 
 def test_the_store_is_asked_once_a_second_however_many_ask(watched):
