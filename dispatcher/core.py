@@ -217,6 +217,8 @@ class Core:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
         instance, epoch, slots, online, heard = row
         lease = self.sites.get(site)
+        if lease is not None and epoch < lease.epoch:
+            return lease  # the row was read before another edge took the site
         until = self.awake.now + self.settings.edge_lease_s
         if lease is not None and (lease.instance, lease.epoch) == (instance, epoch):
             until = until if (heard or 0.0) > lease.heard else lease.until

@@ -73,6 +73,18 @@ def test_a_waiting_worker_is_woken_by_a_submission_to_another_dispatcher(databas
     run_two(test, database)
 
 
+def test_a_row_that_was_read_before_a_fail_over_does_not_undo_it(database):
+    async def test(one, two):
+        await one.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        before = await one.service.store.read(lambda tx: tx.one("site.get", site="here"))
+        one.service.awake.now += 121
+        new = await one.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        one.service.know_site("here", before)
+        assert one.service.sites["here"].epoch == new.epoch == 2
+
+    run_two(test, database)
+
+
 def test_no_job_is_leased_twice_and_none_is_left_when_both_hand_out(database):
     async def test(one, two):
         ids = await one.submit(*(job(f"j{i}", cores=1 + i % 3) for i in range(300)))
