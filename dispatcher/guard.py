@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 LONGEST_HEAD = 64 * 1024  # request line and header fields
 LONGEST_MESSAGE = 96 * 1024 * 1024  # all bytes of one request, its chunks and trailers included
 HEAD_S = 20.0  # a head that has begun, or a connection that says nothing, ends after this long
+TICK_S = 1.0
 PARTING_S = 0.5  # when we end, a connection that was just in use may bring one more request
 _REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -31,9 +32,25 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, ending: Callable[[], None] = lambda: None) -> None:
         """`ending` is called when it begins to end: it lets go who only waits."""
+        self._ends = asyncio.Event()
         super().__init__(config)
         self.server_state: State = State()
         self._ending = ending
+
+    @property
+    def should_exit(self) -> bool:
+        return self._ends.is_set()
+
+    @should_exit.setter
+    def should_exit(self, ends: bool) -> None:
+        if ends:
+            self._ends.set()
+
+    async def main_loop(self) -> None:
+        """Once a second, for the date; uvicorn's own ten times are ten times that the process wakes."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ends.wait(), TICK_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
