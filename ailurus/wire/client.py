@@ -34,6 +34,7 @@ from ailurus.protocol.api import BY_NAME, PREFIX, Route
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL
+from ailurus.wire.connection import POOLS
 from ailurus.wire.retry import Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -123,14 +124,17 @@ class Trust(msgspec.Struct, frozen=True):
         """Connections that check this."""
         if self.pin:
             # the certificate itself is checked, so it matters not who signed it
-            return urllib3.PoolManager(
+            pool = urllib3.PoolManager(
                 maxsize=connections,
                 retries=False,
                 assert_fingerprint=self.pin,
                 cert_reqs="CERT_NONE",
                 assert_hostname=False,
             )
-        return urllib3.PoolManager(maxsize=connections, retries=False, ca_certs=self.ca or None)
+        else:
+            pool = urllib3.PoolManager(maxsize=connections, retries=False, ca_certs=self.ca or None)
+        pool.pool_classes_by_scheme = POOLS
+        return pool
 
 
 @cache
