@@ -65,20 +65,20 @@ def lease(
     busy: bool = False,
     elsewhere: Callable[[Shape], bool] = lambda _: False,
     turns: Turns | None = None,
+    again: bool = True,
 ) -> list[Leased]:
     """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
     whose shape `suits`.
 
-    The same request again gets what it got: its first answer may have been lost on the way. A job that
+    The same request `again` gets what it got: its first answer may have been lost on the way. A job that
     failed on this `host` is left to others if it can run `elsewhere`; one that lost several workers is
     handed out alone, to a worker that is not `busy`: it may be what kills them, and must not take
     others' attempts with it. `turns`: of groups of users, which go before priority.
     """
-    again = tx.all("attempt.of_request", worker_id=worker_id, request=request)
-    if again:
+    if again and (rows := tx.all("attempt.of_request", worker_id=worker_id, request=request)):
         return [
             Leased(job_id, attempt_nr, _shape(tx, shapes, shape_id), body(tx, job_id))
-            for job_id, attempt_nr, shape_id in again
+            for job_id, attempt_nr, shape_id in rows
         ]
     leased: list[Leased] = []
     passed: set[int] = set()
@@ -156,9 +156,8 @@ def _best(
         return [(-priority, rank, job_id, shape) for job_id, priority, rank in rows]
 
     kinds: dict[str, list[tuple[str, int, Shape]]] = {}
-    for name, shape_id, _ in tx.all("counter.ready", queue=queue):
-        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape):
-            kinds.setdefault(turns.group(tx, shape_id), []).append((name, shape_id, shape))
+    for name, shape_id, shape in _ready(tx, queue, room, shapes, suits):
+        kinds.setdefault(turns.group(tx, shape_id), []).append((name, shape_id, shape))
 
     def best(group: str) -> Iterator[tuple[int, Shape]]:
         for _, _, job_id, shape in heapq.merge(*(ready(*kind) for kind in kinds[group])):
@@ -167,6 +166,30 @@ def _best(
     if len(kinds) > 1:
         return turns.merged(queue, {group: best(group) for group in kinds})
     return ((job_id, shape, None) for group in kinds for job_id, shape in best(group))
+
+
+def any_ready(
+    tx: Tx,
+    queue: str,
+    room: Room,
+    shapes: MutableMapping[int, Shape],
+    suits: Callable[[Shape], bool],
+) -> bool:
+    """Whether a job waits that `lease` could hand out."""
+    return any(True for _ in _ready(tx, queue, room, shapes, suits))
+
+
+def _ready(
+    tx: Tx,
+    queue: str,
+    room: Room,
+    shapes: MutableMapping[int, Shape],
+    suits: Callable[[Shape], bool],
+) -> Iterator[tuple[str, int, Shape]]:
+    """Queues and shapes that have ready jobs and fit."""
+    for name, shape_id, _ in tx.all("counter.ready", queue=queue):
+        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape):
+            yield name, shape_id, shape
 
 
 def all_shapes(tx: Tx) -> dict[int, Shape]:

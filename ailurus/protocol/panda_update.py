@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
@@ -124,14 +124,10 @@ _TIMES = ("started", "ended")
 def told(params: Mapping[str, object], spelling: Spelling) -> Told:
     """An update as it came, read leniently: what cannot be read was not said."""
     fields: dict[str, Any] = {}
-    for name in UPDATE:
-        value = params.get(getattr(name, spelling)) if name.ours else None
-        if value is None:
-            continue
-        if name.ours in _TIMES:
-            fields[name.ours] = moment(value)
-        else:
-            fields[name.ours] = number(value) if name.kind is int else text(value)
+    for theirs, ours, read in _READ[spelling]:
+        value = params.get(theirs)
+        if value is not None:
+            fields[ours] = read(value)
     return Told(**fields)
 
 
@@ -159,6 +155,18 @@ def moment(value: object) -> float | None:
         except ValueError:
             return None
     return seconds if math.isfinite(seconds) and 0 < seconds < 2**40 else None
+
+
+def _reader(name: Name) -> Callable[[object], object]:
+    if name.ours in _TIMES:
+        return moment
+    return number if name.kind is int else text
+
+
+_READ = {
+    spelling: [(getattr(name, spelling), name.ours, _reader(name)) for name in UPDATE if name.ours]
+    for spelling in get_args(Spelling)
+}
 
 
 @lru_cache(10_000)  # a job says when it began with each update

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec, Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue
 from dispatcher.core import end_worker
 from dispatcher.leases import Lease
 from dispatcher.panda.party import Party
-from dispatcher.ports import Tx
+from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.queue import Leased
 from dispatcher.service import Service
 
@@ -111,17 +112,22 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     if ask.task_id not in (0, 1):  # all our jobs are of one task, and its number is 1
         return []
     place = place_of(ask)
+    count = max(1, min(ask.count, 1000))
 
     def change(tx: Tx) -> tuple[int, list[Leased], list[str]]:
+        if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
+            raise _NoneToday
         worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
-        leased = _lease(service, tx, ask, worker_id)
+        leased = _lease(service, tx, ask, worker_id, count)
         if not leased:
             raise _NoneToday  # and no trace of the client is kept
         owners = [row[7] for job in leased if (row := tx.one("job.standing", job_id=job.job_id))]
         return worker_id, leased, owners
 
     try:
-        worker_id, leased, owners = await service.store.write(change)
+        worker_id, leased, owners = await service.store.write(
+            change, Ahead(ask=Asks(0, "", ask.site, count))
+        )
     except _NoneToday:
         return []
     hear(service, worker_id, ask.site, ask.node)
@@ -136,25 +142,33 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     ]
 
 
-def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int) -> list[Leased]:
-    room = Room(
+def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> list[Leased]:
+    return queue.lease(
+        tx,
+        worker_id=worker_id,
+        queue=ask.site,
+        room=_room(ask),
+        count=count,
+        request=f"panda-{secrets.token_hex(8)}",
+        again=False,  # PanDA has no word for the same request again
+        shapes=service.shapes,
+        turns=service.turns,
+        now=service.now(),
+        suits=_suits(ask),
+    )
+
+
+def _room(ask: Ask) -> Room:
+    return Room(
         cores=ANYTHING.cores,
         memory_mb=ask.memory_mb or BOUNDLESS,
         disk_mb=ask.disk_mb or BOUNDLESS,
         seconds_left=ask.seconds_left or None,
     )
-    return queue.lease(
-        tx,
-        worker_id=worker_id,
-        queue=ask.site,
-        room=room,
-        count=max(1, min(ask.count, 1000)),
-        request=f"panda-{secrets.token_hex(8)}",  # PanDA has no word for the same request again
-        shapes=service.shapes,
-        turns=service.turns,
-        now=service.now(),
-        suits=lambda shape: panda.of_type(shape, ask.resource_type),
-    )
+
+
+def _suits(ask: Ask) -> Callable[[Shape], bool]:
+    return lambda shape: panda.of_type(shape, ask.resource_type)
 
 
 def _sent(service: Service, ask: Ask, worker_id: int, job: Leased, owner: str) -> panda.Sent:

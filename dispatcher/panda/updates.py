@@ -21,7 +21,7 @@ from dispatcher.leases import Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, hear
 from dispatcher.panda.party import Party
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Ahead, Row, Tx
 from dispatcher.service import Service
 
 REGISTERED_S = 5.0
@@ -74,7 +74,7 @@ async def _learn(service: Service, lease: Lease, state: JobState, known: OfPanda
             tx.run("fact.put", **fact, at=service.now(), data=text)
 
     if moves or news:
-        await service.store.write(change)
+        await service.store.write(change, Ahead([lease.job_id]))
         lease.state, lease.panda = state, known
     if news:
         await service.wish("panda", lease.job_id, text=text)
@@ -172,7 +172,7 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
         )  # fmt: skip
         return queue.conclude(tx, news, curve=curve, now=service.now()) is None
 
-    if not await service.store.write(change):
+    if not await service.store.write(change, Ahead([job_id], attempts=True)):
         return ALREADY_DONE
     service.leases.drop(job_id)
     service.log_arrived(job_id)
