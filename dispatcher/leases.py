@@ -6,6 +6,7 @@ that no lease runs out when nobody could renew it. At its start every lease has 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -75,6 +76,7 @@ class Leases:
         self._by_job: dict[int, Lease] = {}
         self._by_worker: defaultdict[int, dict[int, Lease]] = defaultdict(dict)
         self._renewed: dict[int, Lease] = {}
+        self._none_before = math.inf  # awake time until which no lease can run out
 
     def __len__(self) -> int:
         return len(self._by_job)
@@ -83,6 +85,7 @@ class Leases:
         self.drop(lease.job_id)
         self._by_job[lease.job_id] = lease
         self._by_worker[lease.worker_id][lease.job_id] = lease
+        self.lengthen(lease, lease.until)
 
     def drop(self, job_id: int) -> Lease | None:
         """Forget a job's lease: whoever lists it at the next heartbeat is told to stop."""
@@ -109,8 +112,14 @@ class Leases:
 
     def renew(self, lease: Lease, until: float, at: float) -> None:
         """Somebody who may has spoken for it: at `at`, in seconds since 1970."""
-        lease.until, lease.heard = until, at
+        self.lengthen(lease, until)
+        lease.heard = at
         self._renewed[lease.job_id] = lease
+
+    def lengthen(self, lease: Lease, until: float) -> None:
+        """It holds until then, whoever has spoken."""
+        lease.until = until
+        self._none_before = min(self._none_before, until)
 
     def written(self, lease: Lease) -> None:
         """That it was renewed is in the store already."""
@@ -125,4 +134,8 @@ class Leases:
         return self._by_job.values()
 
     def expired(self, now: float) -> list[Lease]:
+        """Those that have run out. They are all looked at only when one may have."""
+        if now <= self._none_before:
+            return []
+        self._none_before = min((lease.until for lease in self._by_job.values()), default=math.inf)
         return [lease for lease in self._by_job.values() if lease.until < now]

@@ -200,7 +200,8 @@ class Others:
             at = heard.get((lease.job_id, lease.attempt_nr), 0.0)
             if at > lease.heard:
                 lease.heard = at
-                lease.until = self._core.awake.now + self._core.length(lease.worker_id)
+                until = self._core.awake.now + self._core.length(lease.worker_id)
+                self._core.leases.lengthen(lease, until)
                 held.add(lease.job_id)
         return held
 
