@@ -48,7 +48,10 @@ OPEN = frozenset(
 FREE = frozenset({"isAlive"})
 _UPDATE = " ".join(name.legacy for name in UPDATE if name.legacy not in ("jobId", "state"))
 _NAMES = {
-    name: words.split()
+    name: (
+        frozenset(word.rstrip("!") for word in words.split()),
+        [word[:-1] for word in words.split() if word.endswith("!")],
+    )
     for name, words in {
         "isAlive": "",
         "getJob": "siteName! token timeout cpu mem diskSpace prodSourceLabel node computingElement "
@@ -86,17 +89,16 @@ _NAMES = {
         "delete_checkpoint": "task_id! sub_id!",
     }.items()
 }
-"""The parameters of each method; `!`: it cannot do without."""
+"""The parameters of each method, and those that it cannot do without (`!`)."""
 
 
 def checked(name: str, given: Mapping[str, Any]) -> None:
     """Raise BadBody for parameters that a method does not have, or for want of one that it needs."""
-    words = [word.rstrip("!") for word in _NAMES[name]]
+    known, needed = _NAMES[name]
     for one in given:
-        if one not in words:
+        if one not in known:
             raise BadBody(f"{name}() got an unexpected keyword argument '{one[:200]}'")
-    missing = [f"'{w[:-1]}'" for w in _NAMES[name] if w.endswith("!") and w[:-1] not in given]
-    if missing:
+    if missing := [f"'{word}'" for word in needed if word not in given]:
         *most, last = missing
         named = f"{', '.join(most)}{',' if len(most) > 1 else ''} and {last}" if most else last
         s = "s" if most else ""

@@ -64,6 +64,8 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
 async def _learn(service: Service, lease: Lease, state: JobState, known: OfPanda) -> None:
     """Keep what is new of an attempt, also for the processes beside us."""
     moves, news = state is not lease.state, known != lease.panda
+    if not (moves or news):
+        return
     text = _encode(known).decode()
     fact = {"kind": ATTEMPT, "owner": "", "name": f"{lease.job_id}.{lease.attempt_nr}"}
 
@@ -73,9 +75,8 @@ async def _learn(service: Service, lease: Lease, state: JobState, known: OfPanda
         if news:
             tx.run("fact.put", **fact, at=service.now(), data=text)
 
-    if moves or news:
-        await service.store.write(change, Ahead([lease.job_id]))
-        lease.state, lease.panda = state, known
+    await service.store.write(change, Ahead([lease.job_id]))
+    lease.state, lease.panda = state, known
     if news:
         await service.wish("panda", lease.job_id, text=text)
 

@@ -7,6 +7,8 @@ their types. `!` marks a required argument, `=` one whose default is not null, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
@@ -52,7 +54,7 @@ class Argument(Struct, frozen=True):
     nullable: bool
 
 
-class Method(Struct, frozen=True):
+class Method(Struct, frozen=True, dict=True):
     """One method; `call` is the action that answers it."""
 
     path: str
@@ -62,9 +64,19 @@ class Method(Struct, frozen=True):
     free: bool = False  # for anybody at all
     admin: bool = False
 
-    @property
+    @cached_property
     def call(self) -> str:
         return self.path.partition("/")[2]
+
+    @cached_property
+    def kinds(self) -> dict[str, type]:
+        """What each argument is."""
+        return {argument.name: argument.kind for argument in self.arguments}
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """What a call cannot do without."""
+        return frozenset(argument.name for argument in self.arguments if argument.required)
 
 
 def _argument(word: str) -> Argument:
@@ -186,18 +198,30 @@ def bound(method: Method, verb: str, given: dict[str, Any]) -> dict[str, Any]:
         raise Refused(f"expecting {method.verb}, received {verb}")
     if method.path == "pilot/acquire_jobs" and "resourceType" in given:  # Harvester's own criteria
         given.setdefault("resource_type", given.pop("resourceType"))
-    known = {argument.name for argument in method.arguments}
+    if verb == P and _right(method, given):  # a query is all text
+        return given
     for argument in method.arguments:
         if argument.required and argument.name not in given:
             raise Refused(f"Argument error: missing a required argument: '{argument.name}'")
     for name in given:
-        if name not in known:
+        if name not in method.kinds:
             raise Refused(f"Argument error: got an unexpected keyword argument '{name}'")
     return {
         argument.name: _typed(argument, given[argument.name], cast=verb == G)
         for argument in method.arguments
         if argument.name in given
     }
+
+
+def _right(method: Method, given: Mapping[str, Any]) -> bool:
+    """Whether a call is plainly as it should be, as nearly all are."""
+    for name, value in given.items():
+        kind = method.kinds.get(name)
+        if type(value) is not kind and (kind is not complex or type(value) not in (int, float)):
+            return False
+        if kind in (int, complex) and abs(value) >= 2**63:
+            return False
+    return method.needed <= given.keys()
 
 
 def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:

@@ -111,7 +111,7 @@ class Chance:
         }
         self._routes = [route for route in ROUTES if route.answer is not None]
         named = legacy._NAMES  # noqa: SLF001 -- data, read as what it is
-        self._old = {name: [word.rstrip("!") for word in words] for name, words in named.items()}
+        self._old = {name: sorted(known) for name, (known, _) in named.items()}
 
     def meet(self, worker: str) -> None:
         """Speak for this worker instead of another."""
