@@ -154,6 +154,9 @@ class Postgres(Writing):
 
     # --- writing -------------------------------------------------------------------------------------
 
+    def _next(self) -> list[Asked]:
+        return self._gathered()
+
     def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
@@ -232,7 +235,7 @@ class Postgres(Writing):
             if events and events[0].seq == self._known + 1:
                 self._known = events[-1].seq
                 mine = events
-            on_loop(loop, self._answer, loop, batch, answers, mine)
+            on_loop(loop, self._answer, batch, answers, mine)
 
     # --- what others commit --------------------------------------------------------------------------
 

@@ -143,7 +143,15 @@ class Writing:
 
     def _serve(self) -> None:
         while (begun := self._begun.get()) is not None:
-            self._commit(*begun)
+            loop, batch, draft = begun
+            while batch:
+                self._commit(loop, batch, draft)
+                batch, draft = self._next(), None
+            on_loop(loop, self._begin, loop)
+
+    def _next(self) -> list[Asked]:
+        """What the thread may go on with by itself."""
+        return []
 
     def _commit(
         self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Draft | None
@@ -168,15 +176,9 @@ class Writing:
         answers: Answers,
         events: list[Event],
     ) -> None:
-        on_loop(loop, self._answer, loop, batch, answers, events)
+        on_loop(loop, self._answer, batch, answers, events)
 
-    def _answer(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[Asked],
-        answers: Answers,
-        events: Sequence[Event],
-    ) -> None:
+    def _answer(self, batch: list[Asked], answers: Answers, events: Sequence[Event]) -> None:
         for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
             if done.cancelled():
                 continue
@@ -185,7 +187,6 @@ class Writing:
             else:
                 done.set_exception(error)
         self._tell(events)
-        self._begin(loop)
 
     def _tell(self, events: Sequence[Event]) -> None:
         if events:

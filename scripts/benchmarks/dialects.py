@@ -7,9 +7,9 @@ import random
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from benchmarks import load, proc
+from benchmarks import load
+from benchmarks.dispatcher import used_s
 from benchmarks.figure import Figure, figure
 from benchmarks.load import Lines, Load
 from benchmarks.rig import TUNED, Postgres, Rig, certificate, server, until
@@ -40,7 +40,7 @@ def _rig(rig: Rig, where: str, seed: int, *, tls: bool) -> Iterator[Figure]:
     queued(rig, len(DIALECTS) * HELD + ACQUIRED)
     dialects = [make(rig, HELD) for make in DIALECTS]
     plain = "TLS" if tls else "plain"
-    with _bare(rig.directory, tls=tls) as measure_bare:
+    with _bare(rig, tls=tls) as measure_bare:
         for close in (False, True) if tls else (False,):
             how = f"{plain}, {'a new connection each' if close else 'kept'}"
             bare, bare_ms = measure_bare(close=close)
@@ -67,12 +67,12 @@ def _day(rig: Rig, dialect: Dialect, where: str, seed: int, *, tls: bool, close:
     fresh = dialect.held[-NODES_AND_JOBS:]
     fresh = fresh[: len(fresh) // 2] if close else fresh[len(fresh) // 2 :]
     said = daily(dialect, fresh, updates=UPDATES, jobs=JOBS, seconds=DAY_S)
-    began = _used(rig)
+    began = used_s(rig, rig.dispatcher.pid)
     seen = wrk(
         rig.url, said, rig.directory, seconds=DAY_S, connections=64, close=close,
         per_s=UPDATES + JOBS,
     )  # fmt: skip
-    share = 100 * (_used(rig) - began) / DAY_S
+    share = 100 * (used_s(rig, rig.dispatcher.pid) - began) / DAY_S
     how = ("TLS" if tls else "plain") + (", a new connection each" if close else ", kept")
     return figure(f"dialects: {where}ATLAS's load, {dialect.name}, {how}", share, "% of a core",
                   at_most=40 if close else 10, seed=seed,
@@ -83,25 +83,22 @@ NODES_AND_JOBS = 2 * (64 + JOBS * DAY_S)
 
 
 def _measured(rig: Rig, said: list[Said], *, close: bool) -> tuple[Load, float]:
-    before = _used(rig)
+    before = used_s(rig, rig.dispatcher.pid)
     seen = wrk(rig.url, said, rig.directory, seconds=SECONDS, close=close)
-    return seen, 1000 * (_used(rig) - before) / seen.requests
-
-
-def _used(rig: Rig) -> float:
-    """CPU of the dispatcher and, if it has one, of its server."""
-    return proc.cpu_s(rig.dispatcher.pid) + (rig.postgres.cpu_s() if rig.postgres else 0.0)
+    return seen, 1000 * (used_s(rig, rig.dispatcher.pid) - before) / seen.requests
 
 
 @contextlib.contextmanager
-def _bare(place: Path, *, tls: bool) -> Iterator[Callable[..., tuple[Load, float]]]:
-    """The bare stack, and what measures it."""
+def _bare(rig: Rig, *, tls: bool) -> Iterator[Callable[..., tuple[Load, float]]]:
+    """The bare stack on the same store, and what measures it."""
+    place = rig.directory
     chance = random.Random(1)
     beats = [f'0\t{{"id": {chance.randrange(1, BARE)}}}' for _ in range(20_000)]
     lines = Lines(tokens=[], beats=beats, acquires=["0\t{}"], beat_path="/beat", acquire_path="/acquire")  # fmt: skip
     (place / "bare").mkdir()
     secured = certificate(place / "bare")[:2] if tls else ()
-    argv = [sys.executable, "-m", "benchmarks.bare.stack", place / "bare.db", BARE, *secured]
+    store = rig.postgres.database() if rig.postgres else place / "bare.db"
+    argv = [sys.executable, "-m", "benchmarks.bare.stack", store, BARE, *secured]
     with server(*argv) as (peer, port):
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
 
@@ -109,9 +106,9 @@ def _bare(place: Path, *, tls: bool) -> Iterator[Callable[..., tuple[Load, float
             return load.wrk(url, lines, place, seconds=seconds, connections=64, close=close)
 
         def measure(*, close: bool) -> tuple[Load, float]:
-            before = proc.cpu_s(peer.pid)
+            before = used_s(rig, peer.pid)
             seen = loaded(close=close)
-            return seen, 1000 * (proc.cpu_s(peer.pid) - before) / seen.requests
+            return seen, 1000 * (used_s(rig, peer.pid) - before) / seen.requests
 
         until(lambda: loaded(close=False, seconds=1).requests, 90, "the bare stack has its rows")
         yield measure

@@ -1,4 +1,4 @@
-"""Heartbeats and acquires, nine to one, beside a bare Starlette that shares commits in SQLite."""
+"""Heartbeats and acquires, nine to one, beside a bare Starlette that shares commits in the same store."""
 
 from __future__ import annotations
 
@@ -48,16 +48,18 @@ def _beside(rig: Rig, chance: random.Random, seed: int) -> Iterator[Figure]:
         tokens=[], beats=beats, acquires=["0\t{}"], beat_path="/beat", acquire_path="/acquire"
     )
     place = rig.directory
-    argv = [sys.executable, "-m", "benchmarks.bare.stack", place / "bare.db", str(QUEUED)]
+    store = rig.postgres.database() if rig.postgres else place / "bare.db"
+    argv = [sys.executable, "-m", "benchmarks.bare.stack", store, str(QUEUED)]
     with server(*argv) as (peer, port):
         rounds: dict[str, list[tuple[Load, float]]] = {}
 
         def measure(name: str, lines: Lines, *, close: bool) -> None:
             mine = name.startswith("ours")
             url = rig.url if mine else f"http://127.0.0.1:{port}"
-            before = _used(rig) if mine else proc.cpu_s(peer.pid)
+            pid = rig.dispatcher.pid if mine else peer.pid
+            before = used_s(rig, pid)
             seen = load.wrk(url, lines, place, seconds=SECONDS, connections=64, close=close)
-            used = (_used(rig) if mine else proc.cpu_s(peer.pid)) - before
+            used = used_s(rig, pid) - before
             spent = 1000 * used / seen.requests
             rounds.setdefault(name, []).append((seen, spent))
 
@@ -71,9 +73,9 @@ def _beside(rig: Rig, chance: random.Random, seed: int) -> Iterator[Figure]:
     yield from _figures(rounds, seed, "PostgreSQL, " if rig.postgres else "")
 
 
-def _used(rig: Rig) -> float:
-    """CPU of the dispatcher and, if it has one, of its server."""
-    return proc.cpu_s(rig.dispatcher.pid) + (rig.postgres.cpu_s() if rig.postgres else 0.0)
+def used_s(rig: Rig, pid: int) -> float:
+    """CPU of a process and, if it has one, of its server."""
+    return proc.cpu_s(pid) + (rig.postgres.cpu_s() if rig.postgres else 0.0)
 
 
 def _figures(

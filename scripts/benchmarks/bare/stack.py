@@ -1,13 +1,16 @@
-"""The bare stack: Starlette on uvicorn over SQLite with shared commits, and no rule of a queue.
+"""The bare stack: Starlette on uvicorn over a store with shared commits, and no rule of a queue.
 
-`python -m benchmarks.bare.stack FILE JOBS [CHAIN KEY]` says its port and serves, over TLS with a certificate: POST /beat with {"id": N} updates
-a job durably, POST /acquire hands out the best one with its body of 3 kB.
+`python -m benchmarks.bare.stack STORE JOBS [CHAIN KEY]` says its port and serves, over TLS with a
+certificate: POST /beat with {"id": N} updates a job durably, POST /acquire hands out the best one with its
+body of 3 kB. STORE is a file for SQLite, or the URL of an empty database of PostgreSQL.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Awaitable
+from typing import Protocol
 
 import msgspec
 import uvicorn
@@ -16,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.bare.store import Batch, beat, make, take
+from benchmarks.bare import store as sqlite
 
 
 class Beat(msgspec.Struct):
@@ -28,17 +31,31 @@ class Beat(msgspec.Struct):
 _decode = msgspec.json.Decoder(Beat).decode
 
 
-def application(path: str, jobs: int) -> Starlette:
+class Store(Protocol):
+    """What both stores do; the answer is ready to be sent."""
+
+    def beat(self, job_id: int) -> Awaitable[bytes]: ...
+    def take(self) -> Awaitable[bytes]: ...
+
+
+def store(place: str, jobs: int) -> Store:
+    """The store at a place, made there."""
+    if not place.startswith("postgresql://"):
+        return sqlite.Batch(sqlite.make(place, jobs))
+    from benchmarks.bare import postgres
+
+    return postgres.Batch(postgres.make(place, jobs))
+
+
+def application(batch: Store) -> Starlette:
     """The whole of it."""
-    batch = Batch(make(path, jobs))
 
     async def on_beat(request: Request) -> Response:
         job_id = _decode(await request.body()).id
-        answer = await batch.write(lambda connection: beat(connection, job_id))
-        return Response(answer, media_type="application/json")
+        return Response(await batch.beat(job_id), media_type="application/json")
 
     async def on_acquire(request: Request) -> Response:
-        return Response(await batch.write(take), media_type="application/json")
+        return Response(await batch.take(), media_type="application/json")
 
     return Starlette(
         routes=[
@@ -55,7 +72,7 @@ if __name__ == "__main__":
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            application(sys.argv[1], int(sys.argv[2])),
+            application(store(sys.argv[1], int(sys.argv[2]))),
             http="httptools",
             loop="uvloop",
             lifespan="off",

@@ -52,6 +52,14 @@ class Batch:
         self._changes.put((change, done))
         return done
 
+    def beat(self, job_id: int) -> asyncio.Future[bytes]:
+        """Done when the job's heartbeat is durable."""
+        return self.write(lambda connection: beat(connection, job_id))
+
+    def take(self) -> asyncio.Future[bytes]:
+        """The best job of the queue, handed out."""
+        return self.write(take)
+
     def _serve(self) -> None:
         while True:
             batch = [self._changes.get()]
