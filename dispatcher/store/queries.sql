@@ -118,8 +118,8 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
     order by job_id desc limit :most
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where state = :state and state not in ('sent', 'starting', 'running', 'holding') and job_id < :before
-    and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
+    from job where state = :state and job_id < :before
+    and state <> 'sent' and state <> 'starting' and state <> 'running' and state <> 'holding' and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.page_with_worker
 select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, changed, j.worker_id, j.code, j.diagnosis
@@ -341,7 +341,8 @@ select number, name, beat, knows from process order by number
 delete from process where name = :name
 
 -- name: old.due
-select job_id from job where state in ('finished', 'failed', 'cancelled', 'closed') and changed < :before
+select job_id from job where (state = 'finished' or state = 'failed' or state = 'cancelled' or state = 'closed')
+    and changed < :before
     and not exists (select 1 from unfolding u where u.job_id = job.job_id)
     and not exists (select 1 from parent p join job c on c.job_id = p.child
         where p.parent = job.job_id and c.state not in ('finished', 'failed', 'cancelled', 'closed'))

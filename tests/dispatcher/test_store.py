@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import defaultdict
 from contextlib import closing
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import Unavailable
 from dispatcher.store import open_store
-from dispatcher.store.queries import for_sqlite, migrations
+from dispatcher.store.queries import for_sqlite, migrations, queries
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
 
@@ -242,3 +243,18 @@ def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp
             assert [row[0] for row in events] == [job_id]
 
     with_store(f"sqlite:///{path}", test)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"), [("job.page_in_state", "job_at_rest"), ("old.due", "job_ended")]
+)
+def test_a_statement_says_what_its_partial_index_holds_in_the_same_words(tmp_path, query, index):
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+
+    async def test(store):
+        with closing(sqlite3.connect(store.path)) as looking:
+            values = defaultdict(int)
+            steps = looking.execute(f"explain query plan {queries()[query]}", values).fetchall()
+        assert f"USING INDEX {index} " in str(steps)
+
+    with_store(url, test)

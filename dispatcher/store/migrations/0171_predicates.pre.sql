@@ -1,0 +1,1 @@
+-- For SQLite alone: for each row that is written it makes a table of each list in an index's `in (…)`.
