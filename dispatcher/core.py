@@ -236,7 +236,7 @@ class Core:
     def take_over(self) -> None:
         """Begin to lead: whatever others may have heard, every lease has its full length again."""
         for lease in self.leases.all():
-            self.leases.lengthen(lease, self.awake.now + self.length(lease.worker_id))
+            self.leases.hold(lease, self.awake.now + self.length(lease.worker_id))
         for heard in self.heard.values():
             heard.until = self.awake.now + self.length(heard.worker_id)
         self._unfold.set()

@@ -85,7 +85,7 @@ class Leases:
         self.drop(lease.job_id)
         self._by_job[lease.job_id] = lease
         self._by_worker[lease.worker_id][lease.job_id] = lease
-        self.lengthen(lease, lease.until)
+        self.hold(lease, lease.until)
 
     def drop(self, job_id: int) -> Lease | None:
         """Forget a job's lease: whoever lists it at the next heartbeat is told to stop."""
@@ -112,11 +112,11 @@ class Leases:
 
     def renew(self, lease: Lease, until: float, at: float) -> None:
         """Somebody who may has spoken for it: at `at`, in seconds since 1970."""
-        self.lengthen(lease, until)
+        self.hold(lease, until)
         lease.heard = at
         self._renewed[lease.job_id] = lease
 
-    def lengthen(self, lease: Lease, until: float) -> None:
+    def hold(self, lease: Lease, until: float) -> None:
         """It holds until then, whoever has spoken."""
         lease.until = until
         self._none_before = min(self._none_before, until)

@@ -201,7 +201,7 @@ class Others:
             if at > lease.heard:
                 lease.heard = at
                 until = self._core.awake.now + self._core.length(lease.worker_id)
-                self._core.leases.lengthen(lease, until)
+                self._core.leases.hold(lease, until)
                 held.add(lease.job_id)
         return held
 

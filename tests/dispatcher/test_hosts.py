@@ -20,7 +20,7 @@ async def die(bench, worker):
     """The worker is silent for ever; the others are not."""
     bench.service.heard[worker.id].until = bench.service.awake.now - 1
     for lease in bench.service.leases.of_worker(worker.id):
-        lease.until = bench.service.awake.now - 1
+        bench.service.leases.hold(lease, bench.service.awake.now - 1)
     await bench.service._expire(bench.service.awake.now)
 
 

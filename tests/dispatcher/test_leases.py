@@ -10,7 +10,7 @@ from dispatcher.leases import Lease, Leases
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "renew", "lengthen", "drop", "pass"]),
+        st.sampled_from(["add", "renew", "hold", "drop", "pass"]),
         st.integers(1, 4),  # the job
         st.integers(0, 20),  # seconds
     )
@@ -31,6 +31,6 @@ def test_what_has_run_out_is_found_whatever_came_before(steps):
         elif lease is not None and step == "renew":
             leases.renew(lease, until, 0.0)
         elif lease is not None:
-            leases.lengthen(lease, until)
+            leases.hold(lease, until)
         late = {one.job_id for one in leases.all() if one.until < now}
         assert {one.job_id for one in leases.expired(now)} == late
