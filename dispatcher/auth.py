@@ -120,6 +120,7 @@ class Issuer:
         }
         headers = {"kid": self._keys.signing.kid}
         text = jwt.encode(content, self._signing, algorithm="ES256", headers=headers)
+        self._remember(_digest(text), _caller(msgspec.convert(content, _Claims)))
         return Token(token=text, expires=float(expires))
 
     def asked(
@@ -149,17 +150,21 @@ class Issuer:
 
     def caller(self, token: str) -> Caller:
         """Who holds `token`. Raises BadToken."""
-        digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
+        digest = _digest(token)
         caller = self._known.get(digest)
         if caller is None:
             caller = self._checked(token)
-            if len(self._known) >= REMEMBERED:
-                del self._known[next(iter(self._known))]  # the oldest: it can be checked again
-            self._known[digest] = caller
+            self._remember(digest, caller)
         if self._clock() >= caller.expires:
             self._known.pop(digest, None)
             raise BadToken("the token has expired")
         return caller
+
+    def _remember(self, digest: bytes, caller: Caller) -> None:
+        """Check a token no more until it expires: it is good, or of our own making."""
+        if len(self._known) >= REMEMBERED:
+            del self._known[next(iter(self._known))]  # the oldest: it can be checked again
+        self._known[digest] = caller
 
     def refuse(self, refused: Iterable[tuple[str, float]]) -> None:
         """Refuse tokens made before a time, by `id:JTI` or `sub:SUBJECT`. See `Revocations`."""
@@ -196,6 +201,10 @@ class Issuer:
         except (jwt.PyJWTError, msgspec.ValidationError, KeyError, ValueError, RecursionError):
             raise BadToken("this is not a token of this dispatcher") from None
         return _caller(claims), max(claims.nbf, claims.iat), claims.iat
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _caller(claims: _Claims) -> Caller:

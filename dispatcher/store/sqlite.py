@@ -143,12 +143,11 @@ class Sqlite(Writing):
         return [self._asked.popleft() for _ in range(number)] or super()._gathered()
 
     def _draft(self, batch: Sequence[Asked]) -> Draft | None:
-        """None: left to the thread, for it may be long or a change has failed."""
         if sum(ahead.steps for _, _, ahead in batch) > BRIEF:
             return None
         try:
             return self._drafted(batch, _all)
-        except (Again, sqlite3.Error):
+        except Exception:  # noqa: BLE001 -- the thread meets it again, and says so
             return None
 
     def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:

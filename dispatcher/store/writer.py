@@ -122,7 +122,8 @@ class Writing:
         raise NotImplementedError
 
     def _draft(self, batch: Sequence[Asked]) -> Draft | None:
-        """The changes, all run but not committed, where that is done on the event loop."""
+        """The changes, run on the event loop and not committed yet. None: they are left to the thread.
+        Raises nothing."""
         return None
 
     def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
@@ -163,6 +164,9 @@ class Writing:
             answers, events = self._run(batch, draft)
         except Unavailable as error:
             log.warning("commit_failed", reason=str(error), changes=len(batch))
+            answers = [(None, error)] * len(batch)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours fails these, and stops nobody else
+            log.error("commit_broke", trace=True, changes=len(batch))  # noqa: TRY400
             answers = [(None, error)] * len(batch)
         took = time.perf_counter() - began
         if took > SLOW_S:

@@ -10,11 +10,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from contextlib import closing
+from functools import partial
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher.ports import Unavailable
+from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.store import open_store
 from dispatcher.store.queries import for_sqlite, migrations, queries
 
@@ -36,7 +40,8 @@ def workers(tx):
     return len(tx.all("worker.alive"))
 
 
-def test_a_change_that_raises_leaves_nothing_and_harms_no_other(place):
+@pytest.mark.parametrize("ahead", [NOTHING, Ahead(jobs=[1])], ids=["any length", "brief"])
+def test_a_change_that_raises_leaves_nothing_and_harms_no_other(place, ahead):
     def good(tx):
         tx.one("worker.plan", **ADD)
         tx.count("q", 1, "activated", 1)
@@ -48,7 +53,7 @@ def test_a_change_that_raises_leaves_nothing_and_harms_no_other(place):
 
     async def test(store):
         answers = await asyncio.gather(
-            *(store.write(c) for c in (good, bad, good)), return_exceptions=True
+            *(store.write(c, ahead) for c in (good, bad, good)), return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [type(None), ValueError, type(None)]
         assert await store.read(workers) == 2
@@ -68,6 +73,39 @@ def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_orde
         await asyncio.gather(*(store.write(lambda tx: tx.tell("x", at=1.0)) for _ in range(100)))
         assert [seq for commit in heard for seq in commit] == list(range(1, 101))
         assert len(heard) < 50
+
+    with_store(place, test)
+
+
+@given(st.lists(st.sampled_from([1, 30, 64, 65, 0]), max_size=40))
+@settings(max_examples=30, deadline=None)
+def test_changes_are_made_in_the_order_in_which_they_were_asked_for(sizes):
+    """Those that look at few jobs, at many and at any number (0), in whatever order they come."""
+    made = []
+
+    async def test(store):
+        def change(tx, nr):
+            tx.tell("x", at=1.0, nr=nr)
+            return nr
+
+        asked = (
+            store.write(partial(change, nr=nr), Ahead(jobs=range(size)))
+            for nr, size in enumerate(sizes)
+        )
+        store.listen(lambda events: made.extend(event.data["nr"] for event in events))
+        assert await asyncio.gather(*asked) == made == list(range(len(sizes)))
+
+    with TemporaryDirectory() as folder:
+        with_store(f"sqlite:///{folder}/queue.db", test)
+
+
+@pytest.mark.parametrize("ahead", [NOTHING, Ahead(jobs=[1])], ids=["any length", "brief"])
+def test_a_bug_in_what_a_commit_writes_down_stops_nobody_else(place, ahead):
+    async def test(store):
+        with pytest.raises(TypeError):
+            await store.write(lambda tx: tx.tell("x", at=1.0, data=object()), ahead)
+        await store.write(lambda tx: tx.one("worker.plan", **ADD), ahead)
+        assert await store.read(workers) == 1
 
     with_store(place, test)
 
