@@ -76,8 +76,17 @@ def place_of(ask: Ask) -> Place:
     return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
 
 
-def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> int:
-    """The worker at a place, made if it is new; `active` if it is its pilot that speaks."""
+def worker_of(
+    tx: Tx,
+    place: Place,
+    site: str,
+    *,
+    active: bool,
+    now: float,
+    known: Callable[[int], bool] = lambda _: False,
+) -> int:
+    """The worker at a place, made if it is new; `active` if it is its pilot that speaks. Of one that is
+    `known` to be active all this is written down."""
     facts = {
         "host": "",
         "instance": place.instance,
@@ -100,6 +109,8 @@ def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> i
         row = tx.one("worker.of_instance", instance=place.instance)
         row = row or tx.one("worker.add", site=site, queue=site, **facts)
     worker_id = int(row[0]) if row else 0
+    if known(worker_id):
+        return worker_id
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
         tx.run("worker.register", worker_id=worker_id, **facts)
@@ -114,18 +125,21 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     place = place_of(ask)
     count = max(1, min(ask.count, 1000))
 
-    def change(tx: Tx) -> tuple[int, list[Leased], list[str]]:
+    def known(worker_id: int) -> bool:
+        heard = service.heard.get(worker_id)
+        return worker_id in service.patience and heard is not None and heard.queue == ask.site
+
+    def change(tx: Tx) -> tuple[int, list[Leased]]:
         if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
             raise _NoneToday
-        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
+        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now(), known=known)
         leased = _lease(service, tx, ask, worker_id, count)
         if not leased:
             raise _NoneToday  # and no trace of the client is kept
-        owners = [row[7] for job in leased if (row := tx.one("job.standing", job_id=job.job_id))]
-        return worker_id, leased, owners
+        return worker_id, leased
 
     try:
-        worker_id, leased, owners = await service.store.write(
+        worker_id, leased = await service.store.write(
             change, Ahead(ask=Asks(0, "", ask.site, count))
         )
     except _NoneToday:
@@ -136,10 +150,7 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
         service.leases.add(lease)
     more = {"credname": "", "myproxy": ""} if ask.proxy_key else {}
-    return [
-        panda.dictionary(_sent(service, ask, worker_id, job, owner)) | more
-        for job, owner in zip(leased, owners, strict=True)
-    ]
+    return [panda.dictionary(_sent(service, ask, worker_id, job)) | more for job in leased]
 
 
 def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> list[Leased]:
@@ -171,12 +182,12 @@ def _suits(ask: Ask) -> Callable[[Shape], bool]:
     return lambda shape: panda.of_type(shape, ask.resource_type)
 
 
-def _sent(service: Service, ask: Ask, worker_id: int, job: Leased, owner: str) -> panda.Sent:
+def _sent(service: Service, ask: Ask, worker_id: int, job: Leased) -> panda.Sent:
     sent = panda.Sent(
         job_id=job.job_id,
         attempt_nr=job.attempt_nr,
         spec=_decode(job.spec),
-        owner=owner,
+        owner=job.owner,
         label=ask.label if ask.label not in ("", "unified") else "managed",
         transformation=f"{ask.transforms}/{panda.TRANSFORM}",
         queue=ask.site,

@@ -679,3 +679,22 @@ def test_a_form_by_parts_costs_what_its_bytes_cost_however_it_is_cut():
         assert len(bodies.parameters("POST", kind, b"", body)) == names
         assert time.process_time() - began < 1.0  # the event loop waits for it
     assert bodies.parameters("POST", {b"content-type": b"multipart/form-data"}, b"", body) == {}
+
+
+def test_a_client_that_takes_one_job_after_the_other_is_written_down_once(dispatcher, job):
+    dispatcher.submit(job(), job(), job())
+
+    def writings() -> int:
+        found = dispatcher.run(
+            dispatcher.service.store.read(lambda tx: tx.all("event.after", after=0, most=100))
+        )
+        return sum(row[2] == "worker" for row in found)
+
+    taken = [dispatcher.get_job()["PandaID"]]
+    once = writings()
+    taken.append(dispatcher.get_job()["PandaID"])
+    assert (taken, writings()) == ([1, 2], once)
+    dispatcher.forward(4 * 1800)  # lost, with both jobs
+    dispatcher.submit(job())
+    assert dispatcher.get_job()["StatusCode"] == 0
+    assert writings() == once + 2  # its end, and that it is back
