@@ -25,22 +25,28 @@ insert into worker (site, queue, phase, intent, idx, deadline)
 insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
     values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
     on conflict (instance) where intent = '' and instance <> '' do update set last_heard = :now returning worker_id
+-- name: event.next
+with taken as (update series set last = last + :by where name = 'event' returning last),
+    written as (insert into event (seq, at, kind, job_id, worker_id, data)
+        select (select last from taken) + seq, at, kind, job_id, worker_id, data from json_to_recordset(:rows::json)
+            as r(seq bigint, at double precision, kind text, job_id bigint, worker_id bigint, data text))
+    select last, pg_notify(:channel, last::text) from taken
 -- name: bulletin.spread
 select pg_notify(:channel, :text)
 -- name: worker.skip
 select setval(pg_get_serial_sequence('worker', 'worker_id'), (select coalesce(max(worker_id), 0) + :by from worker))
 -- name: old.partition
 select old_job_partition(:at)
--- name: event.notify
-select pg_notify(:channel, (select last::text from series where name = 'event'))
 -- name: job.standings
 select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id in (select value from json_each(:ids)) order by job_id
 -- What is read ahead for many changes.
--- name: job.ready_standing
-select job_id, priority, rank, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
-    from job where queue = :queue and shape_id = :shape_id and state = 'activated'
-    order by priority desc, rank, job_id limit :most
+-- name: job.ready_whole
+select job.job_id, priority, rank, spec, wants, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id,
+        owner, name, parents_left
+    from job join body on body.job_id = job.job_id
+    where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job.job_id limit :most
 -- name: attempt.known
 select job_id, attempt_nr, worker_id, state from attempt where job_id in (select value from json_each(:ids))
 -- name: attempt.of_requests
@@ -51,19 +57,12 @@ select r.worker_id, r.request, a.job_id, a.attempt_nr, j.shape_id
     join job j on j.job_id = a.job_id
 -- name: counter.all_ready
 select queue, shape_id, n from counter where state = 'activated' and n > 0
--- name: body.some
-select job_id, spec, wants from body where job_id in (select value from json_each(:ids))
 
 -- What is written late, each the statement of that name for many rows.
 -- name: counter.move.all
 insert into counter (queue, shape_id, state, n) select queue, shape_id, state, by
     from json_to_recordset(:rows::json) as r(queue text, shape_id bigint, state text, by bigint)
     on conflict (queue, shape_id, state) do update set n = counter.n + excluded.n
--- name: event.next.all
-insert into event (seq, at, kind, job_id, worker_id, data)
-    select (select last from series where name = 'event') + seq, at, kind, job_id, worker_id, data
-    from json_to_recordset(:rows::json)
-        as r(seq bigint, at double precision, kind text, job_id bigint, worker_id bigint, data text)
 -- name: job.set_state.all
 update job set state = r.state, attempt_nr = r.attempt_nr, max_attempts = r.max_attempts, worker_id = r.worker_id,
     changed = r.now, activated = case when r.state = 'activated' then r.now else activated end

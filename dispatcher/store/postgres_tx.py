@@ -43,7 +43,7 @@ HELD = {
         ),
         " for update",
     ),
-    **dict.fromkeys(("job.ready", "job.ready_standing"), " for update skip locked"),
+    **dict.fromkeys(("job.ready", "job.ready_whole"), " for update of job skip locked"),
 }
 
 # Written late: the statement NAME.all does it for many rows, and no two of them may be the same one.
@@ -105,7 +105,7 @@ class PostgresTx(Draft):
             ),
             "counter.ready": lambda asked: self._counters.get(asked["queue"]),
             "job.ready": self._ready,
-            "body.get": self._body,
+            "body.get": lambda asked: _known(self._bodies, asked["job_id"]),
         }
 
     def _forget(self) -> None:
@@ -161,21 +161,12 @@ class PostgresTx(Draft):
         shelf = self._shelves.get(place)
         if shelf is None or (len(shelf.rows) < most and not shelf.whole):
             wanted = most + self._more
-            rows = self._now("job.ready_standing", {**asked, "most": wanted}).fetchall()
+            rows = self._now("job.ready_whole", {**asked, "most": wanted}).fetchall()
             shelf = _Shelf({row[0]: row for row in rows}, len(rows) < wanted)
             self._shelves[place] = shelf
-            self._standing.update((row[0], row[3:]) for row in rows)
+            self._bodies.update((row[0], row[3:5]) for row in rows)
+            self._standing.update((row[0], row[5:]) for row in rows)
         return [row[:3] for row in islice(shelf.rows.values(), most)]
-
-    def _body(self, asked: Mapping[str, Any]) -> list[Row] | None:
-        job_id = asked["job_id"]
-        if job_id not in self._bodies and self._more:
-            ids = {job_id}
-            for shelf in self._shelves.values():
-                ids.update(islice(shelf.rows, self._more))
-            rows = self._now("body.some", {"ids": _encode(sorted(ids)).decode()}).fetchall()
-            self._bodies.update((row[0], row[1:]) for row in rows)
-        return _known(self._bodies, job_id)
 
     # --- statements ----------------------------------------------------------------------------------
 
@@ -269,8 +260,7 @@ class PostgresTx(Draft):
             self._each_row(f"{query}.all", rows)
 
     def _each_row(self, query: str, rows: Sequence[bytes]) -> None:
-        text = (b"[" + b",".join(rows) + b"]").decode()
-        self._connection.execute(self._texts[query], {"rows": text})
+        self._connection.execute(self._texts[query], {"rows": _array(rows)})
 
     def settle(self) -> None:
         """Write what was gathered, counters and events, once for all changes of a commit, and commit.
@@ -279,15 +269,13 @@ class PostgresTx(Draft):
         """
         self._send()
         n = len(self.events)
-        if n:
-            self._numbers = self._ask("series.take", {"name": "event", "by": n})
+        if n:  # numbered from the last of them, which only the server knows
+            rows = [_json(_event_row(event, event.seq - n)) for event in self.events]
+            self._numbers = self._ask(
+                "event.next", {"by": n, "channel": EVENTS, "rows": _array(rows)}
+            )
         if moves := self.moves():
             self._each_row("counter.move.all", [_json(move) for move in moves])
-        if n:
-            # numbered from the last of them, which only the server knows
-            rows = [_json(_event_row(event, event.seq - n)) for event in self.events]
-            self._each_row("event.next.all", rows)
-            self._ask("event.notify", {"channel": EVENTS})
         self._connection.execute("commit")
 
     def numbered(self) -> list[Event]:
@@ -311,6 +299,10 @@ def _event_row(event: Event, seq: int) -> dict[str, Any]:
         "worker_id": event.worker_id,
         "data": _encode(event.data).decode(),
     }
+
+
+def _array(rows: Sequence[bytes]) -> str:
+    return (b"[" + b",".join(rows) + b"]").decode()
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
