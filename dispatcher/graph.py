@@ -13,13 +13,14 @@ from dispatcher.ports import Row, Tx
 
 _encode = msgspec.json.Encoder().encode
 SLICE = 500  # children told in one commit: a wide fan-out must not hold up every heartbeat
+AT_ONCE = 8  # children told in the commit that ends their parent
 
 
 def ended(tx: Tx, job_id: int, state: JobState, name: str, *, now: float) -> None:
     """Tell the children of a job that has just ended; what is left is done by `unfold`."""
     if tx.one("unfolding.add", job_id=job_id) is None:
         return  # nobody waits for it
-    if _tell(tx, job_id, state, name, SLICE, now) < SLICE:
+    if _tell(tx, job_id, state, name, AT_ONCE, now) < AT_ONCE:
         tx.run("unfolding.done", job_id=job_id)
     if tx.one("unfolding.any", most=1):
         tx.tell("unfolding", at=now, job_id=job_id)

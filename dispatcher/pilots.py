@@ -290,7 +290,8 @@ class Pilots(Core):
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
-        ahead = Ahead([report.job_id for report in ask.reports], attempts=True)
+        files = sum(len(report.files) for report in ask.reports)
+        ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
         verdicts = await self.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict == "accepted":

@@ -46,11 +46,13 @@ class Ahead(Struct, frozen=True):
     jobs: Sequence[int] = ()
     attempts: bool = False  # of these jobs
     ask: Asks | None = None
+    rows: int = 0  # that it writes besides
 
     @property
     def steps(self) -> int:
-        """How many jobs it looks at; a change that says nothing may look at any number."""
-        return len(self.jobs) + (self.ask.count if self.ask else 0) or ANY_NUMBER
+        """How long it is, in jobs and rows; a change that names no job may be of any length."""
+        jobs = len(self.jobs) + (self.ask.count if self.ask else 0)
+        return jobs + self.rows if jobs else ANY_NUMBER
 
 
 class Tx(Protocol):

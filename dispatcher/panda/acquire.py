@@ -76,17 +76,8 @@ def place_of(ask: Ask) -> Place:
     return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
 
 
-def worker_of(
-    tx: Tx,
-    place: Place,
-    site: str,
-    *,
-    active: bool,
-    now: float,
-    known: Callable[[int], bool] = lambda _: False,
-) -> int:
-    """The worker at a place, made if it is new; `active` if it is its pilot that speaks. Of one that is
-    `known` to be active all this is written down."""
+def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> int:
+    """The worker at a place, made if it is new; `active` if it is its pilot that speaks."""
     facts = {
         "host": "",
         "instance": place.instance,
@@ -96,8 +87,8 @@ def worker_of(
         "now": now,
     }
     if place.intent:
-        row = tx.one("worker.planned", intent=place.intent, idx=place.index)
-        row = row or tx.one(
+        found = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        row = found or tx.one(
             "worker.plan",
             site=site,
             queue=site,
@@ -106,11 +97,11 @@ def worker_of(
             deadline=None,
         )
     else:
-        row = tx.one("worker.of_instance", instance=place.instance)
-        row = row or tx.one("worker.add", site=site, queue=site, **facts)
+        found = tx.one("worker.of_instance", instance=place.instance)
+        row = found or tx.one("worker.add", site=site, queue=site, **facts)
     worker_id = int(row[0]) if row else 0
-    if known(worker_id):
-        return worker_id
+    if found is not None and (found[1], found[3]) == (site, Phase.ACTIVE) and found[6] is not None:
+        return worker_id  # all that follows is written down
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
         tx.run("worker.register", worker_id=worker_id, **facts)
@@ -125,14 +116,10 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     place = place_of(ask)
     count = max(1, min(ask.count, 1000))
 
-    def known(worker_id: int) -> bool:
-        heard = service.heard.get(worker_id)
-        return worker_id in service.patience and heard is not None and heard.queue == ask.site
-
     def change(tx: Tx) -> tuple[int, list[Leased]]:
         if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
             raise _NoneToday
-        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now(), known=known)
+        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
         leased = _lease(service, tx, ask, worker_id, count)
         if not leased:
             raise _NoneToday  # and no trace of the client is kept

@@ -212,7 +212,8 @@ update worker set phase = 'active', ending = null, ended = null, host = :host, i
     batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version, registered = :now,
     last_heard = :now, total = :total, room = :total where worker_id = :worker_id
 -- name: worker.of_instance
-select worker_id from worker where instance = :instance and intent = ''
+select worker_id, queue, instance, phase, ending, deadline, registered from worker
+    where instance = :instance and intent = ''
 -- name: worker.state
 select phase, ending, site, intent, registered, batch_id, diagnosis from worker where worker_id = :worker_id
 -- name: worker.phase

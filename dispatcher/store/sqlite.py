@@ -28,6 +28,7 @@ T = TypeVar("T")
 READERS = 2
 ENTERED = 1000  # events of jobs that are entered in their order at once
 BRIEF = 64  # steps of changes that are run on the event loop together
+LOCKED_MS = 100  # the event loop waits so long for whoever else writes to the file
 _encode = msgspec.json.Encoder().encode
 _LOOKS = {name for name, text in queries().items() if text.startswith("select")}
 
@@ -100,6 +101,7 @@ class Sqlite(Writing):
         self._lock = _exclusive(path)
         self._writer = _connect(path)
         _migrate(self._writer, path)
+        self._writer.execute(f"pragma busy_timeout = {LOCKED_MS}").close()
         self._last_event, self._entered = (
             int(self._writer.execute(queries()[name]).fetchone()[0])
             for name in ("event.last", "event.entered")
@@ -143,7 +145,7 @@ class Sqlite(Writing):
         return [self._asked.popleft() for _ in range(number)] or super()._gathered()
 
     def _draft(self, batch: Sequence[Asked]) -> Draft | None:
-        if sum(ahead.steps for _, _, ahead in batch) > BRIEF:
+        if not _brief(batch):
             return None
         try:
             return self._drafted(batch, _all)
@@ -152,7 +154,7 @@ class Sqlite(Writing):
 
     def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
         try:
-            tx = draft if isinstance(draft, SqliteTx) else self._long(batch)
+            tx = draft if isinstance(draft, SqliteTx) else self._again(batch)
             with self._undone():
                 entered = tx.enter(self._entered)
                 self._writer.execute("commit")
@@ -162,11 +164,11 @@ class Sqlite(Writing):
         self._last_event += len(tx.events)
         return tx.answers, tx.events
 
-    def _long(self, batch: Sequence[Asked]) -> SqliteTx:
-        try:
-            return self._drafted(batch, _all)
-        except Again:
-            return self._drafted(batch, _each)
+    def _again(self, batch: Sequence[Asked]) -> SqliteTx:
+        if not _brief(batch):  # those that are have failed together
+            with contextlib.suppress(Again):
+                return self._drafted(batch, _all)
+        return self._drafted(batch, _each)
 
     def _drafted(
         self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
@@ -187,6 +189,10 @@ class Sqlite(Writing):
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             raise
+
+
+def _brief(batch: Sequence[Asked]) -> bool:
+    return sum(ahead.steps for _, _, ahead in batch) <= BRIEF
 
 
 def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:

@@ -113,7 +113,8 @@ class Writing:
         self._hearers.append(hearer)
 
     async def _stop(self) -> None:
-        await self._at_rest.wait()
+        while not self._at_rest.is_set():  # a write may come between its rest and our waking
+            await self._at_rest.wait()
         self._begun.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()

@@ -296,3 +296,18 @@ def test_a_statement_says_what_its_partial_index_holds_in_the_same_words(tmp_pat
         assert f"USING INDEX {index} " in str(steps)
 
     with_store(url, test)
+
+
+@pytest.mark.parametrize("ahead", [NOTHING, Ahead(jobs=[1])], ids=["any length", "brief"])
+def test_who_else_writes_to_the_file_delays_a_change_and_does_not_stop_the_event_loop(
+    tmp_path, ahead
+):
+    async def test(store):
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            with pytest.raises(Unavailable, match="locked"):
+                await asyncio.wait_for(store.write(lambda tx: tx.tell("x", at=1.0), ahead), 2)
+            other.execute("rollback")
+        await store.write(lambda tx: tx.tell("x", at=1.0), ahead)
+
+    with_store(f"sqlite:///{tmp_path / 'queue.db'}", test)
