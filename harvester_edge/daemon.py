@@ -43,7 +43,7 @@ def cycle(edge: Edge) -> Decision:
         edge.decision = decision
     act(edge, decision, seen)
     _afterwards(edge, seen)
-    (edge.state / "alive").touch()
+    _mark(edge)
     if edge.clock() - edge.tidied > TIDY_S:
         edge.tidied = edge.clock()
         tidy(edge)
@@ -85,6 +85,14 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
             _afterwards(edge, seen)
         stop.wait(edge.poll_s)
     tell(edge)
+
+
+def _mark(edge: Edge) -> None:
+    """Say when a cycle was finished, for `last_look`: nothing that was done depends on it."""
+    try:
+        (edge.state / "alive").touch()
+    except OSError as error:  # no descriptor, no room on the disk
+        edge.log.warning("cycle_not_marked", reason=str(error))
 
 
 @contextmanager

@@ -600,3 +600,10 @@ def test_b2_a_clock_that_is_set_makes_nobody_late(monkeypatch):
     assert clock() - before < 60
     monkeypatch.setattr(time, "time", lambda: before - 3600)
     assert clock() >= before
+
+
+def test_r6_a_cycle_whose_mark_cannot_be_written_counts_all_the_same(world):
+    (world.edge.state / "alive").symlink_to("nowhere/at/all")
+    world.dispatcher.jobs = 1
+    assert world.cycle().submit == {"std": 1}
+    assert len(world.batch.jobs) == 1
