@@ -119,7 +119,8 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
     from job where state = :state and job_id < :before
-    and state <> 'sent' and state <> 'starting' and state <> 'running' and state <> 'holding' and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
+    and state <> 'sent' and state <> 'starting' and state <> 'running' and state <> 'holding'
+    and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.page_with_worker
 select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, changed, j.worker_id, j.code, j.diagnosis
