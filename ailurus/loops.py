@@ -1,0 +1,229 @@
+"""The supervisor of endless loops: none of them ends, fails or stands still without a word.
+
+A loop is a function that never returns, kept by `Loops`, one for each process. What it raises is logged
+once with its trace, counted, and the function is called again after a pause that grows. It says
+`turned()` once a turn. A loop that does not come back in time, returns although nobody ended it, or stays
+longer in one turn than a turn can take, is *down*: `Loops.down()` names it, for readiness, heartbeats
+and `doctor`.
+
+Threads are kept here; tasks of asyncio, which a pilot must not import, in `ailurus.tasks`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from ailurus.logs import Log
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+# A loop that fails for so long is down.
+DOWN_S = 30.0
+# A loop that has turned, and has not failed for so long, is well again. Longer than any pause.
+CALM_S = 30.0
+SAY_AGAIN_S = 600.0
+# Between two looks at the clock no more time than this counts: a process that was stopped stood still as a whole.
+STEP_S = 5.0
+Body = Callable[["Loop"], object]
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+
+
+class Ended(RuntimeError):
+    """A loop's function returned although nobody had ended it."""
+
+
+class Down(Struct, frozen=True):
+    """A loop that does not do its work, since how many seconds, and why."""
+
+    loop: str
+    why: str
+    for_s: float
+
+    def __str__(self) -> str:
+        return f"the loop `{self.loop}` is down for {self.for_s:.0f} s: {self.why}"
+
+
+class Loop:
+    """One endless function and how it fares. Made by `Loops.add`."""
+
+    def __init__(self, name: str, turn_s: float | None, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.failures = 0
+        self._turn_s = turn_s
+        self._clock = clock
+        self._deadline = None if turn_s is None else clock() + turn_s
+        self._failing_since: float | None = None
+        self._failed_at = 0.0
+        self._turned_since = True
+        self._pause_s = FIRST_PAUSE_S
+        self._why = ""
+        self._said: dict[str, tuple[float, int]] = {}  # fault: when it was logged, failures then
+
+    def turned(self, wait_s: float | None = 0.0) -> None:
+        """A turn went well, and the next one begins within `wait_s` seconds; None: when something happens,
+        and that is said by another call. To be called before a wait, however long that may be."""
+        now = self._clock()
+        self._turned_since = True
+        self._deadline = (
+            None if self._turn_s is None or wait_s is None else now + wait_s + self._turn_s
+        )
+
+    def failed(self, error: BaseException, log: Log) -> float:
+        """Note what a turn raised. Called while it is handled; returns the pause before the next try in
+        seconds."""
+        now = self._clock()
+        self._heal(now)
+        if self._failing_since is None:
+            self._failing_since, self._pause_s = now, FIRST_PAUSE_S
+        self._failed_at, self._turned_since, self._deadline = now, False, None
+        self.failures += 1
+        self._why = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+        self._say(error, now, log)
+        pause, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return pause
+
+    def down(self, now: float) -> Down | None:
+        """Why it does not work at `now`, if it does not."""
+        self._heal(now)
+        if self._failing_since is not None:
+            # One that goes on in between is down when its failures go on as well.
+            for_s = (self._failed_at if self._turned_since else now) - self._failing_since
+            return Down(self.name, self._why, for_s) if for_s >= DOWN_S else None
+        if self._deadline is not None and now > self._deadline:
+            why = f"one turn takes longer than {self._turn_s:g} s"
+            return Down(self.name, why, now - self._deadline + (self._turn_s or 0.0))
+        return None
+
+    @property
+    def watched(self) -> bool:
+        """Whether the turn that it is in has a bound."""
+        return self._deadline is not None
+
+    @property
+    def failing(self) -> bool:
+        """Whether it failed and is not known to be well again."""
+        return self._failing_since is not None
+
+    def _heal(self, now: float) -> None:
+        if (
+            self._failing_since is not None
+            and self._turned_since
+            and now - self._failed_at >= CALM_S
+        ):
+            self._failing_since, self._pause_s = None, FIRST_PAUSE_S
+            self._said.clear()
+
+    def _say(self, error: BaseException, now: float, log: Log) -> None:
+        """The same fault is the same kind of error, raised at the same place, numbers in its words apart."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+        fault = f"{type(error).__name__} {where} {_NUMBERS.sub('', str(error))[:200]}"
+        at, failures = self._said.get(fault, (None, 0))
+        if at is None:
+            log.error("loop_failed", trace=True, loop=self.name, why=self._why)
+        elif now - at >= SAY_AGAIN_S:
+            log.error(
+                "loop_still_fails", loop=self.name, why=self._why, times=self.failures - failures
+            )
+        else:
+            return
+        if len(self._said) > 100:
+            self._said.clear()
+        self._said[fault] = (now, self.failures)
+
+
+class Loops:
+    """All loops of a process."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        on_failure: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_failure` is called, in the loop's own thread, after a failure was noted."""
+        self._log = log
+        self._on_failure = on_failure
+        self._clock = clock
+        self._awake, self._looked = 0.0, clock()
+        self._closing = threading.Event()
+        self._loops: dict[str, Loop] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of all loops that were ever begun."""
+        return list(self._loops)
+
+    def failures(self) -> dict[str, int]:
+        """How often each loop has failed so far."""
+        return {name: loop.failures for name, loop in list(self._loops.items())}
+
+    def down(self) -> list[Down]:
+        """The loops that do not do their work."""
+        now = self.now()
+        found = (loop.down(now) for loop in list(self._loops.values()))
+        return [one for one in found if one is not None]
+
+    def look_in(self) -> float | None:
+        """In how many seconds `down` may have something new to say; None: only after a failure."""
+        if any(loop.failing or loop.watched for loop in list(self._loops.values())):
+            return STEP_S
+        return None
+
+    def now(self) -> float:
+        """Seconds that this process was awake. Any thread may ask."""
+        now = self._clock()
+        passed, self._looked = now - self._looked, now
+        self._awake += min(max(passed, 0.0), STEP_S)
+        return self._awake
+
+    def add(self, name: str, turn_s: float | None = None) -> Loop:
+        """Know a loop that something else keeps. `turn_s`: seconds that one turn can take; None: no bound."""
+        loop = self._loops[name] = Loop(name, turn_s, self.now)
+        return loop
+
+    def thread(
+        self,
+        name: str,
+        body: Body,
+        *,
+        turn_s: float | None = None,
+        over: Callable[[], bool] = lambda: False,
+    ) -> threading.Thread:
+        """A started thread that keeps `body`; it ends when `body` returns while `over()` is true, or after
+        `close`. Raises RuntimeError when the system gives no thread."""
+        loop = self.add(name, turn_s)
+        kept = threading.Thread(target=self.keep, args=(loop, body, over), name=name, daemon=True)
+        kept.start()
+        return kept
+
+    def keep(self, loop: Loop, body: Body, over: Callable[[], bool] = lambda: False) -> None:
+        """Call `body` until it is over, in the thread of the caller."""
+        while not (over() or self._closing.is_set()):
+            try:
+                body(loop)
+                if over() or self._closing.is_set():
+                    return
+                raise Ended("it returned although nobody had ended it")
+            except BaseException as error:  # noqa: BLE001 -- a thread that exits is as silent as one that fails
+                pause_s = self.note(loop, error)
+            self._closing.wait(pause_s)
+
+    def note(self, loop: Loop, error: BaseException) -> float:
+        """Count and log what a turn of `loop` raised; returns the pause before the next in seconds. Called
+        while `error` is handled."""
+        try:
+            return loop.failed(error, self._log)
+        finally:
+            self._on_failure()
+
+    def close(self) -> None:
+        """No loop is called again."""
+        self._closing.set()
