@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import json
+import math
 import random
 import re
 import time
@@ -40,6 +41,7 @@ from ailurus.wire.retry import Patience, pauses
 A = TypeVar("A", bound=msgspec.Struct)
 AGAIN = frozenset({429, 500, 502, 503, 504})  # statuses worth another try
 SLACK_S = 30.0  # how much longer than asked a long poll may take
+LAST_ANSWER_S = 2.0  # how long the answer to a wait whose time is over may be on its way
 
 
 class WireError(AilurusError):
@@ -159,10 +161,12 @@ class Client:
         headers: Mapping[str, str] | None = None,
         stale: Collection[int] = (401,),
         sleep: Callable[[float], object] = time.sleep,
+        on_silence: Callable[[str], object] | None = None,
     ) -> None:
         """`headers`: to be sent with each request; `stale`: statuses by which a server says that it does
-        not want this token, so that another is tried once. Raises AilurusError for an address that is
-        none, or where others could read the token."""
+        not want this token, so that another is tried once; `on_silence`: called with the reason after
+        each try that nobody answered. Raises AilurusError for an address that is none, or where others
+        could read the token."""
         if not url.startswith(("http://", "https://")):
             raise AilurusError(
                 f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
@@ -179,6 +183,8 @@ class Client:
         self._headers = headers or {}
         self._stale = stale
         self._sleep = sleep
+        self._on_silence = on_silence
+        self.end = math.inf
         self._chance = random.Random()
         self._pool = (trust or Trust()).pool(connections)
 
@@ -186,6 +192,13 @@ class Client:
         """The same connections, with another token."""
         other = copy.copy(self)
         other.token = token
+        return other
+
+    def until(self, end: float) -> Client:
+        """The same connections, for calls that are all over at `end` (of `time.monotonic()`), answered
+        or not: no patience and no open socket lasts longer."""
+        other = copy.copy(self)
+        other.end = min(self.end, end)
         return other
 
     # users ---------------------------------------------------------------------------------------
@@ -214,14 +227,13 @@ class Client:
 
     def wait(self, job_ids: Sequence[int], timeout_s: float | None = None) -> m.JobStates:
         """States of the jobs once all are final, or after `timeout_s` (None: however long)."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        client = self.until(deadline + LAST_ANSWER_S)
         while True:
-            left = 30.0 if deadline is None else max(0.0, min(30.0, deadline - time.monotonic()))
+            left = max(0.0, min(30.0, deadline - time.monotonic()))
             ask = m.WaitJobs(job_ids=tuple(job_ids), timeout_s=left)
-            answer = self.call("wait", ask, answer=m.JobStates, wait_s=left)
-            if all(state in FINAL for state in answer.states.values()) or (
-                deadline and left < 30.0
-            ):
+            answer = client.call("wait", ask, answer=m.JobStates, wait_s=left)
+            if left < 30.0 or all(state in FINAL for state in answer.states.values()):
                 return answer
 
     def cancel(self, job_ids: Sequence[int], *, soft: bool = False) -> m.Cancelled:
@@ -316,12 +328,15 @@ class Client:
                 if status not in AGAIN:
                     return status, answer
                 problem = _problem(status, answer).title
-            if time.monotonic() + pause > deadline:
+            if self._on_silence is not None:
+                self._on_silence(problem)
+            now = time.monotonic()
+            if now + pause > deadline or now >= self.end:
                 raise Unreachable(
                     f"no dispatcher answers at {self.url}: {problem}",
                     remedy="is it running, and is --url or AILURUS_URL right?",
                 )
-            self._sleep(pause)
+            self._sleep(min(pause, self.end - now))
         raise AssertionError("pauses() never ends")
 
     def _once(
@@ -336,7 +351,8 @@ class Client:
             headers["Content-Type"] = kind
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token(fresh=fresh)}"
-        timeout = urllib3.Timeout(connect=10.0, read=wait_s + SLACK_S)
+        left = max(0.1, self.end - time.monotonic())
+        timeout = urllib3.Timeout(connect=min(10.0, left), read=min(wait_s + SLACK_S, left))
         answer = self._pool.request(
             method, url, body=body, headers=headers, timeout=timeout, redirect=False
         )

@@ -6,17 +6,25 @@ from an option, which others could see in the process list.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ailurus.output import clean
 from dispatcher.cli.exits import CONFIGURATION, Fault
 
 if TYPE_CHECKING:
     from ailurus.wire.client import Client
 
+SAY_AFTER_S = 1.0
+SAY_AGAIN_S = 60.0
+# Between two tries of one silence lies less: a long poll's time-out and a pause.
+LONGEST_PAUSE_S = 90.0
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -33,7 +41,26 @@ def connect(args: Namespace, *, patience_s: float = 5.0) -> Client:
     path, text = found_token(args.token_file, os.environ)
     token: Callable[..., str] = fixed_token(text) if path is None else TokenFile(path)
     trust = Trust.told(args.ca, args.pin, os.environ)
-    return Client(url_of(args), token, patience=Patience(total_s=patience_s), trust=trust)
+    url = url_of(args)
+    patience = Patience(total_s=patience_s)
+    return Client(url, token, patience=patience, trust=trust, on_silence=Silence(url))
+
+
+class Silence:
+    """Says on stderr that nobody answers: who waits at a terminal must not think that all is well."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url, self._clock = url, clock
+        self._began = self._last = self._said = -math.inf
+
+    def __call__(self, reason: str) -> None:
+        now = self._clock()
+        if now - self._last > LONGEST_PAUSE_S:
+            self._began, self._said = now, -math.inf
+        self._last = now
+        if now - self._began >= SAY_AFTER_S and now - self._said >= SAY_AGAIN_S:
+            self._said = now
+            sys.stderr.write(clean(f"dispatcher: no answer at {self._url} yet: {reason}\n"))
 
 
 def found_token(option: str | None, environment: Mapping[str, str]) -> tuple[Path | None, str]:

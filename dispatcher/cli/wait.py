@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -9,15 +10,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
+from ailurus.protocol.messages import JobStates, WaitJobs
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.cli import exits
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
-    from ailurus.protocol.messages import JobStates
     from ailurus.wire.client import Client
 
 PATIENCE_S = 3600.0  # a dispatcher that restarts is waited for
+LAST_ANSWER_S = 1.0  # beyond --timeout, for an answer that is on its way
 ASK_WHY_S = 20.0  # how often to ask whether what waits can ever run
 ASK_WHY = 20  # of how many jobs
 
@@ -36,7 +38,8 @@ def main(args: Namespace, out: Output) -> int:
     if out.as_json:
         out.document(answer)
     else:
-        out.table(["job", "state"], ((job_id, answer.states[job_id]) for job_id in args.ids))
+        known = answer.states
+        out.table(["job", "state"], ((job_id, known.get(job_id, "unknown")) for job_id in args.ids))
     return code
 
 
@@ -48,19 +51,31 @@ def until_final(client: Client, job_ids: Sequence[int], timeout_s: float | None)
 def _waited(
     client: Client, job_ids: Sequence[int], timeout_s: float | None
 ) -> tuple[int, JobStates]:
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    from ailurus.wire.client import Unreachable
+
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    client = client.until(deadline + LAST_ANSWER_S)
+    states: dict[int, JobState] = {}
     pause = 1.0
     while True:
-        left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
-        answer = client.wait(job_ids, left)
-        unfinished = [job_id for job_id, state in answer.states.items() if state not in FINAL]
-        if not unfinished:
-            return _verdict(client, job_ids, answer), answer
-        if deadline is not None and time.monotonic() >= deadline:
+        left = min(pause, max(0.0, deadline - time.monotonic()))
+        try:
+            ask = WaitJobs(job_ids=tuple(job_ids), timeout_s=left)
+            answer = client.call("wait", ask, answer=JobStates, wait_s=left)
+            states = answer.states
+            unfinished = [job_id for job_id, state in states.items() if state not in FINAL]
+            if not unfinished:
+                return _verdict(client, job_ids, answer), answer
+            if time.monotonic() < deadline and _never(client, unfinished):
+                return exits.NEVER, answer
+        except Unreachable as error:
+            if time.monotonic() < deadline:
+                raise
+            sys.stderr.write(clean(f"dispatcher: {error}\n"))
+            return exits.TRY_AGAIN, JobStates(states=states)
+        if time.monotonic() >= deadline:
             sys.stderr.write(f"dispatcher: {len(unfinished)} jobs are not final yet\n")
             return exits.TRY_AGAIN, answer
-        if _never(client, unfinished):
-            return exits.NEVER, answer
         pause = ASK_WHY_S
 
 

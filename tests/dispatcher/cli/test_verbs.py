@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import pytest
 from ailurus.output import Output, clean
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
-from ailurus.wire.client import Client, fixed_token
+from ailurus.wire.client import Client, Unreachable, fixed_token
 from dispatcher.cli import VERBS, exits
-from dispatcher.cli.connection import found_token
+from dispatcher.cli.connection import Silence, found_token
 from dispatcher.cli.token import scopes
 
 
@@ -30,6 +31,16 @@ def jobfile(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture(params=["closed", "deaf"])
+def silent_door(request):
+    """An address where nobody listens, or where a connection is taken and nothing said."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        if request.param == "closed":
+            door.close()
+        yield f"http://127.0.0.1:{port}"
 
 
 ONE = "name: one\ncommand: 'true'\nqueue: q\n"
@@ -231,6 +242,34 @@ def test_wait_of_a_job_that_can_never_run_says_so(run, jobfile, pilot_of):
 def test_wait_gives_up_after_its_time(run, jobfile):
     (job,) = ids(run("submit", jobfile("name: slow\ncommand: x\nqueue: nobody\n")))
     assert run("wait", job, "--timeout", "0.1s").code == exits.TRY_AGAIN
+
+
+@pytest.mark.field("K7")
+def test_wait_gives_up_after_its_time_though_nobody_answers(run, silent_door):
+    began = time.monotonic()
+    ran = run("wait", "1", "--timeout", "0.5s", "--url", silent_door)
+    assert ran.code == exits.TRY_AGAIN
+    assert "no dispatcher answers" in ran.err
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.field("K7")
+def test_a_wait_in_python_gives_up_after_its_time_though_nobody_answers(silent_door):
+    began = time.monotonic()
+    with pytest.raises(Unreachable):
+        Client(silent_door).wait([1], 0.2)
+    assert time.monotonic() - began < 10.0
+
+
+@pytest.mark.field("K7")
+def test_who_waits_for_an_answer_is_told_so_and_not_at_each_try(capsys):
+    moments = iter([0.0, 0.5, 1.2, 5.0, 62.0, 63.0, 500.0, 500.5, 501.5])
+    silence = Silence("http://h", clock=moments.__next__)
+    said = []
+    for _ in range(9):
+        silence("Connection refused")
+        said.append(bool(capsys.readouterr().err))
+    assert said == [False, False, True, False, True, False, False, False, True]
 
 
 def test_cancel_and_retry(run, jobfile):
