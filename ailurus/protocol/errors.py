@@ -60,6 +60,7 @@ class Code(IntEnum):
     NO_PROTOCOL = 1313, "no data plugin for this URL"
     NOT_IMPLEMENTED = 1300, "this pilot cannot run such a job"
     STORAGE_FORBIDDEN = 1338, "the site does not allow this storage location"
+    RESOURCE_UNAVAILABLE = 1344, "the node lacks something at the moment", True
     COMMAND_TIMEOUT = 1367, "a command timed out", True
     PREEMPTED = 1379, "the batch system preempted the worker", True
     # PanDA's job dispatcher says these itself, when no pilot is left to say anything.

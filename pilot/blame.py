@@ -1,0 +1,280 @@
+"""Whose fault a failure is. Decided by tables: by the errno and what it was met on, or by how a process
+ended. What a payload wrote decides nothing; its last words are only shown.
+
+    the node's       it lacks something: tried again, elsewhere
+    the job's        it asks for what cannot be done: final
+    the runtime's    the container could not be made: tried again
+    ours             a bug: tried again, and said as such
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError
+
+
+class Whose(StrEnum):
+    """Who has to mend it."""
+
+    NODE = "node"
+    JOB = "job"
+    RUNTIME = "runtime"
+    OURS = "ours"
+
+
+class Thing(StrEnum):
+    """What an operation was on: `no such file` is the job's of its program, the node's of its scratch."""
+
+    NODE = "this node"
+    """The pilot's directories, descriptors, threads and processes."""
+    JOB = "the job"
+    """What the job names: its program, script, arguments, environment, files of its own."""
+    RUNTIME = "the container runtime"
+    """The program that makes the sandbox."""
+    STORAGE = "the storage"
+    """Where inputs come from and outputs go."""
+
+
+_LACKS = {
+    errno.ENOSPC: ("has no space or no inode left", "free space and inodes there (df, df -i)"),
+    errno.EDQUOT: ("has no quota left for this user", "raise the quota or remove files"),
+    errno.EAGAIN: (
+        "lets this user start no more processes or threads",
+        "raise its limit of processes (ulimit -u, pids.max of the cgroup)",
+    ),
+    errno.ENOMEM: ("has no memory left", "offer less memory in this slot"),
+    errno.EMFILE: ("has no file descriptor left for the pilot", "raise its limit (ulimit -n)"),
+    errno.ENFILE: ("has no file descriptor left", "raise fs.file-max there"),
+    errno.ENOBUFS: ("has no buffer left", "offer less memory in this slot"),
+    errno.ENOLCK: ("has no lock left", "look at the server of its file system"),
+    errno.EIO: ("has a disk that fails", "look at its kernel's log"),
+    errno.EUCLEAN: ("has a damaged file system", "look at its kernel's log"),
+    errno.EROFS: ("has a file system that is read-only", "mount it for writing, or use another"),
+    errno.ESTALE: ("lost a file of a network file system", "look at the server of that"),
+    errno.ENOTCONN: ("lost a mounted file system", "mount it again"),
+    errno.EREMOTEIO: ("lost a file of a network file system", "look at the server of that"),
+    errno.ESHUTDOWN: ("lost a mounted file system", "mount it again"),
+    errno.EHOSTDOWN: ("lost the server of a file system", "look at that server"),
+    errno.EHOSTUNREACH: ("lost the server of a file system", "look at that server"),
+    errno.ENETDOWN: ("has no network", "look at its network"),
+    errno.ENETUNREACH: ("has no network", "look at its network"),
+    errno.ETIMEDOUT: ("waited in vain for a file system", "look at the server of that"),
+    errno.EBUSY: ("has that in use", "it may pass"),
+    errno.ETXTBSY: ("has that in use", "it may pass"),
+    errno.EINTR: ("was interrupted", "it may pass"),
+    errno.ENODEV: ("lost a device", "look at its kernel's log"),
+    errno.ENXIO: ("lost a device", "look at its kernel's log"),
+    errno.EOVERFLOW: ("has a limit on namespaces that is reached", "raise user.max_*_namespaces"),
+    errno.EUSERS: ("has a limit on users that is reached", "raise user.max_user_namespaces"),
+}
+"""What is the node's, or the storage's, whatever it was met on: what lacks, and who can mend it."""
+
+_ASKED = {
+    errno.E2BIG: "the command, or a variable of the environment, is too long: put it into an input file",
+    errno.ENOENT: "is the program, or the interpreter in the script's #! line, on this site?",
+    errno.EACCES: "is the program executable, and is every directory on the way?",
+    errno.EPERM: "is the program executable, and is every directory on the way?",
+    errno.ENOEXEC: "is it a program for this kind of machine, or a script with a #! line?",
+    errno.ELIBBAD: "is it a program for this kind of machine?",
+    errno.EINVAL: "is it a program for this kind of machine?",
+    errno.EISDIR: "a directory is no program and no file",
+    errno.ENOTDIR: "a part of the path is no directory",
+    errno.ELOOP: "the path leads through a symbolic link, or in a circle",
+    errno.ENAMETOOLONG: "the name is too long: 255 bytes are the most",
+    errno.EILSEQ: "the name has bytes that this file system does not take",
+    errno.EEXIST: "it exists already",
+    errno.EFBIG: "the file is larger than the file system or a limit takes",
+}
+"""What is the job's on its own things: what would help. On the node's it is the node's."""
+
+
+def whose(number: int, thing: Thing) -> Whose:
+    """Who has to mend the errno `number`, met on `thing`. An errno that no table has is the node's: that
+    costs another attempt, where the other mistake loses a job."""
+    if number in _LACKS:
+        return Whose.NODE
+    if number == errno.E2BIG and thing is Thing.RUNTIME:  # its arguments are the job's words
+        return Whose.JOB
+    if thing is Thing.RUNTIME:
+        return Whose.RUNTIME
+    if thing in (Thing.JOB, Thing.STORAGE) and number in _ASKED:
+        return Whose.JOB
+    return Whose.NODE
+
+
+def judged(
+    error: OSError | int,
+    what: str,
+    thing: Thing,
+    *,
+    code: Code | None = None,
+    field: str = "",
+) -> JobError:
+    """The failure of an attempt by an OSError (or errno) of an operation on `thing`.
+
+    `what` says what was not done, as «cannot write its script». `code`: of the operation, where it says
+    more than the table's: a transfer's.
+    """
+    number = error if isinstance(error, int) else error.errno or 0
+    said = os.strerror(number) if number else str(error)
+    side = whose(number, thing)
+    if side is Whose.JOB:
+        return JobError(
+            code or Code.PAYLOAD_FAILED,
+            f"{what}: {said}",
+            remedy=_ASKED[number],
+            field=field,
+            transient=False,
+        )
+    if side is Whose.RUNTIME:
+        return JobError(
+            Code.CONTAINER_FAILED,
+            f"{what}: {said}",
+            remedy="does the container runtime still work on this node?",
+            field=field,
+            transient=True,
+        )
+    owner = Thing.STORAGE if thing is Thing.STORAGE else Thing.NODE
+    lack, remedy = _LACKS.get(number, ("failed", "look at that file system"))
+    full = number in (errno.ENOSPC, errno.EDQUOT) and owner is Thing.NODE
+    return JobError(
+        code or (Code.NO_LOCAL_SPACE if full else Code.RESOURCE_UNAVAILABLE),
+        f"{owner} {lack} ({said}): {what}",
+        remedy=f"{remedy}; the job is tried again elsewhere",
+        field=field,
+        transient=True,
+    )
+
+
+class Seen(NamedTuple):
+    """What is known of how a payload ended."""
+
+    exit_code: int = 0
+    """As a shell says it: 128 + n after signal n."""
+    errno: int = 0
+    """Not 0: it could not be started."""
+    before: bool = False
+    """The errno is of what is prepared before the program: its directory, its output files, its CPUs."""
+    runtime: bool = False
+    """A container runtime was started, not the payload itself."""
+    ran: bool = True
+    """Whether the payload ran, as the runtime's status channel tells."""
+    oom_kills: int = 0
+    """How many processes the kernel killed for memory meanwhile."""
+    where: str = "on this node"
+    """Where those were counted."""
+    noexec: bool = False
+    """The job's directory is on a file system from which nothing can be executed."""
+    used_kb: int = 0
+    asked_kb: int = 0
+    words: str = ""
+    """The last of its stderr: shown, not judged."""
+
+
+KILLED, NOT_EXECUTABLE = 128 + 9, 126
+GUARDIAN_DIED = errno.EOWNERDEAD
+WELL_BELOW = 0.75
+"""Of the memory asked for: who is killed with less is not whom the memory lacks because of."""
+
+
+class _Row(NamedTuple):
+    fits: Callable[[Seen], bool]
+    error: Callable[[Seen], JobError]
+
+
+def _started(seen: Seen) -> JobError:
+    if seen.before:
+        return judged(seen.errno, "cannot prepare the start of the payload", Thing.NODE)
+    thing = Thing.RUNTIME if seen.runtime else Thing.JOB
+    return judged(seen.errno, "the payload could not be started", thing)
+
+
+def _payload(
+    seen: Seen, said: str = "", remedy: str = "its stderr and log.tgz say more"
+) -> JobError:
+    code = seen.exit_code
+    how = f"signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
+    words = f"; its last words: {seen.words}" if seen.words else ""
+    return JobError(
+        Code.PAYLOAD_FAILED, f"the payload ended with {how}{said}{words}", remedy=remedy
+    )
+
+
+def _killed_for_memory(seen: Seen) -> JobError:
+    below = 0 < seen.used_kb < WELL_BELOW * seen.asked_kb
+    return JobError(
+        Code.OUT_OF_MEMORY,
+        f"the payload was killed while the kernel killed {_processes(seen.oom_kills)} for memory "
+        f"{seen.where}; it had used {seen.used_kb >> 10} of {seen.asked_kb >> 10} MB",
+        remedy="offer less memory in this slot" if below else "ask for more `memory`",
+        transient=below,
+    )
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'' if number == 1 else 'es'}"
+
+
+_ENDINGS = (
+    _Row(
+        lambda seen: seen.errno == GUARDIAN_DIED,
+        lambda seen: JobError(
+            Code.INTERNAL, "the pilot's guardian died, and all payloads with it", transient=True
+        ),
+    ),
+    _Row(lambda seen: seen.errno != 0, _started),
+    _Row(
+        lambda seen: seen.exit_code == KILLED and seen.oom_kills > 0,
+        _killed_for_memory,
+    ),
+    _Row(
+        lambda seen: not seen.ran and seen.exit_code > 128,
+        lambda seen: JobError(
+            Code.CONTAINER_FAILED,
+            f"the container runtime was killed by signal {seen.exit_code - 128}",
+            remedy="who sends signals to the pilot's processes on this node?",
+            transient=True,
+        ),
+    ),
+    _Row(
+        lambda seen: not seen.ran,
+        lambda seen: JobError(
+            Code.CONTAINER_FAILED,
+            f"the container runtime ended with exit code {seen.exit_code} before the payload began"
+            + (f": {seen.words}" if seen.words else ""),
+            remedy="does the container runtime still work on this node?",
+            transient=True,
+        ),
+    ),
+    _Row(
+        lambda seen: seen.exit_code != 0 and seen.oom_kills > 0,
+        lambda seen: _payload(
+            seen,
+            f"; meanwhile the kernel killed {_processes(seen.oom_kills)} for memory {seen.where}",
+            "if that was one of its own it needs more `memory`; its stderr and log.tgz say more",
+        ),
+    ),
+    _Row(
+        lambda seen: seen.exit_code == NOT_EXECUTABLE and seen.noexec,
+        lambda seen: JobError(
+            Code.RESOURCE_UNAVAILABLE,
+            "this node's work directory is mounted noexec, and the payload ended with exit code 126, "
+            "«cannot execute»" + (f"; its last words: {seen.words}" if seen.words else ""),
+            remedy="give the pilot a --workdir on a file system with exec",
+            transient=True,
+        ),
+    ),
+    _Row(lambda seen: seen.exit_code != 0, _payload),
+)
+"""The first row that fits says whose fault it is."""
+
+
+def ending(seen: Seen) -> JobError | None:
+    """Why a payload failed, or None if it did not."""
+    return next((row.error(seen) for row in _ENDINGS if row.fits(seen)), None)
