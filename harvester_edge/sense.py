@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
+from ailurus.apart import SYSTEM, beneath, overlap
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from harvester_edge.addresses import addresses, files, host, loopback
 from harvester_edge.bounds import limits, times
 from harvester_edge.site import Options, Site, expanded
-from harvester_edge.tree import At, Fault, Tree, nearest
+from harvester_edge.tree import At, Fault, Tree, dotted, nearest
 
 RULES = {
     "E001": "the file is not YAML",
@@ -173,21 +174,35 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
     if url.startswith(("http://", "https://")) and not url.startswith(storage.http_allow):
         yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
-    own = {
-        "paths.state": site.paths.state,
-        "paths.shared": site.paths.shared,
-        "dispatcher.token_file": site.dispatcher.token_file,
-        "relay.token_file": site.relay.token_file if site.relay else None,
-    }
-    for number, root in enumerate(storage.roots):
-        for name, path in own.items():
-            if path is not None and _beneath(path, root):
-                message = f"{name}, {path}, is beneath it"
-                yield tree.fault(("storage", "roots", number), "E027", message, "a root of its own")
-    for name, path in own.items():
-        if path is not None and _beneath(path, site.paths.work):
-            message = f"{name}, {path}, is beneath it: pilots and payloads write there"
+
+
+def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
+    """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies beneath
+    the other. Links are followed as this machine has them."""
+    own = [(at, path) for at, path in _all_paths(site) if at in OWN]
+    shown = [(at, path) for at, path in _all_paths(site) if at[:1] == ("software",)]
+    shown += [(("storage", "roots", n), root) for n, root in enumerate(site.storage.roots)]
+    for at, path in own:
+        for root_at, root in shown:
+            if overlap(_plain(path), _plain(root)):
+                message = f"jobs read what is there, and {dotted(at)}, {path}, is beneath it"
+                if not beneath(_plain(path), _plain(root)):
+                    message = f"it is beneath {dotted(at)}, {path}"
+                yield tree.fault(root_at, "E027", message, "a directory of its own")
+        if any(beneath(_plain(path), system) for system in SYSTEM):
+            message = f"every job sees the node's {path}"
+            yield tree.fault(at, "E027", message, "a directory outside /usr and its like")
+        if at not in WORK and beneath(_plain(path), _plain(site.paths.work)):
+            message = f"{dotted(at)}, {path}, is beneath it: pilots and payloads write there"
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
+
+
+WORK: tuple[At, ...] = (("paths", "work"),)
+OWN: tuple[At, ...] = (
+    *WORK, ("paths", "state"), ("paths", "shared"), ("dispatcher", "token_file"),
+    ("dispatcher", "panda", "pilot_token_file"), ("relay", "token_file"),
+)  # fmt: skip
+"""Where spools, tokens and scripts of workers lie: no job may read or write there."""
 
 
 def _beneath(path: str, root: str) -> bool:
@@ -324,5 +339,5 @@ def _plugins(kind: str) -> list[str]:
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
     _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, _storage,
-    _payloads, _people, _shared, _twins,
+    _apart, _payloads, _people, _shared, _twins,
 )  # fmt: skip

@@ -5,12 +5,14 @@ The edge reads and lints all of it; the pilot takes its own parts and ignores th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from ailurus.apart import SYSTEM, beneath, overlap
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
 
@@ -78,6 +80,30 @@ class Site(Struct, frozen=True):
             return self.slots[name]
         serving = [slot for slot in self.slots.values() if slot.queue == queue]
         return serving[0] if len(serving) == 1 else SlotOf()
+
+
+def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
+    """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and the
+    directories that it makes in `workdir`. Raises AilurusError."""
+    shown = [("storage.roots", root) for root in site.storage.roots]
+    shown += [("software", path) for path in site.software]
+    shown += [("container", path) for path in SYSTEM]
+    for key, root in shown:
+        bad = [one for one in own if one is not None and overlap(str(one), root)]
+        if beneath(str(workdir), root) or _made_here(root, workdir):
+            bad.append(workdir)
+        if bad:
+            raise AilurusError(
+                f"jobs could read {bad[0]}, which is the pilot's: they are shown {root}",
+                field=key,
+                remedy="work directory, spool and tokens outside of what jobs are shown",
+            )
+
+
+def _made_here(path: str, workdir: Path) -> bool:
+    """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
+    real, here = Path(path).resolve(), workdir.resolve()
+    return here in real.parents and real.relative_to(here).parts[0].startswith("ailurus-")
 
 
 class Bounds(Struct, frozen=True):

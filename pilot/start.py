@@ -28,7 +28,7 @@ from pilot.options import Options
 from pilot.ports import Container, JobError, Transfer
 from pilot.reporter import Reporter
 from pilot.serve import Server, Terms
-from pilot.site import Site, bounds_of, megabytes
+from pilot.site import Site, bounds_of, keep_apart, megabytes
 from pilot.slots import Need, Slots, room_of
 from pilot.spawner import GuardedSpawner
 from pilot.spool import Spool
@@ -42,6 +42,7 @@ log = Log("pilot")
 @contextmanager
 def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[Server]:
     """A registered pilot, ready to serve; leaving it says goodbye and removes what it made."""
+    keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
     credential = _credential(options)
     instance = secrets.token_hex(8)
     container = _container(site)
@@ -211,6 +212,7 @@ def recover(options: Options, site: Site) -> None:
     Nothing is registered: each report is authorised by its own key.
     """
     assert options.spool is not None  # noqa: S101 - the options were checked
+    keep_apart(site, options.workdir, (options.spool, options.token_file))
     instance = secrets.token_hex(8)
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
