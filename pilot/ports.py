@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.url import Url
 
 Check = Callable[[], None]
 """Called now and then by whatever takes long: raises JobError when the job is to stop."""
@@ -44,18 +45,21 @@ class Copied(Struct, frozen=True, kw_only=True):
 
 
 class Transfer(Protocol):
-    """Moves single files of some URL schemes. Follows no link and overwrites nothing."""
+    """Moves single files of some URL schemes. Follows no link and overwrites nothing.
 
-    def allowed(self, url: str) -> None:
+    A URL comes parsed. In a text it is written as `str(url)`, which shows no secrets.
+    """
+
+    def allowed(self, url: Url) -> None:
         """Raise JobError(STORAGE_FORBIDDEN) if the site does not let jobs use `url`."""
 
-    def get(self, url: str, into: int, check: Check, *, md5: bool) -> Copied:
-        """Copy `url` into the open, empty file `into`."""
+    def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
+        """Copy `url` into the open, empty file `into`, which becomes a program if `url` says it is one."""
 
-    def put(self, source: int, url: str, check: Check) -> Copied:
+    def put(self, source: int, url: Url, check: Check) -> Copied:
         """Copy the open file `source` to `url`, which must not exist; whole or not at all."""
 
-    def delete(self, url: str) -> None:
+    def delete(self, url: Url) -> None:
         """Remove `url`; that it does not exist is no error."""
 
 

@@ -11,9 +11,10 @@ from functools import partial
 from typing import TypeVar
 
 from ailurus.protocol import job
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.url import LONGEST, Url
 from pilot.held import Held
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.site import Bounds
@@ -42,11 +43,12 @@ class Stage:
         """Refuse now what could not be staged later: a job that cannot end well is not begun."""
         for index, file in enumerate(held.spec.inputs):
             with _field(f"inputs[{index}].url"):
-                self._transfer(file.url).allowed(file.url)
+                url = _parsed(file.url)
+                self._transfers(url.scheme).allowed(url)
         for index, output in enumerate(held.spec.outputs):
             with _field(f"outputs[{index}].url"):
                 url = self.physical(held.id, output)
-                self._transfer(url).allowed(url)
+                self._transfers(url.scheme).allowed(url)
         declared = sum(file.size or 0 for file in held.spec.inputs)
         if 0 < self._bounds.inputs_bytes < declared:
             raise JobError(
@@ -55,7 +57,7 @@ class Stage:
                 field="inputs",
             )
 
-    def physical(self, of: tuple[int, int], file: OutputFile) -> str:
+    def physical(self, of: tuple[int, int], file: OutputFile) -> Url:
         """Where an attempt's output goes: no attempt overwrites another's."""
         directory = file.url or self._default
         if not directory:
@@ -64,14 +66,21 @@ class Stage:
                 f"output {file.name!r} has no url and this site has no default storage",
                 remedy="give the output a url, or the site file `storage.default_output`",
             )
-        return f"{directory.rstrip('/')}/{of[0]}.{of[1]}.{file.name}"
+        url = _parsed(directory).joined(f"{of[0]}.{of[1]}.{file.name}")
+        if len(url.text) > LONGEST:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"the URL of output {file.name!r} is longer than {LONGEST} characters",
+                remedy="shorten its directory, or the site file's `storage.default_output`",
+            )
+        return url
 
     def planned(self, of: tuple[int, int], spec: JobSpec) -> list[str]:
         """All that an attempt may leave in storage."""
         urls = []
         for file in (*spec.outputs, LOG):
             with contextlib.suppress(JobError):
-                urls.append(self.physical(of, file))
+                urls.append(self.physical(of, file).text)
         return urls
 
     def stage_in(self, held: Held, work: Workdir) -> None:
@@ -98,21 +107,22 @@ class Stage:
 
         def once(check: Check) -> Copied:
             os.lseek(source, 0, os.SEEK_SET)
-            return self._transfer(url).put(source, url, check)
+            return self._transfers(url.scheme).put(source, url, check)
 
         copied = _again(held, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
         return DoneFile(
-            name=file.name, url=url, size=copied.size, adler32=copied.adler32, md5=copied.md5
+            name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
         )
 
     def delete(self, urls: Sequence[str]) -> list[str]:
         """Remove files of an attempt that did not count; those that could not be."""
         left = []
-        for url in urls:
+        for text in urls:
             try:
-                self._transfer(url).delete(url)
+                url = _parsed(text)
+                self._transfers(url.scheme).delete(url)
             except JobError:
-                left.append(url)
+                left.append(text)
         return left
 
     def _get(self, file: InputFile, work: Workdir, check: Check) -> None:
@@ -124,7 +134,8 @@ class Stage:
         except OSError as error:
             raise JobError(Code.NO_LOCAL_SPACE, f"{file.name}: {error.strerror}") from None
         try:
-            copied = self._transfer(file.url).get(file.url, into, check, md5=file.md5 is not None)
+            url = _parsed(file.url)
+            copied = self._transfers(url.scheme).get(url, into, check, md5=file.md5 is not None)
         finally:
             os.close(into)
         _compare(file, copied)
@@ -160,11 +171,15 @@ class Stage:
             )
         return source
 
-    def _transfer(self, url: str) -> Transfer:
-        return self._transfers(url.partition(":")[0])
-
 
 LOG = OutputFile(name=job.LOG, optional=True)
+
+
+def _parsed(url: str) -> Url:
+    try:
+        return Url.parse(url)
+    except AilurusError as error:
+        raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
 
 
 def _compare(file: InputFile, copied: Copied) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, NewType
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.url import DirectoryUrl, FileUrl
+
 JobId = NewType("JobId", int)
 
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -42,14 +44,6 @@ Variable = Annotated[
         description="letters, digits and _, with no digit first",
     ),
 ]
-Url = Annotated[
-    str,
-    Meta(
-        max_length=2000,
-        pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$",
-        description="scheme://..., without spaces",
-    ),
-]
 Adler32 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$", description="8 hexadecimal digits, in lower case")
 ]
@@ -68,7 +62,7 @@ class InputFile(
     """
 
     name: Name
-    url: Url = ""
+    url: FileUrl = ""
     size: Whole | None = None  # bytes
     adler32: Adler32 | None = None
     md5: Md5 | None = None
@@ -84,7 +78,7 @@ class OutputFile(
     """
 
     name: Name
-    url: Url = ""
+    url: DirectoryUrl = ""
     optional: bool = False
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Shape, Whole
 from ailurus.protocol.states import JobState
+from ailurus.protocol.url import FileUrl
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
 Key = Annotated[
@@ -424,7 +425,7 @@ class DoneFile(OpenAsk):
     """An output in storage, measured by the pilot while it wrote it."""
 
     name: Label
-    url: Annotated[str, Meta(max_length=2500)]
+    url: FileUrl
     size: Whole
     adler32: Adler32
     md5: Md5 | None = None

@@ -25,11 +25,11 @@ from ailurus.protocol.job import (
     OutputFile,
     QueueName,
     Text,
-    Url,
     Variable,
 )
 from ailurus.protocol.messages import Key
 from ailurus.protocol.units import duration_s, size_mb
+from ailurus.protocol.url import FileUrl, Url
 
 MOST_JOBS = 100_000  # of one submission, as `messages.Submit` allows
 _UNITS: dict[
@@ -49,10 +49,12 @@ _BOUND = re.compile(r"(of length )?([<>]=?) (\S+)$")
 _WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _ALLOWED = {
     meta.pattern: meta.description
-    for kind in (Name, QueueName, Text, Variable, Url, Adler32, Md5, Key)
+    for kind in (Name, QueueName, Text, Variable, FileUrl, Adler32, Md5, Key)
     for meta in get_args(kind)
     if isinstance(meta, Meta)
 }
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAME = re.compile(next(str(m.pattern) for m in get_args(Name) if isinstance(m, Meta)))
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
@@ -143,8 +145,8 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
             except AilurusError as error:
                 field = f"{where}.{word}"
                 raise AilurusError(error.message, field=field, remedy=error.remedy) from None
-    fields["inputs"] = _files(fields.get("inputs"), base, _input)
-    fields["outputs"] = _files(fields.get("outputs"), base, _output)
+    for kind, short in (("inputs", _input), ("outputs", _output)):
+        fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, short)
     if isinstance(fields.get("depends_on"), str | int):
         fields["depends_on"] = [fields["depends_on"]]
     if isinstance(fields.get("environment"), Mapping):  # YAML reads `N: 3` as a number
@@ -167,24 +169,38 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
     return job
 
 
-def _files(files: Any, base: str, short: Any) -> Any:
+def _files(files: Any, where: str, base: str, short: Any) -> Any:
     if not isinstance(files, list | tuple):
         return files or ()
-    return [short(one, base) if isinstance(one, str) else _located(one, base) for one in files]
+    return [
+        _short(one, f"{where}[{nr}]", base, short) if isinstance(one, str) else _located(one, base)
+        for nr, one in enumerate(files)
+    ]
 
 
-def _input(text: str, base: str) -> dict[str, str]:
-    if "/" not in text:  # the output of that name of a parent
-        return {"name": text}
-    url = _url(text, base)
-    return {"name": posixpath.basename(url), "url": url}
-
-
-def _output(text: str, base: str) -> dict[str, str]:
+def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
+    """A file in one text: a bare name, or a path or URL whose last name is the file's."""
     if "/" not in text:
         return {"name": text}
-    directory, name = posixpath.split(_url(text, base))
-    return {"name": name, "url": directory}
+    try:
+        file = read(Url.parse(_url(text, base)))
+    except AilurusError as error:
+        raise AilurusError(error.message, field=where, remedy=error.remedy) from None
+    if not _NAME.search(file["name"]):
+        raise AilurusError(
+            f"{file['name']!r} cannot be a file's name in the job's directory",
+            field=where,
+            remedy="name it otherwise there: {name: data.txt, url: …}",
+        )
+    return file
+
+
+def _input(url: Url) -> dict[str, str]:
+    return {"name": url.name, "url": url.text}
+
+
+def _output(url: Url) -> dict[str, str]:
+    return {"name": url.name, "url": url.parent.text}
 
 
 def _located(entry: Any, base: str) -> Any:
@@ -195,11 +211,10 @@ def _located(entry: Any, base: str) -> Any:
 
 def _url(text: str, base: str) -> str:
     """A URL as it is, or a path as a `file:` URL. `..` is kept: the storage refuses it by name."""
-    if "://" in text or not text:
+    if not text or _SCHEME.match(text):
         return text
-    return "file://" + (
-        text if text.startswith("/") else posixpath.join(base, text.removeprefix("./"))
-    )
+    path = text if text.startswith("/") else posixpath.join(base, text.removeprefix("./"))
+    return Url.of_path(path).text
 
 
 def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
@@ -280,6 +295,9 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 
 def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
+    for nr, file in enumerate(files):
+        if file.url:
+            _check_url(file.url, f"{where}[{nr}].url")
     if len(files) < 2:
         return
     for name, times in Counter(file.name for file in files).items():
@@ -287,6 +305,19 @@ def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
             raise AilurusError(
                 f"{name!r} appears {times} times", field=where, remedy="give each its own name"
             )
+
+
+def _check_url(text: str, where: str) -> None:
+    try:
+        url = Url.parse(text)
+    except AilurusError as error:
+        raise AilurusError(error.message, field=where, remedy=error.remedy) from None
+    if url.scheme == "file" and (url.query is not None or url.fragment is not None):
+        raise AilurusError(
+            f"{url} has a query or a fragment, and files have none",
+            field=where,
+            remedy="in the URL of a file write ? as %3F and # as %23; a path is written as it is",
+        )
 
 
 def _check_cycles(jobs: Sequence[JobSpec]) -> None:

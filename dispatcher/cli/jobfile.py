@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -133,15 +134,20 @@ class JobFile:
 def _read(name: str) -> tuple[str, str]:
     try:
         if name == "-":
-            return sys.stdin.read(LARGEST_FILE), str(Path.cwd())
+            return sys.stdin.read(LARGEST_FILE), _utf8(Path.cwd())
         path = Path(name)
         if path.stat().st_size > LARGEST_FILE:
             raise Fault(DATA, "longer than 64 MiB", field=name, remedy="split it, or use a sweep")
-        return path.read_text("utf-8"), str(path.absolute().parent)
+        return path.read_text("utf-8"), _utf8(path.absolute().parent)
     except OSError as error:
         raise Fault(NO_INPUT, error.strerror or "unreadable", field=name) from None
     except UnicodeDecodeError as error:
         raise Fault(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
+
+
+def _utf8(path: Path) -> str:
+    """A path as the bytes that it is on disk, whatever the locale reads in them."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def _too_deep(text: str) -> int:

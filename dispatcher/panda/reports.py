@@ -13,9 +13,10 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
-from ailurus.protocol.errors import Code
-from ailurus.protocol.job import LOG, JobSpec, Url
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.panda_update import Output, Told, kept, outputs
+from ailurus.protocol.url import FileUrl, Url
 
 TEXT = 8000  # characters of a diagnosis
 _HEX = re.compile(r"[0-9a-f]{1,8}")
@@ -75,8 +76,7 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
         if file.url and entry is None and file.name in by_transform:
             one = by_transform[file.name]
             # only where it was to go: the report was written beside the payload, which can write too
-            url = f"{file.url.rstrip('/')}/{full}"
-            entry = Output(fsize=one.size, adler32=one.adler32, surl=url)
+            entry = Output(fsize=one.size, adler32=one.adler32, surl=_placed(file.url, full))
         if entry is not None:
             files.append(_done(file.name, entry))
         elif not file.optional:
@@ -114,10 +114,17 @@ def _done(name: str, entry: Output) -> m.DoneFile:
     )
 
 
+def _placed(directory: str, name: str) -> str:
+    try:
+        return Url.parse(directory).joined(name).text
+    except AilurusError as error:
+        raise Missing(str(error)) from None
+
+
 def _url(text: str) -> str:
     """Where a file is, if that can be said as a URL: children of the job would read it there."""
     try:
-        return msgspec.convert(text, Url)
+        return msgspec.convert(text, FileUrl)
     except msgspec.ValidationError:
         return ""
 

@@ -1,7 +1,8 @@
 """`file:` URLs, beneath the site's storage roots and nowhere else.
 
 A path is walked from a root's descriptor, one name at a time, following no link: so neither `..` nor a
-symbolic link nor a race leads out. Names are data: nothing is decoded.
+symbolic link nor a race leads out. Names are bytes, decoded from the URL one by one and never again:
+no locale and no `%2F` makes another path of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import md5 as new_md5
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
 from pilot.ports import Check, Copied, JobError
 
 BLOCK = 1 << 20
@@ -28,35 +30,41 @@ class File:
 
     def __init__(self, *, roots: Sequence[str] = (), http_allow: Sequence[str] = ()) -> None:
         # A root itself may be reached through links: the site wrote it. Beneath it none are followed.
+        paths = [given.encode("utf-8", "surrogateescape") for given in roots]
         self._roots = sorted(
-            {(_clean(given), os.path.realpath(given)) for given in roots}
-            | {(os.path.realpath(given),) * 2 for given in roots},
+            {(_names(path), os.path.realpath(path)) for path in paths}
+            | {(_names(real), real) for real in map(os.path.realpath, paths)},
             key=lambda pair: -len(pair[0]),
         )
 
-    def allowed(self, url: str) -> None:
+    def allowed(self, url: Url) -> None:
         self._beneath(url)
 
-    def get(self, url: str, into: int, check: Check, *, md5: bool) -> Copied:
+    def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
         with self._parent(url) as (parent, name):
             try:
                 source = os.open(name, _READ, dir_fd=parent)
             except OSError as error:
                 raise _explained(error, url, Code.STAGE_IN_FAILED) from None
             try:
-                if not stat.S_ISREG(os.fstat(source).st_mode):
+                mode = os.fstat(source).st_mode
+                if not stat.S_ISREG(mode):
                     raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file")
-                return copy(source, into, check, md5=md5)
+                copied = copy(source, into, check, md5=md5)
+                if mode & stat.S_IXUSR:
+                    os.fchmod(into, 0o700)
+                return copied
             except OSError as error:
                 raise _explained(error, url, Code.STAGE_IN_FAILED) from None
             finally:
                 os.close(source)
 
-    def put(self, source: int, url: str, check: Check) -> Copied:
+    def put(self, source: int, url: Url, check: Check) -> Copied:
         with self._parent(url, make=True) as (parent, name):
             part = _part(name)
             try:
-                into = os.open(part, _NEW, 0o644, dir_fd=parent)
+                program = os.fstat(source).st_mode & stat.S_IXUSR
+                into = os.open(part, _NEW, 0o755 if program else 0o644, dir_fd=parent)
                 try:
                     copied = copy(source, into, check, md5=False)
                     os.fsync(into)
@@ -76,7 +84,7 @@ class File:
                 raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
             return copied
 
-    def delete(self, url: str) -> None:
+    def delete(self, url: Url) -> None:
         try:
             with self._parent(url) as (parent, name):
                 _unlink(_part(name), parent, url)  # a pilot killed in a copy leaves only the part
@@ -85,34 +93,34 @@ class File:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
 
-    def _beneath(self, url: str) -> tuple[str, list[str]]:
+    def _beneath(self, url: Url) -> tuple[bytes, tuple[bytes, ...]]:
         """The root that `url` lies beneath, and the names from there on."""
-        host, slash, rest = url.removeprefix("file://").partition("/")
-        parts = rest.split("/")
-        while parts and parts[-1] == "":
-            parts.pop()
-        if not url.startswith("file://") or host not in ("", "localhost") or not slash or not parts:
-            raise JobError(Code.STORAGE_FORBIDDEN, f"{url!r} is not a file:///path URL")
-        if ".." in parts or "\0" in rest:
+        strange = url.userinfo is not None or url.query is not None or url.fragment is not None
+        names = tuple(name for name in url.segments if name not in {b"", b"."})
+        if url.scheme != "file" or url.host not in {"", "localhost"} or strange or not names:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
-                f"{url!r} has `..` in its path",
+                f"{url} is not a file:///path URL",
+                remedy="in a path write ? as %3F and # as %23",
+            )
+        if any(name == b".." or b"/" in name or b"\0" in name for name in names):
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"{url} has `..`, %2F or %00 in its path",
                 remedy="write the path without it",
             )
-        names = [part for part in parts if part not in ("", ".")]
-        path = "/" + "/".join(names)
         for given, real in self._roots:
-            if path.startswith(given.rstrip("/") + "/"):
-                return real, path[len(given.rstrip("/")) + 1 :].split("/")
-        known = ", ".join(sorted({given for given, _ in self._roots})) or "none"
+            if len(names) > len(given) and names[: len(given)] == given:
+                return real, names[len(given) :]
+        known = ", ".join(sorted({_shown(given) for given, _ in self._roots})) or "none"
         raise JobError(
             Code.STORAGE_FORBIDDEN,
-            f"{url!r} is not beneath this site's storage",
+            f"{url} is not beneath this site's storage",
             remedy=f"storage.roots of the site: {known}",
         )
 
     @contextlib.contextmanager
-    def _parent(self, url: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    def _parent(self, url: Url, *, make: bool = False) -> Iterator[tuple[int, bytes]]:
         """The directory of a file, open, and the file's name in it."""
         root, names = self._beneath(url)
         try:
@@ -155,7 +163,7 @@ def copy(source: int, into: int, check: Check, *, md5: bool) -> Copied:
     return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
 
-def _unlink(name: str, parent: int, url: str) -> None:
+def _unlink(name: bytes, parent: int, url: Url) -> None:
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
@@ -164,17 +172,21 @@ def _unlink(name: str, parent: int, url: str) -> None:
         raise _explained(error, url, Code.STAGE_OUT_FAILED) from None
 
 
-def _part(name: str) -> str:
+def _part(name: bytes) -> bytes:
     """What a file is called until it is whole. Its name has one writer, for it carries the attempt: so
     whoever deletes what an attempt left finds this too."""
-    return f".{name[:240]}.part"
+    return b".%b.part" % name[:240]
 
 
-def _clean(path: str) -> str:
-    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+def _names(path: bytes) -> tuple[bytes, ...]:
+    return tuple(name for name in path.split(b"/") if name not in {b"", b"."})
 
 
-def _explained(error: OSError, url: str, code: Code) -> JobError:
+def _shown(names: Sequence[bytes]) -> str:
+    return "/" + b"/".join(names).decode("utf-8", "backslashreplace")
+
+
+def _explained(error: OSError, url: Url, code: Code) -> JobError:
     if error.errno == errno.ENOENT:
         return JobError(Code.NO_SUCH_FILE, f"{url} does not exist")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):

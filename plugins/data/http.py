@@ -6,25 +6,25 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from hashlib import md5 as new_md5
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import urllib3
 
 from ailurus import __version__
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.url import Url, shown
 from pilot.ports import Check, Copied, JobError
 
 BLOCK = 1 << 18
 STALL_S = 60.0  # how long a server may say nothing
 REDIRECTS = 5
-_PORTS = {"http": 80, "https": 443}
 
 
 class Http:
     """GET inputs, PUT outputs; a redirect is held to the same rules as the URL itself."""
 
     def __init__(self, *, roots: Sequence[str] = (), http_allow: Sequence[str] = ()) -> None:
-        self._allow = [_place(prefix) for prefix in http_allow]
+        self._allow = [_place(Url.parse(prefix)) for prefix in http_allow]
         self._pool = urllib3.PoolManager(
             maxsize=4,
             retries=False,
@@ -32,21 +32,19 @@ class Http:
             headers={"User-Agent": f"ailurus/{__version__}", "Accept-Encoding": "identity"},
         )
 
-    def allowed(self, url: str) -> None:
-        scheme, host, port, path = _place(url)
-        for ok_scheme, ok_host, ok_port, ok_path in self._allow:
+    def allowed(self, url: Url) -> None:
+        origin, path = _place(url)
+        for ok_origin, ok_path in self._allow:
             whole = ok_path if ok_path.endswith("/") else ok_path + "/"
-            if (scheme, host, port) == (ok_scheme, ok_host, ok_port) and (
-                path == ok_path or path.startswith(whole)
-            ):
+            if origin == ok_origin and (path == ok_path or path.startswith(whole)):
                 return
         raise JobError(
             Code.STORAGE_FORBIDDEN,
-            f"{url!r} is not in this site's storage.http_allow",
+            f"{url} is not in this site's storage.http_allow",
             remedy="use the site's storage, or ask its admin to allow that prefix",
         )
 
-    def get(self, url: str, into: int, check: Check, *, md5: bool) -> Copied:
+    def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
         answer = self._ask("GET", url, None, Code.STAGE_IN_FAILED)
         size, adler = 0, 1
         digest = new_md5(usedforsecurity=False) if md5 else None
@@ -62,7 +60,7 @@ class Http:
                     piece = piece[os.write(into, piece) :]
         except urllib3.exceptions.HTTPError as error:  # short read, stall, reset
             raise JobError(
-                Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({error})"
+                Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({shown(str(error))})"
             ) from None
         except OSError as error:
             raise JobError(Code.NO_LOCAL_SPACE, f"{url}: {error.strerror}") from None
@@ -70,7 +68,7 @@ class Http:
             answer.close()
         return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
-    def put(self, source: int, url: str, check: Check) -> Copied:
+    def put(self, source: int, url: Url, check: Check) -> Copied:
         length = os.fstat(source).st_size
         body = _Measured(source, check)
         self._ask("PUT", url, body, Code.STAGE_OUT_FAILED, length).close()
@@ -78,7 +76,7 @@ class Http:
             raise JobError(Code.STAGE_OUT_FAILED, f"{url}: the file changed while it was sent")
         return Copied(size=body.size, adler32=f"{body.adler:08x}")
 
-    def delete(self, url: str) -> None:
+    def delete(self, url: Url) -> None:
         try:
             self._ask("DELETE", url, None, Code.STAGE_OUT_FAILED).close()
         except JobError as error:
@@ -86,7 +84,7 @@ class Http:
                 raise
 
     def _ask(
-        self, method: str, url: str, body: _Measured | None, code: Code, length: int = 0
+        self, method: str, url: Url, body: _Measured | None, code: Code, length: int = 0
     ) -> urllib3.BaseHTTPResponse:
         """The answer with status 2xx, after at most `REDIRECTS` allowed redirects (GET only)."""
         headers = {**self._pool.headers}
@@ -96,20 +94,21 @@ class Http:
             self.allowed(url)
             try:
                 answer = self._pool.request(
-                    method, url, body=body, headers=headers, redirect=False, preload_content=False
+                    method,
+                    url.sent,
+                    body=body,
+                    headers=headers,
+                    redirect=False,
+                    preload_content=False,
                 )
             except urllib3.exceptions.HTTPError as error:
-                raise JobError(code, f"{url}: {error}") from None
+                raise JobError(code, f"{url}: {shown(str(error))}") from None
             if 200 <= answer.status < 300 and answer.status != 206:
                 return answer
             target = answer.headers.get("Location", "")
             answer.close()
             if answer.status in (301, 302, 303, 307, 308) and target and method == "GET":
-                before, url = url, urljoin(url, target)
-                if before.startswith("https:") and not url.startswith("https:"):
-                    raise JobError(
-                        Code.STORAGE_FORBIDDEN, f"{before} redirects away from https, to {url!r}"
-                    )
+                url = _redirected(url, target)
                 continue
             raise _refused(url, answer.status, code)
         raise JobError(code, f"{url}: more than {REDIRECTS} redirects")
@@ -130,25 +129,34 @@ class _Measured:
             yield block
 
 
-def _place(url: str) -> tuple[str, str, int, str]:
-    """Scheme, host, port and path of a URL that has nothing ambiguous in it."""
+def _redirected(url: Url, target: str) -> Url:
     try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    path = parts.path or "/"
-    dotted = any(unquote(part) in (".", "..") for part in unquote(path).split("/"))
-    if not port or not parts.hostname or "@" in parts.netloc or "\\" in url or dotted:
+        leads = url.redirected(target)
+    except AilurusError as error:
+        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects badly: {error.message}") from None
+    if url.scheme == "https" and leads.scheme != "https":
+        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects away from https, to {leads}")
+    return leads
+
+
+def _place(url: Url) -> tuple[tuple[str, str, int], str]:
+    """Origin and path of a URL that has nothing ambiguous in it."""
+    dotted = any(
+        unquote_to_bytes(part) in {b".", b".."}
+        for name in url.segments
+        for part in name.split(b"/")
+    )
+    odd = url.userinfo is not None or not url.host or "\\" in url.path
+    if url.scheme not in {"http", "https"} or odd or dotted:
         raise JobError(
             Code.STORAGE_FORBIDDEN,
-            f"{url!r} is not a plain http URL",
+            f"{url} is not a plain http URL",
             remedy="write https://host/path, without user, `..` or backslash",
         )
-    return parts.scheme, parts.hostname.lower(), port, path
+    return url.origin, url.path or "/"
 
 
-def _refused(url: str, status: int, code: Code) -> JobError:
+def _refused(url: Url, status: int, code: Code) -> JobError:
     if status in (404, 410):
         return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
     if status == 412:

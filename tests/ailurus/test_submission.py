@@ -209,3 +209,63 @@ def test_an_output_does_not_take_the_name_of_the_log():
     with pytest.raises(AilurusError) as refused:
         check(jobs)
     assert refused.value.field == "jobs[0].outputs[0].name"
+
+
+@pytest.mark.field("L1")
+def test_a_file_in_one_text_is_named_by_the_path_of_its_url():
+    tree = {
+        **ONE,
+        "inputs": ["http://h/d/x.root?sig=a/b", "http://h/y.root#z"],
+        "outputs": ["http://h/d/a.out?authz=T", "http://h/b.out", "/c.out"],
+    }
+    (job,) = jobs_from(tree)
+    assert job.inputs == (
+        InputFile(name="x.root", url="http://h/d/x.root?sig=a/b"),
+        InputFile(name="y.root", url="http://h/y.root#z"),
+    )
+    assert job.outputs == (
+        OutputFile(name="a.out", url="http://h/d?authz=T"),
+        OutputFile(name="b.out", url="http://h/"),
+        OutputFile(name="c.out", url="file:///"),
+    )
+    check((job,))
+
+
+@pytest.mark.field("W4")
+def test_a_path_is_written_as_it_is_and_a_url_as_urls_are():
+    tree = {
+        **ONE,
+        "inputs": ["./x.root", {"name": "d", "url": "./50% of #1?.txt"}, "file:///a%20b/y"],
+        "outputs": ["./o/z"],
+    }
+    (job,) = jobs_from(tree, base="/home/Анна/my work")
+    home = "file:///home/%D0%90%D0%BD%D0%BD%D0%B0/my%20work"
+    assert job.inputs == (
+        InputFile(name="x.root", url=f"{home}/x.root"),
+        InputFile(name="d", url=f"{home}/50%25%20of%20%231%3F.txt"),
+        InputFile(name="y", url="file:///a%20b/y"),
+    )
+    assert job.outputs == (OutputFile(name="z", url=f"{home}/o"),)
+    check((job,))
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("./my file.txt", "'my file.txt' cannot be a file's name"),
+        ("./directory/", "'' cannot be a file's name"),
+        ("http://h", "'' cannot be a file's name"),
+        ("http://h/..", "'..' cannot be a file's name"),
+        ("http://[::1/x", "is not a URL"),
+        ("http://h/a b", "is not a URL"),
+        ({"name": "x", "url": "http://[::1/x"}, "is not a URL"),
+        ({"name": "x", "url": "file:///a#b"}, "write ? as %3F and # as %23"),
+        ({"name": "x", "url": "file:///a?b"}, "write ? as %3F and # as %23"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["inputs", "outputs"])
+def test_a_file_that_has_no_place_is_told_at_submit(kind, file, says):
+    with pytest.raises(AilurusError) as caught:
+        check(jobs_from({**ONE, kind: [file]}))
+    assert says in str(caught.value)
+    assert caught.value.field.startswith(f"jobs[0].{kind}[0]")

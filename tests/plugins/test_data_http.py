@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
 from pilot.ports import JobError
 from plugins.data import http
 from plugins.data.http import Http
@@ -117,7 +118,7 @@ def code_of(act) -> Code:
 
 
 def test_a_file_is_measured_on_the_way(store, transfer: Http, into: int, tmp_path: Path) -> None:
-    copied = transfer.get(store.url + "/ok/data", into, nothing, md5=True)
+    copied = transfer.get(Url.parse(store.url + "/ok/data"), into, nothing, md5=True)
     assert (tmp_path / "copy").read_bytes() == DATA
     assert (copied.size, copied.adler32) == (len(DATA), f"{zlib.adler32(DATA):08x}")
     assert copied.md5
@@ -132,18 +133,18 @@ def test_a_file_is_measured_on_the_way(store, transfer: Http, into: int, tmp_pat
         "{url}/ok/%2e%2e/no/data",
         "{url}/ok/%2e%2e%2fno/data",
         "{url}/ok\\..\\no",
+        "{url}/ok/%2E%2E/no/data",
         "http://127.0.0.1:1/ok/data",
         "http://user@{host}/ok/data",
         "http://{host}@localhost/ok/data",
         "https://{host}/ok/data",
         "http:///ok/data",
-        "http://[::1/ok",
     ],
 )
 def test_f4_what_the_list_does_not_cover_is_never_asked(
     store, transfer: Http, into: int, url: str
 ) -> None:
-    url = url.format(url=store.url, host=store.url.removeprefix("http://"))
+    url = Url.parse(url.format(url=store.url, host=store.url.removeprefix("http://")))
     for act in (
         lambda: transfer.get(url, into, nothing, md5=False),
         lambda: transfer.put(into, url, nothing),
@@ -159,21 +160,23 @@ def test_f4_what_the_list_does_not_cover_is_never_asked(
 )
 def test_f4_a_redirect_out_is_refused(store, transfer: Http, into: int, target: str) -> None:
     target = target.format(url=store.url.replace("/", "|"))
-    url = f"{store.url}/ok/to:{target.replace('/', '|')}"
+    url = Url.parse(f"{store.url}/ok/to:{target.replace('/', '|')}")
     assert code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.STORAGE_FORBIDDEN
     assert all(path.startswith("/ok/") for path in store.asked)
     assert os.fstat(into).st_size == 0
 
 
 def test_f4_a_redirect_inside_is_followed_but_not_forever(store, transfer: Http, into: int) -> None:
-    assert transfer.get(store.url + "/ok/to:|ok|data", into, nothing, md5=False).size == len(DATA)
-    url = store.url + "/ok/round"
+    assert transfer.get(
+        Url.parse(store.url + "/ok/to:|ok|data"), into, nothing, md5=False
+    ).size == len(DATA)
+    url = Url.parse(store.url + "/ok/round")
     assert code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
     assert store.asked.count("/ok/round") == http.REDIRECTS + 1
 
 
 def test_f3_a_short_read_is_noticed(store, transfer: Http, into: int) -> None:
-    url = store.url + "/ok/short"
+    url = Url.parse(store.url + "/ok/short")
     assert code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
 
 
@@ -181,7 +184,7 @@ def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
     monkeypatch.setattr(http, "STALL_S", 0.5)
     hasty = Http(http_allow=[store.url + "/ok/"])
     began = time.monotonic()
-    url = store.url + "/ok/stall"
+    url = Url.parse(store.url + "/ok/stall")
     assert code_of(lambda: hasty.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
     assert time.monotonic() - began < 2.5
     hasty._pool.clear()
@@ -189,16 +192,16 @@ def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
 
 def test_statuses_become_codes(store, transfer: Http, into: int) -> None:
     with pytest.raises(JobError) as busy:
-        transfer.get(store.url + "/ok/busy", into, nothing, md5=False)
+        transfer.get(Url.parse(store.url + "/ok/busy"), into, nothing, md5=False)
     assert busy.value.transient
-    missing = store.url + "/ok/missing"
+    missing = Url.parse(store.url + "/ok/missing")
     assert code_of(lambda: transfer.get(missing, into, nothing, md5=False)) is Code.NO_SUCH_FILE
 
 
 def test_f5_an_output_is_put_once(store, transfer: Http, into: int) -> None:
     os.write(into, b"hello")
     os.lseek(into, 0, os.SEEK_SET)
-    url = store.url + "/ok/out"
+    url = Url.parse(store.url + "/ok/out")
     assert transfer.put(into, url, nothing).adler32 == f"{zlib.adler32(b'hello'):08x}"
     assert store.files["/ok/out"] == b"hello"
     os.lseek(into, 0, os.SEEK_SET)
@@ -212,5 +215,5 @@ def test_f5_an_output_is_put_once(store, transfer: Http, into: int) -> None:
 
 def test_nobody_there(transfer: Http, into: int) -> None:
     alone = Http(http_allow=["http://127.0.0.1:1/"])
-    act = lambda: alone.get("http://127.0.0.1:1/x", into, nothing, md5=False)  # noqa: E731
+    act = lambda: alone.get(Url.parse("http://127.0.0.1:1/x"), into, nothing, md5=False)  # noqa: E731
     assert code_of(act) is Code.STAGE_IN_FAILED

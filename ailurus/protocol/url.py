@@ -1,0 +1,156 @@
+"""URLs of data, parsed once: joined, named and shown here and nowhere else.
+
+On the wire a URL stays a text (`FileUrl`, `DirectoryUrl`). Whoever does something with one parses it.
+`str()` of a parsed URL is what people may see, `.text` what is stored, `.sent` what a server is asked
+for; so a log line that forgets about secrets shows none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+from urllib.parse import quote, unquote_to_bytes, urljoin
+
+from msgspec import Meta, Struct
+
+from ailurus.protocol.errors import AilurusError
+
+_FORM: Final = r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$"
+LONGEST: Final = 2500
+LONGEST_DIRECTORY: Final = 2000
+FileUrl = Annotated[
+    str, Meta(max_length=LONGEST, pattern=_FORM, description="scheme://..., without spaces")
+]
+"""Where a file is. The same type where it is stored and where it is handed out: whatever a parent's
+report may say, a child's input can hold."""
+DirectoryUrl = Annotated[
+    str,
+    Meta(max_length=LONGEST_DIRECTORY, pattern=_FORM, description="scheme://..., without spaces"),
+]
+"""Where files go. Shorter than a file's URL by more than a job's id, attempt and longest file name."""
+
+_PARTS = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*)://"
+    r"(?:([^/?#\x00-\x20]*)@)?"
+    r"(?:\[([0-9A-Fa-f:.]+(?:%25[^\]/?#@\x00-\x20]+)?)\]|([^/?#@:\[\]\\\x00-\x20]*))"
+    r"(?::([0-9]{0,5}))?"
+    r"(/[^?#\x00-\x20]*)?"
+    r"(?:\?([^#\x00-\x20]*))?"
+    r"(?:#([^\x00-\x20]*))?"
+)
+_PORTS: Final = {"http": 80, "https": 443}
+_IN_A_SEGMENT: Final = "!$&'()*+,;=:@"  # and letters, digits, -._~
+# In a text: who, and whatever follows `?` or `#` up to a blank, without the quotes and stops around it.
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+_STOPS = r"(?=[\]\"'`)>,.;:]*(?:\s|$))"
+_QUERY = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*://[^\s?#]*)([?#]\S*?){_STOPS}")
+_TARGET = re.compile(rf"(?<![\w:/])(/[^\s?#]*)(\?(?=\S*\w)\S*?){_STOPS}")  # as urllib3 names it
+
+
+class Url(Struct, frozen=True, gc=False):
+    """A URL in its parts, each as it was written: nothing is decoded or put in another case."""
+
+    scheme: str  # in lower case
+    host: str = ""  # an IPv6 address without its brackets
+    path: str = ""
+    userinfo: str | None = None
+    port: int | None = None
+    query: str | None = None
+    fragment: str | None = None
+
+    @staticmethod
+    def parse(text: str) -> Url:
+        """Raises AilurusError, whose text shows no secrets either."""
+        parts = _PARTS.fullmatch(text)
+        if parts is None or int(parts[5] or 0) > 65535:
+            raise AilurusError(
+                f"{shown(text)!r} is not a URL",
+                remedy="write scheme://host/path; other characters as %XX",
+            )
+        scheme, userinfo, six, host, port, path, query, fragment = parts.groups()
+        return Url(
+            scheme.lower(), six or host, path or "", userinfo, int(port) if port else None, query, fragment
+        )  # fmt: skip
+
+    @staticmethod
+    def of_path(path: str) -> Url:
+        """The `file:` URL of an absolute path. Bytes that are no UTF-8 come as surrogates."""
+        return Url("file", path=quote(path, safe="/" + _IN_A_SEGMENT, errors="surrogateescape"))
+
+    @property
+    def _server(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+    @property
+    def sent(self) -> str:
+        """What a server is asked for: all but the fragment."""
+        user = "" if self.userinfo is None else f"{self.userinfo}@"
+        query = "" if self.query is None else f"?{self.query}"
+        return f"{self.scheme}://{user}{self._server}{self.path}{query}"
+
+    @property
+    def text(self) -> str:
+        """All of it, as it is stored. Never for people."""
+        return self.sent if self.fragment is None else f"{self.sent}#{self.fragment}"
+
+    def __str__(self) -> str:
+        """What people may see: no user, no password, no query, no fragment."""
+        query = "" if self.query is None else _mark(f"?{self.query}")
+        return f"{self.scheme}://{self._server}{self.path}{query}"
+
+    def __repr__(self) -> str:
+        return repr(str(self))
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: who is spoken to. Port 0: the scheme has no usual one."""
+        port = self.port if self.port is not None else _PORTS.get(self.scheme, 0)
+        return self.scheme, self.host.lower(), port
+
+    @property
+    def segments(self) -> list[bytes]:
+        """The names on the path from the top, decoded: bytes, whatever the locale says. Empty ones (of
+        `//` and of a last slash) stay."""
+        return [unquote_to_bytes(segment) for segment in self.path.split("/")[1:]]
+
+    @property
+    def name(self) -> str:
+        """What a file there is called: the last name on the path, decoded; empty after a last slash."""
+        return self.segments[-1].decode("utf-8", "replace") if self.path else ""
+
+    @property
+    def parent(self) -> Url:
+        """The directory of a file."""
+        path = self.path.rpartition("/")[0] or "/"
+        return Url(self.scheme, self.host, path, self.userinfo, self.port, self.query)
+
+    def joined(self, name: str) -> Url:
+        """The file `name` in this directory: the query stays behind the path, the fragment goes."""
+        slash = "" if self.path.endswith("/") else "/"
+        path = f"{self.path}{slash}{quote(name, safe=_IN_A_SEGMENT, errors='surrogateescape')}"
+        return Url(self.scheme, self.host, path, self.userinfo, self.port, self.query)
+
+    def redirected(self, location: str) -> Url:
+        """Where a server's `Location` leads from here. Nothing of our query goes with it: whatever the
+        target needs, the redirect itself carries."""
+        return Url.parse(urljoin(self.sent, location.strip().replace(" ", "%20")))
+
+
+def shown(text: str) -> str:
+    """A URL's text, or one with URLs in it, without their users, passwords, queries and fragments.
+
+    Cheap for what has none; for what does not parse it hides too much rather than too little.
+    """
+    if "?" not in text and "@" not in text and "#" not in text:
+        return text
+    return _TARGET.sub(_hidden, _QUERY.sub(_hidden, _USER.sub("", text)))
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return found[1] + _mark(found[2])
+
+
+def _mark(tail: str) -> str:
+    """What stands for a query or fragment that is not shown."""
+    return "" if tail.startswith("#") else tail[:1] + "…" * (len(tail) > 1)
