@@ -1,22 +1,30 @@
-"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits."""
+"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits, and when the next
+job could be handed out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
+from ailurus.logs import Log
 from dispatcher.caller import Rejected
-from dispatcher.ports import Store, Unavailable
+from dispatcher.ports import Store, Tx, Unavailable
 
 PATIENCE_S = 3.0  # a store that takes longer to commit nothing serves nobody well
 FRESH_S = 1.0  # anybody may ask: the store is asked once in this time, for all of them
 
 
+log = Log("health")
+
+
 class Readiness:
     """Asks the store, not more often than once a second."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, dry: Callable[[Tx], None] = lambda _: None) -> None:
+        """`dry` tries to hand out the next job, without doing it."""
         self._store = store
+        self._dry = dry
         self._asking: asyncio.Task[str] | None = None
         self._asked = 0.0
 
@@ -33,8 +41,12 @@ class Readiness:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._store.write(lambda tx: tx.one("event.last"))
+                await self._store.read(self._dry)
         except TimeoutError:
             return f"no commit within {PATIENCE_S:g} s"
         except Unavailable as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001 -- a bug of ours is just what is looked for
+            log.error("no_job_can_be_handed_out", trace=True)  # noqa: TRY400
+            return f"no job can be handed out: {error!r}"
         return ""

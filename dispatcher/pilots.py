@@ -21,7 +21,7 @@ from dispatcher.events import until
 from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
 from dispatcher.ports import Ahead, Asks, Tx
-from dispatcher.queue import Leased
+from dispatcher.queue import Given, Leased
 
 _encode = msgspec.json.Encoder().encode
 TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
@@ -121,7 +121,10 @@ class Pilots(Core):
             heard.waits = waiter.woken
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
-                leased = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
+                given = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
+                leased = given.jobs
+                if given.unfit and not leased:
+                    continue  # what stood in front is out of the way now
                 left = deadline - time.monotonic()
                 # When one of its jobs has ended it has more room than it asked for: let it ask anew.
                 over = leased or heard.draining or heard.ended != ended or left <= 0
@@ -144,12 +147,12 @@ class Pilots(Core):
             prefetch=bool(leased) and not self.hub.waiting(heard.queue),
         )
 
-    async def _lease(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+    async def _lease(self, ask: m.Acquire, heard: Heard) -> Given:
         held = self.leases.of_worker(heard.worker_id)
         # Such a worker gets nothing new; what it was leased and never heard of comes again.
         full = heard.draining or any(lease.alone for lease in held)
         room = Room(cores=0) if full else ask.room
-        leased = await self.store.write(
+        given = await self.store.write(
             lambda tx: queue.lease(
                 tx,
                 worker_id=heard.worker_id,
@@ -167,7 +170,7 @@ class Pilots(Core):
             Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
         )
         until_s = self.awake.now + self.length(heard.worker_id)
-        for job in leased:
+        for job in given.jobs:
             self.leases.add(
                 Lease(
                     job.job_id,
@@ -182,7 +185,11 @@ class Pilots(Core):
             )
             if not ask.ahead:
                 heard.room = without(heard.room, job.shape)
-        return leased
+        return given
+
+    def dry(self, tx: Tx) -> None:
+        """Try to hand out the next job without doing it. Raises what would stop a queue."""
+        queue.dry(tx, self.shapes, self.turns)
 
     def _elsewhere(self, heard: Heard, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from itertools import islice
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
@@ -16,9 +19,11 @@ from ailurus.protocol.job import InputFile, JobSpec, Room, Shape, without
 from ailurus.protocol.states import JobState, Refusal, Standing
 from ailurus.protocol.worker import Ending
 from dispatcher import graph
+from dispatcher.caller import Rejected
 from dispatcher.groups import Candidate, Turns
-from dispatcher.ports import Tx
+from dispatcher.ports import Row, Tx
 
+log = Log("queue")
 _encode = msgspec.json.Encoder().encode
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
 REPORTED = frozenset({"finished", "failed"})  # states of attempts whose report has been accepted
@@ -46,6 +51,21 @@ class Leased(Struct, frozen=True):
     alone: bool = False  # its workers keep dying: nothing else runs beside it
 
 
+class Unfit(Rejected):
+    """A job that cannot be handed out as it is stored, and why: that job's fault, and nobody else's."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(409, why, remedy="submit the job anew")
+
+
+class Given(Struct, frozen=True):
+    """What a worker gets, and how many jobs had to be failed on the way, since nobody can be given them."""
+
+    jobs: list[Leased]
+    unfit: int = 0
+
+
+ANYTHING = Room(cores=1_000_000, memory_mb=2**62, disk_mb=2**62, gpus=1_000_000, nodes=1_000_000)
 SUSPECT = 3  # workers lost while they had a job: it may be what kills them
 PASSED = 100  # ready jobs looked at beyond those asked for, once some must not run on this node
 
@@ -66,21 +86,20 @@ def lease(
     elsewhere: Callable[[Shape], bool] = lambda _: False,
     turns: Turns | None = None,
     again: bool = True,
-) -> list[Leased]:
+) -> Given:
     """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
     whose shape `suits`.
 
     The same request `again` gets what it got: its first answer may have been lost on the way. A job that
     failed on this `host` is left to others if it can run `elsewhere`; one that lost several workers is
     handed out alone, to a worker that is not `busy`: it may be what kills them, and must not take
-    others' attempts with it. `turns`: of groups of users, which go before priority.
+    others' attempts with it. `turns`: of groups of users, which go before priority. A job that cannot
+    be handed out, for whatever is wrong with it, fails, and the next is taken.
     """
     if again and (rows := tx.all("attempt.of_request", worker_id=worker_id, request=request)):
-        return [
-            Leased(job_id, attempt_nr, _shape(tx, shapes, shape_id), body(tx, job_id))
-            for job_id, attempt_nr, shape_id in rows
-        ]
+        return _given_again(tx, rows, worker_id, shapes, now)
     leased: list[Leased] = []
+    unfit = 0
     passed: set[int] = set()
     turns = turns or Turns()
     for job_id, shape, group in _offered(tx, queue, room, count, shapes, suits, passed, turns):
@@ -97,6 +116,13 @@ def lease(
         if (alone and (busy or leased)) or (host in tried and elsewhere(shape)):
             passed.add(job_id)
             continue
+        try:
+            spec = body(tx, job_id)
+        except Unfit as fault:
+            fail(tx, job_id=job_id, why=str(fault), now=now)
+            unfit += 1
+            passed.add(job_id)
+            continue
         room = without(room, shape)
         if group is not None:
             turns.take(queue, group, shape.cores)
@@ -109,12 +135,51 @@ def lease(
             request=request,
             now=now,
         )
-        leased.append(
-            Leased(job_id, after.attempt_nr, shape, body(tx, job_id), place.owner, alone=alone)
-        )
+        leased.append(Leased(job_id, after.attempt_nr, shape, spec, place.owner, alone=alone))
         if alone:
             break
-    return leased
+    return Given(leased, unfit)
+
+
+def _given_again(
+    tx: Tx, rows: Sequence[Row], worker_id: int, shapes: MutableMapping[int, Shape], now: float
+) -> Given:
+    """The answer to a request that was answered before; its first answer may have been lost."""
+    leased = []
+    for job_id, attempt_nr, shape_id in rows:
+        try:
+            spec = body(tx, job_id)
+        except Unfit as fault:
+            fail(tx, job_id=job_id, why=str(fault), now=now)
+        else:
+            leased.append(Leased(job_id, attempt_nr, _shape(tx, shapes, shape_id), spec))
+    return Given(leased, len(rows) - len(leased))
+
+
+def fail(tx: Tx, *, job_id: int, why: str, now: float) -> None:
+    """End a job that nobody can be given: its owner is told why, and nobody else waits behind it."""
+    standing, place = _standing(tx, job_id)
+    if standing.state in states.FINAL:
+        return
+    diagnosis = f"it cannot be handed out: {why}"[:2000]
+    if standing.state in states.WITH_WORKER:
+        code = Code.NOT_HANDED_OUT
+        _end_attempt(tx, job_id, standing.attempt_nr, "failed", now, code=code, diagnosis=diagnosis)
+    graph.end(tx, job_id, JobState.FAILED, code=Code.NOT_HANDED_OUT, diagnosis=diagnosis, now=now)
+    graph.ended(tx, job_id, JobState.FAILED, place.name, now=now)
+    log.error("job_not_handed_out", job_id=job_id, user=place.owner, reason=why[:2000])
+
+
+def dry(tx: Tx, shapes: MutableMapping[int, Shape], turns: Turns, most: int = 20) -> None:
+    """What handing out the next job does before it writes, for some of the queues where jobs wait.
+    Raises what would stop a queue; a job that is unfit stops none."""
+    names = sorted({row[0] for row in tx.all("counter.all") if row[2] == JobState.ACTIVATED})
+    for name in names[:most]:
+        for job_id, *_ in islice(_best(tx, name, ANYTHING, 1, shapes, lambda _: True, turns), 1):
+            states.lease(_standing(tx, job_id)[0])
+            _tried_on(tx, job_id)
+            with suppress(Unfit):
+                body(tx, job_id)
 
 
 def _offered(
@@ -208,15 +273,38 @@ def _shape(tx: Tx, shapes: MutableMapping[int, Shape], number: int) -> Shape:
 
 
 def body(tx: Tx, job_id: int) -> bytes:
-    """The job's specification, inputs made by its parents filled in from where they are."""
+    """The job's specification as its pilot gets it, inputs made by its parents filled in from where they
+    are. Raises Unfit for one that no pilot could read, whatever is wrong with it."""
     row = tx.one("body.get", job_id=job_id)
+    made = {}
+    if row is not None and row[1]:
+        made = {name: rest for name, *rest in tx.all("file.of_parents", child=job_id)}
+    try:
+        return _filled(row, made)
+    except Unfit:
+        raise
+    except Exception as fault:
+        raise Unfit(f"its specification cannot be read: {fault}") from fault
+
+
+def specification(tx: Tx, job_id: int, name: str) -> JobSpec:
+    """A job's specification, to be shown: as far as it can be read, were it only its name."""
+    with suppress(Unfit):
+        return _decode_spec(body(tx, job_id))
+    row = tx.one("body.get", job_id=job_id)
+    with suppress(msgspec.MsgspecError, TypeError, ValueError):
+        return _decode_spec(bytes(row[0]) if row is not None else b"")
+    return JobSpec(name=name)
+
+
+def _filled(row: Row | None, made: Mapping[str, Sequence[object]]) -> bytes:
+    """What was stored, completed; decoded in any case, for nothing is handed out that cannot be."""
     if row is None:
-        raise LookupError(f"job {job_id} has no body")
-    spec, wants = row
-    if not wants:
-        return bytes(spec)
-    made = {name: rest for name, *rest in tx.all("file.of_parents", child=job_id)}
+        raise Unfit("its specification is not in the store")
+    spec = bytes(row[0])
     job = _decode_spec(spec)
+    if not row[1]:
+        return spec
     return _encode(replace(job, inputs=tuple(_located(file, made) for file in job.inputs)))
 
 
@@ -224,10 +312,13 @@ def _located(file: InputFile, made: Mapping[str, Sequence[object]]) -> InputFile
     if file.url or file.name not in made:  # an optional output that was not made: the pilot says so
         return file
     url, size, adler32, md5 = made[file.name]
-    return msgspec.convert(
-        {"name": file.name, "url": url, "size": size, "adler32": adler32 or None, "md5": md5},
-        InputFile,
-    )
+    try:
+        return msgspec.convert(
+            {"name": file.name, "url": url, "size": size, "adler32": adler32 or None, "md5": md5},
+            InputFile,
+        )
+    except msgspec.ValidationError as error:
+        raise Unfit(f"input {file.name}, as a job before it left it: {error}") from None
 
 
 def mark(

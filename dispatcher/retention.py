@@ -8,7 +8,6 @@ from __future__ import annotations
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import JobSpec
 from dispatcher import queue, views
 from dispatcher.ports import Row, Tx
 
@@ -16,7 +15,6 @@ SLICE = 50  # jobs moved in one commit
 EVENTS = 2000  # events and submissions forgotten in one commit
 _encode = msgspec.json.Encoder().encode
 _detail = msgspec.json.Decoder(m.JobDetail).decode
-_spec = msgspec.json.Decoder(JobSpec).decode
 
 
 def detail(tx: Tx, row: Row) -> m.JobDetail:
@@ -24,7 +22,7 @@ def detail(tx: Tx, row: Row) -> m.JobDetail:
     job_id = row[0]
     return m.JobDetail(
         row=views.job(row),
-        spec=_spec(queue.body(tx, job_id)),
+        spec=queue.specification(tx, job_id, row[1]),
         attempts=tuple(views.attempt(one) for one in tx.all("attempt.of_job", job_id=job_id)),
         files=tuple(views.file(one) for one in tx.all("file.of_job", job_id=job_id)),
         parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),

@@ -191,7 +191,7 @@ class Users(Core):
         if job.state is not JobState.ACTIVATED:
             parents = await self.store.read(lambda tx: tx.all("parent.states", child=job_id))
             return why.elsewhere(job, parents)
-        spec = _decode_spec(await self.store.read(lambda tx: queue.body(tx, job_id)))
+        spec = await self.store.read(lambda tx: queue.specification(tx, job_id, job.name))
         shape = shape_of(spec)
 
         def gather(tx: Tx) -> tuple[int, m.GroupRow | None]:

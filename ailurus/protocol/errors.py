@@ -66,6 +66,7 @@ class Code(IntEnum):
     # PanDA's job dispatcher says these itself, when no pilot is left to say anything.
     LOST_HEARTBEAT = 100, "lost heartbeat", True
     PARENT_FAILED = 200, "a job that this one depends on did not finish"
+    NOT_HANDED_OUT = 201, "the job cannot be handed to a worker as it is stored"
 
 
 TAKEN_AWAY = frozenset({Code.SIGTERM, Code.SIGXCPU, Code.SIGUSR1, Code.PREEMPTED})

@@ -246,7 +246,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
                 console=console(),
                 stream=live.stream,
                 panda=Panda(service, issuer, panda),
-                ready=Readiness(store).check,
+                ready=Readiness(store, service.dry).check,
                 access=access,
                 revocations=revocations,
                 rates=Rates(per_s=args.rate) if args.rate > 0 else None,

@@ -18,7 +18,7 @@ from dispatcher.core import end_worker
 from dispatcher.leases import Lease
 from dispatcher.panda.party import Party
 from dispatcher.ports import Ahead, Asks, Tx
-from dispatcher.queue import Leased
+from dispatcher.queue import Given, Leased
 from dispatcher.service import Service
 
 LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
@@ -113,34 +113,68 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
     """Jobs for a client, as dictionaries. Empty: there is none that it can run."""
     if ask.task_id not in (0, 1):  # all our jobs are of one task, and its number is 1
         return []
+    while True:
+        jobs, unfit = await _acquired(service, ask)
+        if jobs or not unfit:
+            return jobs  # else: what stood in front is out of the way now
+
+
+async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], int]:
+    """Some jobs, and how many had to be failed because nobody can be given them."""
     place = place_of(ask)
     count = max(1, min(ask.count, 1000))
 
-    def change(tx: Tx) -> tuple[int, list[Leased]]:
+    def change(tx: Tx) -> tuple[int, Given]:
         if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
             raise _NoneToday
         worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
-        leased = _lease(service, tx, ask, worker_id, count)
-        if not leased:
+        given = _lease(service, tx, ask, worker_id, count)
+        if not given.jobs and not given.unfit:
             raise _NoneToday  # and no trace of the client is kept
-        return worker_id, leased
+        return worker_id, given
 
     try:
-        worker_id, leased = await service.store.write(
+        worker_id, given = await service.store.write(
             change, Ahead(ask=Asks(0, "", ask.site, count))
         )
     except _NoneToday:
-        return []
+        return [], 0
     hear(service, worker_id, ask.site, ask.node)
     until = service.awake.now + LEASE_S
-    for job in leased:
+    for job in given.jobs:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
         service.leases.add(lease)
+    jobs, faults = _translated(service, ask, worker_id, given.jobs)
+    if faults:
+        await _fail(service, faults)
+    return jobs, given.unfit + len(faults)
+
+
+def _translated(
+    service: Service, ask: Ask, worker_id: int, leased: list[Leased]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Jobs in PanDA's words, and by its id why one cannot be said in them: that one fails alone."""
     more = {"credname": "", "myproxy": ""} if ask.proxy_key else {}
-    return [panda.dictionary(_sent(service, ask, worker_id, job)) | more for job in leased]
+    jobs, faults = [], {}
+    for job in leased:
+        try:
+            jobs.append(panda.dictionary(_sent(service, ask, worker_id, job)) | more)
+        except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
+            faults[job.job_id] = f"no PanDA pilot can be told of it: {fault!r}"
+    return jobs, faults
 
 
-def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> list[Leased]:
+async def _fail(service: Service, faults: dict[int, str]) -> None:
+    def change(tx: Tx) -> None:
+        for job_id, why in faults.items():
+            queue.fail(tx, job_id=job_id, why=why, now=service.now())
+
+    await service.store.write(change)
+    for job_id in faults:
+        service.leases.drop(job_id)
+
+
+def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> Given:
     return queue.lease(
         tx,
         worker_id=worker_id,

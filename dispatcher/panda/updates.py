@@ -162,7 +162,7 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
         attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
         if attempt is None or attempt[1] in queue.REPORTED:
             return False
-        spec = _decode(queue.body(tx, job_id))
+        spec = queue.specification(tx, job_id, "job")
         place = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
         word = tx.one("fact.get", kind=WORD, **place)
         for kind in (WORD, ATTEMPT):
