@@ -14,7 +14,7 @@ from ailurus.protocol.errors import TAKEN_AWAY
 from ailurus.protocol.job import Room, Shape, without
 from ailurus.protocol.states import FINAL, JobState, Refusal
 from ailurus.protocol.worker import Phase
-from dispatcher import queue
+from dispatcher import logs, queue
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
 from dispatcher.events import until
@@ -414,29 +414,8 @@ class Pilots(Core):
 
     async def log_pieces(self, ask: m.LogPieces, caller: Caller) -> m.Done:
         """Pieces of payloads' output. A log longer than the limit is cut, not refused."""
-
-        def change(tx: Tx) -> None:
-            for piece in ask.pieces:
-                attempt = tx.one("attempt.get", job_id=piece.job_id, attempt_nr=piece.attempt_nr)
-                data = piece.text.encode()
-                stop = piece.offset + len(data)
-                if (
-                    attempt is None
-                    or attempt[0] != caller.worker_id
-                    or stop > self.settings.live_log_bytes
-                ):
-                    continue
-                tx.run(
-                    "log.add",
-                    job_id=piece.job_id,
-                    attempt_nr=piece.attempt_nr,
-                    stream=piece.stream,
-                    start=piece.offset,
-                    stop=stop,
-                    piece=data,
-                )
-
-        await self.store.write(change)
+        most = self.settings.live_log_bytes
+        await self.store.write(lambda tx: logs.keep(tx, ask, caller.worker_id, most))
         for job_id in {piece.job_id for piece in ask.pieces}:
             await self.arrived(job_id)
         return m.Done()

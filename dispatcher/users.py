@@ -19,7 +19,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
-from dispatcher import queue, retention, shares, submission, views, why
+from dispatcher import logs, queue, retention, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
@@ -30,7 +30,6 @@ from dispatcher.submission import Prepared
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
 _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
-PIECES = 64
 
 
 class Users(Core):
@@ -301,21 +300,7 @@ class Users(Core):
                 job = tx.one("job.standing", job_id=job_id)
                 ended = job is None or job[0] in FINAL  # before it began: nothing will come
                 return m.LogChunk(offset=0, end=0, text="", final=ended)
-            place = {"job_id": job_id, "attempt_nr": wanted[-1][0], "stream": ask.stream}
-            ended = wanted[-1][9] is not None
-            stop = (tx.one("log.stop", **place) or (0,))[0]
-            offset = max(0, stop + ask.offset) if ask.offset < 0 else min(ask.offset, stop)
-            pieces = tx.all("log.from", offset=offset, most=PIECES, **place)
-            data, end = b"", offset
-            for start, piece_stop, piece in pieces:
-                if start > end:  # a piece that never came: say so rather than hide it
-                    data += f"\n[{start - end} bytes missing]\n".encode()
-                data += piece[max(0, end - start) :]
-                end = piece_stop
-            final = ended and end >= stop
-            return m.LogChunk(
-                offset=offset, end=end, text=data.decode("utf-8", "replace"), final=final
-            )
+            return logs.chunk(tx, ask, job_id, wanted[-1])
 
         return await self.store.read(gather)
 

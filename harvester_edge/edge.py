@@ -259,6 +259,7 @@ def _told(site: Site) -> bytes:
             "roots": [expanded(root) for root in site.storage.roots],
             "http_allow": site.storage.http_allow,
             "default_output": site.storage.default_output,
+            "logs": site.storage.logs,
         },
         "software": [expanded(path) for path in site.software],
         "container": site.container,

@@ -260,6 +260,9 @@ class Storage(_Part, frozen=True, kw_only=True):
              description="a URL such as https://host/directory/, or empty",
              examples=["https://storage.example/ailurus/"]),
     ] = ""  # fmt: skip
+    logs: Literal["failed", "all", "none"] = "failed"
+    """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log: whole`, of
+    all attempts, or of none."""
 
 
 class Container(_Part, frozen=True, kw_only=True):

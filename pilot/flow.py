@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
@@ -54,8 +56,9 @@ def carry(held: Held, kit: Kit) -> None:
             return
         if error is not None:
             files = keep_log(held, work, kit.stage, error)
-        elif held.assignment.keep_log:
+        else:
             files = (*files, *keep_log(held, work, kit.stage, None))
+        written(held, work)
         conclude(report_of(held, kit, outcome, files, error, stderr_tail(work)), held, kit)
 
 
@@ -73,6 +76,12 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
         raise JobError(
             Code.NOT_IMPLEMENTED, f"{spec.nodes} nodes, and this pilot has one", field="nodes"
         )
+
+
+def written(held: Held, work: Workdir) -> None:
+    """Note how long the payload's output is, so that whoever keeps a part of it can say so."""
+    sizes = [path.lstat().st_size if path.is_file() else 0 for path in (work.stdout, work.stderr)]
+    held.usage = replace(held.usage, stdout_bytes=sizes[0], stderr_bytes=sizes[1])
 
 
 def report_of(

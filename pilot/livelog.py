@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import codecs
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import LogPiece
 from pilot.held import Held
 
 PIECE_BYTES = 256 * 1024
 FINAL_BYTES = 64 * 1024
-"""What is sent of a log when its payload has ended; more of it is in log.tgz."""
+"""What is sent at least of a log when its payload has ended, however long it is: its end."""
+WHOLE_BYTES = 16_000_000
+"""What is sent at most of a stream of a job that wants its whole log; dispatchers keep no more."""
 
 
 def _question_marks(error: UnicodeError) -> tuple[str, int]:
@@ -39,12 +46,73 @@ def whole_characters(data: bytes) -> bytes:
     return data
 
 
+def opened(path: Path) -> int | None:
+    """A file that a payload writes, open for reading; None if there is none, or no regular one: it may
+    have put a link or a FIFO in its place."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+class Rest:
+    """The rest of both streams, read as it is sent. Short ones are read at once and hold no file."""
+
+    def __init__(self, follower: Follower, files: dict[str, int]) -> None:
+        self._files = files
+        self._pieces = (
+            piece for stream, fd in files.items() for piece in follower.rest_of(stream, fd)
+        )
+        self._ahead: list[LogPiece] = []
+        if not follower.wants_all:
+            self._ahead = list(self._pieces)
+            self.close()
+
+    @property
+    def bytes(self) -> int:
+        """Of memory."""
+        return sum(len(piece.text) for piece in self._ahead)
+
+    def first(self) -> LogPiece | None:
+        """The piece to be sent next; the same one until it is `sent`."""
+        if not self._ahead and self._files and (piece := next(self._pieces, None)) is not None:
+            self._ahead.append(piece)
+        return self._ahead[0] if self._ahead else None
+
+    def sent(self) -> None:
+        del self._ahead[0]
+
+    def shorten(self, most: int) -> None:
+        """Keep the last `most` characters of each stream: there is no room for more."""
+        self.close()
+        self._ahead = [_end_of(piece, most) for piece in self._ahead if piece.final]
+
+    def close(self) -> None:
+        for fd in self._files.values():
+            os.close(fd)
+        self._files = {}
+
+
+def _end_of(piece: LogPiece, most: int) -> LogPiece:
+    text = piece.text[-most:]
+    cut = len(piece.text.encode()) - len(text.encode())
+    return replace(piece, offset=piece.offset + cut, text=text)
+
+
 class Follower:
-    """What of one attempt's output has been sent."""
+    """What of one attempt's output has been sent, from its beginning to its report."""
 
     def __init__(self, held: Held) -> None:
         self._held = held
         self._sent = {"stdout": 0, "stderr": 0}
+
+    @property
+    def wants_all(self) -> bool:
+        return self._held.spec.log == WHOLE_LOG
 
     def news(self) -> list[LogPiece]:
         """What was written since the last look, at most a piece a stream."""
@@ -57,15 +125,28 @@ class Follower:
                 pieces.append(self._piece(stream, start, data))
         return pieces
 
-    def rest(self) -> list[LogPiece]:
-        """The end of what has not been sent, once the payload has ended."""
-        pieces = []
-        for stream, path in self._paths():
-            size = path.stat().st_size if path.exists() else 0
-            start = max(self._sent[stream], size - FINAL_BYTES)
-            if data := _read(path, start, FINAL_BYTES):
-                pieces.append(self._piece(stream, start, data, final=True))
-        return pieces
+    def rest(self) -> Rest:
+        """What is to be sent once the payload has ended: the end of what has not been sent, or all of
+        that for a job that wants its whole log. Its files may be removed meanwhile."""
+        files = {stream: fd for stream, path in self._paths() if (fd := opened(path)) is not None}
+        return Rest(self, files)
+
+    def rest_of(self, stream: str, fd: int) -> Iterator[LogPiece]:
+        """The pieces of one stream's rest, the last one marked as such."""
+        size, start = os.fstat(fd).st_size, self._sent[stream]
+        end = max(start, size - FINAL_BYTES)
+        if self.wants_all:
+            until = min(end, WHOLE_BYTES)
+            while start < until:
+                data = whole_characters(os.pread(fd, min(PIECE_BYTES, until - start), start))
+                if not data:
+                    break
+                yield self._piece(stream, start, data)
+                start += len(data)
+            if until == end:
+                end = start
+        if data := os.pread(fd, size - end, end):
+            yield self._piece(stream, end, data, final=True)
 
     def _paths(self) -> list[tuple[str, Path]]:
         work = self._held.work
@@ -83,9 +164,7 @@ class Follower:
 
 
 def _read(path: Path, start: int, most: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    if (fd := opened(path)) is None:
         return b""
     try:
         return os.pread(fd, most, start)

@@ -18,13 +18,16 @@ from ailurus.protocol.job import Room
 from ailurus.wire.client import Refused
 from pilot.held import Held, killed_by_server
 from pilot.link import Link, ToldToGo, backoff
-from pilot.livelog import Follower
+from pilot.livelog import Follower, Rest
 from pilot.spool import Id, Journal
 from pilot.tail import tail
 
 GATHER_S, APART_S = 0.02, 0.1  # a change waits for others; heartbeats for changes keep apart
 LIVE_S = 1.0  # between pieces of a log that somebody watches
 BULK = 500
+TOGETHER = 1_000_000  # characters of logs in one request; as JSON they may be six times as long
+ENDS_BYTES = 32_000_000  # of logs that wait for a dispatcher; of more, only the last words are kept
+LAST_WORDS = 2000
 ACCEPTED = "accepted"
 
 
@@ -44,8 +47,9 @@ class Reporter:
         self._held: dict[Id, Held] = {}
         self._changed: set[Id] = set()
         self._owed: dict[Id, tuple[m.Report, Journal]] = {}
-        self._ends: list[m.LogPiece] = []
-        self._followed: dict[Id, tuple[Follower, float]] = {}  # until when
+        self._ends: list[Rest] = []
+        self._followers: dict[Id, Follower] = {}  # what has been sent of their logs
+        self._followed: dict[Id, float] = {}  # those that somebody watches, until when
         self._released: list[Held] = []
         self._heartbeat_s = link.registered.heartbeat_s
         self._beat_at = time.monotonic() + self._heartbeat_s
@@ -74,14 +78,18 @@ class Reporter:
                 self._news.notify()
 
     def follow(self, held: Held) -> Follower:
-        """The follower of an attempt's output: the live one if somebody watches."""
+        """The follower of an attempt's output; it is not watched any more."""
         with self._news:
-            return self._followed.pop(held.id, (Follower(held), 0.0))[0]
+            self._followed.pop(held.id, None)
+            return self._followers.pop(held.id, None) or Follower(held)
 
-    def owe(self, report: m.Report, journal: Journal, ends: Sequence[m.LogPiece] = ()) -> None:
-        """Send this report until it is answered."""
+    def owe(self, report: m.Report, journal: Journal, ends: Rest | None = None) -> None:
+        """Send the end of the output, and this report until it is answered."""
         with self._news:
-            self._ends += ends
+            if ends is not None:
+                if sum(one.bytes for one in self._ends) + ends.bytes > ENDS_BYTES:
+                    ends.shorten(LAST_WORDS)
+                self._ends.append(ends)
             self._owed[report.job_id, report.attempt_nr] = (report, journal)
             self._news.notify()
 
@@ -157,8 +165,10 @@ class Reporter:
     def _turn(self) -> None:
         if self._draining and not self._drain_told:  # else a job that we report comes back to us
             self._beat(everything=True)
-        self._send_ends()
+        silent = self._send_ends()
         self._send_reports()
+        if silent is not None:
+            raise silent
         self._send_released()
         now = time.monotonic()
         if now >= self._beat_at:
@@ -218,8 +228,8 @@ class Reporter:
             self.changed(held)
         elif command.action is m.Action.LOG:
             seconds = float(command.argument or 0) or 2 * self._heartbeat_s
-            follower, _ = self._followed.get(held.id, (Follower(held), 0.0))
-            self._followed[held.id] = (follower, time.monotonic() + seconds + self._heartbeat_s)
+            self._followers.setdefault(held.id, Follower(held))
+            self._followed[held.id] = time.monotonic() + seconds + self._heartbeat_s
 
     def _send_reports(self) -> None:
         while batch := list(self._owed.values())[:BULK]:
@@ -257,29 +267,56 @@ class Reporter:
                 self._held.pop(one, None)
                 self._changed.discard(one)
                 self._followed.pop(one, None)
+                self._followers.pop(one, None)
         if not said:
             raise ValueError("an answer without verdicts")
 
-    def _send_ends(self) -> None:
+    def _send_ends(self) -> AilurusError | None:
+        """Send the ends of logs, until they have come. Why nobody took them, for reports do not wait
+        for logs."""
+        while batch := self._next_ends():
+            try:
+                self._pieces([piece for _, piece in batch])
+            except Refused as error:
+                self._log.error("log_refused", what=str(error))
+            except AilurusError as error:
+                return error
+            with self._news:
+                for rest, _ in batch:
+                    rest.sent()
+        return None
+
+    def _next_ends(self) -> list[tuple[Rest, m.LogPiece]]:
+        """The next piece of each log, as many as go together; forgets those that have none left."""
+        batch: list[tuple[Rest, m.LogPiece]] = []
+        size = 0
         with self._news:
-            ends, self._ends = self._ends, []
-        for start in range(0, len(ends), 16):
-            self._pieces(ends[start : start + 16])
+            for rest in list(self._ends):
+                piece = rest.first()
+                if piece is None:
+                    rest.close()
+                    self._ends.remove(rest)
+                    continue
+                if batch and (size + len(piece.text) > TOGETHER or len(batch) == BULK):
+                    break
+                batch.append((rest, piece))
+                size += len(piece.text)
+        return batch
 
     def _send_followed(self) -> None:
         now = time.monotonic()
-        for one, (follower, until) in list(self._followed.items()):
-            if pieces := follower.news():
-                self._pieces(pieces)
-            if now > until:
+        for one, until in list(self._followed.items()):
+            follower = self._followers.get(one)
+            if follower is not None and (pieces := follower.news()):
+                try:
+                    self._pieces(pieces)
+                except AilurusError as error:  # a live log is a service; its end comes in any case
+                    self._log.info("log_not_sent", what=str(error))
+            if follower is None or now > until:
                 self._followed.pop(one, None)
 
     def _pieces(self, pieces: list[m.LogPiece]) -> None:
-        """Live logs are a service, not a duty: log.tgz has them all, so a failure is not repeated."""
-        try:
-            self._link.client.call("log_pieces", m.LogPieces(pieces=tuple(pieces)), answer=m.Done)
-        except AilurusError as error:
-            self._log.info("log_not_sent", what=str(error))
+        self._link.client.call("log_pieces", m.LogPieces(pieces=tuple(pieces)), answer=m.Done)
 
     def _send_released(self) -> None:
         with self._news:

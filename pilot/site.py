@@ -28,6 +28,8 @@ class Storage(Struct, frozen=True):
     http_allow: tuple[str, ...] = ()
     """Prefixes of http URLs."""
     default_output: str = ""
+    logs: str = "failed"
+    """Whose log.tgz goes there: of failed attempts, `all` or `none`."""
 
 
 class ContainerChoice(Struct, frozen=True):

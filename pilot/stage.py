@@ -29,8 +29,14 @@ class Stage:
     """Moves the files of jobs with the transfers of this site."""
 
     def __init__(
-        self, transfers: Callable[[str], Transfer], default_output: str, bounds: Bounds
+        self,
+        transfers: Callable[[str], Transfer],
+        default_output: str,
+        bounds: Bounds,
+        logs: str = "failed",
     ) -> None:
+        """`logs`: whose log.tgz is kept, see `site.Storage`."""
+        self.logs = logs
         self._transfers = transfers
         self._default = default_output
         self._bounds = bounds

@@ -77,7 +77,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
         spool = Spool(_spool(options, directory, container), instance)
         bounds = bounds_of(site.limits)
         slots = Slots(total, _pinned(site, total, seen))
-        stage = Stage(_transfers(site), site.storage.default_output, bounds)
+        stage = Stage(_transfers(site), site.storage.default_output, bounds, site.storage.logs)
         server: Server | None = None
 
         def room() -> Room:

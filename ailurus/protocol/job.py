@@ -118,8 +118,12 @@ class JobSpec(
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     """How often to try, whatever the failure; None: five times, and only after failures that
     another attempt can cure (a lost worker, a failed transfer)."""
+    log: Annotated[str, Meta(pattern=r"^(end|whole)(?!\n)$", description="end or whole")] = "end"
+    """What is kept of its output: the end of each stream, or all of it: at the dispatcher as far as
+    that keeps logs, and as log.tgz in the site's storage, also if it finishes."""
 
 
+WHOLE_LOG = "whole"
 LOG = "log.tgz"
 """The log of an attempt among its outputs."""
 DEFAULT_ATTEMPTS = 5

@@ -110,6 +110,8 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     write_bytes: Whole = 0
     disk_mb: Whole = 0
     processes: Whole = 0
+    stdout_bytes: Whole = 0  # written in all; told when it has ended
+    stderr_bytes: Whole = 0
 
 
 class Sample(Answer):
@@ -199,6 +201,9 @@ class LogChunk(Answer):
     end: int
     text: str
     final: bool = False  # this is all: the attempt has ended, or none will ever begin
+    skipped: int = 0  # bytes before `offset`, from what was asked for on, that are not kept
+    size: int = 0  # of the whole stream, as far as is known
+    kept: int = 0  # bytes of it that the dispatcher has
 
 
 class GroupRow(Answer):

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
 from dispatcher.cli.connection import connect
+from dispatcher.cli.exits import NO_INPUT, OK
 
 if TYPE_CHECKING:
+    from ailurus.protocol.messages import JobDetail, LogChunk
     from ailurus.wire.client import Client
 
 WAIT_S = 20.0
@@ -23,29 +25,83 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def main(args: Namespace, out: Output) -> int:
-    """Print what is there; with --follow, then what comes."""
+    """Print what is there; with --follow, then what comes. What is not there is said on stderr."""
     from ailurus.protocol.api import LogQuery
 
     client = connect(args, patience_s=60.0)
     offset, wait_s = 0, 0.0
+    printed = asked = False
     while True:
         query = LogQuery(stream=args.stream, attempt_nr=args.attempt, offset=offset, wait_s=wait_s)
         chunk = client.log(args.id, query)
         if out.as_json:
             out.record(chunk)
         else:
-            out.raw(chunk.text)
+            out.raw(_cut(chunk.skipped, printed) + chunk.text)
+        printed |= bool(chunk.text)
         moved = chunk.end > offset
         offset = chunk.end
-        if not moved and (chunk.final or not args.follow):
-            if not offset:
-                _say_why_nothing(client, args.id)
-            return 0
-        wait_s = WAIT_S if args.follow and not chunk.final else 0.0
+        asks = not (args.follow or asked or chunk.final or offset) and _running(client, args)
+        if not moved and (chunk.final or not (args.follow or asks)):
+            return _ended(client, args, chunk)
+        asked |= asks
+        wait_s = WAIT_S if (args.follow or asks) and not chunk.final else 0.0
 
 
-def _say_why_nothing(client: Client, job_id: int) -> None:
-    """An empty output needs no words, unless nothing has run that could have written it."""
-    job = client.show(job_id)
-    if not job.attempts:
-        sys.stderr.write(clean(f"dispatcher: job {job_id} is {job.row.state}, and has not run\n"))
+def _running(client: Client, args: Namespace) -> bool:
+    """Whether a pilot has the job, and so may have output that it sends only when somebody looks."""
+    from ailurus.protocol.states import WITH_WORKER
+
+    job = client.show(args.id)
+    if job.row.state not in WITH_WORKER or args.attempt not in (None, job.row.attempt_nr):
+        return False
+    _say(f"job {args.id} is {job.row.state}; its pilot is asked for its output")
+    return True
+
+
+def _cut(missing: int, after: bool) -> str:
+    """A line where bytes are missing."""
+    return f"{chr(10) if after else ''}[{missing:,} bytes are not kept here]\n" if missing else ""
+
+
+def _ended(client: Client, args: Namespace, last: LogChunk) -> int:
+    """Say what of the output is missing, and where it is; the exit code: 66 if there was some and none
+    of it is here."""
+    job = client.show(args.id)
+    if not last.kept and not last.size:
+        _say(_why_nothing(job, args))
+        return OK
+    if last.final and last.size > last.kept:
+        some = f"{last.kept:,} of the {last.size:,} bytes of {args.stream} are kept here"
+        _say(f"job {args.id}: {some}; {_elsewhere(job)}")
+    return OK if last.kept else NO_INPUT
+
+
+def _elsewhere(job: JobDetail) -> str:
+    from ailurus.protocol.job import LOG
+
+    whole = [file.url for file in job.files if file.name == LOG]
+    if whole:
+        return f"the log of the attempt is in {whole[0]}"
+    return "submit it with `log: whole` to have more of it kept"
+
+
+def _why_nothing(job: JobDetail, args: Namespace) -> str:
+    """An empty output needs no words, unless another place has some or nothing has run."""
+    row, attempts = job.row, [a for a in job.attempts if args.attempt in (None, a.attempt_nr)]
+    if not attempts:
+        return f"job {row.job_id} is {row.state}, and has not run"
+    last = attempts[-1]
+    if last.state == "lost":
+        return f"attempt {last.attempt_nr} of job {row.job_id} is lost, and its output with it"
+    if last.ended is None:
+        return f"job {row.job_id} is {row.state}, and has written nothing to {args.stream} yet"
+    other = "stderr" if args.stream == "stdout" else "stdout"
+    if last.usage is not None and getattr(last.usage, f"{other}_bytes"):
+        return f"job {row.job_id} wrote nothing to {args.stream}; try --stream {other}"
+    return ""
+
+
+def _say(what: str) -> None:
+    if what:
+        sys.stderr.write(clean(f"dispatcher: {what}\n"))

@@ -275,8 +275,9 @@ insert into job_event select job_id, seq from event where seq > :after and job_i
 -- name: log.add
 insert into log (job_id, attempt_nr, stream, start, stop, piece)
     values (:job_id, :attempt_nr, :stream, :start, :stop, :piece) on conflict do nothing
--- name: log.stop
-select coalesce(max(stop), 0) from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
+-- name: log.held
+select coalesce(max(stop), 0), coalesce(sum(stop - start), 0), count(*) from log
+    where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
 -- name: log.from
 select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
     and stop > :offset order by start limit :most

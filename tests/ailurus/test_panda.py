@@ -63,6 +63,7 @@ jobs = st.builds(
     network=st.booleans(),
     priority=st.integers(-(10**6), 10**6),
     max_attempts=st.none() | st.integers(1, 100),
+    log=st.sampled_from(["end", "whole"]),
 )
 sents = st.builds(
     panda.Sent,

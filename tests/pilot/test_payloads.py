@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ailurus.protocol.api import LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
@@ -35,6 +37,34 @@ def test_outputs_are_in_storage_with_their_checksum(field: Field) -> None:
     assert path.name == f"{detail.row.job_id}.1.o.txt"
     assert path.read_text() == "hello"
     assert (file.size, file.adler32) == (5, f"{zlib.adler32(b'hello'):08x}")
+
+
+LONG = "yes a line of twenty byte | head -c 22900000; echo the end"
+
+
+@pytest.mark.field("H2")
+def test_the_end_of_a_long_output_is_kept_though_nobody_watched(field: Field) -> None:
+    detail = field.run(LONG, memory_mb=500)
+    assert detail.row.state is JobState.FINISHED
+    chunk = field.dispatcher.client.log(detail.row.job_id)
+    assert chunk.text.endswith("the end\n")
+    assert (chunk.size, chunk.skipped) == (22_900_008, chunk.size - chunk.kept)
+    assert detail.files == ()
+
+
+@pytest.mark.field("H2")
+def test_a_whole_log_is_at_the_dispatcher_and_in_storage(field: Field) -> None:
+    detail = field.run("seq 1 200000", log="whole")
+    text, offset = "", -1
+    while offset != (offset := len(text)):
+        text += field.dispatcher.client.log(detail.row.job_id, LogQuery(offset=offset)).text
+    wanted = "".join(f"{n}\n" for n in range(1, 200_001))
+    assert text == wanted
+    (kept,) = detail.files
+    with tarfile.open(kept.url.removeprefix("file://")) as tar:
+        member = tar.extractfile(f"{detail.row.job_id}.1/stdout")
+        assert member is not None
+        assert member.read().decode() == wanted
 
 
 def test_inputs_are_checked_and_there(field: Field) -> None:

@@ -218,6 +218,53 @@ def test_the_log_of_a_job_that_never_ran_ends_and_says_so(run, jobfile):
     assert ended.err == f"dispatcher: job {job} is cancelled, and has not run\n"
 
 
+@pytest.fixture
+def ended_with(run, jobfile, pilot_of):
+    """The id of a job whose stdout ended with these pieces, of so many bytes in all."""
+
+    def end(*pieces: tuple[int, str], size: int) -> str:
+        (job,) = ids(run("submit", jobfile("name: wordy\ncommand: x\nqueue: wordy\n")))
+        worker = pilot_of("wordy")
+        ask = m.Acquire(request_id=os.urandom(4).hex(), room=ROOM)
+        (one,) = worker.call("acquire", ask, answer=m.Acquired).jobs
+        at = {"job_id": one.job_id, "attempt_nr": one.attempt_nr}
+        told = tuple(
+            m.LogPiece(**at, stream="stdout", offset=offset, text=text, final=True)
+            for offset, text in pieces
+        )
+        if told:
+            worker.call("log_pieces", m.LogPieces(pieces=told), answer=m.Done)
+        usage = m.Usage(stdout_bytes=size)
+        report = m.Report(**at, report_key=one.report_key, finished=True, usage=usage)
+        worker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+        return job
+
+    return end
+
+
+@pytest.mark.field("H2")
+def test_a_log_that_is_cut_shows_its_end_and_says_so(run, ended_with):
+    job = ended_with((0, "begin\n"), (22_900_000, "end\n"), size=22_900_004)
+    ran = run("logs", job)
+    assert ran.out == "begin\n\n[22,899,994 bytes are not kept here]\nend\n"
+    assert "10 of the 22,900,004 bytes of stdout are kept here" in ran.err
+    assert "log: whole" in ran.err
+    assert ran.code == 0
+
+
+@pytest.mark.field("H2")
+def test_a_log_of_which_nothing_is_kept_is_66(run, ended_with):
+    ran = run("logs", ended_with(size=1000))
+    assert (ran.code, ran.out) == (exits.NO_INPUT, "")
+    assert "0 of the 1,000 bytes of stdout are kept here" in ran.err
+
+
+@pytest.mark.field("H2")
+def test_a_log_that_is_all_there_needs_no_words(run, ended_with):
+    ran = run("logs", ended_with((0, "all\n"), size=4))
+    assert (ran.code, ran.out, ran.err) == (0, "all\n", "")
+
+
 def test_an_attempt_that_a_job_does_not_have_is_66(run, jobfile):
     (job,) = ids(run("submit", jobfile(ONE)))
     ran = run("logs", job, "--follow", "--attempt", "99")

@@ -73,6 +73,14 @@ test("a log grows by chunks that overlap, repeat and leave gaps", () => {
   assert.deepEqual(book.lines, ["one", "two", "three", "", "five"]);
 });
 
+test("H2 bytes that nobody keeps are a hole, not a gap to be fetched", () => {
+  const book = new Logbook();
+  book.add({ offset: 0, end: 4, text: "one\n" });
+  assert.equal(book.add({ offset: 100, end: 104, text: "end\n" }), "gap");
+  assert.equal(book.add({ offset: 100, end: 104, text: "end\n", skipped: 96, size: 104, kept: 8, final: true }), "added");
+  assert.deepEqual([book.lines, [...book.holes], book.size, book.kept], [["one", "end"], [[2, 96]], 104, 8]);
+});
+
 test("an overlap is counted in bytes, not characters", () => {
   const book = new Logbook();
   book.add({ offset: 0, end: 5, text: "μμ " });

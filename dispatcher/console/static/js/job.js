@@ -44,7 +44,7 @@ export function Job({ id, go }) {
     </p>
     <${Answer} row=${row} why=${why} attempts=${attempts} files=${detail.files} />
     <${Timeline} detail=${detail} />
-    <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} />
+    <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} />
     <${Curves} samples=${samples} spec=${spec} />
     <div class="columns">
       <${Asked} spec=${spec} />

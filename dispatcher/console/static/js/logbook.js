@@ -13,19 +13,32 @@ export class Logbook {
     this.end = 0; // byte offset after the last byte held
     this.open = false; // the last line has no newline yet
     this.final = false;
+    this.size = 0; // of the whole stream, as far as the dispatcher knows
+    this.kept = 0; // bytes of it that the dispatcher has
+    /** @type {Map<number, number>} line number → how many bytes are kept nowhere just before it */
+    this.holes = new Map();
   }
 
-  /** Add a chunk; what is already here is skipped. Says whether bytes are missing before it.
-   *  @param {{offset: number, end: number, text: string, final?: boolean}} chunk
+  /** Add a chunk; what is already here is skipped. Says whether bytes are missing before it that the
+   *  dispatcher may have; those that it has not (`skipped`) are noted as a hole.
+   *  @param {{offset: number, end: number, text: string, final?: boolean, skipped?: number, size?: number, kept?: number}} chunk
    *  @returns {"added" | "known" | "gap"} */
   add(chunk) {
     let { offset, text } = chunk;
+    const asked = offset - (chunk.skipped ?? 0);
     if (this.start < 0) {
-      this.start = this.end = offset;
+      this.start = this.end = asked;
     }
-    if (offset > this.end) return "gap";
+    this.size = Math.max(this.size, chunk.size ?? 0, chunk.end);
+    this.kept = Math.max(this.kept, chunk.kept ?? 0);
+    if (asked > this.end) return "gap";
     this.final = this.final || Boolean(chunk.final);
     if (chunk.end <= this.end) return "known";
+    if (offset > this.end) {
+      this.holes.set(this.first + this.lines.length, offset - this.end);
+      this.end = offset;
+      this.open = false;
+    }
     if (offset < this.end) {
       text = cutBytes(text, this.end - offset);
       offset = this.end;

@@ -11,11 +11,12 @@ import { html } from "./parts.js";
 import { visible } from "./rows.js";
 
 const LINE_PX = 19;
-const LONGEST = 4000; // of a line on the screen; the download has all of it
+const LONGEST = 4000; // of a line on the screen; the download has the rest
 const PAGE_BYTES = 200_000;
 
-/** @param {{id: number, attempts: number, final: boolean, latest: number}} props */
-export function LogView({ id, attempts, final, latest }) {
+/** @param {{id: number, attempts: number, final: boolean, latest: number, whole: string}} props
+ *  `whole`: where log.tgz is, or nothing */
+export function LogView({ id, attempts, final, latest, whole }) {
   const [stream, setStream] = useState("stdout");
   const [chosen, setChosen] = useState(0); // 0: the latest attempt, live
   const [follow, setFollow] = useState(true);
@@ -113,23 +114,29 @@ export function LogView({ id, attempts, final, latest }) {
     </header>
     <div class="term" style=${{ height: `min(24rem, ${Math.max(4.5, total + 1.5) * LINE_PX}px)` }} ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-live="off" aria-label=${stream}>
       ${total ? html`<div class="tall" style=${{ height: `${total * LINE_PX}px` }}>
-        ${book.lines.slice(first, last).map((line, index) => html`<${Line} key=${book.first + first + index} nr=${book.first + first + index} text=${line} top=${(first + index) * LINE_PX} needle=${needle} current=${found[hit] === first + index} />`)}
-      </div>` : html`<p class="dim">${!latest ? "No attempt yet: the log begins when a pilot starts the job." : live ? `Nothing on ${stream} yet. It appears here as the payload writes it.` : `Nothing on ${stream}.`}</p>`}
+        ${book.lines.slice(first, last).map((line, index) => html`<${Line} key=${book.first + first + index} nr=${book.first + first + index} text=${line} top=${(first + index) * LINE_PX} needle=${needle} current=${found[hit] === first + index} hole=${book.holes.get(book.first + first + index) ?? 0} />`)}
+      </div>` : html`<p class="dim">${!latest ? "No attempt yet: the log begins when a pilot starts the job." : live ? `Nothing on ${stream} yet. It appears here as the payload writes it.` : book.size ? `Nothing of ${stream} is kept here.` : `Nothing on ${stream}.`}</p>`}
     </div>
-    ${book.start > 0 && html`<p class="note">The beginning is not shown here; the download has all of it.</p>`}
+    ${book.final && book.size > book.kept && html`<p class="note late" role="note">${bytes(book.kept)} of ${bytes(book.size)} are kept here. ${whole
+      ? html`The log of the attempt is in <code>${whole}</code>` : html`A job with <code>log: whole</code> keeps more.`}</p>`}
+    ${book.start > 0 && html`<p class="note">The beginning is not shown here; the download has what is kept of it.</p>`}
   </section>`;
 }
 
-/** @param {{nr: number, text: string, top: number, needle: string, current: boolean}} props */
-const Line = ({ nr, text, top, needle, current }) => html`<div class=${`line${current ? " here" : ""}`} style=${{ top: `${top}px` }}><span class="nr" aria-hidden="true">${nr}</span><code>${pieces(text.slice(0, LONGEST)).map((piece, at) => html`
+/** @param {{nr: number, text: string, top: number, needle: string, current: boolean, hole: number}} props */
+const Line = ({ nr, text, top, needle, current, hole }) => html`<div class=${`line${current ? " here" : ""}`} style=${{ top: `${top}px` }}><span class="nr" aria-hidden="true">${nr}</span><code>${hole > 0 && html`<span class="hole">${bytes(hole)} are not kept here ⋯ </span>`}${pieces(text.slice(0, LONGEST)).map((piece, at) => html`
   <span key=${at} class=${piece.cls}>${marked(piece.text, needle).map((part) => (part.hit ? html`<mark>${part.text}</mark>` : part.text))}</span>`)}${text.length > LONGEST ? html`<span class="dim"> … ${count(text.length - LONGEST)} more characters</span>` : ""}</code></div>`;
 
-/** All of it, from the dispatcher, as a file. @param {number} id @param {number} attempt @param {string} stream */
+/** What the dispatcher keeps, as a file, with a line where something is missing. @param {number} id @param {number} attempt @param {string} stream */
 async function download(id, attempt, stream) {
   const parts = [];
   for (let offset = 0; ;) {
     const chunk = await get(`jobs/${id}/log`, { stream, attempt_nr: attempt, offset });
-    if (!chunk.text) break;
+    if (!chunk.text) {
+      if (chunk.size > chunk.end) parts.push(missing(chunk.size - chunk.end));
+      break;
+    }
+    if (chunk.skipped > 0) parts.push(missing(chunk.skipped));
     parts.push(chunk.text);
     offset = chunk.end;
   }
@@ -140,3 +147,6 @@ async function download(id, attempt, stream) {
   anchor.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
+
+/** @param {number} n bytes */
+const missing = (n) => `\n[${count(n)} bytes are not kept here]\n`;

@@ -1,0 +1,97 @@
+"""What is kept of payloads' output: pieces by offset, counted a stream, and always the end of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import LogQuery
+from dispatcher.ports import Row, Tx
+
+END_BYTES = 256 * 1024
+"""Of the last piece of a stream, which is kept whatever came before it."""
+ROW_BYTES = 256
+"""What a piece is counted for besides its text: many small ones cost more than few large ones."""
+PIECES = 64  # of one answer
+WRITING = frozenset({"sent", "starting", "running", "holding"})
+MAY_COME_BACK = frozenset({*WRITING, "lost"})
+"""States of attempts that may still say what they write; a last piece may come after the report."""
+_usage = msgspec.json.Decoder(m.Usage).decode
+
+
+class Held:
+    """What a transaction has learnt of one stream: where it ends, and how much of it is kept."""
+
+    def __init__(self, tx: Tx, place: Mapping[str, object]) -> None:
+        row = tx.one("log.held", **place)
+        self.stop, self.kept, self.pieces = row or (0, 0, 0)
+        self._tx, self._place = tx, place
+
+    def add(self, piece: m.LogPiece, most: int) -> None:
+        """Keep what is new in `piece`, up to `most` bytes a stream; of a last piece always the end."""
+        data = piece.text.encode()
+        stop = piece.offset + len(data)
+        data = data[max(0, self.stop - piece.offset) :]  # what came before stays as it came
+        room = most + (END_BYTES if piece.final else 0)
+        room -= self.kept + (self.pieces + 1) * ROW_BYTES
+        if len(data) > room:
+            data = data[len(data) - room :] if piece.final and room > 0 else b""
+        if not data:
+            return
+        start = stop - len(data)
+        self._tx.run("log.add", **self._place, start=start, stop=stop, piece=data)
+        self.stop, self.kept, self.pieces = stop, self.kept + len(data), self.pieces + 1
+
+
+def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
+    """Keep pieces of the output of a worker's own attempts. A log longer than `most` bytes a stream is
+    cut, not refused."""
+    streams: dict[tuple[int, int, str], Held | None] = {}
+    for piece in ask.pieces:
+        key = (piece.job_id, piece.attempt_nr, piece.stream)
+        if key not in streams:
+            place = {
+                "job_id": piece.job_id,
+                "attempt_nr": piece.attempt_nr,
+                "stream": piece.stream,
+            }
+            attempt = tx.one("attempt.get", job_id=piece.job_id, attempt_nr=piece.attempt_nr)
+            mine = attempt is not None and attempt[0] == worker_id
+            open_ = mine and attempt is not None and attempt[1] in MAY_COME_BACK
+            streams[key] = Held(tx, place) if mine and (open_ or piece.final) else None
+        if (held := streams[key]) is not None:
+            held.add(piece, most)
+
+
+def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: Row) -> m.LogChunk:
+    """The part of an attempt's output that begins at the offset asked for, without a hole in it; where
+    nothing is kept there, what follows the hole. `attempt`: a row of `attempt.of_job`."""
+    place = {"job_id": job_id, "attempt_nr": attempt[0], "stream": ask.stream}
+    held, ended = Held(tx, place), attempt[9] is not None
+    asked = max(0, held.stop + ask.offset) if ask.offset < 0 else min(ask.offset, held.stop)
+    start = end = asked
+    data = b""
+    for first, stop, piece in tx.all("log.from", offset=asked, most=PIECES, **place):
+        if first > end and data:
+            break
+        start = max(start, first) if not data else start
+        data += piece[max(0, max(end, start) - first) :]
+        end = stop
+    wrote = _wrote(attempt, ask.stream)
+    return m.LogChunk(
+        offset=start,
+        end=end,
+        text=data.decode("utf-8", "replace"),
+        final=ended and end >= held.stop,
+        skipped=start - asked,
+        size=max(held.stop, wrote),
+        kept=held.kept,
+    )
+
+
+def _wrote(attempt: Row, stream: str) -> int:
+    """How many bytes an attempt says that it wrote to a stream; 0 before it has ended."""
+    usage = _usage(attempt[15]) if attempt[15] else m.Usage()
+    return usage.stdout_bytes if stream == "stdout" else usage.stderr_bytes
