@@ -16,7 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge import bundle
+from harvester_edge import bundle, owned
 from harvester_edge.decide import Decision, Health
 from harvester_edge.edge import (
     Edge,
@@ -113,7 +113,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
     """The order, with a directory for each worker and its bootstrap token in it."""
     place = edge.places / tag
     for index, token in enumerate(tokens):
-        (place / str(index)).mkdir(parents=True, mode=0o700)
+        owned.make(place / str(index))
         if edge.site.network != "direct":
             write_whole(place / str(index) / NOTE, sum_of(token), mode=0o600)
         write_whole(place / str(index) / "bootstrap", token.encode(), mode=0o600)

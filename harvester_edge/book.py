@@ -7,12 +7,13 @@ A row of `worker` is an intent before anything else: it is committed as `planned
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,9 @@ def _of_the_disk() -> Iterator[None]:
 def connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A file of the edge's, whose changes are on disk when they are done. What a bad disk refuses is
     raised as BookUnwritable."""
+    if not read_only:
+        with suppress(OSError):  # whatever the umask, nobody else writes it
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     found = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection)
     if not read_only:
@@ -167,13 +171,23 @@ class Book:
             )
 
     def _belongs_to(self, site: str) -> None:
-        owner = self.meta("site", site)
-        if owner != site:
+        owner = self.meta("site")
+        if owner not in ("", site) and self._used():
             raise AilurusError(
                 f"{self.path} is the book of site {owner}",
                 field="paths.state",
                 remedy=f"give {site} a state directory of its own",
             )
+
+    def _used(self) -> bool:
+        """Whether an edge has had its site with this book: one that never got so far claims nothing."""
+        (known,) = self._db.execute("select exists (select 1 from worker)").fetchone()
+        return bool(known) or bool(self.meta("epoch"))
+
+    def claim(self, site: str) -> None:
+        """The book is of that site from now on: its dispatcher has let this edge have it."""
+        if self.meta("site") != site:
+            self.set_meta("site", site)
 
     def meta(self, name: str, default: str = "") -> str:
         """A word kept for good; `default` is written if there is none yet."""

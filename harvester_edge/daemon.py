@@ -15,10 +15,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import size_mb
 from ailurus.wire.client import Refused, WireError
+from harvester_edge import owned
 from harvester_edge.act import act, tell, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, Limits, decide
-from harvester_edge.edge import Edge
+from harvester_edge.edge import Edge, grounded
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
 from harvester_edge.relay.behind import behind
@@ -34,8 +35,9 @@ class SiteTaken(AilurusError):
 
 def cycle(edge: Edge) -> Decision:
     """One round: observe → decide → act."""
+    unfit = grounded(edge)
     unheard = say_hello(edge) or behind(edge.site)
-    seen = observe(edge, unheard)
+    seen = observe(edge, unheard, unfit)
     decision = decide(seen.snapshot, limits(edge.site))
     if decision != edge.decision:
         edge.book.decided(edge.clock(), edge.site.site, decision)
@@ -135,6 +137,7 @@ def say_hello(edge: Edge) -> str:
         return str(error)
     except WireError as error:
         return str(error)
+    edge.book.claim(edge.site.site)
     edge.epoch, edge.lease_s = welcome.epoch, welcome.lease_s
     edge.lease_until = edge.clock() + welcome.lease_s / 3
     return ""
@@ -162,7 +165,7 @@ def limits(site: Site) -> Limits:
 @contextmanager
 def sole(state: Path, site: str) -> Iterator[None]:
     """Be the only edge with this state directory, on this machine."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owned.own(state, "paths.state")
     with (state / "lock").open("a+") as file:
         if not _locked(file):
             raise SiteTaken(

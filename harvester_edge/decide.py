@@ -78,6 +78,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     paused: str = ""  # who or what paused the site
     unheard: str = ""  # why there is no word from the dispatcher
     unseen: str = ""  # why there is no fresh listing of the batch system
+    unfit: str = ""  # why no pilot can be started from the edge's directories
     drain: bool = False  # the site is to be emptied
     inputs: tuple[str, ...] = ()  # what was seen, in words
     never: tuple[str, ...] = ()  # demand that no slot of the site can serve
@@ -174,6 +175,7 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
             ("paused", seen.paused),
             ("dispatcher", seen.unheard),
             ("listing", seen.unseen),
+            ("files", seen.unfit),
         )
         if why
     ]

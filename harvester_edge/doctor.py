@@ -20,8 +20,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from harvester_edge import edge as edges
-from harvester_edge import lint
+from harvester_edge import lint, owned
 from harvester_edge.act import launch
+from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.edge import client, pilot_program, prefix
 from harvester_edge.panda.line import CURRENT
@@ -77,7 +78,7 @@ def examine(path: Path) -> Iterator[Finding]:
     site = lint.load(path)
     yield _asked("dispatcher", lambda: _dispatcher(site))
     yield _asked("state", lambda: _state(site))
-    yield _asked("shared", lambda: _room(site.shared))
+    yield _asked("shared", lambda: _shared(site))
     yield _asked("pilot", lambda: _pilot(site))
     yield _asked("edge", lambda: _edge(site))
     yield _asked("batch system", lambda: _listing(site))
@@ -118,11 +119,20 @@ def _dispatcher(site: Site) -> str:
 
 def _state(site: Site) -> str:
     said = _room(site.state)
+    if (book := site.state / "book.sqlite").exists():
+        Book(book, site=site.site, read_only=True).close()
     kind = _filesystem(site.state)
     if kind in SHARED_KINDS:
         text = f"{site.state} is on {kind}: the book's locks are not safe there"
         raise Trouble(text, "a disk of this machine for paths.state")
     return f"{said}, {kind}"
+
+
+def _shared(site: Site) -> str:
+    for path, _ in edges.directories(site):
+        if path.exists() and (wrong := owned.not_ours(path)):
+            raise Trouble(*wrong)
+    return _room(site.shared)
 
 
 def _room(path: Path) -> str:
@@ -132,6 +142,11 @@ def _room(path: Path) -> str:
         there = there.parent
     if not os.access(there, os.W_OK | os.X_OK):
         raise Trouble(f"{there} cannot be written by this user", "a directory of yours")
+    if there == path and (wrong := owned.not_ours(path)):
+        raise Trouble(*wrong)
+    for above in owned.writable_above(path):
+        said = f"others may put another directory in the place of {path}, by {above}"
+        raise Trouble(said, "a place beneath directories of yours or of root", warning=True)
     free = os.statvfs(there)
     left_mb = free.f_bavail * free.f_frsize // 1024**2
     if left_mb < FREE_MB:

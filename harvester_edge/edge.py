@@ -21,7 +21,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import Client, TokenFile, Trust
 from ailurus.wire.retry import Patience
-from harvester_edge import bundle
+from harvester_edge import bundle, owned
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
@@ -144,13 +144,8 @@ def steady() -> Callable[[], float]:
 def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) -> Edge:
     """The edge of a site, with its book and what its plugin is."""
     places = site.shared / "workers"
-    for path, key in ((places, "paths.shared"), (site.state, "paths.state")):
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise AilurusError(
-                f"cannot make {path}: {error.strerror}", field=key, remedy="a directory of yours"
-            ) from None
+    for path, key in directories(site):
+        owned.own(path, key)
     bundle.hand_out(site)
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
@@ -176,6 +171,62 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
     last = book.decisions(1)
     edge.decision = last[0].decision if last else None
     return edge
+
+
+def directories(site: Site) -> list[tuple[Path, str]]:
+    """What must be the edge's alone, and the keys that name it: tokens, scripts and pilots lie there."""
+    shared = "paths.shared" if site.paths.shared else "paths.state"
+    return [
+        (site.state, "paths.state"),
+        (site.shared, shared),
+        *((site.shared / name, shared) for name in ("workers", "sites")),
+    ]
+
+
+def grounded(edge: Edge) -> str:
+    """Why nothing may be started from the edge's directories; empty: they and what nodes start from them
+    are as the edge left them. What can be put right is, and is said."""
+    site = edge.site
+    for path, key in directories(site):
+        if path not in (site.state, site.shared):
+            owned.tighten(path)
+        try:
+            owned.own(path, key)
+        except AilurusError as error:
+            return str(error)
+    try:
+        bad = bundle.spoilt(site)
+        bundle.hand_out(site)
+        bad += _spoilt_site_files(site)
+        pilot_program(site)
+    except AilurusError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    for one in bad:
+        edge.log.warning("spoilt_file_taken_away", file=str(one))
+    return ""
+
+
+def _spoilt_site_files(site: Site) -> list[Path]:
+    """Site files that are not what their name says, taken away; the site's own is written again."""
+    current = site_file(site)
+    bad = [one for one in current.parent.glob("*.json") if _digest12(one) != one.stem]
+    for one in bad:
+        one.unlink(missing_ok=True)
+    if current in bad:
+        write_site_file(site)
+    return bad
+
+
+def _digest12(file: Path) -> str:
+    """What a file of that content is called; empty: it cannot be one."""
+    try:
+        if file.is_symlink():
+            return ""
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    except OSError:
+        return ""
 
 
 def client(site: Site, *, patience_s: float = PATIENCE.total_s) -> Client:
@@ -226,7 +277,10 @@ def pilot_program(site: Site) -> str:
     if (copy := bundle.place(site)) is not None:
         return str(copy)
     if site.pilot.program:
-        return expanded(site.pilot.program)
+        program = Path(expanded(site.pilot.program))
+        if program.exists() and (wrong := owned.foreign(program, program.stat())):
+            raise AilurusError(wrong, field="pilot.program", remedy=f"chmod go-w {program}")
+        return str(program)
     beside = Path(sys.executable).with_name("pilot")
     found = str(beside) if beside.exists() else shutil.which("pilot")
     if found is None:
@@ -245,8 +299,8 @@ def site_file(site: Site) -> Path:
 def write_site_file(site: Site) -> None:
     path = site_file(site)
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, _told(site))
+        owned.make(path.parent)
+        write_whole(path, _told(site), lasting=True)
 
 
 def _told(site: Site) -> bytes:

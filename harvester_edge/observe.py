@@ -40,8 +40,9 @@ class Seen(NamedTuple):
     ended: tuple[Worker, ...]
 
 
-def observe(edge: Edge, unheard: str = "") -> Seen:
-    """Look once, write what changed to the book, count."""
+def observe(edge: Edge, unheard: str = "", unfit: str = "") -> Seen:
+    """Look once, write what changed to the book, count. `unheard`, `unfit`: why the dispatcher said nothing,
+    and why nothing can be started from the edge's directories."""
     now = edge.clock()
     sightings, unseen = _listing(edge, now)
     demand, unheard = _demand(edge, unheard)
@@ -65,7 +66,7 @@ def observe(edge: Edge, unheard: str = "") -> Seen:
             edge.remember(worker)
             _log(edge, worker, before.get(worker.key))
     return Seen(
-        snapshot=snapshot(edge, demand, unheard=unheard, unseen=unseen, now=now),
+        snapshot=snapshot(edge, demand, now, unheard=unheard, unseen=unseen, unfit=unfit),
         cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
         rows=rows,
         ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),

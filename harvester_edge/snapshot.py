@@ -16,8 +16,11 @@ from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.panda.instance import Told
 
 
-def snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: float) -> Snapshot:
-    """What `decide` is told. `unheard`, `unseen`: why the dispatcher or the batch system said nothing."""
+def snapshot(
+    edge: Edge, demand: m.Demand, now: float, *, unheard: str, unseen: str, unfit: str
+) -> Snapshot:
+    """What `decide` is told. `unheard`, `unseen`: why the dispatcher or the batch system said nothing;
+    `unfit`: why nothing can be started."""
     slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
     slots = _as_found(edge, slots, demand)
     free = [
@@ -54,6 +57,7 @@ def snapshot(edge: Edge, demand: m.Demand, *, unheard: str, unseen: str, now: fl
         paused=_paused(edge),
         unheard=unheard,
         unseen=unseen,
+        unfit=unfit,
         drain=edge.site.policy.status == "drain" or (edge.state / "drain").exists(),
         inputs=tuple(_inputs(edge, demand, waiting.total(), active)),
         never=wants.never,

@@ -6,10 +6,21 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: bytes, mode: int = 0o644) -> None:
-    """Write `path` in one step. One writer at a time."""
+def write_whole(path: Path, text: bytes, mode: int = 0o644, *, lasting: bool = False) -> None:
+    """Write `path` in one step, with exactly that mode. `lasting`: it is on disk when this returns, so that
+    a loss of power leaves no empty file of that name. One writer at a time."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+        os.fchmod(file.fileno(), mode)  # whatever the umask
         file.write(text)
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
     new.replace(path)
+    if lasting:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
+from harvester_edge.book import Book
 from harvester_edge.daemon import SiteTaken, cycle
 from harvester_edge.edge import write_whole
 from harvester_edge.ports import BatchId, Rejected, Sighting, Tag, Unclear
@@ -607,3 +609,16 @@ def test_r6_a_cycle_whose_mark_cannot_be_written_counts_all_the_same(world):
     world.dispatcher.jobs = 1
     assert world.cycle().submit == {"std": 1}
     assert len(world.batch.jobs) == 1
+
+
+@pytest.mark.field("H10")
+def test_an_edge_that_never_had_its_site_claims_no_directory(world):
+    """A first `run` that failed, by a token say: the name in the site file may still be mended."""
+    world.dispatcher.down = True
+    world.cycle()
+    file = world.edge.state / "book.sqlite"
+    Book(file, site="other").close()
+    world.dispatcher.down = False
+    world.cycle(seconds=60)
+    with pytest.raises(AilurusError, match="is the book of site demo"):
+        Book(file, site="other")

@@ -50,3 +50,25 @@ def test_a_full_or_shared_state_directory_is_found(findings, monkeypatch):
 
 def test_a_faulty_site_file_is_all_that_is_asked_about(findings):
     assert findings(scaling={}).keys() == {"site file"}
+
+
+@pytest.mark.field("A11")
+def test_directories_of_others_and_of_everybody_are_found(findings, tmp_path, monkeypatch):
+    (tmp_path / "state").chmod(0o777)
+    found = findings()
+    assert (found["state"].verdict, found["shared"].verdict) == ("bad", "bad")
+    assert "others can write" in found["state"].said
+    (tmp_path / "state").chmod(0o700)
+    tmp_path.chmod(0o777)
+    found = findings()["state"]
+    assert found.verdict == "warning"
+    assert f"by {tmp_path}" in found.said
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    assert "belongs to user" in findings()["state"].said
+
+
+@pytest.mark.field("H10")
+def test_a_state_directory_of_another_site_is_found(findings, world):
+    world.cycle()
+    assert "is the book of site demo" in findings(site="other")["state"].said
