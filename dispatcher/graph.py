@@ -78,8 +78,9 @@ def end(
     diagnosis: str,
     now: float,
     attempt_nr: int | None = None,
+    **facts: Any,
 ) -> None:
-    """Put a job into a final state. Its children are the caller's to tell."""
+    """Put a job into a final state; `facts` go into the event. Its children are the caller's to tell."""
     old, current, _, _, queue, shape_id, *_ = _row(tx, job_id)
     winner = current if attempt_nr is None else attempt_nr
     tx.run(
@@ -91,7 +92,9 @@ def end(
         attempt_nr=winner,
         now=now,
     )
-    moved(tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=winner, code=int(code))
+    moved(
+        tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=winner, code=int(code), **facts
+    )
 
 
 def moved(

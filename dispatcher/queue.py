@@ -453,7 +453,8 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
     diagnosis = f"cancelled by {by}"
     if standing.state in states.WITH_WORKER:
         _end_attempt(tx, job_id, standing.attempt_nr, "cancelled", now, diagnosis=diagnosis)
-    graph.end(tx, job_id, after.state, code=Code.KILLED_BY_SERVER, diagnosis=diagnosis, now=now)
+    code = Code.KILLED_BY_SERVER
+    graph.end(tx, job_id, after.state, code=code, diagnosis=diagnosis, now=now, by=by)
     graph.ended(tx, job_id, after.state, place.name, now=now)
     return True
 

@@ -5,9 +5,13 @@ On PostgreSQL the documents lie in a partition a month, which an operator can de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.states import JobState
 from dispatcher import queue, views
 from dispatcher.ports import Row, Tx
 
@@ -20,6 +24,8 @@ _detail = msgspec.json.Decoder(m.JobDetail).decode
 def detail(tx: Tx, row: Row) -> m.JobDetail:
     """All about one job; `row` is that of `job.row`."""
     job_id = row[0]
+    made = tx.one("retry.made", new_id=job_id)
+    later = tx.one("retry.of", job_id=job_id)
     return m.JobDetail(
         row=views.job(row),
         spec=queue.specification(tx, job_id, row[1]),
@@ -28,13 +34,35 @@ def detail(tx: Tx, row: Row) -> m.JobDetail:
         parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),
         children=tuple(one[0] for one in tx.all("parent.children", parent=job_id, most=1000)),
         activated=row[12],
+        retry_of=made[0] if made else None,
+        retry_by=made[1] if made else "",
+        retried_as=later[0] if later else None,
     )
 
 
 def kept(tx: Tx, job_id: int) -> m.JobDetail | None:
     """A job that was moved."""
     row = tx.one("old.get", job_id=job_id)
-    return _detail(row[0]) if row is not None else None
+    if row is None:
+        return None
+    later = tx.one("retry.of", job_id=job_id)
+    return replace(_detail(row[0]), retried_as=later[0] if later else None)
+
+
+def states_of(tx: Tx, job_ids: Sequence[int]) -> dict[int, tuple[JobState, str]]:
+    """State and owner of each of the jobs that is there, moved or not."""
+    rows = tx.all("job.states_of", ids=_encode(job_ids).decode())
+    found = {job_id: (JobState(state), owner) for job_id, state, owner in rows}
+    missing = [job_id for job_id in job_ids if job_id not in found]
+    for job_id, state, owner, whole in (
+        tx.all("old.states_of", ids=_encode(missing).decode()) if missing else ()
+    ):
+        if whole is None:
+            found[job_id] = JobState(state), owner
+        else:
+            row = _detail(whole).row
+            found[job_id] = row.state, row.user
+    return found
 
 
 def tidy(tx: Tx, *, before: float) -> bool:
@@ -57,7 +85,14 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
             continue
         whole = detail(tx, row)
         tx.one("old.partition", at=whole.row.changed)
-        tx.run("old.add", job_id=job_id, ended=whole.row.changed, detail=_encode(whole))
+        tx.run(
+            "old.add",
+            job_id=job_id,
+            ended=whole.row.changed,
+            detail=_encode(whole),
+            state=whole.row.state,
+            owner=whole.row.user,
+        )
         tx.count(standing[4], standing[5], standing[0], -1)
     ids = _encode(job_ids).decode()
     for what in ("log", "file", "attempt", "body", "parent", "job"):

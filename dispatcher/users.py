@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import heapq
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,13 +19,13 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
-from dispatcher import logs, queue, retention, shares, submission, views, why
+from dispatcher import logs, queue, retention, retries, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.events import until
 from dispatcher.groups import group_of
 from dispatcher.ports import Row, Tx, Unavailable
-from dispatcher.submission import Prepared
+from dispatcher.submission import Prepared, Request
 
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
 _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
@@ -37,32 +37,52 @@ class Users(Core):
 
     async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
         """Accept all jobs of a request, once, however often it is sent."""
-        key = (caller.subject, ask.request_id)
-        lock = self._submitting.setdefault(key, asyncio.Lock())
+        lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
-            known = await self.store.read(lambda tx: submission.known(tx, *key))
-            if known is not None:
-                return known
-            jobs = await asyncio.to_thread(self._checked, ask)
-            try:
-                return await self._store_jobs(
-                    jobs,
-                    *key,
-                    everybody=caller.may(api.Scope.ADMIN),
+            if await self._known(caller.subject, ask.request_id) is None:
+                jobs = await asyncio.to_thread(self._checked, ask)
+                self._possible(jobs)
+            else:  # it was good when it was taken
+                jobs = await asyncio.to_thread(submission.prepare, ask.jobs)
+            digest = await asyncio.to_thread(submission.digest_of, jobs)
+            return await self._once(
+                Request(
+                    by=caller.subject,
+                    request_id=ask.request_id,
+                    digest=digest,
+                    owner=caller.subject,
+                    sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
                     group=group_of(caller.groups, self.settings.groups),
-                )
+                ),
+                jobs,
+            )
+
+    async def _known(self, by: str, request_id: str) -> submission.Known | None:
+        return await self.store.read(lambda tx: submission.known(tx, by, request_id))
+
+    async def _once(self, request: Request, jobs: Sequence[Prepared]) -> m.Submitted:
+        """Store a request, or give its first answer again. Raises Rejected if that was another one."""
+        known = await self._known(request.by, request.request_id)
+        if known is None:
+            try:
+                return await self._store_jobs(jobs, request)
             except submission.Taken:
-                known = await self.store.read(lambda tx: submission.known(tx, *key))
-                if known is None:
-                    raise Unavailable("another dispatcher is storing this request") from None
-                return known
+                known = await self._known(request.by, request.request_id)
+        if known is None:
+            raise Unavailable("another dispatcher is storing this request")
+        if known.digest not in (None, request.digest):
+            raise submission.another(request.request_id)
+        return known.answer
 
     def _checked(self, ask: m.Submit) -> list[Prepared]:
         try:
             check(ask.jobs)
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
-        jobs = submission.prepare(ask.jobs)
+        return submission.prepare(ask.jobs)
+
+    def _possible(self, jobs: Sequence[Prepared]) -> None:
+        """Raise Rejected for a job that no site can ever run."""
         good: set[tuple[str, Shape]] = set()  # many jobs are few shapes, and workers may be many
         for index, job in enumerate(jobs):
             kind = (job.spec.queue, job.shape)
@@ -77,16 +97,13 @@ class Users(Core):
                     field=f"jobs[{index}].{fault[0]}",
                     remedy="ask for less, or submit it once a site offers more",
                 )
-        return jobs
 
-    async def _store_jobs(
-        self, jobs: list[Prepared], owner: str, request_id: str, *, everybody: bool, group: str
-    ) -> m.Submitted:
+    async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
         """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
         now = self.now()
         ids: dict[str, int] = {}
         first = 0
-        sees = "" if everybody else owner
+        owner, group = request.owner, request.group
         ends, takes = shares.turns(
             ((job.spec.queue, job.shape.cores) for job in jobs),
             self.settings.shares.get(owner, 1.0),
@@ -95,15 +112,13 @@ class Users(Core):
 
         def begin(tx: Tx) -> None:
             nonlocal first, begins
-            first = submission.begin(
-                tx, owner, request_id, len(jobs), process=self.process, now=now
-            )
+            first = submission.begin(tx, request, len(jobs), process=self.process, now=now)
             ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
             begins = shares.begin(tx, owner, takes, group, self.turns)
 
         def add(tx: Tx, at: int) -> None:
             part = jobs[at : at + submission.TOGETHER]
-            submission.still_ours(tx, owner, request_id, first)
+            submission.still_ours(tx, request, first)
             submission.add(
                 tx,
                 part,
@@ -111,7 +126,7 @@ class Users(Core):
                 first=first,
                 ids=ids,
                 owner=owner,
-                sees=sees,
+                sees=request.sees,
                 shapes=self.shapes,
                 ranks=[
                     begins[job.spec.queue] + end for job, end in zip(part, ends[at:], strict=False)
@@ -122,8 +137,8 @@ class Users(Core):
             )
 
         def finish(tx: Tx) -> m.Submitted:
-            submission.still_ours(tx, owner, request_id, first)
-            return submission.open_up(tx, owner, request_id, first, len(jobs), now=now)
+            submission.still_ours(tx, request, first)
+            return submission.open_up(tx, request, first, len(jobs), now=now)
 
         def at_once(tx: Tx) -> m.Submitted:
             begin(tx)
@@ -138,7 +153,7 @@ class Users(Core):
                 await self.store.write(lambda tx, at=at: add(tx, at))  # type: ignore[misc]
         except Rejected:
             await self.store.write(
-                lambda tx: submission.drop(tx, owner, request_id, first, len(jobs))
+                lambda tx: submission.drop(tx, request.by, request.request_id, first, len(jobs))
             )
             raise
         return await self.store.write(finish)
@@ -170,10 +185,9 @@ class Users(Core):
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
         """All about one job."""
-        old = await self.store.read(lambda tx: retention.kept(tx, job_id))
-        if old is not None and caller.owns(old.row.user):
-            return old
-        row = await self.job_of(job_id, caller.owns)
+        row = await self._row(job_id, caller)
+        if isinstance(row, m.JobDetail):
+            return row
         detail = await self.store.read(lambda tx: retention.detail(tx, row))
         lease = self.leases.of(job_id)
         if lease is None or lease.usage is None or not detail.attempts:
@@ -183,10 +197,17 @@ class Users(Core):
         live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
         return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
 
+    async def _row(self, job_id: int, caller: Caller) -> Row | m.JobDetail:
+        """The row of a job, or all about it if it was moved away. Raises Rejected for others' jobs."""
+        old = await self.store.read(lambda tx: retention.kept(tx, job_id))
+        if old is not None and caller.owns(old.row.user):
+            return old
+        return await self.job_of(job_id, caller.owns)
+
     async def why(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.Why:
         """Why a job is where it is."""
-        row = await self.job_of(job_id, caller.owns)
-        job = views.job(row)
+        row = await self._row(job_id, caller)
+        job = row.row if isinstance(row, m.JobDetail) else views.job(row)
         if job.state is not JobState.ACTIVATED:
             parents = await self.store.read(lambda tx: tx.all("parent.states", child=job_id))
             return why.elsewhere(job, parents)
@@ -221,9 +242,8 @@ class Users(Core):
             await asyncio.sleep(0.05 if len(open_) > 100 else 0)  # many ends, one look
 
     async def _states(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
-        ids = msgspec.json.encode(job_ids).decode()
-        rows = await self.store.read(lambda tx: tx.all("job.states_of", ids=ids))
-        states = {job_id: JobState(state) for job_id, state, owner in rows if caller.owns(owner)}
+        found = await self.store.read(lambda tx: retention.states_of(tx, job_ids))
+        states = {one: state for one, (state, owner) in found.items() if caller.owns(owner)}
         for nr, job_id in enumerate(job_ids):
             if job_id not in states:
                 raise Rejected(
@@ -237,9 +257,9 @@ class Users(Core):
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
         """Cancel jobs; softly: those that run may end by themselves."""
         states = (await self._states(ask.job_ids, caller)).states
-        hard = list(ask.job_ids)
+        hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
         if ask.soft:
-            hard = [job_id for job_id in ask.job_ids if states[job_id] not in WITH_WORKER]
+            hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]
             await self.wish("soft_kill", *ask.job_ids)
         cancelled: list[int] = []
         for at in range(0, len(hard), submission.TOGETHER):
@@ -257,27 +277,56 @@ class Users(Core):
         done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
 
-    async def retry(self, ask: m.JobIds, caller: Caller) -> m.Submitted:
-        """New jobs with the specifications of final ones. A second retry of a job is the first."""
-        states = (await self._states(ask.job_ids, caller)).states
-        for nr, job_id in enumerate(ask.job_ids):
-            if states[job_id] not in FINAL:
-                raise Rejected(
-                    409,
-                    f"job {job_id} is {states[job_id]}",
-                    field=f"job_ids[{nr}]",
-                    remedy="cancel it first",
+    async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
+        """New jobs with the specifications of final ones, and with their owner. A job whose retry is
+        under way is not tried twice: the answer names that one. The rules are in `retries`."""
+        await self._states(ask.job_ids, caller)
+        lock = self._submitting.setdefault((caller.subject, ""), asyncio.Lock())
+        async with lock:  # of two at once the second finds what the first has made
+            key = ask.request_id
+            known = await self._known(caller.subject, key) if key is not None else None
+            if key is not None and known is not None:
+                return await self._retried(ask, key, known)
+            plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
+            if plan.jobs:
+                self._possible(plan.jobs)
+                mine = caller.subject == plan.owner
+                request = Request(
+                    by=caller.subject,
+                    request_id=key or f"retry-{uuid.uuid4().hex}",
+                    digest=retries.digest_of(ask.job_ids),
+                    owner=plan.owner,
+                    sees=plan.owner,
+                    group=group_of(caller.groups, self.settings.groups) if mine else plan.group,
+                    retries=plan.renewed,
                 )
-        bodies = await self.store.read(
-            lambda tx: [queue.body(tx, job_id) for job_id in ask.job_ids]
+                answer = await self._once(request, plan.jobs)
+                made = dict(zip(plan.renewed, answer.job_ids, strict=True))
+            else:
+                made = {}
+            latest = [made.get(one, one) for one in plan.latest]
+            return m.Submitted(job_ids=tuple(latest), repeated=not made)
+
+    async def _retried(self, ask: m.Retry, key: str, known: submission.Known) -> m.Submitted:
+        """The answer to a retry that comes again: of each job the try that was made then."""
+        if known.digest != retries.digest_of(ask.job_ids):
+            raise submission.another(key)
+        then = set(known.answer.job_ids)
+        chains = await self.store.read(
+            lambda tx: [list(retries.chain(tx, job_id)) for job_id in ask.job_ids]
         )
-        jobs = [msgspec.structs.replace(_decode_spec(one), depends_on=()) for one in bodies]
-        digest = hashlib.sha256(repr(ask.job_ids).encode()).hexdigest()[:32]
-        return await self.submit(m.Submit(request_id=f"retry-{digest}", jobs=tuple(jobs)), caller)
+        ids = (next((one for one in chain if one in then), chain[-1]) for chain in chains)
+        return m.Submitted(job_ids=tuple(ids), repeated=True)
 
     async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
         """A piece of a job's output; asking for a running one's makes its pilot send it."""
-        await self.job_of(job_id, caller.owns)
+        if isinstance(await self._row(job_id, caller), m.JobDetail):
+            raise Rejected(
+                410,
+                f"the output of job {job_id} is gone: it ended longer ago than this dispatcher keeps it",
+                field="job_id",
+                remedy="`dispatcher show` still has its last lines of stderr",
+            )
         deadline = time.monotonic() + ask.wait_s
         while True:
             arrival = self.log_arrival(job_id)
@@ -306,7 +355,7 @@ class Users(Core):
 
     async def samples(self, ask: api.SamplesQuery, caller: Caller, job_id: int) -> api.Samples:
         """The resource curves of an attempt, from memory while it runs."""
-        await self.job_of(job_id, caller.owns)
+        await self._row(job_id, caller)
         lease = self.leases.of(job_id)
         mine = lease is not None and (lease.curve or self.store.alone)
         if lease is not None and mine and ask.attempt_nr in (None, lease.attempt_nr):
@@ -320,7 +369,7 @@ class Users(Core):
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
         """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
-        await self.job_of(job_id, caller.owns)
+        await self._row(job_id, caller)
         lease = self.leases.of(job_id)
         if lease is None:
             raise Rejected(
@@ -354,7 +403,7 @@ class Users(Core):
     async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
         """What happened after a point, to the caller's jobs; to everybody's for an admin."""
         if ask.job_id is not None:
-            await self.job_of(ask.job_id, caller.owns)
+            await self._row(ask.job_id, caller)
         elif not caller.may(api.Scope.ADMIN):
             raise Rejected(
                 403, "all events are for admins", field="job_id", remedy="name one of your jobs"

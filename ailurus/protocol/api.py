@@ -148,7 +148,7 @@ ROUTES: tuple[Route, ...] = (
         "wait", P, "/jobs/wait", Scope.READ, m.WaitJobs, m.JobStates, "Wait until jobs are final"
     ),
     Route("cancel", P, "/jobs/cancel", Scope.CANCEL, m.Cancel, m.Cancelled, "Cancel jobs"),
-    Route("retry", P, "/jobs/retry", Scope.CREATE, m.JobIds, m.Submitted, "Submit final jobs anew"),
+    Route("retry", P, "/jobs/retry", Scope.CREATE, m.Retry, m.Submitted, "Submit final jobs anew"),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
     Route("events", G, "/events", Scope.READ, EventsQuery, m.Events, "What happened"),

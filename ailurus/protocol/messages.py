@@ -154,6 +154,11 @@ class JobDetail(Answer):
     parents: tuple[int, ...] = ()
     children: tuple[int, ...] = ()
     activated: float | None = None
+    retry_of: int | None = None
+    """The job that this is a new try of, and who asked for it."""
+    retry_by: str = ""
+    retried_as: int | None = None
+    """The new try of this job."""
 
 
 class Why(Answer):
@@ -178,8 +183,12 @@ class JobStates(Answer):
     states: dict[int, JobState]
 
 
-class JobIds(Ask):
+class Retry(Ask):
+    """Try final jobs again. `request_id` is made by the caller: repeated, it returns the first answer;
+    a client of a version before sends none."""
+
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
+    request_id: Key | None = None
 
 
 class Cancel(Ask):

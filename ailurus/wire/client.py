@@ -240,9 +240,10 @@ class Client:
         """Cancel jobs; workers that run them are told at their next heartbeat."""
         return self.call("cancel", m.Cancel(job_ids=tuple(job_ids), soft=soft), answer=m.Cancelled)
 
-    def retry(self, job_ids: Sequence[int]) -> m.Submitted:
-        """Submit final jobs anew, as new jobs."""
-        return self.call("retry", m.JobIds(job_ids=tuple(job_ids)), answer=m.Submitted)
+    def retry(self, job_ids: Sequence[int], request_id: str | None = None) -> m.Submitted:
+        """Try final jobs again, as new jobs; with the same `request_id` again, the first answer comes."""
+        ask = m.Retry(job_ids=tuple(job_ids), request_id=request_id or uuid.uuid4().hex)
+        return self.call("retry", ask, answer=m.Submitted)
 
     def overview(self) -> m.Overview:
         """The whole system in numbers."""

@@ -17,7 +17,7 @@ PROTOCOL = 76  # what answers is no dispatcher
 NO_PERMISSION = 77
 CONFIGURATION = 78  # no token, no store, no keys
 
-_BY_STATUS = {401: NO_PERMISSION, 403: NO_PERMISSION, 404: NO_INPUT, 409: TRY_AGAIN}
+_BY_STATUS = {401: NO_PERMISSION, 403: NO_PERMISSION, 404: NO_INPUT, 409: TRY_AGAIN, 410: NO_INPUT}
 
 
 class Fault(AilurusError):

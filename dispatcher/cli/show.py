@@ -43,6 +43,8 @@ def _show(job: JobDetail, out: Output) -> None:
             ("command", spec.command or spec.script.partition("\n")[0] + " …"),
             ("parents", " ".join(map(str, job.parents))),
             ("children", " ".join(map(str, job.children))),
+            ("retry of", f"{job.retry_of} (by {job.retry_by})" if job.retry_of else ""),
+            ("retried as", job.retried_as or ""),
         ]
     )
     if last and last.stderr_tail:

@@ -29,10 +29,10 @@ select queue, shape_id, state, n from counter where n > 0
 select queue, shape_id, n from counter where queue in (:queue, '') and state = 'activated' and n > 0
 
 -- name: request.find
-select first, jobs, complete, process from request where owner = :owner and request_id = :request_id
+select first, jobs, complete, process, digest from request where owner = :owner and request_id = :request_id
 -- name: request.add
-insert into request (owner, request_id, first, jobs, complete, made, process)
-    values (:owner, :request_id, :first, :jobs, 0, :made, :process)
+insert into request (owner, request_id, first, jobs, complete, made, process, digest)
+    values (:owner, :request_id, :first, :jobs, 0, :made, :process, :digest)
     on conflict do nothing returning first
 -- name: request.complete
 update request set complete = 1 where owner = :owner and request_id = :request_id
@@ -40,6 +40,16 @@ update request set complete = 1 where owner = :owner and request_id = :request_i
 select owner, request_id, first, jobs from request where complete = 0 and (process = :process or :process = '')
 -- name: request.drop
 delete from request where owner = :owner and request_id = :request_id
+
+-- name: retry.claim
+insert into retry (job_id, new_id, made_by, made) values (:job_id, :new_id, :made_by, :made)
+    on conflict do nothing returning new_id
+-- name: retry.of
+select new_id, made_by, made from retry where job_id = :job_id
+-- name: retry.made
+select job_id, made_by, made from retry where new_id = :new_id
+-- name: retry.drop_range
+delete from retry where new_id between :first and :last
 
 -- name: series.take
 update series set last = last + :by where name = :name returning last
@@ -353,9 +363,12 @@ select job_id from job where (state = 'finished' or state = 'failed' or state = 
 -- name: old.partition
 select :at
 -- name: old.add
-insert into old_job (job_id, ended, detail) values (:job_id, :ended, :detail)
+insert into old_job (job_id, ended, detail, state, owner) values (:job_id, :ended, :detail, :state, :owner)
 -- name: old.get
 select detail from old_job where job_id = :job_id
+-- name: old.states_of
+select job_id, state, owner, case when state is null then detail end from old_job
+    where job_id in (select value from json_each(:ids))
 -- name: old.drop_log
 delete from log where job_id in (select value from json_each(:ids))
 -- name: old.drop_file

@@ -15,6 +15,7 @@ from dispatcher.caller import NOBODY, Caller
 from dispatcher.core import Settings
 from dispatcher.service import Service
 from dispatcher.store import open_store
+from dispatcher.submission import Request
 
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
 BOB = Caller(subject="bob", scopes=ALICE.scopes)
@@ -29,6 +30,11 @@ def new_id() -> str:
 
 def job(name: str = "job", **fields: object) -> JobSpec:
     return JobSpec(**{"name": name, "command": "true", "queue": "q", **fields})
+
+
+def request(name: str, by: str = "alice") -> Request:
+    """A request as the rules know it."""
+    return Request(by=by, request_id=name, digest="", owner=by, sees="", group="")
 
 
 class Worker:

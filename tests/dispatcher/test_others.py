@@ -14,7 +14,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.caller import Rejected
 from dispatcher.ports import Unavailable
 from dispatcher.rates import Limiter, Rates, TooMuch
-from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job
+from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request
 
 S = JobState
 
@@ -258,7 +258,7 @@ def test_what_a_process_that_is_gone_did_not_finish_to_store_is_forgotten(databa
 
     async def test(one, two):
         def half(tx):
-            submission.begin(tx, "alice", "half", 5, process=one.service.process, now=1.0)
+            submission.begin(tx, request("half"), 5, process=one.service.process, now=1.0)
 
         await one.service.store.write(half)
         with pytest.raises(Unavailable):

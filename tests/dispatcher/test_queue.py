@@ -14,7 +14,7 @@ from ailurus.protocol.job import InputFile, OutputFile, Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from dispatcher.caller import Caller, Rejected
-from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
+from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, request, run
 
 S = JobState
 CAROL = Caller(subject="carol", scopes=ALICE.scopes)
@@ -69,7 +69,7 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
             jobs = submission.prepare([job(f"j{i}") for i in range(5)])
 
             def half(tx):
-                first = submission.begin(tx, "alice", "half", 5, process=b.service.process, now=1.0)
+                first = submission.begin(tx, request("half"), 5, process=b.service.process, now=1.0)
                 submission.add(
                     tx,
                     jobs[:3],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import LogQuery, NoQuery
+from ailurus.protocol.api import EventsQuery, LogQuery, NoQuery, SamplesQuery, TailQuery
+from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
 from dispatcher import retention
 from dispatcher.caller import Rejected
@@ -41,7 +43,7 @@ def test_an_ended_job_is_moved_whole_and_shown_as_before(place):
         left = await b.service.store.read(lambda tx: tx.all("counter.all"))
         assert [(row[2], row[3]) for row in left] == [(S.ACTIVATED, 1)]
         with pytest.raises(Rejected, match="there is no job"):
-            await b.service.log(LogQuery(), ALICE, job_id=ids[0])
+            await b.service.log(LogQuery(), BOB, job_id=ids[0])
         assert not (await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=9)))
 
     run(test, place)
@@ -58,10 +60,56 @@ def test_a_young_job_and_one_whose_child_needs_it_stay(place):
         assert states == {first: S.FINISHED, child: S.ACTIVATED}
         await finish(b, worker)
         await tidy(b)
-        with pytest.raises(Rejected, match="there is no job"):
-            await b.service._states((first,), ALICE)
         detail = await b.service.show(NoQuery(), ALICE, job_id=child)
         assert detail.parents == (first,)
+
+    run(test, place)
+
+
+@pytest.mark.field("K8")
+def test_a_moved_job_is_a_finished_job_to_every_question(place):
+    async def test(b):
+        (old,) = await b.submit(job("old"))
+        await finish(b, await b.worker())
+        await tidy(b)
+        (new,) = await b.submit(job("new"))
+        waited = m.WaitJobs(job_ids=(old, new), timeout_s=0.0)
+        assert (await b.service.wait(waited, ALICE)).states == {old: S.FINISHED, new: S.ACTIVATED}
+        assert (await b.service.why(NoQuery(), ALICE, job_id=old)).verdict == "done"
+        cancel = await b.service.cancel(m.Cancel(job_ids=(old,)), ALICE)
+        assert (cancel.cancelled, cancel.already_done) == ((), (old,))
+        assert (await b.service.samples(SamplesQuery(), ALICE, job_id=old)).samples == ()
+        with pytest.raises(Rejected, match="is gone") as gone:
+            await b.service.log(LogQuery(), ALICE, job_id=old)
+        assert gone.value.status == 410
+        with pytest.raises(Rejected, match="is not running"):
+            await b.service.tail(TailQuery(file="stdout"), ALICE, job_id=old)
+        await b.service.events(EventsQuery(job_id=old), ALICE)
+        for ask in (
+            b.service._states((old,), BOB),
+            b.service.why(NoQuery(), BOB, job_id=old),
+            b.service.cancel(m.Cancel(job_ids=(old,)), BOB),
+            b.service.retry(m.Retry(job_ids=(old,)), BOB),
+            b.submit(job("b", depends_on=(old,)), caller=BOB),
+        ):
+            with pytest.raises(Rejected, match="there is no job"):
+                await ask
+
+    run(test, place)
+
+
+@pytest.mark.field("K8")
+def test_a_child_of_a_moved_job_gets_its_files(place):
+    async def test(b):
+        (old,) = await b.submit(job("old", outputs=(OutputFile(name="x", url="file:///s"),)))
+        worker = await b.worker()
+        done = m.DoneFile(name="x", url="file:///s/1.1.x", size=3, adler32="024d0127")
+        await finish(b, worker, files=(done,))
+        await tidy(b)
+        await b.submit(job("new", depends_on=(old,), inputs=(InputFile(name="x"),)))
+        (got,) = await worker.acquire()
+        (made,) = msgspec.json.decode(msgspec.json.encode(got), type=m.Assignment).spec.inputs
+        assert (made.url, made.size, made.adler32) == ("file:///s/1.1.x", 3, "024d0127")
 
     run(test, place)
 

@@ -1,0 +1,164 @@
+"""How final jobs are tried again: as new jobs, once each, with their owner and what they wait for.
+
+The tries of a job are a chain: each is the retry of the one before. Whoever names any of them means the
+latest: if it is under way nothing new is made, if it ended without success it gets a retry of its own. A
+new try waits for the latest try of each parent: one made by the same request, one under way, or one
+that has finished, whose outputs are there. A parent without any of these is tried again together with its
+child, or the child is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher import retention
+from dispatcher.caller import Rejected
+from dispatcher.groups import Turns
+from dispatcher.ports import Tx
+from dispatcher.submission import Prepared, prepared
+
+_spec = msgspec.json.Decoder(JobSpec).decode
+
+
+class Plan(Struct, frozen=True):
+    """What a retry amounts to."""
+
+    latest: tuple[int, ...]
+    """Of each job that was named the latest try: one that is under way, or one to be tried again."""
+    renewed: tuple[int, ...]
+    """Those that are tried again, and below the new jobs, in the same order."""
+    jobs: tuple[Prepared, ...]
+    owner: str
+    group: str
+
+
+class _Past(Struct, frozen=True):
+    """A job that ended, wherever it is kept."""
+
+    owner: str
+    spec: JobSpec
+    parents: tuple[int, ...]
+    group: str
+
+
+def digest_of(job_ids: Sequence[int]) -> str:
+    """What a retry says, to know it again when it comes again."""
+    return hashlib.sha256(repr(tuple(job_ids)).encode()).hexdigest()
+
+
+def chain(tx: Tx, job_id: int) -> Iterator[int]:
+    """A job and its later tries, the latest last."""
+    yield job_id
+    while (row := tx.one("retry.of", job_id=job_id)) is not None:
+        job_id = int(row[0])
+        yield job_id
+
+
+def plan(tx: Tx, job_ids: Sequence[int], turns: Turns) -> Plan:
+    """What is to be done so that each of these jobs is tried again. Raises Rejected."""
+    latest: list[int] = []
+    renewed: dict[int, _Past] = {}
+    for nr, job_id in enumerate(job_ids):
+        *_, last = chain(tx, job_id)
+        latest.append(last)
+        state = _state(tx, last)
+        if state in FINAL and last not in renewed:
+            if last != job_id and state is JobState.FINISHED:
+                raise Rejected(
+                    409,
+                    f"job {job_id} was tried again as job {last}, which has finished",
+                    field=f"job_ids[{nr}]",
+                    remedy=f"to run it once more: dispatcher retry {last}",
+                )
+            renewed[last] = _past(tx, last, turns)
+        elif last == job_id and state not in FINAL:
+            raise Rejected(
+                409, f"job {job_id} is {state}", field=f"job_ids[{nr}]", remedy="cancel it first"
+            )
+    places = {job_id: nr for nr, job_id in enumerate(renewed)}
+    owners = sorted({past.owner for past in renewed.values()})
+    if len(owners) > 1:
+        raise Rejected(
+            422,
+            f"these are jobs of {', '.join(owners)}",
+            field="job_ids",
+            remedy="retry the jobs of one user at a time",
+        )
+    return Plan(
+        latest=tuple(latest),
+        renewed=tuple(renewed),
+        jobs=tuple(_again(tx, job_id, renewed, places) for job_id in renewed),
+        owner=owners[0] if owners else "",
+        group=next((past.group for past in renewed.values()), ""),
+    )
+
+
+def _again(tx: Tx, job_id: int, renewed: dict[int, _Past], places: dict[int, int]) -> Prepared:
+    """The new try of a job. `places`: where in the request stand those that are tried again."""
+    past = renewed[job_id]
+    outside: list[int] = []
+    inside: list[int] = []
+    for parent in past.parents:
+        tries = list(chain(tx, parent))
+        if tries[-1] in places:
+            inside.append(tries[-1])
+        else:
+            outside.append(_usable(tx, job_id, tries))
+    names = tuple(renewed[one].spec.name for one in inside)
+    spec = replace(past.spec, depends_on=(*outside, *names))
+    return prepared(spec, after=tuple(places[one] for one in inside))
+
+
+def _usable(tx: Tx, job_id: int, tries: Sequence[int]) -> int:
+    """The try of a parent that a child can wait for. Raises Rejected."""
+    states = [_state(tx, one) for one in tries]
+    if states[-1] not in FINAL:
+        return tries[-1]
+    for one, state in zip(reversed(tries), reversed(states), strict=True):
+        if state is JobState.FINISHED:
+            return one
+    raise Rejected(
+        409,
+        f"job {job_id} depends on job {tries[-1]}, which is {states[-1]}",
+        field="job_ids",
+        remedy=f"retry both: dispatcher retry {tries[-1]} {job_id}",
+    )
+
+
+def _state(tx: Tx, job_id: int) -> JobState:
+    found = retention.states_of(tx, (job_id,)).get(job_id)
+    return found[0] if found is not None else JobState.CLOSED  # dropped with its month
+
+
+def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
+    row = tx.one("job.standing", job_id=job_id)
+    if row is None:
+        old = retention.kept(tx, job_id)
+        if old is None:
+            raise Rejected(404, f"there is no job {job_id}", remedy="see `dispatcher jobs`")
+        if not (old.spec.command or old.spec.script):
+            raise _unreadable(job_id)
+        return _Past(old.row.user, old.spec, old.parents, "")
+    body = tx.one("body.get", job_id=job_id)
+    try:
+        spec = _spec(body[0] if body is not None else b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise _unreadable(job_id) from None
+    parents = tuple(one[0] for one in tx.all("parent.states", child=job_id))
+    return _Past(row[7], spec, parents, turns.group(tx, row[5]))
+
+
+def _unreadable(job_id: int) -> Rejected:
+    return Rejected(
+        409,
+        f"what job {job_id} was to run cannot be read any more",
+        field="job_ids",
+        remedy="submit it anew",
+    )
