@@ -476,3 +476,12 @@ def test_no_color_is_respected(monkeypatch):
     out = Output(stream=Terminal())
     out.table(["state"], [["failed"]])
     assert "\x1b" not in out._stream.text
+
+
+@pytest.mark.field("H9")
+def test_a_token_that_is_written_to_a_file_is_on_no_screen(run, tmp_path):
+    path = tmp_path / "bob.token"
+    for more in ((), ("--json",)):
+        ran = run("token", "--subject", "bob", "--out", str(path), *more)
+        assert ran.code == 0
+        assert path.read_text().strip() not in ran.out + ran.err
