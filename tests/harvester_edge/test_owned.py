@@ -124,7 +124,9 @@ def test_a_site_file_cut_to_nothing_is_written_again(world):
 
 def test_what_nodes_start_is_on_disk_before_anybody_is_told(world, pilot_file, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+    )
     bundle.hand_out(world.edge.site)
     edge.write_site_file(world.edge.site)
     copy, told = bundle.place(world.edge.site), edge.site_file(world.edge.site)
