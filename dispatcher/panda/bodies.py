@@ -21,6 +21,7 @@ PARAMETERS = 1000  # of a body
 LONGEST_HEAD = 4096  # of a part of a form
 JSON = "application/json"
 TEXT = "text/plain"
+HTML = "text/html"
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Headers = Mapping[bytes, bytes]
@@ -35,6 +36,11 @@ class Upload(Struct, frozen=True):
 
 class BadBody(Exception):
     """A body that cannot be read: PanDA answers 500 with the reason as text."""
+
+
+class NotGzip(BadBody):
+    """Bytes that are not gzip's where they must be. A legacy server ends its process over it, so that it
+    is Apache which answers."""
 
 
 def kind(headers: Headers) -> str:
@@ -61,7 +67,7 @@ def parameters(
     if body[:2] == _GZIP:
         body = unzipped(body)
     elif packed and body and given == JSON:
-        raise BadBody(f"Not a gzipped file ({body[:2]!r})")
+        raise NotGzip(f"Not a gzipped file ({body[:2]!r})")
     if given == JSON:
         return _json(body)
     if given == "multipart/form-data":

@@ -19,7 +19,7 @@ from dispatcher import web
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Rejected
 from dispatcher.panda import bodies, legacy, uploads, v1
-from dispatcher.panda.bodies import BadBody, Headers
+from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
 from dispatcher.panda.files import Files
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
@@ -67,6 +67,8 @@ class Panda:
             else:
                 _, _, version, name = path.split("/", 3)
                 status, content, kind = await self._new(version, name, scope, headers, body)
+        except NotGzip as error:
+            status, content, kind = 500, str(error).encode(), bodies.HTML
         except BadBody as error:
             status, content, kind = 500, str(error).encode("utf-8", "replace"), bodies.TEXT
         except BadToken as error:

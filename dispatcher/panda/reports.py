@@ -26,6 +26,13 @@ _LOG = re.compile(r"(.*\.)?log(\..*)?\.tgz")
 _PHASES = ("get_job", "stage_in", "run", "stage_out", "initial_setup", "setup")
 
 
+# Pilot 3 gives these for a payload that exits with 2 or 3, whatever these numbers mean to it
+# (`resolve_transform_error` of its errorcodes.py); the exit code itself says more.
+FROM_EXIT_CODES = frozenset({1368, 1378})
+# With one of these Pilot 3 may send what went wrong as exeErrorCode: so of a stage-in that failed.
+SAYS_LITTLE = frozenset({0, Code.GENERAL_ERROR, Code.PAYLOAD_FAILED})
+
+
 class Missing(Exception):
     """Outputs are not as the job needs them: it has not finished."""
 
@@ -130,18 +137,27 @@ def _url(text: str) -> str:
 
 
 def _code(told: Told, fault: str) -> tuple[int, bool]:
+    """The code of a failure, and whether another attempt may help."""
     if fault:
         return Code.MISSING_OUTPUT, False
-    number = told.code or told.exe_code or (Code.PAYLOAD_FAILED if told.exit_code else 0)
-    number = min(abs(number) or Code.GENERAL_ERROR, 1_000_000)
+    said = told.code or 0
+    if told.exit_code and abs(said) in FROM_EXIT_CODES:
+        said = Code.PAYLOAD_FAILED
+    elif told.exe_code and abs(said) in SAYS_LITTLE and abs(told.exe_code) not in SAYS_LITTLE:
+        said = told.exe_code
+    elif not said:
+        said = Code.PAYLOAD_FAILED if told.exit_code else Code.GENERAL_ERROR
+    number = min(abs(said), 1_000_000)
     code = _CODES.get(number)
     if code is None:
-        return number, (told.code or 0) < 0  # PanDA: below zero is worth another attempt
+        return number, said < 0  # PanDA: below zero is worth another attempt
     return number, code.transient
 
 
 def _diagnosis(told: Told, fault: str, worker: str) -> str:
     said = fault or told.diagnosis or told.exe_diagnosis
+    if told.exit_code and abs(told.code or 0) in FROM_EXIT_CODES:  # its words are of another fault
+        said = fault
     if not said and told.exit_code:
         said = f"the payload ended with exit code {told.exit_code}"
     heard = f"its worker ended with error {worker}" if worker else ""
