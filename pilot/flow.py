@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from ailurus.logs import Log
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import DoneFile, Report
+from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
 from pilot.held import Held
 from pilot.kit import Kit
@@ -64,6 +65,12 @@ def carry(held: Held, kit: Kit) -> None:
 
 def acceptable(spec: JobSpec, kit: Kit) -> None:
     """Refuse what this pilot cannot do, by the name of the field that asks for it."""
+    try:
+        check_program(spec)
+    except AilurusError as error:
+        raise JobError(
+            Code.PAYLOAD_FAILED, error.message, remedy=error.remedy, field=error.field
+        ) from None
     kit.container.accepts(spec)
     if spec.launcher != "single":
         raise JobError(

@@ -16,6 +16,7 @@ could tell it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -43,7 +44,7 @@ SOON_S = 0.05  # until strangers are looked at again, and how long a start may g
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
 _DEFAULT = [*_DEAF, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Spawn(msgspec.Struct, array_like=True, tag=True):
@@ -55,6 +56,15 @@ class Spawn(msgspec.Struct, array_like=True, tag=True):
     stderr: str
     cpus: list[int]
     depth: int
+    status_fd: int = 0
+
+
+class NotPrepared(Exception):
+    """What comes before a program could not be done; the errno."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.errno = error.errno or errno.EINVAL
 
 
 class Signal(msgspec.Struct, array_like=True, tag=True):
@@ -134,6 +144,7 @@ class Guardian:
         self._link = link
         self._running: dict[int, Spawn] = {}  # by process id
         self._pids: dict[int, int] = {}  # by key
+        self._status: dict[int, int] = {}  # by process id: where its status can be read
         self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
         self._unsure: dict[int, float] = {}  # orphans without an environment → until when is well
@@ -190,9 +201,16 @@ class Guardian:
         if isinstance(word, Spawn):
             try:
                 pid = self._spawn(word)
-            except (OSError, ValueError) as error:
-                errno = getattr(error, "errno", None) or 22
-                self._answers.append(Ended(key=word.key, errno=errno, at=time.monotonic()))
+            except (NotPrepared, OSError, ValueError) as error:
+                number = getattr(error, "errno", None) or errno.EINVAL
+                self._answers.append(
+                    Ended(
+                        key=word.key,
+                        errno=number,
+                        at=time.monotonic(),
+                        before=isinstance(error, NotPrepared),
+                    )
+                )
                 return
             self._running[pid] = word
             self._pids[word.key] = pid
@@ -204,29 +222,57 @@ class Guardian:
                 tell_tree(pid, word.number, self._running[pid].depth)
 
     def _spawn(self, order: Spawn) -> int:
-        if order.cpus:
-            os.sched_setaffinity(0, order.cpus)
-        if order.directory != "/":
-            os.chdir(order.directory)  # posix_spawn has no directory of its own; we have one thread
+        """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the program's."""
+        opened: list[int] = []  # closed again when it has them
+        actions: list[tuple[int, int, int]] = []
+        status = 0
         try:
-            return os.posix_spawn(
+            try:
+                if order.cpus:
+                    os.sched_setaffinity(0, order.cpus)
+                if order.directory != "/":
+                    os.chdir(order.directory)  # posix_spawn has none of its own; we have one thread
+                for fd, path in ((1, order.stdout), (2, order.stderr)):
+                    if path != "/dev/null":  # ours already
+                        opened.append(os.open(path, _APPEND, 0o600))
+                        actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
+                if order.status_fd:
+                    status, writer = os.pipe()
+                    opened.append(writer)
+                    actions.append((os.POSIX_SPAWN_DUP2, writer, order.status_fd))
+            except OSError as error:
+                raise NotPrepared(error) from None
+            pid = os.posix_spawn(
                 order.argv[0],
                 order.argv,
                 order.environment,
-                file_actions=[  # ours are /dev/null already
-                    (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600)
-                    for fd, path in ((1, order.stdout), (2, order.stderr))
-                    if path != "/dev/null"
-                ],
+                file_actions=actions,
                 setsid=True,
                 setsigmask=[],
                 setsigdef=_DEFAULT,
             )
+            if status:
+                self._status[pid], status = status, 0
+            return pid
         finally:
+            for fd in (*opened, status) if status else opened:
+                os.close(fd)
             if order.directory != "/":
                 os.chdir("/")
             if order.cpus:
                 os.sched_setaffinity(0, self._all_cpus)
+
+    def _told(self, pid: int) -> str:
+        """What an ended program wrote to its status channel."""
+        if (fd := self._status.pop(pid, None)) is None:
+            return ""
+        os.set_blocking(fd, False)  # whoever else has the writer is not waited for
+        try:
+            return os.read(fd, 1 << 16).decode("utf-8", "replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
 
     def _reap(self) -> None:
         """Collect all that ended, kill what no running payload answers for, then say who ended."""
@@ -248,6 +294,7 @@ class Guardian:
                     cpu_s=used.ru_utime + used.ru_stime,
                     max_rss_kb=used.ru_maxrss,
                     at=now,
+                    status=self._told(pid),
                 )
                 self._ended.append((now + LEFTOVERS_S, ended))
                 self._again_at = now + AGAIN_S

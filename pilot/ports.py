@@ -82,6 +82,11 @@ class Container(Protocol):
     """Whether payloads are kept from the pilot's files: without that no spool is shared."""
     depth: int
     """How many processes of its own stand between the one we start and the payload."""
+    status_fd: int
+    """The descriptor on which it tells how the payload ended, which no payload has; 0: it has none."""
+
+    def ran(self, status: str) -> bool:
+        """Whether the payload ran, by what was told on `status_fd`; else the runtime itself failed."""
 
     def tmp(self, directory: str) -> str:
         """Where the payload finds its `tmp`."""
@@ -105,6 +110,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """CPUs to run on; empty: as the pilot."""
     depth: int = 0
     """How many processes from the top a TERM spares: they are the container's."""
+    status_fd: int = 0
+    """The descriptor whose writer the program gets, and whose text comes back in `Ended`; 0: none."""
 
 
 class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -118,6 +125,10 @@ class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     max_rss_kb: int = 0
     at: float = 0.0
     """time.monotonic() when it was found to have ended."""
+    before: bool = False
+    """The errno is of what comes before the program: its directory, its output files, its CPUs."""
+    status: str = ""
+    """What it wrote to its `status_fd`."""
 
 
 class Spawner(Protocol):

@@ -67,12 +67,12 @@ def pss_kb(pids: Iterable[int]) -> int | None:
     return total if told else None
 
 
-def oom_kills() -> int:
-    """How many processes this kernel has killed for memory."""
-    for line in _read("/proc/vmstat").splitlines():
-        if line.startswith(b"oom_kill "):
+def counter(path: str, name: bytes) -> int | None:
+    """The number after `name` in a file of `name number` lines; None if it is not told."""
+    for line in _read(path).splitlines():
+        if line.startswith(name + b" "):
             return int(line.split()[1])
-    return 0
+    return None
 
 
 def _read(path: str) -> bytes:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.program import interpreter
+from pilot import blame
 from pilot.held import Held
+from pilot.oom import OomKills
 from pilot.ports import Box, Ended, JobError, Order
 from pilot.slots import Slot
 from pilot.workdir import Workdir
@@ -56,6 +58,7 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         stderr=str(work.stderr),
         cpus=slot.cpus,
         depth=kit.container.depth,
+        status_fd=kit.container.status_fd,
     )
     over = threading.Event()
     results: list[Ended] = []
@@ -64,6 +67,7 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         results.append(ended)
         over.set()
 
+    kills = OomKills()
     began = time.monotonic()
     with kit.supervisor.watching(held, work):
         held.runs(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
@@ -78,7 +82,7 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         rss_kb=0,
         processes=0,
     )
-    return _outcome(held, work, ended, kit)
+    return _outcome(held, work, ended, kit, kills)
 
 
 def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:
@@ -104,54 +108,49 @@ def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str,
 
 
 def _argv(held: Held, work: Workdir) -> list[str]:
+    """The payload's command line. A script is given to the interpreter of its first line, so that it runs
+    where the directory is mounted noexec; by a shell, so that an interpreter that is missing is an exit
+    code of the payload's and no failure of the container."""
     if not held.spec.script:
         return ["/bin/sh", "-c", held.spec.command]
-    fd = work.create(SCRIPT, 0o700)
-    with os.fdopen(fd, "w") as file:
-        file.write(held.spec.script)
+    try:
+        with os.fdopen(work.create(SCRIPT, 0o700), "wb") as file:
+            file.write(held.spec.script.encode())
+    except OSError as error:
+        raise blame.judged(error, "cannot write the job's script", blame.Thing.NODE) from None
     path = str(work.directory / SCRIPT)
-    return [path] if held.spec.script.startswith("#!") else ["/bin/sh", path]
+    if words := interpreter(held.spec.script):
+        return ["/bin/sh", "-c", 'exec "$@"', SCRIPT, *words, path]
+    return ["/bin/sh", path]
 
 
-def _outcome(held: Held, work: Workdir, ended: Ended, kit: Kit) -> Outcome:
+def _outcome(held: Held, work: Workdir, ended: Ended, kit: Kit, kills: OomKills) -> Outcome:
     exit_code = ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
     error = held.stopped
     if error is None and exit_code - 128 in BY_A_SITE:
         error = held.stopped_within(TOGETHER_S)
-    if error is None and ended.errno:
-        error = _not_started(ended.errno)
-    elif error is None and exit_code:
-        error = _failed(exit_code, stderr_tail(work), kit)
+    if error is None and (ended.errno or exit_code):
+        error = blame.ending(_seen(held, work, ended, exit_code, kit, kills))
     return Outcome(exit_code=exit_code, error=error)
 
 
-def _not_started(errno: int) -> JobError:
-    if errno == 5:
-        return JobError(
-            Code.INTERNAL, "the pilot's guardian died, and all payloads with it", transient=True
-        )
-    return JobError(
-        Code.PAYLOAD_FAILED,
-        f"the payload could not be started: {os.strerror(errno)}",
-        remedy="is the command too long, or the script's #! line wrong?",
-    )
-
-
-def _failed(exit_code: int, tail: str, kit: Kit) -> JobError:
-    if kit.container.private and tail.startswith("bwrap: "):
-        return JobError(Code.CONTAINER_FAILED, tail.splitlines()[0])
-    if exit_code == 137 and kit.supervisor.node_ran_out_of_memory():
-        return JobError(
-            Code.OUT_OF_MEMORY,
-            "the node ran out of memory and its kernel killed the payload",
-            remedy="ask for more `memory`",
-        )
-    how = f"signal {exit_code - 128}" if 128 < exit_code < 193 else f"exit code {exit_code}"
-    said = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
-    return JobError(
-        Code.PAYLOAD_FAILED,
-        f"the payload ended with {how}" + (f"; its last words: {said[:300]}" if said else ""),
-        remedy="its stderr and log.tgz say more",
+def _seen(
+    held: Held, work: Workdir, ended: Ended, exit_code: int, kit: Kit, kills: OomKills
+) -> blame.Seen:
+    number, where = kills.since()
+    last = (line for line in reversed(stderr_tail(work).splitlines()) if line.strip())
+    return blame.Seen(
+        exit_code=exit_code,
+        errno=ended.errno,
+        before=ended.before,
+        runtime=kit.container.private,
+        ran=kit.container.ran(ended.status),
+        oom_kills=number,
+        where=where,
+        noexec=exit_code == blame.NOT_EXECUTABLE and not work.executes(),
+        used_kb=max(held.usage.max_rss_kb, held.usage.max_pss_kb),
+        asked_kb=held.spec.memory_mb * 1024,
+        words=next(last, "")[:300],
     )
 
 

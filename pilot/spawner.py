@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pilot import guardian, tree
+from pilot.blame import GUARDIAN_DIED
 from pilot.guardian import Answer, Signal, Spawn, Started
 from pilot.ports import Ended, Order
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
-EIO = 5
 
 
 class GuardedSpawner:
@@ -54,12 +54,13 @@ class GuardedSpawner:
                     order.stderr,
                     list(order.cpus),
                     order.depth,
+                    order.status_fd,
                 )
             )
         keys = [word.key for word in words]
         if not self._send(words):
             for key in keys:
-                self._finish(Ended(key=key, errno=EIO, at=time.monotonic()))
+                self._finish(Ended(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
         return keys
 
     def signal(self, key: int, number: int) -> None:
@@ -78,7 +79,7 @@ class GuardedSpawner:
             tree.kill_descendants(os.getpid())
             on_loss()
             for key in list(self._waiting):
-                self._finish(Ended(key=key, errno=EIO, at=time.monotonic()))
+                self._finish(Ended(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
 
     def turn(self, timeout_s: float | None = None) -> bool:
         """Wait for one message and hand its answers out; False: the guardian is gone."""

@@ -53,7 +53,6 @@ class Supervisor:
         self._sample_at = 0.0
         self._looked_at = 0.0
         self._closed = False
-        self._oom_kills = proc.oom_kills()
         self._log = Log("pilot.watch")
 
     @contextmanager
@@ -75,11 +74,6 @@ class Supervisor:
     def close(self) -> None:
         self._closed = True
         self._news.set()
-
-    def node_ran_out_of_memory(self) -> bool:
-        """Whether the kernel killed for memory since this was last asked."""
-        before, self._oom_kills = self._oom_kills, proc.oom_kills()
-        return self._oom_kills > before
 
     def run(self) -> None:
         """The thread: until `close`."""

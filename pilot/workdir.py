@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from ailurus.protocol.errors import Code
-from pilot.ports import JobError
+from pilot.blame import Thing, judged
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -44,11 +43,16 @@ class Workdir:
             for directory in (self.path, self.directory, self.tmp):
                 directory.mkdir(mode=0o700)
         except OSError as error:
-            raise JobError(
-                Code.NO_LOCAL_SPACE,
-                f"cannot make the job's directory {self.path}: {error.strerror}",
-                remedy="look at the disk of the pilot's --workdir",
+            raise judged(
+                error, f"cannot make the job's directory {self.path}", Thing.NODE
             ) from None
+
+    def executes(self) -> bool:
+        """Whether a file in the payload's directory can be executed: not where it is mounted noexec."""
+        try:
+            return not os.statvfs(self.directory).f_flag & os.ST_NOEXEC
+        except OSError:
+            return True
 
     def create(self, name: str, mode: int = 0o600) -> int:
         """A new file in the payload's directory, open for writing."""

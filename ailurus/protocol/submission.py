@@ -28,6 +28,7 @@ from ailurus.protocol.job import (
     Variable,
 )
 from ailurus.protocol.messages import Key
+from ailurus.protocol.program import check_program
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
 
@@ -258,6 +259,11 @@ def check(jobs: Sequence[JobSpec]) -> None:
                 field=f"{where}.command",
                 remedy="command: one shell line, script: a whole file with its #! line",
             )
+        try:
+            check_program(job)
+        except AilurusError as error:
+            field = f"{where}.{error.field}"
+            raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_files(job.inputs, f"{where}.inputs")
         _check_files(job.outputs, f"{where}.outputs")
         for nr, output in enumerate(job.outputs):

@@ -18,6 +18,7 @@ class Bare:
     name = "bare"
     private = False
     depth = 0
+    status_fd = 0
 
     def __init__(self, *, software: Sequence[str] = (), bare: bool = False) -> None:
         if not bare:
@@ -37,6 +38,9 @@ class Bare:
                 f"this pilot cannot start the image {spec.container!r}",
                 field="container",
             )
+
+    def ran(self, status: str) -> bool:
+        return True
 
     def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
         return list(argv)

@@ -24,6 +24,7 @@ _ETC = (
 )  # fmt: skip
 _ETC_NETWORK = ("hosts", "resolv.conf", "gai.conf")
 _PROC_FIXED = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
+STATUS_FD = 3
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
 
 
@@ -33,6 +34,7 @@ class Bubblewrap:
     name = "bubblewrap"
     private = True
     depth = 2  # bwrap outside, and its reaper inside
+    status_fd = STATUS_FD
 
     def __init__(self, *, software: Sequence[str] = (), bare: bool = False) -> None:
         self._software = tuple(software)
@@ -48,7 +50,8 @@ class Bubblewrap:
     def probe(self) -> None:
         """Raise AilurusError unless a sandbox can be made here."""
         box = Box(directory="/tmp", tmp="/tmp", environment={})  # noqa: S108 - inside the sandbox
-        argv = [word if word != "--bind" else "--ro-bind" for word in self.wrap(["/bin/true"], box)]
+        words = sandboxed(self._base, self._software, ["/bin/true"], box)
+        argv = [word if word != "--bind" else "--ro-bind" for word in words]
         try:
             tried = subprocess.run(
                 argv, env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
@@ -61,6 +64,10 @@ class Bubblewrap:
                 f"bubblewrap cannot make a sandbox here: {said or tried.returncode}",
                 remedy="allow user namespaces, or set `container: {bare: true}` in the site file",
             )
+
+    def ran(self, status: str) -> bool:
+        """bwrap tells the payload's exit code only if it came as far as starting it."""
+        return '"exit-code"' in status
 
     def tmp(self, directory: str) -> str:
         return "/tmp"  # noqa: S108 - the sandbox's own
@@ -75,7 +82,8 @@ class Bubblewrap:
             )
 
     def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
-        return sandboxed(self._base, self._software, argv, box)
+        bwrap, *words = sandboxed(self._base, self._software, argv, box)
+        return [bwrap, "--json-status-fd", str(STATUS_FD), *words]
 
 
 def find() -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pilot import guardian
+from pilot.blame import GUARDIAN_DIED
 from pilot.ports import Ended, Order
 from pilot.spawner import GuardedSpawner
 from tests.pilot.helpers import processes_with, until
@@ -184,7 +185,7 @@ def test_p6_kill_9_of_pilot_or_guardian_leaves_nothing(victim: str) -> None:
         until(lambda: not processes_with(f"sleep\0{mark}"), 10)
         if victim == "guardian":
             told = {process.stdout.readline().strip() for _ in range(5)}
-            assert told == {"lost", "ended 5"}
+            assert told == {"lost", f"ended {GUARDIAN_DIED}"}
         else:
             until(lambda: not Path(f"/proc/{guardian_pid}/environ").exists(), 5)
     finally:

@@ -1,0 +1,92 @@
+"""Single payloads through the pilot's own parts, with neither pilot nor dispatcher around them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.messages import Assignment
+from pilot import guardian
+from pilot.held import Held
+from pilot.ports import JobError
+from pilot.run import Outcome, run
+from pilot.site import Limits, bounds_of
+from pilot.slots import Need, Slot
+from pilot.spawner import GuardedSpawner
+from pilot.watch import Supervisor
+from pilot.workdir import Workdir
+from plugins.container.bare import Bare
+from plugins.container.bubblewrap import Bubblewrap
+
+
+@contextmanager
+def spawning() -> Iterator[GuardedSpawner]:
+    link, pid = guardian.start()
+    made = GuardedSpawner(link, pid)
+    threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
+    yield made
+    made.close()
+
+
+def held_of(command: str = "", **fields: Any) -> Held:
+    fields.setdefault("name", "job")
+    spec = JobSpec(command=command, **fields)
+    assignment = Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec)
+    return Held(assignment, lambda held: None)
+
+
+def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
+    return SimpleNamespace(
+        container=container or Bubblewrap(),
+        spawner=spawner,
+        supervisor=Supervisor(bounds_of(Limits())),
+    )
+
+
+def outcome_of(
+    held: Held, directory: Path, spawner: GuardedSpawner, container: Any = None
+) -> Outcome:
+    """How the payload ends; what the work directory refuses counts as its end, too."""
+    with Workdir(directory / "attempt") as work:
+        try:
+            work.make()
+            held.work = work
+            return run(held, work, Slot(Need()), kit_of(spawner, container))
+        except JobError as error:
+            return Outcome(exit_code=-1, error=error)
+
+
+def main() -> None:
+    """In a process of its own, which may have a file system, user or limits of its own."""
+    told = msgspec.json.decode(sys.argv[1])
+    if user := told.get("user"):
+        os.setgid(user)
+        os.setuid(user)
+    with spawning() as spawner:
+        if (most := told.get("processes")) is not None:
+            import resource
+
+            resource.prlimit(spawner.guardian_pid, resource.RLIMIT_NPROC, (most, most))
+        container = Bare(bare=True) if told.get("bare") else None
+        outcome = outcome_of(held_of(**told["job"]), Path(told["directory"]), spawner, container)
+    error = outcome.error
+    said = {
+        "exit": outcome.exit_code,
+        "code": int(error.code) if error else 0,
+        "transient": bool(error and error.transient),
+        "message": str(error or ""),
+    }
+    print(msgspec.json.encode(said).decode())
+
+
+if __name__ == "__main__":
+    main()
