@@ -50,8 +50,15 @@ class Down(Struct, frozen=True):
 class Loop:
     """One endless function and how it fares. Made by `Loops.add`."""
 
-    def __init__(self, name: str, turn_s: float | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        turn_s: float | None,
+        clock: Callable[[], float],
+        longest_s: float = LONGEST_PAUSE_S,
+    ) -> None:
         self.name = name
+        self._longest_s = longest_s
         self.failures = 0
         self._turn_s = turn_s
         self._clock = clock
@@ -83,7 +90,7 @@ class Loop:
         self.failures += 1
         self._why = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
         self._say(error, now, log)
-        pause, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        pause, self._pause_s = self._pause_s, min(2 * self._pause_s, self._longest_s)
         return pause
 
     def down(self, now: float) -> Down | None:
@@ -184,10 +191,20 @@ class Loops:
         self._awake += min(max(passed, 0.0), STEP_S)
         return self._awake
 
-    def add(self, name: str, turn_s: float | None = None) -> Loop:
-        """Know a loop that something else keeps. `turn_s`: seconds that one turn can take; None: no bound."""
-        loop = self._loops[name] = Loop(name, turn_s, self.now)
+    def add(
+        self, name: str, turn_s: float | None = None, longest_s: float = LONGEST_PAUSE_S
+    ) -> Loop:
+        """Know a loop that something else keeps. `turn_s`: seconds that one turn can take; None: no bound.
+        `longest_s`: the longest pause between two tries."""
+        loop = self._loops[name] = Loop(name, turn_s, self.now, longest_s)
         return loop
+
+    def slipped(self, name: str, error: BaseException) -> None:
+        """Count and log what one of many short pieces of work of this name raised: the others go on, and
+        the name is down only while they go on failing. Called while `error` is handled."""
+        loop = self._loops.get(name) or self.add(name)
+        self.note(loop, error)
+        loop.turned(None)
 
     def thread(
         self,

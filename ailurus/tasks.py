@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from ailurus.logs import Log
-from ailurus.loops import Ended, Loop, Loops
+from ailurus.loops import LONGEST_PAUSE_S, Ended, Loop, Loops
 
+T = TypeVar("T")
 Body = Callable[[Loop], Awaitable[object]]
 
 
@@ -18,25 +20,33 @@ class Tasks(Loops):
 
     def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(log, clock=clock)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def task(self, name: str, body: Body, *, turn_s: float | None = None) -> asyncio.Task[None]:
+    def task(
+        self,
+        name: str,
+        body: Body,
+        *,
+        turn_s: float | None = None,
+        longest_s: float = LONGEST_PAUSE_S,
+    ) -> asyncio.Task[None]:
         """A task that keeps `body` until it is cancelled."""
-        return self._held(self._keep(self.add(name, turn_s), body))
+        return self._held(self._keep(self.add(name, turn_s, longest_s), body))
 
-    def once(self, name: str, what: Awaitable[object]) -> asyncio.Task[None]:
+    def once(self, name: str, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends by itself: held until then, and what it raises is counted and logged under
         `name`, which is down only while such tasks go on failing."""
-        return self._held(self._single(self._loops.get(name) or self.add(name), what))
+        task = self._held(what)
+        task.add_done_callback(partial(self._settled, name))
+        return task
 
     async def end(self) -> None:
-        """Cancel all tasks and wait for them; no thread is called again."""
-        self.close()
+        """Cancel all tasks and wait for them. Threads go on until `close`."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _held(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _held(self, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -55,16 +65,14 @@ class Tasks(Loops):
                 pause_s = self.note(loop, error)
             await asyncio.sleep(pause_s)
 
-    async def _single(self, loop: Loop, what: Awaitable[object]) -> None:
+    def _settled(self, name: str, task: asyncio.Task[Any]) -> None:
         try:
-            await what
+            task.result()
         except asyncio.CancelledError as error:
-            if _cancelled():
-                raise
-            self.note(loop, error)
+            if not task.cancelling():
+                self.slipped(name, error)
         except Exception as error:  # noqa: BLE001 -- nobody waits for it who could be told
-            self.note(loop, error)
-        loop.turned(None)
+            self.slipped(name, error)
 
 
 def _cancelled() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import Room, Shape
@@ -27,7 +29,7 @@ from dispatcher.groups import Turns
 from dispatcher.hosts import Exclusion, Hosts
 from dispatcher.leases import AwakeClock, Lease, Leases, OfPanda
 from dispatcher.others import Others
-from dispatcher.ports import Bulletin, Row, Store, Tx, Unavailable
+from dispatcher.ports import Bulletin, Row, Store, Tx
 from dispatcher.rates import Limiter
 from dispatcher.why import Offer
 
@@ -36,6 +38,8 @@ TICK_S = 0.5
 FLUSH_S = 10.0
 FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
 BEAT_S = 1.0
+FAILING_S = 2.0  # the longest pause of the loop that says we live: others count 5 s of silence
+STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
 TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
 WISHES = 400  # jobs of one bulletin
@@ -100,6 +104,7 @@ class Core:
         clock: Callable[[], float],
     ) -> None:
         self.store = store
+        self.loops = store.loops
         self.settings = settings
         self.mint = mint
         self.now = clock
@@ -118,8 +123,8 @@ class Core:
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._arrivals: dict[int, set[Signal]] = {}
         self._unfold = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         self._no_expiry_before = 0.0  # awake time
+        self._flushed = self._beaten = 0.0  # awake times
         self.others = Others(self)
 
     async def start(self) -> None:
@@ -157,15 +162,14 @@ class Core:
             workers=len(self.heard),
             broken_submissions=dropped,
         )
-        self._tasks = [
-            asyncio.create_task(one()) for one in (self._time, self._descend, self._tidy)
-        ]
+        self.loops.task("time", self._time, turn_s=STUCK_S, longest_s=FAILING_S)
+        self.loops.task("descend", self._descend, turn_s=STUCK_S)
+        if self.settings.retention_s is not None:
+            self.loops.task("tidy", self._tidy, turn_s=STUCK_S)
 
     async def close(self) -> None:
         """Let everybody go, write what was heard, close the store."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.loops.end()
         self.hub.wake_all()
         await self._flush()
         if not self.store.alone:
@@ -339,28 +343,30 @@ class Core:
         """How often is flushed what was heard: where others wait for it, twice a heartbeat."""
         return FLUSH_S if self.store.alone else min(FLUSH_S, self.heartbeat_s / 2)
 
-    async def _time(self) -> None:
-        flushed = beaten = 0.0
+    async def _time(self, loop: Loop) -> None:
         while True:
+            loop.turned(TICK_S)
             await asyncio.sleep(TICK_S)
             try:
-                now = self.awake.tick(time.monotonic())
-                if not self.store.alone and now - beaten >= BEAT_S:
-                    beaten = now
-                    await self.others.beat()
-                    await self.others.look_for_jobs()
-                    await self.others.tell_rates()
-                if now - flushed >= self._flush_s:
-                    flushed = now
-                    await self._flush()
-                    if not self.store.alone:
-                        await self.others.news()
-                if self.leads and now >= self._no_expiry_before:
-                    await self._expire(now)
-            except Unavailable as error:  # a full disk: leases wait for it, as everybody does
-                log.warning("store_unavailable", reason=str(error))
+                await self._tick(self.awake.tick(time.monotonic()))
+            except Exception:  # a full disk: leases wait for it, as everybody does
                 if not self.store.alone:  # and for what others could not tell meanwhile
                     self._no_expiry_before = self.awake.now + 2 * self._flush_s + 2 * BEAT_S
+                raise
+
+    async def _tick(self, now: float) -> None:
+        if not self.store.alone and now - self._beaten >= BEAT_S:
+            await self.others.beat()
+            self._beaten = now
+            await self.others.look_for_jobs()
+            await self.others.tell_rates()
+        if now - self._flushed >= self._flush_s:
+            await self._flush()
+            if not self.store.alone:
+                await self.others.news()
+            self._flushed = now
+        if self.leads and now >= self._no_expiry_before:
+            await self._expire(now)
 
     async def _expire(self, awake: float) -> None:
         late = self.leases.expired(awake)
@@ -419,42 +425,47 @@ class Core:
                 tx.many("attempt.heard", attempts[first : first + FLUSHED])
                 tx.many("site.heard", () if first else sites)
 
-        for first in range(0, max(len(workers), len(attempts)), FLUSHED):
-            await self.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
+        try:
+            for first in range(0, max(len(workers), len(attempts)), FLUSHED):
+                await self.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
+        except Exception:  # told with the next ones: others take for lost what they do not hear of
+            for heard in news:
+                heard.flushed = False
+            self.leases.unwritten(leases)
+            raise
 
     def _heed(self, events: Sequence[m.Event]) -> None:
         if any(event.kind == "unfolding" for event in events):
             self._unfold.set()
 
-    async def _tidy(self) -> None:
+    async def _tidy(self, loop: Loop) -> None:
         """Move away what ended long ago, slice by slice."""
-        age = self.settings.retention_s
+        age = self.settings.retention_s or math.inf
         more = False
-        while age is not None:
-            await asyncio.sleep(TIDY_PAUSE_S if more else TIDY_S)
+        while True:
+            pause_s = TIDY_PAUSE_S if more else TIDY_S
+            loop.turned(pause_s)
+            await asyncio.sleep(pause_s)
             before = self.now() - age
-            try:
-                more = self.leads and await self.store.write(
-                    lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
-                )
-            except Unavailable as error:
-                more = False
-                log.warning("store_unavailable", reason=str(error))
+            more = self.leads and await self.store.write(
+                lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
+            )
 
-    async def _descend(self) -> None:
+    async def _descend(self, loop: Loop) -> None:
         """Tell the children of ended jobs, slice by slice, others' requests between the slices."""
         while True:
+            loop.turned(None)
             await self._unfold.wait()
             self._unfold.clear()
             try:
+                loop.turned()
                 while self.leads and await self.store.write(
                     lambda tx: graph.unfold(tx, now=self.now())
                 ):
-                    pass
-            except Unavailable as error:
-                log.warning("store_unavailable", reason=str(error))
-                await asyncio.sleep(TICK_S)
+                    loop.turned()
+            except Exception:
                 self._unfold.set()
+                raise
 
 
 def end_worker(

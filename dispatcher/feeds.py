@@ -25,6 +25,7 @@ from ailurus.protocol.api import (
     WorkersQuery,
 )
 from ailurus.protocol.states import FINAL
+from ailurus.tasks import Tasks
 from dispatcher.caller import Caller
 
 MOST_EVENTS = 500  # of one pass; more, and lists are told to load again
@@ -46,6 +47,8 @@ class Heard(Protocol):
 class Watched(Protocol):
     """The part of the service that pages look at."""
 
+    @property
+    def loops(self) -> Tasks: ...
     @property
     def hub(self) -> Heard: ...
     async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...

@@ -1,5 +1,5 @@
-"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits, and when the next
-job could be handed out."""
+"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits, when the next job
+could be handed out, and when its loops turn."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from dispatcher.ports import Store, Tx, Unavailable
 
 PATIENCE_S = 3.0  # a store that takes longer to commit nothing serves nobody well
 FRESH_S = 1.0  # anybody may ask: the store is asked once in this time, for all of them
-
-
 log = Log("health")
 
 
@@ -29,13 +27,20 @@ class Readiness:
         self._asked = 0.0
 
     async def check(self) -> None:
-        """Raise Rejected (503) unless the store has just committed."""
+        """Raise Rejected (503) unless the store has just committed and no loop is down."""
         now = time.monotonic()
         if self._asking is None or (self._asking.done() and now - self._asked > FRESH_S):
             self._asked = now
             self._asking = asyncio.create_task(self._ask())
         if fault := await asyncio.shield(self._asking):
             raise Rejected(503, "the store does not answer", detail=fault)
+        if down := self._store.loops.down():
+            raise Rejected(
+                503,
+                "the dispatcher does not do all of its work",
+                detail="; ".join(map(str, down)),
+                remedy="its log has a line `loop_failed` with the trace",
+            )
 
     async def _ask(self) -> str:
         try:

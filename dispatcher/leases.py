@@ -130,6 +130,11 @@ class Leases:
         renewed, self._renewed = self._renewed, {}
         return list(renewed.values())
 
+    def unwritten(self, leases: Iterable[Lease]) -> None:
+        """What `renewed` gave could not be written: it gives them again."""
+        for lease in leases:
+            self._renewed.setdefault(lease.job_id, lease)
+
     def all(self) -> Iterable[Lease]:
         return self._by_job.values()
 

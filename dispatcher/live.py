@@ -97,6 +97,8 @@ class Live:
         self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._news = News(service)
+        self._loops = service.loops
+        self._loop = self._loops.add("live")
         self._task: asyncio.Task[None] | None = None
 
     async def stream(self, query: StreamQuery, caller: Caller) -> AsyncGenerator[bytes, None]:
@@ -114,7 +116,7 @@ class Live:
             channel.pages.add(page)  # before the snapshot is read: nothing falls between the two
             if self._task is None or self._task.done():
                 self._news = News(self._service)
-                self._task = asyncio.create_task(self._run())
+                self._task = self._loops.once("live", self._run())
             yield b"retry: %d\n\n" % RETRY_MS + b"".join(feed.snapshot() for feed in taken)
             while frame := await page.take():
                 yield frame
@@ -153,13 +155,15 @@ class Live:
         self._feeds = {key: feed for key, feed in self._feeds.items() if feed.users}
 
     async def _run(self) -> None:
+        """Look while anybody is here."""
         while self._channels:
+            self._loop.turned(None)
             began = time.perf_counter()
             try:
                 await self._look()
                 self._hand_out()
-            except Exception:  # noqa: BLE001 -- pages come back by themselves, this task would not
-                log.error("live_broke", trace=True)  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 -- pages come back by themselves, this task would not
+                await asyncio.sleep(self._loops.note(self._loop, error))
             spent = time.perf_counter() - began
             await asyncio.sleep(max(PERIOD_S - spent, spent / SHARE - spent))
 

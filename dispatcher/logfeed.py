@@ -55,7 +55,9 @@ class LogFeed(Feed):
         self._attempt_nr = attempt_nr
         self._kept = {}
         if attempt_nr:
-            self._tasks = [asyncio.create_task(self._follow(stream)) for stream in _STREAMS]
+            self._tasks = [
+                self._service.loops.once("live_logs", self._follow(stream)) for stream in _STREAMS
+            ]
 
     async def _follow(self, stream: str) -> None:
         offset = -KEPT_LOG
@@ -67,6 +69,10 @@ class LogFeed(Feed):
                 chunk = await self._service.log(ask, self._caller, job_id=self._job_id)
             except Rejected:
                 await asyncio.sleep(LOG_AGAIN_S)  # no log yet
+                continue
+            except Exception as error:  # noqa: BLE001 -- the page would never hear of this log again
+                self._service.loops.slipped("live_logs", error)
+                await asyncio.sleep(LOG_AGAIN_S)
                 continue
             if chunk.text or chunk.final:
                 self._keep(stream, chunk)

@@ -68,6 +68,7 @@ class Metrics(Collector):
         )
         yield from self._queue()
         yield from self._requests()
+        yield from self._loops()
         if self._store is not None:
             yield from self._files(self._store)
 
@@ -122,6 +123,21 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "ailurus_http_requests_held", "Requests that wait for something", value=self._held()
         )
+
+    def _loops(self) -> Iterator[Metric]:
+        loops = self._service.loops
+        failures = loops.failures()
+        yield _counter(
+            "ailurus_loop_failures",
+            "What loops of the dispatcher raised; each was tried again",
+            ("loop",),
+            Counter(failures),
+        )
+        down = {one.loop for one in loops.down()}
+        up = GaugeMetricFamily("ailurus_loop_up", "Whether a loop does its work", labels=("loop",))
+        for name in failures:
+            up.add_metric((name,), name not in down)
+        yield up
 
     def _files(self, store: Path) -> Iterator[Metric]:
         sizes: Counter[tuple[str]] = Counter()

@@ -32,6 +32,7 @@ import urllib3
 from msgspec import Meta, Struct
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.submission import explained
@@ -221,9 +222,10 @@ class Foreign:
     def __init__(self, policy: Policy, fetch: Callable[[str, str], bytes] | None = None) -> None:
         self._rings = {one.issuer: Keyring(one, fetch or _fetched) for one in policy.issuers}
 
-    async def keep_fresh(self) -> None:
+    async def keep_fresh(self, loop: Loop) -> None:
         """Fetch all keys now and each hour; sooner where it failed. Ends when cancelled."""
         while True:
+            loop.turned(None)
             await asyncio.gather(*(ring.refresh() for ring in self._rings.values()))
             failed = any(not ring.keys for ring in self._rings.values())
             await asyncio.sleep(AGAIN_S if failed else HOURLY_S)

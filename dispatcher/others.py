@@ -7,10 +7,10 @@ the leader, before it takes something for lost, looks whether another has heard 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ from ailurus.protocol.worker import Phase
 from dispatcher import submission
 from dispatcher.hosts import Exclusion, Verdict
 from dispatcher.leases import Lease, OfPanda
-from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.ports import Bulletin, Row, Tx
 from dispatcher.rates import Spending
 from dispatcher.store import queries
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dispatcher.core import Core, Heard
 
 GONE_S = 5.0  # a process that has not moved for so long is gone; its pilots speak to others
+BEFORE_S = 1.0  # so much sooner it stops to lead by itself
 SKEW_S = 5.0  # between the clocks of the dispatchers' hosts
 log = Log("others")
 _encode = msgspec.json.Encoder().encode
@@ -47,18 +48,24 @@ class Others:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.name = secrets.token_hex(8)
-        self.leads = False
+        self._leads_until = 0.0
         self._knows = max(step.number for step in queries.migrations())
         self._old_schema = True
         self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
         self._early: list[m.Event] | None = []
         self._read_until = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- who is there --------------------------------------------------------------------------------
 
+    @property
+    def leads(self) -> bool:
+        """Whether we were the first of the living, so lately that nobody can have taken us for gone: who
+        cannot say that it lives, leads no more before another does."""
+        return _clock() < self._leads_until
+
     async def beat(self) -> None:
         """Say that we live, and see who else does. The first of the living leads."""
+        began = _clock()
 
         def change(tx: Tx) -> list[Row]:
             tx.run("process.beat", name=self.name, knows=self._knows)
@@ -74,10 +81,11 @@ class Others:
         }
         living = [name for number, name, *_ in rows if now - self._beats[number][1] < GONE_S]
         leads = living[0] == self.name
-        if leads and not self.leads:
+        took_over = leads and not self.leads
+        self._leads_until = began + GONE_S - BEFORE_S if leads else 0.0
+        if took_over:
             self._core.take_over()
             log.info("leads", process=self.name)
-        self.leads = leads
         gone = [name for _, name, *_ in rows if name not in living]
         if leads and gone:
             await self._core.store.write(lambda tx: _bury(tx, gone))
@@ -87,8 +95,7 @@ class Others:
 
     async def leave(self) -> None:
         """Let another lead at once."""
-        for task in self._tasks:
-            task.cancel()
+        self._leads_until = 0.0
         await self._core.store.write(lambda tx: _bury(tx, [self.name]))
 
     # --- what they did -------------------------------------------------------------------------------
@@ -104,14 +111,20 @@ class Others:
             self._early += events
             return
         for event in events:
-            if event.kind == "state" and event.job_id is not None:
-                self._job(event, event.job_id)
-            elif event.kind == "worker" and event.worker_id is not None:
-                self._worker(event, event.worker_id)
-            elif event.kind == "host":
-                self._host(event)
-            elif event.kind == "edge":
-                self._later(self._site(event.data["site"]))
+            try:
+                self._follow(event)
+            except Exception as error:  # noqa: BLE001 -- one that is not understood hides no other
+                self._core.loops.slipped("others", error)
+
+    def _follow(self, event: m.Event) -> None:
+        if event.kind == "state" and event.job_id is not None:
+            self._job(event, event.job_id)
+        elif event.kind == "worker" and event.worker_id is not None:
+            self._worker(event, event.worker_id)
+        elif event.kind == "host":
+            self._host(event)
+        elif event.kind == "edge":
+            self._later(self._site(event.data["site"]))
 
     def _job(self, event: m.Event, job_id: int) -> None:
         leases, state = self._core.leases, JobState(event.data["state"])
@@ -266,16 +279,14 @@ class Others:
             )
         )
 
-    def _later(self, what: object) -> None:
-        task = asyncio.ensure_future(self._kept(what))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _later(self, what: Coroutine[Any, Any, object]) -> None:
+        """Do it beside. If it fails, the next look at the store makes up for it."""
+        self._core.loops.once("others", what)
 
-    async def _kept(self, what: object) -> None:
-        try:
-            await what  # type: ignore[misc]
-        except Unavailable as error:  # the next look at the store makes up for it
-            log.info("not_followed", reason=str(error))
+
+def _clock() -> float:
+    """Seconds that go on while this process or its host stands still, as they do for the others."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _bury(tx: Tx, names: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 
 from ailurus.protocol.messages import Event
+from ailurus.tasks import Tasks
 
 T = TypeVar("T")
 ANY_NUMBER = 1_000_000
@@ -90,6 +91,9 @@ NOTHING = Ahead()
 
 class Store(Protocol):
     """Where jobs are kept."""
+
+    loops: Tasks
+    """Keeps the store's own threads; whoever serves from it has its loops kept here, too."""
 
     @property
     def alone(self) -> bool:

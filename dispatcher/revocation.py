@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.messages import Event
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Caller, Rejected
-from dispatcher.ports import Store, Tx, Unavailable
+from dispatcher.ports import Store, Tx
 
+STUCK_S = 60.0  # a store that takes longer to read a table is no good
 LONGEST_S = 366 * 86_400.0  # no token of ours lives longer
 KIND = "token_revoked"
 log = Log("revocation")
@@ -24,12 +26,13 @@ class Revocations:
     def __init__(self, store: Store, issuer: Issuer) -> None:
         self._store = store
         self._issuer = issuer
-        self._reading: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
 
     async def open(self) -> None:
         """Read what was refused before, and hear of what others refuse."""
         await self._read()
         self._store.listen(self._heed)
+        self._store.loops.task("revocations", self._follow, turn_s=STUCK_S)
 
     async def revoke(self, ask: m.Revoke, caller: Caller) -> m.Done:
         """As an administrator asked. It holds from the answer on."""
@@ -64,13 +67,20 @@ class Revocations:
 
     def _heed(self, events: Sequence[Event]) -> None:
         if any(event.kind == KIND for event in events):
-            self._reading = asyncio.create_task(self._again())
+            self._news.set()
 
-    async def _again(self) -> None:
-        try:
-            await self._read()
-        except Unavailable as error:
-            log.warning("revocations_not_read", reason=str(error))
+    async def _follow(self, loop: Loop) -> None:
+        """Read again after each news, until it is read: a token that was refused elsewhere is refused here."""
+        while True:
+            loop.turned(None)
+            await self._news.wait()
+            loop.turned()
+            self._news.clear()
+            try:
+                await self._read()
+            except Exception:
+                self._news.set()
+                raise
 
     async def _read(self) -> None:
         now = self._issuer.now()

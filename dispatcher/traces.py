@@ -22,6 +22,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from ailurus import __version__
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope
 from ailurus.protocol.messages import Event
@@ -54,7 +55,7 @@ class Traces:
         self._service = service
         self._ended: deque[int] = deque(maxlen=REMEMBERED)
         self._more = asyncio.Event()
-        self._telling = asyncio.create_task(self._tell_all())
+        self._telling = service.loops.task("traces", self._tell_all)
         service.store.listen(self._heed)
 
     async def close(self) -> None:
@@ -69,9 +70,11 @@ class Traces:
                 self._ended.append(event.job_id)
                 self._more.set()
 
-    async def _tell_all(self) -> None:
+    async def _tell_all(self, loop: Loop) -> None:
         while True:
-            await self._more.wait()
+            loop.turned(None)
+            if not self._ended:  # else it failed in between
+                await self._more.wait()
             self._more.clear()
             while self._ended:
                 job_id = self._ended.popleft()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ailurus import systemd
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.output import Output
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli import listen
@@ -234,9 +235,9 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         service = await Service.open(store, secret=secret, mint=mint, settings=settings)
         live = Live(service)
         revocations = Revocations(store, issuer)
-        learning = (
-            None if issuer.foreign is None else asyncio.create_task(issuer.foreign.keep_fresh())
-        )
+        if issuer.foreign is not None:
+            service.loops.task("issuers", issuer.foreign.keep_fresh)
+        service.loops.task("watchdog", _watchdog)
         traces = None if args.otlp is None else _traces(service, args.otlp)
         try:
             await revocations.open()
@@ -258,8 +259,6 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             _say(args, out, place, sockets)
             return await _until_told(args, server, issuer, access, sockets)
         finally:
-            if learning is not None:
-                learning.cancel()
             live.close()
             if traces is not None:
                 await traces.close()
@@ -349,10 +348,9 @@ async def _until_told(
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGUSR2, restart)
     loop.add_signal_handler(signal.SIGHUP, reload)
-    beating = asyncio.create_task(_watchdog())
+    systemd.notify("READY=1")
     # ours stay open: uvicorn closes what it is given
     await server.serve(sockets=[one.dup() for one in sockets])
-    beating.cancel()
     return again
 
 
@@ -385,11 +383,12 @@ def _renew_keys(args: Namespace, issuer: Issuer) -> None:
         log.info("keys_read", kids=[key.kid for key in kept.keys])
 
 
-async def _watchdog() -> None:
-    """Tell the service manager that the loop turns, and the log when descriptors run out."""
-    systemd.notify("READY=1")
+async def _watchdog(loop: Loop) -> None:
+    """Tell the service manager that the event loop turns, and the log when descriptors run out."""
     every = systemd.watchdog_s()
+    pause_s = LOOK_S if every is None else min(every, LOOK_S)
     while True:
+        loop.turned(pause_s)
         if every is not None:
             systemd.notify("WATCHDOG=1")
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -399,7 +398,7 @@ async def _watchdog() -> None:
             held = limit
         if held > 0.9 * limit:  # beyond, connections are let go as they come
             log.warning("descriptors_short", held=held, limit=limit)
-        await asyncio.sleep(LOOK_S if every is None else min(every, LOOK_S))
+        await asyncio.sleep(pause_s)
 
 
 def _say(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> None:

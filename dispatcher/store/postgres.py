@@ -24,6 +24,7 @@ from psycopg.adapt import Dumper
 from psycopg.types.string import StrDumperUnknown
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
@@ -34,7 +35,7 @@ from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing, on_lo
 T = TypeVar("T")
 READERS = 4
 TRIES = 5  # of a commit that others were in the way of
-AGAIN_S = 1.0  # before a lost server is asked again
+STUCK_S = 60.0  # one look for events takes no longer
 LOOK_S = 2.0  # how often is asked for events whose notice was lost
 PAGE = 2000  # events read at once
 SCHEMA_LOCK = 4_113_200_1  # advisory: one process at a time changes the tables
@@ -105,9 +106,10 @@ class Postgres(Writing):
         self._open: list[Connection] = []
         self._closing = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
-        self._ears = threading.Thread(target=self._listen, name="listen", daemon=True)
-        self._thread.start()
-        self._ears.start()
+        self._start()
+        self._ears = self.loops.thread(
+            "listen", self._listen, turn_s=STUCK_S, over=self._closing.is_set
+        )
 
     async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         self._loop = asyncio.get_running_loop()
@@ -171,7 +173,9 @@ class Postgres(Writing):
             except IN_THE_WAY as error:
                 log.info("commit_in_the_way", reason=str(error).splitlines()[0], tries=nr + 1)
                 time.sleep(random.uniform(0, 0.02 * 2**nr))
-            except _OF_A_CHANGE:
+            except _OF_A_CHANGE as error:
+                if way == self._each:  # what all changes of a commit share
+                    raise Unavailable(str(error)) from error
                 way = self._each
             except psycopg.Error as error:
                 _let_go(self._writer)
@@ -215,6 +219,8 @@ class Postgres(Writing):
                 except Exception as error:
                     if isinstance(error, psycopg.Error) and not isinstance(error, _OF_A_CHANGE):
                         raise
+                    if isinstance(error, psycopg.ProgrammingError):
+                        self.loops.slipped("commits", error)
                     connection.execute("rollback to change")
                     tx.back_to(point)
                     answers.append((None, _ours(error)))
@@ -239,36 +245,42 @@ class Postgres(Writing):
 
     # --- what others commit --------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        while not self._closing.is_set():
-            try:
-                with _connect(self._url) as connection:
-                    for channel in (EVENTS, BULLETINS):
-                        connection.execute(f"listen {channel}")
-                    self._follow(connection)
-            except (psycopg.Error, Unavailable) as error:
-                log.warning("listening_broke", reason=str(error).splitlines()[0])
-                self._closing.wait(AGAIN_S)
+    def _listen(self, kept: Loop) -> None:
+        with _connect(self._url) as connection:
+            for channel in (EVENTS, BULLETINS):
+                connection.execute(f"listen {channel}")
+            self._follow(connection, kept)
 
-    def _follow(self, connection: Connection) -> None:
+    def _follow(self, connection: Connection, kept: Loop) -> None:
         import select
 
         looked, others = 0.0, True
         while not self._closing.is_set():
             if others or time.monotonic() - looked >= LOOK_S:
-                self._catch_up(connection)
+                self._catch_up(connection, kept)
                 looked, others = time.monotonic(), False
+            kept.turned(LOOK_S)
             select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
             for notice in connection.notifies(timeout=0):
                 if notice.channel == EVENTS:  # what we commit is delivered without being read again
                     others |= notice.pid != self._pid
                 elif self._loop is not None:
-                    on_loop(self._loop, self._spread, _bulletin(notice.payload))
+                    self._heard(self._loop, notice.payload)
 
-    def _catch_up(self, connection: Connection) -> None:
+    def _heard(self, loop: asyncio.AbstractEventLoop, text: str) -> None:
+        """Anybody on the database can say anything on the channel."""
+        try:
+            bulletin = _bulletin(text)
+        except msgspec.DecodeError as error:
+            self.loops.slipped("hearers", error)
+        else:
+            on_loop(loop, self._spread, bulletin)
+
+    def _catch_up(self, connection: Connection, kept: Loop) -> None:
         """Deliver what others have committed."""
         text = postgres_queries()["event.after"]
         while self._loop is not None:
+            kept.turned()
             with self._order:
                 rows = connection.execute(text, {"after": self._known, "most": PAGE}).fetchall()
                 if rows:
@@ -349,7 +361,10 @@ def _undone(connection: Connection) -> Iterator[None]:
         raise
 
 
-_OF_A_CHANGE = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
+# What the values of one change can bring about. A table that is not there, a right that was revoked, a
+# statement that a pooler lost are faults of the place, whoever asks.
+_OF_VALUES = (psycopg.DataError, psycopg.IntegrityError)
+_OF_A_CHANGE = (*_OF_VALUES, psycopg.ProgrammingError)
 
 
 def _connect(url: str) -> Connection:
@@ -358,7 +373,11 @@ def _connect(url: str) -> Connection:
         connection = psycopg.connect(url, autocommit=True, **ALIVE)
     except psycopg.OperationalError as error:
         raise Unavailable(str(error)) from error
-    connection.execute(PLANS)
+    try:
+        connection.execute(PLANS)
+    except psycopg.Error as error:
+        _let_go(connection)
+        raise Unavailable(str(error)) from error
     connection.adapters.register_dumper(str, _Text)
     connection.adapters.register_dumper(bool, _Number)
     return connection
@@ -375,6 +394,6 @@ def _ours(error: Exception) -> Exception:
     """An error in the words of the port."""
     if isinstance(error, errors.NumericValueOutOfRange):
         return OverflowError(str(error))
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.Error) and not isinstance(error, _OF_VALUES):
         return Unavailable(str(error))
     return error

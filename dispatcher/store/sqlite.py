@@ -108,7 +108,7 @@ class Sqlite(Writing):
         )
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
-        self._thread.start()
+        self._start()
 
     async def spread(self, bulletin: Bulletin) -> None:
         self._spread(bulletin)

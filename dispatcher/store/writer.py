@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol.messages import Event
+from ailurus.tasks import Tasks
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
@@ -92,7 +94,8 @@ class Writing:
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
         self._hearers: list[Callable[[Bulletin], None]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
-        self._thread = threading.Thread(target=self._serve, name="writer", daemon=True)
+        self.loops = Tasks(Log("loops"))
+        self._ended = threading.Event()
 
     async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         loop = asyncio.get_running_loop()
@@ -112,12 +115,17 @@ class Writing:
     def hear(self, hearer: Callable[[Bulletin], None]) -> None:
         self._hearers.append(hearer)
 
+    def _start(self) -> None:
+        """Begin to commit."""
+        self._thread = self.loops.thread("writer", self._serve, over=self._ended.is_set)
+
     async def _stop(self) -> None:
         while not self._at_rest.is_set():  # a write may come between its rest and our waking
             await self._at_rest.wait()
         self._begun.put(None)
         await asyncio.to_thread(self._thread.join)
         self._readers.shutdown()
+        self.loops.close()
 
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
@@ -143,13 +151,17 @@ class Writing:
         else:
             self._at_rest.set()
 
-    def _serve(self) -> None:
+    def _serve(self, kept: Loop) -> None:
         while (begun := self._begun.get()) is not None:
             loop, batch, draft = begun
-            while batch:
-                self._commit(loop, batch, draft)
-                batch, draft = self._next(), None
-            on_loop(loop, self._begin, loop)
+            try:
+                while batch:
+                    self._commit(loop, batch, draft)
+                    batch, draft = self._next(), None
+            finally:
+                on_loop(loop, self._begin, loop)
+            kept.turned(None)
+        self._ended.set()
 
     def _next(self) -> list[Asked]:
         """What the thread may go on with by itself."""
@@ -169,6 +181,9 @@ class Writing:
         except Exception as error:  # noqa: BLE001 -- a bug of ours fails these, and stops nobody else
             log.error("commit_broke", trace=True, changes=len(batch))  # noqa: TRY400
             answers = [(None, error)] * len(batch)
+        except BaseException as error:
+            on_loop(loop, self._answer, batch, [(None, error)] * len(batch), events)
+            raise
         took = time.perf_counter() - began
         if took > SLOW_S:
             log.warning("commit_slow", seconds=round(took, 3), changes=len(batch))
@@ -196,11 +211,17 @@ class Writing:
     def _tell(self, events: Sequence[Event]) -> None:
         if events:
             for listener in self._listeners:
-                listener(events)
+                try:
+                    listener(events)
+                except Exception as error:  # noqa: BLE001 -- one that fails must not cut off the others
+                    self.loops.slipped("listeners", error)
 
     def _spread(self, bulletin: Bulletin) -> None:
         for hearer in self._hearers:
-            hearer(bulletin)
+            try:
+                hearer(bulletin)
+            except Exception as error:  # noqa: BLE001 -- as above
+                self.loops.slipped("hearers", error)
 
 
 def on_loop(

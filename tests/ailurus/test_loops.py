@@ -178,7 +178,7 @@ def test_a_short_task_that_fails_is_counted_and_does_not_stay_down(monkeypatch, 
         async def short() -> None:
             raise LookupError("no row")
 
-        await tasks.once("news", short())
+        await asyncio.wait({tasks.once("news", short())})
         time.passes(2 * DOWN_S)
         return tasks
 

@@ -153,7 +153,7 @@ def test_the_next_leads_when_the_first_is_gone_and_gives_every_lease_its_full_le
         await until(lambda: two.service.leases.of(got.job_id))
         assert one.service.leads
         assert not two.service.leads
-        for task in one.service._tasks:  # as if it had been killed
+        for task in one.service.loops._tasks:  # as if it had been killed
             task.cancel()
         two.service.awake.now += 29
         await until(lambda: two.service.leads, 10)
@@ -263,7 +263,7 @@ def test_what_a_process_that_is_gone_did_not_finish_to_store_is_forgotten(databa
         await one.service.store.write(half)
         with pytest.raises(Unavailable):
             await two.submit(request="half")
-        for task in one.service._tasks:
+        for task in one.service.loops._tasks:
             task.cancel()
         await until(lambda: two.service.leads, 10)
         async with asyncio.timeout(5):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import (
     EventsQuery,
@@ -22,6 +23,7 @@ from ailurus.protocol.api import (
 )
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import JobState
+from ailurus.tasks import Tasks
 from dispatcher import live as live_module
 from dispatcher.caller import Caller, Rejected
 from dispatcher.live import BEHIND, Live
@@ -35,6 +37,7 @@ class Service:
     """The part of the service that pages look at; job N is alice's."""
 
     def __init__(self) -> None:
+        self.loops = Tasks(Log("test"))
         self.asked: Counter[str] = Counter()
         self.told: list[m.Event] = []
         self.states = {1: JobState.RUNNING, 2: JobState.ACTIVATED}
