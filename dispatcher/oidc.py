@@ -36,6 +36,7 @@ from ailurus.loops import Loop
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.submission import explained
+from ailurus.wire.connection import authorities
 from dispatcher.caller import BadToken, Caller
 
 HOURLY_S = 3600.0
@@ -292,7 +293,7 @@ def _values(claim: object) -> Sequence[str]:
 
 def _fetched(url: str, ca: str) -> bytes:
     timeout = urllib3.Timeout(total=FETCH_S)
-    with urllib3.PoolManager(ca_certs=ca or None, retries=False) as pool:
+    with urllib3.PoolManager(ca_certs=ca or authorities(), retries=False) as pool:
         answer = pool.request("GET", url, timeout=timeout, redirect=False, preload_content=False)
         body: bytes = answer.read(LONGEST + 1)
         answer.release_conn()

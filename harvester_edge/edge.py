@@ -312,6 +312,7 @@ def _told(site: Site) -> bytes:
         "storage": {
             "roots": [expanded(root) for root in site.storage.roots],
             "http_allow": site.storage.http_allow,
+            "http_proxy": site.storage.http_proxy or "",
             "default_output": site.storage.default_output,
             "logs": site.storage.logs,
         },

@@ -254,6 +254,8 @@ class Storage(_Part, frozen=True, kw_only=True):
 
     roots: tuple[AbsolutePath, ...] = ()
     http_allow: tuple[Url, ...] = ()
+    http_proxy: Url | None = None
+    """What the pilots' http transfers go through. `http_proxy` in a node's environment changes nothing."""
     default_output: Annotated[
         str,
         Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$",

@@ -27,6 +27,8 @@ class Storage(Struct, frozen=True):
     """Directories beneath which `file:` URLs resolve."""
     http_allow: tuple[str, ...] = ()
     """Prefixes of http URLs."""
+    http_proxy: str = ""
+    """What http transfers go through; no variable of the environment says it."""
     default_output: str = ""
     logs: str = "failed"
     """Whose log.tgz goes there: of failed attempts, `all` or `none`."""

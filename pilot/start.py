@@ -18,7 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import TokenFile, fixed_token
+from ailurus.wire.client import TokenFile, Trust, fixed_token
 from ailurus.wire.dialect import asked
 from ailurus.wire.retry import Patience
 from pilot import machine
@@ -77,7 +77,9 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
         spool = Spool(_spool(options, directory, container), instance)
         bounds = bounds_of(site.limits)
         slots = Slots(total, _pinned(site, total, seen))
-        stage = Stage(_transfers(site), site.storage.default_output, bounds, site.storage.logs)
+        stage = Stage(
+            _transfers(site, options.trust), site.storage.default_output, bounds, site.storage.logs
+        )
         server: Server | None = None
 
         def room() -> Room:
@@ -170,7 +172,7 @@ def _container(site: Site) -> Container:
     return made
 
 
-def _transfers(site: Site) -> Callable[[str], Transfer]:
+def _transfers(site: Site, trust: Trust) -> Callable[[str], Transfer]:
     """The transfer of a URL scheme, made when a job first needs it."""
 
     @cache
@@ -181,7 +183,12 @@ def _transfers(site: Site) -> Callable[[str], Transfer]:
             raise JobError(
                 Code.NO_PROTOCOL, f"no data plugin for {scheme!r} URLs", remedy=error.remedy
             ) from None
-        made: Transfer = kind(roots=site.storage.roots, http_allow=site.storage.http_allow)
+        made: Transfer = kind(
+            roots=site.storage.roots,
+            http_allow=site.storage.http_allow,
+            http_proxy=site.storage.http_proxy,
+            ca=trust.ca,
+        )
         return made
 
     return transfer
@@ -217,7 +224,9 @@ def recover(options: Options, site: Site) -> None:
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = Stage(_transfers(site), site.storage.default_output, bounds_of(site.limits))
+    stage = Stage(
+        _transfers(site, options.trust), site.storage.default_output, bounds_of(site.limits)
+    )
     reporter = Reporter(
         _link(options, token, nobody),
         lambda: nobody.total,

@@ -133,8 +133,11 @@ class Url(Struct, frozen=True, gc=False):
 
     def redirected(self, location: str) -> Url:
         """Where a server's `Location` leads from here. Nothing of our query goes with it: whatever the
-        target needs, the redirect itself carries."""
-        return Url.parse(urljoin(self.sent, location.strip().replace(" ", "%20")))
+        target needs, the redirect itself carries. Raises AilurusError."""
+        try:
+            return Url.parse(urljoin(self.sent, location.strip().replace(" ", "%20")))
+        except ValueError:
+            raise AilurusError(f"{shown(location)!r} is not a URL") from None
 
 
 def shown(text: str) -> str:

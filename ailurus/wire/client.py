@@ -35,7 +35,7 @@ from ailurus.protocol.api import BY_NAME, PREFIX, Route
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL
-from ailurus.wire.connection import POOLS
+from ailurus.wire.connection import POOLS, authorities
 from ailurus.wire.retry import Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -134,7 +134,9 @@ class Trust(msgspec.Struct, frozen=True):
                 assert_hostname=False,
             )
         else:
-            pool = urllib3.PoolManager(maxsize=connections, retries=False, ca_certs=self.ca or None)
+            pool = urllib3.PoolManager(
+                maxsize=connections, retries=False, ca_certs=self.ca or authorities()
+            )
         pool.pool_classes_by_scheme = POOLS
         return pool
 

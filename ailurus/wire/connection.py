@@ -1,4 +1,4 @@
-"""Connections whose requests go out in one piece.
+"""Connections whose requests go out in one piece, and whom a machine trusts.
 
 The standard library sends the head of a request and its body each by itself: two packets, or two
 records of TLS, for which the server wakes twice.
@@ -6,12 +6,50 @@ records of TLS, for which the server wakes twice.
 
 from __future__ import annotations
 
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.ssl_ import create_urllib3_context
 
 LARGEST = 64 * 1024  # bytes of a body that is copied behind its head
+
+# Where systems keep the authorities that they trust: a Python that was built elsewhere looks in one.
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Gentoo, NixOS
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # RHEL and its kin
+    "/etc/pki/tls/certs/ca-bundle.crt",  # the same, and older ones
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/var/lib/ca-certificates/ca-bundle.pem",  # the same
+    "/etc/ssl/cert.pem",  # Alpine
+)
+
+
+def authorities(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The file with this machine's authorities; None where Python finds them by itself, in the places
+    it was built for or by SSL_CERT_FILE and SSL_CERT_DIR."""
+    if environment.get("SSL_CERT_FILE") or environment.get("SSL_CERT_DIR"):
+        return None
+    usual = ssl.get_default_verify_paths()
+    if usual.cafile or (usual.capath and any(Path(usual.capath).iterdir())):
+        return None
+    return next((path for path in AUTHORITIES if os.access(path, os.R_OK)), None)
+
+
+def verifying(ca: str = "") -> ssl.SSLContext:
+    """A context that believes this machine's authorities, and those in the file `ca` beside them."""
+    context = create_urllib3_context()
+    if (path := authorities()) is not None:
+        context.load_verify_locations(path)
+    else:
+        context.load_default_certs()
+    if ca:
+        context.load_verify_locations(ca)
+    return context
 
 
 class _Http(HTTPConnection):

@@ -28,7 +28,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class File:
     """Copies with adler32 computed on the way."""
 
-    def __init__(self, *, roots: Sequence[str] = (), http_allow: Sequence[str] = ()) -> None:
+    def __init__(self, *, roots: Sequence[str] = (), **_: object) -> None:
         # A root itself may be reached through links: the site wrote it. Beneath it none are followed.
         paths = [given.encode("utf-8", "surrogateescape") for given in roots]
         self._roots = sorted(

@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 import os
+import ssl
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from hashlib import md5 as new_md5
-from urllib.parse import unquote_to_bytes
+from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import urllib3
 
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url, shown
+from ailurus.wire.connection import verifying
+from ailurus.wire.watched import POOLS, Offer, watching
 from pilot.ports import Check, Copied, JobError
 
 BLOCK = 1 << 18
+LARGE = 1 << 20  # bytes of a body that is announced first: the receiver may be another
 STALL_S = 60.0  # how long a server may say nothing
 REDIRECTS = 5
+_LEADS = {"GET": {301, 302, 303, 307, 308}, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
 
 
 class Http:
-    """GET inputs, PUT outputs; a redirect is held to the same rules as the URL itself."""
+    """GET inputs, PUT outputs. A redirect is held to the same rules as the URL itself.
 
-    def __init__(self, *, roots: Sequence[str] = (), http_allow: Sequence[str] = ()) -> None:
+    What a URL carries of secrets stays with it: a redirect to elsewhere has its own, or none.
+    """
+
+    def __init__(
+        self,
+        *,
+        roots: Sequence[str] = (),
+        http_allow: Sequence[str] = (),
+        http_proxy: str = "",
+        ca: str = "",
+    ) -> None:
         self._allow = [_place(Url.parse(prefix)) for prefix in http_allow]
-        self._pool = urllib3.PoolManager(
-            maxsize=4,
-            retries=False,
-            timeout=urllib3.Timeout(connect=10.0, read=STALL_S),
-            headers={"User-Agent": f"ailurus/{__version__}", "Accept-Encoding": "identity"},
-        )
+        self._proxy = Url.parse(http_proxy) if http_proxy else None
+        self._ca = ca
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        return self._made(None)
+
+    @cached_property
+    def _secure(self) -> urllib3.PoolManager:
+        """Made when the first https file is moved: reading the authorities takes 20 ms."""
+        return self._made(verifying(self._ca))
+
+    def _made(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "maxsize": 4,
+            "retries": False,
+            "timeout": urllib3.Timeout(connect=10.0, read=STALL_S),
+            "headers": {"User-Agent": f"ailurus/{__version__}", "Accept-Encoding": "identity"},
+        }
+        if context is not None:
+            options["ssl_context"] = context
+        pool: urllib3.PoolManager
+        if self._proxy is None:
+            pool = urllib3.PoolManager(**options)
+        else:
+            user = self._proxy.userinfo
+            login = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else {}
+            pool = urllib3.ProxyManager(str(self._proxy), proxy_headers=login, **options)
+        pool.pool_classes_by_scheme = POOLS
+        return pool
 
     def allowed(self, url: Url) -> None:
         origin, path = _place(url)
@@ -45,12 +86,15 @@ class Http:
         )
 
     def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
+        with watching(check):
+            return self._get(url, into, md5=md5)
+
+    def _get(self, url: Url, into: int, *, md5: bool) -> Copied:
         answer = self._ask("GET", url, None, Code.STAGE_IN_FAILED)
         size, adler = 0, 1
         digest = new_md5(usedforsecurity=False) if md5 else None
         try:
             for block in answer.stream(BLOCK, decode_content=False):
-                check()
                 adler = zlib.adler32(block, adler)
                 if digest is not None:
                     digest.update(block)
@@ -69,10 +113,10 @@ class Http:
         return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
-        length = os.fstat(source).st_size
-        body = _Measured(source, check)
-        self._ask("PUT", url, body, Code.STAGE_OUT_FAILED, length).close()
-        if body.size != length:
+        body = _Measured(source)
+        with watching(check):
+            self._ask("PUT", url, body, Code.STAGE_OUT_FAILED).close()
+        if body.size != body.length:
             raise JobError(Code.STAGE_OUT_FAILED, f"{url}: the file changed while it was sent")
         return Copied(size=body.size, adler32=f"{body.adler:08x}")
 
@@ -84,46 +128,69 @@ class Http:
                 raise
 
     def _ask(
-        self, method: str, url: Url, body: _Measured | None, code: Code, length: int = 0
+        self, method: str, url: Url, body: _Measured | None, code: Code
     ) -> urllib3.BaseHTTPResponse:
-        """The answer with status 2xx, after at most `REDIRECTS` allowed redirects (GET only)."""
-        headers = {**self._pool.headers}
-        if body is not None:
-            headers |= {"Content-Length": str(length), "If-None-Match": "*"}
+        """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them gets
+        the body from its start."""
+        first, expects = url, body is not None and body.length >= LARGE
         for _ in range(REDIRECTS + 1):
             self.allowed(url)
-            try:
-                answer = self._pool.request(
-                    method,
-                    url.sent,
-                    body=body,
-                    headers=headers,
-                    redirect=False,
-                    preload_content=False,
-                )
-            except urllib3.exceptions.HTTPError as error:
-                raise JobError(code, f"{url}: {shown(str(error))}") from None
+            answer = self._once(method, url, body, code, expects=expects)
             if 200 <= answer.status < 300 and answer.status != 206:
                 return answer
             target = answer.headers.get("Location", "")
             answer.close()
-            if answer.status in (301, 302, 303, 307, 308) and target and method == "GET":
+            if answer.status == 417 and expects:  # a server that does not know the word
+                expects = False
+            elif answer.status in _LEADS[method] and target:
                 url = _redirected(url, target)
-                continue
-            raise _refused(url, answer.status, code)
-        raise JobError(code, f"{url}: more than {REDIRECTS} redirects")
+            else:
+                raise _refused(url, answer.status, code)
+        raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
+
+    def _once(
+        self, method: str, url: Url, body: _Measured | None, code: Code, *, expects: bool
+    ) -> urllib3.BaseHTTPResponse:
+        pool = self._secure if url.scheme == "https" else self._pool
+        headers = {**pool.headers}
+        if body is not None:
+            body.rewind()
+            headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
+        if expects:
+            headers["Expect"] = "100-continue"
+        try:
+            return pool.request(
+                method,
+                url.sent,
+                body=body,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
+            )
+        except urllib3.exceptions.SSLError as error:
+            raise JobError(
+                code,
+                f"{url}: {shown(str(error))}",
+                remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
+            ) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise JobError(code, f"{url}: {shown(str(error))}") from None
 
 
-class _Measured:
+class _Measured(Offer):
     """An open file as a request's body, measured while it is sent."""
 
-    def __init__(self, source: int, check: Check) -> None:
-        self._source, self._check = source, check
-        self.size, self.adler = 0, 1
+    def __init__(self, source: int) -> None:
+        self._source = source
+        self.length = os.fstat(source).st_size
+        self.rewind()
 
-    def __iter__(self) -> Iterator[bytes]:
-        while block := os.read(self._source, BLOCK):
-            self._check()
+    def rewind(self) -> None:
+        os.lseek(self._source, 0, os.SEEK_SET)
+        self.wanted, self.size, self.adler = True, 0, 1
+
+    def pieces(self) -> Iterator[bytes]:
+        while self.wanted and (block := os.read(self._source, BLOCK)):
             self.adler = zlib.adler32(block, self.adler)
             self.size += len(block)
             yield block
@@ -141,11 +208,8 @@ def _redirected(url: Url, target: str) -> Url:
 
 def _place(url: Url) -> tuple[tuple[str, str, int], str]:
     """Origin and path of a URL that has nothing ambiguous in it."""
-    dotted = any(
-        unquote_to_bytes(part) in {b".", b".."}
-        for name in url.segments
-        for part in name.split(b"/")
-    )
+    parts = (part for name in url.segments for part in name.split(b"/"))
+    dotted = any(unquote_to_bytes(part) in {b".", b".."} for part in parts)
     odd = url.userinfo is not None or not url.host or "\\" in url.path
     if url.scheme not in {"http", "https"} or odd or dotted:
         raise JobError(
@@ -157,11 +221,11 @@ def _place(url: Url) -> tuple[tuple[str, str, int], str]:
 
 
 def _refused(url: Url, status: int, code: Code) -> JobError:
-    if status in (404, 410):
+    if status in {404, 410}:
         return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
     if status == 412:
         return JobError(
             code, f"{url} exists already, and outputs overwrite nothing", transient=False
         )
-    passing = status in (408, 425, 429) or status >= 500
+    passing = status in {408, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import trustme
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
+from ailurus.wire import watched
 from pilot.ports import JobError
 from plugins.data import http
 from plugins.data.http import Http
@@ -217,3 +221,315 @@ def test_nobody_there(transfer: Http, into: int) -> None:
     alone = Http(http_allow=["http://127.0.0.1:1/"])
     act = lambda: alone.get(Url.parse("http://127.0.0.1:1/x"), into, nothing, md5=False)  # noqa: E731
     assert code_of(act) is Code.STAGE_IN_FAILED
+
+
+class Pool(Store):
+    """A pool node: it takes what its door sends."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        self.asked.append(self.path)
+        super().do_PUT()
+
+
+class Door(Store):
+    """A door, as dCache and XRootD have them: it sends writers to a pool, in one of several manners."""
+
+    protocol_version = "HTTP/1.1"
+    status, location, manner = 307, "", "reads the body"
+
+    def handle_expect_100(self) -> bool:
+        if self.manner == "asks for no body":
+            self._redirect()
+            self.close_connection = True
+            return False
+        if self.manner == "knows no Expect":
+            self._answer(417)
+            self.close_connection = True
+            return False
+        return True if self.manner == "ignores Expect" else super().handle_expect_100()
+
+    def do_PUT(self) -> None:
+        if self.manner == "closes at once":
+            self.close_connection = True
+        else:
+            self.rfile.read(int(self.headers["Content-Length"]))
+        self._redirect()
+
+    def do_DELETE(self) -> None:
+        self._redirect()
+
+    def _redirect(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(self.status)
+        self.send_header("Location", self.location)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextmanager
+def serving(
+    kind: type[Store], tls: ssl.SSLContext | None = None, **more: object
+) -> Iterator[type[Store]]:
+    handler = type("Handler", (kind,), {"files": {}, "asked": [], **more})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # a client that does not trust us
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    handler.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def pool() -> Iterator[type[Store]]:
+    with serving(Pool) as made:
+        yield made
+
+
+@pytest.fixture
+def door(pool) -> Iterator[type[Door]]:
+    with serving(Door, location=f"{pool.url}/data/xyz?door=1") as made:
+        yield made
+
+
+@contextmanager
+def allowing(*prefixes: str, **more: str) -> Iterator[Http]:
+    made = Http(http_allow=prefixes, **more)
+    yield made
+    made._pool.clear()
+
+
+def filled(into: int, size: int) -> bytes:
+    data = os.urandom(size)
+    os.write(into, data)
+    return data
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize("size", [0, 10, 8 * http.LARGE])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_door_sends_the_file_on_to_its_pool(
+    door, pool, into: int, status: int, size: int
+) -> None:
+    data = filled(into, size)
+    door.status = status
+    with allowing(door.url, pool.url) as transfer:
+        copied = transfer.put(into, Url.parse(f"{door.url}/dir/1.0.out?authz=T"), nothing)
+    assert pool.files == {"/data/xyz?door=1": data}
+    assert (copied.size, copied.adler32) == (size, f"{zlib.adler32(data):08x}")
+    assert door.asked == ["/dir/1.0.out?authz=T"]
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize(
+    "manner",
+    ["asks for no body", "knows no Expect", "ignores Expect", "closes at once", "reads the body"],
+)
+def test_a_large_file_reaches_the_pool_whatever_the_manners_of_the_door(
+    door, pool, into: int, manner: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(watched, "EXPECT_S", 0.2)
+    data = filled(into, 8 * http.LARGE)
+    door.manner = manner
+    with allowing(door.url, pool.url) as transfer:
+        copied = transfer.put(into, Url.parse(f"{door.url}/dir/out"), nothing)
+    assert pool.files == {"/data/xyz?door=1": data}
+    assert (copied.size, copied.adler32) == (len(data), f"{zlib.adler32(data):08x}")
+
+
+@pytest.mark.field("L2")
+def test_a_body_that_the_door_does_not_want_is_not_read(door, pool, into: int, monkeypatch) -> None:
+    filled(into, 8 * http.LARGE)
+    door.manner = "asks for no body"
+    read = []
+    real = os.read
+    monkeypatch.setattr(http.os, "read", lambda fd, n: read.append(block := real(fd, n)) or block)
+    with allowing(door.url, pool.url) as transfer:
+        transfer.put(into, Url.parse(f"{door.url}/dir/out"), nothing)
+    assert sum(map(len, read)) == 8 * http.LARGE
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("{pool}/data/xyz", Code.STORAGE_FORBIDDEN),  # the pool is not in the list
+        ("http://u:p@127.0.0.1:1/x", Code.STORAGE_FORBIDDEN),
+        ("file:///etc/passwd", Code.STORAGE_FORBIDDEN),
+        ("http://[::1/x", Code.STORAGE_FORBIDDEN),
+        ("../../x", Code.STORAGE_FORBIDDEN),  # of the door, but not beneath what is allowed there
+        ("{door}/dir/out", Code.STAGE_OUT_FAILED),  # for ever
+    ],
+)
+@pytest.mark.parametrize("act", ["put", "delete"])
+def test_a_door_leads_nowhere_else(door, pool, into: int, location: str, code: Code, act) -> None:
+    filled(into, 10)
+    door.location = location.format(pool=pool.url, door=door.url)
+    url = Url.parse(f"{door.url}/dir/out")
+    with allowing(f"{door.url}/dir") as transfer:
+        do = transfer.delete if act == "delete" else lambda url: transfer.put(into, url, nothing)
+        assert code_of(lambda: do(url)) is code
+    assert (pool.asked, pool.files) == ([], {})
+    assert len(door.asked) <= http.REDIRECTS + 1
+
+
+@pytest.mark.field("L2")
+def test_a_secret_goes_only_to_whom_it_was_given(door, pool, into: int) -> None:
+    seen: list[str] = []
+    pool.do_PUT = lambda self: (seen.append(f"{self.path} {self.headers}"), Store.do_PUT(self))
+    filled(into, 10)
+    door.location = f"{pool.url}/x"
+    with allowing(door.url, pool.url) as transfer:
+        transfer.put(into, Url.parse(f"{door.url}/dir/out?authz=S3CRET"), nothing)
+    assert len(seen) == 1
+    assert "S3CRET" not in seen[0]
+    assert "authz" not in seen[0]
+
+
+@pytest.mark.field("L1")
+@pytest.mark.parametrize("allow", ["http://127.0.0.1:1", "http://127.0.0.2:1"])
+def test_no_error_shows_what_a_url_has_of_secrets(into: int, allow: str) -> None:
+    url = Url.parse("http://127.0.0.1:1/d/x?authz=S3CRET#S3CRET")
+    with allowing(allow) as transfer:
+        for act in (
+            lambda: transfer.get(url, into, nothing, md5=False),
+            lambda: transfer.put(into, url, nothing),
+            lambda: transfer.delete(url),
+        ):
+            with pytest.raises(JobError) as caught:
+                act()
+            assert "S3CRET" not in f"{caught.value} {caught.value.remedy}"
+            assert "127.0.0.1:1/d/x" in str(caught.value)
+
+
+class Dripping(Store):
+    """A byte now and then, for ever: of the answer's head, of its body, or taken from a request."""
+
+    where = "body"
+
+    def do_GET(self) -> None:
+        if self.where != "silent":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            if self.where == "body":
+                self.wfile.write(b"Content-Length: 1000000\r\n\r\n")
+        with suppress(OSError):
+            while not self.gone.wait(0.01):
+                if self.where != "silent":
+                    self.wfile.write(b"x")
+
+    def do_PUT(self) -> None:
+        with suppress(OSError):
+            while not self.gone.wait(0.01):
+                self.connection.recv(1)
+
+
+@pytest.mark.field("A18")
+@pytest.mark.parametrize(
+    ("act", "where"), [("get", "body"), ("get", "head"), ("get", "silent"), ("put", "body")]
+)
+def test_a_stop_reaches_a_server_that_drips(into: int, act: str, where: str, monkeypatch) -> None:
+    monkeypatch.setattr(watched, "STEP_S", 0.05)
+    monkeypatch.setattr(watched, "EXPECT_S", 0.05)
+    filled(into, 8 * http.LARGE)
+    os.lseek(into, 0, os.SEEK_SET)
+    began, gone = time.monotonic(), threading.Event()
+
+    def stop() -> None:
+        if time.monotonic() > began + 0.2:
+            raise JobError(Code.KILLED_BY_SERVER, "stop")
+
+    with serving(Dripping, where=where, gone=gone) as server, allowing(server.url) as transfer:
+        url = Url.parse(f"{server.url}/x")
+        do = (
+            (lambda: transfer.get(url, into, stop, md5=False))
+            if act == "get"
+            else (lambda: transfer.put(into, url, stop))
+        )
+        try:
+            assert code_of(do) is Code.KILLED_BY_SERVER
+            assert time.monotonic() - began < 1.5
+        finally:
+            gone.set()
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[type[Store]]:
+    """A store whose certificate only `ca` signed."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    with serving(Pool, tls=context, ca=str(tmp_path / "ca.pem")) as made:
+        made.files["/data"] = DATA
+        yield made
+
+
+@pytest.mark.field("W5")
+def test_the_pilots_authority_is_believed_of_inputs_and_outputs(secure, into: int) -> None:
+    url = Url.parse(f"{secure.url}/data")
+    with allowing(secure.url) as transfer:
+        with pytest.raises(JobError, match="CERTIFICATE_VERIFY_FAILED") as refused:
+            transfer.get(url, into, nothing, md5=False)
+        assert "--ca" in refused.value.remedy
+        transfer._secure.clear()
+    with allowing(secure.url, ca=secure.ca) as transfer:
+        assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
+        transfer.put(into, Url.parse(f"{secure.url}/out"), nothing)
+        transfer._secure.clear()
+    assert secure.files["/out"] == DATA
+
+
+@pytest.mark.field("W5")
+def test_what_openssl_is_told_is_believed(secure, into: int, monkeypatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", secure.ca)
+    with allowing(secure.url) as transfer:
+        url = Url.parse(f"{secure.url}/data")
+        assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
+        transfer._secure.clear()
+
+
+@pytest.mark.field("A18")
+def test_a_stop_reaches_a_silent_server_behind_tls(secure, into: int, monkeypatch) -> None:
+    monkeypatch.setattr(watched, "STEP_S", 0.05)
+    began, gone = time.monotonic(), threading.Event()
+    secure.do_GET = lambda _: gone.wait(5)
+
+    def stop() -> None:
+        if time.monotonic() > began + 0.2:
+            raise JobError(Code.KILLED_BY_SERVER, "stop")
+
+    with allowing(secure.url, ca=secure.ca) as transfer:
+        url = Url.parse(f"{secure.url}/x")
+        assert code_of(lambda: transfer.get(url, into, stop, md5=False)) is Code.KILLED_BY_SERVER
+        transfer._secure.clear()
+    gone.set()
+
+
+class Proxy(Store):
+    """What is asked for goes to nobody: the answer says that the proxy was asked."""
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.path} {self.headers.get('Proxy-Authorization')}")
+        self._answer(200, b"by proxy")
+
+
+@pytest.mark.field("W5")
+def test_a_proxy_is_used_by_the_sites_word_and_by_no_other(store, into: int, monkeypatch) -> None:
+    url = Url.parse(f"{store.url}/ok/data")
+    with serving(Proxy) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        with allowing(store.url) as transfer:
+            assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
+        assert proxy.asked == []
+        named = proxy.url.replace("//", "//u:p@")
+        with allowing(store.url, http_proxy=named) as transfer:
+            assert transfer.get(url, into, nothing, md5=False).size == len("by proxy")
+        assert proxy.asked == [f"{url.sent} Basic dTpw"]
