@@ -136,13 +136,20 @@ def postgres(url: str) -> Iterator[Finding]:
     """The server answers, and holds a store of this version."""
     import psycopg
 
+    from dispatcher.ports import Unavailable
+    from dispatcher.store.postgres import check_sessions
+
     try:
         with psycopg.connect(url, connect_timeout=10) as store:
             version = store.info.server_version // 10_000
             yield Finding("store", "ok", f"PostgreSQL {version} answers")
+            store.autocommit = True
+            check_sessions(url, store)
             rows = store.execute("select number, digest, name from migration").fetchall()
             yield migrations(rows)
-    except psycopg.Error as error:
+    except AilurusError as error:
+        yield Finding("store", "wrong", error.message, error.remedy)
+    except (psycopg.Error, Unavailable) as error:
         yield Finding("store", "wrong", str(error).strip(), "does it run; did `dispatcher init`?")
 
 

@@ -59,6 +59,9 @@ PLANS = (
 )
 PLANS_S = 1.0  # then all is planned anew: a join must not begin at a table that has grown since
 
+PROBES = 8  # connections that look for our session behind a pooler
+POOLED = "a pooler between us and PostgreSQL gives a session to others between transactions"
+UNPOOLED = "connect to the server itself, or set pool_mode = session for this database"
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
 _encode = msgspec.json.Encoder().encode
@@ -93,12 +96,13 @@ class Postgres(Writing):
         self._writer: Connection | None = _connect(url)
         self._writer.execute(STANDING_STILL)
         try:
+            check_sessions(url, self._writer)
             self._schema(self._writer)
         except BaseException:
             self._writer.close()
             raise
         self._known = self._last_event(self._writer)
-        self._pid = self._writer.info.backend_pid
+        self._pid = _session(self._writer)
         self._plans_until = 0.0
         self._order = threading.Lock()  # who delivers events
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,7 +170,7 @@ class Postgres(Writing):
                 if self._writer is None or self._writer.closed:
                     self._writer = _connect(self._url)
                     self._writer.execute(STANDING_STILL)
-                    self._pid = self._writer.info.backend_pid
+                    self._pid = _session(self._writer)
                 return way(self._writer, batch)
             except Again:
                 way = self._each
@@ -255,7 +259,10 @@ class Postgres(Writing):
         import select
 
         looked, others = 0.0, True
+        session = _session(connection)
         while not self._closing.is_set():
+            if time.monotonic() - looked >= LOOK_S and _session(connection) != session:
+                raise AilurusError(POOLED, field="--store", remedy=UNPOOLED)
             if others or time.monotonic() - looked >= LOOK_S:
                 self._catch_up(connection, kept)
                 looked, others = time.monotonic(), False
@@ -381,6 +388,35 @@ def _connect(url: str) -> Connection:
     connection.adapters.register_dumper(str, _Text)
     connection.adapters.register_dumper(bool, _Number)
     return connection
+
+
+def _session(connection: Connection) -> int:
+    """The server's process behind a connection. What libpq says of it is a pooler's invention."""
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0
+
+
+def check_sessions(url: str, connection: Connection) -> None:
+    """Raise AilurusError if a pooler lends the session of `connection` to others between transactions:
+    what we set, prepare and listen to would be theirs, and nobody would hear of another's commits."""
+    session = _session(connection)
+    pooled = session != connection.info.backend_pid
+    others: list[Connection] = []
+    try:
+        for _ in range(PROBES if pooled else 1):
+            others.append(other := _connect(url))
+            other.execute("begin")  # so that each of them has one of its own
+            if _session(other) == session:
+                raise AilurusError(POOLED, field="--store", remedy=UNPOOLED)
+    except errors.ProtocolViolation as error:  # not even a transaction is let through
+        raise AilurusError(
+            f"{POOLED}: {str(error).strip()}", field="--store", remedy=UNPOOLED
+        ) from None
+    except psycopg.Error as error:
+        raise Unavailable(str(error)) from error
+    finally:
+        for other in others:
+            _let_go(other)
 
 
 def _let_go(connection: Connection | None) -> None:
