@@ -19,7 +19,7 @@ from ailurus.wire.client import WireError
 from harvester_edge.decide import Decision, Health, Snapshot
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
-from harvester_edge.ports import BatchError, BatchId, Sighting
+from harvester_edge.ports import BatchError, BatchId, Sighting, Tag
 from harvester_edge.snapshot import cost_of, snapshot
 
 Key = tuple[str, int]
@@ -213,7 +213,9 @@ def _sought(
         ):
             continue
         try:
-            answer = edge.batch.find(worker.intent)  # type: ignore[arg-type]
+            order = edge.book.of_intent(worker.intent)
+            ids = [BatchId(one.batch_id) for one in order if one.batch_id and one.ended is None]
+            answer = edge.batch.find(Tag(worker.intent), ids, now - worker.planned)
         except BatchError as error:
             edge.log.warning("search_failed", intent=worker.intent, reason=str(error))
             break  # the others would wait as long for nothing

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NewType, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
@@ -90,6 +91,15 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     detail: str = ""
 
 
+MISLAID = "the batch system has it under another name"
+
+
+def mislaid(one: Sighting, tag: Tag) -> Sighting:
+    """A worker of that tag which the batch system shows only by its id, since something renamed it."""
+    detail = f"{MISLAID}, {one.tag}: do `options.submit` or the site's own rules rename jobs?"
+    return msgspec.structs.replace(one, tag=tag, detail=detail)
+
+
 class Batch(Protocol):
     """A batch system. The class is made with (options, workers' directory, tag prefix), and with how
     long one of its commands may take."""
@@ -110,8 +120,9 @@ class Batch(Protocol):
     def listing(self) -> tuple[Sighting, ...]:
         """All of ours, by one command. Raises BatchError."""
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
-        """The workers of an order, in the queue or in its history. Raises BatchError."""
+    def find(self, tag: Tag, ids: Collection[BatchId], age_s: float) -> tuple[Sighting, ...]:
+        """The workers of an order that was given `age_s` seconds ago, in the queue or in its history. `ids`:
+        of its workers, for those that have lost the tag. Raises BatchError."""
 
     def cancel(self, ids: Collection[BatchId]) -> None:
         """End these; asked again while they last. Raises BatchError."""

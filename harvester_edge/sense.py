@@ -287,7 +287,7 @@ def _unlike(value: Any, key: str, options: Any) -> tuple[str, str] | None:
         bad = [one for one in letters if _refusal([one] if many else one, key, options)]
         what = " ".join(map(repr, bad))
         return f"{what or 'a text of this form'} may not stand here", "leave it out"
-    return said, "see docs/edge.md"
+    return said, "leave it out: docs/edge.md says what a plugin keeps to itself"
 
 
 def _refusal(value: Any, key: str, options: Any) -> str | None:

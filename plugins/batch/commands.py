@@ -127,6 +127,23 @@ def answer(command: str, ran: Ran) -> str:
     return ran.out
 
 
+SSH_FAILED = 255
+_SIGNALS = (1, 2, 3, 6, 9, 11, 13, 15)
+STOPPED = frozenset({124, *(128 + number for number in _SIGNALS)})
+"""As shells and timeout(1) tell that a command was ended."""
+
+
+def refused(ran: Ran, lost: re.Pattern[str], name: str, *, far: bool) -> bool:
+    """Whether a submit command was told no, in whatever words: it ended by itself, with an error, and tells
+    no number of a job. `lost`: what it says when the answer, and not the job, was lost. `far`: it runs
+    behind an ssh, which fails with a code that it may have, too."""
+    if ran.code <= 0 or ran.code in STOPPED or re.search(r"\b\d+\b", ran.out):
+        return False
+    if far and ran.code == SSH_FAILED and not re.search(f"^{name}", ran.err, re.MULTILINE):
+        return False
+    return not lost.search(ran.err)
+
+
 OptionsT = TypeVar("OptionsT", bound=Struct)
 
 

@@ -26,12 +26,60 @@ from harvester_edge.ports import (
     Tag,
     Unclear,
 )
-from plugins.batch.commands import NotThere, Ran, Run, answer, because, hundreds, of_slot, runner
+from plugins.batch.commands import (
+    NotThere,
+    Ran,
+    Run,
+    answer,
+    because,
+    hundreds,
+    of_slot,
+    refused,
+    runner,
+)
+from plugins.batch.pass_through import behind, check_prefix, shells
 
 Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f]*(?!\n)$", max_length=2000)]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@<>?=&-]*(?!\n)$", max_length=500)]
 KEPT_S = 900
 """How long a finished worker stays in the listing: longer than any poll."""
+
+
+_FOUND = "the edge finds its workers by it"
+_FILES = "a worker's files lie in its own directory"
+_SLOT = "the slot says it"
+_ONCE = "a worker is begun once, and stays in the queue for as long as the edge needs"
+OWN = {
+    **dict.fromkeys(("ailurustag", "queue"), _FOUND),
+    **dict.fromkeys(("executable", "universe", "arguments", "args"), "it starts something else"),
+    **dict.fromkeys(("environment", "env"), "it tells a worker its number; `getenv` may add to it"),
+    **dict.fromkeys(("initialdir", "initial_dir", "job_iwd", "iwd"), _FILES),
+    **dict.fromkeys(("output", "stdout", "out", "error", "stderr", "err"), _FILES),
+    **dict.fromkeys(("should_transfer_files", "transfer_executable", "copy_to_spool"), _FILES),
+    "requirements": "`options.requirements` says it",
+    **dict.fromkeys(("leave_in_queue", "leaveinqueue", "periodic_remove", "periodicremove"), _ONCE),
+    **dict.fromkeys(("on_exit_remove", "onexitremove", "on_exit_hold", "onexithold"), _ONCE),
+    **dict.fromkeys(("max_retries", "retry_until", "success_exit_code"), _ONCE),
+    **dict.fromkeys(("max_materialize", "max_idle", "materialize_max_idle"), _FOUND),
+    **dict.fromkeys(("hold", "noop_job"), "no worker would start"),
+    **dict.fromkeys(("request_cpus", "request_memory", "request_disk", "request_gpus"), _SLOT),
+    "accounting_group": "`options.accounting_group` says it",
+}
+"""What `options.submit` may not set: https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html"""
+_NAME_OF = re.compile(r"\s*(?:\+|my\.)?\s*([A-Za-z_][\w.]*)\s*=(?!=)", re.IGNORECASE)
+
+
+def check_line(line: str) -> None:
+    """Raises ValueError for a line of the submit file that is the plugin's own to write."""
+    if not line.strip() or line.lstrip().startswith("#"):
+        return
+    match = _NAME_OF.match(line)
+    if line.rstrip().endswith("\\"):
+        raise ValueError(f"{line!r} would swallow the line after it")
+    if match is None:
+        raise ValueError(f"{line!r} is no `name = value`")
+    if why := OWN.get(match[1].lower()):
+        raise ValueError(f"`{match[1]}` cannot stand here: {why}")
 
 
 class HTCondorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,10 +94,17 @@ class HTCondorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Seconds after which a held worker is removed."""
     vacate: Annotated[int, Meta(ge=1, le=86400)] = 60
     """Seconds between TERM and KILL."""
+    history: bool = True
+    """False where the schedd keeps none: what ended unseen then counts as lost."""
     submit: list[Line] = []
-    """Further lines of the submit file, as they are."""
+    """Further lines of the submit file, as they are, but for those by which workers are found."""
     prefix: list[str] = []
     """A command that runs the others, such as [ssh, login]."""
+
+    def __post_init__(self) -> None:
+        for line in self.submit:
+            check_line(line)
+        check_prefix(self.prefix)
 
 
 class HTCondor:
@@ -73,6 +128,7 @@ class HTCondor:
     ) -> None:
         self._options, self._root, self._prefix = options, root, prefix
         self._run = run or runner(timeout_s, ("CONDOR_CONFIG",))
+        self.history = options.history
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script, description = order.place / "script", order.place / "submit"
@@ -90,7 +146,7 @@ class HTCondor:
         match = _IDS.fullmatch(ran.out)
         if ran.code == 0 and match and int(match[2]) == order.count - 1:
             return Accepted({n: BatchId(f"{match[1]}.{n}") for n in range(order.count)})
-        if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
+        if refused(ran, _LOST, "ERROR", far=bool(shells(self._options.prefix))):
             return Rejected(ran.said)
         return Unclear(f"condor_submit: exit code {ran.code}: {ran.said}")
 
@@ -130,16 +186,18 @@ class HTCondor:
             "-attributes",
             attributes,
         ]
-        text = answer("condor_status", self._run([*self._options.prefix, *argv, *more]))
+        text = answer("condor_status", self._run(behind(self._options.prefix, [*argv, *more])))
         return _decode(text, _Machine)
 
     def listing(self) -> tuple[Sighting, ...]:
         ours = f"substr(AilurusTag, 0, {len(self._prefix)}) == {_quoted(self._prefix)}"
         return self._ads("condor_q", ours)
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+    def find(
+        self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = 0.0
+    ) -> tuple[Sighting, ...]:
         this = f"AilurusTag == {_quoted(tag)}"
-        past = self._ads("condor_history", this, "-scanlimit", "50000")
+        past = self._ads("condor_history", this, "-scanlimit", "50000") if self.history else ()
         found = {one.batch_id: one for one in (*past, *self._ads("condor_q", this))}
         return tuple(found.values())
 
@@ -161,16 +219,16 @@ class HTCondor:
             where += ["-pool", self._options.pool]
         if self._options.schedd:
             where += ["-name", self._options.schedd]
-        return self._run([*self._options.prefix, name, *where, *argv])
+        return self._run(behind(self._options.prefix, [name, *where, *argv]))
 
 
 # the submission --------------------------------------------------------------------------------
 
 _IDS = re.compile(r"(\d+)\.0 - \1\.(\d+)\n")
-_REFUSAL = re.compile(
-    # Said before anything is sent, or by the schedd about this very submission.
-    r"Failed to (parse|open) command file|on Line \d+ of submit file|Parse error in expression|"
-    r"exceed MAX_JOBS|submit requirement|Submit requirement|SUBMIT_REQUIREMENT"
+_LOST = re.compile(
+    # Nobody answered, or the connection ended while the jobs were handed over.
+    r"Can't find address|ailed to connect|ommunicat|timed out|SECMAN|AUTHENTICATE|CEDAR|"
+    r"Connection (refused|reset)|Failed to commit job submission into the queue\W*\Z"
 )
 _GONE = re.compile(r"^Job [\d.]+ not found$|^Couldn't find/remove all jobs in cluster")
 

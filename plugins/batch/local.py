@@ -122,7 +122,9 @@ class Local:
         self._children = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG)[0] == 0]
         return tuple(self._look(tag, place) for tag, place in self._places())
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+    def find(
+        self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = 0.0
+    ) -> tuple[Sighting, ...]:
         """Of an order whose submission is in doubt: those that have not begun never will."""
         for place in _indices(self._root / tag):
             _make_once(place / "claim", VOID)

@@ -34,6 +34,7 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
+    mislaid,
     nodes_of,
 )
 from plugins.batch import pbs_fit as fit
@@ -46,11 +47,35 @@ from plugins.batch.commands import (
     hundreds,
     in_time,
     of_slot,
+    refused,
     runner,
     tasks,
 )
+from plugins.batch.pass_through import Grammar, behind, check, check_prefix, shells
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:@=+-]*(?!\n)$", max_length=500)]
+
+
+_FOUND = "the edge finds its workers by it"
+_FILES = "a worker's files lie in its own directory"
+_SLOT = "the slot says it"
+_NOTHING = "qsub would not print the job's number and return"
+_ONCE = "the plugin says which workers PBS may begin again"
+QSUB = Grammar(
+    own={
+        **dict.fromkeys(("-N", "-J", "-W Job_Name", "-W array_indices_submitted"), _FOUND),
+        **dict.fromkeys(("-u", "-W User_List"), "the edge lists its own user's jobs"),
+        **dict.fromkeys(("-o", "-e", "-W Output_Path", "-W Error_Path"), _FILES),
+        **dict.fromkeys(("-I", "-f", "-z", "-W block", "-W interactive", "--version"), _NOTHING),
+        **dict.fromkeys(("-h", "-W Hold_Types"), "nobody would release the workers"),
+        **dict.fromkeys(("-r", "-W Rerunable"), _ONCE),
+        **dict.fromkeys(("-S", "-C", "-W Shell_Path_List"), "the script is read by /bin/sh"),
+        **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mem", "-l walltime"), _SLOT),
+        "-l place": "`options.place` says it",
+    },
+    flags=frozenset({"-f", "-h", "-I", "-V", "-X", "-z", "--version"}),
+)
+"""What `options.submit` may not say: qsub(1B)."""
 
 
 class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,13 +91,18 @@ class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory: bool = True
     """Ask for memory; false where it comes with the cores."""
     history: bool = True
-    """False where the server keeps none (job_history_enable)."""
+    """False where the server keeps none (job_history_enable): what ended unseen then counts as lost. The
+    server is asked when it gives no history."""
     user: Word = ""
     """Whose jobs ours are, if not of who the edge runs as."""
     submit: list[str] = []
-    """Further arguments of qsub, as they are."""
+    """Further arguments of qsub, as they are, but for those by which workers are found."""
     prefix: list[str] = []
     """A command that runs the others, such as [ssh, login]."""
+
+    def __post_init__(self) -> None:
+        check(self.submit, QSUB)
+        check_prefix(self.prefix)
 
 
 class PBS:
@@ -97,6 +127,7 @@ class PBS:
         self._options, self._root, self._prefix = options, root, prefix
         settings = ("PBS_CONF_FILE", "PBS_EXEC", "PBS_SERVER", "PBS_DEFAULT")
         self._run = run or runner(timeout_s, settings)
+        self.history = options.history  # until the server says that it keeps none
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.place / "script"
@@ -118,7 +149,7 @@ class PBS:
             own = f"{match[1]}[{{}}]" if many else match[1]
             ids = {n: BatchId(own.format(n // order.nodes)) for n in range(order.count)}
             return Accepted(ids)
-        if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
+        if refused(ran, _LOST, "qsub:", far=bool(shells(self._options.prefix))):
             return Rejected(ran.said)
         return Unclear(f"qsub: exit code {ran.code}: {ran.said}")
 
@@ -144,8 +175,33 @@ class PBS:
             mine = self._options.user or getpass.getuser()
             return tuple(self._one_by_one(self._prefix, "-u", mine))
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
-        return tuple(self._one_by_one(tag, "-N", tag, history=self._options.history))
+    def find(
+        self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = 0.0
+    ) -> tuple[Sighting, ...]:
+        try:
+            found = tuple(self._one_by_one(tag, "-N", tag, history=self.history))
+        except BatchError:
+            if not self.history or self._keeps_history():
+                raise
+            self.history = False
+            found = tuple(self._one_by_one(tag, "-N", tag))
+        return (*found, *self._renamed(tag, {*ids} - {one.batch_id for one in found}))
+
+    def _keeps_history(self) -> bool:
+        """What the server says of itself: none is PBS's default. Raises BatchError."""
+        servers = self._about("qstat", "-B", "-f").Server.values()
+        return not servers or any(one.job_history_enable == "True" for one in servers)
+
+    def _renamed(self, tag: Tag, ids: Collection[BatchId]) -> Iterator[Sighting]:
+        """Jobs of these ids, which nothing shows by the tag: somebody has given them another name."""
+        past = ("-x",) if self.history else ()
+        for job in sorted({re.sub(r"\[\d*\]", "[]", one) for one in ids}):
+            ran = self._command("qstat", *past, *_JSON, job)
+            if ran.code == 0:  # else it has just answered, so they are not there
+                found = parse(answer("qstat", ran), "", self._root)
+                yield from (
+                    mislaid(one, tag) for one in found if one.batch_id in ids and one.tag != tag
+                )
 
     def _one_by_one(self, prefix: str, *which: str, history: bool = False) -> Iterator[Sighting]:
         past = ("-x",) if history else ()
@@ -161,20 +217,17 @@ class PBS:
                 raise BatchError(f"qdel: {ran.said}")
 
     def _command(self, *argv: str) -> Ran:
-        return self._run([*self._options.prefix, *argv])
+        return self._run(behind(self._options.prefix, argv))
 
 
 # the submission --------------------------------------------------------------------------------
 
 _JSON = ("-t", "-f", "-F", "json")
 _ID = re.compile(r"(\d+)(\[\])?(?:\.[\w.-]+)?\n")
-_REFUSAL = re.compile(
-    # Said by the server about this job, or by qsub before it asked.
-    r"^qsub: (Unknown queue|Queue is not enabled|Job violates|Unknown resource|Illegal attribute|"
-    r"Access to queue is denied|Unauthorized Request|Invalid account|Bad UID|"
-    r"would exceed|Maximum number of jobs|Job rejected by|Invalid credential|"
-    r"script file:|illegal -|invalid option|unknown option)",
-    re.MULTILINE,
+_LOST = re.compile(
+    # The server may have taken the job, and its word is lost.
+    r"cannot connect|Connection (refused|reset)|ommunication failure|timed out|End of File|"
+    r"Premature end|No route|errno=",
 )
 GONE = (35, 153)  # finished; unknown
 _GONE = re.compile(r"Job has finished|Unknown Job Id")

@@ -36,6 +36,7 @@ class Node(Struct, frozen=True):
 
 class _Server(Struct, frozen=True):
     default_queue: str = ""
+    job_history_enable: str = ""
 
 
 class Answer(Struct, frozen=True):

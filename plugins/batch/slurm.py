@@ -7,6 +7,7 @@ answer is one line of a known form, or nobody knows.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Collection, Iterator
@@ -26,21 +27,60 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
+    mislaid,
     nodes_of,
 )
 from plugins.batch.commands import (
     NotThere,
+    Ran,
     Run,
     answer,
     because,
     hundreds,
     in_time,
     of_slot,
+    refused,
     runner,
     tasks,
 )
+from plugins.batch.pass_through import Grammar, behind, check, check_prefix, shells
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:,&|()\[\]*=+@%/-]*(?!\n)$", max_length=500)]
+
+
+LONG_S = 30 * 86400.0
+SLACK_MIN, DAY_MIN = 60, 1440  # the controller's clock may be another
+
+_FOUND = "the edge finds its workers by it"
+_FILES = "a worker's files lie in its own directory"
+_SLOT = "the slot says it"
+_NOTHING = "nothing would be submitted"
+_NUMBER = "the edge reads the job's number from what sbatch prints"
+SBATCH = Grammar(
+    own={
+        **dict.fromkeys(("--job-name", "-J", "--array", "-a"), _FOUND),
+        **dict.fromkeys(("--clusters", "-M"), "`options.cluster` says it, to all commands"),
+        **dict.fromkeys(("--uid", "--gid"), "the edge lists its own user's jobs"),
+        **dict.fromkeys(("--parsable", "--quiet", "-Q"), _NUMBER),
+        **dict.fromkeys(("--wait", "-W"), "sbatch would not return before the workers have ended"),
+        **dict.fromkeys(("--output", "-o", "--error", "-e", "--input", "-i"), _FILES),
+        **dict.fromkeys(("--chdir", "-D", "--open-mode"), _FILES),
+        **dict.fromkeys(("--test-only", "--help", "-h", "--usage", "--version", "-V"), _NOTHING),
+        **dict.fromkeys(("--hold", "-H"), "nobody would release the workers"),
+        "--requeue": "a worker is never begun twice",
+        "--wrap": "it replaces the script",
+        **dict.fromkeys(("--nodes", "-N", "--ntasks", "-n", "--cpus-per-task", "-c"), _SLOT),
+        **dict.fromkeys(("--time", "-t"), _SLOT),
+    },
+    flags=frozenset({
+        "--contiguous", "--exclusive", "--get-user-env", "--help", "--hold", "--immediate",
+        "--kill-on-bad-exit", "--nice", "--no-kill", "--no-requeue", "--overcommit", "--oversubscribe",
+        "--parsable", "--propagate", "--quiet", "--reboot", "--requeue", "--share", "--spread-job",
+        "--test-only", "--usage", "--use-min-nodes", "--verbose", "--version", "--wait", "--ignore-pbs",
+        "-h", "-H", "-I", "-k", "-O", "-Q", "-s", "-v", "-V", "-W",
+    }),
+)  # fmt: skip
+"""What `options.submit` may not say: https://slurm.schedmd.com/sbatch.html"""
 
 
 class SlurmOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,10 +98,16 @@ class SlurmOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Ask for memory; false where it comes with the cores."""
     signal_before: Annotated[int, Meta(ge=0, le=65535)] = 60
     """Seconds before the walltime at which the pilot is told to stop; at most a tenth of it."""
+    history: bool = True
+    """False where nobody keeps accounts, or may ask them: what ended unseen then counts as lost."""
     submit: list[str] = []
-    """Further arguments of sbatch, as they are."""
+    """Further arguments of sbatch, as they are, but for those by which workers are found."""
     prefix: list[str] = []
     """A command that runs the others, such as [ssh, login]."""
+
+    def __post_init__(self) -> None:
+        check(self.submit, SBATCH)
+        check_prefix(self.prefix)
 
 
 class Slurm:
@@ -86,7 +132,7 @@ class Slurm:
         self._options, self._root, self._prefix = options, root, prefix
         settings = ("SLURM_CONF", "SLURM_JWT", "SLURM_CONF_SERVER")
         self._run = run or runner(timeout_s, settings)
-        self._accounts = True  # until sacct says that there are none
+        self.history = options.history  # until sacct says that there are no accounts
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.place / "script"
@@ -94,7 +140,7 @@ class Slurm:
             script.write_text(order.script)
             if order.nodes > 1:
                 (order.place / "job").write_text(job(order))
-            ran = self._run([*self._options.prefix, *sbatch(self._chosen(order), order, tag)])
+            ran = self._command(*sbatch(self._chosen(order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
         except NotThere as error:
@@ -104,14 +150,14 @@ class Slurm:
         if ran.code == 0 and (answer := _ID.fullmatch(ran.out)):
             ids = {n: BatchId(f"{answer[1]}_{n // order.nodes}") for n in range(order.count)}
             return Accepted(ids)
-        if ran.code and not ran.out.strip() and _REFUSAL.search(ran.err):
+        if refused(ran, _LOST, "sbatch:", far=bool(shells(self._options.prefix))):
             return Rejected(ran.said)
         return Unclear(f"sbatch: exit code {ran.code}: {ran.said}")
 
     def trial(self, order: Order, tag: Tag) -> str:
         """Why Slurm would not take a worker of the order; nothing if it would. Submits nothing."""
         *argv, _ = sbatch(self._chosen(order), order, tag)
-        ran = self._run([*self._options.prefix, *argv, "--test-only", "--wrap=true"])
+        ran = self._command(*argv, "--test-only", "--wrap=true")
         return ran.said if ran.code else ""
 
     def _chosen(self, order: Order) -> SlurmOptions:
@@ -120,57 +166,78 @@ class Slurm:
     def listing(self) -> tuple[Sighting, ...]:
         return tuple(self._squeue())
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
-        found = {(one.batch_id, one.index): one for one in self._sacct(tag)}
-        queued = self._squeue(f"--name={tag}")
+    def find(
+        self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = LONG_S
+    ) -> tuple[Sighting, ...]:
+        past = [(one.batch_id, one) for one in self._sacct(tag, age_s)]
+        found = {(batch_id, one.index): one for batch_id, one in past}
+        queued = list(self._squeue(f"--name={tag}"))
+        queued += self._renamed(tag, {*ids} - {one.batch_id for one in queued} - {*dict(past)})
         return tuple((found | {(one.batch_id, one.index): one for one in queued}).values())
+
+    def _renamed(self, tag: Tag, ids: Collection[BatchId]) -> list[Sighting]:
+        """Jobs of these ids, which nothing shows by the tag: somebody has given them another name."""
+        if not (jobs := sorted({one.partition("_")[0] for one in ids})):
+            return []
+        try:
+            found = self._squeue(f"--jobs={','.join(jobs)}", prefix="")
+            return [mislaid(one, tag) for one in found if one.batch_id in ids and one.tag != tag]
+        except BatchError:  # it has just answered, so they are not there
+            return []
 
     def cancel(self, ids: Collection[BatchId]) -> None:
         for some in hundreds(sorted(ids)):
             self._answer("scancel", [*self._cluster(), *some])
 
-    def _squeue(self, *which: str) -> Iterator[Sighting]:
+    def _squeue(self, *which: str, prefix: str | None = None) -> Iterator[Sighting]:
         argv = ["--me", "--noheader", "--array", "--states=all", f"--format={_SQUEUE}", *which]
         out = self._answer("squeue", [*self._cluster(), *argv])
-        return parse_squeue(out, self._prefix, self._root)
+        return parse_squeue(out, self._prefix if prefix is None else prefix, self._root)
 
-    def _sacct(self, tag: Tag) -> Iterator[Sighting]:
+    def _sacct(self, tag: Tag, age_s: float) -> Iterator[Sighting]:
         """Ends only: what accounts call running and the queue does not have is over, and they have not
         heard of it yet, or never will (`sacctmgr show runawayjobs`). Asked so, they also tell of what was
-        cancelled before it might have begun."""
-        if not self._accounts:
+        cancelled before it might have begun. They are asked from the order's own time on, since many a site
+        (MaxQueryTimeRange) bounds the range; where that is too long, of the last day."""
+        if not self.history:
             return iter(())
-        argv = ["--allocations", "--parsable2", "--noheader", "--starttime=now-30days",
+        minutes = math.ceil(age_s / 60) + SLACK_MIN
+        try:
+            out = self._asked(tag, minutes)
+        except BatchError as error:
+            if "accounting storage is disabled" in str(error):
+                self.history = False
+                return iter(())
+            if minutes <= DAY_MIN:
+                raise
+            out = self._asked(tag, DAY_MIN)
+        return parse_sacct(out, tag, self._root)
+
+    def _asked(self, tag: Tag, minutes: int) -> str:
+        argv = ["--allocations", "--parsable2", "--noheader", f"--starttime=now-{minutes}minutes",
                 "--endtime=now", f"--state={','.join(_ENDED)}", f"--format={_SACCT}",
                 f"--name={tag}"]  # fmt: skip
-        try:
-            out = self._answer("sacct", [*self._cluster(), *argv])
-        except BatchError as error:
-            if "accounting storage is disabled" not in str(error):
-                raise
-            self._accounts = False
-            return iter(())
-        return parse_sacct(out, tag, self._root)
+        return self._answer("sacct", [*self._cluster(), *argv])
 
     def _cluster(self) -> list[str]:
         return [f"--clusters={self._options.cluster}"] if self._options.cluster else []
 
     def _answer(self, command: str, argv: list[str]) -> str:
-        return answer(command, self._run([*self._options.prefix, command, *argv]))
+        return answer(command, self._command(command, *argv))
+
+    def _command(self, *argv: str) -> Ran:
+        return self._run(behind(self._options.prefix, argv))
 
 
 # the commands ----------------------------------------------------------------------------------
 
 _ID = re.compile(r"(\d+)(?:;[\w.-]+)?\n")
-_REFUSAL = re.compile(
-    # Of the controller, by the texts of its error codes: the job was looked at and not taken.
-    r"Batch job submission failed: (Invalid |Requested (node|time|partition|reservation|operation)|"
-    r"More processors|Node count specification|Job violates|Access/permission denied|"
-    r"User's group not permitted|Required partition|Memory required|Pathname |Job size|"
-    r"Requested GRES|The (number of|requested) |Reservation )"
-    # Of sbatch itself, before it asked anybody.
-    r"|sbatch: (error: (Invalid |Unable to open file|This does not look like)|unrecognized option"
-    r"|option requires|invalid option)"
+_LOST = re.compile(
+    # By the texts of Slurm's error codes: the controller may have taken the job, and its word is lost.
+    r"Batch job submission failed: ([^:\n]*timed out|Unable to contact|[^:\n]*(connection|shutdown) failure|"
+    r"Message (send|receive) failure|Zero Bytes|Insane message|Unexpected message|Header lengths|"
+    r"Protocol authentication|Resource temporarily|Connection |Broken pipe|No route|Network is|"
+    r"Slurm backup|[^:\n]*not respond)"
 )
 _SQUEUE = "%F|%K|%T|%r|%N|%j"
 _SACCT = "JobID,State,ExitCode,NodeList"

@@ -350,7 +350,7 @@ class SimBatch:
     def listing(self) -> tuple[Sighting, ...]:
         return self._parsed(self._serve("listing", b""))
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+    def find(self, tag: Tag, ids: Any = (), age_s: float = 0.0) -> tuple[Sighting, ...]:
         return self._parsed(self._serve("find", tag.encode()))
 
     def cancel(self, ids: Collection[BatchId]) -> None:

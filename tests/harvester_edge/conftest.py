@@ -71,7 +71,7 @@ class MemoryBatch:
             raise BatchError(self.broken)
         return () if self.hidden else tuple(self.jobs.values())
 
-    def find(self, tag: Tag) -> tuple[Sighting, ...]:
+    def find(self, tag: Tag, ids: Any = (), age_s: float = 0.0) -> tuple[Sighting, ...]:
         if self.no_history:
             raise BatchError(self.no_history)
         return tuple(one for one in self.listing() if one.tag == tag)

@@ -226,7 +226,6 @@ def test_a_refusal_is_a_refusal(tmp_path, stem):
         Ran(0, ""),
         Ran(1, "17\n"),
         Ran(1, "17\n", "sbatch: error: Batch job submission failed: Invalid qos specification\n"),
-        Ran(1, "", "sbatch: error: Batch job submission failed: Unspecified error\n"),
         Ran(-9),
         HUNG,
     ],
