@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from ailurus.naming import name_once
 from ailurus.protocol.errors import AilurusError
 
 
@@ -53,7 +54,7 @@ def made() -> Keys:
 def keep(path: Path, text: bytes) -> bool:
     """Write a secret that only this user can read. False if the file is already there: it stays.
 
-    Complete or absent, whatever is killed when: the file appears by a link of a finished one.
+    Complete or absent, whatever is killed when: the file appears as a finished one that is given its name.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -62,7 +63,7 @@ def keep(path: Path, text: bytes) -> bool:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.link(draft, path)
+        name_once(str(draft), str(path))
     except FileExistsError:
         return False
     except OSError as error:

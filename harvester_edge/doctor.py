@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from ailurus.naming import name_once
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -29,7 +30,7 @@ from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, Order, Tag
 from harvester_edge.render import script
 from harvester_edge.sense import batch_class
-from harvester_edge.site import Site
+from harvester_edge.site import Site, expanded
 
 SHARED_KINDS = (
     "nfs",
@@ -80,6 +81,8 @@ def examine(path: Path) -> Iterator[Finding]:
     yield _asked("state", lambda: _state(site))
     yield _asked("shared", lambda: _shared(site))
     yield _asked("pilot", lambda: _pilot(site))
+    for root in site.storage.roots:
+        yield _asked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
     yield _asked("edge", lambda: _edge(site))
     yield _asked("batch system", lambda: _listing(site))
     for name in site.slots:
@@ -133,6 +136,24 @@ def _shared(site: Site) -> str:
         if path.exists() and (wrong := owned.not_ours(path)):
             raise Trouble(*wrong)
     return _room(site.shared)
+
+
+def _storage(root: Path) -> str:
+    """How a file gets its name in a storage root without taking another's, tried with one of ours."""
+    if not root.is_dir():
+        text = f"{root} is not here: no job can be staged from or to it"
+        raise Trouble(text, "mount it, or see that the nodes do", warning=True)
+    if not os.access(root, os.W_OK):
+        return f"{root} can be read; no output goes there"
+    with tempfile.TemporaryDirectory(prefix=".ailurus-doctor-", dir=root) as probe:
+        (draft := Path(probe) / "draft").touch()
+        way = name_once(str(draft), str(Path(probe) / "file"))
+    if way == "claim":
+        text = (
+            f"{root} has neither hard links nor renameat2: an output is an empty file for a moment"
+        )
+        raise Trouble(text, "let nobody read it before its job has finished", warning=True)
+    return f"{root} takes outputs, by {way}"
 
 
 def _room(path: Path) -> str:

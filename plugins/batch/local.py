@@ -28,6 +28,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ailurus.failpoint import failpoint
+from ailurus.naming import name_once
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
     Accepted,
@@ -243,7 +244,7 @@ def _make_once(path: Path, text: str) -> bool:
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         new.write_text(text)
-        os.link(new, path)
+        name_once(str(new), str(path))
     except (FileExistsError, FileNotFoundError):
         return False
     except OSError as error:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from hashlib import md5 as new_md5
 
+from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import Check, Copied, JobError
@@ -52,7 +53,10 @@ class File:
                     raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file")
                 copied = copy(source, into, check, md5=md5)
                 if mode & stat.S_IXUSR:
-                    os.fchmod(into, 0o700)
+                    with contextlib.suppress(
+                        PermissionError
+                    ):  # where all files are programs, or none
+                        os.fchmod(into, 0o700)
                 return copied
             except OSError as error:
                 raise _explained(error, url, Code.STAGE_IN_FAILED) from None
@@ -67,9 +71,9 @@ class File:
                 into = os.open(part, _NEW, 0o755 if program else 0o644, dir_fd=parent)
                 try:
                     copied = copy(source, into, check, md5=False)
-                    os.fsync(into)
-                    os.link(part, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
-                    os.fsync(parent)
+                    synced(into)
+                    name_once(part, name, directory=parent)
+                    synced(parent)
                 finally:
                     os.close(into)
                     with contextlib.suppress(OSError):

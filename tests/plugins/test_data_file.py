@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -226,3 +227,23 @@ def test_a_site_may_let_jobs_use_the_whole_disk(tmp_path: Path) -> None:
     with opened(tmp_path / "copy") as into:
         got = File(roots=["/"]).get(Url.of_path(f"{tmp_path}/f"), into, nothing, md5=False)
     assert got.size == 1
+
+
+@pytest.mark.field("L3")
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS])
+def test_storage_without_hard_links_takes_outputs(
+    root: Path, transfer: File, tmp_path: Path, monkeypatch, number: int
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    (tmp_path / "source").write_text("x")
+    with opened(tmp_path / "source", os.O_RDONLY) as source:
+        transfer.put(source, Url.of_path(f"{root}/d/out"), nothing)
+        assert [path.name for path in (root / "d").iterdir()] == ["out"]
+        os.lseek(source, 0, os.SEEK_SET)
+        again = lambda: transfer.put(source, Url.of_path(f"{root}/d/out"), nothing)  # noqa: E731
+        with pytest.raises(JobError, match="exists already"):
+            again()
+    assert [path.name for path in (root / "d").iterdir()] == ["out"]
