@@ -135,7 +135,15 @@ class Edges(Core):
         self._lease_of(ask.site, ask.epoch, caller)
 
         def plan(tx: Tx) -> None:
-            there = {index for _, index in tx.all("worker.of_intent", intent=ask.intent)}
+            rows = tx.all("worker.of_intent", intent=ask.intent)
+            if ask.intent.startswith("harvester:") or any(site != ask.site for *_, site in rows):
+                raise Rejected(
+                    409,
+                    "this intent is not of this site",
+                    field="intent",
+                    remedy="name it anew: an intent is a random name",
+                )
+            there = {index for _, index, _ in rows}
             for index in range(ask.count):
                 if index not in there:
                     tx.one(
@@ -148,7 +156,7 @@ class Edges(Core):
                     )
 
             if ask.outage_s is not None:
-                tx.run("worker.set_outage", intent=ask.intent, outage_s=ask.outage_s)
+                tx.run("worker.set_outage", intent=ask.intent, site=ask.site, outage_s=ask.outage_s)
 
         await self.store.write(plan)
         lifetime = max(60.0, ask.deadline - self.now())
@@ -182,7 +190,7 @@ class Edges(Core):
 
     def _take(self, tx: Tx, news: m.WorkerNews, site: str) -> int | None:
         """Apply one piece of news. The worker, if it has ended by it."""
-        row = tx.one("worker.planned", intent=news.intent, idx=news.index)
+        row = tx.one("worker.planned", intent=news.intent, idx=news.index, site=site)
         if row is None:
             return None
         worker_id, _, _, phase, ending, _, registered = row
@@ -228,7 +236,8 @@ class Edges(Core):
 
         def change(tx: Tx) -> None:
             for worker_id in ask.worker_ids:
-                tx.run("worker.drain", worker_id=worker_id, site=ask.site)
+                if tx.one("worker.drain", worker_id=worker_id, site=ask.site) is None:
+                    continue  # another site's, or it has ended
                 tx.tell("worker", at=self.now(), worker_id=worker_id, phase=str(Phase.DRAINING))
 
         await self.store.write(change)

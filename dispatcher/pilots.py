@@ -36,11 +36,12 @@ class Pilots(Core):
         """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token."""
         planned = caller.may(Scope.BOOTSTRAP)
         site = caller.site if planned else ask.site
+        instance = ask.instance if planned else instance_of(caller, ask.instance)
 
         def change(tx: Tx) -> int:
             facts = {
                 "host": ask.host,
-                "instance": ask.instance,
+                "instance": instance,
                 "batch_id": ask.batch_id,
                 "version": ask.version,
                 "now": self.now(),
@@ -50,7 +51,7 @@ class Pilots(Core):
                 worker_id = self._claim(tx, caller, ask.instance)
                 tx.run("worker.register", worker_id=worker_id, **facts)
             else:
-                row = tx.one("worker.of_instance", instance=ask.instance)
+                row = tx.one("worker.of_instance", instance=instance)
                 row = row or tx.one("worker.add", site=site, queue=ask.queue, **facts)
                 worker_id = row[0] if row else 0
             tx.tell(
@@ -85,7 +86,7 @@ class Pilots(Core):
 
     def _claim(self, tx: Tx, caller: Caller, instance: str) -> int:
         """The planned worker of a bootstrap token, if this process may be it."""
-        row = tx.one("worker.planned", intent=caller.intent, idx=caller.index)
+        row = tx.one("worker.planned", intent=caller.intent, idx=caller.index, site=caller.site)
         if row is None:
             raise Rejected(410, GONE, remedy="exit; the edge plans another one if there is work")
         worker_id, _, first, phase, _, deadline, registered = row
@@ -234,7 +235,7 @@ class Pilots(Core):
             for lease in written:
                 self.leases.written(lease)
         if strangers:
-            commands += await self._strangers(strangers)
+            commands += await self._strangers(strangers, caller.worker_id)
         return m.Beaten(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
@@ -270,22 +271,22 @@ class Pilots(Core):
             for action, argument in wanted
         ]
 
-    async def _strangers(self, updates: list[m.Update]) -> list[m.Command]:
+    async def _strangers(self, updates: list[m.Update], worker_id: int) -> list[m.Command]:
         """Attempts that their worker does not hold any more. One whose lease ran out goes on, for its
         report may still win; the others are told to stop."""
 
         def doomed(tx: Tx) -> list[m.Update]:
-            return [update for update in updates if not self._may_win(tx, update)]
+            return [update for update in updates if not self._may_win(tx, update, worker_id)]
 
         return [
             m.Command(job_id=update.job_id, attempt_nr=update.attempt_nr, action=m.Action.KILL)
             for update in await self.store.read(doomed)
         ]
 
-    def _may_win(self, tx: Tx, update: m.Update) -> bool:
+    def _may_win(self, tx: Tx, update: m.Update, worker_id: int) -> bool:
         job = tx.one("job.standing", job_id=update.job_id)
         attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
-        if job is None or attempt is None or job[0] in FINAL:
+        if job is None or attempt is None or attempt[0] != worker_id or job[0] in FINAL:
             return False
         # Between the commit of a lease and its note in memory an attempt is unknown here, yet good.
         return attempt[1] in ("lost", "sent", "starting", "running", "holding")
@@ -472,3 +473,9 @@ class Pilots(Core):
         )
         total = Room(cores=0)
         return self.remember(caller.worker_id, caller.site, caller.queue, "", total, self.now())
+
+
+def instance_of(caller: Caller, instance: str) -> str:
+    """The name under which the store knows a pilot started by hand: with whose token it came, for
+    nobody is to be taken for another's pilot who knows its name, nor for a PanDA client."""
+    return f"\n{caller.subject}\n{instance}"

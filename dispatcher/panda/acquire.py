@@ -87,7 +87,7 @@ def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> i
         "now": now,
     }
     if place.intent:
-        found = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        found = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
         row = found or tx.one(
             "worker.plan",
             site=site,
@@ -226,7 +226,7 @@ async def started(service: Service, party: Party, place: Place, site: str, node:
     """The pilot of a Harvester's worker has begun. Nobody without a token makes a worker known."""
 
     def change(tx: Tx) -> tuple[int, str]:
-        known = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        known = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
         if not (party.production or (known is not None and party.serves(known[1]))):
             return 0, ""
         worker_id = worker_of(tx, place, site, active=True, now=service.now())
@@ -242,7 +242,7 @@ async def ended(service: Service, party: Party, place: Place) -> None:
     """The pilot of a Harvester's worker has ended by itself."""
 
     def change(tx: Tx) -> int:
-        known = tx.one("worker.planned", intent=place.intent, idx=place.index)
+        known = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
         if known is None or not party.serves(known[1]) or known[3] == Phase.ENDED:
             return 0
         end_worker(tx, known[0], Ending.DONE, "", now=service.now())

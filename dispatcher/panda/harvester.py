@@ -114,10 +114,10 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
 def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, list[int]] | None:
     """Apply what is said of one worker. If it has ended by it: the worker, and the jobs it lost."""
     intent = intent_of(harvester_id)
-    row = tx.one("worker.planned", intent=intent, idx=told.worker_id)
+    row = tx.one("worker.of_harvester", intent=intent, idx=told.worker_id)
     if row is None:
         worker_of(tx, Place(intent=intent, index=told.worker_id), told.site, active=False, now=now)
-        row = tx.one("worker.planned", intent=intent, idx=told.worker_id)
+        row = tx.one("worker.of_harvester", intent=intent, idx=told.worker_id)
         assert row is not None  # noqa: S101 -- it was made just now
         if not told.jobs:  # its pilot fetches jobs itself: the instance can be told to start more
             _put(tx, "pull", harvester_id, told.site, "", now)

@@ -37,6 +37,7 @@ HELD = {
             "job.standings",
             "request.find",
             "site.get",
+            "worker.of_harvester",
             "worker.of_instance",
             "worker.planned",
             "worker.state",

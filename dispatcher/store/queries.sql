@@ -1,4 +1,9 @@
 -- Every statement of the dispatcher, by name. `:name` is a parameter; nothing else reaches SQL.
+--
+-- What is found by a key that a caller names is found together with its owner. So a statement with such a key,
+-- where a module that answers callers uses it, says on the line below its name how:
+--   owner: user, site, worker, harvester    it compares with the caller's own (`owner = :owner` and so on)
+--   owner: checked by F, G                  these functions compare what it returns, or are reached only past who does
 
 -- name: shape.find
 select shape_id from shape where cores = :cores and memory_mb = :memory_mb and disk_mb = :disk_mb
@@ -29,22 +34,27 @@ select queue, shape_id, state, n from counter where n > 0
 select queue, shape_id, n from counter where queue in (:queue, '') and state = 'activated' and n > 0
 
 -- name: request.find
+-- owner: user
 select first, jobs, complete, process, digest from request where owner = :owner and request_id = :request_id
 -- name: request.add
+-- owner: user
 insert into request (owner, request_id, first, jobs, complete, made, process, digest)
     values (:owner, :request_id, :first, :jobs, 0, :made, :process, :digest)
     on conflict do nothing returning first
 -- name: request.complete
+-- owner: user
 update request set complete = 1 where owner = :owner and request_id = :request_id
 -- name: request.broken
 select owner, request_id, first, jobs from request where complete = 0 and (process = :process or :process = '')
 -- name: request.drop
+-- owner: user
 delete from request where owner = :owner and request_id = :request_id
 
 -- name: retry.claim
 insert into retry (job_id, new_id, made_by, made) values (:job_id, :new_id, :made_by, :made)
     on conflict do nothing returning new_id
 -- name: retry.of
+-- owner: checked by chain
 select new_id, made_by, made from retry where job_id = :job_id
 -- name: retry.made
 select job_id, made_by, made from retry where new_id = :new_id
@@ -61,10 +71,12 @@ insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_a
 -- name: body.add
 insert into body (job_id, spec, wants) values (:job_id, :spec, :wants)
 -- name: body.get
+-- owner: checked by _past
 select spec, wants from body where job_id = :job_id
 -- name: parent.add
 insert into parent (parent, child) values (:parent, :child)
 -- name: parent.states
+-- owner: checked by why, _past
 select p.parent, coalesce(j.state, 'finished') from parent p left join job j on j.job_id = p.parent
     where p.child = :child
 -- name: parent.children
@@ -95,6 +107,7 @@ delete from body where job_id between :first and :last
 delete from parent where child between :first and :last
 
 -- name: job.standing
+-- owner: checked by _take, _left, _may_win, _past, _standing, gather
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id = :job_id
 -- name: job.set_state
@@ -119,6 +132,7 @@ select min(activated) from (select activated from job
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job_id limit 1) as best
 -- name: job.row
+-- owner: checked by job_of, judge, look
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis,
     activated from job where job_id = :job_id
 -- name: job.page
@@ -141,6 +155,7 @@ select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, c
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead
+-- owner: checked by why
 select count(*) from (select 1 from job j, (select rank, job_id from job where job_id = :job_id) as me
     where j.queue = :queue and j.shape_id = :shape_id and j.state = 'activated' and (j.priority > :priority
     or (j.priority = :priority and (j.rank, j.job_id) < (me.rank, me.job_id))) limit 100000) as before
@@ -167,8 +182,10 @@ select a.job_id, a.attempt_nr, a.worker_id, a.state, f.data from attempt a
     left join panda_fact f on f.kind = 'attempt' and f.owner = '' and f.name = a.job_id || '.' || a.attempt_nr
     where a.ended is null
 -- name: attempt.get
+-- owner: checked by look, keep, _conclude, _may_win, change, judge
 select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.of_job
+-- owner: checked by _log_chunk
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started, a.running, a.holding,
     a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail
     from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
@@ -179,20 +196,24 @@ select job_id, attempt_nr, heard from attempt where job_id in (select value from
 -- name: attempt.show
 update attempt set curve = :curve, usage = :usage where job_id = :job_id and attempt_nr = :attempt_nr and ended is null
 -- name: attempt.traced_job
+-- owner: site
 select a.job_id, a.attempt_nr, a.worker_id, a.state, w.host, a.leased, a.ended, a.code
     from attempt a join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id and w.site = :site order by a.attempt_nr desc limit 100
 -- name: attempt.traced_worker
+-- owner: site
 select a.job_id, a.attempt_nr, a.worker_id, a.state, w.host, a.leased, a.ended, a.code
     from attempt a join worker w on w.worker_id = a.worker_id
     where a.worker_id = :worker_id and w.site = :site order by a.leased desc limit 1000
 -- name: attempt.curve
+-- owner: checked by samples
 select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
     order by attempt_nr desc limit 1
 -- name: attempt.tried_on
 select w.host, a.state = 'lost' and a.code = :lost from attempt a join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id and a.state in ('lost', 'failed')
 -- name: attempt.held_by
+-- owner: checked by _take, _left
 select job_id from attempt where worker_id = :worker_id and ended is null
 
 -- name: file.add
@@ -208,9 +229,16 @@ select f.name, f.url, f.size, f.adler32, f.md5 from parent p join file f on f.jo
 insert into worker (site, queue, phase, intent, idx, deadline)
     values (:site, :queue, 'planned', :intent, :idx, :deadline) returning worker_id
 -- name: worker.planned
-select worker_id, queue, instance, phase, ending, deadline, registered from worker where intent = :intent and idx = :idx
+-- owner: site
+select worker_id, queue, instance, phase, ending, deadline, registered from worker
+    where intent = :intent and idx = :idx and site = :site
+-- name: worker.of_harvester
+-- owner: harvester
+select worker_id, queue, instance, phase, ending, deadline, registered from worker
+    where intent = :intent and idx = :idx and intent like 'harvester:%'
 -- name: worker.of_intent
-select worker_id, idx from worker where intent = :intent order by idx
+-- owner: checked by plan
+select worker_id, idx, site from worker where intent = :intent order by idx
 -- name: worker.add
 insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
     values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
@@ -223,6 +251,7 @@ update worker set phase = 'active', ending = null, ended = null, host = :host, i
     batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version, registered = :now,
     last_heard = :now, total = :total, room = :total where worker_id = :worker_id
 -- name: worker.of_instance
+-- owner: in the key, see `instance_of` and `place_of`
 select worker_id, queue, instance, phase, ending, deadline, registered from worker
     where instance = :instance and intent = ''
 -- name: worker.state
@@ -232,8 +261,9 @@ update worker set phase = :phase, ending = :ending, ended = :ended,
     batch_id = case when :batch_id = '' then batch_id else :batch_id end,
     diagnosis = case when :diagnosis = '' then diagnosis else :diagnosis end where worker_id = :worker_id
 -- name: worker.drain
+-- owner: site
 update worker set draining = 1, phase = case when phase = 'active' then 'draining' else phase end
-    where worker_id = :worker_id and site = :site and ended is null
+    where worker_id = :worker_id and site = :site and ended is null returning worker_id
 -- name: worker.heard
 update worker set last_heard = :at, room = :room where worker_id = :worker_id
 -- name: worker.alive
@@ -248,16 +278,20 @@ select lease_s, outage_s from worker where worker_id = :worker_id
 select worker_id, last_heard, room, draining from worker
     where ended is null and phase in ('active', 'draining') and last_heard > :since
 -- name: worker.page
+-- owner: site
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where (:site = '' or site = :site) and (ended is null or :ended = 1)
     order by worker_id desc limit :most
 -- name: worker.just_ended
+-- owner: site
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where site = :site and ended >= :since order by worker_id desc limit 1000
 
 -- name: site.get
+-- owner: site
 select instance, epoch, slots, online, heard from site where site = :site
 -- name: site.put
+-- owner: site
 insert into site (site, instance, epoch, slots, online, heard)
     values (:site, :instance, :epoch, :slots, :online, :heard) on conflict (site)
     do update set instance = :instance, epoch = :epoch, slots = :slots, online = :online, heard = :heard
@@ -273,6 +307,7 @@ select last from series where name = 'event'
 -- name: event.after
 select seq, at, kind, job_id, worker_id, data from event where seq > :after order by seq limit :most
 -- name: event.of_job
+-- owner: checked by events
 select seq, at, kind, job_id, worker_id, data from event where seq > :after and seq in
     (select seq from job_event where job_id = :job_id and seq > :after union all
      select seq from event where seq > (select last from series where name = 'job_event') and job_id = :job_id)
@@ -283,12 +318,15 @@ select last from series where name = 'job_event'
 insert into job_event select job_id, seq from event where seq > :after and job_id is not null order by job_id, seq
 
 -- name: log.add
+-- owner: checked by keep, chunk, Held
 insert into log (job_id, attempt_nr, stream, start, stop, piece)
     values (:job_id, :attempt_nr, :stream, :start, :stop, :piece) on conflict do nothing
 -- name: log.held
+-- owner: checked by keep, chunk, Held
 select coalesce(max(stop), 0), coalesce(sum(stop - start), 0), count(*) from log
     where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
 -- name: log.from
+-- owner: checked by keep, chunk, Held
 select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
     and stop > :offset order by start limit :most
 
@@ -296,7 +334,8 @@ select start, stop, piece from log where job_id = :job_id and attempt_nr = :atte
 select worker_id, lease_s from worker w where lease_s is not null
     and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
 -- name: worker.set_outage
-update worker set outage_s = :outage_s where intent = :intent
+-- owner: site
+update worker set outage_s = :outage_s where intent = :intent and site = :site
 -- name: worker.behind_relay
 select worker_id, outage_s from worker w where outage_s is not null
     and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id and a.ended is null))
@@ -306,11 +345,14 @@ select site, queue, outage_s from worker where worker_id = :worker_id and regist
 update worker set queue = case when :queue = '' then queue else :queue end,
     site = case when :queue = '' then site else :queue end, lease_s = :lease_s where worker_id = :worker_id
 -- name: worker.last_index
-select coalesce(max(idx), 0) from worker where intent = :intent
+-- owner: harvester
+select coalesce(max(idx), 0) from worker where intent = :intent and intent like 'harvester:%'
 -- name: worker.place
 select queue, lease_s from worker where worker_id = :worker_id
 -- name: worker.waiting
-select count(*) from worker where intent = :intent and queue = :queue and registered is null and ended is null
+-- owner: harvester
+select count(*) from worker where intent = :intent and intent like 'harvester:%' and queue = :queue
+    and registered is null and ended is null
 -- name: fact.put
 insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
     on conflict (kind, owner, name) do update set at = :at, data = :data
@@ -326,15 +368,19 @@ select owner, name, data from panda_fact where kind = :kind and at >= :since ord
 -- name: fact.names
 select name from panda_fact where kind = :kind and owner = :owner and at >= :since limit 1000
 -- name: command.put
+-- owner: harvester
 insert into panda_command (harvester, command, params, state, ack, made)
     values (:harvester, :command, :params, 'new', :ack, :now)
     on conflict (harvester, command) do update set params = :params, state = 'new', ack = :ack, made = :now
 -- name: command.get
+-- owner: harvester
 select state, made from panda_command where harvester = :harvester and command = :command
 -- name: command.new
+-- owner: harvester
 select command_id, command, params, ack, made from panda_command
     where harvester = :harvester and state = 'new' order by made, command_id limit :most
 -- name: command.move
+-- owner: checked by acknowledge, change
 update panda_command set state = :state where command_id = :command_id
 
 -- name: refused.add

@@ -88,11 +88,11 @@ def test_changes_that_stand_in_each_others_way_both_happen(database):
             tries = []
 
             def change(tx):
-                tx.one("worker.planned", intent="i", idx=first)
+                tx.one("worker.planned", intent="i", idx=first, site="s")
                 tries.append(1)
                 if len(tries) == 1:  # both hold one row now
                     asyncio.run_coroutine_threadsafe(met.wait(), loop).result(10)
-                tx.one("worker.planned", intent="i", idx=1 - first)
+                tx.one("worker.planned", intent="i", idx=1 - first, site="s")
                 tx.tell("x", at=1.0)
 
             return change

@@ -104,7 +104,7 @@ def test_a_stored_body_that_cannot_be_read_fails_its_job_and_no_other(tmp_path, 
         assert await b.state(bad) is S.FAILED
         assert await b.state(child) is S.FAILED
         with pytest.raises(Rejected) as refused:
-            await b.service.retry(m.JobIds(job_ids=(bad,)), ALICE)
+            await b.service.retry(m.Retry(job_ids=(bad,)), ALICE)
         assert refused.value.status == 409
         moved = await b.service.store.write(lambda tx: retention.tidy(tx, before=2**40))
         assert not moved
