@@ -276,6 +276,12 @@ class Container(_Part, frozen=True, kw_only=True):
              description="a plugin's name: lower-case letters, digits, _ and -", examples=["bubblewrap"]),
     ] = "bubblewrap"  # fmt: skip
     bare: bool = False
+    network: bool = True
+    """Whether a job that says `network: true` gets the node's network, its loopback included."""
+    user_namespaces: bool = False
+    """Whether payloads may make user namespaces of their own (nested containers), and mounts in them."""
+    show: tuple[AbsolutePath, ...] = ()
+    """More paths that payloads see, read-only, where a node has them: `/etc/condor/config.d` say."""
 
 
 class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):

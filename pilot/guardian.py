@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -28,7 +29,7 @@ from typing import NoReturn
 
 import msgspec
 
-from pilot.ports import Ended
+from pilot.ports import ARGUMENTS, Ended
 from pilot.tree import (
     become_subreaper,
     become_undumpable,
@@ -57,6 +58,7 @@ class Spawn(msgspec.Struct, array_like=True, tag=True):
     cpus: list[int]
     depth: int
     status_fd: int = 0
+    arguments: bytes = b""
 
 
 class NotPrepared(Exception):
@@ -137,6 +139,19 @@ def _be_guardian(link: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+def _in_memory(data: bytes) -> int:
+    """A descriptor from which `data` is read, above all that a program inherits."""
+    low = os.memfd_create("arguments")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(low, view) :]
+        os.lseek(low, 0, os.SEEK_SET)
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, ARGUMENTS + 1)
+    finally:
+        os.close(low)
+
+
 class Guardian:
     """The loop of the guardian process."""
 
@@ -212,6 +227,7 @@ class Guardian:
                     )
                 )
                 return
+            word.arguments = b""
             self._running[pid] = word
             self._pids[word.key] = pid
             self._started.append(Started(word.key, pid))
@@ -240,6 +256,9 @@ class Guardian:
                     status, writer = os.pipe()
                     opened.append(writer)
                     actions.append((os.POSIX_SPAWN_DUP2, writer, order.status_fd))
+                if order.arguments:
+                    opened.append(_in_memory(order.arguments))
+                    actions.append((os.POSIX_SPAWN_DUP2, opened[-1], ARGUMENTS))
             except OSError as error:
                 raise NotPrepared(error) from None
             pid = os.posix_spawn(

@@ -64,18 +64,62 @@ class Transfer(Protocol):
 
 
 class Box(Struct, frozen=True, kw_only=True):
-    """What a payload may see: its directory, its environment, the network or not."""
+    """What a payload may see and use: its directory, its environment, the network or not."""
 
     directory: str
     tmp: str
     """What is /tmp for the payload."""
     environment: Mapping[str, str]
+    memory_mb: int
+    """The most that it may keep in memory as files."""
     network: bool = False
     gpus: tuple[int, ...] = ()
 
 
+class Grounds(Struct, frozen=True, kw_only=True):
+    """What a site allows containers, and where the pilot keeps what they need."""
+
+    directory: str
+    """The pilot's own, for files that payloads may read."""
+    software: tuple[str, ...] = ()
+    """Directories that payloads see, read-only."""
+    show: tuple[str, ...] = ()
+    """More paths that payloads see, read-only, where a node has them."""
+    bare: bool = False
+    network: bool = True
+    """Whether a job may ask for the network."""
+    user_namespaces: bool = False
+    """Whether a payload may make user namespaces of its own."""
+
+
+class Direct(Struct, frozen=True, kw_only=True):
+    """The payload is the process that the pilot starts: no container stands between."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    directory: str
+
+
+class Runtime(Struct, frozen=True, kw_only=True):
+    """A container's own program, which starts the payload inside.
+
+    It has neither environment nor directory of its own to name: it runs in ours, so nothing that a user
+    wrote is there for a loader, a library or a shell to obey. What the payload is to have inside, the
+    program reads as data.
+    """
+
+    argv: Sequence[str]
+    arguments: bytes = b""
+    """What it reads from the descriptor ARGUMENTS: in no list of processes, and of any length."""
+
+
+ARGUMENTS = 4
+"""Beside 0 to 2 and its `status_fd`, the one descriptor that a runtime inherits. It closes it before the
+payload starts."""
+
+
 class Container(Protocol):
-    """Wraps a payload's command so that it sees only its box."""
+    """Wraps a payload's command so that it sees only its box. Made with the site's `Grounds`."""
 
     name: str
     private: bool
@@ -94,8 +138,8 @@ class Container(Protocol):
     def accepts(self, spec: JobSpec) -> None:
         """Raise JobError if this container cannot run such a job."""
 
-    def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
-        """The argument list that runs `argv` inside `box`."""
+    def wrap(self, argv: Sequence[str], box: Box) -> Direct | Runtime:
+        """The process that runs `argv` inside `box`. Raises JobError for a box that cannot be made."""
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -112,6 +156,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """How many processes from the top a TERM spares: they are the container's."""
     status_fd: int = 0
     """The descriptor whose writer the program gets, and whose text comes back in `Ended`; 0: none."""
+    arguments: bytes = b""
+    """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
 
 
 class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):

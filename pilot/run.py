@@ -16,7 +16,7 @@ from ailurus.protocol.program import interpreter
 from pilot import blame
 from pilot.held import Held
 from pilot.oom import OomKills
-from pilot.ports import Box, Ended, JobError, Order
+from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
 from pilot.slots import Slot
 from pilot.workdir import Workdir
 
@@ -47,13 +47,12 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         directory=str(work.directory),
         tmp=str(work.tmp),
         environment=environment(held, work, slot, kit),
+        memory_mb=held.spec.memory_mb,
         network=held.spec.network,
         gpus=slot.gpus,
     )
-    order = Order(
-        argv=kit.container.wrap(_argv(held, work), box),
-        environment=box.environment,
-        directory=box.directory,
+    order = replace(
+        started_as(kit.container.wrap(_argv(held, work), box), held.name),
         stdout=str(work.stdout),
         stderr=str(work.stderr),
         cpus=slot.cpus,
@@ -83,6 +82,20 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         processes=0,
     )
     return _outcome(held, work, ended, kit, kills)
+
+
+def started_as(process: Direct | Runtime, name: str) -> Order:
+    """The process to start for the attempt `name`. Only a payload that is itself that process gets what
+    its user wrote; a container's program gets our environment and no directory of the job."""
+    if isinstance(process, Direct):
+        return Order(
+            argv=process.argv, environment=process.environment, directory=process.directory
+        )
+    return Order(
+        argv=process.argv,
+        environment={"AILURUS_ATTEMPT": name},
+        arguments=process.arguments,
+    )
 
 
 def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:

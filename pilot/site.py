@@ -37,6 +37,12 @@ class Storage(Struct, frozen=True):
 class ContainerChoice(Struct, frozen=True):
     default: str = ""  # empty: bubblewrap
     bare: bool = False
+    network: bool = True
+    """Whether a payload that asks for the network gets it: the host's, loopback included."""
+    user_namespaces: bool = False
+    """Whether payloads may make user namespaces, and mounts in them."""
+    show: tuple[str, ...] = ()
+    """More paths that payloads see, read-only, where a node has them."""
 
 
 class Limits(Struct, frozen=True):

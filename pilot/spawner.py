@@ -55,6 +55,7 @@ class GuardedSpawner:
                     list(order.cpus),
                     order.depth,
                     order.status_fd,
+                    order.arguments,
                 )
             )
         keys = [word.key for word in words]

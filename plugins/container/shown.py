@@ -1,0 +1,111 @@
+"""What payloads see of a node's /etc and /sys: what programs need to run, and nothing that is secret.
+
+Small files are copied once a pilot into a directory that is every payload's /etc: mounting each of them
+would cost every payload 0.1 ms a file. Directories are mounted, so what a site changes in them shows.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+HOST_NAME = "payload"
+ETC = (
+    # the system: users, names, libraries, time
+    "alternatives", "debian_version", "group", "host.conf", "inputrc", "ld.so.cache", "ld.so.conf",
+    "ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "lsb-release", "machine-id", "magic",
+    "magic.mime", "mime.types", "networks", "nsswitch.conf", "os-release", "passwd", "protocols",
+    "redhat-release", "rpc", "services", "system-release", "terminfo", "timezone",
+    # shells and environment modules
+    "bash.bashrc", "bashrc", "environment-modules", "lmod", "modulefiles", "profile", "profile.d",
+    # certificates of authorities, cryptography
+    "ca-certificates", "crypto-policies", "grid-security/certificates", "grid-security/vomsdir",
+    "krb5.conf", "krb5.conf.d", "pki/ca-trust", "pki/java", "pki/tls/cert.pem", "pki/tls/certs",
+    "pki/tls/openssl.cnf", "ssl/certs", "ssl/openssl.cnf", "vomses",
+    # languages and tools whose own configuration is below /etc, as Debian lays them out
+    "gnuplot", "groff", "julia", "paperspecs", "papersize", "perl", "R", "sgml", "xml",
+    # graphics, accelerators
+    "fonts", "ghostscript", "glvnd", "libibverbs.d", "OpenCL", "vulkan", "X11/rgb.txt", "xdg",
+)  # fmt: skip
+"""Names below /etc. What only root may read is left out: a payload of root's pilot has root's uid."""
+ETC_BEGINS = ("ImageMagick", "java", "jvm", "mpich", "octave", "openmpi", "python", "tex")
+"""Such directories carry a version in their name."""
+SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+"""Processors and their memory, for lscpu, hwloc and OpenMP. Neither cgroups nor other devices."""
+_COPIED_BYTES = 1 << 20
+_HERE = "/etc"
+
+
+def etc(directory: Path, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Make `directory` what payloads see as /etc; what to mount read-only, from where to where.
+
+    `show`: more paths, of which those below /etc count; what this node lacks is left out.
+    """
+    directory.mkdir(mode=0o755)
+    yield str(directory), _HERE
+    names = {
+        *ETC,
+        *(path.removeprefix(f"{_HERE}/") for path in show if path.startswith(f"{_HERE}/")),
+    }
+    names |= {name for name in os.listdir(_HERE) if name.startswith(ETC_BEGINS)}  # noqa: PTH208
+    for name in sorted(names):
+        with suppress(
+            OSError
+        ):  # not here, or hidden from this user: payloads would not see it either
+            if _placed(f"{_HERE}/{name}", directory / name):
+                yield f"{_HERE}/{name}", f"{_HERE}/{name}"
+    _know(
+        directory / "passwd",
+        os.geteuid(),
+        f"{user_name()}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
+    )
+    _know(directory / "group", os.getegid(), f"{user_name()}:x:{os.getegid()}:")
+    for name in ("hosts", "resolv.conf", "gai.conf"):  # to be mounted on
+        (directory / name).touch()
+    yield from ((path, path) for path in SYS if Path(path).exists())
+
+
+def hosts(path: Path, *, network: bool) -> Path:
+    """Write the names that need no server: this machine's, the payload's own, and for payloads that
+    reach the network what the node knows."""
+    text = f"127.0.0.1\tlocalhost localhost.localdomain {HOST_NAME}\n::1\tlocalhost ip6-localhost\n"
+    if network:
+        with suppress(OSError):
+            text += Path("/etc/hosts").read_text("utf-8", "surrogateescape")
+    path.write_text(text, "utf-8", "surrogateescape")
+    return path
+
+
+def user_name() -> str:
+    """Whose payloads these are: this process's user, by the node's accounts or else by number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user{os.geteuid()}"
+
+
+def _placed(source: str, place: Path) -> bool:
+    """Copy a small file to `place`; True for a directory or a large file, which is to be mounted there."""
+    seen = os.stat(source)  # noqa: PTH116 - eighty of them at each start of a pilot
+    if stat.S_ISDIR(seen.st_mode):
+        place.mkdir(parents=True, exist_ok=True)
+        return True
+    if not stat.S_ISREG(seen.st_mode) or not seen.st_mode & stat.S_IROTH:
+        return False
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if seen.st_size > _COPIED_BYTES and place.name not in ("passwd", "group"):
+        place.touch()
+        return True
+    place.write_bytes(Path(source).read_bytes())
+    return False
+
+
+def _know(path: Path, number: int, line: str) -> None:
+    """Add `line` to a file of accounts unless it has one of that number."""
+    known = path.read_bytes().splitlines() if path.exists() else []
+    if not any(one.split(b":")[2:3] == [b"%d" % number] for one in known):
+        path.write_bytes(b"\n".join([*known, line.encode(), b""]))
