@@ -97,6 +97,7 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     directories that it makes in `workdir`. Raises AilurusError."""
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
+    shown += [("container.show", path) for path in site.container.show]
     shown += [("container", path) for path in SYSTEM]
     for key, root in shown:
         bad = [one for one in own if one is not None and overlap(str(one), root)]
