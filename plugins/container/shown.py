@@ -47,15 +47,11 @@ def etc(directory: Path, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """
     directory.mkdir(mode=0o755)
     yield str(directory), _HERE
-    names = {
-        *ETC,
-        *(path.removeprefix(f"{_HERE}/") for path in show if path.startswith(f"{_HERE}/")),
-    }
-    names |= {name for name in os.listdir(_HERE) if name.startswith(ETC_BEGINS)}  # noqa: PTH208
-    for name in sorted(names):
-        with suppress(
-            OSError
-        ):  # not here, or hidden from this user: payloads would not see it either
+    more = [path.removeprefix(f"{_HERE}/") for path in show if path.startswith(f"{_HERE}/")]
+    versions = [name for name in os.listdir(_HERE) if name.startswith(ETC_BEGINS)]  # noqa: PTH208
+    for name in sorted({*ETC, *more, *versions}):
+        # It may not be here, or be hidden from this user, and so from payloads in any case.
+        with suppress(OSError):
             if _placed(f"{_HERE}/{name}", directory / name):
                 yield f"{_HERE}/{name}", f"{_HERE}/{name}"
     _know(

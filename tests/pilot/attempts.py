@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
 from pilot import guardian
 from pilot.held import Held
-from pilot.ports import JobError
+from pilot.ports import Grounds, JobError
 from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
 from pilot.slots import Need, Slot
@@ -26,6 +29,13 @@ from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
+
+
+def grounds() -> Grounds:
+    """A site that allows everything. What containers need is in no work directory: those may be full."""
+    own = tempfile.mkdtemp(prefix="container-")
+    atexit.register(shutil.rmtree, own)
+    return Grounds(directory=own, bare=True)
 
 
 @contextmanager
@@ -46,7 +56,7 @@ def held_of(command: str = "", **fields: Any) -> Held:
 
 def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
     return SimpleNamespace(
-        container=container or Bubblewrap(),
+        container=container or Bubblewrap(grounds()),
         spawner=spawner,
         supervisor=Supervisor(bounds_of(Limits())),
     )
@@ -76,8 +86,9 @@ def main() -> None:
             import resource
 
             resource.prlimit(spawner.guardian_pid, resource.RLIMIT_NPROC, (most, most))
-        container = Bare(bare=True) if told.get("bare") else None
-        outcome = outcome_of(held_of(**told["job"]), Path(told["directory"]), spawner, container)
+        directory = Path(told["directory"])
+        container = Bare(grounds()) if told.get("bare") else None
+        outcome = outcome_of(held_of(**told["job"]), directory, spawner, container)
     error = outcome.error
     said = {
         "exit": outcome.exit_code,

@@ -11,16 +11,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import check
 from pilot import oom
+from pilot.ports import Runtime
 from pilot.run import Outcome
 from pilot.spawner import GuardedSpawner
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
-from tests.pilot.attempts import held_of, outcome_of, spawning
+from tests.pilot.attempts import grounds, held_of, outcome_of, spawning
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 64_321
@@ -81,11 +83,11 @@ def test_a_sandbox_that_cannot_be_made_is_not_the_jobs_fault(
     spawner: GuardedSpawner, tmp_path: Path
 ) -> None:
     class Broken(Bubblewrap):
-        def wrap(self, argv: Any, box: Any) -> list[str]:
-            bwrap, *words = super().wrap(argv, box)
-            return [bwrap, "--bind", "/no/such/path", "/x", *words]
+        def wrap(self, argv: Any, box: Any) -> Runtime:
+            bwrap, *words = (made := super().wrap(argv, box)).argv
+            return replace(made, argv=[bwrap, "--bind", "/no/such/path", "/x", *words])
 
-    outcome = outcome_of(held_of("true"), tmp_path, spawner, Broken())
+    outcome = outcome_of(held_of("true"), tmp_path, spawner, Broken(grounds()))
     assert blamed(outcome) == (Code.CONTAINER_FAILED, True)
     assert "/no/such/path" in str(outcome.error)  # shown, whoever is blamed
 
@@ -155,7 +157,7 @@ def test_a_child_killed_for_memory_is_named_and_a_later_kill_is_not_blamed_on_it
     monkeypatch.setattr(oom, "_counter", lambda: (str(counter), "in this worker's cgroup"))
 
     killing = f"echo oom_kill 1 > {counter}; exit 1"  # as the kernel does, while it runs
-    first = outcome_of(held_of(killing), tmp_path, spawner, Bare(bare=True))
+    first = outcome_of(held_of(killing), tmp_path, spawner, Bare(grounds()))
     assert blamed(first) == JOBS_FAULT
     assert "killed 1 process for memory in this worker's cgroup" in str(first.error)
     second = outcome_of(held_of("kill -9 $$"), tmp_path, spawner)
