@@ -22,6 +22,7 @@ from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import SlotShape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
+from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher import graph, queue, retention, submission, views
 from dispatcher.caller import Rejected
 from dispatcher.events import Hub, Signal
@@ -77,6 +78,7 @@ class Heard(Struct):
     flushed: bool = False
     ended: int = 0  # of its jobs, so far
     waits: Signal | None = None  # of its acquire that is held here
+    strays: tuple[int, ...] = ()  # jobs that it says it runs, and that are another's by now
 
 
 class SiteLease(Struct):
@@ -145,12 +147,13 @@ class Core:
         self.patience.update(dict(patient))
         self.outage.update(dict(relayed))
         for job_id, attempt_nr, worker_id, state, told in attempts:
-            lease = Lease(job_id, attempt_nr, worker_id, JobState(state), self.length(worker_id))
+            lease = Lease(job_id, attempt_nr, worker_id, JobState(state), 0.0)
             lease.panda = _of_panda(told) if told else lease.panda
             self.leases.add(lease)
         for row in workers:
             if row[4] in (Phase.ACTIVE, Phase.DRAINING):
                 self.recall(row)
+        self.hold_all()
         for site in sites:
             self.know_site(site[0], site[1:])
         self.hub.seq = max(self.hub.seq, last)
@@ -239,11 +242,19 @@ class Core:
 
     def take_over(self) -> None:
         """Begin to lead: whatever others may have heard, every lease has its full length again."""
-        for lease in self.leases.all():
-            self.leases.hold(lease, self.awake.now + self.length(lease.worker_id))
-        for heard in self.heard.values():
-            heard.until = self.awake.now + self.length(heard.worker_id)
+        self.hold_all()
         self._unfold.set()
+
+    def hold_all(self) -> None:
+        """Give every lease its full length from now on. Whoever found nobody to talk to waits for a while
+        before it tries again: none is shorter than that."""
+        for lease in self.leases.all():
+            self.leases.hold(lease, self._full(lease.worker_id))
+        for heard in self.heard.values():
+            heard.until = self._full(heard.worker_id)
+
+    def _full(self, worker_id: int) -> float:
+        return self.awake.now + max(self.length(worker_id), 2 * LONGEST_BACKOFF_S)
 
     def offers(self, queue: str) -> list[Offer]:
         """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers.
@@ -318,7 +329,7 @@ class Core:
         heard = self.heard.get(row[0])
         if heard is None:
             return views.worker(row)
-        jobs = tuple(lease.job_id for lease in self.leases.of_worker(row[0]))
+        jobs = (*(lease.job_id for lease in self.leases.of_worker(row[0])), *heard.strays)
         return views.worker(row, heard=heard.last, room=heard.room, jobs=jobs)
 
     # --- what time does ------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import TAKEN_AWAY
 from ailurus.protocol.job import Room, Shape, without
-from ailurus.protocol.states import FINAL, JobState, Refusal
-from ailurus.protocol.worker import Phase
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
+from ailurus.protocol.worker import Ending, Phase
 from dispatcher import logs, queue
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
@@ -234,8 +234,8 @@ class Pilots(Core):
                 lease.state = update.state
             for lease in written:
                 self.leases.written(lease)
-        if strangers:
-            commands += await self._strangers(strangers, caller.worker_id)
+        if strangers or heard.strays:
+            commands += await self._strangers(heard, strangers)
         return m.Beaten(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
@@ -271,25 +271,65 @@ class Pilots(Core):
             for action, argument in wanted
         ]
 
-    async def _strangers(self, updates: list[m.Update], worker_id: int) -> list[m.Command]:
-        """Attempts that their worker does not hold any more. One whose lease ran out goes on, for its
-        report may still win; the others are told to stop."""
+    async def _strangers(self, heard: Heard, updates: list[m.Update]) -> list[m.Command]:
+        """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
+        its own it holds again, also when it was given up for lost and nobody else has begun it. One that
+        was begun anew elsewhere goes on, for its report may still win; the others are told to stop."""
 
-        def doomed(tx: Tx) -> list[m.Update]:
-            return [update for update in updates if not self._may_win(tx, update, worker_id)]
+        def known(tx: Tx) -> list[str]:
+            return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
 
+        found = list(zip(updates, await self.store.read(known) if updates else (), strict=True))
+        held = [update for update, state in found if state in WITH_WORKER]
+        if lost := [update for update, state in found if state == "lost"]:
+            held += await self._resume(heard, lost)
+        for update in held:
+            if self.leases.of(update.job_id) is None:  # not between a commit and its note in memory
+                self._hold(heard, update)
+        heard.strays = tuple(one.job_id for one in lost if one not in held)
         return [
             m.Command(job_id=update.job_id, attempt_nr=update.attempt_nr, action=m.Action.KILL)
-            for update in await self.store.read(doomed)
+            for update, state in found
+            if not state
         ]
 
-    def _may_win(self, tx: Tx, update: m.Update, worker_id: int) -> bool:
+    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str:
+        """The state of an attempt of this worker which may still win; blank for any other."""
         job = tx.one("job.standing", job_id=update.job_id)
         attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
         if job is None or attempt is None or attempt[0] != worker_id or job[0] in FINAL:
-            return False
-        # Between the commit of a lease and its note in memory an attempt is unknown here, yet good.
-        return attempt[1] in ("lost", "sent", "starting", "running", "holding")
+            return ""
+        return str(attempt[1]) if attempt[1] == "lost" or attempt[1] in WITH_WORKER else ""
+
+    async def _resume(self, heard: Heard, lost: list[m.Update]) -> list[m.Update]:
+        """Those of the lost attempts that go on as the current ones."""
+
+        def change(tx: Tx) -> list[m.Update]:
+            return [
+                update
+                for update in lost
+                if queue.resume(
+                    tx,
+                    job_id=update.job_id,
+                    attempt_nr=update.attempt_nr,
+                    worker_id=heard.worker_id,
+                    state=update.state,
+                    since=update.since,
+                    now=self.now(),
+                )
+            ]
+
+        back = await self.store.write(change)
+        if back:
+            jobs = [update.job_id for update in back]
+            log.info("attempts_taken_up_again", worker_id=heard.worker_id, jobs=jobs)
+        return back
+
+    def _hold(self, heard: Heard, update: m.Update) -> None:
+        until_s = self.awake.now + self.length(heard.worker_id)
+        lease = Lease(update.job_id, update.attempt_nr, heard.worker_id, update.state, until_s)
+        self.leases.add(lease)
+        self.leases.renew(lease, until_s, heard.last)
 
     async def report(self, ask: m.Reports, caller: Caller) -> m.Verdicts:
         """Final reports, each authorised by its own key."""
@@ -455,24 +495,41 @@ class Pilots(Core):
         heard = self.heard.get(caller.worker_id)
         if heard is not None:
             return heard
-        if not self.store.alone and (heard := await self.others.adopt(caller.worker_id)):
-            return heard
-        row = await self.store.read(lambda tx: tx.one("worker.state", worker_id=caller.worker_id))
-        if row is None or (row[0] == Phase.ENDED and row[1] != "lost"):
-            raise Rejected(410, "this worker has ended", remedy="exit")
-        await self.store.write(
-            lambda tx: tx.run(
+        return await self.others.adopt(caller.worker_id) or await self._back(caller)
+
+    async def _back(self, caller: Caller) -> Heard:
+        """A worker that was taken for lost and speaks again, as the store knows it. That is said."""
+
+        def change(tx: Tx) -> float:
+            row = tx.one("worker.state", worker_id=caller.worker_id)
+            if row is None or (row[0] == Phase.ENDED and row[1] != Ending.LOST):
+                raise Rejected(410, "this worker has ended", remedy="exit")
+            last = (tx.one("worker.row", worker_id=caller.worker_id) or row)[7]
+            silent_s = round(max(0.0, self.now() - (last or 0.0)), 1)
+            tx.run(
                 "worker.phase",
                 worker_id=caller.worker_id,
                 phase=Phase.ACTIVE,
                 ending=None,
                 ended=None,
                 batch_id="",
-                diagnosis="",
+                diagnosis=f"it was silent for {silent_s:.0f} s, taken for lost, and came back",
             )
-        )
-        total = Room(cores=0)
-        return self.remember(caller.worker_id, caller.site, caller.queue, "", total, self.now())
+            tx.tell(
+                "worker",
+                at=self.now(),
+                worker_id=caller.worker_id,
+                phase=str(Phase.ACTIVE),
+                back=True,
+                silent_s=silent_s,
+            )
+            return silent_s
+
+        silent_s = await self.store.write(change)
+        log.warning("worker_back", worker_id=caller.worker_id, silent_s=silent_s)
+        if (heard := await self.others.adopt(caller.worker_id)) is None:
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        return heard
 
 
 def instance_of(caller: Caller, instance: str) -> str:

@@ -434,6 +434,37 @@ def expire(
     _settle(tx, job_id, standing, after, place, lost, now=now)
 
 
+def resume(
+    tx: Tx,
+    *,
+    job_id: int,
+    attempt_nr: int,
+    worker_id: int,
+    state: JobState,
+    since: float,
+    now: float,
+) -> bool:
+    """An attempt that was given up for lost goes on, where `worker_id` says that it still has it and no
+    newer one has begun. Whether it is that worker's now."""
+    standing, place = _standing(tx, job_id)
+    row = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
+    after = states.resume(standing, attempt_nr)
+    if row is None or tuple(row[:2]) != (worker_id, "lost") or isinstance(after, Refusal):
+        return False
+    _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
+    tx.run("attempt.resume", job_id=job_id, attempt_nr=attempt_nr, now=now)
+    mark(
+        tx,
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        worker_id=worker_id,
+        state=state,
+        since=since,
+        now=now,
+    )
+    return True
+
+
 def release(tx: Tx, *, job_id: int, attempt_nr: int, worker_id: int, now: float) -> None:
     """A prefetched job given back unstarted."""
     standing, place = _standing(tx, job_id)

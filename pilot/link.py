@@ -12,7 +12,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.wire.client import Client, Refused, Trust
-from ailurus.wire.retry import Patience, pauses
+from ailurus.wire.retry import LONGEST_BACKOFF_S, Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
 ONCE = Patience(total_s=0.0)
@@ -98,4 +98,4 @@ def _client(
 
 def backoff() -> Iterator[float]:
     """Pauses for whoever talks to a dispatcher that does not answer."""
-    return pauses(Patience(first_s=0.2, longest_s=15.0), random.Random())
+    return pauses(Patience(first_s=0.2, longest_s=LONGEST_BACKOFF_S), random.Random())

@@ -142,6 +142,16 @@ def release(job: Standing, attempt_nr: int) -> Standing | Refusal:
     return replace(job, state=S.ACTIVATED, max_attempts=job.max_attempts + 1)
 
 
+def resume(job: Standing, attempt_nr: int) -> Standing | Refusal:
+    """The job back in the hands of a worker that was taken for lost and speaks again: as long as no newer
+    attempt has begun, its own is the current one."""
+    if job.state in FINAL:
+        return Refusal.ALREADY_DONE
+    if attempt_nr != job.attempt_nr or job.state is not S.ACTIVATED:
+        return Refusal.BAD_ATTEMPT
+    return replace(job, state=S.SENT)
+
+
 def cancel(job: Standing) -> Standing | Refusal:
     """The job cancelled by its owner; a worker that runs it is told to stop."""
     return Refusal.ALREADY_DONE if job.state in FINAL else replace(job, state=S.CANCELLED)

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+# The longest pause of a pilot whose dispatcher does not answer.
+LONGEST_BACKOFF_S = 15.0
+
 
 class Patience(Struct, frozen=True, kw_only=True):
     """How long to keep trying. `total_s` = 0: one try."""

@@ -107,7 +107,7 @@ delete from body where job_id between :first and :last
 delete from parent where child between :first and :last
 
 -- name: job.standing
--- owner: checked by _take, _left, _may_win, _past, _standing, gather
+-- owner: checked by _take, _left, _attempt_of, _past, _standing, gather
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id = :job_id
 -- name: job.set_state
@@ -177,12 +177,15 @@ update attempt set state = :state, ended = :ended, exit_code = :exit_code, code 
     runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage, timing = :timing,
     stderr_tail = :stderr_tail, curve = :curve
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
+-- name: attempt.resume
+update attempt set state = 'sent', ended = null, code = 0, diagnosis = '', heard = :now
+    where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.open
 select a.job_id, a.attempt_nr, a.worker_id, a.state, f.data from attempt a
     left join panda_fact f on f.kind = 'attempt' and f.owner = '' and f.name = a.job_id || '.' || a.attempt_nr
     where a.ended is null
 -- name: attempt.get
--- owner: checked by look, keep, _conclude, _may_win, change, judge
+-- owner: checked by look, keep, _conclude, _attempt_of, change, judge
 select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.of_job
 -- owner: checked by _log_chunk

@@ -86,6 +86,7 @@ OWN = {
     "worker.home": "whose site the relay compares",
     "worker.phase": "of the worker's own token, or found with its site or its Harvester",
     "worker.serve": "of a Harvester's worker that was found by it",
+    "worker.row": "of the worker's own token",
     "worker.place": "of an attempt that was found, to compare its queue",
 }
 """Keyed by the id of a worker that a token, or the statement before, has given."""
