@@ -25,6 +25,8 @@ Send = Callable[[dict[str, Any]], Any]
 MIB = 1024 * 1024
 LONGEST_BODY = MIB
 BODIES = {
+    "sign_in": 16 * 1024,
+    "sign_out": 16 * 1024,
     "submit": 64 * MIB,
     "report": 8 * MIB,
     "log_pieces": 8 * MIB,

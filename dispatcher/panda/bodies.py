@@ -1,7 +1,13 @@
-"""Bytes to parameters and answers to bytes, as PanDA's servers do it."""
+"""Bytes to parameters and answers to bytes, as PanDA's servers do it.
+
+What a body may cost is bounded before it is read: its bytes, packed or not, and the values in it, for a
+byte of JSON may become a list of sixty. Who is nobody may send less. What is not small is read beside the
+event loop.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import zlib
@@ -17,6 +23,9 @@ from msgspec import Struct
 from dispatcher.caller import Rejected
 
 LONGEST = 8 * 1024 * 1024  # of a body, packed or not
+VALUES = 100_000  # in a body's JSON: five hundred of the longest updates
+NOBODYS = 16  # who shows no token may send this part of both
+SMALL = 64 * 1024  # is read on the event loop
 PARAMETERS = 1000  # of a body
 LONGEST_HEAD = 4096  # of a part of a form
 JSON = "application/json"
@@ -53,8 +62,41 @@ def wants_json(headers: Headers) -> bool:
     return JSON in headers.get(b"accept", b"").decode("latin-1").lower()
 
 
+def longest(*, known: bool) -> int:
+    """How many bytes a body may have, packed or not."""
+    return LONGEST if known else LONGEST // NOBODYS
+
+
+async def read(
+    method: str, headers: Headers, query: bytes, body: bytes, *, packed: bool, known: bool
+) -> dict[str, Any]:
+    """`parameters`, beside the event loop where that may take long; less from who is not `known`."""
+    small = len(body) <= SMALL and not (body[:2] == _GZIP and _grows(body))
+    if small or method == "GET":
+        return parameters(method, headers, query, body, packed=packed, known=known)
+    return await asyncio.to_thread(
+        parameters, method, headers, query, body, packed=packed, known=known
+    )
+
+
+def _grows(body: bytes) -> bool:
+    """Whether packed data is more than small."""
+    engine = zlib.decompressobj(wbits=31)
+    try:
+        engine.decompress(body, SMALL)
+    except zlib.error:
+        return False
+    return bool(engine.unconsumed_tail)
+
+
 def parameters(
-    method: str, headers: Headers, query: bytes, body: bytes, *, packed: bool = False
+    method: str,
+    headers: Headers,
+    query: bytes,
+    body: bytes,
+    *,
+    packed: bool = False,
+    known: bool = True,
 ) -> dict[str, Any]:
     """What a request asks with: the query of a GET, a form, or a JSON object.
 
@@ -65,25 +107,47 @@ def parameters(
         return form(query, most=None)  # a head is short: see guard.py
     given = kind(headers)
     if body[:2] == _GZIP:
-        body = unzipped(body)
+        body = unzipped(body, longest(known=known))
     elif packed and body and given == JSON:
         raise NotGzip(f"Not a gzipped file ({body[:2]!r})")
     if given == JSON:
+        check_values(body, VALUES if known else VALUES // NOBODYS)
         return _json(body)
     if given == "multipart/form-data":
         return _multipart(headers[b"content-type"], body)
     return form(body, most=PARAMETERS)
 
 
-def unzipped(data: bytes) -> bytes:
+def check_values(body: bytes, most: int = VALUES) -> None:
+    """Raise Rejected for JSON of more values than that; what stands in texts is none."""
+    if _marks(body) <= most:
+        return
+    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') <= 4 * most and _marks(b"".join(bare.split(b'"')[::2])) <= most:
+        return
+    raise Rejected(413, f"the body has more than {most} values", remedy="send several requests")
+
+
+def _marks(text: bytes) -> int:
+    """At least as many as there are values in it."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def within(text: str) -> Any:
+    """What JSON text among the parameters says. Raises ValueError, RecursionError, Rejected."""
+    check_values(text.encode("utf-8", "surrogatepass"))
+    return json.loads(text)
+
+
+def unzipped(data: bytes, most: int = LONGEST) -> bytes:
     """gzip'd data, up to the limit of a body."""
     engine = zlib.decompressobj(wbits=31)
     try:
-        plain = engine.decompress(data, LONGEST)
+        plain = engine.decompress(data, most)
     except zlib.error as error:
         raise BadBody(f"Not a gzipped file: {error}") from None
     if engine.unconsumed_tail:
-        raise Rejected(413, f"the body unpacks to more than {LONGEST} bytes")
+        raise Rejected(413, f"the body unpacks to more than {most} bytes")
     if not engine.eof:
         raise BadBody("Compressed file ended before the end-of-stream marker was reached")
     return plain

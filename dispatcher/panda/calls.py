@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from ailurus.protocol import panda
 from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_update import STATES, Told, told
 from dispatcher.auth import Issuer
-from dispatcher.panda import acquire, commands, harvester, updates, uploads
+from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
 from dispatcher.panda.party import Party
 from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
@@ -371,7 +370,7 @@ def _architecture_fault(told: Any) -> str:
         return ""
     if isinstance(told, str):
         try:
-            told = json.loads(told)
+            told = bodies.within(told)
         except (ValueError, RecursionError) as error:
             return f"failed to parse target_architecture with {error}"
     return "" if isinstance(told, dict) else "target_architecture must be a JSON object"

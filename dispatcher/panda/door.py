@@ -1,4 +1,5 @@
-"""PanDA's dialects as an ASGI application: finds the dialect, the caller and the method.
+"""PanDA's dialects as an ASGI application: finds the dialect, the method and the caller, and whether that
+one may ask it, before it reads what is asked.
 
 Errors are PanDA's: HTTP 403 with a text for a method or a token that is not good, 500 with a text for a
 body that cannot be read; all else is HTTP 200 with a code inside.
@@ -60,13 +61,12 @@ class Panda:
             if path.startswith(("/cache/", "/trf/")):
                 await self._file(path, scope["method"], headers, send)
                 return
-            body = bytes(await web.read_bytes(receive, headers, bodies.LONGEST))
             if path.startswith("/server/panda/"):
                 name = path.removeprefix("/server/panda/")
-                status, content, kind = await self._old(name, scope, headers, body)
+                status, content, kind = await self._old(name, scope, headers, receive)
             else:
                 _, _, version, name = path.split("/", 3)
-                status, content, kind = await self._new(version, name, scope, headers, body)
+                status, content, kind = await self._new(version, name, scope, headers, receive)
         except NotGzip as error:
             status, content, kind = 500, str(error).encode(), bodies.HTML
         except BadBody as error:
@@ -98,7 +98,7 @@ class Panda:
     # --- legacy --------------------------------------------------------------------------------------
 
     async def _old(
-        self, name: str, scope: dict[str, Any], headers: Headers, body: bytes
+        self, name: str, scope: dict[str, Any], headers: Headers, receive: web.Receive
     ) -> tuple[int, bytes, str]:
         method = self._legacy.methods.get(name)
         if method is None:
@@ -109,7 +109,7 @@ class Panda:
         if who.known and not who.production and name not in FREE:
             told = legacy.said(60, NOT_YOURS, as_json=bodies.wants_json(headers))
             return 200, *legacy.encoded(told, headers)
-        call = self._call(who, scope, headers, body)
+        call = await self._call(who, scope, headers, receive)
         legacy.checked(name, call.given)
         if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):
             return 403, b"ERROR : a token is required for this queue", bodies.TEXT
@@ -119,19 +119,28 @@ class Panda:
     # --- v1 ------------------------------------------------------------------------------------------
 
     async def _new(
-        self, version: str, name: str, scope: dict[str, Any], headers: Headers, body: bytes
+        self,
+        version: str,
+        name: str,
+        scope: dict[str, Any],
+        headers: Headers,
+        receive: web.Receive,
     ) -> tuple[int, bytes, str]:
         method = v1.METHODS.get(name)
         if method is None or version == "latest":  # real servers mean to know it, and forbid it
             return _forbidden(name.rpartition("/")[2])
         who = party(self._issuer, headers.get(b"authorization"), self._open)
-        call = self._call(who, scope, headers, body)
-        answer = await self._answer(method, who, scope["method"], call)
+        try:
+            _check_role(method, who)  # before anything is read: nobody's bodies cost nothing
+        except v1.Refused as refused:
+            answer = v1.failure(str(refused))
+        else:
+            call = await self._call(who, scope, headers, receive)
+            answer = await self._answer(method, scope["method"], call)
         return 200, bodies.v1(answer, headers), bodies.TEXT
 
-    async def _answer(self, method: v1.Method, who: Party, verb: str, call: Call) -> dict[str, Any]:
+    async def _answer(self, method: v1.Method, verb: str, call: Call) -> dict[str, Any]:
         try:
-            _check_role(method, who)
             given = v1.bound(method, verb, call.given)
         except v1.Refused as refused:
             return v1.failure(str(refused))
@@ -140,10 +149,21 @@ class Panda:
         answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
 
-    def _call(self, who: Party, scope: dict[str, Any], headers: Headers, body: bytes) -> Call:
+    async def _call(
+        self, who: Party, scope: dict[str, Any], headers: Headers, receive: web.Receive
+    ) -> Call:
+        """What is asked, read only now: the caller may ask it."""
         old = scope["path"].startswith("/server/")
-        query = scope["query_string"]
-        given = bodies.parameters(scope["method"], headers, query, body, packed=old)
+        most = bodies.longest(known=who.known)
+        body = bytes(await web.read_bytes(receive, headers, most))
+        given = await bodies.read(
+            scope["method"],
+            headers,
+            scope["query_string"],
+            body,
+            packed=old,
+            known=who.known,
+        )
         home = f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}"
         curl = _OLD_PILOT.match(headers.get(b"user-agent", b""))
         ours = DOMA if curl else f"{home}/trf/user"

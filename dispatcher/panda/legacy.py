@@ -413,6 +413,6 @@ def _decoded(value: object) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return bodies.within(value)
     except (ValueError, RecursionError):
         return value
