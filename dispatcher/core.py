@@ -36,6 +36,12 @@ from dispatcher.why import Offer
 
 log = Log("dispatcher")
 TICK_S = 0.5
+PANDA = "PanDA"  # the version of workers that stand for PanDA's pilots
+HARVESTERS = "harvester:"
+"""How the intents begin under which Harvester's workers are planned."""
+PASSED_S = 300.0
+"""PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for longer
+and holds none is gone."""
 FLUSH_S = 10.0
 FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
 BEAT_S = 1.0
@@ -79,6 +85,8 @@ class Heard(Struct):
     ended: int = 0  # of its jobs, so far
     waits: Signal | None = None  # of its acquire that is held here
     strays: tuple[int, ...] = ()  # jobs that it says it runs, and that are another's by now
+    passing: bool = False
+    """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
 
 
 class SiteLease(Struct):
@@ -218,6 +226,7 @@ class Core:
             kept.worker_id, kept.site, kept.queue, kept.host, kept.total, kept.last_heard
         )
         heard.draining = bool(row[15])
+        heard.passing = (kept.version, kept.intent) == (PANDA, "")
         return heard
 
     def know_site(self, site: str, row: Sequence[Any]) -> SiteLease:
@@ -266,7 +275,12 @@ class Core:
             if lease.online and queue in ("", slot.queue)
         ]
         return slots + [
-            Offer(name=f"worker {heard.worker_id}", total=heard.total, free=heard.room)
+            Offer(
+                name=f"worker {heard.worker_id}",
+                total=heard.total,
+                free=heard.room,
+                foreign=heard.worker_id in self.patience,
+            )
             for heard in list(self.heard.values())
             if queue in ("", heard.queue) and not heard.draining
         ]
@@ -381,7 +395,7 @@ class Core:
 
     async def _expire(self, awake: float) -> None:
         late = self.leases.expired(awake)
-        lost = [heard for heard in self.heard.values() if heard.until < awake]
+        lost = [h for h in self.heard.values() if h.until < awake or self._passed(h)]
         if late and not self.store.alone:
             held = await self.others.still_held(late)
             late = [lease for lease in late if lease.job_id not in held]
@@ -403,7 +417,10 @@ class Core:
                     now=now,
                 )
             for heard in lost:
-                end_worker(tx, heard.worker_id, Ending.LOST, "lost heartbeat", now=now)
+                if self._passed(heard):
+                    end_worker(tx, heard.worker_id, Ending.DONE, "", now=now)
+                else:
+                    end_worker(tx, heard.worker_id, Ending.LOST, "lost heartbeat", now=now)
 
         await self.store.write(change)
         for lease in late:
@@ -413,6 +430,14 @@ class Core:
             self.heard.pop(heard.worker_id, None)
             self.patience.pop(heard.worker_id, None)
             self.outage.pop(heard.worker_id, None)
+
+    def _passed(self, heard: Heard) -> bool:
+        """Whether a pilot that was only passing by is gone."""
+        return (
+            heard.passing
+            and heard.last < self.now() - PASSED_S
+            and not self.leases.of_worker(heard.worker_id)
+        )
 
     async def _flush(self) -> None:
         news = [heard for heard in self.heard.values() if not heard.flushed]
@@ -477,6 +502,11 @@ class Core:
             except Exception:
                 self._unfold.set()
                 raise
+
+
+def foreign(version: str, intent: str) -> bool:
+    """Whether a worker stands for a PanDA pilot: no edge of ours has it, and none may count on it."""
+    return version == PANDA or intent.startswith(HARVESTERS)
 
 
 def end_worker(

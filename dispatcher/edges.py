@@ -14,7 +14,7 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue, views
 from dispatcher.caller import Caller, Rejected
-from dispatcher.core import Core, SiteLease, end_worker
+from dispatcher.core import Core, SiteLease, end_worker, foreign
 from dispatcher.ports import Row, Tx
 
 _encode = msgspec.json.Encoder().encode
@@ -99,7 +99,11 @@ class Edges(Core):
             of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
             for name, number, _, n in ready:
                 of_shape[name, self.shapes[number]] += n
-            alive = tx.all("worker.page", site=ask.site, ended=False, most=100_000)
+            alive = [
+                row
+                for row in tx.all("worker.page", site=ask.site, ended=False, most=100_000)
+                if not foreign(row[13], row[10])
+            ]
             return of_shape, alive + tx.all(
                 "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
             )

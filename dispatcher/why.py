@@ -26,6 +26,8 @@ class Offer(Struct, frozen=True, kw_only=True):
     name: str
     total: Room
     free: Room | None = None  # None: a slot, no worker yet
+    foreign: bool = False
+    """A PanDA pilot: what others of its queue can hold, only its own site knows."""
 
 
 def short_of(shape: Shape, room: Room) -> str:
@@ -44,6 +46,7 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[st
 
     Without any offer nothing is known, so nothing is impossible.
     """
+    offers = [offer for offer in offers if not offer.foreign]
     if not offers or any(not short_of(shape, offer.total) for offer in offers):
         return None
     for wants, field, has, unit in LIMITS:
@@ -93,6 +96,13 @@ def waiting(
             f"It can never start: {fault[1]}.",
             sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
             f"ask for less `{fault[0]}`, or let a site offer a larger slot",
+        )
+    foreign = sum(offer.foreign for offer in offers)
+    offers = [offer for offer in offers if not offer.foreign]
+    if not offers:
+        return answer(
+            "later",
+            f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job; {place}.",
         )
     fitting = [offer for offer in offers if not short_of(shape, offer.total)]
     workers = [offer for offer in fitting if offer.free is not None]

@@ -14,17 +14,22 @@ from ailurus.protocol.job import JobSpec, Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue
-from dispatcher.core import end_worker
+from dispatcher.core import HARVESTERS, PANDA, end_worker
 from dispatcher.leases import Lease
 from dispatcher.panda.party import Party
-from dispatcher.ports import Ahead, Asks, Tx
+from dispatcher.ports import Ahead, Asks, Row, Tx
 from dispatcher.queue import Given, Leased
 from dispatcher.service import Service
 
 LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
 LONGEST_ARGUMENTS = 90_000  # bytes; a shell line is limited to 128 KiB
 BOUNDLESS = 100_000_000
-ANYTHING = Room(cores=1_000_000, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
+MANY_CORES = 1_000_000
+ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
+# A PanDA pilot asks when it can run a job and is answered at once: between two requests it has no room
+# that anybody could count on.
+NO_ROOM = Room(cores=0)
+ON_A_NODE = 256  # pilots without a worker id that are told apart
 _decode = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -45,6 +50,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     worker_id: int = 0
     transforms: str = ""  # base URL where this pilot gets its transform
     storage: str = ""  # of the queue: for outputs and logs; blank: there is none
+    size: Room = ANYTHING  # of the queue's pilots
     home: str = ""  # our own URL, as the pilot reached us
     proxy_key: bool = False  # it wants to know of a proxy for the job's user: there is none
 
@@ -59,7 +65,7 @@ class Place(Struct, frozen=True):
 
 def intent_of(harvester_id: str) -> str:
     """The intent under which all workers of a Harvester are planned."""
-    return f"harvester:{harvester_id}"[:200]
+    return f"{HARVESTERS}{harvester_id}"[:200]
 
 
 def place_of_instance(harvester_id: str) -> str:
@@ -68,7 +74,7 @@ def place_of_instance(harvester_id: str) -> str:
 
 
 def place_of(ask: Ask) -> Place:
-    """Which worker asks."""
+    """Which worker asks; of a pilot without a worker id, the first on its node."""
     if ask.harvester_id and ask.worker_id > 0:
         return Place(intent=intent_of(ask.harvester_id), index=ask.worker_id)
     if ask.harvester_id:  # it takes jobs to its own workers
@@ -76,14 +82,37 @@ def place_of(ask: Ask) -> Place:
     return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
 
 
-def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> int:
-    """The worker at a place, made if it is new; `active` if it is its pilot that speaks."""
+def _free(tx: Tx, place: Place) -> Place:
+    """Where a pilot without a worker id stands that asks for a job: each on a node has a row of its own
+    while it holds one."""
+    if place.intent:
+        return place
+    for nr in range(1, ON_A_NODE):
+        mine = place if nr == 1 else Place(instance=f"{place.instance}#{nr}")
+        row = tx.one("worker.of_instance", instance=mine.instance)
+        if row is None or tx.one("attempt.held_by", worker_id=row[0]) is None:
+            return mine
+    return place
+
+
+def worker_of(
+    tx: Tx,
+    place: Place,
+    site: str,
+    *,
+    active: bool,
+    now: float,
+    node: str = "",
+    size: Room | None = None,
+) -> int:
+    """The worker at a place, made if it is new; `active` if it is its pilot that speaks. What is blank
+    or None was not said: it stays as it is."""
     facts = {
-        "host": "",
+        "host": node[:500],
         "instance": place.instance,
         "batch_id": "",
-        "version": "PanDA",
-        "total": _encode(ANYTHING).decode(),
+        "version": PANDA,
+        "total": _encode(size or NO_ROOM).decode(),
         "now": now,
     }
     if place.intent:
@@ -100,13 +129,27 @@ def worker_of(tx: Tx, place: Place, site: str, *, active: bool, now: float) -> i
         found = tx.one("worker.of_instance", instance=place.instance)
         row = found or tx.one("worker.add", site=site, queue=site, **facts)
     worker_id = int(row[0]) if row else 0
-    if found is not None and (found[1], found[3]) == (site, Phase.ACTIVE) and found[6] is not None:
-        return worker_id  # all that follows is written down
+    if found is not None:
+        if size is None:
+            facts["total"] = found[7] or facts["total"]
+        facts["host"] = facts["host"] or found[8]
+        if _written(found, site, facts):
+            return worker_id
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
         tx.run("worker.register", worker_id=worker_id, **facts)
         tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ACTIVE))
     return worker_id
+
+
+def _written(row: Row, site: str, facts: dict[str, Any]) -> bool:
+    """Whether all that a pilot can say of itself is in its row."""
+    _, queue_name, _, phase, _, _, registered, *said, _ = row
+    return (
+        (queue_name, phase) == (site, Phase.ACTIVE)
+        and registered is not None
+        and said == [facts["total"], facts["host"]]
+    )
 
 
 async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
@@ -127,7 +170,15 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
     def change(tx: Tx) -> tuple[int, Given]:
         if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
             raise _NoneToday
-        worker_id = worker_of(tx, place, ask.site, active=True, now=service.now())
+        worker_id = worker_of(
+            tx,
+            place if ask.harvester_id else _free(tx, place),
+            ask.site,
+            active=True,
+            now=service.now(),
+            node=ask.node,
+            size=ask.size,
+        )
         given = _lease(service, tx, ask, worker_id, count)
         if not given.jobs and not given.unfit:
             raise _NoneToday  # and no trace of the client is kept
@@ -139,7 +190,8 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
         )
     except _NoneToday:
         return [], 0
-    hear(service, worker_id, ask.site, ask.node)
+    passing = not ask.harvester_id
+    hear(service, worker_id, ask.site, ask.node, ask.size, passing=passing)
     until = service.awake.now + LEASE_S
     for job in given.jobs:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
@@ -191,8 +243,9 @@ def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> Gi
 
 
 def _room(ask: Ask) -> Room:
+    """What the pilot says that it has, for all jobs that it takes."""
     return Room(
-        cores=ANYTHING.cores,
+        cores=MANY_CORES,
         memory_mb=ask.memory_mb or BOUNDLESS,
         disk_mb=ask.disk_mb or BOUNDLESS,
         seconds_left=ask.seconds_left or None,
@@ -200,7 +253,8 @@ def _room(ask: Ask) -> Room:
 
 
 def _suits(ask: Ask) -> Callable[[Shape], bool]:
-    return lambda shape: panda.of_type(shape, ask.resource_type)
+    """Which jobs a pilot can be given: those that its queue's data lets it run."""
+    return lambda shape: panda.of_type(shape, ask.resource_type) and shape.fits(ask.size)
 
 
 def _sent(service: Service, ask: Ask, worker_id: int, job: Leased) -> panda.Sent:
@@ -229,7 +283,7 @@ async def started(service: Service, party: Party, place: Place, site: str, node:
         known = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
         if not (party.production or (known is not None and party.serves(known[1]))):
             return 0, ""
-        worker_id = worker_of(tx, place, site, active=True, now=service.now())
+        worker_id = worker_of(tx, place, site, active=True, now=service.now(), node=node)
         row = tx.one("worker.place", worker_id=worker_id)
         return worker_id, row[0] if row else ""
 
@@ -252,12 +306,24 @@ async def ended(service: Service, party: Party, place: Place) -> None:
         gone(service, worker_id)
 
 
-def hear(service: Service, worker_id: int, site: str, node: str) -> None:
+def hear(
+    service: Service,
+    worker_id: int,
+    site: str,
+    node: str,
+    size: Room | None = None,
+    *,
+    passing: bool = False,
+) -> None:
     """Note that a PanDA client speaks: it may be silent for three of its heartbeats."""
     service.patience[worker_id] = LEASE_S
     heard = service.heard.get(worker_id)
     if heard is None:
-        heard = service.remember(worker_id, site, site, node[:500], ANYTHING, service.now())
+        heard = service.remember(worker_id, site, site, node[:500], size or NO_ROOM, service.now())
+        heard.passing = passing
+    heard.site, heard.queue = site or heard.site, site or heard.queue
+    heard.host, heard.total = node[:500] or heard.host, size or heard.total
+    heard.room = NO_ROOM
     heard.last, heard.flushed = service.now(), False
     heard.until = service.awake.now + LEASE_S
 

@@ -13,6 +13,7 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_update import STATES, Told, told
 from dispatcher.auth import Issuer
 from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
+from dispatcher.panda.files import Queue
 from dispatcher.panda.party import Party
 from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
@@ -60,10 +61,10 @@ class Calls:
     """One method a name of the table `v1.METHODS`. The door has checked the arguments and the role."""
 
     def __init__(
-        self, service: Service, issuer: Issuer, storage_of: Callable[[str], str] = lambda _: ""
+        self, service: Service, issuer: Issuer, queue: Callable[[str, str], Queue]
     ) -> None:
         self.service = service
-        self.storage_of = storage_of
+        self.queue = queue
         self.issuer = issuer
 
     async def is_alive(self, call: Call) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class Calls:
         instance = (
             scheduler.removeprefix("harvester-") if scheduler.startswith("harvester-") else ""
         )
+        queue = self.queue(given["site_name"], given.get("resource_type", ""))
         ask = acquire.Ask(
             site=given["site_name"],
             node=given.get("node", ""),
@@ -90,7 +92,8 @@ class Calls:
             harvester_id=(given.get("harvester_id", "") or instance)[:INSTANCE],
             worker_id=given.get("worker_id", 0),
             transforms=call.transforms,
-            storage=self.storage_of(given["site_name"]),
+            storage=queue.storage,
+            size=queue.size,
             home=call.home,
             proxy_key=bool(given.get("get_proxy_key")) and call.party.production,
         )

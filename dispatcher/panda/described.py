@@ -23,6 +23,10 @@ class _Queue(Struct, frozen=True):
     astorages: dict[str, list[str] | None] | None = None
     status: str | None = None
     timefloor: float | None = None
+    corecount: int | None = None
+    maxrss: float | None = None  # MB
+    maxwdir: float | None = None  # MB
+    maxtime: float | None = None  # seconds
 
 
 def described(folder: Path | None, name: str) -> dict[str, Any]:

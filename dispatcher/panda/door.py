@@ -51,7 +51,7 @@ class Panda:
         self._open = settings.open_queues
         self._transforms = settings.transforms.rstrip("/")
         self._files = Files(service, settings.storage.rstrip("/"), settings.folder)
-        self._calls = Calls(service, issuer, self._files.storage_of)
+        self._calls = Calls(service, issuer, self._files.queue)
         self._legacy = Legacy(self._calls)
 
     async def __call__(self, scope: dict[str, Any], receive: web.Receive, send: web.Send) -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec
+from ailurus.protocol.job import JobSpec, Room
 from dispatcher import queue
 from dispatcher.panda import harvester
+from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
 from dispatcher.panda.described import described, storages
 from dispatcher.ports import Tx
 from dispatcher.service import Service
@@ -31,11 +33,25 @@ _QUEUE = re.compile(
 _JOB = re.compile(r"/trf/job/(\d{1,18})\.(\d{1,18})\.(\d{1,18})\.([0-9a-f]{40})")
 _SCRIPT = re.compile(rf"/trf/(?:user/)?{panda.TRANSFORM}")
 _QUEUES = ("/cache/cric_pandaqueues.json", "/cache/schedconfig/cric_pandaqueues.json")
-_STORAGES = ("/cache/cric_ddmendpoints.json", "/cache/schedconfig/cric_ddmendpoints.json")
+_STORAGES = (
+    "/cache/cric_ddmendpoints.json",
+    "/cache/schedconfig/cric_ddmendpoints.json",
+    "/cache/ddmendpoints.json",  # where Pilot 3 looks that was told of none
+)
+_SIZE: dict[str, float] = {"corecount": 1, "maxwdir": 100_000, "maxrss": 0, "maxtime": 0}
+"""What a pilot is told of its size where nobody has described its queue: MB, seconds; 0: no limit."""
 _ACTIVITIES = ("pr", "pw", "pl", "read_lan", "write_lan", "default")
 log = Log("panda")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(JobSpec).decode
+
+
+class Queue(Struct, frozen=True):
+    """What is known of the pilots of a queue."""
+
+    storage: str = ""
+    """Where they write to. Blank: nobody has said."""
+    size: Room = Room(cores=1, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
 
 
 def script() -> bytes:
@@ -111,11 +127,8 @@ class Files:
             "container_options": "",
             "catchall": "mv_final_destination,no_token_renewal" if self._storage else "",
             "params": {"internet_protocol_version": "IPv4"},
-            "corecount": 1,
-            "maxwdir": 100_000,
+            **_SIZE,
             "maxinputsize": -1,
-            "maxrss": 0,
-            "maxtime": 0,
             "timefloor": 0,
             "direct_access_lan": False,
             "direct_access_wan": False,
@@ -128,13 +141,25 @@ class Files:
         }
         return {**ours, **described(self._folder, name)}
 
-    def storage_of(self, queue: str) -> str:
-        """The storage that a queue's pilots write to. Blank: nobody has said where that is."""
+    def queue(self, name: str, resource_type: str = "") -> Queue:
+        """What a queue's pilots are, of which one asks for a job of a `resource_type`."""
         try:
-            own = described(self._folder, queue)
+            own = described(self._folder, name)
         except AilurusError as error:  # said to who asks for the description, too
             log.warning("description_bad", file=error.field, what=error.message)
-            return ""
+            return Queue()
+        told = {**_SIZE, **{key: own[key] for key in _SIZE if own.get(key)}}
+        # of a queue that nobody has described, a pilot for several cores knows better than we how many
+        many = not own.get("corecount") and resource_type.startswith("MCORE")
+        size = Room(
+            cores=MANY_CORES if many else int(told["corecount"]),
+            memory_mb=int(told["maxrss"]) or BOUNDLESS,
+            disk_mb=int(told["maxwdir"]) or BOUNDLESS,
+            seconds_left=told["maxtime"] or None,
+        )
+        return Queue(self._storage_of(own), size)
+
+    def _storage_of(self, own: dict[str, Any]) -> str:
         stores = own.get("astorages") or {}
         for activity in ("pw", "write_lan", "default"):
             if names := stores.get(activity):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
@@ -95,14 +96,17 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
         except msgspec.ValidationError:
             read.append(None)
 
-    def change(tx: Tx) -> list[tuple[int, list[int]]]:
-        taken = [_take(tx, harvester_id, one, service.now()) for one in read if one is not None]
-        return [one for one in taken if one is not None]
+    def change(tx: Tx) -> list[_Taken]:
+        return [_take(tx, harvester_id, one, service.now()) for one in read if one is not None]
 
-    for worker_id, job_ids in await service.store.write(change):
-        for job_id in job_ids:
+    for taken in await service.store.write(change):
+        for job_id in taken.lost:
             service.leases.drop(job_id)
-        gone(service, worker_id)
+        if taken.ended:
+            gone(service, taken.worker_id)
+        elif heard := service.heard.get(taken.worker_id):
+            heard.site, heard.queue = heard.site or taken.site, heard.queue or taken.site
+            heard.host = heard.host or taken.host
     for one in read:
         for job_id in (one.jobs or []) if one is not None and one.status not in _ENDINGS else []:
             lease = service.leases.of(job_id)
@@ -111,8 +115,18 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
     return [one is not None for one in read]
 
 
-def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, list[int]] | None:
-    """Apply what is said of one worker. If it has ended by it: the worker, and the jobs it lost."""
+class _Taken(Struct, frozen=True):
+    """What came of what was said of one worker."""
+
+    worker_id: int
+    site: str
+    host: str
+    ended: bool = False
+    lost: tuple[int, ...] = ()
+
+
+def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> _Taken:
+    """Apply what is said of one worker, before its pilot speaks, meanwhile, or after its end."""
     intent = intent_of(harvester_id)
     row = tx.one("worker.of_harvester", intent=intent, idx=told.worker_id)
     if row is None:
@@ -121,15 +135,21 @@ def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, lis
         assert row is not None  # noqa: S101 -- it was made just now
         if not told.jobs:  # its pilot fetches jobs itself: the instance can be told to start more
             _put(tx, "pull", harvester_id, told.site, "", now)
-    worker_id, _, _, phase, ending, _, registered = row
+    worker_id, queue_name, _, phase, ending, _, registered, _, host, known = row
     batch_id, diagnosis = str(told.batch_id or "")[:200], (told.diagnosis or "")[:2000]
+    node = (told.node or "")[:500]
+    if not queue_name or (node and not host) or (batch_id and not known):
+        more = {"queue": told.site, "host": node, "batch_id": batch_id}
+        tx.run("worker.fill", worker_id=worker_id, **more)
+    taken = _Taken(int(worker_id), told.site, node)
     if told.status in _ENDINGS:
         if phase != Phase.ENDED or ending == Ending.LOST:
             ended = _ENDINGS[told.status]
             end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
-        return int(worker_id), _left(tx, harvester_id, told, worker_id, now)
+        lost = _left(tx, harvester_id, told, worker_id, now)
+        return replace(taken, ended=True, lost=tuple(lost))
     if phase == Phase.ENDED and (ending != Ending.LOST or told.status not in _PHASES):
-        return None
+        return taken
     news = phase if registered is not None else _PHASES.get(told.status, Phase.QUEUED)
     tx.run(
         "worker.phase",
@@ -142,7 +162,7 @@ def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> tuple[int, lis
     )
     if news != phase:
         tx.tell("worker", at=now, worker_id=worker_id, phase=str(news))
-    return None
+    return taken
 
 
 def _left(tx: Tx, harvester_id: str, told: Worker, worker_id: int, now: float) -> list[int]:

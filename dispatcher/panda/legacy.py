@@ -146,6 +146,8 @@ class Legacy:
         given = call.given
         several = number(given.get("nJobs"))
         site = str(given["siteName"])
+        resource_type = text(given.get("resourceType"))
+        queue = self._calls.queue(site, resource_type)
         ask = acquire.Ask(
             site=site,
             node=text(given.get("node")),
@@ -154,12 +156,13 @@ class Legacy:
             disk_mb=max(0, number(given.get("diskSpace")) or 0),
             count=several or 1,
             seconds_left=max(0, number(given.get("remaining_time")) or 0),
-            resource_type=text(given.get("resourceType")),
+            resource_type=resource_type,
             task_id=number(given.get("taskID")) or 0,
             harvester_id=text(given.get("harvester_id"))[:INSTANCE],
             worker_id=number(given.get("worker_id")) or 0,
             transforms=call.transforms,
-            storage=self._calls.storage_of(site),
+            storage=queue.storage,
+            size=queue.size,
             home=call.home,
             proxy_key=given.get("getProxyKey") in ("True", True) and call.party.production,
         )

@@ -237,7 +237,7 @@ select worker_id, queue, instance, phase, ending, deadline, registered from work
     where intent = :intent and idx = :idx and site = :site
 -- name: worker.of_harvester
 -- owner: harvester
-select worker_id, queue, instance, phase, ending, deadline, registered from worker
+select worker_id, queue, instance, phase, ending, deadline, registered, total, host, batch_id from worker
     where intent = :intent and idx = :idx and intent like 'harvester:%'
 -- name: worker.of_intent
 -- owner: checked by plan
@@ -255,7 +255,7 @@ update worker set phase = 'active', ending = null, ended = null, host = :host, i
     last_heard = :now, total = :total, room = :total where worker_id = :worker_id
 -- name: worker.of_instance
 -- owner: in the key, see `instance_of` and `place_of`
-select worker_id, queue, instance, phase, ending, deadline, registered from worker
+select worker_id, queue, instance, phase, ending, deadline, registered, total, host, batch_id from worker
     where instance = :instance and intent = ''
 -- name: worker.state
 select phase, ending, site, intent, registered, batch_id, diagnosis from worker where worker_id = :worker_id
@@ -347,6 +347,10 @@ select site, queue, outage_s from worker where worker_id = :worker_id and regist
 -- name: worker.serve
 update worker set queue = case when :queue = '' then queue else :queue end,
     site = case when :queue = '' then site else :queue end, lease_s = :lease_s where worker_id = :worker_id
+-- name: worker.fill
+update worker set site = case when site = '' then :queue else site end, queue = case when queue = '' then :queue else queue end,
+    host = case when host = '' then :host else host end, batch_id = case when batch_id = '' then :batch_id else batch_id end
+    where worker_id = :worker_id
 -- name: worker.last_index
 -- owner: harvester
 select coalesce(max(idx), 0) from worker where intent = :intent and intent like 'harvester:%'
