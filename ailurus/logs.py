@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _FILE_BYTES, _FILES_KEPT = 50_000_000, 3
+AGAIN_S = 3600.0  # between two lines about the same trouble
 
 
 class Log:
@@ -46,6 +47,25 @@ class Log:
             self._logger.log(
                 level, event, exc_info=trace, extra={"facts": {**self._facts, **facts}}
             )
+
+
+class Seldom:
+    """Says what goes wrong when it begins or changes, and then once an hour."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._said: dict[str, tuple[str, float]] = {}
+
+    def warning(self, event: str, what: str, **facts: object) -> None:
+        now = time.monotonic()
+        before, at = self._said.get(event, ("", 0.0))
+        if what != before or now - at > AGAIN_S:
+            self._said[event] = (what, now)
+            self._log.warning(event, what=what, **facts)
+
+    def over(self, event: str) -> None:
+        """That goes wrong no more."""
+        self._said.pop(event, None)
 
 
 class _Json(logging.Formatter):

@@ -57,8 +57,10 @@ class App:
         revocations: Revocations | None,
         rates: Rates | None,
         host_names: Collection[str],
+        giver: str,
     ) -> None:
         self._issuer = issuer
+        self._giver = giver
         self._revocations = revocations
         self.limiter = None if rates is None else Limiter(rates)
         self._console = console
@@ -126,7 +128,8 @@ class App:
         else:
             status = error.status
             name = scope.setdefault("request_id", self.traffic.name(headers))
-            await web.answer_problem(send, error, (b"x-request-id", name.encode()), *extra)
+            named = (b"x-request-id", name.encode())
+            await web.answer_problem(send, error, named, *extra, giver=self._giver)
         self.traffic.note(scope, headers, status, time.perf_counter() - began)
 
     async def _answer(
@@ -373,13 +376,25 @@ def make_app(
     revocations: Revocations | None = None,
     rates: Rates | None = None,
     host_names: Collection[str] = (),
+    giver: str = "",
 ) -> App:
     """The application over `service`, which has one method for each route.
 
     `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream`
     gives the events of the route `stream`, as the bytes that are sent; `ready` refuses while we
-    cannot serve; `revocations` is asked to refuse tokens; `rates` bound each user; `host_names` are ours beside localhost and addresses.
+    cannot serve; `revocations` is asked to refuse tokens; `rates` bound each user; `host_names` are ours beside localhost and addresses;
+    `giver` is what the store is called.
     """
     return App(
-        service, issuer, console, stream, panda, ready, access, revocations, rates, host_names
+        service,
+        issuer,
+        console,
+        stream,
+        panda,
+        ready,
+        access,
+        revocations,
+        rates,
+        host_names,
+        giver,
     )

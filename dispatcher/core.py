@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -129,6 +130,7 @@ class Core:
         self.hosts = Hosts()
         self.turns = Turns(settings.groups)
         self.limiter: Limiter | None = None  # of the door, where there is one
+        self.giver = ""  # what this store is called, whichever dispatcher serves it
         self._secret = secret
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._arrivals: dict[int, set[Signal]] = {}
@@ -148,6 +150,7 @@ class Core:
         else:
             self.store.listen(self.others)
             await self.others.beat()
+        self.giver = await self._named()
         await self.store.write(lambda tx: tx.run("fact.sweep"))
         attempts, workers, sites, last, patient, relayed, nodes = await self.store.read(self._load)
         for site, host, told in nodes:
@@ -205,6 +208,23 @@ class Core:
     def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
         """What authorises the final report of one attempt. Derived, so that no store holds it."""
         return self.key(f"{job_id}.{attempt_nr}.{worker_id}")
+
+    def seal(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
+        """What comes with an attempt and again with what ends it: that it is we who say so, and that
+        our store knows the attempt. Another purpose than the report key's, which every report holds."""
+        return self.key(f"seal {job_id}.{attempt_nr}.{worker_id}")
+
+    async def _named(self) -> str:
+        """The name of the store: made once, whoever is the first to open it."""
+        one = {"kind": "store", "owner": "", "name": "name"}
+
+        def change(tx: Tx) -> None:
+            tx.run("fact.first", **one, at=self.now(), data=secrets.token_hex(8))
+
+        await self.store.write(change)
+        row = await self.store.read(lambda tx: tx.one("fact.get", **one))
+        assert row is not None  # noqa: S101 - it was written above
+        return str(row[1])
 
     def key(self, purpose: str) -> str:
         """A key for one purpose, derived from the dispatcher's secret."""

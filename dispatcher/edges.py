@@ -52,7 +52,7 @@ class Edges(Core):
         self.sites[ask.site] = SiteLease(
             ask.instance, epoch, ask.slots, ask.online, until, self.now(), room, word
         )
-        return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s)
+        return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s, giver=self.giver)
 
     def _keep_site(self, tx: Tx, ask: m.Hello, old: SiteLease | None, epoch: int) -> None:
         row = tx.one("site.get", site=ask.site)

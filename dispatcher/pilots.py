@@ -77,6 +77,7 @@ class Pilots(Core):
             token=token,
             heartbeat_s=self.heartbeat_s,
             lease_s=self.length(worker_id),
+            giver=self.giver,
         )
 
     async def _behind_relay(self, worker_id: int) -> None:
@@ -88,7 +89,8 @@ class Pilots(Core):
         """The planned worker of a bootstrap token, if this process may be it."""
         row = tx.one("worker.planned", intent=caller.intent, idx=caller.index, site=caller.site)
         if row is None:
-            raise Rejected(410, GONE, remedy="exit; the edge plans another one if there is work")
+            remedy = "exit; the edge plans another one if there is work"
+            raise Rejected(410, GONE, remedy=remedy, known=False)
         worker_id, _, first, phase, _, deadline, registered = row
         if registered is not None and first != instance:
             raise Rejected(
@@ -141,11 +143,13 @@ class Pilots(Core):
                     attempt_nr=job.attempt_nr,
                     report_key=self.report_key(job.job_id, job.attempt_nr, heard.worker_id),
                     spec=msgspec.Raw(job.spec),
+                    seal=self.seal(job.job_id, job.attempt_nr, heard.worker_id),
                 )
                 for job in leased
             ),
             drain=heard.draining,
             prefetch=bool(leased) and not self.hub.waiting(heard.queue),
+            giver=self.giver,
         )
 
     async def _lease(self, ask: m.Acquire, heard: Heard) -> Given:
@@ -266,7 +270,11 @@ class Pilots(Core):
             wanted.append((m.Action.LOG, f"{lease.log_wanted - self.awake.now:.0f}"))
         return [
             m.Command(
-                job_id=lease.job_id, attempt_nr=lease.attempt_nr, action=action, argument=argument
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                action=action,
+                argument=argument,
+                seal=self.seal(lease.job_id, lease.attempt_nr, lease.worker_id),
             )
             for action, argument in wanted
         ]
@@ -274,9 +282,10 @@ class Pilots(Core):
     async def _strangers(self, heard: Heard, updates: list[m.Update]) -> list[m.Command]:
         """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
         its own it holds again, also when it was given up for lost and nobody else has begun it. One that
-        was begun anew elsewhere goes on, for its report may still win; the others are told to stop."""
+        was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
+        their seals if the store knows them."""
 
-        def known(tx: Tx) -> list[str]:
+        def known(tx: Tx) -> list[str | None]:
             return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
 
         found = list(zip(updates, await self.store.read(known) if updates else (), strict=True))
@@ -288,16 +297,26 @@ class Pilots(Core):
                 self._hold(heard, update)
         heard.strays = tuple(one.job_id for one in lost if one not in held)
         return [
-            m.Command(job_id=update.job_id, attempt_nr=update.attempt_nr, action=m.Action.KILL)
+            m.Command(
+                job_id=update.job_id,
+                attempt_nr=update.attempt_nr,
+                action=m.Action.KILL,
+                seal=""
+                if state is None
+                else self.seal(update.job_id, update.attempt_nr, heard.worker_id),
+            )
             for update, state in found
             if not state
         ]
 
-    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str:
-        """The state of an attempt of this worker which may still win; blank for any other."""
+    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
+        """The state of an attempt of this worker which may still win; blank for one that may not, None for
+        one that is not this worker's."""
         job = tx.one("job.standing", job_id=update.job_id)
         attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
-        if job is None or attempt is None or attempt[0] != worker_id or job[0] in FINAL:
+        if attempt is None or attempt[0] != worker_id:
+            return None
+        if job is None or job[0] in FINAL:
             return ""
         return str(attempt[1]) if attempt[1] == "lost" or attempt[1] in WITH_WORKER else ""
 
@@ -334,7 +353,7 @@ class Pilots(Core):
     async def report(self, ask: m.Reports, caller: Caller) -> m.Verdicts:
         """Final reports, each authorised by its own key."""
 
-        def change(tx: Tx) -> list[str]:
+        def change(tx: Tx) -> list[m.Verdict]:
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
@@ -342,7 +361,7 @@ class Pilots(Core):
         ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
         verdicts = await self.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
-            if verdict == "accepted":
+            if verdict.verdict == "accepted":
                 lease = held[report.job_id]
                 self.leases.drop(report.job_id)
                 self.log_arrived(report.job_id)
@@ -352,12 +371,7 @@ class Pilots(Core):
                         worker.waits.set_result(None)
                 if lease is not None and lease.attempt_nr == report.attempt_nr:
                     await self._note(lease, report)
-        return m.Verdicts(
-            verdicts=tuple(
-                m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=verdict)
-                for report, verdict in zip(ask.reports, verdicts, strict=True)
-            )
-        )
+        return m.Verdicts(verdicts=tuple(verdicts))
 
     async def _note(self, lease: Lease, report: m.Report) -> None:
         """What a report says about the node; a node that fails job after job is excluded."""
@@ -420,15 +434,21 @@ class Pilots(Core):
             one.draining = True
             self.hub.wake(one.worker_id)
 
-    def _conclude(self, tx: Tx, report: m.Report) -> str:
+    def _conclude(self, tx: Tx, report: m.Report) -> m.Verdict:
+        """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
         attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
         key = self.report_key(report.job_id, report.attempt_nr, attempt[0] if attempt else 0)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
-            return "badkey"
+            return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey")
         lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
         refusal = queue.conclude(tx, report, curve=curve, now=self.now())
-        return refusal.value if isinstance(refusal, Refusal) else "accepted"
+        return m.Verdict(
+            job_id=report.job_id,
+            attempt_nr=report.attempt_nr,
+            verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",
+            seal=self.seal(report.job_id, report.attempt_nr, attempt[0]),
+        )
 
     async def release(self, ask: m.Release, caller: Caller) -> m.Done:
         """Prefetched jobs given back."""
@@ -503,7 +523,8 @@ class Pilots(Core):
         def change(tx: Tx) -> float:
             row = tx.one("worker.state", worker_id=caller.worker_id)
             if row is None or (row[0] == Phase.ENDED and row[1] != Ending.LOST):
-                raise Rejected(410, "this worker has ended", remedy="exit")
+                known = row is not None
+                raise Rejected(410, "this worker has ended", remedy="exit", known=known)
             last = (tx.one("worker.row", worker_id=caller.worker_id) or row)[7]
             silent_s = round(max(0.0, self.now() - (last or 0.0)), 1)
             tx.run(

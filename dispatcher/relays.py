@@ -33,7 +33,7 @@ class Relays(Pilots):
             await self._lost(ask)
         for bye in ask.byes:
             await self._for(ask.site, bye.worker_id, self.bye, bye.bye)
-        return m.RelayTold(workers=tuple(told), heartbeat_s=self.heartbeat_s)
+        return m.RelayTold(workers=tuple(told), heartbeat_s=self.heartbeat_s, giver=self.giver)
 
     async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RelayAcquiredSent:
         """Lease jobs to workers. Whoever is not answered asks again and gets what it was leased."""
@@ -52,7 +52,9 @@ class Relays(Pilots):
             for task in tasks:
                 task.cancel()
         answered = [one for one in tasks if one.done() and not one.cancelled()]
-        return m.RelayAcquiredSent(workers=tuple(one.result() for one in answered))
+        return m.RelayAcquiredSent(
+            workers=tuple(one.result() for one in answered), giver=self.giver
+        )
 
     async def _acquire(self, one: m.RelayedAcquire, site: str, wait_s: float) -> m.RelayedJobsSent:
         ask = m.Acquire(

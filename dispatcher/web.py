@@ -64,14 +64,17 @@ async def answer_json(send: Send, content: object, *headers: tuple[bytes, bytes]
     await answer(send, 200, _encode(content), JSON, *headers)
 
 
-async def answer_problem(send: Send, error: Rejected, *headers: tuple[bytes, bytes]) -> None:
-    """Send a refusal as an RFC 9457 problem."""
+async def answer_problem(
+    send: Send, error: Rejected, *headers: tuple[bytes, bytes], giver: str = ""
+) -> None:
+    """Send a refusal as an RFC 9457 problem. `giver`: our name, for who must know whose refusal it is."""
     problem = m.Problem(
         title=error.title,
         status=error.status,
         detail=error.detail,
         field=error.field,
         remedy=error.remedy,
+        giver=giver if error.known else "",
     )
     if error.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))

@@ -64,6 +64,7 @@ class Edge:
         0.0  # an edge that begins does not know how the last one's pilots ended
     )
     recovery: subprocess.Popen[bytes] | None = None
+    recover_again_s: float = 60.0  # after the next failure; doubled by each
 
     @property
     def panda(self) -> Instance | None:

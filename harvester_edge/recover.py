@@ -19,7 +19,7 @@ from harvester_edge.observe import Seen
 
 IN_ORDER = frozenset({Ending.DONE, Ending.IDLE_EXIT, Ending.NEVER_REGISTERED})
 """Endings after which nothing is owed."""
-AGAIN_S = 60.0
+AGAIN_S, LONGEST_S = 60.0, 900.0
 
 
 def recover(edge: Edge, seen: Seen) -> None:
@@ -35,7 +35,9 @@ def recover(edge: Edge, seen: Seen) -> None:
         if code:
             reason = said.read_text(errors="replace")[-500:]
             edge.log.warning("recovery_failed", code=code, reason=reason)
-            edge.recover_at = edge.clock() + AGAIN_S
+            _later(edge)
+        else:
+            edge.recover_again_s = AGAIN_S
     if edge.recover_at is None or edge.clock() < edge.recover_at or seen.snapshot.unheard:
         return
     edge.recover_at = None
@@ -44,7 +46,7 @@ def recover(edge: Edge, seen: Seen) -> None:
         how = launch(edge.site, "", next(iter(edge.site.slots)))
     except (AilurusError, OSError) as error:
         edge.log.warning("recovery_failed", reason=str(error))
-        edge.recover_at = edge.clock() + AGAIN_S
+        _later(edge)
         return
     spool = Path(how.spool)
     if not spool.is_dir() or not any(spool.iterdir()):
@@ -64,3 +66,9 @@ def recover(edge: Edge, seen: Seen) -> None:
             )
     except OSError as error:
         edge.log.warning("recovery_failed", reason=str(error))
+
+
+def _later(edge: Edge) -> None:
+    """Reports that nobody takes who is known to have given their keys stay where they are, for days."""
+    edge.recover_at = edge.clock() + edge.recover_again_s
+    edge.recover_again_s = min(2 * edge.recover_again_s, LONGEST_S)

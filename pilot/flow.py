@@ -128,7 +128,7 @@ def conclude(report: Report, held: Held, kit: Kit) -> None:
         kit.journal.keep(report)
     except OSError as error:  # it is still sent from memory
         _log.error("spool_failed", job_id=held.id[0], what=error.strerror)
-    kit.reporter.owe(report, kit.journal, ends)
+    kit.reporter.owe(report, kit.journal, ends, seal=held.assignment.seal)
     _log.info(
         "job_ended",
         job_id=held.id[0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
@@ -11,7 +12,8 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, Refused, Trust
+from ailurus.wire import authority
+from ailurus.wire.client import STRANGER, Client, Refused, Trust, Unreachable
 from ailurus.wire.retry import LONGEST_BACKOFF_S, Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -66,19 +68,55 @@ class Link:
         )
 
     def register(self, patience: Patience) -> m.Registered:
-        """Raises ToldToGo if the dispatcher says no, Unreachable if nobody says anything."""
+        """Raises ToldToGo if a dispatcher says no, Unreachable if none says anything: another service
+        at its address is none."""
+        deadline = time.monotonic() + patience.total_s
+        for pause in pauses(patience, random.Random()):
+            try:
+                return self._registered(patience)
+            except Refused as error:
+                if error.giver != STRANGER and error.status not in authority.WRONG_DOOR:
+                    raise ToldToGo(error) from None
+                if time.monotonic() + pause > deadline:
+                    raise _stranger(error) from None
+            time.sleep(pause)
+        raise AssertionError("pauses() never ends")
+
+    def call(self, name: str, ask: msgspec.Struct, *, answer: type[A], wait_s: float = 0.0) -> A:
+        """Say something as the worker. Raises ToldToGo if the dispatcher that has registered it sends it
+        away, Refused if it finds a fault in `ask`, Unreachable whoever else says no."""
         try:
-            answer = self._door.call("register", self._who, answer=m.Registered, patience=patience)
+            return self.client.call(name, ask, answer=answer, wait_s=wait_s)
         except Refused as error:
-            raise ToldToGo(error) from None
-        self.registered, self._token = answer, answer.token
-        return answer
+            if authority.at_fault(error, self.registered.giver):
+                raise
+            raise self._understood(error) from None
 
     def _worker_token(self, *, fresh: bool = False) -> str:
         with self._lock:
             if fresh:
-                self.register(ONCE)
+                try:
+                    self._registered(ONCE)
+                except Refused as error:
+                    raise self._understood(error) from None
             return self._token
+
+    def _registered(self, patience: Patience) -> m.Registered:
+        answer = self._door.call("register", self._who, answer=m.Registered, patience=patience)
+        self.registered, self._token = answer, answer.token
+        return answer
+
+    def _understood(self, error: Refused) -> ToldToGo | Unreachable:
+        if authority.dismisses(error, self.registered.giver):
+            return ToldToGo(error)
+        return _stranger(error)
+
+
+def _stranger(error: Refused) -> Unreachable:
+    return Unreachable(
+        f"who answers is not known to be the dispatcher: {error.message}",
+        remedy="is a proxy or another service at its address?",
+    )
 
 
 def _client(

@@ -1,21 +1,27 @@
 """The reporter: one thread that tells the dispatcher about all attempts, and what it answers.
 
 A heartbeat goes out at the interval that the dispatcher tells, and soon after something changed; what
-changes together goes together. A final report is repeated until there is a verdict. While nobody
-answers, payloads run on and reports wait in the spool.
+changes together goes together. A final report is repeated until there is a verdict of the dispatcher that
+gave the attempt (`ailurus.wire.authority`). While nobody answers, or only somebody else, payloads run
+on, reports wait in the spool and outputs stay.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from ailurus.logs import Log
+from ailurus.logs import Log, Seldom
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Room
+from ailurus.wire import authority
+from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused
+from ailurus.wire.retry import Patience, pauses
 from pilot.held import Held, killed_by_server
 from pilot.link import Link, ToldToGo, backoff
 from pilot.livelog import Follower, Rest
@@ -28,7 +34,25 @@ BULK = 500
 TOGETHER = 1_000_000  # characters of logs in one request; as JSON they may be six times as long
 ENDS_BYTES = 32_000_000  # of logs that wait for a dispatcher; of more, only the last words are kept
 LAST_WORDS = 2000
-ACCEPTED = "accepted"
+# Between tries to send reports that were refused.
+REFUSED = Patience(first_s=0.5, longest_s=60.0)
+# A pilot that has nothing else to do waits no longer for the verdict about its own: they are in the spool.
+WAITS_S = 3600.0
+
+
+@dataclass(eq=False)
+class Owing:
+    """A report that is owed. `refused`: since when (`time.monotonic`) only strangers judge it."""
+
+    report: m.Report
+    journal: Journal
+    seal: str
+    adopted: bool
+    refused: float | None = None
+
+    @property
+    def id(self) -> Id:
+        return self.report.job_id, self.report.attempt_nr
 
 
 class Reporter:
@@ -41,13 +65,18 @@ class Reporter:
         delete: Callable[[Sequence[str]], list[str]],
         on_drain: Callable[[str], None],
         grace_s: float,
+        waits_s: float = WAITS_S,
     ) -> None:
         self._link, self._room, self._delete, self._on_drain = link, room, delete, on_drain
-        self._grace_s = grace_s
+        self._grace_s, self._waits_s = grace_s, waits_s
         self._held: dict[Id, Held] = {}
         self._changed: set[Id] = set()
-        self._owed: dict[Id, tuple[m.Report, Journal]] = {}
+        self._owed: dict[Id, Owing] = {}
+        self._refused_at = 0.0  # when refused reports are sent again
+        self._refusals: Iterator[float] = _apart()
+        self._why_refused = ""
         self._ends: list[Rest] = []
+        self._ends_refused: float | None = None  # since when nobody takes them (`time.monotonic`)
         self._followers: dict[Id, Follower] = {}  # what has been sent of their logs
         self._followed: dict[Id, float] = {}  # those that somebody watches, until when
         self._released: list[Held] = []
@@ -61,6 +90,7 @@ class Reporter:
         self._draining = self._drain_told = False
         self.when_quiet: Callable[[], None] = lambda: None  # nothing is owed any more
         self._log = Log("pilot.reporter")
+        self._trouble = Seldom(self._log)
 
     # what others tell it -------------------------------------------------------------------------
 
@@ -83,14 +113,24 @@ class Reporter:
             self._followed.pop(held.id, None)
             return self._followers.pop(held.id, None) or Follower(held)
 
-    def owe(self, report: m.Report, journal: Journal, ends: Rest | None = None) -> None:
-        """Send the end of the output, and this report until it is answered."""
+    def owe(
+        self,
+        report: m.Report,
+        journal: Journal,
+        ends: Rest | None = None,
+        *,
+        seal: str,
+        adopted: bool = False,
+    ) -> None:
+        """Send the end of the output, and this report until the dispatcher that gave the attempt has
+        judged it. `seal`: what it gave with it; `adopted`: of a dead pilot, so that this one need not wait
+        for the verdict."""
         with self._news:
             if ends is not None:
                 if sum(one.bytes for one in self._ends) + ends.bytes > ENDS_BYTES:
                     ends.shorten(LAST_WORDS)
                 self._ends.append(ends)
-            self._owed[report.job_id, report.attempt_nr] = (report, journal)
+            self._owed[report.job_id, report.attempt_nr] = Owing(report, journal, seal, adopted)
             self._news.notify()
 
     def release(self, held: Held) -> None:
@@ -106,8 +146,20 @@ class Reporter:
             self._news.notify()
 
     def idle(self) -> bool:
-        """Whether nothing is owed."""
-        return not (self._owed or self._released or self._ends)
+        """Whether nothing is owed that the pilot must wait for."""
+        ends = self._ends and not self._waited(self._ends_refused)
+        owed = any(
+            one.refused is None or not (one.adopted or self._waited(one.refused))
+            for one in list(self._owed.values())
+        )
+        return not (self._released or ends or owed)
+
+    def owes(self) -> int:
+        """How many reports have not been judged."""
+        return len(self._owed)
+
+    def _waited(self, since: float | None) -> bool:
+        return since is not None and time.monotonic() - since >= self._waits_s
 
     def close(self) -> None:
         with self._news:
@@ -115,8 +167,13 @@ class Reporter:
             self._news.notify()
 
     def flush(self) -> None:
-        """Send all reports that are owed, in the caller's thread."""
+        """Send all reports that are owed, in the caller's thread. Raises AilurusError if any is kept."""
         self._send_reports()
+        if self._owed:
+            raise AilurusError(
+                f"{len(self._owed)} reports stay in the spool: {self._why_refused}",
+                remedy="they are for another dispatcher, or its address is another's now",
+            )
 
     # the thread ----------------------------------------------------------------------------------
 
@@ -130,32 +187,32 @@ class Reporter:
             try:
                 self._turn()
             except ToldToGo as error:
+                self._trouble.warning("dispatcher_refused", str(error))
                 self._on_drain(str(error))
                 self._pause()
-            except Refused as error:
-                self._log.error("dispatcher_refused", what=str(error), status=error.status)
-                if error.status in (401, 403, 404, 410):
-                    self._on_drain(str(error))
-                self._pause()
             except AilurusError as error:
-                self._log.warning("dispatcher_silent", what=str(error))
+                self._trouble.warning("dispatcher_silent", str(error))
                 self._pause()
             except Exception:  # noqa: BLE001 - a bug here must not silence the whole pilot
                 self._log.error("reporter_failed", trace=True)
                 self._pause()
             else:
                 self._pauses, self._retry_at = backoff(), 0.0
-                if self.idle():
-                    self.when_quiet()
+                self._trouble.over("dispatcher_silent")
+            if self.idle():
+                self.when_quiet()
 
     def _due_in(self) -> float:
         now = time.monotonic()
         at = self._beat_at
+        refused = [one.refused for one in self._owed.values() if one.refused is not None]
+        if refused:
+            at = min(at, self._refused_at)
         if self._changed:
             at = min(at, self._changes_at)
         if self._followed:
             at = min(at, now + LIVE_S)
-        if not self.idle():
+        if self._released or self._ends or len(refused) < len(self._owed):
             at = now
         return max(at, self._retry_at) - now
 
@@ -167,8 +224,6 @@ class Reporter:
             self._beat(everything=True)
         silent = self._send_ends()
         self._send_reports()
-        if silent is not None:
-            raise silent
         self._send_released()
         now = time.monotonic()
         if now >= self._beat_at:
@@ -176,6 +231,8 @@ class Reporter:
         elif self._changed and now >= self._changes_at:
             self._beat(everything=False)
         self._send_followed()
+        if silent is not None:
+            raise silent
 
     def _beat(self, *, everything: bool) -> None:
         with self._news:
@@ -185,7 +242,7 @@ class Reporter:
         if updates or everything:
             ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self._draining)
             try:
-                answer = self._link.client.call("beat", ask, answer=m.Beaten)
+                answer = self._link.call("beat", ask, answer=m.Beaten)
             except AilurusError:
                 with self._news:
                     self._changed.update(ids)
@@ -218,6 +275,11 @@ class Reporter:
         held = self._held.get((command.job_id, command.attempt_nr))
         if held is None or held.id in self._owed:
             return
+        ends = command.action in (m.Action.KILL, m.Action.SOFT_KILL)
+        if ends and not authority.sealed(held.assignment.seal, command.seal):
+            what = f"{command.action} from who does not know attempt {held.name}"
+            self._trouble.warning("command_not_obeyed", what)
+            return
         self._log.info("told", job_id=command.job_id, action=command.action)
         if command.action is m.Action.KILL:
             held.stop(killed_by_server(), grace_s=self._grace_s)
@@ -232,44 +294,65 @@ class Reporter:
             self._followed[held.id] = time.monotonic() + seconds + self._heartbeat_s
 
     def _send_reports(self) -> None:
-        while batch := list(self._owed.values())[:BULK]:
-            for report, _ in batch:
-                if report.ended == 0:
-                    raise ValueError("a report without its time")
-            self._judge(batch, self._ask_verdicts([report for report, _ in batch]))
+        again = time.monotonic() >= self._refused_at
+        with self._news:
+            due = [one for one in self._owed.values() if again or one.refused is None]
+        for start in range(0, len(due), BULK):
+            batch = due[start : start + BULK]
+            self._judge(batch, self._ask_verdicts(batch))
+        kept = [one for one in list(self._owed.values()) if one.refused is not None]
+        if not kept:
+            self._refusals, self._refused_at = _apart(), 0.0
+            self._trouble.over("reports_kept")
+        elif again:
+            self._refused_at = time.monotonic() + next(self._refusals)
+            self._trouble.warning("reports_kept", self._why_refused, reports=len(kept))
 
-    def _ask_verdicts(self, reports: list[m.Report]) -> tuple[m.Verdict, ...]:
+    def _ask_verdicts(self, batch: list[Owing]) -> tuple[m.Verdict, ...]:
+        """What was said about them; of those that are refused, nothing."""
         try:
-            ask = m.Reports(reports=tuple(reports))
+            ask = m.Reports(reports=tuple(one.report for one in batch))
             return self._link.reports.call("report", ask, answer=m.Verdicts).verdicts
         except Refused as error:
-            if error.status in (401, 403, 404) or error.status >= 500:
-                raise
-            if len(reports) > 1:  # one of them is at fault, and must not hold up the others
-                return tuple(v for report in reports for v in self._ask_verdicts([report]))
-            one = reports[0]
-            self._log.error("report_refused", job_id=one.job_id, what=str(error))
-            return (m.Verdict(job_id=one.job_id, attempt_nr=one.attempt_nr, verdict="refused"),)
+            if len(batch) > 1 and authority.divisible(error):
+                half = len(batch) // 2  # one of them is at fault, and must not hold up the others
+                return self._ask_verdicts(batch[:half]) + self._ask_verdicts(batch[half:])
+            self._why_refused = str(error)
+            return ()
 
-    def _judge(self, batch: list[tuple[m.Report, Journal]], verdicts: Sequence[m.Verdict]) -> None:
-        said = {(v.job_id, v.attempt_nr): v.verdict for v in verdicts}
-        for report, journal in batch:
-            one = (report.job_id, report.attempt_nr)
-            verdict = said.get(one)
-            if verdict is None:
+    def _judge(self, batch: list[Owing], verdicts: Sequence[m.Verdict]) -> None:
+        said = {(one.job_id, one.attempt_nr): one for one in verdicts}
+        for one in batch:
+            verdict = said.get(one.id)
+            judged = Judged.KEPT if verdict is None else authority.judged(one.seal, verdict)
+            if judged is Judged.KEPT:
+                one.refused = time.monotonic() if one.refused is None else one.refused
+                if verdict is not None:
+                    self._why_refused = f"`{verdict.verdict}` from who does not know the attempts"
                 continue
-            if verdict != ACCEPTED:
-                self._log.info("report_not_counted", job_id=one[0], attempt_nr=one[1], why=verdict)
-                self._delete([file.url for file in report.files])
-            journal.settle([one])
-            with self._news:
-                self._owed.pop(one, None)
-                self._held.pop(one, None)
-                self._changed.discard(one)
-                self._followed.pop(one, None)
-                self._followers.pop(one, None)
-        if not said:
-            raise ValueError("an answer without verdicts")
+            self._settle(one, judged, "" if verdict is None else verdict.verdict)
+
+    def _settle(self, one: Owing, judged: Judged, why: str) -> None:
+        urls = [file.url for file in one.report.files]
+        if why != authority.ACCEPTED:
+            deleted = judged is Judged.LOST
+            self._log.info(
+                "report_not_counted",
+                job_id=one.id[0],
+                attempt_nr=one.id[1],
+                why=why,
+                left=[] if deleted else urls,
+            )
+            if deleted:
+                self._delete(urls)
+        one.journal.settle([one.id])
+        with self._news:
+            if self._owed.get(one.id) is one:
+                del self._owed[one.id]
+            self._held.pop(one.id, None)
+            self._changed.discard(one.id)
+            self._followed.pop(one.id, None)
+            self._followers.pop(one.id, None)
 
     def _send_ends(self) -> AilurusError | None:
         """Send the ends of logs, until they have come. Why nobody took them, for reports do not wait
@@ -280,10 +363,13 @@ class Reporter:
             except Refused as error:
                 self._log.error("log_refused", what=str(error))
             except AilurusError as error:
+                if self._ends_refused is None:
+                    self._ends_refused = time.monotonic()
                 return error
             with self._news:
                 for rest, _ in batch:
                     rest.sent()
+        self._ends_refused = None
         return None
 
     def _next_ends(self) -> list[tuple[Rest, m.LogPiece]]:
@@ -316,7 +402,7 @@ class Reporter:
                 self._followed.pop(one, None)
 
     def _pieces(self, pieces: list[m.LogPiece]) -> None:
-        self._link.client.call("log_pieces", m.LogPieces(pieces=tuple(pieces)), answer=m.Done)
+        self._link.call("log_pieces", m.LogPieces(pieces=tuple(pieces)), answer=m.Done)
 
     def _send_released(self) -> None:
         with self._news:
@@ -324,9 +410,19 @@ class Reporter:
         if not released:
             return
         jobs = tuple(m.HeldJob(job_id=held.id[0], attempt_nr=held.id[1]) for held in released)
-        self._link.client.call("release", m.Release(jobs=jobs), answer=m.Done)
+        refused = ""
+        try:
+            self._link.call("release", m.Release(jobs=jobs), answer=m.Done)
+        except Refused as error:  # they stay in the spool: the next pilot reports them as killed
+            refused = str(error)
+            self._log.error("release_refused", what=refused)
         with self._news:
             for held in released:
                 self._released.remove(held)
                 self._held.pop(held.id, None)
-                held.settle()
+                if not refused:
+                    held.settle()
+
+
+def _apart() -> Iterator[float]:
+    return pauses(REFUSED, random.Random())

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.logs import Log
+from ailurus.logs import Log, Seldom
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.worker import Ending
+from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
 from pilot.flow import carry
 from pilot.held import Held
@@ -76,6 +77,7 @@ class Server:
         self._signals: list[int] = []
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
+        self._trouble = Seldom(self._log)
 
     def serve(self) -> Served:
         """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HEARD`."""
@@ -102,13 +104,12 @@ class Server:
                     transient=True,
                 )
                 self._stop_all(why, self._terms.grace_s)
-        owed = not kit.reporter.idle()
         return Served(
             ending=self.ending,
             diagnosis=self._draining,
             signal=self._signals[0] if self._signals else 0,
             jobs=self._taken,
-            owed=owed,
+            owed=kit.reporter.owes() > 0,
         )
 
     @property
@@ -185,25 +186,22 @@ class Server:
                     continue
             request = ask.request_id
             try:
-                answer = self._link.client.call(
-                    "acquire", ask, answer=m.Acquired, wait_s=ask.wait_s
-                )
+                answer = self._link.call("acquire", ask, answer=m.Acquired, wait_s=ask.wait_s)
             except (ToldToGo, Refused) as error:
                 self._log.error("acquire_refused", what=str(error))
                 self.drain(str(error), Ending.FAILED)
                 return
             except Nonsense as error:
-                nonsense += 1
-                if (
-                    nonsense == NONSENSE
-                ):  # a job for a newer pilot, perhaps: let another one have it
+                nonsense += authority.newer(error, self._link.registered.giver)
+                if nonsense == NONSENSE:  # a job for a newer pilot: let another one have it
                     self._log.error("dispatcher_not_understood", what=str(error))
                     self.drain(f"the dispatcher is not understood: {error}", Ending.FAILED)
                     return
+                self._trouble.warning("dispatcher_not_understood", str(error))
                 self._pause(next(pauses))
                 continue
             except AilurusError as error:  # the same request again: its answer may be on its way
-                self._log.warning("dispatcher_silent", what=str(error), request=request)
+                self._trouble.warning("dispatcher_silent", str(error), request=request)
                 self._pause(next(pauses))
                 ask = replace(ask, wait_s=self._longest(ask.wait_s))
                 continue
@@ -211,6 +209,7 @@ class Server:
                 self._log.error("acquire_failed", trace=True)
                 self.drain(f"a bug of the pilot: {bug}", Ending.FAILED)
                 return
+            self._trouble.over("dispatcher_silent")
             pauses, nonsense, ask = backoff(), 0, None
             self._prefetch = answer.prefetch
             if answer.jobs:
@@ -283,6 +282,7 @@ class Server:
                 outputs=tuple(kit.stage.planned(held.id, held.spec)),
                 directory=str(kit.directory / held.name),
                 host=kit.host,
+                seal=held.assignment.seal,
             )
             for held in taken
         ]

@@ -38,10 +38,12 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
     outputs: tuple[str, ...] = ()
     directory: str = ""
     host: str = ""
+    seal: str = ""  # by which the dispatcher's verdict is known
 
 
 class Kept(Struct, frozen=True, tag="report"):
     report: Report
+    seal: str = ""
 
 
 class Settled(Struct, frozen=True, tag="settled"):
@@ -52,10 +54,11 @@ class Settled(Struct, frozen=True, tag="settled"):
 
 
 class Owed(Struct, frozen=True):
-    """A report to send, and what to delete of it first."""
+    """A report to send, what to delete of it first, and the seal by which its verdict is known."""
 
     report: Report
     leftovers: tuple[str, ...] = ()
+    seal: str = ""
 
 
 _log = Log("pilot.spool")
@@ -69,7 +72,7 @@ class Journal:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
-        self._open: dict[Id, Begun | Report] = {}
+        self._open: dict[Id, Begun | Kept] = {}
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._written = self._synced = 0
@@ -89,9 +92,11 @@ class Journal:
         """On disk when this returns. Raises OSError if the disk does not take it."""
         one = (report.job_id, report.attempt_nr)
         with self._lock:
-            self._open[one] = report
+            begun = self._open.get(one)
+            kept = Kept(report, "" if begun is None else begun.seal)
+            self._open[one] = kept
             try:
-                self._append([Kept(report)])
+                self._append([kept])
             except OSError:
                 self._strike_out(one)
                 raise
@@ -122,7 +127,8 @@ class Journal:
     def owed(self) -> list[Owed]:
         """What the pilot that wrote this still owes, to be sent in its name."""
         return [
-            Owed(one) if isinstance(one, Report) else _killed(one) for one in self._open.values()
+            Owed(one.report, seal=one.seal) if isinstance(one, Kept) else _killed(one)
+            for one in self._open.values()
         ]
 
     def directories(self) -> list[str]:
@@ -164,7 +170,7 @@ class Journal:
                 if isinstance(line, Begun):
                     self._open[line.job_id, line.attempt_nr] = line
                 elif isinstance(line, Kept):
-                    self._open[line.report.job_id, line.report.attempt_nr] = line.report
+                    self._open[line.report.job_id, line.report.attempt_nr] = line
                 else:
                     self._open.pop((line.job_id, line.attempt_nr), None)
 
@@ -215,7 +221,7 @@ def _killed(begun: Begun) -> Owed:
         ended=time.time(),
         host=begun.host,
     )
-    return Owed(report, begun.outputs)
+    return Owed(report, begun.outputs, begun.seal)
 
 
 def _private(directory: Path) -> None:

@@ -26,7 +26,7 @@ from pilot.kit import Kit
 from pilot.link import ONCE, Link
 from pilot.options import Options
 from pilot.ports import Container, Grounds, JobError, Transfer
-from pilot.reporter import Reporter
+from pilot.reporter import WAITS_S, Reporter
 from pilot.serve import Server, Terms
 from pilot.site import Site, bounds_of, keep_apart, megabytes
 from pilot.slots import Need, Slots, room_of
@@ -49,6 +49,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
     options.workdir.mkdir(parents=True, exist_ok=True)
     directory = options.workdir / f"ailurus-{instance}"
     directory.mkdir(mode=0o700)
+    left: Path | None = None
     try:
         container = _container(site, directory)
         seen = machine.look(directory)
@@ -89,7 +90,9 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
             if server is not None:
                 server.drain(why)
 
-        reporter = Reporter(link, room, stage.delete, drain, bounds.grace_s)
+        # A spool that goes with this pilot is sent by no other one.
+        waits_s = WAITS_S if container.private else float("inf")
+        reporter = Reporter(link, room, stage.delete, drain, bounds.grace_s, waits_s)
         supervisor = Supervisor(bounds)
         kit = Kit(
             host=host,
@@ -121,8 +124,12 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
             reporter.close()
             _say_bye(link, server)
             spool.own.close()
+            if reporter.owes() and spool.directory.parent == directory:
+                log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
+                left = spool.directory
     finally:
-        remove_tree(directory)
+        if left is None:
+            remove_tree(directory)
 
 
 def _link(options: Options, credential: Callable[..., str] | None, who: m.Register) -> Link:
@@ -256,7 +263,7 @@ def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
         owed = journal.owed()
         for one in owed:
             stage.delete(one.leftovers)
-            reporter.owe(one.report, journal)
+            reporter.owe(one.report, journal, seal=one.seal, adopted=True)
         for directory in {str(Path(name).parent) for name in journal.directories()}:
             if Path(directory).name.startswith("ailurus-"):
                 remove_tree(Path(directory))

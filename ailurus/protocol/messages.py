@@ -49,6 +49,8 @@ class Problem(Answer):
     field: str = ""
     remedy: str = ""
     type: str = "about:blank"
+    # The dispatcher's name, as in `Registered.giver`; empty: it does not know whom it refuses.
+    giver: str = ""
 
 
 # --- users -----------------------------------------------------------------------------------------
@@ -346,6 +348,7 @@ class Registered(Answer):
     token: str  # the worker token, good for acquire, beat, release, log, bye
     heartbeat_s: float
     lease_s: float
+    giver: str = ""  # the name of this dispatcher and its store: whose refusals concern the worker
 
 
 class Acquire(OpenAsk):
@@ -362,19 +365,23 @@ class Acquire(OpenAsk):
 
 
 class Assignment(Answer):
-    """An attempt of a job, handed to a worker. The report key authorises its final report."""
+    """An attempt of a job, handed to a worker. The report key authorises its final report; the seal
+    comes back with whatever ends the attempt, and no request ever holds it: who says it is the
+    dispatcher that gave it, and not somebody who stands at its address."""
 
     job_id: int
     attempt_nr: int
     report_key: str
     spec: JobSpec
     keep_log: bool = False  # also if it finishes: a PanDA server wants it
+    seal: str = ""  # empty: from a dispatcher that has none
 
 
 class Acquired(Answer):
     jobs: tuple[Assignment, ...]
     drain: bool = False  # take nothing more, finish and exit
     prefetch: bool = False  # more work waits than workers: one job may be staged in ahead
+    giver: str = ""
 
 
 class AssignmentSent(Answer):
@@ -384,12 +391,14 @@ class AssignmentSent(Answer):
     attempt_nr: int
     report_key: str
     spec: Raw
+    seal: str = ""
 
 
 class AcquiredSent(Answer):
     jobs: tuple[AssignmentSent, ...]
     drain: bool = False
     prefetch: bool = False
+    giver: str = ""
 
 
 class Update(OpenAsk):
@@ -425,6 +434,7 @@ class Command(Answer):
     attempt_nr: int
     action: Action
     argument: str = ""
+    seal: str = ""  # of the attempt; only with it a pilot ends one that came with a seal
 
 
 class Beaten(Answer):
@@ -473,12 +483,14 @@ class Reports(OpenAsk):
 
 
 class Verdict(Answer):
-    """Whether a report counted. `accepted` or `alreadydone`, `badattemptnr`, `badkey`: whatever it
-    is, the report need not be sent again; if not accepted its files are to be deleted."""
+    """Whether a report counted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`. With the attempt's
+    seal it is the last word: the report need not be sent again, and if it was not accepted its files are
+    to be deleted. Without it nobody who knows the attempt has spoken."""
 
     job_id: int
     attempt_nr: int
     verdict: str
+    seal: str = ""
 
 
 class Verdicts(Answer):
@@ -569,6 +581,7 @@ class RelayedWord(Answer):
 class RelayTold(Answer):
     workers: tuple[RelayedWord, ...]
     heartbeat_s: float
+    giver: str = ""
 
 
 class RelayedAcquire(Ask):
@@ -594,6 +607,7 @@ class RelayedJobs(Answer):
 
 class RelayAcquired(Answer):
     workers: tuple[RelayedJobs, ...]
+    giver: str = ""
 
 
 class RelayedJobsSent(Answer):
@@ -605,6 +619,7 @@ class RelayAcquiredSent(Answer):
     """`RelayAcquired` as the dispatcher writes it."""
 
     workers: tuple[RelayedJobsSent, ...]
+    giver: str = ""
 
 
 # --- edges -----------------------------------------------------------------------------------------
@@ -630,6 +645,7 @@ class Hello(OpenAsk):
 class Welcome(Answer):
     epoch: int  # grows each time another instance takes the site
     lease_s: float
+    giver: str = ""  # the name of this dispatcher and its store
 
 
 class SiteBound(OpenAsk):

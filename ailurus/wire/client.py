@@ -3,7 +3,8 @@
     AilurusError
     └── WireError
         ├── Unreachable     nobody answered, or only with 5xx, until patience ran out
-        ├── Refused         the dispatcher said no: `.status` and its problem's field and remedy
+        ├── Refused         somebody said no: `.status`, its problem's field and remedy, and `.giver`, by
+        │                   which `authority` knows whether it was the dispatcher
         └── Nonsense        something answered that is not a dispatcher
 
 Every request may be repeated: those that create something carry an id made by the caller.
@@ -41,6 +42,7 @@ from ailurus.wire.retry import Patience, pauses
 A = TypeVar("A", bound=msgspec.Struct)
 AGAIN = frozenset({429, 500, 502, 503, 504})  # statuses worth another try
 SLACK_S = 30.0  # how much longer than asked a long poll may take
+STRANGER = "-"  # what who does not answer as a dispatcher is called
 LAST_ANSWER_S = 2.0  # how long the answer to a wait whose time is over may be on its way
 
 
@@ -53,16 +55,21 @@ class Unreachable(WireError):
 
 
 class Nonsense(WireError):
-    """The answer is not a dispatcher's."""
+    """The answer is not a dispatcher's, or one of another version's. `giver`: whose it says it is."""
+
+    def __init__(self, message: str, *, remedy: str = "", giver: str = STRANGER) -> None:
+        super().__init__(message, remedy=remedy)
+        self.giver = giver
 
 
 class Refused(WireError):
-    """The dispatcher said no."""
+    """Somebody at the dispatcher's address said no."""
 
     def __init__(self, problem: m.Problem) -> None:
         detail = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
         super().__init__(detail, remedy=problem.remedy, field=problem.field)
         self.status = problem.status
+        self.giver = problem.giver
 
 
 class TokenFile:
@@ -280,6 +287,7 @@ class Client:
             raise Nonsense(
                 f"{self.url} answered {name} with something else ({error})",
                 remedy="is this address an Ailurus dispatcher?",
+                giver=_giver(body),
             ) from None
 
     def _send(
@@ -375,8 +383,24 @@ def _reason(error: Exception) -> str:
     return str(reason).split(": ", 1)[-1] or type(error).__name__
 
 
+class _Named(msgspec.Struct):
+    """Of an answer that could not be read."""
+
+    giver: str
+
+
+def _giver(body: bytes) -> str:
+    try:
+        return _decoder(_Named).decode(body).giver  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return STRANGER
+
+
 def _problem(status: int, body: bytes) -> m.Problem:
     try:
-        return _decoder(m.Problem).decode(body)  # type: ignore[no-any-return]
+        problem: m.Problem = _decoder(m.Problem).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, json.JSONDecodeError):
-        return m.Problem(title=f"HTTP {status}", status=status, detail=body[:200].decode("latin-1"))
+        problem = m.Problem(title=f"HTTP {status}", status=0, detail=body[:200].decode("latin-1"))
+    if problem.status != status:  # a dispatcher says the same in both places
+        problem = msgspec.structs.replace(problem, status=status, giver=STRANGER)
+    return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from ailurus.protocol.errors import AilurusError
@@ -10,9 +11,9 @@ from ailurus.wire.retry import Patience
 
 Dialect = Literal["native", "v1", "legacy"]
 _SIGNS: tuple[tuple[Dialect, str, bytes], ...] = (
-    ("native", "/healthz", b'"ok"'),
-    ("v1", "/api/v1/system/is_alive", b'"success"'),
-    ("legacy", "/server/panda/isAlive", b"alive"),
+    ("native", "/healthz", rb'\s*\{.*"ok"'),
+    ("v1", "/api/v1/system/is_alive", rb'\s*\{.*"success"'),
+    ("legacy", "/server/panda/isAlive", rb"\s*alive"),
 )
 
 
@@ -24,6 +25,6 @@ def asked(url: str, trust: Trust | None = None) -> Dialect:
             status, body = client.request("GET", path)
         except AilurusError:
             return "native"
-        if status == 200 and sign in body:
+        if status == 200 and re.match(sign, body, re.DOTALL):
             return dialect
     return "native"

@@ -24,7 +24,8 @@ from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.panda_job import Handed, handed
 from ailurus.protocol.panda_update import Told, outputs_of, said
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client, Nonsense, Refused, Trust, Unreachable
+from ailurus.wire.authority import PANDA
+from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
 from ailurus.wire.dialect import Dialect
 from ailurus.wire.panda_token import PandaToken, key_file
 from ailurus.wire.retry import Patience
@@ -91,7 +92,11 @@ class PandaClient:
         self._renew()
         self._worker_status("started", patience)
         return m.Registered(
-            worker_id=0, token="", heartbeat_s=self._heartbeat_s, lease_s=2 * self._heartbeat_s
+            worker_id=0,
+            token="",
+            heartbeat_s=self._heartbeat_s,
+            lease_s=2 * self._heartbeat_s,
+            giver=PANDA,
         )
 
     def _bye(self, ask: m.Bye, wait_s: float, patience: Patience) -> m.Done:
@@ -347,10 +352,11 @@ class PandaClient:
             body, kind = urlencode(given).encode(), "application/x-www-form-urlencoded"
         status, answer = self._client.request(method, path, body, kind=kind, patience=patience)
         if status != 200:
-            problem = m.Problem(
+            problem = m.Problem(  # a proxy's as well: PanDA's own refusals come as JSON with 200
                 title=f"HTTP {status}",
                 status=status,
                 detail=answer[:300].decode("utf-8", "replace"),
+                giver=STRANGER,
             )
             raise Refused(problem)
         return answer
@@ -397,7 +403,8 @@ def _no_job(message: str) -> None:
 
 
 def _refused(message: str) -> Refused:
-    return Refused(m.Problem(title="the PanDA server refused", status=422, detail=message))
+    problem = m.Problem(title="the PanDA server refused", status=422, detail=message, giver=PANDA)
+    return Refused(problem)
 
 
 def _wrong(code: str, words: str) -> AilurusError:
@@ -407,4 +414,7 @@ def _wrong(code: str, words: str) -> AilurusError:
             f"the PanDA server cannot now: {words or f'StatusCode {code}'}", remedy="later it may"
         )
     status = 403 if code in ("60", "70") else 422
-    return Refused(m.Problem(title=f"PanDA's StatusCode {code}", status=status, detail=words))
+    problem = m.Problem(
+        title=f"PanDA's StatusCode {code}", status=status, detail=words, giver=PANDA
+    )
+    return Refused(problem)

@@ -252,6 +252,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
                 revocations=revocations,
                 rates=Rates(per_s=args.rate) if args.rate > 0 else None,
                 host_names=[*args.host_name, *_names(sockets)],
+                giver=service.giver,
             )
             service.limiter = app.limiter
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page

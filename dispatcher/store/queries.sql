@@ -363,6 +363,9 @@ select count(*) from worker where intent = :intent and intent like 'harvester:%'
 -- name: fact.put
 insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
     on conflict (kind, owner, name) do update set at = :at, data = :data
+-- name: fact.first
+insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
+    on conflict (kind, owner, name) do nothing
 -- name: fact.get
 select at, data from panda_fact where kind = :kind and owner = :owner and name = :name
 -- name: fact.drop

@@ -12,14 +12,16 @@ from contextlib import suppress
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.logs import Log
+from ailurus.logs import Log, Seldom
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
+from ailurus.wire import authority
+from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused, Unreachable
-from harvester_edge.relay.stock import Job, Pilot, Stock
+from harvester_edge.relay.stock import Id, Job, Owed, Pilot, Stock
 from harvester_edge.relay.upstream import Upstream
 
 TELL_S = 1.0  # between words to the dispatcher: what gathers goes in one request
@@ -28,6 +30,7 @@ POLL_S = 5.0  # of a long poll for jobs; whoever begins to wait joins the next o
 AT_ONCE = 200  # pilots whose acquires go in one request
 PIECES, PIECES_BYTES = 1000, 4_000_000  # of live logs that wait for the next word; log.tgz has all
 BULK = 500
+KEPT_S = 60.0  # before a report is sent again that strangers judged, or that was refused
 MOST = 5000  # of anything in one word; the rest goes with the next
 ASLEEP_S = 60.0  # between two looks for silent pilots: the relay itself was stopped
 MORE_S = 60.0  # how long the dispatcher's word that there is more work counts
@@ -51,6 +54,7 @@ class Dispatcher:
         self._logs: list[tuple[int, m.LogPiece]] = []
         self._more: dict[str, float] = {}  # by queue: when the dispatcher last had more
         self._looked = time.monotonic()
+        self._trouble = Seldom(log)
 
     @property
     def up(self) -> bool:
@@ -169,7 +173,7 @@ class Dispatcher:
         while True:
             await asyncio.sleep(pause)
             try:
-                await self.send(list(self._stock.owed.values())[:BULK])
+                await self.send(self._stock.due()[:BULK])
                 await self._register_late()
                 await self._look_for_silent()
                 await self._tell()
@@ -181,30 +185,48 @@ class Dispatcher:
                 self._log.error("telling_failed", what=str(error))
                 pause = LONGEST_PAUSE_S
 
-    async def send(self, reports: list[m.Report]) -> list[m.Verdict]:
-        """The dispatcher's verdicts; reports with one are forgotten here."""
+    async def ask(self, reports: list[m.Report]) -> tuple[m.Verdict, ...]:
+        """What the dispatcher says about reports: nothing of those that it finds a fault in."""
         if not reports:
-            return []
+            return ()
         try:
             ask = m.Reports(reports=tuple(reports))
-            verdicts = list((await self._up.call("report", ask, m.Verdicts)).verdicts)
+            return (await self._up.call("report", ask, m.Verdicts)).verdicts
         except Refused as error:
-            if error.status in (401, 403, 404):
+            if not authority.divisible(error):
                 raise
             if len(reports) > 1:  # one of them is at fault, and must not hold up the others
                 half = len(reports) // 2
-                return await self.send(reports[:half]) + await self.send(reports[half:])
-            self._log.error("report_refused", job_id=reports[0].job_id, what=str(error))
-            verdicts = [verdict(reports[0], "refused")]
-        ids = [(one.job_id, one.attempt_nr) for one in verdicts]
-        owed = await self._stock.settle(ids)
-        for one, said in zip(ids, verdicts, strict=True):
-            if one in owed and said.verdict != "accepted":
+                return await self.ask(reports[:half]) + await self.ask(reports[half:])
+            self._trouble.warning("report_refused", str(error), job_id=reports[0].job_id)
+            return ()
+
+    async def send(self, owed: list[Owed]) -> dict[Id, m.Verdict]:
+        """Send reports that are owed. Those that the dispatcher that gave them has judged are forgotten
+        here, and no others."""
+        verdicts = await self.ask([one.report for one in owed])
+        said = {(one.job_id, one.attempt_nr): one for one in verdicts}
+        judged: list[Owed] = []
+        kept: list[Owed] = []
+        for one in owed:
+            if (word := said.get(one.id)) is not None:
+                if authority.judged(one.seal, word) is not Judged.KEPT:
+                    judged.append(one)
+                    continue
+                self._trouble.warning(
+                    "reports_kept", f"`{word.verdict}` from who gave none of them"
+                )
+            kept.append(one)
+        for one in kept:
+            one.again = time.monotonic() + KEPT_S
+        await self._stock.settle(judged)
+        for one in judged:
+            if (word := said[one.id]).verdict != authority.ACCEPTED:
                 self._log.warning(
-                    "report_not_counted", job_id=one[0], attempt_nr=one[1], why=said.verdict,
-                    files=[file.url for file in owed[one].files],
+                    "report_not_counted", job_id=one.id[0], attempt_nr=one.id[1], why=word.verdict,
+                    files=[file.url for file in one.report.files],
                 )  # fmt: skip
-        return verdicts
+        return {one.id: said[one.id] for one in judged}
 
     async def _register_late(self) -> None:
         """Pilots that came while there was no dispatcher."""
@@ -353,6 +375,6 @@ def _held(job: Job) -> m.HeldJob:
     return m.HeldJob(job_id=job.id[0], attempt_nr=job.id[1])
 
 
-def verdict(report: m.Report, word: str) -> m.Verdict:
+def verdict(report: m.Report, word: str, seal: str = "") -> m.Verdict:
     """What is said about a report."""
-    return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word)
+    return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal)

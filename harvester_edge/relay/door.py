@@ -34,7 +34,7 @@ class Door:
         try:
             return 200, _encode(await self._call(name, token, _decode[name](body)))
         except No as no:
-            problem = no.problem
+            problem = msgspec.structs.replace(no.problem, giver=self._pilots.name)
         except (msgspec.MsgspecError, RecursionError) as error:
             problem = m.Problem(title=str(error), status=422)
         except sqlite3.Error as error:

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -15,12 +16,20 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import without
+from ailurus.wire import authority
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.dispatcher import Dispatcher, verdict
 from harvester_edge.relay.proof import Planned
-from harvester_edge.relay.stock import GONE, Job, No, Pilot, Stock
+from harvester_edge.relay.stock import GONE, Id, Job, No, Owed, Pilot, Stock
 
 STEALABLE = 200  # jobs of others that are looked at for an idle pilot
+
+
+class _Key(NamedTuple):
+    """What authorises the report of an attempt, and what its verdict is known by."""
+
+    report_key: str
+    seal: str
 
 
 class Pilots:
@@ -36,6 +45,11 @@ class Pilots:
         self._stock, self._dispatcher = stock, dispatcher
         self._proof, self._log = proof, log
         self._registering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def name(self) -> str:
+        """What pilots know this relay by."""
+        return self._stock.known_as
 
     def who(self, token: str) -> Pilot:
         """The pilot that shows this token."""
@@ -57,6 +71,7 @@ class Pilots:
             token=pilot.token,
             heartbeat_s=self._stock.heartbeat_s,
             lease_s=self._stock.silence_s,
+            giver=self.name,
         )
 
     async def _new(self, ask: m.Register, credential: str) -> Pilot:
@@ -102,13 +117,14 @@ class Pilots:
         finally:
             pilot.waiting = None
             pilot.heard = time.monotonic()
-        return m.Acquired(jobs=(), drain=pilot.draining)
+        return m.Acquired(jobs=(), drain=pilot.draining, giver=self.name)
 
     def _acquired(self, jobs: Iterable[Job], pilot: Pilot) -> m.Acquired:
         return m.Acquired(
             jobs=tuple(job.assignment for job in jobs),
             drain=pilot.draining,
             prefetch=bool(self._stock.ready.get(pilot.ask.queue)),
+            giver=self.name,
         )
 
     def _pick(self, ask: m.Acquire, pilot: Pilot) -> list[Job]:
@@ -149,40 +165,57 @@ class Pilots:
         )
 
     async def report(self, ask: m.Reports) -> m.Verdicts:
-        """Kept, then passed on; the dispatcher's verdict if it is there to give one."""
-        keep, strange, forged = [], [], []
+        """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may call
+        this: a report counts for an attempt that is here only with that attempt's key."""
+        keep: list[Owed] = []
+        strange: list[m.Report] = []
+        said: list[m.Verdict] = []
         for report in ask.reports:
-            job = self._stock.jobs.get((report.job_id, report.attempt_nr))
-            if job is None and (report.job_id, report.attempt_nr) not in self._stock.owed:
+            here = self._here(report)
+            if here is None:
                 strange.append(report)
-            elif job is not None and not _same(job.assignment.report_key, report.report_key):
-                forged.append(report)
+            elif _same(here.report_key, report.report_key):
+                keep.append(Owed(report, here.seal))
             else:
-                keep.append(report)
+                said.append(verdict(report, "badkey"))
         if strange and not self._dispatcher.up:
             raise No(503, "the dispatcher is away, and these attempts did not come by this relay")
-        holders = [
-            job.holder
-            for one in keep
-            if (job := self._stock.jobs.get((one.job_id, one.attempt_nr)))
-        ]
+        await self._keep(keep)
+        try:
+            said += await self._dispatcher.ask(strange)
+        except Unreachable:
+            raise No(503, "the dispatcher is away") from None
+        except Refused as error:
+            raise No(error.status, error.message) from None
+        return m.Verdicts(verdicts=(*said, *await self._judged(keep)))
+
+    def _here(self, report: m.Report) -> _Key | None:
+        """The key and the seal of an attempt that is here, running or reported."""
+        one = (report.job_id, report.attempt_nr)
+        if (job := self._stock.jobs.get(one)) is not None:
+            return _Key(job.assignment.report_key, job.assignment.seal)
+        if (owed := self._stock.owed.get(one)) is not None:
+            return _Key(owed.report.report_key, owed.seal)
+        return None
+
+    async def _keep(self, keep: list[Owed]) -> None:
+        holders = [job.holder for one in keep if (job := self._stock.jobs.get(one.id)) is not None]
         await self._stock.keep(keep)
         for holder in holders:
             if holder is not None:
                 holder.reported += 1
                 holder.woken.set()
-        said = [verdict(report, "badkey") for report in forged]
-        try:
-            said += await self._dispatcher.send(strange)
-        except Unreachable:
-            raise No(503, "the dispatcher is away") from None
-        except Refused as error:
-            raise No(error.status, error.message) from None
-        try:
-            said += await self._dispatcher.send(keep) if self._dispatcher.up else _accepted(keep)
-        except (Unreachable, Refused):
-            said += _accepted(keep)
-        return m.Verdicts(verdicts=tuple(said))
+
+    async def _judged(self, keep: list[Owed]) -> list[m.Verdict]:
+        """The dispatcher's verdicts; what it does not judge now we have taken in its name."""
+        owed = [mine for one in keep if (mine := self._stock.owed.get(one.id)) is not None]
+        judged: dict[Id, m.Verdict] = {}
+        if self._dispatcher.up:
+            with suppress(Unreachable, Refused):
+                judged = await self._dispatcher.send(owed)
+        return [
+            judged.get(one.id) or verdict(one.report, authority.ACCEPTED, one.seal) for one in keep
+        ]
 
     async def release(self, ask: m.Release, pilot: Pilot) -> m.Done:
         self._stock.hear(pilot)
@@ -210,7 +243,3 @@ class Pilots:
 
 def _same(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
-
-
-def _accepted(reports: list[m.Report]) -> list[m.Verdict]:
-    return [verdict(report, "accepted") for report in reports]

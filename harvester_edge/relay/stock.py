@@ -13,6 +13,7 @@ nobody holds a job of its any more.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,20 @@ class Terms(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 10.0
     silence_s: float = 60.0
     """A pilot silent for this long beyond three heartbeats is lost."""
+
+
+@dataclass(eq=False)
+class Owed:
+    """A report that waits for the verdict of the dispatcher that gave the attempt. `again`: when it is
+    sent next (`time.monotonic`)."""
+
+    report: m.Report
+    seal: str
+    again: float = 0.0
+
+    @property
+    def id(self) -> Id:
+        return self.report.job_id, self.report.attempt_nr
 
 
 class No(Exception):
@@ -118,7 +133,9 @@ class Stock:
         self.by_token: dict[str, Pilot] = {}
         self.jobs: dict[Id, Job] = {}
         self.ready: dict[str, dict[Job, None]] = {}  # by queue, that nobody holds
-        self.owed: dict[Id, m.Report] = {}
+        self.owed: dict[Id, Owed] = {}
+        self.known_as = secrets.token_hex(8)  # what pilots know us by
+        self.giver = ""  # what the dispatcher is called that gave what is here
         self.told_heartbeat_s = terms.heartbeat_s
         self._load()
 
@@ -135,8 +152,31 @@ class Stock:
             job = self.leased(_assignment(text), self.pilots[owner])
             if holder is not None and holder in self.pilots:
                 self.give(job, self.pilots[holder], request)
-        for job_id, attempt_nr, _, text in self._store.all("select * from report"):
-            self.owed[job_id, attempt_nr] = _report(text)
+        for job_id, attempt_nr, text, seal in self._store.all(
+            "select job_id, attempt_nr, report, coalesce(seal, '') from report"
+            " left join seal using (job_id, attempt_nr)"
+        ):
+            self.owed[job_id, attempt_nr] = Owed(_report(text), seal)
+        names = dict(self._store.all("select whose, name from name"))
+        self.giver = names.get("giver", "")
+        self.known_as = names.get("relay") or self._store.first_name(self.known_as)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is here that a dispatcher gave or is owed."""
+        return not (self.pilots or self.jobs or self.owed)
+
+    async def meet(self, giver: str) -> None:
+        """The name of the dispatcher that gives from now on."""
+        await self._store.write(
+            lambda db: db.execute("insert or replace into name values ('giver', ?)", (giver,))
+        )
+        self.giver = giver
+
+    def due(self) -> list[Owed]:
+        """Reports that are to be sent now."""
+        now = time.monotonic()
+        return [one for one in self.owed.values() if one.again <= now]
 
     @property
     def heartbeat_s(self) -> float:
@@ -263,32 +303,38 @@ class Stock:
             self.take_back(job)
             job.returned = True
 
-    async def keep(self, reports: list[m.Report]) -> None:
-        """Reports that are owed from now on."""
+    async def keep(self, reports: Sequence[Owed]) -> None:
+        """Reports that are owed from now on. One that is owed already stays as it came first."""
         if not reports:
             return
-        rows = [(one.job_id, one.attempt_nr, time.time(), _encode(one)) for one in reports]
+        ids = [one.id for one in reports]
+        rows = [(*one.id, time.time(), _encode(one.report)) for one in reports]
+        seals = [(*one.id, one.seal) for one in reports]
 
         def change(db: sqlite3.Connection) -> None:
             db.executemany("insert or ignore into report values (?,?,?,?)", rows)
-            db.executemany(
-                "delete from job where job_id = ? and attempt_nr = ?", [row[:2] for row in rows]
-            )
+            db.executemany("insert or ignore into seal values (?,?,?)", seals)
+            db.executemany("delete from job where job_id = ? and attempt_nr = ?", ids)
 
         await self._store.write(change)
-        for report in reports:
-            one = (report.job_id, report.attempt_nr)
-            self.owed.setdefault(one, report)
-            if (job := self.jobs.get(one)) is not None:
+        for one in reports:
+            self.owed.setdefault(one.id, one)
+            if (job := self.jobs.get(one.id)) is not None:
                 self.forget(job)
 
-    async def settle(self, ids: Iterable[Id]) -> dict[Id, m.Report]:
-        """Reports that the dispatcher has judged: those that were owed."""
-        ids = list(ids)
-        await self._store.write(
-            lambda db: db.executemany("delete from report where job_id = ? and attempt_nr = ?", ids)
-        )
-        return {one: report for one in ids if (report := self.owed.pop(one, None)) is not None}
+    async def settle(self, judged: Iterable[Owed]) -> None:
+        """Forget reports that the dispatcher has judged: these, and no other of the same attempts."""
+        mine = [one for one in judged if self.owed.get(one.id) is one]
+        ids = [one.id for one in mine]
+
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany("delete from report where job_id = ? and attempt_nr = ?", ids)
+            db.executemany("delete from seal where job_id = ? and attempt_nr = ?", ids)
+
+        if ids:
+            await self._store.write(change)
+        for one in mine:
+            self.owed.pop(one.id, None)
 
     async def end(self, pilot: Pilot, ending: Ending, diagnosis: str) -> None:
         """How a pilot has ended."""

@@ -7,6 +7,7 @@ a savepoint, commits once, then answers all: what has been answered is on disk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -49,6 +50,19 @@ create table if not exists report (
     report     blob not null,            -- m.Report
     primary key (job_id, attempt_nr)
 ) without rowid;
+
+-- beside `report`, which the version before writes as well
+create table if not exists seal (
+    job_id     integer not null,
+    attempt_nr integer not null,
+    seal       text not null,            -- by which the verdict about an owed report is known
+    primary key (job_id, attempt_nr)
+) without rowid;
+
+create table if not exists name (
+    whose text primary key,              -- 'relay': ours; 'giver': of the dispatcher that gives the jobs
+    name  text not null
+) without rowid;
 """
 
 
@@ -68,6 +82,11 @@ class Store:
     def all(self, statement: str) -> list[Any]:
         """Rows, read before anybody writes: at the start."""
         return self._connection.execute(statement).fetchall()
+
+    def first_name(self, name: str) -> str:
+        """The name of this relay from now on; at the start, before anybody writes."""
+        self._connection.execute("insert into name values ('relay', ?)", (name,))
+        return name
 
     async def write(self, change: Change) -> None:
         """Run `change`; returns after the commit. Raises what it raised, or what the commit did."""
@@ -105,9 +124,9 @@ class Store:
                     results.append((done, error))
                 connection.execute("release one")
             connection.execute("commit")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("rollback")
+        except Exception as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
             results = [(done, error) for _, done in batch]
         loop = batch[0][1].get_loop()
         if not loop.is_closed():

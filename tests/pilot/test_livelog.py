@@ -142,7 +142,7 @@ def test_ends_that_wait_take_a_bounded_part_of_the_memory(reporter, work, monkey
     for _ in range(50):
         work.stdout.write_bytes(b"x" * 60_000 + b"last words")
         report = Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
-        one.owe(report, None, Follower(held_of(work)).rest())
+        one.owe(report, None, Follower(held_of(work)).rest(), seal="")
     assert sum(rest.bytes for rest in one._ends) < 250_000
     assert all(rest.first().text.endswith("last words") for rest in one._ends)
 

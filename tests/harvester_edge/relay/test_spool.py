@@ -29,6 +29,8 @@ BEAT = m.Beat(room=Room(cores=1))
 class Echo:
     """A relay that knows one token."""
 
+    name = "echo"
+
     def __init__(self) -> None:
         self.beats = 0
 

@@ -164,7 +164,7 @@ class World:
         upper = self.upper
         for _ in range(times):
             try:
-                await upper.send(list(self.stock.owed.values()))
+                await upper.send(self.stock.due()[:500])
                 await upper._register_late()
                 await upper._tell()
                 now = upper._next()
