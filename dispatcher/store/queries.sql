@@ -216,7 +216,7 @@ select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :
 select w.host, a.state = 'lost' and a.code = :lost from attempt a join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id and a.state in ('lost', 'failed')
 -- name: attempt.held_by
--- owner: checked by _take, _left
+-- owner: checked by _take, _left, _free
 select job_id from attempt where worker_id = :worker_id and ended is null
 
 -- name: file.add

@@ -85,6 +85,7 @@ OWN = {
     "worker.state": "of the worker's own token",
     "worker.home": "whose site the relay compares",
     "worker.phase": "of the worker's own token, or found with its site or its Harvester",
+    "worker.fill": "of a Harvester's worker that was found by it",
     "worker.serve": "of a Harvester's worker that was found by it",
     "worker.row": "of the worker's own token",
     "worker.place": "of an attempt that was found, to compare its queue",
