@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +20,8 @@ from dispatcher.groups import Turns
 from dispatcher.ports import Tx
 
 TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
+LINKS = 1000  # that a job waits for another: of one commit
+MOST_LINKS = 1_000_000  # of one submission
 _encode = msgspec.json.Encoder().encode
 
 
@@ -67,6 +69,19 @@ def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
     """One of them."""
     wants = sum(not file.url for file in spec.inputs)
     return Prepared(spec, _encode(spec), shape_of(spec), wants, after)
+
+
+def check_links(jobs: Sequence[JobSpec]) -> None:
+    """Raise Rejected for a submission whose jobs wait for more than a store can write in some seconds."""
+    total = sum(len(job.depends_on) for job in jobs)
+    if total > MOST_LINKS:
+        raise Rejected(
+            422,
+            f"these jobs have {total} dependencies: a submission may have {MOST_LINKS}",
+            field="jobs",
+            remedy="submit them in several requests, or let one job wait for all parents and the others "
+            "for that one",
+        )
 
 
 def digest_of(jobs: Sequence[Prepared]) -> str:
@@ -143,54 +158,91 @@ def add(
     *,
     at: int,
     first: int,
-    ids: dict[str, int],
     owner: str,
-    sees: str,
     shapes: dict[int, Shape],
     ranks: Sequence[float],
     now: float,
     group: str,
     turns: Turns,
 ) -> None:
-    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet.
-
-    `sees`: whose jobs may be depended on; empty for everybody's. `ranks`: whose turn comes when,
-    among the users of the `group`.
-    """
-    rows: list[dict[str, Any]] = []
-    edges: list[dict[str, int]] = []
+    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and what they
+    wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the `group`."""
     numbers = {
         shape: _number(tx, shape, shapes, group, turns) for shape in {job.shape for job in jobs}
     }
-    for job_id, asked in enumerate(jobs, start=first + at):
-        job, spec = asked, asked.spec
-        waits = 0
-        if spec.depends_on:
-            parents, job = _parents(tx, asked, ids, first, sees, index=job_id - first)
-            edges += ({"parent": parent, "child": job_id} for parent, _ in parents)
-            waits = sum(state != JobState.FINISHED for _, state in parents)
-        rows.append(
-            {
-                "job_id": job_id,
-                "queue": spec.queue,
-                "shape_id": numbers[job.shape],
-                "priority": spec.priority,
-                "max_attempts": spec.max_attempts or DEFAULT_ATTEMPTS,
-                "retry_all": spec.max_attempts is not None,
-                "parents_left": waits,
-                "created": now,
-                "owner": owner,
-                "rank": ranks[job_id - first - at],
-                "name": spec.name,
-                "spec": job.body,
-                "wants": job.wants,
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "job_id": job_id,
+            "queue": job.spec.queue,
+            "shape_id": numbers[job.shape],
+            "priority": job.spec.priority,
+            "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
+            "retry_all": job.spec.max_attempts is not None,
+            "created": now,
+            "owner": owner,
+            "rank": ranks[job_id - first - at],
+            "name": job.spec.name,
+            "spec": job.body,
+            "wants": job.wants,
+        }
+        for job_id, job in enumerate(jobs, start=first + at)
+    ]
     for (queue, shape_id), n in Counter((row["queue"], row["shape_id"]) for row in rows).items():
         tx.count(queue, shape_id, JobState.DEFINED, n)
     tx.many("job.add", rows)
     tx.many("body.add", rows)
-    tx.many("parent.add", edges)
+
+
+class Link(NamedTuple):
+    """That a job waits for another: their places in the request, or the other's id and where it was
+    said."""
+
+    child: int
+    parent: int
+    nr: int = -1  # in `depends_on`; below 0: the parent is of this request
+
+
+def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
+    """What the jobs of a request wait for, each once. `places`: of its jobs, by name."""
+    for child, job in enumerate(jobs):
+        inside = dict.fromkeys(job.after)
+        outside: dict[int, int] = {}
+        for nr, parent in enumerate(job.spec.depends_on):
+            if not isinstance(parent, str):
+                outside.setdefault(parent, nr)
+            elif not job.after:  # else they are these, and no name is needed
+                inside.setdefault(places[parent])
+        yield from (Link(child, place) for place in inside)
+        yield from (Link(child, parent, nr) for parent, nr in outside.items())
+
+
+def link(
+    tx: Tx, part: Sequence[Link], jobs: MutableSequence[Prepared], *, first: int, sees: str
+) -> None:
+    """Store some of what the jobs of a request wait for. A job gets those inputs filled in whose makers
+    were moved away. `sees`: whose jobs may be depended on; empty for everybody's. Raises Rejected."""
+    states, moved = _parents(tx, part, sees)
+    waits: Counter[int] = Counter()
+    files: dict[int, list[m.FileRecord]] = {}
+    rows = []
+    for child, parent, nr in part:
+        ended = nr >= 0 and states[parent] == JobState.FINISHED
+        waits[first + child] += not ended
+        # a parent that has finished may still be telling its children: this one knows
+        rows.append(
+            {
+                "parent": parent if nr >= 0 else first + parent,
+                "child": first + child,
+                "told": int(ended),
+            }
+        )
+        if nr >= 0 and parent in moved and jobs[child].wants:
+            files.setdefault(child, []).extend(moved[parent])
+    tx.many("parent.add", rows)
+    tx.many("job.wait_for", ({"job_id": child, "n": n} for child, n in waits.items() if n))
+    for child, made in files.items():
+        jobs[child] = _filled(jobs[child], made)
+        tx.run("body.fill", job_id=first + child, spec=jobs[child].body, wants=jobs[child].wants)
 
 
 def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m.Submitted:
@@ -220,12 +272,27 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
 
 def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
     """Forget a request that was not accepted, with the jobs that nobody has seen."""
-    last = first + jobs - 1
+    clear(tx, first, first + jobs - 1)
+    tx.run("request.drop", owner=owner, request_id=request_id)
+
+
+def clear(tx: Tx, first: int, last: int) -> None:
+    """Forget some jobs of such a request, with what they wait for."""
     for queue, shape, _, n, _ in tx.all("job.defined_range", first=first, last=last):
         tx.count(queue, shape, JobState.DEFINED, -n)
     for table in ("job", "body", "parent", "retry"):
         tx.run(f"{table}.drop_range", first=first, last=last)
-    tx.run("request.drop", owner=owner, request_id=request_id)
+
+
+def spans(jobs: Sequence[Prepared]) -> Iterator[tuple[int, int]]:
+    """The jobs of a request, first and last place, as they can be cleared in one commit each."""
+    begin = rows = 0
+    for place, job in enumerate(jobs):
+        if place > begin and (rows > LINKS or place - begin == TOGETHER):
+            yield begin, place - 1
+            begin, rows = place, 0
+        rows += len(job.spec.depends_on) + len(job.after)
+    yield begin, len(jobs) - 1
 
 
 def drop_broken(tx: Tx, process: str) -> int:
@@ -247,23 +314,22 @@ def _number(tx: Tx, shape: Shape, shapes: dict[int, Shape], group: str, turns: T
 
 
 def _parents(
-    tx: Tx, job: Prepared, ids: dict[str, int], first: int, sees: str, index: int
-) -> tuple[list[tuple[int, str]], Prepared]:
-    """The jobs that `job` waits for with their states, and the job with those inputs filled in whose
-    makers were moved away. Raises Rejected for those it cannot wait for."""
-    found: dict[int, str] = {first + place: JobState.DEFINED for place in job.after}
-    moved: list[m.FileRecord] = []
-    for nr, parent in enumerate(job.spec.depends_on):
-        if isinstance(parent, str):
-            if not job.after:  # else they are these, and no name is needed
-                found[ids[parent]] = JobState.DEFINED
-            continue
-        row = tx.one("job.standing", job_id=parent)
-        state, owner = (row[0], row[7]) if row is not None else ("", "")
-        if row is None and (old := retention.kept(tx, parent)) is not None:
-            state, owner = old.row.state, old.row.user
-            moved += old.files
-        where = f"jobs[{index}].depends_on[{nr}]"
+    tx: Tx, part: Sequence[Link], sees: str
+) -> tuple[dict[int, str], dict[int, Sequence[m.FileRecord]]]:
+    """The states of the jobs from outside a request that some of its jobs wait for, and the files of those
+    that were moved away. Raises Rejected for those that cannot be waited for."""
+    wanted = {one.parent: one for one in reversed(part) if one.nr >= 0}
+    if not wanted:
+        return {}, {}
+    ids = _encode(sorted(wanted)).decode()
+    found = {job_id: (state, owner) for job_id, state, owner in tx.all("job.parents", ids=ids)}
+    moved: dict[int, Sequence[m.FileRecord]] = {}
+    for child, parent, nr in sorted(wanted.values()):
+        if parent not in found and (old := retention.kept(tx, parent)) is not None:
+            found[parent] = (old.row.state, old.row.user)
+            moved[parent] = old.files
+        state, owner = found.get(parent, ("", ""))
+        where = f"jobs[{child}].depends_on[{nr}]"
         if not state or (sees and owner != sees):
             raise Rejected(
                 422, f"there is no job {parent}", field=where, remedy="see `dispatcher jobs`"
@@ -275,8 +341,7 @@ def _parents(
                 field=where,
                 remedy="retry it, and depend on the new job",
             )
-        found[parent] = state
-    return list(found.items()), _filled(job, moved) if moved else job
+    return {parent: state for parent, (state, _) in found.items()}, moved
 
 
 def _filled(job: Prepared, files: Sequence[m.FileRecord]) -> Prepared:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 
@@ -79,6 +79,7 @@ class Users(Core):
             check(ask.jobs)
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+        submission.check_links(ask.jobs)
         return submission.prepare(ask.jobs)
 
     def _possible(self, jobs: Sequence[Prepared]) -> None:
@@ -101,7 +102,10 @@ class Users(Core):
     async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
         """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
         now = self.now()
-        ids: dict[str, int] = {}
+        jobs = list(jobs)
+        places = {job.spec.name: nr for nr, job in enumerate(jobs)}
+        links = submission.links(jobs, places)
+        few = list(islice(links, submission.LINKS + 1))
         first = 0
         owner, group = request.owner, request.group
         ends, takes = shares.turns(
@@ -113,7 +117,6 @@ class Users(Core):
         def begin(tx: Tx) -> None:
             nonlocal first, begins
             first = submission.begin(tx, request, len(jobs), process=self.process, now=now)
-            ids.update((job.spec.name, first + nr) for nr, job in enumerate(jobs))
             begins = shares.begin(tx, owner, takes, group, self.turns)
 
         def add(tx: Tx, at: int) -> None:
@@ -124,9 +127,7 @@ class Users(Core):
                 part,
                 at=at,
                 first=first,
-                ids=ids,
                 owner=owner,
-                sees=request.sees,
                 shapes=self.shapes,
                 ranks=[
                     begins[job.spec.queue] + end for job, end in zip(part, ends[at:], strict=False)
@@ -136,6 +137,10 @@ class Users(Core):
                 turns=self.turns,
             )
 
+        def link(tx: Tx, part: Sequence[submission.Link]) -> None:
+            submission.still_ours(tx, request, first)
+            submission.link(tx, part, jobs, first=first, sees=request.sees)
+
         def finish(tx: Tx) -> m.Submitted:
             submission.still_ours(tx, request, first)
             return submission.open_up(tx, request, first, len(jobs), now=now)
@@ -143,15 +148,24 @@ class Users(Core):
         def at_once(tx: Tx) -> m.Submitted:
             begin(tx)
             add(tx, 0)
+            if few:
+                link(tx, few)
             return finish(tx)
 
-        if len(jobs) <= submission.TOGETHER:
+        if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
             return await self.store.write(at_once)
         await self.store.write(begin)
         try:
             for at in range(0, len(jobs), submission.TOGETHER):
                 await self.store.write(lambda tx, at=at: add(tx, at))  # type: ignore[misc]
+            left = chain(few, links)
+            while part := list(islice(left, submission.LINKS)):
+                await self.store.write(lambda tx, part=part: link(tx, part))  # type: ignore[misc]
         except Rejected:
+            for at, last in submission.spans(jobs):
+                await self.store.write(
+                    lambda tx, at=at, last=last: submission.clear(tx, first + at, first + last)  # type: ignore[misc]
+                )
             await self.store.write(
                 lambda tx: submission.drop(tx, request.by, request.request_id, first, len(jobs))
             )

@@ -33,6 +33,7 @@ MORE = 512  # ready jobs held for the changes behind the one that asks
 HELD = {
     **dict.fromkeys(
         (
+            "job.parents",
             "job.standing",
             "job.standings",
             "request.find",

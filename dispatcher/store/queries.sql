@@ -66,15 +66,17 @@ update series set last = last + :by where name = :name returning last
 -- name: job.add
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
                  created, changed, owner, name, rank)
-    values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, :parents_left,
+    values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, 0,
             :created, :created, :owner, :name, :rank)
 -- name: body.add
 insert into body (job_id, spec, wants) values (:job_id, :spec, :wants)
+-- name: body.fill
+update body set spec = :spec, wants = :wants where job_id = :job_id
 -- name: body.get
 -- owner: checked by _past
 select spec, wants from body where job_id = :job_id
 -- name: parent.add
-insert into parent (parent, child) values (:parent, :child)
+insert into parent (parent, child, told) values (:parent, :child, :told)
 -- name: parent.states
 -- owner: checked by why, _past
 select p.parent, coalesce(j.state, 'finished') from parent p left join job j on j.job_id = p.parent
@@ -110,6 +112,10 @@ delete from parent where child between :first and :last
 -- owner: checked by _take, _left, _attempt_of, _past, _standing, gather
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id = :job_id
+-- name: job.parents
+select job_id, state, owner from job where job_id in (select value from json_each(:ids)) order by job_id
+-- name: job.wait_for
+update job set parents_left = parents_left + :n where job_id = :job_id
 -- name: job.set_state
 update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_attempts, worker_id = :worker_id,
     changed = :now, activated = case when :state = 'activated' then :now else activated end
