@@ -73,7 +73,7 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
         return 0
     with started(options, site, spawner) as server:
         served = server.serve()
-    return exit_code(served.signal, str(served.ending), lost=server.guardian_died)
+    return exit_code(served.signal, str(served.ending), lost=server.broken)
 
 
 def exit_code(number: int, ending: str, *, lost: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import DoneFile, Report
 from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
+from pilot.blame import Thing, judged
 from pilot.held import Held
 from pilot.kit import Kit
 from pilot.ports import JobError
@@ -26,41 +28,62 @@ _log = Log("pilot.flow")
 
 def carry(held: Held, kit: Kit) -> None:
     """Take an attempt to its end. Has a thread of its own; every way out is a report, or a job given
-    back unstarted."""
+    back unstarted, whatever fails on the way to it."""
     with Workdir(kit.directory / held.name) as work:
-        outcome: Outcome | None = None
-        files: tuple[DoneFile, ...] = ()
-        error: JobError | None = None
         try:
-            acceptable(held.spec, kit)
-            kit.stage.allowed(held)
-            work.make()
-            held.work = work
-            with _phase(held, JobState.STARTING, "stage_in"):
-                kit.stage.stage_in(held, work)
-            staged = time.monotonic()
-            with kit.slots.held(held) as slot:
-                held.timing["wait"] = time.monotonic() - staged
-                with _phase(held, JobState.RUNNING, "run"):
-                    outcome = run(held, work, slot, kit)
-            if outcome.error is not None:
-                raise outcome.error
-            with _phase(held, JobState.HOLDING, "stage_out"):
-                files = kit.stage.stage_out(held, work)
-        except JobError as expected:
-            error = expected
+            report = _attempt(held, kit, work)
         except Exception as bug:  # noqa: BLE001 - the one place: a bug of ours must not lose a job
-            _log.error("pilot_failed", trace=True, job_id=held.id[0])
-            error = JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
-        if error is not None and outcome is None and held.give_back:
+            report = report_of(held, kit, None, (), _unexpected(held, bug), "")
+        if report is None:
             kit.reporter.release(held)
-            return
-        if error is not None:
-            files = keep_log(held, work, kit.stage, error)
         else:
-            files = (*files, *keep_log(held, work, kit.stage, None))
-        written(held, work)
-        conclude(report_of(held, kit, outcome, files, error, stderr_tail(work)), held, kit)
+            conclude(report, held, kit)
+
+
+def _attempt(held: Held, kit: Kit, work: Workdir) -> Report | None:
+    """The final word about an attempt; None: it was not begun, and can be given back."""
+    outcome: Outcome | None = None
+    files: tuple[DoneFile, ...] = ()
+    error: JobError | None = None
+    try:
+        acceptable(held.spec, kit)
+        kit.stage.allowed(held)
+        work.make()
+        held.work = work
+        with _phase(held, JobState.STARTING, "stage_in"):
+            kit.stage.stage_in(held, work)
+        staged = time.monotonic()
+        with kit.slots.held(held) as slot:
+            held.timing["wait"] = time.monotonic() - staged
+            with _phase(held, JobState.RUNNING, "run"):
+                outcome = run(held, work, slot, kit)
+        if outcome.error is not None:
+            raise outcome.error
+        with _phase(held, JobState.HOLDING, "stage_out"):
+            files = kit.stage.stage_out(held, work)
+    except JobError as expected:
+        error = expected
+    except Exception as bug:  # noqa: BLE001 - it shall have its log and what is known of its payload
+        error = _unexpected(held, bug)
+    if error is not None and outcome is None and held.give_back:
+        return None
+    if error is not None:
+        files = keep_log(held, work, kit.stage, error)
+    else:
+        files = (*files, *keep_log(held, work, kit.stage, None))
+    written(held, work)
+    return report_of(held, kit, outcome, files, error, stderr_tail(work))
+
+
+def _unexpected(held: Held, bug: Exception) -> JobError:
+    """What nobody nearer to it has judged: an errno by the table, all else is a bug of ours."""
+    _log.error("pilot_failed", trace=True, job_id=held.id[0])
+    if isinstance(bug, OSError):
+        where = f" {bug.filename!r}" if bug.filename else ""
+        return judged(bug, f"the pilot could not go on with the attempt{where}", Thing.NODE)
+    if isinstance(bug, MemoryError):
+        return judged(errno.ENOMEM, "the pilot could not go on with the attempt", Thing.NODE)
+    return JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
 
 
 def acceptable(spec: JobSpec, kit: Kit) -> None:
@@ -121,13 +144,20 @@ def report_of(
 
 
 def conclude(report: Report, held: Held, kit: Kit) -> None:
-    """Put the report on disk, then let the reporter send it."""
-    ends = kit.reporter.follow(held).rest()
+    """Put the report on disk, then let the reporter send it. What fails here costs the end of the log,
+    or that the report outlives the pilot, never the report."""
+    ends = None
+    try:
+        ends = kit.reporter.follow(held).rest()
+    except Exception:  # noqa: BLE001
+        _log.error("log_not_kept", trace=True, job_id=held.id[0])
     held.work = None
     try:
         kit.journal.keep(report)
     except OSError as error:  # it is still sent from memory
         _log.error("spool_failed", job_id=held.id[0], what=error.strerror)
+    except Exception:  # noqa: BLE001
+        _log.error("spool_failed", trace=True, job_id=held.id[0])
     kit.reporter.owe(report, kit.journal, ends, seal=held.assignment.seal)
     _log.info(
         "job_ended",
@@ -153,4 +183,8 @@ def _sentence(error: JobError) -> str:
 
 
 def _clipped(text: str, most: int = 7900) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Text that any dispatcher takes: a name of a file may have bytes that are none."""
+    clean = (
+        text.encode("utf-8", "backslashreplace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    )
+    return clean if len(clean) <= most else clean[: most - 1] + "…"

@@ -22,7 +22,7 @@ exit codes:
   65   it cannot work here: site file, container or a part of the pilot is at fault
   66   the work directory or the spool cannot be made
   68   no valid credential: the dispatcher refuses the token
-  70   a bug of the pilot, or its guardian was killed
+  70   a bug of the pilot, its guardian was killed, or the node gives it no more threads
   71   no dispatcher answers
   78   a stray: another pilot has this worker's place, or its time is over
   81   the lifetime was over before the payloads

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ailurus.logs import Log, Seldom
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Room
@@ -86,7 +87,7 @@ class Reporter:
         self._retry_at = 0.0
         self._pauses: Iterator[float] = backoff()
         self._news = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._draining = self._drain_told = False
         self.when_quiet: Callable[[], None] = lambda: None  # nothing is owed any more
         self._log = Log("pilot.reporter")
@@ -133,6 +134,12 @@ class Reporter:
             self._owed[report.job_id, report.attempt_nr] = Owing(report, journal, seal, adopted)
             self._news.notify()
 
+    def forget(self, held: Held) -> None:
+        """Say nothing more of an attempt: its lease runs out."""
+        with self._news:
+            self._held.pop(held.id, None)
+            self._changed.discard(held.id)
+
     def release(self, held: Held) -> None:
         """Give back an attempt that was not begun."""
         with self._news:
@@ -163,7 +170,7 @@ class Reporter:
 
     def close(self) -> None:
         with self._news:
-            self._closed = True
+            self.closed = True
             self._news.notify()
 
     def flush(self) -> None:
@@ -177,12 +184,13 @@ class Reporter:
 
     # the thread ----------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, loop: Loop) -> None:
         while True:
+            loop.turned(None)
             with self._news:
-                while not self._closed and (left := self._due_in()) > 0:
+                while not self.closed and (left := self._due_in()) > 0:
                     self._news.wait(None if left == float("inf") else left)
-                if self._closed:
+                if self.closed:
                     return
             try:
                 self._turn()
@@ -192,9 +200,6 @@ class Reporter:
                 self._pause()
             except AilurusError as error:
                 self._trouble.warning("dispatcher_silent", str(error))
-                self._pause()
-            except Exception:  # noqa: BLE001 - a bug here must not silence the whole pilot
-                self._log.error("reporter_failed", trace=True)
                 self._pause()
             else:
                 self._pauses, self._retry_at = backoff(), 0.0

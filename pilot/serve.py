@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -12,11 +13,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.logs import Log, Seldom
+from ailurus.loops import Down, Loop, Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
+from pilot.blame import Thing, judged
 from pilot.flow import carry
 from pilot.held import Held
 from pilot.kit import Kit
@@ -72,29 +75,32 @@ class Server:
         self._prefetch = False
         self._draining = ""
         self.ending = Ending.DONE
-        self.guardian_died = False
+        self.broken = False  # nothing that a dispatcher or a site does ends it like this
         self._main = threading.get_ident()
         self._signals: list[int] = []
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
         self._trouble = Seldom(self._log)
+        self.loops = Loops(self._log, on_failure=self.nudge)
 
     def serve(self) -> Served:
         """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HEARD`."""
         kit = self._kit
         kit.reporter.when_quiet = self._nudge_if_draining
-        for name, run in (
-            ("acquirer", self._acquire),
-            ("reporter", kit.reporter.run),
-            ("supervisor", kit.supervisor.run),
-        ):
-            threading.Thread(target=run, name=name, daemon=True).start()
+        try:
+            self.loops.thread("reporter", kit.reporter.run, over=lambda: kit.reporter.closed)
+            self.loops.thread("supervisor", kit.supervisor.run, over=lambda: kit.supervisor.closed)
+            self.loops.thread("acquirer", self._acquire, over=lambda: bool(self._draining))
+        except RuntimeError:
+            raise self.no_thread() from None
         while not self._over():
             found = signal.sigtimedwait(HEARD, self._patience())
             if found is not None and found.si_signo == signal.SIGUSR2:
                 self.drain("told to drain by SIGUSR2")
             elif found is not None and found.si_signo != NUDGE:
                 self._interrupt(signal.Signals(found.si_signo))
+            for down in self.loops.down():
+                self._broken(down)
             if self._lifetime_over():
                 self.drain("the lifetime is over", Ending.WALLTIME)
                 why = JobError(
@@ -104,6 +110,7 @@ class Server:
                     transient=True,
                 )
                 self._stop_all(why, self._terms.grace_s)
+        self.loops.close()
         return Served(
             ending=self.ending,
             diagnosis=self._draining,
@@ -130,8 +137,15 @@ class Server:
         signal.pthread_kill(self._main, NUDGE)
 
     def guardian_lost(self) -> None:
-        self.guardian_died = True
+        self.broken = True
         self.drain("the guardian died, and all payloads with it", Ending.FAILED)
+
+    def no_thread(self) -> JobError:
+        """Drain, for the system gives no thread; what to say of it."""
+        error = judged(errno.EAGAIN, "the pilot cannot start a thread", Thing.NODE)
+        self.broken = True
+        self.drain(str(error), Ending.FAILED)
+        return error
 
     # the main thread -----------------------------------------------------------------------------
 
@@ -143,6 +157,8 @@ class Server:
     def _patience(self) -> float:
         """How long nothing can happen that is not a signal."""
         deadlines = [self._stop_by]
+        if (soon := self.loops.look_in()) is not None:
+            deadlines.append(time.monotonic() + soon)
         if self._terms.lifetime_s is not None and self._stop_by == float("inf"):
             deadlines.append(self._began + self._terms.lifetime_s - self._terms.grace_s)
         return max(0.0, min(min(deadlines) - time.monotonic(), 3600.0))
@@ -167,6 +183,14 @@ class Server:
         )
         self._stop_all(why, 0.0 if again else self._terms.grace_s)
 
+    def _broken(self, down: Down) -> None:
+        """A loop does not recover: take nothing more; without who reports and who watches, run nothing."""
+        self.broken = True
+        self.drain(str(down), Ending.FAILED)
+        if down.loop != "acquirer" and self._stop_by == float("inf"):
+            why = JobError(Code.INTERNAL, f"the pilot itself failed: {down}", transient=True)
+            self._stop_all(why, self._terms.grace_s)
+
     def _stop_all(self, why: JobError, grace_s: float) -> None:
         self._stop_by = min(self._stop_by, time.monotonic() + grace_s + LAST_WORDS_S)
         for held in list(self._jobs):
@@ -175,11 +199,12 @@ class Server:
 
     # the acquirer's thread -----------------------------------------------------------------------
 
-    def _acquire(self) -> None:
+    def _acquire(self, loop: Loop) -> None:
         pauses = backoff()
         empty = nonsense = 0
         request, ask = "", None
         while not self._draining:
+            loop.turned(None)
             if ask is None:
                 ask = self._next_ask()
                 if ask is None:
@@ -205,10 +230,6 @@ class Server:
                 self._pause(next(pauses))
                 ask = replace(ask, wait_s=self._longest(ask.wait_s))
                 continue
-            except Exception as bug:  # noqa: BLE001 - without this thread the pilot is a statue
-                self._log.error("acquire_failed", trace=True)
-                self.drain(f"a bug of the pilot: {bug}", Ending.FAILED)
-                return
             self._trouble.over("dispatcher_silent")
             pauses, nonsense, ask = backoff(), 0, None
             self._prefetch = answer.prefetch
@@ -274,22 +295,12 @@ class Server:
     def _take(self, jobs: Iterable[m.Assignment]) -> None:
         kit = self._kit
         taken = [Held(job, self._changed, self._settled) for job in jobs]
-        begun = [
-            Begun(
-                job_id=held.id[0],
-                attempt_nr=held.id[1],
-                report_key=held.assignment.report_key,
-                outputs=tuple(kit.stage.planned(held.id, held.spec)),
-                directory=str(kit.directory / held.name),
-                host=kit.host,
-                seal=held.assignment.seal,
-            )
-            for held in taken
-        ]
         try:
-            kit.journal.begin(begun)
+            kit.journal.begin([self._begun(held) for held in taken])
         except OSError as error:  # the leases of a pilot that dies now run out: slower, not lost
             self._log.error("spool_failed", what=error.strerror)
+        except Exception:  # noqa: BLE001 - as above: what has been taken is carried, come what may
+            self._log.error("spool_failed", trace=True)
         self._taken += len(taken)
         for held in taken:
             self._jobs.add(held)
@@ -298,20 +309,47 @@ class Server:
             if self._draining:
                 held.give_back = True
                 held.stop(JobError(Code.SIGTERM, "the pilot ends"))
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._carry, args=(held,), name=f"job-{held.name}", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                lack = self.no_thread()
+                self._log.error("given_back", job_id=held.id[0], what=str(lack))
+                kit.reporter.release(held)
+                self._left(held)
+
+    def _begun(self, held: Held) -> Begun:
+        return Begun(
+            job_id=held.id[0],
+            attempt_nr=held.id[1],
+            report_key=held.assignment.report_key,
+            outputs=tuple(self._kit.stage.planned(held.id, held.spec)),
+            directory=str(self._kit.directory / held.name),
+            host=self._kit.host,
+            seal=held.assignment.seal,
+        )
 
     def _carry(self, held: Held) -> None:
         try:
             carry(held, self._kit)
+        except BaseException as error:  # noqa: BLE001 - not even a report: the lease shall run out
+            self._log.error("attempt_lost", trace=True, job_id=held.id[0])
+            self._kit.reporter.forget(held)
+            self.broken = True
+            self.drain(f"an attempt was lost: {type(error).__name__}: {error}", Ending.FAILED)
         finally:
-            self._kit.slots.gone(held)
-            self._jobs.discard(held)
-            self._idle_since = time.monotonic()
-            with self._kit.slots.changed:
-                self._kit.slots.changed.notify_all()
-            self._nudge_if_draining()
+            self._left(held)
+
+    def _left(self, held: Held) -> None:
+        """An attempt is not here any more."""
+        self._kit.slots.gone(held)
+        self._jobs.discard(held)
+        self._idle_since = time.monotonic()
+        with self._kit.slots.changed:
+            self._kit.slots.changed.notify_all()
+        self._nudge_if_draining()
 
     def _nudge_if_draining(self) -> None:
         if self._draining:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ailurus.logs import Log
 from pilot import guardian, tree
 from pilot.blame import GUARDIAN_DIED
 from pilot.guardian import Answer, Signal, Spawn, Started
@@ -72,10 +73,15 @@ class GuardedSpawner:
 
     def listen(self, on_loss: Callable[[], None]) -> None:
         """Hand out answers until the guardian is gone; `on_loss` then, unless we closed."""
-        while self.turn():
-            pass
+        try:
+            while self.turn():
+                pass
+        except Exception:  # noqa: BLE001 - who is not understood is as good as dead
+            Log("pilot.spawner").error("guardian_not_understood", trace=True)
         if not self._lost:
             self._lost = True
+            with contextlib.suppress(OSError):
+                self._link.shutdown(socket.SHUT_RDWR)  # one that still lives ends by this
             # Its children are ours now: nobody may outlive the only one who could stop them.
             tree.kill_descendants(os.getpid())
             on_loss()

@@ -43,6 +43,8 @@ log = Log("pilot")
 def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[Server]:
     """A registered pilot, ready to serve; leaving it says goodbye and removes what it made."""
     keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
+    for name, path in (("--workdir", options.workdir), ("--spool", options.spool)):
+        _spellable(name, path)
     credential = _credential(options)
     instance = secrets.token_hex(8)
     slot = site.slot(options.slot, options.queue)
@@ -114,10 +116,8 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
         )
         server = Server(kit, link, terms)
         _adopt(spool, stage, reporter)
-        threading.Thread(
-            target=spawner.listen, args=(server.guardian_lost,), name="spawner", daemon=True
-        ).start()
         try:
+            _listen(spawner, server)
             yield server
         finally:
             supervisor.close()
@@ -130,6 +130,28 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
     finally:
         if left is None:
             remove_tree(directory)
+
+
+def _spellable(option: str, path: Path | None) -> None:
+    """Refuse a path that no report, no journal and no sandbox's argument can spell."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise AilurusError(
+            f"the name {os.fsencode(str(path))!r} is not UTF-8",
+            field=option,
+            remedy="name another directory",
+        ) from None
+
+
+def _listen(spawner: GuardedSpawner, server: Server) -> None:
+    ears = threading.Thread(
+        target=spawner.listen, args=(server.guardian_lost,), name="spawner", daemon=True
+    )
+    try:
+        ears.start()
+    except RuntimeError:
+        raise server.no_thread() from None
 
 
 def _link(options: Options, credential: Callable[..., str] | None, who: m.Register) -> Link:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from msgspec.structs import replace
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot import proc
 from pilot.held import Held
@@ -52,7 +53,7 @@ class Supervisor:
         self._wake_at = float("inf")
         self._sample_at = 0.0
         self._looked_at = 0.0
-        self._closed = False
+        self.closed = False
         self._log = Log("pilot.watch")
 
     @contextmanager
@@ -72,18 +73,15 @@ class Supervisor:
             self._news.set()
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         self._news.set()
 
-    def run(self) -> None:
+    def run(self, loop: Loop) -> None:
         """The thread: until `close`."""
-        while not self._closed:
+        while not self.closed:
             self._news.clear()
-            try:
-                self._wake_at = self._look(time.monotonic())
-            except Exception:  # noqa: BLE001 - a bug here must not leave all payloads unwatched
-                self._log.error("supervisor_failed", trace=True)
-                self._wake_at = time.monotonic() + 5.0
+            self._wake_at = self._look(time.monotonic())
+            loop.turned(None)
             left = self._wake_at - time.monotonic()
             self._news.wait(None if left == float("inf") else max(0.0, left))
 
