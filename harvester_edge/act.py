@@ -35,13 +35,16 @@ from harvester_edge.site import PandaPart, Site, expanded
 from harvester_edge.whole import write_whole
 
 
-def act(edge: Edge, decision: Decision, seen: Seen) -> None:
-    """Submit, drain, cancel."""
+def act(edge: Edge, decision: Decision, seen: Seen) -> dict[str, str]:
+    """Submit, drain, cancel. Returns the slots of which nothing could be submitted, and why."""
+    failed: dict[str, str] = {}
     for slot, wanted in decision.submit.items():
         nodes = edge.site.slots[slot].nodes
         most = max(1, edge.site.backend.limits.max_array // nodes) * nodes
         for part in range(0, wanted, most):
-            if not submit(edge, slot, min(most, wanted - part)):
+            if why := submit(edge, slot, min(most, wanted - part)):
+                if not part:
+                    failed[slot] = why
                 break  # what has just been refused or has timed out is not asked again at once
     if (
         decision.drain
@@ -62,16 +65,17 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> None:
             edge.log.warning("cancel_failed", reason=str(error))
     for worker in seen.ended:
         _drop_token(edge, worker)
+    return failed
 
 
-def submit(edge: Edge, slot: str, count: int) -> bool:
-    """Start `count` workers of a slot. Whether the batch system has taken them."""
+def submit(edge: Edge, slot: str, count: int) -> str:
+    """Start `count` workers of a slot; why the batch system has not taken them, if it has not."""
     try:
         bundle.hand_out(edge.site)
         launch(edge.site, "", slot)
     except (AilurusError, OSError) as error:  # before anything is planned, for it will last
         edge.log.warning("no_pilot_to_start", reason=str(error))
-        return False
+        return str(error)
     tag = edge.new_tag(edge.site.slots[slot].nodes)
     now = edge.clock()
     deadline = now + duration_s(edge.site.policy.max_queue_age)
@@ -95,7 +99,7 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
     except (AilurusError, OSError) as error:
         edge.keep(*(_not_started(worker, edge.clock(), str(error)) for worker in workers))
         edge.log.warning("submission_given_up", intent=tag, reason=str(error))
-        return False
+        return f"given up before the batch system was asked: {error}"
     workers = [replace(worker, phase=Phase.SUBMITTING) for worker in workers]
     if edge.panda is not None:  # what it calls them is known before it is told of them
         workers = [replace(one, worker_id=int(nr)) for one, nr in zip(workers, tokens, strict=True)]
@@ -106,7 +110,10 @@ def submit(edge: Edge, slot: str, count: int) -> bool:
     edge.keep(*(_after(worker, outcome, edge.clock()) for worker in workers))
     failpoint("edge.recorded")
     _log(edge, tag, slot, count, outcome)
-    return isinstance(outcome, Accepted)
+    if isinstance(outcome, Accepted):
+        return ""
+    refused = "refused" if isinstance(outcome, Rejected) else "the answer is unclear"
+    return f"{refused}: {outcome.reason}"
 
 
 def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Order:

@@ -48,6 +48,7 @@ MIGRATIONS = (
     """
     create table spent (day integer primary key, node_hours real not null);  -- days of UTC since 1970
     """,
+    "alter table worker add column missing real",
 )
 _FIELDS = Worker.__struct_fields__
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)

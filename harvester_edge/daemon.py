@@ -18,7 +18,7 @@ from ailurus.wire.client import Refused, WireError
 from harvester_edge import owned
 from harvester_edge.act import act, tell, tidy
 from harvester_edge.book import BookUnwritable
-from harvester_edge.decide import Bound, Decision, Limits, decide
+from harvester_edge.decide import Bound, Decision, Limits, decide, undone
 from harvester_edge.edge import Edge, grounded
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
@@ -39,11 +39,11 @@ def cycle(edge: Edge) -> Decision:
     unheard = say_hello(edge) or behind(edge.site)
     seen = observe(edge, unheard, unfit)
     decision = decide(seen.snapshot, limits(edge.site))
+    decision = undone(decision, act(edge, decision, seen))
     if decision != edge.decision:
         edge.book.decided(edge.clock(), edge.site.site, decision)
         _log(edge, decision)
         edge.decision = decision
-    act(edge, decision, seen)
     _afterwards(edge, seen)
     _mark(edge)
     if edge.clock() - edge.tidied > TIDY_S:

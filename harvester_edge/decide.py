@@ -9,9 +9,11 @@ not fit any more.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 BACKOFF_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
 PATIENCE = 3  # failed starts in a row before the breaker opens
@@ -82,6 +84,16 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     drain: bool = False  # the site is to be emptied
     inputs: tuple[str, ...] = ()  # what was seen, in words
     never: tuple[str, ...] = ()  # demand that no slot of the site can serve
+    doubt: str = ""  # which workers wait for somebody, or are not seen now, and why
+    limbo: Limbo | None = None
+
+
+class Limbo(Struct, frozen=True, kw_only=True):
+    """Workers that count although nothing shows them: whether they are there is still to be found out."""
+
+    name: str
+    why: str
+    rest: Snapshot  # what would be seen without them
 
 
 class Bound(Struct, frozen=True, kw_only=True):
@@ -133,7 +145,26 @@ def breaker(health: Health, *, now: float, starting: int, nodes: int = 1) -> Bre
 
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
-    """The smallest bound wins; of equal ones the first, which says most."""
+    """The smallest bound wins; of equal ones the first, which says most. Where workers that nothing shows
+    keep others out, that binds, whatever limit they fill."""
+    made = _decide(seen, limits)
+    if seen.limbo is None or _decide(seen.limbo.rest, limits).count <= made.count:
+        return made
+    binding = Bound(room=made.count, name=seen.limbo.name, why=seen.limbo.why)
+    return replace(made, binding=binding, bounds=(binding, *made.bounds))
+
+
+def undone(made: Decision, failed: Mapping[str, str]) -> Decision:
+    """The decision as far as it was carried out; `failed`: why not, by slot."""
+    if not failed:
+        return made
+    submit = {slot: count for slot, count in made.submit.items() if slot not in failed}
+    why = "; ".join(f"{slot}: {reason}" for slot, reason in failed.items())
+    binding = Bound(room=sum(submit.values()), name="submission", why=why)
+    return replace(made, submit=submit, binding=binding, bounds=(binding, *made.bounds))
+
+
+def _decide(seen: Snapshot, limits: Limits) -> Decision:
     bounds = _bounds(seen, limits)
     least = min(bounds, key=lambda bound: bound.room)
     submit, costs, split = _spread(max(0, least.room), seen, limits)
@@ -190,12 +221,12 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
         Bound(
             room=limits.total - seen.total,
             name="total",
-            why=f"{seen.total} of {limits.total} exist",
+            why=f"{seen.total} of {limits.total} exist{_doubt(seen)}",
         ),
         Bound(
             room=limits.queued - seen.queued,
             name="queued",
-            why=f"{seen.queued} of {limits.queued} wait to start",
+            why=f"{seen.queued} of {limits.queued} wait to start{_doubt(seen)}",
         ),
     ]
     if limits.queued_ratio is not None:
@@ -236,7 +267,11 @@ def _demand(wanted: int, seen: Snapshot) -> str:
         return f"{wanted} more would have work"
     if seen.never:
         return "no slot of this site can ever run what waits"
-    return "nothing waits that the workers there are cannot take"
+    return f"nothing waits that the workers there are cannot take{_doubt(seen)}"
+
+
+def _doubt(seen: Snapshot) -> str:
+    return f"; {seen.doubt}" if seen.doubt else ""
 
 
 def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[str, int]:

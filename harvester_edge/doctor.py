@@ -27,7 +27,7 @@ from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.edge import client, pilot_program, prefix
 from harvester_edge.panda.line import CURRENT
-from harvester_edge.ports import Batch, Order, Tag
+from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
 from harvester_edge.sense import batch_class
 from harvester_edge.site import Site, expanded
@@ -85,6 +85,7 @@ def examine(path: Path) -> Iterator[Finding]:
         yield _asked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
     yield _asked("edge", lambda: _edge(site))
     yield _asked("batch system", lambda: _listing(site))
+    yield _asked("history", lambda: _history(site))
     for name in site.slots:
         yield _asked(f"slot {name}", lambda name=name: _trial(site, name))  # type: ignore[misc]
 
@@ -230,6 +231,22 @@ def _listing(site: Site) -> str:
     if took > duration_s(site.backend.limits.command_timeout) / 2:
         raise Trouble(said, "backend.limits.command_timeout is not far away", warning=True)
     return said
+
+
+def _history(site: Site) -> str:
+    """Whether the batch system tells how workers ended that have left its listing."""
+    batch = _batch(site, site.shared / "workers")
+    try:
+        batch.find(Tag(prefix(site.site) + "doctor"), (), 3600.0)
+    except BatchError as error:
+        remedy = "what ends unseen holds its place meanwhile"
+        if "history" in batch_class(site.backend.kind).Options.__struct_fields__:
+            remedy += "; where the site keeps no history: `backend.options.history: false`"
+        raise Trouble(error.message, remedy) from None
+    if not getattr(batch, "history", True):
+        said = f"{site.backend.kind} keeps none here: what ends between two looks counts as lost"
+        raise Trouble(said, "a `poll` shorter than ended jobs stay listed", warning=True)
+    return f"{site.backend.kind} tells how workers ended"
 
 
 def _trial(site: Site, name: str) -> str:

@@ -52,7 +52,8 @@ class Edge:
     lease_s: float = 0.0  # how long the site is ours after the dispatcher's last word
     lease_until: float = 0.0  # when to ask for it again
     listed: float = 0.0  # when the batch system last answered
-    blind: bool = False  # whether the last listing failed
+    blind: str = ""  # why the last listing failed
+    unsearched: str = ""  # why the last search by tag failed
     refused: bool = (
         False  # whether the dispatcher did not take our token when it was last told of us
     )
@@ -91,7 +92,11 @@ class Edge:
     @property
     def times(self) -> Times:
         grace = self._seconds(self.site.backend.limits.grace, self.batch.grace_s)
-        return Times(grace_s=grace, start_grace_s=duration_s(self.site.policy.start_grace))
+        return Times(
+            grace_s=grace,
+            start_grace_s=duration_s(self.site.policy.start_grace),
+            give_up_s=duration_s(self.site.policy.max_queue_age),
+        )
 
     def _seconds(self, wish: str | int | None, usual: float) -> float:
         return usual if wish is None else duration_s(wish)

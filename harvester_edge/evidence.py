@@ -4,7 +4,8 @@
 - A worker ends by positive evidence: the batch system or the pilot says so. Absence is evidence, not a
   verdict: only after two successful listings without it, `grace_s` apart and unheard, it is lost; and if
   it shows up again, it is back. A search of the history that failed begins that time anew: accounts that
-  were down lag behind when they are back.
+  were down lag behind when they are back. But for ever is no answer: one that no listing has shown for
+  `give_up_s` is let go, whatever the history does.
 - A failed listing says nothing. A state we do not know changes nothing.
 - A worker that the batch system runs and that does not register in time has never registered, nor has one
   that ends before it does, whatever its exit code; but a PanDA server tells nobody who has, so there one
@@ -13,12 +14,14 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol.messages import WorkerRow
 from ailurus.protocol.worker import Ending, Outcome, Phase
-from harvester_edge.ports import Sighting
+from harvester_edge.ports import MISLAID, Sighting
 
 _TAKEN = Outcome.ACCEPTED
 UNKNOWN = "the batch system says something that we do not know"
@@ -46,6 +49,7 @@ class Worker(Struct, frozen=True, kw_only=True, gc=False):
     registered: float | None = None
     ended: float | None = None
     absent: float | None = None  # since when successful searches have not found it
+    missing: float | None = None  # since when no listing has shown it, nor has its pilot been heard
     diagnosis: str = ""
 
     @property
@@ -81,6 +85,7 @@ class Times(Struct, frozen=True, kw_only=True):
 
     grace_s: float
     start_grace_s: float
+    give_up_s: float = math.inf
 
 
 def judge(worker: Worker, seen: Evidence, times: Times) -> Worker:
@@ -110,21 +115,22 @@ def _pilot(worker: Worker, seen: Evidence) -> Worker:
     if not heard(row):
         return worker
     phase = Phase.DRAINING if row.phase is Phase.DRAINING else Phase.ACTIVE
-    if worker.phase is phase and worker.absent is None:  # nearly all of them, nearly always
+    if worker.phase is phase and worker.missing is None:  # nearly all of them, nearly always
         return worker
-    return replace(worker, phase=phase, ending=None, ended=None, absent=None)
+    return replace(worker, phase=phase, ending=None, ended=None, absent=None, missing=None)
 
 
 def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
     sighting = seen.sighting
     if sighting is None and heard(seen.row):
         return worker
-    if sighting is None and seen.search_failed and worker.absent is not None:
-        return replace(worker, absent=seen.now)
+    if sighting is None and seen.search_failed:
+        return _unsearched(worker, seen, times)
     if sighting is None:
         return _absent(worker, seen, times) if seen.listed else worker
-    if (worker.absent, worker.outcome, worker.batch_id) != (None, _TAKEN, sighting.batch_id):
-        worker = replace(worker, absent=None, outcome=_TAKEN, batch_id=str(sighting.batch_id))
+    if (worker.missing, worker.outcome, worker.batch_id) != (None, _TAKEN, sighting.batch_id):
+        batch_id = str(sighting.batch_id)
+        worker = replace(worker, absent=None, missing=None, outcome=_TAKEN, batch_id=batch_id)
     if sighting.phase is not None and worker.diagnosis.startswith(UNKNOWN):
         worker = replace(worker, diagnosis="")
     if sighting.phase is Phase.ENDED:
@@ -132,6 +138,8 @@ def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
     if heard(seen.row):
         return worker
+    if sighting.detail.startswith(MISLAID):
+        worker = replace(worker, diagnosis=sighting.detail)
     if sighting.phase is None:
         return replace(worker, diagnosis=f"{UNKNOWN}: {sighting.detail}")
     if sighting.phase in (Phase.QUEUED, Phase.HELD):
@@ -165,6 +173,16 @@ def _runs_unheard(worker: Worker, seen: Evidence, times: Times) -> Worker:
     return worker
 
 
+def _unsearched(worker: Worker, seen: Evidence, times: Times) -> Worker:
+    """No listing shows it, and nobody has told what the history knows."""
+    if worker.missing is None:
+        return replace(worker, missing=seen.now)
+    if seen.asked and seen.now - worker.missing >= times.give_up_s:
+        what = f"no listing has shown it for {times.give_up_s / 3600:g} h, and the history does not answer"
+        return _ended(worker, seen, Ending.LOST, what)
+    return worker if worker.absent is None else replace(worker, absent=seen.now)
+
+
 def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
     row = seen.row
     if worker.phase is Phase.ENDED:
@@ -172,7 +190,7 @@ def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
     if row is not None and row.ending not in (None, Ending.LOST):
         return _ended(worker, seen, row.ending or Ending.DONE, row.diagnosis)
     if worker.absent is None:
-        return replace(worker, absent=seen.now)
+        return replace(worker, absent=seen.now, missing=worker.missing or seen.now)
     if seen.now - worker.absent < times.grace_s or not seen.asked:
         return worker
     if worker.registered is None and worker.outcome is not Outcome.ACCEPTED:
@@ -181,7 +199,8 @@ def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
             what += f"; it had answered: {worker.diagnosis}"
         worker = replace(worker, outcome=Outcome.REJECTED)
         return _ended(worker, seen, Ending.CANCELLED, what)
-    return _ended(worker, seen, Ending.LOST, "neither listed nor heard of")
+    had = f"the batch system took it as {worker.batch_id}, then it was " if worker.batch_id else ""
+    return _ended(worker, seen, Ending.LOST, f"{had}neither listed nor heard of")
 
 
 def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worker:
@@ -203,5 +222,6 @@ def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worke
         ended=worker.ended or seen.now,
         started=worker.started or seen.now,
         absent=None,
+        missing=None,
         diagnosis=detail or worker.diagnosis,
     )

@@ -16,7 +16,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge.decide import Decision, Health, Snapshot
+from harvester_edge.decide import PATIENCE, Decision, Health, Snapshot
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.ports import BatchError, BatchId, Sighting, Tag
@@ -25,8 +25,19 @@ from harvester_edge.snapshot import cost_of, snapshot
 Key = tuple[str, int]
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 BLIND_AFTER = 3  # polls without a listing before submissions stop
-NO_START = (Ending.NEVER_REGISTERED, Ending.NODE_FAIL, Ending.OOM, Ending.WALLTIME)
-"""What is a failed start, of a worker that never registered."""
+FAILED_START = {
+    Ending.NEVER_REGISTERED: True,
+    Ending.FAILED: True,
+    Ending.NODE_FAIL: True,
+    Ending.OOM: True,
+    Ending.WALLTIME: True,
+    Ending.LOST: True,  # where nobody keeps a history, a pilot that dies at once ends so
+    Ending.CANCELLED: True,  # by somebody, or by a batch system that never had it
+    Ending.PREEMPTED: False,  # another had the better claim
+    Ending.DONE: False,  # of these two only those that have registered
+    Ending.IDLE_EXIT: False,
+}
+"""Whether an end is a failed start, of a worker that has never registered."""
 PLACED = (Phase.QUEUED, Phase.HELD, Phase.STARTING, Phase.ACTIVE, Phase.DRAINING)
 """Of a worker that an edge has told the dispatcher to be in the batch system."""
 
@@ -80,10 +91,10 @@ def _listing(edge: Edge, now: float) -> tuple[dict[Key, Sighting] | None, str]:
     except BatchError as error:
         if not edge.blind:
             edge.log.warning("listing_failed", reason=str(error))
-        edge.blind = True
+        edge.blind = str(error)
         old = now - edge.listed > BLIND_AFTER * edge.poll_s
         return None, f"the batch system does not answer: {error}" if old else ""
-    edge.listed, edge.blind = now, False
+    edge.listed, edge.blind = now, ""
     return _by_worker(edge, found), ""
 
 
@@ -205,6 +216,7 @@ def _sought(
 ) -> dict[str, dict[Key, Sighting]]:
     """A search by tag for each order in doubt, and for each with a worker that is gone."""
     found: dict[str, dict[Key, Sighting]] = {}
+    edge.unsearched = ""
     for key, worker in edge.workers.items():
         if key in sightings or heard(rows.get(key)) or worker.intent in found:
             continue
@@ -217,6 +229,7 @@ def _sought(
             ids = [BatchId(one.batch_id) for one in order if one.batch_id and one.ended is None]
             answer = edge.batch.find(Tag(worker.intent), ids, now - worker.planned)
         except BatchError as error:
+            edge.unsearched = str(error)
             edge.log.warning("search_failed", intent=worker.intent, reason=str(error))
             break  # the others would wait as long for nothing
         found[worker.intent] = _by_worker(edge, answer)
@@ -288,23 +301,34 @@ def _count_starts(
 ) -> None:
     """Failed starts in a row, by slot. One that registers closes the breaker; one that could not,
     since the dispatcher was away in its time, says nothing."""
+    failed: dict[str, int] = {}
     for worker in changed:
         old = before.get(worker.key)
         if worker.planned < answers and worker.registered is None:
             continue
-        if (
-            worker.registered is None
-            and worker.ending in NO_START
-            and (old is None or old.ending is None)
-        ):
+        if _failed_to_start(edge, old, worker):
+            failed[worker.slot] = failed.get(worker.slot, 0) + 1
             health = edge.book.health(worker.slot)
             reason = worker.diagnosis[-500:]
             reason = reason or f"{worker.ending}, before its pilot registered"
-            edge.book.set_health(
-                worker.slot, Health(failures=health.failures + 1, since=edge.clock(), reason=reason)
-            )
+            # Those that fail together are one step beyond the first ones: an order of ten is one trial.
+            count = health.failures + (failed[worker.slot] == 1 or health.failures < PATIENCE)
+            since = edge.clock()
+            edge.book.set_health(worker.slot, Health(failures=count, since=since, reason=reason))
         elif worker.registered is not None and (old is None or old.registered is None):
             edge.book.set_health(worker.slot, Health())
+
+
+def _failed_to_start(edge: Edge, old: Worker | None, worker: Worker) -> bool:
+    """Whether a worker's end is a failed start. One that was never submitted, that waited in the queue until
+    its deadline, or that the server wanted dead, is none."""
+    if worker.ending is None or worker.registered is not None or not FAILED_START[worker.ending]:
+        return False
+    if old is None or old.ending is not None:
+        return old is None
+    expired = old.started is None and 0 < worker.deadline < edge.clock()
+    condemned = edge.panda is not None and worker.key in edge.panda.condemned
+    return not (expired or condemned or old.phase is Phase.PLANNED)
 
 
 def _charge(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
-from ailurus.protocol.worker import Phase
-from harvester_edge.decide import Cost, SlotSeen, Snapshot, breaker
+from ailurus.protocol.worker import Outcome, Phase
+from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
 from harvester_edge.edge import Edge
-from harvester_edge.evidence import UNKNOWN
+from harvester_edge.evidence import UNKNOWN, Worker
 from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.panda.instance import Told
+from harvester_edge.ports import MISLAID
 
 
 def snapshot(
@@ -21,47 +25,107 @@ def snapshot(
 ) -> Snapshot:
     """What `decide` is told. `unheard`, `unseen`: why the dispatcher or the batch system said nothing;
     `unfit`: why nothing can be started."""
-    slots = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
-    slots = _as_found(edge, slots, demand)
-    free = [
-        Bin(row.queue, row.room)
-        for row in demand.workers
-        if row.room.cores and row.phase is Phase.ACTIVE
-    ]
-    workers = edge.workers.values()
-    there = Counter(worker.slot for worker in workers)
-    waiting = Counter(worker.slot for worker in workers if worker.waits)
-    active = sum(
-        worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
-    )
-    free += [place for name, place in slots.items() for _ in range(waiting[name])]
-    wants = fit(demand.shapes, slots, free)
-    seen = [
-        SlotSeen(
-            name=name,
-            wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-            breaker=breaker(
-                edge.book.health(name), now=now, starting=waiting[name], nodes=slot.nodes
-            ),
-            room=None if slot.max_total is None else slot.max_total - there[name],
-            cost=cost_of(edge, name),
-        )
-        for name, slot in edge.site.slots.items()
-    ]
-    return Snapshot(
-        slots=tuple(seen),
-        total=len(edge.workers),
-        queued=waiting.total(),
-        active=active,
-        cost=_occupied(edge, there, now),
+    bins = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
+    bins = _as_found(edge, bins, demand)
+    workers = list(edge.workers.values())
+    seen = Snapshot(
+        **_counted(edge, demand, bins, workers, now),
         paused=_paused(edge),
         unheard=unheard,
         unseen=unseen,
         unfit=unfit,
         drain=edge.site.policy.status == "drain" or (edge.state / "drain").exists(),
-        inputs=tuple(_inputs(edge, demand, waiting.total(), active)),
-        never=wants.never,
+        doubt=_doubt(edge, workers),
     )
+    if not (lost := [worker for worker in workers if _in_limbo(worker)]):
+        return seen
+    known = [worker for worker in workers if not _in_limbo(worker)]
+    rest = replace(seen, **_counted(edge, demand, bins, known, now))
+    name, why = _limbo(edge, lost)
+    return replace(seen, limbo=Limbo(name=name, why=why, rest=rest))
+
+
+def _counted(
+    edge: Edge, demand: m.Demand, bins: dict[str, Bin], workers: list[Worker], now: float
+) -> dict[str, Any]:
+    """What of a snapshot depends on which workers count."""
+    free = [
+        Bin(row.queue, row.room)
+        for row in demand.workers
+        if row.room.cores and row.phase is Phase.ACTIVE
+    ]
+    there = Counter(worker.slot for worker in workers)
+    waiting = Counter(worker.slot for worker in workers if worker.waits)
+    active = sum(
+        worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
+    )
+    free += [place for name, place in bins.items() for _ in range(waiting[name])]
+    wants = fit(demand.shapes, bins, free)
+    slots = tuple(
+        SlotSeen(
+            name=name,
+            wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
+            breaker=_breaker(edge, name, workers, now),
+            room=None if slot.max_total is None else slot.max_total - there[name],
+            cost=cost_of(edge, name),
+        )
+        for name, slot in edge.site.slots.items()
+    )
+    return {
+        "slots": slots,
+        "total": len(workers),
+        "queued": waiting.total(),
+        "active": active,
+        "cost": _occupied(edge, there, now),
+        "inputs": tuple(_inputs(edge, demand, waiting.total(), active)),
+        "never": wants.never,
+    }
+
+
+def _breaker(edge: Edge, name: str, workers: list[Worker], now: float) -> Breaker:
+    """What stops a slot: its failed starts, or workers that are not listed as what they are."""
+    waiting = [worker for worker in workers if worker.slot == name and worker.waits]
+    renamed = [one for one in waiting if one.diagnosis.startswith(MISLAID)]
+    if renamed:
+        ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
+        return Breaker(room=0, reason=f"of {ids} {renamed[0].diagnosis}")
+    nodes = edge.site.slots[name].nodes
+    return breaker(edge.book.health(name), now=now, starting=len(waiting), nodes=nodes)
+
+
+def _in_limbo(worker: Worker) -> bool:
+    """Whether nothing shows a worker, or that it was ever submitted. One that its id shows is no such."""
+    if worker.diagnosis.startswith(MISLAID):
+        return False
+    unclear = worker.phase is Phase.SUBMITTING and worker.outcome is Outcome.UNCLEAR
+    return worker.missing is not None or unclear
+
+
+def _limbo(edge: Edge, lost: list[Worker]) -> tuple[str, str]:
+    """What keeps workers in doubt. Told without a time: a text that changed would be a new decision."""
+    if edge.unsearched:
+        why = (
+            f"{len(lost)} workers are in no listing any more and hold their places, for what became of "
+            f"them cannot be asked: {edge.unsearched}; they are let go after policy.max_queue_age"
+        )
+        return "history", why
+    if unclear := [one for one in lost if one.outcome is Outcome.UNCLEAR]:
+        said = unclear[0].diagnosis or "no answer"
+        return "unclear", f"whether {len(unclear)} workers were submitted is still unclear: {said}"
+    grace = f"{edge.times.grace_s:.0f}"
+    return (
+        "unlisted",
+        f"{len(lost)} workers are in no listing any more; they count as lost after {grace} s",
+    )
+
+
+def _doubt(edge: Edge, workers: list[Worker]) -> str:
+    """Why workers that wait may wait for long, or wait no longer."""
+    reasons = Counter(one.diagnosis for one in workers if one.phase is Phase.HELD and one.waits)
+    told = [f"{n} are held: {reason or 'no reason'}" for reason, n in reasons.most_common(3)]
+    if edge.blind:
+        told.append(f"the last listing failed: {edge.blind}")
+    return ", ".join(told)
 
 
 def _inputs(edge: Edge, demand: m.Demand, queued: int, active: int) -> Iterator[str]:

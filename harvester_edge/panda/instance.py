@@ -38,6 +38,7 @@ TYPES_S = 3600.0
 COMMANDS = 20  # a request
 WORKERS = 100  # a request
 LABEL = "managed"
+TROUBLES = ("breaker", "listing", "files", "submission", "history", "unclear", "unlisted")
 
 
 class Told(m.Demand):
@@ -289,7 +290,7 @@ class Instance:
             "moduleName": "decide",
             "identifier": f"site={self._site.site}",
             "creationTime": (words.moment(now) or "").removeprefix("datetime/"),
-            "messageLevel": "WARNING" if word.binding in ("breaker", "listing") else "INFO",
+            "messageLevel": "WARNING" if word.binding in TROUBLES else "INFO",
             "diagMessage": word.sentence[:500],
         }
         self._line.ask("harvester/add_dialogs", {"harvester_id": self._id, "dialogs": [line]})

@@ -19,7 +19,7 @@ from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.book import Book
 from harvester_edge.daemon import cycle
 from harvester_edge.edge import Edge, prefix
-from harvester_edge.ports import Accepted, BatchError, BatchId, Order, Sighting, Tag
+from harvester_edge.ports import Accepted, BatchError, BatchId, Order, Sighting, Tag, mislaid
 from harvester_edge.site import Site
 
 
@@ -51,6 +51,7 @@ class MemoryBatch:
     broken: str = ""
     hidden: bool = False  # the listing does not show our jobs, nor does a search
     no_history: str = ""  # why a search fails
+    renamed: str = ""  # the name that it has given our jobs: only their ids find them
     ids: Any = field(default_factory=lambda: itertools.count(1))
 
     def submit(self, order: Order, tag: Tag) -> Any:
@@ -69,11 +70,15 @@ class MemoryBatch:
     def listing(self) -> tuple[Sighting, ...]:
         if self.broken:
             raise BatchError(self.broken)
-        return () if self.hidden else tuple(self.jobs.values())
+        return () if self.hidden or self.renamed else tuple(self.jobs.values())
 
     def find(self, tag: Tag, ids: Any = (), age_s: float = 0.0) -> tuple[Sighting, ...]:
         if self.no_history:
             raise BatchError(self.no_history)
+        if self.renamed:
+            found = [one for one in self.jobs.values() if one.batch_id in ids]
+            as_shown = [msgspec.structs.replace(one, tag=Tag(self.renamed)) for one in found]
+            return tuple(mislaid(one, tag) for one in as_shown)
         return tuple(one for one in self.listing() if one.tag == tag)
 
     def cancel(self, ids: Collection[BatchId]) -> None:
@@ -103,6 +108,7 @@ class MemoryDispatcher:
     slow_s: float = 0.0  # how long it takes to plan workers
     down: bool = False
     taken: bool = False
+    refuses: str = ""  # why it plans no workers
 
     def call(self, name: str, ask: Any, *, answer: Any, **_: Any) -> Any:
         if self.down:
@@ -127,6 +133,8 @@ class MemoryDispatcher:
 
     def _intent(self, ask: m.NewIntent) -> m.Bootstraps:
         self.clock.forward(self.slow_s)
+        if self.refuses:
+            raise Refused(m.Problem(title=self.refuses, status=403))
         self.intents[ask.intent] = ask.count
         return m.Bootstraps(tokens=tuple(f"token-{n}" for n in range(ask.count)))
 
@@ -208,6 +216,13 @@ def tree(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def world(tree: dict[str, Any]) -> Any:
+    made = make_world(tree)
+    yield made
+    made.edge.book.close()
+
+
+def make_world(tree: dict[str, Any]) -> World:
+    """An edge of a site in memory."""
     site = msgspec.convert(tree, Site)
     clock = Clock()
     (site.state / "workers").mkdir(parents=True)
@@ -221,5 +236,4 @@ def world(tree: dict[str, Any]) -> Any:
         log=Log("edge"),
     )
     assert prefix("demo")
-    yield World(edge, batch, dispatcher, clock)
-    edge.book.close()
+    return World(edge, batch, dispatcher, clock)

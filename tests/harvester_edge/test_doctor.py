@@ -72,3 +72,16 @@ def test_directories_of_others_and_of_everybody_are_found(findings, tmp_path, mo
 def test_a_state_directory_of_another_site_is_found(findings, world):
     world.cycle()
     assert "is the book of site demo" in findings(site="other")["state"].said
+
+
+@pytest.mark.field("K2")
+def test_a_history_that_fails_or_is_kept_by_nobody_is_found(findings, world, monkeypatch):
+    assert findings()["history"].verdict == "good"
+    monkeypatch.setattr(doctor, "_batch", lambda *_: world.batch)
+    world.batch.no_history = "sacct: Access denied"
+    found = findings()["history"]
+    assert (found.verdict, found.said) == ("bad", "sacct: Access denied")
+    world.batch.no_history, world.batch.history = "", False
+    found = findings()["history"]
+    assert found.verdict == "warning"
+    assert "counts as lost" in found.said

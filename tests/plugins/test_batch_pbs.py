@@ -407,3 +407,50 @@ def _held(ours, stem, batch_id):
         assert type(ours.get(key)) is type(real.get(key))
     for key in ("job_state", "substate"):
         assert ours[key] == real[key]
+
+
+# --- a server without history, PBS's default ----------------------------------------------------------
+
+
+def server(history: str) -> Ran:
+    told = {"default_queue": "workq"} | ({"job_history_enable": history} if history else {})
+    return Ran(0, json.dumps({"Server": {"pbshost": told}}) + "\n")
+
+
+NO_HISTORY = Ran(1, "", "qselect: PBS is not configured to maintain job history\n")
+
+
+@pytest.mark.field("K2")
+@pytest.mark.parametrize("history", ["", "False"])
+def test_a_server_that_keeps_no_history_says_so_of_itself(tmp_path, history):
+    batch, player = plugin(tmp_path, NO_HISTORY, server(history), Ran(0), Ran(0))
+    assert batch.find(TAG, (), 60) == ()
+    assert not batch.history
+    batch.find(TAG, (), 60)
+    asked = [" ".join(argv[:2]) for argv in player.asked]
+    assert asked == ["qselect -x", "qstat -B", "qselect -N", "qselect -N"]
+
+
+@pytest.mark.field("K2")
+def test_a_history_that_fails_though_it_is_kept_is_no_absence(tmp_path):
+    batch, _ = plugin(tmp_path, Ran(1, "", "qselect: End of File\n"), server("True"))
+    with pytest.raises(BatchError, match="End of File"):
+        batch.find(TAG, (), 60)
+    batch, _ = plugin(tmp_path, recorded("pbs", "err_server_down_qstat"))
+    with pytest.raises(BatchError):
+        batch.find(TAG, (), 60)
+
+
+@pytest.mark.field("K3")
+def test_a_job_that_lost_its_name_is_found_by_its_id(tmp_path):
+    jobs = {f"17[{nr}].pbshost": {"Job_Name": "grid", "job_state": "Q"} for nr in range(2)}
+    shown = Ran(0, json.dumps({"Jobs": jobs}) + "\n")
+    batch, player = plugin(tmp_path, Ran(0), shown)
+    found = batch.find(TAG, ["17[0]", "17[1]"], 60)
+    assert [(one.tag, one.index, one.phase) for one in found] == [
+        (TAG, 0, Phase.QUEUED), (TAG, 1, Phase.QUEUED),
+    ]  # fmt: skip
+    assert all("another name, grid" in one.detail for one in found)
+    assert player.asked[-1][-1] == "17[]"
+    batch, _ = plugin(tmp_path, Ran(0), recorded("pbs", "err_qstat_unknown"))
+    assert batch.find(TAG, ["17"], 60) == ()

@@ -324,3 +324,56 @@ def test_task_lists(text, indices):
 
 def test_all_states_are_tested_here():
     assert set(slurm.PHASE) | set(slurm.ENDING) == {*STATES, *ENDINGS}
+
+
+# --- a history that is bounded, refused or kept by nobody ---------------------------------------------
+
+WIDE = Ran(1, "", "sacct: error: slurmdbd: Too wide of a date range in query\n")
+
+
+@pytest.mark.field("K2")
+@pytest.mark.parametrize(
+    ("age_s", "start"),
+    [(30, "now-61minutes"), (7200, "now-180minutes"), (86400.0, "now-1500minutes")],
+)
+def test_accounts_are_asked_from_the_orders_own_time_on(tmp_path, age_s, start):
+    batch, player = plugin(tmp_path, Ran(0))
+    batch.find(TAG, (), age_s)
+    assert f"--starttime={start}" in player.asked[0]
+
+
+@pytest.mark.field("K2")
+def test_accounts_that_give_a_day_are_asked_for_a_day(tmp_path):
+    batch, player = plugin(tmp_path, WIDE, Ran(0, "17_0|COMPLETED|0:0|n1\n"), Ran(0))
+    (found,) = batch.find(TAG, (), 20 * 86400)
+    assert found.ending is Ending.DONE
+    assert "--starttime=now-1440minutes" in player.asked[1]
+    batch, _ = plugin(tmp_path, WIDE, WIDE)
+    with pytest.raises(BatchError, match="Too wide"):
+        batch.find(TAG, (), 20 * 86400)
+
+
+@pytest.mark.field("K2")
+def test_a_site_may_say_that_nobody_keeps_accounts(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0), history=False)
+    assert batch.find(TAG, (), 60) == ()
+    assert [argv[0] for argv in player.asked] == ["squeue"]
+    assert not batch.history
+
+
+@pytest.mark.field("K3")
+def test_a_job_that_lost_its_name_is_found_by_its_id(tmp_path):
+    renamed = Ran(0, "17|0|PENDING|Priority||grid-pilot\n17|1|RUNNING|None|n1|grid-pilot\n")
+    batch, player = plugin(tmp_path, Ran(0), Ran(0), renamed)
+    found = batch.find(TAG, ["17_0", "17_1"], 60)
+    assert [(one.tag, one.index, one.phase) for one in found] == [
+        (TAG, 0, Phase.QUEUED), (TAG, 1, Phase.STARTING),
+    ]  # fmt: skip
+    assert all("another name, grid-pilot" in one.detail for one in found)
+    assert "--jobs=17" in player.asked[-1]
+
+
+@pytest.mark.field("K3")
+def test_an_id_that_the_controller_does_not_know_is_no_job(tmp_path):
+    batch, _ = plugin(tmp_path, Ran(0), Ran(0), recorded("slurm", "err_squeue_unknown"))
+    assert batch.find(TAG, ["17_0"], 60) == ()
