@@ -164,7 +164,7 @@ def test_a_report_is_text_that_any_dispatcher_takes(tmp_path: Path) -> None:
 def server(tmp_path: Path) -> Iterator[Server]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     kit = kit_of(tmp_path)
-    yield Server(kit, SimpleNamespace(client=SimpleNamespace()), Terms(grace_s=0.0))  # type: ignore[arg-type]
+    yield Server(kit, SimpleNamespace(), Terms(grace_s=0.0))  # type: ignore[arg-type]
     while signal.sigtimedwait(HEARD, 0):
         pass
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -224,9 +224,9 @@ def test_a_loop_that_does_not_recover_ends_the_pilot(
 
     kit: Any = server._kit
     if broken == "acquirer":
-        server._link.client.call = fails  # type: ignore[method-assign]
+        server._link.call = fails  # type: ignore[method-assign]
     else:
-        server._link.client.call = lambda *_, **__: threading.Event().wait()  # type: ignore[method-assign]
+        server._link.call = lambda *_, **__: threading.Event().wait()  # type: ignore[method-assign]
         part = getattr(kit, broken)
         part.run, part.closed = fails, False
     served = server.serve()
