@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from ailurus.loops import Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import size_mb
@@ -20,6 +22,7 @@ from harvester_edge.act import act, tell, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, Limits, decide, undone
 from harvester_edge.edge import Edge, grounded
+from harvester_edge.faring import Teller
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
 from harvester_edge.relay.behind import behind
@@ -59,10 +62,11 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
         "edge_started", site=edge.site.site, poll_s=edge.poll_s, workers=len(edge.workers)
     )
     waits = False
+    turns = _Turns(edge, "cycle")
     while not stop.is_set():
+        pause_s = edge.poll_s
         try:
-            with _as_the_disk_allows(edge):
-                cycle(edge)
+            pause_s = turns.do(lambda: cycle(edge))
             waits = False
         except SiteTaken as error:
             if not standby:
@@ -70,23 +74,63 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
             if not waits:
                 edge.log.info("standing_by", reason=str(error))
             waits = True
-        stop.wait(edge.poll_s)
+        stop.wait(pause_s)
     edge.log.info("edge_stopped", workers=len(edge.workers))
 
 
 def drain_all(edge: Edge, stop: threading.Event) -> None:
     """Submit nothing more, let every worker finish what it has, and return when all have ended."""
+    turns = _Turns(edge, "drain")
     while edge.workers and not stop.is_set():
-        with _as_the_disk_allows(edge):
-            unheard = say_hello(edge) or behind(edge.site)
-            seen = observe(edge, unheard)
-            decision = Decision(
-                submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,)
-            )
-            act(edge, decision, seen)
-            _afterwards(edge, seen)
-        stop.wait(edge.poll_s)
+        stop.wait(turns.do(lambda: _drain(edge)))
     tell(edge)
+
+
+def _drain(edge: Edge) -> None:
+    unheard = say_hello(edge) or behind(edge.site)
+    seen = observe(edge, unheard)
+    decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
+    act(edge, decision, seen)
+    _afterwards(edge, seen)
+
+
+class _Turns:
+    """Cycles of an edge, one after the other, whatever stops one of them: the next begins where it ended,
+    and what does not recover is told to who asks."""
+
+    def __init__(self, edge: Edge, name: str) -> None:
+        self._edge = edge
+        self._loops = Loops(edge.log)
+        self._loop = self._loops.add(name)
+        self._teller = Teller(edge.state, self._loops, edge.log)
+
+    def do(self, cycle: Callable[[], object]) -> float:
+        """Do one; how many seconds to wait for the next. Raises SiteTaken."""
+        pause_s = 0.0
+        try:
+            cycle()
+        except SiteTaken:
+            raise
+        except BookUnwritable as error:  # nothing is done that the book could not take first
+            pause_s = self._loops.note(self._loop, error)
+        except Exception as error:  # noqa: BLE001 -- an edge that ends lets the site run empty
+            pause_s = self._loops.note(self._loop, error)
+            self._remember()
+        else:
+            self._loop.turned(None)
+        self._teller.tell()
+        return max(self._edge.poll_s, pause_s)
+
+    def _remember(self) -> None:
+        """Memory is what the book says: it may have been left in between."""
+        edge = self._edge
+        try:
+            live = edge.book.live()
+        except (AilurusError, sqlite3.Error) as error:
+            edge.log.warning("book_not_read", reason=str(error))
+            return
+        edge.workers.clear()
+        edge.workers.update((worker.key, worker) for worker in live)
 
 
 def _mark(edge: Edge) -> None:
@@ -95,15 +139,6 @@ def _mark(edge: Edge) -> None:
         (edge.state / "alive").touch()
     except OSError as error:  # no descriptor, no room on the disk
         edge.log.warning("cycle_not_marked", reason=str(error))
-
-
-@contextmanager
-def _as_the_disk_allows(edge: Edge) -> Iterator[None]:
-    """Nothing is done that the book could not take first: the next cycle begins where this one ended."""
-    try:
-        yield
-    except BookUnwritable as error:
-        edge.log.warning("cycle_broken_off", reason=str(error))
 
 
 def _afterwards(edge: Edge, seen: Seen) -> None:

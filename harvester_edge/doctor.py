@@ -26,6 +26,7 @@ from harvester_edge.act import launch
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.edge import client, pilot_program, prefix
+from harvester_edge.glance import down
 from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
@@ -84,6 +85,9 @@ def examine(path: Path) -> Iterator[Finding]:
     for root in site.storage.roots:
         yield _asked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
     yield _asked("edge", lambda: _edge(site))
+    for said in down(site):
+        remedy = "its log has a line `loop_failed` with the trace"
+        yield Finding(about="loops", verdict="bad", said=said, remedy=remedy)
     yield _asked("batch system", lambda: _listing(site))
     yield _asked("history", lambda: _history(site))
     for name in site.slots:

@@ -10,6 +10,7 @@ import msgspec
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder, last_look, limits
 from harvester_edge.decide import Decision, Health
+from harvester_edge.faring import read
 from harvester_edge.site import Site
 from harvester_edge.snapshot import period_begin
 
@@ -40,6 +41,18 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     decided: float | None
     node_hours: float | None = None  # of the budget's period that have ended
     budget: float | None = None
+    down: tuple[str, ...] = ()  # loops of edge and relay that do not do their work, and why
+    loop_failures: dict[str, int] = {}
+
+
+def down(site: Site) -> tuple[str, ...]:
+    """What edge and relay of the site, while they run, say of loops that do not do their work."""
+    return tuple(
+        f"{who}: {one}"
+        for who, state in (("edge", site.state), ("relay", site.relay_state))
+        if holder(state) is not None
+        for one in read(state).down
+    )
 
 
 def glance(site: Site) -> StatusAnswer:
@@ -76,6 +89,12 @@ def glance(site: Site) -> StatusAnswer:
         decided=last[0].at if last else None,
         node_hours=spent,
         budget=limits(site).node_hours,
+        down=down(site),
+        loop_failures={
+            f"{who}.{name}": n
+            for who, state in (("edge", site.state), ("relay", site.relay_state))
+            for name, n in read(state).failures.items()
+        },
     )
 
 

@@ -36,6 +36,11 @@ def families(seen: StatusAnswer) -> Iterator[Metric]:
     )
     yield _one("paused", "Whether the site is paused or drained.", seen, float(seen.paused))
     yield _one("max_workers", "The limit of workers, scaling.max_total.", seen, seen.max_total)
+    failed_turns = _family("loop_failures", "Turns of loops that failed, since the start.", "loop")
+    for loop, n in seen.loop_failures.items():
+        failed_turns.add_metric([seen.site, loop], n)
+    yield failed_turns
+    yield _one("loops_down", "Loops that do not do their work.", seen, len(seen.down))
     if seen.budget is not None:
         yield _one("budget_node_hours", "Node-hours of the period.", seen, seen.budget)
         yield _one("spent_node_hours", "Of these, by workers that ended.", seen, seen.node_hours)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,3 +167,62 @@ def test_the_status_page_knows_which_numbered_tests_exist():
     assert named - set(said) == set()
     assert {number for number, state in said.items() if state == "tested"} - named == set()
     assert {number for number in named if said[number].startswith("nothing")} == set()
+
+
+# Threads and tasks that end by themselves, and what waits for each. Endless ones are begun by
+# `Loops.thread` and `Tasks.task`, whose one place is allowed as well.
+BEGUN = {
+    "ailurus/loops.py": {"thread": 1},
+    "ailurus/tasks.py": {"_held": 1},
+    "dispatcher/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
+    "dispatcher/health.py": {"check": 1},  # whoever asks waits for it
+    "dispatcher/live.py": {"_take": 1},  # the page that joins waits for it
+    "dispatcher/oidc.py": {"refresh": 1},  # the request whose key is new waits for it
+    "dispatcher/pilots.py": {"acquire": 1},  # the request waits for it, or its lease is kept
+    "dispatcher/relays.py": {"relay_acquire": 1},  # the request waits for them
+    "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
+    "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost
+}
+BEGINNING = re.compile(
+    r"(create_task|ensure_future|run_coroutine_threadsafe|Thread|Timer|start_new_thread)\Z"
+)
+
+
+def begun(code: str) -> Iterator[str]:
+    """The functions in which a thread or a task begins, once for each."""
+
+    def walk(node: ast.AST, name: str) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            inner = name
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = child.name
+            if isinstance(child, ast.Call) and BEGINNING.search(ast.unparse(child.func)):
+                yield name
+            yield from walk(child, inner)
+
+    return walk(ast.parse(code), "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(): asyncio.create_task(g())",
+        "def f(): asyncio.ensure_future(g())",
+        "def f(): loop.create_task(g())",
+        "def f(): threading.Thread(target=g).start()",
+        "def f(): Timer(1, g).start()",
+    ],
+)
+def test_k1_the_rule_sees_a_thread_and_a_task(code):
+    assert list(begun(code)) == ["f"]
+
+
+@pytest.mark.field("K1")
+def test_k1_every_endless_thread_and_task_is_begun_by_the_supervisor():
+    found = {
+        str(path): dict(Counter(begun(text)))
+        for path, text in texts(
+            "ailurus/*.py", "dispatcher/*.py", "harvester_edge/*.py", "pilot/*.py", "plugins/*.py"
+        )
+    }
+    assert {path: where for path, where in found.items() if where} == BEGUN

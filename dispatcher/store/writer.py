@@ -182,7 +182,8 @@ class Writing:
             log.error("commit_broke", trace=True, changes=len(batch))  # noqa: TRY400
             answers = [(None, error)] * len(batch)
         except BaseException as error:
-            on_loop(loop, self._answer, batch, [(None, error)] * len(batch), events)
+            why = RuntimeError(f"the writer broke: {error!r}")
+            on_loop(loop, self._answer, batch, [(None, why)] * len(batch), events)
             raise
         took = time.perf_counter() - began
         if took > SLOW_S:

@@ -69,6 +69,8 @@ def show(out: Output, answer: StatusAnswer, *, stream: bool = False) -> None:
         ),
     )
     out.line()
+    for fault in answer.down:
+        out.line(f"DOWN: {fault}")
     if answer.decision is not None:
         out.line(f"{answer.decision.sentence} · since {ago(answer.decided)}")
     for one in answer.slots:

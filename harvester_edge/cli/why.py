@@ -23,6 +23,7 @@ class WhyAnswer(msgspec.Struct, kw_only=True):
     decision: Decision
     running: int | None = None  # the edge's process id
     looked: float | None = None  # when it last looked
+    down: tuple[str, ...] = ()  # loops that do not do their work, and why
 
 
 class HistoryAnswer(msgspec.Struct, kw_only=True):
@@ -44,6 +45,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.book import Book
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.daemon import holder, last_look
+    from harvester_edge.glance import down
 
     site = lint.load(args.config)
     book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
@@ -57,7 +59,7 @@ def main(args: Namespace, out: Output) -> int:
         )
         return 0
     for one in decided:
-        show(out, site.site, one.at, one.decision, running, looked)
+        show(out, site.site, one.at, one.decision, running, looked, down(site))
     return 0
 
 
@@ -68,13 +70,18 @@ def show(
     decision: Decision,
     running: int | None = None,
     looked: float | None = None,
+    down: tuple[str, ...] = (),
 ) -> None:
     """A decision, for people or as JSON."""
     if out.as_json:
         out.document(
-            WhyAnswer(site=site, since=since, decision=decision, running=running, looked=looked)
+            WhyAnswer(
+                site=site, since=since, decision=decision, running=running, looked=looked, down=down
+            )
         )
         return
+    for fault in down:
+        out.line(f"DOWN: {fault}")
     out.line(f"{site}: {decision.sentence}")
     out.line(f"decided {ago(since)} ago" + _edge(running, looked))
     out.line()

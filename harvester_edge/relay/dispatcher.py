@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,8 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.logs import Log, Seldom
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
-from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
@@ -75,9 +74,10 @@ class Dispatcher:
 
     # asked for jobs ------------------------------------------------------------------------------
 
-    async def fetch(self) -> None:
+    async def fetch(self, loop: Loop) -> None:
         """Lease jobs for pilots that wait, and some ahead while there is more work than pilots."""
         while True:
+            loop.turned(None)
             now = self._next()
             if not now.asks or not self._up.up:
                 self.wanted.clear()
@@ -92,9 +92,6 @@ class Dispatcher:
                 await self._arrived(got, now)
             except Unreachable:
                 pass
-            except (AilurusError, sqlite3.Error) as error:
-                self._log.error("acquire_failed", what=str(error))
-                await asyncio.sleep(LONGEST_PAUSE_S)
 
     def _next(self) -> Round:
         """The last acquires of those that have ended, else the acquires of those that wait, else some
@@ -167,10 +164,11 @@ class Dispatcher:
 
     # told ----------------------------------------------------------------------------------------
 
-    async def tell(self) -> None:
+    async def tell(self, loop: Loop) -> None:
         """Pass on reports, registrations, heartbeats, goodbyes; find out whether there is a dispatcher."""
         pause = TELL_S
         while True:
+            loop.turned(pause)
             await asyncio.sleep(pause)
             try:
                 await self.send(self._stock.due()[:BULK])
@@ -181,9 +179,6 @@ class Dispatcher:
             except Unreachable:
                 self._logs.clear()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
-            except (AilurusError, sqlite3.Error) as error:
-                self._log.error("telling_failed", what=str(error))
-                pause = LONGEST_PAUSE_S
 
     async def ask(self, reports: list[m.Report]) -> tuple[m.Verdict, ...]:
         """What the dispatcher says about reports: nothing of those that it finds a fault in."""

@@ -14,9 +14,12 @@ import uvicorn
 import uvloop
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
 from ailurus.protocol.errors import AilurusError
+from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
 from harvester_edge.edge import private, trust
+from harvester_edge.faring import Teller
 from harvester_edge.relay import keys
 from harvester_edge.relay.dispatcher import Dispatcher
 from harvester_edge.relay.door import Door
@@ -29,6 +32,8 @@ from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import THREADS, Upstream
 from harvester_edge.site import Site, expanded
 
+STUCK_S = 120.0  # no turn takes longer: a dispatcher that is silent is given up before
+SAY_S = 5.0  # how often is said how the loops fare, if that has changed
 KEEP_S = 15  # an idle connection is dear in memory, a new one in time
 BACKLOG = 4096
 
@@ -49,7 +54,8 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     assert site.relay is not None  # noqa: S101 - `run` asked
     token = TokenFile(private(Path(expanded(site.relay.token_file)), "relay.token_file", "relay"))
     client = Client(site.dispatcher.url, token, connections=THREADS, trust=trust(site))
-    store = Store(site.relay_state / "relay.sqlite")
+    loops = Tasks(log)
+    store = Store(site.relay_state / "relay.sqlite", loops)
     terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
     stock = Stock(terms, store)
     upstream = Upstream(client, stock, log)
@@ -59,33 +65,47 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    loops = [asyncio.create_task(dispatcher.fetch()), asyncio.create_task(dispatcher.tell())]
     try:
-        if site.network == "spool":
-            spool = Spool(site.relay_spool, door, log)
-            loops.append(asyncio.create_task(spool.serve()))
-            log.info("relay_started", spool=str(spool.directory), **stock.counts())
-        else:
-            loops.append(asyncio.create_task(_listen(site, door)))
-            log.info("relay_started", listen=site.relay.listen, **stock.counts())
-        ended = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({ended, *loops}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {ended}:
-            task.result()  # a loop that ends has failed
+        with contextlib.ExitStack() as stack:
+            if site.network == "spool":
+                spool = Spool(site.relay_spool, door, log, loops)
+                loops.task("spool", spool.serve, turn_s=STUCK_S)
+                log.info("relay_started", spool=str(spool.directory), **stock.counts())
+            else:
+                config = _config(site, door)
+                listener = stack.enter_context(contextlib.closing(_socket(site.relay.listen)))
+                loops.task("listen", partial(_listen, config, listener))
+                log.info("relay_started", listen=site.relay.listen, **stock.counts())
+            loops.task("fetch", dispatcher.fetch)
+            loops.task("tell", dispatcher.tell, turn_s=STUCK_S)
+            loops.task("say", partial(_say, Teller(site.relay_state, loops, log)))
+            await stop.wait()
     finally:
-        for task in loops:
-            task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await loops.end()
         upstream.close()
         store.close()
         log.info("relay_stopped", **stock.counts())
 
 
-async def _listen(site: Site, door: Door) -> None:
+async def _say(teller: Teller, loop: Loop) -> None:
+    """Tell how the loops fare, for `status` and `doctor`."""
+    while True:
+        loop.turned(SAY_S)
+        await asyncio.sleep(SAY_S)
+        teller.tell()
+
+
+async def _listen(config: uvicorn.Config, listener: socket.socket, loop: Loop) -> None:
+    loop.turned(None)
+    with contextlib.closing(listener.dup()) as copy:  # uvicorn closes what it is given
+        await _Server(config).serve(sockets=[copy])
+
+
+def _config(site: Site, door: Door) -> uvicorn.Config:
     assert site.relay is not None  # noqa: S101 - `run` asked
     assert site.relay.url is not None  # noqa: S101 - lint asked
     certificate, key = keys.made(site.relay_state, site.relay.url)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         application(door),
         ssl_certfile=certificate,
         ssl_keyfile=key,
@@ -100,8 +120,6 @@ async def _listen(site: Site, door: Door) -> None:
         server_header=False,
         date_header=False,
     )
-    with contextlib.closing(_socket(site.relay.listen)) as listener:
-        await _Server(config).serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

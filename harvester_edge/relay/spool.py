@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 from ailurus.logs import Log
+from ailurus.loops import Loop
+from ailurus.tasks import Tasks
 from ailurus.wire.spool import FANS, Reply, Request, put
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
 
@@ -23,26 +25,24 @@ _request = msgspec.json.Decoder(Request).decode
 class Spool:
     """A directory of one user: what lies in it is that user's, as with a token file."""
 
-    def __init__(self, directory: Path, door: Door, log: Log) -> None:
-        self.directory, self._door, self._log = directory, door, log
+    def __init__(self, directory: Path, door: Door, log: Log, loops: Tasks) -> None:
+        self.directory, self._door, self._log, self._loops = directory, door, log, loops
         self._busy: set[Path] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         for way in ("answer", "ask"):
             for fan in FANS:
                 (directory / way / fan).mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
 
-    async def serve(self) -> None:
+    async def serve(self, loop: Loop) -> None:
         """Look for requests, and answer each in a task of its own: some wait for a job."""
         asked = swept = time.monotonic()
         while True:
+            loop.turned()
             found = await asyncio.to_thread(self._look)
             now = time.monotonic()
             for path in found:
                 self._busy.add(path)
-                task = asyncio.create_task(self._answer(path))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._loops.once("answers", self._answer(path))
             asked = now if found or self._busy else asked
             if now - swept > SWEEP_S:
                 swept = now

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ailurus.logs import Log
+from ailurus.loops import Loop, Loops
+
 Change = Callable[[sqlite3.Connection], object]
 Done = asyncio.Future[None]
 _SCHEMA = """
@@ -69,15 +72,18 @@ create table if not exists name (
 class Store:
     """The file, and the one thread that writes it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loops: Loops | None = None) -> None:
+        """`loops`: keep the thread; those of the process."""
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
         for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
             self._connection.execute(f"pragma {line}")
         self._connection.executescript(_SCHEMA)
         self._changes: queue.SimpleQueue[tuple[Change, Done] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
-        self._thread.start()
+        self._closed = threading.Event()
+        self._thread = (loops or Loops(Log("relay"))).thread(
+            "store", self._write, over=self._closed.is_set
+        )
 
     def all(self, statement: str) -> list[Any]:
         """Rows, read before anybody writes: at the start."""
@@ -99,7 +105,8 @@ class Store:
         self._thread.join()
         self._connection.close()
 
-    def _write(self) -> None:
+    def _write(self, loop: Loop) -> None:
+        loop.turned(None)
         while (first := self._changes.get()) is not None:
             batch = [first]
             while not self._changes.empty() and len(batch) < 1000:
@@ -108,6 +115,8 @@ class Store:
                     break
                 batch.append(one)
             self._commit(batch)
+            loop.turned(None)
+        self._closed.set()
 
     def _commit(self, batch: list[tuple[Change, Done]]) -> None:
         results: list[tuple[Done, BaseException | None]] = []
@@ -128,9 +137,20 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 connection.rollback()
             results = [(done, error) for _, done in batch]
-        loop = batch[0][1].get_loop()
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_answer, results)
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("rollback")
+            why = RuntimeError(f"the relay's writer broke: {error!r}")
+            _told([(done, why) for _, done in batch])
+            raise
+        _told(results)
+
+
+def _told(results: list[tuple[Done, BaseException | None]]) -> None:
+    """Have the event loop answer."""
+    loop = results[0][0].get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_answer, results)
 
 
 def _answer(results: list[tuple[Done, BaseException | None]]) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -22,6 +18,7 @@ from dispatcher.keys import made
 from dispatcher.oidc import Foreign, Policy
 from dispatcher.revocation import Revocations
 from tests.dispatcher.helpers import ALICE, bench
+from tests.turns import Boom, Turns, named, until
 
 pytestmark = pytest.mark.field("K1")
 LOOPS = (
@@ -37,52 +34,8 @@ LOOPS = (
 )
 
 
-class Boom(Exception):
-    pass
-
-
-def named(*methods: str) -> set[str]:
-    """The names that the program gives to what it has kept by these methods."""
-    return {
-        call.args[0].value
-        for path in Path(program.__file__).parent.rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr in methods
-        and "loops" in ast.unparse(call.func.value)
-        and isinstance(call.args[0], ast.Constant)
-    }
-
-
-class Turns:
-    """Counts the turns of each loop, and lets one of them fail."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.failing = ""
-        self.since: defaultdict[str, int] = defaultdict(int)
-        original = Loop.turned
-        turns = self
-
-        def turned(loop: Loop, wait_s: float | None = 0.0) -> None:
-            original(loop, wait_s)
-            if turns.failing == loop.name:
-                turns.failing = ""
-                turns.since.clear()
-                raise Boom
-            turns.since[loop.name] += 1
-
-        monkeypatch.setattr(Loop, "turned", turned)
-
-
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 -- threads and tasks make it so
-            await asyncio.sleep(0.01)
-
-
 def test_every_loop_that_is_kept_has_its_test_below():
-    assert named("task", "thread") == set(LOOPS)
+    assert named(program, "task", "thread") == set(LOOPS)
 
 
 @pytest.mark.parametrize("name", LOOPS)

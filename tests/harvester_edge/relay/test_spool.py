@@ -14,6 +14,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import Room
+from ailurus.tasks import Tasks
 from ailurus.wire.client import Refused, Unreachable, fixed_token
 from ailurus.wire.retry import Patience
 from ailurus.wire.spool import SpoolClient, put
@@ -49,8 +50,9 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A spool that is looked after, and its echo."""
     monkeypatch.setattr(spools, "LOOK_S", 0.05)
     echo, loop = Echo(), asyncio.new_event_loop()
-    spool = Spool(tmp_path / "spool", Door(echo, Log("relay")), Log("relay"))  # type: ignore[arg-type]
-    task = loop.create_task(spool.serve())
+    tasks = Tasks(Log("relay"))
+    spool = Spool(tmp_path / "spool", Door(echo, Log("relay")), Log("relay"), tasks)  # type: ignore[arg-type]
+    task = loop.create_task(spool.serve(tasks.add("spool")))
     thread = threading.Thread(target=lambda: _run(loop, task))
     thread.start()
     yield spool, echo
