@@ -259,8 +259,8 @@ class Core:
         if lease is not None and (lease.instance, lease.epoch) == (instance, epoch):
             until = until if (heard or 0.0) > lease.heard else lease.until
         kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
-        room = lease.room if lease is not None else None
-        lease = SiteLease(instance, epoch, kept, bool(online), until, heard or 0.0, room)
+        room, word = (lease.room, lease.word) if lease is not None else (None, None)
+        lease = SiteLease(instance, epoch, kept, bool(online), until, heard or 0.0, room, word)
         self.sites[site] = lease
         return lease
 
@@ -437,10 +437,11 @@ class Core:
                     now=now,
                 )
             for heard in lost:
-                if self._passed(heard):
-                    end_worker(tx, heard.worker_id, Ending.DONE, "", now=now)
-                else:
-                    end_worker(tx, heard.worker_id, Ending.LOST, "lost heartbeat", now=now)
+                where = {"site": heard.site, "queue": heard.queue, "host": heard.host}
+                passed = self._passed(heard)
+                ending = Ending.DONE if passed else Ending.LOST
+                why = "" if passed else "lost heartbeat"
+                end_worker(tx, heard.worker_id, ending, why, now=now, **where)
 
         await self.store.write(change)
         for lease in late:
@@ -530,9 +531,18 @@ def foreign(version: str, intent: str) -> bool:
 
 
 def end_worker(
-    tx: Tx, worker_id: int, ending: Ending, diagnosis: str, *, now: float, batch_id: str = ""
+    tx: Tx,
+    worker_id: int,
+    ending: Ending,
+    diagnosis: str,
+    *,
+    now: float,
+    batch_id: str = "",
+    site: str = "",
+    queue: str = "",
+    host: str = "",
 ) -> None:
-    """Write down that a worker has ended, and how."""
+    """Write down that a worker has ended, and how. Where it was is for who is told."""
     tx.run(
         "worker.phase",
         worker_id=worker_id,
@@ -542,4 +552,13 @@ def end_worker(
         batch_id=batch_id,
         diagnosis=diagnosis,
     )
-    tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ENDED), ending=str(ending))
+    tx.tell(
+        "worker",
+        at=now,
+        worker_id=worker_id,
+        phase=str(Phase.ENDED),
+        ending=str(ending),
+        site=site,
+        queue=queue,
+        host=host,
+    )

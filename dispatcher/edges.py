@@ -202,7 +202,16 @@ class Edges(Core):
         if news.phase is Phase.ENDED and news.ending is not None:
             if ending is not None and ending != "lost":
                 return None
-            end_worker(tx, worker_id, news.ending, news.diagnosis, now=now, batch_id=news.batch_id)
+            end_worker(
+                tx,
+                worker_id,
+                news.ending,
+                news.diagnosis,
+                now=now,
+                batch_id=news.batch_id,
+                site=site,
+                queue=row[1],
+            )
             for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
                 job = tx.one("job.standing", job_id=job_id)
                 reason = f"worker {worker_id} of site {site} ended: {news.ending}"

@@ -11,6 +11,7 @@ from msgspec import Struct
 from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import Event
 from ailurus.protocol.states import FINAL, JobState
+from dispatcher.troubles import Losses
 
 Signal = asyncio.Future[None]
 
@@ -30,15 +31,20 @@ class Flow:
     SPAN_S = 60
 
     def __init__(self) -> None:
-        self._seconds: dict[int, Counter[str]] = {}
+        self._seconds: dict[int, Counter[tuple[str, str]]] = {}
 
-    def add(self, at: float, state: str) -> None:
-        self._seconds.setdefault(int(at), Counter())[state] += 1
+    def add(self, at: float, state: str, user: str) -> None:
+        self._seconds.setdefault(int(at), Counter())[user, state] += 1
 
-    def per_minute(self, now: float) -> Counter[str]:
-        """Ends in the last 60 s by state."""
+    def per_minute(self, now: float, user: str = "") -> Counter[str]:
+        """Ends in the last 60 s by state: of a user's jobs, or of all."""
         self._seconds = {at: n for at, n in self._seconds.items() if at > now - self.SPAN_S}
-        return sum(self._seconds.values(), Counter())
+        ends: Counter[str] = Counter()
+        for second in self._seconds.values():
+            for (whose, state), n in second.items():
+                if user in ("", whose):
+                    ends[state] += n
+        return ends
 
 
 class Hub:
@@ -53,6 +59,7 @@ class Hub:
         self._jobs: defaultdict[int, set[Signal]] = defaultdict(set)
         self._any: set[Signal] = set()
         self.flow = Flow()
+        self.losses = Losses()
 
     def __call__(self, events: Sequence[Event]) -> None:
         """Take the events of a commit."""
@@ -62,8 +69,10 @@ class Hub:
             if state == JobState.ACTIVATED:
                 self.ready(event.data["queue"], event.data["shape_id"], event.data.get("jobs", 1))
             elif event.job_id is not None and state in FINAL:
-                self.flow.add(event.at, state)
+                self.flow.add(event.at, state, event.data.get("user", ""))
                 _release(self._jobs.pop(event.job_id, set()))
+            elif event.kind == "worker":
+                self.losses.hear(event)
         _release(self._any)
         self._any = set()
 

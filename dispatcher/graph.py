@@ -9,6 +9,7 @@ import msgspec
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import FINAL, JobState
+from dispatcher import failures
 from dispatcher.ports import Row, Tx
 
 _encode = msgspec.json.Encoder().encode
@@ -57,8 +58,18 @@ def _one_less(tx: Tx, children: Sequence[int], now: float) -> None:
     if not ready:
         return
     tx.run("job.activate", ids=_encode([row[0] for row in ready]).decode(), now=now)
-    for child, _, old, queue, shape_id, attempt_nr in ready:
-        moved(tx, child, old, JobState.ACTIVATED, queue, shape_id, now=now, attempt_nr=attempt_nr)
+    for child, _, old, queue, shape_id, attempt_nr, owner in ready:
+        moved(
+            tx,
+            child,
+            old,
+            JobState.ACTIVATED,
+            queue,
+            shape_id,
+            owner,
+            now=now,
+            attempt_nr=attempt_nr,
+        )
 
 
 def _fail(tx: Tx, child: int, diagnosis: str, now: float) -> None:
@@ -81,8 +92,10 @@ def end(
     **facts: Any,
 ) -> None:
     """Put a job into a final state; `facts` go into the event. Its children are the caller's to tell."""
-    old, current, _, _, queue, shape_id, *_ = _row(tx, job_id)
+    old, current, _, _, queue, shape_id, _, owner, *_ = _row(tx, job_id)
     winner = current if attempt_nr is None else attempt_nr
+    failed = state is JobState.FAILED
+    about = {"owner": owner, "code": int(code), "diagnosis": diagnosis, "now": now}
     tx.run(
         "job.end",
         job_id=job_id,
@@ -90,11 +103,12 @@ def end(
         code=code,
         diagnosis=diagnosis,
         attempt_nr=winner,
+        kind=failures.note(tx, **about) if failed else None,
         now=now,
     )
-    moved(
-        tx, job_id, old, state, queue, shape_id, now=now, attempt_nr=winner, code=int(code), **facts
-    )
+    # `user`: who counts what ended in a minute wants it by user, and reads no row for it
+    facts |= {"attempt_nr": winner, "code": int(code), "user": owner}
+    moved(tx, job_id, old, state, queue, shape_id, owner, now=now, **facts)
 
 
 def moved(
@@ -104,13 +118,14 @@ def moved(
     new: str,
     queue: str,
     shape_id: int,
+    owner: str,
     *,
     now: float,
     **facts: Any,
 ) -> None:
     """The counters and the event of a change of state."""
-    tx.count(queue, shape_id, old, -1)
-    tx.count(queue, shape_id, new, +1)
+    tx.count(queue, shape_id, old, -1, owner)
+    tx.count(queue, shape_id, new, +1, owner)
     tx.tell(
         "state",
         at=now,

@@ -498,7 +498,8 @@ class Pilots(Core):
                     worker_id=caller.worker_id,
                     now=now,
                 )
-            end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now)
+            where = {"site": caller.site, "queue": caller.queue}
+            end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now, **where)
 
         await self.store.write(change)
         self.heard.pop(caller.worker_id, None)

@@ -71,8 +71,12 @@ class Tx(Protocol):
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         """The statement once for each of `values`."""
 
-    def count(self, queue: str, shape_id: int, state: str, by: int) -> None:
-        """Move the counter of jobs of that queue, shape and state; summed up once a commit."""
+    def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
+        """Move the counters of jobs of that queue, shape and state, and of that owner, queue and state;
+        summed up once a commit."""
+
+    def failed(self, kind: int, example: str, at: float) -> None:
+        """Move the counter of failures of a kind; summed up once a commit."""
 
     def tell(
         self,

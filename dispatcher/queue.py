@@ -546,6 +546,7 @@ def _keep(
         after.state,
         place.queue,
         place.shape_id,
+        place.owner,
         now=now,
         attempt_nr=after.attempt_nr,
         worker_id=worker_id,

@@ -93,7 +93,8 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
             state=whole.row.state,
             owner=whole.row.user,
         )
-        tx.count(standing[4], standing[5], standing[0], -1)
+        tx.count(standing[4], standing[5], standing[0], -1, standing[7])
     ids = _encode(job_ids).decode()
+    tx.run("failure.less", ids=ids)
     for what in ("log", "file", "attempt", "body", "parent", "job"):
         tx.run(f"old.drop_{what}", ids=ids)

@@ -188,7 +188,7 @@ def add(
         for job_id, job in enumerate(jobs, start=first + at)
     ]
     for (queue, shape_id), n in Counter((row["queue"], row["shape_id"]) for row in rows).items():
-        tx.count(queue, shape_id, JobState.DEFINED, n)
+        tx.count(queue, shape_id, JobState.DEFINED, n, owner)
     tx.many("job.add", rows)
     tx.many("body.add", rows)
 
@@ -250,9 +250,9 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
     last = first + jobs - 1
     groups = tx.all("job.defined_range", first=first, last=last)
     tx.run("job.open_range", first=first, last=last, now=now)
-    for queue, shape, state, n, _ in groups:
-        tx.count(queue, shape, JobState.DEFINED, -n)
-        tx.count(queue, shape, state, n)
+    for queue, shape, state, n, owner in groups:
+        tx.count(queue, shape, JobState.DEFINED, -n, owner)
+        tx.count(queue, shape, state, n, owner)
         tx.tell(
             "submitted",
             at=now,
@@ -278,8 +278,8 @@ def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
 
 def clear(tx: Tx, first: int, last: int) -> None:
     """Forget some jobs of such a request, with what they wait for."""
-    for queue, shape, _, n, _ in tx.all("job.defined_range", first=first, last=last):
-        tx.count(queue, shape, JobState.DEFINED, -n)
+    for queue, shape, _, n, whose in tx.all("job.defined_range", first=first, last=last):
+        tx.count(queue, shape, JobState.DEFINED, -n, whose)
     for table in ("job", "body", "parent", "retry"):
         tx.run(f"{table}.drop_range", first=first, last=last)
 

@@ -6,13 +6,11 @@ import asyncio
 import heapq
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, islice
 
 import msgspec
 
-from ailurus import __version__
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
@@ -189,6 +187,10 @@ class Users(Core):
         }
 
         def page(tx: Tx) -> list[Row]:
+            if ask.kind is not None:
+                kinds = tx.all("failure.alike", kind=ask.kind, owner=owner)
+                pages = [tx.all("job.page_of_kind", kind=kind, **values) for (kind,) in kinds]
+                return list(islice(heapq.merge(*pages, key=lambda row: -row[0]), ask.limit))
             if not wanted:
                 return tx.all("job.page", **values)
             pages = [tx.all(_page_of(state), state=state, **values) for state in wanted]
@@ -437,95 +439,6 @@ class Users(Core):
                     last=rows[-1][0] if rows else ask.after,
                 )
             await until(signal, left)
-
-    async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
-        """The whole system in numbers."""
-        queues = (await self.queues(ask, caller)).queues
-        states: Counter[str] = Counter()
-        for one in queues:
-            states.update(one.states)
-        flow = self.hub.flow.per_minute(self.now())
-        rows = await self.store.read(lambda tx: tx.all("worker.alive"))
-        phases = Counter(row[4] for row in rows)
-        return m.Overview(
-            now=self.now(),
-            version=__version__,
-            states=dict(states),
-            queues=queues,
-            workers=dict(phases),
-            sites=tuple(self._sites(rows)),
-            finished_per_min=flow[JobState.FINISHED],
-            failed_per_min=flow[JobState.FAILED],
-        )
-
-    def _sites(self, workers: Sequence[Row]) -> Iterator[m.SiteRow]:
-        phases: dict[str, Counter[str]] = {}
-        for row in workers:
-            phases.setdefault(row[1], Counter())[row[4]] += 1
-        for site, lease in sorted(self.sites.items()):
-            yield m.SiteRow(
-                site=site,
-                online=lease.online,
-                heard=lease.until > self.awake.now,
-                queues=tuple(sorted({slot.queue for slot in lease.slots})),
-                workers=dict(phases.get(site, {})),
-                word=lease.word,
-                excluded=tuple(self.hosts.of_site(site, self.now())),
-            )
-
-    async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
-        """Queues, what waits in them and what serves them."""
-
-        def gather(
-            tx: Tx,
-        ) -> tuple[dict[str, Counter[str]], dict[str, float], dict[str, list[m.GroupRow]]]:
-            states: dict[str, Counter[str]] = {}
-            oldest: dict[str, float] = {}
-            ready: list[Row] = []
-            for name, shape_id, state, n in tx.all("counter.all"):
-                states.setdefault(name, Counter())[state] += n
-                if state == JobState.ACTIVATED:
-                    ready.append((name, shape_id, n))
-                row = (
-                    tx.one("job.oldest_ready", queue=name, shape_id=shape_id)
-                    if state == JobState.ACTIVATED
-                    else None
-                )
-                if row and row[0]:
-                    oldest[name] = min(row[0], oldest.get(name, row[0]))
-            groups = {name: self.turns.rows(tx, name, ready) for name in states}
-            return states, oldest, groups
-
-        states, oldest, groups = await self.store.read(gather)
-        serving = Counter(heard.queue for heard in self.heard.values())
-        sites: dict[str, set[str]] = {}
-        for site, lease in self.sites.items():
-            for slot in lease.slots:
-                sites.setdefault(slot.queue, set()).add(site)
-        names = sorted({*states, *serving, *sites})
-        return api.QueueRows(
-            queues=tuple(
-                m.QueueRow(
-                    name=name,
-                    states=dict(states.get(name, {})),
-                    oldest_waiting=oldest.get(name),
-                    workers=serving[name],
-                    sites=tuple(sorted(sites.get(name, ()))),
-                    groups=tuple(groups.get(name, ())),
-                )
-                for name in names
-            )
-        )
-
-    async def workers(self, ask: api.WorkersQuery, caller: Caller) -> api.WorkerRows:
-        """Workers, with heartbeats as fresh as memory knows them."""
-        rows = await self.store.read(
-            lambda tx: tx.all("worker.page", site=ask.site, ended=ask.ended, most=ask.limit)
-        )
-        workers = [self.worker_row(row) for row in rows]
-        if not caller.may(api.Scope.ADMIN):  # an intent is half of what makes an edge its worker's
-            workers = [msgspec.structs.replace(one, intent="", index=0) for one in workers]
-        return api.WorkerRows(workers=tuple(workers))
 
 
 def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:

@@ -53,12 +53,13 @@ def job(row: Row) -> m.JobRow:
 
 def attempt(row: Row) -> m.Attempt:
     """A row of `attempt.of_job`."""
-    *plain, usage, timing, tail = row
+    *plain, usage, timing, tail, registered = row
     return m.Attempt(
         **dict(zip(_ATTEMPT, plain, strict=True)),
         usage=_usage(usage) if usage else None,
         timing=_timing(timing) if timing else {},
         stderr_tail=tail,
+        registered=registered,
     )
 
 

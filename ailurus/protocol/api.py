@@ -45,6 +45,7 @@ class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=200)] = ""  # exact, or a prefix that ends in *
     user: Annotated[str, Meta(max_length=200)] = ""
     code: Annotated[int, Meta(ge=0)] | None = None
+    kind: Whole | None = None  # of failures: the jobs of a `FailureRow`
     before: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -110,6 +111,7 @@ class QueueRows(m.Answer):
 
 class WorkerRows(m.Answer):
     workers: tuple[m.WorkerRow, ...]
+    total: int = 0  # how many there are, of which these are the newest
 
 
 class SignIn(m.Ask):

@@ -144,6 +144,7 @@ class Attempt(Answer):
     usage: Usage | None = None
     timing: dict[str, float] = {}
     stderr_tail: str = ""
+    registered: float | None = None  # when its worker began
 
 
 class JobDetail(Answer):
@@ -238,6 +239,7 @@ class QueueRow(Answer):
     workers: int = 0
     sites: tuple[str, ...] = ()
     groups: tuple[GroupRow, ...] = ()  # where turns are taken between groups
+    troubles: tuple[str, ...] = ()  # what is wrong with those that serve it
 
 
 class WorkerRow(Answer, kw_only=True, gc=False):
@@ -287,10 +289,41 @@ class SiteRow(Answer):
     workers: dict[str, int]  # by phase
     word: SiteWord | None = None
     excluded: tuple[str, ...] = ()  # nodes that get no jobs
+    last_heard: float = 0.0  # its edge
+
+
+class Trouble(Answer):
+    """Something that somebody should look at."""
+
+    kind: str  # edge-silent, site-paused, site-held, pilots-lost, pilots-silent, nodes-excluded, unserved
+    sentence: str
+    remedy: str = ""
+    since: float | None = None
+    site: str = ""
+    queues: tuple[str, ...] = ()  # that it concerns
+
+
+class FailureRow(Answer):
+    """Failed jobs that look alike: the same code, and diagnoses that differ in numbers and paths alone."""
+
+    kind: int  # for the `kind` of a list of jobs: it gives exactly these
+    code: int
+    diagnosis: str  # of one of them
+    jobs: int
+    last: float  # when the last of them failed
+
+
+class PilotSums(Answer):
+    """All pilots that are heard of, together."""
+
+    alive: int = 0
+    silent: int = 0  # of these: late with their heartbeat
+    cores: int = 0
+    used: int = 0  # cores with a job
 
 
 class Overview(Answer):
-    """The whole system in numbers."""
+    """The system in numbers: of all jobs for an administrator, of one's own for a user."""
 
     now: float
     version: str
@@ -300,6 +333,10 @@ class Overview(Answer):
     finished_per_min: float
     failed_per_min: float
     sites: tuple[SiteRow, ...] = ()
+    pilots: PilotSums = PilotSums()
+    troubles: tuple[Trouble, ...] = ()  # worst first
+    failures: tuple[FailureRow, ...] = ()  # the largest kinds of those that still happen
+    failure_kinds: int = 0  # how many there are in all
 
 
 class NewToken(Ask):

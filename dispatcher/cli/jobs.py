@@ -35,6 +35,9 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--user", default="", help="only of this user")
     parser.add_argument("--code", type=int, help="only with this PanDA error code")
+    parser.add_argument(
+        "--kind", type=int, help="only failures of this kind, as `dispatcher status` numbers them"
+    )
     parser.add_argument("--csv", action="store_true", help="for a spreadsheet; times in RFC 3339")
     parser.add_argument(
         "--limit", type=int, default=100, help="at most so many (default %(default)s)"
@@ -57,6 +60,7 @@ def main(args: Namespace, out: Output) -> int:
                 name=args.name,
                 user=args.user,
                 code=args.code,
+                kind=args.kind,
                 before=before,
                 limit=min(PAGE, args.limit - len(rows)),
             )

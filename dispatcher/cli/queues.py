@@ -21,7 +21,7 @@ def main(args: Namespace, out: Output) -> int:
         out.document(answer)
     else:
         out.table(
-            ["queue", "jobs", "oldest", "workers", "sites", "groups"],
+            ["queue", "jobs", "oldest", "workers", "sites", "groups", "problems"],
             (
                 (
                     queue.name or "(any)",
@@ -33,6 +33,7 @@ def main(args: Namespace, out: Output) -> int:
                         f"{one.name or '(none)'}={one.waiting} ({one.due:.0%})"
                         for one in queue.groups
                     ),
+                    "; ".join(queue.troubles),
                 )
                 for queue in answer.queues
             ),

@@ -18,16 +18,41 @@ def main(args: Namespace, out: Output) -> int:
     if out.as_json:
         out.document(seen)
         return 0
+    if seen.troubles:
+        out.table(
+            ["problem", "since", "what helps"],
+            ((one.sentence, ago(one.since, seen.now), one.remedy) for one in seen.troubles),
+        )
+        out.line()
     out.table(["jobs", "count"], seen.states.items())
     out.line()
+    pilots = seen.pilots
     out.facts(
         [
             ("workers", ", ".join(f"{n} {phase}" for phase, n in seen.workers.items()) or "none"),
+            ("pilots", f"{pilots.alive} alive, {pilots.used} of {pilots.cores} cores in use"),
             ("finished/min", round(seen.finished_per_min, 1)),
             ("failed/min", round(seen.failed_per_min, 1)),
             ("version", seen.version),
         ]
     )
+    if seen.failures:
+        out.line()
+        out.table(
+            ["failed", "code", "diagnosis", "last", "which"],
+            (
+                (
+                    row.jobs,
+                    row.code or "",
+                    row.diagnosis,
+                    ago(row.last, seen.now),
+                    f"dispatcher jobs --kind {row.kind}",
+                )
+                for row in seen.failures
+            ),
+        )
+        if (more := seen.failure_kinds - len(seen.failures)) > 0:
+            out.line(f"and {more} more kinds")
     if seen.queues:
         out.line()
         out.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output, ago
@@ -11,6 +12,12 @@ from dispatcher.cli.connection import connect
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--site", default="", help="only of this site")
     parser.add_argument("--ended", action="store_true", help="also those that ended")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=10_000,
+        help="at most so many, the newest (default %(default)s)",
+    )
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -18,7 +25,9 @@ def main(args: Namespace, out: Output) -> int:
     from ailurus.protocol.api import WorkerRows, WorkersQuery
 
     answer = connect(args).call(
-        "workers", WorkersQuery(site=args.site, ended=args.ended), answer=WorkerRows
+        "workers",
+        WorkersQuery(site=args.site, ended=args.ended, limit=args.limit),
+        answer=WorkerRows,
     )
     if out.as_json:
         out.document(answer)
@@ -33,4 +42,8 @@ def main(args: Namespace, out: Output) -> int:
                 for w in answer.workers
             ),
         )  # fmt: skip
+    if len(answer.workers) < answer.total:
+        sys.stderr.write(
+            f"dispatcher: these are the newest {len(answer.workers)} of {answer.total} workers\n"
+        )
     return 0

@@ -63,15 +63,20 @@ select queue, shape_id, n from counter where state = 'activated' and n > 0
 insert into counter (queue, shape_id, state, n) select queue, shape_id, state, by
     from json_to_recordset(:rows::json) as r(queue text, shape_id bigint, state text, by bigint)
     on conflict (queue, shape_id, state) do update set n = counter.n + excluded.n
+-- name: owned.move.all
+insert into owned (owner, queue, state, n) select owner, queue, state, by
+    from json_to_recordset(:rows::json) as r(owner text, queue text, state text, by bigint)
+    on conflict (owner, queue, state) do update set n = owned.n + excluded.n
 -- name: job.set_state.all
 update job set state = r.state, attempt_nr = r.attempt_nr, max_attempts = r.max_attempts, worker_id = r.worker_id,
     changed = r.now, activated = case when r.state = 'activated' then r.now else activated end
     from json_to_recordset(:rows::json) as r(job_id bigint, state text, attempt_nr bigint, max_attempts bigint,
         worker_id bigint, now double precision) where job.job_id = r.job_id
 -- name: job.end.all
-update job set state = r.state, changed = r.now, code = r.code, diagnosis = r.diagnosis, attempt_nr = r.attempt_nr
+update job set state = r.state, changed = r.now, code = r.code, diagnosis = r.diagnosis, attempt_nr = r.attempt_nr,
+    kind = r.kind
     from json_to_recordset(:rows::json) as r(job_id bigint, state text, now double precision, code bigint,
-        diagnosis text, attempt_nr bigint) where job.job_id = r.job_id
+        diagnosis text, attempt_nr bigint, kind bigint) where job.job_id = r.job_id
 -- name: attempt.add.all
 insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
     select job_id, attempt_nr, worker_id, request, 'sent', now

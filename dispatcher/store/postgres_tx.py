@@ -278,6 +278,10 @@ class PostgresTx(Draft):
             )
         if moves := self.moves():
             self._each_row("counter.move.all", [_json(move) for move in moves])
+        if moves := self.owned_moves():
+            self._each_row("owned.move.all", [_json(move) for move in moves])
+        for move in self.failure_moves():
+            self._ask("failure.more", move)
         self._connection.execute("commit")
 
     def numbered(self) -> list[Event]:

@@ -28,6 +28,31 @@ select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes, s.walltime_
 -- name: counter.move
 insert into counter (queue, shape_id, state, n) values (:queue, :shape_id, :state, :by)
     on conflict (queue, shape_id, state) do update set n = counter.n + :by
+-- name: owned.move
+insert into owned (owner, queue, state, n) values (:owner, :queue, :state, :by)
+    on conflict (owner, queue, state) do update set n = owned.n + :by
+-- name: owned.of
+select queue, state, n from owned where owner = :owner and n > 0
+-- name: failure.find
+select kind from failure where owner = :owner and code = :code and text = :text
+-- name: failure.kinds
+select count(*) from failure where owner = :owner and code = :code
+-- name: failure.add
+insert into failure (owner, code, text, example, n, last) values (:owner, :code, :text, :example, 0, :now)
+    on conflict (owner, code, text) do update set last = :now returning kind
+-- name: failure.more
+update failure set n = n + :by, last = :at, example = :example where kind = :kind
+-- name: failure.less
+update failure set n = n - (select count(*) from job j where j.kind = failure.kind
+    and j.job_id in (select value from json_each(:ids)))
+    where kind in (select kind from job where job_id in (select value from json_each(:ids)) and kind is not null)
+-- name: failure.top
+select max(kind), code, max(example), sum(n), max(last) from failure
+    where n > 0 and last >= :since and (:owner = '' or owner = :owner)
+    group by code, text order by 4 desc, 1 limit :most
+-- name: failure.alike
+select f.kind from failure me join failure f on f.code = me.code and f.text = me.text
+    where me.kind = :kind and (:owner = '' or (me.owner = :owner and f.owner = :owner)) and f.n > 0 limit 1000
 -- name: counter.all
 select queue, shape_id, state, n from counter where n > 0
 -- name: counter.ready
@@ -95,8 +120,8 @@ select u.job_id, j.state, j.name from unfolding u join job j on j.job_id = u.job
 -- name: unfolding.done
 delete from unfolding where job_id = :job_id
 -- name: job.defined_range
-select queue, shape_id, case when parents_left > 0 then 'pending' else 'activated' end, count(*), max(parents_left)
-    from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3
+select queue, shape_id, case when parents_left > 0 then 'pending' else 'activated' end, count(*), owner
+    from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3, 5
 -- name: job.open_range
 update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
     activated = case when parents_left > 0 then null else :now end
@@ -121,11 +146,11 @@ update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_att
     changed = :now, activated = case when :state = 'activated' then :now else activated end
     where job_id = :job_id
 -- name: job.end
-update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr
-    where job_id = :job_id
+update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis, attempt_nr = :attempt_nr,
+    kind = :kind where job_id = :job_id
 -- name: job.parent_done
 update job set parents_left = parents_left - 1 where job_id in (select value from json_each(:ids))
-    returning job_id, parents_left, state, queue, shape_id, attempt_nr
+    returning job_id, parents_left, state, queue, shape_id, attempt_nr, owner
 -- name: job.activate
 update job set state = 'activated', changed = :now, activated = :now
     where job_id in (select value from json_each(:ids))
@@ -158,6 +183,11 @@ select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, c
     where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr and j.state = :state and j.job_id < :before
     and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (j.code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by j.job_id desc limit :most
+-- name: job.page_of_kind
+select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
+    from job where kind = :kind and job_id < :before and (:owner = '' or owner = :owner)
+    and (:queue = '' or queue = :queue) and (code = :code or :code is null)
+    and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead
@@ -196,7 +226,7 @@ select worker_id, state from attempt where job_id = :job_id and attempt_nr = :at
 -- name: attempt.of_job
 -- owner: checked by _log_chunk
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started, a.running, a.holding,
-    a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail
+    a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
 -- name: attempt.heard
 update attempt set heard = :at where job_id = :job_id and attempt_nr = :attempt_nr and ended is null
@@ -278,6 +308,10 @@ update worker set last_heard = :at, room = :room where worker_id = :worker_id
 -- name: worker.alive
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where ended is null
+-- name: worker.phases
+select site, phase, count(*) from worker where ended is null group by site, phase
+-- name: worker.number
+select count(*) from worker where (:site = '' or site = :site) and (ended is null or :ended = 1)
 -- name: worker.row
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,
     version, diagnosis, draining from worker where worker_id = :worker_id

@@ -63,6 +63,8 @@ class SqliteTx(Draft):
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
         self.many("counter.move", self.moves())
+        self.many("owned.move", self.owned_moves())
+        self.many("failure.more", self.failure_moves())
         if self.events:
             self.run("series.take", name="event", by=len(self.events))
         self.many(

@@ -22,6 +22,9 @@ Change = Callable[[Tx], Any]
 Asked = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
+Owned = Counter[tuple[str, str, str]]
+Failed = dict[int, tuple[int, str, float]]
+Mark = tuple[Counts, Owned, Failed, int]
 
 TOGETHER = 512  # changes that may share a commit
 SLOW_S = 0.25
@@ -40,12 +43,16 @@ class Draft:
     def __init__(self, last_event: int = 0) -> None:
         self._last_event = last_event
         self.counts: Counts = Counter()
+        self.owned: Owned = Counter()
+        self.failures: Failed = {}
         self.events: list[Event] = []
         self.answers: Answers = []
 
-    def count(self, queue: str, shape_id: int, state: str, by: int) -> None:
+    def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
         self.wrote = True
         self.counts[queue, shape_id, state] += by
+        if owner:
+            self.owned[owner, queue, state] += by
 
     def tell(
         self,
@@ -62,14 +69,20 @@ class Draft:
             Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=data)
         )
 
-    def mark(self) -> tuple[Counts, int]:
-        """What has been said so far."""
-        return self.counts.copy() if self.counts else Counter(), len(self.events)
+    def failed(self, kind: int, example: str, at: float) -> None:
+        self.wrote = True
+        self.failures[kind] = (self.failures.get(kind, (0,))[0] + 1, example, at)
 
-    def back_to(self, point: tuple[Counts, int]) -> None:
+    def mark(self) -> Mark:
+        """What has been said so far."""
+        counts = self.counts.copy() if self.counts else Counter()
+        owned = self.owned.copy() if self.owned else Counter()
+        return counts, owned, self.failures.copy(), len(self.events)
+
+    def back_to(self, point: Mark) -> None:
         """Unsay what was said since `mark`."""
-        self.counts = point[0]
-        del self.events[point[1] :]
+        self.counts, self.owned, self.failures, events = point
+        del self.events[events:]
 
     def moves(self) -> list[dict[str, Any]]:
         """The counters that move; always in the same order, so that no two commits wait in a ring."""
@@ -77,6 +90,21 @@ class Draft:
             {"queue": q, "shape_id": shape, "state": state, "by": by}
             for (q, shape, state), by in sorted(self.counts.items())
             if by
+        ]
+
+    def owned_moves(self) -> list[dict[str, Any]]:
+        """The same of the counters by owner."""
+        return [
+            {"owner": owner, "queue": q, "state": state, "by": by}
+            for (owner, q, state), by in sorted(self.owned.items())
+            if by
+        ]
+
+    def failure_moves(self) -> list[dict[str, Any]]:
+        """The same of the counters of failures."""
+        return [
+            {"kind": kind, "by": by, "example": example, "at": at}
+            for kind, (by, example, at) in sorted(self.failures.items())
         ]
 
 

@@ -8,7 +8,7 @@ const { pieces } = await at("ansi");
 const { Logbook, marked } = await at("logbook");
 const { lanes, totals } = await at("timeline");
 const { asCommand, link, parse, spoken, understand } = await at("query");
-const { alike, matches, merged, visible } = await at("rows");
+const { matches, merged, visible } = await at("rows");
 const { nearest, series, thinned } = await at("series");
 
 test("numbers read as people write them", () => {
@@ -103,7 +103,7 @@ const attempt = { attempt_nr: 1, worker_id: 5, leased: 120, started: 121, runnin
 const drawn = (/** @type {any} */ all) => all.map((/** @type {any} */ lane) => lane.segments.map((/** @type {any} */ s) => `${s.kind} ${s.from}-${s.to}`));
 
 test("every second of a job has a name", () => {
-  const all = lanes({ row, attempts: [attempt], activated: 110 }, new Map([[5, 115]]), 999);
+  const all = lanes({ row, attempts: [{ ...attempt, registered: 115 }], activated: 110 }, 999);
   assert.deepEqual(drawn(all), [["blocked 100-110", "batch 110-115", "waiting 115-120", "staging 120-125", "running 125-150", "reporting 150-160"]]);
   assert.equal(totals(all).reduce((sum, [, seconds]) => sum + seconds, 0), 60);
 });
@@ -111,18 +111,18 @@ test("every second of a job has a name", () => {
 test("a lost attempt is followed by a wait and another lane", () => {
   const lost = { ...attempt, holding: null, ended: 140 };
   const second = { ...attempt, attempt_nr: 2, leased: 150, running: 152, holding: null, ended: null };
-  const all = lanes({ row: { ...row, state: "running" }, attempts: [lost, second], activated: 140 }, new Map(), 170);
+  const all = lanes({ row: { ...row, state: "running" }, attempts: [lost, second], activated: 140 }, 170);
   assert.deepEqual(drawn(all), [["waiting 100-120", "staging 120-125", "running 125-140"], ["waiting 140-150", "staging 150-152", "running 152-170"]]);
   assert.ok(all[1].segments[2].live);
 });
 
 test("a job that waits is drawn as waiting, one without parents' end as blocked", () => {
-  assert.deepEqual(drawn(lanes({ row: { ...row, state: "activated" }, attempts: [], activated: 100 }, new Map(), 130)), [["waiting 100-130"]]);
-  assert.deepEqual(drawn(lanes({ row: { ...row, state: "pending" }, attempts: [], activated: null }, new Map(), 130)), [["blocked 100-130"]]);
+  assert.deepEqual(drawn(lanes({ row: { ...row, state: "activated" }, attempts: [], activated: 100 }, 130)), [["waiting 100-130"]]);
+  assert.deepEqual(drawn(lanes({ row: { ...row, state: "pending" }, attempts: [], activated: null }, 130)), [["blocked 100-130"]]);
 });
 
 test("a prefetched job's wait for its slot is not staging", () => {
-  const all = lanes({ row, attempts: [{ ...attempt, timing: { wait: 3 } }], activated: 100 }, new Map(), 999);
+  const all = lanes({ row, attempts: [{ ...attempt, timing: { wait: 3 } }], activated: 100 }, 999);
   assert.deepEqual(drawn(all)[0].slice(1, 3), ["staging 120-122", "waiting 122-125"]);
 });
 
@@ -151,11 +151,6 @@ test("rows change in place and nothing jumps", () => {
 test("a table of a million rows draws a window", () => {
   const { first, last } = visible(20_000_000, 800, 40, 1_000_000);
   assert.ok(first > 499_900 && last - first < 60);
-});
-
-test("failures that differ in numbers and paths are one", () => {
-  const rows = ["no file /a/b/1 in 3 s", "no file /c/d/2 in 14 s", "killed"].map((diagnosis, job_id) => ({ job_id, state: "failed", code: 1099, diagnosis }));
-  assert.deepEqual(alike(rows).map(({ jobs }) => jobs.length), [2, 1]);
 });
 
 test("CPU seconds become cores, and thinning keeps the peak", () => {

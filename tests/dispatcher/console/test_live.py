@@ -73,7 +73,7 @@ class Service:
 
     async def overview(self, ask: object, caller: Caller) -> m.Overview:
         self.asked["overview"] += 1
-        states = Counter(str(state) for state in self.states.values())
+        states = Counter(str(state) for state in self.states.values() if caller.owns("alice"))
         return m.Overview(
             now=9.0,
             version="1",
@@ -212,14 +212,25 @@ def test_many_changes_come_in_few_frames():
 def test_a_viewer_hears_of_own_jobs_only():
     async def test(service: Service, live: Live, page: Pages) -> None:
         alice, bob = await page("jobs", ALICE), await page("jobs,overview", BOB)
+        boss = await page("overview")
         service.tell(1, JobState.FINISHED)
         said = await alice.until("jobs", lambda said: said["changes"])
         assert [row["job_id"] for row in said["changes"]] == [1]
-        await bob.until("overview", lambda seen: "finished" in seen["states"])
+        await boss.until("overview", lambda seen: "finished" in seen["states"])
         assert [said["changes"] for said in bob.said("jobs")] == [[]]
         for topic in ("job:1", "log:1", "job:99"):
             with pytest.raises(Rejected, match="no such job"):
                 await page(topic, BOB)
+
+    run(test)
+
+
+@pytest.mark.field("H11")
+def test_each_user_gets_an_overview_of_own_jobs():
+    async def test(service: Service, live: Live, page: Pages) -> None:
+        seen = [(await page("overview", who)).said("overview")[0] for who in (ADMIN, ALICE, BOB)]
+        all_ = {"running": 1, "activated": 1}
+        assert [one["states"] for one in seen] == [all_, all_, {}]
 
     run(test)
 

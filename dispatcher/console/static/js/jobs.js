@@ -39,7 +39,7 @@ function Filters({ params }) {
   return html`<div class="filters" role="group" aria-label="Filter">
     ${GROUPS.map((group) => chip("state", statesOf(group), html`${group}${sums && html`<b>${count(sums[group])}</b>`}`, group))}
     ${queues.length > 1 && queues.slice(0, 12).map((/** @type {string} */ name) => chip("queue", name, name))}
-    ${["user", "code", "name", "queue"].filter((key) => params[key] && !(key === "queue" && queues.length > 1)).map((key) => chip(key, params[key], `${key}: ${params[key]}`))}
+    ${["user", "code", "kind", "name", "queue"].filter((key) => params[key] && !(key === "queue" && queues.length > 1)).map((key) => chip(key, params[key], `${key === "kind" ? "failures of kind" : `${key}:`} ${params[key]}`))}
   </div>`;
 }
 

@@ -1,7 +1,5 @@
 // The timeline drawn: a lane an attempt, every second in a colour with its name.
 
-import { useEffect, useState } from "preact/hooks";
-import { get } from "./api.js";
 import { duration, moment } from "./format.js";
 import { now } from "./live.js";
 import { html, Card } from "./parts.js";
@@ -9,8 +7,7 @@ import { KINDS, lanes, totals } from "./timeline.js";
 
 /** @param {{detail: any}} props */
 export function Timeline({ detail }) {
-  const registered = useRegistered(detail.attempts);
-  const all = lanes(detail, registered, now.value);
+  const all = lanes(detail, now.value);
   const from = detail.row.created;
   const to = Math.max(from + 0.001, ...all.flatMap((lane) => lane.segments.map((segment) => segment.to)));
   const sums = totals(all);
@@ -26,20 +23,4 @@ export function Timeline({ detail }) {
     </div>
     <ul class="legend">${sums.map(([kind, seconds]) => html`<li key=${kind}><i data-group=${kind}></i>${KINDS[/** @type {keyof KINDS} */ (kind)]} <b>${duration(seconds)}</b> <span class="dim">${Math.round((seconds / (to - from)) * 100)} %</span></li>`)}</ul>
   </${Card}>`;
-}
-
-/** When the workers of the attempts registered: before that a job waited for the batch system.
- *  @param {any[]} attempts */
-function useRegistered(attempts) {
-  const [known, setKnown] = useState(/** @type {Map<number, number>} */ (new Map()));
-  const missing = attempts.map((attempt) => attempt.worker_id).filter((id) => id && !known.has(id)).join(",");
-  useEffect(() => {
-    if (!missing) return;
-    get("workers", { ended: true }).then(({ workers }) => setKnown((old) => {
-      const next = new Map(old);
-      for (const id of missing.split(",")) next.set(Number(id), workers.find((/** @type {any} */ w) => w.worker_id === Number(id))?.registered || 0);
-      return next;
-    }), () => undefined);
-  }, [missing]);
-  return known;
 }

@@ -44,6 +44,10 @@ export function LogView({ id, attempts, final, latest, whole }) {
       try {
         for (let offset = from; current && books.current[name] === book;) {
           const chunk = await get(`jobs/${id}/log`, { stream: name, attempt_nr: attempt, offset });
+          if (offset < 0 && chunk.offset > 0 && chunk.kept <= PAGE_BYTES) {
+            offset = 0; // little is kept of it, with holes: all of that is shown
+            continue;
+          }
           book.add(chunk);
           if (!chunk.text) break;
           offset = chunk.end;

@@ -2,19 +2,20 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { count, duration, megabytes } from "./format.js";
-import { listen, now } from "./live.js";
+import { listen, now, overview } from "./live.js";
 import { html, Ago, Empty, JobLink } from "./parts.js";
 
 const LATE_S = 60;
 
 export function Pilots() {
-  const [workers, setWorkers] = useState(/** @type {any[] | null} */ (null));
-  useEffect(() => listen("workers", (data) => setWorkers(data.workers)), []);
-  if (!workers) return html`<div class="heading"><h1>Pilots</h1></div><div class="loading">Loading…</div>`;
-  const cores = workers.reduce((all, worker) => all + worker.total.cores, 0);
-  const used = workers.reduce((all, worker) => all + Math.max(0, worker.total.cores - worker.room.cores), 0);
+  const [seen, setSeen] = useState(/** @type {{workers: any[], total: number} | null} */ (null));
+  useEffect(() => listen("workers", setSeen), []);
+  if (!seen) return html`<div class="heading"><h1>Pilots</h1></div><div class="loading">Loading…</div>`;
+  const { workers, total } = seen;
+  const sums = overview.value?.pilots;
   return html`<div class="heading"><h1>Pilots</h1>
-      ${workers.length > 0 && html`<p class="note">${count(workers.length)} alive, ${count(used)} of ${count(cores)} cores in use</p>`}</div>
+      ${sums && workers.length > 0 && html`<p class="note">${count(sums.alive)} alive, ${count(sums.used)} of ${count(sums.cores)} cores in use${sums.silent ? `, ${count(sums.silent)} silent` : ""}</p>`}</div>
+    ${total > workers.length && html`<p class="note cut" role="note">These are the newest ${count(workers.length)} of ${count(total)}; <code>dispatcher workers</code> lists more.</p>`}
     ${!workers.length
       ? html`<${Empty} command="pilot --url URL --queue NAME --token-file FILE">No pilot is alive. An edge starts them on demand; by hand it is:</${Empty}>`
       : html`<div class="pilots">${workers.map((worker) => html`<${Pilot} key=${worker.worker_id} worker=${worker} />`)}</div>`}`;
@@ -63,11 +64,11 @@ function Cells({ total, used }) {
     ${Array.from({ length: shown }, (_, at) => html`<i key=${at} class=${at < filled ? "on" : ""}></i>`)}</div>`;
 }
 
-/** All pilots at a glance, for the overview. @param {{workers: any[]}} props */
-export const Slots = ({ workers }) => html`<ul class="slots">${workers.slice(0, 40).map((worker) => {
+/** Pilots at a glance, for the overview. @param {{workers: any[], total: number}} props */
+export const Slots = ({ workers, total }) => html`<ul class="slots">${workers.slice(0, 40).map((worker) => {
   const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
   return html`<li key=${worker.worker_id}>
     <span class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i><span class="host" title=${worker.host}>${worker.host || worker.worker_id}</span></span>
     <${Cells} total=${worker.total.cores} used=${Math.max(0, worker.total.cores - worker.room.cores)} />
     <span class="dim num"><${Ago} at=${worker.last_heard} limit=${LATE_S} /></span></li>`;
-})}${workers.length > 40 && html`<li class="dim">and ${count(workers.length - 40)} more</li>`}</ul>`;
+})}${Math.max(total, workers.length) > 40 && html`<li class="dim">and ${count(Math.max(total, workers.length) - Math.min(40, workers.length))} more</li>`}</ul>`;

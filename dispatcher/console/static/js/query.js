@@ -21,7 +21,7 @@ export function link({ page = "overview", id = null, params = {} }) {
   return `#/${path}${search ? `?${search}` : ""}`;
 }
 
-const FIELDS = ["state", "queue", "user", "code", "name"];
+const FIELDS = ["state", "queue", "user", "code", "kind", "name"];
 
 /** What a person types → the API's filter: `state:failed queue:x 1099 name*`. A bare number is a job,
  *  a bare word a name's beginning. @param {string} text
@@ -36,7 +36,7 @@ export function understand(text) {
     const value = rest.join(":");
     if (rest.length && (field === "error" ? "code" : field) && FIELDS.includes(field === "error" ? "code" : field)) {
       const key = field === "error" ? "code" : field;
-      if (key === "code" && !/^\d+$/.test(value)) odd.push(word);
+      if ((key === "code" || key === "kind") && !/^\d+$/.test(value)) odd.push(word);
       else if (value) filter[key] = value;
     } else if (/^#?\d+$/.test(word)) job = Number(word.replace("#", ""));
     else if (rest.length) odd.push(word);

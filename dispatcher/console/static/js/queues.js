@@ -23,9 +23,9 @@ export const QueueTable = ({ queues }) => {
   const most = Math.max(1, ...rows.map(({ sums }) => SHOWN.reduce((all, group) => all + sums[group], 0)));
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Table of queues"><table class="plain">
     <thead><tr><th>Queue</th><th class="grow">Demand</th><th class="n">Waiting</th><th class="n">Running</th><th class="n">Pilots</th><th class="n wide">Done</th><th class="n wide">Failed</th><th class="n">Oldest</th></tr></thead>
-    <tbody>${rows.map(({ name, sums, workers, sites, oldest_waiting: oldest }) => html`
+    <tbody>${rows.map(({ name, sums, workers, sites, troubles, oldest_waiting: oldest }) => html`
       <tr key=${name}>
-        <th scope="row"><a href=${link({ page: "jobs", params: { queue: name } })}>${name || "any queue"}</a>${sites?.length ? html`<div class="note">${sites.join(", ")}</div>` : ""}</th>
+        <th scope="row"><a href=${link({ page: "jobs", params: { queue: name } })}>${name || "any queue"}</a>${sites?.length ? html`<div class="note">${sites.join(", ")}</div>` : ""}${troubles?.map((/** @type {string} */ text) => html`<div key=${text} class="note late fault">${text}</div>`)}</th>
         <td class="grow"><${Bar} label=${`Queue ${name}`} total=${most} parts=${SHOWN.map((group) => [group, sums[group]])} /></td>
         <td class="n">${count(sums.waiting + sums.blocked)}</td>
         <td class="n">${count(sums.running + sums.staging + sums.reporting)}</td>

@@ -10,6 +10,7 @@ export function matches(row, filter) {
     (!filter.queue || row.queue === filter.queue) &&
     (!filter.user || row.user === filter.user) &&
     (!filter.code || row.code === Number(filter.code)) &&
+    (!filter.kind || row.state === "failed") && // which kind it is of, only the dispatcher knows
     (!name || (name.endsWith("*") ? row.name.startsWith(name.slice(0, -1)) : row.name === name))
   );
 }
@@ -38,19 +39,4 @@ export function visible(scrollTop, height, rowHeight, total, margin = 8) {
   const first = Math.max(0, Math.floor(scrollTop / rowHeight) - margin);
   const last = Math.min(total, Math.ceil((scrollTop + height) / rowHeight) + margin);
   return { first: Math.min(first, last), last };
-}
-
-/** Failures that look alike, most frequent first: numbers and paths in the text do not count.
- *  @param {Row[]} rows */
-export function alike(rows) {
-  /** @type {Map<string, {code: number, text: string, jobs: Row[]}>} */
-  const groups = new Map();
-  for (const row of rows) {
-    const text = String(row.diagnosis || "no diagnosis");
-    const key = `${row.code} ${text.replace(/(\/[^\s:,]+)+/g, "/…").replace(/0x[0-9a-f]+|\d+/gi, "#").slice(0, 160)}`;
-    const group = groups.get(key) ?? { code: row.code, text, jobs: [] };
-    group.jobs.push(row);
-    groups.set(key, group);
-  }
-  return [...groups.values()].sort((a, b) => b.jobs.length - a.jobs.length);
 }

@@ -14,10 +14,9 @@ export const KINDS = {
 
 /** The lanes of a job, one an attempt, and one that waits where the job is not with a worker.
  *  @param {any} detail JobDetail
- *  @param {Map<number, number>} registered when each worker registered, by worker_id
  *  @param {number} now
  *  @returns {Lane[]} */
-export function lanes(detail, registered, now) {
+export function lanes(detail, now) {
   const { row, attempts } = detail;
   const final = ["finished", "failed", "cancelled", "closed"].includes(row.state);
   /** @type {Lane[]} */
@@ -25,7 +24,7 @@ export function lanes(detail, registered, now) {
   let cursor = row.created;
   for (const attempt of attempts) {
     const segments = /** @type {Segment[]} */ ([]);
-    waits(segments, cursor, attempt.leased, detail.activated, registered.get(attempt.worker_id));
+    waits(segments, cursor, attempt.leased, detail.activated, attempt.registered ?? undefined);
     carry(segments, attempt, now);
     out.push({ attempt_nr: attempt.attempt_nr, segments: segments.filter((s) => s.to > s.from || s.live) });
     cursor = attempt.ended ?? now;

@@ -41,7 +41,7 @@ export function useJobs(filter, limit = 100, atTop = () => true) {
       const known = new Map(rows.map((row) => [row.job_id, row]));
       const patched = data.changes.filter((/** @type {any} */ c) => known.has(c.job_id)).map((/** @type {any} */ c) => ({ ...known.get(c.job_id), ...c }));
       if (patched.length) setList((old) => ({ ...old, rows: merged(old.rows, patched, filter) }));
-      const strangers = data.changes.filter((/** @type {any} */ c) => !known.has(c.job_id) && (!filter.state || filter.state.split(",").includes(c.state)));
+      const strangers = data.changes.filter((/** @type {any} */ c) => !known.has(c.job_id) && (!filter.state || filter.state.split(",").includes(c.state)) && (!filter.kind || c.state === "failed"));
       const news = data.submitted + strangers.length;
       if (!(news || data.reload || patched.some((/** @type {any} */ row) => row.state === "failed")) || planned) return;
       // one request for all the news of a second, and not all pages at the same moment

@@ -1,0 +1,38 @@
+"""Failures by kind: those whose diagnoses differ in numbers and paths alone are alike.
+
+Each commit keeps how many there are of a kind, so that who asks counts nothing. A payload has a say in
+its diagnosis: of one owner and code there are so many kinds, what comes after them is counted together.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dispatcher.ports import Tx
+
+KINDS = 100  # of one owner and code
+LONGEST = 160  # characters of what is compared
+SHOWN = 300  # characters of an example
+_PATH = re.compile(r"/[^\s:,]+")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|\d+")
+
+
+def alike(diagnosis: str) -> str:
+    """A diagnosis without what differs between failures of one kind."""
+    plain = _PATH.sub("/…", diagnosis[: 4 * LONGEST].replace("\0", "\ufffd"))
+    return _NUMBER.sub("#", plain).strip()[:LONGEST]
+
+
+def note(tx: Tx, *, owner: str, code: int, diagnosis: str, now: float) -> int:
+    """Count a failure. The number of its kind."""
+    example = diagnosis[:SHOWN].replace("\0", "\ufffd")
+    text = alike(example) or "no diagnosis"
+    row = tx.one("failure.find", owner=owner, code=code, text=text)
+    if row is None:
+        (kinds,) = tx.one("failure.kinds", owner=owner, code=code) or (0,)
+        if kinds >= KINDS:
+            text = ""
+        row = tx.one("failure.add", owner=owner, code=code, text=text, example=example, now=now)
+    kind = int(row[0]) if row else 0
+    tx.failed(kind, example, now)
+    return kind
