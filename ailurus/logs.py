@@ -13,6 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from ailurus.protocol.shown import shown
+
 _FILE_BYTES, _FILES_KEPT = 50_000_000, 3
 AGAIN_S = 3600.0  # between two lines about the same trouble
 
@@ -76,19 +78,31 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "log": record.name.removeprefix("ailurus."),
             "event": record.getMessage(),
-            **getattr(record, "facts", {}),
+            **_facts(record),
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            line["trace"] = shown(self.formatException(record.exc_info))
+        return json.dumps(line, default=_text)
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%H:%M:%S", time.localtime(record.created))
-        facts = " ".join(f"{k}={v!r}" for k, v in getattr(record, "facts", {}).items())
+        facts = " ".join(f"{k}={v!r}" for k, v in _facts(record).items())
         line = f"{when} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return (
+            f"{line}\n{shown(self.formatException(record.exc_info))}" if record.exc_info else line
+        )
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    """What is said of an event, the secrets of URLs taken out."""
+    facts: dict[str, Any] = getattr(record, "facts", {})
+    return {key: shown(one) if isinstance(one, str) else one for key, one in facts.items()}
+
+
+def _text(thing: object) -> str:
+    return shown(str(thing))
 
 
 def to(path: Path | None = None, *, level: str = "info") -> None:

@@ -200,7 +200,10 @@ class Users(Core):
         return m.JobPage(jobs=tuple(rows), next=rows[-1].job_id if len(rows) == ask.limit else None)
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
-        """All about one job."""
+        """All about one job, as people may see it."""
+        return views.for_people(await self._detail(caller, job_id))
+
+    async def _detail(self, caller: Caller, job_id: int) -> m.JobDetail:
         row = await self._row(job_id, caller)
         if isinstance(row, m.JobDetail):
             return row

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.job import InputFile, OutputFile, Room
+from ailurus.protocol.shown import shown
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.ports import Row
@@ -16,6 +18,7 @@ _room = msgspec.json.Decoder(Room).decode
 _usage = msgspec.json.Decoder(m.Usage).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
 _data = msgspec.json.Decoder(dict[str, Any]).decode
+F = TypeVar("F", InputFile, OutputFile, m.FileRecord)
 NOWHERE = Room(cores=0)
 
 
@@ -95,6 +98,21 @@ def file(row: Row) -> m.FileRecord:
     """A row of `file.of_job`."""
     name, url, size, adler32, job_id = row
     return m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=job_id)
+
+
+def for_people(detail: m.JobDetail) -> m.JobDetail:
+    """All about a job, without what its URLs hold of secrets: what is stored is for pilots."""
+    spec = replace(
+        detail.spec,
+        inputs=tuple(map(_with_shown_url, detail.spec.inputs)),
+        outputs=tuple(map(_with_shown_url, detail.spec.outputs)),
+    )
+    return replace(detail, spec=spec, files=tuple(map(_with_shown_url, detail.files)))
+
+
+def _with_shown_url(file: F) -> F:
+    url = shown(file.url)
+    return file if url == file.url else replace(file, url=url)
 
 
 def worker(

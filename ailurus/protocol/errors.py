@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Self
 
+from ailurus.protocol.shown import shown
+
 
 class Code(IntEnum):
     """Why a job failed. `.text` says it in words, `.transient` whether another attempt may help."""
@@ -74,12 +76,13 @@ TAKEN_AWAY = frozenset({Code.SIGTERM, Code.SIGXCPU, Code.SIGUSR1, Code.PREEMPTED
 
 
 class AilurusError(Exception):
-    """An error with what would help: shown to people as it is, never with a traceback."""
+    """An error with what would help: shown to people as it is, never with a traceback. What URLs in it
+    hold of secrets is taken out here."""
 
     def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = shown(message)
+        self.remedy = shown(remedy)
         self.field = field
 
     def __str__(self) -> str:

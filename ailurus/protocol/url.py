@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_to_bytes, urljoin
 from msgspec import Meta, Struct
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.shown import mark, shown
 
 _FORM: Final = r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$"
 LONGEST: Final = 2500
@@ -40,11 +41,6 @@ _PARTS = re.compile(
 )
 _PORTS: Final = {"http": 80, "https": 443}
 _IN_A_SEGMENT: Final = "!$&'()*+,;=:@"  # and letters, digits, -._~
-# In a text: who, and whatever follows `?` or `#` up to a blank, without the quotes and stops around it.
-_USER = re.compile(r"(?<=://)[^\s/?#]*@")
-_STOPS = r"(?=[\]\"'`)>,.;:]*(?:\s|$))"
-_QUERY = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*://[^\s?#]*)([?#]\S*?){_STOPS}")
-_TARGET = re.compile(rf"(?<![\w:/])(/[^\s?#]*)(\?(?=\S*\w)\S*?){_STOPS}")  # as urllib3 names it
 
 
 class Url(Struct, frozen=True, gc=False):
@@ -61,7 +57,7 @@ class Url(Struct, frozen=True, gc=False):
     @staticmethod
     def parse(text: str) -> Url:
         """Raises AilurusError, whose text shows no secrets either."""
-        parts = _PARTS.fullmatch(text)
+        parts = _PARTS.fullmatch(text) if _encodable(text) else None
         if parts is None or int(parts[5] or 0) > 65535:
             raise AilurusError(
                 f"{shown(text)!r} is not a URL",
@@ -74,8 +70,12 @@ class Url(Struct, frozen=True, gc=False):
 
     @staticmethod
     def of_path(path: str) -> Url:
-        """The `file:` URL of an absolute path. Bytes that are no UTF-8 come as surrogates."""
-        return Url("file", path=quote(path, safe="/" + _IN_A_SEGMENT, errors="surrogateescape"))
+        """The `file:` URL of an absolute path. Bytes that are no UTF-8 come as Python's surrogates. Raises
+        AilurusError."""
+        try:
+            return Url("file", path=quote(path, safe="/" + _IN_A_SEGMENT, errors="surrogateescape"))
+        except UnicodeEncodeError:
+            raise AilurusError(f"{path!r} has half a character") from None
 
     @property
     def _server(self) -> str:
@@ -96,7 +96,7 @@ class Url(Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         """What people may see: no user, no password, no query, no fragment."""
-        query = "" if self.query is None else _mark(f"?{self.query}")
+        query = "" if self.query is None else mark(f"?{self.query}")
         return f"{self.scheme}://{self._server}{self.path}{query}"
 
     def __repr__(self) -> str:
@@ -140,20 +140,12 @@ class Url(Struct, frozen=True, gc=False):
             raise AilurusError(f"{shown(location)!r} is not a URL") from None
 
 
-def shown(text: str) -> str:
-    """A URL's text, or one with URLs in it, without their users, passwords, queries and fragments.
-
-    Cheap for what has none; for what does not parse it hides too much rather than too little.
-    """
-    if "?" not in text and "@" not in text and "#" not in text:
-        return text
-    return _TARGET.sub(_hidden, _QUERY.sub(_hidden, _USER.sub("", text)))
-
-
-def _hidden(found: re.Match[str]) -> str:
-    return found[1] + _mark(found[2])
-
-
-def _mark(tail: str) -> str:
-    """What stands for a query or fragment that is not shown."""
-    return "" if tail.startswith("#") else tail[:1] + "…" * (len(tail) > 1)
+def _encodable(text: str) -> bool:
+    """Whether a text has no halves of characters, which YAML has an escape for."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import asyncio
 from argparse import Namespace
 
 from ailurus.output import Output
+from ailurus.protocol.shown import shown
 from dispatcher.cli.place import arguments, place_of
 
 __all__ = ["arguments", "main"]
@@ -33,13 +34,13 @@ def main(args: Namespace, out: Output) -> int:
         keys.keep(place.admin_token, token.encode() + b"\n")
     out.facts(
         [
-            ("store", place.store or args.store),
+            ("store", place.store or shown(args.store)),
             ("keys", place.keys),
             ("admin token", place.admin_token),
         ]
     )
     where = f" --keys {args.keys}" if args.keys else ""
-    out.line(f"next: dispatcher serve --store {args.store}{where}")
+    out.line(f"next: dispatcher serve --store {shown(args.store)}{where}")
     return 0
 
 

@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ailurus.output import Output
+from ailurus.protocol.shown import shown
 from dispatcher.cli import place
 from dispatcher.cli.backup import KEYS
 from dispatcher.cli.exits import NO_INPUT, Fault
@@ -32,5 +33,5 @@ def main(args: Namespace, out: Output) -> int:
     fresh = keys.keep(there.keys, backed.read_bytes())
     if not fresh and there.keys.read_bytes() != backed.read_bytes():
         out.line(f"{there.keys} is there and stays: tokens made with the back-up's are not good")
-    out.line(f"next: dispatcher serve --store {args.store}")
+    out.line(f"next: dispatcher serve --store {shown(args.store)}")
     return 0

@@ -15,7 +15,7 @@ import urllib3
 
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.url import Url, shown
+from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, Offer, watching
 from pilot.ports import Check, Copied, JobError
@@ -104,7 +104,7 @@ class Http:
                     piece = piece[os.write(into, piece) :]
         except urllib3.exceptions.HTTPError as error:  # short read, stall, reset
             raise JobError(
-                Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({shown(str(error))})"
+                Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({error})"
             ) from None
         except OSError as error:
             raise JobError(Code.NO_LOCAL_SPACE, f"{url}: {error.strerror}") from None
@@ -170,11 +170,11 @@ class Http:
         except urllib3.exceptions.SSLError as error:
             raise JobError(
                 code,
-                f"{url}: {shown(str(error))}",
+                f"{url}: {error}",
                 remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
             ) from None
         except urllib3.exceptions.HTTPError as error:
-            raise JobError(code, f"{url}: {shown(str(error))}") from None
+            raise JobError(code, f"{url}: {error}") from None
 
 
 class _Measured(Offer):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ailurus import logs
+from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.url import LONGEST, LONGEST_DIRECTORY, Url, shown
+from ailurus.protocol.shown import shown
+from ailurus.protocol.url import LONGEST, LONGEST_DIRECTORY, Url
 
 
 @pytest.mark.field("L1")
@@ -89,6 +96,7 @@ def test_a_file_is_named_by_its_path(url: str, name: str) -> None:
         "http://h/a b",
         "http://h/\n",
         "http://h/x\0",
+        "http://h/\ud800",
     ],
 )
 def test_what_is_no_url_is_refused(text: str) -> None:
@@ -205,12 +213,24 @@ def test_any_text_is_a_url_or_refused(text: str) -> None:
     assert Url.parse(url.text) == url
 
 
-@given(
-    st.lists(st.text(st.characters(exclude_characters="/\0"), min_size=1), min_size=1, max_size=5)
-)
-def test_a_path_comes_back_from_its_url(names: list[str]) -> None:
-    url = Url.parse(Url.of_path("/" + "/".join(names)).text)
-    assert url.segments == [name.encode("utf-8", "surrogateescape") for name in names]
+@given(urls(), st.one_of(urls(), st.text(), st.just("//[::1/x")))
+def test_any_location_leads_somewhere_or_is_refused(text: str, location: str) -> None:
+    with suppress(AilurusError):
+        Url.parse(text).redirected(location)
+
+
+file_names = st.binary(min_size=1).filter(lambda name: not {b"/"[0], 0} & {*name})
+
+
+@given(st.lists(file_names, min_size=1, max_size=5))
+def test_a_path_comes_back_from_its_url(names: list[bytes]) -> None:
+    path = b"/" + b"/".join(names)
+    assert Url.parse(Url.of_path(path.decode("utf-8", "surrogateescape")).text).segments == names
+
+
+def test_half_a_character_has_no_url() -> None:
+    with pytest.raises(AilurusError):
+        Url.of_path("/\ud800")
 
 
 @pytest.mark.field("A3")
@@ -218,3 +238,30 @@ def test_a_file_in_the_longest_directory_is_not_too_long() -> None:
     directory = "http://h/".ljust(LONGEST_DIRECTORY, "d")
     name = f"{2**63 - 1}.{10**6}.{'n' * 200}"
     assert len(Url.parse(directory).joined(name).text) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 50_000 + "?", "/a-" * 20_000 + "?", "http://" * 9_000 + "?", "?" + "." * 50_000 + "a",
+     "://" * 20_000 + "@", "x:///?" + ".)" * 20_000],
+)  # fmt: skip
+def test_whoever_wrote_a_text_it_is_read_quickly(text: str) -> None:
+    began = time.process_time()
+    shown(text)
+    assert time.process_time() - began < 0.5
+
+
+def test_every_error_and_every_line_of_a_log_hides_them(tmp_path: Path) -> None:
+    url = "http://alice:hunter2@h/d?authz=S3CRET"
+    error = AilurusError(f"{url} does not answer", remedy=f"see {url}")
+    logs.to(tmp_path / "log")
+    try:
+        raise ValueError(url)
+    except ValueError as bug:
+        Log("test").error("failed", trace=True, url=url, error=error, bug=bug, n=1)
+    finally:
+        logs.to(None)
+    for text in (str(error), (tmp_path / "log").read_text()):
+        assert "S3CRET" not in text
+        assert "hunter2" not in text
+        assert "http://h/d?" in text

@@ -128,3 +128,35 @@ def test_ids_go_on_after_everything_was_moved(place):
             assert events[0][0] > 1
 
     asyncio.run(main())
+
+
+def as_sent(got) -> m.Assignment:
+    return msgspec.json.decode(msgspec.json.encode(got), type=m.Assignment)
+
+
+@pytest.mark.field("L1")
+def test_a_pilot_gets_what_a_url_holds_and_people_do_not(place):
+    async def test(b):
+        spec = job(
+            "a",
+            inputs=(InputFile(name="x", url="http://h/x?sig=S3CRET#S3CRET"),),
+            outputs=(OutputFile(name="y", url="http://S3CRET:S3CRET@h/d?authz=S3CRET"),),
+        )
+        (job_id,) = await b.submit(spec)
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        assert as_sent(got).spec == spec
+        made = m.DoneFile(name="y", url="http://h/d/1.1.y?authz=S3CRET", size=1, adler32="00000001")
+        await worker.report(got, files=(made,))
+        for _ in ("where it is", "where it was moved to"):
+            detail = await b.service.show(NoQuery(), ALICE, job_id=job_id)
+            assert "S3CRET" not in msgspec.json.encode(detail).decode()
+            assert [one.url for one in detail.files] == ["http://h/d/1.1.y?…"]
+            assert [one.url for one in detail.spec.outputs] == ["http://h/d?…"]
+            await tidy(b)
+        child = job("b", depends_on=(job_id,), inputs=(InputFile(name="y"),))
+        await b.submit(child)
+        (got,) = await worker.acquire()
+        assert [one.url for one in as_sent(got).spec.inputs] == [made.url]
+
+    run(test, place)
