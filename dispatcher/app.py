@@ -71,7 +71,8 @@ class App:
         """Answers /metrics; it reads the traffic of this very door, so it comes later."""
         self.traffic = Traffic(access)
         self._hosts = session.Hosts(host_names)
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[asyncio.Task[Any], Caller] = {}
+        issuer.after_refusing(self._let_go)
         self._closing = False
         self._router = Router(service, {"token": self._token, "revoke": self._revoke})
         self._openapi = msgspec.json.encode(description())
@@ -86,6 +87,12 @@ class App:
         self._closing = True
         for task in self._waiting:
             task.cancel()
+
+    def _let_go(self) -> None:
+        """End what waits, streams included, for holders of tokens that have been revoked."""
+        for task, caller in self._waiting.items():
+            if self._issuer.revoked(caller):
+                task.cancel()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request. The only place that catches everything."""
@@ -211,19 +218,21 @@ class App:
         if self._closing:
             held.cancel()
         gone = asyncio.create_task(_disconnected(receive))
-        self._waiting.add(held)
+        self._waiting[held] = caller
         try:
             await asyncio.wait({held, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not held.done():
                 held.cancel()
                 await asyncio.wait({held})
+            if self._issuer.revoked(caller):
+                raise BadToken("the token was revoked")
             if held.cancelled() and not self._closing:
                 raise Rejected(503, "the client is gone")
             if held.cancelled():
                 return await call(msgspec.structs.replace(ask, **{endpoint.waits: 0.0}))
             return await held
         finally:
-            self._waiting.discard(held)
+            del self._waiting[held]
             gone.cancel()
 
     async def _outside(
@@ -314,7 +323,7 @@ class App:
         await web.answer_json(send, m.Done(), (b"set-cookie", cookie))
 
     async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
-        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s, ask.groups)
+        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s, ask.groups, by=caller)
         log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
         return token
 
@@ -335,11 +344,11 @@ class App:
         await send({"type": "http.response.body", "body": first, "more_body": True})
         sender = asyncio.create_task(_send_all(events, send))
         gone = asyncio.create_task(_disconnected(receive))
-        self._waiting.add(sender)
+        self._waiting[sender] = caller
         try:
             await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._waiting.discard(sender)
+            del self._waiting[sender]
             sender.cancel()
             gone.cancel()
             results = await asyncio.gather(sender, gone, return_exceptions=True)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.api import Route, Scope
 from ailurus.protocol.messages import Token
@@ -65,6 +66,7 @@ class _Claims(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     queue: str = ""
     groups: tuple[str, ...] = msgspec.field(default=(), name="wlcg.groups")
+    of: tuple[str, ...] = ()  # Caller.of
 
 
 class Issuer:
@@ -74,6 +76,7 @@ class Issuer:
         self._clock = clock
         self._known: dict[bytes, Caller] = {}
         self._refused: dict[str, float] = {}
+        self._heeding: list[Callable[[], None]] = []
         self.foreign: Foreign | None = None
         self.take(keys)
         self.tag = sha256(keys.issuer.encode()).hexdigest()[:8]
@@ -124,10 +127,16 @@ class Issuer:
         return Token(token=text, expires=float(expires))
 
     def asked(
-        self, subject: str, scopes: Iterable[str], lifetime_s: float, groups: Sequence[str] = ()
+        self,
+        subject: str,
+        scopes: Iterable[str],
+        lifetime_s: float,
+        groups: Sequence[str] = (),
+        by: Caller = NOBODY,
     ) -> Token:
         """A token that an administrator asked for: only scopes that a person, an edge or a pilot
-        started by hand may have."""
+        started by hand may have. It ends with the very token that asked, were that stolen, and not with
+        others of the administrator's."""
         for nr, word in enumerate(words := tuple(scopes)):
             kind, colon, site = word.partition(":")
             edge = kind in OF_SITE and _SITE.fullmatch(site)
@@ -146,6 +155,8 @@ class Issuer:
                 remedy="make a token for each",
             )
         claims = {"wlcg.groups": tuple(groups)} if groups else {}
+        if by is not NOBODY:
+            claims["of"] = tuple(name for name in by.line if name.startswith("id:"))
         return self.mint(subject, words, lifetime_s, **claims)
 
     def caller(self, token: str) -> Caller:
@@ -170,6 +181,16 @@ class Issuer:
         """Refuse tokens made before a time, by `id:JTI` or `sub:SUBJECT`. See `Revocations`."""
         self._refused.update(refused)
         self._known.clear()
+        for heed in self._heeding:
+            heed()
+
+    def after_refusing(self, heed: Callable[[], None]) -> None:
+        """Have `heed` called whenever tokens have been refused that were good."""
+        self._heeding.append(heed)
+
+    def revoked(self, caller: Caller) -> bool:
+        """Whether the token of `caller`, or one that it came of, has been refused since it was checked."""
+        return any(caller.made < self._refused.get(name, 0.0) for name in caller.names)
 
     def _checked(self, token: str) -> Caller:
         if len(token) > LONGEST or token.count(".") != 2:
@@ -177,9 +198,9 @@ class Issuer:
         caller, valid_from, made = self._ours(token)
         if self._clock() < valid_from:
             raise BadToken("the token is not valid yet")
-        for what in (f"id:{caller.token_id}", f"sub:{caller.subject}"):
-            if made < self._refused.get(what, 0.0):
-                raise BadToken("the token was revoked")
+        caller = replace(caller, made=made)
+        if self.revoked(caller):
+            raise BadToken("the token was revoked")
         return caller
 
     def _ours(self, token: str) -> tuple[Caller, float, float]:
@@ -228,6 +249,8 @@ def _caller(claims: _Claims) -> Caller:
         epoch=claims.epoch,
         queue=claims.queue,
         groups=claims.groups,
+        made=claims.iat,
+        of=claims.of,
     )
 
 

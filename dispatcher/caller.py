@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from ailurus.protocol.api import Scope
 
+LINE = 32  # names in the line of a token
+
 
 class Caller(Struct, frozen=True, kw_only=True):
     """What a verified token says. The rules ask this, never the token."""
@@ -21,6 +23,20 @@ class Caller(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     queue: str = ""  # of a bootstrap token
     groups: tuple[str, ...] = ()  # that the token names, the first one first
+    made: float = 0.0  # when the token was made, seconds since 1970
+    of: tuple[str, ...] = ()  # the tokens and subjects that it came of, the first one first
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what the token can be revoked, and by what those can be that it came of."""
+        own = (("id", self.token_id), ("sub", self.subject))
+        return (*self.of, *(f"{kind}:{name}" for kind, name in own if name))
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """What a token made for this one's holder comes of. Of a long line the first and the latest."""
+        line = tuple(dict.fromkeys(self.names))
+        return line if len(line) <= LINE else (*line[:2], *line[2 - LINE :])
 
     def may(self, scope: Scope) -> bool:
         """Whether the token carries `scope`."""

@@ -175,6 +175,7 @@ class Edges(Core):
                     epoch=ask.epoch,
                     queue=ask.queue,
                     site=ask.site,
+                    of=caller.line,
                 )
                 for index in range(ask.count)
             )

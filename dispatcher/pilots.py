@@ -71,6 +71,7 @@ class Pilots(Core):
             worker_id=worker_id,
             site=site,
             queue=queue_name,
+            of=caller.line,
         )
         return m.Registered(
             worker_id=worker_id,

@@ -245,7 +245,8 @@ class Calls:
         good = hmac.compare_digest(self._token_key(client).encode(), (key or "").encode())
         if not good or not party.caller.may(Scope.PILOT):
             return None
-        return self.issuer.mint(party.caller.subject, (Scope.PILOT,), TOKEN_S).token
+        caller = party.caller
+        return self.issuer.mint(caller.subject, (Scope.PILOT,), TOKEN_S, of=caller.line).token
 
     def _token_key(self, client: str) -> str:
         return self.service.key(f"panda token of {client}")

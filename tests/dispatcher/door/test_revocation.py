@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import Scope
-from dispatcher import keys
+from ailurus.protocol.api import PREFIX, Scope
+from dispatcher import keys, session
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Caller
 from dispatcher.cli.exits import Fault
@@ -146,3 +146,111 @@ def test_keys_are_replaced_as_a_whole_and_stay_private(tmp_path, some_keys):
     keys.replace(path, rotated)
     assert keys.read(path) == rotated  # read() refuses a file that others can read
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+# --- what came of a token dies with it (A13) --------------------------------------------------------
+
+REGISTER = {"instance": "i", "queue": "q", "total": {"cores": 1}}
+
+
+def id_of(door, token) -> str:
+    return door.issuer.caller(token).token_id
+
+
+@pytest.mark.field("A13")
+@pytest.mark.parametrize("by", ["token_id", "subject"])
+def test_the_session_of_a_revoked_token_ends(dispatcher, by):
+    token = dispatcher.token(Scope.READ)
+    cookie = session.begin(dispatcher.issuer, token, secure=False)
+    kept = cookie.decode().split(";")[0].partition("=")[2]
+    assert good(dispatcher, kept)
+    time.sleep(0.002)
+    ask = {"token_id": id_of(dispatcher, token), "subject": "alice"}
+    assert revoke(dispatcher, **{by: ask[by]}).status == 200
+    assert not good(dispatcher, kept)
+
+
+@pytest.mark.field("A13")
+def test_a_worker_that_a_revoked_token_registered_is_refused(dispatcher):
+    token = dispatcher.token(Scope.PILOT)
+    worker = dispatcher.ask("POST", "/worker/register", REGISTER, token=token).json["token"]
+    beat = {"jobs": [], "room": {"cores": 1}}
+    assert dispatcher.ask("POST", "/worker/beat", beat, token=worker).status == 200
+    assert revoke(dispatcher, token_id=id_of(dispatcher, token)).status == 200
+    assert dispatcher.ask("POST", "/worker/beat", beat, token=worker).status == 401
+
+
+@pytest.mark.field("A13")
+def test_what_an_edge_planned_with_a_revoked_token_cannot_begin(dispatcher):
+    edge = dispatcher.issuer.asked("edge", [f"{Scope.EDGE}:s"], 3600).token
+    hello = {"site": "s", "instance": "e", "slots": []}
+    epoch = dispatcher.ask("POST", "/edge/hello", hello, token=edge).json["epoch"]
+    intent = {
+        "site": "s", "epoch": epoch, "intent": "t", "queue": "q", "count": 1,
+        "deadline": time.time() + 900,
+    }  # fmt: skip
+    (bootstrap,) = dispatcher.ask("POST", "/edge/intent", intent, token=edge).json["tokens"]
+    assert revoke(dispatcher, token_id=id_of(dispatcher, edge)).status == 200
+    assert dispatcher.ask("POST", "/worker/register", REGISTER, token=bootstrap).status == 401
+
+
+@pytest.mark.field("A13")
+def test_what_was_renewed_and_renewed_again_ends_with_the_first(dispatcher):
+    issuer = dispatcher.issuer
+    token = first = dispatcher.token(Scope.PILOT)
+    line = []
+    for _ in range(200):
+        token = issuer.mint("alice", [Scope.PILOT], 60, of=issuer.caller(token).line).token
+        line.append(token)
+    assert len(token) < 4000
+    issuer.refuse([(f"id:{issuer.caller(line[-2]).token_id}", time.time() + 100)])
+    with pytest.raises(BadToken):
+        issuer.caller(token)
+    assert issuer.caller(line[-3])
+    issuer.refuse([(f"id:{issuer.caller(first).token_id}", time.time() + 100)])
+    with pytest.raises(BadToken):
+        issuer.caller(line[-3])
+
+
+@pytest.mark.field("A13")
+def test_tokens_made_with_a_stolen_one_end_and_those_of_the_same_administrator_do_not(dispatcher):
+    stolen, mine = (dispatcher.token(Scope.ADMIN, subject="root") for _ in range(2))
+    ask = {"subject": "bob", "scopes": [Scope.READ], "lifetime_s": 60}
+    made, others = (
+        dispatcher.ask("POST", "/tokens", ask, token=by).json["token"] for by in (stolen, mine)
+    )
+    assert revoke(dispatcher, token_id=id_of(dispatcher, stolen)).status == 200
+    assert not good(dispatcher, made)
+    assert good(dispatcher, others)
+    time.sleep(0.002)
+    assert revoke(dispatcher, subject="root").status == 200
+    assert good(dispatcher, others)
+
+
+@pytest.mark.field("A13")
+def test_what_waits_for_the_holder_of_a_revoked_token_is_let_go(dispatcher):
+    token = dispatcher.token(Scope.READ)
+    caller = dispatcher.issuer.caller(token)
+
+    path = f"/events?wait_s=60&after={dispatcher.service.hub.seq}"
+
+    async def asked() -> int:
+        sent = []
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        name, _, query = (PREFIX + path).partition("?")
+        scope = {
+            "type": "http", "method": "GET", "scheme": "http", "path": name,
+            "query_string": query.encode(),
+            "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())],
+        }  # fmt: skip
+        waiting = asyncio.create_task(dispatcher.app(scope, asyncio.Event().wait, send))
+        while not dispatcher.app.held:  # noqa: ASYNC110 -- until it waits
+            await asyncio.sleep(0)
+        dispatcher.issuer.refuse([(f"id:{caller.token_id}", time.time() + 100)])
+        await asyncio.wait_for(waiting, 5)
+        return sent[0]["status"]
+
+    assert dispatcher.runner.run(asked()) == 401
