@@ -55,22 +55,40 @@ def io_of(pid: int) -> tuple[int, int] | None:
         return None
 
 
-def pss_kb(pids: Iterable[int]) -> int | None:
+class Mapped(NamedTuple):
+    """What processes have mapped, in kB."""
+
+    all: int
+    shmem: int
+    """Of that, of files in memory: /dev/shm, memfd, shared mappings."""
+
+
+def pss_kb(pids: Iterable[int]) -> Mapped | None:
     """Memory of a tree with shared pages shared out; None if the kernel does not tell."""
-    total, told = 0, False
+    found, told = {b"Pss:": 0, b"Pss_Shmem:": 0}, False
     for pid in pids:
         for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-            if line.startswith(b"Pss:"):
-                total += int(line.split()[1])
+            name, _, rest = line.partition(b" ")
+            if name in found:
+                found[name] += int(rest.split()[0])
                 told = True
-                break
-    return total if told else None
+    return Mapped(found[b"Pss:"], found[b"Pss_Shmem:"]) if told else None
+
+
+def rss_shmem_kb(pids: Iterable[int]) -> int:
+    """What processes have mapped of files in memory; shared pages count once a process."""
+    return sum(counter(f"/proc/{pid}/status", b"RssShmem:") or 0 for pid in pids)
+
+
+def shmem_kb() -> int:
+    """What the whole node has in files in memory."""
+    return counter("/proc/meminfo", b"Shmem:") or 0
 
 
 def counter(path: str, name: bytes) -> int | None:
     """The number after `name` in a file of `name number` lines; None if it is not told."""
     for line in _read(path).splitlines():
-        if line.startswith(name + b" "):
+        if line.split(None, 1)[:1] == [name]:
             return int(line.split()[1])
     return None
 

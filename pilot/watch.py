@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot import proc
+from pilot.counted import ENTRY_BYTES, Disk, Nameless, charge, nameless, shared_memory_kb
 from pilot.held import Held
 from pilot.ports import JobError
 from pilot.site import Bounds
@@ -24,6 +26,9 @@ from pilot.workdir import Workdir
 
 SHARE = 0.0025  # of one core, for samples; the same again for looking at disks
 SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
+FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when it has ended
+BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
+SHMEM_KB = 4096  # by so much files in memory have to grow before anybody looks for them
 
 
 class _Watched:
@@ -32,7 +37,14 @@ class _Watched:
     def __init__(self, held: Held, work: Workdir, now: float) -> None:
         self.held, self.work = held, work
         self.began = self.touched = now
-        self.disk_next = now + 2.0
+        self.disk = Disk((work.directory, work.tmp))
+        if held.spec.inputs or held.spec.script:  # they are there by now, and count beside its disk
+            self.disk.step(FINAL_ENTRIES)
+        self.disk_limit = (held.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
+        self.device = _device(work.directory)
+        self.nameless = Nameless(0, 0)
+        self.shmem_kb = 0  # of the node, when this payload was last looked at
+        self.nameless_next, self.disk_next = now, now + 2.0
         self.pss_next = now + PSS_EVERY_S / 2
         self.newest = 0.0
         self.io: dict[int, tuple[int, int]] = {}
@@ -41,6 +53,13 @@ class _Watched:
     def deadline(self) -> float:
         walltime = self.held.spec.walltime_s
         return float("inf") if walltime is None else self.began + walltime
+
+
+def _device(directory: Path) -> int:
+    try:
+        return directory.stat().st_dev
+    except OSError:
+        return -1
 
 
 class Supervisor:
@@ -65,6 +84,7 @@ class Supervisor:
             yield
         finally:
             del self._watched[held]
+            self._last_look(watched)
 
     def wake_by(self, at: float) -> None:
         """See to it that the supervisor looks at `at`."""
@@ -118,10 +138,13 @@ class Supervisor:
 
     def _sample(self, watched: list[_Watched], now: float) -> None:
         processes = proc.scan()
+        shmem_kb = proc.shmem_kb()
         by_pid = {pid: one for one in watched if (pid := one.held.pid) is not None}
         for pid, tree in proc.trees(processes, by_pid).items():
             one = by_pid[pid]
-            rss = sum(processes[p].rss_kb for p in tree)
+            mapped = sum(processes[p].rss_kb for p in tree)
+            files = self._files_in_memory(one, tree, now, shmem_kb)
+            rss = mapped + (max(0, files - proc.rss_shmem_kb(tree)) if files else 0)
             for p in tree:
                 if (io := proc.io_of(p)) is not None:
                     one.io[p] = io
@@ -136,7 +159,7 @@ class Supervisor:
                 write_bytes=sum(written for _, written in one.io.values()),
                 processes=len(tree),
             )
-            self._memory(one, tree, rss, now)
+            self._memory(one, tree, mapped + files, files, now)
         for one in watched:
             self._logs(one)
             if now >= one.disk_next:
@@ -145,21 +168,39 @@ class Supervisor:
                 cost = time.thread_time() - used
                 one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
 
-    def _memory(self, one: _Watched, tree: list[int], rss: int, now: float) -> None:
-        """RSS counts shared pages once a process: so before it counts against anybody, PSS decides."""
+    def _files_in_memory(self, one: _Watched, tree: list[int], now: float, shmem_kb: int) -> int:
+        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. These are
+        looked for when the node has more of such files than before, and with its disk."""
+        grown = shmem_kb > one.shmem_kb + SHMEM_KB
+        if now >= one.nameless_next and (grown or now >= one.disk_next):
+            used = time.thread_time()
+            one.nameless = nameless(tree, one.device)
+            one.shmem_kb = shmem_kb
+            one.nameless_next = now + (time.thread_time() - used) / SHARE
+        elif shmem_kb < one.shmem_kb:
+            one.shmem_kb = shmem_kb
+        inside = shared_memory_kb(tree[1]) if len(tree) > 1 else 0
+        return inside + one.nameless.memory // 1024
+
+    def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
+        """`most` counts shared pages once a process, and files in memory apart from what is mapped of
+        them: so before it counts against anybody, shares decide."""
         limit = one.held.spec.memory_mb * 1024
-        if rss <= limit and now < one.pss_next:
+        if most <= limit and now < one.pss_next:
             return
         one.pss_next = now + PSS_EVERY_S
-        pss = proc.pss_kb(tree)
-        if pss is not None:
+        mapped = proc.pss_kb(tree)
+        used = most
+        if mapped is not None:
+            used = mapped.all + max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
             usage = one.held.usage
-            one.held.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, pss))
-        if rss > limit and (pss is None or pss > limit):
+            one.held.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
+        if used > limit:
+            kept = f", {files // 1024} MB of it in files" if files > 1024 else ""
             self._stop(
                 one,
                 Code.OVER_MEMORY,
-                f"the payload used {(pss or rss) // 1024} MB of memory, it asked for "
+                f"the payload used {used // 1024} MB of memory{kept}, it asked for "
                 f"{one.held.spec.memory_mb} MB",
                 "ask for more `memory`",
             )
@@ -171,7 +212,7 @@ class Supervisor:
                 found = path.lstat()
             except OSError:
                 continue
-            size += found.st_size
+            size += max(found.st_size, charge(found))
             self._touch(one, found.st_mtime)
         if size > self._bounds.stdout_bytes:
             self._stop(
@@ -182,20 +223,9 @@ class Supervisor:
             )
 
     def _disk(self, one: _Watched, now: float) -> None:
-        size = 0
-        for _, found in one.work.files():
-            size += min(found.st_blocks * 512, found.st_size + 4096)
-            self._touch(one, found.st_mtime)
-        used_mb = -(-size // 1024**2)
-        one.held.usage = replace(one.held.usage, disk_mb=used_mb)
-        inputs_mb = sum(file.size or 0 for file in one.held.spec.inputs) >> 20
-        if used_mb > one.held.spec.disk_mb + inputs_mb:
-            self._stop(
-                one,
-                Code.WORKDIR_TOO_LARGE,
-                f"the job's directory has {used_mb} MB, it asked for {one.held.spec.disk_mb} MB",
-                "ask for more `disk`",
-            )
+        one.disk.step()
+        self._touch(one, one.disk.newest)
+        self._disk_limit(one, one.disk, one.nameless.disk)
         if 0 < self._bounds.looping_s < now - one.touched:
             self._stop(
                 one,
@@ -203,6 +233,33 @@ class Supervisor:
                 f"the payload has touched no file for {self._bounds.looping_s:.0f} s",
                 "let it write its progress, or raise `limits.looping` of the site",
                 self._bounds.grace_s,
+            )
+
+    def _last_look(self, one: _Watched) -> None:
+        """What the payload left counts, too, however short it ran."""
+        disk = Disk((one.work.directory, one.work.tmp))
+        disk.step(FINAL_ENTRIES)
+        self._disk_limit(one, disk, 0)
+
+    def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
+        used = disk.used + without_name
+        one.held.usage = replace(one.held.usage, disk_mb=-(-used // 1024**2))
+        if used > one.disk_limit:
+            inputs = one.disk_limit - (one.held.spec.disk_mb << 20)
+            self._stop(
+                one,
+                Code.WORKDIR_TOO_LARGE,
+                f"the job's directory and /tmp have {-(-(used - inputs) // 1024**2)} MB beside its inputs, "
+                f"it asked for {one.held.spec.disk_mb} MB; each file counts at least 4 kB",
+                "ask for more `disk`, or let it pack small files together",
+            )
+        elif disk.too_deep:
+            self._stop(
+                one,
+                Code.WORKDIR_TOO_LARGE,
+                "the payload made directories so deep that their path is longer than 4096 bytes: what is "
+                "in them cannot be counted",
+                "let it use shorter paths",
             )
 
     def _touch(self, one: _Watched, changed: float) -> None:

@@ -1,0 +1,170 @@
+"""What a payload takes of a node's disk and memory, wherever it put it: with a name or without.
+
+disk      every inode beneath its directories, hard links once, a hole for nothing; files that it has
+          unlinked and still holds open
+memory    what is mapped is in RSS; beside that /dev/shm and files in memory (memfd) that it holds open
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ENTRY_BYTES = 4096
+"""What an inode counts at least: a million empty files fill a file system as well."""
+STEP = 20_000
+"""Entries looked at in one step of a walk: 80 ms."""
+_INODE_KB = 1  # of a file in memory, with its name
+_SLACK = (
+    64 << 10
+)  # what a file system allocates ahead of a file that grows: as much again, and this
+
+
+class Disk:
+    """The bytes beneath directories, counted a step at a time and again from the start: so a tree of any
+    size is counted to its end, and no step holds up other payloads."""
+
+    def __init__(self, tops: Sequence[Path]) -> None:
+        self.used = 0
+        """Of the last whole walk, or of this one where it has already found more."""
+        self.newest = 0.0
+        """The latest time of a change that was seen, by the file system's clock."""
+        self.too_deep = False
+        """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
+        self._tops = tops
+        self._sum = 0
+        self._linked: set[tuple[int, int]] = set()
+        self._walk: Iterator[os.stat_result] | None = None
+
+    def step(self, most: int = STEP) -> bool:
+        """Look at up to `most` more entries; whether that came to the end of a walk."""
+        if self._walk is None:
+            self._sum, self._linked, self._walk = 0, set(), self._entries()
+        for _ in range(most):
+            if (found := next(self._walk, None)) is None:
+                self.used, self._walk = self._sum, None
+                return True
+            self._count(found)
+        self.used = max(self.used, self._sum)
+        return False
+
+    def _count(self, found: os.stat_result) -> None:
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            if (found.st_dev, found.st_ino) in self._linked:
+                return
+            self._linked.add((found.st_dev, found.st_ino))
+        self._sum += charge(found)
+        if not stat.S_ISLNK(found.st_mode):
+            self.newest = max(self.newest, found.st_mtime)
+
+    def _entries(self) -> Iterator[os.stat_result]:
+        todo = [os.fspath(top) for top in self._tops]
+        while todo:
+            try:
+                entries = _listing(todo.pop())
+            except OSError as error:
+                self._missed(error)
+                continue
+            with entries:
+                for entry in entries:
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except OSError as error:
+                        self._missed(error)
+                        continue
+                    if stat.S_ISDIR(found.st_mode):
+                        todo.append(entry.path)
+                    yield found
+
+    def _missed(self, error: OSError) -> None:
+        """What goes away while it is looked at is no error; what no path reaches is said."""
+        self.too_deep |= error.errno == errno.ENAMETOOLONG
+
+
+def charge(found: os.stat_result) -> int:
+    """What a file counts: what is allocated, but not ahead of a file that grows."""
+    allocated = found.st_blocks * 512
+    if allocated <= 2 * found.st_size + _SLACK:
+        allocated = min(allocated, found.st_size + ENTRY_BYTES)
+    return max(allocated, ENTRY_BYTES)
+
+
+class Nameless(NamedTuple):
+    """Bytes of files without a name that processes hold open."""
+
+    memory: int
+    disk: int
+
+
+def nameless(pids: Iterable[int], disk_device: int) -> Nameless:
+    """What the descriptors of `pids` keep alive; `disk_device`: of the job's directory."""
+    seen: set[tuple[int, int]] = set()
+    memory = disk = 0
+    for pid in pids:
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
+        except OSError:
+            continue
+        for name in descriptors:
+            with contextlib.suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - thousands of them
+                known = (found.st_dev, found.st_ino)
+                if found.st_nlink or not stat.S_ISREG(found.st_mode) or known in seen:
+                    continue
+                seen.add(known)
+                if found.st_dev in _memory_devices():
+                    memory += found.st_blocks * 512 + (_INODE_KB << 10)
+                elif found.st_dev == disk_device:
+                    disk += charge(found)
+    return Nameless(memory, disk)
+
+
+def shared_memory_kb(pid: int) -> int:
+    """What the /dev/shm of a process holds, names included; 0 where that is the node's own."""
+    path = f"/proc/{pid}/root/dev/shm"
+    try:
+        if os.stat(path).st_dev == _own_device():  # noqa: PTH116
+            return 0
+        found = os.statvfs(path)
+    except OSError:
+        return 0
+    blocks = (found.f_blocks - found.f_bfree) * found.f_bsize // 1024
+    return blocks + max(0, found.f_files - found.f_ffree - 1) * _INODE_KB
+
+
+@cache
+def _own_device() -> int:
+    try:
+        return Path("/dev/shm").stat().st_dev  # noqa: S108
+    except OSError:
+        return -1
+
+
+@cache
+def _memory_devices() -> frozenset[int]:
+    """The devices of files that are only in memory, of usual and of huge pages."""
+    found = set()
+    for flags in (os.MFD_CLOEXEC, os.MFD_CLOEXEC | os.MFD_HUGETLB):
+        with contextlib.suppress(OSError):
+            fd = os.memfd_create("device", flags)
+            found.add(os.fstat(fd).st_dev)
+            os.close(fd)
+    return frozenset(found)
+
+
+def _listing(path: str) -> os._ScandirIterator[str]:
+    """The entries of a directory; one that the payload closed is opened to its user, and stays so."""
+    found = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+    if found.st_mode & 0o500 != 0o500:
+        handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            Path(f"/proc/self/fd/{handle}").chmod(stat.S_IMODE(found.st_mode) | 0o500)
+        finally:
+            os.close(handle)
+    return os.scandir(path)
