@@ -20,7 +20,7 @@ import msgspec
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
-from dispatcher import session, web
+from dispatcher import costs, session, web
 from dispatcher.auth import USER, Issuer, authorise
 from dispatcher.caller import NOBODY, BadToken, Caller, Rejected
 from dispatcher.oidc import UnknownKey
@@ -172,15 +172,17 @@ class App:
         if route.method == "GET":
             ask = endpoint.decode(scope["query_string"])
         else:
+            owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
+            if limiter is not None:
+                limiter.spend(caller.subject, owed)  # first: many may be sending at once
             body = await web.read_body(receive, headers, endpoint.limit)
             if route.name == "submit" and len(body) > web.BIG:
                 ask = await web.decode_submission(body)
             else:
                 ask = endpoint.decode(body or b"{}")
-            if limiter is not None and route.name in ("submit", "retry"):
-                limiter.charge(
-                    caller.subject, len(ask.jobs if route.name == "submit" else ask.job_ids)
-                )
+            if limiter is not None:
+                owed = costs.BYTE_S * len(body) - owed + costs.of_message(route.name, ask)
+                limiter.spend(caller.subject, owed)
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
         elif route.answer is None:
@@ -193,11 +195,12 @@ class App:
                 remedy = "see `dispatcher jobs`"
                 raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
             given = {} if job_id is None else {"job_id": job_id}
-            if endpoint.waits and getattr(ask, endpoint.waits) > 0:
-                with _held_by(limiter, caller):
-                    result = await self._held(endpoint, ask, caller, given, receive)
-            else:
-                result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+            with nullcontext() if limiter is None else limiter.metered(caller.subject):
+                if endpoint.waits and getattr(ask, endpoint.waits) > 0:
+                    with _held_by(limiter, caller, len(getattr(ask, "job_ids", ()))):
+                        result = await self._held(endpoint, ask, caller, given, receive)
+                else:
+                    result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
             await web.answer(send, 200, endpoint.encode(result), web.JSON)
 
     async def _held(
@@ -358,8 +361,10 @@ class App:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _held_by(limiter: Limiter | None, caller: Caller) -> AbstractContextManager[None]:
-    return nullcontext() if limiter is None else limiter.holding(caller.subject)
+def _held_by(
+    limiter: Limiter | None, caller: Caller, watched: int = 0
+) -> AbstractContextManager[None]:
+    return nullcontext() if limiter is None else limiter.holding(caller.subject, watched)
 
 
 async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:

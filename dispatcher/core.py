@@ -33,6 +33,7 @@ from dispatcher.leases import AwakeClock, Lease, Leases, OfPanda
 from dispatcher.others import Others
 from dispatcher.ports import Bulletin, Row, Store, Tx
 from dispatcher.rates import Limiter
+from dispatcher.search import Searches
 from dispatcher.why import Offer
 
 log = Log("dispatcher")
@@ -129,6 +130,7 @@ class Core:
         self.sites: dict[str, SiteLease] = {}
         self.hosts = Hosts()
         self.turns = Turns(settings.groups)
+        self.searches = Searches(store)
         self.limiter: Limiter | None = None  # of the door, where there is one
         self.giver = ""  # what this store is called, whichever dispatcher serves it
         self._secret = secret

@@ -154,7 +154,9 @@ def _release(signals: set[Signal]) -> None:
 
 async def until(signal: Signal, seconds: float) -> bool:
     """Wait for a signal at most so long. Whether it came."""
-    done, _ = await asyncio.wait({signal}, timeout=max(0.0, seconds))
-    if not done:
-        signal.cancel()
+    try:
+        done, _ = await asyncio.wait({signal}, timeout=max(0.0, seconds))
+    finally:  # also where the one who waits is gone: nobody keeps it
+        if not signal.done():
+            signal.cancel()
     return bool(done)

@@ -1,5 +1,8 @@
 """How much one user may ask for, so that the others are served: in memory, a dictionary look-up a request.
 
+One account for whatever door a user comes through. It is kept in requests; what a request costs beside
+itself (`costs`, and the time of reading that it took) is charged to it afterwards.
+
 Workers and edges are not bounded here: what they ask follows from the jobs that there are, and from the
 heartbeat that they are told. Dispatchers on one store tell each other each second what those users have
 spent who ask for much, so that several together give a user little more than one would.
@@ -18,9 +21,10 @@ from operator import itemgetter
 from msgspec import Struct
 
 from dispatcher.caller import Rejected
+from dispatcher.costs import REQUEST_S
+from dispatcher.meter import METER, Meter
 
 BURST_S = 10.0  # what was not used for so long may be used at once
-JOBS = 200  # submitted jobs that count as a request
 REMEMBERED = 10_000
 NOTE = 0.1  # of what is allowed: less than this is not told to other dispatchers
 SHORT = 80  # characters
@@ -33,6 +37,7 @@ class Rates(Struct, frozen=True, kw_only=True):
 
     per_s: float = 50.0  # requests, over time
     held: int = 100  # requests that wait for something at a time: long polls and streams
+    watched: int = 200_000  # jobs that these name, all together
 
 
 class Spending(Struct, frozen=True):
@@ -65,6 +70,7 @@ class Limiter:
         self._clock = clock
         self._accounts: dict[str, Account] = {}
         self._held: Counter[str] = Counter()
+        self._watched: Counter[str] = Counter()
         self._spent: defaultdict[str, float] = defaultdict(float)  # since it was told
         self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}  # what waits, by process
         self._told = False
@@ -94,18 +100,36 @@ class Limiter:
         account.left, account.at = min(left, rates.per_s * BURST_S), now
         return account
 
-    def charge(self, subject: str, jobs: int) -> None:
-        """Count the jobs of a submission, which is not refused for them: what follows it waits."""
+    def spend(self, subject: str, seconds: float) -> None:
+        """Count what a request costs beside itself. It is not refused for it: what follows it waits."""
         subject = _name(subject)
         account = self._accounts.get(subject)
-        if account is not None:
-            account.left -= jobs / JOBS
-            self._spent[subject] += jobs / JOBS
+        if account is not None and seconds:
+            account.left -= seconds / REQUEST_S
+            self._spent[subject] += seconds / REQUEST_S
 
     @contextmanager
-    def holding(self, subject: str) -> Iterator[None]:
-        """Count a request that waits while it does. Raises TooMuch when there are too many."""
+    def metered(self, subject: str) -> Iterator[None]:
+        """Count what the store is read for meanwhile."""
+        meter = Meter()
+        token = METER.set(meter)
+        try:
+            yield
+        finally:
+            METER.reset(token)
+            self.spend(subject, meter.seconds)
+
+    @contextmanager
+    def holding(self, subject: str, watched: int = 0) -> Iterator[None]:
+        """Count a request that waits while it does, for so many jobs. Raises TooMuch when there are too
+        many."""
         subject = _name(subject)
+        if watched and self._watched[subject] + watched > self._rates.watched:
+            raise TooMuch(
+                f"requests that wait for more than {self._rates.watched} jobs",
+                5.0,
+                "wait for fewer jobs at a time: those that end last",
+            )
         if self._held[subject] + self._held_elsewhere(subject) >= self._rates.held:
             raise TooMuch(
                 f"more than {self._rates.held} requests that wait",
@@ -113,12 +137,14 @@ class Limiter:
                 "follow several jobs by one stream, or close some",
             )
         self._held[subject] += 1
+        self._watched[subject] += watched
         try:
             yield
         finally:
             self._held[subject] -= 1
+            self._watched[subject] -= watched
             if not self._held[subject]:
-                del self._held[subject]
+                del self._held[subject], self._watched[subject]
 
     def _held_elsewhere(self, subject: str) -> int:
         since = self._clock() - FRESH_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 import uuid
 from collections.abc import Sequence
@@ -183,21 +182,11 @@ class Users(Core):
             "code": ask.code,
             "name": "" if ask.name == "*" else ask.name,  # every name begins with nothing
             "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
+            "kind": ask.kind,
             "most": ask.limit,
         }
-
-        def page(tx: Tx) -> list[Row]:
-            if ask.kind is not None:
-                kinds = tx.all("failure.alike", kind=ask.kind, owner=owner)
-                pages = [tx.all("job.page_of_kind", kind=kind, **values) for (kind,) in kinds]
-                return list(islice(heapq.merge(*pages, key=lambda row: -row[0]), ask.limit))
-            if not wanted:
-                return tx.all("job.page", **values)
-            pages = [tx.all(_page_of(state), state=state, **values) for state in wanted]
-            return list(islice(heapq.merge(*pages, key=lambda row: -row[0]), ask.limit))
-
-        rows = [views.job(row) for row in await self.store.read(page)]
-        return m.JobPage(jobs=tuple(rows), next=rows[-1].job_id if len(rows) == ask.limit else None)
+        rows, after = await self.searches.page(caller.subject, wanted, values)
+        return m.JobPage(jobs=tuple(views.job(row) for row in rows), next=after)
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
         """All about one job, as people may see it."""
@@ -249,16 +238,27 @@ class Users(Core):
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""
         deadline = time.monotonic() + ask.timeout_s
+        watched = ask.job_ids[-1:]  # one that is open is enough: as long as it is, so is the answer
         while True:
-            signal = self.hub.expect_end(ask.job_ids)
-            answer = await self._states(ask.job_ids, caller)
+            signal = self.hub.expect_end(watched)
+            try:
+                answer = await self._states(ask.job_ids, caller)
+            except BaseException:
+                signal.cancel()
+                raise
             open_ = [job_id for job_id, state in answer.states.items() if state not in FINAL]
             left = deadline - time.monotonic()
             if not open_ or left <= 0:
                 signal.cancel()
                 return answer
+            if watched[0] not in open_:
+                signal.cancel()
+                watched = (open_[-1],)
+                continue
+            many = len(open_) > 100
+            del answer, open_  # nothing is held while it waits
             await until(signal, left)
-            await asyncio.sleep(0.05 if len(open_) > 100 else 0)  # many ends, one look
+            await asyncio.sleep(0.05 if many else 0)  # many ends, one look
 
     async def _states(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
         found = await self.store.read(lambda tx: retention.states_of(tx, job_ids))
@@ -449,10 +449,6 @@ def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:
     return Rejected(
         404, f"job {job_id} has no attempt {attempt_nr}", field="attempt_nr", remedy=has
     )
-
-
-def _page_of(state: JobState) -> str:
-    return "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"
 
 
 def _state(word: str) -> JobState:

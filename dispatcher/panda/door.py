@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher import web
+from dispatcher import costs, web
 from dispatcher.auth import Issuer
 from dispatcher.caller import BadToken, Rejected
 from dispatcher.panda import bodies, legacy, uploads, v1
@@ -26,6 +27,7 @@ from dispatcher.panda.files import Files
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
 from dispatcher.panda.party import Party, party
 from dispatcher.ports import Unavailable
+from dispatcher.rates import Limiter, TooMuch
 from dispatcher.service import Service
 
 DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
@@ -69,6 +71,8 @@ class Panda:
                 status, content, kind = await self._new(version, name, scope, headers, receive)
         except NotGzip as error:
             status, content, kind = 500, str(error).encode(), bodies.HTML
+        except TooMuch:
+            raise
         except BadBody as error:
             status, content, kind = 500, str(error).encode("utf-8", "replace"), bodies.TEXT
         except BadToken as error:
@@ -113,7 +117,8 @@ class Panda:
         legacy.checked(name, call.given)
         if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):
             return 403, b"ERROR : a token is required for this queue", bodies.TEXT
-        answer = await _guarded(method, call, {"StatusCode": 30})
+        with self._metered(who, scope):
+            answer = await _guarded(method, call, {"StatusCode": 30})
         return 200, *legacy.encoded(answer, headers)
 
     # --- v1 ------------------------------------------------------------------------------------------
@@ -136,7 +141,8 @@ class Panda:
             answer = v1.failure(str(refused))
         else:
             call = await self._call(who, scope, headers, receive)
-            answer = await self._answer(method, scope["method"], call)
+            with self._metered(who, scope):
+                answer = await self._answer(method, scope["method"], call)
         return 200, bodies.v1(answer, headers), bodies.TEXT
 
     async def _answer(self, method: v1.Method, verb: str, call: Call) -> dict[str, Any]:
@@ -149,10 +155,27 @@ class Panda:
         answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
 
+    def _account(self, who: Party, scope: dict[str, Any]) -> tuple[Limiter, str] | None:
+        """The account that a question goes to: the same as at our own door. What pilots and Harvester ask
+        follows from the jobs that there are; who shows no token has that of the address."""
+        limiter = self._calls.service.limiter
+        if limiter is None or who.production or who.admin:
+            return None
+        host = (scope.get("client") or ("",))[0]
+        return limiter, who.caller.subject if who.known else f"address {host}"
+
+    def _metered(self, who: Party, scope: dict[str, Any]) -> AbstractContextManager[None]:
+        account = self._account(who, scope)
+        return nullcontext() if account is None else account[0].metered(account[1])
+
     async def _call(
         self, who: Party, scope: dict[str, Any], headers: Headers, receive: web.Receive
     ) -> Call:
-        """What is asked, read only now: the caller may ask it."""
+        """What is asked, read only now: the caller may ask it, and has not asked for too much."""
+        if (account := self._account(who, scope)) is not None:
+            limiter, subject = account
+            limiter.ask(subject)
+            limiter.spend(subject, costs.of_body(headers.get(b"content-length"), bodies.LONGEST))
         old = scope["path"].startswith("/server/")
         most = bodies.longest(known=who.known)
         body = bytes(await web.read_bytes(receive, headers, most))

@@ -166,26 +166,29 @@ select min(activated) from (select activated from job
 -- owner: checked by job_of, judge, look
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis,
     activated from job where job_id = :job_id
+-- name: job.range
+select (select min(job_id) from job), (select max(job_id) from job)
 -- name: job.page
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where job_id < :before and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue)
+    from job where job_id >= :least and job_id < :before and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue)
     and (code = :code or :code is null) and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix))
     order by job_id desc limit :most
 -- name: job.page_in_state
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where state = :state and job_id < :before
+    from job where state = :state and job_id >= :least and job_id < :before
     and state <> 'sent' and state <> 'starting' and state <> 'running' and state <> 'holding'
     and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.page_with_worker
 select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, changed, j.worker_id, j.code, j.diagnosis
     from attempt a indexed by attempt_held cross join job j -- in this order: the few that are open first
-    where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr and j.state = :state and j.job_id < :before
+    where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr and j.state = :state and j.job_id >= :least
+    and j.job_id < :before
     and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (j.code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by j.job_id desc limit :most
 -- name: job.page_of_kind
 select job_id, name, queue, owner, state, attempt_nr, priority, created, changed, worker_id, code, diagnosis
-    from job where kind = :kind and job_id < :before and (:owner = '' or owner = :owner)
+    from job where kind = :kind and job_id >= :least and job_id < :before and (:owner = '' or owner = :owner)
     and (:queue = '' or queue = :queue) and (code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by job_id desc limit :most
 -- name: job.states_of

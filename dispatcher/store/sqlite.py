@@ -12,6 +12,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,6 +112,12 @@ class Sqlite(Writing):
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._start()
+
+    @staticmethod
+    def _clock() -> float:
+        return (
+            time.thread_time()
+        )  # it reads in this thread: what others do meanwhile is not counted
 
     async def spread(self, bulletin: Bulletin) -> None:
         self._spread(bulletin)

@@ -15,6 +15,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
+from dispatcher.meter import METER, Meter
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
@@ -135,7 +136,22 @@ class Writing:
         return await done
 
     async def read(self, query: Callable[[Tx], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        loop, meter = asyncio.get_running_loop(), METER.get()
+        if meter is None:
+            return await loop.run_in_executor(self._readers, self._read, query)
+        return await loop.run_in_executor(self._readers, self._metered, meter, query)
+
+    def _metered(self, meter: Meter, query: Callable[[Tx], T]) -> T:
+        began = self._clock()
+        try:
+            return self._read(query)
+        finally:
+            meter.seconds += self._clock() - began
+
+    @staticmethod
+    def _clock() -> float:
+        """Of what a reader is busy for."""
+        return time.perf_counter()
 
     def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
         self._listeners.append(listener)

@@ -259,6 +259,7 @@ def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp
         db.execute("update series set last = 3 where name = 'event'")
         db.commit()
     page = {
+        "least": 0,
         "before": 9,
         "owner": "",
         "queue": "",

@@ -8,7 +8,8 @@ import pytest
 
 from ailurus.protocol.api import Scope
 from dispatcher.app import make_app
-from dispatcher.rates import BURST_S, JOBS, Limiter, Rates, TooMuch
+from dispatcher.costs import JOB_S, REQUEST_S
+from dispatcher.rates import BURST_S, Limiter, Rates, TooMuch
 
 RATES = Rates(per_s=10.0, held=3)
 BURST = int(RATES.per_s * BURST_S)
@@ -52,10 +53,10 @@ def test_h7_two_tokens_of_one_user_have_one_share(bounded):
 def test_h7_jobs_count_too_and_a_large_submission_is_paid_back_later(bounded):
     token = bounded.token(Scope.CREATE, Scope.READ)
     job = {"name": "j", "command": "true"}
-    ask = {"request_id": "r", "jobs": [job] * (JOBS * BURST)}
+    ask = {"request_id": "r", "jobs": [job] * int(BURST * REQUEST_S / JOB_S)}
     assert bounded.ask("POST", "/jobs", ask, token=token).status == 200
     assert asked(bounded, token, 1) == [429]
-    bounded.time.now += BURST_S
+    bounded.time.now += 1.2 * BURST_S  # and its bytes
     assert asked(bounded, token, 1) == [200]
 
 

@@ -1,0 +1,43 @@
+"""What the things that users send cost, in seconds of the dispatcher's time.
+
+An account is kept in requests, and a request stands for `REQUEST_S`: what costs more is charged beside
+it, so that a user at the rate allowed keeps the dispatcher busy for a quarter of its time, whatever is
+asked. What is asked of the store is measured (`meter`); the rest is declared here, and a test multiplies
+it by what one message may hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+REQUEST_S = 0.005
+BYTE_S = 20e-9  # of a body: received, decoded, stored
+JOB_S = 25e-6  # that is submitted
+LINK_S = 10e-6  # that a job waits for another
+RETRIED_S = 100e-6  # a job that is tried again
+CANCELLED_S = 50e-6
+WATCHED_S = 1e-6  # a job that is waited for: its state is read, which is measured
+
+OF: Mapping[str, Callable[[Any], float]] = {
+    "submit": lambda ask: (
+        JOB_S * len(ask.jobs) + LINK_S * sum(len(job.depends_on) for job in ask.jobs)
+    ),
+    "retry": lambda ask: RETRIED_S * len(ask.job_ids),
+    "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),
+    "wait": lambda ask: WATCHED_S * len(ask.job_ids),
+}
+"""By route, what a message costs beside the request, its bytes and the time of reading."""
+
+
+def of_message(route: str, ask: Any) -> float:
+    """What one message costs by what it holds."""
+    cost = OF.get(route)
+    return 0.0 if cost is None else cost(ask)
+
+
+def of_body(said: bytes | None, limit: int) -> float:
+    """What a body costs before it is read: by the length that its head says, else the longest."""
+    if said is None:
+        return BYTE_S * limit
+    return BYTE_S * min(limit, int(said)) if said.isdigit() and len(said) < 19 else 0.0

@@ -1,0 +1,96 @@
+"""Lists of jobs, read from the newest on in slices of their ids: whatever is looked for, no reader is held for
+longer than a slice takes, a user has one search at a time, and all of them together leave a reader free."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ailurus.protocol.states import WITH_WORKER, JobState
+from dispatcher.ports import Row, Store, Tx
+
+FIRST = 2_000  # ids of the first slice: most lists end there
+WIDEST = 1_000_000
+SLICE_S = 0.02  # what a slice should take
+SEARCH_S = 2.0  # after so long a page is handed over as far as it is
+
+
+class Searches:
+    """Reads pages of jobs, a slice at a time, for one user after the other."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._slice = asyncio.Semaphore(1)
+        self._users: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def page(
+        self, subject: str, wanted: Sequence[JobState], values: Mapping[str, Any]
+    ) -> tuple[list[Row], int | None]:
+        """Up to `most` rows of `job.page` and where the page after them begins, if there may be one.
+        A page may have fewer rows, or none, and yet be followed by others."""
+        lock = self._users.setdefault(subject, asyncio.Lock())
+        async with lock:
+            return await self._page(wanted, values)
+
+    async def _page(
+        self, wanted: Sequence[JobState], values: Mapping[str, Any]
+    ) -> tuple[list[Row], int | None]:
+        most, before, width = values["most"], values["before"], FIRST
+        ends = time.monotonic() + SEARCH_S
+        rows: list[Row] = []
+        while True:
+            part = {**values, "before": before, "most": most - len(rows)}
+            async with self._slice:
+                began = time.perf_counter()
+                found, before, least = await self._store.read(
+                    lambda tx, part=part, width=width: _slice(tx, wanted, part, width)  # type: ignore[misc]
+                )
+                took = time.perf_counter() - began
+            rows += found
+            if len(rows) == most:
+                return rows, int(rows[-1][0])
+            if before <= least:
+                return rows, None
+            if time.monotonic() > ends:
+                return rows, before
+            if took > SLICE_S:
+                width = max(FIRST, width // 2)
+            elif took < SLICE_S / 4:
+                width = min(WIDEST, width * 4)
+
+
+def _slice(
+    tx: Tx, wanted: Sequence[JobState], values: Mapping[str, Any], width: int
+) -> tuple[list[Row], int, int]:
+    """The rows among so many ids, where these began, and where all of them do."""
+    first = tx.one("job.range")
+    least, last = first if first is not None and first[0] is not None else (0, -1)
+    before = min(values["before"], last + 1)
+    held = [state for state in wanted if state in WITH_WORKER]
+    if values["kind"] is not None or (held and held == list(wanted)):
+        # found by their workers or by their kind: few, whatever the ids are
+        width = before
+    begin = max(least, before - width)
+    part = {**values, "before": before, "least": begin}
+    pages = list(_pages(tx, wanted, part))
+    rows = list(islice(heapq.merge(*pages, key=lambda row: -row[0]), values["most"]))
+    return rows, begin, least
+
+
+def _pages(tx: Tx, wanted: Sequence[JobState], part: Mapping[str, Any]) -> Iterator[list[Row]]:
+    """Rows to be merged: by kind of failure, by state, or whatever they are."""
+    if part["kind"] is not None:
+        values = {name: value for name, value in part.items() if name != "kind"}
+        for (kind,) in tx.all("failure.alike", kind=part["kind"], owner=part["owner"]):
+            yield tx.all("job.page_of_kind", kind=kind, **values)
+        return
+    for state in wanted:
+        page = "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"
+        yield tx.all(page, state=state, **part)
+    if not wanted:
+        yield tx.all("job.page", **part)
