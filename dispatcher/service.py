@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 from dispatcher.core import Settings
 from dispatcher.edges import Edges
-from dispatcher.figures import Figures
 from dispatcher.ports import Store
 from dispatcher.relays import Relays
 from dispatcher.users import Users
 
 
-class Service(Users, Figures, Relays, Edges):
+class Service(Users, Relays, Edges):
     """Everything a caller may ask. The door has checked the token's scope; ownership is checked here."""
 
     @classmethod

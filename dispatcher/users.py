@@ -13,15 +13,15 @@ import msgspec
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec, Shape, shape_of
+from ailurus.protocol.job import JobSpec, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
 from dispatcher import logs, queue, retention, retries, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
-from dispatcher.core import Core
 from dispatcher.events import until
 from dispatcher.groups import group_of
 from dispatcher.ports import Row, Tx, Unavailable
+from dispatcher.reasons import Reasons
 from dispatcher.submission import Prepared, Request
 
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
@@ -29,7 +29,7 @@ _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
 
 
-class Users(Core):
+class Users(Reasons):
     """The part of the service that users see."""
 
     async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
@@ -216,24 +216,7 @@ class Users(Core):
         """Why a job is where it is."""
         row = await self._row(job_id, caller)
         job = row.row if isinstance(row, m.JobDetail) else views.job(row)
-        if job.state is not JobState.ACTIVATED:
-            parents = await self.store.read(lambda tx: tx.all("parent.states", child=job_id))
-            return why.elsewhere(job, parents)
-        spec = await self.store.read(lambda tx: queue.specification(tx, job_id, job.name))
-        shape = shape_of(spec)
-
-        def gather(tx: Tx) -> tuple[int, m.GroupRow | None]:
-            standing = tx.one("job.standing", job_id=job_id)
-            number = standing[5] if standing else 0
-            ahead = tx.one(
-                "job.ahead", queue=job.queue, shape_id=number, priority=job.priority, job_id=job_id
-            )
-            mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
-            rows = self.turns.rows(tx, job.queue, counts)
-            return ahead[0] if ahead else 0, next((one for one in rows if one.name == mine), None)
-
-        ahead, group = await self.store.read(gather)
-        return why.waiting(job, spec, shape, self.offers(job.queue), ahead, group)
+        return await self.reason(job)
 
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""

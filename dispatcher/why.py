@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from ailurus.protocol.job import JobSpec, Room, Shape
-from ailurus.protocol.messages import GroupRow, JobRow, Why
-from ailurus.protocol.states import FINAL, JobState
+from ailurus.protocol.messages import GroupRow, JobRow, Trouble, Why
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from dispatcher import remedies
 
 LIMITS = (  # what the job asks for, what it is called in a job file, what a worker offers, unit
     ("cores", "cores", "cores", "cores"),
@@ -26,6 +27,7 @@ class Offer(Struct, frozen=True, kw_only=True):
     name: str
     total: Room
     free: Room | None = None  # None: a slot, no worker yet
+    site: str = ""  # of a slot
     foreign: bool = False
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
 
@@ -64,8 +66,11 @@ def waiting(
     offers: Sequence[Offer],
     ahead: int,
     group: GroupRow | None = None,
+    troubles: Sequence[Trouble] = (),
 ) -> Why:
-    """Why an activated job has not started."""
+    """Why an activated job has not started. `troubles`: of those that serve its queue."""
+    wrong = [trouble.sentence for trouble in troubles]
+    helps = next((trouble.remedy for trouble in troubles if trouble.remedy), "")
 
     def answer(verdict: str, sentence: str, blockers: Sequence[str] = (), remedy: str = "") -> Why:
         return Why(
@@ -73,8 +78,8 @@ def waiting(
             state=row.state,
             verdict=verdict,
             sentence=sentence,
-            blockers=tuple(blockers),
-            remedy=remedy,
+            blockers=(*blockers, *wrong),
+            remedy=remedy or helps,
         )
 
     queue = f"queue {row.queue}" if row.queue else "any queue"
@@ -88,7 +93,7 @@ def waiting(
         return answer(
             "later",
             f"No pilot serves {queue} and no site offers one; {place}.",
-            remedy="start a pilot or an edge for this queue, or submit to another one",
+            remedy=helps or "start a pilot or an edge for this queue, or submit to another one",
         )
     if fault := impossible(spec, shape, offers):
         return answer(
@@ -107,10 +112,10 @@ def waiting(
     fitting = [offer for offer in offers if not short_of(shape, offer.total)]
     workers = [offer for offer in fitting if offer.free is not None]
     if not workers:
-        names = ", ".join(sorted({offer.name for offer in fitting}))
-        return answer(
-            "later", f"No pilot that could hold it is running; {names} can provision one; {place}."
-        )
+        held = {trouble.site for trouble in troubles if trouble.site}
+        names = sorted({offer.name for offer in fitting if offer.site not in held})
+        can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
+        return answer("later", f"No pilot that could hold it is running; {can}; {place}.")
     busy = Counter(short_of(shape, offer.free) for offer in workers if offer.free is not None)
     free = busy.pop("", 0)
     if free:
@@ -122,11 +127,16 @@ def waiting(
     )
 
 
-def elsewhere(row: JobRow, parents: Sequence[tuple[int, str]]) -> Why:
-    """Why a job in any other state is in it."""
+def elsewhere(
+    row: JobRow, parents: Sequence[tuple[int, str]], told: str = "", late: bool = False
+) -> Why:
+    """Why a job in any other state is in it. `told`: what helps, by the pilot of its last attempt;
+    `late`: its pilot has missed a heartbeat."""
     blockers: tuple[str, ...] = ()
     verdict, remedy = "runs", ""
     sentence = f"It is {row.state} on worker {row.worker_id}."
+    if row.state in WITH_WORKER and late:
+        sentence += " That pilot has missed a heartbeat: is it lost, another one gets the job."
     if row.state is JobState.PENDING:
         left = [
             f"job {parent} is {state}" for parent, state in parents if state != JobState.FINISHED
@@ -141,7 +151,7 @@ def elsewhere(row: JobRow, parents: Sequence[tuple[int, str]]) -> Why:
             + "."
         )
         if row.state is JobState.FAILED:
-            remedy = f"see `dispatcher show {row.job_id}`, then `dispatcher retry {row.job_id}`"
+            remedy = remedies.after(row, parents, told)
     elif row.state is JobState.DEFINED:
         verdict, sentence = "now", "Its submission is being stored."
     return Why(
@@ -151,4 +161,19 @@ def elsewhere(row: JobRow, parents: Sequence[tuple[int, str]]) -> Why:
         sentence=sentence,
         blockers=blockers,
         remedy=remedy,
+    )
+
+
+def hopeless(row: JobRow, above: Sequence[tuple[int, str]]) -> Why:
+    """Why a job that waits for others can never start: those of them, near or far, that cannot either,
+    and what is wrong with each."""
+    job_id, fault = above[0]
+    rest = f", and {len(above) - 1} more" if above[1:] else ""
+    return Why(
+        job_id=row.job_id,
+        state=row.state,
+        verdict="never",
+        sentence=f"It can never start: it waits for job {job_id}{rest}, which can never start: {fault}.",
+        blockers=tuple(f"job {parent}: {why}" for parent, why in above[:20]),
+        remedy=f"cancel job {job_id}, and submit it and what waits for it so that a site can hold it",
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
-from ailurus.protocol.messages import JobStates, WaitJobs
+from ailurus.protocol.messages import JobStates, WaitJobs, Why
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.cli import exits
 from dispatcher.cli.connection import connect
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 3600.0  # a dispatcher that restarts is waited for
 LAST_ANSWER_S = 1.0  # beyond --timeout, for an answer that is on its way
 ASK_WHY_S = 20.0  # how often to ask whether what waits can ever run
-ASK_WHY = 20  # of how many jobs
+ASK_WHY = 1000  # of how many jobs, as long as none of them can run
+SAY_WHY = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -81,11 +82,16 @@ def _waited(
 
 def _never(client: Client, job_ids: Sequence[int]) -> bool:
     """Whether none of the jobs can run as things are: then waiting is for nothing."""
-    answers = [client.why(job_id) for job_id in job_ids[:ASK_WHY]]
-    if any(answer.verdict != "never" for answer in answers) or len(job_ids) > ASK_WHY:
-        return False
-    for answer in answers:
+    never: list[Why] = []
+    for job_id in job_ids[:ASK_WHY]:
+        answer = client.why(job_id)
+        if answer.verdict != "never":  # most often the first one
+            return False
+        never.append(answer)
+    for answer in never[:SAY_WHY]:
         sys.stderr.write(clean(f"dispatcher: job {answer.job_id}: {answer.sentence}\n"))
+    if len(job_ids) > SAY_WHY:
+        sys.stderr.write(f"dispatcher: and {len(job_ids) - SAY_WHY} more jobs like these\n")
     return True
 
 

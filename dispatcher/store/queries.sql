@@ -103,7 +103,7 @@ select spec, wants from body where job_id = :job_id
 -- name: parent.add
 insert into parent (parent, child, told) values (:parent, :child, :told)
 -- name: parent.states
--- owner: checked by why, _past
+-- owner: checked by why, _past, _above, reason
 select p.parent, coalesce(j.state, 'finished') from parent p left join job j on j.job_id = p.parent
     where p.child = :child
 -- name: parent.children
@@ -134,7 +134,7 @@ delete from body where job_id between :first and :last
 delete from parent where child between :first and :last
 
 -- name: job.standing
--- owner: checked by _take, _left, _attempt_of, _past, _standing, gather
+-- owner: checked by _take, _left, _attempt_of, _past, _standing, gather, _above
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
     from job where job_id = :job_id
 -- name: job.parents
@@ -194,7 +194,7 @@ select job_id, name, queue, owner, state, attempt_nr, priority, created, changed
 -- name: job.states_of
 select job_id, state, owner from job where job_id in (select value from json_each(:ids))
 -- name: job.ahead
--- owner: checked by why
+-- owner: checked by why, _waiting
 select count(*) from (select 1 from job j, (select rank, job_id from job where job_id = :job_id) as me
     where j.queue = :queue and j.shape_id = :shape_id and j.state = 'activated' and (j.priority > :priority
     or (j.priority = :priority and (j.rank, j.job_id) < (me.rank, me.job_id))) limit 100000) as before
@@ -227,7 +227,7 @@ select a.job_id, a.attempt_nr, a.worker_id, a.state, f.data from attempt a
 -- owner: checked by look, keep, _conclude, _attempt_of, change, judge
 select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 -- name: attempt.of_job
--- owner: checked by _log_chunk
+-- owner: checked by _log_chunk, reason
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started, a.running, a.holding,
     a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing, a.stderr_tail, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id where a.job_id = :job_id order by a.attempt_nr
@@ -314,6 +314,7 @@ select worker_id, site, queue, host, phase, ending, registered, last_heard, room
 -- name: worker.phases
 select site, phase, count(*) from worker where ended is null group by site, phase
 -- name: worker.number
+-- owner: checked by workers
 select count(*) from worker where (:site = '' or site = :site) and (ended is null or :ended = 1)
 -- name: worker.row
 select worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx, batch_id,

@@ -34,7 +34,7 @@ KEYS = {
 }  # fmt: skip
 DOORS = {
     "users", "pilots", "edges", "relays", "feeds", "live", "acquire", "calls", "commands", "files",
-    "harvester", "legacy", "logs", "retries", "updates", "uploads",
+    "figures", "harvester", "legacy", "logs", "reasons", "retries", "updates", "uploads",
 }  # fmt: skip
 """Modules that answer callers: what they look up by a key, a caller may have named."""
 COMPARED = {

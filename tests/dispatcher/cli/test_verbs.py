@@ -286,6 +286,21 @@ def test_wait_of_a_job_that_can_never_run_says_so(run, jobfile, pilot_of):
     assert run("wait", job).code == 1
 
 
+@pytest.mark.field("H6")
+def test_wait_of_jobs_that_wait_for_one_that_can_never_run_ends(run, jobfile, pilot_of):
+    text = (
+        "- {name: huge, command: x, queue: tiny, cores: 5000}\n"
+        "- {name: 'child-{n}', command: x, queue: tiny, depends_on: [huge], sweep: {n: {from: 1, to: 30}}}\n"
+    )
+    all_ = ids(run("submit", jobfile(text)))
+    pilot_of("tiny")
+    ran = run("wait", *all_[1:], "--timeout", "60s")
+    assert ran.code == exits.NEVER
+    assert f"it waits for job {all_[0]}" in ran.err
+    assert "and 10 more jobs like these" in ran.err
+    run("cancel", all_[0])
+
+
 def test_wait_gives_up_after_its_time(run, jobfile):
     (job,) = ids(run("submit", jobfile("name: slow\ncommand: x\nqueue: nobody\n")))
     assert run("wait", job, "--timeout", "0.1s").code == exits.TRY_AGAIN
