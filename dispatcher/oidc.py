@@ -99,7 +99,7 @@ def read(path: Path) -> Policy:
     import yaml
 
     try:
-        policy = msgspec.convert(yaml.safe_load(path.read_text()), Policy)
+        policy = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), Policy)
     except OSError as error:
         raise AilurusError(f"cannot read {path}: {error.strerror}", field="--oidc") from None
     except yaml.YAMLError as error:

@@ -91,7 +91,7 @@ def tidy(site: Site, living: Iterable[Path]) -> list[str]:
         copy = place(site)
     except AilurusError:
         return []
-    wanted = {path.read_text() for order in living if (path := order / NOTE).exists()}
+    wanted = {path.read_text("utf-8") for order in living if (path := order / NOTE).exists()}
     if copy is not None:
         wanted.add(copy.parent.name)
     old = [build for build in builds.iterdir() if build.name not in wanted]

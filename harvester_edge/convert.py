@@ -201,7 +201,7 @@ def _accepted(one: Converted) -> None:
         file = Path(place) / f"{one.site['site']}.yaml"
         while True:
             _complete(one)
-            file.write_text(yaml.safe_dump(one.site))
+            file.write_text(yaml.safe_dump(one.site), "utf-8")
             faults = [fault for fault in lint.faults(file) if fault.rule.startswith("E")]
             refused = {BLAMED.get(fault.key, fault.key): fault.message for fault in faults}
             places = [it.to for it in one.carried if it.to in refused]

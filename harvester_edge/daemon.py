@@ -201,7 +201,7 @@ def limits(site: Site) -> Limits:
 def sole(state: Path, site: str) -> Iterator[None]:
     """Be the only edge with this state directory, on this machine."""
     owned.own(state, "paths.state")
-    with (state / "lock").open("a+") as file:
+    with (state / "lock").open("a+", encoding="utf-8") as file:
         if not _locked(file):
             raise SiteTaken(
                 f"an edge of site {site} already runs here: process {holder(state)}",

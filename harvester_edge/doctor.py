@@ -189,7 +189,7 @@ def _filesystem(path: Path) -> str:
         there = there.parent
     there = there.resolve()
     best, kind = "", "unknown"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
         left, _, right = line.partition(" - ")
         point = left.split()[4].encode().decode("unicode_escape")
         if there.is_relative_to(point) and len(point) >= len(best):
@@ -208,7 +208,7 @@ def _pilot(site: Site) -> str:
         raise Trouble(f"{program} cannot be executed", "pilot.file or pilot.program")
     try:
         ran = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=30, check=False,
+            [program, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -33,7 +33,7 @@ def recover(edge: Edge, seen: Seen) -> None:
             return
         edge.recovery = None
         if code:
-            reason = said.read_text(errors="replace")[-500:]
+            reason = said.read_text("utf-8", "replace")[-500:]
             edge.log.warning("recovery_failed", code=code, reason=reason)
             _later(edge)
         else:

@@ -225,7 +225,7 @@ def _paused(edge: Edge) -> str:
     for name in ("pause", "drain"):
         file = edge.state / name
         try:
-            reason = file.read_text(errors="replace")[:200].strip()
+            reason = file.read_text("utf-8", "replace")[:200].strip()
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from pilot import spawner as spawners
+from ailurus import entry
 
 if TYPE_CHECKING:
     from pilot.options import Options
@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
+    entry.prepare()
+    from pilot import spawner as spawners
+
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):
         from pilot.options import parse
 
         parse(sys.argv[1:], os.environ)
-    spawner = spawners.start()
+    try:
+        spawner = spawners.start()
+    except OSError as error:
+        from pilot.blame import Thing, judged
+
+        return _fail(65, judged(error, "the pilot cannot start its guardian", Thing.NODE))
     from pilot.serve import HEARD
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD - {signal.SIGHUP} | entry.hangup())
     try:
         return _main(spawner)
     finally:

@@ -131,7 +131,7 @@ def _be_guardian(link: socket.socket) -> NoReturn:
     become_subreaper()
     become_undumpable()
     with contextlib.suppress(OSError):  # when memory runs out payloads go first
-        Path("/proc/self/oom_score_adj").write_text("300")
+        Path("/proc/self/oom_score_adj").write_text("300", encoding="utf-8")
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -28,7 +28,7 @@ def _cgroup_files(v2: str, controller: str, v1: str) -> list[str]:
     """What the cgroups of this process say, from its own to the top one."""
     texts = []
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in Path("/proc/self/cgroup").read_text("utf-8", "replace").splitlines():
             _, controllers, below = line.split(":", 2)
             if controllers == "":
                 top, name = Path("/sys/fs/cgroup"), v2
@@ -39,7 +39,7 @@ def _cgroup_files(v2: str, controller: str, v1: str) -> list[str]:
             here = top / below.lstrip("/")
             for directory in (here, *here.parents):
                 with contextlib.suppress(OSError):
-                    texts.append((directory / name).read_text())
+                    texts.append((directory / name).read_text("utf-8"))
                 if directory == top:
                     break
     return texts

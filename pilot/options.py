@@ -28,8 +28,8 @@ exit codes:
   81   the lifetime was over before the payloads
   128+n  signal n ended it
 signals:
-  TERM INT XCPU USR1 QUIT  payloads get TERM, after --grace KILL; then reports; the second one: now
-  USR2                     take no more jobs, end when those here have ended
+  TERM HUP INT XCPU USR1 QUIT  payloads get TERM, after --grace KILL; then reports; the second one: now
+  USR2                         take no more jobs, end when those here have ended
 """
 
 

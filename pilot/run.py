@@ -27,7 +27,15 @@ TAIL_BYTES, TAIL_LINES = 4000, 20
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 SCRIPT = "ailurus_script"
 BY_A_SITE = frozenset(
-    {signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGXCPU}
+    {
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGKILL,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGXCPU,
+    }
 )
 TOGETHER_S = 1.0
 """A batch system that ends a pilot signals all its processes, and the payload may be the first to go."""

@@ -31,6 +31,7 @@ from pilot.spool import Begun
 NUDGE = signal.SIGALRM  # «look again», from the pilot's own threads to its main one
 SIGNALS = {
     signal.SIGTERM: Code.SIGTERM,
+    signal.SIGHUP: Code.SIGTERM,  # PanDA has no code for it
     signal.SIGINT: Code.SIGINT,
     signal.SIGXCPU: Code.SIGXCPU,
     signal.SIGUSR1: Code.SIGUSR1,

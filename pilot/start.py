@@ -181,7 +181,7 @@ def _credential(options: Options) -> Callable[..., str] | None:
     """What to register with: the batch script's token, read once and removed, or a token file."""
     if options.bootstrap_file is not None:
         try:
-            text = options.bootstrap_file.read_text().strip()
+            text = options.bootstrap_file.read_text("utf-8").strip()
             options.bootstrap_file.unlink()
         except OSError as error:
             raise AilurusError(

@@ -21,7 +21,7 @@ def need() -> Callable[..., str]:
     green. It stays a skip where `scripts/setup` found that no such package exists.
     """
     listed = Path(sys.prefix, "absent-packages")
-    absent = listed.read_text().split() if listed.exists() else []
+    absent = listed.read_text(encoding="utf-8").split() if listed.exists() else []
 
     def find(
         program: str, *, package: str | None = None, option: str = "--system", where: str = ""

@@ -113,6 +113,59 @@ def test_b1_f2_no_pattern_lets_a_last_line_feed_in():
     assert found == []
 
 
+def texts_without_encoding(tree: ast.AST) -> Iterator[int]:
+    """Lines of calls that read or write text in whatever encoding the locale has."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        called = (
+            call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        )
+        given = {word.arg: word.value for word in call.keywords}
+        if "encoding" in given or None in given:
+            continue
+        place = {"read_text": 0, "write_text": 1}.get(called)
+        words = [word.value for word in call.args[:2] if isinstance(word, ast.Constant)]
+        modes = [
+            word for word in words if isinstance(word, str) and re.fullmatch("[rwxa]t?[+]?", word)
+        ]
+        if (
+            (place is not None and len(call.args) == place)
+            or (called in {"open", "fdopen", "TemporaryFile", "NamedTemporaryFile"} and modes)
+            or getattr(given.get("text"), "value", "") is True
+            or "universal_newlines" in given
+        ):
+            yield call.lineno
+
+
+@pytest.mark.field("L7")
+def test_l7_every_text_has_an_encoding():
+    """ruff's PLW1514 sees this only where it knows that a value is a path."""
+    found = [
+        f"{path}:{line}"
+        for path, text in texts("ailurus", "dispatcher", "harvester_edge", "pilot", "plugins")
+        if path.suffix == ".py"
+        for line in texts_without_encoding(ast.parse(text))
+    ]
+    assert found == []
+
+
+@pytest.mark.field("L7")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a.b.read_text()",
+        "a.write_text(text)",
+        "open(name, 'w')",
+        "path.open('a')",
+        "os.fdopen(fd, 'w')",
+        "subprocess.run(x, text=True)",
+    ],
+)
+def test_l7_the_rule_sees_a_text_without_encoding(line):
+    assert list(texts_without_encoding(ast.parse(line))) == [1]
+
+
 def test_nothing_names_a_registry_or_a_developers_machine():
     # put together here, so that this file does not name them either
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.deb" + "ian.org"]

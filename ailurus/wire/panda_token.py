@@ -49,7 +49,7 @@ class PandaToken:
                 return
             self._due = self._now() + AGAIN_S
         try:
-            key = self._key_file.read_text().strip()
+            key = self._key_file.read_text("utf-8").strip()
             answer = asked({"client_name": CLIENT, "token_key": key})
         except (OSError, AilurusError) as error:
             log.warning("token_not_renewed", why=str(error))

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ailurus import __version__
+from ailurus import __version__, entry
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.exits import USAGE, code_of
@@ -93,7 +93,9 @@ def _common(parser: ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        entry.prepare()
+        argv = sys.argv[1:]
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)

@@ -101,7 +101,7 @@ def keys(there: Place, now: float) -> Iterator[Finding]:
         yield Finding("admin token", "wrong", "others can read it", f"chmod 600 {there.admin_token}, and revoke it")  # fmt: skip
         return
     try:
-        left = issuer.caller(there.admin_token.read_text().strip()).expires - now
+        left = issuer.caller(there.admin_token.read_text("utf-8").strip()).expires - now
     except Exception as error:  # noqa: BLE001 -- whatever it is, the token is no good
         yield Finding("admin token", "warning", f"it is not good: {error}", f"rm {there.admin_token}; dispatcher init")  # fmt: skip
         return

@@ -99,7 +99,7 @@ def _revoke(args: Namespace, out: Output) -> int:
 def _id_in(path: Path) -> str:
     """The id of the token in a file; who holds it need not know what a JWT is."""
     try:
-        claims = path.read_text().strip().split(".")[1]
+        claims = path.read_text(encoding="utf-8").strip().split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"]
     except OSError as error:
         raise Fault(NO_INPUT, f"cannot read {path}: {error.strerror}") from None
@@ -127,7 +127,9 @@ def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as file:
             file.write(text + "\n")
         draft.replace(path)
     except OSError as error:

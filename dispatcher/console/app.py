@@ -37,7 +37,7 @@ class File(Struct, frozen=True):
 
 def importmap(static: Path = STATIC) -> str:
     """Where the bare names in our modules lead: the vendored files."""
-    listed = json.loads((static / "vendor/vendor.json").read_text())
+    listed = json.loads((static / "vendor/vendor.json").read_text("utf-8"))
     imports = {module["name"]: f"./vendor/{module['file']}" for module in listed}
     return json.dumps({"imports": imports}, indent=1)
 

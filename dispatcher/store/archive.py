@@ -134,7 +134,8 @@ def _run(argv: Sequence[str], url: str) -> str:
             [*argv, f"--dbname={url}"],
             check=False,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=LONGEST_S,
             env=environment,
         )

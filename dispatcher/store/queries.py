@@ -73,7 +73,7 @@ def postgres_queries() -> dict[str, str]:
 
 
 def _statements(file: str) -> dict[str, str]:
-    text = files("dispatcher.store").joinpath(file).read_text()
+    text = files("dispatcher.store").joinpath(file).read_text("utf-8")
     _, *pairs = _NAME.split(text)
     return {
         name: _COMMENT.sub("", statement).strip()
@@ -85,7 +85,7 @@ def migrations() -> list[Migration]:
     """All steps, in order."""
     folder = files("dispatcher.store").joinpath("migrations")
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
-    texts = [(name, folder.joinpath(name).read_text()) for name in names]
+    texts = [(name, folder.joinpath(name).read_text("utf-8")) for name in names]
     return [
         Migration(int(name[:4]), name, text, hashlib.sha256(text.encode()).hexdigest())
         for name, text in texts
@@ -107,7 +107,7 @@ def for_postgres(step: Migration) -> str:
 
 def _more(dialect: str, step: Migration) -> str:
     file = files("dispatcher.store").joinpath("migrations", dialect, step.name)
-    return file.read_text() if file.is_file() else ""
+    return file.read_text("utf-8") if file.is_file() else ""
 
 
 def check(done: Mapping[int, str], names: Mapping[int, str]) -> list[Migration]:

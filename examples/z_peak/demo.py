@@ -223,11 +223,11 @@ def address(log: Path, process: subprocess.Popen[bytes]) -> str:
     """Where the dispatcher listens, as it says itself."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text().splitlines():
+        for line in log.read_text(encoding="utf-8").splitlines():
             if line.startswith("listening on "):
                 return line.removeprefix("listening on ").strip()
         time.sleep(0.02)
-    raise AilurusError(f"the dispatcher did not start: {log.read_text()[-2000:]}")
+    raise AilurusError(f"the dispatcher did not start: {log.read_text(encoding='utf-8')[-2000:]}")
 
 
 def token_file(place: Path) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ailurus import __version__
+from ailurus import __version__, entry
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.cli.exits import SOFTWARE, USAGE, code_of
@@ -74,7 +74,9 @@ def parser_for(verb: str | None) -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        entry.prepare()
+        argv = sys.argv[1:]
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)

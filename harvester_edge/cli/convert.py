@@ -83,7 +83,7 @@ def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
             if os.path.lexists(path):
                 return f"{path} is there already (move it away, or name another DIR)"
         for path, text in zip(files, texts, strict=True):
-            with path.open("x") as file:
+            with path.open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
         return f"cannot create {error.filename or place}: {error.strerror}"
@@ -98,7 +98,7 @@ def _queues(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     texts = {}
     for path in paths:
         try:
-            texts[str(path)] = path.read_text()
+            texts[str(path)] = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise NotFound(f"cannot read {path}: {error}") from None
     try:

@@ -12,6 +12,7 @@ import threading
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ailurus import entry
 from ailurus.output import Output
 from harvester_edge.cli.options import address, log_to
 
@@ -48,8 +49,8 @@ def main(args: Namespace, out: Output) -> int:
 
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))
-        signal.signal(signal.SIGTERM, on_signal)
-        signal.signal(signal.SIGINT, on_signal)
+        for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
+            signal.signal(number, on_signal)
         if args.metrics_listen:
             from harvester_edge import metrics
 

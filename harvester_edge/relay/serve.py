@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
+from ailurus import entry
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import AilurusError
@@ -63,7 +64,7 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     pilots = Pilots(stock, dispatcher, partial(planned, site.shared / "workers"), log)
     door = Door(pilots, log)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         with contextlib.ExitStack() as stack:

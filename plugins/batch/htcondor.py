@@ -133,9 +133,9 @@ class HTCondor:
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script, description = order.place / "script", order.place / "submit"
         try:
-            script.write_text(order.script)
+            script.write_text(order.script, "utf-8")
             script.chmod(0o755)
-            description.write_text(submit_file(of_slot(self._options, order), order, tag))
+            description.write_text(submit_file(of_slot(self._options, order), order, tag), "utf-8")
             ran = self._command("condor_submit", "-terse", str(description))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
@@ -154,9 +154,9 @@ class HTCondor:
         """Why HTCondor would never start a worker of the order; nothing if it would, by the machines
         that the pool has now. What a schedd demands of its jobs is not asked."""
         options, description = of_slot(self._options, order), order.place / "submit"
-        (order.place / "script").write_text(order.script)
+        (order.place / "script").write_text(order.script, "utf-8")
         (order.place / "0").mkdir(exist_ok=True)
-        description.write_text(submit_file(options, order, tag))
+        description.write_text(submit_file(options, order, tag), "utf-8")
         ran = self._command("condor_submit", "-dry-run", "-", str(description))
         if ran.code:
             return ran.said

@@ -99,7 +99,7 @@ class Local:
         for index in range(order.count):
             place = order.place / str(index)
             try:
-                (place / "script").write_text(order.script)
+                (place / "script").write_text(order.script, "utf-8")
                 self._spawn(place, order.walltime_s, index)
             except OSError as error:
                 return Accepted(ids) if ids else Rejected(f"{place}: {error.strerror or error}")
@@ -232,7 +232,7 @@ def _tail(path: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -243,7 +243,7 @@ def _make_once(path: Path, text: str) -> bool:
     """Make `path` whole with `text`, unless it is there or its directory is not."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(text)
+        new.write_text(text, "utf-8")
         name_once(str(new), str(path))
     except (FileExistsError, FileNotFoundError):
         return False
@@ -262,11 +262,11 @@ def _alive(who: str) -> bool:
 def _who(pid: int) -> str:
     """The record of a process that runs; empty if none does."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
         return ""
     fields = stat[stat.rindex(")") + 2 :].split()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return "" if fields[0] in "ZX" else f"{pid} {fields[19]} {boot}"
 
 

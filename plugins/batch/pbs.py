@@ -132,10 +132,10 @@ class PBS:
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.place / "script"
         try:
-            script.write_text(order.script)
+            script.write_text(order.script, "utf-8")
             if order.nodes > 1:
-                (order.place / "node").write_text(node(order))
-            (order.place / "job").write_text(job(order, self.index))
+                (order.place / "node").write_text(node(order), "utf-8")
+            (order.place / "job").write_text(job(order, self.index), "utf-8")
             ran = self._command(*qsub(of_slot(self._options, order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")

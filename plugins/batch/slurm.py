@@ -137,9 +137,9 @@ class Slurm:
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.place / "script"
         try:
-            script.write_text(order.script)
+            script.write_text(order.script, "utf-8")
             if order.nodes > 1:
-                (order.place / "job").write_text(job(order))
+                (order.place / "job").write_text(job(order), "utf-8")
             ran = self._command(*sbatch(self._chosen(order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")

@@ -85,7 +85,7 @@ def kill(system: System, places: Iterable[str]) -> Count:
             (rig.directory / "mode").unlink(missing_ok=True)
             if nr % 20 == 19:
                 sys.stderr.write(f"  {nr + 1} kills\n")
-        begun = Counter(Path(rig.directory, "begun").read_text().split())
+        begun = Counter(Path(rig.directory, "begun").read_text(encoding="utf-8").split())
         again = [name for name, times in begun.items() if times > 1]
         count.twice += len(again)
         count.faults += [f"{name} began {begun[name]} times" for name in again]

@@ -56,7 +56,7 @@ class Child:
 
     def rss_mb(self) -> float:
         """The most memory that it ever held."""
-        text = Path(f"/proc/{self._process.pid}/status").read_text()
+        text = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         return next(
             int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmHWM")
         )

@@ -114,7 +114,7 @@ def _ours(file: Path, width: int) -> float:
     started = spawner.start()
     tasks = [
         pack.Task(argv, Need(cores=cores), estimate_s=seconds)
-        for argv, cores, seconds in json.loads(file.read_text())
+        for argv, cores, seconds in json.loads(file.read_text(encoding="utf-8"))
     ]
     began = time.perf_counter()
     results = pack.pack(tasks, Need(cores=width), started)

@@ -79,7 +79,7 @@ if __name__ == "__main__":
     answer = asyncio.run(
         main(
             int(sys.argv[1]),
-            Path(sys.argv[2]).read_text().strip(),
+            Path(sys.argv[2]).read_text(encoding="utf-8").strip(),
             int(sys.argv[3]),
             float(sys.argv[4]),
         )

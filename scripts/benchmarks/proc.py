@@ -41,7 +41,7 @@ def cpu_s(pid: int) -> float:
 
 def pss_mb(pid: int) -> float:
     """Its memory, pages shared with others counted in part."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if line.startswith("Pss:"))
     return int(line.split()[1]) / 1024
 
@@ -56,7 +56,7 @@ def started(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> list[str]:
-    text = Path(f"/proc/{pid}/stat").read_text()
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return text[text.rindex(")") + 2 :].split()
 
 

@@ -21,7 +21,7 @@ def give_back(environment: MutableMapping[str, str]) -> None:
 
 def name(word: str) -> None:
     """What `ps` and `top` call us: otherwise the loader that we were started by."""
-    with suppress(OSError), open("/proc/self/comm", "w") as file:  # noqa: PTH123 -- pathlib is slow
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="utf-8") as file:  # noqa: PTH123 -- pathlib is slow
         file.write(word)
 
 

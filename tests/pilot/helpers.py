@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,7 +114,15 @@ class Dispatcher:
 class Pilot:
     """A pilot process."""
 
-    def __init__(self, dispatcher: Dispatcher, directory: Path, queue: str, *options: str) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        directory: Path,
+        queue: str,
+        *options: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         directory.mkdir(exist_ok=True)
         self.log = directory / "pilot.log"
@@ -122,9 +130,11 @@ class Pilot:
             "PATH": os.environ["PATH"],
             "AILURUS_TOKEN_FILE": str(dispatcher.pilot_token),
             "CANARY_TOKEN": "canary-environment",
+            **(environment or {}),
         }
         self.process = subprocess.Popen(
             [
+                *prefix,
                 BIN / "pilot",
                 "--url",
                 dispatcher.url,
@@ -147,7 +157,7 @@ class Pilot:
 
     @property
     def guardian(self) -> int:
-        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="utf-8")
         return int(text.split()[0])
 
     def signal(self, number: int) -> None:
@@ -185,10 +195,16 @@ class Field:
         }
         self.site.write_text(json.dumps(site))
 
-    def pilot(self, *options: str, directory: str = "work", dispatcher: Any = None) -> Pilot:
+    def pilot(
+        self, *options: str, directory: str = "work", dispatcher: Any = None, **started: Any
+    ) -> Pilot:
         options = ("--site", str(self.site), "--grace", "1", *options)
         made = Pilot(
-            dispatcher or self.dispatcher, self.directory / directory, self.queue, *options
+            dispatcher or self.dispatcher,
+            self.directory / directory,
+            self.queue,
+            *options,
+            **started,
         )
         self.pilots.append(made)
         return made

@@ -35,7 +35,7 @@ def test_outputs_are_in_storage_with_their_checksum(field: Field) -> None:
     (file,) = detail.files
     path = Path(file.url.removeprefix("file://"))
     assert path.name == f"{detail.row.job_id}.1.o.txt"
-    assert path.read_text() == "hello"
+    assert path.read_text(encoding="utf-8") == "hello"
     assert (file.size, file.adler32) == (5, f"{zlib.adler32(b'hello'):08x}")
 
 

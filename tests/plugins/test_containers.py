@@ -154,7 +154,7 @@ def test_no_variable_and_no_directory_of_a_job_reaches_the_program_of_its_contai
     between = []
     for _ in range(any_job.container.depth):
         between.append(top)
-        children = Path(f"/proc/{top}/task/{top}/children").read_text().split()
+        children = Path(f"/proc/{top}/task/{top}/children").read_text(encoding="utf-8").split()
         top = int(children[0])
     if between:  # the ones below are in the sandbox, and start nothing but the payload
         assert Path(f"/proc/{between[0]}/cwd").readlink() == Path("/")

@@ -215,7 +215,7 @@ def test_a_path_is_found_as_its_bytes_whatever_they_are(tmp_path: Path) -> None:
     transfer = File(roots=[str(root)])
     strange = os.fsencode(root) + b"/50% caf\xe9"
     root.mkdir()
-    Path(os.fsdecode(strange)).write_text("x")
+    Path(os.fsdecode(strange)).write_text("x", encoding="utf-8")
     url = Url.of_path(os.fsdecode(strange))
     assert url.text.endswith("/%D0%BC%D0%BE%D0%B9%20storage/50%25%20caf%E9")
     with opened(tmp_path / "copy") as into:

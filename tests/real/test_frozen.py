@@ -92,7 +92,9 @@ def test_it_runs_on_a_system_with_an_older_glibc(frozen, need):
         words += ["--spool", rig.directory / "spool"]
         pilot = rig.start([OLD_DEBIAN, "run", rig.directory, *words], "frozen")
         until(
-            lambda: Path(f"/proc/{pilot.pid}/comm").read_text() == "pilot\n", 20, "it has its name"
+            lambda: Path(f"/proc/{pilot.pid}/comm").read_text(encoding="utf-8") == "pilot\n",
+            20,
+            "it has its name",
         )
         (job,) = rig.client.submit([null_job(command="ldd --version | head -n 1")]).job_ids
         assert rig.client.wait([job], timeout_s=40).states == {job: JobState.FINISHED}, (

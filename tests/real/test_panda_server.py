@@ -98,7 +98,7 @@ def test_files_reach_the_servers_tables_with_size_checksum_and_guid(server):
             server.said("api_pilot", "JobDispatcher"),
         )
     )
-    assert Path(surls["103.out.txt"]).read_text() == "HELLO\n"
+    assert Path(surls["103.out.txt"]).read_text(encoding="utf-8") == "HELLO\n"
     with tarfile.open(surls["103.log.tgz"]) as tar:
         assert any(name.endswith("stdout") for name in tar.getnames())
 

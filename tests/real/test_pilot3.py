@@ -149,7 +149,7 @@ def test_outputs_are_where_the_queue_and_the_job_want_them(site):
     assert set(places) == {"out.txt", "kept.txt"}
     for file in places.values():
         path = Path(file.url.removeprefix("file://").removeprefix("localhost"))
-        assert path.read_text() == "HELLO\n"
+        assert path.read_text(encoding="utf-8") == "HELLO\n"
         assert file.size == 6
     assert places["kept.txt"].url.startswith(f"file://{site.rig.storage}/kept/")
     assert places["out.txt"].url.startswith(f"file://localhost{site.storage}/")

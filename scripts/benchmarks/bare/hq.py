@@ -15,7 +15,7 @@ from hyperqueue import Client, Job, LocalCluster  # type: ignore[import-not-foun
 from hyperqueue.cluster import WorkerConfig  # type: ignore[import-not-found]
 from hyperqueue.task.task import ResourceRequest  # type: ignore[import-not-found]
 
-tasks, width = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+tasks, width = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), int(sys.argv[2])
 mark = Path(sys.argv[1] + ".end")
 with LocalCluster() as cluster:
     cluster.start_worker(WorkerConfig(cores=width))

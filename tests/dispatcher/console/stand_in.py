@@ -183,7 +183,7 @@ def busy(
 
 def main() -> None:
     url, token_file = sys.argv[1:3]
-    token = Path(token_file).read_text().strip()
+    token = Path(token_file).read_text(encoding="utf-8").strip()
     stop = threading.Event()
     hosts = [("zpeak", f"lxb{n:04d}.cern.ch", 8) for n in (17, 18, 42)] + [("merge", "wn-207", 4)]
     threads = [

@@ -59,7 +59,9 @@ def test_the_whole_console_is_small():
 def test_every_import_leads_somewhere(path: Path):
     listed = json.loads((STATIC / "vendor/vendor.json").read_text())
     known = {module["name"] for module in listed}
-    for name in re.findall(r'^import .*? from "([^"]+)";', path.read_text(), re.MULTILINE):
+    for name in re.findall(
+        r'^import .*? from "([^"]+)";', path.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         assert name in known if not name.startswith(".") else (path.parent / name).is_file(), name
 
 

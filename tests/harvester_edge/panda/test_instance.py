@@ -330,7 +330,7 @@ def test_a_token_that_has_expired_is_read_again_from_its_file(tree):
         def do_GET(self):
             good = self.headers["Authorization"] == "Bearer new"
             body = b'{"success": true, "data": 7}' if good else b"ERROR : token expired"
-            file.write_text("new")  # somebody renews it
+            file.write_text("new", encoding="utf-8")  # somebody renews it
             self.send_response(200 if good else 403)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

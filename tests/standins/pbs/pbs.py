@@ -249,7 +249,7 @@ def pbsdsh(argv):
         fail("Usage: pbsdsh [-c copies][-s][-v][-o] -- program [args...]", 1)
     if "PBS_ENVIRONMENT" not in os.environ:
         fail("pbsdsh: not executing under PBS", 1)
-    lines = Path(os.environ["PBS_NODEFILE"]).read_text().split()
+    lines = Path(os.environ["PBS_NODEFILE"]).read_text(encoding="utf-8").split()
     hosts = list(dict.fromkeys(lines))
     which = [only] if only is not None else range(copies if copies is not None else len(lines))
     tasks = [_spawn(words, nr, lines[nr % len(lines)], hosts) for nr in which]
@@ -353,7 +353,7 @@ def qsub(argv):
            "queue": queue, "rerunable": given.get("r") != "n", "arguments": " ".join(argv), **chunk}  # fmt: skip
     for index in indices(job):
         own_of(place, index).mkdir(parents=True)
-    (place / "script").write_text(Path(words[0]).read_text())
+    (place / "script").write_text(Path(words[0]).read_text(encoding="utf-8"))
     if not given.get("h") and not can_never_run(job):
         for index in indices(job):
             run_job(place, job, index)

@@ -1,0 +1,46 @@
+"""What every program does first, whoever started it and wherever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def prepare() -> None:
+    """Open the standard descriptors and see to UTF-8. Nothing may be opened or started before."""
+    _open_standard()
+    _see_to_utf8()
+
+
+def hangup() -> set[signal.Signals]:
+    """SIGHUP, to be taken as SIGTERM, unless whoever started this wants it ignored (`nohup`)."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return set() if ignored else {signal.SIGHUP}
+
+
+def _open_standard() -> None:
+    """Where a daemon closed 0, 1 or 2 the next file or socket would get that number, and what is written
+    to stderr go into it."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:  # a lower one was not opened by us
+                os.dup2(null, fd)
+                os.close(null)
+            os.set_inheritable(fd, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _see_to_utf8() -> None:
+    """Start this program once more in Python's UTF-8 mode, if it is not in it or would be no different.
+
+    Job files, messages and site files are UTF-8. In a locale as de_DE.ISO-8859-1 Python would give a
+    payload's command, variables and names of files to the system in that: other bytes than were
+    submitted, or none. In the locales C and POSIX Python does it by itself; frozen it is built in.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not getattr(sys, "frozen", False):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
