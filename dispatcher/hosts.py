@@ -4,8 +4,9 @@ What they did with their last jobs is memory, which a restart learns anew; dispa
 each other of what may exclude a node (`telling`). Who is excluded is in the store as well.
 
 A node is excluded when its last three jobs failed, each within a minute, and that is the node's fault:
-jobs of the same owner do better on other nodes. Where they fail elsewhere too, or there is no elsewhere,
-it is the jobs' fault, and nothing is excluded. At most a third of a site's nodes ever are: a wrong
+jobs of the same owners do better on other nodes. Where they fail elsewhere too, or there is no elsewhere,
+it is the jobs' fault, and nothing is excluded. Nor is it by one user's word: the three are of two owners,
+or each failed for what the node lacks, as its pilot says. At most a third of a site's nodes ever are: a wrong
 verdict never drains a site.
 """
 
@@ -35,6 +36,7 @@ class Verdict(Struct, frozen=True):
     lasted_s: float
     at: float
     diagnosis: str = ""
+    lacks: bool = False  # it failed for something that the node lacks: no payload can make it so
 
 
 class Exclusion(Struct, frozen=True):
@@ -81,6 +83,8 @@ class Hosts:
             return False
         last = self._last[node]
         owners = {one.owner for one in last}
+        if len(owners) < 2 and not all(one.lacks for one in last):
+            return False  # whoever fails on purpose takes no node from the others
         others = [
             one
             for owner in owners

@@ -10,7 +10,7 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
-from ailurus.protocol.errors import TAKEN_AWAY
+from ailurus.protocol.errors import NODES, TAKEN_AWAY
 from ailurus.protocol.job import Room, Shape, without
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
 from ailurus.protocol.worker import Ending, Phase
@@ -388,6 +388,7 @@ class Pilots(Core):
             lasted_s=now - lease.begun,
             at=now,
             diagnosis=report.diagnosis[:300],
+            lacks=report.code in NODES,
         )
         suspect = self.hosts.heard(verdict)
         if not self.store.alone and self.hosts.telling(verdict):

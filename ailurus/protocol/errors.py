@@ -73,6 +73,15 @@ class Code(IntEnum):
 
 TAKEN_AWAY = frozenset({Code.SIGTERM, Code.SIGXCPU, Code.SIGUSR1, Code.PREEMPTED})
 """What a pilot says when its site ends it: not the job's failure."""
+NODES = frozenset(
+    {
+        Code.NO_LOCAL_SPACE,
+        Code.RESOURCE_UNAVAILABLE,
+        Code.CONTAINER_MISSING,
+        Code.CONTAINER_FAILED,
+    }
+)
+"""What a pilot says when its node lacks something. No payload can bring it about by how it ends."""
 
 
 class AilurusError(Exception):

@@ -11,7 +11,7 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.caller import Caller
 from dispatcher.hosts import IN_A_ROW, Hosts, Verdict
-from tests.dispatcher.helpers import ALICE, EDGE, job, run
+from tests.dispatcher.helpers import ALICE, BOB, EDGE, job, run
 
 S = JobState
 
@@ -99,7 +99,9 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(p
         eaten = 0
         while got := await hole.acquire():
             eaten += 1
-            await hole.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, diagnosis="no libm")
+            await hole.report(
+                got[0], finished=False, code=Code.CONTAINER_FAILED, diagnosis="no libm"
+            )
         assert eaten == IN_A_ROW
         answer = await b.service.acquire(
             m.Acquire(request_id="x", room=m.Room(cores=1)), hole.caller
@@ -135,8 +137,46 @@ def test_r9_jobs_that_fail_everywhere_exclude_no_node(place):
     run(test, place)
 
 
+@pytest.mark.field("A22")
+@pytest.mark.parametrize("owners", [(ALICE,), (ALICE, BOB)], ids=["one user", "two"])
+def test_one_users_failures_take_no_node_from_the_others(place, owners):
+    async def test(b):
+        for one in owners:
+            await b.submit(*(job(f"j{nr}", max_attempts=2) for nr in range(8)), caller=one)
+        good, bad = await b.worker(host="n1", site="here"), await b.worker(host="n2", site="here")
+        third = await b.worker(host="n3", site="here")
+        for worker in (good, third) * 2:
+            (got,) = await worker.acquire()
+            await worker.report(got)
+        for _ in range(IN_A_ROW + 1):  # they end as they like on this node, and well elsewhere
+            for got in await bad.acquire():
+                await bad.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
+        excluded = b.service.hosts.of_site("here", b.service.now())
+        assert set(excluded) == ({"n2"} if len(owners) > 1 else set())
+
+    run(test, place)
+
+
+@pytest.mark.field("A22")
+@pytest.mark.parametrize(
+    ("owners", "lacks", "excluded"),
+    [("aaa", "000", False), ("aaa", "110", False), ("aaa", "111", True), ("aab", "000", True)],
+)
+def test_a_node_is_judged_by_two_owners_or_by_what_it_lacks(owners, lacks, excluded):
+    hosts = Hosts()
+    for owner in "ab":
+        for nr in range(5):
+            hosts.heard(Verdict(("s", "fine"), owner, 100 + nr, good=True, lasted_s=1.0, at=0.0))
+    for nr, (owner, lack) in enumerate(zip(owners, lacks, strict=True)):
+        hosts.heard(
+            Verdict(("s", "h"), owner, nr, good=False, lasted_s=1.0, at=0.0, lacks=lack == "1")
+        )
+    assert hosts.judge(("s", "h"), runs_elsewhere=False, heard_of=6, now=1.0) is excluded
+
+
 def verdict(host, n, *, good=False, lasted_s=1.0, at=0.0):
-    return Verdict(("s", host), "alice", n, good=good, lasted_s=lasted_s, at=at)
+    owner = "alice" if n % 2 else "bob"
+    return Verdict(("s", host), owner, n, good=good, lasted_s=lasted_s, at=at)
 
 
 def test_r9_the_same_job_again_long_jobs_and_a_success_raise_no_suspicion():

@@ -289,7 +289,7 @@ def test_a_node_that_fails_jobs_of_both_dispatchers_is_excluded_at_both_and_afte
         hole = await one.worker(host="hole", site="s")
         for nr, side in enumerate((one, two, one)):
             (got,) = await at(side, hole).acquire()
-            await at(side, hole).report(got, finished=False, transient=True, code=1305)
+            await at(side, hole).report(got, finished=False, transient=True, code=1344)
             if nr < 2:  # what one has heard, the other hears
                 other = (two, one)[nr % 2].service.hosts
                 await until(
