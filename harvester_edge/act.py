@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ailurus.failpoint import failpoint
+from ailurus.paths import expanded
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -31,7 +32,7 @@ from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unc
 from harvester_edge.relay import keys
 from harvester_edge.relay.proof import NOTE, sum_of
 from harvester_edge.render import Launch, Panda, script
-from harvester_edge.site import PandaPart, Site, expanded
+from harvester_edge.site import PandaPart, Site
 from harvester_edge.whole import write_whole
 
 

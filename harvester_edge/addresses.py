@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harvester_edge.site import Site, expanded
+from ailurus.paths import expanded
+from harvester_edge.site import Site
 from harvester_edge.tree import At, Fault, Tree
 
 

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from harvester_edge import owned
-from harvester_edge.site import Site, expanded
+from harvester_edge.site import Site
 from harvester_edge.whole import write_whole
 
 NOTE = "build"

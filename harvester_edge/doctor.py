@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.naming import name_once
+from ailurus.paths import expanded
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -31,7 +32,7 @@ from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
 from harvester_edge.sense import batch_class
-from harvester_edge.site import Site, expanded
+from harvester_edge.site import Site
 
 SHARED_KINDS = (
     "nfs",

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ailurus.logs import Log
+from ailurus.paths import directory_url, expanded
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -29,7 +30,7 @@ from harvester_edge.panda.instance import Instance
 from harvester_edge.panda.line import Line
 from harvester_edge.ports import DIGITS, Batch, Tag, naming
 from harvester_edge.sense import batch_class
-from harvester_edge.site import PandaPart, Site, expanded
+from harvester_edge.site import PandaPart, Site
 from harvester_edge.whole import write_whole
 
 PATIENCE = Patience(
@@ -319,7 +320,7 @@ def _told(site: Site) -> bytes:
             "roots": [expanded(root) for root in site.storage.roots],
             "http_allow": site.storage.http_allow,
             "http_proxy": site.storage.http_proxy or "",
-            "default_output": site.storage.default_output,
+            "default_output": directory_url(site.storage.default_output),
             "logs": site.storage.logs,
         },
         "software": [expanded(path) for path in site.software],

@@ -14,11 +14,13 @@ from typing import Any
 import msgspec
 
 from ailurus.apart import SYSTEM, beneath, overlap
+from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
+from ailurus.protocol.url import Url
 from harvester_edge.addresses import addresses, files, host, loopback
 from harvester_edge.bounds import limits, times
-from harvester_edge.site import Options, Site, expanded
+from harvester_edge.site import Options, Site
 from harvester_edge.tree import At, Fault, Tree, dotted, nearest
 
 RULES = {
@@ -166,13 +168,19 @@ def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
-    storage = site.storage
-    at, url = ("storage", "default_output"), storage.default_output
-    if url.startswith("file://") and not any(
-        _beneath(url.removeprefix("file://"), root) for root in storage.roots
-    ):
+    storage, at = site.storage, ("storage", "default_output")
+    if not storage.default_output:
+        return
+    try:
+        url = Url.parse(directory_url(storage.default_output))
+        allowed = [Url.parse(prefix) for prefix in storage.http_allow]
+    except AilurusError as error:
+        yield tree.fault(at, "E026", error.message, error.remedy)
+        return
+    path = os.fsdecode(b"/" + b"/".join(url.segments))
+    if url.scheme == "file" and not any(_beneath(path, root) for root in storage.roots):
         yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
-    if url.startswith(("http://", "https://")) and not url.startswith(storage.http_allow):
+    if url.scheme in {"http", "https"} and not any(map(url.within, allowed)):
         yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
 
 
@@ -325,7 +333,7 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
         message = "no pilot would start: `bare: false` forbids payloads outside a container"
         remedy = "`default: bubblewrap`, or `bare: true`"
         yield tree.fault(("container", "default"), "E024", message, remedy)
-    scheme = output.partition("://")[0]
+    scheme = directory_url(output).partition("://")[0]
     if output and scheme not in transfers:
         at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
         yield tree.fault(at, rule, message, nearest(scheme, transfers))

@@ -5,14 +5,15 @@ The edge reads all of it; the pilot reads `storage`, `software`, `container`, `l
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from ailurus.paths import expanded
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s, size_mb
+from ailurus.protocol.url import LONGEST_DIRECTORY
 from harvester_edge.ports import MOST_NODES
 
 Slug = Annotated[
@@ -258,10 +259,12 @@ class Storage(_Part, frozen=True, kw_only=True):
     """What the pilots' http transfers go through. `http_proxy` in a node's environment changes nothing."""
     default_output: Annotated[
         str,
-        Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+)?(?!\n)$",
-             description="a URL such as https://host/directory/, or empty",
+        Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+|[/$~][^\x00-\x1f]*)?(?!\n)$",
+             max_length=LONGEST_DIRECTORY,
+             description="a URL such as https://host/directory/, an absolute path, or empty",
              examples=["https://storage.example/ailurus/"]),
     ] = ""  # fmt: skip
+    """Where outputs go that a job gives no place, and logs."""
     logs: Literal["failed", "all", "none"] = "failed"
     """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log: whole`, of
     all attempts, or of none."""
@@ -388,11 +391,6 @@ class Site(_Part, frozen=True, kw_only=True):
     def shared(self) -> Path:
         """What the edge shares with the nodes."""
         return Path(expanded(self.paths.shared or self.paths.state))
-
-
-def expanded(path: str) -> str:
-    """A path with `$VARIABLE` and `~` replaced."""
-    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  text in, text out
 
 
 def percent(text: str) -> float:

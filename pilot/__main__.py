@@ -75,7 +75,7 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     from pilot import site as sites
     from pilot.start import recover, started
 
-    site = sites.read(options.site)
+    site = sites.read(options.site) if options.site else sites.by_hand(options.storage)
     if options.recover:
         recover(options, site)
         return 0

@@ -20,10 +20,12 @@ from pilot.held import Held
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
+from pilot.stage import undeclared
 from pilot.tarball import keep_log
 from pilot.workdir import Workdir
 
 _log = Log("pilot.flow")
+KEEP = "a file is kept if the job names it in `outputs`"
 
 
 def carry(held: Held, kit: Kit) -> None:
@@ -72,7 +74,8 @@ def _attempt(held: Held, kit: Kit, work: Workdir) -> Report | None:
     else:
         files = (*files, *keep_log(held, work, kit.stage, None))
     written(held, work)
-    return report_of(held, kit, outcome, files, error, stderr_tail(work))
+    left = undeclared(held.spec, work) if error is None else ""  # a failed one's are in its log
+    return report_of(held, kit, outcome, files, error, stderr_tail(work), left)
 
 
 def _unexpected(held: Held, bug: Exception) -> JobError:
@@ -121,16 +124,17 @@ def report_of(
     files: Sequence[DoneFile],
     error: JobError | None,
     tail: str,
+    left: str = "",
 ) -> Report:
-    """The final word about an attempt."""
+    """The final word about an attempt; that of a finished one says what it `left` behind."""
     return Report(
         job_id=held.id[0],
         attempt_nr=held.id[1],
         report_key=held.assignment.report_key,
         finished=error is None,
         code=Code.OK if error is None else error.code,
-        diagnosis="" if error is None else _clipped(_sentence(error)),
-        remedy="" if error is None else _clipped(error.remedy),
+        diagnosis=_clipped(left if error is None else _sentence(error)),
+        remedy=_clipped((KEEP if left else "") if error is None else error.remedy),
         transient=error is not None and error.transient,
         exit_code=None if outcome is None else outcome.exit_code,
         files=tuple(files),

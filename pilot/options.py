@@ -38,6 +38,7 @@ class Options(Struct, frozen=True, kw_only=True):
     queue: str
     site: Path | None = None
     slot: str = ""
+    storage: Path | None = None
     token_file: Path | None = None
     bootstrap_file: Path | None = None
     trust: Trust = Trust()
@@ -74,6 +75,12 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         type=Path,
         metavar="FILE",
         help="the site file; without it only the machine speaks",
+    )
+    add(
+        "--storage",
+        type=Path,
+        metavar="DIR",
+        help="without a site file: where outputs go, and inputs come from (~/ailurus-data)",
     )
     add("--slot", default="", help="the slot of the site file (default: the one with this queue)")
     add(
@@ -133,6 +140,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")
     if given.recover and not given.spool:
         parser.error("--recover needs --spool: whose reports are to be sent?")
+    if given.storage and given.site:
+        parser.error("--storage is for a pilot without --site: the site file names its storage")
     bootstrap = env.get("AILURUS_BOOTSTRAP_FILE")
     token_file = given.token_file or env.get("AILURUS_TOKEN_FILE")
     return Options(
@@ -140,6 +149,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         queue=given.queue,
         site=given.site,
         slot=given.slot,
+        storage=None if given.site else given.storage or _data(env),
         token_file=Path(token_file) if token_file else None,
         bootstrap_file=Path(bootstrap) if bootstrap and not given.token_file else None,
         trust=Trust.told(given.ca, given.pin, env),
@@ -165,6 +175,12 @@ def _duration(text: str) -> float:
         return duration_s(text)
     except AilurusError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _data(env: Mapping[str, str]) -> Path | None:
+    """Where the outputs of a pilot started by hand go unless it is told."""
+    home = Path(env.get("HOME", ""))
+    return home / "ailurus-data" if home.is_absolute() else None
 
 
 def _scratch(env: Mapping[str, str]) -> Path:

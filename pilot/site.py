@@ -5,14 +5,18 @@ The edge reads and lints all of it; the pilot takes its own parts and ignores th
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.apart import SYSTEM, beneath, overlap
+from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
 
@@ -111,10 +115,13 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
             )
 
 
+_OURS = re.compile(r"ailurus-(?!data$)")  # the storage of a pilot by hand is not one of them
+
+
 def _made_here(path: str, workdir: Path) -> bool:
     """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
     real, here = Path(path).resolve(), workdir.resolve()
-    return here in real.parents and real.relative_to(here).parts[0].startswith("ailurus-")
+    return here in real.parents and _OURS.match(real.relative_to(here).parts[0]) is not None
 
 
 class Bounds(Struct, frozen=True):
@@ -144,16 +151,46 @@ def megabytes(size: Size | None, otherwise: int) -> int:
 
 
 def read(path: Path | None) -> Site:
-    """The pilot's parts of the site file at `path`; without one nothing is allowed beyond jobs."""
+    """The pilot's parts of the site file at `path`. An edge's copy of it (JSON) has no `~` and `$`."""
     if path is None:
         return Site()
     tree = _tree(path)
     try:
-        return msgspec.convert(tree, Site)
+        site = msgspec.convert(tree, Site)
+        return site if path.suffix == ".json" else _expanded(site)
     except msgspec.ValidationError as error:
         raise AilurusError(
             f"{path}: {error}", remedy="`harvester-edge lint` names line and remedy"
         ) from None
+
+
+def _expanded(site: Site) -> Site:
+    storage = replace(
+        site.storage,
+        roots=tuple(map(expanded, site.storage.roots)),
+        default_output=directory_url(site.storage.default_output),
+    )
+    show = tuple(map(expanded, site.container.show))
+    return replace(
+        site,
+        storage=storage,
+        software=tuple(map(expanded, site.software)),
+        container=replace(site.container, show=show),
+    )
+
+
+def by_hand(storage: Path | None) -> Site:
+    """What a pilot without a site file may use: this directory, and no other storage."""
+    if storage is None:
+        return Site()
+    root = str(storage.absolute())
+    return Site(storage=Storage(roots=(root,), default_output=directory_url(root)))
+
+
+def in_home(roots: Iterable[str]) -> list[Path]:
+    """The storage roots that lie in this user's home directory."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  Path.home() may raise
+    return [Path(root) for root in roots if home in Path(root).parents] if home.parts[1:] else []
 
 
 def _tree(path: Path) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from ailurus.protocol import job
@@ -21,7 +23,7 @@ from pilot.site import Bounds
 from pilot.workdir import Workdir
 
 T = TypeVar("T")
-TRIES = 3
+MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
 _OF_THE_NODE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # not the payload's doing
 
 
@@ -70,7 +72,8 @@ class Stage:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
                 f"output {file.name!r} has no url and this site has no default storage",
-                remedy="give the output a url, or the site file `storage.default_output`",
+                remedy="give the output a url, the site file `storage.default_output`, or a pilot without "
+                "one --storage",
             )
         url = _parsed(directory).joined(f"{of[0]}.{of[1]}.{file.name}")
         if len(url.text) > LONGEST:
@@ -179,6 +182,23 @@ class Stage:
 
 
 LOG = OutputFile(name=job.LOG, optional=True)
+
+
+def undeclared(spec: JobSpec, work: Workdir) -> str:
+    """What a payload left that goes with its directory, as a sentence; empty if there is nothing."""
+    declared = {f"work/{file.name}" for file in spec.inputs}
+    declared |= {f"work/{file.name}" for file in spec.outputs}
+    found = (
+        name.removeprefix("work/")
+        for name, status in work.files(tmp=False)
+        if name not in declared and stat.S_ISREG(status.st_mode)
+    )
+    if not (left := list(islice(found, MOST_COUNTED))):
+        return ""
+    names = [name if len(name) <= 60 else name[:59] + "…" for name in sorted(left)[:MOST_NAMED]]
+    count = f"{len(left)} or more" if len(left) == MOST_COUNTED else f"{len(left)}"
+    what = "1 file that was" if len(left) == 1 else f"{count} files that were"
+    return f"left {what} not declared: {', '.join(names)}{', …' * (len(left) > MOST_NAMED)}"
 
 
 def _parsed(url: str) -> Url:

@@ -18,7 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import TokenFile, Trust, fixed_token
+from ailurus.wire.client import TokenFile, fixed_token
 from ailurus.wire.dialect import asked
 from ailurus.wire.retry import Patience
 from pilot import machine
@@ -28,7 +28,7 @@ from pilot.options import Options
 from pilot.ports import Container, Grounds, JobError, Transfer
 from pilot.reporter import WAITS_S, Reporter
 from pilot.serve import Server, Terms
-from pilot.site import Site, bounds_of, keep_apart, megabytes
+from pilot.site import Site, bounds_of, in_home, keep_apart, megabytes
 from pilot.slots import Need, Slots, room_of
 from pilot.spawner import GuardedSpawner
 from pilot.spool import Spool
@@ -81,7 +81,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
         bounds = bounds_of(site.limits)
         slots = Slots(total, _pinned(site, total, seen))
         stage = Stage(
-            _transfers(site, options.trust), site.storage.default_output, bounds, site.storage.logs
+            _transfers(site, options), site.storage.default_output, bounds, site.storage.logs
         )
         server: Server | None = None
 
@@ -209,7 +209,7 @@ def _container(site: Site, directory: Path) -> Container:
     return made
 
 
-def _transfers(site: Site, trust: Trust) -> Callable[[str], Transfer]:
+def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
     """The transfer of a URL scheme, made when a job first needs it."""
 
     @cache
@@ -220,15 +220,31 @@ def _transfers(site: Site, trust: Trust) -> Callable[[str], Transfer]:
             raise JobError(
                 Code.NO_PROTOCOL, f"no data plugin for {scheme!r} URLs", remedy=error.remedy
             ) from None
+        if scheme == "file":
+            for root in [options.storage] if options.storage else in_home(site.storage.roots):
+                _made_storage(root)
         made: Transfer = kind(
             roots=site.storage.roots,
             http_allow=site.storage.http_allow,
             http_proxy=site.storage.http_proxy,
-            ca=trust.ca,
+            ca=options.trust.ca,
         )
         return made
 
     return transfer
+
+
+def _made_storage(directory: Path) -> None:
+    """Make the storage of a pilot started by hand, or a site's in a home directory, when it is first needed.
+    Another is not made: where it is missing, a mount is."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(
+            Code.STAGE_OUT_FAILED,
+            f"cannot make the storage directory {directory}: {error.strerror}",
+            remedy="give the pilot --storage DIR",
+        ) from None
 
 
 def _spool(options: Options, directory: Path, container: Container) -> Path:
@@ -261,9 +277,7 @@ def recover(options: Options, site: Site) -> None:
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = Stage(
-        _transfers(site, options.trust), site.storage.default_output, bounds_of(site.limits)
-    )
+    stage = Stage(_transfers(site, options), site.storage.default_output, bounds_of(site.limits))
     reporter = Reporter(
         _link(options, token, nobody),
         lambda: nobody.total,

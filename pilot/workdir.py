@@ -76,10 +76,10 @@ class Workdir:
         finally:
             os.close(here)
 
-    def files(self) -> Iterator[tuple[str, os.stat_result]]:
+    def files(self, *, tmp: bool = True) -> Iterator[tuple[str, os.stat_result]]:
         """Regular files and directories beneath `work` and `tmp`, with their names from `path` on."""
         seen = 0
-        todo = [(self.directory, "work"), (self.tmp, "tmp")]
+        todo = [(self.directory, "work"), *([(self.tmp, "tmp")] if tmp else [])]
         while todo:
             directory, name = todo.pop()
             with contextlib.suppress(OSError), os.scandir(directory) as entries:

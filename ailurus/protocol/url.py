@@ -108,6 +108,12 @@ class Url(Struct, frozen=True, gc=False):
         port = self.port if self.port is not None else _PORTS.get(self.scheme, 0)
         return self.scheme, self.host.lower(), port
 
+    def within(self, prefix: Url) -> bool:
+        """Whether this is what `prefix` names, or lies beneath it: the same server, whole names."""
+        path, above = self.path or "/", prefix.path or "/"
+        below = path == above or path.startswith(f"{above.rstrip('/')}/")
+        return self.origin == prefix.origin and below
+
     @property
     def segments(self) -> list[bytes]:
         """The names on the path from the top, decoded: bytes, whatever the locale says. Empty ones (of

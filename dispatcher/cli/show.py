@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clock, span
+from ailurus.protocol.states import JobState
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ def _show(job: JobDetail, out: Output) -> None:
         [
             ("job", f"{row.job_id} {row.name}"),
             ("state", row.state),
-            ("what failed", f"{row.diagnosis} (code {row.code})" if row.code else row.diagnosis),
+            (
+                "what failed" if row.state != JobState.FINISHED else "note",
+                f"{row.diagnosis} (code {row.code})" if row.code else row.diagnosis,
+            ),
             ("remedy", last.remedy if last else ""),
             ("user", row.user),
             ("queue", row.queue or "any"),

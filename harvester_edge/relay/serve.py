@@ -16,6 +16,7 @@ import uvloop
 from ailurus import entry
 from ailurus.logs import Log
 from ailurus.loops import Loop
+from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
@@ -31,7 +32,7 @@ from harvester_edge.relay.spool import Spool
 from harvester_edge.relay.stock import Stock, Terms
 from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import THREADS, Upstream
-from harvester_edge.site import Site, expanded
+from harvester_edge.site import Site
 
 STUCK_S = 120.0  # no turn takes longer: a dispatcher that is silent is given up before
 SAY_S = 5.0  # how often is said how the loops fare, if that has changed

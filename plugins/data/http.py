@@ -41,7 +41,7 @@ class Http:
         http_proxy: str = "",
         ca: str = "",
     ) -> None:
-        self._allow = [_place(Url.parse(prefix)) for prefix in http_allow]
+        self._allow = [_plain(Url.parse(prefix)) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
 
@@ -74,11 +74,8 @@ class Http:
         return pool
 
     def allowed(self, url: Url) -> None:
-        origin, path = _place(url)
-        for ok_origin, ok_path in self._allow:
-            whole = ok_path if ok_path.endswith("/") else ok_path + "/"
-            if origin == ok_origin and (path == ok_path or path.startswith(whole)):
-                return
+        if any(_plain(url).within(prefix) for prefix in self._allow):
+            return
         raise JobError(
             Code.STORAGE_FORBIDDEN,
             f"{url} is not in this site's storage.http_allow",
@@ -206,8 +203,8 @@ def _redirected(url: Url, target: str) -> Url:
     return leads
 
 
-def _place(url: Url) -> tuple[tuple[str, str, int], str]:
-    """Origin and path of a URL that has nothing ambiguous in it."""
+def _plain(url: Url) -> Url:
+    """A URL that has nothing ambiguous in it."""
     parts = (part for name in url.segments for part in name.split(b"/"))
     dotted = any(unquote_to_bytes(part) in {b".", b".."} for part in parts)
     odd = url.userinfo is not None or not url.host or "\\" in url.path
@@ -217,7 +214,7 @@ def _place(url: Url) -> tuple[tuple[str, str, int], str]:
             f"{url} is not a plain http URL",
             remedy="write https://host/path, without user, `..` or backslash",
         )
-    return url.origin, url.path or "/"
+    return url
 
 
 def _refused(url: Url, status: int, code: Code) -> JobError:

@@ -209,6 +209,12 @@ class Field:
         self.pilots.append(made)
         return made
 
+    def by_hand(self, *options: str) -> Pilot:
+        """A pilot without a site file."""
+        made = Pilot(self.dispatcher, self.directory / "work", self.queue, *options)
+        self.pilots.append(made)
+        return made
+
     def submit(self, command: str = "", **fields: Any) -> int:
         return self.dispatcher.submit(command, queue=self.queue, **fields)
 
