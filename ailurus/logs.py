@@ -65,9 +65,9 @@ class Seldom:
             self._said[event] = (what, now)
             self._log.warning(event, what=what, **facts)
 
-    def over(self, event: str) -> None:
-        """That goes wrong no more."""
-        self._said.pop(event, None)
+    def over(self, event: str) -> bool:
+        """That goes wrong no more. Whether it did."""
+        return self._said.pop(event, None) is not None
 
 
 class _Json(logging.Formatter):

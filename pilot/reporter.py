@@ -203,7 +203,8 @@ class Reporter:
                 self._pause()
             else:
                 self._pauses, self._retry_at = backoff(), 0.0
-                self._trouble.over("dispatcher_silent")
+                if self._trouble.over("dispatcher_silent"):
+                    self._refused_at = 0.0  # it is back, before it gives the same jobs to others
             if self.idle():
                 self.when_quiet()
 
