@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import JobState
+from ailurus.protocol.url import Url
 from pilot import options, site, stage
 from pilot.ports import JobError
 from pilot.workdir import Workdir
@@ -101,6 +104,21 @@ def test_a_storage_that_makes_no_url_fails_one_job(directory: str) -> None:
     with pytest.raises(JobError):
         made.physical((1, 1), OutputFile(name="out"))
     assert made.planned((1, 1), SPEC) == []
+
+
+@pytest.mark.field("A26", "L1")
+@given(
+    st.sampled_from(["http://h", "http://h/57.1.a", "file:///s/57.1.a", "http://h/d/.."]),
+    st.sampled_from(["", "/", "//", "?", "?x=", "?/", "#", "#x/", "/?a#b", "%2F", "/%2e%2e"]),
+    st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,40}\Z"),
+)
+def test_whatever_a_job_says_what_it_writes_carries_its_number(
+    url: str, more: str, name: str
+) -> None:
+    made = stage.Stage(lambda _: None, "", None, "none")
+    to = made.physical((58, 2), OutputFile(name=name, url=url + more))
+    assert to.name == f"58.2.{name}"
+    assert Url.parse(to.text).segments[-1] == to.name.encode()
 
 
 @pytest.mark.real
