@@ -128,7 +128,20 @@ class Decision(Struct, frozen=True, kw_only=True):
         return f"{what}: {self.binding.why} ({self.binding.name})"
 
 
-def breaker(health: Health, *, now: float, starting: int, nodes: int = 1) -> Breaker:
+def one_more(health: Health, nth: int) -> int:
+    """Failures in a row after another one, the `nth` that one look has found: those that come together are
+    one step beyond the first three, since an order of ten is one trial."""
+    return health.failures + (nth == 1 or health.failures < PATIENCE)
+
+
+def breaker(
+    health: Health,
+    *,
+    now: float,
+    starting: int,
+    nodes: int = 1,
+    what: str = "workers in a row never registered",
+) -> Breaker:
     """After three failed starts in a row: nothing for a while, then one probe a step, an allocation.
 
     `starting`: workers of the slot that exist and have not registered; they are the probe.
@@ -137,7 +150,7 @@ def breaker(health: Health, *, now: float, starting: int, nodes: int = 1) -> Bre
         return Breaker()
     step = min(health.failures - PATIENCE, len(BACKOFF_S) - 1)
     wait = health.since + BACKOFF_S[step] - now
-    failed = f"{health.failures} workers in a row never registered; last: {health.reason or 'no message'}"
+    failed = f"{health.failures} {what}; last: {health.reason or 'no message'}"
     if wait > 0:
         # Told coarsely: a text that changes each second would make each cycle a new decision.
         return Breaker(room=0, reason=f"{failed}; a probe within {_minutes(BACKOFF_S[step])}")

@@ -60,6 +60,7 @@ class Edge:
     )
     decision: Decision | None = None
     told: Decision | None = None  # the one that the dispatcher knows
+    wanting: dict[str, float] = field(default_factory=dict)  # slots: since when jobs wait for them
     avoid: tuple[str, ...] = ()  # nodes that the dispatcher gives no jobs
     tidied: float = 0.0
     recover_at: float | None = (

@@ -10,6 +10,7 @@ import msgspec
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder, last_look, limits
 from harvester_edge.decide import Decision, Health
+from harvester_edge.empties import key
 from harvester_edge.faring import read
 from harvester_edge.site import Site
 from harvester_edge.snapshot import period_begin
@@ -63,7 +64,7 @@ def glance(site: Site) -> StatusAnswer:
         names = {name: slot.queue for name, slot in site.slots.items()}
         names |= {slot: "-" for slot, _ in phases if slot not in names}
         last = book.decisions(1)
-        health = {slot: book.health(slot) for slot in names}
+        health = {slot: _worst(book, slot) for slot in names}
         budget = site.scaling.budget
         spent = book.spent(period_begin(budget.period, time.time())) if budget else None
     finally:
@@ -96,6 +97,11 @@ def glance(site: Site) -> StatusAnswer:
             for name, n in read(state).failures.items()
         },
     )
+
+
+def _worst(book: Book, slot: str) -> Health:
+    """How its last workers started, or left: whichever failed more often."""
+    return max(book.health(slot), book.health(key(slot)), key=lambda one: one.failures)
 
 
 def _of(counts: Counter[tuple[str, str]], slot: str) -> dict[str, int]:

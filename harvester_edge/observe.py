@@ -16,7 +16,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge.decide import PATIENCE, Decision, Health, Snapshot
+from harvester_edge import empties
+from harvester_edge.decide import Decision, Health, Snapshot, one_more
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.ports import BatchError, BatchId, Sighting, Tag
@@ -76,11 +77,13 @@ def observe(edge: Edge, unheard: str = "", unfit: str = "") -> Seen:
         for worker in changed:
             edge.remember(worker)
             _log(edge, worker, before.get(worker.key))
+    ended = tuple(worker for worker in changed if worker.phase is Phase.ENDED)
+    empties.count(edge, demand, ended)
     return Seen(
         snapshot=snapshot(edge, demand, now, unheard=unheard, unseen=unseen, unfit=unfit),
         cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
         rows=rows,
-        ended=tuple(worker for worker in changed if worker.phase is Phase.ENDED),
+        ended=ended,
     )
 
 
@@ -311,8 +314,7 @@ def _count_starts(
             health = edge.book.health(worker.slot)
             reason = worker.diagnosis[-500:]
             reason = reason or f"{worker.ending}, before its pilot registered"
-            # Those that fail together are one step beyond the first ones: an order of ten is one trial.
-            count = health.failures + (failed[worker.slot] == 1 or health.failures < PATIENCE)
+            count = one_more(health, failed[worker.slot])
             since = edge.clock()
             edge.book.set_health(worker.slot, Health(failures=count, since=since, reason=reason))
         elif worker.registered is not None and (old is None or old.registered is None):

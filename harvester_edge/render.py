@@ -10,6 +10,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+LEFT = "left"
+"""In a worker's directory: how many jobs its pilot had, written when it left."""
+
 
 class Panda(Struct, frozen=True, kw_only=True):
     """What a pilot needs to know of a PanDA server. The name of its worker there is in its file."""
@@ -81,8 +84,11 @@ def script(launch: Launch, index: str) -> str:
 
 def _credential(launch: Launch, index: str) -> str:
     """Where a worker finds what it is: its bootstrap token, or its number at a PanDA server."""
-    file = f"{shlex.quote(str(launch.place))}/{index}/bootstrap"
+    place = f"{shlex.quote(str(launch.place))}/{index}"
+    file, left = f"{place}/bootstrap", f"export AILURUS_LEFT_FILE={place}/{LEFT}\n"
     if launch.panda is None:
-        return f"export AILURUS_BOOTSTRAP_FILE={file}\n"
-    lines = [f"export {name}={shlex.quote(v)}\n" for name, v in launch.panda.environment.items()]
+        return f"{left}export AILURUS_BOOTSTRAP_FILE={file}\n"
+    lines = [left] + [
+        f"export {name}={shlex.quote(v)}\n" for name, v in launch.panda.environment.items()
+    ]
     return "".join(lines) + f"HARVESTER_WORKER_ID=$(cat {file}) && export HARVESTER_WORKER_ID\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.protocol.worker import Outcome, Phase
+from harvester_edge import empties
 from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
 from harvester_edge.edge import Edge
 from harvester_edge.evidence import UNKNOWN, Worker
@@ -90,7 +92,9 @@ def _breaker(edge: Edge, name: str, workers: list[Worker], now: float) -> Breake
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
         return Breaker(room=0, reason=f"of {ids} {renamed[0].diagnosis}")
     nodes = edge.site.slots[name].nodes
-    return breaker(edge.book.health(name), now=now, starting=len(waiting), nodes=nodes)
+    starts = breaker(edge.book.health(name), now=now, starting=len(waiting), nodes=nodes)
+    empty = empties.stops(edge, name, workers, now)
+    return min((starts, empty), key=lambda one: math.inf if one.room is None else one.room)
 
 
 def _in_limbo(worker: Worker) -> bool:

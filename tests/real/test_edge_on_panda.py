@@ -86,3 +86,15 @@ def test_the_server_has_workers_killed(rig):
     (rig.directory / "state" / "pause").touch()  # nobody follows them
     told(rig, "KILL_WORKERS", {"status": ["submitted", "running"], "computingSite": [QUEUE]})
     until(lambda: not rig.pilots(), 30, "they are gone")
+
+
+@pytest.mark.field("P6")
+@pytest.mark.parametrize("rig", ["v1 self"], indirect=True)
+def test_pilots_that_are_given_no_job_are_not_followed_by_more_and_more(rig):
+    """The job is activated, and asks for more time than any slot has left: only its server knows."""
+    edge = rig.start_edge()
+    rig.client.submit([null_job(0, walltime_s=10**6)])
+    until(lambda: "left without a job" in edge.log.read_text(), 60, "the edge names the reason")
+    begun = len(list(rig.workers()))
+    time.sleep(8)  # two lives of a pilot
+    assert len(list(rig.workers())) <= max(begun, 1)
