@@ -15,7 +15,17 @@ BAD = frozenset({Ending.LOST, Ending.FAILED, Ending.NODE_FAIL, Ending.OOM})
 RECENT_S = 900.0  # so long a lost pilot is spoken of
 FORGOTTEN_S = 86_400.0  # so long a silent edge is, though no job waits for its site
 ORDINARY = frozenset(
-    {"demand", "floor", "total", "queued", "queued_ratio", "attenuation", "per_cycle", "slots"}
+    {
+        "demand",
+        "floor",
+        "total",
+        "queued",
+        "queued_ratio",
+        "attenuation",
+        "per_cycle",
+        "slots",
+        "unlisted",
+    }
 )
 """Bounds on a site's pilots that bind while all is well. Any other is a reason to look."""
 GRACE_S = 10.0  # so long a job may wait before its queue counts as served by nobody

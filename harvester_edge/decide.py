@@ -17,6 +17,10 @@ from msgspec.structs import replace
 
 BACKOFF_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
 PATIENCE = 3  # failed starts in a row before the breaker opens
+TROUBLES = frozenset(
+    {"breaker", "dispatcher", "files", "history", "listing", "submission", "unclear"}
+)
+"""Bounds that bind only where something is wrong."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):

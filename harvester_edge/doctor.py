@@ -26,8 +26,9 @@ from harvester_edge import lint, owned
 from harvester_edge.act import launch
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
+from harvester_edge.decide import TROUBLES
 from harvester_edge.edge import client, pilot_program, prefix
-from harvester_edge.glance import down
+from harvester_edge.glance import down, glance
 from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
@@ -89,6 +90,7 @@ def examine(path: Path) -> Iterator[Finding]:
     for said in down(site):
         remedy = "its log has a line `loop_failed` with the trace"
         yield Finding(about="loops", verdict="bad", said=said, remedy=remedy)
+    yield _asked("decision", lambda: _decision(site))
     yield _asked("batch system", lambda: _listing(site))
     yield _asked("history", lambda: _history(site))
     for name in site.slots:
@@ -224,6 +226,20 @@ def _pilot(site: Site) -> str:
 def _edge(site: Site) -> str:
     running = holder(site.state)
     return f"process {running} runs here" if running else "none runs here now"
+
+
+def _decision(site: Site) -> str:
+    """What the edge made of all this when it last looked."""
+    if not (site.state / "book.sqlite").exists():
+        return "none yet: no edge has run here"
+    answer = glance(site)
+    if answer.decision is None:
+        return "none yet: no edge has had its site here"
+    if answer.decision.binding.name in TROUBLES:
+        raise Trouble(
+            answer.decision.sentence, "`harvester-edge why` shows every bound", warning=True
+        )
+    return answer.decision.sentence
 
 
 def _listing(site: Site) -> str:

@@ -24,6 +24,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Outcome
 from ailurus.wire.client import Refused
 from harvester_edge.book import Book
+from harvester_edge.decide import TROUBLES
 from harvester_edge.evidence import Worker
 from harvester_edge.panda import words
 from harvester_edge.panda.line import Line
@@ -38,7 +39,6 @@ TYPES_S = 3600.0
 COMMANDS = 20  # a request
 WORKERS = 100  # a request
 LABEL = "managed"
-TROUBLES = ("breaker", "listing", "files", "submission", "history", "unclear", "unlisted")
 
 
 class Told(m.Demand):

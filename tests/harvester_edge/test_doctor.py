@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from harvester_edge import doctor
+from harvester_edge.ports import Rejected
 
 
 @pytest.fixture
@@ -85,3 +86,17 @@ def test_a_history_that_fails_or_is_kept_by_nobody_is_found(findings, world, mon
     found = findings()["history"]
     assert found.verdict == "warning"
     assert "counts as lost" in found.said
+
+
+@pytest.mark.field("K2", "K5")
+def test_what_stops_the_edge_is_told(findings, world):
+    assert findings()["decision"].said.startswith("none yet")
+    world.dispatcher.jobs = 1
+    world.cycle()
+    assert findings()["decision"].verdict == "good"
+    world.batch.answers = [Rejected("say --account, please")]
+    world.dispatcher.jobs = 3
+    world.cycle()
+    found = findings()["decision"]
+    assert found.verdict == "warning"
+    assert "say --account, please" in found.said
