@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import LOG, JobSpec, Room
+from ailurus.protocol.url import Url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 Id = tuple[int, int]
@@ -88,7 +90,7 @@ def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
     inputs = _inputs(told)
     command = f"{transformation} {arguments}"
     if _URL.fullmatch(transformation):
-        name = transformation.rsplit("/", 1)[-1]
+        name = _named(transformation)
         inputs.append({"name": name, "url": transformation})
         command = f"chmod +x {name} && ./{name} {arguments}"
     fields: dict[str, Any] = {
@@ -121,6 +123,14 @@ def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
         raise ValueError(str(error)) from None
 
 
+def _named(url: str) -> str:
+    """What a file is called, by its URL. Raises ValueError."""
+    try:
+        return Url.parse(url).name
+    except AilurusError as error:
+        raise ValueError(error.message) from None
+
+
 def _inputs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = panda.listing(told.get("inFiles"))
     columns = {
@@ -131,8 +141,8 @@ def _inputs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     for nr, name in enumerate(names):
         whole = _URL.fullmatch(name)
         file: dict[str, Any] = {
-            "name": name.rsplit("/", 1)[-1],
-            "url": name if whole else f"rucio://{columns['scopeIn'][nr]}/{name}",
+            "name": _named(name) if whole else name.rsplit("/", 1)[-1],
+            "url": name if whole else Url("rucio", columns["scopeIn"][nr]).joined(name).text,
         }
         if size := panda.number(columns["fsize"][nr]):  # 0: the server does not know it
             file["size"] = size

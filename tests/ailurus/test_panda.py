@@ -164,14 +164,14 @@ def test_a_dictionary_of_anything_is_a_job_or_a_valueerror(job):
 def theirs() -> dict[str, Any]:
     """A job as the real server 1.0.4 handed it out."""
     lines = (RECORDED / "server-1.0.4-answers.jsonl").read_text().splitlines()
-    return json.loads(lines[0])["answer"]["data"]["jobs"][0]
+    return json.loads(lines[0].replace(":PORT/", ":25080/"))["answer"]["data"]["jobs"][0]
 
 
 def test_a_foreign_job_is_its_transform_with_arguments(theirs):
     got = handed(theirs, ROOM, lambda _: pytest.fail("nothing to fetch"))
     assert got.id == (1364, 1)
     assert got.spec.command.startswith('chmod +x runcmd && ./runcmd -p "echo%20hello')
-    assert [file.url for file in got.spec.inputs] == ["http://127.0.0.1:PORT/trf/user/runcmd"]
+    assert [file.url for file in got.spec.inputs] == ["http://127.0.0.1:25080/trf/user/runcmd"]
     assert [file.name for file in got.spec.outputs] == ["nulljob.out"]
     assert got.log == "1364.nulljob.log.tgz"
     assert got.spec.walltime_s == 3600
@@ -188,6 +188,19 @@ def test_a_foreign_input_carries_its_scope_size_and_checksum(theirs):
     one, two, _ = handed(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
     assert (one.url, one.size, one.adler32) == ("rucio://user.x/a.root", 7, "0000abcd")
     assert (two.url, two.size, two.md5) == ("rucio://user.y/b.root", 8, "0" * 32)
+
+
+@pytest.mark.field("L1")
+def test_a_foreign_file_is_named_by_the_path_of_its_url(theirs):
+    job = {
+        **theirs,
+        "transformation": "https://h/trf/run?token=a/b",
+        "inFiles": "https://h/x.root?sig=c/d",
+        "scopeIn": "user.x",
+    }
+    spec = handed(job, ROOM, lambda _: JobSpec(name="x")).spec
+    assert [file.name for file in spec.inputs] == ["x.root", "run"]
+    assert spec.command.startswith("chmod +x run && ./run ")
 
 
 def test_an_input_of_size_0_is_one_whose_size_the_server_does_not_know(theirs):
