@@ -9,12 +9,13 @@ import re
 
 # In a text: who, and whatever follows `?` or `#` up to a blank, without the quotes and stops around it.
 # Each repetition is bounded: whoever wrote the text, it is read in a time that grows with its length.
-_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+# They are compiled when first needed: a pilot starts without them.
+_USER = r"(?<=://)[^\s/?#]*@"
 STOPS = "]\"'`)>,.;:"
 _STOPS = r"(?=[\]\"'`)>,.;:]{0,8}(?:\s|$))"
 _SCHEME = r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://"
-_QUERY = re.compile(rf"({_SCHEME}[^\s?#]*)([?#]\S*?){_STOPS}")
-_WORD = re.compile(r"\S+")
+_QUERY = rf"({_SCHEME}[^\s?#]*)([?#]\S*?){_STOPS}"
+_WORD = r"\S+"
 
 
 def shown(text: str) -> str:
@@ -24,7 +25,8 @@ def shown(text: str) -> str:
     """
     if "?" not in text and "@" not in text and "#" not in text:
         return text
-    return _WORD.sub(_hidden_target, _QUERY.sub(_hidden, _USER.sub("", text)))
+    text = re.sub(_QUERY, _hidden, re.sub(_USER, "", text))
+    return re.sub(_WORD, _hidden_target, text)
 
 
 def _hidden_target(found: re.Match[str]) -> str:
