@@ -33,22 +33,24 @@ class Disk:
     def __init__(self, tops: Sequence[Path]) -> None:
         self.used = 0
         """Of the last whole walk, or of this one where it has already found more."""
-        self.newest = 0.0
-        """The latest time of a change that was seen, by the file system's clock."""
+        self.mark = 0
+        """Of the last whole walk: another one when any file was made, changed or removed in between,
+        whatever its times say."""
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
         self._tops = tops
-        self._sum = 0
+        self._sum = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
 
     def step(self, most: int = STEP) -> bool:
         """Look at up to `most` more entries; whether that came to the end of a walk."""
         if self._walk is None:
-            self._sum, self._linked, self._walk = 0, set(), self._entries()
+            self._sum, self._mark = 0, self._mark_of_tops()
+            self._linked, self._walk = set(), self._entries()
         for _ in range(most):
             if (found := next(self._walk, None)) is None:
-                self.used, self._walk = self._sum, None
+                self.used, self.mark, self._walk = self._sum, self._mark, None
                 return True
             self._count(found)
         self.used = max(self.used, self._sum)
@@ -60,8 +62,15 @@ class Disk:
                 return
             self._linked.add((found.st_dev, found.st_ino))
         self._sum += charge(found)
-        if not stat.S_ISLNK(found.st_mode):
-            self.newest = max(self.newest, found.st_mtime)
+        self._mark += hash((found.st_ino, found.st_ctime_ns, found.st_size))
+
+    def _mark_of_tops(self) -> int:
+        """What says that names came and went, though none is left."""
+        mark = 0
+        for top in self._tops:
+            with contextlib.suppress(OSError):
+                mark += hash((os.fspath(top), top.stat().st_ctime_ns))
+        return mark
 
     def _entries(self) -> Iterator[os.stat_result]:
         todo = [os.fspath(top) for top in self._tops]

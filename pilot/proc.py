@@ -46,11 +46,23 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, l
     return found
 
 
-def io_of(pid: int) -> tuple[int, int] | None:
-    """Bytes that a process read from and wrote to storage."""
+class Io(NamedTuple):
+    """Bytes that a process and the children it waited for moved."""
+
+    read: int  # from storage
+    written: int  # to storage
+    moved: int  # by read, write and their like, to and from whatever it was
+
+
+def io_of(pid: int) -> Io | None:
+    """What /proc tells of a process; None: nothing."""
     found = dict(line.split(b": ") for line in _read(f"/proc/{pid}/io").splitlines())
     try:
-        return int(found[b"read_bytes"]), int(found[b"write_bytes"])
+        return Io(
+            int(found[b"read_bytes"]),
+            int(found[b"write_bytes"]),
+            int(found[b"rchar"]) + int(found[b"wchar"]),
+        )
     except (KeyError, ValueError):
         return None
 

@@ -21,6 +21,7 @@ from pilot import proc
 from pilot.counted import ENTRY_BYTES, Disk, Nameless, charge, nameless, shared_memory_kb
 from pilot.held import Held
 from pilot.ports import JobError
+from pilot.signs import Signs
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
@@ -36,7 +37,7 @@ class _Watched:
 
     def __init__(self, held: Held, work: Workdir, now: float) -> None:
         self.held, self.work = held, work
-        self.began = self.touched = now
+        self.began = now
         self.disk = Disk((work.directory, work.tmp))
         if held.spec.inputs or held.spec.script:  # they are there by now, and count beside its disk
             self.disk.step(FINAL_ENTRIES)
@@ -46,8 +47,8 @@ class _Watched:
         self.shmem_kb = 0  # of the node, when this payload was last looked at
         self.nameless_next, self.disk_next = now, now + 2.0
         self.pss_next = now + PSS_EVERY_S / 2
-        self.newest = 0.0
-        self.io: dict[int, tuple[int, int]] = {}
+        self.io: dict[int, proc.Io] = {}
+        self.signs = Signs(now)
 
     @property
     def deadline(self) -> float:
@@ -114,7 +115,7 @@ class Supervisor:
             and now > self._wake_at + SUSPENDED_S
         ):
             for one in watched:  # we were stopped, and perhaps they as well: no idleness of theirs
-                one.touched += now - self._looked_at
+                one.signs.alive_at += now - self._looked_at
         self._looked_at = now
         wake_at = float("inf")
         for one in watched:
@@ -155,13 +156,18 @@ class Supervisor:
                 wall_s=round(now - one.began, 3),
                 rss_kb=rss,
                 max_rss_kb=max(before.max_rss_kb, rss),
-                read_bytes=sum(read for read, _ in one.io.values()),
-                write_bytes=sum(written for _, written in one.io.values()),
+                read_bytes=sum(io.read for io in one.io.values()),
+                write_bytes=sum(io.written for io in one.io.values()),
                 processes=len(tree),
+            )
+            one.signs.worked(
+                sum(processes[p].cpu_s for p in tree),
+                sum(one.io[p].moved for p in tree if p in one.io),
+                now,
             )
             self._memory(one, tree, mapped + files, files, now)
         for one in watched:
-            self._logs(one)
+            self._logs(one, now)
             if now >= one.disk_next:
                 used = time.thread_time()
                 self._disk(one, now)
@@ -205,15 +211,17 @@ class Supervisor:
                 "ask for more `memory`",
             )
 
-    def _logs(self, one: _Watched) -> None:
+    def _logs(self, one: _Watched, now: float) -> None:
         size = 0
+        seen: list[tuple[int, int]] = []
         for path in (one.work.stdout, one.work.stderr):
             try:
                 found = path.lstat()
             except OSError:
                 continue
             size += max(found.st_size, charge(found))
-            self._touch(one, found.st_mtime)
+            seen.append((found.st_size, found.st_mtime_ns))
+        one.signs.wrote("output", hash(tuple(seen)), now)
         if size > self._bounds.stdout_bytes:
             self._stop(
                 one,
@@ -223,15 +231,21 @@ class Supervisor:
             )
 
     def _disk(self, one: _Watched, now: float) -> None:
-        one.disk.step()
-        self._touch(one, one.disk.newest)
+        walked = one.disk.step()
         self._disk_limit(one, one.disk, one.nameless.disk)
-        if 0 < self._bounds.looping_s < now - one.touched:
+        if not walked:  # what is not seen yet may be what changes
+            return
+        one.signs.wrote("files", one.disk.mark, now)
+        own = one.held.spec.looping_s
+        limit = self._bounds.looping_s if own is None else own
+        if 0 < limit < now - one.signs.alive_at:
             self._stop(
                 one,
                 Code.LOOPING_JOB,
-                f"the payload has touched no file for {self._bounds.looping_s:.0f} s",
-                "let it write its progress, or raise `limits.looping` of the site",
+                f"the payload gave no sign of life for {limit:.0f} s: no output, no file that changed, "
+                "hardly any CPU time or I/O",
+                "let it write its progress, or give the job a longer `looping`, or the site "
+                "`limits.looping`",
                 self._bounds.grace_s,
             )
 
@@ -261,12 +275,6 @@ class Supervisor:
                 "in them cannot be counted",
                 "let it use shorter paths",
             )
-
-    def _touch(self, one: _Watched, changed: float) -> None:
-        """A file's time is only compared with itself: clocks of file systems differ."""
-        if changed != one.newest and changed > one.newest:
-            one.newest = changed
-            one.touched = max(one.touched, self._looked_at)
 
     def _stop(
         self, one: _Watched, code: Code, what: str, remedy: str, grace_s: float = 0.0

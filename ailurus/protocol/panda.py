@@ -119,7 +119,7 @@ JOB = (
     Key("ioIntensityUnit", default=None),
     Key("nSent", number, "attempt_nr"),
 )
-"""`container_name` and `allowNoOutput` follow where a job has them."""
+"""`container_name`, `allowNoOutput` and `loopingCheck` (false) follow where a job has them."""
 _READ = {key.name: key.read for key in JOB}
 _NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
 
@@ -189,6 +189,8 @@ def dictionary(job: Sent) -> dict[str, Any]:
     told = {key.name: facts.get(key.name, key.default) for key in JOB}
     if spec.container:
         told["container_name"] = spec.container
+    if spec.looping_s == 0:
+        told["loopingCheck"] = False
     spare = [file.name for file in spec.outputs if file.optional and not file.url]
     if spare:
         told["allowNoOutput"] = ",".join(lfn(job.job_id, job.attempt_nr, name) for name in spare)

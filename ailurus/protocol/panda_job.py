@@ -117,6 +117,8 @@ def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
     ):
         if (value := panda.number(told.get(key)) or 0) > 0:
             fields[name] = value
+    if str(told.get("loopingCheck", "")).lower() == "false":
+        fields["looping_s"] = 0
     try:
         return msgspec.convert(fields, JobSpec)
     except msgspec.ValidationError as error:

@@ -40,6 +40,7 @@ _UNITS: dict[
     "disk": ("disk_mb", size_mb),
     "walltime": ("walltime_s", lambda text: int(duration_s(text))),
     "estimate": ("estimate_s", duration_s),
+    "looping": ("looping_s", duration_s),
 }
 _FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
 _KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})

@@ -1,0 +1,152 @@
+"""Whether a payload is alive: any sign will do, and none is taken from a clock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.submission import jobs_from
+from pilot import signs, watch
+from pilot.counted import Disk
+from pilot.ports import Order
+from pilot.signs import Signs
+from pilot.site import Limits, bounds_of
+from pilot.spawner import GuardedSpawner
+from pilot.watch import Supervisor
+from pilot.workdir import Workdir
+from tests.pilot.attempts import held_of, spawning
+from tests.pilot.helpers import until
+
+
+@pytest.fixture
+def spawner() -> Iterator[GuardedSpawner]:
+    with spawning() as made:
+        yield made
+
+
+def stopped_by(
+    spawner: GuardedSpawner, directory: Path, command: str, looping_s: float | None = None
+) -> Code | None:
+    """What stops a payload in half a second that counts as half a minute, at a limit of 15 s."""
+    held = held_of(command, looping_s=looping_s)
+    supervisor = Supervisor(bounds_of(Limits(looping=15)))
+    with Workdir(directory / "attempt") as work:
+        work.make()
+        order = Order(
+            argv=["/bin/sh", "-c", command],
+            environment={"PATH": os.environ["PATH"]},
+            directory=str(work.directory),
+            stdout=str(work.stdout),
+            stderr=str(work.stderr),
+        )
+        ended: list[object] = []
+        with supervisor.watching(held, work):
+            held.runs(lambda: (spawner, spawner.spawn(order, ended.append)))
+            until(lambda: held.pid)
+            began = time.monotonic()
+            for look in range(1, 6):
+                time.sleep(0.1)
+                supervisor._look(began + 6 * look)
+            error = held.stopped
+            held.kill()
+            until(lambda: ended)
+    return error.code if error else None
+
+
+@pytest.mark.field("L5")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "touch -d 2031-01-01 m; while :; do echo line; sleep 0.02; done",
+        "touch -d 2031-01-01 m; while :; do echo >> progress; sleep 0.02; done",
+        "while :; do touch -d 2001-01-01 m; sleep 0.02; done",
+        "while :; do mkdir a; sleep 0.02; rmdir a; sleep 0.02; mkdir a b; rmdir a b; done",
+        "touch m; while :; do mv m n; sleep 0.02; mv n m; sleep 0.02; done",
+        "while :; do :; done",
+        "while :; do dd if=/dev/zero of=/dev/null bs=1M count=2 2>&-; sleep 0.02; done",
+        "while :; do echo line >&2; sleep 0.02; done",
+    ],
+)
+def test_a_payload_with_any_sign_of_life_lives(
+    spawner: GuardedSpawner, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SHARE", 100.0)
+    monkeypatch.setattr(signs, "CPU_SHARE", signs.CPU_SHARE / 60)  # its clock is not ours
+    assert stopped_by(spawner, tmp_path, command) is None
+
+
+@pytest.mark.field("L5")
+@pytest.mark.parametrize(
+    ("command", "own", "code"),
+    [
+        ("sleep 60", None, Code.LOOPING_JOB),
+        ("while :; do sleep 0.1; done", None, Code.LOOPING_JOB),
+        ("echo once; touch -d 2031-01-01 m; sleep 60", None, Code.LOOPING_JOB),
+        ("sleep 60", 40.0, None),
+        ("sleep 60", 0.0, None),
+    ],
+)
+def test_one_without_is_ended_at_its_own_limit_or_the_sites(
+    spawner: GuardedSpawner,
+    tmp_path: Path,
+    command: str,
+    own: float | None,
+    code: Code | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "SHARE", 100.0)
+    assert stopped_by(spawner, tmp_path, command, own) is code
+
+
+@pytest.mark.field("L5")
+def test_a_job_says_its_limit_as_a_duration() -> None:
+    tree = {
+        "defaults": {"command": "true", "name": "a"},
+        "jobs": [{"looping": "30m"}, {}, {"looping": 0}],
+    }
+    assert [job.looping_s for job in jobs_from(tree)] == [1800.0, None, 0.0]
+
+
+@pytest.mark.field("L5")
+def test_work_counts_between_two_looks_not_since_the_last_sign() -> None:
+    found = Signs(0.0)
+    found.worked(0.0, 0, 3600.0)
+    assert found.alive_at == 0.0
+    found.worked(5.0, 0, 3605.0)  # a burst after an hour
+    assert found.alive_at == 3605.0
+    found.worked(5.04, 50_000, 3610.0)  # a shell that polls
+    assert found.alive_at == 3605.0
+    found.worked(1.0, 10, 3615.0)  # a child ended that nobody waited for
+    found.worked(1.2, 10, 3620.0)
+    assert found.alive_at == 3620.0
+    found.worked(1.2, 500_010, 3625.0)
+    assert found.alive_at == 3625.0
+
+
+@pytest.mark.field("L5")
+def test_any_change_in_a_large_tree_is_seen_wherever_it_is(tmp_path: Path) -> None:
+    for directory in range(5):
+        (tmp_path / str(directory)).mkdir()
+        for name in range(20):
+            (tmp_path / str(directory) / str(name)).touch()
+    disk = Disk((tmp_path,))
+
+    def mark() -> int:
+        while not disk.step(7):
+            pass
+        return disk.mark
+
+    before = mark()
+    assert mark() == before
+    for directory in range(5):
+        (tmp_path / str(directory) / "19").write_text("more")
+        after = mark()
+        assert after != before
+        before = after
+    os.utime(tmp_path / "0" / "0", (1, 1))
+    assert mark() != before
