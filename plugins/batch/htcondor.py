@@ -50,19 +50,23 @@ _FILES = "a worker's files lie in its own directory"
 _SLOT = "the slot says it"
 _ONCE = "a worker is begun once, and stays in the queue for as long as the edge needs"
 OWN = {
-    **dict.fromkeys(("ailurustag", "queue"), _FOUND),
-    **dict.fromkeys(("executable", "universe", "arguments", "args"), "it starts something else"),
+    **dict.fromkeys(("ailurustag", "queue", "clusterid", "procid"), _FOUND),
+    **dict.fromkeys(("max_materialize", "max_idle", "materialize_max_idle"), _FOUND),
+    **dict.fromkeys(("executable", "cmd", "universe", "jobuniverse"), "it starts something else"),
+    **dict.fromkeys(("arguments", "args"), "it starts something else"),
     **dict.fromkeys(("environment", "env"), "it tells a worker its number; `getenv` may add to it"),
     **dict.fromkeys(("initialdir", "initial_dir", "job_iwd", "iwd"), _FILES),
     **dict.fromkeys(("output", "stdout", "out", "error", "stderr", "err"), _FILES),
-    **dict.fromkeys(("should_transfer_files", "transfer_executable", "copy_to_spool"), _FILES),
+    **dict.fromkeys(("should_transfer_files", "shouldtransferfiles", "copy_to_spool"), _FILES),
+    **dict.fromkeys(("transfer_executable", "transferexecutable"), _FILES),
     "requirements": "`options.requirements` says it",
-    **dict.fromkeys(("leave_in_queue", "leaveinqueue", "periodic_remove", "periodicremove"), _ONCE),
-    **dict.fromkeys(("on_exit_remove", "onexitremove", "on_exit_hold", "onexithold"), _ONCE),
-    **dict.fromkeys(("max_retries", "retry_until", "success_exit_code"), _ONCE),
-    **dict.fromkeys(("max_materialize", "max_idle", "materialize_max_idle"), _FOUND),
-    **dict.fromkeys(("hold", "noop_job"), "no worker would start"),
+    **dict.fromkeys(("leave_in_queue", "leavejobinqueue", "periodic_remove"), _ONCE),
+    **dict.fromkeys(("periodicremove", "on_exit_remove", "onexitremove"), _ONCE),
+    **dict.fromkeys(("on_exit_hold", "onexithold", "max_retries", "retry_until"), _ONCE),
+    **dict.fromkeys(("jobmaxretries", "success_exit_code"), _ONCE),
+    **dict.fromkeys(("hold", "jobstatus", "noop_job", "isnoopjob"), "no worker would start"),
     **dict.fromkeys(("request_cpus", "request_memory", "request_disk", "request_gpus"), _SLOT),
+    **dict.fromkeys(("requestcpus", "requestmemory", "requestdisk", "requestgpus"), _SLOT),
     "accounting_group": "`options.accounting_group` says it",
 }
 """What `options.submit` may not set: https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html"""

@@ -37,7 +37,8 @@ def check(words: Sequence[str], grammar: Grammar) -> None:
 
 def _is(name: str, own: str) -> bool:
     """Long names may be cut short, as getopt takes them."""
-    return name == own or (len(name) > 3 and name.startswith("--") and own.startswith(name))
+    short = len(name) > 3 and name.startswith("--") and " " not in own and own.startswith(name)
+    return name == own or short
 
 
 def _options(words: Sequence[str], grammar: Grammar) -> Iterator[tuple[str, str | None]]:
@@ -92,5 +93,9 @@ def check_prefix(prefix: Sequence[str]) -> None:
     """Raises ValueError for a prefix that runs nothing."""
     if prefix and (not prefix[0].strip() or any(one in prefix[0] for one in " \t")):
         raise ValueError(f"{prefix[0]!r} is no command: each word by itself, [ssh, login]")
+    if shells(prefix) and {"-t", "-tt"} & {*prefix}:
+        raise ValueError(
+            "with a terminal, `-t`, commands do not print what they print: leave it out"
+        )
     if prefix and PurePath(prefix[-1]).name in SHELLS:
         raise ValueError(f"{prefix[-1]} is to be told where: [ssh, login]")

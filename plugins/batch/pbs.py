@@ -72,6 +72,7 @@ QSUB = Grammar(
         **dict.fromkeys(("-S", "-C", "-W Shell_Path_List"), "the script is read by /bin/sh"),
         **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mem", "-l walltime"), _SLOT),
         "-l place": "`options.place` says it",
+        "-v AILURUS_INDEX": "it is a worker's number",
     },
     flags=frozenset({"-f", "-h", "-I", "-V", "-X", "-z", "--version"}),
 )

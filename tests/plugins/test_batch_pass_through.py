@@ -30,7 +30,7 @@ SBATCH_BAD = [
     ["--parsable"], ["--output=/dev/null"], ["-o", "x"], ["--error=x"], ["--wait"], ["-W"], ["-vW"],
     ["--test-only"], ["--wrap=true"], ["--chdir=/tmp"], ["-HJ", "x"], ["--requeue"], ["--uid=1"],
     ["--comment", "a", "--job-name=x"], ["-p", "long", "-J", "x"], ["script.sh"], ["--", "x"],
-    ["--exclusive", "user"], ["--nodes=2"], ["-t", "1:00"],
+    ["--export=ALL,AILURUS_INDEX=3"], ["--exclusive", "user"], ["--nodes=2"], ["-t", "1:00"],
 ]  # fmt: skip
 SBATCH_GOOD = [
     [], ["--comment=--job-name"], ["--comment", "-J"], ["-p", "-J"], ["-pJ"], ["--exclusive=user"],
@@ -42,7 +42,7 @@ QSUB_BAD = [
     ["-N", "grid"], ["-Ngrid"], ["-J", "0-3"], ["-o", "/x"], ["-e/x"], ["-W", "block=true"],
     ["-Wblock=true"], ["-W", "group_list=a,block=true"], ["-W", "Job_Name=x"], ["-I"], ["-z"], ["-Vz"],
     ["-l", "select=2"], ["-l", "filesystems=home,walltime=1:00"], ["-r", "n"], ["job.sh"], ["--", "x"],
-    ["-VN", "x"], ["-u", "other"], ["-h"],
+    ["-VN", "x"], ["-u", "other"], ["-h"], ["-vA=1,AILURUS_INDEX=3"],
 ]  # fmt: skip
 QSUB_GOOD = [
     [], ["-l", "filesystems=home:eagle"], ["-W", "tolerate_node_failures=all"], ["-V"], ["-m", "n"],
@@ -53,7 +53,7 @@ CONDOR_BAD = [
     "executable=/bin/true", 'Environment = "A=1"', "env = A=1", "output = x", "initialdir = /",
     "requirements = True", "leave_in_queue = False", "on_exit_remove = False", "max_materialize = 1",
     "include : other.sub", "if true", "x = 1 \\", "x @=end", "hold = true", "universe = docker",
-    " request_cpus = 3", "+LeaveInQueue = False",
+    " request_cpus = 3", "+LeaveJobInQueue = False", "My.Cmd = 1",
 ]  # fmt: skip
 CONDOR_GOOD = [
     "", "# queue", "+WantIOProxy = True", "job_lease_duration = 300", "getenv = X509_USER_PROXY",
@@ -110,6 +110,7 @@ def test_all_that_the_plugins_say_themselves_is_theirs_to_say(tmp_path):
         ("htcondor, options: {submit: ['queue 3']}", "is no `name = value`"),
         ("slurm, options: {prefix: ['ssh login']}", "'ssh login' is no command: each word by itself"),
         ("htcondor, options: {prefix: [ssh]}", "ssh is to be told where"),
+        ("slurm, options: {prefix: [ssh, -tt, login]}", "with a terminal"),
     ],
 )  # fmt: skip
 def test_lint_refuses_it_with_the_line(tmp_path, backend, said):
