@@ -15,6 +15,8 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.url import Url
 
+TAKEN = "another dispatcher, or one of before, had a job of this number: remove it, or name another directory"
+"""What helps where an output's name is taken: it carries job and attempt."""
 Check = Callable[[], None]
 """Called now and then by whatever takes long: raises JobError when the job is to stop."""
 

@@ -18,7 +18,7 @@ from hashlib import md5 as new_md5
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import Check, Copied, JobError
+from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,6 +82,7 @@ class File:
                 raise JobError(
                     Code.STAGE_OUT_FAILED,
                     f"{url} exists already, and outputs overwrite nothing",
+                    remedy=TAKEN,
                     transient=False,
                 ) from None
             except OSError as error:

@@ -18,13 +18,14 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, Offer, watching
-from pilot.ports import Check, Copied, JobError
+from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 18
 LARGE = 1 << 20  # bytes of a body that is announced first: the receiver may be another
 STALL_S = 60.0  # how long a server may say nothing
 REDIRECTS = 5
-_LEADS = {"GET": {301, 302, 303, 307, 308}, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
+_ANY = {301, 302, 303, 307, 308}
+_LEADS = {"GET": _ANY, "HEAD": _ANY, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
 
 
 class Http:
@@ -44,6 +45,7 @@ class Http:
         self._allow = [_plain(Url.parse(prefix)) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
+        self._unanswered: set[str] = set()  # URLs of files that were sent whole, perhaps in vain
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
@@ -112,10 +114,32 @@ class Http:
     def put(self, source: int, url: Url, check: Check) -> Copied:
         body = _Measured(source)
         with watching(check):
-            self._ask("PUT", url, body, Code.STAGE_OUT_FAILED).close()
+            try:
+                self._ask("PUT", url, body, Code.STAGE_OUT_FAILED).close()
+            except _Exists:
+                if not self._arrived(url, body):
+                    raise
+            except JobError:
+                if body.size == body.length:
+                    self._unanswered.add(url.sent)
+                raise
+        self._unanswered.discard(url.sent)
         if body.size != body.length:
             raise JobError(Code.STAGE_OUT_FAILED, f"{url}: the file changed while it was sent")
         return Copied(size=body.size, adler32=f"{body.adler:08x}")
+
+    def _arrived(self, url: Url, body: _Measured) -> bool:
+        """Whether what is there came by an earlier try of ours whose answer was lost: a name has one writer."""
+        if url.sent not in self._unanswered:
+            return False
+        answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
+        answer.close()
+        if answer.headers.get("Content-Length") != str(body.length):
+            return False
+        body.rewind()
+        for _ in body.pieces():  # it is measured on the way
+            continue
+        return True
 
     def delete(self, url: Url) -> None:
         try:
@@ -174,6 +198,10 @@ class Http:
             raise JobError(code, f"{url}: {error}") from None
 
 
+class _Exists(JobError):
+    """There is a file of that name."""
+
+
 class _Measured(Offer):
     """An open file as a request's body, measured while it is sent."""
 
@@ -221,8 +249,11 @@ def _refused(url: Url, status: int, code: Code) -> JobError:
     if status in {404, 410}:
         return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
     if status == 412:
-        return JobError(
-            code, f"{url} exists already, and outputs overwrite nothing", transient=False
+        return _Exists(
+            code,
+            f"{url} exists already, and outputs overwrite nothing",
+            remedy=TAKEN,
+            transient=False,
         )
     passing = status in {408, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)

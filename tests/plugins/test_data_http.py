@@ -533,3 +533,54 @@ def test_a_proxy_is_used_by_the_sites_word_and_by_no_other(store, into: int, mon
         with allowing(store.url, http_proxy=named) as transfer:
             assert transfer.get(url, into, nothing, md5=False).size == len("by proxy")
         assert proxy.asked == [f"{url.sent} Basic dTpw"]
+
+
+class Mute(Pool):
+    """It takes the first file and says nothing, or that it could not."""
+
+    def do_PUT(self) -> None:
+        if self.asked:
+            super().do_PUT()
+            return
+        self.asked.append(self.path)
+        self.files[self.path] = self.rfile.read(int(self.headers["Content-Length"]))[: self.kept]
+        if self.status:
+            self._answer(self.status)
+        self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.files[self.path])))
+        self.end_headers()
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize("size", [10, 2 * http.LARGE])
+@pytest.mark.parametrize("status", [0, 500])
+def test_a_file_that_arrived_without_an_answer_is_not_lost(
+    into: int, size: int, status: int
+) -> None:
+    data = filled(into, size)
+    with serving(Mute, status=status, kept=None) as server, allowing(server.url) as transfer:
+        url = Url.parse(f"{server.url}/57.1.out")
+        with pytest.raises(JobError) as first:
+            transfer.put(into, url, nothing)
+        assert first.value.transient
+        copied = transfer.put(into, url, nothing)
+    assert (copied.size, copied.adler32) == (size, f"{zlib.adler32(data):08x}")
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize(("kept", "tried"), [(5, True), (None, False)])
+def test_a_file_that_is_not_ours_or_not_whole_is_none(into: int, kept, *, tried: bool) -> None:
+    data = filled(into, 10)
+    with serving(Mute, status=0, kept=kept) as server, allowing(server.url) as transfer:
+        url = Url.parse(f"{server.url}/57.1.out")
+        if tried:
+            assert code_of(lambda: transfer.put(into, url, nothing)) is Code.STAGE_OUT_FAILED
+        else:
+            server.files["/57.1.out"] = data
+            server.asked.append("")
+        with pytest.raises(JobError, match="exists already") as again:
+            transfer.put(into, url, nothing)
+        assert not again.value.transient
