@@ -12,7 +12,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import queue, views
+from dispatcher import queue, variety, views
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core, SiteLease, end_worker, foreign
 from dispatcher.ports import Row, Tx
@@ -98,6 +98,12 @@ class Edges(Core):
                 self.shapes.update(queue.all_shapes(tx))
             of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
             for name, number, _, n in ready:
+                if self.turns.mixed(
+                    tx, number
+                ):  # the first of them: what is behind is told when they are gone
+                    first = variety.ready(tx, name, number, 1, queue.ANYTHING, lambda _: True)
+                    of_shape.update((name, shape) for *_, shape in first)
+                    continue
                 of_shape[name, self.shapes[number]] += n
             alive = [
                 row

@@ -12,8 +12,10 @@ from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import Event
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.troubles import Losses
+from dispatcher.variety import LEAST
 
 Signal = asyncio.Future[None]
+LOOKERS = 20  # workers that are woken for a job whose size is not known here
 
 
 class Waiter(Struct, eq=False):
@@ -133,6 +135,8 @@ class Hub:
     def ready(self, queue: str, shape_id: int, jobs: int) -> None:
         """Wake workers that could take these jobs, one a job."""
         shape = self._shapes.get(shape_id)
+        if shape == LEAST:  # jobs of many sizes: whoever is woken may not have the room
+            jobs = max(jobs, LOOKERS)
         for name in [queue] if queue else list(self._workers):
             waiters = self._workers[name]
             for waiter in list(waiters):

@@ -47,7 +47,7 @@ class Turns:
 
     def __init__(self, shares: Mapping[str, float] | None = None) -> None:
         self.shares = dict(shares or {})
-        self._groups: dict[int, str] = {}  # by lane
+        self._names: dict[int, str] = {}  # of lanes: the group's, for many sizes with the owner's
         self._clocks: dict[tuple[str, str], float] = {}  # by queue and group
         self._now: dict[str, float] = {}  # the turn that was taken last, by queue
         self.taken: Counter[tuple[str, str]] = Counter()
@@ -57,26 +57,34 @@ class Turns:
         """A group's share, beside those of the others."""
         return self.shares.get(group, 1.0)
 
-    def lane(self, tx: Tx, shape_id: int, group: str) -> int:
-        """The number of a shape in a group."""
-        if not group:
+    def lane(self, tx: Tx, shape_id: int, group: str, owner: str = "") -> int:
+        """The number of a shape in a group; of an `owner` one for jobs of many sizes, see `variety`."""
+        name = f"{group}\n{owner}" if owner else group
+        if not name:
             return shape_id
-        row = tx.one("lane.find", of_shape=shape_id, user_group=group) or tx.one(
-            "lane.add", of_shape=shape_id, user_group=group
+        row = tx.one("lane.find", of_shape=shape_id, user_group=name) or tx.one(
+            "lane.add", of_shape=shape_id, user_group=name
         )
         number = int(row[0]) if row else shape_id
-        self._groups[number] = (
-            group  # at once: the number of a lane whose commit failed is used again
+        self._names[number] = (
+            name  # at once: the number of a lane whose commit failed is used again
         )
         return number
 
     def group(self, tx: Tx, number: int) -> str:
         """The group of a lane; of a shape's own number it is the one without a name."""
+        return self._name(tx, number).partition("\n")[0]
+
+    def mixed(self, tx: Tx, number: int) -> bool:
+        """Whether a lane holds jobs of many sizes."""
+        return "\n" in self._name(tx, number)
+
+    def _name(self, tx: Tx, number: int) -> str:
         if number < FIRST_LANE:
             return ""
-        if number not in self._groups:  # another process was the first to meet it
-            self._groups.update(tx.all("lane.all"))
-        return self._groups[number]
+        if number not in self._names:  # another process was the first to meet it
+            self._names.update(tx.all("lane.all"))
+        return self._names[number]
 
     def rows(self, tx: Tx, queue: str, ready: Iterable[Row]) -> list[GroupRow]:
         """The groups whose jobs wait for workers of a queue, by what is `ready` in queues and lanes;

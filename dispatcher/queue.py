@@ -18,7 +18,7 @@ from ailurus.protocol.errors import TAKEN_AWAY, Code
 from ailurus.protocol.job import InputFile, JobSpec, Room, Shape, without
 from ailurus.protocol.states import JobState, Refusal, Standing
 from ailurus.protocol.worker import Ending
-from dispatcher import graph
+from dispatcher import graph, variety
 from dispatcher.caller import Rejected
 from dispatcher.groups import Candidate, Turns
 from dispatcher.ports import Row, Tx
@@ -152,7 +152,8 @@ def _given_again(
         except Unfit as fault:
             fail(tx, job_id=job_id, why=str(fault), now=now)
         else:
-            leased.append(Leased(job_id, attempt_nr, _shape(tx, shapes, shape_id), spec))
+            shape = variety.shape_of(tx, job_id) or _shape(tx, shapes, shape_id)
+            leased.append(Leased(job_id, attempt_nr, shape, spec))
     return Given(leased, len(rows) - len(leased))
 
 
@@ -217,11 +218,13 @@ def _best(
     only the group whose turn it is, is looked at."""
 
     def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, float, int, Shape]]:
+        if turns.mixed(tx, shape_id):
+            return variety.ready(tx, name, shape_id, count, room, suits)
         rows = tx.all("job.ready", queue=name, shape_id=shape_id, most=count)
         return [(-priority, rank, job_id, shape) for job_id, priority, rank in rows]
 
     kinds: dict[str, list[tuple[str, int, Shape]]] = {}
-    for name, shape_id, shape in _ready(tx, queue, room, shapes, suits):
+    for name, shape_id, shape in _ready(tx, queue, room, shapes, suits, turns):
         kinds.setdefault(turns.group(tx, shape_id), []).append((name, shape_id, shape))
 
     def best(group: str) -> Iterator[tuple[int, Shape]]:
@@ -239,9 +242,13 @@ def any_ready(
     room: Room,
     shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
+    turns: Turns,
 ) -> bool:
     """Whether a job waits that `lease` could hand out."""
-    return any(True for _ in _ready(tx, queue, room, shapes, suits))
+    return any(
+        not turns.mixed(tx, number) or variety.ready(tx, name, number, 1, room, suits)
+        for name, number, _ in _ready(tx, queue, room, shapes, suits, turns)
+    )
 
 
 def _ready(
@@ -250,10 +257,12 @@ def _ready(
     room: Room,
     shapes: MutableMapping[int, Shape],
     suits: Callable[[Shape], bool],
+    turns: Turns,
 ) -> Iterator[tuple[str, int, Shape]]:
-    """Queues and shapes that have ready jobs and fit."""
+    """Queues and shapes that have ready jobs and fit, or may: the jobs of a mixed lane are looked at."""
     for name, shape_id, _ in tx.all("counter.ready", queue=queue):
-        if (shape := _shape(tx, shapes, shape_id)).fits(room) and suits(shape):
+        shape = _shape(tx, shapes, shape_id)
+        if turns.mixed(tx, shape_id) or (shape.fits(room) and suits(shape)):
             yield name, shape_id, shape
 
 

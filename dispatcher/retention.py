@@ -96,5 +96,5 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
         tx.count(standing[4], standing[5], standing[0], -1, standing[7])
     ids = _encode(job_ids).decode()
     tx.run("failure.less", ids=ids)
-    for what in ("log", "file", "attempt", "body", "parent", "job"):
+    for what in ("log", "file", "attempt", "body", "parent", "sized", "job"):
         tx.run(f"old.drop_{what}", ids=ids)

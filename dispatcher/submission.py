@@ -18,6 +18,7 @@ from dispatcher import retention
 from dispatcher.caller import Rejected
 from dispatcher.groups import Turns
 from dispatcher.ports import Tx
+from dispatcher.variety import Lanes
 
 TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
 LINKS = 1000  # that a job waits for another: of one commit
@@ -167,14 +168,12 @@ def add(
 ) -> None:
     """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and what they
     wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the `group`."""
-    numbers = {
-        shape: _number(tx, shape, shapes, group, turns) for shape in {job.shape for job in jobs}
-    }
+    lanes = Lanes(tx, owner, group, turns, shapes, now)
     rows: list[dict[str, Any]] = [
         {
             "job_id": job_id,
             "queue": job.spec.queue,
-            "shape_id": numbers[job.shape],
+            "shape_id": lanes.number(job.spec.queue, job.shape),
             "priority": job.spec.priority,
             "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
             "retry_all": job.spec.max_attempts is not None,
@@ -191,6 +190,13 @@ def add(
         tx.count(queue, shape_id, JobState.DEFINED, n, owner)
     tx.many("job.add", rows)
     tx.many("body.add", rows)
+    sized = [
+        {"job_id": row["job_id"], **msgspec.structs.asdict(job.shape)}
+        for row, job in zip(rows, jobs, strict=True)
+        if lanes.mixed(row["shape_id"])
+    ]
+    if sized:
+        tx.many("sized.add", sized)
 
 
 class Link(NamedTuple):
@@ -280,7 +286,7 @@ def clear(tx: Tx, first: int, last: int) -> None:
     """Forget some jobs of such a request, with what they wait for."""
     for queue, shape, _, n, whose in tx.all("job.defined_range", first=first, last=last):
         tx.count(queue, shape, JobState.DEFINED, -n, whose)
-    for table in ("job", "body", "parent", "retry"):
+    for table in ("job", "body", "parent", "retry", "sized"):
         tx.run(f"{table}.drop_range", first=first, last=last)
 
 
@@ -301,16 +307,6 @@ def drop_broken(tx: Tx, process: str) -> int:
     for owner, request_id, first, jobs in broken:
         drop(tx, owner, request_id, first, jobs)
     return len(broken)
-
-
-def _number(tx: Tx, shape: Shape, shapes: dict[int, Shape], group: str, turns: Turns) -> int:
-    """The number of a shape in a group, given one if it is new; `shapes` learns it at once, for who
-    leases next."""
-    values = msgspec.structs.asdict(shape)
-    row = tx.one("shape.find", **values) or tx.one("shape.add", **values)
-    number = turns.lane(tx, int(row[0]) if row else 0, group)
-    shapes[number] = shape
-    return number
 
 
 def _parents(

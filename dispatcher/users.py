@@ -38,7 +38,7 @@ class Users(Reasons):
         async with lock:  # the same request again waits until the first has been stored
             if await self._known(caller.subject, ask.request_id) is None:
                 jobs = await asyncio.to_thread(self._checked, ask)
-                self._possible(jobs)
+                await asyncio.to_thread(self._possible, jobs)
             else:  # it was good when it was taken
                 jobs = await asyncio.to_thread(submission.prepare, ask.jobs)
             digest = await asyncio.to_thread(submission.digest_of, jobs)
@@ -81,12 +81,15 @@ class Users(Reasons):
 
     def _possible(self, jobs: Sequence[Prepared]) -> None:
         """Raise Rejected for a job that no site can ever run."""
-        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes, and workers may be many
+        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes
+        offers: dict[str, list[why.Offer]] = {}  # and many workers are few sizes
         for index, job in enumerate(jobs):
             kind = (job.spec.queue, job.shape)
             if kind in good:
                 continue
-            fault = why.impossible(job.spec, job.shape, self.offers(job.spec.queue))
+            if job.spec.queue not in offers:
+                offers[job.spec.queue] = why.sizes(self.offers(job.spec.queue))
+            fault = why.impossible(job.spec, job.shape, offers[job.spec.queue])
             good.add(kind)
             if fault is not None:
                 raise Rejected(
@@ -291,7 +294,7 @@ class Users(Reasons):
                 return await self._retried(ask, key, known)
             plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
             if plan.jobs:
-                self._possible(plan.jobs)
+                await asyncio.to_thread(self._possible, plan.jobs)
                 mine = caller.subject == plan.owner
                 request = Request(
                     by=caller.subject,

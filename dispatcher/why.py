@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
@@ -41,6 +41,11 @@ def short_of(shape: Shape, room: Room) -> str:
     if room.seconds_left is not None and shape.walltime_s > room.seconds_left:
         return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
     return ""
+
+
+def sizes(offers: Iterable[Offer]) -> list[Offer]:
+    """One offer of each size: what is asked of each for many jobs."""
+    return list({(offer.total, offer.foreign): offer for offer in offers}.values())
 
 
 def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[str, str] | None:

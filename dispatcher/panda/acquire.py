@@ -168,7 +168,9 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
     count = max(1, min(ask.count, 1000))
 
     def change(tx: Tx) -> tuple[int, Given]:
-        if not queue.any_ready(tx, ask.site, _room(ask), service.shapes, _suits(ask)):
+        if not queue.any_ready(
+            tx, ask.site, _room(ask), service.shapes, _suits(ask), service.turns
+        ):
             raise _NoneToday
         worker_id = worker_of(
             tx,

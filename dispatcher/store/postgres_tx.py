@@ -45,7 +45,9 @@ HELD = {
         ),
         " for update",
     ),
-    **dict.fromkeys(("job.ready", "job.ready_whole"), " for update of job skip locked"),
+    **dict.fromkeys(
+        ("job.ready", "job.ready_sized", "job.ready_whole"), " for update of job skip locked"
+    ),
 }
 
 # Written late: the statement NAME.all does it for many rows, and no two of them may be the same one.

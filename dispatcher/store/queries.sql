@@ -25,6 +25,25 @@ select shape_id, user_group from lane
 select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes, s.walltime_s
     from lane l join shape s on s.shape_id = l.of_shape
 
+-- name: variety.has
+select 1 from variety where queue = :queue and owner = :owner and shape_id = :shape_id
+-- name: variety.add
+insert into variety (queue, owner, shape_id, added) values (:queue, :owner, :shape_id, :now)
+    on conflict (queue, owner, shape_id) do update set added = :now
+-- name: variety.count
+select count(*) from variety where queue = :queue and owner = :owner
+-- name: variety.tidy
+delete from variety where queue = :queue and owner = :owner and added < :before and not exists (select 1 from counter c
+    where c.queue = variety.queue and c.shape_id = variety.shape_id and c.n > 0
+    and c.state not in ('finished', 'failed', 'cancelled', 'closed'))
+-- name: sized.add
+insert into sized (job_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
+    values (:job_id, :cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
+-- name: sized.get
+select cores, memory_mb, disk_mb, gpus, nodes, walltime_s from sized where job_id = :job_id
+-- name: sized.drop_range
+delete from sized where job_id between :first and :last
+
 -- name: counter.move
 insert into counter (queue, shape_id, state, n) values (:queue, :shape_id, :state, :by)
     on conflict (queue, shape_id, state) do update set n = counter.n + :by
@@ -158,6 +177,11 @@ update job set state = 'activated', changed = :now, activated = :now
 select job_id, priority, rank from job
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job_id limit :most
+-- name: job.ready_sized
+select job.job_id, priority, rank, cores, memory_mb, disk_mb, gpus, nodes, walltime_s
+    from job join sized on sized.job_id = job.job_id
+    where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job.job_id limit :most
 -- name: job.oldest_ready
 select min(activated) from (select activated from job
     where queue = :queue and shape_id = :shape_id and state = 'activated'
@@ -479,6 +503,8 @@ delete from attempt where job_id in (select value from json_each(:ids))
 delete from body where job_id in (select value from json_each(:ids))
 -- name: old.drop_parent
 delete from parent where child in (select value from json_each(:ids))
+-- name: old.drop_sized
+delete from sized where job_id in (select value from json_each(:ids))
 -- name: old.drop_job
 delete from job where job_id in (select value from json_each(:ids))
 -- name: event.trim
