@@ -152,6 +152,20 @@ def judged(
     )
 
 
+class MetOn:
+    """Judges an OSError of what is done within: so a copy can say which of its two sides failed."""
+
+    def __init__(self, thing: Thing, what: str, code: Code | None = None) -> None:
+        self._thing, self._what, self._code = thing, what, code
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise judged(error, self._what, self._thing, code=self._code) from None
+
+
 class Seen(NamedTuple):
     """What is known of how a payload ended."""
 

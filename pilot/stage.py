@@ -17,6 +17,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import LONGEST, Url
+from pilot.blame import MetOn, Thing, judged
 from pilot.held import Held
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.site import Bounds
@@ -24,7 +25,7 @@ from pilot.workdir import Workdir
 
 T = TypeVar("T")
 MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
-_OF_THE_NODE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # not the payload's doing
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
 
 
 class Stage:
@@ -135,13 +136,12 @@ class Stage:
         return left
 
     def _get(self, file: InputFile, work: Workdir, check: Check) -> None:
-        try:
-            into = work.create(file.name)
-        except FileExistsError:  # of an earlier try
-            (work.directory / file.name).unlink()
-            into = work.create(file.name)
-        except OSError as error:
-            raise JobError(Code.NO_LOCAL_SPACE, f"{file.name}: {error.strerror}") from None
+        with MetOn(Thing.NODE, f"cannot make the input {file.name!r}"):
+            try:
+                into = work.create(file.name)
+            except FileExistsError:  # of an earlier try
+                (work.directory / file.name).unlink()
+                into = work.create(file.name)
         try:
             url = _parsed(file.url)
             copied = self._transfers(url.scheme).get(url, into, check, md5=file.md5 is not None)
@@ -160,12 +160,18 @@ class Stage:
                 f"the payload left no file {file.name!r}",
                 remedy="does it write it into the directory it starts in? Or make it `optional`",
             ) from None
+        except PermissionError:
+            raise JobError(
+                Code.OUTPUT_UNSAFE,
+                f"the payload left {file.name!r}, but the pilot may not read it",
+                remedy="let the payload end with `chmod u+r` on it, and u+x on its directories",
+            ) from None
         except (OSError, ValueError) as error:
-            what = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-            if isinstance(error, OSError) and error.errno in _OF_THE_NODE:
-                raise JobError(Code.STAGE_OUT_FAILED, f"{file.name}: {what}") from None
-            if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENOTDIR):
-                what = f"{file.name!r} is a symbolic link"
+            if isinstance(error, OSError) and error.errno not in _NO_FILE:
+                raise judged(error, f"cannot read the output {file.name!r}", Thing.JOB) from None
+            what = str(error)
+            if isinstance(error, OSError):
+                what = f"{file.name!r} is a symbolic link, a socket or a device"
             raise JobError(
                 Code.OUTPUT_UNSAFE,
                 f"{what}, and only a regular file can be an output",

@@ -18,6 +18,7 @@ from hashlib import md5 as new_md5
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
+from pilot.blame import MetOn, Thing, judged
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 20
@@ -51,7 +52,9 @@ class File:
                 mode = os.fstat(source).st_mode
                 if not stat.S_ISREG(mode):
                     raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file")
-                copied = copy(source, into, check, md5=md5)
+                reading = MetOn(Thing.STORAGE, f"cannot read {url}", Code.STAGE_IN_FAILED)
+                writing = MetOn(Thing.NODE, f"cannot write its copy of {url}")
+                copied = copy(source, into, check, md5=md5, reading=reading, writing=writing)
                 if mode & stat.S_IXUSR:
                     with contextlib.suppress(
                         PermissionError
@@ -70,7 +73,9 @@ class File:
                 program = os.fstat(source).st_mode & stat.S_IXUSR
                 into = os.open(part, _NEW, 0o755 if program else 0o644, dir_fd=parent)
                 try:
-                    copied = copy(source, into, check, md5=False)
+                    reading = MetOn(Thing.NODE, f"cannot read the output for {url}")
+                    writing = MetOn(Thing.STORAGE, f"cannot write {url}", Code.STAGE_OUT_FAILED)
+                    copied = copy(source, into, check, md5=False, reading=reading, writing=writing)
                     synced(into)
                     name_once(part, name, directory=parent)
                     synced(parent)
@@ -151,20 +156,33 @@ class File:
             os.close(here)
 
 
-def copy(source: int, into: int, check: Check, *, md5: bool) -> Copied:
-    """Copy all of an open file, measuring it on the way."""
+def copy(
+    source: int,
+    into: int,
+    check: Check,
+    *,
+    md5: bool,
+    reading: MetOn,
+    writing: MetOn,
+) -> Copied:
+    """Copy all of an open file, measuring it on the way. `reading` and `writing` say whose an OSError is."""
     block = memoryview(bytearray(BLOCK))
     size, adler = 0, 1
     digest = new_md5(usedforsecurity=False) if md5 else None
-    while got := os.readv(source, [block]):
+    while True:
+        with reading:
+            got = os.readv(source, [block])
+        if not got:
+            break
         check()
         piece = block[:got]
         adler = zlib.adler32(piece, adler)
         if digest is not None:
             digest.update(piece)
         size += got
-        while piece:
-            piece = piece[os.write(into, piece) :]
+        with writing:
+            while piece:
+                piece = piece[os.write(into, piece) :]
     return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
 
@@ -202,6 +220,4 @@ def _explained(error: OSError, url: Url, code: Code) -> JobError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return JobError(code, f"{url}: permission denied to the pilot", transient=False)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(code, f"no space left for {url}", transient=True)
-    return JobError(code, f"{url}: {error.strerror}")
+    return judged(error, f"cannot reach {url}", Thing.STORAGE, code=code)

@@ -18,6 +18,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, Offer, watching
+from pilot.blame import MetOn, Thing
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 18
@@ -92,6 +93,7 @@ class Http:
         answer = self._ask("GET", url, None, Code.STAGE_IN_FAILED)
         size, adler = 0, 1
         digest = new_md5(usedforsecurity=False) if md5 else None
+        writing = MetOn(Thing.NODE, f"cannot write its copy of {url}")
         try:
             for block in answer.stream(BLOCK, decode_content=False):
                 adler = zlib.adler32(block, adler)
@@ -99,14 +101,13 @@ class Http:
                     digest.update(block)
                 size += len(block)
                 piece = memoryview(block)
-                while piece:
-                    piece = piece[os.write(into, piece) :]
+                with writing:
+                    while piece:
+                        piece = piece[os.write(into, piece) :]
         except urllib3.exceptions.HTTPError as error:  # short read, stall, reset
             raise JobError(
                 Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({error})"
             ) from None
-        except OSError as error:
-            raise JobError(Code.NO_LOCAL_SPACE, f"{url}: {error.strerror}") from None
         finally:
             answer.close()
         return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
@@ -215,7 +216,12 @@ class _Measured(Offer):
         self.wanted, self.size, self.adler = True, 0, 1
 
     def pieces(self) -> Iterator[bytes]:
-        while self.wanted and (block := os.read(self._source, BLOCK)):
+        reading = MetOn(Thing.NODE, "cannot read the output that is sent")
+        while self.wanted:
+            with reading:
+                block = os.read(self._source, BLOCK)
+            if not block:
+                return
             self.adler = zlib.adler32(block, self.adler)
             self.size += len(block)
             yield block
