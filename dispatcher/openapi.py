@@ -10,6 +10,7 @@ import msgspec
 from ailurus import __version__
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, ROUTES, Route
+from ailurus.schema import even
 
 _REF = "#/components/schemas/{name}"
 _PATH = re.compile(r"\{(\w+)\}")
@@ -24,6 +25,7 @@ def description() -> dict[str, Any]:
     bodies = [route.ask for route in ROUTES if route.method == "POST"]
     answers = [route.answer for route in ROUTES if route.answer is not None]
     _, schemas = msgspec.json.schema_components([*bodies, *answers, m.Problem], ref_template=_REF)
+    schemas = even(schemas)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(PREFIX + route.path, {})[route.method.lower()] = _operation(route)
@@ -84,7 +86,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _query(route: Route) -> list[dict[str, Any]]:
     _, schemas = msgspec.json.schema_components([route.ask])
-    schema = schemas[route.ask.__name__]
+    schema = even(schemas[route.ask.__name__])
     required = schema.get("required", [])
     return [
         {"name": name, "in": "query", "required": name in required, "schema": one}

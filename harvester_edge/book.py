@@ -117,9 +117,13 @@ def connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     found = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection)
-    if not read_only:
-        found.execute("pragma journal_mode = wal")
-        found.execute("pragma synchronous = full")
+    try:
+        if not read_only:
+            found.execute("pragma journal_mode = wal")
+            found.execute("pragma synchronous = full")
+    except BaseException:
+        found.close()
+        raise
     return found
 
 
@@ -137,12 +141,20 @@ class Book:
             self._db = connected(path, read_only=read_only)
             if not read_only:
                 self._migrate()
+            if site:
+                self._belongs_to(site)
         except sqlite3.Error as error:
+            self._let_go()
             raise AilurusError(
                 f"cannot use {path}: {error}", remedy="is it a local, writable disk?"
             ) from None
-        if site:
-            self._belongs_to(site)
+        except AilurusError:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        if hasattr(self, "_db"):
+            self._db.close()
 
     def close(self) -> None:
         self._db.close()

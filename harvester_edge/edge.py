@@ -157,18 +157,28 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
     bundle.hand_out(site)
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
+    batch = plugin(
+        options,
+        places,
+        prefix(site.site),
+        timeout_s=duration_s(site.backend.limits.command_timeout),
+    )
     book = Book(site.state / "book.sqlite", site=site.site)
+    try:
+        return _opened(site, batch, book, clock or steady(), log)
+    except BaseException:
+        book.close()
+        raise
+
+
+def _opened(site: Site, batch: Batch, book: Book, clock: Callable[[], float], log: Log) -> Edge:
+    """What the book knows is remembered."""
     edge = Edge(
         site=site,
-        batch=plugin(
-            options,
-            places,
-            prefix(site.site),
-            timeout_s=duration_s(site.backend.limits.command_timeout),
-        ),
+        batch=batch,
         book=book,
         client=client(site),
-        clock=clock or steady(),
+        clock=clock,
         log=log,
     )
     if (part := site.dispatcher.panda) is not None:

@@ -402,7 +402,9 @@ def json_schema() -> dict[str, Any]:
     """The schema for editors: `site_configs/site.schema.json`."""
     import msgspec
 
-    schema = msgspec.json.schema(Site)
+    from ailurus.schema import even
+
+    schema = even(msgspec.json.schema(Site))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A site of an Ailurus edge",

@@ -102,8 +102,17 @@ class Sqlite(Writing):
         super().__init__(READERS)
         self.path = path
         self._lock = _exclusive(path)
-        self._writer = _connect(path)
-        _migrate(self._writer, path)
+        try:
+            self._writer = _connect(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        try:
+            _migrate(self._writer, path)
+        except BaseException:
+            self._writer.close()
+            os.close(self._lock)
+            raise
         self._writer.execute(f"pragma busy_timeout = {LOCKED_MS}").close()
         self._last_event, self._entered = (
             int(self._writer.execute(queries()[name]).fetchone()[0])
@@ -267,15 +276,19 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    for pragma in (
-        "journal_mode = wal",
-        "synchronous = full",
-        "wal_autocheckpoint = 2000",  # pages: larger ones make rarer but longer commits
-        "busy_timeout = 10000",
-        "cache_size = -65536",
-        "temp_store = memory",
-    ):
-        connection.execute(f"pragma {pragma}").close()
+    try:
+        for pragma in (
+            "journal_mode = wal",
+            "synchronous = full",
+            "wal_autocheckpoint = 2000",  # pages: larger ones make rarer but longer commits
+            "busy_timeout = 10000",
+            "cache_size = -65536",
+            "temp_store = memory",
+        ):
+            connection.execute(f"pragma {pragma}").close()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

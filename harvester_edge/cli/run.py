@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 from pathlib import Path
 
 from ailurus import entry
@@ -49,14 +50,14 @@ def main(args: Namespace, out: Output) -> int:
 
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))
-        for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
-            signal.signal(number, on_signal)
-        if args.metrics_listen:
-            from harvester_edge import metrics
+        with closing(edge.book):
+            for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
+                signal.signal(number, on_signal)
+            if args.metrics_listen:
+                from harvester_edge import metrics
 
-            metrics.serve(site, args.metrics_listen)
-        daemon.run(edge, stop, standby=args.standby)
-        if args.drain_at_exit:
-            daemon.drain_all(edge, leave)
-        edge.book.close()
+                metrics.serve(site, args.metrics_listen)
+            daemon.run(edge, stop, standby=args.standby)
+            if args.drain_at_exit:
+                daemon.drain_all(edge, leave)
     return 0

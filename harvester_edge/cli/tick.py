@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 
 from ailurus.output import Output
 from harvester_edge.cli.exits import NO_PERMISSION, UNAVAILABLE
@@ -25,9 +26,9 @@ def main(args: Namespace, out: Output) -> int:
     site = lint.load(args.config)
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))
-        decision = daemon.cycle(edge)
-        at = edge.clock()
-        edge.book.close()
+        with closing(edge.book):
+            decision = daemon.cycle(edge)
+            at = edge.clock()
     show(out, site.site, at, decision)
     if edge.refused:
         return NO_PERMISSION

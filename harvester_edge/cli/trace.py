@@ -9,6 +9,7 @@ dispatcher answers or not.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ from ailurus.protocol import messages as m
 from harvester_edge.evidence import Worker
 
 if TYPE_CHECKING:
+    from harvester_edge.book import Book
     from harvester_edge.site import Site
 
 
@@ -49,13 +51,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Read, ask, show."""
-    from ailurus.protocol.errors import AilurusError
     from harvester_edge import lint
     from harvester_edge.book import Book
-    from harvester_edge.cli.exits import NotFound
 
     site = lint.load(args.config)
-    book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
+    with closing(Book(site.state / "book.sqlite", site=site.site, read_only=True)) as book:
+        return _trace(args, out, site, book)
+
+
+def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
+    from ailurus.protocol.errors import AilurusError
+    from harvester_edge.cli.exits import NotFound
+
     workers = [] if args.job else book.search(args.id)
     job_id = None
     attempts: tuple[m.TracedAttempt, ...] = ()

@@ -6,6 +6,7 @@ It reads the edge's book and nothing else: it answers while the edge and the dis
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 
 import msgspec
 
@@ -48,8 +49,8 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.glance import down
 
     site = lint.load(args.config)
-    book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
-    decided = book.decisions(args.history or 1)[::-1]
+    with closing(Book(site.state / "book.sqlite", site=site.site, read_only=True)) as book:
+        decided = book.decisions(args.history or 1)[::-1]
     if not decided:
         raise NotFound("no decision has been made yet", remedy="`harvester-edge run` or `tick`")
     running, looked = holder(site.state), last_look(site.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import closing
 
 import msgspec
 
@@ -28,8 +29,8 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.book import Book
 
     site = lint.load(args.config)
-    book = Book(site.state / "book.sqlite", site=site.site, read_only=True)
-    workers = book.recent(args.limit)
+    with closing(Book(site.state / "book.sqlite", site=site.site, read_only=True)) as book:
+        workers = book.recent(args.limit)
     if out.as_json:
         out.document(WorkersAnswer(site.site, workers))
     else:

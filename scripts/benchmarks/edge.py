@@ -11,6 +11,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -138,7 +139,11 @@ def _bare(listing: bytes, demand: bytes) -> float:
     """CPU of the least that any edge does: read the listing and the heartbeats, compare with what is
     known, write 2 % in one commit."""
     known = {key: state for key, state, _ in _fields(listing)}
-    with tempfile.TemporaryDirectory() as place, sqlite3.connect(f"{place}/known") as db:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        closing(sqlite3.connect(f"{place}/known")) as db,
+        db,
+    ):
         db.executescript("pragma journal_mode = wal; create table known (job, task, state, name)")
         began = time.process_time()
         msgspec.json.decode(demand)

@@ -123,7 +123,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path):
         pass
 
     with_store(f"sqlite:///{tmp_path / 'queue.db'}", nothing)
-    with sqlite3.connect(tmp_path / "queue.db") as database:
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as database, database:
         database.execute("insert into migration values (9999, 'x', 'x', 0)")
     with pytest.raises(AilurusError, match="newer version"):
         open_store(f"sqlite:///{tmp_path / 'queue.db'}")

@@ -12,6 +12,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -367,7 +368,7 @@ def test_reports_wait_on_disk_while_the_dispatcher_is_down(frail: Field) -> None
 def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Field) -> None:
     job_id = frail.submit("true")
     frail.dispatcher.kill()
-    with sqlite3.connect(frail.dispatcher.directory / "store.db") as store:
+    with closing(sqlite3.connect(frail.dispatcher.directory / "store.db")) as store, store:
         (spec,) = store.execute("select spec from body where job_id = ?", (job_id,)).fetchone()
         newer = json.dumps({**json.loads(spec), "colour": "red"}).encode()
         store.execute("update body set spec = ? where job_id = ?", (newer, job_id))
@@ -376,7 +377,7 @@ def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Fiel
     pilot = frail.pilot()
     assert pilot.ended(60) == 78
     assert "colour" in pilot.log.read_text()
-    with sqlite3.connect(frail.dispatcher.directory / "store.db") as store:
+    with closing(sqlite3.connect(frail.dispatcher.directory / "store.db")) as store, store:
         assert store.execute("select state from job where job_id = ?", (job_id,)).fetchone() == (
             "activated",
         )

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import sqlite3
 import stat
+from contextlib import closing
 
 import pytest
 import trustme
@@ -77,10 +78,10 @@ def test_what_others_can_read_is_found(patient, tmp_path):
 
 def test_a_damaged_a_newer_and_an_older_store_are_told_apart(patient, tmp_path):
     path = tmp_path / "queue.db"
-    with sqlite3.connect(path) as store:
+    with closing(sqlite3.connect(path)) as store, store:
         store.execute("delete from migration where number = (select max(number) from migration)")
     assert patient()["migrations"] == "warning"
-    with sqlite3.connect(path) as store:
+    with closing(sqlite3.connect(path)) as store, store:
         store.execute("insert into migration values (9999, '9999_future.post.sql', 'x', 0)")
     store.close()
     assert patient()["migrations"] == "wrong"
@@ -91,7 +92,7 @@ def test_a_damaged_a_newer_and_an_older_store_are_told_apart(patient, tmp_path):
 
 
 def test_events_of_tomorrow_tell_that_the_clock_went_back(patient, tmp_path):
-    with sqlite3.connect(tmp_path / "queue.db") as store:
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as store, store:
         store.execute("insert into event (seq, at, kind, data) values (1, 4e9, 'job', '{}')")
     store.close()
     assert patient()["newest event"] == "wrong"

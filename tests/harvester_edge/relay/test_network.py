@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,18 @@ def test_an_edge_judges_nobody_before_the_relay_has_told_everything(world, tree)
     here.relay_state.mkdir()
     Store(here.relay_state / "relay.sqlite").close()
     assert behind(here) == ""
-    with sqlite3.connect(here.relay_state / "relay.sqlite") as db:
+    with closing(sqlite3.connect(here.relay_state / "relay.sqlite")) as db, db:
         db.execute(
             "insert into pilot values ('i', 't', 'c', '', '', -1, 0, ?, 0, '', '')", (time.time(),)
         )
     assert "1 pilots" in behind(here)
     world.cycle(400)
     assert [one.ended for one in world.workers()] == [None]
-    with sqlite3.connect(here.relay_state / "relay.sqlite") as db:
+    with closing(sqlite3.connect(here.relay_state / "relay.sqlite")) as db, db:
         db.execute("delete from pilot")
         db.execute("insert into report values (1, 1, ?, '')", (time.time() - 60,))
     assert "1 reports" in behind(here)
-    with sqlite3.connect(here.relay_state / "relay.sqlite") as db:
+    with closing(sqlite3.connect(here.relay_state / "relay.sqlite")) as db, db:
         db.execute("update report set at = ?", (time.time() - 5 * 3600,))  # it waits in vain
     assert behind(here) == ""
     world.dispatcher.jobs = 0
