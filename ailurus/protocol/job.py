@@ -40,10 +40,13 @@ QueueName = Annotated[
 Variable = Annotated[
     str,
     Meta(
+        max_length=1000,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$",
         description="letters, digits and _, with no digit first",
     ),
 ]
+Value = Annotated[Text, Meta(max_length=131_000)]
+"""Of a variable: Linux gives no program a longer one."""
 Adler32 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$", description="8 hexadecimal digits, in lower case")
 ]
@@ -110,7 +113,7 @@ class JobSpec(
     """The payload is killed when it gives no sign of life for this long; 0: never (PanDA loopingCheck
     false); None: as the site says."""
     launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")] = "single"
-    environment: dict[Variable, Text] = {}
+    environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
     network: bool = False
     """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0

@@ -506,7 +506,9 @@ class Report(OpenAsk):
     exit_code: Annotated[int, Meta(ge=-1000, le=1000)] | None = None
     files: Annotated[tuple[DoneFile, ...], Meta(max_length=10_000)] = ()
     usage: Usage | None = None
-    timing: dict[Label, float] = {}  # seconds by phase: stage_in, wait, run, stage_out
+    timing: Annotated[
+        dict[Label, float], Meta(max_length=1000)
+    ] = {}  # seconds by phase: stage_in, wait, run, stage_out
     ended: float = 0.0
     host: Label = ""
     runtime: Label = ""

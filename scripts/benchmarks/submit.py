@@ -1,4 +1,5 @@
-"""10,000 jobs in one request, beside bare decode and insert; and what heartbeats notice of it."""
+"""10,000 jobs in one request, beside bare decode and insert; then 1,000 jobs that wait for 9,000 others each;
+and what heartbeats notice of both."""
 
 from __future__ import annotations
 
@@ -26,6 +27,9 @@ JOBS = 10_000
 CHUNK = 2000  # jobs a commit, as the bare peer inserts them
 QUIET_S = 4.0
 ROUNDS = 10
+PARENTS = 9000
+CHILDREN = 1000
+AT_ONCE = 110  # of them in one request: a submission may have a million lines
 
 
 def run(args: Namespace) -> Iterator[Figure]:
@@ -43,6 +47,13 @@ def run(args: Namespace) -> Iterator[Figure]:
             with beats.beside() as seen:
                 ours.append(_ours(rig, sent))
             busy += seen
+        parents = _send(rig, _body(PARENTS))
+        quiet_after = beats.during(QUIET_S)
+        began = time.perf_counter()
+        with beats.beside() as linked:
+            for at in range(0, CHILDREN, AT_ONCE):
+                _send(rig, _children(parents, at))
+        lines_s = time.perf_counter() - began
     best = min(ours)
     size = f"{len(body) / 1e6:.1f} MB"
     yield figure("submit: 10,000 jobs in one request", best, "s", peer=min(bare), at_most=2.5,
@@ -51,27 +62,44 @@ def run(args: Namespace) -> Iterator[Figure]:
     p99 = 1000 * percentile(busy, 0.99)
     yield figure("submit: heartbeats' p99 meanwhile", p99, "ms", peer=1000 * percentile(quiet, 0.99),
                  at_most=3, note=f"{len(busy)} beats; peer: quiet")  # fmt: skip
+    lines = CHILDREN * PARENTS
+    yield figure("submit: what jobs wait for", 1e6 * lines_s / lines, "us a line",
+                 note=f"{CHILDREN} jobs, each after {PARENTS}: {lines_s:.0f} s")  # fmt: skip
+    yield figure("submit: heartbeats' p99 meanwhile, too", 1000 * percentile(linked, 0.99), "ms",
+                 peer=1000 * percentile(quiet_after, 0.99), at_most=3,
+                 note=f"{len(linked)} beats; peer: quiet")  # fmt: skip
 
 
-def _body() -> bytes:
+def _body(jobs_of_it: int = JOBS) -> bytes:
     pad = {"environment": {"PAD": "x" * 850}}
-    jobs = tuple(null_job(nr, **pad) for nr in range(JOBS))
+    jobs = tuple(null_job(nr, **pad) for nr in range(jobs_of_it))
+    return msgspec.json.encode(m.Submit(request_id=secrets.token_hex(8), jobs=jobs))
+
+
+def _children(parents: tuple[int, ...], at: int) -> bytes:
+    numbers = range(at, min(CHILDREN, at + AT_ONCE))
+    jobs = tuple(null_job(nr, depends_on=parents) for nr in numbers)
     return msgspec.json.encode(m.Submit(request_id=secrets.token_hex(8), jobs=jobs))
 
 
 def _ours(rig: Rig, body: bytes) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=60)
+    began = time.perf_counter()
+    ids = _send(rig, body)
+    took = time.perf_counter() - began
+    if len(ids) != JOBS:
+        raise RuntimeError("not all jobs were taken")
+    return took
+
+
+def _send(rig: Rig, body: bytes) -> tuple[int, ...]:
+    connection = http.client.HTTPConnection("127.0.0.1", rig.port, timeout=120)
     headers = {
         "Authorization": f"Bearer {rig.admin_token.read_text().strip()}",
         "Content-Type": "application/json",
     }
-    began = time.perf_counter()
     connection.request("POST", f"{PREFIX}/jobs", body, headers)
     answer = connection.getresponse().read()
-    took = time.perf_counter() - began
-    if len(msgspec.json.decode(answer, type=m.Submitted).job_ids) != JOBS:
-        raise RuntimeError("not all jobs were taken")
-    return took
+    return msgspec.json.decode(answer, type=m.Submitted).job_ids
 
 
 def _bare(body: bytes, path: Path) -> float:

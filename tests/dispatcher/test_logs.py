@@ -87,6 +87,7 @@ def test_a_log_over_its_limit_keeps_its_beginning_and_its_end(place):
     run(test, place, live_log_bytes=4000)
 
 
+@pytest.mark.field("A20")
 def test_pieces_that_overlap_or_come_again_take_no_more_room_than_the_limit(place):
     async def test(b):
         job_id, worker, got = await started(b)
@@ -108,6 +109,7 @@ def test_output_of_which_nothing_came_is_known_by_its_length(place):
     run(test, place)
 
 
+@pytest.mark.field("A20")
 def test_the_last_piece_may_come_after_the_report_and_no_other(place):
     async def test(b):
         job_id, worker, got = await started(b)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import typing
+from collections.abc import Iterator
 from types import UnionType
 
 import msgspec
 import pytest
+from msgspec import inspect
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, JobsQuery, Scope
@@ -288,3 +291,40 @@ def test_who_shows_no_token_has_the_account_of_the_address(panda):
     ask = {"site_name": "q"}
     answers = [panda.ask("/api/v1/pilot/acquire_jobs", ask, token=None).status for _ in range(12)]
     assert (answers[0], answers[-1]) == (200, 429)
+
+
+# --- what a message may hold -------------------------------------------------------------------------
+
+FREE = re.compile(r"\^(\((\w+)(\|\w+)*\)|\[0-9a-f\]\{\d+\})\(")
+"""A pattern that is a choice of words, or so many digits, is a length, too."""
+
+
+def unbounded(kind: inspect.Type, path: str) -> Iterator[str]:
+    """The places in a message that may hold any number of things."""
+    match kind:
+        case inspect.Metadata(type=inner):
+            yield from unbounded(inner, path)
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                yield from unbounded(field.type, f"{path}.{field.name}")
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from unbounded(one, path)
+        case inspect.VarTupleType(max_length=None) | inspect.ListType(max_length=None):
+            yield path
+        case inspect.DictType(max_length=None):
+            yield path
+        case inspect.VarTupleType(item_type=item) | inspect.ListType(item_type=item):
+            yield from unbounded(item, f"{path}[]")
+        case inspect.DictType(key_type=key, value_type=value):
+            yield from unbounded(key, f"{path}{{key}}")
+            yield from unbounded(value, f"{path}{{}}")
+        case inspect.StrType(max_length=None, pattern=pattern):
+            if not (pattern and FREE.match(pattern)):
+                yield path
+
+
+@ITEM7
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_no_field_of_any_message_may_hold_any_number_of_things(route):
+    assert list(unbounded(inspect.type_info(route.ask), route.name)) == []
