@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ailurus.paths import expanded
+from ailurus.protocol.shown import shown
 from harvester_edge.site import Site
 from harvester_edge.tree import At, Fault, Tree
 
@@ -45,15 +45,18 @@ def _wrong(url: str) -> tuple[str, str, str] | None:
         parts = urlsplit(url)
         name, port = parts.hostname, parts.port
     except ValueError as error:  # `http://[`, a port that is none
-        shown = re.sub(r"//.*@", "//…@", url)  # a password is not repeated
-        return "E010", f"{shown} is no address: {error}", remedy
+        return "E010", f"{shown(url)} is no address: {error}", remedy
     if parts.password is not None:
         remedy = "leave it out, and make it another: who reads the file has it"
         return "E028", f"the password of {parts.username} stands in it", remedy
     if parts.scheme not in ("http", "https"):
-        return "E010", f"{url} is no address: {parts.scheme} is not spoken", remedy
+        return "E010", f"{shown(url)} is no address: {parts.scheme} is not spoken", remedy
     if not name or port == 0 or parts.username is not None or parts.query or parts.fragment:
-        return "E010", f"{url} is no address of a server alone", remedy
+        return (
+            "E010",
+            f"{shown(url)} is no address of a server alone",
+            (f"{remedy}, without user, query and fragment"),
+        )
     return None
 
 

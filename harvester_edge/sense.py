@@ -168,18 +168,26 @@ def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
-    storage, at = site.storage, ("storage", "default_output")
+    storage = site.storage
+    told: list[tuple[At, str]] = [
+        (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
+    ]
+    told.append((("storage", "http_proxy"), storage.http_proxy or ""))
+    told.append((("storage", "default_output"), directory_url(storage.default_output)))
+    read: list[Url] = []
+    for at, text in told:
+        try:
+            read += [Url.parse(text)] if text else []
+        except AilurusError as error:
+            yield tree.fault(at, "E010", error.message, error.remedy)
+            return
     if not storage.default_output:
         return
-    try:
-        url = Url.parse(directory_url(storage.default_output))
-        allowed = [Url.parse(prefix) for prefix in storage.http_allow]
-    except AilurusError as error:
-        yield tree.fault(at, "E026", error.message, error.remedy)
-        return
+    at, url = ("storage", "default_output"), read[-1]
     path = os.fsdecode(b"/" + b"/".join(url.segments))
     if url.scheme == "file" and not any(_beneath(path, root) for root in storage.roots):
         yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
+    allowed = read[: len(storage.http_allow)]
     if url.scheme in {"http", "https"} and not any(map(url.within, allowed)):
         yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
 

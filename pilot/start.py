@@ -223,12 +223,16 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
         if scheme == "file":
             for root in [options.storage] if options.storage else in_home(site.storage.roots):
                 _made_storage(root)
-        made: Transfer = kind(
-            roots=site.storage.roots,
-            http_allow=site.storage.http_allow,
-            http_proxy=site.storage.http_proxy,
-            ca=options.trust.ca,
-        )
+        try:
+            made: Transfer = kind(
+                roots=site.storage.roots,
+                http_allow=site.storage.http_allow,
+                http_proxy=site.storage.http_proxy,
+                ca=options.trust.ca,
+            )
+        except AilurusError as error:
+            what = f"the site's storage cannot be used: {error.message}"
+            raise JobError(Code.SERVICE_UNAVAILABLE, what, remedy=error.remedy) from None
         return made
 
     return transfer
