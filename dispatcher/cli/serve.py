@@ -32,8 +32,8 @@ from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
 
 if TYPE_CHECKING:
+    from ailurus.server import Server
     from dispatcher.auth import Issuer
-    from dispatcher.guard import Server
     from dispatcher.service import Service
     from dispatcher.traces import Traces
     from dispatcher.traffic import AccessLog
@@ -286,7 +286,7 @@ def _names(sockets: list[socket.socket]) -> list[str]:
 def _server(app: Any, args: Namespace) -> Server:
     import uvicorn
 
-    from dispatcher.guard import Guarded, Server
+    from ailurus.server import Guarded, Server
 
     config = uvicorn.Config(
         app,

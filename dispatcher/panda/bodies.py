@@ -104,7 +104,7 @@ def parameters(
     be, as legacy servers have it.
     """
     if method == "GET":
-        return form(query, most=None)  # a head is short: see guard.py
+        return form(query, most=None)  # a head is short: see ailurus/server.py
     given = kind(headers)
     if body[:2] == _GZIP:
         body = unzipped(body, longest(known=known))

@@ -34,7 +34,7 @@ class Door:
         try:
             return 200, _encode(await self._call(name, token, _decode[name](body)))
         except No as no:
-            problem = msgspec.structs.replace(no.problem, giver=self._pilots.name)
+            return self.refusal(no)
         except (msgspec.MsgspecError, RecursionError) as error:
             problem = m.Problem(title=str(error), status=422)
         except sqlite3.Error as error:
@@ -44,6 +44,16 @@ class Door:
             self._log.error("request_broke", trace=True, route=name)
             problem = m.Problem(title="a bug of the relay", status=500)
         return problem.status, _encode(problem)
+
+    def refusal(self, no: No) -> tuple[int, bytes]:
+        """Status and body, in our name."""
+        problem = msgspec.structs.replace(no.problem, giver=self._pilots.name)
+        return problem.status, _encode(problem)
+
+    def admit(self, name: str, token: str) -> None:
+        """Raise No to who may not ask this, before the body is read."""
+        if name not in ("register", "report"):
+            self._pilots.who(token)
 
     def _call(self, name: str, token: str, ask: Any) -> Awaitable[msgspec.Struct]:
         if name == "report":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
-from ailurus.protocol import messages as m
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
+from harvester_edge.relay.stock import No
+
+BODY_S = 120.0  # to send a body
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -22,34 +23,42 @@ def application(door: Door) -> Application:
         if scope["type"] != "http":
             return
         name = BY_PATH.get(scope["path"]) if scope["method"] == "POST" else None
-        if name is None:
-            await _say(send, 404, _problem(404, "a relay knows what pilots ask, and no more"))
-        elif (body := await _body(receive)) is None:
-            await _say(send, 413, _problem(413, f"more than {LONGEST} bytes"))
-        else:
-            kind, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        try:
+            if name is None:
+                raise No(404, "a relay knows what pilots ask, and no more")
+            headers = dict(scope["headers"])
+            kind, _, token = headers.get(b"authorization", b"").partition(b" ")
             shown = token.decode("latin-1") if kind.lower() == b"bearer" else ""
+            door.admit(name, shown)
+            body = await _body(receive, headers)
+        except No as no:
+            await _say(send, *door.refusal(no))
+        else:
             await _say(send, *await door.answer(name, shown, body))
 
     return serve
 
 
-async def _body(receive: Receive) -> bytes | None:
-    text = b""
-    while True:
-        message = await receive()
-        text += message.get("body", b"")
-        if len(text) > LONGEST:
-            return None
-        if not message.get("more_body"):
-            return text or b"{}"
+async def _body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+    """The body of a request. Raises No when it is too long or too slow."""
+    said = headers.get(b"content-length", b"0")
+    if not said.isdigit() or len(said) > 18 or int(said) > LONGEST:
+        raise No(413, f"more than {LONGEST} bytes")
+    text = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                text += message.get("body", b"")
+                if len(text) > LONGEST:
+                    raise No(413, f"more than {LONGEST} bytes")
+                if not message.get("more_body"):
+                    return bytes(text) or b"{}"
+    except TimeoutError:
+        raise No(408, f"the body took longer than {BODY_S:.0f} s") from None
 
 
 async def _say(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _problem(status: int, title: str) -> bytes:
-    return msgspec.json.encode(m.Problem(title=title, status=status))

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
+from ailurus.server import Guarded, Server
 from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
 from harvester_edge.edge import private, trust
@@ -100,7 +100,7 @@ async def _say(teller: Teller, loop: Loop) -> None:
 async def _listen(config: uvicorn.Config, listener: socket.socket, loop: Loop) -> None:
     loop.turned(None)
     with contextlib.closing(listener.dup()) as copy:  # uvicorn closes what it is given
-        await _Server(config).serve(sockets=[copy])
+        await Server(config).serve(sockets=[copy])
 
 
 def _config(site: Site, door: Door) -> uvicorn.Config:
@@ -111,7 +111,7 @@ def _config(site: Site, door: Door) -> uvicorn.Config:
         application(door),
         ssl_certfile=certificate,
         ssl_keyfile=key,
-        http="httptools",
+        http=Guarded,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -122,14 +122,6 @@ def _config(site: Site, door: Door) -> uvicorn.Config:
         server_header=False,
         date_header=False,
     )
-
-
-class _Server(uvicorn.Server):
-    """The relay hears signals itself."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _socket(listen: str) -> socket.socket:

@@ -8,8 +8,8 @@ import time
 import pytest
 import uvicorn
 
-from dispatcher import guard
-from dispatcher.guard import Guarded, Server
+from ailurus import server as guard
+from ailurus.server import Guarded, Server
 
 
 @pytest.fixture
