@@ -19,6 +19,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import resource
 import select
 import signal
 import socket
@@ -43,6 +45,7 @@ AGAIN_S = 1.0  # after an ending: the kernel's list of children may miss one tha
 EXEC_S = 0.5  # an exec is over by then, many times
 SOON_S = 0.05  # until strangers are looked at again, and how long a start may go untold
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
+_CHILD = re.compile(r'"child-pid": *(\d+)')
 _DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
 _DEFAULT = [*_DEAF, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
@@ -132,8 +135,6 @@ def _be_guardian(link: socket.socket) -> NoReturn:
     become_undumpable()
     with contextlib.suppress(OSError):  # when memory runs out payloads go first
         Path("/proc/self/oom_score_adj").write_text("300", encoding="utf-8")
-    import resource
-
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Guardian(link).serve()
     os._exit(0)
@@ -160,7 +161,9 @@ class Guardian:
         self._running: dict[int, Spawn] = {}  # by process id
         self._pids: dict[int, int] = {}  # by key
         self._status: dict[int, int] = {}  # by process id: where its status can be read
-        self._ended: list[tuple[float, Ended]] = []  # wait for their leftovers to be gone
+        # By key, until when they wait for their leftovers to be gone.
+        self._ended: dict[int, tuple[float, Ended]] = {}
+        self._inner: dict[int, int] = {}  # process ids that runtimes started in sandboxes → key
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
         self._unsure: dict[int, float] = {}  # orphans without an environment → until when is well
         self._answers: list[Started | Ended] = []
@@ -295,6 +298,7 @@ class Guardian:
 
     def _reap(self) -> None:
         """Collect all that ended, kill what no running payload answers for, then say who ended."""
+        others: dict[int, resource.struct_rusage] = {}
         while True:
             try:
                 pid, status, used = os.wait4(-1, os.WNOHANG)
@@ -304,27 +308,47 @@ class Guardian:
                 break
             self._spared.pop(pid, None)
             self._unsure.pop(pid, None)
+            others[pid] = used
             if (order := self._running.pop(pid, None)) is not None:
                 self._pids.pop(order.key, None)
                 now = time.monotonic()
+                text = self._told(pid)
                 ended = Ended(
                     key=order.key,
                     exit_code=os.waitstatus_to_exitcode(status),
                     cpu_s=used.ru_utime + used.ru_stime,
                     max_rss_kb=used.ru_maxrss,
                     at=now,
-                    status=self._told(pid),
+                    status=text,
                 )
-                self._ended.append((now + LEFTOVERS_S, ended))
+                self._ended[order.key] = (now + LEFTOVERS_S, ended)
                 self._again_at = now + AGAIN_S
+                if inner := _CHILD.search(text):
+                    self._inner[int(inner[1])] = order.key
+        for pid in self._inner.keys() & others.keys():
+            self._add(self._inner.pop(pid), others[pid])
         clean = self._sweep()
         now = time.monotonic()
-        self._answers += [ended for deadline, ended in self._ended if clean or now > deadline]
-        self._ended = [] if clean else [item for item in self._ended if now <= item[0]]
+        for key, (deadline, ended) in list(self._ended.items()):
+            if clean or now > deadline:
+                self._answers.append(ended)
+                del self._ended[key]
+        if not self._ended:
+            self._inner.clear()
         if not clean:
             self._again_at = now + SOON_S
         elif now >= self._again_at:
             self._again_at = 0.0
+
+    def _add(self, key: int, used: resource.struct_rusage) -> None:
+        """A runtime does not wait for what it started, so the payload's usage is not in its own; and
+        what it has of memory is its own, and ours before it became that program."""
+        if (found := self._ended.get(key)) is None:
+            return
+        deadline, ended = found
+        cpu_s = ended.cpu_s + used.ru_utime + used.ru_stime
+        ended = msgspec.structs.replace(ended, cpu_s=cpu_s, max_rss_kb=used.ru_maxrss)
+        self._ended[key] = (deadline, ended)
 
     def _sweep(self) -> bool:
         """Kill orphans of payloads that ended; whether there were none.

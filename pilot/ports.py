@@ -157,7 +157,8 @@ class Order(Struct, frozen=True, kw_only=True):
     depth: int = 0
     """How many processes from the top a TERM spares: they are the container's."""
     status_fd: int = 0
-    """The descriptor whose writer the program gets, and whose text comes back in `Ended`; 0: none."""
+    """The descriptor whose writer the program gets, and whose text comes back in `Ended`; 0: none. The
+    process that it names there as `"child-pid": N` is the payload's: its usage counts as the program's."""
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
 

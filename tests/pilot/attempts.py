@@ -75,6 +75,13 @@ def outcome_of(
             return Outcome(exit_code=-1, error=error)
 
 
+def open_up(directory: Path) -> None:
+    """Let an ordinary user come as far as `directory`, which pytest made for root."""
+    for above in directory.parents[:4]:
+        if above.name.startswith(("pytest-", "popen-")):
+            above.chmod(above.stat().st_mode | 0o011)
+
+
 def main() -> None:
     """In a process of its own, which may have a file system, user or limits of its own."""
     told = msgspec.json.decode(sys.argv[1])

@@ -22,7 +22,7 @@ from pilot.run import Outcome
 from pilot.spawner import GuardedSpawner
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
-from tests.pilot.attempts import grounds, held_of, outcome_of, spawning
+from tests.pilot.attempts import grounds, held_of, open_up, outcome_of, spawning
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 64_321
@@ -165,6 +165,30 @@ def test_a_child_killed_for_memory_is_named_and_a_later_kill_is_not_blamed_on_it
     assert "memory" not in str(second.error)
 
 
+BUSY = "head -c 60000000 /dev/zero | tail -c 60000000 >/dev/null; "
+BUSY += "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
+
+
+@pytest.mark.field("W8")
+@pytest.mark.parametrize("end", ["true", "exit 3", "kill -9 $$"])
+def test_a_payload_shorter_than_any_sample_is_counted(
+    spawner: GuardedSpawner, tmp_path: Path, end: str
+) -> None:
+    held = held_of(f"{BUSY}; {end}", memory_mb=1000)
+    outcome_of(held, tmp_path, spawner)
+    assert held.usage.cpu_s > 0.02
+    assert held.usage.max_rss_kb > 58_000
+
+
+@pytest.mark.field("W8")
+def test_a_small_payload_is_not_charged_for_the_sandboxs_start(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    held = held_of("true")
+    outcome_of(held, tmp_path, spawner)
+    assert 0 < held.usage.max_rss_kb < 10_000
+
+
 def elsewhere(directory: Path, mount: str = "", **told: Any) -> dict[str, Any]:
     """The same in a process of its own, with `mount` on its work directory."""
     job = msgspec.json.encode({"directory": str(directory), **told}).decode()
@@ -195,8 +219,7 @@ def test_a_node_without_inodes_is_the_nodes_wherever_it_is_met(tmp_path: Path, i
 @pytest.mark.field("L4")
 def test_a_limit_of_processes_is_the_nodes(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    for directory in tmp_path.parents[:3]:
-        directory.chmod(directory.stat().st_mode | 0o011)
+    open_up(tmp_path)
     told = elsewhere(tmp_path, user=NOBODY, processes=1, bare=True, job={"command": "true"})
     assert (told["code"], told["transient"]) == (Code.RESOURCE_UNAVAILABLE, True)
     assert "processes" in told["message"]

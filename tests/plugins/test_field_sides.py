@@ -22,7 +22,7 @@ from pilot.stage import Stage
 from pilot.workdir import Workdir
 from plugins.data.file import File
 from plugins.data.http import Http
-from tests.pilot.attempts import held_of
+from tests.pilot.attempts import held_of, open_up
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def staged_out(work: Workdir) -> JobError:
 @pytest.mark.field("W9")
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
 def test_an_unreadable_output_is_said_to_be_unreadable(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o777)
+    tmp_path.chmod(0o777)
+    open_up(tmp_path)
     os.seteuid(64_321)
     try:
         with Workdir(tmp_path / "attempt") as work:
