@@ -287,12 +287,28 @@ def site_file(place: Path, url: str, kind: str = "local") -> Path:
             "roots": [str(place / "storage")],
             "default_output": f"file://{place}/storage/out",
         },
-        "software": [str(PHYSICS), str(SCRIPTS)],
+        "software": [str(PHYSICS), *interpreter(PHYSICS / "bin/python"), str(SCRIPTS)],
         "container": {"default": "bubblewrap"},
     }
     path = place / "site.yaml"
     path.write_text(yaml.safe_dump(site, sort_keys=False))
     return path
+
+
+def interpreter(python: Path) -> list[str]:
+    """Where the interpreter of an environment lies, if payloads are not shown that anyway: below a home,
+    for example. Raises AilurusError if it does not run at all."""
+    ask = "import os, sys; print(sys.base_prefix, os.path.realpath(sys.executable), sep='\\n')"
+    try:
+        said = subprocess.run(
+            [python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        remedy = f"rm -r {python.parents[1]}, then scripts/setup --physics"
+        raise AilurusError(f"{python} does not run: {error}", remedy=remedy) from None
+    prefix, program = map(Path, said.splitlines())
+    homes = {prefix, program.parents[1]}
+    return sorted(str(home) for home in homes if not home.is_relative_to("/usr"))
 
 
 def keep(place: Path) -> None:

@@ -1,0 +1,46 @@
+"""What the demo makes sure of before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ailurus.protocol.errors import AilurusError
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    file = Path(__file__).parents[2] / "examples/z_peak/demo.py"
+    spec = importlib.util.spec_from_file_location("demo_of_z_peak", file)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.mark.field("H13")
+@pytest.mark.parametrize(
+    ("prefix", "program", "shown"),
+    [
+        ("/usr", "/usr/bin/python3.11", []),
+        ("/home/ann/py", "/home/ann/py/bin/python3.13", ["/home/ann/py"]),
+        ("/home/ann/py", "/opt/py-3.13/bin/python3", ["/home/ann/py", "/opt/py-3.13"]),
+    ],
+)
+def test_payloads_are_shown_the_interpreter_wherever_it_lies(
+    demo, tmp_path, prefix, program, shown
+):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' {prefix} {program}\n")
+    python.chmod(0o755)
+    assert demo.interpreter(python) == shown
+
+
+@pytest.mark.field("H13")
+def test_an_interpreter_that_does_not_run_is_said_before_anything_starts(demo, tmp_path):
+    with pytest.raises(AilurusError, match="does not run"):
+        demo.interpreter(tmp_path / "python")
