@@ -57,6 +57,7 @@ class App:
         revocations: Revocations | None,
         rates: Rates | None,
         host_names: Collection[str],
+        public: session.Public,
         giver: str,
     ) -> None:
         self._issuer = issuer
@@ -70,7 +71,8 @@ class App:
         self.metrics: Page | None = None
         """Answers /metrics; it reads the traffic of this very door, so it comes later."""
         self.traffic = Traffic(access)
-        self._hosts = session.Hosts(host_names)
+        self._public = public
+        self._hosts = session.Hosts([*host_names, public.host] if public.host else host_names)
         self._waiting: dict[asyncio.Task[Any], Caller] = {}
         issuer.after_refusing(self._let_go)
         self._closing = False
@@ -153,7 +155,13 @@ class App:
         route = endpoint.route
         scope["route"] = route.name
         token = (
-            session.token_of(self._issuer, headers, method=scope["method"], scheme=scope["scheme"])
+            session.token_of(
+                self._issuer,
+                headers,
+                method=scope["method"],
+                scheme=scope["scheme"],
+                public=self._public,
+            )
             if route.scope is not None
             else None
         )
@@ -294,7 +302,11 @@ class App:
     async def _metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
         headers = dict(scope["headers"])
         token = session.token_of(
-            self._issuer, headers, method=scope["method"], scheme=scope["scheme"]
+            self._issuer,
+            headers,
+            method=scope["method"],
+            scheme=scope["scheme"],
+            public=self._public,
         )
         if token is None:
             raise BadToken("the request has no token")
@@ -313,8 +325,9 @@ class App:
     async def _session(
         self, ask: m.Ask, headers: dict[bytes, bytes], scheme: str, send: Send
     ) -> None:
-        session.same_origin(headers, method="POST", scheme=scheme)
-        secure = scheme == "https"
+        session.same_origin(headers, method="POST", scheme=scheme, public=self._public)
+        asked = self._public.is_asked(headers) and self._public.url.startswith("https:")
+        secure = asked or scheme == "https"  # what is in front of us may have ended TLS
         if isinstance(ask, SignIn):
             await self._learn(ask.token)
             cookie = session.begin(self._issuer, ask.token, secure=secure)
@@ -390,6 +403,7 @@ def make_app(
     revocations: Revocations | None = None,
     rates: Rates | None = None,
     host_names: Collection[str] = (),
+    public: session.Public = session.NOT_TOLD,
     giver: str = "",
 ) -> App:
     """The application over `service`, which has one method for each route.
@@ -397,6 +411,7 @@ def make_app(
     `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream`
     gives the events of the route `stream`, as the bytes that are sent; `ready` refuses while we
     cannot serve; `revocations` is asked to refuse tokens; `rates` bound each user; `host_names` are ours beside localhost and addresses;
+    `public`: where browsers find us behind a proxy;
     `giver` is what the store is called.
     """
     return App(
@@ -410,5 +425,6 @@ def make_app(
         revocations,
         rates,
         host_names,
+        public,
         giver,
     )

@@ -12,16 +12,59 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import AilurusError
 from dispatcher.auth import USER, Issuer
 from dispatcher.caller import BadToken, Rejected
 from dispatcher.web import Headers
 
 LONGEST_S = 12 * 3600.0
 OURS = b"x-ailurus"
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+\Z")
 _PORT = re.compile(r":\d{1,5}$")
 _REMEMBERED = 1000
+
+
+class Public(Struct, frozen=True):
+    """The address by which browsers know us where something in front of us ends TLS: told by the
+    operator, for what a request says of its way here anybody could have written."""
+
+    url: str = ""  # without a slash at its end; blank: there is none
+    origin: bytes = b""
+    host: str = ""
+
+    @staticmethod
+    def of(url: str) -> Public:
+        """Raises AilurusError for what is no address of a console."""
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or not plain:
+            raise AilurusError(
+                f"{url!r} is no address of a console",
+                field="--public-url",
+                remedy="as browsers have it: https://NAME, with a path if there is one",
+            )
+        host = parts.hostname
+        usual = {"http": 80, "https": 443}[parts.scheme]
+        shown = f"[{host}]" if ":" in host else host
+        end = "" if port in (None, usual) else f":{port}"  # as browsers write an origin
+        origin = f"{parts.scheme}://{shown}{end}"
+        return Public(f"{origin}{parts.path.rstrip('/')}", origin.encode(), shown)
+
+    def is_asked(self, headers: Headers) -> bool:
+        """Whether a request comes from a page that this address served."""
+        return bool(self.origin) and headers.get(b"origin", b"").lower() == self.origin
+
+
+NOT_TOLD = Public()
 
 
 class Hosts:
@@ -41,7 +84,8 @@ class Hosts:
                 421,
                 "this is not a host name of the dispatcher",
                 field="Host",
-                remedy="use its address, or start it with --host-name NAME",
+                remedy="use its address, or start it with --host-name NAME; behind a proxy, with "
+                "--public-url https://NAME",
             )
         if len(self._known) < _REMEMBERED:
             self._known.add(host)
@@ -70,7 +114,9 @@ def end(issuer: Issuer, *, secure: bool) -> bytes:
     return _cookie(issuer, "", 0, secure=secure)
 
 
-def token_of(issuer: Issuer, headers: Headers, *, method: str, scheme: str) -> str | None:
+def token_of(
+    issuer: Issuer, headers: Headers, *, method: str, scheme: str, public: Public = NOT_TOLD
+) -> str | None:
     """The token that a request comes with, by header or by cookie."""
     given = headers.get(b"authorization")
     if given is not None:
@@ -80,16 +126,27 @@ def token_of(issuer: Issuer, headers: Headers, *, method: str, scheme: str) -> s
         return token.strip()
     token = kept(issuer, headers)
     if token:
-        same_origin(headers, method=method, scheme=scheme)
+        same_origin(headers, method=method, scheme=scheme, public=public)
     return token or None
 
 
-def same_origin(headers: Headers, *, method: str, scheme: str) -> None:
+def same_origin(headers: Headers, *, method: str, scheme: str, public: Public = NOT_TOLD) -> None:
     """Raise Rejected unless a browser's request comes from our own page."""
     host = headers.get(b"host", b"").lower()
     origin = headers.get(b"origin")
-    if origin is not None and origin.lower() != scheme.encode() + b"://" + host:
-        raise Rejected(403, "the request comes from another origin", field="Origin")
+    ours = scheme.encode() + b"://" + host
+    if host and public.origin.endswith(b"://" + host):  # by that name we are reached in one way
+        ours = public.origin
+    if origin is not None and origin.lower() != ours and not public.is_asked(headers):
+        told = origin[:200].decode("latin-1")
+        raise Rejected(
+            403,
+            "the request comes from another origin",
+            field="Origin",
+            detail=f"it comes from {told}, and this dispatcher is {ours[:200].decode('latin-1')}",
+            remedy="if that is its address behind a proxy, start it with --public-url "
+            + (told if _ORIGIN.match(told) else "URL"),
+        )
     if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
         raise Rejected(403, "the request comes from another site", field="Sec-Fetch-Site")
     if method != "GET" and headers.get(OURS) != b"1":

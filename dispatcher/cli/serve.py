@@ -69,6 +69,12 @@ def arguments(parser: ArgumentParser) -> None:
         help="a name by which clients may call this host, beside localhost and its address",
     )
     parser.add_argument(
+        "--public-url",
+        default="",
+        metavar="URL",
+        help="the address of its console where something in front of it ends TLS: https://NAME",
+    )
+    parser.add_argument(
         "--serve-everybody-without-tls",
         action="store_true",
         help="listen beyond loopback although anybody on the way can read tokens",
@@ -181,7 +187,7 @@ def main(args: Namespace, out: Output) -> int:
 
 async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
     """Whether it is to start again."""
-    from dispatcher import keys, oidc
+    from dispatcher import keys, oidc, session
     from dispatcher.app import make_app
     from dispatcher.auth import Issuer
     from dispatcher.console.app import console
@@ -198,6 +204,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.store import open_store
     from dispatcher.traffic import AccessLog
 
+    public = session.Public.of(args.public_url) if args.public_url else session.NOT_TOLD
     kept = keys.read(place.keys)
     issuer = Issuer(kept)
     if args.oidc is not None:
@@ -252,12 +259,13 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
                 revocations=revocations,
                 rates=Rates(per_s=args.rate) if args.rate > 0 else None,
                 host_names=[*args.host_name, *_names(sockets)],
+                public=public,
                 giver=service.giver,
             )
             service.limiter = app.limiter
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
             server = _server(app, args)
-            _say(args, out, place, sockets)
+            _say(args, out, place, sockets, public.url)
             return await _until_told(args, server, issuer, access, sockets)
         finally:
             live.close()
@@ -402,10 +410,12 @@ async def _watchdog(loop: Loop) -> None:
         await asyncio.sleep(pause_s)
 
 
-def _say(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> None:
+def _say(
+    args: Namespace, out: Output, place: Place, sockets: list[socket.socket], public: str
+) -> None:
     for one in sockets:
         out.line(f"listening on {listen.url_of(args, one)}")
     out.line(
-        f"console: {listen.url_of(args, sockets[0])}/console/ "
+        f"console: {public or listen.url_of(args, sockets[0])}/console/ "
         f"(sign in with a token, such as the one in {place.admin_token})"
     )

@@ -49,7 +49,7 @@ class Dispatcher:
     def client(self) -> Client:
         return Client(self.url, TokenFile(self.token_file))
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Serve, on the same port as before if there was one."""
         store = f"sqlite:///{self.directory}/queue.db"
         base = [sys.executable, "-c", MAIN]
@@ -58,7 +58,17 @@ class Dispatcher:
         listen = self.url.removeprefix("http://")
         with (self.directory / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
-                [*base, "serve", "--store", store, "--listen", listen, "--heartbeat", "1s"],
+                [
+                    *base,
+                    "serve",
+                    "--store",
+                    store,
+                    "--listen",
+                    listen,
+                    "--heartbeat",
+                    "1s",
+                    *options,
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

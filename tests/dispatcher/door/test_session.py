@@ -7,6 +7,9 @@ import logging
 import pytest
 
 from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import AilurusError
+from dispatcher import session
+from dispatcher.app import make_app
 
 OURS = {"x-ailurus": "1", "origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}
 
@@ -129,3 +132,83 @@ def test_t6_a_token_in_a_url_or_form_is_in_no_log_and_no_answer(door, caplog, mo
     logged = "".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
     everything = logged + "".join(answer.body.decode() for answer in answers)
     assert canary.partition(".")[2] not in everything
+
+
+# --- behind a proxy that ends TLS ------------------------------------------------------------------
+
+BEHIND = {"x-ailurus": "1", "origin": "https://grid.example", "sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture
+def behind(door):
+    """The same door, told how browsers find it."""
+    public = session.Public.of("https://Grid.example/ailurus/")
+    door.app = make_app(door.service, door.issuer, public=public)
+    return door
+
+
+@pytest.mark.field("W7")
+@pytest.mark.parametrize("host", ["grid.example", "127.0.0.1:8080"])
+def test_a_console_behind_a_proxy_signs_in_and_acts(behind, host):
+    headers = BEHIND | {"host": host}
+    answer = behind.ask("POST", "/session", {"token": behind.token(Scope.READ)}, headers=headers)
+    assert answer.status == 200
+    cookie = answer.headers["set-cookie"]
+    assert cookie.endswith("; Secure")
+    asked = headers | {"cookie": cookie.partition(";")[0]}
+    assert behind.ask("GET", "/overview", headers=asked).status == 200
+
+
+@pytest.mark.field("W7")
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://grid.example",
+        "https://grid.example:8443",
+        "https://grid.example.evil.example",
+        "null",
+    ],
+)
+def test_no_other_origin_is_let_in_by_a_public_address(behind, origin):
+    headers = BEHIND | {"host": "grid.example", "origin": origin}
+    answer = behind.ask("POST", "/session", {"token": behind.token(Scope.READ)}, headers=headers)
+    assert answer.status == 403
+
+
+@pytest.mark.field("W7")
+def test_a_refused_origin_says_what_to_start_it_with(door):
+    headers = BEHIND | {"host": "127.0.0.1:8080"}
+    told = door.ask("POST", "/session", {"token": "x"}, headers=headers).json
+    assert "--public-url https://grid.example" in told["remedy"]
+    hostile = headers | {"origin": "https://x'; rm -rf ~"}
+    told = door.ask("POST", "/session", {"token": "x"}, headers=hostile).json
+    assert told["remedy"].endswith("--public-url URL")
+
+
+def test_what_still_comes_without_the_proxy_is_served_as_before(behind):
+    answer = behind.ask("POST", "/session", {"token": behind.token(Scope.READ)}, headers=OURS)
+    assert answer.status == 200
+    assert "Secure" not in answer.headers["set-cookie"]
+
+
+@pytest.mark.field("W7")
+@pytest.mark.parametrize(
+    "url",
+    ["grid.example", "ftp://h", "https://u:p@h", "https://h?x=1", "https://h:99999", "https://"],
+)
+def test_a_public_address_that_is_none_is_refused_with_its_field(url):
+    with pytest.raises(AilurusError) as refused:
+        session.Public.of(url)
+    assert refused.value.field == "--public-url"
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://h:443/", b"https://h"),
+        ("http://h:8080/a/", b"http://h:8080"),
+        ("https://[::1]:8443", b"https://[::1]:8443"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_do(url, origin):
+    assert session.Public.of(url).origin == origin
