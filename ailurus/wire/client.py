@@ -284,8 +284,12 @@ class Client:
         try:
             return _decoder(answer).decode(body)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            from ailurus.wire import strangers
+
+            what = f"leads elsewhere (HTTP {status})" if status >= 300 else "answers something else"
+            said = strangers.words(body) if body.lstrip()[:1] == b"<" else str(error)
             raise Nonsense(
-                f"{self.url} answered {name} with something else ({error})",
+                f"{self.url} {what} when asked for {name}: «{said}»",
                 remedy="is this address an Ailurus dispatcher?",
                 giver=_giver(body),
             ) from None
@@ -400,7 +404,9 @@ def _problem(status: int, body: bytes) -> m.Problem:
     try:
         problem: m.Problem = _decoder(m.Problem).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, json.JSONDecodeError):
-        problem = m.Problem(title=f"HTTP {status}", status=0, detail=body[:200].decode("latin-1"))
+        from ailurus.wire import strangers  # seldom needed: not at a pilot's start
+
+        problem = strangers.problem(status, body)
     if problem.status != status:  # a dispatcher says the same in both places
         problem = msgspec.structs.replace(problem, status=status, giver=STRANGER)
     return problem

@@ -1,0 +1,54 @@
+"""What a proxy or another server answered instead of the dispatcher, as a sentence for people."""
+
+from __future__ import annotations
+
+import html
+import re
+from http import HTTPStatus
+
+from ailurus.protocol.messages import Problem
+
+SHOWN = 120  # characters of a page's title or of a plain text
+LOOKED = 20_000  # bytes of a body
+_PAGE = re.compile(r"\s*<|.*<html", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^>]*>([^<]*)<", re.IGNORECASE)
+_REMEDIES = {
+    401: "something in front of the dispatcher wants a password of its own: let it pass /api",
+    403: "something in front of the dispatcher forbids this: look at its rules",
+    404: "is this address an Ailurus dispatcher?",
+    405: "is this address an Ailurus dispatcher?",
+    413: "something in front of the dispatcher limits bodies: raise it (nginx: client_max_body_size), "
+    "or send less at once",
+    414: "something in front of the dispatcher limits addresses: raise it",
+    429: "something in front of the dispatcher limits requests: ask less often",
+    502: "the proxy is there and no dispatcher behind it: does that run?",
+    503: "the proxy is there and no dispatcher behind it: does that run?",
+    504: "the dispatcher did not answer its proxy in time: raise the proxy's limit (nginx: proxy_read_timeout)",
+}
+
+
+def problem(status: int, body: bytes) -> Problem:
+    """An answer that is no dispatcher's, as the problem that it is; its `status` is left open."""
+    try:
+        name = f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        name = ""
+    said = words(body)
+    return Problem(
+        title=f"HTTP {status}{name}",
+        status=0,
+        detail=f"not from a dispatcher; it says «{said}»" if said else "not from a dispatcher",
+        remedy=_REMEDIES.get(status, "is this address an Ailurus dispatcher?"),
+    )
+
+
+def words(body: bytes) -> str:
+    """What a body says in one line: the title of a page, else the first line of a text. Nothing of
+    what is no text."""
+    text = body[:LOOKED].decode("utf-8", "replace")
+    if _PAGE.match(text):
+        found = _TITLE.search(text)
+        text = html.unescape(found[1]) if found else ""
+    line = next((line for line in text.splitlines() if line.strip()), "")
+    plain = "".join(c for c in " ".join(line.split()) if c.isprintable() and c != "\ufffd")
+    return plain if len(plain) <= SHOWN else f"{plain[: SHOWN - 1]}…"
