@@ -137,6 +137,7 @@ class Edges(Core):
                 m.ExcludedHost(host=host, until=one.until, reason=one.reason)
                 for host, one in self.hosts.of_site(ask.site, self.now()).items()
             ),
+            giver=self.giver,
             workers=tuple(self.worker_row(row) for row in workers),
         )
 

@@ -16,6 +16,7 @@ from ailurus.loops import Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import size_mb
+from ailurus.wire import authority
 from ailurus.wire.client import Refused, WireError
 from harvester_edge import owned
 from harvester_edge.act import act, tell, tidy
@@ -164,7 +165,7 @@ def say_hello(edge: Edge) -> str:
         welcome = edge.client.call("hello", ask, answer=m.Welcome)
     except Refused as error:
         edge.refused = error.status in (401, 403)
-        if error.status == 409:
+        if error.status == 409 and authority.known(error, edge.book.meta("giver") or error.giver):
             raise SiteTaken(
                 error.message,
                 remedy=f"{error.remedy}; if that was this edge, its {edge.book.path} is not the one it had",
@@ -172,6 +173,8 @@ def say_hello(edge: Edge) -> str:
         return str(error)
     except WireError as error:
         return str(error)
+    if why := edge.stranger(welcome.giver):
+        return why
     edge.book.claim(edge.site.site)
     edge.epoch, edge.lease_s = welcome.epoch, welcome.lease_s
     edge.lease_until = edge.clock() + welcome.lease_s / 3

@@ -123,6 +123,21 @@ class Edge:
         else:
             self.workers.pop(worker.key, None)
 
+    def stranger(self, giver: str) -> str:
+        """Why who answers as `giver` is not to be believed: while the site has workers, the dispatcher is
+        the one whose store knows them. Empty: it is the dispatcher, or one from before names."""
+        known = self.book.meta("giver")
+        if giver in ("", known):
+            return ""
+        if known and self.workers:
+            return (
+                f"another dispatcher, or another store, answers at {self.site.dispatcher.url} than the "
+                f"one that knows this site's {len(self.workers)} workers; nothing is begun, judged or "
+                "cancelled until that one is back, or they have ended"
+            )
+        self.book.set_meta("giver", giver)
+        return ""
+
     def adopting(self) -> bool:
         """Whether this edge has just taken the site, and not yet looked at what runs there."""
         return self.epoch > 0 and self.book.meta("epoch") != str(self.epoch)

@@ -133,10 +133,13 @@ def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
     )
     try:
         answer = edge.client.call("demand", ask, answer=m.Demand)
+        why = edge.stranger(answer.giver)
     except WireError as error:
+        answer, why = nothing, str(error)
+    if why:
         edge.lease_until = 0.0  # say hello again
         edge.told = None
-        return nothing, str(error)
+        return nothing, why
     edge.told = last
     return answer, ""
 

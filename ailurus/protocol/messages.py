@@ -738,6 +738,7 @@ class Demand(Answer):
     shapes: tuple[ShapeDemand, ...]
     workers: tuple[WorkerRow, ...]
     excluded: tuple[ExcludedHost, ...] = ()
+    giver: str = ""  # as in `Welcome`
 
 
 class NewIntent(OpenAsk):

@@ -109,6 +109,7 @@ class MemoryDispatcher:
     down: bool = False
     taken: bool = False
     refuses: str = ""  # why it plans no workers
+    giver: str = ""  # what its store is called
 
     def call(self, name: str, ask: Any, *, answer: Any, **_: Any) -> Any:
         if self.down:
@@ -118,7 +119,7 @@ class MemoryDispatcher:
         return getattr(self, f"_{name}")(ask)
 
     def _hello(self, ask: m.Hello) -> m.Welcome:
-        return m.Welcome(epoch=self.epoch, lease_s=60)
+        return m.Welcome(epoch=self.epoch, lease_s=60, giver=self.giver)
 
     def _demand(self, ask: m.AskDemand) -> m.Demand:
         self.asked.append(ask)
@@ -129,6 +130,7 @@ class MemoryDispatcher:
         return m.Demand(
             shapes=shapes if self.jobs else (),
             workers=tuple(self.rows.values()),
+            giver=self.giver,
         )
 
     def _intent(self, ask: m.NewIntent) -> m.Bootstraps:
