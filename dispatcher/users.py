@@ -36,12 +36,8 @@ class Users(Reasons):
         """Accept all jobs of a request, once, however often it is sent."""
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
-            if await self._known(caller.subject, ask.request_id) is None:
-                jobs = await asyncio.to_thread(self._checked, ask)
-                await asyncio.to_thread(self._possible, jobs)
-            else:  # it was good when it was taken
-                jobs = await asyncio.to_thread(submission.prepare, ask.jobs)
-            digest = await asyncio.to_thread(submission.digest_of, jobs)
+            known = await self._known(caller.subject, ask.request_id)
+            jobs, digest = await asyncio.to_thread(self._prepared, ask, known is not None)
             return await self._once(
                 Request(
                     by=caller.subject,
@@ -52,14 +48,17 @@ class Users(Reasons):
                     group=group_of(caller.groups, self.settings.groups),
                 ),
                 jobs,
+                known,
             )
 
     async def _known(self, by: str, request_id: str) -> submission.Known | None:
         return await self.store.read(lambda tx: submission.known(tx, by, request_id))
 
-    async def _once(self, request: Request, jobs: Sequence[Prepared]) -> m.Submitted:
-        """Store a request, or give its first answer again. Raises Rejected if that was another one."""
-        known = await self._known(request.by, request.request_id)
+    async def _once(
+        self, request: Request, jobs: Sequence[Prepared], known: submission.Known | None = None
+    ) -> m.Submitted:
+        """Store a request, or give its first answer again, if it is `known`. Raises Rejected if that was
+        another one."""
         if known is None:
             try:
                 return await self._store_jobs(jobs, request)
@@ -70,6 +69,15 @@ class Users(Reasons):
         if known.digest not in (None, request.digest):
             raise submission.another(request.request_id)
         return known.answer
+
+    def _prepared(self, ask: m.Submit, known: bool) -> tuple[list[Prepared], str]:
+        """The jobs as they are stored, and what they say; if they are `known`, they were good then."""
+        if known:
+            jobs = submission.prepare(ask.jobs)
+        else:
+            jobs = self._checked(ask)
+            self._possible(jobs)
+        return jobs, submission.digest_of(jobs)
 
     def _checked(self, ask: m.Submit) -> list[Prepared]:
         try:
