@@ -235,20 +235,21 @@ def _compare(file: InputFile, copied: Copied) -> None:
 
 
 def _again(held: Held, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
-    """Try a transfer up to three times while its failure is of a passing kind."""
+    """Try a transfer up to three times while its failure is of a passing kind; all within one limit."""
+    deadline = time.monotonic() + bounds.staging_s
+
+    def check() -> None:
+        held.check()
+        if time.monotonic() > deadline:
+            raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
+
     for pause_s in (0.5, 3.0, None):
-        deadline = time.monotonic() + bounds.staging_s
-
-        def check(deadline: float = deadline) -> None:
-            held.check()
-            if time.monotonic() > deadline:
-                raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
-
         try:
             return once(check)
         except JobError as error:
             held.check()
-            if not error.transient or pause_s is None:
+            over = pause_s is None or time.monotonic() + pause_s > deadline
+            if not error.transient or over:
                 raise
             held.note(f"tries again after: {error}")
             held.news.wait(pause_s)

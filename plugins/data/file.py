@@ -126,7 +126,7 @@ class File:
         raise JobError(
             Code.STORAGE_FORBIDDEN,
             f"{url} is not beneath this site's storage",
-            remedy=f"storage.roots of the site: {known}",
+            remedy=f"storage.roots of the site, or --storage of a pilot without one: {known}",
         )
 
     @contextlib.contextmanager

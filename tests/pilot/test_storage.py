@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import Url
 from pilot import options, site, stage
 from pilot.ports import JobError
 from pilot.workdir import Workdir
+from tests.pilot.attempts import held_of
 from tests.pilot.helpers import Field
 
 pytestmark = pytest.mark.field("H3")
@@ -104,6 +108,36 @@ def test_a_storage_that_makes_no_url_fails_one_job(directory: str) -> None:
     with pytest.raises(JobError):
         made.physical((1, 1), OutputFile(name="out"))
     assert made.planned((1, 1), SPEC) == []
+
+
+class Drip:
+    """A transfer that gets nowhere, but for its checks."""
+
+    tries = 0
+
+    def get(self, url, into, check, *, md5):
+        self.tries += 1
+        while True:
+            check()
+            time.sleep(0.001)
+
+
+@pytest.mark.field("A18")
+@pytest.mark.parametrize("stopped", [True, False])
+def test_an_input_that_drips_ends_with_its_limit_or_its_job(
+    tmp_path: Path, *, stopped: bool
+) -> None:
+    drip = Drip()
+    bounds = site.bounds_of(site.Limits(staging=60 if stopped else 0.05))
+    held = held_of("true", inputs=(InputFile(name="x", url="http://h/x"),))
+    if stopped:
+        threading.Timer(0.05, held.stop, [JobError(Code.KILLED_BY_SERVER, "stop")]).start()
+    with Workdir(tmp_path / "job") as made:
+        made.make()
+        with pytest.raises(JobError) as caught:
+            stage.Stage(lambda _: drip, "", bounds, "none").stage_in(held, made)
+    assert caught.value.code is (Code.KILLED_BY_SERVER if stopped else Code.STAGE_IN_TIMEOUT)
+    assert drip.tries == 1
 
 
 @pytest.mark.field("A26", "L1")
