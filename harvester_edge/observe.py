@@ -325,15 +325,16 @@ def _count_starts(
 
 
 def _failed_to_start(edge: Edge, old: Worker | None, worker: Worker) -> bool:
-    """Whether a worker's end is a failed start. One that was never submitted, that waited in the queue until
-    its deadline, or that the server wanted dead, is none."""
+    """Whether a worker's end is a failed start. One that the edge's own death kept from being submitted, that
+    waited in the queue until its deadline, or that the server wanted dead, is none."""
     if worker.ending is None or worker.registered is not None or not FAILED_START[worker.ending]:
         return False
     if old is None or old.ending is not None:
         return old is None
     expired = old.started is None and 0 < worker.deadline < edge.clock()
     condemned = edge.panda is not None and worker.key in edge.panda.condemned
-    return not (expired or condemned or old.phase is Phase.PLANNED)
+    ours = old.phase is Phase.PLANNED or (old.phase is Phase.SUBMITTING and old.outcome is None)
+    return not (expired or condemned or ours)
 
 
 def _charge(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ailurus.apart import SYSTEM, beneath, overlap
+from ailurus.apart import SYSTEM, look
 from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -195,20 +195,22 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
 def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies beneath
     the other. Links are followed as this machine has them."""
-    own = [(at, path) for at, path in _all_paths(site) if at in OWN]
+    own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
     shown = [(at, path) for at, path in _all_paths(site) if at[:1] == ("software",)]
     shown += [(("storage", "roots", n), root) for n, root in enumerate(site.storage.roots)]
-    for at, path in own:
-        for root_at, root in shown:
-            if overlap(_plain(path), _plain(root)):
+    roots = [(at, look(_plain(path))) for at, path in shown]
+    system, work = [look(path) for path in SYSTEM], look(_plain(site.paths.work))
+    for at, path, place in own:
+        for root_at, root in roots:
+            if place.overlaps(root):
                 message = f"jobs read what is there, and {dotted(at)}, {path}, is beneath it"
-                if not beneath(_plain(path), _plain(root)):
+                if not place.beneath(root):
                     message = f"it is beneath {dotted(at)}, {path}"
                 yield tree.fault(root_at, "E027", message, "a directory of its own")
-        if any(beneath(_plain(path), system) for system in SYSTEM):
+        if any(place.beneath(one) for one in system):
             message = f"every job sees the node's {path}"
             yield tree.fault(at, "E027", message, "a directory outside /usr and its like")
-        if at not in WORK and beneath(_plain(path), _plain(site.paths.work)):
+        if at not in WORK and place.beneath(work):
             message = f"{dotted(at)}, {path}, is beneath it: pilots and payloads write there"
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
 

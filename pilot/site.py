@@ -6,7 +6,6 @@ The edge reads and lints all of it; the pilot takes its own parts and ignores th
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.apart import SYSTEM, beneath, overlap
+from ailurus.apart import SYSTEM, Place, look
 from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
@@ -99,29 +98,26 @@ class Site(Struct, frozen=True):
 def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and the
     directories that it makes in `workdir`. Raises AilurusError."""
+    here, mine = look(str(workdir)), [look(str(one)) for one in own if one is not None]
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
-    shown += [("container.show", path) for path in site.container.show]
     shown += [("container", path) for path in SYSTEM]
-    for key, root in shown:
-        bad = [one for one in own if one is not None and overlap(str(one), root)]
-        if beneath(str(workdir), root) or _made_here(root, workdir):
-            bad.append(workdir)
+    for key, path in shown:
+        root = look(path)
+        bad = [one for one in mine if one.overlaps(root)]
+        if here.beneath(root) or _made_here(root, here):
+            bad.append(here)
         if bad:
             raise AilurusError(
-                f"jobs could read {bad[0]}, which is the pilot's: they are shown {root}",
+                f"jobs could read {bad[0].name}, which is the pilot's: they are shown {path}",
                 field=key,
                 remedy="work directory, spool and tokens outside of what jobs are shown",
             )
 
 
-_OURS = re.compile(r"ailurus-(?!data$)")  # the storage of a pilot by hand is not one of them
-
-
-def _made_here(path: str, workdir: Path) -> bool:
+def _made_here(root: Place, workdir: Place) -> bool:
     """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
-    real, here = Path(path).resolve(), workdir.resolve()
-    return here in real.parents and _OURS.match(real.relative_to(here).parts[0]) is not None
+    return root.real.startswith(f"{workdir.real.rstrip('/')}/ailurus-")
 
 
 class Bounds(Struct, frozen=True):

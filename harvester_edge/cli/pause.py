@@ -31,10 +31,11 @@ def main(args: Namespace, out: Output) -> int:
 def word(args: Namespace, out: Output, name: str) -> int:
     """Say a word to the edge of a site; said twice it is the same word."""
     from harvester_edge import lint
+    from harvester_edge.owned import own
     from harvester_edge.whole import write_whole
 
     site = lint.load(args.config)
-    site.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own(site.state, "paths.state")
     reason = args.reason or f"by {getpass.getuser()}"
     write_whole(site.state / name, f"{reason}\n".encode())
     return show(out, site.site, site.state)

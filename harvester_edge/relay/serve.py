@@ -20,6 +20,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.server import Guarded, Server
 from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
+from harvester_edge import owned
 from harvester_edge.edge import private, trust
 from harvester_edge.faring import Teller
 from harvester_edge.relay import keys
@@ -48,7 +49,8 @@ def run(site: Site, log: Log, heartbeat_s: float) -> None:
             field="network",
             remedy="`network: relay` or `network: spool`, and a part `relay`",
         )
-    site.relay_state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path, key in ((site.shared, "paths.shared"), (site.relay_state, "paths.state")):
+        owned.own(path, key)
     uvloop.run(_serve(site, log, heartbeat_s))
 
 

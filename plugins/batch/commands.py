@@ -135,9 +135,11 @@ STOPPED = frozenset({124, *(128 + number for number in _SIGNALS)})
 
 def refused(ran: Ran, lost: re.Pattern[str], name: str, *, far: bool) -> bool:
     """Whether a submit command was told no, in whatever words: it ended by itself, with an error, and tells
-    no number of a job. `lost`: what it says when the answer, and not the job, was lost. `far`: it runs
+    no number of a job. Who says nothing at all has lost its words. `lost`: what it says when the answer, and not the job, was lost. `far`: it runs
     behind an ssh, which fails with a code that it may have, too."""
     if ran.code <= 0 or ran.code in STOPPED or re.search(r"\b\d+\b", ran.out):
+        return False
+    if not (ran.err + ran.out).strip():
         return False
     if far and ran.code == SSH_FAILED and not re.search(f"^{name}", ran.err, re.MULTILINE):
         return False

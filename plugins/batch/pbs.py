@@ -60,15 +60,12 @@ _FOUND = "the edge finds its workers by it"
 _FILES = "a worker's files lie in its own directory"
 _SLOT = "the slot says it"
 _NOTHING = "qsub would not print the job's number and return"
-_ONCE = "the plugin says which workers PBS may begin again"
 QSUB = Grammar(
     own={
         **dict.fromkeys(("-N", "-J", "-W Job_Name", "-W array_indices_submitted"), _FOUND),
         **dict.fromkeys(("-u", "-W User_List"), "the edge lists its own user's jobs"),
         **dict.fromkeys(("-o", "-e", "-W Output_Path", "-W Error_Path"), _FILES),
         **dict.fromkeys(("-I", "-f", "-z", "-W block", "-W interactive", "--version"), _NOTHING),
-        **dict.fromkeys(("-h", "-W Hold_Types"), "nobody would release the workers"),
-        **dict.fromkeys(("-r", "-W Rerunable"), _ONCE),
         **dict.fromkeys(("-S", "-C", "-W Shell_Path_List"), "the script is read by /bin/sh"),
         **dict.fromkeys(("-l select", "-l nodes", "-l ncpus", "-l mem", "-l walltime"), _SLOT),
         "-l place": "`options.place` says it",

@@ -66,8 +66,6 @@ SBATCH = Grammar(
         **dict.fromkeys(("--output", "-o", "--error", "-e", "--input", "-i"), _FILES),
         **dict.fromkeys(("--chdir", "-D", "--open-mode"), _FILES),
         **dict.fromkeys(("--test-only", "--help", "-h", "--usage", "--version", "-V"), _NOTHING),
-        **dict.fromkeys(("--hold", "-H"), "nobody would release the workers"),
-        "--requeue": "a worker is never begun twice",
         "--export AILURUS_INDEX": "it is a worker's number",
         "--wrap": "it replaces the script",
         **dict.fromkeys(("--nodes", "-N", "--ntasks", "-n", "--cpus-per-task", "-c"), _SLOT),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ailurus.apart import beneath, overlap
+from ailurus.apart import look
+
+
+def beneath(path, root):
+    return look(path).beneath(look(root))
+
+
+def overlap(one, other):
+    return look(one).overlaps(look(other))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,26 @@ def test_one_that_waited_until_its_deadline_is_no_failed_start(world):
 
 
 @pytest.mark.field("K4")
+def test_what_the_edges_own_death_kept_from_being_submitted_is_none(world, monkeypatch):
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    world.dispatcher.jobs = 1
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(world.batch, "submit", dies)
+            with pytest.raises(KeyboardInterrupt):
+                world.cycle()
+        world.restart()
+        while world.edge.book.live():
+            world.dispatcher.jobs = 0
+            world.cycle()
+        world.dispatcher.jobs = 1
+    assert world.edge.book.health("std").failures == 0
+    assert world.cycle().submit == {"std": 1}
+
+
+@pytest.mark.field("K4")
 def test_an_order_that_fails_together_is_one_step(world):
     world.configure(max_total=20, max_queued=20, per_cycle=20)
     world.dispatcher.jobs = 20

@@ -28,21 +28,21 @@ SBATCH_BAD = [
     ["--job-name=grid-pilot"], ["--job-name", "grid-pilot"], ["-J", "x"], ["-Jx"], ["--job-n=x"],
     ["--clusters=other"], ["-M", "other"], ["-Mother"], ["--array=0-9"], ["-a0-9"], ["--arr", "1"],
     ["--parsable"], ["--output=/dev/null"], ["-o", "x"], ["--error=x"], ["--wait"], ["-W"], ["-vW"],
-    ["--test-only"], ["--wrap=true"], ["--chdir=/tmp"], ["-HJ", "x"], ["--requeue"], ["--uid=1"],
+    ["--test-only"], ["--wrap=true"], ["--chdir=/tmp"], ["-HJ", "x"], ["--uid=1"],
     ["--comment", "a", "--job-name=x"], ["-p", "long", "-J", "x"], ["script.sh"], ["--", "x"],
     ["--export=ALL,AILURUS_INDEX=3"], ["--exclusive", "user"], ["--nodes=2"], ["-t", "1:00"],
 ]  # fmt: skip
 SBATCH_GOOD = [
     [], ["--comment=--job-name"], ["--comment", "-J"], ["-p", "-J"], ["-pJ"], ["--exclusive=user"],
     ["--nodelist=n1"], ["--time-min=1:00"], ["--no-requeue"], ["--constraint", "knl&quad"],
-    ["--wait-all-nodes=1"], ["-C", "haswell"], ["--licenses=cvmfs"], ["--mem-per-cpu=2G"], ["-s"],
+    ["--wait-all-nodes=1"], ["-C", "haswell"], ["--licenses=cvmfs"], ["--mem-per-cpu=2G"], ["-s"], ["-H"], ["--requeue"],
     ["--ntasks-per-node=1"], ["--export=NONE"], ["-A", "a", "-q", "b"], ["--dependency=singleton"],
 ]  # fmt: skip
 QSUB_BAD = [
     ["-N", "grid"], ["-Ngrid"], ["-J", "0-3"], ["-o", "/x"], ["-e/x"], ["-W", "block=true"],
     ["-Wblock=true"], ["-W", "group_list=a,block=true"], ["-W", "Job_Name=x"], ["-I"], ["-z"], ["-Vz"],
-    ["-l", "select=2"], ["-l", "filesystems=home,walltime=1:00"], ["-r", "n"], ["job.sh"], ["--", "x"],
-    ["-VN", "x"], ["-u", "other"], ["-h"], ["-vA=1,AILURUS_INDEX=3"],
+    ["-l", "select=2"], ["-l", "filesystems=home,walltime=1:00"], ["job.sh"], ["--", "x"],
+    ["-VN", "x"], ["-u", "other"], ["-vA=1,AILURUS_INDEX=3"],
 ]  # fmt: skip
 QSUB_GOOD = [
     [], ["-l", "filesystems=home:eagle"], ["-W", "tolerate_node_failures=all"], ["-V"], ["-m", "n"],
@@ -90,7 +90,7 @@ def test_all_that_the_plugins_say_themselves_is_theirs_to_say(tmp_path):
     from plugins.batch.slurm import sbatch
 
     asked = order(tmp_path, 4, nodes=2, gpus=1)
-    free = {"--no-requeue", "--export", "--propagate", "--signal", "--ntasks-per-node", "--no-kill",
+    free = {"--no-requeue", "--export", "--propagate", "--signal", "-r", "--ntasks-per-node", "--no-kill",
             "--mem", "--gpus-per-node", "-q", "-A", "-P"}  # fmt: skip
     said = {word.partition("=")[0] for word in sbatch(SlurmOptions(), asked, TAG)[1:-1]}
     assert said - free <= SBATCH.own.keys()
@@ -157,6 +157,13 @@ def test_job_submit_lua_refuses_with_its_own_words(tmp_path):
 @pytest.mark.parametrize("code", [124, 129, 130, 137, 143, -9, 0])
 def test_a_command_that_was_ended_tells_nothing(plugin, options, begins, code, tmp_path):
     batch = plugin(options(), tmp_path, "aabcd", run=Player([Ran(code, "", f"{begins}no\n")]))
+    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
+
+
+@pytest.mark.field("K5")
+@pytest.mark.parametrize(("plugin", "options", "begins"), PLUGINS)
+def test_who_says_nothing_at_all_has_not_refused(plugin, options, begins, tmp_path):
+    batch = plugin(options(), tmp_path, "aabcd", run=Player([Ran(1)]))
     assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
 
 
