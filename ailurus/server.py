@@ -21,6 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ailurus.logs import Log, Seldom
+from ailurus.loops import Loop
+from ailurus.tasks import Tasks
 
 LONGEST_HEAD = 64 * 1024  # request line and header fields
 LONGEST_MESSAGE = 96 * 1024 * 1024  # all bytes of one request, its chunks and trailers included
@@ -91,11 +93,14 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         ending: Callable[[], None] = lambda: None,
         crowd: Crowd | None = None,
+        loops: Tasks | None = None,
     ) -> None:
-        """`ending` is called when it begins to end: it lets go who only waits."""
+        """`ending` is called when it begins to end: it lets go who only waits. `loops` keep what accepts
+        connections with TLS."""
         self._ends = asyncio.Event()
         super().__init__(config)
         self.server_state: State = State(crowd)
+        self.loops = loops or Tasks(Log("server"))
         self.servers: list[asyncio.base_events.Server] = []
         self._ending = ending
 
@@ -157,7 +162,7 @@ class _Accepting:
         self._listener, self._tls, self._server = listener, tls, server
         self._crowd = server.server_state.crowd
         self._joining: set[asyncio.Task[None]] = set()
-        self._task = asyncio.create_task(self._accept())
+        self._task = server.loops.task("accept", self._accept)
 
     def close(self) -> None:
         for task in (self._task, *self._joining):
@@ -167,9 +172,10 @@ class _Accepting:
         """As uvicorn asks of a server: until nobody is being let in."""
         await asyncio.gather(self._task, *self._joining, return_exceptions=True)
 
-    async def _accept(self) -> None:
+    async def _accept(self, kept: Loop) -> None:
         loop, trouble = asyncio.get_running_loop(), Seldom(Log("server"))
         while True:
+            kept.turned(None)
             try:
                 one, peer = await loop.sock_accept(self._listener)
             except ConnectionError:

@@ -26,6 +26,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.output import Output
 from ailurus.protocol.errors import AilurusError
+from ailurus.tasks import Tasks
 from dispatcher.cli import listen
 from dispatcher.cli.exits import CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
@@ -264,7 +265,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             )
             service.limiter = app.limiter
             app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
-            server = _server(app, args)
+            server = _server(app, args, service.loops)
             _say(args, out, place, sockets, public.url)
             return await _until_told(args, server, issuer, access, sockets)
         finally:
@@ -291,7 +292,7 @@ def _names(sockets: list[socket.socket]) -> list[str]:
     return [socket.gethostname(), *(one.getsockname()[0] for one in sockets)]
 
 
-def _server(app: Any, args: Namespace) -> Server:
+def _server(app: Any, args: Namespace, loops: Tasks) -> Server:
     import uvicorn
 
     from ailurus.server import Guarded, Server
@@ -319,7 +320,7 @@ def _server(app: Any, args: Namespace) -> Server:
             field="--tls-cert",
             remedy="give a certificate chain and its key in PEM",
         ) from None
-    return Server(config, ending=app.close)
+    return Server(config, ending=app.close, loops=loops)
 
 
 async def _until_told(

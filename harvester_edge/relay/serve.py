@@ -78,7 +78,7 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
             else:
                 config = _config(site, door)
                 listener = stack.enter_context(contextlib.closing(_socket(site.relay.listen)))
-                loops.task("listen", partial(_listen, config, listener))
+                loops.task("listen", partial(_listen, config, listener, loops))
                 log.info("relay_started", listen=site.relay.listen, **stock.counts())
             loops.task("fetch", dispatcher.fetch)
             loops.task("tell", dispatcher.tell, turn_s=STUCK_S)
@@ -99,10 +99,12 @@ async def _say(teller: Teller, loop: Loop) -> None:
         teller.tell()
 
 
-async def _listen(config: uvicorn.Config, listener: socket.socket, loop: Loop) -> None:
+async def _listen(
+    config: uvicorn.Config, listener: socket.socket, loops: Tasks, loop: Loop
+) -> None:
     loop.turned(None)
     with contextlib.closing(listener.dup()) as copy:  # uvicorn closes what it is given
-        await Server(config).serve(sockets=[copy])
+        await Server(config, loops=loops).serve(sockets=[copy])
 
 
 def _config(site: Site, door: Door) -> uvicorn.Config:

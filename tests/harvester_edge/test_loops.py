@@ -9,6 +9,7 @@ import threading
 import msgspec
 import pytest
 
+import ailurus
 import harvester_edge as program
 from ailurus.logs import Log
 from harvester_edge import daemon, faring
@@ -22,13 +23,16 @@ from tests.turns import Boom, Turns, named, until
 
 pytestmark = pytest.mark.field("K1")
 LOOPS = {
-    "relay": ("store", "fetch", "tell", "say", "listen"),
+    "relay": ("store", "fetch", "tell", "say", "listen", "accept"),
     "spool": ("store", "fetch", "tell", "say", "spool"),
 }
 
 
 def test_every_loop_of_the_relay_has_its_test_below():
-    assert named(program, "task", "thread") == {name for names in LOOPS.values() for name in names}
+    doors = named(ailurus, "task", "thread")
+    assert named(program, "task", "thread") | doors == {
+        n for names in LOOPS.values() for n in names
+    }
 
 
 @pytest.mark.parametrize(
