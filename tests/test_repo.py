@@ -170,7 +170,10 @@ def test_nothing_names_a_registry_or_a_developers_machine():
     # put together here, so that this file does not name them either
     hosts = ["pypi" + ".org", "python" + "hosted.org", "npmjs" + ".org", "deb.deb" + "ian.org"]
     paths = ["/ro" + "ot/", "/wo" + "rk/main", "/wo" + "rk/shared", "/wo" + "rk/.library"]
-    found = re.compile("|".join(map(re.escape, hosts + paths)))
+    host, path = ("|".join(map(re.escape, names)) for names in (hosts, paths))
+    found = re.compile(
+        rf"{host}|(?<![\w}}])(?:{path})"
+    )  # the root of a process is no developer's home
     assert [str(path) for path, text in texts() if found.search(text)] == []
 
 
