@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 import urllib3
@@ -36,6 +36,7 @@ from ailurus.protocol.api import BY_NAME, PREFIX, Route
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL
+from ailurus.protocol.url import Url
 from ailurus.wire.connection import POOLS, authorities
 from ailurus.wire.retry import Patience, pauses
 
@@ -375,7 +376,7 @@ class Client:
 
 
 def _loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = Url.parse(url).host
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

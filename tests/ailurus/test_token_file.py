@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import TokenFile
+from ailurus.wire.client import Client, TokenFile, fixed_token
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,10 @@ def test_while_the_file_is_being_written_the_old_token_stays(tmp_path):
     assert token(fresh=True) == "old"
     path.write_text("new")
     assert (token(), token(fresh=True)) == ("old", "new")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://u:hunter2@[x", "ftp://h/?t=hunter2"])
+def test_an_address_that_is_none_is_told_without_its_password(url):
+    with pytest.raises(AilurusError) as caught:
+        Client(url, fixed_token("t"))
+    assert "hunter2" not in str(caught.value)
