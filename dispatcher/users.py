@@ -25,7 +25,6 @@ from dispatcher.reasons import Reasons
 from dispatcher.submission import Prepared, Request
 
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
-_curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
 
 
@@ -377,7 +376,7 @@ class Users(Reasons):
             row = await self.store.read(
                 lambda tx: tx.one("attempt.curve", job_id=job_id, attempt_nr=ask.attempt_nr)
             )
-            curve = _curve(row[1]) if row and row[1] else ()
+            curve = views.curve(row) if row else ()
         return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:

@@ -16,6 +16,7 @@ from dispatcher.ports import Row
 
 _room = msgspec.json.Decoder(Room).decode
 _usage = msgspec.json.Decoder(m.Usage).decode
+_curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
 _data = msgspec.json.Decoder(dict[str, Any]).decode
 F = TypeVar("F", InputFile, OutputFile, m.FileRecord)
@@ -64,6 +65,21 @@ def attempt(row: Row) -> m.Attempt:
         stderr_tail=tail,
         registered=registered,
     )
+
+
+def curve(row: Row) -> tuple[m.Sample, ...]:
+    """A row of `attempt.curve`: the samples of its heartbeats, and of an attempt that has ended its
+    final figures. A payload may be shorter than a heartbeat, and the last sample is never the whole."""
+    _, kept, final, ended = row
+    samples = _curve(kept) if kept else ()
+    if ended is None or not final:
+        return samples
+    usage = _usage(final)
+    if not samples:
+        return (m.Sample(at=ended, usage=usage),) if usage.wall_s else ()
+    last = samples[-1]
+    at = last.at + max(0.001, usage.wall_s - last.usage.wall_s)
+    return (*samples, m.Sample(at=at, usage=usage))
 
 
 _ATTEMPT = (

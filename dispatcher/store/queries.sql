@@ -273,7 +273,7 @@ select a.job_id, a.attempt_nr, a.worker_id, a.state, w.host, a.leased, a.ended, 
     where a.worker_id = :worker_id and w.site = :site order by a.leased desc limit 1000
 -- name: attempt.curve
 -- owner: checked by samples
-select attempt_nr, curve from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
+select attempt_nr, curve, usage, ended from attempt where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr is null)
     order by attempt_nr desc limit 1
 -- name: attempt.tried_on
 select w.host, a.state = 'lost' and a.code = :lost from attempt a join worker w on w.worker_id = a.worker_id

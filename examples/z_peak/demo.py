@@ -99,21 +99,27 @@ def run(options: argparse.Namespace) -> int:
         edge.append(site_file(place, url, options.batch))
         with program(place, "edge", edge, **found):
             ids = submit(place, url, options)
+            terminal.print(f"while it runs, its console: [b]{url}/console/[/b]")
+            terminal.print(
+                f"its sign-in asks for a token: the one in {token_file(place)}", highlight=False
+            )
             try:
                 watch(client, ids, options)
             except (KeyboardInterrupt, Stopped):
                 client.cancel(ids)  # so that the pilots have nothing left to finish
                 raise
             failed = show_result(client, ids[-1], place)
-            terminal.print(
-                f"all in {time.monotonic() - began:.0f} s; console: [b]{url}/console/[/b]"
-            )
-            terminal.print(
-                f"its sign-in asks for a token: the one in {token_file(place)}", highlight=False
-            )
+            terminal.print(ended(time.monotonic() - began, url if options.keep else None))
             if options.keep:
                 keep(place)
             return failed
+
+
+def ended(seconds: float, kept: str | None) -> str:
+    """The last line: where the console is, if the dispatcher at that address is `kept`."""
+    if kept is None:
+        return f"all in {seconds:.0f} s, its console included; --keep leaves that running"
+    return f"all in {seconds:.0f} s; console: [b]{kept}/console/[/b]"
 
 
 # --- the batch system ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import JobsQuery, NoQuery, Scope, WorkersQuery
+from ailurus.protocol.api import JobsQuery, NoQuery, SamplesQuery, Scope, WorkersQuery
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from dispatcher import failures
@@ -272,5 +272,35 @@ def test_a_pilot_that_misses_a_heartbeat_is_a_problem(place):
         b.service.awake.now += 25.0
         (silent,) = (await overview(b)).troubles
         assert (silent.kind, silent.sentence) == ("pilots-silent", "1 pilot missed a heartbeat")
+
+    run(test, place)
+
+
+# --- curves ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.field("W8")
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_last_point_of_a_curve_is_what_the_attempt_says(place, sampled):
+    async def test(b):
+        (one,) = await b.submit()
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        if sampled:
+            usage = m.Usage(cpu_s=0.1, wall_s=0.5, rss_kb=2000)
+            at = {"job_id": one, "attempt_nr": 1, "state": S.RUNNING, "since": 0.0}
+            await b.service.beat(
+                m.Beat(jobs=(m.Update(**at, usage=usage),), room=Room(cores=1)), worker.caller
+            )
+        final = m.Usage(cpu_s=0.8, wall_s=1.0, max_rss_kb=100_000)
+        await worker.report(got, usage=final)
+        samples = (await b.service.samples(SamplesQuery(), ALICE, job_id=one)).samples
+        assert len(samples) == 1 + sampled
+        detail = await b.service.show(None, ALICE, job_id=one)
+        assert samples[-1].usage == detail.attempts[-1].usage == final
+        assert sorted(sample.at for sample in samples) == [sample.at for sample in samples]
+        if sampled:
+            new = SamplesQuery(after=samples[0].at)
+            assert (await b.service.samples(new, ALICE, job_id=one)).samples == samples[1:]
 
     run(test, place)

@@ -9,7 +9,7 @@ const { Logbook, marked } = await at("logbook");
 const { lanes, totals } = await at("timeline");
 const { asCommand, link, parse, spoken, understand } = await at("query");
 const { matches, merged, visible } = await at("rows");
-const { nearest, series, thinned } = await at("series");
+const { nearest, peakMemory, series, thinned } = await at("series");
 
 test("numbers read as people write them", () => {
   assert.deepEqual([0.01, 0.4, 12, 185, 7800, 270_000].map(duration), ["10 ms", "0.4 s", "12 s", "3 m 05 s", "2 h 10 m", "3 d 3 h"]);
@@ -161,4 +161,12 @@ test("CPU seconds become cores, and thinning keeps the peak", () => {
   const few = thinned(x, y, 600);
   assert.ok(few.length <= 1200 && few.some(([, value]) => value === 99));
   assert.equal(nearest([0, 10, 20], 14), 1);
+});
+
+test("W8 a payload shorter than a heartbeat has a curve of its final figures", () => {
+  const only = [{ at: 100, usage: { cpu_s: 0.8, wall_s: 1, max_rss_kb: 100, disk_mb: 3 } }];
+  assert.deepEqual(series(only), { at: [99, 100], cores: [0.8, 0.8], memory: [102_400, 102_400], disk: [3_145_728, 3_145_728] });
+  const two = [{ at: 0, usage: { rss_kb: 900 } }, { at: 9, usage: { rss_kb: 10, max_rss_kb: 500, max_pss_kb: 700 } }];
+  assert.equal(peakMemory(two), 700 * 1024);
+  assert.equal(peakMemory([{ usage: { rss_kb: 5 } }]), 5120);
 });

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { bytes, duration, moment } from "./format.js";
 import { html, Card } from "./parts.js";
-import { nearest, series, thinned } from "./series.js";
+import { nearest, peakMemory, series, thinned } from "./series.js";
 
 const WIDE = 600;
 const HIGH = 140;
@@ -15,10 +15,10 @@ export function Curves({ samples, spec }) {
   if (!samples.length) return null;
   const { at, cores, memory, disk } = series(samples);
   const mb = 1048576;
-  return html`<${Card} title="What it used" note=${samples.length > 1 ? `over ${duration(at[at.length - 1] - at[0])}` : "one sample so far"}>
+  return html`<${Card} title="What it used" note=${at.length > 1 ? `over ${duration(at[at.length - 1] - at[0])}` : "one sample so far"}>
     <div class="curves">
       <${Curve} name="CPU" x=${at} y=${cores} limit=${spec.cores ?? 1} tone="running" show=${coresText} />
-      <${Curve} name="Memory" x=${at} y=${memory} limit=${(spec.memory_mb ?? 2000) * mb} tone="reporting" show=${bytes} />
+      <${Curve} name="Memory" x=${at} y=${memory} limit=${(spec.memory_mb ?? 2000) * mb} tone="reporting" show=${bytes} most=${peakMemory(samples)} />
       <${Curve} name="Disk" x=${at} y=${disk} limit=${(spec.disk_mb ?? 2000) * mb} tone="staging" show=${bytes} />
     </div></${Card}>`;
 }
@@ -26,11 +26,12 @@ export function Curves({ samples, spec }) {
 /** @param {number} n */
 const coresText = (n) => (n === 1 ? "1 core" : `${n.toFixed(n < 10 ? 2 : 0).replace(/\.00$/, "")} cores`);
 
-/** @param {{name: string, x: number[], y: (number | null)[], limit: number, tone: string, show: (n: number) => string}} props */
-function Curve({ name, x, y, limit, tone, show }) {
+/** @param {{name: string, x: number[], y: (number | null)[], limit: number, tone: string, show: (n: number) => string, most?: number}} props
+ *  `most`: the peak, where it is known better than by the samples */
+function Curve({ name, x, y, limit, tone, show, most = 0 }) {
   const known = y.filter((value) => value !== null);
-  const peak = Math.max(0, ...known);
-  const top = Math.max(peak, limit) * 1.12;
+  const peak = most || Math.max(0, ...known);
+  const top = Math.max(peak, limit, ...known) * 1.12;
   const [from, to] = [x[0], Math.max(x[x.length - 1], x[0] + 1)];
   const px = (/** @type {number} */ at) => ((at - from) / (to - from)) * WIDE;
   const py = (/** @type {number} */ value) => HIGH - (value / top) * HIGH;

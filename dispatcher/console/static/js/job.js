@@ -17,15 +17,21 @@ export function Job({ id, go }) {
   const [error, setError] = useState(/** @type {any} */ (null));
   useEffect(() => {
     let current = true;
-    // asked first: a job that is not there, or not ours, gets an answer in words and no stream
-    get(`jobs/${id}`).then((detail) => current && setSeen((/** @type {any} */ old) => old ?? { detail, why: null, samples: [] }), (problem) => current && setError(problem));
-    const stop = listen(`job:${id}`, (news) => setSeen((/** @type {any} */ old) => ({
+    let stop = () => {};
+    const heard = (/** @type {any} */ news) => setSeen((/** @type {any} */ old) => ({
       detail: news.detail, why: news.why,
       samples: news.after > 0 ? joined(old?.samples ?? [], news.samples) : news.samples,
-    })));
+    }));
+    // asked first: a job that is not there, or not ours, gets an answer in words and no stream, which
+    // would be refused again and again
+    get(`jobs/${id}`).then((detail) => {
+      if (!current) return;
+      setSeen({ detail, why: null, samples: [] });
+      stop = listen(`job:${id}`, heard);
+    }, (problem) => current && setError(problem));
     return () => { current = false; stop(); };
   }, [id]);
-  if (error && !seen) return html`<div class="heading"><h1>Job ${id}</h1></div><${Trouble} error=${error} />`;
+  if (error && !seen) return html`<div class="heading"><h1>Job ${id}</h1></div><${Trouble} error=${error} /><p><a href="#/jobs">All jobs</a></p>`;
   if (!seen) return html`<div class="heading"><h1>Job ${id}</h1></div><div class="loading">Loading…</div>`;
   const { detail, why, samples } = seen;
   const { row, spec, attempts } = detail;

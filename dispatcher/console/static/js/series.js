@@ -3,6 +3,13 @@
 /** @param {{at: number, usage: any}[]} samples
  *  @returns {{at: number[], cores: (number | null)[], memory: number[], disk: number[]}} */
 export function series(samples) {
+  // a payload that was shorter than a heartbeat has its final figures alone: they hold for all of it
+  const [only] = samples;
+  if (samples.length === 1 && only.usage.wall_s > 0) {
+    const { cpu_s: cpu = 0, wall_s: wall, disk_mb: disk = 0 } = only.usage;
+    const both = (/** @type {number} */ n) => [n, n];
+    return { at: [only.at - wall, only.at], cores: both(cpu / wall), memory: both(peakMemory(samples)), disk: both(disk * 1048576) };
+  }
   /** @type {(number | null)[]} */
   const cores = samples.map((sample, index) => {
     const before = samples[index - 1];
@@ -18,6 +25,14 @@ export function series(samples) {
     memory: samples.map((sample) => (sample.usage.rss_kb ?? 0) * 1024),
     disk: samples.map((sample) => (sample.usage.disk_mb ?? 0) * 1048576),
   };
+}
+
+/** The most memory that was used, as an attempt's row says it: by the last sample, whose figures are the
+ *  final ones once it has ended. @param {{usage: any}[]} samples */
+export function peakMemory(samples) {
+  const last = samples[samples.length - 1]?.usage ?? {};
+  const said = Math.max(last.max_pss_kb ?? 0, last.max_rss_kb ?? 0);
+  return 1024 * (said || Math.max(0, ...samples.map((sample) => sample.usage.rss_kb ?? 0)));
 }
 
 /** The curve with at most two points a column, its lowest and its highest: no peak is lost.
