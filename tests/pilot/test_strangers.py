@@ -17,6 +17,7 @@ from ailurus.protocol.job import Room
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
+from ailurus.wire.panda import PandaClient
 from pilot.held import Held
 from pilot.link import ONCE, Link, ToldToGo
 from pilot.reporter import Reporter
@@ -328,3 +329,36 @@ def test_no_bytes_of_a_stranger_are_the_dispatcher_s_word(status, body):
     link, _ = linked(always(status, body))
     with pytest.raises(Unreachable):
         link.call("beat", ASKS["beat"], answer=m.Beaten)
+
+
+PANDA_TOOK = {
+    "v1": b'{"success": true, "message": "", "data": {"StatusCode": 0, "command": "NULL"}}',
+    "legacy": b'{"StatusCode": 0, "command": "NULL"}',
+}
+PANDA_REFUSED = {
+    "v1": b'{"success": false, "message": "no such job", "data": null}',
+    "legacy": b'{"StatusCode": 60, "errorDialog": "no"}',
+}
+
+
+@pytest.mark.parametrize("dialect", PANDA_TOOK)
+@pytest.mark.parametrize(
+    "stranger", [one for one in STRANGERS if "dispatcher" not in one and one != "wild"]
+)
+def test_of_a_panda_server_only_its_own_yes_settles_and_nothing_deletes(
+    tmp_path, dialect, stranger
+):
+    panda = PandaClient("http://127.0.0.1:1", fixed_token("t"), dialect, WHO, sleep=lambda _: None)
+    panda._client = Wire(lambda path, body: (200, b'{"success": true, "StatusCode": 0}'))
+    link = Link("http://127.0.0.1:1", None, WHO, panda=panda)
+    link.register(ONCE)
+    owed = Owed(tmp_path, good, seal="")
+    owed.reporter._link = link
+    answers = (STRANGERS[stranger], lambda *_: (200, PANDA_REFUSED[dialect]))
+    for panda._client.answers in answers:
+        owed.turn()
+        assert owed.kept()
+    panda._client.answers = lambda *_: (200, PANDA_TOOK[dialect])
+    owed.turn()
+    assert (owed.reporter.owes(), owed.deleted) == (0, [])
+    assert owed.drained == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import signal
+import subprocess
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,7 @@ import pytest
 
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import until
+from tests.pilot.helpers import BIN, until
 
 pytestmark = [pytest.mark.field("A2"), pytest.mark.slow]
 HTML = b"<html><body>no</body></html>"
@@ -81,6 +83,37 @@ def door(field):
     made = Door(field.dispatcher.url)
     yield made
     made.close()
+
+
+def refused(field, door, pilot):
+    """A job whose payload has ended and whose report an empty dispatcher does not know."""
+    job_id = field.submit(
+        "echo good > o; sleep 2", outputs=(OutputFile(name="o"),), max_attempts=20
+    )
+    field.dispatcher.in_state(job_id, JobState.RUNNING)
+    door.host = "elsewhere.example"
+    until(lambda: pilot.said("reports_kept"), 30)
+    return job_id
+
+
+def test_a_killed_pilot_s_report_waits_for_the_next_one_and_the_dispatcher(field, door):
+    there = SimpleNamespace(url=door.url, pilot_token=field.dispatcher.pilot_token)
+    first = field.pilot(dispatcher=there)
+    job_id = refused(field, door, first)
+    first.signal(signal.SIGKILL)
+    first.ended()
+    spool = next((field.directory / "work").glob("ailurus-spool-*"))
+    recover = [BIN / "pilot", "--recover", "--url", door.url, "-q", field.queue,
+               "--site", field.site, "--spool", spool, "--dialect", "native"]  # fmt: skip
+    again = subprocess.run(recover, check=False, capture_output=True, text=True)
+    assert again.returncode != 0
+    assert "stay in the spool" in again.stderr
+    output = field.storage / "out" / f"{job_id}.1.o"
+    assert output.read_text() == "good\n"
+    door.host = ""
+    subprocess.run(recover, check=True, capture_output=True)
+    assert field.dispatcher.final(job_id).row.state is JobState.FINISHED
+    assert output.read_text() == "good\n"
 
 
 PAGES = (200, 302, 400, 403, 404, 405, 410, 502)
