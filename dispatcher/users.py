@@ -389,6 +389,13 @@ class Users(Reasons):
                 f"job {job_id} is not running",
                 remedy="see `dispatcher logs` for what it wrote",
             )
+        if lease.worker_id in self.patience and ask.file != "stdout":
+            raise Rejected(
+                409,
+                f"job {job_id} runs on a PanDA pilot, which shows the end of stdout and no other file",
+                field="file",
+                remedy="ask for `stdout`, or look at its log once it has ended",
+            )
         began = self.now()
         await self.wish("tail", job_id, text=ask.file)
         deadline = time.monotonic() + ask.wait_s

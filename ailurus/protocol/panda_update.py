@@ -234,6 +234,9 @@ class Kept(Struct, frozen=True):
     url: str
     size: int
     adler32: str
+    absent: bool = False
+    """It was optional and not made: the pilot stages out a line break in its place, for it fails a job of
+    which an output is missing or empty."""
 
 
 class JobReport(Struct, frozen=True):

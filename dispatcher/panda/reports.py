@@ -15,7 +15,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import LOG, JobSpec
-from ailurus.protocol.panda_update import Output, Told, kept, outputs
+from ailurus.protocol.panda_update import Kept, Output, Told, kept, outputs
 from ailurus.protocol.url import FileUrl, Url
 
 TEXT = 8000  # characters of a diagnosis
@@ -80,6 +80,8 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
     for file in spec.outputs:
         full = panda.lfn(job_id, attempt_nr, file.name)
         entry = listed.pop(full, None) or listed.pop(file.name, None)
+        if file.optional and _absent(by_transform.get(file.name), entry):
+            continue
         if file.url and entry is None and file.name in by_transform:
             one = by_transform[file.name]
             # only where it was to go: the report was written beside the payload, which can write too
@@ -93,6 +95,13 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
     if strangers:
         raise Missing(f"the job has no output {min(strangers)[:200]}")
     return tuple(files)
+
+
+def _absent(one: Kept | None, entry: Output | None) -> bool:
+    """Whether an output was not made, and what was staged out only stands in its place."""
+    if one is None or not one.absent:
+        return False
+    return entry is None or (panda.number(entry.fsize), entry.adler32) == (one.size, one.adler32)
 
 
 def _log(told: Told, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:

@@ -216,12 +216,14 @@ async def told_states(
 
 
 def command(lease: Lease) -> str | None:
-    """What the back channel says to a pilot that holds a job. One word: Harvester compares it whole."""
+    """What the back channel says to a pilot that holds a job. One word: Harvester compares it whole.
+
+    Nothing that `tests/real/test_pilot3.py` does not say to a real one: a `tail FILE` in an answer to a
+    running job ends Pilot 3's logger, and the payload with it. `debug` brings the end of stdout as well.
+    """
     if lease.soft_kill:
         return "softkill"
-    if name := lease.tail_wanted:
-        return f"tail {f'payload.{name}' if name in ('stdout', 'stderr') else name}"
-    return "debug" if lease.panda.debug else None
+    return "debug" if lease.tail_wanted or lease.panda.debug else None
 
 
 async def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) -> bool:

@@ -17,8 +17,10 @@ import pytest
 from benchmarks.rig import Program, Rig, until
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import Tail, TailQuery
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import FINAL
+from ailurus.wire.client import Refused
 from tests.real import pilot3
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(240)]
@@ -57,6 +59,19 @@ def data_job(rig: Rig, queue: str) -> JobSpec:
     )
 
 
+def optional_job() -> JobSpec:
+    """A job with one output that it makes, and two that it may leave out."""
+    return JobSpec(
+        name="optional",
+        queue="optional",
+        command="echo made > made.txt",
+        outputs=(
+            OutputFile(name="made.txt", optional=True),
+            OutputFile(name="maybe.txt", optional=True),
+        ),
+    )
+
+
 @pytest.fixture(scope="module")
 def site(need) -> Iterator[Site]:
     pilot3.needed(need)
@@ -86,6 +101,9 @@ def ran(own: Path) -> Iterator[Site]:
             "ours": [data_job(rig, "ours")],
             "three": [JobSpec(name=f"j{n}", command="true", queue="three") for n in range(3)],
             "killed": [JobSpec(name="long", command="exec sleep 100", queue="killed")],
+            "watched": [JobSpec(name="w", command="echo words; sleep 110", queue="watched")],
+            "asked": [JobSpec(name="soft", command="sleep 30", queue="asked")],
+            "optional": [optional_job()],
             "failing": [JobSpec(name="bad", command="echo why >&2; exit 3", queue="failing")],
             "shared": [JobSpec(name=f"s{n}", command="sleep 5", queue="shared") for n in range(4)],
         }
@@ -135,11 +153,39 @@ def test_a_worker_of_a_harvester_is_known_by_its_number(site):
 
 def test_cancel_stops_the_payload(site):
     (job_id,) = site.ids["killed"]
-    until(lambda: running("sleep"), PATIENCE_S, "the payload runs")
+    until(lambda: running("sleep 100"), PATIENCE_S, "the payload runs")
     site.rig.client.cancel([job_id])
-    until(lambda: not running("sleep"), PATIENCE_S, "the cancelled payload ends")
+    until(lambda: not running("sleep 100"), PATIENCE_S, "the cancelled payload ends")
     assert site.rig.client.show(job_id).row.state == "cancelled"
     assert "tobekilled" in site.pilots["killed"].log.read_text()
+
+
+@pytest.mark.field("P1")
+def test_the_end_of_stdout_is_shown_and_the_payload_lives_on(site):
+    """In debug mode Pilot 3 sends an update a minute."""
+    (job_id,) = site.ids["watched"]
+    until(lambda: running("sleep 110"), PATIENCE_S, "the payload runs")
+    query = TailQuery(file="stdout", wait_s=50)
+    for _ in range(2):
+        with contextlib.suppress(Refused):  # not yet
+            tail = site.rig.client.call("tail", query, answer=Tail, wait_s=50, job_id=job_id)
+    assert "words" in tail.text
+    (job,) = site.ended("watched")
+    assert (job.row.state, len(job.attempts)) == ("finished", 1), job.row.diagnosis
+
+
+@pytest.mark.field("P1")
+def test_a_payload_that_is_asked_to_end_softly_may_run_to_its_end(site):
+    site.rig.client.cancel(site.ids["asked"], soft=True)
+    (job,) = site.ended("asked")
+    assert job.row.state == "finished", job.row.diagnosis
+
+
+@pytest.mark.field("P4")
+def test_an_optional_output_may_be_missing(site):
+    (job,) = site.ended("optional")
+    assert job.row.state == "finished", job.row.diagnosis
+    assert [file.name for file in job.files] == ["made.txt"]
 
 
 def test_outputs_are_where_the_queue_and_the_job_want_them(site):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from msgspec.structs import replace
 
+from ailurus.protocol.api import TailQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
-from dispatcher.panda import bodies, described
+from dispatcher.caller import Rejected
+from dispatcher.panda import bodies, described, updates
 from dispatcher.panda.door import PandaSettings
 from dispatcher.traffic import AccessLog, Traffic
-from tests.dispatcher.panda.conftest import Dispatcher, packed
+from tests.dispatcher.panda.conftest import ALICE, Dispatcher, packed
 
 WORKER = {
     "workerID": 42,
@@ -564,13 +568,35 @@ def test_what_was_learnt_of_an_attempt_outlives_a_restart(dispatcher, job):
     assert facts == []
 
 
-def test_the_end_of_a_file_is_asked_for_under_pilot_3_s_name(dispatcher, job):
+@pytest.mark.field("P1")
+def test_the_end_of_stdout_is_asked_for_by_a_word_that_pilot_3_bears(dispatcher, job):
     (job_id,) = dispatcher.submit(job())
     got = dispatcher.get_job()
     dispatcher.update(got, "running")
     dispatcher.run(dispatcher.service.wish("tail", job_id, text="stdout"))
-    assert dispatcher.update(got, "running") == "tail payload.stdout"
+    assert dispatcher.update(got, "running") == "debug"
     assert dispatcher.update(got, "running", stdout="words") == "NULL"
+    look = TailQuery(file="stdout", wait_s=0)
+    with pytest.raises(Rejected, match="has not answered yet"):
+        dispatcher.run(dispatcher.service.tail(look, ALICE, job_id=job_id))
+    for name in ("stderr", "payload.stdout", "x.root"):
+        with pytest.raises(Rejected, match="shows the end of stdout and no other"):
+            dispatcher.run(
+                dispatcher.service.tail(TailQuery(file=name, wait_s=0), ALICE, job_id=job_id)
+            )
+
+
+@pytest.mark.field("P1")
+def test_a_pilot_of_others_is_told_nothing_that_a_real_one_was_not_told_in_ci(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    dispatcher.get_job()
+    lease = dispatcher.service.leases.of(job_id)
+    said = set()
+    for soft, tail, debug in itertools.product((False, True), ("", "stdout", "x"), (False, True)):
+        lease.soft_kill, lease.tail_wanted = soft, tail
+        lease.panda = replace(lease.panda, debug=debug)
+        said.add(updates.command(lease))
+    assert said == {None, "softkill", "debug"}
 
 
 # --- a recorded Pilot 3 ----------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import JobSpec
+from ailurus.protocol.job import JobSpec, OutputFile
 from ailurus.protocol.panda_update import told
 from dispatcher.panda import reports
 
@@ -57,3 +59,22 @@ def test_an_exit_code_that_pilot_3_reads_as_an_error_of_its_own_is_the_payloads(
 def test_the_pilot_may_still_say_why_it_killed_a_payload():
     found = report(pilot_error_code=1235, trans_exit_code=137)
     assert (found.code, found.exit_code) == (Code.OVER_MEMORY, 137)
+
+
+@pytest.mark.field("P4")
+@pytest.mark.parametrize(("size", "listed"), [(1, []), (5, ["maybe"])])
+def test_an_optional_output_that_was_not_made_is_not_listed(size, listed):
+    spec = JobSpec(name="j", command="x", outputs=(OutputFile(name="maybe", optional=True),))
+    absent = {"name": "maybe", "url": "", "size": 1, "adler32": "000b000b", "absent": True}
+    entry = {"fsize": size, "adler32": "000b000b", "surl": "file:///s/1.1.maybe"}
+    update = told(
+        {
+            "job_id": 1,
+            "job_status": "finished",
+            "job_output_report": json.dumps({"1.1.maybe": entry}),
+            "meta_data": json.dumps({"ailurus": [absent]}),
+        },
+        "v1",
+    )
+    found = reports.report(update, spec, job_id=1, attempt_nr=1, now=0.0)
+    assert (found.finished, [file.name for file in found.files]) == (True, listed)
