@@ -100,16 +100,26 @@ class Stage:
                 _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
 
     def stage_out(self, held: Held, work: Workdir) -> tuple[DoneFile, ...]:
+        """All outputs, or none: what had come before a failure is removed again, and what was under way
+        when the job was stopped, for it may have arrived unheard."""
         done: list[DoneFile] = []
-        for index, file in enumerate(held.spec.outputs):
-            with _field(f"outputs[{index}].name"):
-                source = self._output(file, work)
-                if source is None:
-                    continue
-                try:
-                    done.append(self.put(held, file, source))
-                finally:
-                    os.close(source)
+        under_way = ""
+        try:
+            for index, file in enumerate(held.spec.outputs):
+                with _field(f"outputs[{index}].name"):
+                    source = self._output(file, work)
+                    if source is None:
+                        continue
+                    try:
+                        under_way = self.physical(held.id, file).text
+                        done.append(self.put(held, file, source))
+                        under_way = ""
+                    finally:
+                        os.close(source)
+        except Exception:
+            unheard = [under_way] if under_way and held.stopped is not None else []
+            self.delete([*(file.url for file in done), *unheard])
+            raise
         return tuple(done)
 
     def put(self, held: Held, file: OutputFile, source: int) -> DoneFile:

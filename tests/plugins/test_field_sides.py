@@ -164,3 +164,16 @@ def test_an_input_that_cannot_be_made_is_the_nodes(number: int) -> None:
     assert error.value.transient
     assert error.value.message.startswith("this node")
     assert error.value.field == "inputs[0]"
+
+
+def test_a_failed_stage_out_leaves_none_of_its_outputs(tmp_path: Path) -> None:
+    outputs = (OutputFile(name="a"), OutputFile(name="gone", optional=True), OutputFile(name="b"))
+    held = held_of("true", outputs=outputs)
+    files = File(roots=[str(tmp_path)])
+    made = Stage(lambda scheme: files, f"file://{tmp_path}/s", bounds_of(Limits()))
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        (work.directory / "a").write_text("1")
+        with pytest.raises(JobError, match="left no file 'b'"):
+            made.stage_out(held, work)
+    assert list((tmp_path / "s").iterdir()) == []
