@@ -88,6 +88,7 @@ def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: Row) -> m.LogChunk:
         skipped=start - asked,
         size=max(held.stop, wrote),
         kept=held.kept,
+        attempt_nr=attempt[0],
     )
 
 

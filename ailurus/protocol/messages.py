@@ -216,6 +216,7 @@ class LogChunk(Answer):
     skipped: int = 0  # bytes before `offset`, from what was asked for on, that are not kept
     size: int = 0  # of the whole stream, as far as is known
     kept: int = 0  # bytes of it that the dispatcher has
+    attempt_nr: int = 0  # whose; 0: none has begun
 
 
 class GroupRow(Answer):

@@ -29,11 +29,12 @@ def main(args: Namespace, out: Output) -> int:
     from ailurus.protocol.api import LogQuery
 
     client = connect(args, patience_s=60.0)
-    offset, wait_s = 0, 0.0
+    attempt, offset, wait_s = args.attempt, 0, 0.0
     printed = asked = False
     while True:
-        query = LogQuery(stream=args.stream, attempt_nr=args.attempt, offset=offset, wait_s=wait_s)
+        query = LogQuery(stream=args.stream, attempt_nr=attempt, offset=offset, wait_s=wait_s)
         chunk = client.log(args.id, query)
+        attempt = chunk.attempt_nr or attempt  # one after the other: their offsets are their own
         if out.as_json:
             out.record(chunk)
         else:
@@ -43,7 +44,11 @@ def main(args: Namespace, out: Output) -> int:
         offset = chunk.end
         asks = not (args.follow or asked or chunk.final or offset) and _running(client, args)
         if not moved and (chunk.final or not (args.follow or asks)):
-            return _ended(client, args, chunk)
+            code, later = _ended(client, args, chunk)
+            if not (args.follow and args.attempt is None and later):
+                return code
+            _say(f"attempt {attempt} of job {args.id} has ended; this is attempt {later}")
+            attempt, offset, printed = later, 0, False
         asked |= asks
         wait_s = WAIT_S if (args.follow or asks) and not chunk.final else 0.0
 
@@ -64,17 +69,19 @@ def _cut(missing: int, after: bool) -> str:
     return f"{chr(10) if after else ''}[{missing:,} bytes are not kept here]\n" if missing else ""
 
 
-def _ended(client: Client, args: Namespace, last: LogChunk) -> int:
-    """Say what of the output is missing, and where it is; the exit code: 66 if there was some and none
-    of it is here."""
+def _ended(client: Client, args: Namespace, last: LogChunk) -> tuple[int, int]:
+    """Say what of the output is missing, and where it is. The exit code, which is 66 if there was some
+    and none of it is here, and the attempt that has begun meanwhile; 0: none."""
     job = client.show(args.id)
+    later = job.attempts[-1].attempt_nr if job.attempts else 0
+    later = later if 0 < last.attempt_nr < later else 0
     if not last.kept and not last.size:
         _say(_why_nothing(job, args))
-        return OK
+        return OK, later
     if last.final and last.size > last.kept:
         some = f"{last.kept:,} of the {last.size:,} bytes of {args.stream} are kept here"
         _say(f"job {args.id}: {some}; {_elsewhere(job)}")
-    return OK if last.kept else NO_INPUT
+    return (OK if last.kept else NO_INPUT), later
 
 
 def _elsewhere(job: JobDetail) -> str:

@@ -1,0 +1,32 @@
+"""A log that somebody moves away is begun anew in its place."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from ailurus import logs
+
+
+@pytest.fixture
+def log(tmp_path: Path):
+    logs.to(tmp_path / "log")
+    yield logs.Log("test")
+    logging.getLogger("ailurus").handlers[0].close()
+    logs.to()
+
+
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_log_follows_its_name(log, tmp_path: Path, monkeypatch, how):
+    monkeypatch.setattr(logs, "LOOK_S", 0.0)
+    log.info("before")
+    if how == "renamed":
+        (tmp_path / "log").rename(tmp_path / "log.1")
+    else:
+        (tmp_path / "log").unlink()
+    log.info("after")
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(line)["event"] == "after"
