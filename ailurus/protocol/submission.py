@@ -28,6 +28,7 @@ from ailurus.protocol.job import (
     Variable,
 )
 from ailurus.protocol.messages import Key
+from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
@@ -265,6 +266,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
         except AilurusError as error:
             field = f"{where}.{error.field}"
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+        _check_words(job, where)
         _check_files(job.inputs, f"{where}.inputs")
         _check_files(job.outputs, f"{where}.outputs")
         for nr, output in enumerate(job.outputs):
@@ -299,6 +301,18 @@ def check(jobs: Sequence[JobSpec]) -> None:
                     remedy="exactly one job in depends_on must have it among its outputs",
                 )
     _check_cycles(jobs)
+
+
+def _check_words(job: JobSpec, where: str) -> None:
+    """A PanDA client takes these words for nothing: the job would lose what they name on its way."""
+    for field in ("name", "container", "queue"):
+        word = getattr(job, field)
+        if word and word in NOTHING:
+            raise AilurusError(
+                f"{word!r} means «nothing» to PanDA",
+                field=f"{where}.{field}",
+                remedy="give it another name, or leave it out",
+            )
 
 
 def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import Told
 from ailurus.protocol.states import FINAL, JobState
-from dispatcher import queue
+from dispatcher import queue, retention
 from dispatcher.leases import Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, hear
@@ -189,6 +189,12 @@ async def states(
         found = []
         for job_id in job_ids:
             row = tx.one("job.row", job_id=job_id)
+            if row is None and (old := retention.kept(tx, job_id)) is not None:
+                seen = party.sees(old.row.user, old.row.queue)
+                found.append(
+                    (job_id, old.row.state, old.row.attempt_nr) if seen else (job_id, "", 0)
+                )
+                continue
             if row is None or not party.sees(row[3], row[2]):
                 found.append((job_id, "", 0))
                 continue

@@ -269,3 +269,13 @@ def test_a_file_that_has_no_place_is_told_at_submit(kind, file, says):
         check(jobs_from({**ONE, kind: [file]}))
     assert says in str(caught.value)
     assert caught.value.field.startswith(f"jobs[0].{kind}[0]")
+
+
+@pytest.mark.field("H14")
+@pytest.mark.parametrize("word", ["None", "NULL", "null"])
+@pytest.mark.parametrize("field", ["name", "container", "queue"])
+def test_a_word_that_panda_takes_for_nothing_names_nothing(field, word):
+    job = JobSpec(**{"name": "j", "command": "x", field: word})
+    with pytest.raises(AilurusError, match="means «nothing» to PanDA") as fault:
+        check([job])
+    assert fault.value.field == f"jobs[0].{field}"

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from ailurus.protocol.api import TailQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
+from dispatcher import retention
 from dispatcher.caller import Rejected
 from dispatcher.panda import bodies, described, updates
 from dispatcher.panda.door import PandaSettings
@@ -726,3 +727,16 @@ def test_a_client_that_takes_one_job_after_the_other_is_written_down_once(dispat
     dispatcher.submit(job())
     assert dispatcher.get_job()["StatusCode"] == 0
     assert writings() == once + 2  # its end, and that it is back
+
+
+@pytest.mark.field("K8")
+def test_a_job_that_was_moved_away_is_as_it_ended(dispatcher, job):
+    (job_id,) = dispatcher.submit(job())
+    got = dispatcher.get_job()
+    dispatcher.update(got, "failed", pilotErrorCode=1305)
+    dispatcher.forward(60)
+    dispatcher.run(
+        dispatcher.service.store.write(lambda tx: retention.tidy(tx, before=dispatcher.clock()))
+    )
+    (told,) = dispatcher.v1("job/get_status", {"job_ids": [job_id]}, how="get")["data"] or [None]
+    assert told["status"] == "failed"
