@@ -14,7 +14,7 @@ from ailurus.protocol.errors import NODES, TAKEN_AWAY
 from ailurus.protocol.job import Room, Shape, without
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import logs, queue
+from dispatcher import logs, queue, retention
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
 from dispatcher.events import until
@@ -25,6 +25,7 @@ from dispatcher.queue import Given, Leased
 
 _encode = msgspec.json.Encoder().encode
 TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
+LATE = 10  # reports of one request that are looked for among jobs that were moved away
 UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)  # no edge has told that its batch system has it
 GONE = "this worker has been given up or was never planned"
 
@@ -372,7 +373,31 @@ class Pilots(Core):
                         worker.waits.set_result(None)
                 if lease is not None and lease.attempt_nr == report.attempt_nr:
                     await self._note(lease, report)
+        strange = [nr for nr, verdict in enumerate(verdicts) if not verdict.seal][:LATE]
+        if strange:
+            late = await self.store.read(
+                lambda tx: [self._judged_long_ago(tx, ask.reports[nr]) for nr in strange]
+            )
+            for nr, judged in zip(strange, late, strict=True):
+                verdicts[nr] = verdicts[nr] if judged is None else judged
         return m.Verdicts(verdicts=tuple(verdicts))
+
+    def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.Verdict | None:
+        """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
+        detail = retention.kept(tx, report.job_id)
+        for one in detail.attempts if detail is not None else ():
+            key = self.report_key(report.job_id, one.attempt_nr, one.worker_id)
+            if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
+                key.encode(), report.report_key.encode()
+            ):
+                counted = one.state in queue.REPORTED
+                return m.Verdict(
+                    job_id=report.job_id,
+                    attempt_nr=report.attempt_nr,
+                    verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
+                    seal=self.seal(report.job_id, report.attempt_nr, one.worker_id),
+                )
+        return None
 
     async def _note(self, lease: Lease, report: m.Report) -> None:
         """What a report says about the node; a node that fails job after job is excluded."""

@@ -160,3 +160,32 @@ def test_a_pilot_gets_what_a_url_holds_and_people_do_not(place):
         assert [one.url for one in as_sent(got).spec.inputs] == [made.url]
 
     run(test, place)
+
+
+@pytest.mark.field("A2")
+@pytest.mark.parametrize(("loser", "word"), [(False, "accepted"), (True, "alreadydone")])
+def test_a_report_that_comes_after_its_job_was_moved_is_judged_under_its_seal(place, loser, word):
+    """Else its pilot would keep it, for nobody but us can say that it is settled."""
+
+    async def test(b):
+        await b.submit(job("a", max_attempts=5))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        if loser:
+            await b.forward(1e5)  # its lease runs out
+            other = await b.worker()
+            (again,) = await other.acquire()
+            await other.report(again)
+        else:
+            await worker.report(got)
+        await tidy(b)
+        report = m.Report(
+            job_id=got.job_id, attempt_nr=1, report_key=got.report_key, finished=True, ended=1.0
+        )
+        forged = msgspec.structs.replace(report, report_key="x")
+        ask = m.Reports(reports=(report, forged))
+        good, bad = (await b.service.report(ask, None)).verdicts
+        assert (good.verdict, good.seal) == (word, got.seal)
+        assert (bad.verdict, bad.seal) == ("badkey", "")
+
+    run(test, place)
