@@ -37,6 +37,7 @@ BODIES = {
 BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
 BODY_S = 120.0  # to send a body
 _PIECE = 128 * 1024
+MOST_JOBS = 100_000  # of a submission, see `Submit`
 
 _HALF = re.compile("surrogate pair|unexpected end of hex escape")  # as msgspec says it
 _HALF_LAST = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\"[\]}\s]*\Z")
@@ -138,16 +139,67 @@ class _Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A submission with its jobs not read yet."""
 
     request_id: m.Key
-    jobs: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=100_000)]
+    jobs: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=MOST_JOBS)]
 
 
 _jobs = msgspec.json.Decoder(_Jobs)
+_several = msgspec.json.Decoder(tuple[JobSpec, ...])
+_key = msgspec.json.Decoder(m.Key)
+_HEAD = re.compile(rb'\s*\{\s*"request_id"\s*:\s*("[^"\\]{1,200}")\s*,\s*"jobs"\s*:\s*\[\s*')
+"""How a submission begins as our clients write it."""
+_CUTS = 8  # places that are tried as the end of a part
 _job = msgspec.json.Decoder(JobSpec)
 
 
 async def decode_submission(body: bytes | bytearray) -> m.Submit:
-    """A big submission, job after job with pauses: msgspec holds the interpreter while it decodes,
+    """A big submission, some jobs at a time with pauses: msgspec holds the interpreter while it decodes,
     so a thread would stop the event loop as long as decoding here in one go."""
+    return await _in_parts(body) or await _one_by_one(body)
+
+
+async def _in_parts(body: bytes | bytearray) -> m.Submit | None:
+    """A submission as our clients write it, decoded part by part. None: it is written in another way,
+    or there is something wrong with it, which `_one_by_one` names.
+
+    What begins at a job and decodes as a list of jobs ends with a job: where that is, is guessed.
+    """
+    head, end = _HEAD.match(body), body.rfind(b"]")
+    if head is None or end < head.end() or body[end + 1 :].strip() != b"}":
+        return None
+    specs: list[JobSpec] = []
+    at = head.end()
+    try:
+        request_id = _key.decode(head[1])
+        while at < end:
+            part, at = _part(body, at, end)
+            specs += part
+            await asyncio.sleep(0)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not 0 < len(specs) <= MOST_JOBS:
+        return None
+    return m.Submit(request_id=request_id, jobs=tuple(specs))
+
+
+def _part(body: bytes | bytearray, at: int, end: int) -> tuple[tuple[JobSpec, ...], int]:
+    """The jobs of one part that begins at `at`, and where the next one begins. Raises DecodeError."""
+    found = at + _PIECE
+    for nr in range(_CUTS):
+        found = body.find(b"},{", found, end) if found < end else -1
+        stop = end if found < 0 or nr == _CUTS - 1 else found + 1
+        try:
+            return _several.decode(b"[%b]" % bytes(body[at:stop])), stop + 1
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            if stop == end:
+                raise
+        found += 1
+    raise AssertionError("the last part ends with the body")
+
+
+async def _one_by_one(body: bytes | bytearray) -> m.Submit:
+    """Any submission, job after job; what is wrong with it is told by its place."""
     outer = decode(_jobs.decode, body)
     specs: list[JobSpec] = []
     done = 0
