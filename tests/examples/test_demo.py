@@ -44,3 +44,10 @@ def test_payloads_are_shown_the_interpreter_wherever_it_lies(
 def test_an_interpreter_that_does_not_run_is_said_before_anything_starts(demo, tmp_path):
     with pytest.raises(AilurusError, match="does not run"):
         demo.interpreter(tmp_path / "python")
+
+
+@pytest.mark.field("H10")
+def test_a_console_is_named_at_the_end_only_where_it_is_left_running(demo):
+    assert "console/" not in demo.ended(12.0, None)
+    assert "--keep" in demo.ended(12.0, None)
+    assert "http://127.0.0.1:8080/console/" in demo.ended(12.0, "http://127.0.0.1:8080")
