@@ -137,7 +137,9 @@ class Server(uvicorn.Server):
         self.servers = []
         for one in sockets or []:
             if self.config.ssl is None:
-                server = await loop.create_server(self.protocol, sock=one)
+                server = await loop.create_server(
+                    self.protocol, sock=one, backlog=self.config.backlog
+                )
             else:
                 server = _Accepting(one, self.config.ssl, self)  # type: ignore[assignment]
             self.servers.append(server)

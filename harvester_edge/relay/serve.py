@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from functools import partial
@@ -51,6 +52,8 @@ def run(site: Site, log: Log, heartbeat_s: float) -> None:
         )
     for path, key in ((site.shared, "paths.shared"), (site.relay_state, "paths.state")):
         owned.own(path, key)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some descriptors a pilot
     uvloop.run(_serve(site, log, heartbeat_s))
 
 
