@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from msgspec import Struct
@@ -27,7 +27,8 @@ TELL_S = 1.0  # between words to the dispatcher: what gathers goes in one reques
 LONGEST_PAUSE_S = 15.0  # between tries while there is none
 POLL_S = 5.0  # of a long poll for jobs; whoever begins to wait joins the next one
 AT_ONCE = 200  # pilots whose acquires go in one request
-PIECES, PIECES_BYTES = 1000, 4_000_000  # of live logs that wait for the next word; log.tgz has all
+PIECES, PIECES_BYTES = 1000, 4_000_000  # of logs in one word, and of live ones that wait for it
+ENDS_BYTES = 32_000_000  # of the last pieces of logs that wait for a dispatcher
 BULK = 500
 KEPT_S = 60.0  # before a report is sent again that strangers judged, or that was refused
 MOST = 5000  # of anything in one word; the rest goes with the next
@@ -61,10 +62,27 @@ class Dispatcher:
         return self._up.up
 
     def pass_on(self, worker_id: int, piece: m.LogPiece) -> None:
-        """A piece of a live log, while there is room for it and somebody to see it."""
+        """A piece of a log: of a live one, while there is room for it and somebody to see it; the last
+        one in any case, for it is what is kept."""
         waiting = sum(len(one.text) for _, one in self._logs)
-        if self.up and len(self._logs) < PIECES and waiting < PIECES_BYTES:
+        live = self.up and len(self._logs) < PIECES and waiting < PIECES_BYTES
+        if live or (piece.final and waiting < ENDS_BYTES):
             self._logs.append((worker_id, piece))
+
+    def _next_logs(self) -> list[tuple[int, m.LogPiece]]:
+        """As many as go in one word."""
+        size, number = 0, 0
+        for _, piece in self._logs[:PIECES]:
+            size += len(piece.text)
+            if number and size > PIECES_BYTES:
+                break
+            number += 1
+        logs, self._logs = self._logs[:number], self._logs[number:]
+        return logs
+
+    def _keep_ends(self, untold: Sequence[tuple[int, m.LogPiece]] = ()) -> None:
+        """Nobody answers: of what waits, the last pieces are kept."""
+        self._logs = [one for one in (*untold, *self._logs) if one[1].final]
 
     async def register(self, ask: m.Register, credential: str) -> int:
         """Register a pilot there; what it is called."""
@@ -177,7 +195,7 @@ class Dispatcher:
                 await self._tell()
                 pause = TELL_S
             except Unreachable:
-                self._logs.clear()
+                self._keep_ends()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def ask(self, reports: list[m.Report]) -> tuple[m.Verdict, ...]:
@@ -269,7 +287,7 @@ class Dispatcher:
         dead = [job for job in self._stock.jobs.values() if job.owner.gone and job.holder is None]
         done = [*back, *lost, *dead]
         ended = [p for p in self._stock.pilots.values() if self._may_go(p, done)][:MOST]
-        logs, self._logs = self._logs, []
+        logs = self._next_logs()
         if not (fresh or done or ended or logs) and self._up.up:
             return
         for job in back:
@@ -296,11 +314,13 @@ class Dispatcher:
             pilot.fresh = False
         try:
             told = await self._up.call("relay_tell", ask, m.RelayTold)
-        except BaseException:
+        except BaseException as error:
             for job in back:
                 job.leaving = False
             for pilot in fresh:
                 pilot.fresh = True
+            if isinstance(error, Unreachable):
+                self._keep_ends(logs)
             raise
         self._stock.told_heartbeat_s = told.heartbeat_s
         for pilot in fresh:
