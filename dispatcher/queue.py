@@ -58,6 +58,13 @@ class Unfit(Rejected):
         super().__init__(409, why, remedy="submit the job anew")
 
 
+class Gone(LookupError):
+    """The store has no such job."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"no job {job_id}")
+
+
 class Given(Struct, frozen=True):
     """What a worker gets, and how many jobs had to be failed on the way, since nobody can be given them."""
 
@@ -344,7 +351,10 @@ def mark(
 
     Whether it was written, and with it that the worker was heard.
     """
-    standing, place = _standing(tx, job_id)
+    try:
+        standing, place = _standing(tx, job_id)
+    except Gone:  # what is said of one job harms no other
+        return False
     after = states.advance(standing, state, attempt_nr)
     if isinstance(after, Refusal) or place.worker_id != worker_id:
         return False
@@ -422,7 +432,10 @@ def expire(
     A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then it
     may be the job that fails them.
     """
-    standing, place = _standing(tx, job_id)
+    try:
+        standing, place = _standing(tx, job_id)
+    except Gone:  # nothing is left to try again; the leases of others run out all the same
+        return
     blameless = ending is Ending.PREEMPTED or (
         ending is Ending.NODE_FAIL and sum(_tried_on(tx, job_id).values()) < SUSPECT
     )
@@ -455,7 +468,10 @@ def resume(
 ) -> bool:
     """An attempt that was given up for lost goes on, where `worker_id` says that it still has it and no
     newer one has begun. Whether it is that worker's now."""
-    standing, place = _standing(tx, job_id)
+    try:
+        standing, place = _standing(tx, job_id)
+    except Gone:
+        return False
     row = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
     after = states.resume(standing, attempt_nr)
     if row is None or tuple(row[:2]) != (worker_id, "lost") or isinstance(after, Refusal):
@@ -476,7 +492,10 @@ def resume(
 
 def release(tx: Tx, *, job_id: int, attempt_nr: int, worker_id: int, now: float) -> None:
     """A prefetched job given back unstarted."""
-    standing, place = _standing(tx, job_id)
+    try:
+        standing, place = _standing(tx, job_id)
+    except Gone:
+        return
     after = states.release(standing, attempt_nr)
     if isinstance(after, Refusal) or place.worker_id != worker_id:
         return
@@ -521,7 +540,7 @@ class _Place(Struct, frozen=True):
 def _standing(tx: Tx, job_id: int) -> tuple[Standing, _Place]:
     row = tx.one("job.standing", job_id=job_id)
     if row is None:
-        raise LookupError(f"no job {job_id}")
+        raise Gone(job_id)
     state, attempt_nr, most, retry_all, queue, shape_id, worker_id, owner, name, _ = row
     standing = Standing(
         state=JobState(state), attempt_nr=attempt_nr, max_attempts=most, retry_all=bool(retry_all)

@@ -177,6 +177,27 @@ def test_readiness_tries_to_hand_out_a_job(tmp_path, monkeypatch):
     run(test, tmp_path)
 
 
+def test_a_job_that_is_gone_stops_no_lease_of_another_and_no_word_about_it(tmp_path):
+    async def test(b):
+        await b.submit(*(job(f"j{nr}") for nr in range(3)))
+        worker = await b.worker()
+        gone, other, back = await worker.acquire(3)
+        b.service.store._writer.execute("delete from job where job_id = ?", (gone.job_id,))
+        await worker.beat(gone, other)
+        assert await b.state(other.job_id) is S.RUNNING
+        ask = m.Release(
+            jobs=tuple(
+                m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in (gone, back)
+            )
+        )
+        await b.service.release(ask, worker.caller)
+        assert await b.state(back.job_id) is S.ACTIVATED
+        await b.forward(10_000)
+        assert await b.state(other.job_id) is S.ACTIVATED
+
+    run(test, tmp_path)
+
+
 def test_a_refusal_of_the_store_fails_no_job(tmp_path, monkeypatch):
     async def test(b):
         (one,) = await b.submit(job())
