@@ -77,9 +77,11 @@ def outcome_of(
 
 def open_up(directory: Path) -> None:
     """Let an ordinary user come as far as `directory`, which pytest made for root."""
-    for above in directory.parents[:4]:
-        if above.name.startswith(("pytest-", "popen-")):
-            above.chmod(above.stat().st_mode | 0o011)
+    ours = Path(tempfile.gettempdir())
+    for above in directory.parents:
+        if above == ours or ours not in above.parents:
+            return
+        above.chmod(above.stat().st_mode | 0o011)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.attempts import grounds, held_of, open_up, outcome_of, spawning
 
 ROOT = Path(__file__).parents[2]
-NOBODY = 64_321
+NOBODY = 100_000 + os.getpid()  # a limit of processes is a user's
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 
 import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field, until
+from tests.pilot.attempts import open_up
+from tests.pilot.helpers import BIN, Field, until
 
 pytestmark = pytest.mark.real
+NOBODY = 100_000 + os.getpid()  # a limit of processes is a user's
 LEGACY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -63,3 +67,35 @@ def test_under_nohup_a_hangup_is_nothing(field: Field) -> None:
     pilot.signal(signal.SIGHUP)
     assert field.dispatcher.final(job_id).row.state is JobState.FINISHED
     assert pilot.ended() == 0
+
+
+@pytest.mark.field("L6", "L4")
+@pytest.mark.parametrize("processes", [5, 8, 10, 12])
+def test_at_a_limit_of_processes_a_pilot_ends_and_holds_no_job(
+    field: Field, processes: int
+) -> None:
+    """Some of these end before they acquire, some among their jobs' threads, some in a sandbox's start."""
+    if os.geteuid() != 0:
+        pytest.skip("takes a user of its own, whose processes are none yet")
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    for path in (field.storage, field.directory, field.directory / "work"):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o777)
+    token = field.dispatcher.pilot_token
+    open_up(token)
+    open_up(field.storage)
+    token.chmod(0o644)
+    readable = [*user, "/bin/sh", "-c", f"{BIN / 'pilot'} --version && cat {token} {field.site}"]
+    tried = subprocess.run(readable, check=False, capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"an ordinary user cannot start this pilot: {tried.stderr.decode()}")
+    jobs = [field.submit("sleep 0.1") for _ in range(5)]
+    limited = [*user, "prlimit", f"--nproc={processes}"]
+    spool = field.directory / "work" / "spool"
+    pilot = field.pilot("--idle-exit", "1", "--spool", str(spool), prefix=limited)
+    assert pilot.ended() in {0, 65, 66, 70}  # a statue would not end
+    for job_id in jobs:
+        detail = field.dispatcher.client.show(job_id)
+        assert detail.row.state in {JobState.ACTIVATED, JobState.FINISHED, JobState.FAILED}
+        if detail.row.state is JobState.FAILED:
+            assert Code(detail.attempts[-1].code).transient
