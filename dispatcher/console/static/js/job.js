@@ -22,14 +22,21 @@ export function Job({ id, go }) {
       detail: news.detail, why: news.why,
       samples: news.after > 0 ? joined(old?.samples ?? [], news.samples) : news.samples,
     }));
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let again;
     // asked first: a job that is not there, or not ours, gets an answer in words and no stream, which
     // would be refused again and again
-    get(`jobs/${id}`).then((detail) => {
+    const ask = () => get(`jobs/${id}`).then((detail) => {
       if (!current) return;
       setSeen({ detail, why: null, samples: [] });
       stop = listen(`job:${id}`, heard);
-    }, (problem) => current && setError(problem));
-    return () => { current = false; stop(); };
+    }, (problem) => {
+      if (!current) return;
+      setError(problem);
+      if (problem.status === 0 || problem.status >= 500) again = setTimeout(ask, 3000);
+    });
+    ask();
+    return () => { current = false; clearTimeout(again); stop(); };
   }, [id]);
   if (error && !seen) return html`<div class="heading"><h1>Job ${id}</h1></div><${Trouble} error=${error} /><p><a href="#/jobs">All jobs</a></p>`;
   if (!seen) return html`<div class="heading"><h1>Job ${id}</h1></div><div class="loading">Loading…</div>`;
