@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import LogPiece
 from pilot.held import Held
+from pilot.workdir import open_regular
 
 PIECE_BYTES = 256 * 1024
 FINAL_BYTES = 64 * 1024
@@ -50,13 +50,9 @@ def opened(path: Path) -> int | None:
     """A file that a payload writes, open for reading; None if there is none, or no regular one: it may
     have put a link or a FIFO in its place."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        return open_regular(path)
+    except (OSError, ValueError):
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
 
 
 class Rest:

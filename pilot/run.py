@@ -18,7 +18,7 @@ from pilot.held import Held
 from pilot.oom import OomKills
 from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
 from pilot.slots import Slot
-from pilot.workdir import Workdir
+from pilot.workdir import Workdir, open_regular, tail_of
 
 if TYPE_CHECKING:
     from pilot.kit import Kit
@@ -177,11 +177,9 @@ def _seen(
 
 def stderr_tail(work: Workdir) -> str:
     """The last lines of the payload's stderr."""
-    from pilot.workdir import tail_of
-
     try:
-        fd = os.open(work.stderr, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        fd = open_regular(work.stderr)
+    except (OSError, ValueError):
         return ""
     try:
         _, text = tail_of(fd, TAIL_BYTES)

@@ -6,7 +6,7 @@ import os
 
 from pilot.held import Held
 from pilot.livelog import text_of
-from pilot.workdir import tail_of
+from pilot.workdir import open_regular, tail_of
 
 MOST = 7000
 
@@ -18,7 +18,7 @@ def tail(held: Held, name: str) -> str:
     try:
         if name in ("stdout", "stderr"):
             path = held.work.stdout if name == "stdout" else held.work.stderr
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = open_regular(path)
         else:
             fd = held.work.open(name)
     except FileNotFoundError:

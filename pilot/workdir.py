@@ -94,12 +94,13 @@ class Workdir:
                             yield f"{name}/{entry.name}", found
 
 
-def open_regular(name: str, directory: int) -> int:
-    """A regular file, opened without following a link and without waiting for a FIFO's writer."""
+def open_regular(name: str | Path, directory: int | None = None) -> int:
+    """A regular file, opened without following a link and without waiting for a FIFO's writer: the one
+    way to open what a payload may have made or replaced. OSError or ValueError if it is anything else."""
     fd = os.open(name, _FILE, dir_fd=directory)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ValueError(f"{name!r} is not a regular file")
+        raise ValueError(f"{str(name)!r} is not a regular file")
     return fd
 
 

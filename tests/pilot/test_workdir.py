@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
 
 import pytest
 
+from pilot import tarball
+from pilot.livelog import Follower
+from pilot.run import stderr_tail
+from pilot.tail import tail
 from pilot.workdir import Workdir, remove_tree
+from tests.pilot.attempts import held_of
 
 
 @pytest.fixture
@@ -142,3 +150,37 @@ def test_p5_removal_races_with_a_payload_and_stays_inside(work: Workdir, tmp_pat
     stop.set()
     thread.join()
     assert all(file.exists() for file in files)
+
+
+@pytest.mark.field("A24")
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory", "socket", "nothing"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_a_payload_replaced_is_not_read_and_nobody_waits_for_it(
+    work: Workdir, stream: str, kind: str
+) -> None:
+    """A FIFO in place of stderr kept a bare job running for ever: whoever opened it waited."""
+    for path in (work.stdout, work.stderr):
+        path.write_text("written\n")
+    path = work.path / stream
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    held = held_of("true")
+    held.work = work
+    with tempfile.TemporaryFile() as file:
+        tarball.write(held, work, file)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as tar:
+            assert f"1.1/{stream}" not in tar.getnames()
+    assert tail(held, stream).startswith("(")
+    follower = Follower(held)
+    assert {piece.stream for piece in follower.news()} == {"stdout", "stderr"} - {stream}
+    follower.rest().close()
+    assert stderr_tail(work) == ("" if stream == "stderr" else "written")
