@@ -83,6 +83,8 @@ class Grounds(Struct, frozen=True, kw_only=True):
 
     directory: str
     """The pilot's own, for files that payloads may read."""
+    user: str
+    """What the pilot's user is called, who may be in no file of this node."""
     software: tuple[str, ...] = ()
     """Directories that payloads see, read-only."""
     show: tuple[str, ...] = ()

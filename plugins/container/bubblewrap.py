@@ -165,7 +165,7 @@ def fixed(grounds: Grounds) -> list[str]:
             words += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).is_dir():
             words += ["--ro-bind", path, path]
-    for source, place in shown.etc(Path(grounds.directory, "etc"), grounds.show):
+    for source, place in shown.etc(Path(grounds.directory, "etc"), grounds.user, grounds.show):
         words += ["--ro-bind", source, place]
     words += ["--proc", "/proc"]
     for name in _PROC_FIXED:

@@ -7,7 +7,6 @@ would cost every payload 0.1 ms a file. Directories are mounted, so what a site 
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -40,10 +39,11 @@ _COPIED_BYTES = 1 << 20
 _HERE = "/etc"
 
 
-def etc(directory: Path, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Make `directory` what payloads see as /etc; what to mount read-only, from where to where.
 
-    `show`: more paths, of which those below /etc count; what this node lacks is left out.
+    `user`: what this process's user is called, whose payloads these are. `show`: more paths, of which
+    those below /etc count; what this node lacks is left out.
     """
     directory.mkdir(mode=0o755)
     yield str(directory), _HERE
@@ -57,9 +57,9 @@ def etc(directory: Path, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     _know(
         directory / "passwd",
         os.geteuid(),
-        f"{user_name()}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
+        f"{user}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
     )
-    _know(directory / "group", os.getegid(), f"{user_name()}:x:{os.getegid()}:")
+    _know(directory / "group", os.getegid(), f"{user}:x:{os.getegid()}:")
     for name in ("hosts", "resolv.conf", "gai.conf"):  # to be mounted on
         (directory / name).touch()
     yield from ((path, path) for path in SYS if Path(path).exists())
@@ -74,14 +74,6 @@ def hosts(path: Path, *, network: bool) -> Path:
             text += Path("/etc/hosts").read_text("utf-8", "surrogateescape")
     path.write_text(text, "utf-8", "surrogateescape")
     return path
-
-
-def user_name() -> str:
-    """Whose payloads these are: this process's user, by the node's accounts or else by number."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"user{os.geteuid()}"
 
 
 def _placed(source: str, place: Path) -> bool:

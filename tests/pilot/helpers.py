@@ -122,9 +122,13 @@ class Pilot:
         *options: str,
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
         self.directory = directory
         directory.mkdir(exist_ok=True)
+        as_user = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+        if user is not None:
+            os.chown(directory, user, user)
         self.log = directory / "pilot.log"
         env = {
             "PATH": os.environ["PATH"],
@@ -149,6 +153,7 @@ class Pilot:
             env=env,
             stderr=subprocess.PIPE,
             text=True,
+            **as_user,
         )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,43 +16,11 @@ from pilot import guardian
 from pilot.ports import Box, Container, Ended, Grounds, JobError
 from pilot.run import started_as
 from pilot.spawner import GuardedSpawner
+from plugins.container import shown
 from tests.pilot.helpers import until
+from tests.pilot.hostile import HOSTILE, NAME_INTO, PATH, library
 
 pytestmark = pytest.mark.real
-PATH = "/usr/local/bin:/usr/bin:/bin"
-CANARY = r"""
-#include <fcntl.h>
-#include <unistd.h>
-__attribute__((constructor)) static void loaded(void) {
-    char exe[4096];
-    long n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    int fd = open(WHERE, O_WRONLY | O_CREAT | O_APPEND, 0644);
-    if (fd >= 0 && n > 0) { exe[n] = '\n'; (void)!write(fd, exe, n + 1); close(fd); }
-}
-unsigned la_version(unsigned v) { return v; }
-"""
-HOSTILE = {
-    # the loader and libc
-    "LD_PRELOAD": "./x.so", "LD_AUDIT": "./x.so", "LD_LIBRARY_PATH": ".", "LD_DEBUG": "all",
-    "LD_DEBUG_OUTPUT": "./hostile-ld", "LD_BIND_NOW": "1", "LD_PROFILE": "x.so", "LD_ORIGIN_PATH": ".",
-    "GLIBC_TUNABLES": "glibc.malloc.check=3", "MALLOC_PERTURB_": "1", "GCONV_PATH": "./hostile",
-    "LOCPATH": "./hostile", "NLSPATH": "./hostile/%N", "LANGUAGE": "hostile", "LC_ALL": "hostile.UTF-8",
-    "TMPDIR": "./hostile", "TZDIR": "./hostile", "HOSTALIASES": "./hostile", "RES_OPTIONS": "hostile",
-    "LOCALDOMAIN": "hostile", "RESOLV_HOST_CONF": "./hostile", "GETCONF_DIR": "./hostile",
-    # shells and what they start
-    "BASH_ENV": "./hostile", "ENV": "./hostile", "IFS": "/", "SHELLOPTS": "xtrace", "BASHOPTS": "extdebug",
-    "PS4": "$(touch hostile)", "PROMPT_COMMAND": "touch hostile", "CDPATH": "./hostile", "PATH": f".:{PATH}",
-    # interpreters
-    "PYTHONPATH": ".", "PYTHONSTARTUP": "./hostile", "PYTHONHOME": "", "PYTHONINSPECT": "1",
-    "PYTHONBREAKPOINT": "hostile", "PYTHONWARNINGS": "all:0:hostile", "PERL5LIB": ".", "PERL5OPT": "-W",
-    "RUBYOPT": "-w", "NODE_OPTIONS": "--no-warnings", "JAVA_TOOL_OPTIONS": "-Dhostile=1",
-    # containers and launchers
-    "BWRAP_ARGS": "--dev-bind / /", "APPTAINER_BIND": "/:/host", "APPTAINERENV_LD_PRELOAD": "./x.so",
-    "SINGULARITY_BIND": "/:/host", "SLURM_CONF": "./hostile", "OMPI_MCA_plm_rsh_agent": "./hostile",
-    "HYDRA_LAUNCHER_EXEC": "./hostile", "HOME": "./hostile", "PWD": "./hostile", "OLDPWD": "./hostile",
-    "XDG_RUNTIME_DIR": "./hostile", "XDG_CONFIG_HOME": "./hostile",
-}  # fmt: skip
-"""What a loader, libc, a shell, an interpreter, a container or a launcher obeys."""
 
 
 @pytest.fixture
@@ -137,16 +104,12 @@ def test_no_variable_and_no_directory_of_a_job_reaches_the_program_of_its_contai
 ) -> None:
     """Looked at from outside while the payload runs: each process of its own that stands between."""
     canary = tmp_path / "canary"
-    source = tmp_path / "x.c"
-    source.write_text(CANARY)
-    library = any_job.work / "x.so"
-    where = f'-DWHERE="{canary}"'
-    subprocess.run([need("gcc"), "-shared", "-fPIC", where, "-o", library, source], check=True)
+    library(need("gcc"), any_job.work / "x.so", NAME_INTO.replace("WHERE", str(canary)))
     over = threading.Event()
     key = any_job.start(
         "env > seen; mv seen environment; read line < go",
         lambda _: over.set(),
-        environment={**HOSTILE, "LD_DEBUG": ""},
+        environment=HOSTILE,
     )
     os.mkfifo(any_job.work / "go")
     until((any_job.work / "environment").exists)
@@ -203,3 +166,120 @@ def test_more_variables_than_bubblewrap_takes_are_refused(boxed: Job) -> None:
     assert ended.exit_code == 0, boxed.said()
     with pytest.raises(JobError, match="2501 variables"):
         boxed.container.accepts(JobSpec(name="j", environment={f"V{n}": "" for n in range(2501)}))
+
+
+@pytest.mark.field("A25")
+def test_a_site_may_refuse_the_network(spawner: GuardedSpawner, tmp_path: Path) -> None:
+    shut = Job(spawner, tmp_path, "bubblewrap", network=False)
+    shut.container.accepts(JobSpec(name="j"))
+    with pytest.raises(JobError, match="no network") as refused:
+        shut.container.accepts(JobSpec(name="j", network=True))
+    assert refused.value.field == "network"
+
+
+NAMESPACE = "unshare {way} sh -c 'mkdir m; mount -t {kind} none m && echo mounted'"
+
+
+@pytest.mark.field("A6")
+@pytest.mark.parametrize("kind", ["cgroup2", "tmpfs", "proc"])
+@pytest.mark.parametrize("way", ["-Urm", "-UrmC", "-m", "-rmp --fork"])
+def test_a_payload_makes_no_namespace_and_mounts_nothing(boxed: Job, way: str, kind: str) -> None:
+    ended = boxed.run(NAMESPACE.format(way=way, kind=kind))
+    assert ended.exit_code != 0
+    assert "mounted" not in boxed.said()
+
+
+@pytest.mark.field("A6")
+def test_a_site_may_allow_user_namespaces(spawner: GuardedSpawner, tmp_path: Path) -> None:
+    nested = Job(spawner, tmp_path, "bubblewrap", user_namespaces=True)
+    ended = nested.run("unshare -U true && echo made")
+    assert "made" in nested.said() or "max_user_namespaces" in nested.said(), ended
+
+
+@pytest.mark.field("W3")
+@pytest.mark.parametrize("network", [False, True])
+def test_programs_find_what_they_need_of_a_node(boxed: Job, network: bool) -> None:
+    ended = boxed.run(
+        "set -ex; getent hosts localhost; getent hosts $(uname -n); getent passwd $(id -u);"
+        " getent group $(id -g); test -e /sys/devices/system/cpu/possible; ls -ld /tmp /var/tmp /dev/shm",
+        network=network,
+    )
+    assert ended.exit_code == 0, boxed.said()
+
+
+@pytest.mark.field("W3")
+def test_lscpu_works(boxed: Job, need: Callable[..., str]) -> None:
+    assert boxed.run(need("lscpu")).exit_code == 0, boxed.said()
+
+
+UNKNOWN = """
+import os, sys, tempfile
+from pathlib import Path
+os.setgroups([]); os.setgid(4321); os.setuid(4321)
+from pilot.run import user_name
+from plugins.container.shown import etc
+own = Path(tempfile.mkdtemp()) / "etc"
+list(etc(own, user_name()))
+print((own / "passwd").read_text().splitlines()[-1])
+print((own / "group").read_text().splitlines()[-1])
+"""
+
+
+@pytest.mark.field("W3")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_user_whom_no_file_of_the_node_knows_has_a_name_in_the_sandbox() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNKNOWN], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["user4321:x:4321:4321::/tmp:/bin/sh", "user4321:x:4321:"]
+
+
+@pytest.mark.field("W3")
+def test_what_is_shown_of_etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian keeps the configuration of Java, R and TeX there; a site adds its own; no secret is shown."""
+    node, own = tmp_path / "node", tmp_path / "own"
+    for name in (
+        "java-17-openjdk",
+        "R",
+        "texmf",
+        "ssl/certs",
+        "ssl/private",
+        "condor",
+        "sudoers.d",
+    ):
+        (node / name).mkdir(parents=True)
+    for name in (
+        "passwd",
+        "shadow",
+        "os-release",
+        "site.conf",
+        "krb5.keytab",
+        "ssl/private/key.pem",
+    ):
+        (node / name).write_text("root:x:0:0::/root:/bin/sh\n" if name == "passwd" else name)
+    (node / "bashrc").write_text("only root's")
+    (node / "bashrc").chmod(0o600)
+    (node / "localtime").symlink_to(node / "os-release")
+    monkeypatch.setattr(shown, "_HERE", str(node))
+    show = (f"{node}/condor", f"{node}/site.conf", f"{node}/absent", "/opt/elsewhere")
+    mounted = dict(shown.etc(own, "somebody", show))
+    directories = {"java-17-openjdk", "R", "texmf", "ssl/certs", "condor"}
+    assert {str(node / name) for name in directories} <= set(mounted)
+    assert mounted[str(own)] == str(node)
+    assert not [path for path in mounted if "private" in path or "sudoers" in path]
+    assert {path.name for path in own.iterdir() if path.is_file()} == {
+        "passwd", "group", "os-release", "localtime", "site.conf", "hosts", "resolv.conf", "gai.conf",
+    }  # fmt: skip
+    assert (own / "passwd").read_text().startswith("root:x:0:0")
+
+
+@pytest.mark.field("W3")
+def test_a_site_shows_more_paths(spawner: GuardedSpawner, tmp_path: Path) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "f").write_text("seen")
+    job = Job(spawner, tmp_path, "bubblewrap", show=(str(more), "/no/such/place"))
+    ended = job.run(f"cat {more}/f; echo > {more}/g")
+    assert ended.exit_code != 0
+    assert "seen" in job.said()
+    assert not (more / "g").exists()
