@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import threading
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -106,6 +108,15 @@ def started_as(process: Direct | Runtime, name: str) -> Order:
     )
 
 
+@cache
+def user_name() -> str:
+    """The user of payloads, by the node's accounts (which may be a directory of the site's) or by number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user{os.geteuid()}"
+
+
 def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:
     """The payload's environment, from nothing: the pilot's own is not its affair."""
     cores = str(slot.need.cores)
@@ -113,6 +124,8 @@ def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str,
         "PATH": PATH,
         "HOME": str(work.directory),
         "TMPDIR": kit.container.tmp(str(work.tmp)),
+        "USER": user_name(),
+        "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
         "AILURUS_JOB_ID": str(held.id[0]),
         "AILURUS_ATTEMPT": held.name,

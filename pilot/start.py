@@ -27,6 +27,7 @@ from pilot.link import ONCE, Link
 from pilot.options import Options
 from pilot.ports import Container, Grounds, JobError, Transfer
 from pilot.reporter import WAITS_S, Reporter
+from pilot.run import user_name
 from pilot.serve import Server, Terms
 from pilot.site import Site, bounds_of, in_home, keep_apart, megabytes
 from pilot.slots import Need, Slots, room_of
@@ -199,6 +200,7 @@ def _container(site: Site, directory: Path) -> Container:
     own.mkdir(mode=0o700)
     grounds = Grounds(
         directory=str(own),
+        user=user_name(),
         software=site.software,
         show=site.container.show,
         bare=site.container.bare,

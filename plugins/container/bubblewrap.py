@@ -107,10 +107,10 @@ class Bubblewrap:
 
     def _tried(self, program: str) -> str:
         """Run `true` as a payload would run; what is wrong, or nothing."""
-        tmp = self._grounds.directory
-        box = Box(directory="/tmp", tmp=tmp, environment={}, memory_mb=1)  # noqa: S108 - inside
+        tmp = Path(self._grounds.directory, "tmp")
+        tmp.mkdir(exist_ok=True)
+        box = Box(directory="/tmp", tmp=str(tmp), environment={}, memory_mb=1)  # noqa: S108 - inside
         words = inside(box, self._grounds, self._hosts[False])
-        words = [word if word != "--bind" else "--ro-bind" for word in words]
         data = os.memfd_create("arguments")
         try:
             os.write(data, self._fixed + _words(words))

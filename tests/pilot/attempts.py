@@ -21,7 +21,7 @@ from ailurus.protocol.messages import Assignment
 from pilot import guardian
 from pilot.held import Held
 from pilot.ports import Grounds, JobError
-from pilot.run import Outcome, run
+from pilot.run import Outcome, run, user_name
 from pilot.site import Limits, bounds_of
 from pilot.slots import Need, Slot
 from pilot.spawner import GuardedSpawner
@@ -35,7 +35,7 @@ def grounds() -> Grounds:
     """A site that allows everything. What containers need is in no work directory: those may be full."""
     own = tempfile.mkdtemp(prefix="container-")
     atexit.register(shutil.rmtree, own)
-    return Grounds(directory=own, bare=True)
+    return Grounds(directory=own, user=user_name(), bare=True)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field, until
+from tests.pilot.helpers import Dispatcher, Field, until
 from tests.pilot.hostile import HOSTILE, library
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
@@ -70,24 +72,23 @@ echo "looked everywhere"
 
 
 @pytest.fixture
-def shared_places(tmp_path: Path, field: Field) -> Iterator[None]:
-    """What an ordinary user's pilot needs of the way to it."""
-    places = (field.dispatcher.directory, tmp_path, *tmp_path.parents)
-    above = [path for path in places if path.stat().st_uid == os.geteuid()]
-    modes = {path: path.stat().st_mode for path in above}
-    for path in above:
-        path.chmod(path.stat().st_mode | 0o011)
-    yield
-    for path, mode in modes.items():
-        path.chmod(mode)
+def open_field(shared_dispatcher: Dispatcher) -> Iterator[Field]:
+    """A field that other users reach: pytest closes its own directories to them whenever it starts."""
+    directory = Path(tempfile.mkdtemp(prefix="ailurus-test-"))
+    directory.chmod(0o755)
+    made = Field(shared_dispatcher, directory, directory.name)
+    yield made
+    made.end()
+    shutil.rmtree(directory)
 
 
 @pytest.mark.field("S1", "A6")
 @pytest.mark.parametrize("network", [False, True])
 @pytest.mark.parametrize("user", ["root", "ordinary"])
 def test_a_hostile_payload_reads_no_credential(
-    field: Field, need: Callable[..., str], shared_places: None, user: str, network: bool
+    open_field: Field, need: Callable[..., str], user: str, network: bool
 ) -> None:
+    field = open_field
     if os.geteuid() != 0:
         pytest.skip("starts pilots of two users")
     number = None if user == "root" else NOBODY
@@ -101,12 +102,12 @@ def test_a_hostile_payload_reads_no_credential(
         path.chmod(0o600)
         os.chown(path, number or 0, number or 0)
     os.chown(field.storage, number or 0, number or 0)
-    field.dispatcher.pilot_token.chmod(0o644)  # the helper's pilots are told that file
     work = field.directory / "work"
     victim = field.submit(
         "echo canary-file > secret; sleep 60", environment={"SECRET": "canary-variable"}
     )
-    pilot = field.pilot("--max-jobs", "2", user=number)
+    told = {"AILURUS_TOKEN_FILE": str(token)}
+    pilot = field.pilot("--max-jobs", "2", user=number, environment=told)
     field.dispatcher.in_state(victim, JobState.RUNNING)
     (secret,) = until(lambda: list(work.glob("ailurus-*/*/work/secret")))
     spool = work / f"ailurus-spool-{number or 0}"

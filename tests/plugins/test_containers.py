@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -41,7 +43,7 @@ class Job:
         own = directory / "container"
         own.mkdir()
         self.container: Container = plugins.load("container", name)(
-            Grounds(directory=str(own), bare=True, **grounds)  # type: ignore[arg-type]
+            Grounds(directory=str(own), user="somebody", bare=True, **grounds)  # type: ignore[arg-type]
         )
         self.spawner = spawner
         self.work, self.tmp = directory / "work", directory / "tmp"
