@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ailurus.protocol import messages as m
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending
-from harvester_edge.decide import Breaker, Health, breaker, one_more
+from harvester_edge.decide import PATIENCE, Breaker, Health, breaker, one_more
 from harvester_edge.edge import Edge
 from harvester_edge.evidence import Worker
 from harvester_edge.fit import Bin, capacity, describe
@@ -99,6 +99,8 @@ def _look_at_the_living(edge: Edge, demand: m.Demand, now: float) -> None:
 def stops(edge: Edge, slot: str, workers: Iterable[Worker], now: float) -> Breaker:
     """What pilots that left empty leave open of a slot: one at a time is tried, and watched to its end."""
     health = edge.book.health(key(slot))
+    if health.failures < PATIENCE:
+        return Breaker()
     tried = sum(worker.slot == slot and worker.planned >= health.since for worker in workers)
     nodes = edge.site.slots[slot].nodes
     what = "pilots in a row left without a job"

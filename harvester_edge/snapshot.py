@@ -57,7 +57,8 @@ def _counted(
         if row.room.cores and row.phase is Phase.ACTIVE
     ]
     there = Counter(worker.slot for worker in workers)
-    waiting = Counter(worker.slot for worker in workers if worker.waits)
+    asked_for = [worker for worker in workers if worker.waits]
+    waiting = Counter(worker.slot for worker in asked_for)
     active = sum(
         worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
     )
@@ -67,7 +68,7 @@ def _counted(
         SlotSeen(
             name=name,
             wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-            breaker=_breaker(edge, name, workers, now),
+            breaker=_breaker(edge, name, asked_for, workers, now),
             room=None if slot.max_total is None else slot.max_total - there[name],
             cost=cost_of(edge, name),
         )
@@ -84,9 +85,12 @@ def _counted(
     }
 
 
-def _breaker(edge: Edge, name: str, workers: list[Worker], now: float) -> Breaker:
-    """What stops a slot: its failed starts, or workers that are not listed as what they are."""
-    waiting = [worker for worker in workers if worker.slot == name and worker.waits]
+def _breaker(
+    edge: Edge, name: str, asked_for: list[Worker], workers: list[Worker], now: float
+) -> Breaker:
+    """What stops a slot: its failed starts, or workers that are not listed as what they are. `asked_for`:
+    those of `workers` that have not registered."""
+    waiting = [worker for worker in asked_for if worker.slot == name]
     renamed = [one for one in waiting if one.diagnosis.startswith(MISLAID)]
     if renamed:
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
