@@ -10,10 +10,11 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from ailurus.logs import Log, Seldom
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.wire import authority
-from ailurus.wire.client import STRANGER, Client, Refused, Trust, Unreachable
+from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
 from ailurus.wire.retry import LONGEST_BACKOFF_S, Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -58,8 +59,9 @@ class Link:
     ) -> None:
         """`panda`: through which all is said, where the server is none of ours."""
         self._door: Speaker = panda or _client(url, credential, connections=1, trust=trust)
-        self._who = who
+        self._who, self._foreign = who, panda is not None
         self._token = ""
+        self._trouble = Seldom(Log("pilot.link"))
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
         self.client: Speaker = panda or _client(url, self._worker_token, patience=ONCE, trust=trust)
@@ -72,13 +74,18 @@ class Link:
         at its address is none."""
         deadline = time.monotonic() + patience.total_s
         for pause in pauses(patience, random.Random()):
+            failure: AilurusError
             try:
                 return self._registered(patience)
+            except Nonsense as error:
+                failure = error
             except Refused as error:
-                if error.giver != STRANGER and error.status not in authority.WRONG_DOOR:
+                if self._decided(error):
                     raise ToldToGo(error) from None
-                if time.monotonic() + pause > deadline:
-                    raise _stranger(error) from None
+                failure = _stranger(error)
+            if time.monotonic() + pause > deadline:
+                raise failure
+            self._trouble.warning("dispatcher_silent", str(failure))
             time.sleep(pause)
         raise AssertionError("pauses() never ends")
 
@@ -91,6 +98,13 @@ class Link:
             if authority.at_fault(error, self.registered.giver):
                 raise
             raise self._understood(error) from None
+
+    def _decided(self, error: Refused) -> bool:
+        """Whether a pilot that has nothing yet is not wanted: it knows no dispatcher's name by which to
+        tell, and a PanDA server refuses tokens by an HTTP status."""
+        if error.giver == STRANGER:
+            return self._foreign and error.status in (401, 403)
+        return error.status not in authority.WRONG_DOOR
 
     def _worker_token(self, *, fresh: bool = False) -> str:
         with self._lock:

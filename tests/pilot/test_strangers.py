@@ -18,6 +18,7 @@ from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
 from ailurus.wire.panda import PandaClient
+from ailurus.wire.retry import Patience
 from pilot.held import Held
 from pilot.link import ONCE, Link, ToldToGo
 from pilot.reporter import Reporter
@@ -168,6 +169,27 @@ def test_nor_when_it_registers_anew(stranger):
     error = raised(lambda: link._worker_token(fresh=True))
     assert isinstance(error, Unreachable | Nonsense)
     assert link.registered.giver == GIVER
+
+
+@pytest.mark.parametrize("stranger", ["portal", "404 html", "403 json", "421 problem", "redirect"])
+def test_a_pilot_that_begins_waits_for_a_dispatcher_as_long_as_it_is_patient(stranger):
+    answers = [STRANGERS[stranger]] * 3
+
+    def answer(path, body):
+        return (answers.pop() if answers else good)(path, body)
+
+    link = Link("http://127.0.0.1:1", None, WHO, panda=Wire(answer))
+    link._foreign = False
+    assert isinstance(raised(lambda: link.register(ONCE)), Unreachable | Nonsense)
+    link.register(Patience(total_s=10, first_s=0.001))
+    assert link.registered.giver == GIVER
+
+
+@pytest.mark.parametrize("giver", ["", "some"])
+def test_a_pilot_that_begins_heeds_a_dispatcher_that_says_no(giver):
+    wire = Wire(always(*problem(410, giver=giver)))
+    with pytest.raises(ToldToGo):
+        Link("http://127.0.0.1:1", None, WHO, panda=wire).register(ONCE)
 
 
 @pytest.mark.parametrize("status", sorted(authority.DISMISSALS))
@@ -329,6 +351,14 @@ def test_no_bytes_of_a_stranger_are_the_dispatcher_s_word(status, body):
     link, _ = linked(always(status, body))
     with pytest.raises(Unreachable):
         link.call("beat", ASKS["beat"], answer=m.Beaten)
+
+
+@pytest.mark.parametrize("dialect", ["v1", "legacy"])
+def test_a_pilot_that_begins_heeds_a_panda_server_that_refuses_its_token(dialect):
+    panda = PandaClient("http://127.0.0.1:1", fixed_token("t"), dialect, WHO, sleep=lambda _: None)
+    panda._client = Wire(lambda path, body: (403, b"You are not authorized"))
+    with pytest.raises(ToldToGo):
+        Link("http://127.0.0.1:1", None, WHO, panda=panda).register(ONCE)
 
 
 PANDA_TOOK = {
