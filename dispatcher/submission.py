@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -209,17 +210,26 @@ class Link(NamedTuple):
 
 
 def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
-    """What the jobs of a request wait for, each once. `places`: of its jobs, by name."""
-    for child, job in enumerate(jobs):
-        inside = dict.fromkeys(job.after)
+    """What the jobs of a request wait for, each once. `places`: of its jobs, by name.
+
+    Jobs in a row that wait for the same ones are told of parent by parent: the rows of one lie together.
+    """
+    for (depends_on, after), group in groupby(
+        enumerate(jobs), key=lambda one: (one[1].spec.depends_on, one[1].after)
+    ):
+        inside = dict.fromkeys(after)
         outside: dict[int, int] = {}
-        for nr, parent in enumerate(job.spec.depends_on):
+        for nr, parent in enumerate(depends_on):
             if not isinstance(parent, str):
                 outside.setdefault(parent, nr)
-            elif not job.after:  # else they are these, and no name is needed
+            elif not after:  # else they are these, and no name is needed
                 inside.setdefault(places[parent])
-        yield from (Link(child, place) for place in inside)
-        yield from (Link(child, parent, nr) for parent, nr in outside.items())
+        if inside or outside:
+            children = [child for child, _ in group]
+            yield from (Link(child, place) for place in inside for child in children)
+            yield from (
+                Link(child, parent, nr) for parent, nr in outside.items() for child in children
+            )
 
 
 def link(
