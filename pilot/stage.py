@@ -18,6 +18,7 @@ from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import LONGEST, Url
 from pilot.blame import MetOn, Thing, judged
+from pilot.counted import ENTRY_BYTES, charge
 from pilot.held import Held
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.site import Bounds
@@ -94,10 +95,12 @@ class Stage:
         return urls
 
     def stage_in(self, held: Held, work: Workdir) -> None:
+        left = held.spec.disk_mb << 20  # for inputs whose size nobody declared
         for index, file in enumerate(held.spec.inputs):
             with _field(f"inputs[{index}]"):
-                get = partial(self._get, file, work)
-                _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+                get = partial(self._get, file, work, left if file.size is None else file.size)
+                taken = _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+                left -= taken if file.size is None else 0
 
     def stage_out(self, held: Held, work: Workdir) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under way
@@ -145,7 +148,8 @@ class Stage:
                 left.append(text)
         return left
 
-    def _get(self, file: InputFile, work: Workdir, check: Check) -> None:
+    def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
+        """Stage one input in, of at most `most` bytes; what it takes of the disk."""
         with MetOn(Thing.NODE, f"cannot make the input {file.name!r}"):
             try:
                 into = work.create(file.name)
@@ -154,10 +158,13 @@ class Stage:
                 into = work.create(file.name)
         try:
             url = _parsed(file.url)
-            copied = self._transfers(url.scheme).get(url, into, check, md5=file.md5 is not None)
+            bounded = _bounded(file, into, most, check)
+            copied = self._transfers(url.scheme).get(url, into, bounded, md5=file.md5 is not None)
+            taken = charge(os.fstat(into))
         finally:
             os.close(into)
         _compare(file, copied)
+        return taken
 
     def _output(self, file: OutputFile, work: Workdir) -> int | None:
         try:
@@ -222,6 +229,28 @@ def _parsed(url: str) -> Url:
         return Url.parse(url)
     except AilurusError as error:
         raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
+
+
+def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
+    """`check`, and that an input takes no more of the node's disk than its size: that which is declared, or
+    what the job's disk has left for it."""
+
+    def both() -> None:
+        check()
+        if charge(os.fstat(into)) <= most + ENTRY_BYTES:
+            return
+        if file.size is not None:
+            raise JobError(
+                Code.STAGE_IN_FAILED, f"{file.name} has more than the {file.size} bytes declared"
+            )
+        raise JobError(
+            Code.INPUTS_TOO_LARGE,
+            f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
+            "size is not declared",
+            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more `disk`",
+        )
+
+    return both
 
 
 def _compare(file: InputFile, copied: Copied) -> None:

@@ -165,8 +165,11 @@ def copy(
     reading: MetOn,
     writing: MetOn,
 ) -> Copied:
-    """Copy all of an open file, measuring it on the way. `reading` and `writing` say whose an OSError is."""
+    """Copy all of an open file, measuring it on the way; where it has holes, the copy has them too.
+    `reading` and `writing` say whose an OSError is."""
     block = memoryview(bytearray(BLOCK))
+    found = os.fstat(source)
+    sparse = found.st_blocks * 512 < found.st_size
     size, adler = 0, 1
     digest = new_md5(usedforsecurity=False) if md5 else None
     while True:
@@ -181,8 +184,14 @@ def copy(
             digest.update(piece)
         size += got
         with writing:
+            if sparse and not piece.tobytes().strip(b"\0"):
+                os.lseek(into, got, os.SEEK_CUR)
+                continue
             while piece:
                 piece = piece[os.write(into, piece) :]
+    if sparse:
+        with writing:
+            os.ftruncate(into, size)
     return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
 

@@ -19,12 +19,15 @@ from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
 from pilot.counted import Disk, charge, nameless
+from pilot.ports import JobError
 from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
 from pilot.slots import Need, Slot
+from pilot.stage import Stage
 from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
+from plugins.data.file import File
 from tests.pilot.attempts import grounds, held_of, spawning
 
 MB = 1 << 20
@@ -275,3 +278,39 @@ def test_inputs_count_beside_the_disk_whatever_was_declared(box: Any, tmp_path: 
         outcome = run(held, work, Slot(Need()), box)
     assert outcome.error is None
     assert held.usage.disk_mb in (180, 181)
+
+
+@pytest.mark.field("A14", "A15")
+@pytest.mark.parametrize(
+    ("sizes", "declared", "code"),
+    [
+        ([3, 3, 3], False, None),
+        ([3, 30], False, Code.INPUTS_TOO_LARGE),
+        ([6, 6], False, Code.INPUTS_TOO_LARGE),
+        ([30], True, None),
+    ],
+)
+def test_inputs_of_unknown_size_take_no_more_than_the_jobs_disk(
+    tmp_path: Path, sizes: list[int], declared: bool, code: Code | None
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    inputs = tuple(
+        InputFile(
+            name=f"i{n}",
+            url=f"file://{sized(root / str(n), size * MB)}",
+            size=size * MB if declared else None,
+        )
+        for n, size in enumerate(sizes)
+    )
+    stage = Stage(lambda scheme: File(roots=[str(root)]), "", bounds_of(Limits()))
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        held = held_of("true", disk_mb=10, inputs=inputs)
+        if code is None:
+            stage.stage_in(held, work)
+            return
+        with pytest.raises(JobError) as refused:
+            stage.stage_in(held, work)
+        assert refused.value.code is code
+        assert used(work.path) < 15 * MB  # it stopped, and did not look afterwards

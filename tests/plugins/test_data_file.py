@@ -247,3 +247,23 @@ def test_storage_without_hard_links_takes_outputs(
         with pytest.raises(JobError, match="exists already"):
             again()
     assert [path.name for path in (root / "d").iterdir()] == ["out"]
+
+
+@pytest.mark.field("A14", "A15")
+@pytest.mark.parametrize("name", ["out", "hole only"])
+def test_a_hole_stays_a_hole_in_storage(
+    root: Path, transfer: File, tmp_path: Path, name: str
+) -> None:
+    """A hole of 3 GB as an output filled the storage with zeros."""
+    size = 40 << 20
+    with opened(tmp_path / name) as source:
+        if name == "out":
+            os.pwrite(source, b"begin", 0)
+            os.pwrite(source, b"middle", 17 << 20)
+        os.ftruncate(source, size)
+        copied = transfer.put(source, Url.of_path(f"{root}/kept"), nothing)
+    kept = root / "kept"
+    assert copied.size == kept.stat().st_size == size
+    assert kept.stat().st_blocks * 512 < 4 << 20
+    assert kept.read_bytes() == (tmp_path / name).read_bytes()
+    assert copied.adler32 == f"{zlib.adler32(kept.read_bytes()):08x}"
