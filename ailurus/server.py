@@ -124,12 +124,14 @@ class Server(uvicorn.Server):
         yield  # the caller's: uvicorn's would end the process before the store is closed
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until `should_exit`; however this ends, nobody is let in any more."""
+        """Serve until `should_exit`; however this ends, nobody is let in any more, or connected."""
         try:
             await super().serve(sockets)
         finally:
             for server in self.servers:
                 server.close()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on `sockets`. uvicorn's own would give a handshake a minute, and count none."""
