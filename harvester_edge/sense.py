@@ -92,6 +92,7 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
     yield from ((at, path) for at, path in maybe if path is not None)
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
     yield from ((("software", n), root) for n, root in enumerate(site.software))
+    yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))
 
 
 def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -196,8 +197,7 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies beneath
     the other. Links are followed as this machine has them."""
     own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
-    shown = [(at, path) for at, path in _all_paths(site) if at[:1] == ("software",)]
-    shown += [(("storage", "roots", n), root) for n, root in enumerate(site.storage.roots)]
+    shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
     roots = [(at, look(_plain(path))) for at, path in shown]
     system, work = [look(path) for path in SYSTEM], look(_plain(site.paths.work))
     for at, path, place in own:
@@ -215,6 +215,8 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
 
 
+SHOWN: tuple[At, ...] = (("storage", "roots"), ("software",), ("container", "show"))
+"""Keys that list what jobs read."""
 WORK: tuple[At, ...] = (("paths", "work"),)
 OWN: tuple[At, ...] = (
     *WORK, ("paths", "state"), ("paths", "shared"), ("dispatcher", "token_file"),

@@ -101,6 +101,7 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     here, mine = look(str(workdir)), [look(str(one)) for one in own if one is not None]
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
+    shown += [("container.show", path) for path in site.container.show]
     shown += [("container", path) for path in SYSTEM]
     for key, path in shown:
         root = look(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from pilot.site import Site, Storage, keep_apart
+from pilot.site import ContainerChoice, Site, Storage, keep_apart
 
 pytestmark = pytest.mark.field("A10")
 
@@ -40,11 +40,15 @@ def test_what_jobs_are_shown_may_lie_beside_it(places, shown):
         "alias/spool",
     ],
 )
-@pytest.mark.parametrize("key", ["storage.roots", "software"])
+@pytest.mark.parametrize("key", ["storage.roots", "software", "container.show"])
 def test_nothing_of_the_pilots_is_shown_to_jobs(places, shown, key):
     spool, token = places / "work" / "spool", places / "secret" / "token"
     path = (str(places / shown),)
-    site = Site(storage=Storage(roots=path)) if key == "storage.roots" else Site(software=path)
+    site = {
+        "storage.roots": Site(storage=Storage(roots=path)),
+        "software": Site(software=path),
+        "container.show": Site(container=ContainerChoice(show=path)),
+    }[key]
     with pytest.raises(AilurusError, match="jobs could read") as refused:
         keep_apart(site, places / "work", (spool, token, None))
     assert refused.value.field == key

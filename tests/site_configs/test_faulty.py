@@ -56,6 +56,7 @@ SEEDED = [
     ("vega", "software: [/cvmfs]", "software: [/cvmfs, /ceph/hpc/scratch/user]", "E027", None),
     ("vega", "software:", "storage: {roots: [/ceph/hpc/scratch/user/edge/work/spool]}\nsoftware:", "E027", "storage:"),
     ("vega", "work: /ceph/hpc/scratch/user/edge/work", "work: /usr/local/work", "E027", None),
+    ("vega", "software:", "container: {show: [/home/edge/.config]}\nsoftware:", "E027", "container:"),
     ("bsc-marenostrum5", "poll: 300s", "poll: 5s", "W002", None),
     ("bsc-marenostrum5", "poll: 300s", "poll: 300s, grace: 60s", "W002", None),
     ("nersc-perlmutter", "max_total: 16", "max_total: 160", "W003", None),
