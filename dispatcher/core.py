@@ -86,6 +86,7 @@ class Heard(Struct):
     flushed: bool = False
     ended: int = 0  # of its jobs, so far
     waits: Signal | None = None  # of its acquire that is held here
+    silent: bool = False  # it, or a lease of its, has run out, and it has not said what it has
     strays: tuple[int, ...] = ()  # jobs that it says it runs, and that are another's by now
     passing: bool = False
     """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
@@ -423,6 +424,10 @@ class Core:
             late = [lease for lease in late if lease.job_id not in held]
         if not late and not lost:
             return
+        # Before the commit wakes those who wait: a stopped pilot's own acquire may still be held here.
+        for worker_id in {*(lease.worker_id for lease in late), *(one.worker_id for one in lost)}:
+            if (quiet := self.heard.get(worker_id)) is not None:
+                quiet.silent = True
 
         def change(tx: Tx) -> None:
             now = self.now()

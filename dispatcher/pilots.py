@@ -172,6 +172,7 @@ class Pilots(Core):
                 now=self.now(),
                 host=heard.host,
                 busy=bool(held),
+                silent=heard.silent,
                 elsewhere=lambda shape: self._elsewhere(heard, shape),
             ),
             Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
@@ -242,6 +243,9 @@ class Pilots(Core):
                 self.leases.written(lease)
         if strangers or heard.strays:
             commands += await self._strangers(heard, strangers)
+        if heard.silent:  # what it lost and has no more may be handed to it again, too
+            heard.silent = False
+            self.hub.wake(heard.worker_id)
         return m.Beaten(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
@@ -578,6 +582,7 @@ class Pilots(Core):
         log.warning("worker_back", worker_id=caller.worker_id, silent_s=silent_s)
         if (heard := await self.others.adopt(caller.worker_id)) is None:
             raise Rejected(410, "this worker has ended", remedy="exit")
+        heard.silent = True
         return heard
 
 

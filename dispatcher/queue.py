@@ -93,6 +93,7 @@ def lease(
     elsewhere: Callable[[Shape], bool] = lambda _: False,
     turns: Turns | None = None,
     again: bool = True,
+    silent: bool = False,
 ) -> Given:
     """Hand up to `count` jobs that fit together in `room` to a worker, best priority first; of those
     whose shape `suits`.
@@ -100,7 +101,8 @@ def lease(
     The same request `again` gets what it got: its first answer may have been lost on the way. A job that
     failed on this `host` is left to others if it can run `elsewhere`; one that lost several workers is
     handed out alone, to a worker that is not `busy`: it may be what kills them, and must not take
-    others' attempts with it. `turns`: of groups of users, which go before priority. A job that cannot
+    others' attempts with it. A worker that was `silent` and has not yet said what it has is not handed
+    what it lost: it may have it still. `turns`: of groups of users, which go before priority. A job that cannot
     be handed out, for whatever is wrong with it, fails, and the next is taken.
     """
     if again and (rows := tx.all("attempt.of_request", worker_id=worker_id, request=request)):
@@ -117,6 +119,9 @@ def lease(
         standing, place = _standing(tx, job_id)
         after = states.lease(standing)
         if isinstance(after, Refusal):
+            continue
+        if silent and _lost_by(tx, job_id, standing.attempt_nr, worker_id):
+            passed.add(job_id)
             continue
         tried = _tried_on(tx, job_id) if standing.attempt_nr else {}
         alone = sum(tried.values()) >= SUSPECT
@@ -516,6 +521,12 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
     graph.end(tx, job_id, after.state, code=code, diagnosis=diagnosis, now=now, by=by)
     graph.ended(tx, job_id, after.state, place.name, now=now)
     return True
+
+
+def _lost_by(tx: Tx, job_id: int, attempt_nr: int, worker_id: int) -> bool:
+    """Whether that worker was taken for lost with the latest attempt in hand."""
+    row = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
+    return row is not None and tuple(row[:2]) == (worker_id, "lost")
 
 
 def _tried_on(tx: Tx, job_id: int) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ailurus.protocol import messages as m
@@ -38,7 +40,7 @@ def test_who_comes_back_is_what_the_store_knows_of_it_and_that_is_said(place):
 
 
 @pytest.mark.field("H1")
-def test_who_was_draining_and_comes_back_is_still_draining(place):
+def test_who_was_draining_and_comes_back_is_still_draining(tmp_path):
     async def test(one):
         worker = await one.worker()
         await one.service.store.write(
@@ -47,7 +49,7 @@ def test_who_was_draining_and_comes_back_is_still_draining(place):
         await one.forward(31)
         assert (await worker.beat()).drain
 
-    run(test, place)
+    run(test, tmp_path)
 
 
 @pytest.mark.field("H1")
@@ -86,6 +88,54 @@ def test_a_lost_attempt_that_nobody_has_begun_anew_goes_on(place, state):
         assert [(attempt.attempt_nr, attempt.state) for attempt in detail.attempts] == [
             (1, "finished")
         ]
+
+    run(test, place)
+
+
+@pytest.mark.field("H1", "H4")
+def test_a_worker_that_is_silent_gets_nothing_by_an_acquire_that_it_left_waiting(place):
+    """A stopped pilot's request is held: its own lost job must not be leased to it a second time."""
+
+    async def test(one):
+        (job,) = await one.submit()
+        worker = await one.worker()
+        (got,) = await worker.acquire()
+        waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
+        await asyncio.sleep(0)
+        while not one.service.hub.waiting("q"):  # noqa: ASYNC110 -- until the request is held
+            await asyncio.sleep(0.01)
+        await one.forward(31)
+        assert await one.state(job) is S.ACTIVATED
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        assert await one.state(job) is S.ACTIVATED
+        waiting.cancel()
+        assert await worker.acquire() == []  # it asks anew before it has said what it has
+        assert not (await worker.beat(got)).commands
+        assert await one.state(job) is S.RUNNING
+        assert one.service.leases.of(job).attempt_nr == 1
+
+    run(test, place)
+
+
+@pytest.mark.field("H1", "H4")
+def test_a_worker_that_comes_back_with_nothing_gets_jobs_again(place):
+    async def test(one):
+        (job,) = await one.submit()
+        worker = await one.worker()
+        await worker.acquire()
+        await one.forward(31)
+        waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        (other,) = await one.submit()
+        (at_once,) = await asyncio.wait_for(waiting, 5)  # of others' jobs it gets what it asks for
+        assert at_once.job_id == other
+        waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
+        await asyncio.sleep(0.1)
+        await worker.beat(at_once)  # what it lost it has no more
+        (again,) = await asyncio.wait_for(waiting, 5)
+        assert (again.job_id, again.attempt_nr) == (job, 2)
 
     run(test, place)
 
@@ -156,8 +206,6 @@ def test_the_first_lease_after_a_start_is_longer_than_a_pilots_longest_pause(tmp
             assert two.service.offers("q")[0].total == BIG
             await two.forward(2)  # from here on it has its own length
             assert await two.state(job) is S.ACTIVATED
-
-    import asyncio
 
     asyncio.run(test())
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import pilot
 from ailurus import loops
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
@@ -27,6 +28,7 @@ from pilot.run import Outcome
 from pilot.serve import HEARD, Server, Terms
 from pilot.slots import Need, Slots
 from tests.pilot.attempts import held_of
+from tests.turns import named
 
 
 class Office:
@@ -309,3 +311,8 @@ def test_a_directory_that_is_not_utf8_is_refused_before_anything_is_acquired(
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.field("K1")
+def test_every_loop_of_the_pilot_is_thrown_into_above() -> None:
+    assert named(pilot, "thread") == {"acquirer", "reporter", "supervisor"}
