@@ -350,7 +350,9 @@ def _told(site: Site) -> bytes:
             "logs": site.storage.logs,
         },
         "software": [expanded(path) for path in site.software],
-        "container": site.container,
+        "container": msgspec.structs.replace(
+            site.container, show=tuple(expanded(path) for path in site.container.show)
+        ),
         "limits": site.limits,
         "pilot": {"pin": site.pilot.pin},
     }

@@ -54,6 +54,7 @@ SEEDED = [
     ("vega", "software:", "storage: {roots: [/home/edge]}\nsoftware:", "E027", "storage:"),
     ("vega", "work: /ceph/hpc/scratch/user/edge/work", "work: /ceph/hpc/scratch/user/edge", "E027", None),
     ("vega", "software: [/cvmfs]", "software: [/cvmfs, /ceph/hpc/scratch/user]", "E027", None),
+    ("vega", "software:", "container: {show: [/ceph/hpc/scratch/user]}\nsoftware:", "E027", "container:"),
     ("vega", "software:", "storage: {roots: [/ceph/hpc/scratch/user/edge/work/spool]}\nsoftware:", "E027", "storage:"),
     ("vega", "work: /ceph/hpc/scratch/user/edge/work", "work: /usr/local/work", "E027", None),
     ("vega", "software:", "container: {show: [/home/edge/.config]}\nsoftware:", "E027", "container:"),
