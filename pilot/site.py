@@ -118,7 +118,9 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
 
 def _made_here(root: Place, workdir: Place) -> bool:
     """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
-    return root.real.startswith(f"{workdir.real.rstrip('/')}/ailurus-")
+    beside = root.real.removeprefix(f"{workdir.real.rstrip('/')}/")
+    # The storage of a pilot by hand is not one of them, where its home is its work directory.
+    return beside != root.real and beside.startswith("ailurus-") and beside != "ailurus-data"
 
 
 class Bounds(Struct, frozen=True):
