@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
-from pilot import signs, watch
+from pilot import proc, signs, watch
 from pilot.counted import Disk
+from pilot.held import Held
 from pilot.ports import Order
 from pilot.signs import Signs
 from pilot.site import Limits, bounds_of
@@ -30,9 +32,15 @@ def spawner() -> Iterator[GuardedSpawner]:
 
 
 def stopped_by(
-    spawner: GuardedSpawner, directory: Path, command: str, looping_s: float | None = None
+    spawner: GuardedSpawner,
+    directory: Path,
+    command: str,
+    looping_s: float | None = None,
+    *,
+    alive: bool = False,
 ) -> Code | None:
-    """What stops a payload in half a second that counts as half a minute, at a limit of 15 s."""
+    """What stops a payload in five looks, six seconds apart by the clock that they are told, at a limit
+    of 15 s. `alive`: before each of them it does something."""
     held = held_of(command, looping_s=looping_s)
     supervisor = Supervisor(bounds_of(Limits(looping=15)))
     with Workdir(directory / "attempt") as work:
@@ -48,14 +56,37 @@ def stopped_by(
         with supervisor.watching(held, work):
             held.runs(lambda: (spawner, spawner.spawn(order, ended.append)))
             until(lambda: held.pid)
+            until(lambda: "touch" not in command or any(work.directory.iterdir()))
             began = time.monotonic()
             for look in range(1, 6):
-                time.sleep(0.1)
+                if alive:  # on a busy machine it may not come to anything in a moment
+                    so_far = done(held, work)
+                    until(lambda last=so_far: is_more(done(held, work), last))
                 supervisor._look(began + 6 * look)
             error = held.stopped
             held.kill()
             until(lambda: ended)
     return error.code if error else None
+
+
+def done(held: Held, work: Workdir) -> tuple[float, int, object]:
+    """What a payload has done so far: CPU seconds, bytes moved, and what its files look like."""
+    processes = proc.scan()
+    tree = proc.trees(processes, [held.pid or 0])[held.pid or 0]
+    files = [(path.name, path.stat().st_ctime_ns) for path in (work.stdout, work.stderr)]
+    files.append(("", work.directory.stat().st_ctime_ns))
+    for entry in os.scandir(work.directory):
+        with suppress(FileNotFoundError):
+            files.append((entry.name, entry.stat().st_ctime_ns))
+    return (
+        sum(processes[pid].cpu_s for pid in tree),
+        sum(io.moved for pid in tree if (io := proc.io_of(pid)) is not None),
+        sorted(files),
+    )
+
+
+def is_more(now: tuple[float, int, object], before: tuple[float, int, object]) -> bool:
+    return now[0] - before[0] > 0.06 or now[1] - before[1] > 200_000 or now[2] != before[2]
 
 
 @pytest.mark.field("L5")
@@ -77,7 +108,7 @@ def test_a_payload_with_any_sign_of_life_lives(
 ) -> None:
     monkeypatch.setattr(watch, "SHARE", 100.0)
     monkeypatch.setattr(signs, "CPU_SHARE", signs.CPU_SHARE / 60)  # its clock is not ours
-    assert stopped_by(spawner, tmp_path, command) is None
+    assert stopped_by(spawner, tmp_path, command, alive=True) is None
 
 
 @pytest.mark.field("L5")
