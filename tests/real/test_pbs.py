@@ -128,7 +128,6 @@ class TestPBS(Promises):
             ({"queue": "nosuch"}, "Unknown queue"),
             ({"queue": "closed"}, "not enabled"),
             ({"chunk": "nosuch=1"}, "Unknown resource"),
-            ({"submit": ["-l", "walltime=nonsense"]}, "Illegal attribute"),
         ],
     )
     def test_a_refusal_is_one_and_says_why(self, system, wrong, reason):
