@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +27,7 @@ from dispatcher.ports import Row, Tx
 log = Log("queue")
 _encode = msgspec.json.Encoder().encode
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
+_FIELDS = frozenset(JobSpec.__struct_fields__)
 REPORTED = frozenset({"finished", "failed"})  # states of attempts whose report has been accepted
 END_OF_ATTEMPT: dict[str, object] = {
     "exit_code": None,
@@ -311,22 +313,37 @@ def body(tx: Tx, job_id: int) -> bytes:
 def specification(tx: Tx, job_id: int, name: str) -> JobSpec:
     """A job's specification, to be shown: as far as it can be read, were it only its name."""
     with suppress(Unfit):
-        return _decode_spec(body(tx, job_id))
+        return decoded(body(tx, job_id))[0]
     row = tx.one("body.get", job_id=job_id)
     with suppress(msgspec.MsgspecError, TypeError, ValueError):
         return _decode_spec(bytes(row[0]) if row is not None else b"")
     return JobSpec(name=name)
 
 
+def decoded(spec: bytes) -> tuple[JobSpec, dict[str, Any]]:
+    """A stored specification, and the fields of it that only a newer version knows. Raises
+    MsgspecError for one that no version could read."""
+    try:
+        return _decode_spec(spec), {}
+    except msgspec.ValidationError:
+        fields = msgspec.json.decode(spec, type=dict[str, Any])
+        newer = {name: fields.pop(name) for name in fields.keys() - _FIELDS}
+        if not newer:
+            raise
+        return msgspec.convert(fields, JobSpec), newer
+
+
 def _filled(row: Row | None, made: Mapping[str, Sequence[object]]) -> bytes:
-    """What was stored, completed; decoded in any case, for nothing is handed out that cannot be."""
+    """What was stored, completed; decoded in any case, for nothing is handed out that cannot be. What
+    only a newer version can read is left to its pilots: while versions run side by side they are there."""
     if row is None:
         raise Unfit("its specification is not in the store")
     spec = bytes(row[0])
-    job = _decode_spec(spec)
+    job, newer = decoded(spec)
     if not row[1]:
         return spec
-    return _encode(replace(job, inputs=tuple(_located(file, made) for file in job.inputs)))
+    whole = replace(job, inputs=tuple(_located(file, made) for file in job.inputs))
+    return _encode({**msgspec.to_builtins(whole), **newer} if newer else whole)
 
 
 def _located(file: InputFile, made: Mapping[str, Sequence[object]]) -> InputFile:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
-from ailurus.protocol.job import JobSpec, Room, Shape
+from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher import queue
@@ -30,7 +30,6 @@ ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
 # that anybody could count on.
 NO_ROOM = Room(cores=0)
 ON_A_NODE = 256  # pilots without a worker id that are told apart
-_decode = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -263,7 +262,7 @@ def _sent(service: Service, ask: Ask, worker_id: int, job: Leased) -> panda.Sent
     sent = panda.Sent(
         job_id=job.job_id,
         attempt_nr=job.attempt_nr,
-        spec=_decode(job.spec),
+        spec=queue.decoded(job.spec)[0],
         owner=job.owner,
         label=ask.label if ask.label not in ("", "unified") else "managed",
         transformation=f"{ask.transforms}/{panda.TRANSFORM}",

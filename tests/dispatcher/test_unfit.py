@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
@@ -208,5 +209,25 @@ def test_a_refusal_of_the_store_fails_no_job(tmp_path, monkeypatch):
         b.service.store._writer.execute("alter table hidden rename to body")
         assert await b.state(one) is S.ACTIVATED
         assert len(await worker.acquire()) == 1
+
+    run(test, tmp_path)
+
+
+def test_r7_a_job_of_a_newer_version_is_left_to_a_pilot_of_that_version(tmp_path):
+    async def test(b):
+        out = OutputFile(name="out", url="http://h/d")
+        await b.submit(job("parent", outputs=(out,)))
+        worker = await b.worker()
+        (got,) = await worker.acquire()
+        file = DoneFile(name="out", url="http://h/d/out", size=3, adler32="00000001")
+        await worker.report(got, files=(file,))
+        wanted = (InputFile(name="out"),)
+        (child,) = await b.submit(job("child", inputs=wanted, depends_on=(got.job_id,)))
+        damage(b, child, b'{"name":"child","command":"x","inputs":[{"name":"out"}],"colour":"red"}')
+        (sent,) = await worker.acquire()
+        spec = msgspec.json.decode(bytes(sent.spec))
+        assert (sent.job_id, spec["colour"]) == (child, "red")
+        assert spec["inputs"][0]["url"] == "http://h/d/out"
+        assert (await b.service.show(None, ALICE, job_id=child)).spec.command == "x"
 
     run(test, tmp_path)
