@@ -142,6 +142,18 @@ class TestSlurm(Promises):
             assert row["intent"] not in {one["intent"] for one in rig.workers("phase != 'ended'")}
             assert len(rig.registered()) == 2
 
+    @pytest.mark.field("K5")
+    def test_what_the_sites_own_plugin_refuses_stops_with_its_words(self, system):
+        """job_submit.lua says why to the user, and to Slurm only that something is wrong."""
+        options = {"options": {"submit": ["--comment=refuse me"]}}
+        with Rig(system, backend=options) as rig:
+            rig.submit(1)
+            rig.edge()
+            until(lambda: "never registered" in rig.log(), 30, f"the breaker opens: {rig.log()}")
+            assert "Use --account=atlas here, please" in rig.log()
+            assert rig.submissions == 3
+            assert {row["outcome"] for row in rig.workers()} == {"rejected"}
+
     def test_a_hung_munge_changes_no_verdict(self, system):
         def munge(number):
             system.fixture("signal", "munged", number)
