@@ -87,7 +87,7 @@ def test_a_child_of_a_file_that_no_pilot_could_read_fails_alone(tmp_path, url, c
         assert "input out" in detail.row.diagnosis
         assert detail.spec.name == "child"
         assert [e.data["state"] for e in await b.told() if e.job_id == child][-1] == "failed"
-        (record,) = caplog.records
+        (record,) = [one for one in caplog.records if one.name == "ailurus.queue"]
         assert record.facts["job_id"] == child
         assert record.facts["user"] == "alice"
 

@@ -37,7 +37,9 @@ def test_h9_jobs_are_exported_with_what_users_call_themselves_disarmed(run, serv
     scopes = ("compute.create", "compute.read")
     ask = m.NewToken(subject="@SUM", scopes=scopes)
     token = server.client().call("token", ask, answer=m.Token).token
-    Client(server.url, fixed_token(token)).submit([JobSpec(name="j", command="true")], "formula")
+    Client(server.url, fixed_token(token)).submit(
+        [JobSpec(name="j", command="true", queue="export")], "formula"
+    )
     rows = list(csv.DictReader(io.StringIO(run("jobs", "--csv").out)))
     assert "'@SUM" in [row["user"] for row in rows]
     assert {row["created"][-1] for row in rows} == {"Z"}

@@ -55,7 +55,7 @@ def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
     (job,) = ids(run("submit", jobfile(ONE)))
     assert job in run("jobs", "--name", "one").out
     assert "one" in run("show", job).out
-    assert run("status").out.startswith("jobs\tcount")
+    assert "jobs\tcount" in run("status").out
     assert "q" in run("queues").out
     assert run("workers").code == 0
     assert f"job {job}" in run("show", job).out.replace("\t", " ")
