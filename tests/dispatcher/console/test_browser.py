@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
@@ -226,3 +226,69 @@ def test_pages_are_accessible_and_fit(
         told = [(v["id"], [n["html"][:150] for n in v["nodes"][:3]]) for v in found]
         assert told == [], where
         assert page.evaluate("document.documentElement.scrollWidth") <= width, where
+
+
+@pytest.mark.field("H10")
+def test_a_job_that_is_not_there_is_said_to_be_not_there(page: Page, dispatcher: Dispatcher):
+    page.goto(f"{dispatcher.url}/console/#/jobs/999999")
+    expect(page.locator(".trouble")).to_contain_text("there is no job 999999")
+    page.wait_for_timeout(1500)
+    expect(page.locator(".badge")).to_have_attribute("data-status", "live")
+
+
+@pytest.mark.field("H2")
+def test_a_log_that_is_cut_says_so_on_the_page(
+    page: Page, running: tuple[int, StandIn], dispatcher: Dispatcher, seen: Seen
+):
+    job_id, pilot = running
+    pilot.say(job_id, "first line\n")
+    pilot.jobs[job_id][2]["stdout"] = 22_900_000
+    pilot.say(job_id, "last line\n")
+    pilot.report(job_id, usage=m.Usage(stdout_bytes=22_900_010))
+    page.goto(f"{dispatcher.url}/console/#/jobs/{job_id}")
+    expect(page.locator(".term .hole")).to_contain_text("are not kept here")
+    expect(page.locator(".line").first).to_contain_text("first line")
+    expect(page.locator(".log .note.late")).to_contain_text("21 B of 21.8 MiB are kept here")
+    assert seen.faults == []
+
+
+@pytest.mark.field("H5", "H7")
+def test_problems_come_first_and_a_click_leads_to_exactly_the_jobs_that_were_counted(
+    page: Page, dispatcher: Dispatcher, seen: Seen
+):
+    token = dispatcher.token("pilot", Scope.PILOT)
+    pilot = StandIn(dispatcher.url, token, "broken", "node-9.example")
+    dispatcher.submit(*(JobSpec(name=f"b{n}", command="x", queue="broken") for n in range(12)))
+    left = 12
+    while left:
+        for one in pilot.acquire(8):
+            told = f"no file /d/{left}/x" if left % 3 else "bus error"
+            pilot.report(one.job_id, finished=False, code=1099, diagnosis=told)
+            left -= 1
+    edge = Client(dispatcher.url, lambda fresh=False: dispatcher.token("e", f"{Scope.EDGE}:mars"))
+    slot = m.SlotShape(name="s", queue="q-mars", room=Room(cores=1))
+    hello = m.Hello(site="mars", instance="i", slots=(slot,), online=False)
+    edge.call("hello", hello, answer=m.Welcome)
+    page.goto(f"{dispatcher.url}/console/#/")
+    problems = page.locator(".problems li")
+    expect(problems.filter(has_text="site mars is paused")).to_be_visible()
+    row = problems.filter(has_text="no file /d/")
+    expect(row.locator(".note")).to_have_text("8 jobs")
+    row.locator("a").click()
+    expect(page.locator(".tall .row")).to_have_count(8)
+    pilot.bye()
+    assert seen.faults == []
+
+
+@pytest.mark.field("H11")
+def test_a_user_sees_own_counts_in_overview_and_chips(
+    context: BrowserContext, dispatcher: Dispatcher, seen: Seen
+):
+    dispatcher.submit(JobSpec(name="of-the-admin", command="x", queue="nobody"))
+    opened = context.new_page()
+    seen.watch(opened)
+    sign_in(opened, dispatcher.url, dispatcher.token("carol", Scope.READ))
+    expect(opened.locator("[data-count=waiting]")).to_have_text("0")
+    opened.goto(f"{dispatcher.url}/console/#/jobs")
+    expect(opened.locator(".chip[data-group=waiting] b")).to_have_text("0")
+    assert seen.faults == []
