@@ -213,6 +213,7 @@ def test_the_changelog_knows_the_version():
 
 def test_the_status_page_knows_which_numbered_tests_exist():
     page = (ROOT / "docs/status.md").read_text()
+    page = page[page.index("## The numbered attack and failure tests") :]
     said = dict(re.findall(r"^\| ([A-Z]\d+) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
     named = {
         number.upper()
@@ -283,3 +284,18 @@ def test_k1_every_endless_thread_and_task_is_begun_by_the_supervisor():
         )
     }
     assert {path: where for path, where in found.items() if where} == BEGUN
+
+
+def test_the_status_page_counts_what_the_field_broke():
+    page = (ROOT / "docs/status.md").read_text()
+    page = page[page.index("## What the field broke") : page.index("## The numbered attack")]
+    said = dict(re.findall(r"^\| ([A-Z]\d+) \| [^|]+ \| ([^|]+) \|$", page, re.MULTILINE))
+    marked = {
+        number
+        for _, text in texts("tests/*.py")
+        for ids in re.findall(r"mark\.field\(([^)]*)\)", text)
+        for number in re.findall(r'"([A-Z]\d+)"', ids)
+    }
+    held = {number for number, state in said.items() if state.startswith("tested")}
+    assert marked == held
+    assert f"{len(held)} of {len(said)} are held" in page
