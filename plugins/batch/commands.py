@@ -10,6 +10,7 @@ import os
 import re
 import selectors
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,12 +160,27 @@ def in_time(seconds: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def end_of(path: Path) -> str:
+    """The last words of a file of a worker's; none of what is no regular file. What runs there can put
+    anything in its place: a link, or a FIFO, which whoever opens it waits for. Raises OSError."""
+    file = os.open(path, _FILE)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return ""
+        said = os.pread(file, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
+        return said.decode("utf-8", "replace").strip()
+    finally:
+        os.close(file)
+
+
 def tail(place: Path) -> str:
     """The last words of a worker on stderr, where they can be read from here."""
     try:
-        with (place / "stderr").open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            return file.read(TAIL_BYTES).decode("utf-8", "replace").strip()
+        return end_of(place / "stderr")
     except OSError:
         return ""
 

@@ -11,12 +11,15 @@ A worker is a session of its own, so it outlives the edge. What is known about i
     ended       "EXITCODE SECONDS" , written by the wrapper
     cancelled   since when it is being ended
 
-A process is ours if pid, start time and boot agree: never by name, and a pid used again is no match.
+A record that is none of these (a power failure leaves files of zero bytes) says nothing, as if it were
+not there, and holds up nobody else's. A process is ours if pid, start time and boot agree: never by name, and a pid used again is no match.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import time
@@ -40,6 +43,7 @@ from harvester_edge.ports import (
     Tag,
     Unclear,
 )
+from plugins.batch.commands import because, end_of
 
 # Arguments: the worker's directory, its walltime, the grace between TERM and KILL, its index, RUN.
 # `timeout` ends the worker as a batch system would, and TERM or KILL go straight to the pilot.
@@ -60,7 +64,6 @@ echo "$$ ${20} $boot" > running.new && mv running.new running && exec sh ./scrip
 PASSED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
 """What a worker has of the edge's environment: no token, no setting of the edge's own."""
 VOID = "void"
-TAIL_BYTES = 2000
 WALLTIME_EXIT = 124  # of timeout(1)
 
 
@@ -137,7 +140,7 @@ class Local:
             place = self._root / tag / index
             _make_once(place / "claim", VOID)
             _make_once(place / "cancelled", str(self._clock()))
-            since = float(_read(place / "cancelled") or self._clock())
+            since = _number(_read(place / "cancelled"), self._clock())
             overdue = self._clock() - since >= self._options.grace_s
             _signal(_read(place / "running"), signal.SIGKILL if overdue else signal.SIGTERM)
 
@@ -192,9 +195,12 @@ def _id(tag: Tag | str, index: int) -> BatchId:
     return BatchId(f"{tag}.{index}")
 
 
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
 def _indices(place: Path) -> list[Path]:
     try:
-        return sorted(one for one in place.iterdir() if one.name.isdecimal())
+        return sorted(one for one in place.iterdir() if _INDEX.fullmatch(one.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -206,36 +212,35 @@ def _verdict(record: str, place: Path, *, void: bool) -> tuple[Ending, str]:
         return Ending.CANCELLED, "cancelled"
     if void:
         return Ending.FAILED, "its shell was killed before it began"
-    if not record:
-        return Ending.FAILED, _because("was killed: no exit record", place)
-    code = int(record.split(maxsplit=1)[0])
+    code = int(_number(record, -1))
+    if code < 0:
+        return Ending.FAILED, because("was killed: no exit record", place)
     if code == 0:
         return Ending.DONE, ""
     if code == WALLTIME_EXIT:
         return Ending.WALLTIME, "reached its walltime"
     how = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
-    return Ending.FAILED, _because(how, place)
+    return Ending.FAILED, because(how, place)
 
 
-def _because(what: str, place: Path) -> str:
-    return f"{what}: {tail}" if (tail := _tail(place / "stderr")) else what
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 
 
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
+def _number(record: str, otherwise: float) -> float:
+    """The first word of a record."""
+    word, *_ = record.split(maxsplit=1) or [""]
+    return float(word) if _NUMBER.fullmatch(word) else otherwise
+
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return ""
+        return end_of(path)
     except OSError as error:
+        if error.errno in _NO_FILE:
+            return ""
         raise BatchError(f"cannot read {path}: {error.strerror}") from None
 
 
@@ -256,7 +261,7 @@ def _make_once(path: Path, text: str) -> bool:
 
 def _alive(who: str) -> bool:
     """Whether the process of a "PID STARTTIME BOOT" record is there and is the same one."""
-    return who not in ("", VOID) and _who(int(who.split(maxsplit=1)[0])) == who
+    return who not in ("", VOID) and _who(int(_number(who, 0))) == who
 
 
 def _who(pid: int) -> str:

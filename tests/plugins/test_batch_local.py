@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -231,6 +232,42 @@ def test_a_full_disk_is_a_rejection_and_an_unreadable_one_no_answer(root, monkey
     (one.place / "0").rmdir()
     assert isinstance(local(root).submit(one, TAG), Rejected)
     (root / TAG / "0").mkdir()
-    (root / TAG / "0" / "claim").mkdir()
-    with pytest.raises(BatchError):
+
+    def torn(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("plugins.batch.local.end_of", torn)
+    with pytest.raises(BatchError, match="Input/output error"):
         local(root).listing()
+
+
+@pytest.mark.parametrize("name", ["spawned", "claim", "running", "ended", "cancelled", "stderr"])
+@pytest.mark.parametrize("what", ["zeros", "words", "numbers", "fifo", "link", "directory"])
+def test_a_spoilt_record_of_one_worker_holds_up_no_other(tmp_path, name, what):
+    root = tmp_path
+    batch = local(root)
+    for tag in ("aspoilt", "awhole"):
+        place = order(root, "exit 0", tag=tag).place / "0"
+        for record in ("spawned", "claim", "running"):
+            (place / record).write_text("1 2 no-such-boot\n")
+        (place / "ended").write_text("3 1790000000\n")
+        (place / "stderr").write_text("no such program\n")
+    spoilt = root / "aspoilt" / "0" / name
+    spoilt.unlink(missing_ok=True)
+    match what:
+        case "zeros":
+            spoilt.write_bytes(bytes(20))
+        case "words":
+            spoilt.write_bytes(b"\xff\xfe not a number")
+        case "numbers":
+            spoilt.write_text("9" * 5000)
+        case "fifo":
+            os.mkfifo(spoilt)
+        case "link":
+            spoilt.symlink_to("/dev/zero")
+        case "directory":
+            spoilt.mkdir()
+    (root / "aspoilt" / "777").touch()
+    whole = {one.tag: one for one in batch.listing()}[Tag("awhole")]
+    assert (whole.ending, whole.detail) == (Ending.FAILED, "exit code 3: no such program")
+    batch.cancel([one.batch_id for one in batch.listing()])
