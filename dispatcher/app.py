@@ -209,7 +209,10 @@ class App:
                         result = await self._held(endpoint, ask, caller, given, receive)
                 else:
                     result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
-            await web.answer(send, 200, endpoint.encode(result), web.JSON)
+            content = endpoint.encode(result)
+            if limiter is not None:
+                limiter.spend(caller.subject, costs.of_answer(len(content)))
+            await web.answer(send, 200, content, web.JSON)
 
     async def _held(
         self,

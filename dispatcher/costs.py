@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 REQUEST_S = 0.005
-BYTE_S = 20e-9  # of a body: received, decoded, stored
+BYTE_S = 20e-9  # of a body: received, decoded, stored; or of an answer: encoded, sent
 JOB_S = 25e-6  # that is submitted
 LINK_S = 10e-6  # that a job waits for another
 RETRIED_S = 100e-6  # a job that is tried again
@@ -41,3 +41,8 @@ def of_body(said: bytes | None, limit: int) -> float:
     if said is None:
         return BYTE_S * limit
     return BYTE_S * min(limit, int(said)) if said.isdigit() and len(said) < 19 else 0.0
+
+
+def of_answer(length: int) -> float:
+    """What the bytes of an answer cost beyond those that the request stands for."""
+    return max(0.0, BYTE_S * length - REQUEST_S)

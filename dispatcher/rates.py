@@ -10,6 +10,7 @@ spent who ask for much, so that several together give a user little more than on
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from heapq import nlargest
 from operator import itemgetter
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -74,6 +76,7 @@ class Limiter:
         self._spent: defaultdict[str, float] = defaultdict(float)  # since it was told
         self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}  # what waits, by process
         self._told = False
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def ask(self, subject: str) -> None:
         """Count a request. Raises TooMuch when the account is empty."""
@@ -110,8 +113,8 @@ class Limiter:
 
     @contextmanager
     def metered(self, subject: str) -> Iterator[None]:
-        """Count what the store is read for meanwhile."""
-        meter = Meter()
+        """Count what the store is read for meanwhile, one reading of the user's at a time."""
+        meter = Meter(self._turns.setdefault(_name(subject), asyncio.Lock()))
         token = METER.set(meter)
         try:
             yield

@@ -139,7 +139,15 @@ class Writing:
         loop, meter = asyncio.get_running_loop(), METER.get()
         if meter is None:
             return await loop.run_in_executor(self._readers, self._read, query)
-        return await loop.run_in_executor(self._readers, self._metered, meter, query)
+        await meter.turn.acquire()
+        try:
+            reading = loop.run_in_executor(self._readers, self._metered, meter, query)
+        except BaseException:
+            meter.turn.release()
+            raise
+        # who hangs up stops no reader: the turn ends with the reading, not with the wish for it
+        reading.add_done_callback(lambda _: meter.turn.release())
+        return await asyncio.shield(reading)
 
     def _metered(self, meter: Meter, query: Callable[[Tx], T]) -> T:
         began = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import typing
 from collections.abc import Iterator
 from types import UnionType
@@ -198,6 +199,55 @@ def test_what_the_store_is_read_for_is_charged_to_who_asked(tmp_path):
             assert METER.get() is None
 
     asyncio.run(main())
+
+
+@pytest.mark.field("A21")
+@pytest.mark.parametrize("gone", [False, True], ids=["who waits", "who hangs up"])
+def test_a_user_is_read_for_once_at_a_time_whatever_is_asked(tmp_path, gone):
+    """A hundred dear questions are let in before the first one is paid for: others come between them."""
+
+    async def test(b):
+        limiter, now, most, stopped = Limiter(RATES), 0, 0, threading.Event()
+
+        def dear(tx) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            stopped.wait(10)
+            now -= 1
+
+        async def asks(subject, query):
+            with limiter.metered(subject):
+                return await b.service.store.read(query)
+
+        try:
+            begun = [asyncio.create_task(asks("alice", dear)) for _ in range(20)]
+            await until(lambda: now)
+            if gone:
+                begun[0].cancel()
+            assert await asyncio.wait_for(asks("bob", lambda tx: tx.one("job.range")), 5)
+        finally:
+            stopped.set()
+        await asyncio.gather(*begun, return_exceptions=True)
+        assert most == 1
+
+    run(test, tmp_path)
+
+
+@pytest.mark.field("A21")
+def test_what_an_answer_is_long_for_is_charged_too(dispatcher):
+    door = dispatcher
+    rates = Rates(per_s=1.0)
+    door.app = make_app(door.service, door.issuer, rates=rates)
+    token = door.token(Scope.READ, Scope.CREATE, subject="alice")
+    url = f"http://h/{'a' * 1900}"
+    inputs = [{"name": f"i{nr}", "url": url} for nr in range(500)]
+    spec = {"name": "j", "command": "true", "inputs": inputs}
+    made = door.ask("POST", "/jobs", {"request_id": "r", "jobs": [spec]}, token=token)
+    account = door.app.limiter._account("alice")
+    before = account.left = rates.per_s * BURST_S
+    answer = door.ask("GET", f"/jobs/{made.json['job_ids'][0]}", token=token)
+    assert before - account.left > costs.BYTE_S * len(answer.body) / costs.REQUEST_S
 
 
 async def until(true) -> None:
