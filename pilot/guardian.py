@@ -31,7 +31,7 @@ from typing import NoReturn
 
 import msgspec
 
-from pilot.ports import ARGUMENTS, Ended
+from pilot.ports import ARGUMENTS, FILTER, Ended
 from pilot.tree import (
     become_subreaper,
     become_undumpable,
@@ -62,6 +62,7 @@ class Spawn(msgspec.Struct, array_like=True, tag=True):
     depth: int
     status_fd: int = 0
     arguments: bytes = b""
+    filter: bytes = b""
 
 
 class NotPrepared(Exception):
@@ -142,13 +143,13 @@ def _be_guardian(link: socket.socket) -> NoReturn:
 
 def _in_memory(data: bytes) -> int:
     """A descriptor from which `data` is read, above all that a program inherits."""
-    low = os.memfd_create("arguments")
+    low = os.memfd_create("words")
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(low, view) :]
         os.lseek(low, 0, os.SEEK_SET)
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, ARGUMENTS + 1)
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
     finally:
         os.close(low)
 
@@ -230,7 +231,7 @@ class Guardian:
                     )
                 )
                 return
-            word.arguments = b""
+            word.arguments = word.filter = b""
             self._running[pid] = word
             self._pids[word.key] = pid
             self._started.append(Started(word.key, pid))
@@ -259,9 +260,10 @@ class Guardian:
                     status, writer = os.pipe()
                     opened.append(writer)
                     actions.append((os.POSIX_SPAWN_DUP2, writer, order.status_fd))
-                if order.arguments:
-                    opened.append(_in_memory(order.arguments))
-                    actions.append((os.POSIX_SPAWN_DUP2, opened[-1], ARGUMENTS))
+                for data, fd in ((order.arguments, ARGUMENTS), (order.filter, FILTER)):
+                    if data:
+                        opened.append(_in_memory(data))
+                        actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
             except OSError as error:
                 raise NotPrepared(error) from None
             pid = os.posix_spawn(

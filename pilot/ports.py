@@ -115,10 +115,12 @@ class Runtime(Struct, frozen=True, kw_only=True):
     argv: Sequence[str]
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS: in no list of processes, and of any length."""
+    filter: bytes = b""
+    """What it reads from the descriptor FILTER: a program that says which system calls a payload has."""
 
 
-ARGUMENTS = 4
-"""Beside 0 to 2 and its `status_fd`, the one descriptor that a runtime inherits. It closes it before the
+ARGUMENTS, FILTER = 4, 5
+"""Beside 0 to 2 and its `status_fd`, the descriptors that a runtime inherits. It closes them before the
 payload starts."""
 
 
@@ -163,6 +165,8 @@ class Order(Struct, frozen=True, kw_only=True):
     process that it names there as `"child-pid": N` is the payload's: its usage counts as the program's."""
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
+    filter: bytes = b""
+    """What it reads from the descriptor FILTER, likewise."""
 
 
 class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):

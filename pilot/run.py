@@ -105,6 +105,7 @@ def started_as(process: Direct | Runtime, name: str) -> Order:
         argv=process.argv,
         environment={"AILURUS_ATTEMPT": name},
         arguments=process.arguments,
+        filter=process.filter,
     )
 
 

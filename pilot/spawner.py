@@ -57,6 +57,7 @@ class GuardedSpawner:
                     order.depth,
                     order.status_fd,
                     order.arguments,
+                    order.filter,
                 )
             )
         keys = [word.key for word in words]

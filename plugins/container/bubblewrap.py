@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import ARGUMENTS, Box, Grounds, JobError, Runtime
-from plugins.container import shown
+from pilot.ports import ARGUMENTS, FILTER, Box, Grounds, JobError, Runtime
+from plugins.container import keyrings, shown
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC_NETWORK = ("resolv.conf", "gai.conf")
@@ -51,6 +51,7 @@ class Bubblewrap:
             True: str(shown.hosts(own / "hosts-network", network=True)),
         }
         self._fixed = _words(fixed(grounds))
+        self._filter = keyrings.hidden()
         self._bwrap = self._working()
 
     def ran(self, status: str) -> bool:
@@ -87,10 +88,12 @@ class Bubblewrap:
         words = inside(box, self._grounds, self._hosts[box.network])
         return Runtime(
             argv=[
-                *(self._bwrap, "--json-status-fd", str(STATUS_FD), "--args", str(ARGUMENTS), "--"),
+                *(self._bwrap, "--json-status-fd", str(STATUS_FD)),
+                *("--seccomp", str(FILTER), "--args", str(ARGUMENTS), "--"),
                 *argv,
             ],
             arguments=self._fixed + _words(words),
+            filter=self._filter,
         )
 
     def _working(self) -> str:
@@ -111,24 +114,28 @@ class Bubblewrap:
         tmp.mkdir(exist_ok=True)
         box = Box(directory="/tmp", tmp=str(tmp), environment={}, memory_mb=1)  # noqa: S108 - inside
         words = inside(box, self._grounds, self._hosts[False])
-        data = os.memfd_create("arguments")
+        given = {"--args": self._fixed + _words(words), "--seccomp": self._filter}
+        data = {option: os.memfd_create("words") for option in given}
         try:
-            os.write(data, self._fixed + _words(words))
-            os.lseek(data, 0, os.SEEK_SET)
+            for option, text in given.items():
+                os.write(data[option], text)
+                os.lseek(data[option], 0, os.SEEK_SET)
+            options = [word for option, fd in data.items() for word in (option, str(fd))]
             tried = subprocess.run(
-                [program, "--args", str(data), "--", "/bin/true"],
+                [program, *options, "--", "/bin/true"],
                 env={},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=20,
                 check=False,
-                pass_fds=(data,),
+                pass_fds=tuple(data.values()),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return f"{program}: {error}"
         finally:
-            os.close(data)
+            for fd in data.values():
+                os.close(fd)
         said = tried.stderr.decode("utf-8", "replace").strip()
         return f"{program}: {said or tried.returncode}" if tried.returncode else ""
 

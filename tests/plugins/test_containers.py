@@ -162,6 +162,27 @@ def test_a_large_environment_arrives_whole(boxed: Job) -> None:
     assert descriptors == 4  # 0 to 2, and the one with which ls looks
 
 
+KEYS = """
+import ctypes, errno, platform
+first = {"x86_64": 248, "aarch64": 217, "ppc64le": 269, "s390x": 278, "riscv64": 217}[platform.machine()]
+other_ways = [0x40000000] if platform.machine() == "x86_64" else []
+libc = ctypes.CDLL(None, use_errno=True)
+for way in [0, *other_ways]:
+    for call in range(3):
+        ctypes.set_errno(0)
+        print(libc.syscall(way | first + call, 0, -3, 0), errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.field("S1")
+def test_a_payload_has_no_keyrings(boxed: Job) -> None:
+    """They hold Kerberos tickets and AFS tokens of the pilot's login, and know no namespace of a sandbox."""
+    (boxed.work / "keys.py").write_text(KEYS, encoding="utf-8")
+    ended = boxed.run("/usr/bin/python3 keys.py")
+    assert ended.exit_code == 0, boxed.said()
+    assert set(boxed.said().splitlines()) == {"-1 ENOSYS"}
+
+
 def test_more_variables_than_bubblewrap_takes_are_refused(boxed: Job) -> None:
     boxed.container.accepts(JobSpec(name="j", environment={f"V{n}": "" for n in range(2500)}))
     ended = boxed.run("true", environment={f"V{n}": "" for n in range(2500)})
