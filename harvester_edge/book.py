@@ -221,8 +221,16 @@ class Book:
         return None if now is None else float(since or self.meta("answers_since", repr(now)))
 
     def instance(self) -> str:
-        """This edge's name at the dispatcher: a restarted edge gets its site back at once."""
-        return self.meta("instance", uuid.uuid4().hex)
+        """This edge's name at the dispatcher: a restarted edge gets its site back at once. A copy of the
+        book, whose original may be in use, has another name."""
+        here = _place(self.path)
+        there = self.meta("instance_of", here)
+        if there == here:
+            return self.meta("instance", uuid.uuid4().hex)
+        if not _same_place(there, here):
+            self.set_meta("instance", uuid.uuid4().hex)
+        self.set_meta("instance_of", here)
+        return self.meta("instance")
 
     # workers -------------------------------------------------------------------------------------
 
@@ -348,6 +356,22 @@ class Book:
             "insert or replace into health values (?, ?, ?, ?)",
             (slot, health.failures, health.since, health.reason),
         )
+
+
+MACHINE_ID = Path("/etc/machine-id")
+
+
+def _place(path: Path) -> str:
+    """Which file a book is, and on which machine."""
+    machine = MACHINE_ID.read_text("utf-8", "replace").split() if MACHINE_ID.is_file() else []
+    return " ".join([str(path.stat().st_ino), os.uname().nodename, *machine[:1]])
+
+
+def _same_place(there: str, here: str) -> bool:
+    """Whether both are the same file, of one machine: renamed, or a container that begins again, it is the
+    same as long as one of its names is."""
+    (was, *old), (now, *new) = there.split(" "), here.split(" ")
+    return was == now and (old[:1] == new[:1] or old[1:] == new[1:])
 
 
 def _row(worker: Worker) -> tuple[Any, ...]:
