@@ -83,6 +83,14 @@ _DISK = (
 )
 
 
+_SPOILT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""The file is there, and is no book or not a whole one."""
+BEGIN_ANEW = (
+    "if no edge runs, move the files book.sqlite* away: a new one waits for the lease of the last (two "
+    "minutes) and adopts the workers that the batch system has"
+)
+
+
 class _Connection(sqlite3.Connection):
     """Tells a bad disk from a bad statement."""
 
@@ -145,9 +153,9 @@ class Book:
                 self._belongs_to(site)
         except sqlite3.Error as error:
             self._let_go()
-            raise AilurusError(
-                f"cannot use {path}: {error}", remedy="is it a local, writable disk?"
-            ) from None
+            spoilt = getattr(error, "sqlite_errorcode", 0) & 0xFF in _SPOILT
+            remedy = BEGIN_ANEW if spoilt else "is it a local, writable disk?"
+            raise AilurusError(f"cannot use {path}: {error}", remedy=remedy) from None
         except AilurusError:
             self._let_go()
             raise

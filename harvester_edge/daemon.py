@@ -75,6 +75,7 @@ def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
             if not waits:
                 edge.log.info("standing_by", reason=str(error))
             waits = True
+            _mark(edge)
         stop.wait(pause_s)
     edge.log.info("edge_stopped", workers=len(edge.workers))
 
@@ -93,6 +94,7 @@ def _drain(edge: Edge) -> None:
     decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
     act(edge, decision, seen)
     _afterwards(edge, seen)
+    _mark(edge)
 
 
 class _Turns:
@@ -238,6 +240,14 @@ def holder(state: Path) -> int | None:
     except (FileNotFoundError, ValueError):
         pass
     return None
+
+
+def began(state: Path) -> float:
+    """When the last edge of this state directory began."""
+    try:
+        return (state / "lock").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def last_look(state: Path) -> float | None:

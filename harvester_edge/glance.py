@@ -7,11 +7,13 @@ from collections import Counter
 
 import msgspec
 
+from ailurus.protocol.units import duration_s
 from harvester_edge.book import Book
-from harvester_edge.daemon import holder, last_look, limits
+from harvester_edge.daemon import began, holder, last_look, limits
 from harvester_edge.decide import Decision, Health
 from harvester_edge.empties import key
 from harvester_edge.faring import read
+from harvester_edge.sense import batch_class
 from harvester_edge.site import Site
 from harvester_edge.snapshot import period_begin
 
@@ -46,13 +48,35 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     loop_failures: dict[str, int] = {}
 
 
+SILENT_S = 600.0
+"""A cycle whose commands all run into their time-outs, and whose dispatcher does not answer, is shorter."""
+
+
 def down(site: Site) -> tuple[str, ...]:
-    """What edge and relay of the site, while they run, say of loops that do not do their work."""
-    return tuple(
+    """What edge and relay of the site, while they run, say of loops that do not do their work; and whether
+    the edge says nothing at all."""
+    told = tuple(
         f"{who}: {one}"
         for who, state in (("edge", site.state), ("relay", site.relay_state))
         if holder(state) is not None
         for one in read(state).down
+    )
+    return told + _stuck(site)
+
+
+def _stuck(site: Site) -> tuple[str, ...]:
+    """An edge that runs and finishes no cycle: stopped, or in a call that does not return."""
+    if (process := holder(site.state)) is None:
+        return ()
+    kind, limits = batch_class(site.backend.kind), site.backend.limits
+    poll_s = kind.poll_s if limits.poll is None else duration_s(limits.poll)
+    last = max(began(site.state), last_look(site.state) or 0.0)
+    silent_s = time.time() - last if last else 0.0
+    if silent_s < SILENT_S + 2 * poll_s + 5 * duration_s(limits.command_timeout):
+        return ()
+    said = f"edge: process {process} has finished no cycle for {silent_s / 60:.0f} minutes"
+    return (
+        f"{said}: is it stopped, or does a file system not answer (paths.state, paths.shared)?",
     )
 
 

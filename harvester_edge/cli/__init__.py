@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import NoReturn
 from ailurus import __version__, entry
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
-from harvester_edge.cli.exits import SOFTWARE, USAGE, code_of
+from harvester_edge.cli.exits import CONFIGURATION, SOFTWARE, USAGE, code_of
 
 VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
     "run": "provision the site until told to stop",
@@ -96,9 +97,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has enough; nothing is left to flush into
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.filename is None:
+            return _bug(error)
+        remedy = " (is this the user whose edge it is?)" if error.errno in DENIED else ""
+        where = clean(os.fsdecode(error.filename2 or error.filename))
+        sys.stderr.write(f"harvester-edge: {where}: {error.strerror}{remedy}\n")
+        return CONFIGURATION
     except Exception as error:  # noqa: BLE001 - the last line: a bug of ours is said, with its place
-        import traceback
+        return _bug(error)
 
-        traceback.print_exc()
-        sys.stderr.write(f"harvester-edge: a bug: {type(error).__name__}: {clean(str(error))}\n")
-        return SOFTWARE
+
+DENIED = (errno.EACCES, errno.EPERM)
+
+
+def _bug(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    sys.stderr.write(f"harvester-edge: a bug: {type(error).__name__}: {clean(str(error))}\n")
+    return SOFTWARE

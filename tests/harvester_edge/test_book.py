@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harvester_edge import book as books
 from harvester_edge.book import Book
+from harvester_edge.cli import main
 
 
 def named(path: Path) -> str:
@@ -53,3 +56,28 @@ def test_a_book_from_before_keeps_its_edge(tmp_path):
     with closing(Book(tmp_path / "book.sqlite", site="demo")) as book:
         book.set_meta("instance", "before")
     assert named(tmp_path / "book.sqlite") == "before"
+
+
+def spoil_middle(book: Path) -> None:
+    whole = book.read_bytes()
+    book.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+
+
+def spoil_all(book: Path) -> None:
+    book.write_bytes(b"no" * 9999)
+
+
+@pytest.mark.parametrize(
+    ("verb", "spoil"),
+    [
+        *product(("status", "why", "workers", "tick"), (spoil_middle, spoil_all)),
+        *product(("status", "why", "workers"), (lambda book: book.write_bytes(b""),)),
+    ],
+)
+def test_a_spoilt_book_says_how_to_begin_anew(world, tree, tmp_path, capsys, spoil, verb):
+    (file := tmp_path / "site.yaml").write_bytes(msgspec.json.encode(tree))
+    world.cycle()
+    world.edge.book.close()
+    spoil(world.edge.state / "book.sqlite")
+    assert main([verb, "--config", str(file)]) == 78
+    assert "move the files book.sqlite* away" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 import urllib.request
 from collections import deque
 from pathlib import Path
@@ -255,3 +257,36 @@ def test_b5_a_credential_that_others_can_read_or_swap_is_refused_at_start(config
     token.unlink()
     assert main(["tick", "--config", config]) == 78
     assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "drain"])
+def test_what_cannot_be_written_is_a_sentence_and_no_bug(config, world, capsys, verb):
+    (world.edge.state / verb.replace("resume", "pause")).mkdir()
+    assert main([verb, "--config", config]) == 78
+    assert "Is a directory" in (said := capsys.readouterr().err)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_whatever_is_called_pause_pauses_and_holds_up_no_cycle(world, make):
+    world.dispatcher.jobs = 9
+    make(world.edge.state / "pause")
+    assert world.cycle().binding.name == "paused"
+
+
+def test_an_edge_that_finishes_no_cycle_is_told(config, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "harvester_edge.glance.holder", lambda state: 7 if state == world.edge.state else None
+    )
+    for name in ("lock", "alive"):
+        (world.edge.state / name).touch()
+    assert glance(world.edge.site).down == ()
+    for name in ("lock", "alive"):
+        os.utime(world.edge.state / name, (time.time() - 3600,) * 2)
+    for verb in ("status", "why"):
+        assert main([verb, "--config", config]) == 0
+        assert (
+            "DOWN: edge: process 7 has finished no cycle for 60 minutes" in capsys.readouterr().out
+        )
+    (world.edge.state / "lock").touch()  # it has begun just now
+    assert glance(world.edge.site).down == ()
