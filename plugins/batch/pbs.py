@@ -14,6 +14,8 @@ words tell the job whether one failed.
 from __future__ import annotations
 
 import getpass
+import os
+import pwd
 import re
 import shlex
 from collections.abc import Collection, Iterator
@@ -126,6 +128,7 @@ class PBS:
         settings = ("PBS_CONF_FILE", "PBS_EXEC", "PBS_SERVER", "PBS_DEFAULT")
         self._run = run or runner(timeout_s, settings)
         self.history = options.history  # until the server says that it keeps none
+        self._known = ""  # our name there
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.place / "script"
@@ -167,22 +170,36 @@ class PBS:
 
     def listing(self) -> tuple[Sighting, ...]:
         out = answer("qstat", self._command("qstat", *_JSON))
+        mine = self._user()
         try:
-            return tuple(parse(out, self._prefix, self._root))
+            return tuple(parse(out, self._prefix, self._root, mine))
         except BatchError:
-            mine = self._options.user or getpass.getuser()
-            return tuple(self._one_by_one(self._prefix, "-u", mine))
+            return tuple(self._one_by_one(self._prefix, "-u", mine or getpass.getuser()))
+
+    def _user(self) -> str:
+        """Who PBS takes us for: names of jobs are seen by everybody, and can be given by everybody. Empty:
+        not known, where a prefix runs what the site lets it, and no `id`."""
+        if not self._known:
+            self._known = self._options.user
+        if not self._known and self._options.prefix:
+            ran = self._command("id", "-un")
+            self._known = ran.out.strip() if ran.code == 0 else ""
+        elif not self._known:
+            self._known = _name_of(os.geteuid())
+        return self._known
 
     def find(
         self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = 0.0
     ) -> tuple[Sighting, ...]:
+        mine = self._user()
+        which = ("-N", tag, *(("-u", mine) if mine else ()))
         try:
-            found = tuple(self._one_by_one(tag, "-N", tag, history=self.history))
+            found = tuple(self._one_by_one(tag, *which, history=self.history))
         except BatchError:
             if not self.history or self._keeps_history():
                 raise
             self.history = False
-            found = tuple(self._one_by_one(tag, "-N", tag))
+            found = tuple(self._one_by_one(tag, *which))
         return (*found, *self._renamed(tag, {*ids} - {one.batch_id for one in found}))
 
     def _keeps_history(self) -> bool:
@@ -298,6 +315,7 @@ def node(order: Order) -> str:
 class _Job(Struct, frozen=True):
     Job_Name: str | int | float  # a name like 0123 comes as a number
     job_state: str
+    Job_Owner: str = ""
     substate: int = 0
     Exit_status: int | None = None
     comment: Any = ""
@@ -322,8 +340,8 @@ OVER_WALLTIME, OVER_MEMORY, OVER_CPU = -29, (-26, -27), (-24, -25, -28)
 TERMINATED = 91  # substate of what qdel ended
 
 
-def parse(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
-    """The workers whose job's name begins with the prefix."""
+def parse(text: str, prefix: str, root: Path, owner: str = "") -> Iterator[Sighting]:
+    """The workers whose job's name begins with the prefix; of that owner, if one is given."""
     try:
         jobs = msgspec.json.decode(text, type=_Answer).Jobs if text.strip() else {}
     except msgspec.DecodeError as error:
@@ -331,6 +349,8 @@ def parse(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
     for batch_id, one in jobs.items():
         match = re.fullmatch(r"(\d+)(?:\[(\d*)\])?(?:\..*)?", batch_id)
         if match is None or not str(one.Job_Name).startswith(prefix):
+            continue
+        if owner and one.Job_Owner and one.Job_Owner.partition("@")[0] != owner:
             continue
         number, index = match.groups()
         tag = Tag(str(one.Job_Name))
@@ -342,6 +362,14 @@ def parse(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
             for nr in tasks(str(one.array_indices_submitted)):
                 if f"{number}[{nr}]{batch_id.partition(']')[2]}" not in jobs:
                     yield from _sightings(BatchId(f"{number}[{nr}]"), tag, nr, one, root)
+
+
+def _name_of(uid: int) -> str:
+    """As the server asks the system; LOGNAME may say something else."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
 
 
 def _sightings(batch_id: BatchId, tag: Tag, nr: int, one: _Job, root: Path) -> Iterator[Sighting]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -454,3 +455,44 @@ def test_a_job_that_lost_its_name_is_found_by_its_id(tmp_path):
     assert player.asked[-1][-1] == "17[]"
     batch, _ = plugin(tmp_path, Ran(0), recorded("pbs", "err_qstat_unknown"))
     assert batch.find(TAG, ["17"], 60) == ()
+
+
+# --- other users' jobs ---------------------------------------------------------------------------------
+
+
+def listed(**owners: str) -> str:
+    job = {"Job_Name": TAG, "job_state": "R"}
+    jobs = {f"{nr}.pbshost": {**job, "Job_Owner": f"{name}@host"} for nr, name in owners.items()}
+    return json.dumps({"Jobs": jobs}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [({"user": "alice"}, []), ({"prefix": ["ssh", "login"]}, [Ran(0, "alice\n")])],
+)
+def test_a_job_that_another_user_gave_our_name_is_not_ours(tmp_path, options, more):
+    both = listed(**{"17": "mallory", "18": "alice"})
+    batch, player = plugin(tmp_path, Ran(0, both), *more, Ran(0, both), **options)
+    for _ in range(2):
+        assert [row.batch_id for row in batch.listing()] == ["18"]
+    assert len(player.asked) == 2 + len(more)
+
+
+def test_who_runs_the_commands_is_asked_of_the_system_not_of_its_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "mallory")
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    batch, _ = plugin(tmp_path, Ran(0, listed(**{"17": "mallory", "18": me})))
+    assert [row.batch_id for row in batch.listing()] == ["18"]
+
+
+def test_a_prefix_that_knows_no_id_shows_all_of_our_name(tmp_path):
+    refused = Ran(127, "", "id: not allowed")
+    both = listed(**{"17": "mallory", "18": "alice"})
+    batch, _ = plugin(tmp_path, Ran(0, both), refused, prefix=["gate"])
+    assert len(batch.listing()) == 2
+
+
+def test_a_search_asks_for_our_own_jobs(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0, ""), user="alice", history=False)
+    assert batch.find(TAG) == ()
+    assert player.asked[0] == ["qselect", "-N", TAG, "-u", "alice"]
