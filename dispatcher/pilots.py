@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -20,7 +21,7 @@ from dispatcher.core import EXCLUDED, Core, Heard, end_worker, log
 from dispatcher.events import until
 from dispatcher.hosts import Node, Verdict
 from dispatcher.leases import Lease
-from dispatcher.ports import Ahead, Asks, Tx
+from dispatcher.ports import Ahead, Asks, Row, Tx
 from dispatcher.queue import Given, Leased
 
 _encode = msgspec.json.Encoder().encode
@@ -39,7 +40,7 @@ class Pilots(Core):
         site = caller.site if planned else ask.site
         instance = ask.instance if planned else instance_of(caller, ask.instance)
 
-        def change(tx: Tx) -> int:
+        def change(tx: Tx) -> tuple[int, bool, bool]:
             facts = {
                 "host": ask.host,
                 "instance": instance,
@@ -48,23 +49,34 @@ class Pilots(Core):
                 "now": self.now(),
                 "total": _encode(ask.total).decode(),
             }
-            if planned:
-                worker_id = self._claim(tx, caller, ask.instance)
-                tx.run("worker.register", worker_id=worker_id, **facts)
+            row = (
+                self._claim(tx, caller, ask.instance)
+                if planned
+                else tx.one("worker.of_instance", instance=instance)
+            )
+            lost = row is not None and row[3] == Phase.ENDED
+            if row is None:
+                row = tx.one("worker.add", site=site, queue=ask.queue, **facts)
+            elif lost and not planned and row[4] != Ending.LOST:
+                raise Rejected(410, GONE, remedy="exit")
             else:
-                row = tx.one("worker.of_instance", instance=instance)
-                row = row or tx.one("worker.add", site=site, queue=ask.queue, **facts)
-                worker_id = row[0] if row else 0
+                tx.run("worker.register", worker_id=row[0], **facts)
+            worker_id = int(row[0]) if row else 0
+            draining = (tx.one("worker.row", worker_id=worker_id) or (0,))[-1]
             tx.tell(
                 "worker", at=self.now(), worker_id=worker_id, phase=str(Phase.ACTIVE), host=ask.host
             )
-            return worker_id
+            return worker_id, bool(draining), lost
 
         queue_name = caller.queue if planned else ask.queue
-        worker_id = await self.store.write(change)
+        worker_id, draining, lost = await self.store.write(change)
         if planned:
             await self._behind_relay(worker_id)
-        self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
+        before = self.heard.get(worker_id)
+        heard = self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
+        heard.draining = draining
+        # what it lost it may have still: it says so with its first heartbeat
+        heard.silent = lost or (before is not None and before.silent)
         token = self.mint(
             f"worker:{worker_id}",
             (Scope.WORKER,),
@@ -87,13 +99,13 @@ class Pilots(Core):
         if row is not None and row[2] is not None:
             self.outage[worker_id] = row[2]
 
-    def _claim(self, tx: Tx, caller: Caller, instance: str) -> int:
+    def _claim(self, tx: Tx, caller: Caller, instance: str) -> Row:
         """The planned worker of a bootstrap token, if this process may be it."""
         row = tx.one("worker.planned", intent=caller.intent, idx=caller.index, site=caller.site)
         if row is None:
             remedy = "exit; the edge plans another one if there is work"
             raise Rejected(410, GONE, remedy=remedy, known=False)
-        worker_id, _, first, phase, _, deadline, registered = row
+        _, _, first, phase, ending, deadline, registered = row
         if registered is not None and first != instance:
             raise Rejected(
                 409,
@@ -102,7 +114,7 @@ class Pilots(Core):
             )
         if registered is None and deadline is not None and self.now() > deadline:
             raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
-        if phase == Phase.ENDED and registered is not None:
+        if phase == Phase.ENDED and registered is not None and ending != Ending.LOST:
             raise Rejected(410, GONE, remedy="exit")
         site = self.sites.get(caller.site)
         if site is not None and caller.epoch < site.epoch and phase in UNSEEN:
@@ -111,7 +123,7 @@ class Pilots(Core):
                 f"another edge has taken site {caller.site} and has not seen this worker",
                 remedy="exit: it was submitted after its edge had lost the site",
             )
-        return int(worker_id)
+        return row
 
     async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:
         """Lease jobs that fit together; wait for the first one."""
@@ -369,6 +381,10 @@ class Pilots(Core):
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict.verdict == "accepted":
                 lease = held[report.job_id]
+                if lease is not None and not (
+                    report.finished or lease.attempt_nr == report.attempt_nr
+                ):
+                    continue  # it counted before, and has come again: another attempt goes on
                 self.leases.drop(report.job_id)
                 self.log_arrived(report.job_id)
                 if lease is not None and (worker := self.heard.get(lease.worker_id)) is not None:
@@ -484,25 +500,45 @@ class Pilots(Core):
     async def release(self, ask: m.Release, caller: Caller) -> m.Done:
         """Prefetched jobs given back."""
         heard = await self._heard(caller)
-
         held = [
-            job for job in ask.jobs if self.leases.held(heard.worker_id, job.job_id, job.attempt_nr)
+            lease
+            for job in ask.jobs
+            if (lease := self.leases.held(heard.worker_id, job.job_id, job.attempt_nr))
         ]
+        await self._give_back(held)
+        return m.Done()
 
-        def change(tx: Tx) -> None:
-            for job in held:
-                queue.release(
+    async def _give_back(
+        self, leases: Sequence[Lease], then: Callable[[Tx], None] | None = None
+    ) -> None:
+        """Let others have what a worker never began, and do what is `then` to be done with it. What it has
+        begun, as the store knows, stays leased: it is tried again when the worker is gone."""
+
+        def change(tx: Tx) -> list[Lease]:
+            kept = [
+                lease
+                for lease in leases
+                if not queue.release(
                     tx,
-                    job_id=job.job_id,
-                    attempt_nr=job.attempt_nr,
-                    worker_id=heard.worker_id,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
                     now=self.now(),
                 )
+            ]
+            if then is not None:
+                then(tx)
+            return kept
 
-        for job in held:  # before the commit wakes somebody who leases it anew
-            self.leases.drop(job.job_id)
-        await self.store.write(change)
-        return m.Done()
+        for lease in leases:  # before the commit wakes somebody who leases it anew
+            self.leases.drop(lease.job_id)
+        kept = leases
+        try:
+            kept = await self.store.write(change)
+        finally:
+            for lease in kept:
+                if self.leases.of(lease.job_id) is None:
+                    self.leases.add(lease)
 
     async def log_pieces(self, ask: m.LogPieces, caller: Caller) -> m.Done:
         """Pieces of payloads' output. A log longer than the limit is cut, not refused."""
@@ -515,24 +551,13 @@ class Pilots(Core):
     async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
         """The worker has ended. What it was given and never began goes to others at once."""
         held = self.leases.of_worker(caller.worker_id)
-        unbegun = [lease for lease in held if lease.state is JobState.SENT]
-        for lease in unbegun:
-            self.leases.drop(lease.job_id)
-
-        def change(tx: Tx) -> None:
-            now = self.now()
-            for lease in unbegun:
-                queue.release(
-                    tx,
-                    job_id=lease.job_id,
-                    attempt_nr=lease.attempt_nr,
-                    worker_id=caller.worker_id,
-                    now=now,
-                )
-            where = {"site": caller.site, "queue": caller.queue}
-            end_worker(tx, caller.worker_id, ask.ending, ask.diagnosis, now=now, **where)
-
-        await self.store.write(change)
+        where = {"site": caller.site, "queue": caller.queue}
+        await self._give_back(
+            [lease for lease in held if lease.state is JobState.SENT],
+            lambda tx: end_worker(
+                tx, caller.worker_id, ask.ending, ask.diagnosis, now=self.now(), **where
+            ),
+        )
         self.heard.pop(caller.worker_id, None)
         self.patience.pop(caller.worker_id, None)
         self.outage.pop(caller.worker_id, None)

@@ -512,17 +512,21 @@ def resume(
     return True
 
 
-def release(tx: Tx, *, job_id: int, attempt_nr: int, worker_id: int, now: float) -> None:
-    """A prefetched job given back unstarted."""
+def release(tx: Tx, *, job_id: int, attempt_nr: int, worker_id: int, now: float) -> bool:
+    """A prefetched job given back unstarted. Whether the worker has it no more: one that has begun is
+    not given back, and stays its worker's."""
     try:
         standing, place = _standing(tx, job_id)
     except Gone:
-        return
+        return True
     after = states.release(standing, attempt_nr)
-    if isinstance(after, Refusal) or place.worker_id != worker_id:
-        return
+    if place.worker_id != worker_id or attempt_nr != standing.attempt_nr:
+        return True
+    if isinstance(after, Refusal):
+        return standing.state not in states.WITH_WORKER
     _end_attempt(tx, job_id, attempt_nr, "released", now)
     _keep(tx, job_id, standing, after, place, worker_id=None, now=now)
+    return True
 
 
 def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:

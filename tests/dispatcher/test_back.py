@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import WorkersQuery
+from ailurus.protocol.api import Scope, WorkersQuery
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import FINAL, JobState, Refusal, Standing, resume
 from ailurus.wire.retry import LONGEST_BACKOFF_S
-from dispatcher.caller import Rejected
+from dispatcher.caller import Caller, Rejected
 from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, run
 
 S = JobState
@@ -221,3 +221,63 @@ def test_only_the_current_attempt_of_a_job_that_waits_is_resumed():
             assert resume(job, 1) is Refusal.BAD_ATTEMPT
         else:
             assert resume(job, 2) is Refusal.BAD_ATTEMPT
+
+
+PILOT = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
+PLANNED = Caller(
+    subject="b", scopes=frozenset({Scope.BOOTSTRAP}), site="here", queue="q", intent="i", epoch=1
+)
+
+
+async def registers(one, caller, instance="p"):
+    ask = m.Register(instance=instance, queue="q", total=BIG, host="n1")
+    return Worker(one.service, await one.service.register(ask, caller), "q")
+
+
+@pytest.mark.parametrize("caller", [PILOT, PLANNED], ids=["by hand", "of an edge"])
+def test_who_was_lost_and_registers_again_is_alive_for_all_and_gets_nothing_it_may_have(
+    place, caller
+):
+    async def test(one):
+        await one.service.store.write(
+            lambda tx: tx.one(
+                "worker.plan", site="here", queue="q", intent="i", idx=0, deadline=None
+            )
+        )
+        worker = await registers(one, caller)
+        await one.submit()
+        (got,) = await worker.acquire()
+        await worker.beat(got)
+        await one.forward(31)
+        assert (await row(one, worker)).ending == "lost"
+        again = await registers(one, caller)
+        assert again.id == worker.id
+        assert (await row(one, worker)).phase == "active"
+        assert not await again.acquire()
+        assert not (await again.beat(got)).commands
+        assert await again.report(got) == "accepted"
+
+    run(test, place)
+
+
+def test_who_said_goodbye_does_not_register_again(place):
+    async def test(one):
+        worker = await registers(one, PILOT)
+        await one.service.bye(m.Bye(ending="done"), worker.caller)
+        with pytest.raises(Rejected) as refused:
+            await registers(one, PILOT)
+        assert refused.value.status == 410
+
+    run(test, place)
+
+
+def test_who_is_to_drain_and_registers_again_still_is(place):
+    async def test(one):
+        worker = await registers(one, PILOT)
+        await one.service.store.write(
+            lambda tx: tx.run("worker.drain", worker_id=worker.id, site="")
+        )
+        await registers(one, PILOT)
+        assert (await worker.beat()).drain
+
+    run(test, place)

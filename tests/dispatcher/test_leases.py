@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import AsyncMock
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from dispatcher.leases import Lease, Leases
+from dispatcher.ports import Unavailable
+from tests.dispatcher.helpers import run
 
 STEPS = st.lists(
     st.tuples(
@@ -34,3 +40,74 @@ def test_what_has_run_out_is_found_whatever_came_before(steps):
             leases.hold(lease, until)
         late = {one.job_id for one in leases.all() if one.until < now}
         assert {one.job_id for one in leases.expired(now)} == late
+
+
+# --- no attempt without a lease ------------------------------------------------------------------------
+
+
+def released(*jobs: m.AssignmentSent) -> m.Release:
+    return m.Release(
+        jobs=tuple(m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in jobs)
+    )
+
+
+@pytest.mark.parametrize("how", ["release", "bye", "full disk"])
+def test_what_a_worker_has_begun_is_tried_again_when_it_is_gone_whatever_it_gave_back(
+    place, how, monkeypatch
+):
+    """A lease that is dropped while the attempt goes on never runs out: the job was `running` for ever."""
+
+    async def test(b):
+        worker, (job_id,) = await b.worker(), await b.submit()
+        (got,) = await worker.acquire()
+        if how == "full disk":
+            refuses = AsyncMock(side_effect=Unavailable("disk full"))
+            with monkeypatch.context() as patch:
+                patch.setattr(b.service.store, "write", refuses)
+                with pytest.raises(Unavailable):
+                    await b.service.release(released(got), worker.caller)
+        else:
+            await worker.beat(got)
+            b.service.leases.of(job_id).state = JobState.SENT  # a word of its own came between
+        if how == "release":
+            await b.service.release(released(got, got), worker.caller)
+        elif how == "bye":
+            await b.service.bye(m.Bye(ending="done"), worker.caller)
+        await b.forward(31)
+        await b.forward(31)  # the store may have heard of it a moment later than memory
+        assert await b.state(job_id) == JobState.ACTIVATED
+        (again,) = await (await b.worker()).acquire()
+        assert again.attempt_nr == 2
+
+    run(test, place)
+
+
+def test_what_was_given_back_unbegun_is_another_workers_at_once(tmp_path):
+    async def test(b):
+        worker, other = await b.worker(), await b.worker()
+        (job_id,) = await b.submit()
+        (got,) = await worker.acquire()
+        await b.service.release(released(got, got), worker.caller)
+        assert await b.state(job_id) == JobState.ACTIVATED
+        (again,) = await other.acquire()
+        await b.service.release(released(got), worker.caller)
+        assert b.service.leases.of(job_id).worker_id == other.id
+        assert await other.report(again) == "accepted"
+
+    run(test, tmp_path)
+
+
+def test_a_report_that_comes_again_takes_no_lease_from_the_next_attempt(place):
+    async def test(b):
+        first, second = await b.worker(), await b.worker()
+        (job_id,) = await b.submit()
+        (got,) = await first.acquire()
+        assert await first.report(got, finished=False, transient=True) == "accepted"
+        (again,) = await second.acquire()
+        assert await first.report(got, finished=False, transient=True) == "accepted"
+        assert b.service.leases.held(second.id, job_id, again.attempt_nr) is not None
+        await b.forward(31)
+        await b.forward(31)
+        assert await b.state(job_id) == JobState.ACTIVATED
+
+    run(test, place)
