@@ -10,7 +10,7 @@ child, or the child is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +22,7 @@ from dispatcher import retention
 from dispatcher.caller import Rejected
 from dispatcher.groups import Turns
 from dispatcher.ports import Tx
-from dispatcher.submission import Prepared, prepared
+from dispatcher.submission import MOST_LINKS, Prepared, prepared
 
 _spec = msgspec.json.Decoder(JobSpec).decode
 
@@ -53,22 +53,75 @@ def digest_of(job_ids: Sequence[int]) -> str:
     return hashlib.sha256(repr(tuple(job_ids)).encode()).hexdigest()
 
 
-def chain(tx: Tx, job_id: int) -> Iterator[int]:
-    """A job and its later tries, the latest last."""
-    yield job_id
-    while (row := tx.one("retry.of", job_id=job_id)) is not None:
-        job_id = int(row[0])
-        yield job_id
+class Tries:
+    """The chains of tries; each step is looked up once, however many name it and however long they are."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._states: dict[int, JobState] = {}
+        self._latest: dict[int, int] = {}
+        self._finished: dict[int, int | None] = {}
+
+    def later(self, job_id: int) -> int | None:
+        """The retry of a job."""
+        row = self._tx.one("retry.of", job_id=job_id)
+        return None if row is None else int(row[0])
+
+    def latest(self, job_id: int) -> int:
+        """The latest try of a job, which may be itself."""
+        path = self._path(job_id, self._latest)
+        last = self._latest.get(path[-1], path[-1])
+        self._latest.update(dict.fromkeys(path, last))
+        return last
+
+    def finished(self, job_id: int) -> int | None:
+        """The latest that has finished, of a job and its later tries."""
+        path = self._path(job_id, self._finished)
+        found = self._finished.get(path[-1])
+        for one in reversed(path):
+            if one not in self._finished:
+                found = found or (one if self.state(one) is JobState.FINISHED else None)
+                self._finished[one] = found
+        return found
+
+    def made(self, job_ids: Sequence[int], then: Container[int]) -> list[int]:
+        """Of each job the first of its tries that was made `then`, or the latest."""
+        found: dict[int, int] = {}
+        for job_id in job_ids:
+            path = self._path(job_id, found, then)
+            end = found.get(path[-1], path[-1])
+            found.update(dict.fromkeys(path, end))
+        return [found[job_id] for job_id in job_ids]
+
+    def state(self, job_id: int) -> JobState:
+        if job_id not in self._states:
+            found = retention.states_of(self._tx, (job_id,)).get(job_id)
+            # None: dropped with its month
+            self._states[job_id] = found[0] if found is not None else JobState.CLOSED
+        return self._states[job_id]
+
+    def _path(
+        self, job_id: int, known: Container[int], wanted: Container[int] = frozenset()
+    ) -> list[int]:
+        """A job and its later tries, as far as the first one that is `known` or `wanted`."""
+        path = [job_id]
+        while path[-1] not in known and path[-1] not in wanted:
+            if (later := self.later(path[-1])) is None:
+                break
+            path.append(later)
+        return path
 
 
 def plan(tx: Tx, job_ids: Sequence[int], turns: Turns) -> Plan:
     """What is to be done so that each of these jobs is tried again. Raises Rejected."""
+    tries = Tries(tx)
     latest: list[int] = []
     renewed: dict[int, _Past] = {}
+    links = 0
     for nr, job_id in enumerate(job_ids):
-        *_, last = chain(tx, job_id)
+        last = tries.latest(job_id)
         latest.append(last)
-        state = _state(tx, last)
+        state = tries.state(last)
         if state in FINAL and last not in renewed:
             if last != job_id and state is JobState.FINISHED:
                 raise Rejected(
@@ -78,6 +131,14 @@ def plan(tx: Tx, job_ids: Sequence[int], turns: Turns) -> Plan:
                     remedy=f"to run it once more: dispatcher retry {last}",
                 )
             renewed[last] = _past(tx, last, turns)
+            links += len(renewed[last].parents)
+            if links > MOST_LINKS:
+                raise Rejected(
+                    422,
+                    f"these jobs have more than {MOST_LINKS} dependencies",
+                    field=f"job_ids[{nr}]",
+                    remedy="retry them in several requests, parents first",
+                )
         elif last == job_id and state not in FINAL:
             raise Rejected(
                 409, f"job {job_id} is {state}", field=f"job_ids[{nr}]", remedy="cancel it first"
@@ -94,47 +155,43 @@ def plan(tx: Tx, job_ids: Sequence[int], turns: Turns) -> Plan:
     return Plan(
         latest=tuple(latest),
         renewed=tuple(renewed),
-        jobs=tuple(_again(tx, job_id, renewed, places) for job_id in renewed),
+        jobs=tuple(_again(tries, job_id, renewed, places) for job_id in renewed),
         owner=owners[0] if owners else "",
         group=next((past.group for past in renewed.values()), ""),
     )
 
 
-def _again(tx: Tx, job_id: int, renewed: dict[int, _Past], places: dict[int, int]) -> Prepared:
+def _again(
+    tries: Tries, job_id: int, renewed: dict[int, _Past], places: dict[int, int]
+) -> Prepared:
     """The new try of a job. `places`: where in the request stand those that are tried again."""
     past = renewed[job_id]
     outside: list[int] = []
     inside: list[int] = []
     for parent in past.parents:
-        tries = list(chain(tx, parent))
-        if tries[-1] in places:
-            inside.append(tries[-1])
+        latest = tries.latest(parent)
+        if latest in places:
+            inside.append(latest)
         else:
-            outside.append(_usable(tx, job_id, tries))
+            outside.append(_usable(tries, job_id, parent))
     names = tuple(renewed[one].spec.name for one in inside)
     spec = replace(past.spec, depends_on=(*outside, *names))
     return prepared(spec, after=tuple(places[one] for one in inside))
 
 
-def _usable(tx: Tx, job_id: int, tries: Sequence[int]) -> int:
+def _usable(tries: Tries, job_id: int, parent: int) -> int:
     """The try of a parent that a child can wait for. Raises Rejected."""
-    states = [_state(tx, one) for one in tries]
-    if states[-1] not in FINAL:
-        return tries[-1]
-    for one, state in zip(reversed(tries), reversed(states), strict=True):
-        if state is JobState.FINISHED:
-            return one
+    latest = tries.latest(parent)
+    if tries.state(latest) not in FINAL:
+        return latest
+    if (finished := tries.finished(parent)) is not None:
+        return finished
     raise Rejected(
         409,
-        f"job {job_id} depends on job {tries[-1]}, which is {states[-1]}",
+        f"job {job_id} depends on job {latest}, which is {tries.state(latest)}",
         field="job_ids",
-        remedy=f"retry both: dispatcher retry {tries[-1]} {job_id}",
+        remedy=f"retry both: dispatcher retry {latest} {job_id}",
     )
-
-
-def _state(tx: Tx, job_id: int) -> JobState:
-    found = retention.states_of(tx, (job_id,)).get(job_id)
-    return found[0] if found is not None else JobState.CLOSED  # dropped with its month
 
 
 def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:

@@ -16,7 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.submission import check
-from dispatcher import logs, queue, retention, retries, shares, submission, views, why
+from dispatcher import costs, logs, queue, retention, retries, shares, submission, views, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.events import until
 from dispatcher.groups import group_of
@@ -301,6 +301,9 @@ class Users(Reasons):
                 return await self._retried(ask, key, known)
             plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
             if plan.jobs:
+                if self.limiter is not None:
+                    links = sum(len(one.spec.depends_on) for one in plan.jobs)
+                    self.limiter.spend(caller.subject, costs.LINK_S * links)
                 await asyncio.to_thread(self._possible, plan.jobs)
                 mine = caller.subject == plan.owner
                 request = Request(
@@ -324,10 +327,7 @@ class Users(Reasons):
         if known.digest != retries.digest_of(ask.job_ids):
             raise submission.another(key)
         then = set(known.answer.job_ids)
-        chains = await self.store.read(
-            lambda tx: [list(retries.chain(tx, job_id)) for job_id in ask.job_ids]
-        )
-        ids = (next((one for one in chain if one in then), chain[-1]) for chain in chains)
+        ids = await self.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
         return m.Submitted(job_ids=tuple(ids), repeated=True)
 
     async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:

@@ -98,7 +98,7 @@ delete from request where owner = :owner and request_id = :request_id
 insert into retry (job_id, new_id, made_by, made) values (:job_id, :new_id, :made_by, :made)
     on conflict do nothing returning new_id
 -- name: retry.of
--- owner: checked by chain
+-- owner: checked by later
 select new_id, made_by, made from retry where job_id = :job_id
 -- name: retry.made
 select job_id, made_by, made from retry where new_id = :new_id

@@ -9,8 +9,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from dispatcher import retention
+from dispatcher import costs, retention, retries
 from dispatcher.caller import Caller, Rejected
+from dispatcher.rates import Limiter, Rates
 from tests.dispatcher.helpers import ALICE, BOB, job, run
 
 S = JobState
@@ -228,3 +229,62 @@ def test_a_request_id_of_a_version_before_gives_the_first_answer(place):
         assert await b.submit(job("b"), request="mine") == ids
 
     run(test, place)
+
+
+# --- what they cost ------------------------------------------------------------------------------------
+
+
+class Chain:
+    """A transaction on a store where each of these jobs is the retry of the one before."""
+
+    def __init__(self, *states: JobState) -> None:
+        self._states = states
+        self.looks = 0
+
+    def one(self, query: str, job_id: int) -> tuple[int] | None:
+        assert query == "retry.of"
+        self.looks += 1
+        return (job_id + 1,) if job_id + 1 < len(self._states) else None
+
+    def all(self, query: str, ids: str) -> list[tuple[int, JobState, str]]:
+        return [(one, self._states[one], "alice") for one in msgspec.json.decode(ids)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_step_of_a_chain_is_looked_up_once_however_many_name_it(order):
+    """Ten thousand times the first of 150 tries held a reader for ten seconds."""
+    states = [S.FAILED] * 1000
+    states[400] = S.FINISHED
+    tx = Chain(*states)
+    tries = retries.Tries(tx)
+    for job_id in (3, 450, 990, 999)[::order]:
+        assert tries.latest(job_id) == 999
+        assert tries.finished(job_id) == (400 if job_id <= 400 else None)
+        then = 7 if job_id <= 7 else 500 if job_id <= 500 else 999
+        assert tries.made([job_id], {7, 500}) == [then]
+    tx.looks = 0
+    tries = retries.Tries(tx)
+    for job_id in list(range(1000))[::order] * 3:
+        tries.latest(job_id)
+        tries.finished(job_id)
+    tries.made(list(range(1000))[::order] * 3, {7, 500})
+    assert tx.looks <= 3 * 1000
+
+
+def test_what_jobs_wait_for_is_bounded_and_charged_when_they_are_tried_again(tmp_path, monkeypatch):
+    async def test(b):
+        ids = await b.submit(job("p"), *(job(f"c{nr}", depends_on=("p",)) for nr in range(5)))
+        worker = await b.worker()
+        await fail(b, worker)
+        b.service.limiter = limiter = Limiter(Rates(), lambda: 0.0)
+        limiter.ask("alice")
+        before = limiter._account("alice").left
+        monkeypatch.setattr(retries, "MOST_LINKS", 4)
+        with pytest.raises(Rejected, match="more than 4 dependencies"):
+            await retry(b, *ids)
+        monkeypatch.setattr(retries, "MOST_LINKS", 5)
+        await retry(b, *ids)
+        paid = (before - limiter._account("alice").left) * costs.REQUEST_S
+        assert paid == pytest.approx(5 * costs.LINK_S)
+
+    run(test, tmp_path)
