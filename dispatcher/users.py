@@ -184,7 +184,7 @@ class Users(Reasons):
         owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
         if ask.user and ask.user != owner:
             return m.JobPage(jobs=())
-        wanted = [_state(word) for word in ask.state.split(",") if word]
+        wanted = list(dict.fromkeys(_state(word) for word in ask.state.split(",") if word))
         values = {
             "before": ask.before or 2**62,
             "owner": owner,

@@ -159,7 +159,10 @@ def test_a_long_search_hands_over_what_it_has_and_where_it_was(tmp_path, small_s
 
 
 @pytest.mark.field("A21")
-@pytest.mark.parametrize("state", ["", "activated", "running", "activated,running,finished"])
+@pytest.mark.parametrize(
+    "state",
+    ["", "activated", "running", "activated,running,finished", "activated,running,activated"],
+)
 def test_a_list_in_slices_is_the_list(place, small_slices, state):
     async def test(b):
         worker = await b.worker()
