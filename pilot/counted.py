@@ -14,12 +14,19 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from pilot import proc
 
 ENTRY_BYTES = 4096
 """What an inode counts at least: a million empty files fill a file system as well."""
+AHEAD_BYTES = 64 << 20
+"""What may be allocated ahead of all files together, beside as much again as they have: a file system
+does that for the few that grow, and a payload for as many as it likes (`fallocate --keep-size`)."""
 STEP = 20_000
 """Entries looked at in one step of a walk: 80 ms."""
+_PIDFD_GETFD = 438  # on every architecture
+_NUMBERS = 1 << 16  # of descriptors looked at of a process that hides them
 _INODE_KB = 1  # of a file in memory, with its name
 _SLACK = (
     64 << 10
@@ -39,29 +46,34 @@ class Disk:
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
         self._tops = tops
-        self._sum = self._mark = 0
+        self._sum = self._ahead = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
 
     def step(self, most: int = STEP) -> bool:
         """Look at up to `most` more entries; whether that came to the end of a walk."""
         if self._walk is None:
-            self._sum, self._mark = 0, self._mark_of_tops()
+            self._sum, self._ahead, self._mark = 0, 0, self._mark_of_tops()
             self._linked, self._walk = set(), self._entries()
         for _ in range(most):
             if (found := next(self._walk, None)) is None:
-                self.used, self.mark, self._walk = self._sum, self._mark, None
+                self.used, self.mark, self._walk = self._so_far(), self._mark, None
                 return True
             self._count(found)
-        self.used = max(self.used, self._sum)
+        self.used = max(self.used, self._so_far())
         return False
+
+    def _so_far(self) -> int:
+        return self._sum + max(0, self._ahead - self._sum - AHEAD_BYTES)
 
     def _count(self, found: os.stat_result) -> None:
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             if (found.st_dev, found.st_ino) in self._linked:
                 return
             self._linked.add((found.st_dev, found.st_ino))
-        self._sum += charge(found)
+        charged = charge(found)
+        self._sum += charged
+        self._ahead += max(0, found.st_blocks * 512 - charged)
         self._mark += hash((found.st_ino, found.st_ctime_ns, found.st_size))
 
     def _mark_of_tops(self) -> int:
@@ -116,22 +128,53 @@ def nameless(pids: Iterable[int], disk_device: int) -> Nameless:
     seen: set[tuple[int, int]] = set()
     memory = disk = 0
     for pid in pids:
-        try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
-        except OSError:
-            continue
-        for name in descriptors:
-            with contextlib.suppress(OSError):
-                found = os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - thousands of them
-                known = (found.st_dev, found.st_ino)
-                if found.st_nlink or not stat.S_ISREG(found.st_mode) or known in seen:
-                    continue
-                seen.add(known)
-                if found.st_dev in _memory_devices():
-                    memory += found.st_blocks * 512 + (_INODE_KB << 10)
-                elif found.st_dev == disk_device:
-                    disk += charge(found)
+        for found in _held_open(pid):
+            known = (found.st_dev, found.st_ino)
+            if found.st_nlink or not stat.S_ISREG(found.st_mode) or known in seen:
+                continue
+            seen.add(known)
+            if found.st_dev in _memory_devices():
+                memory += found.st_blocks * 512 + (_INODE_KB << 10)
+            elif found.st_dev == disk_device:
+                disk += charge(found)
     return Nameless(memory, disk)
+
+
+def _held_open(pid: int) -> Iterator[os.stat_result]:
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
+    except PermissionError:  # it made itself undumpable, or runs a program that nobody may read
+        yield from _hidden(pid)
+        return
+    except OSError:
+        return
+    for name in descriptors:
+        with contextlib.suppress(OSError):
+            yield os.stat(f"/proc/{pid}/fd/{name}")  # noqa: PTH116 - thousands of them
+
+
+def _hidden(pid: int) -> Iterator[os.stat_result]:
+    """The open files of a process whose list of them is shut to its own user, one number after the other:
+    whoever made its namespace may take a copy of each."""
+    size = proc.counter(f"/proc/{pid}/status", b"FDSize:") or 0
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        try:
+            for number in range(min(size, _NUMBERS)):
+                if (copy := _libc().syscall(_PIDFD_GETFD, process, number, 0)) >= 0:
+                    try:
+                        yield os.fstat(copy)
+                    finally:
+                        os.close(copy)
+        finally:
+            os.close(process)
+
+
+@cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
 
 
 def shared_memory_kb(pid: int) -> int:

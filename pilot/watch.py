@@ -254,6 +254,7 @@ class Supervisor:
         disk = Disk((one.work.directory, one.work.tmp))
         disk.step(FINAL_ENTRIES)
         self._disk_limit(one, disk, 0)
+        self._logs(one, time.monotonic())
 
     def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
         used = disk.used + without_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
-from pilot.counted import Disk, charge, nameless
+from pilot.counted import AHEAD_BYTES, Disk, charge, nameless
 from pilot.ports import JobError
 from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
@@ -31,6 +32,7 @@ from plugins.data.file import File
 from tests.pilot.attempts import grounds, held_of, spawning
 
 MB = 1 << 20
+ROOT = Path(__file__).parents[2]
 
 
 def used(top: Path) -> int:
@@ -67,6 +69,50 @@ def test_what_is_allocated_beyond_a_files_end_counts_unless_the_file_grows() -> 
     blocks = SimpleNamespace(st_size=0, st_blocks=20 * MB // 512)
     assert charge(blocks) == 20 * MB
     assert charge(SimpleNamespace(st_size=10 * MB, st_blocks=20 * MB // 512)) < 11 * MB
+
+
+@pytest.mark.field("A14")
+def test_what_is_allocated_ahead_of_many_small_files_counts(tmp_path: Path) -> None:
+    """`fallocate --keep-size` took sixteen times of what was counted."""
+    for n in range(1500):
+        with (tmp_path / f"{n}").open("wb") as file:
+            ahead_of(file.fileno(), 64 << 10)
+    allocated = sum(found.stat().st_blocks * 512 for found in tmp_path.iterdir())
+    if allocated < 90 * MB:
+        pytest.skip("this file system allocates nothing ahead")
+    assert used(tmp_path) >= allocated - AHEAD_BYTES - 1600 * 4096
+
+
+def ahead_of(fd: int, size: int) -> None:
+    ctypes.CDLL(None).fallocate(fd, 1, ctypes.c_long(0), ctypes.c_long(size))  # FALLOC_FL_KEEP_SIZE
+
+
+HIDDEN = """
+import os, subprocess, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from pilot.counted import nameless
+hides = "import ctypes, os, sys; fd = os.memfd_create('m'); os.write(fd, b'x' * (3 << 20));" \\
+    "ctypes.CDLL(None).prctl(4, 0); print('hidden', flush=True); sys.stdin.read()"
+made = subprocess.Popen(["unshare", "-U", "/usr/bin/python3", "-c", hides],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+made.stdout.readline()
+try:
+    os.listdir(f"/proc/{made.pid}/fd")
+except PermissionError:
+    print(nameless([made.pid], -1).memory)
+made.communicate()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.real
+@pytest.mark.field("A14")
+def test_files_of_a_process_that_hides_them_count() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.strip(), done.stderr
+    assert 3 * MB <= int(done.stdout) < 4 * MB
 
 
 @pytest.mark.field("A14", "A15")
@@ -253,6 +299,20 @@ def test_a_payload_that_is_quicker_than_a_look_is_held_to_its_disk_as_well(
     )
     assert outcome.error is not None, said
     assert outcome.error.code is Code.WORKDIR_TOO_LARGE
+
+
+@pytest.mark.real
+def test_a_payload_that_is_quicker_than_a_look_is_held_to_its_output_as_well(
+    tmp_path: Path,
+) -> None:
+    supervisor = Supervisor(bounds_of(Limits(stdout="1MB")))
+    held = held_of("true")
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        with supervisor.watching(held, work):
+            sized(work.stdout, 3 * MB)
+    assert held.stopped is not None
+    assert held.stopped.code is Code.STDOUT_TOO_BIG
 
 
 @pytest.mark.real
