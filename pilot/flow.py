@@ -22,7 +22,7 @@ from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
 from pilot.stage import undeclared
 from pilot.tarball import keep_log
-from pilot.workdir import Workdir
+from pilot.workdir import SCRIPT, Workdir
 
 _log = Log("pilot.flow")
 KEEP = "a file is kept if the job names it in `outputs`"
@@ -97,6 +97,13 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
         raise JobError(
             Code.PAYLOAD_FAILED, error.message, remedy=error.remedy, field=error.field
         ) from None
+    if spec.script and any(file.name == SCRIPT for file in spec.inputs):
+        raise JobError(
+            Code.PAYLOAD_FAILED,
+            f"the pilot calls the job's script {SCRIPT}, and an input is called so as well",
+            field="inputs",
+            remedy="give the input another name",
+        )
     kit.container.accepts(spec)
     if spec.launcher != "single":
         raise JobError(

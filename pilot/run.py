@@ -20,14 +20,13 @@ from pilot.held import Held
 from pilot.oom import OomKills
 from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
 from pilot.slots import Slot
-from pilot.workdir import Workdir, open_regular, tail_of
+from pilot.workdir import SCRIPT, Workdir, open_regular, tail_of
 
 if TYPE_CHECKING:
     from pilot.kit import Kit
 
 TAIL_BYTES, TAIL_LINES = 4000, 20
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-SCRIPT = "ailurus_script"
 BY_A_SITE = frozenset(
     {
         signal.SIGTERM,

@@ -22,7 +22,7 @@ from pilot.counted import ENTRY_BYTES, charge
 from pilot.held import Held
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.site import Bounds
-from pilot.workdir import Workdir
+from pilot.workdir import SCRIPT, Workdir
 
 T = TypeVar("T")
 MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
@@ -211,6 +211,8 @@ def undeclared(spec: JobSpec, work: Workdir) -> str:
     """What a payload left that goes with its directory, as a sentence; empty if there is nothing."""
     declared = {f"work/{file.name}" for file in spec.inputs}
     declared |= {f"work/{file.name}" for file in spec.outputs}
+    if spec.script:
+        declared.add(f"work/{SCRIPT}")
     found = (
         name.removeprefix("work/")
         for name, status in work.files(tmp=False)

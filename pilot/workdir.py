@@ -17,6 +17,8 @@ from typing import Self
 
 from pilot.blame import Thing, judged
 
+SCRIPT = "ailurus_script"
+"""What the pilot calls the script of a job, in the payload's directory."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WALKED = 50_000  # entries looked at in one walk; who has more is measured by these

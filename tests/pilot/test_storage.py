@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
@@ -16,7 +18,7 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.url import Url
 from pilot import options, site, stage
 from pilot.ports import JobError
-from pilot.workdir import Workdir
+from pilot.workdir import SCRIPT, Workdir
 from tests.pilot.attempts import held_of
 from tests.pilot.helpers import Field
 
@@ -39,6 +41,13 @@ def work(tmp_path: Path):
 
 def test_what_was_declared_is_not_named(work: Workdir) -> None:
     assert stage.undeclared(SPEC, work) == ""
+
+
+def test_the_script_that_the_pilot_wrote_is_no_file_of_the_users(work: Workdir) -> None:
+    os.close(work.create(SCRIPT))
+    spec = replace(SPEC, command="", script="#!/bin/sh\ntrue\n")
+    assert stage.undeclared(spec, work) == ""
+    assert SCRIPT in stage.undeclared(SPEC, work)
 
 
 def test_what_goes_with_the_directory_is_named(work: Workdir) -> None:
