@@ -45,7 +45,8 @@ def test_a_lost_admin_token_is_made_anew_by_init(tmp_path, capsys):
 
 
 def test_no_keys_no_service(tmp_path, capsys):
-    assert main(["serve", "--store", f"sqlite:///{tmp_path}/queue.db"]) == CONFIGURATION
+    place = ["--listen", "127.0.0.1:0"]
+    assert main(["serve", "--store", f"sqlite:///{tmp_path}/queue.db", *place]) == CONFIGURATION
     assert "dispatcher init" in capsys.readouterr().err
 
 
