@@ -1,183 +1,26 @@
-"""What users ask: submit, look, wait, cancel."""
+"""What users ask: look, wait, cancel; what they hand in is in `intake`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import Sequence
-from itertools import chain, islice
 
 import msgspec
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
-from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
-from ailurus.protocol.submission import check
-from dispatcher import costs, logs, queue, retention, retries, shares, submission, views, why
+from dispatcher import logs, queue, retention, submission, views
 from dispatcher.caller import Caller, Rejected
 from dispatcher.events import until
-from dispatcher.groups import group_of
-from dispatcher.ports import Row, Tx, Unavailable
-from dispatcher.reasons import Reasons
-from dispatcher.submission import Prepared, Request
+from dispatcher.intake import Intake
+from dispatcher.ports import Row, Tx
 
-_decode_spec = msgspec.json.Decoder(JobSpec).decode
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
 
 
-class Users(Reasons):
+class Users(Intake):
     """The part of the service that users see."""
-
-    async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
-        """Accept all jobs of a request, once, however often it is sent."""
-        lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
-        async with lock:  # the same request again waits until the first has been stored
-            known = await self._known(caller.subject, ask.request_id)
-            jobs, digest = await asyncio.to_thread(self._prepared, ask, known is not None)
-            return await self._once(
-                Request(
-                    by=caller.subject,
-                    request_id=ask.request_id,
-                    digest=digest,
-                    owner=caller.subject,
-                    sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
-                    group=group_of(caller.groups, self.settings.groups),
-                ),
-                jobs,
-                known,
-            )
-
-    async def _known(self, by: str, request_id: str) -> submission.Known | None:
-        return await self.store.read(lambda tx: submission.known(tx, by, request_id))
-
-    async def _once(
-        self, request: Request, jobs: Sequence[Prepared], known: submission.Known | None = None
-    ) -> m.Submitted:
-        """Store a request, or give its first answer again, if it is `known`. Raises Rejected if that was
-        another one."""
-        if known is None:
-            try:
-                return await self._store_jobs(jobs, request)
-            except submission.Taken:
-                known = await self._known(request.by, request.request_id)
-        if known is None:
-            raise Unavailable("another dispatcher is storing this request")
-        if known.digest not in (None, request.digest):
-            raise submission.another(request.request_id)
-        return known.answer
-
-    def _prepared(self, ask: m.Submit, known: bool) -> tuple[list[Prepared], str]:
-        """The jobs as they are stored, and what they say; if they are `known`, they were good then."""
-        if known:
-            jobs = submission.prepare(ask.jobs)
-        else:
-            jobs = self._checked(ask)
-            self._possible(jobs)
-        return jobs, submission.digest_of(jobs)
-
-    def _checked(self, ask: m.Submit) -> list[Prepared]:
-        try:
-            check(ask.jobs)
-        except AilurusError as error:
-            raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
-        submission.check_links(ask.jobs)
-        return submission.prepare(ask.jobs)
-
-    def _possible(self, jobs: Sequence[Prepared]) -> None:
-        """Raise Rejected for a job that no site can ever run."""
-        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes
-        offers: dict[str, list[why.Offer]] = {}  # and many workers are few sizes
-        for index, job in enumerate(jobs):
-            kind = (job.spec.queue, job.shape)
-            if kind in good:
-                continue
-            if job.spec.queue not in offers:
-                offers[job.spec.queue] = why.sizes(self.offers(job.spec.queue))
-            fault = why.impossible(job.spec, job.shape, offers[job.spec.queue])
-            good.add(kind)
-            if fault is not None:
-                raise Rejected(
-                    422,
-                    f"no queue can ever run job {job.spec.name!r}: {fault[1]}",
-                    field=f"jobs[{index}].{fault[0]}",
-                    remedy="ask for less, or submit it once a site offers more",
-                )
-
-    async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
-        """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
-        now = self.now()
-        jobs = list(jobs)
-        places = {job.spec.name: nr for nr, job in enumerate(jobs)}
-        links = submission.links(jobs, places)
-        few = list(islice(links, submission.LINKS + 1))
-        first = 0
-        owner, group = request.owner, request.group
-        ends, takes = shares.turns(
-            ((job.spec.queue, job.shape.cores) for job in jobs),
-            self.settings.shares.get(owner, 1.0),
-        )
-        begins: dict[str, float] = {}
-
-        def begin(tx: Tx) -> None:
-            nonlocal first, begins
-            first = submission.begin(tx, request, len(jobs), process=self.process, now=now)
-            begins = shares.begin(tx, owner, takes, group, self.turns)
-
-        def add(tx: Tx, at: int) -> None:
-            part = jobs[at : at + submission.TOGETHER]
-            submission.still_ours(tx, request, first)
-            submission.add(
-                tx,
-                part,
-                at=at,
-                first=first,
-                owner=owner,
-                shapes=self.shapes,
-                ranks=[
-                    begins[job.spec.queue] + end for job, end in zip(part, ends[at:], strict=False)
-                ],
-                now=now,
-                group=group,
-                turns=self.turns,
-            )
-
-        def link(tx: Tx, part: Sequence[submission.Link]) -> None:
-            submission.still_ours(tx, request, first)
-            submission.link(tx, part, jobs, first=first, sees=request.sees)
-
-        def finish(tx: Tx) -> m.Submitted:
-            submission.still_ours(tx, request, first)
-            return submission.open_up(tx, request, first, len(jobs), now=now)
-
-        def at_once(tx: Tx) -> m.Submitted:
-            begin(tx)
-            add(tx, 0)
-            if few:
-                link(tx, few)
-            return finish(tx)
-
-        if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
-            return await self.store.write(at_once)
-        await self.store.write(begin)
-        try:
-            for at in range(0, len(jobs), submission.TOGETHER):
-                await self.store.write(lambda tx, at=at: add(tx, at))  # type: ignore[misc]
-            left = chain(few, links)
-            while part := list(islice(left, submission.LINKS)):
-                await self.store.write(lambda tx, part=part: link(tx, part))  # type: ignore[misc]
-        except Rejected:
-            for at, last in submission.spans(jobs):
-                await self.store.write(
-                    lambda tx, at=at, last=last: submission.clear(tx, first + at, first + last)  # type: ignore[misc]
-                )
-            await self.store.write(
-                lambda tx: submission.drop(tx, request.by, request.request_id, first, len(jobs))
-            )
-            raise
-        return await self.store.write(finish)
 
     async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
         """Jobs, newest first."""
@@ -235,7 +78,7 @@ class Users(Reasons):
         while True:
             signal = self.hub.expect_end(watched)
             try:
-                answer = await self._states(ask.job_ids, caller)
+                answer = await self.states_of(ask.job_ids, caller)
             except BaseException:
                 signal.cancel()
                 raise
@@ -253,22 +96,9 @@ class Users(Reasons):
             await until(signal, left)
             await asyncio.sleep(0.05 if many else 0)  # many ends, one look
 
-    async def _states(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
-        found = await self.store.read(lambda tx: retention.states_of(tx, job_ids))
-        states = {one: state for one, (state, owner) in found.items() if caller.owns(owner)}
-        for nr, job_id in enumerate(job_ids):
-            if job_id not in states:
-                raise Rejected(
-                    404,
-                    f"there is no job {job_id}",
-                    field=f"job_ids[{nr}]",
-                    remedy="see `dispatcher jobs`",
-                )
-        return m.JobStates(states=states)
-
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
         """Cancel jobs; softly: those that run may end by themselves."""
-        states = (await self._states(ask.job_ids, caller)).states
+        states = (await self.states_of(ask.job_ids, caller)).states
         hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
         if ask.soft:
             hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]
@@ -288,47 +118,6 @@ class Users(Reasons):
             self.log_arrived(job_id)  # who follows its output learns that no more will come
         done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
-
-    async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
-        """New jobs with the specifications of final ones, and with their owner. A job whose retry is
-        under way is not tried twice: the answer names that one. The rules are in `retries`."""
-        await self._states(ask.job_ids, caller)
-        lock = self._submitting.setdefault((caller.subject, ""), asyncio.Lock())
-        async with lock:  # of two at once the second finds what the first has made
-            key = ask.request_id
-            known = await self._known(caller.subject, key) if key is not None else None
-            if key is not None and known is not None:
-                return await self._retried(ask, key, known)
-            plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
-            if plan.jobs:
-                if self.limiter is not None:
-                    links = sum(len(one.spec.depends_on) for one in plan.jobs)
-                    self.limiter.spend(caller.subject, costs.LINK_S * links)
-                await asyncio.to_thread(self._possible, plan.jobs)
-                mine = caller.subject == plan.owner
-                request = Request(
-                    by=caller.subject,
-                    request_id=key or f"retry-{uuid.uuid4().hex}",
-                    digest=retries.digest_of(ask.job_ids),
-                    owner=plan.owner,
-                    sees=plan.owner,
-                    group=group_of(caller.groups, self.settings.groups) if mine else plan.group,
-                    retries=plan.renewed,
-                )
-                answer = await self._once(request, plan.jobs)
-                made = dict(zip(plan.renewed, answer.job_ids, strict=True))
-            else:
-                made = {}
-            latest = [made.get(one, one) for one in plan.latest]
-            return m.Submitted(job_ids=tuple(latest), repeated=not made)
-
-    async def _retried(self, ask: m.Retry, key: str, known: submission.Known) -> m.Submitted:
-        """The answer to a retry that comes again: of each job the try that was made then."""
-        if known.digest != retries.digest_of(ask.job_ids):
-            raise submission.another(key)
-        then = set(known.answer.job_ids)
-        ids = await self.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
-        return m.Submitted(job_ids=tuple(ids), repeated=True)
 
     async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
         """A piece of a job's output; asking for a running one's makes its pilot send it."""

@@ -56,7 +56,7 @@ def test_a_young_job_and_one_whose_child_needs_it_stay(place):
         await finish(b, worker)
         await tidy(b, before=1.0)
         await tidy(b)
-        states = (await b.service._states((first, child), ALICE)).states
+        states = (await b.service.states_of((first, child), ALICE)).states
         assert states == {first: S.FINISHED, child: S.ACTIVATED}
         await finish(b, worker)
         await tidy(b)
@@ -86,7 +86,7 @@ def test_a_moved_job_is_a_finished_job_to_every_question(place):
             await b.service.tail(TailQuery(file="stdout"), ALICE, job_id=old)
         await b.service.events(EventsQuery(job_id=old), ALICE)
         for ask in (
-            b.service._states((old,), BOB),
+            b.service.states_of((old,), BOB),
             b.service.why(NoQuery(), BOB, job_id=old),
             b.service.cancel(m.Cancel(job_ids=(old,)), BOB),
             b.service.retry(m.Retry(job_ids=(old,)), BOB),
