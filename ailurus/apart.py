@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from msgspec import Struct
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """What every sandbox shows of its node."""
 _Id = tuple[int, int]
 
 
-class Place(NamedTuple):
+class Place(Struct, frozen=True):
     """A path as it was looked at once: by name, by name without links, and by the directories themselves,
     which a second mount or a file system without case shows under another name."""
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ailurus.protocol.shown import shown
 
-_FILE_BYTES, _FILES_KEPT = 50_000_000, 3
-LOOK_S = 1.0  # between two looks whether the log is still where it was
 AGAIN_S = 3600.0  # between two lines about the same trouble
 
 
@@ -107,30 +103,6 @@ def _text(thing: object) -> str:
     return shown(str(thing))
 
 
-class _File(RotatingFileHandler):
-    """A file that is rotated when it is long, and opened anew when somebody else has moved it away: who
-    keeps writing to a file that was renamed, or deleted, writes for nobody."""
-
-    _look_at = 0.0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.created >= self._look_at or record.created < self._look_at - LOOK_S:
-            self._look_at = record.created + LOOK_S
-            if self.stream is not None and _is_moved(self.stream, Path(self.baseFilename)):
-                self.stream.close()
-                self.stream = None
-        super().emit(record)
-
-
-def _is_moved(file: IO[str], path: Path) -> bool:
-    here = os.fstat(file.fileno())
-    try:
-        there = path.stat()
-    except OSError:
-        return True
-    return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
-
-
 def to(path: Path | None = None, *, level: str = "info") -> None:
     """Send the logs of this process to `path` as JSON lines, else to stderr."""
     handler: logging.Handler
@@ -138,7 +110,9 @@ def to(path: Path | None = None, *, level: str = "info") -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Text() if sys.stderr.isatty() else _Json())
     else:
-        handler = _File(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT)
+        from ailurus.logfile import LogFile  # late: a pilot on stderr starts without it
+
+        handler = LogFile(path)
         handler.setFormatter(_Json())
     root = logging.getLogger("ailurus")
     for old in root.handlers[:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
     entry.prepare()
+    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
+    gc.disable()
     from pilot import spawner as spawners
 
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):
@@ -76,6 +79,8 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     from pilot import site as sites
     from pilot.start import recover, started
 
+    gc.freeze()
+    gc.enable()
     site = sites.read(options.site) if options.site else sites.by_hand(options.storage)
     if options.recover:
         recover(options, site)

@@ -13,7 +13,8 @@ import errno
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError
@@ -166,7 +167,7 @@ class MetOn:
             raise judged(error, self._what, self._thing, code=self._code) from None
 
 
-class Seen(NamedTuple):
+class Seen(Struct, frozen=True):
     """What is known of how a payload ended."""
 
     exit_code: int = 0
@@ -197,7 +198,7 @@ WELL_BELOW = 0.75
 """Of the memory asked for: who is killed with less is not whom the memory lacks because of."""
 
 
-class _Row(NamedTuple):
+class _Row(Struct, frozen=True):
     fits: Callable[[Seen], bool]
     error: Callable[[Seen], JobError]
 

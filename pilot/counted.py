@@ -14,7 +14,9 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from pilot import proc
 
@@ -116,7 +118,7 @@ def charge(found: os.stat_result) -> int:
     return max(allocated, ENTRY_BYTES)
 
 
-class Nameless(NamedTuple):
+class Nameless(Struct, frozen=True, gc=False):
     """Bytes of files without a name that processes hold open."""
 
     memory: int

@@ -18,16 +18,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import re
-import resource
 import select
 import signal
 import socket
 import struct
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -39,6 +39,9 @@ from pilot.tree import (
     kill_tree,
     tell_tree,
 )
+
+if TYPE_CHECKING:
+    import resource
 
 LEFTOVERS_S = 5.0  # how long an ending waits for what its payload left behind to be gone
 AGAIN_S = 1.0  # after an ending: the kernel's list of children may miss one that just came
@@ -120,6 +123,9 @@ def start() -> tuple[socket.socket, int]:
 
 
 def _be_guardian(link: socket.socket) -> NoReturn:
+    import resource  # of no use to the pilot
+
+    gc.enable()
     os.setsid()
     for number in _DEAF:
         signal.signal(number, signal.SIG_IGN)

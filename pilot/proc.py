@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from msgspec import Struct
+
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -46,7 +48,7 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, l
     return found
 
 
-class Io(NamedTuple):
+class Io(Struct, frozen=True, gc=False):
     """Bytes that a process and the children it waited for moved."""
 
     read: int  # from storage
@@ -67,7 +69,7 @@ def io_of(pid: int) -> Io | None:
         return None
 
 
-class Mapped(NamedTuple):
+class Mapped(Struct, frozen=True, gc=False):
     """What processes have mapped, in kB."""
 
     all: int

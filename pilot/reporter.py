@@ -12,7 +12,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ailurus.logs import Log, Seldom
 from ailurus.loops import Loop
@@ -41,8 +42,7 @@ REFUSED = Patience(first_s=0.5, longest_s=60.0)
 WAITS_S = 3600.0
 
 
-@dataclass(eq=False)
-class Owing:
+class Owing(Struct, eq=False):
     """A report that is owed. `refused`: since when (`time.monotonic`) only strangers judge it."""
 
     report: m.Report

@@ -30,7 +30,7 @@ DirectoryUrl = Annotated[
 ]
 """Where files go. Shorter than a file's URL by more than a job's id, attempt and longest file name."""
 
-_PARTS = re.compile(
+_PARTS: Final = (
     r"([A-Za-z][A-Za-z0-9+.-]*)://"
     r"(?:([^/?#\x00-\x20]*)@)?"
     r"(?:\[([0-9A-Fa-f:.]+(?:%25[^\]/?#@\x00-\x20]+)?)\]|([^/?#@:\[\]\\\x00-\x20]*))"
@@ -57,7 +57,7 @@ class Url(Struct, frozen=True, gc=False):
     @staticmethod
     def parse(text: str) -> Url:
         """Raises AilurusError, whose text shows no secrets either."""
-        parts = _PARTS.fullmatch(text) if _encodable(text) else None
+        parts = re.fullmatch(_PARTS, text) if _encodable(text) else None
         if parts is None or int(parts[5] or 0) > 65535:
             raise AilurusError(
                 f"{shown(text)!r} is not a URL",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ailurus import logs
+from ailurus import logfile, logs
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def log(tmp_path: Path):
 
 @pytest.mark.parametrize("how", ["renamed", "deleted"])
 def test_a_log_follows_its_name(log, tmp_path: Path, monkeypatch, how):
-    monkeypatch.setattr(logs, "LOOK_S", 0.0)
+    monkeypatch.setattr(logfile, "LOOK_S", 0.0)
     log.info("before")
     if how == "renamed":
         (tmp_path / "log").rename(tmp_path / "log.1")

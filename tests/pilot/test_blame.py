@@ -6,6 +6,7 @@ import errno
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from pilot.blame import GUARDIAN_DIED, Seen, Thing, Whose, ending, judged, whose
@@ -142,7 +143,7 @@ def test_kills_for_memory_are_named_in_any_failure() -> None:
 def test_no_text_decides() -> None:
     for words in ("bwrap: Can't mkdir", "Out of memory", "No space left on device", "\0", "%s"):
         for seen in (Seen(exit_code=1), Seen(exit_code=137), Seen(exit_code=1, ran=False)):
-            plain, said = ending(seen), ending(seen._replace(words=words))
+            plain, said = ending(seen), ending(replace(seen, words=words))
             assert plain is not None
             assert said is not None
             assert (plain.code, plain.transient) == (said.code, said.transient)
