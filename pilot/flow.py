@@ -25,6 +25,8 @@ from pilot.tarball import keep_log
 from pilot.workdir import SCRIPT, Workdir
 
 _log = Log("pilot.flow")
+OF_THE_NODE = (Code.RESOURCE_UNAVAILABLE, Code.NO_LOCAL_SPACE, Code.CONTAINER_FAILED)
+"""Of what did not even begin: this node lacks something, whatever the job is."""
 KEEP = "a file is kept if the job names it in `outputs`"
 
 
@@ -59,6 +61,7 @@ def _attempt(held: Held, kit: Kit, work: Workdir) -> Report | None:
             held.timing["wait"] = time.monotonic() - staged
             with _phase(held, JobState.RUNNING, "run"):
                 outcome = run(held, work, slot, kit)
+                held.began = not (outcome.error and outcome.error.code in OF_THE_NODE)
         if outcome.error is not None:
             raise outcome.error
         with _phase(held, JobState.HOLDING, "stage_out"):
@@ -69,6 +72,8 @@ def _attempt(held: Held, kit: Kit, work: Workdir) -> Report | None:
         error = _unexpected(held, bug)
     if error is not None and outcome is None and held.give_back:
         return None
+    if error is not None and not held.began and error.code in OF_THE_NODE:
+        held.lack = error
     if error is not None:
         files = keep_log(held, work, kit.stage, error)
     else:

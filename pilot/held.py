@@ -39,6 +39,8 @@ class Held:
         self.notes: list[str] = []  # what happened, for the log tarball
         self.timing: dict[str, float] = {}
         self.kill_at: float | None = None  # monotonic: when TERM becomes KILL
+        self.began = False  # its payload ran
+        self.lack: JobError | None = None  # why not, where it is this node that lacks something
         self.give_back = False  # stopped by the pilot's end: unstarted it may be given back
         self._on_change, self._on_settled = on_change, on_settled
         self._stop: JobError | None = None

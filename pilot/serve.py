@@ -39,6 +39,7 @@ SIGNALS = {
 }
 HEARD = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
 LAST_WORDS_S = 10.0  # for reports, after the grace time
+LACKS = 3  # jobs in a row that this node could not begin: then it is no place for the next one
 NONSENSE = 5  # answers in a row, to one request: then it is no proxy's hiccup
 IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
 
@@ -72,7 +73,7 @@ class Server:
         self._began = self._idle_since = time.monotonic()
         self._asked: Need | None = None  # the room of the last ask
         self._jobs: set[Held] = set()
-        self._taken = 0
+        self._taken = self._lacks = 0
         self._prefetch = False
         self._draining = ""
         self.ending = Ending.DONE
@@ -341,7 +342,20 @@ class Server:
             self.broken = True
             self.drain(f"an attempt was lost: {type(error).__name__}: {error}", Ending.FAILED)
         finally:
+            self._count_lack(held)
             self._left(held)
+
+    def _count_lack(self, held: Held) -> None:
+        """Where nothing can be begun, take nothing more: a node that fails at once would have all jobs of a
+        queue, and each of their attempts."""
+        if held.began:
+            self._lacks = 0
+        elif held.lack is not None:
+            self._lacks += 1
+            if self._lacks >= LACKS:
+                self.broken = True
+                what = f"{LACKS} jobs in a row could not begin here, the last one: {held.lack}"
+                self.drain(what, Ending.FAILED)
 
     def _left(self, held: Held) -> None:
         """An attempt is not here any more."""

@@ -254,6 +254,49 @@ def test_an_attempt_that_cannot_even_be_reported_is_let_go(
     assert server.ending is Ending.FAILED
 
 
+def carried(server: Server, number: int) -> None:
+    server._take([assignment(number)])
+    for thread in threading.enumerate():
+        if thread.name.startswith("job-"):
+            thread.join()
+
+
+def ends(code: Code | None) -> Callable[..., Outcome]:
+    error = None if code is None else JobError(code, "lacks")
+    return lambda *_: Outcome(exit_code=0, error=error)
+
+
+@pytest.mark.field("L4", "L6")
+@pytest.mark.parametrize("lacks", ["work.make", "stage.stage_in", "container"])
+def test_a_node_that_begins_no_job_takes_no_more_of_them(
+    server: Server, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """With its directory gone, one pilot failed 12 jobs five times each, within a second."""
+    monkeypatch.setattr(flow, "keep_log", lambda *_: ())
+    monkeypatch.setattr(flow, "run", ends(Code.CONTAINER_FAILED))
+    if lacks != "container":
+        break_at(lacks, LACK, server._kit, monkeypatch)
+    for number in range(serve.LACKS):
+        assert server.ending is Ending.DONE
+        carried(server, number)
+    assert server.ending is Ending.FAILED
+    assert server.broken
+    assert "could not begin here" in server.diagnosis
+
+
+@pytest.mark.field("A22")
+@pytest.mark.parametrize("between", [None, Code.PAYLOAD_FAILED])
+def test_jobs_that_fail_by_themselves_drain_no_pilot(
+    server: Server, monkeypatch: pytest.MonkeyPatch, between: Code | None
+) -> None:
+    monkeypatch.setattr(flow, "keep_log", lambda *_: ())
+    for number in range(4 * serve.LACKS):
+        last = number % serve.LACKS == serve.LACKS - 1
+        monkeypatch.setattr(flow, "run", ends(between if last else Code.CONTAINER_FAILED))
+        carried(server, number)
+    assert not server.diagnosis
+
+
 @pytest.mark.field("L6")
 def test_a_guardian_that_is_not_understood_is_as_good_as_dead(
     monkeypatch: pytest.MonkeyPatch,
