@@ -158,10 +158,18 @@ def prefix(site: str) -> str:
     return "a" + hashlib.sha256(site.encode()).hexdigest()[:4]
 
 
-def steady() -> Callable[[], float]:
+class Steady:
     """The time of day now, which goes on evenly from here: no set clock makes a worker look late."""
-    ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return lambda: ahead + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def __call__(self) -> float:
+        return self._ahead + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def off_min(self) -> int:
+        """By how many minutes the machine's clock has been set since."""
+        return round((time.time() - self()) / 60)
 
 
 def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) -> Edge:
@@ -180,7 +188,7 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
     )
     book = Book(site.state / "book.sqlite", site=site.site)
     try:
-        return _opened(site, batch, book, clock or steady(), log)
+        return _opened(site, batch, book, clock or Steady(), log)
     except BaseException:
         book.close()
         raise

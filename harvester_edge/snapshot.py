@@ -17,7 +17,7 @@ from ailurus.protocol.job import Room
 from ailurus.protocol.worker import Outcome, Phase
 from harvester_edge import empties
 from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
-from harvester_edge.edge import Edge
+from harvester_edge.edge import Edge, Steady
 from harvester_edge.evidence import UNKNOWN, Worker
 from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.panda.instance import Told
@@ -141,6 +141,11 @@ def _doubt(edge: Edge, workers: list[Worker]) -> str:
 def _inputs(edge: Edge, demand: m.Demand, queued: int, active: int) -> Iterator[str]:
     """What was seen, in words."""
     total = len(edge.workers)
+    if isinstance(edge.clock, Steady) and abs(minutes := edge.clock.off_min()) > 1:
+        yield (
+            f"this machine's clock was set by {minutes:+d} minutes since the edge began, which goes by the "
+            "time before: restart it, or its deadlines are wrong"
+        )
     odd = Counter(
         worker.diagnosis for worker in edge.workers.values() if worker.diagnosis.startswith(UNKNOWN)
     )

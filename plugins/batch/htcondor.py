@@ -201,7 +201,12 @@ class HTCondor:
         self, tag: Tag, ids: Collection[BatchId] = (), age_s: float = 0.0
     ) -> tuple[Sighting, ...]:
         this = f"AilurusTag == {_quoted(tag)}"
-        past = self._ads("condor_history", this, "-scanlimit", "50000") if self.history else ()
+        # The history is everybody's, and so is the right to write our tag: where its numbers are
+        # known, an order is one cluster.
+        clusters = sorted({nr for one in ids if (nr := one.partition(".")[0]).isdecimal()})
+        ours = f" && ({' || '.join(f'ClusterId == {one}' for one in clusters)})" if clusters else ""
+        scan = ("-scanlimit", "50000")
+        past = self._ads("condor_history", this + ours, *scan) if self.history else ()
         found = {one.batch_id: one for one in (*past, *self._ads("condor_q", this))}
         return tuple(found.values())
 

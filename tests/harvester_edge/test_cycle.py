@@ -593,14 +593,28 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_b2_a_clock_that_is_set_makes_nobody_late(monkeypatch):
     import time
 
-    from harvester_edge.edge import steady
+    from harvester_edge.edge import Steady
 
-    clock = steady()
+    clock = Steady()
     before = clock()
     monkeypatch.setattr(time, "time", lambda: before + 3600)
     assert clock() - before < 60
     monkeypatch.setattr(time, "time", lambda: before - 3600)
     assert clock() >= before
+
+
+@pytest.mark.parametrize(("ahead_s", "told"), [(86_400, True), (-600, True), (30, False)])
+def test_a_clock_that_was_set_under_the_edge_is_told(world, monkeypatch, ahead_s, told):
+    """A machine that starts an edge before it knows the time: its deadlines are of another day."""
+    import time
+
+    from harvester_edge.edge import Steady
+
+    world.edge.clock = Steady()
+    now = world.edge.clock()
+    monkeypatch.setattr(time, "time", lambda: now + ahead_s)
+    inputs = cycle(world.edge).inputs
+    assert any("restart it, or its deadlines are wrong" in text for text in inputs) is told
 
 
 def test_r6_a_cycle_whose_mark_cannot_be_written_counts_all_the_same(world):

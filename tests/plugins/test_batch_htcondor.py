@@ -200,3 +200,13 @@ def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
     batch, _ = plugin(tmp_path, recorded("htcondor", stem))
     with pytest.raises(BatchError):
         batch.cancel(["6.0"])
+
+
+def test_the_history_is_asked_for_our_own_clusters(tmp_path):
+    """Any user may give a job our tag, let it end as he likes, and have it in everybody's history."""
+    batch, player = plugin(tmp_path, Ran(0, ""))
+    batch.find(TAG, ["8.0", "8.1", "101_2"])
+    history, queue = player.asked
+    wanted = f'AilurusTag == "{TAG}" && (ClusterId == 8)'
+    assert history[history.index("-constraint") + 1] == wanted
+    assert queue[queue.index("-constraint") + 1] == f'AilurusTag == "{TAG}"'
