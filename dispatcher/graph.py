@@ -76,8 +76,17 @@ def _fail(tx: Tx, child: int, diagnosis: str, now: float) -> None:
     row = tx.one("job.standing", job_id=child)
     if row is None or row[0] in FINAL:
         return
-    end(tx, child, JobState.FAILED, code=Code.PARENT_FAILED, diagnosis=diagnosis, now=now)
-    tx.run("unfolding.add", job_id=child)  # its own children follow in their turn
+    if row[0] == JobState.DEFINED:
+        # it may never come to be, and does not know all its children yet: it fails when it is there
+        tx.run("job.doom", job_id=child, code=Code.PARENT_FAILED, diagnosis=diagnosis)
+        return
+    fail(tx, child, code=Code.PARENT_FAILED, diagnosis=diagnosis, now=now)
+
+
+def fail(tx: Tx, job_id: int, *, code: int, diagnosis: str, now: float) -> None:
+    """End a job that can never run. Its own children follow in their turn."""
+    end(tx, job_id, JobState.FAILED, code=code, diagnosis=diagnosis, now=now)
+    tx.run("unfolding.add", job_id=job_id)
 
 
 def end(

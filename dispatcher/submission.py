@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, Shape, shape_of
 from ailurus.protocol.states import FINAL, JobState
-from dispatcher import retention
+from dispatcher import graph, retention
 from dispatcher.caller import Rejected
 from dispatcher.groups import Turns
 from dispatcher.ports import Tx
@@ -265,6 +265,7 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
     """Let all jobs of a request begin: from here on the submission is accepted."""
     last = first + jobs - 1
     groups = tx.all("job.defined_range", first=first, last=last)
+    doomed = tx.all("job.doomed", first=first, last=last)
     tx.run("job.open_range", first=first, last=last, now=now)
     for queue, shape, state, n, owner in groups:
         tx.count(queue, shape, JobState.DEFINED, -n, owner)
@@ -279,6 +280,10 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
             first=first,
             last=last,
         )
+    for job_id, code, diagnosis in doomed:
+        graph.fail(tx, job_id, code=code, diagnosis=diagnosis, now=now)
+    if doomed:
+        tx.tell("unfolding", at=now, job_id=doomed[0][0])
     for new_id, job_id in enumerate(request.retries, start=first):
         tx.tell("retried", at=now, job_id=job_id, by=request.by, new=new_id)
         tx.tell("retry", at=now, job_id=new_id, by=request.by, of=job_id)
@@ -336,7 +341,8 @@ def _parents(
             moved[parent] = old.files
         state, owner = found.get(parent, ("", ""))
         where = f"jobs[{child}].depends_on[{nr}]"
-        if not state or (sees and owner != sees):
+        # one that is still being submitted is not there yet, were it this very job
+        if state in ("", JobState.DEFINED) or (sees and owner != sees):
             raise Rejected(
                 422, f"there is no job {parent}", field=where, remedy="see `dispatcher jobs`"
             )

@@ -99,6 +99,14 @@ class Users(Intake):
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
         """Cancel jobs; softly: those that run may end by themselves."""
         states = (await self.states_of(ask.job_ids, caller)).states
+        for nr, job_id in enumerate(ask.job_ids):
+            if states[job_id] is JobState.DEFINED:
+                raise Rejected(
+                    409,
+                    f"job {job_id} is still being submitted",
+                    field=f"job_ids[{nr}]",
+                    remedy="cancel it when its submission has been answered",
+                )
         hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
         if ask.soft:
             hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]

@@ -153,5 +153,8 @@ def resume(job: Standing, attempt_nr: int) -> Standing | Refusal:
 
 
 def cancel(job: Standing) -> Standing | Refusal:
-    """The job cancelled by its owner; a worker that runs it is told to stop."""
+    """The job cancelled by its owner; a worker that runs it is told to stop. One that is still being
+    submitted may never come to be: its submission may be refused."""
+    if job.state is S.DEFINED:
+        return Refusal.ILLEGAL
     return Refusal.ALREADY_DONE if job.state in FINAL else replace(job, state=S.CANCELLED)

@@ -141,6 +141,10 @@ delete from unfolding where job_id = :job_id
 -- name: job.defined_range
 select queue, shape_id, case when parents_left > 0 then 'pending' else 'activated' end, count(*), owner
     from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3, 5
+-- name: job.doom
+update job set code = :code, diagnosis = :diagnosis where job_id = :job_id
+-- name: job.doomed
+select job_id, code, diagnosis from job where job_id between :first and :last and state = 'defined' and code <> 0
 -- name: job.open_range
 update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
     activated = case when parents_left > 0 then null else :now end
