@@ -25,6 +25,7 @@ BLOCK = 1 << 18
 LARGE = 1 << 20  # bytes of a body that is announced first: the receiver may be another
 STALL_S = 60.0  # how long a server may say nothing
 REDIRECTS = 5
+_WITHOUT_CONTENT = {201, 202, 204, 205}  # of a GET: there is no file in it, or not yet
 _ANY = {301, 302, 303, 307, 308}
 _LEADS = {"GET": _ANY, "HEAD": _ANY, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
 
@@ -116,7 +117,10 @@ class Http:
         body = _Measured(source)
         with watching(check):
             try:
-                self._ask("PUT", url, body, Code.STAGE_OUT_FAILED).close()
+                answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
+                answer.close()
+                if body.size == body.length and _says_more(answer):
+                    self._look_for(url, body.length)
             except _Exists:
                 if not self._arrived(url, body):
                     raise
@@ -126,8 +130,33 @@ class Http:
                 raise
         self._unanswered.discard(url.sent)
         if body.size != body.length:
-            raise JobError(Code.STAGE_OUT_FAILED, f"{url}: the file changed while it was sent")
+            raise JobError(
+                Code.STAGE_OUT_FAILED,
+                f"{url}: success was answered after {body.size} of the file's {body.length} bytes",
+                remedy="does something else answer at that address, a proxy or a portal?",
+            )
         return Copied(size=body.size, adler32=f"{body.adler:08x}")
+
+    def _look_for(self, url: Url, size: int) -> None:
+        """Raise JobError if no file of `size` bytes is there. Who does not let us look is believed."""
+        try:
+            answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
+        except JobError as error:
+            if error.code is not Code.NO_SUCH_FILE:
+                return
+            there = "nothing is there"
+        else:
+            answer.close()
+            length = answer.headers.get("Content-Length")
+            html = "html" in answer.headers.get("Content-Type", "")
+            if length == str(size) or (length is None and not html):
+                return
+            there = f"what is there has {length or 'no known number of'} bytes"
+        raise JobError(
+            Code.STAGE_OUT_FAILED,
+            f"{url}: a file of {size} bytes was answered with success, but {there}",
+            remedy="does something else answer at that address, a proxy or a portal?",
+        )
 
     def _arrived(self, url: Url, body: _Measured) -> bool:
         """Whether what is there came by an earlier try of ours whose answer was lost: a name has one writer."""
@@ -158,7 +187,8 @@ class Http:
         for _ in range(REDIRECTS + 1):
             self.allowed(url)
             answer = self._once(method, url, body, code, expects=expects)
-            if 200 <= answer.status < 300 and answer.status != 206:
+            missing = method == "GET" and answer.status in _WITHOUT_CONTENT
+            if 200 <= answer.status < 300 and answer.status != 206 and not missing:
                 return answer
             target = answer.headers.get("Location", "")
             answer.close()
@@ -197,6 +227,12 @@ class Http:
             ) from None
         except urllib3.exceptions.HTTPError as error:
             raise JobError(code, f"{url}: {error}") from None
+
+
+def _says_more(answer: urllib3.BaseHTTPResponse) -> bool:
+    """Whether a success may be another's than a store's: those say «created», or nothing."""
+    empty = answer.headers.get("Content-Length") == "0"
+    return answer.status not in {201, 204} and not empty
 
 
 class _Exists(JobError):
@@ -261,5 +297,5 @@ def _refused(url: Url, status: int, code: Code) -> JobError:
             remedy=TAKEN,
             transient=False,
         )
-    passing = status in {408, 425, 429} or status >= 500
+    passing = status in {202, 408, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)

@@ -584,3 +584,71 @@ def test_a_file_that_is_not_ours_or_not_whole_is_none(into: int, kept, *, tried:
         with pytest.raises(JobError, match="exists already") as again:
             transfer.put(into, url, nothing)
         assert not again.value.transient
+
+
+class Portal(Pool):
+    """It says yes to whatever it is asked, with a page."""
+
+    def do_PUT(self) -> None:
+        if not self.eager:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(200, b"<html>Please log in</html>")
+        self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_PUT()
+
+
+class Talker(Pool):
+    """A store that answers success with words of its own."""
+
+    def do_PUT(self) -> None:
+        self.files[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200, b"stored")
+
+    def do_HEAD(self) -> None:
+        self.send_response(self.head)
+        self.send_header(
+            "Content-Length", str(len(self.files[self.path]) if self.head == 200 else 0)
+        )
+        self.end_headers()
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_portal_that_says_yes_to_everything_has_no_output(into: int, *, eager: bool) -> None:
+    """A page of a portal with status 200 was taken for a stored file: finished, and the output lost."""
+    filled(into, 50 * http.LARGE if eager else 10)
+    with (
+        serving(Portal, eager=eager) as server,
+        allowing(server.url) as transfer,
+        pytest.raises(JobError) as refused,
+    ):
+        transfer.put(into, Url.parse(f"{server.url}/57.1.out"), nothing)
+    assert refused.value.code is Code.STAGE_OUT_FAILED
+    assert refused.value.transient
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize("head", [200, 403, 405])
+def test_a_store_that_answers_with_words_is_believed(into: int, head: int) -> None:
+    data = filled(into, 10)
+    with serving(Talker, head=head) as server, allowing(server.url) as transfer:
+        copied = transfer.put(into, Url.parse(f"{server.url}/57.1.out"), nothing)
+    assert copied.size == len(data)
+
+
+@pytest.mark.field("L2")
+@pytest.mark.parametrize(("status", "passing"), [(202, True), (204, False)])
+def test_an_answer_without_the_file_is_no_input(into: int, status: int, *, passing: bool) -> None:
+    class Empty(Pool):
+        def do_GET(self) -> None:
+            self._answer(status)
+
+    with (
+        serving(Empty) as server,
+        allowing(server.url) as transfer,
+        pytest.raises(JobError) as refused,
+    ):
+        transfer.get(Url.parse(f"{server.url}/in"), into, nothing, md5=False)
+    assert (refused.value.code, refused.value.transient) == (Code.STAGE_IN_FAILED, passing)
