@@ -14,14 +14,26 @@ from dispatcher.caller import Rejected
 from tests.dispatcher.helpers import ALICE, job, run
 
 
+def called(monkeypatch, name):
+    """The calls of a function of `submission` from now on."""
+    calls, real = [], getattr(submission, name)
+
+    def counted(*arguments, **named):
+        calls.append(name)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(submission, name, counted)
+    return calls
+
+
 async def half_stored(b, monkeypatch, *jobs, meanwhile):
     """Submit jobs in slices of one, and do something `meanwhile`: after the jobs, before what they wait for."""
     monkeypatch.setattr(submission, "LINKS", 1)
     begun, go_on = asyncio.Event(), asyncio.Event()
-    write = b.service.store.write
+    write, added = b.service.store.write, called(monkeypatch, "add")
 
     async def slowly(change, *more):
-        if "part" in change.__code__.co_varnames and not begun.is_set():
+        if added and not begun.is_set():
             begun.set()
             await go_on.wait()
         return await write(change, *more)
@@ -97,15 +109,11 @@ def test_a_parent_that_fails_meanwhile_fails_all_below_or_nothing_at_all(place, 
             job("c2", depends_on=("c1",)),
             *([] if good else [job("bad", depends_on=(999,))]),
         ]
-        links = 0
-        write = b.service.store.write
+        write, links = b.service.store.write, called(monkeypatch, "link")
 
         async def counted(change, *more):
-            nonlocal links
             answer = await write(change, *more)
-            links += "part" in change.__code__.co_varnames
-            if links == 2:  # both know of their parent, and `c2` does not yet
-                links += 1
+            if len(links) == 2:  # both know of their parent, and `c2` does not yet
                 monkeypatch.setattr(b.service.store, "write", write)
                 await worker.report(got, finished=False, code=1305)
             return answer
