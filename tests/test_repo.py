@@ -214,9 +214,9 @@ def test_the_changelog_knows_the_version():
 def test_every_decision_is_in_the_index_with_its_number():
     records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
     index = (ROOT / "docs/decisions/README.md").read_text()
-    assert re.findall(r"^\| \[\d{4}\]\((.+?)\) \|", index, re.MULTILINE) == [
-        one.name for one in records
-    ]
+    listed = re.findall(r"^\| \[\d{4}\]\((.+?)\) \|", index, re.MULTILINE)
+    wanted = [one.name for one in records]
+    assert listed == wanted, f"docs/decisions/README.md: {sorted({*listed} ^ {*wanted})}"
     for one in records:
         assert one.read_text().startswith(f"# {one.name[:4]}"), (
             f"{one.name}: its title lacks its number"
