@@ -14,7 +14,7 @@ def prepare() -> None:
 
 
 def hangup() -> set[signal.Signals]:
-    """SIGHUP, to be taken as SIGTERM, unless whoever started this wants it ignored (`nohup`)."""
+    """SIGHUP, to be handled like SIGTERM; nothing where the parent had it ignored (`nohup`)."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return set() if ignored else {signal.SIGHUP}
 

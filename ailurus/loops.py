@@ -1,4 +1,4 @@
-"""The supervisor of endless loops: none of them ends, fails or stands still without a word.
+"""The supervisor of endless loops: none of them ends, fails or stands still unnoticed.
 
 A loop is a function that never returns, kept by `Loops`, one for each process. What it raises is logged
 once with its trace, counted, and the function is called again after a pause that grows. It says
@@ -37,7 +37,7 @@ class Ended(RuntimeError):
 
 
 class Down(Struct, frozen=True):
-    """A loop that does not do its work, since how many seconds, and why."""
+    """A loop that does not do its work: why, and for how many seconds."""
 
     loop: str
     why: str
@@ -194,7 +194,7 @@ class Loops:
     def add(
         self, name: str, turn_s: float | None = None, longest_s: float = LONGEST_PAUSE_S
     ) -> Loop:
-        """Know a loop that something else keeps. `turn_s`: seconds that one turn can take; None: no bound.
+        """Register a loop that its caller runs. `turn_s`: seconds that one turn can take; None: no bound.
         `longest_s`: the longest pause between two tries."""
         loop = self._loops[name] = Loop(name, turn_s, self.now, longest_s)
         return loop

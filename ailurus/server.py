@@ -32,9 +32,8 @@ STALLED_S = 60.0  # an answer that its client does not read
 HANDSHAKE_S = 10.0  # for TLS, from the connection on
 GOODBYE_S = 2.0  # for the end of TLS, and of a connection that was refused
 RESERVE = 200  # descriptors that are no connection's
-SHARE = (
-    2  # one address may hold this part of all connections: a proxy, or a site behind one address
-)
+# One address may hold one in so many of all connections: a proxy, or a site behind one address.
+SHARE = 2
 TICK_S = 1.0
 PARTING_S = 0.5  # when we end, a connection that was just in use may bring one more request
 _REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -69,7 +68,8 @@ class Crowd:
 
 
 def address_of(peer: object) -> str:
-    """What counts as one address: of IPv6 the network, for its hosts are one's own to number."""
+    """The address by which a connection is counted; of IPv6 the /64 network, whose owner numbers its hosts
+    at will."""
     host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
     return ":".join(host.split(":")[:4])
 
@@ -95,8 +95,8 @@ class Server(uvicorn.Server):
         crowd: Crowd | None = None,
         loops: Tasks | None = None,
     ) -> None:
-        """`ending` is called when it begins to end: it lets go who only waits. `loops` keep what accepts
-        connections with TLS."""
+        """`ending` is called when it begins to end: it answers the requests that only wait. `loops` keep what
+        accepts connections with TLS."""
         self._ends = asyncio.Event()
         super().__init__(config)
         self.server_state: State = State(crowd)
@@ -148,7 +148,7 @@ class Server(uvicorn.Server):
         self.started = True
 
     def protocol(self) -> Guarded:
-        """Of one connection."""
+        """The protocol of a new connection."""
         return Guarded(config=self.config, server_state=self.server_state, app_state={})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -159,7 +159,7 @@ class Server(uvicorn.Server):
 
 class _Accepting:
     """A listener with TLS. A connection counts from when it is accepted, so that nobody fills the door
-    with handshakes that he does not end."""
+    with handshakes that never end."""
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext, server: Server) -> None:
         listener.setblocking(False)
@@ -294,7 +294,7 @@ class Guarded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
-            return  # who was refused may go on sending: it is nothing to us
+            return  # a client that was refused may go on sending: it is ignored
         self._bytes += len(data)  # before the parser: what ends a message begins the count anew
         super().data_received(data)
         if self._in_head:
@@ -309,7 +309,7 @@ class Guarded(HttpToolsProtocol):
             self._timer = self.loop.call_later(MESSAGE_S, self.transport.abort)
 
     def _end_soon(self) -> None:
-        """Close; who does not let go, and TLS waits for that, is cut off."""
+        """Close; cut off a client that does not let go, for which TLS would wait."""
         self._settle()
         self.transport.close()
         self._timer = self.loop.call_later(GOODBYE_S, self.transport.abort)

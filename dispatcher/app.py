@@ -294,7 +294,7 @@ class App:
         return noted
 
     async def _learn(self, token: str) -> None:
-        """Fetch the key of a foreign token that is new, for who asks for its caller later."""
+        """Fetch the key of a foreign token that is new, so that its caller can be found afterwards."""
         try:
             self._issuer.caller(token)
         except UnknownKey as unknown:

@@ -34,7 +34,7 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> tuple[str, ...]:
-        """What a token made for this one's holder comes of. Of a long line the first and the latest."""
+        """The line of a token that this one's holder makes; of a long one the first and the latest names."""
         line = tuple(dict.fromkeys(self.names))
         return line if len(line) <= LINE else (*line[:2], *line[2 - LINE :])
 

@@ -549,7 +549,7 @@ def end_worker(
     queue: str = "",
     host: str = "",
 ) -> None:
-    """Write down that a worker has ended, and how. Where it was is for who is told."""
+    """Write down that a worker has ended, and how. Where it was goes into the event alone."""
     tx.run(
         "worker.phase",
         worker_id=worker_id,

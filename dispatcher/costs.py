@@ -1,4 +1,4 @@
-"""What the things that users send cost, in seconds of the dispatcher's time.
+"""The price list: what the requests of users cost, in seconds of the dispatcher's time.
 
 An account is kept in requests, and a request stands for `REQUEST_S`: what costs more is charged beside
 it, so that a user at the rate allowed keeps the dispatcher busy for a quarter of its time, whatever is

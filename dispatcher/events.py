@@ -55,9 +55,8 @@ class Hub:
     def __init__(self, shapes: Mapping[int, Shape]) -> None:
         self.seq = 0
         self._shapes = shapes
-        self._workers: defaultdict[str, dict[Waiter, None]] = defaultdict(
-            dict
-        )  # in order of coming
+        # In the order in which they came.
+        self._workers: defaultdict[str, dict[Waiter, None]] = defaultdict(dict)
         self._jobs: defaultdict[int, set[Signal]] = defaultdict(set)
         self._any: set[Signal] = set()
         self.flow = Flow()

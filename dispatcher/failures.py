@@ -1,7 +1,7 @@
 """Failures by kind: those whose diagnoses differ in numbers and paths alone are alike.
 
-Each commit keeps how many there are of a kind, so that who asks counts nothing. A payload has a say in
-its diagnosis: of one owner and code there are so many kinds, what comes after them is counted together.
+Each commit keeps how many there are of a kind, so that a reader counts nothing. A payload has a say in its
+diagnosis, so an owner has at most `KINDS` kinds of a code: failures of further ones are counted together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 from dispatcher.ports import Tx
 
-KINDS = 100  # of one owner and code
+KINDS = 100
 LONGEST = 160  # characters of what is compared
 SHOWN = 300  # characters of an example
 _PATH = re.compile(r"/[^\s:,]+")
@@ -24,7 +24,7 @@ def alike(diagnosis: str) -> str:
 
 
 def note(tx: Tx, *, owner: str, code: int, diagnosis: str, now: float) -> int:
-    """Count a failure. The number of its kind."""
+    """Count a failure; returns the number of its kind."""
     example = diagnosis[:SHOWN].replace("\0", "\ufffd")
     text = alike(example) or "no diagnosis"
     row = tx.one("failure.find", owner=owner, code=code, text=text)

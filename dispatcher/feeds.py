@@ -99,7 +99,7 @@ _ANYBODY = Caller(subject="", scopes=frozenset({Scope.READ}))
 class Feed:
     """A topic with the rights of one caller."""
 
-    same_for_all = False  # whether the answer does not depend on who asks
+    same_for_all = False  # whether the answer does not depend on the caller
 
     def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
         self._service = service

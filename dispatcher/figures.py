@@ -22,8 +22,8 @@ from dispatcher.core import Core
 from dispatcher.ports import Row, Tx
 
 SHARE = 0.1
-"""Of the time goes at most into looking at what serves the queues: a thousand pages ask for it at once."""
-LATE = 2 / 3  # of its lease a pilot may say nothing before it counts as silent
+"""At most this part of the time goes into gathering what serves the queues: a thousand pages ask at once."""
+LATE = 2 / 3  # a pilot that says nothing for this part of its lease counts as silent
 FAILED_S = 86_400.0  # failures of the last day are spoken of
 KINDS = 20  # kinds of failures that are listed
 
@@ -58,7 +58,7 @@ class Figures(Core):
     _supply: tuple[float, Supply] | None = None  # good until then, by the monotonic clock
 
     async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
-        """The system in numbers: all jobs for an administrator, one's own for a user."""
+        """The system in numbers: all jobs for an administrator, the caller's own for a user."""
         user = _whose(caller)
         since = self.now() - FAILED_S
         jobs = await self.store.read(lambda tx: self._jobs(tx, user, since))

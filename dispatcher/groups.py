@@ -66,9 +66,8 @@ class Turns:
             "lane.add", of_shape=shape_id, user_group=name
         )
         number = int(row[0]) if row else shape_id
-        self._names[number] = (
-            name  # at once: the number of a lane whose commit failed is used again
-        )
+        # At once: the number of a lane whose commit failed is used again.
+        self._names[number] = name
         return number
 
     def group(self, tx: Tx, number: int) -> str:

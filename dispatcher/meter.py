@@ -1,4 +1,4 @@
-"""What a request's reading of the store takes, for the account of who asked."""
+"""How long a request keeps readers of the store busy, for its caller's account."""
 
 from __future__ import annotations
 
@@ -18,4 +18,4 @@ class Meter(Struct):
 
 
 METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
-"""Of the request that this task answers; None: nobody counts."""
+"""The meter of the request that this task answers; None: nobody counts."""

@@ -215,7 +215,7 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
 def _unreadable(job_id: int) -> Rejected:
     return Rejected(
         409,
-        f"what job {job_id} was to run cannot be read any more",
+        f"the specification of job {job_id} can no longer be read",
         field="job_ids",
         remedy="submit it anew",
     )

@@ -1,5 +1,8 @@
-"""Lists of jobs, read from the newest on in slices of their ids: whatever is looked for, no reader is held for
-longer than a slice takes, a user has one search at a time, and all of them together leave a reader free."""
+"""Pages of jobs, newest first, read in slices of their ids.
+
+Whatever is searched for, a slice holds a reader for about `SLICE_S`. A user has one search at a time, and all
+searches together leave a reader free.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ class Searches:
 def _slice(
     tx: Tx, wanted: Sequence[JobState], values: Mapping[str, Any], width: int
 ) -> tuple[list[Row], int, int]:
-    """The rows among so many ids, where these began, and where all of them do."""
+    """The rows among the `width` ids below `before`; the least of these ids; the least id of all jobs."""
     first = tx.one("job.range")
     least, last = first if first is not None and first[0] is not None else (0, -1)
     before = min(values["before"], last + 1)

@@ -104,7 +104,7 @@ def another(request_id: str) -> Rejected:
     """The refusal of a request whose id stands for something else."""
     return Rejected(
         422,
-        f"request {request_id!r} was sent before, and said something else",
+        f"request {request_id!r} was sent before with other contents",
         field="request_id",
         remedy="an id belongs to one request: give this one its own",
     )

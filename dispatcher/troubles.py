@@ -12,8 +12,8 @@ from ailurus.protocol.worker import Ending, Phase
 
 BAD = frozenset({Ending.LOST, Ending.FAILED, Ending.NODE_FAIL, Ending.OOM})
 """Endings of workers that are nobody's wish."""
-RECENT_S = 900.0  # so long a lost pilot is spoken of
-FORGOTTEN_S = 86_400.0  # so long a silent edge is, though no job waits for its site
+RECENT_S = 900.0  # a lost pilot is told of for so long
+FORGOTTEN_S = 86_400.0  # and a silent edge, though no job waits for its site
 ORDINARY = frozenset(
     {
         "demand",
@@ -72,9 +72,8 @@ class Seen(Struct, frozen=True, kw_only=True):
     now: float
     sites: Sequence[SiteRow]
     serving: Mapping[str, int]  # workers by queue
-    silent: Mapping[
-        str, float
-    ]  # by queue: since when its most silent pilot, late by now, says nothing
+    # By queue: since when its most silent pilot, late by now, says nothing.
+    silent: Mapping[str, float]
     silent_count: int = 0
     losses: Sequence[Loss] = ()
 
@@ -160,7 +159,7 @@ def _of_nodes(sites: Sequence[SiteRow]) -> Iterator[Trouble]:
 
 
 def worth_telling(trouble: Trouble, waiting: Mapping[str, int], now: float) -> bool:
-    """Whether a trouble of supply is one for whom these jobs wait, by queue: a site that was closed long
+    """Whether a trouble of supply matters to the jobs that wait, by queue: a site that was closed long
     ago, or is held while nothing waits for it, harms nobody."""
     wanted = any(waiting.get(queue) for queue in (*trouble.queues, ""))
     if trouble.kind == "edge-silent":

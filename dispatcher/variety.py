@@ -1,7 +1,9 @@
-"""How many sizes of jobs a user has in a queue: each has an index range and a counter, which every acquire
-there looks at, so they are bounded. The first `MOST` that wait have a range each; jobs of further sizes share
-one, their *mixed* lane, in the order of their turns. An acquire looks at the first `LOOKED_AT` of these, each
-with its own size, so jobs that fit nobody hold up no more than jobs behind them in the same lane.
+"""The bound on the sizes of jobs that a user has in a queue.
+
+Each size has an index range and a counter, at which every acquire in the queue looks. The first `MOST` sizes
+that wait have a lane each; jobs of further sizes share one, the user's *mixed* lane, in the order of their
+turns. An acquire looks at the first `LOOKED_AT` jobs of it, each with its own size, so jobs that fit nowhere
+hold up only those behind them in the same lane.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ MOST = 32
 LOOKED_AT = 100
 NEW_S = 60.0  # a lane counts so long at least: jobs of this very commit are in no counter yet
 LEAST = Shape(cores=1, memory_mb=0, disk_mb=0)
-"""What stands for the sizes in a mixed lane: whoever looks for room looks at the jobs themselves."""
+"""The shape of a mixed lane: the sizes of its jobs are beside each of them."""
 
 
 class Lanes:
-    """Gives the jobs of one user, that come in one commit, the numbers of their lanes."""
+    """Numbers the lanes of jobs that one user submits in one commit."""
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class Lanes:
         shapes: MutableMapping[int, Shape],
         now: float,
     ) -> None:
-        """`shapes` learns new ones at once, for who leases next."""
+        """`shapes`: of the service; new ones are added at once, for the next lease."""
         self._tx, self._owner, self._group, self._turns = tx, owner, group, turns
         self._shapes, self._now = shapes, now
         self._left: dict[str, int] = {}  # lanes, by queue

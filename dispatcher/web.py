@@ -68,7 +68,7 @@ async def answer_json(send: Send, content: object, *headers: tuple[bytes, bytes]
 async def answer_problem(
     send: Send, error: Rejected, *headers: tuple[bytes, bytes], giver: str = ""
 ) -> None:
-    """Send a refusal as an RFC 9457 problem. `giver`: our name, for who must know whose refusal it is."""
+    """Send a refusal as an RFC 9457 problem. `giver`: our name, by which a client knows whose refusal it is."""
     problem = m.Problem(
         title=error.title,
         status=error.status,

@@ -99,7 +99,7 @@ def _drain(edge: Edge) -> None:
 
 class _Turns:
     """Cycles of an edge, one after the other, whatever stops one of them: the next begins where it ended,
-    and what does not recover is told to who asks."""
+    and what does not recover is left for `status` and `doctor` to tell."""
 
     def __init__(self, edge: Edge, name: str) -> None:
         self._edge = edge

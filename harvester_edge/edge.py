@@ -55,23 +55,21 @@ class Edge:
     listed: float = 0.0  # when the batch system last answered
     blind: str = ""  # why the last listing failed
     unsearched: str = ""  # why the last search by tag failed
-    refused: bool = (
-        False  # whether the dispatcher did not take our token when it was last told of us
-    )
+    # Whether the dispatcher did not take our token when it was last told of us.
+    refused: bool = False
     decision: Decision | None = None
     told: Decision | None = None  # the one that the dispatcher knows
     wanting: dict[str, float] = field(default_factory=dict)  # slots: since when jobs wait for them
     avoid: tuple[str, ...] = ()  # nodes that the dispatcher gives no jobs
     tidied: float = 0.0
-    recover_at: float | None = (
-        0.0  # an edge that begins does not know how the last one's pilots ended
-    )
+    # At once: an edge that begins does not know how the last one's pilots ended.
+    recover_at: float | None = 0.0
     recovery: subprocess.Popen[bytes] | None = None
     recover_again_s: float = 60.0  # after the next failure; doubled by each
 
     @property
     def panda(self) -> Instance | None:
-        """What says it to a PanDA server, if the queue is one's."""
+        """The client for a PanDA server; None when the dispatcher is ours."""
         return self.client if isinstance(self.client, Instance) else None
 
     @property

@@ -24,7 +24,7 @@ SLACK_S = 60.0
 
 
 def key(slot: str) -> str:
-    """Under which the book keeps it beside the slot's failed starts; no slot has a blank in its name."""
+    """The book's key for a slot's empty pilots, beside its failed starts; no slot has a blank in its name."""
     return f"{slot} empty"
 
 

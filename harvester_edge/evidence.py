@@ -71,9 +71,8 @@ class Evidence(Struct, frozen=True, kw_only=True, gc=False):
     sighting: Sighting | None = None
     answers_since: float | None = 0.0  # since when the dispatcher answers; None: it does not
     row: WorkerRow | None = None
-    mute: bool = (
-        False  # pilots register where we cannot see it: that one runs is all that shows of it
-    )
+    # Pilots register where we cannot see it: that one runs is all that shows of it.
+    mute: bool = False
 
     @property
     def asked(self) -> bool:

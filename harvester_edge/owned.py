@@ -15,8 +15,6 @@ from pathlib import Path
 from ailurus.protocol.errors import AilurusError
 
 OTHERS_WRITE = 0o022
-NOBODY = 65534
-"""Whose root's own directories seem to be on a file system that knows no root of this machine."""
 
 
 def own(path: Path, field: str) -> None:

@@ -195,7 +195,7 @@ class Seen(Struct, frozen=True):
 KILLED, NOT_EXECUTABLE = 128 + 9, 126
 GUARDIAN_DIED = errno.EOWNERDEAD
 WELL_BELOW = 0.75
-"""Of the memory asked for: who is killed with less is not whom the memory lacks because of."""
+"""Of the memory asked for: a payload that was killed with less is not what used the memory up."""
 
 
 class _Row(Struct, frozen=True):

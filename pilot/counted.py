@@ -30,9 +30,8 @@ STEP = 20_000
 _PIDFD_GETFD = 438  # on every architecture
 _NUMBERS = 1 << 16  # of descriptors looked at of a process that hides them
 _INODE_KB = 1  # of a file in memory, with its name
-_SLACK = (
-    64 << 10
-)  # what a file system allocates ahead of a file that grows: as much again, and this
+# What a file system allocates ahead of a file that grows: as much again, and this.
+_SLACK = 64 << 10
 
 
 class Disk:

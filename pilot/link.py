@@ -128,7 +128,7 @@ class Link:
 
 def _stranger(error: Refused) -> Unreachable:
     return Unreachable(
-        f"who answers is not known to be the dispatcher: {error.message}",
+        f"{authority.UNKNOWN}: {error.message}",
         remedy="is a proxy or another service at its address?",
     )
 

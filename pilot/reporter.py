@@ -283,7 +283,7 @@ class Reporter:
             return
         ends = command.action in (m.Action.KILL, m.Action.SOFT_KILL)
         if ends and not authority.sealed(held.assignment.seal, command.seal):
-            what = f"{command.action} from who does not know attempt {held.name}"
+            what = f"{command.action} from a server that does not know attempt {held.name}"
             self._trouble.warning("command_not_obeyed", what)
             return
         self._log.info("told", job_id=command.job_id, action=command.action)
@@ -334,7 +334,9 @@ class Reporter:
             if judged is Judged.KEPT:
                 one.refused = time.monotonic() if one.refused is None else one.refused
                 if verdict is not None:
-                    self._why_refused = f"`{verdict.verdict}` from who does not know the attempts"
+                    self._why_refused = (
+                        f"`{verdict.verdict}` from a server that does not know the attempts"
+                    )
                 continue
             self._settle(one, judged, "" if verdict is None else verdict.verdict)
 

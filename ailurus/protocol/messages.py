@@ -226,9 +226,8 @@ class GroupRow(Answer):
     share: float  # beside the others' shares
     waiting: int  # jobs ready to run
     due: float = 0.0  # its part of what is handed out now, of 1
-    handed_out: int = (
-        0  # cores, since the start of the dispatcher asked, while several groups waited
-    )
+    # Cores, since the start of the dispatcher asked, while several groups waited.
+    handed_out: int = 0
 
 
 class QueueRow(Answer):
@@ -324,7 +323,7 @@ class PilotSums(Answer):
 
 
 class Overview(Answer):
-    """The system in numbers: of all jobs for an administrator, of one's own for a user."""
+    """The system in numbers: of all jobs for an administrator, of the caller's own for a user."""
 
     now: float
     version: str

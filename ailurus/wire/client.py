@@ -43,7 +43,7 @@ from ailurus.wire.retry import Patience, pauses
 A = TypeVar("A", bound=msgspec.Struct)
 AGAIN = frozenset({429, 500, 502, 503, 504})  # statuses worth another try
 SLACK_S = 30.0  # how much longer than asked a long poll may take
-STRANGER = "-"  # what who does not answer as a dispatcher is called
+STRANGER = "-"  # the giver of an answer that is not a dispatcher's
 LAST_ANSWER_S = 2.0  # how long the answer to a wait whose time is over may be on its way
 
 

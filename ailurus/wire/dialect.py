@@ -1,4 +1,4 @@
-"""Which dialect a server speaks: asked once, by who was not told."""
+"""Which dialect a server speaks: asked once, where nobody said."""
 
 from __future__ import annotations
 

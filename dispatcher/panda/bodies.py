@@ -70,7 +70,7 @@ def longest(*, known: bool) -> int:
 async def read(
     method: str, headers: Headers, query: bytes, body: bytes, *, packed: bool, known: bool
 ) -> dict[str, Any]:
-    """`parameters`, beside the event loop where that may take long; less from who is not `known`."""
+    """`parameters`, beside the event loop where that may take long; less from a caller not `known`."""
     small = len(body) <= SMALL and not (body[:2] == _GZIP and _grows(body))
     if small or method == "GET":
         return parameters(method, headers, query, body, packed=packed, known=known)

@@ -227,7 +227,7 @@ class Dispatcher:
                     judged.append(one)
                     continue
                 self._trouble.warning(
-                    "reports_kept", f"`{word.verdict}` from who gave none of them"
+                    "reports_kept", f"`{word.verdict}` from a server that gave none of them"
                 )
             kept.append(one)
         for one in kept:
@@ -355,9 +355,8 @@ class Dispatcher:
                 job = self._stock.jobs.get((command.job_id, command.attempt_nr))
                 if job is not None and job.holder is None:
                     if command.action is m.Action.KILL:
-                        job.returned = (
-                            True  # given back, which for a cancelled one means: forgotten
-                        )
+                        # Given back, which for a cancelled one means: forgotten.
+                        job.returned = True
                     continue
                 to = pilot if job is None or job.holder is None else job.holder
                 to.commands[command.job_id, command.attempt_nr, command.action] = command

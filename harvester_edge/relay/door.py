@@ -51,7 +51,7 @@ class Door:
         return problem.status, _encode(problem)
 
     def admit(self, name: str, token: str) -> None:
-        """Raise No to who may not ask this, before the body is read."""
+        """Raise No for a caller that may not ask this, before its body is read."""
         if name not in ("register", "report"):
             self._pilots.who(token)
 

@@ -79,7 +79,7 @@ class Upstream:
         return got
 
     async def _meet(self, giver: str) -> None:
-        """Hear the name of who answers; one from before names says none, and has taken our token."""
+        """Note the name of the dispatcher that answers. One from before names gives none, and took our token."""
         if giver in ("", self._holder.giver):
             return
         if self._holder.giver and not self._holder.empty:
@@ -89,7 +89,7 @@ class Upstream:
         await self._holder.meet(giver)
 
     def _stranger(self, why: str) -> Unreachable:
-        self._is(up=False, why=f"who answers is not known to be the dispatcher: {why}")
+        self._is(up=False, why=f"{authority.UNKNOWN}: {why}")
         return Unreachable(why)
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """False where the server keeps none (job_history_enable): what ended unseen then counts as lost. The
     server is asked when it gives no history."""
     user: Word = ""
-    """Whose jobs ours are, if not of who the edge runs as."""
+    """The user whose jobs ours are; by default the one that the edge runs as."""
     submit: list[str] = []
     """Further arguments of qsub, as they are, but for those by which workers are found."""
     prefix: list[str] = []

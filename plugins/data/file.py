@@ -56,9 +56,8 @@ class File:
                 writing = MetOn(Thing.NODE, f"cannot write its copy of {url}")
                 copied = copy(source, into, check, md5=md5, reading=reading, writing=writing)
                 if mode & stat.S_IXUSR:
-                    with contextlib.suppress(
-                        PermissionError
-                    ):  # where all files are programs, or none
+                    # On some file systems all files are programs, or none.
+                    with contextlib.suppress(PermissionError):
                         os.fchmod(into, 0o700)
                 return copied
             except OSError as error:
