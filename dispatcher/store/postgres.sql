@@ -7,6 +7,8 @@ select j.job_id, name, queue, owner, j.state, j.attempt_nr, priority, created, c
     and j.job_id < :before
     and (:owner = '' or owner = :owner) and (:queue = '' or queue = :queue) and (j.code = :code or :code is null)
     and (:name = '' or name = :name or (:prefix <> '' and substr(name, 1, length(:prefix)) = :prefix)) order by j.job_id desc limit :most
+-- name: event.last
+select last from series where name = 'event'
 -- name: event.of_job
 select seq, at, kind, job_id, worker_id, data from event where job_id = :job_id and seq > :after
     order by seq limit :most

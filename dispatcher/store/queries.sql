@@ -378,6 +378,8 @@ select site, instance, epoch, slots, online, heard from site
 -- name: event.add
 insert into event (seq, at, kind, job_id, worker_id, data) values (:seq, :at, :kind, :job_id, :worker_id, :data)
 -- name: event.last
+select coalesce((select max(seq) from event), (select last from series where name = 'event'))
+-- name: event.set_aside
 select last from series where name = 'event'
 -- name: event.after
 select seq, at, kind, job_id, worker_id, data from event where seq > :after order by seq limit :most

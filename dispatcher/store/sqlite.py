@@ -28,6 +28,7 @@ from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing
 T = TypeVar("T")
 READERS = 2
 ENTERED = 1000  # events of jobs that are entered in their order at once
+AHEAD = 1000  # numbers of events that are set aside at once: a process that is killed leaves out as many
 BRIEF = 64  # steps of changes that are run on the event loop together
 LOCKED_MS = 100  # the event loop waits so long for whoever else writes to the file
 _encode = msgspec.json.Encoder().encode
@@ -37,9 +38,13 @@ _LOOKS = {name for name, text in queries().items() if text.startswith("select")}
 class SqliteTx(Draft):
     """A transaction on one connection."""
 
-    def __init__(self, connection: sqlite3.Connection, last_event: int = 0) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, last_event: int = 0, set_aside: int = 0
+    ) -> None:
+        """`set_aside`: the last number of an event that nobody else will be given."""
         super().__init__(last_event)
         self.connection = connection
+        self.set_aside = set_aside
         self._queries = queries()
 
     def one(self, query: str, **values: Any) -> Row | None:
@@ -63,11 +68,16 @@ class SqliteTx(Draft):
 
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
-        self.many("counter.move", self.moves())
-        self.many("owned.move", self.owned_moves())
-        self.many("failure.more", self.failure_moves())
-        if self.events:
-            self.run("series.take", name="event", by=len(self.events))
+        if self.counts:
+            self.many("counter.move", self.moves())
+        if self.owned:
+            self.many("owned.move", self.owned_moves())
+        if self.failures:
+            self.many("failure.more", self.failure_moves())
+        if not self.events:
+            return
+        if (more := self._last_event + len(self.events) - self.set_aside) > 0:
+            self._set_aside(more + AHEAD)
         self.many(
             "event.add",
             (
@@ -82,6 +92,15 @@ class SqliteTx(Draft):
                 for event in self.events
             ),
         )
+
+    def _set_aside(self, by: int) -> None:
+        self.run("series.take", name="event", by=by)
+        self.set_aside += by
+
+    def give_back(self) -> None:
+        """Let the next process go on with the number that follows the last event."""
+        if self.set_aside > self._last_event:
+            self._set_aside(self._last_event - self.set_aside)
 
     def enter(self, entered: int) -> int:
         """Enter events under their jobs, once enough have come after `entered`; the last that is."""
@@ -116,8 +135,9 @@ class Sqlite(Writing):
         self._writer.execute(f"pragma busy_timeout = {LOCKED_MS}").close()
         self._last_event, self._entered = (
             int(self._writer.execute(queries()[name]).fetchone()[0])
-            for name in ("event.last", "event.entered")
+            for name in ("event.set_aside", "event.entered")
         )
+        self._set_aside = self._last_event
         self._local = threading.local()
         self._reading: list[sqlite3.Connection] = []
         self._start()
@@ -136,6 +156,8 @@ class Sqlite(Writing):
 
     async def close(self) -> None:
         await self._stop()
+        with contextlib.suppress(sqlite3.Error):  # then some numbers are left out
+            SqliteTx(self._writer, self._last_event, self._set_aside).give_back()
         for connection in (*self._reading, self._writer):
             connection.close()
         os.close(self._lock)
@@ -178,7 +200,7 @@ class Sqlite(Writing):
                 self._writer.execute("commit")
         except sqlite3.Error as error:
             raise Unavailable(str(error)) from error
-        self._entered = entered
+        self._entered, self._set_aside = entered, tx.set_aside
         self._last_event += len(tx.events)
         return tx.answers, tx.events
 
@@ -191,7 +213,7 @@ class Sqlite(Writing):
     def _drafted(
         self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
     ) -> SqliteTx:
-        tx = SqliteTx(self._writer, self._last_event)
+        tx = SqliteTx(self._writer, self._last_event, self._set_aside)
         self._writer.execute("begin immediate")
         with self._undone():
             tx.answers = way(tx, batch)

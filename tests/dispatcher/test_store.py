@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import NOTHING, Ahead, Unavailable
-from dispatcher.store import open_store
+from dispatcher.store import open_store, sqlite
 from dispatcher.store.queries import for_sqlite, migrations, queries
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
@@ -108,6 +108,49 @@ def test_a_bug_in_what_a_commit_writes_down_stops_nobody_else(place, ahead):
         assert await store.read(workers) == 1
 
     with_store(place, test)
+
+
+@pytest.mark.parametrize(
+    ("killed", "forgotten"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_no_number_of_an_event_is_given_twice_and_none_is_left_out_unless_killed(
+    tmp_path, killed, forgotten
+):
+    """`killed`: the file as it is while it is served; `forgotten`: retention has taken all events."""
+
+    async def tell(store, events):
+        def change(tx):
+            for _ in range(events):
+                tx.tell("worker", at=1.0)
+
+        seen = []
+        store.listen(lambda batch: seen.extend(event.seq for event in batch))
+        await store.write(change)
+        last = await store.read(lambda tx: tx.one("event.last"))
+        assert last == (seen[-1],)
+        return seen
+
+    async def test():
+        first = open_store(f"sqlite:///{tmp_path / 'queue.db'}")
+        told = [*await tell(first, 3), *await tell(first, 2 * sqlite.AHEAD)]
+        assert told == list(range(1, len(told) + 1))
+        if forgotten:
+            await first.write(lambda tx: tx.all("event.trim", before=2.0, most=10**6))
+        path = tmp_path / "queue.db"
+        if killed:
+            path = tmp_path / "copy.db"
+            with closing(sqlite3.connect(first.path)) as live, closing(sqlite3.connect(path)) as to:
+                live.backup(to)
+        else:
+            await first.close()
+        second = open_store(f"sqlite:///{path}")
+        begun = (await tell(second, 1))[0]
+        await second.close()
+        if killed:
+            await first.close()
+        assert len(told) < begun <= len(told) + 1 + (sqlite.AHEAD if killed else 0)
+
+    asyncio.run(test())
 
 
 def test_a_second_dispatcher_on_the_same_file_is_refused(tmp_path):
