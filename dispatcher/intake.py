@@ -17,9 +17,12 @@ from dispatcher import costs, retention, retries, shares, submission, why
 from dispatcher.caller import Caller, Rejected
 from dispatcher.core import Core
 from dispatcher.groups import group_of
-from dispatcher.ports import Tx, Unavailable
+from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.reasons import Reasons
 from dispatcher.submission import Prepared, Request
+
+FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
+ROWS = 4  # of a job: its own, its body, its size, its lane
 
 
 class Intake(Reasons):
@@ -30,7 +33,10 @@ class Intake(Reasons):
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
             known = await self._known(caller.subject, ask.request_id)
-            jobs, digest = await asyncio.to_thread(self._prepared, ask, known is not None)
+            if submission.brief(ask.jobs) and len(self.heard) <= FEW_WORKERS:
+                jobs, digest = self._prepared(ask, known is not None)
+            else:
+                jobs, digest = await asyncio.to_thread(self._prepared, ask, known is not None)
             return await self._once(
                 Request(
                     by=caller.subject,
@@ -106,7 +112,8 @@ class Intake(Reasons):
         links = storing.links()
         few = list(islice(links, submission.LINKS + 1))
         if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
-            return await self.store.write(partial(storing.at_once, links=few))
+            ahead = Ahead(rows=ROWS * len(jobs) + len(few), all=True)
+            return await self.store.write(partial(storing.at_once, links=few), ahead)
         await self.store.write(storing.begin)
         try:
             for at in range(0, len(jobs), submission.TOGETHER):

@@ -48,12 +48,14 @@ class Ahead(Struct, frozen=True):
     attempts: bool = False  # of these jobs
     ask: Asks | None = None
     rows: int = 0  # that it writes besides
+    all: bool = False  # these jobs and rows are all that it looks at and writes
 
     @property
     def steps(self) -> int:
-        """How long it is, in jobs and rows; a change that names no job may be of any length."""
+        """How long it is, in jobs and rows; a change that names no job may be of any length, unless it
+        says that this is `all`."""
         jobs = len(self.jobs) + (self.ask.count if self.ask else 0)
-        return jobs + self.rows if jobs else ANY_NUMBER
+        return jobs + self.rows if jobs or self.all else ANY_NUMBER
 
 
 class Tx(Protocol):

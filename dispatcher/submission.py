@@ -22,6 +22,7 @@ from dispatcher.ports import Tx
 from dispatcher.variety import Lanes
 
 TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
+FEW, SHORT = 10, 32_000  # jobs, and characters of them, that are prepared on the event loop
 LINKS = 1000  # that a job waits for another: of one commit
 MOST_LINKS = 1_000_000  # of one submission
 _encode = msgspec.json.Encoder().encode
@@ -60,6 +61,18 @@ class Known(Struct, frozen=True):
 
     answer: m.Submitted
     digest: str | None
+
+
+def brief(jobs: Sequence[JobSpec]) -> bool:
+    """Whether these are prepared in less time than a thread takes to begin."""
+    return len(jobs) <= FEW and sum(map(_length, jobs)) <= SHORT
+
+
+def _length(job: JobSpec) -> int:
+    """About how many characters a specification has, without its names."""
+    text = len(job.command) + len(job.script) + sum(map(len, job.environment.values()))
+    parts = len(job.environment) + len(job.inputs) + len(job.outputs) + len(job.depends_on)
+    return text + 100 * parts
 
 
 def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
