@@ -180,9 +180,10 @@ class App:
         if route.method == "GET":
             ask = endpoint.decode(scope["query_string"])
         else:
-            owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
-            if limiter is not None:
-                limiter.spend(caller.subject, owed)  # first: many may be sending at once
+            owed = 0.0
+            if limiter is not None:  # first: many may be sending at once
+                owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
+                limiter.spend(caller.subject, owed)
             body = await web.read_body(receive, headers, endpoint.limit)
             if route.name == "submit" and len(body) > web.BIG:
                 ask = await web.decode_submission(body)

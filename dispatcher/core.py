@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import math
 import secrets
@@ -51,6 +50,7 @@ FAILING_S = 2.0  # the longest pause of the loop that says we live: others count
 STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
 TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
+KEY = 40  # hexadecimal digits of a key; 24 are left of an HMAC for a seal
 WISHES = 400  # jobs of one bulletin
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
 EXCLUDED = "excluded"  # the kind of fact
@@ -208,14 +208,17 @@ class Core:
         """How long a worker may be silent: PanDA's clients report each half hour."""
         return self.patience.get(worker_id) or self.outage.get(worker_id) or self.lease_s
 
-    def report_key(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
-        """What authorises the final report of one attempt. Derived, so that no store holds it."""
-        return self.key(f"{job_id}.{attempt_nr}.{worker_id}")
+    def words(self, job_id: int, attempt_nr: int, worker_id: int) -> tuple[str, str]:
+        """The report key of one attempt, which authorises its final report, and its seal, which comes with
+        the attempt and again with what ends it: that it is we who say so, and that our store knows the
+        attempt. Derived, so that no store holds them: two parts of one HMAC, of which the one, that every
+        report holds, says nothing about the other."""
+        made = self._derived(f"{job_id}.{attempt_nr}.{worker_id}")
+        return made[:KEY], made[KEY:]
 
     def seal(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
-        """What comes with an attempt and again with what ends it: that it is we who say so, and that
-        our store knows the attempt. Another purpose than the report key's, which every report holds."""
-        return self.key(f"seal {job_id}.{attempt_nr}.{worker_id}")
+        """The seal alone."""
+        return self.words(job_id, attempt_nr, worker_id)[1]
 
     async def _named(self) -> str:
         """The name of the store: made once, whoever is the first to open it."""
@@ -231,7 +234,10 @@ class Core:
 
     def key(self, purpose: str) -> str:
         """A key for one purpose, derived from the dispatcher's secret."""
-        return hmac.new(self._secret, purpose.encode(), hashlib.sha256).hexdigest()[:40]
+        return self._derived(purpose)[:KEY]
+
+    def _derived(self, purpose: str) -> str:
+        return hmac.digest(self._secret, purpose.encode(), "sha256").hex()
 
     def remember(
         self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float

@@ -98,10 +98,12 @@ def end(
     diagnosis: str,
     now: float,
     attempt_nr: int | None = None,
+    row: Row | None = None,
     **facts: Any,
 ) -> None:
-    """Put a job into a final state; `facts` go into the event. Its children are the caller's to tell."""
-    old, current, _, _, queue, shape_id, _, owner, *_ = _row(tx, job_id)
+    """Put a job into a final state; `facts` go into the event. Its children are the caller's to tell.
+    `row`: its standing, from who has read it in this transaction."""
+    old, current, _, _, queue, shape_id, _, owner, *_ = row or _row(tx, job_id)
     winner = current if attempt_nr is None else attempt_nr
     failed = state is JobState.FAILED
     about = {"owner": owner, "code": int(code), "diagnosis": diagnosis, "now": now}

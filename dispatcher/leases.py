@@ -75,6 +75,7 @@ class Leases:
     def __init__(self) -> None:
         self._by_job: dict[int, Lease] = {}
         self._by_worker: defaultdict[int, dict[int, Lease]] = defaultdict(dict)
+        self._alone: set[int] = set()  # jobs beside which nothing else runs: nearly always none
         self._renewed: dict[int, Lease] = {}
         self._none_before = math.inf  # awake time until which no lease can run out
 
@@ -85,12 +86,15 @@ class Leases:
         self.drop(lease.job_id)
         self._by_job[lease.job_id] = lease
         self._by_worker[lease.worker_id][lease.job_id] = lease
+        if lease.alone:
+            self._alone.add(lease.job_id)
         self.hold(lease, lease.until)
 
     def drop(self, job_id: int) -> Lease | None:
         """Forget a job's lease: whoever lists it at the next heartbeat is told to stop."""
         lease = self._by_job.pop(job_id, None)
         if lease is not None:
+            self._alone.discard(job_id)
             held = self._by_worker[lease.worker_id]
             held.pop(job_id, None)
             if not held:
@@ -109,6 +113,15 @@ class Leases:
 
     def of_worker(self, worker_id: int) -> list[Lease]:
         return list(self._by_worker.get(worker_id, {}).values())
+
+    def busy(self, worker_id: int) -> bool:
+        """Whether the worker holds anything."""
+        return worker_id in self._by_worker
+
+    def alone(self, worker_id: int) -> bool:
+        """Whether it holds something beside which nothing else runs."""
+        held = self._by_worker.get(worker_id, {})
+        return bool(self._alone) and not self._alone.isdisjoint(held)
 
     def renew(self, lease: Lease, until: float, at: float) -> None:
         """Somebody who may has spoken for it: at `at`, in seconds since 1970."""

@@ -131,6 +131,24 @@ class Pilots(Core):
         if not ask.ahead:
             heard.room = ask.room
         heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
+        leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, heard)
+        self._renew(heard)
+        return m.AcquiredSent(
+            jobs=tuple(self._assigned(job, heard.worker_id) for job in leased),
+            drain=heard.draining,
+            prefetch=bool(leased) and not self.hub.waiting(heard.queue),
+            giver=self.giver,
+        )
+
+    async def _at_once(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        """What there is for a worker now."""
+        while True:
+            given = await self._lease(ask, heard)
+            if given.jobs or not given.unfit:  # else what stood in front is out of the way now
+                return given.jobs
+
+    async def _awaited(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        """The same, or what comes within the time that it waits."""
         deadline, ended = time.monotonic() + ask.wait_s, heard.ended
         leased: list[Leased] = []
         while not leased:
@@ -149,27 +167,22 @@ class Pilots(Core):
                     break
             finally:
                 self.hub.forget(waiter)
-        self._renew(heard)
-        return m.AcquiredSent(
-            jobs=tuple(
-                m.AssignmentSent(
-                    job_id=job.job_id,
-                    attempt_nr=job.attempt_nr,
-                    report_key=self.report_key(job.job_id, job.attempt_nr, heard.worker_id),
-                    spec=msgspec.Raw(job.spec),
-                    seal=self.seal(job.job_id, job.attempt_nr, heard.worker_id),
-                )
-                for job in leased
-            ),
-            drain=heard.draining,
-            prefetch=bool(leased) and not self.hub.waiting(heard.queue),
-            giver=self.giver,
+        return leased
+
+    def _assigned(self, job: Leased, worker_id: int) -> m.AssignmentSent:
+        report_key, seal = self.words(job.job_id, job.attempt_nr, worker_id)
+        return m.AssignmentSent(
+            job_id=job.job_id,
+            attempt_nr=job.attempt_nr,
+            report_key=report_key,
+            spec=msgspec.Raw(job.spec),
+            seal=seal,
         )
 
     async def _lease(self, ask: m.Acquire, heard: Heard) -> Given:
-        held = self.leases.of_worker(heard.worker_id)
         # Such a worker gets nothing new; what it was leased and never heard of comes again.
-        full = heard.draining or any(lease.alone for lease in held)
+        full = heard.draining or self.leases.alone(heard.worker_id)
+        busy = self.leases.busy(heard.worker_id)
         room = Room(cores=0) if full else ask.room
         given = await self.store.write(
             lambda tx: queue.lease(
@@ -183,7 +196,7 @@ class Pilots(Core):
                 turns=self.turns,
                 now=self.now(),
                 host=heard.host,
-                busy=bool(held),
+                busy=busy,
                 silent=heard.silent,
                 elsewhere=lambda shape: self._elsewhere(heard, shape),
             ),
@@ -228,7 +241,7 @@ class Pilots(Core):
         if ask.draining and not heard.draining:
             heard.draining = True
             self.hub.wake(heard.worker_id)
-        self._renew(heard)
+        until_s = self._renew(heard)
         news: list[tuple[Lease, m.Update]] = []
         strangers: list[m.Update] = []
         commands: list[m.Command] = []
@@ -237,7 +250,7 @@ class Pilots(Core):
             if lease is None:
                 strangers.append(update)
                 continue
-            self.leases.renew(lease, self.awake.now + self.length(heard.worker_id), heard.last)
+            self.leases.renew(lease, until_s, heard.last)
             if update.usage is not None:
                 lease.sample(self.now(), update.usage)
             if update.tail is not None:
@@ -406,7 +419,7 @@ class Pilots(Core):
         """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
         detail = retention.kept(tx, report.job_id)
         for one in detail.attempts if detail is not None else ():
-            key = self.report_key(report.job_id, one.attempt_nr, one.worker_id)
+            key, seal = self.words(report.job_id, one.attempt_nr, one.worker_id)
             if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
                 key.encode(), report.report_key.encode()
             ):
@@ -415,7 +428,7 @@ class Pilots(Core):
                     job_id=report.job_id,
                     attempt_nr=report.attempt_nr,
                     verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
-                    seal=self.seal(report.job_id, report.attempt_nr, one.worker_id),
+                    seal=seal,
                 )
         return None
 
@@ -484,7 +497,8 @@ class Pilots(Core):
     def _conclude(self, tx: Tx, report: m.Report) -> m.Verdict:
         """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
         attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
-        key = self.report_key(report.job_id, report.attempt_nr, attempt[0] if attempt else 0)
+        worker_id = attempt[0] if attempt else 0
+        key, seal = self.words(report.job_id, report.attempt_nr, worker_id)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
             return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey")
         lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
@@ -494,7 +508,7 @@ class Pilots(Core):
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,
             verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",
-            seal=self.seal(report.job_id, report.attempt_nr, attempt[0]),
+            seal=seal,
         )
 
     async def release(self, ask: m.Release, caller: Caller) -> m.Done:
@@ -563,9 +577,11 @@ class Pilots(Core):
         self.outage.pop(caller.worker_id, None)
         return m.Done()
 
-    def _renew(self, heard: Heard) -> None:
+    def _renew(self, heard: Heard) -> float:
+        """Note that a worker was heard. Until when it and its leases hold, in awake time."""
         until = self.awake.now + self.length(heard.worker_id)
         heard.last, heard.until, heard.flushed = self.now(), until, False
+        return until
 
     async def _heard(self, caller: Caller) -> Heard:
         """The worker of a token. One that was given up for lost and speaks again is taken back."""

@@ -567,6 +567,7 @@ class _Place(Struct, frozen=True):
     worker_id: int | None
     owner: str
     name: str
+    row: Row
 
 
 def _standing(tx: Tx, job_id: int) -> tuple[Standing, _Place]:
@@ -577,7 +578,7 @@ def _standing(tx: Tx, job_id: int) -> tuple[Standing, _Place]:
     standing = Standing(
         state=JobState(state), attempt_nr=attempt_nr, max_attempts=most, retry_all=bool(retry_all)
     )
-    return standing, _Place(queue, shape_id, worker_id, owner, name)
+    return standing, _Place(queue, shape_id, worker_id, owner, name, row)
 
 
 def _keep(
@@ -644,6 +645,7 @@ def _settle(
         diagnosis=report.diagnosis,
         now=now,
         attempt_nr=report.attempt_nr,
+        row=place.row,
     )
     graph.ended(tx, job_id, after.state, place.name, now=now)
 

@@ -111,3 +111,16 @@ def test_a_report_that_comes_again_takes_no_lease_from_the_next_attempt(place):
         assert await b.state(job_id) == JobState.ACTIVATED
 
     run(test, place)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_worker_is_alone_with_a_job_as_long_as_it_holds_it(alone):
+    leases = Leases()
+    leases.add(Lease(1, 1, 7, JobState.SENT, 1.0, alone=alone))
+    leases.add(Lease(2, 1, 8, JobState.SENT, 1.0))
+    assert [leases.alone(worker) for worker in (7, 8, 9)] == [alone, False, False]
+    assert [leases.busy(worker) for worker in (7, 8, 9)] == [True, True, False]
+    leases.add(Lease(1, 2, 8, JobState.SENT, 1.0))  # begun anew elsewhere
+    assert not leases.alone(7)
+    assert not leases.alone(8)
+    assert not leases.busy(7)

@@ -646,6 +646,17 @@ async def together(b, *calls):
     return await asyncio.gather(*tasks)
 
 
+def test_neither_the_key_nor_the_seal_of_an_attempt_is_found_in_another_or_in_each_other(place):
+    async def test(b):
+        attempts = [(1, 1, 1), (1, 2, 1), (11, 1, 1), (1, 1, 11)]
+        words = [word for one in attempts for word in b.service.words(*one)]
+        assert min(map(len, words)) >= 24
+        assert not [(a, b) for a in words for b in words if a is not b and a in b]
+        assert b.service.seal(1, 2, 1) == words[3]
+
+    run(test, place)
+
+
 def test_acquires_that_share_a_commit_get_the_best_jobs_once_each(place):
     async def test(b):
         ids = await b.submit(*(job(f"j{nr}", priority=nr) for nr in range(6)))
@@ -678,9 +689,9 @@ def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(place):
             b,
             first.beat(held, state=S.STARTING),
             first.beat(held, state=S.RUNNING),
-            second.acquire(),  # a step later than the report: it gets what that gave back
             b.service.cancel(m.Cancel(job_ids=(low,)), ALICE),
             first.report(held, finished=False, transient=True, code=Code.STAGE_IN_FAILED),
+            second.acquire(),  # it gets what the report gave back
         )
         assert (await b.state(low), await b.state(high)) == (S.CANCELLED, S.SENT)
         told = [
