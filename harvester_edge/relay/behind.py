@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 from harvester_edge.site import Site
 
@@ -24,14 +25,24 @@ def behind(site: Site) -> str:
     if site.outage_s is None or not path.exists():
         return ""
     now = time.time()
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as db:
-        (pilots,) = db.execute(
-            "select count(*) from pilot where worker_id = 0 and at > ?", (now - site.outage_s,)
-        ).fetchone()
-        (reports,) = db.execute(
-            "select count(*) from report where at between ? and ?",
-            (now - site.outage_s, now - ON_ITS_WAY_S),
-        ).fetchone()
+    try:
+        pilots, reports = _untold(path, now, site.outage_s)
+    except sqlite3.Error as error:
+        return f"what the relay has not told yet cannot be read in {path}: {error}; does the relay start?"
     if pilots or reports:
         return f"the relay has {pilots} pilots and {reports} reports that the dispatcher has not heard of"
     return ""
+
+
+def _untold(path: Path, now: float, outage_s: float) -> tuple[int, int]:
+    """Pilots and reports that wait."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as db:
+        (pilots,) = db.execute(
+            "select count(*) from pilot where worker_id = 0 and at > ?", (now - outage_s,)
+        ).fetchone()
+        (reports,) = db.execute(
+            "select count(*) from report where at between ? and ?",
+            (now - outage_s, now - ON_ITS_WAY_S),
+        ).fetchone()
+    return int(pilots), int(reports)

@@ -7,6 +7,7 @@ import contextlib
 import resource
 import signal
 import socket
+import sqlite3
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +63,7 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     token = TokenFile(private(Path(expanded(site.relay.token_file)), "relay.token_file", "relay"))
     client = Client(site.dispatcher.url, token, connections=THREADS, trust=trust(site))
     loops = Tasks(log)
-    store = Store(site.relay_state / "relay.sqlite", loops)
+    store = _store(site.relay_state / "relay.sqlite", loops)
     terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
     stock = Stock(terms, store)
     upstream = Upstream(client, stock, log)
@@ -92,6 +93,20 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
         upstream.close()
         store.close()
         log.info("relay_stopped", **stock.counts())
+
+
+def _store(path: Path, loops: Tasks) -> Store:
+    try:
+        return Store(path, loops)
+    except sqlite3.Error as error:
+        raise AilurusError(
+            f"cannot use {path}: {error}",
+            field="paths.state",
+            remedy=(
+                "is it a local disk with room? If the file is spoilt, move relay.sqlite* away: reports that "
+                "were not told are lost with it, and the jobs of its pilots begin again"
+            ),
+        ) from None
 
 
 async def _say(teller: Teller, loop: Loop) -> None:

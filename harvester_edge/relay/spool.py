@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ LOOK_S, IDLE_LOOK_S = 0.5, 2.0  # between two looks at the sixteen directories
 IDLE_AFTER_S = 30.0
 LEFT_S = 3600.0  # an answer that nobody took, and a draft that nobody finished, go after so long
 SWEEP_S = 300.0
+AGAIN_S = 30.0  # after a file that could not be read, answered or removed
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(Request).decode
 
@@ -28,10 +31,14 @@ class Spool:
     def __init__(self, directory: Path, door: Door, log: Log, loops: Tasks) -> None:
         self.directory, self._door, self._log, self._loops = directory, door, log, loops
         self._busy: set[Path] = set()
+        self._later: dict[Path, float] = {}  # what could not be answered, and when to look again
+        self._make()
+
+    def _make(self) -> None:
         for way in ("answer", "ask"):
             for fan in FANS:
-                (directory / way / fan).mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
+                (self.directory / way / fan).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory.chmod(0o700)
 
     async def serve(self, loop: Loop) -> None:
         """Look for requests, and answer each in a task of its own: some wait for a job."""
@@ -50,12 +57,25 @@ class Spool:
             await asyncio.sleep(LOOK_S if now - asked < IDLE_AFTER_S else IDLE_LOOK_S)
 
     def _look(self) -> list[Path]:
-        return [
-            path
-            for fan in FANS
-            for path in (self.directory / "ask" / fan).iterdir()
-            if not path.name.startswith(".") and path not in self._busy
-        ]
+        try:
+            return [path for fan in FANS for path in self._asked(self.directory / "ask" / fan)]
+        except FileNotFoundError:  # somebody has tidied up
+            self._make()
+            return []
+
+    def _asked(self, directory: Path) -> Iterator[Path]:
+        """The requests there: files that are whole. Nothing else of what may lie there is opened, a FIFO
+        least of all."""
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if (
+                    not entry.name.startswith(".")
+                    and path not in self._busy
+                    and self._later.get(path, 0.0) < time.monotonic()
+                    and entry.is_file(follow_symlinks=False)
+                ):
+                    yield path
 
     async def _answer(self, path: Path) -> None:
         try:
@@ -70,17 +90,21 @@ class Spool:
                 )
             await asyncio.to_thread(path.unlink, missing_ok=True)
         except OSError as error:
-            self._log.warning("spool_failed", path=str(path), what=error.strerror)
+            self._log.warning("spool_failed", path=repr(str(path)), what=error.strerror)
+            self._later[path] = time.monotonic() + AGAIN_S
         finally:
             self._busy.discard(path)
 
     def _sweep(self) -> None:
+        self._later = {
+            path: at for path, at in self._later.items() if at > time.monotonic() - SWEEP_S
+        }
         old = time.time() - LEFT_S
         for path in self.directory.glob("*/*/*"):
             try:
-                if path.stat().st_mtime < old:
+                if path.lstat().st_mtime < old:
                     path.unlink()
-            except FileNotFoundError:
+            except OSError:  # it is gone, or none of ours: a directory, say
                 continue
 
 

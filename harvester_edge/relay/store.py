@@ -75,10 +75,14 @@ class Store:
     def __init__(self, path: Path, loops: Loops | None = None) -> None:
         """`loops`: keep the thread; those of the process."""
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        path.chmod(0o600)
-        for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
-            self._connection.execute(f"pragma {line}")
-        self._connection.executescript(_SCHEMA)
+        try:
+            path.chmod(0o600)
+            for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
+                self._connection.execute(f"pragma {line}")
+            self._connection.executescript(_SCHEMA)
+        except BaseException:
+            self._connection.close()
+            raise
         self._changes: queue.SimpleQueue[tuple[Change, Done] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._thread = (loops or Loops(Log("relay"))).thread(

@@ -13,12 +13,15 @@ import msgspec
 import pytest
 import yaml
 
+from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Phase
+from ailurus.tasks import Tasks
 from harvester_edge import act, lint
 from harvester_edge.relay import keys
 from harvester_edge.relay.behind import behind
 from harvester_edge.relay.proof import NOTE, sum_of
+from harvester_edge.relay.serve import _store
 from harvester_edge.relay.store import Store
 from harvester_edge.site import Site
 
@@ -91,6 +94,29 @@ def test_the_edge_notes_who_may_register_and_for_how_long_they_may_be_silent(wor
     assert note.read_bytes() == sum_of("token-0")
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
     assert asked[0].outage_s == 3 * 3600
+
+
+@pytest.mark.parametrize("text", [b"no" * 9999, b""])
+def test_a_spoilt_store_of_the_relay_is_named(world, tree, text):
+    world.edge.site = here = site(tree, network="spool", relay=RELAY)
+    world.dispatcher.jobs = 1
+    here.relay_state.mkdir()
+    (here.relay_state / "relay.sqlite").write_bytes(text)
+    assert "relay.sqlite" in world.cycle().binding.why
+    assert world.batch.orders == []
+    if text:
+        with pytest.raises(
+            AilurusError, match=r"cannot use .*relay\.sqlite: .* move relay\.sqlite"
+        ):
+            _store(here.relay_state / "relay.sqlite", Tasks(Log("relay")))
+
+
+def test_a_path_may_hold_what_a_url_may_not(tree):
+    tree["paths"]["state"] += "/a %20#?b"
+    here = site(tree, network="spool", relay=RELAY)
+    here.relay_state.mkdir(parents=True)
+    Store(here.relay_state / "relay.sqlite").close()
+    assert behind(here) == ""
 
 
 def test_an_edge_judges_nobody_before_the_relay_has_told_everything(world, tree):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -126,3 +127,55 @@ def test_a_waiting_client_looks_ever_more_rarely(serving, monkeypatch):
         one.call("beat", BEAT, answer=m.Beaten)
     assert looks[:3] == pytest.approx([0.05, 0.075, 0.1125])
     assert max(looks) <= 2.0
+
+
+def test_what_is_no_file_is_not_opened_and_holds_up_nobody(serving, monkeypatch):
+    spool, echo = serving
+    opened: list[Path] = []
+    monkeypatch.setattr(
+        spools, "_read", lambda path, read=spools._read: opened.append(path) or read(path)
+    )
+    for fan in "0123456789":  # more than there are threads
+        for name in ("fifo", "another", "third", "fourth"):
+            os.mkfifo(spool.directory / "ask" / fan / name)
+    (spool.directory / "ask" / "0" / "directory").mkdir()
+    (spool.directory / "ask" / "0" / "link").symlink_to("/dev/zero")
+    for _ in range(3):
+        assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    assert len(opened) == echo.beats == 3
+
+
+def test_what_cannot_be_answered_is_tried_rarely(serving, monkeypatch):
+    spool, echo = serving
+    tried: list[Path] = []
+
+    def full(path: Path, text: bytes) -> None:
+        tried.append(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spools, "put", full)
+    monkeypatch.setattr("ailurus.wire.spool.SLACK_S", 0.6)
+    with pytest.raises(Unreachable):
+        client(spool).call("beat", BEAT, answer=m.Beaten)
+    assert len(tried) == echo.beats == 1
+
+
+def test_a_spool_that_somebody_has_removed_is_made_again(serving):
+    spool, _ = serving
+    spool.directory.rename(spool.directory.with_name("gone"))
+    for _ in range(200):
+        if len(list(spool.directory.glob("a*/*"))) == 32:
+            break
+        time.sleep(0.02)
+    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+
+
+def test_what_is_old_goes_and_a_directory_stops_no_sweep(serving):
+    spool, _ = serving
+    (spool.directory / "answer" / "0" / "directory").mkdir()
+    for fan in "0f":
+        (spool.directory / "answer" / fan / "left").touch()
+    for path in spool.directory.glob("answer/*/*"):
+        os.utime(path, (1, 1))
+    spool._sweep()
+    assert [one.name for one in spool.directory.glob("*/*/*")] == ["directory"]
