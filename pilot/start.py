@@ -49,7 +49,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
     credential = _credential(options)
     instance = secrets.token_hex(8)
     slot = site.slot(options.slot, options.queue)
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    _made(options.workdir)
     directory = options.workdir / f"ailurus-{instance}"
     directory.mkdir(mode=0o700)
     left: Path | None = None
@@ -238,6 +238,14 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
         return made
 
     return transfer
+
+
+def _made(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, in which no umask lets a group of users put
+    another one in the place of a pilot's."""
+    if not directory.is_dir():
+        _made(directory.parent)
+        directory.mkdir(mode=0o755, exist_ok=True)
 
 
 def _made_storage(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ import pytest
 from pilot import tarball
 from pilot.livelog import Follower
 from pilot.run import stderr_tail
+from pilot.start import _made
 from pilot.tail import tail
 from pilot.workdir import Workdir, remove_tree
 from tests.pilot.attempts import held_of
@@ -184,3 +186,17 @@ def test_a_stream_that_a_payload_replaced_is_not_read_and_nobody_waits_for_it(
     assert {piece.stream for piece in follower.news()} == {"stdout", "stderr"} - {stream}
     follower.rest().close()
     assert stderr_tail(work) == ("" if stream == "stderr" else "written")
+
+
+def test_a_work_directory_that_is_made_is_open_to_no_group(tmp_path):
+    """With umask 002, as many a site has it, others of the group could swap a pilot's directory."""
+    before = os.umask(0o002)
+    try:
+        _made(tmp_path / "site" / "work")
+    finally:
+        os.umask(before)
+    for made in (tmp_path / "site", tmp_path / "site" / "work"):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o755
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        _made(tmp_path / "file")
