@@ -39,6 +39,8 @@ class Disk:
     size is counted to its end, and no step holds up other payloads."""
 
     def __init__(self, tops: Sequence[Path]) -> None:
+        self.entries = 0
+        """How many the last whole walk met, those that it could not look at included."""
         self.used = 0
         """Of the last whole walk, or of this one where it has already found more."""
         self.mark = 0
@@ -46,19 +48,20 @@ class Disk:
         whatever its times say."""
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
-        self._tops = tops
-        self._sum = self._ahead = self._mark = 0
+        self._tops = [os.fspath(top) for top in tops]
+        self._seen = self._sum = self._ahead = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
 
     def step(self, most: int = STEP) -> bool:
         """Look at up to `most` more entries; whether that came to the end of a walk."""
         if self._walk is None:
-            self._sum, self._ahead, self._mark = 0, 0, self._mark_of_tops()
+            self._seen = self._sum = self._ahead = self._mark = 0
             self._linked, self._walk = set(), self._entries()
         for _ in range(most):
             if (found := next(self._walk, None)) is None:
                 self.used, self.mark, self._walk = self._so_far(), self._mark, None
+                self.entries = self._seen
                 return True
             self._count(found)
         self.used = max(self.used, self._so_far())
@@ -68,6 +71,7 @@ class Disk:
         return self._sum + max(0, self._ahead - self._sum - AHEAD_BYTES)
 
     def _count(self, found: os.stat_result) -> None:
+        self._seen += 1
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
             if (found.st_dev, found.st_ino) in self._linked:
                 return
@@ -77,22 +81,18 @@ class Disk:
         self._ahead += max(0, found.st_blocks * 512 - charged)
         self._mark += hash((found.st_ino, found.st_ctime_ns, found.st_size))
 
-    def _mark_of_tops(self) -> int:
-        """What says that names came and went, though none is left."""
-        mark = 0
-        for top in self._tops:
-            with contextlib.suppress(OSError):
-                mark += hash((os.fspath(top), top.stat().st_ctime_ns))
-        return mark
-
     def _entries(self) -> Iterator[os.stat_result]:
-        todo = [os.fspath(top) for top in self._tops]
+        todo = [*self._tops]
         while todo:
+            path = todo.pop()
             try:
-                entries = _listing(todo.pop())
+                found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - at each directory
+                entries = _listing(path, found)
             except OSError as error:
                 self._missed(error)
                 continue
+            if path in self._tops:  # its time says that names came and went, though none is left
+                self._mark += hash((path, found.st_ctime_ns))
             with entries:
                 for entry in entries:
                     try:
@@ -106,6 +106,7 @@ class Disk:
 
     def _missed(self, error: OSError) -> None:
         """What goes away while it is looked at is no error; what no path reaches is said."""
+        self._seen += 1
         self.too_deep |= error.errno == errno.ENAMETOOLONG
 
 
@@ -211,9 +212,8 @@ def _memory_devices() -> frozenset[int]:
     return frozenset(found)
 
 
-def _listing(path: str) -> os._ScandirIterator[str]:
+def _listing(path: str, found: os.stat_result) -> os._ScandirIterator[str]:
     """The entries of a directory; one that the payload closed is opened to its user, and stays so."""
-    found = os.stat(path, follow_symlinks=False)  # noqa: PTH116
     if found.st_mode & 0o500 != 0o500:
         handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -22,7 +22,7 @@ from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
 from pilot.stage import undeclared
 from pilot.tarball import keep_log
-from pilot.workdir import SCRIPT, Workdir
+from pilot.workdir import SCRIPT, Workdir, size_of
 
 _log = Log("pilot.flow")
 OF_THE_NODE = (Code.RESOURCE_UNAVAILABLE, Code.NO_LOCAL_SPACE, Code.CONTAINER_FAILED)
@@ -125,8 +125,9 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
 
 def written(held: Held, work: Workdir) -> None:
     """Note how long the payload's output is, so that whoever keeps a part of it can say so."""
-    sizes = [path.lstat().st_size if path.is_file() else 0 for path in (work.stdout, work.stderr)]
-    held.usage = replace(held.usage, stdout_bytes=sizes[0], stderr_bytes=sizes[1])
+    held.usage = replace(
+        held.usage, stdout_bytes=size_of(work.stdout), stderr_bytes=size_of(work.stderr)
+    )
 
 
 def report_of(
@@ -200,6 +201,8 @@ def _sentence(error: JobError) -> str:
 
 def _clipped(text: str, most: int = 7900) -> str:
     """Text that any dispatcher takes: a name of a file may have bytes that are none."""
+    if not text:
+        return ""
     clean = (
         text.encode("utf-8", "backslashreplace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     )

@@ -148,6 +148,9 @@ def _client(
     return Client(url, token, patience=patience, connections=connections, trust=trust)
 
 
+_chance = random.Random()
+
+
 def backoff() -> Iterator[float]:
     """Pauses for whoever talks to a dispatcher that does not answer."""
-    return pauses(Patience(first_s=0.2, longest_s=LONGEST_BACKOFF_S), random.Random())
+    return pauses(Patience(first_s=0.2, longest_s=LONGEST_BACKOFF_S), _chance)

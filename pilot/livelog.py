@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import LogPiece
 from pilot.held import Held
-from pilot.workdir import open_regular
+from pilot.workdir import open_regular, size_of
 
 PIECE_BYTES = 256 * 1024
 FINAL_BYTES = 64 * 1024
@@ -67,6 +67,11 @@ class Rest:
         if not follower.wants_all:
             self._ahead = list(self._pieces)
             self.close()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left."""
+        return not (self._ahead or self._files)
 
     @property
     def bytes(self) -> int:
@@ -124,7 +129,10 @@ class Follower:
     def rest(self) -> Rest:
         """What is to be sent once the payload has ended: the end of what has not been sent, or all of
         that for a job that wants its whole log. Its files may be removed meanwhile."""
-        files = {stream: fd for stream, path in self._paths() if (fd := opened(path)) is not None}
+        files = {}
+        for stream, path in self._paths():
+            if size_of(path) and (fd := opened(path)) is not None:
+                files[stream] = fd
         return Rest(self, files)
 
     def rest_of(self, stream: str, fd: int) -> Iterator[LogPiece]:

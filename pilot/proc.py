@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -101,10 +102,8 @@ def shmem_kb() -> int:
 
 def counter(path: str, name: bytes) -> int | None:
     """The number after `name` in a file of `name number` lines; None if it is not told."""
-    for line in _read(path).splitlines():
-        if line.split(None, 1)[:1] == [name]:
-            return int(line.split()[1])
-    return None
+    found = re.search(rb"(?m)^%b\s+(\d+)" % name, _read(path))
+    return None if found is None else int(found[1])
 
 
 def _read(path: str) -> bytes:

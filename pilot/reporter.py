@@ -127,7 +127,7 @@ class Reporter:
         judged it. `seal`: what it gave with it; `adopted`: of a dead pilot, so that this one need not wait
         for the verdict."""
         with self._news:
-            if ends is not None:
+            if ends is not None and not ends.over:
                 if sum(one.bytes for one in self._ends) + ends.bytes > ENDS_BYTES:
                     ends.shorten(LAST_WORDS)
                 self._ends.append(ends)
@@ -308,8 +308,9 @@ class Reporter:
             self._judge(batch, self._ask_verdicts(batch))
         kept = [one for one in list(self._owed.values()) if one.refused is not None]
         if not kept:
-            self._refusals, self._refused_at = _apart(), 0.0
-            self._trouble.over("reports_kept")
+            self._refused_at = 0.0
+            if self._trouble.over("reports_kept"):
+                self._refusals = _apart()
         elif again:
             self._refused_at = time.monotonic() + next(self._refusals)
             self._trouble.warning("reports_kept", self._why_refused, reports=len(kept))

@@ -20,7 +20,7 @@ from pilot.held import Held
 from pilot.oom import OomKills
 from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
 from pilot.slots import Slot
-from pilot.workdir import SCRIPT, Workdir, open_regular, tail_of
+from pilot.workdir import SCRIPT, Workdir, open_regular, size_of, tail_of
 
 if TYPE_CHECKING:
     from pilot.kit import Kit
@@ -190,6 +190,8 @@ def _seen(
 
 def stderr_tail(work: Workdir) -> str:
     """The last lines of the payload's stderr."""
+    if not size_of(work.stderr):
+        return ""
     try:
         fd = open_regular(work.stderr)
     except (OSError, ValueError):

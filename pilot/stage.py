@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TypeVar
 
@@ -226,6 +226,7 @@ def undeclared(spec: JobSpec, work: Workdir) -> str:
     return f"left {what} not declared: {', '.join(names)}{', …' * (len(left) > MOST_NAMED)}"
 
 
+@lru_cache(100)  # a site's default directory, for each job anew
 def _parsed(url: str) -> Url:
     try:
         return Url.parse(url)

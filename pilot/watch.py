@@ -42,7 +42,6 @@ class _Watched:
         if held.spec.inputs or held.spec.script:  # they are there by now, and count beside its disk
             self.disk.step(FINAL_ENTRIES)
         self.disk_limit = (held.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
-        self.device = _device(work.directory)
         self.nameless = Nameless(0, 0)
         self.shmem_kb = 0  # of the node, when this payload was last looked at
         self.nameless_next, self.disk_next = now, now + 2.0
@@ -58,7 +57,7 @@ class _Watched:
 
 def _device(directory: Path) -> int:
     try:
-        return directory.stat().st_dev
+        return directory.lstat().st_dev
     except OSError:
         return -1
 
@@ -180,7 +179,7 @@ class Supervisor:
         grown = shmem_kb > one.shmem_kb + SHMEM_KB
         if now >= one.nameless_next and (grown or now >= one.disk_next):
             used = time.thread_time()
-            one.nameless = nameless(tree, one.device)
+            one.nameless = nameless(tree, _device(one.work.directory))
             one.shmem_kb = shmem_kb
             one.nameless_next = now + (time.thread_time() - used) / SHARE
         elif shmem_kb < one.shmem_kb:
@@ -252,7 +251,7 @@ class Supervisor:
     def _last_look(self, one: _Watched) -> None:
         """What the payload left counts, too, however short it ran."""
         disk = Disk((one.work.directory, one.work.tmp))
-        disk.step(FINAL_ENTRIES)
+        one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
         self._disk_limit(one, disk, 0)
         self._logs(one, time.monotonic())
 

@@ -33,12 +33,26 @@ class Workdir:
         self.tmp = path / "tmp"
         self.stdout = path / "stdout"
         self.stderr = path / "stderr"
+        self.empty = False
+        """Nothing is in the payload's directories, and no payload runs any more that could change that."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        remove_tree(self.path)
+        if not (self.empty and self._removed()):
+            remove_tree(self.path)
+
+    def _removed(self) -> bool:
+        """Remove what is left by a payload that left nothing; False: there is more."""
+        try:
+            for stream in (self.stdout, self.stderr):
+                stream.unlink()
+            for directory in (self.directory, self.tmp, self.path):
+                directory.rmdir()
+        except OSError:
+            return False
+        return True
 
     def make(self) -> None:
         try:
@@ -80,6 +94,8 @@ class Workdir:
 
     def files(self, *, tmp: bool = True) -> Iterator[tuple[str, os.stat_result]]:
         """Regular files and directories beneath `work` and `tmp`, with their names from `path` on."""
+        if self.empty:
+            return
         seen = 0
         todo = [(self.directory, "work"), *([(self.tmp, "tmp")] if tmp else [])]
         while todo:
@@ -104,6 +120,15 @@ def open_regular(name: str | Path, directory: int | None = None) -> int:
         os.close(fd)
         raise ValueError(f"{str(name)!r} is not a regular file")
     return fd
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a regular file; 0 for anything else. To open a stream costs more, and most are empty."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def tail_of(fd: int, most: int) -> tuple[int, bytes]:

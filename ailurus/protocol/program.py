@@ -15,6 +15,8 @@ _BOM = "\ufeff"
 def check_program(spec: JobSpec) -> None:
     """Raise AilurusError, with the field, for a job whose program nowhere runs as it was meant."""
     for field, text in (("script", spec.script), ("command", spec.command)):
+        if not text:
+            continue
         first, feed, _ = text.partition("\n")
         if text.startswith(_BOM):
             raise AilurusError(
@@ -32,6 +34,8 @@ def check_program(spec: JobSpec) -> None:
 
 
 def _check_lengths(spec: JobSpec) -> None:
+    if not spec.environment and 4 * len(spec.command) <= LONGEST_WORD:
+        return
     sizes = {"command": len(spec.command.encode())}
     for name, value in spec.environment.items():
         sizes[f"environment.{name}"] = len(name) + 1 + len(value.encode())
