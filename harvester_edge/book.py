@@ -282,9 +282,9 @@ class Book:
         array = _ARRAY.match(name)
         number = int(name) if array and len(name) < 19 and name.isdecimal() else -1  # SQLite's most
         found = self._workers(
-            "where intent = ?1 or batch_id = ?1 or worker_id = ?2 "
-            "or intent || '.' || \"index\" = ?1 order by intent, \"index\"",
-            name, number,
+            "where intent = ? or batch_id = ? or worker_id = ? "
+            "or intent || '.' || \"index\" = ? order by intent, \"index\"",
+            name, name, number, name,
         )  # fmt: skip
         if array is None or (found and not name.isdecimal()):
             return found
