@@ -9,10 +9,11 @@ from dispatcher.core import Settings
 from dispatcher.edges import Edges
 from dispatcher.ports import Store
 from dispatcher.relays import Relays
+from dispatcher.upkeep import Upkeep
 from dispatcher.users import Users
 
 
-class Service(Users, Relays, Edges):
+class Service(Users, Relays, Edges, Upkeep):
     """Everything a caller may ask. The door has checked the token's scope; ownership is checked here."""
 
     @classmethod

@@ -41,7 +41,7 @@ def test_every_loop_that_is_kept_has_its_test_below():
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, monkeypatch):
     monkeypatch.setattr("ailurus.loops.FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr("dispatcher.core.TIDY_S", 0.01)
+    monkeypatch.setattr("dispatcher.upkeep.TIDY_S", 0.01)
     monkeypatch.setattr("dispatcher.cli.serve.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.oidc.HOURLY_S", 0.01)
     monkeypatch.setattr("dispatcher.store.postgres.LOOK_S", 0.01)

@@ -10,8 +10,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope, WorkersQuery
 from ailurus.protocol.job import Room
 from dispatcher.caller import Caller
-from dispatcher.core import PASSED_S
 from dispatcher.panda.door import PandaSettings
+from dispatcher.upkeep import PASSED_S
 from tests.dispatcher.panda.conftest import ALICE, Dispatcher
 
 BOSS = Caller(subject="boss", scopes=frozenset({Scope.ADMIN, Scope.READ}))
