@@ -257,7 +257,7 @@ BEGUN = {
     "dispatcher/health.py": {"check": 1},  # whoever asks waits for it
     "dispatcher/live.py": {"_take": 1},  # the page that joins waits for it
     "dispatcher/oidc.py": {"refresh": 1},  # the request whose key is new waits for it
-    "dispatcher/pilots.py": {"acquire": 1},  # the request waits for it, or its lease is kept
+    "dispatcher/pilots.py": {"_awaited": 1},  # the request waits for it, or its lease is kept
     "dispatcher/relays.py": {"relay_acquire": 1},  # the request waits for them
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost
