@@ -111,7 +111,8 @@ class GuardedSpawner:
         self._lost = True
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            os.kill(self.guardian_pid, signal.SIGCONT)  # one that somebody stopped would never end
             os.waitpid(self.guardian_pid, 0)
         self._link.close()
 

@@ -42,6 +42,20 @@ def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:
     return results[0]
 
 
+def test_a_guardian_that_somebody_stopped_ends_with_its_pilot() -> None:
+    link, pid = guardian.start()
+    made = GuardedSpawner(link, pid)
+    os.kill(pid, signal.SIGSTOP)
+    closing = threading.Thread(target=made.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    hung = closing.is_alive()
+    if hung:
+        os.kill(pid, signal.SIGCONT)
+        closing.join()
+    assert not hung
+
+
 def test_an_exit_code_comes_back(spawner: GuardedSpawner) -> None:
     assert run(spawner, "/bin/sh", "-c", "exit 7").exit_code == 7
 
