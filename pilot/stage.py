@@ -26,6 +26,9 @@ from pilot.workdir import SCRIPT, Workdir
 
 T = TypeVar("T")
 MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
+REPORT_BYTES, FILE_BYTES = 6_000_000, 150
+"""Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a request,
+and a report that is longer would never arrive."""
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
 
 
@@ -55,10 +58,20 @@ class Stage:
             with _field(f"inputs[{index}].url"):
                 url = _parsed(file.url)
                 self._transfers(url.scheme).allowed(url)
+        told = 0
         for index, output in enumerate(held.spec.outputs):
             with _field(f"outputs[{index}].url"):
                 url = self.physical(held.id, output)
                 self._transfers(url.scheme).allowed(url)
+                told += FILE_BYTES + len(output.name) + len(url.text.encode())
+        if told > REPORT_BYTES:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"names and URLs of the {len(held.spec.outputs)} outputs are longer than the report of a job "
+                f"may be: {told} bytes, of {REPORT_BYTES}",
+                field="outputs",
+                remedy="give them shorter directories, or pack them into one file",
+            )
         declared = sum(file.size or 0 for file in held.spec.inputs)
         if 0 < self._bounds.inputs_bytes < declared:
             raise JobError(

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,26 @@ class Drip:
         while True:
             check()
             time.sleep(0.001)
+
+
+@pytest.mark.field("A3")
+def test_outputs_that_no_report_can_name_are_refused_before_the_job_begins() -> None:
+    """9,000 outputs with URLs of 1,600 characters were stored, and the job was `holding` for ever."""
+    made = stage.Stage(
+        lambda scheme: SimpleNamespace(allowed=lambda url: None),  # type: ignore[arg-type,return-value]
+        "",
+        site.bounds_of(site.Limits()),
+    )
+
+    def outputs(number: int) -> tuple[OutputFile, ...]:
+        url = "file:///d/" + "x" * 1600
+        return tuple(OutputFile(name=f"o{n}", url=url) for n in range(number))
+
+    made.allowed(held_of("true", outputs=outputs(3000)))
+    with pytest.raises(JobError, match="longer than the report") as refused:
+        made.allowed(held_of("true", outputs=outputs(5000)))
+    assert not refused.value.transient
+    assert refused.value.field == "outputs"
 
 
 @pytest.mark.field("A18")
