@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 
@@ -48,6 +49,7 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     loop_failures: dict[str, int] = {}
 
 
+LEAST_BYTES = 64 * 1024
 SILENT_S = 600.0
 """A cycle whose commands all run into their time-outs, and whose dispatcher does not answer, is shorter."""
 
@@ -61,7 +63,20 @@ def down(site: Site) -> tuple[str, ...]:
         if holder(state) is not None
         for one in read(state).down
     )
-    return told + _stuck(site)
+    return told + _full(site) + _stuck(site)
+
+
+def _full(site: Site) -> tuple[str, ...]:
+    """A disk that takes nothing takes no word about it either: it is asked itself."""
+    if holder(site.state) is None:
+        return ()
+    disk = os.statvfs(site.state)
+    blocks, inodes = (
+        (disk.f_bfree, disk.f_ffree) if os.geteuid() == 0 else (disk.f_bavail, disk.f_favail)
+    )
+    if blocks * disk.f_frsize >= LEAST_BYTES and (inodes or not disk.f_files):
+        return ()
+    return (f"edge: the disk of {site.state} is full: make room, and the edge goes on by itself",)
 
 
 def _stuck(site: Site) -> tuple[str, ...]:

@@ -11,12 +11,16 @@ def write_whole(path: Path, text: bytes, mode: int = 0o644, *, lasting: bool = F
     a loss of power leaves no empty file of that name. One writer at a time."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
-        os.fchmod(file.fileno(), mode)  # whatever the umask
-        file.write(text)
-        if lasting:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+            os.fchmod(file.fileno(), mode)  # whatever the umask
+            file.write(text)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:  # a full disk names no file
+        new.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     new.replace(path)
     if lasting:
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -37,7 +38,12 @@ def word(args: Namespace, out: Output, name: str) -> int:
     site = lint.load(args.config)
     own(site.state, "paths.state")
     reason = args.reason or f"by {getpass.getuser()}"
-    write_whole(site.state / name, f"{reason}\n".encode())
+    try:
+        write_whole(site.state / name, f"{reason}\n".encode())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        (site.state / name).touch()  # a full disk has room for the word, if not for the reason
     return show(out, site.site, site.state)
 
 

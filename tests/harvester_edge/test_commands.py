@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
@@ -21,6 +22,7 @@ from harvester_edge import metrics
 from harvester_edge.cli import main, watch
 from harvester_edge.cli.why import HistoryAnswer, WhyAnswer
 from harvester_edge.glance import glance
+from harvester_edge.whole import write_whole
 
 
 @pytest.fixture
@@ -290,3 +292,34 @@ def test_an_edge_that_finishes_no_cycle_is_told(config, world, tmp_path, monkeyp
         )
     (world.edge.state / "lock").touch()  # it has begun just now
     assert glance(world.edge.site).down == ()
+
+
+@pytest.mark.parametrize("verb", ["pause", "drain"])
+def test_a_full_disk_keeps_nobody_from_pausing(config, world, capsys, monkeypatch, verb):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("harvester_edge.whole.os.fchmod", full)
+    assert main([verb, "--config", config, "--reason", "the disk is full"]) == 0
+    assert world.cycle().binding.name == "paused"
+    with pytest.raises(OSError, match=r"No space left on device: .*/named"):
+        write_whole(world.edge.state / "named", b"text")
+    assert not list(world.edge.state.glob(".*.new"))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "inodes", "full"), [(0, 9, True), (9999, 0, True), (9999, 9, False)]
+)
+def test_a_full_disk_is_told_though_nothing_can_be_written(
+    world, monkeypatch, blocks, inodes, full
+):
+    """Each cycle fails, and that it does lies where there is no room for it."""
+    monkeypatch.setattr(
+        "harvester_edge.glance.holder", lambda state: 7 if state == world.edge.state else None
+    )
+    (world.edge.state / "lock").touch()
+    disk = os.statvfs_result((4096, 4096, 9999, blocks, blocks, 9999, inodes, inodes, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    world.cycle()
+    said = "; ".join(glance(world.edge.site).down)
+    assert ("is full: make room" in said) is full
