@@ -43,23 +43,29 @@ PANDA = (*METHODS, "/cache/", "/trf/")
 
 
 class App:
-    """The application. Made by `make_app`."""
+    """The application over `service`, which has one method for each route."""
 
     def __init__(
         self,
         service: object,
         issuer: Issuer,
-        console: Asgi | None,
-        stream: Stream | None,
-        panda: Asgi | None,
-        ready: Check | None,
-        access: AccessLog | None,
-        revocations: Revocations | None,
-        rates: Rates | None,
-        host_names: Collection[str],
-        public: session.Public,
-        giver: str,
+        *,
+        console: Asgi | None = None,
+        stream: Stream | None = None,
+        panda: Asgi | None = None,
+        ready: Check | None = None,
+        access: AccessLog | None = None,
+        revocations: Revocations | None = None,
+        rates: Rates | None = None,
+        host_names: Collection[str] = (),
+        public: session.Public = session.NOT_TOLD,
+        giver: str = "",
     ) -> None:
+        """`console` answers `/` and `/console/…`; `panda` what is under `PANDA`. `stream` gives the events of
+        the route `stream`, as the bytes that are sent. `ready` refuses while we cannot serve; `revocations` is
+        asked to refuse tokens; `rates` bound each user. `host_names` are ours beside localhost and addresses;
+        `public` is where browsers find us behind a proxy. `giver` is what the store is called.
+        """
         self._issuer = issuer
         self._giver = giver
         self._revocations = revocations
@@ -393,42 +399,3 @@ async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def make_app(
-    service: object,
-    issuer: Issuer,
-    *,
-    console: Asgi | None = None,
-    stream: Stream | None = None,
-    panda: Asgi | None = None,
-    ready: Check | None = None,
-    access: AccessLog | None = None,
-    revocations: Revocations | None = None,
-    rates: Rates | None = None,
-    host_names: Collection[str] = (),
-    public: session.Public = session.NOT_TOLD,
-    giver: str = "",
-) -> App:
-    """The application over `service`, which has one method for each route.
-
-    `console` answers `/` and `/console/…`; `panda` what is under `PANDA`; `stream`
-    gives the events of the route `stream`, as the bytes that are sent; `ready` refuses while we
-    cannot serve; `revocations` is asked to refuse tokens; `rates` bound each user; `host_names` are ours beside localhost and addresses;
-    `public`: where browsers find us behind a proxy;
-    `giver` is what the store is called.
-    """
-    return App(
-        service,
-        issuer,
-        console,
-        stream,
-        panda,
-        ready,
-        access,
-        revocations,
-        rates,
-        host_names,
-        public,
-        giver,
-    )

@@ -189,7 +189,7 @@ def main(args: Namespace, out: Output) -> int:
 async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
     """Whether it is to start again."""
     from dispatcher import keys, oidc, session
-    from dispatcher.app import make_app
+    from dispatcher.app import App
     from dispatcher.auth import Issuer
     from dispatcher.console.app import console
     from dispatcher.core import Settings
@@ -249,7 +249,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         traces = None if args.otlp is None else _traces(service, args.otlp)
         try:
             await revocations.open()
-            app = make_app(
+            app = App(
                 service,
                 issuer,
                 console=console(),

@@ -15,7 +15,7 @@ import pytest
 
 from ailurus.protocol.api import PREFIX, ROUTES
 from dispatcher import keys
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.auth import Issuer
 from dispatcher.revocation import Revocations
 from dispatcher.service import Service
@@ -132,7 +132,7 @@ def door(some_keys: keys.Keys) -> Iterator[Door]:
     """The door before a service that knows no rule."""
     clock = Clock()
     service, issuer = Echo(), Issuer(some_keys, clock)
-    made = Door(make_app(service, issuer), issuer, service, clock)
+    made = Door(App(service, issuer), issuer, service, clock)
     yield made
     made.runner.close()
 
@@ -153,7 +153,7 @@ def dispatcher(some_keys: keys.Keys, tmp_path: Path) -> Iterator[Door]:
     service = runner.run(opened())
     revocations = Revocations(service.store, issuer)
     runner.run(revocations.open())
-    app = make_app(service, issuer, revocations=revocations)
+    app = App(service, issuer, revocations=revocations)
     yield Door(app, issuer, service, clock, runner)
     runner.run(service.close())
     runner.close()

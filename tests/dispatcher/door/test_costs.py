@@ -17,7 +17,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, JobsQuery, Scope
 from ailurus.protocol.states import JobState
 from dispatcher import costs, search, submission, web
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.auth import USER
 from dispatcher.meter import METER
 from dispatcher.panda.door import PandaSettings
@@ -241,7 +241,7 @@ def test_a_user_is_read_for_once_at_a_time_whatever_is_asked(tmp_path, gone):
 def test_what_an_answer_is_long_for_is_charged_too(dispatcher):
     door = dispatcher
     rates = Rates(per_s=1.0)
-    door.app = make_app(door.service, door.issuer, rates=rates)
+    door.app = App(door.service, door.issuer, rates=rates)
     token = door.token(Scope.READ, Scope.CREATE, subject="alice")
     url = f"http://h/{'a' * 1900}"
     inputs = [{"name": f"i{nr}", "url": url} for nr in range(500)]
@@ -320,7 +320,7 @@ def test_all_waits_of_a_user_name_a_bounded_number_of_jobs():
 @pytest.fixture
 def panda(some_keys, tmp_path):
     made = Dispatcher(tmp_path, some_keys, PandaSettings(open_queues=frozenset({"q"})))
-    made.app = make_app(made.service, made.issuer, panda=made.app._panda, rates=Rates(per_s=1.0))
+    made.app = App(made.service, made.issuer, panda=made.app._panda, rates=Rates(per_s=1.0))
     made.service.limiter = made.app.limiter
     yield made
     made.close()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher import oidc
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.oidc import Foreign
 from dispatcher.panda.door import Panda, PandaSettings
 
@@ -277,7 +277,7 @@ def test_a_browser_signs_in_with_a_foreign_token(trusting, iam):
 
 
 def test_a_client_of_panda_comes_with_a_foreign_token(trusting, iam):
-    trusting.app = make_app(
+    trusting.app = App(
         trusting.service,
         trusting.issuer,
         panda=Panda(trusting.service, trusting.issuer, PandaSettings()),

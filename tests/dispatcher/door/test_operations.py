@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ailurus.protocol.api import Scope
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.health import Readiness
 from dispatcher.metrics import QUEUES, Metrics
 from dispatcher.ports import Unavailable
@@ -26,7 +26,7 @@ def watched(dispatcher, tmp_path):
 
     async def made():
         access = AccessLog(tmp_path / "access.log")
-        app = make_app(
+        app = App(
             dispatcher.service,
             dispatcher.issuer,
             access=access,

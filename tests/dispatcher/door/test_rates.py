@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ailurus.protocol.api import Scope
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.costs import JOB_S, REQUEST_S
 from dispatcher.rates import BURST_S, Limiter, Rates, TooMuch
 
@@ -24,7 +24,7 @@ class Time:
 
 @pytest.fixture
 def bounded(door):
-    door.app = make_app(door.service, door.issuer, rates=RATES)
+    door.app = App(door.service, door.issuer, rates=RATES)
     door.app.limiter._clock = door.time = Time()
     return door
 

@@ -9,7 +9,7 @@ import pytest
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher import session
-from dispatcher.app import make_app
+from dispatcher.app import App
 
 OURS = {"x-ailurus": "1", "origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}
 
@@ -143,7 +143,7 @@ BEHIND = {"x-ailurus": "1", "origin": "https://grid.example", "sec-fetch-site": 
 def behind(door):
     """The same door, told how browsers find it."""
     public = session.Public.of("https://Grid.example/ailurus/")
-    door.app = make_app(door.service, door.issuer, public=public)
+    door.app = App(door.service, door.issuer, public=public)
     return door
 
 

@@ -18,7 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
 from dispatcher import keys
-from dispatcher.app import make_app
+from dispatcher.app import App
 from dispatcher.auth import Issuer
 from dispatcher.caller import Caller
 from dispatcher.panda.door import Panda, PandaSettings
@@ -95,7 +95,7 @@ class Dispatcher:
             )
         )
         door = Panda(self.service, self.issuer, self.settings)
-        self.app = make_app(self.service, self.issuer, panda=door)
+        self.app = App(self.service, self.issuer, panda=door)
         self.pilot = self.token(Scope.PILOT)
 
     def restart(self) -> None:
