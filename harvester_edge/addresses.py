@@ -86,18 +86,22 @@ def _listens(listen: str) -> bool:
     return 0 < int(port) < 65536
 
 
+def token_remedy(scope: str, site: str = "SITE", path: str = "FILE") -> str:
+    """How the token of an edge or a relay is made: a command that works as it is printed."""
+    return f"`dispatcher token --subject {scope}-{site} --scope {scope} --site {site} --out {path}` makes one"
+
+
 def files(site: Site, tree: Tree) -> Iterator[Fault]:
     """Files that the edge reads. Warnings: lint may run on another machine than the edge, and looks for
     none that the site has still to confirm."""
     token, panda, relay = site.dispatcher.token_file, site.dispatcher.panda, site.relay
-    makes = "`dispatcher token --scope {} --site {} --out {}` makes one"
     told: list[tuple[At, str | None, bool, str]] = [
-        (("dispatcher", "token_file"), token, True, makes.format("edge", site.site, token)),
+        (("dispatcher", "token_file"), token, True, token_remedy("edge", site.site, token)),
         (("dispatcher", "ca"), site.dispatcher.ca, False, "name a file in PEM"),
         (("pilot", "file"), site.pilot.file, False, "`scripts/build-pilot` makes it"),
     ]
     if relay is not None and site.network != "direct":
-        remedy = makes.format("relay", site.site, relay.token_file)
+        remedy = token_remedy("relay", site.site, relay.token_file)
         told.append((("relay", "token_file"), relay.token_file, True, remedy))
     if site.backend.kind == "local":  # what nodes read lies on this machine too
         told.append((("pilot", "program"), site.pilot.program, False, "where is the pilot?"))

@@ -23,6 +23,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.wire.client import Client, TokenFile, Trust
 from ailurus.wire.retry import Patience
 from harvester_edge import bundle, owned
+from harvester_edge.addresses import token_remedy
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
@@ -302,7 +303,7 @@ def private(path: Path, field: str = "dispatcher.token_file", scope: str = "edge
         raise AilurusError(
             f"cannot read {path}: {error.strerror}",
             field=field,
-            remedy=f"`dispatcher token --scope {scope} --site SITE --out FILE` makes one",
+            remedy=token_remedy(scope),
         ) from None
     if stat.S_ISLNK(found.st_mode):
         raise AilurusError(f"{path} is a symbolic link", field=field, remedy="name the file itself")

@@ -18,7 +18,7 @@ from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
-from harvester_edge.addresses import addresses, files, host, loopback
+from harvester_edge.addresses import addresses, files, host, loopback, token_remedy
 from harvester_edge.bounds import limits, times
 from harvester_edge.site import Options, Site
 from harvester_edge.tree import At, Fault, Tree, dotted, nearest
@@ -123,7 +123,7 @@ def _network(site: Site, tree: Tree) -> Iterator[Fault]:
         message = (
             "it is the edge's own, and the relay needs one with the scope `ailurus.relay` only"
         )
-        remedy = f"`dispatcher token --scope relay --site {site.site} --out FILE` makes one"
+        remedy = token_remedy("relay", site.site)
         yield tree.fault(("relay", "token_file"), "W008", message, remedy)
     if site.network == "spool" and site.backend.kind != "local" and site.paths.shared is None:
         message = f"the spool would be in {site.paths.state}, which is to be on a local disk"

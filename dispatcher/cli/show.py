@@ -68,7 +68,7 @@ def _show(job: JobDetail, out: Output) -> None:
                 "exit",
                 "diagnosis",
             ],
-            (_attempt(attempt) for attempt in job.attempts),
+            (attempt_cells(attempt) for attempt in job.attempts),
         )
     if job.files:
         out.line()
@@ -87,10 +87,15 @@ def _wants(job: JobDetail) -> str:
     return ", ".join(parts)
 
 
-def _attempt(one: Attempt) -> tuple[object, ...]:
+def attempt_cells(one: Attempt) -> tuple[object, ...]:
     staged = one.running - one.started if one.running and one.started else None
+    if staged is not None:  # a job that was fetched ahead waits, staged in, for its slot
+        staged -= min(one.timing.get("wait", 0.0), staged)
     ran_until = one.holding or one.ended
     ran = ran_until - one.running if ran_until and one.running else None
+    # a job that was over before its pilot's next update
+    if one.running is None:
+        staged, ran = one.timing.get("stage_in"), one.timing.get("run")
     return (
         one.attempt_nr, one.state, one.worker_id, one.host or one.site, clock(one.leased),
         span(staged), span(ran), "-" if one.exit_code is None else one.exit_code, one.diagnosis,

@@ -65,7 +65,12 @@ def main(args: Namespace, out: Output) -> int:
     if args.action == "revoke":
         return _revoke(args, out)
     if not args.subject or not args.out:
-        raise Fault(USAGE, "whom is it for, and where to?", field="--subject, --out")
+        raise Fault(
+            USAGE,
+            "whom is it for, and where to?",
+            field="--subject, --out",
+            remedy="--subject NAME --out FILE",
+        )
     ask = NewToken(
         subject=args.subject,
         scopes=scopes(args.scope, args.site),
@@ -127,6 +132,7 @@ def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
 def _write(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(
             os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
         ) as file:

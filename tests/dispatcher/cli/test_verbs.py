@@ -20,7 +20,9 @@ from ailurus.protocol.job import Room
 from ailurus.wire.client import Client, Unreachable, fixed_token
 from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import Silence, found_token
+from dispatcher.cli.show import attempt_cells
 from dispatcher.cli.token import scopes
+from harvester_edge.addresses import token_remedy
 
 
 @pytest.fixture
@@ -379,6 +381,24 @@ def test_a_token_is_made_into_a_file_for_this_user_only(run, tmp_path, server):
     hello = m.Hello(site="a", instance="i", slots=())
     assert Client(server.url, fixed_token(token)).call("hello", hello, answer=m.Welcome).epoch == 1
     assert run("status", "--token-file", str(path)).code == exits.NO_PERMISSION
+
+
+def test_the_command_by_which_the_edge_says_a_token_is_made_makes_it(run, tmp_path):
+    path = tmp_path / "not" / "there" / "yet.token"
+    words = token_remedy("edge", "a", str(path)).split("`")[1].split()
+    ran = run(*words[1:])
+    assert ran.code == 0, ran.err
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_an_attempt_that_waited_for_its_slot_did_not_stage_for_so_long():
+    times = {"started": 1.0, "running": 11.0, "holding": 12.0}
+    one = m.Attempt(attempt_nr=1, worker_id=1, state="finished", **times, timing={"wait": 9.0})
+    assert attempt_cells(one)[5:7] == ("1.0s", "1.0s")
+    short = m.Attempt(
+        attempt_nr=1, worker_id=1, state="finished", timing={"stage_in": 0.2, "run": 0.4}
+    )
+    assert attempt_cells(short)[5:7] == ("0.2s", "0.4s")
 
 
 def test_words_of_scopes():
