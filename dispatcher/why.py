@@ -89,7 +89,9 @@ def waiting(
 
     queue = f"queue {row.queue}" if row.queue else "any queue"
     place = (
-        f"{ahead} jobs of its kind are in front of it" if ahead else "it is the next of its kind"
+        f"of the jobs like it, {ahead} are in front of it"
+        if ahead
+        else "of the jobs like it, it is the first"
     )
     if group is not None:
         name = f"group {group.name}" if group.name else "users without a group"

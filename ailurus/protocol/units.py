@@ -30,6 +30,8 @@ def size_mb(text: str | int) -> int:
         return text
     if (word := str(text).strip()).isdecimal() and len(word) <= 20:
         return int(word)
+    if _SIZE.fullmatch(word) is None:
+        raise AilurusError(f"{text!r} is not a size", remedy="write 500M, 4GiB or a number of MiB")
     return -(-size_bytes(text) // 1024**2)
 
 

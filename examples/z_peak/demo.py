@@ -101,7 +101,9 @@ def run(options: argparse.Namespace) -> int:
             ids = submit(place, url, options)
             terminal.print(f"while it runs, its console: [b]{url}/console/[/b]")
             terminal.print(
-                f"its sign-in asks for a token: the one in {token_file(place)}", highlight=False
+                f"its sign-in asks for a token: the one in {token_file(place)}",
+                highlight=False,
+                soft_wrap=True,
             )
             try:
                 watch(client, ids, options)
@@ -368,7 +370,7 @@ def submit(place: Path, url: str, options: argparse.Namespace) -> list[int]:
         env=client_environment(place, url),
     )
     ids: list[int] = json.loads(answer.stdout)["job_ids"]
-    terminal.print(f"submitted {len(ids)} jobs from {path}", highlight=False)
+    terminal.print(f"submitted {len(ids)} jobs from {path}", highlight=False, soft_wrap=True)
     return ids
 
 
@@ -454,7 +456,7 @@ def show_result(client: Client, plot: int, place: Path) -> int:
             shutil.copy(file.url.removeprefix("file://"), place / file.name)
     results = json.loads((place / "z_peak.json").read_text())
     mass, uncertainty = results["mass_gev"], results["mass_uncertainty_gev"]
-    terminal.print(f"picture: [b]{place / 'z_peak.png'}[/b]", highlight=False)
+    terminal.print(f"picture: [b]{place / 'z_peak.png'}[/b]", highlight=False, soft_wrap=True)
     terminal.print(
         f"fitted mass of the Z: [b]{mass:.2f} ± {uncertainty:.2f} GeV[/b]", highlight=False
     )

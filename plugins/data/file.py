@@ -125,7 +125,8 @@ class File:
         raise JobError(
             Code.STORAGE_FORBIDDEN,
             f"{url} is not beneath this site's storage",
-            remedy=f"storage.roots of the site, or --storage of a pilot without one: {known}",
+            remedy=f"put it beneath {known}, or have its directory added to the site's storage.roots"
+            " (--storage of a pilot without a site file)",
         )
 
     @contextlib.contextmanager
