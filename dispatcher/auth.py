@@ -31,6 +31,9 @@ from dispatcher.keys import Keys
 from dispatcher.oidc import Foreign
 
 LONGEST = 8192  # characters of a token
+LONGEST_S = (
+    366 * 86_400.0
+)  # no token of ours lives longer; so long it is remembered that one was revoked
 REMEMBERED = 50_000  # tokens checked and not yet expired
 USER = frozenset({Scope.READ, Scope.CREATE, Scope.MODIFY, Scope.CANCEL, Scope.ADMIN})
 ON_REQUEST = USER | {
@@ -108,7 +111,7 @@ class Issuer:
     ) -> Token:
         """A token for `subject`; `claims` are those of a worker or of a planned one."""
         now = self._clock()
-        expires = int(now) + max(1, int(lifetime_s))
+        expires = int(now) + max(1, int(min(lifetime_s, LONGEST_S)))
         content = {
             "wlcg.ver": "1.0",
             "iss": self._keys.issuer,

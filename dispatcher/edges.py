@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import msgspec
@@ -18,6 +19,7 @@ from dispatcher.core import Core, SiteLease, end_worker, foreign
 from dispatcher.ports import Row, Tx
 
 _encode = msgspec.json.Encoder().encode
+MINTED = 50  # tokens signed in one go: others get their turn between two
 RECENT_S = 900.0  # how long an ended worker is still told to its edge
 
 
@@ -171,8 +173,9 @@ class Edges(Core):
 
         await self.store.write(plan)
         lifetime = max(60.0, ask.deadline - self.now())
-        return m.Bootstraps(
-            tokens=tuple(
+        tokens = []
+        for index in range(ask.count):
+            tokens.append(
                 self.mint(
                     f"bootstrap:{ask.intent}.{index}",
                     (Scope.BOOTSTRAP,),
@@ -184,9 +187,10 @@ class Edges(Core):
                     site=ask.site,
                     of=caller.line,
                 )
-                for index in range(ask.count)
             )
-        )
+            if index % MINTED == 0:
+                await asyncio.sleep(0)
+        return m.Bootstraps(tokens=tuple(tokens))
 
     async def workers_news(self, ask: m.WorkersNews, caller: Caller) -> m.Done:
         """What the batch system says of workers. What they say themselves weighs more while they live."""

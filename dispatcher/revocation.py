@@ -10,12 +10,11 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.messages import Event
-from dispatcher.auth import Issuer
+from dispatcher.auth import LONGEST_S, Issuer
 from dispatcher.caller import BadToken, Caller, Rejected
 from dispatcher.ports import Store, Tx
 
 STUCK_S = 60.0  # a store that takes longer to read a table is no good
-LONGEST_S = 366 * 86_400.0  # no token of ours lives longer
 KIND = "token_revoked"
 log = Log("revocation")
 

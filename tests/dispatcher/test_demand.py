@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import Room
 from dispatcher.caller import Caller
-from tests.dispatcher.helpers import job, run
+from tests.dispatcher.helpers import EDGE, job, run
 
 
 class Site:
@@ -61,3 +63,28 @@ def test_a_site_that_is_full_paused_or_silent_leaves_its_share(place):
         assert await one.demand() == {1: (1, 1)}
 
     run(test, place)
+
+
+def test_others_get_their_turn_while_many_tokens_are_made(tmp_path):
+    """Ten thousand signatures stopped everybody for more than a second."""
+
+    async def test(b):
+        hello = m.Hello(site="here", instance="e", slots=())
+        epoch = (await b.service.hello(hello, EDGE)).epoch
+        made = 0
+
+        def mint(*_, **__) -> str:
+            nonlocal made
+            made += 1
+            return "token"
+
+        b.service.mint = mint
+        ask = m.NewIntent(site="here", epoch=epoch, intent="i", queue="q", count=1000, deadline=9e9)
+        asked, most, before = asyncio.ensure_future(b.service.intent(ask, EDGE)), 0, 0
+        while not asked.done():
+            await asyncio.sleep(0)
+            most, before = max(most, made - before), made
+        assert len((await asked).tokens) == 1000
+        assert most <= 50
+
+    run(test, tmp_path)

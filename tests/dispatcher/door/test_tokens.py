@@ -266,3 +266,10 @@ def test_a_token_of_another_dispatcher_is_not_ours(door):
 
     with pytest.raises(BadToken):
         door.issuer.caller(Issuer(keys.made(), door.clock).mint("a", [Scope.ADMIN], 60).token)
+
+
+@pytest.mark.parametrize("lifetime_s", [1e300, 2.0**62, 367 * 86_400])
+def test_no_token_outlives_the_memory_of_its_revocation(door, lifetime_s):
+    """An edge names the deadline of its workers: one far away made a token for ever."""
+    token = door.issuer.mint("bootstrap:i.0", (Scope.BOOTSTRAP,), lifetime_s)
+    assert token.expires <= door.clock.now + 366 * 86_400
