@@ -201,7 +201,8 @@ class App:
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
         elif route.answer is None:
-            with _held_by(limiter, caller):
+            metered = nullcontext() if limiter is None else limiter.metered(caller.subject)
+            with _held_by(limiter, caller), metered:
                 await self._streamed(ask, caller, receive, send)
         else:
             if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:

@@ -88,10 +88,6 @@ class News:
 _OURSELVES = Caller(subject="", scopes=frozenset({Scope.ADMIN}))
 
 
-# What is the same for all is read as somebody whom nothing is shown beyond that.
-_ANYBODY = Caller(subject="", scopes=frozenset({Scope.READ}))
-
-
 # What is the same for all is asked for as who may see least.
 _ANYBODY = Caller(subject="", scopes=frozenset({Scope.READ}))
 
@@ -109,6 +105,8 @@ class Feed:
         self._last = b""
         self.fresh = b""  # what the pages get in this pass
         self.users = 0
+        self.looked = 0.0  # when, by the monotonic clock
+        self.missed: list[m.Event] = []  # since then
         self.ready: asyncio.Future[None]
 
     async def begin(self) -> None:

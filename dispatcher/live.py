@@ -17,7 +17,9 @@ from ailurus.logs import Log
 from ailurus.protocol.api import Scope, StreamQuery
 from ailurus.protocol.messages import Event
 from dispatcher.caller import Caller, Rejected
+from dispatcher.costs import BYTE_S
 from dispatcher.feeds import (
+    MOST_EVENTS,
     Feed,
     JobFeed,
     JobsFeed,
@@ -28,10 +30,15 @@ from dispatcher.feeds import (
     encoded,
 )
 from dispatcher.logfeed import LogFeed
+from dispatcher.meter import METER, Meter
 from dispatcher.ports import Unavailable
 
 PERIOD_S = 0.25  # four frames a second
 SHARE = 0.2  # of one core, at most, goes into looking; busier, frames come further apart
+SHARE_EACH = 0.1  # of the time goes at most into what one user looks at: then others' come first
+DEAR_S = (
+    0.02  # what takes longer is on its user's account alone, and nobody else's frames wait for it
+)
 HEARTBEAT_S = 15.0
 BEHIND = 24  # frames that a page may leave unread: six seconds
 RETRY_MS = 2000
@@ -100,6 +107,7 @@ class Live:
         self._loops = service.loops
         self._loop = self._loops.add("live")
         self._task: asyncio.Task[None] | None = None
+        self._rests: dict[str, float] = {}  # by user: until when, by the monotonic clock
 
     async def stream(self, query: StreamQuery, caller: Caller) -> AsyncGenerator[bytes, None]:
         """The events of `query.topics`: a snapshot first. Raises Rejected before the first byte."""
@@ -155,26 +163,44 @@ class Live:
         self._feeds = {key: feed for key, feed in self._feeds.items() if feed.users}
 
     async def _run(self) -> None:
-        """Look while anybody is here."""
+        """Look while anybody is here; not on the account of who was the first to come."""
+        METER.set(None)
         while self._channels:
             self._loop.turned(None)
+            spent = 0.0
             began = time.perf_counter()
             try:
-                await self._look()
+                spent = await self._look()
                 self._hand_out()
             except Exception as error:  # noqa: BLE001 -- pages come back by themselves, this task would not
                 await asyncio.sleep(self._loops.note(self._loop, error))
-            spent = time.perf_counter() - began
-            await asyncio.sleep(max(PERIOD_S - spent, spent / SHARE - spent))
+            took = time.perf_counter() - began
+            await asyncio.sleep(max(PERIOD_S - took, spent / SHARE - spent))
 
-    async def _look(self) -> None:
+    async def _look(self) -> float:
+        """Ask what is new, for whom it is longest ago first. The seconds that it took, of what is dear
+        only a part."""
         try:
             events = await self._news.since()
         except (Rejected, Unavailable):
-            return  # the store cannot answer now: the next pass asks again
-        for (_, topic), feed in list(self._feeds.items()):
-            if feed.ready.done():
-                await self._ask(feed, topic, events)
+            return 0.0  # the store cannot answer now: the next pass asks again
+        spent, now = 0.0, time.monotonic()
+        self._rests = {who: until for who, until in self._rests.items() if until > now}
+        for (rights, topic), feed in sorted(self._feeds.items(), key=lambda one: one[1].looked):
+            if not feed.ready.done():
+                continue
+            feed.missed = [*feed.missed, *events][-MOST_EVENTS:]
+            who, now = rights or topic, time.monotonic()
+            if self._rests.get(who, now) > now + PERIOD_S:
+                continue
+            news, feed.missed, feed.looked = feed.missed, [], now
+            METER.set(meter := Meter(asyncio.Lock()))  # what it waits for others is not its own
+            await self._ask(feed, topic, news)
+            METER.set(None)
+            took = meter.seconds + BYTE_S * len(feed.fresh)
+            self._rests[who] = max(now, self._rests.get(who, now)) + took / SHARE_EACH
+            spent += min(took, DEAR_S)
+        return spent
 
     async def _ask(self, feed: Feed, topic: str, events: Sequence[Event]) -> None:
         try:
