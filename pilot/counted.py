@@ -48,7 +48,8 @@ class Disk:
         whatever its times say."""
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
-        self._tops = [os.fspath(top) for top in tops]
+        # Now: later, a link in the place of one is not followed.
+        self._tops = [os.path.realpath(top) for top in tops]
         self._seen = self._sum = self._ahead = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
@@ -86,14 +87,13 @@ class Disk:
         while todo:
             path = todo.pop()
             try:
-                found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - at each directory
-                entries = _listing(path, found)
+                directory, found = _opened(path)
             except OSError as error:
                 self._missed(error)
                 continue
             if path in self._tops:  # its time says that names came and went, though none is left
                 self._mark += hash((path, found.st_ctime_ns))
-            with entries:
+            with _listing(directory) as entries:
                 for entry in entries:
                     try:
                         found = entry.stat(follow_symlinks=False)
@@ -101,7 +101,7 @@ class Disk:
                         self._missed(error)
                         continue
                     if stat.S_ISDIR(found.st_mode):
-                        todo.append(entry.path)
+                        todo.append(f"{path}/{entry.name}")
                     yield found
 
     def _missed(self, error: OSError) -> None:
@@ -212,12 +212,26 @@ def _memory_devices() -> frozenset[int]:
     return frozenset(found)
 
 
-def _listing(path: str, found: os.stat_result) -> os._ScandirIterator[str]:
-    """The entries of a directory; one that the payload closed is opened to its user, and stays so."""
-    if found.st_mode & 0o500 != 0o500:
-        handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            Path(f"/proc/self/fd/{handle}").chmod(stat.S_IMODE(found.st_mode) | 0o500)
-        finally:
-            os.close(handle)
-    return os.scandir(path)
+def _opened(path: str) -> tuple[int, os.stat_result]:
+    """A directory, open; one that the payload closed is opened to its user, and stays so. OSError if a
+    link leads there by now: the payload may have put one in the place of what was seen."""
+    handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        itself = f"/proc/self/fd/{handle}"
+        if os.readlink(itself) != path:  # noqa: PTH115 - thousands of them
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        found = os.fstat(handle)
+        if found.st_mode & 0o500 != 0o500:
+            Path(itself).chmod(stat.S_IMODE(found.st_mode) | 0o500)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=handle), found
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _listing(directory: int) -> Iterator[os._ScandirIterator[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield entries
+    finally:
+        os.close(directory)

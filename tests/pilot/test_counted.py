@@ -71,6 +71,26 @@ def test_what_is_allocated_beyond_a_files_end_counts_unless_the_file_grows() -> 
     assert charge(SimpleNamespace(st_size=10 * MB, st_blocks=20 * MB // 512)) < 11 * MB
 
 
+def test_no_link_leads_a_walk_out(tmp_path: Path) -> None:
+    """A directory that is seen in one step is a link to elsewhere in the next."""
+    top, elsewhere = tmp_path / "top", tmp_path / "elsewhere"
+    (top / "seen" / "below").mkdir(parents=True)
+    (elsewhere / "below").mkdir(parents=True)
+    sized(elsewhere / "below" / "large", 5 * MB)
+    (elsewhere / "shut").mkdir(mode=0)
+    for replaced in (top / "seen", top):
+        disk = Disk((top,))
+        assert not disk.step(1)
+        replaced.rename(tmp_path / f"was-{replaced.name}")
+        replaced.symlink_to(elsewhere)
+        while not disk.step(1):
+            pass
+        assert disk.used < MB
+        replaced.unlink()
+        (tmp_path / f"was-{replaced.name}").rename(replaced)
+    assert (elsewhere / "shut").stat().st_mode & 0o777 == 0
+
+
 @pytest.mark.field("A14")
 def test_what_is_allocated_ahead_of_many_small_files_counts(tmp_path: Path) -> None:
     """`fallocate --keep-size` took sixteen times of what was counted."""
