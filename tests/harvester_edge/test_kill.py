@@ -110,7 +110,10 @@ def test_a_restarted_edge_adopts_its_pilots(place):
         daemon = subprocess.Popen(
             [*EDGE, "run", "--config", str(root / "site.yaml")], stderr=subprocess.PIPE, text=True
         )
-        time.sleep(1.5)
+        began = time.time()
+        while not (alive := root / "state" / "alive").exists() or alive.stat().st_mtime < began:
+            assert daemon.poll() is None
+            time.sleep(0.05)  # until a cycle has ended
         daemon.send_signal(signal.SIGTERM)
         _, said = daemon.communicate(timeout=30)
         assert daemon.returncode == 0
