@@ -204,6 +204,7 @@ def _pilot(site: Site) -> str:
         said = f"{program} is not on this machine: whether nodes have it is not known"
         raise Trouble(said, warning=True)
     if site.pilot.file is not None and not Path(program).exists():
+        _whose(site, program)
         return f"{site.pilot.file} is handed out when the edge starts"
     if not os.access(program, os.X_OK):
         raise Trouble(f"{program} cannot be executed", "pilot.file or pilot.program")
@@ -218,7 +219,24 @@ def _pilot(site: Site) -> str:
         raise Trouble(
             f"{program} --version: exit code {ran.returncode}: {ran.stderr[-300:].strip()}"
         )
+    _whose(site, program)
     return f"{program}: {ran.stdout.strip()[:100]}"
+
+
+def _whose(site: Site, program: str) -> None:
+    """Tell of others who could put another program in the place of the one that nodes start."""
+    if site.pilot.file is not None and site.pilot.sha256 is not None:
+        return
+    source = Path(expanded(site.pilot.file or program))
+    remedy = "a place beneath directories of yours or of root"
+    if site.pilot.file is not None:
+        remedy += ", or its `sha256:` beside `file:`"
+    if (owner := source.stat().st_uid) not in (0, os.geteuid()):
+        said = f"{source} is user {owner}'s, who decides what nodes run as you"
+        raise Trouble(said, remedy, warning=True)
+    for above in owned.writable_above(source):
+        said = f"others may put another program in the place of {source}, by {above}"
+        raise Trouble(said, remedy, warning=True)
 
 
 def _edge(site: Site) -> str:
@@ -233,9 +251,7 @@ def _loops(site: Site) -> Iterator[Finding]:
     except OSError:  # the question before has said why nobody can look
         return
     for said in faults:
-        remedy = (
-            "" if "finished no cycle" in said else "its log has a line `loop_failed` with the trace"
-        )
+        remedy = "its log has a line `loop_failed` with the trace" if "the loop `" in said else ""
         yield Finding(about="loops", verdict="bad", said=said, remedy=remedy)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -100,3 +103,32 @@ def test_what_stops_the_edge_is_told(findings, world):
     found = findings()["decision"]
     assert found.verdict == "warning"
     assert "say --account, please" in found.said
+
+
+def test_a_pilot_in_a_place_of_others_is_found(findings, tmp_path):
+    (place := tmp_path / "software").mkdir()
+    (program := place / "pilot").write_text("#!/bin/sh\necho pilot 1\n")
+    program.chmod(0o755)
+    for option in ("program", "file"):
+        place.chmod(0o755)
+        assert "others may put" not in findings(pilot={option: str(program)})["pilot"].said
+        place.chmod(0o777)
+        found = findings(pilot={option: str(program)})["pilot"]
+        assert found.verdict == "warning"
+        assert f"in the place of {program}, by {place}" in found.said
+
+
+def test_a_pilot_of_another_user_is_found(findings, tmp_path, monkeypatch):
+    (program := tmp_path / "pilot").write_text("#!/bin/sh\necho pilot 1\n")
+    program.chmod(0o755)
+    stat = Path.stat
+
+    def another(path, **more):
+        found = list(stat(path, **more))
+        if path == program:
+            found[4] = 4321
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", another)
+    found = findings(pilot={"program": str(program)})["pilot"]
+    assert (found.verdict, "user 4321's" in found.said) == ("warning", True)
