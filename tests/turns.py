@@ -52,7 +52,9 @@ class Turns:
         monkeypatch.setattr(Loop, "turned", turned)
 
 
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not what():  # noqa: ASYNC110 -- threads and tasks make it so
+async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return once `true()` is; fail the test after `seconds`. For what has no event to wait for: threads,
+    other processes, the insides of a server."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

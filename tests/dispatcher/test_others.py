@@ -15,6 +15,7 @@ from dispatcher.caller import Rejected
 from dispatcher.ports import Unavailable
 from dispatcher.rates import Limiter, Rates, TooMuch
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request
+from tests.turns import until
 
 S = JobState
 
@@ -30,12 +31,6 @@ def run_two(test, database, **settings):
             await asyncio.wait_for(test(one, two), 50)
 
     asyncio.run(main())
-
-
-async def until(what, seconds=5.0):
-    async with asyncio.timeout(seconds):
-        while not what():  # noqa: ASYNC110 -- it is the other process that makes it so
-            await asyncio.sleep(0.01)
 
 
 def at(two, worker) -> Worker:

@@ -11,6 +11,7 @@ import pytest
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import Bulletin, Unavailable
 from dispatcher.store import open_store
+from tests.turns import until
 
 PLAN = {"site": "s", "queue": "q", "deadline": None}
 
@@ -32,12 +33,6 @@ def with_stores(test, *urls):
     asyncio.run(main())
 
 
-async def settled(what, seconds=5.0):
-    async with asyncio.timeout(seconds):
-        while not what():  # noqa: ASYNC110 -- threads of the store set it
-            await asyncio.sleep(0.01)
-
-
 def test_two_dispatchers_hear_all_events_in_one_order_without_a_gap(database):
     async def test(one, two):
         heard = {one: [], two: []}
@@ -51,7 +46,7 @@ def test_two_dispatchers_hear_all_events_in_one_order_without_a_gap(database):
                 await store.write(lambda tx: tx.tell("x", at=1.0, by=name))
 
         await asyncio.gather(*(say(s, n) for s, n in ((one, 1), (two, 2)) for _ in range(3)))
-        await settled(lambda: all(len(seen) == 600 for seen in heard.values()))
+        await until(lambda: all(len(seen) == 600 for seen in heard.values()))
         assert [seq for seq, _ in heard[one]] == list(range(1, 601))
         assert heard[one] == heard[two]
 
@@ -66,7 +61,7 @@ def test_what_is_spread_reaches_every_process(database):
             await store.write(lambda tx: None)  # it knows its event loop from here on
         await asyncio.sleep(0.1)
         await one.spread(Bulletin(kind="look", job_ids=(3,)))
-        await settled(lambda: len(heard) == 2)
+        await until(lambda: len(heard) == 2)
         assert heard == [Bulletin(kind="look", job_ids=(3,))] * 2
 
     with_stores(test, database, database)
@@ -139,12 +134,12 @@ def test_r1_a_killed_server_loses_nothing_acknowledged_and_is_found_again(own_se
         loads = [asyncio.create_task(load()) for _ in range(4)]
         for _ in range(2):
             before = len(kept)
-            await settled(lambda before=before: len(kept) > before + 50)
+            await until(lambda before=before: len(kept) > before + 50)
             await asyncio.to_thread(own_server.kill)
             await asyncio.sleep(0.3)
             before = len(kept)
             await asyncio.to_thread(own_server.start)
-            await settled(lambda before=before: len(kept) > before, 20)
+            await until(lambda before=before: len(kept) > before, 20)
         going = False
         await asyncio.gather(*loads)
         rows = await store.read(lambda tx: tx.all("worker.of_intent", intent="i"))

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,9 @@ from dispatcher.cli.doctor import postgres as looked_at
 from dispatcher.ports import Unavailable
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import bench
+from tests.turns import until
 
 pytestmark = pytest.mark.field("K1")
-
-
-async def until(what: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not what():  # noqa: ASYNC110 -- it is the other process that makes it so
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag
 from plugins.batch.local import RUN, WRAPPER, Local, LocalOptions, _signal
+from tests.pilot.helpers import until
 
 TAG = Tag("axxxx0000000000")
 
@@ -55,14 +56,6 @@ def began(root: Path, name: str = "running"):
             return found
         time.sleep(0.05)
     raise AssertionError(f"no {name}")
-
-
-def until(true):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("not within 10 s")
 
 
 def test_workers_run_in_their_directory_and_know_their_index(root):

@@ -24,6 +24,7 @@ from dispatcher.panda.door import PandaSettings
 from dispatcher.rates import BURST_S, Limiter, Rates, TooMuch
 from tests.dispatcher.helpers import ALICE, BOB, bench, job, run
 from tests.dispatcher.panda.conftest import Dispatcher
+from tests.turns import until
 
 SHARE = 0.25  # of the dispatcher's time that one user may take for long
 ONE_MESSAGE_S = 15.0  # the dearest of all, in slices that others come between
@@ -251,12 +252,6 @@ def test_what_an_answer_is_long_for_is_charged_too(dispatcher):
     before = account.left = rates.per_s * BURST_S
     answer = door.ask("GET", f"/jobs/{made.json['job_ids'][0]}", token=token)
     assert before - account.left > costs.BYTE_S * len(answer.body) / costs.REQUEST_S
-
-
-async def until(true) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110 -- the loop's own steps are what is waited for
-            await asyncio.sleep(0)
 
 
 # --- waits -------------------------------------------------------------------------------------------

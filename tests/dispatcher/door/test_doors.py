@@ -19,6 +19,7 @@ from harvester_edge.relay import http as relay_http
 from harvester_edge.relay import keys
 from harvester_edge.relay.door import Door as RelayDoor
 from harvester_edge.relay.http import application
+from tests.turns import until
 
 pytestmark = pytest.mark.field("A17")
 REPORT = "/api/ailurus/v1/worker/report"
@@ -114,11 +115,6 @@ async def closed(reader, within_s):
         while await asyncio.wait_for(reader.read(65536), within_s):
             pass
     return True
-
-
-async def until(true):
-    while not true():  # noqa: ASYNC110 -- what happens inside a server has no event
-        await asyncio.sleep(0.01)
 
 
 async def empty(one):

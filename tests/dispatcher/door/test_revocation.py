@@ -17,6 +17,7 @@ from dispatcher.cli.exits import Fault
 from dispatcher.cli.keys import changed_by
 from dispatcher.revocation import Revocations
 from dispatcher.store import open_store
+from tests.turns import until
 
 
 def good(door, token) -> bool:
@@ -247,8 +248,7 @@ def test_what_waits_for_the_holder_of_a_revoked_token_is_let_go(dispatcher):
             "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())],
         }  # fmt: skip
         waiting = asyncio.create_task(dispatcher.app(scope, asyncio.Event().wait, send))
-        while not dispatcher.app.held:  # noqa: ASYNC110 -- until it waits
-            await asyncio.sleep(0)
+        await until(lambda: dispatcher.app.held)
         dispatcher.issuer.refuse([(f"id:{caller.token_id}", time.time() + 100)])
         await asyncio.wait_for(waiting, 5)
         return sent[0]["status"]
