@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -119,6 +120,11 @@ def test_what_is_said_on_the_channel_by_others_stops_no_loop(database, admin):
     asyncio.run(main())
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(path)) == 0
+
+
 @contextmanager
 def pooler(url: str, folder: Path, mode: str) -> Iterator[str]:
     """The URL of the same database behind a PgBouncer."""
@@ -137,7 +143,7 @@ def pooler(url: str, folder: Path, mode: str) -> Iterator[str]:
     with (folder / "log").open("wb") as log, subprocess.Popen(argv, stderr=log) as running:
         try:
             deadline = time.monotonic() + 10
-            while not (folder / ".s.PGSQL.6432").exists():
+            while not listens(folder / ".s.PGSQL.6432"):  # it is there before it listens
                 assert running.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
