@@ -91,6 +91,11 @@ def _common(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON on stdout; streams: a line each")
 
 
+def _strange(word: str) -> bool:
+    """Whether a word has bytes that are no text."""
+    return any("\ud800" <= one <= "\udfff" for one in word)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
     if argv is None:
@@ -110,6 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AilurusError as error:
         sys.stderr.write(f"dispatcher: {clean(str(error))}\n")
         return code_of(error)
+    except UnicodeEncodeError:
+        if not any(map(_strange, argv)):
+            raise
+        sys.stderr.write(
+            "dispatcher: an argument is not UTF-8 text (only a file may be called so)\n"
+        )
+        return USAGE
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader has enough; nothing is left to flush into

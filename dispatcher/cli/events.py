@@ -16,9 +16,11 @@ WAIT_S = 20.0
 
 
 def arguments(parser: ArgumentParser) -> None:
+    from dispatcher.cli.words import job_id
+
     parser.add_argument("--follow", "-f", action="store_true", help="then what comes, until Ctrl-C")
     parser.add_argument("--after", type=int, default=0, metavar="SEQ", help="only later ones")
-    parser.add_argument("--job", type=int, metavar="ID", help="only of this job")
+    parser.add_argument("--job", type=job_id, metavar="ID", help="only of this job")
 
 
 def main(args: Namespace, out: Output) -> int:

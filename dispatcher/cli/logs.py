@@ -18,7 +18,9 @@ WAIT_S = 20.0
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("id", type=int, metavar="ID")
+    from dispatcher.cli.words import job_id
+
+    parser.add_argument("id", type=job_id, metavar="ID")
     parser.add_argument("--follow", "-f", action="store_true", help="until the attempt has ended")
     parser.add_argument("--stream", choices=["stdout", "stderr"], default="stdout")
     parser.add_argument("--attempt", type=int, metavar="N", help="default: the latest")

@@ -9,7 +9,9 @@ from dispatcher.cli.connection import connect
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="+", type=int, metavar="ID")
+    from dispatcher.cli.words import job_id
+
+    parser.add_argument("ids", nargs="+", type=job_id, metavar="ID")
 
 
 def main(args: Namespace, out: Output) -> int:

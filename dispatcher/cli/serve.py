@@ -28,7 +28,7 @@ from ailurus.output import Output
 from ailurus.protocol.errors import AilurusError
 from ailurus.tasks import Tasks
 from dispatcher.cli import listen
-from dispatcher.cli.exits import CONFIGURATION, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
 
@@ -49,7 +49,7 @@ log = Log("serve")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from ailurus.protocol.units import duration_s
+    from dispatcher.cli.words import rate, some_time
 
     store_arguments(parser)
     parser.add_argument(
@@ -81,14 +81,14 @@ def arguments(parser: ArgumentParser) -> None:
         help="listen beyond loopback although anybody on the way can read tokens",
     )
     parser.add_argument(
-        "--heartbeat", type=duration_s, metavar="10s", help="how often workers report"
+        "--heartbeat", type=some_time, metavar="10s", help="how often workers report"
     )
     parser.add_argument(
-        "--edge-lease", type=duration_s, metavar="2m", help="an edge so long silent may be replaced"
+        "--edge-lease", type=some_time, metavar="2m", help="an edge so long silent may be replaced"
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=rate,
         default=50.0,
         metavar="N",
         help="requests a second of one user, over time; 0: any number (default: 50)",
@@ -101,7 +101,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--retention",
-        type=duration_s,
+        type=some_time,
         metavar="30d",
         help="jobs that ended longer ago are moved away (`show` still finds them), their logs and the"
         " events of that time forgotten; default: everything stays",
@@ -176,7 +176,15 @@ def main(args: Namespace, out: Output) -> int:
                 f"{place.keys} is missing: nobody could show a token",
                 remedy=f"run `dispatcher init --store {args.store}` first",
             )
-        logs.to(args.log, level=args.log_level)
+        try:
+            logs.to(args.log, level=args.log_level)
+        except OSError as error:
+            raise Fault(
+                CANNOT_CREATE,
+                f"cannot write {args.log}: {error.strerror}",
+                field="--log",
+                remedy="name a file in a directory that this user may write to",
+            ) from None
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a waiting pilot
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

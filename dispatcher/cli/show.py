@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("id", type=int, metavar="ID")
+    from dispatcher.cli.words import job_id
+
+    parser.add_argument("id", type=job_id, metavar="ID")
 
 
 def main(args: Namespace, out: Output) -> int:

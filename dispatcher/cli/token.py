@@ -30,7 +30,7 @@ OF_SITE = ("ailurus.edge", "ailurus.relay")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from ailurus.protocol.units import duration_s
+    from dispatcher.cli.words import some_time
 
     parser.add_argument("action", nargs="?", choices=("make", "revoke"), default="make")
     parser.add_argument(
@@ -52,7 +52,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="a group in which its jobs take turns (see serve --share); the first known one counts",
     )
-    parser.add_argument("--lifetime", type=duration_s, default=86400.0, metavar="1d")
+    parser.add_argument("--lifetime", type=some_time, default=86400.0, metavar="1d")
     parser.add_argument("--out", metavar="FILE", help="written with mode 600")
     parser.add_argument("--file", metavar="FILE", help="revoke: the token in this file")
     parser.add_argument("--id", metavar="JTI", help="revoke: the token with this id")

@@ -26,10 +26,10 @@ SAY_WHY = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from ailurus.protocol.units import duration_s
+    from dispatcher.cli.words import job_id, span
 
-    parser.add_argument("ids", nargs="+", type=int, metavar="ID")
-    parser.add_argument("--timeout", type=duration_s, metavar="10m", help="then exit with 75")
+    parser.add_argument("ids", nargs="+", type=job_id, metavar="ID")
+    parser.add_argument("--timeout", type=span, metavar="10m", help="then exit with 75")
 
 
 def main(args: Namespace, out: Output) -> int:

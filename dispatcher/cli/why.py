@@ -10,7 +10,9 @@ from dispatcher.cli.exits import NEVER, OK
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("id", type=int, metavar="ID")
+    from dispatcher.cli.words import job_id
+
+    parser.add_argument("id", type=job_id, metavar="ID")
 
 
 def main(args: Namespace, out: Output) -> int:

@@ -18,7 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.wire.client import Client, fixed_token
 from dispatcher.cli import main
-from dispatcher.cli.exits import CONFIGURATION, UNAVAILABLE, USAGE
+from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, UNAVAILABLE, USAGE
 
 
 def connection(server) -> http.client.HTTPConnection:
@@ -255,3 +255,34 @@ def test_h5_no_secret_is_in_the_process_list(server):
     for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed while we looked
             assert ".keys.json" not in str(fd.readlink())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        # a lease of 0 s has run out when it begins: each job was begun anew every second
+        (["serve", "--heartbeat", "0s"], USAGE, "--heartbeat: '0s' is no time at all"),
+        (["serve", "--heartbeat", "nan"], USAGE, "--heartbeat: 'nan' is not a duration"),
+        (["serve", "--edge-lease", "0"], USAGE, "--edge-lease: '0' is no time at all"),
+        (["serve", "--retention", "0d"], USAGE, "--retention: '0d' is no time at all"),
+        (["serve", "--rate", "nan"], USAGE, "--rate: 'nan' is no number of requests"),
+        (["serve", "--rate", "-3"], USAGE, "--rate: '-3' is no number of requests"),
+        (["serve", "--log", "no/such/log"], CANNOT_CREATE, "--log: cannot write no/such/log"),
+        (["wait", "1", "--timeout", "soon"], USAGE, "--timeout: 'soon' is not a duration"),
+        (["show", "-1"], USAGE, ""),
+        (["show", "9" * 30], USAGE, "is no number of a job"),
+        (["cancel", "\u0663"], USAGE, "is no number of a job"),
+        (["jobs", "--name", "\udcff", "--url", "http://127.0.0.1:1"], USAGE, "is not UTF-8 text"),
+    ],
+)
+def test_words_that_mean_nothing_are_wrong_usage(tmp_path, monkeypatch, capsys, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BEARER_TOKEN", "a.b.c")
+    if words[0] == "serve":
+        assert main(["init", "--store", "sqlite:///q.db"]) == 0
+        words = [*words, "--store", "sqlite:///q.db", "--listen", "127.0.0.1:0"]
+    try:
+        got = main(words)
+    except SystemExit as left:
+        got = left.code
+    assert (got, said in capsys.readouterr().err) == (code, True)
