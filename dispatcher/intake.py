@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 
@@ -21,6 +22,7 @@ from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.reasons import Reasons
 from dispatcher.submission import Prepared, Request
 
+INLINE = 100  # jobs whose turns are reckoned on the event loop
 FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
 ROWS = 4  # of a job: its own, its body, its size, its lane
 
@@ -32,11 +34,7 @@ class Intake(Reasons):
         """Accept all jobs of a request, once, however often it is sent."""
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
-            known = await self._known(caller.subject, ask.request_id)
-            if submission.brief(ask.jobs) and len(self.heard) <= FEW_WORKERS:
-                jobs, digest = self._prepared(ask, known is not None)
-            else:
-                jobs, digest = await asyncio.to_thread(self._prepared, ask, known is not None)
+            jobs, digest, known = await self._read(ask, caller)
             return await self._once(
                 Request(
                     by=caller.subject,
@@ -49,6 +47,18 @@ class Intake(Reasons):
                 jobs,
                 known,
             )
+
+    async def _read(
+        self, ask: m.Submit, caller: Caller
+    ) -> tuple[list[Prepared], str, submission.Known | None]:
+        """The jobs as they are stored, what they say, and the first answer to a request that comes again.
+        A brief one that is in order is taken for new: storing it tells."""
+        if submission.brief(ask.jobs) and len(self.heard) <= FEW_WORKERS:
+            with suppress(Rejected):  # it may have been in order when it came first
+                return *self._prepared(ask, known=False), None
+        known = await self._known(caller.subject, ask.request_id)
+        jobs, digest = await asyncio.to_thread(self._prepared, ask, known=known is not None)
+        return jobs, digest, known
 
     async def _known(self, by: str, request_id: str) -> submission.Known | None:
         return await self.store.read(lambda tx: submission.known(tx, by, request_id))
@@ -69,7 +79,7 @@ class Intake(Reasons):
             raise submission.another(request.request_id)
         return known.answer
 
-    def _prepared(self, ask: m.Submit, known: bool) -> tuple[list[Prepared], str]:
+    def _prepared(self, ask: m.Submit, *, known: bool) -> tuple[list[Prepared], str]:
         """The jobs as they are stored, and what they say; if they are `known`, they were good then."""
         if known:
             jobs = submission.prepare(ask.jobs)
@@ -108,9 +118,10 @@ class Intake(Reasons):
 
     async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
         """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
-        storing = _Storing(self, request, jobs)
-        links = storing.links()
-        few = list(islice(links, submission.LINKS + 1))
+        if len(jobs) <= INLINE:
+            storing, few, links = self._begun(jobs, request)
+        else:
+            storing, few, links = await asyncio.to_thread(self._begun, jobs, request)
         if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
             ahead = Ahead(rows=ROWS * len(jobs) + len(few), all=True)
             return await self.store.write(partial(storing.at_once, links=few), ahead)
@@ -127,6 +138,14 @@ class Intake(Reasons):
             await self.store.write(storing.drop)
             raise
         return await self.store.write(storing.finish)
+
+    def _begun(
+        self, jobs: Sequence[Prepared], request: Request
+    ) -> tuple[_Storing, list[submission.Link], Iterator[submission.Link]]:
+        """A request on its way, and what its jobs wait for: what fits a commit, and what is left."""
+        storing = _Storing(self, request, jobs)
+        links = storing.links()
+        return storing, list(islice(links, submission.LINKS + 1)), links
 
     async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
         """New jobs with the specifications of final ones, and with their owner. A job whose retry is

@@ -76,8 +76,16 @@ def _length(job: JobSpec) -> int:
 
 
 def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
-    """Encode the specifications as they will be sent to pilots."""
-    return [prepared(spec) for spec in jobs]
+    """Encode the specifications as they will be sent to pilots. Jobs in a row that wait for the same ones
+    get one list of them: `links` compares no two of a million."""
+    made: list[Prepared] = []
+    last: tuple[int | str, ...] = ()
+    for spec in jobs:
+        if spec.depends_on and spec.depends_on == last:
+            spec = replace(spec, depends_on=last)  # noqa: PLW2901
+        last = spec.depends_on
+        made.append(prepared(spec))
+    return made
 
 
 def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:

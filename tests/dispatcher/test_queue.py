@@ -46,6 +46,19 @@ def test_a_submission_repeated_is_the_first_one(place):
     run(test, place)
 
 
+@pytest.mark.parametrize("jobs", [1, 20])
+def test_a_submission_repeated_is_the_first_one_though_nobody_could_run_it_now(place, jobs):
+    async def test(b):
+        large = [job(f"j{nr}", cores=BIG.cores + 1) for nr in range(jobs)]
+        first = await b.submit(*large, request="once")
+        await b.worker()
+        assert await b.submit(*large, request="once") == first
+        with pytest.raises(Rejected, match="no queue can ever run"):
+            await b.submit(*large, request="another")
+
+    run(test, place)
+
+
 def test_ten_thousand_jobs_arrive_all_or_none_and_once(place):
     many = tuple(job(f"j{i}") for i in range(10_000))
 
