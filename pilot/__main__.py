@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pilot.options import Options
     from pilot.spawner import GuardedSpawner
 
+_USUAL = gc.get_threshold()
+
 
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
     entry.prepare()
-    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
-    gc.disable()
     from pilot import spawner as spawners
 
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):
@@ -33,6 +33,8 @@ def main() -> int:
         from pilot.blame import Thing, judged
 
         return _fail(65, judged(error, "the pilot cannot start its guardian", Thing.NODE))
+    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
+    gc.set_threshold(20_000)
     from pilot.serve import HEARD
 
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD - {signal.SIGHUP} | entry.hangup())
@@ -79,8 +81,7 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     from pilot import site as sites
     from pilot.start import recover, started
 
-    gc.freeze()
-    gc.enable()
+    gc.set_threshold(*_USUAL)
     site = sites.read(options.site) if options.site else sites.by_hand(options.storage)
     if options.recover:
         recover(options, site)

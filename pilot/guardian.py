@@ -27,7 +27,7 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -51,7 +51,7 @@ _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _CHILD = re.compile(r'"child-pid": *(\d+)')
 _DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
 _DEFAULT = [*_DEAF, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
 
 
 class Spawn(msgspec.Struct, array_like=True, tag=True):
@@ -125,7 +125,7 @@ def start() -> tuple[socket.socket, int]:
 def _be_guardian(link: socket.socket) -> NoReturn:
     import resource  # of no use to the pilot
 
-    gc.enable()
+    gc.freeze()  # a collection would write to what is shared with the pilot, and so copy it
     os.setsid()
     for number in _DEAF:
         signal.signal(number, signal.SIG_IGN)
@@ -158,6 +158,20 @@ def _in_memory(data: bytes) -> int:
         return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
     finally:
         os.close(low)
+
+
+def _outputs(order: Spawn) -> list[tuple[int, str]]:
+    found = ((1, order.stdout), (2, order.stderr))
+    return [(fd, path) for fd, path in found if path != "/dev/null"]  # that is ours already
+
+
+def _try_outputs(order: Spawn) -> None:
+    """Raise NotPrepared if the outputs of what could not be started are why: nothing else tells."""
+    try:
+        for _, path in _outputs(order):
+            os.close(os.open(path, _APPEND | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise NotPrepared(error) from None
 
 
 class Guardian:
@@ -250,7 +264,9 @@ class Guardian:
     def _spawn(self, order: Spawn) -> int:
         """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the program's."""
         opened: list[int] = []  # closed again when it has them
-        actions: list[tuple[int, int, int]] = []
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
+        ]
         status = 0
         try:
             try:
@@ -258,10 +274,6 @@ class Guardian:
                     os.sched_setaffinity(0, order.cpus)
                 if order.directory != "/":
                     os.chdir(order.directory)  # posix_spawn has none of its own; we have one thread
-                for fd, path in ((1, order.stdout), (2, order.stderr)):
-                    if path != "/dev/null":  # ours already
-                        opened.append(os.open(path, _APPEND, 0o600))
-                        actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
                 if order.status_fd:
                     status, writer = os.pipe()
                     opened.append(writer)
@@ -272,15 +284,19 @@ class Guardian:
                         actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
             except OSError as error:
                 raise NotPrepared(error) from None
-            pid = os.posix_spawn(
-                order.argv[0],
-                order.argv,
-                order.environment,
-                file_actions=actions,
-                setsid=True,
-                setsigmask=[],
-                setsigdef=_DEFAULT,
-            )
+            try:
+                pid = os.posix_spawn(
+                    order.argv[0],
+                    order.argv,
+                    order.environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT,
+                )
+            except OSError:
+                _try_outputs(order)
+                raise
             if status:
                 self._status[pid], status = status, 0
             return pid

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ailurus.logs import Log
 from pilot import guardian, tree
 from pilot.blame import GUARDIAN_DIED
 from pilot.guardian import Answer, Signal, Spawn, Started
@@ -78,6 +77,8 @@ class GuardedSpawner:
             while self.turn():
                 pass
         except Exception:  # noqa: BLE001 - who is not understood is as good as dead
+            from ailurus.logs import Log  # late: the guardian would have it in its memory
+
             Log("pilot.spawner").error("guardian_not_understood", trace=True)
         if not self._lost:
             self._lost = True
