@@ -370,9 +370,35 @@ class Client:
         left = max(0.1, self.end - time.monotonic())
         timeout = urllib3.Timeout(connect=min(10.0, left), read=min(wait_s + SLACK_S, left))
         answer = self._pool.request(
-            method, url, body=body, headers=headers, timeout=timeout, redirect=False
-        )
-        return answer.status, answer.data
+            method, url, body=body, headers=headers, timeout=timeout, redirect=False,
+            preload_content=False,
+        )  # fmt: skip
+        try:
+            return answer.status, _body(answer, time.monotonic() + min(wait_s + SLACK_S, left))
+        except BaseException:
+            answer.close()
+            raise
+        finally:
+            answer.release_conn()
+
+
+MOST_BYTES = 256 << 20
+LEAST_PER_S = 1024
+"""Slower than this nobody answers whom a caller could wait for: a byte now and then would keep him."""
+
+
+def _body(answer: urllib3.BaseHTTPResponse, end: float) -> bytes:
+    """All of an answer. It may be there by `end`, or come steadily; and it has an end."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := answer.read1():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise urllib3.exceptions.HTTPError(f"an answer of more than {MOST_BYTES >> 20} MiB")
+        if time.monotonic() > end + size / LEAST_PER_S:
+            raise urllib3.exceptions.HTTPError("its answer does not come to an end")
+    return b"".join(pieces)
 
 
 def _loopback(url: str) -> bool:

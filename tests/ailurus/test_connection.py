@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+import time
 
 import pytest
 
 from ailurus.wire import connection
-from ailurus.wire.client import Client
+from ailurus.wire.client import Client, Unreachable
+from ailurus.wire.retry import Patience
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -55,3 +58,44 @@ def test_a_connection_is_kept_whatever_the_requests_carry(heard):
         pieces.clear()
         assert client.request("POST", "/x", body)[0] == 200
         assert b"".join(pieces).endswith(b"\r\n\r\n" + body)
+
+
+@pytest.fixture
+def endless():
+    """An address where every answer begins well and goes on as a test says: pieces, and the pause between."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    how = {"piece": b" ", "pause_s": 0.02}
+
+    def answer(one: socket.socket) -> None:
+        with one, contextlib.suppress(OSError):
+            one.recv(65536)
+            one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            while not over.wait(how["pause_s"]):
+                one.sendall(how["piece"])
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", how
+    over.set()
+    listener.close()
+
+
+def test_an_answer_that_drips_keeps_nobody(endless):
+    url, _ = endless
+    began = time.monotonic()
+    client = Client(url, patience=Patience(total_s=0.0)).until(began + 0.5)
+    with pytest.raises(Unreachable, match="does not come to an end"):
+        client.request("GET", "/")
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_without_an_end_fills_no_memory(endless, monkeypatch):
+    url, how = endless
+    how |= {"piece": b"[" * 100_000, "pause_s": 0.0}
+    monkeypatch.setattr("ailurus.wire.client.MOST_BYTES", 1_000_000)
+    with pytest.raises(Unreachable, match="an answer of more than"):
+        Client(url, patience=Patience(total_s=0.0)).request("GET", "/")
