@@ -135,14 +135,21 @@ class Bounds(Struct, frozen=True):
 
 
 def bounds_of(limits: Limits) -> Bounds:
+    """The limits in numbers. Raises AilurusError."""
     return Bounds(
-        stdout_bytes=size_bytes(limits.stdout),
-        output_bytes=size_bytes(limits.output),
-        inputs_bytes=size_bytes(limits.inputs),
+        stdout_bytes=_bytes(limits.stdout),
+        output_bytes=_bytes(limits.output),
+        inputs_bytes=_bytes(limits.inputs),
         looping_s=duration_s(limits.looping),
         staging_s=duration_s(limits.staging),
         grace_s=duration_s(limits.grace),
     )
+
+
+def _bytes(size: Size) -> int:
+    """Bytes of a limit. A plain number is MB, as everywhere in a site file."""
+    plain = isinstance(size, int) or size.strip().isdecimal()
+    return size_mb(size) * 1024**2 if plain else size_bytes(size)
 
 
 def megabytes(size: Size | None, otherwise: int) -> int:

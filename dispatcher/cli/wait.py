@@ -100,6 +100,12 @@ def _verdict(client: Client, job_ids: Sequence[int], answer: JobStates) -> int:
     bad = [job_id for job_id in job_ids if answer.states[job_id] is not JobState.FINISHED]
     if not bad:
         return exits.OK
-    attempts = client.show(bad[0]).attempts
+    first = client.show(bad[0])
+    why = f": {first.row.diagnosis}" if first.row.diagnosis else ""
+    others = f" (and {len(bad) - 1} more did not finish)" if len(bad) > 1 else ""
+    sys.stderr.write(
+        clean(f"dispatcher: job {bad[0]} ({first.row.name}) is {first.row.state}{why}{others}\n")
+    )
+    attempts = first.attempts
     code = attempts[-1].exit_code if attempts else None
     return code if code is not None and 0 < code < 256 else 1

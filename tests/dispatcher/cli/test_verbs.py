@@ -203,6 +203,7 @@ def test_wait_exits_as_the_payload_did(run, jobfile, pilot, code):
     pilot()
     ran = run("wait", job)
     assert ran.code == code
+    assert ran.err == (f"dispatcher: job {job} (w) is failed: x\n" if code else "")
     assert run("show", job).code == 0
     assert run("logs", job, "--follow").out == "hello\x1b[31m\n"
 
