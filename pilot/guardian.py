@@ -139,9 +139,9 @@ def _be_guardian(link: socket.socket) -> NoReturn:
     os.chdir("/")
     os.umask(0o022)
     become_subreaper()
-    become_undumpable()
     with contextlib.suppress(OSError):  # when memory runs out payloads go first
         Path("/proc/self/oom_score_adj").write_text("300", encoding="utf-8")
+    become_undumpable()  # afterwards, its files in /proc are root's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Guardian(link).serve()
     os._exit(0)

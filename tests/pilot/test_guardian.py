@@ -42,6 +42,35 @@ def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:
     return results[0]
 
 
+ORDINARY = """
+from pilot import guardian
+from pilot.ports import Order
+from pilot.spawner import GuardedSpawner
+made = GuardedSpawner(*guardian.start())
+made.spawn(Order(argv=["/bin/sleep", "30"]), print)
+while (pid := made.pid(1)) is None:
+    made.turn()
+print(open(f"/proc/{pid}/oom_score_adj").read())
+made.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_when_memory_runs_out_payloads_of_an_ordinary_user_go_first() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORDINARY],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout.strip() == "300", done.stderr
+
+
 def test_a_guardian_that_somebody_stopped_ends_with_its_pilot() -> None:
     link, pid = guardian.start()
     made = GuardedSpawner(link, pid)
