@@ -7,9 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +15,6 @@ import msgspec
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
-from pilot import guardian
 from pilot.held import Held
 from pilot.ports import Grounds, JobError
 from pilot.run import Outcome, run, user_name
@@ -29,6 +25,7 @@ from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
+from tests.pilot.helpers import guarded
 
 
 def grounds() -> Grounds:
@@ -36,15 +33,6 @@ def grounds() -> Grounds:
     own = tempfile.mkdtemp(prefix="container-")
     atexit.register(shutil.rmtree, own)
     return Grounds(directory=own, user=user_name(), bare=True)
-
-
-@contextmanager
-def spawning() -> Iterator[GuardedSpawner]:
-    link, pid = guardian.start()
-    made = GuardedSpawner(link, pid)
-    threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
-    yield made
-    made.close()
 
 
 def held_of(command: str = "", **fields: Any) -> Held:
@@ -90,7 +78,7 @@ def main() -> None:
     if user := told.get("user"):
         os.setgid(user)
         os.setuid(user)
-    with spawning() as spawner:
+    with guarded() as spawner:
         if (most := told.get("processes")) is not None:
             import resource
 

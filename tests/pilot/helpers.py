@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,22 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
 from ailurus.wire.client import Client, TokenFile
+from pilot import guardian
+from pilot.spawner import GuardedSpawner
 
 BIN = Path(sys.executable).parent
+
+
+@contextmanager
+def guarded() -> Iterator[GuardedSpawner]:
+    """A guardian of this process, which is pytest and so no subreaper, and the spawner that speaks with it."""
+    link, pid = guardian.start()
+    made = GuardedSpawner(link, pid)
+    threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:

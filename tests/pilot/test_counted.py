@@ -29,7 +29,8 @@ from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from plugins.data.file import File
-from tests.pilot.attempts import grounds, held_of, spawning
+from tests.pilot.attempts import grounds, held_of
+from tests.pilot.helpers import guarded
 
 MB = 1 << 20
 ROOT = Path(__file__).parents[2]
@@ -228,7 +229,7 @@ def box() -> Iterator[Any]:
     loop = Loop("supervisor", None, time.monotonic)
     thread = threading.Thread(target=supervisor.run, args=(loop,))
     thread.start()
-    with spawning() as spawner:
+    with guarded() as spawner:
         yield SimpleNamespace(
             container=Bubblewrap(grounds()), spawner=spawner, supervisor=supervisor
         )

@@ -22,7 +22,8 @@ from pilot.run import Outcome
 from pilot.spawner import GuardedSpawner
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
-from tests.pilot.attempts import grounds, held_of, open_up, outcome_of, spawning
+from tests.pilot.attempts import grounds, held_of, open_up, outcome_of
+from tests.pilot.helpers import guarded
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 100_000 + os.getpid()  # a limit of processes is a user's
@@ -31,7 +32,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of 
 
 @pytest.fixture
 def spawner() -> Iterator[GuardedSpawner]:
-    with spawning() as made:
+    with guarded() as made:
         yield made
 
 

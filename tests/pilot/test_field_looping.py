@@ -21,13 +21,13 @@ from pilot.site import Limits, bounds_of
 from pilot.spawner import GuardedSpawner
 from pilot.watch import Supervisor
 from pilot.workdir import Workdir
-from tests.pilot.attempts import held_of, spawning
-from tests.pilot.helpers import until
+from tests.pilot.attempts import held_of
+from tests.pilot.helpers import guarded, until
 
 
 @pytest.fixture
 def spawner() -> Iterator[GuardedSpawner]:
-    with spawning() as made:
+    with guarded() as made:
         yield made
 
 

@@ -18,16 +18,13 @@ from pilot import guardian
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import Ended, Order
 from pilot.spawner import GuardedSpawner
-from tests.pilot.helpers import processes_with, until
+from tests.pilot.helpers import guarded, processes_with, until
 
 
 @pytest.fixture
 def spawner() -> Iterator[GuardedSpawner]:
-    link, pid = guardian.start()  # not a subreaper: this process is pytest
-    made = GuardedSpawner(link, pid)
-    threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
-    yield made
-    made.close()
+    with guarded() as made:
+        yield made
 
 
 def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:

@@ -14,12 +14,11 @@ from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.job import JobSpec
-from pilot import guardian
 from pilot.ports import Box, Container, Ended, Grounds, JobError
 from pilot.run import started_as
 from pilot.spawner import GuardedSpawner
 from plugins.container import shown
-from tests.pilot.helpers import until
+from tests.pilot.helpers import guarded, until
 from tests.pilot.hostile import HOSTILE, NAME_INTO, PATH, library
 
 pytestmark = pytest.mark.real
@@ -27,11 +26,8 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def spawner() -> Iterator[GuardedSpawner]:
-    link, pid = guardian.start()  # not a subreaper: this process is pytest
-    made = GuardedSpawner(link, pid)
-    threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
-    yield made
-    made.close()
+    with guarded() as made:
+        yield made
 
 
 class Job:
