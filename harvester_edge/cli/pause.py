@@ -41,9 +41,10 @@ def word(args: Namespace, out: Output, name: str) -> int:
     try:
         write_whole(site.state / name, f"{reason}\n".encode())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EEXIST):
             raise
-        (site.state / name).touch()  # a full disk has room for the word, if not for the reason
+        # A full disk has room for the word, if not for the reason; and somebody else may say it just now.
+        (site.state / name).touch()
     return show(out, site.site, site.state)
 
 

@@ -323,3 +323,13 @@ def test_a_full_disk_is_told_though_nothing_can_be_written(
     world.cycle()
     said = "; ".join(glance(world.edge.site).down)
     assert ("is full: make room" in said) is full
+
+
+@pytest.mark.parametrize("fault", [errno.ENOENT, errno.EEXIST])
+def test_two_who_pause_at_once_both_do(config, world, monkeypatch, fault):
+    def beaten(path: Path, text: bytes) -> None:
+        raise OSError(fault, os.strerror(fault), str(path))
+
+    monkeypatch.setattr("harvester_edge.whole.write_whole", beaten)
+    assert main(["pause", "--config", config]) == 0
+    assert world.cycle().binding.name == "paused"
