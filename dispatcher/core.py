@@ -117,6 +117,7 @@ class Core:
         self.giver = ""  # what this store is called, whichever dispatcher serves it
         self._secret = secret
         self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._arrivals: dict[int, set[Signal]] = {}
         self._unfold = asyncio.Event()
         self.others = Others(self)

@@ -193,19 +193,25 @@ class Users(Intake):
                 field="file",
                 remedy="ask for `stdout`, or look at its log once it has ended",
             )
-        began = self.now()
-        await self.wish("tail", job_id, text=ask.file)
         deadline = time.monotonic() + ask.wait_s
-        while (text := await self._tail_of(job_id, began)) is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Rejected(
-                    409,
-                    f"the pilot of job {job_id} has not answered yet",
-                    remedy="ask again with a longer wait_s",
-                )
-            await until(self.log_arrival(job_id), left)
-        return api.Tail(text=text)
+        turn = self._tailing.setdefault(
+            job_id, asyncio.Lock()
+        )  # an answer does not say of which file it is
+        try:
+            await asyncio.wait_for(turn.acquire(), ask.wait_s if turn.locked() else None)
+        except TimeoutError:
+            raise _no_answer(job_id) from None
+        try:
+            began = self.now()
+            await self.wish("tail", job_id, text=ask.file)
+            while (text := await self._tail_of(job_id, began)) is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _no_answer(job_id)
+                await until(self.log_arrival(job_id), left)
+            return api.Tail(text=text)
+        finally:
+            turn.release()
 
     async def _tail_of(self, job_id: int, since: float) -> str | None:
         lease = self.leases.of(job_id)
@@ -239,6 +245,14 @@ class Users(Intake):
                     last=rows[-1][0] if rows else ask.after,
                 )
             await until(signal, left)
+
+
+def _no_answer(job_id: int) -> Rejected:
+    return Rejected(
+        409,
+        f"the pilot of job {job_id} has not answered yet",
+        remedy="ask again with a longer wait_s",
+    )
 
 
 def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:

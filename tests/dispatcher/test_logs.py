@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import LogQuery
+from ailurus.protocol.api import LogQuery, TailQuery
+from ailurus.protocol.states import JobState
 from dispatcher.logs import END_BYTES
-from tests.dispatcher.helpers import ALICE, run
+from tests.dispatcher.helpers import ALICE, BIG, run
 
 pytestmark = pytest.mark.field("H2")
 
@@ -120,3 +123,26 @@ def test_the_last_piece_may_come_after_the_report_and_no_other(place):
         assert (await read(b, job_id))[0].text == "end"
 
     run(test, place)
+
+
+def test_who_asks_for_one_file_is_not_shown_another(tmp_path):
+    async def test(b):
+        worker, (job_id,) = await b.worker(), await b.submit()
+        (got,) = await worker.acquire()
+        await worker.beat(got)
+
+        async def tail(file):
+            ask = TailQuery(file=file, wait_s=5.0)
+            return (await b.service.tail(ask, ALICE, job_id=job_id)).text
+
+        asked = asyncio.gather(*map(tail, "abc"))
+        while not asked.done():
+            await asyncio.sleep(0)  # a heartbeat without news does not wait for anything
+            told = [one.argument for one in (await worker.beat(got)).commands]
+            for file in told:
+                said = {"state": JobState.RUNNING, "since": 0.0, "tail": f"end of {file}"}
+                update = m.Update(job_id=job_id, attempt_nr=1, **said)
+                await b.service.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+        assert await asked == ["end of a", "end of b", "end of c"]
+
+    run(test, tmp_path)
