@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pilot.options import Options
     from pilot.spawner import GuardedSpawner
 
-_USUAL = gc.get_threshold()
-
 
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
@@ -33,8 +31,9 @@ def main() -> int:
         from pilot.blame import Thing, judged
 
         return _fail(65, judged(error, "the pilot cannot start its guardian", Thing.NODE))
-    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
-    gc.set_threshold(20_000)
+    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start. The
+    # server begins with that again.
+    gc.disable()
     from pilot.serve import HEARD
 
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD - {signal.SIGHUP} | entry.hangup())
@@ -81,9 +80,9 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     from pilot import site as sites
     from pilot.start import recover, started
 
-    gc.set_threshold(*_USUAL)
     site = sites.read(options.site) if options.site else sites.by_hand(options.storage)
     if options.recover:
+        gc.enable()
         recover(options, site)
         return 0
     with started(options, site, spawner) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import threading
 import time
@@ -207,6 +208,8 @@ class Server:
         request, ask = "", None
         while not self._draining:
             loop.turned(None)
+            if request:  # the start is over
+                gc.enable()
             if ask is None:
                 ask = self._next_ask()
                 if ask is None:

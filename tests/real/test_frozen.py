@@ -104,6 +104,54 @@ def test_it_runs_on_a_system_with_an_older_glibc(frozen, need):
         assert pilot.process.wait(20) == 0
 
 
+@pytest.mark.field("L7")
+@pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
+def test_a_job_is_run_as_it_was_written_in_any_locale(frozen, tmp_path, need, locale):
+    where = ["-f", "ISO-8859-1", "-i", "de_DE", tmp_path / "de_DE.iso88591"]
+    subprocess.run([need("localedef"), *where], check=False, capture_output=True)
+    if not where[-1].exists():
+        pytest.skip("there are no sources of locales on this system")
+    with Rig() as rig:
+        words = [frozen, "--url", rig.url, "--queue", "bench", "--token-file", rig.pilot_token]
+        words += ["--site", rig.site_file, "--max-jobs", "1", "-a", rig.directory / "work"]
+        latin = {
+            "LOCPATH": str(tmp_path),
+            "LC_ALL": locale,
+            "PYTHONUTF8": "",
+            "PYTHONIOENCODING": "",
+        }
+        pilot = rig.start(words, "frozen", **latin)
+        script = "#!/bin/sh\nprintf 'é%s' \"$WORD\" | od -An -tx1\n"
+        job = null_job(command="", script=script, environment={"WORD": "é"})
+        (job_id,) = rig.client.submit([job]).job_ids
+        states = rig.client.wait([job_id], timeout_s=40).states
+        assert states == {job_id: JobState.FINISHED}, pilot.log.read_text()
+        assert rig.client.log(job_id).text.split() == ["c3", "a9"] * 2
+        assert pilot.process.wait(20) == 0
+
+
+def test_it_finds_a_nodes_authorities_where_its_own_python_would_not(frozen):
+    """It was built where they are kept elsewhere, and no variable tells."""
+    with Rig(tls=True) as rig:
+        assert rig.trust is not None
+        wrap = [next(candidates()), "--dev-bind", "/", "/", "--tmpfs", "/usr/lib/ssl"]
+        wrap += ["--tmpfs", "/etc/ssl", "--ro-bind", rig.trust.ca, "/etc/ssl/ca-bundle.pem"]
+        wrap += [
+            "--unsetenv",
+            "SSL_CERT_FILE",
+            "--unsetenv",
+            "SSL_CERT_DIR",
+            "--unsetenv",
+            "AILURUS_CA",
+        ]
+        words = [*wrap, frozen, "--url", rig.url, "--queue", "bench", "--max-jobs", "1"]
+        words += ["--token-file", rig.pilot_token, "--site", rig.site_file, "--patience", "5"]
+        pilot = rig.start([*words, "-a", rig.directory / "work"], "frozen")
+        (job,) = rig.client.submit([null_job()]).job_ids
+        states = rig.client.wait([job], timeout_s=40).states
+        assert states == {job: JobState.FINISHED}, pilot.log.read_text()
+
+
 def test_pilots_that_start_together_unpack_it_once(frozen, place):
     begun = [
         subprocess.Popen([frozen, "-a", place, "--version"], env=PLAIN, stdout=subprocess.DEVNULL)
