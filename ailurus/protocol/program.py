@@ -9,6 +9,8 @@ LONGEST_WORD = 131_071
 """Bytes of one argument or one `NAME=value` that Linux hands to a program (MAX_ARG_STRLEN)."""
 LONGEST_IN_ALL = 2_000_000
 """Bytes of all of them: a quarter of the usual stack of 8 MiB, less what a pilot adds."""
+LONGEST_CHARACTER = 4
+"""Bytes of one in UTF-8."""
 _BOM = "\ufeff"
 
 
@@ -17,14 +19,13 @@ def check_program(spec: JobSpec) -> None:
     for field, text in (("script", spec.script), ("command", spec.command)):
         if not text:
             continue
-        first, feed, _ = text.partition("\n")
         if text.startswith(_BOM):
             raise AilurusError(
                 "it begins with a byte order mark, which no shell and no #! line takes",
                 field=field,
                 remedy="save it as UTF-8 without BOM",
             )
-        if (feed and first.endswith("\r")) or (field == "command" and text.endswith("\r")):
+        if "\r" in text and _wrong_ends(field, text):
             raise AilurusError(
                 "its lines end in CR LF, and Linux takes the CR as a part of each line",
                 field=field,
@@ -33,11 +34,20 @@ def check_program(spec: JobSpec) -> None:
     _check_lengths(spec)
 
 
+def _wrong_ends(field: str, text: str) -> bool:
+    first, feed, _ = text.partition("\n")
+    return bool(feed and first.endswith("\r")) or (field == "command" and text.endswith("\r"))
+
+
 def _check_lengths(spec: JobSpec) -> None:
-    if not spec.environment and 4 * len(spec.command) <= LONGEST_WORD:
-        return
+    environment = spec.environment
+    characters = len(spec.command)
+    if environment:
+        characters += sum(map(len, environment)) + sum(map(len, environment.values()))
+    if LONGEST_CHARACTER * characters + 10 * len(environment) <= LONGEST_WORD:
+        return  # nearly always: all together are shorter than one of them may be
     sizes = {"command": len(spec.command.encode())}
-    for name, value in spec.environment.items():
+    for name, value in environment.items():
         sizes[f"environment.{name}"] = len(name) + 1 + len(value.encode())
     for field, size in sizes.items():
         if size > LONGEST_WORD:

@@ -267,6 +267,8 @@ def check(jobs: Sequence[JobSpec]) -> None:
             field = f"{where}.{error.field}"
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_words(job, where)
+        if not (job.inputs or job.outputs or job.depends_on):
+            continue
         _check_files(job.inputs, f"{where}.inputs")
         _check_files(job.outputs, f"{where}.outputs")
         for nr, output in enumerate(job.outputs):
@@ -305,8 +307,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 def _check_words(job: JobSpec, where: str) -> None:
     """A PanDA client takes these words for nothing: the job would lose what they name on its way."""
-    for field in ("name", "container", "queue"):
-        word = getattr(job, field)
+    for field, word in (("name", job.name), ("container", job.container), ("queue", job.queue)):
         if word and word in NOTHING:
             raise AilurusError(
                 f"{word!r} means «nothing» to PanDA",
