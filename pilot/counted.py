@@ -49,10 +49,17 @@ class Disk:
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
         # Now: later, a link in the place of one is not followed.
-        self._tops = [os.path.realpath(top) for top in tops]
+        self._tops = [_real(top) for top in tops]
         self._seen = self._sum = self._ahead = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
+
+    def anew(self) -> Disk:
+        """Another count, from the start, of the directories that these were: whatever lies in their places
+        by now, and whoever still counts here."""
+        other = Disk(())
+        other._tops = self._tops
+        return other
 
     def step(self, most: int = STEP) -> bool:
         """Look at up to `most` more entries; whether that came to the end of a walk."""
@@ -210,6 +217,18 @@ def _memory_devices() -> frozenset[int]:
             found.add(os.fstat(fd).st_dev)
             os.close(fd)
     return frozenset(found)
+
+
+def _real(path: Path) -> str:
+    """The path of a directory without links. As `realpath`, which looks at each part, but for each job."""
+    try:
+        handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return os.fspath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - text in, text out
+    finally:
+        os.close(handle)
 
 
 def _opened(path: str) -> tuple[int, os.stat_result]:

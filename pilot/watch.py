@@ -250,7 +250,7 @@ class Supervisor:
 
     def _last_look(self, one: _Watched) -> None:
         """What the payload left counts, too, however short it ran."""
-        disk = Disk((one.work.directory, one.work.tmp))
+        disk = one.disk.anew()
         one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
         self._disk_limit(one, disk, 0)
         self._logs(one, time.monotonic())
