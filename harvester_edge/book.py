@@ -48,8 +48,10 @@ MIGRATIONS = (
     """
     create table spent (day integer primary key, node_hours real not null);  -- days of UTC since 1970
     """,
-    "alter table worker add column missing real",
 )
+ADDED = (("worker", "missing", "real"),)
+"""Columns that came later and that a version without them may leave empty: they raise no version, so
+that an edge can go back to the one before."""
 _FIELDS = Worker.__struct_fields__
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _UPSERT = (
@@ -190,6 +192,10 @@ class Book:
             self._db.executescript(
                 f"begin immediate; {script}; pragma user_version = {number}; commit;"
             )
+        for table, column, kind in ADDED:
+            there = self._db.execute("select name from pragma_table_info(?)", (table,))
+            if (column,) not in there.fetchall():
+                self._db.execute(f"alter table {table} add column {column} {kind}")
 
     def _belongs_to(self, site: str) -> None:
         owner = self.meta("site")

@@ -10,7 +10,8 @@ dispatcher that is known to have given what it takes away:
                  not know the worker names nobody.
 
 A dispatcher from before seals sends none. Of its verdicts those count that it gives only after it has checked
-the report key, and nothing is deleted on its word. A PanDA server has no seals either: what it says in its
+the report key, and nothing is deleted on its word. Of an attempt that has a seal only its «accepted» counts, which
+destroys nothing: a store may go back to the version before while jobs run. A PanDA server has no seals either: what it says in its
 own JSON counts, an HTTP status does not, and nothing is deleted on its word.
 """
 
@@ -54,6 +55,8 @@ def judged(given: str, verdict: m.Verdict) -> Judged:
     """What becomes of the report of an attempt that came with the seal `given`."""
     if not given:
         return Judged.SETTLED if verdict.verdict in _CHECKED else Judged.KEPT
+    if not verdict.seal and verdict.verdict == ACCEPTED:
+        return Judged.SETTLED  # a dispatcher from before seals to which the store went back
     if not sealed(given, verdict.seal):
         return Judged.KEPT
     return Judged.SETTLED if verdict.verdict == ACCEPTED else Judged.LOST

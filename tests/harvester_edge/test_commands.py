@@ -333,3 +333,8 @@ def test_two_who_pause_at_once_both_do(config, world, monkeypatch, fault):
     monkeypatch.setattr("harvester_edge.whole.write_whole", beaten)
     assert main(["pause", "--config", config]) == 0
     assert world.cycle().binding.name == "paused"
+
+
+def test_r7_the_version_before_reads_a_book_that_this_one_has_written(world):
+    (version,) = world.edge.book._db.execute("pragma user_version").fetchone()
+    assert version == 2, "raise it only for what the version before cannot bear"
