@@ -107,7 +107,6 @@ class TestHTCondor(Promises):
         ("wrong", "reason"),
         [
             ({"requirements": "(("}, "Parse error"),
-            ({"submit": ["nonsense"]}, "Failed to parse command file"),
             ({"accounting_group": "nosuch"}, "no such group"),
         ],
     )
