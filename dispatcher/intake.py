@@ -22,6 +22,7 @@ from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.reasons import Reasons
 from dispatcher.submission import Prepared, Request
 
+LET_GO = 500  # jobs at a time
 INLINE = 100  # jobs whose turns are reckoned on the event loop
 FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
 ROWS = 4  # of a job: its own, its body, its size, its lane
@@ -35,7 +36,7 @@ class Intake(Reasons):
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
             jobs, digest, known = await self._read(ask, caller)
-            return await self._once(
+            answer = await self._once(
                 Request(
                     by=caller.subject,
                     request_id=ask.request_id,
@@ -47,6 +48,8 @@ class Intake(Reasons):
                 jobs,
                 known,
             )
+            await _let_go(jobs)
+            return answer
 
     async def _read(
         self, ask: m.Submit, caller: Caller
@@ -137,7 +140,9 @@ class Intake(Reasons):
                 await self.store.write(partial(storing.clear, first=first, last=last))
             await self.store.write(storing.drop)
             raise
-        return await self.store.write(storing.finish)
+        answer = await self.store.write(storing.finish)
+        storing.let_go()
+        return answer
 
     def _begun(
         self, jobs: Sequence[Prepared], request: Request
@@ -203,6 +208,13 @@ class Intake(Reasons):
         return m.JobStates(states=states)
 
 
+async def _let_go(jobs: list[Prepared]) -> None:
+    """Free the jobs of a request bit by bit: ten thousand at once take 8 ms, and nobody else runs."""
+    while len(jobs) > LET_GO:
+        del jobs[-LET_GO:]
+        await asyncio.sleep(0)
+
+
 class _Storing:
     """A request on its way into the store; its methods are the changes, in the order in which they are made."""
 
@@ -265,6 +277,10 @@ class _Storing:
         """Let all jobs begin."""
         submission.still_ours(tx, self._request, self._first)
         return submission.open_up(tx, self._request, self._first, len(self._jobs), now=self._now)
+
+    def let_go(self) -> None:
+        """Hold none of the jobs any more."""
+        self._jobs.clear()
 
     def clear(self, tx: Tx, first: int, last: int) -> None:
         """Forget the jobs at these places of a request that was refused."""

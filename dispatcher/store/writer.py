@@ -204,16 +204,24 @@ class Writing:
             self._at_rest.set()
 
     def _serve(self, kept: Loop) -> None:
-        while (begun := self._begun.get()) is not None:
-            loop, batch, draft = begun
-            try:
-                while batch:
-                    self._commit(loop, batch, draft)
-                    batch, draft = self._next(), None
-            finally:
-                on_loop(loop, self._begin, loop)
+        while self._turn():
             kept.turned(None)
         self._ended.set()
+
+    def _turn(self) -> bool:
+        """Commit what is given next, and what gathers meanwhile; False: there will be nothing. Nothing is
+        kept of it until the next turn."""
+        begun = self._begun.get()
+        if begun is None:
+            return False
+        loop, batch, draft = begun
+        try:
+            while batch:
+                self._commit(loop, batch, draft)
+                batch, draft = self._next(), None
+        finally:
+            on_loop(loop, self._begin, loop)
+        return True
 
     def _next(self) -> list[Asked]:
         """What the thread may go on with by itself."""
