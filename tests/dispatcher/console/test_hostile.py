@@ -56,7 +56,9 @@ def hostile(dispatcher: Dispatcher) -> Iterator[tuple[int, int]]:
         runtime=LABEL,
         stderr_tail=HOSTILE,
         timing={LABEL: 1.0},
-        files=(m.DoneFile(name=LABEL, url="javascript://h/%0aalert(10)", size=1, adler32="00000001"),),
+        files=(
+            m.DoneFile(name=LABEL, url="javascript://h/%0aalert(10)", size=1, adler32="00000001"),
+        ),
     )
     yield failed, runs
     for one in beating:
