@@ -307,7 +307,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 def _check_words(job: JobSpec, where: str) -> None:
     """A PanDA client takes these words for nothing: the job would lose what they name on its way."""
-    for field, word in (("name", job.name), ("container", job.container), ("queue", job.queue)):
+    for field, word in (("container", job.container), ("queue", job.queue)):
         if word and word in NOTHING:
             raise AilurusError(
                 f"{word!r} means «nothing» to PanDA",

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.submission import check, jobs_from
@@ -273,9 +274,22 @@ def test_a_file_that_has_no_place_is_told_at_submit(kind, file, says):
 
 @pytest.mark.field("H14")
 @pytest.mark.parametrize("word", ["None", "NULL", "null"])
-@pytest.mark.parametrize("field", ["name", "container", "queue"])
+@pytest.mark.parametrize("field", ["container", "queue"])
 def test_a_word_that_panda_takes_for_nothing_names_nothing(field, word):
     job = JobSpec(**{"name": "j", "command": "x", field: word})
     with pytest.raises(AilurusError, match="means «nothing» to PanDA") as fault:
         check([job])
     assert fault.value.field == f"jobs[0].{field}"
+
+
+@pytest.mark.field("H14")
+@pytest.mark.parametrize("word", ["None", "NULL", "null"])
+def test_a_job_may_be_called_what_panda_takes_for_nothing(word):
+    spec = JobSpec(name=word, command="x")
+    check([spec])
+    sent = panda.Sent(
+        job_id=1, attempt_nr=1, spec=spec, owner="o", label="managed", transformation="t", queue="q"
+    )
+    told = panda.dictionary(sent)
+    assert panda.job(told).spec.name == word
+    assert panda.job(panda.from_text(panda.to_text(told))).spec.name == word
