@@ -230,7 +230,7 @@ def test_tokens_made_with_a_stolen_one_end_and_those_of_the_same_administrator_d
 
 @pytest.mark.field("A13")
 def test_what_waits_for_the_holder_of_a_revoked_token_is_let_go(dispatcher):
-    token = dispatcher.token(Scope.READ)
+    token = dispatcher.token(Scope.READ, Scope.ADMIN)
     caller = dispatcher.issuer.caller(token)
 
     path = f"/events?wait_s=60&after={dispatcher.service.hub.seq}"
