@@ -392,3 +392,19 @@ def test_of_a_panda_server_only_its_own_yes_settles_and_nothing_deletes(
     owed.turn()
     assert (owed.reporter.owes(), owed.deleted) == (0, [])
     assert owed.drained == []
+
+
+@pytest.mark.parametrize(
+    ("word", "seal", "becomes"),
+    [
+        ("accepted", "", authority.Judged.SETTLED),
+        ("accepted", "x", authority.Judged.KEPT),
+        ("alreadydone", "", authority.Judged.KEPT),
+        ("badkey", "", authority.Judged.KEPT),
+    ],
+)
+def test_r7_a_dispatcher_that_went_back_may_accept_a_sealed_report_and_refuse_none(
+    word, seal, becomes
+):
+    said = m.Verdict(job_id=1, attempt_nr=1, verdict=word, seal=seal)
+    assert authority.judged(SEAL, said) is becomes
