@@ -340,10 +340,11 @@ def test_a_payload_is_stopped_by_who_gave_the_job(tmp_path, given_seal, shown, o
 
 
 @given(word=st.text(max_size=20), shown=st.text(max_size=60), kept=st.text(min_size=1, max_size=60))
-def test_without_the_seal_no_word_is_a_verdict(word, shown, kept):
+def test_without_the_seal_no_no_is_a_verdict(word, shown, kept):
     one = m.Verdict(job_id=1, attempt_nr=1, verdict=word, seal=shown)
     judged = authority.judged(kept, one)
-    assert (judged is Judged.KEPT) == (shown != kept)
+    went_back = (word, shown) == ("accepted", "")  # a dispatcher from before seals
+    assert (judged is Judged.KEPT) == (shown != kept and not went_back)
 
 
 @given(status=st.integers(400, 599), body=st.binary(max_size=200))
