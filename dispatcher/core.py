@@ -107,6 +107,8 @@ class Core:
         self.hub = Hub(self.shapes)
         self.leases = Leases()
         self.heard: dict[int, Heard] = {}
+        self.losses = 0
+        """How often workers were taken for lost: what was read of one before is not true any more."""
         self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
         self.outage: dict[int, float] = {}  # the same of workers behind relays
         self.sites: dict[str, SiteLease] = {}

@@ -164,13 +164,16 @@ class Others:
     async def adopt(self, worker_id: int) -> Heard | None:
         """Hold a worker in memory as the store knows it. None: it has ended, or was never there."""
         core = self._core
-        rows = await core.store.read(
-            lambda tx: (
-                tx.one("worker.row", worker_id=worker_id),
-                tx.one("worker.lengths", worker_id=worker_id),
+        while True:
+            losses = core.losses
+            row, lengths = await core.store.read(
+                lambda tx: (
+                    tx.one("worker.row", worker_id=worker_id),
+                    tx.one("worker.lengths", worker_id=worker_id),
+                )
             )
-        )
-        row, lengths = rows
+            if losses == core.losses:  # else it may have been lost since it was read
+                break
         if row is None or lengths is None or row[4] == Phase.ENDED:
             return None
         for table, length in zip((core.patience, core.outage), lengths, strict=True):

@@ -163,6 +163,14 @@ class Upkeep(Core):
             if (quiet := self.heard.get(worker_id)) is not None:
                 quiet.silent = True
 
+        def gone() -> list[Heard]:
+            """Those that have not spoken, nor come back, while the change was on its way."""
+            return [
+                h
+                for h in lost
+                if self.heard.get(h.worker_id) is h and (h.until < awake or self._passed(h))
+            ]
+
         def change(tx: Tx) -> None:
             now = self.now()
             for lease in late:
@@ -177,7 +185,7 @@ class Upkeep(Core):
                     code=Code.LOST_HEARTBEAT,
                     now=now,
                 )
-            for heard in lost:
+            for heard in gone():
                 where = {"site": heard.site, "queue": heard.queue, "host": heard.host}
                 passed = self._passed(heard)
                 ending = Ending.DONE if passed else Ending.LOST
@@ -188,7 +196,8 @@ class Upkeep(Core):
         for lease in late:
             if lease.until < awake:  # not renewed while the change was on its way
                 self.leases.drop(lease.job_id)
-        for heard in lost:
+        self.losses += 1
+        for heard in gone():
             self.heard.pop(heard.worker_id, None)
             self.patience.pop(heard.worker_id, None)
             self.outage.pop(heard.worker_id, None)
