@@ -306,14 +306,13 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 
 def _check_words(job: JobSpec, where: str) -> None:
-    """A PanDA client takes these words for nothing: the job would lose what they name on its way."""
-    for field, word in (("container", job.container), ("queue", job.queue)):
-        if word and word in NOTHING:
-            raise AilurusError(
-                f"{word!r} means «nothing» to PanDA",
-                field=f"{where}.{field}",
-                remedy="give it another name, or leave it out",
-            )
+    """A PanDA client takes these words for no container: the job would run outside."""
+    if job.container and job.container in NOTHING:
+        raise AilurusError(
+            f"{job.container!r} means «nothing» to PanDA",
+            field=f"{where}.container",
+            remedy="name the image by its path or URL, or leave it out",
+        )
 
 
 def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:

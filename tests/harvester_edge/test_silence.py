@@ -244,6 +244,9 @@ CAUSES: dict[str, tuple[Callable[[World, str], None], str]] = {
 }
 
 
+QUEUED = 4
+
+
 def _heal(world: World) -> None:
     """All causes are gone, but for what they have left behind."""
     for name in ("pause", "drain"):
@@ -285,7 +288,7 @@ def _lives(steps: list[tuple[str, int]], place: Path) -> int:
         "dispatcher": {"url": "http://127.0.0.1:9", "token_file": str(place / "edge.token")},
         "paths": {"work": str(place / "work"), "state": str(place / "state")},
         "slots": {"std": {"queue": "demo", "cores": 1, "memory": "4000M", "disk": "10G", "walltime": "1h"}},
-        "scaling": {"max_total": 1000, "max_queued": 4, "per_cycle": 2, "idle_exit": "60s"},
+        "scaling": {"max_total": 1000, "max_queued": QUEUED, "per_cycle": 2, "idle_exit": "60s"},
         "pilot": {"program": "/bin/true"},
     })  # fmt: skip
     world.dispatcher.jobs = 100_000
@@ -305,6 +308,10 @@ def _lives(steps: list[tuple[str, int]], place: Path) -> int:
                         decision.sentence,
                     )
                     assert decision.binding.room <= 0
+            if (
+                len(world.edge.workers) > QUEUED
+            ):  # hidden ones were none: shown again they are too many
+                told.append("wait to start")
             _heal(world)
             _work(world)
     finally:
