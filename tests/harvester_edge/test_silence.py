@@ -308,9 +308,8 @@ def _lives(steps: list[tuple[str, int]], place: Path) -> int:
                         decision.sentence,
                     )
                     assert decision.binding.room <= 0
-            if (
-                len(world.edge.workers) > QUEUED
-            ):  # hidden ones were none: shown again they are too many
+            # Hidden workers counted for nothing: once they are shown again there are too many.
+            if len(world.batch.jobs) > QUEUED:
                 told.append("wait to start")
             _heal(world)
             _work(world)
