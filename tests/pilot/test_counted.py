@@ -109,7 +109,7 @@ def ahead_of(fd: int, size: int) -> None:
 
 
 HIDDEN = """
-import os, subprocess, sys
+import ctypes, os, subprocess, sys
 from pilot.counted import nameless  # first: the interpreter may lie where only root can read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 hides = "import ctypes, os, sys; fd = os.memfd_create('m'); os.write(fd, b'x' * (3 << 20));" \\
@@ -162,7 +162,7 @@ def test_a_walk_that_is_not_over_tells_at_least_what_it_found(tmp_path: Path) ->
 
 
 CLOSED = """
-import os, pathlib, sys
+import ctypes, os, pathlib, sys
 from pilot.counted import Disk  # first: the interpreter may lie where only root can read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 top = pathlib.Path(sys.argv[1])

@@ -40,7 +40,7 @@ def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:
 
 
 ORDINARY = """
-import ctypes, os
+import ctypes, logging, os, resource, traceback
 from pilot import guardian  # first: the interpreter may lie where only root can read
 from pilot.ports import Order
 from pilot.spawner import GuardedSpawner
