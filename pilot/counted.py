@@ -27,6 +27,7 @@ AHEAD_BYTES = 64 << 20
 does that for the few that grow, and a payload for as many as it likes (`fallocate --keep-size`)."""
 STEP = 20_000
 """Entries looked at in one step of a walk: 80 ms."""
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIDFD_GETFD = 438  # on every architecture
 _NUMBERS = 1 << 16  # of descriptors looked at of a process that hides them
 _INODE_KB = 1  # of a file in memory, with its name
@@ -132,6 +133,26 @@ class Nameless(Struct, frozen=True, gc=False):
     disk: int
 
 
+class NodeUse(Struct, frozen=True, gc=False):
+    """What all processes of a node together have in files."""
+
+    memory_kb: int
+    disk_kb: int
+
+    def least(self, other: NodeUse) -> NodeUse:
+        """The smaller of each."""
+        return NodeUse(min(self.memory_kb, other.memory_kb), min(self.disk_kb, other.disk_kb))
+
+
+def node_use(directory: Path) -> NodeUse:
+    """Of memory, and of the file system of `directory`; 0 where the system does not tell."""
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return NodeUse(proc.shmem_kb(), 0)
+    return NodeUse(proc.shmem_kb(), (disk.f_blocks - disk.f_bfree) * disk.f_frsize // 1024)
+
+
 def nameless(pids: Iterable[int], disk_device: int) -> Nameless:
     """What the descriptors of `pids` keep alive; `disk_device`: of the job's directory."""
     seen: set[tuple[int, int]] = set()
@@ -234,17 +255,32 @@ def _real(path: Path) -> str:
 def _opened(path: str) -> tuple[int, os.stat_result]:
     """A directory, open; one that the payload closed is opened to its user, and stays so. OSError if a
     link leads there by now: the payload may have put one in the place of what was seen."""
-    handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        itself = f"/proc/self/fd/{handle}"
-        if os.readlink(itself) != path:  # noqa: PTH115 - thousands of them
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        found = os.fstat(handle)
-        if found.st_mode & 0o500 != 0o500:
-            Path(itself).chmod(stat.S_IMODE(found.st_mode) | 0o500)
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=handle), found
-    finally:
+        handle = os.open(path, os.O_RDONLY | _DIRECTORY)
+    except PermissionError:
+        closed = os.open(path, os.O_PATH | _DIRECTORY)
+        try:
+            _open_to_user(closed, path)
+        finally:
+            os.close(closed)
+        handle = os.open(path, os.O_RDONLY | _DIRECTORY)
+    try:
+        return handle, _open_to_user(handle, path)
+    except OSError:
         os.close(handle)
+        raise
+
+
+def _open_to_user(handle: int, path: str) -> os.stat_result:
+    """The state of the directory `handle`, which its user may read from now on. OSError if it is not the
+    one at `path` without links."""
+    itself = f"/proc/self/fd/{handle}"
+    if os.readlink(itself) != path:  # noqa: PTH115 - thousands of them
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    found = os.fstat(handle)
+    if found.st_mode & 0o500 != 0o500:
+        Path(itself).chmod(stat.S_IMODE(found.st_mode) | 0o500)
+    return found
 
 
 @contextlib.contextmanager

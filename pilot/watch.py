@@ -18,7 +18,16 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot import proc
-from pilot.counted import ENTRY_BYTES, Disk, Nameless, charge, nameless, shared_memory_kb
+from pilot.counted import (
+    ENTRY_BYTES,
+    Disk,
+    Nameless,
+    NodeUse,
+    charge,
+    nameless,
+    node_use,
+    shared_memory_kb,
+)
 from pilot.held import Held
 from pilot.ports import JobError
 from pilot.signs import Signs
@@ -29,7 +38,9 @@ SHARE = 0.0025  # of one core, for samples; the same again for looking at disks
 SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
 FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when it has ended
 BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
-SHMEM_KB = 4096  # by so much files in memory have to grow before anybody looks for them
+# Files without a name are searched for when the node has so much more in memory or on disk than at the last
+# search: they cannot have grown by more. A node where others free as much is searched every few minutes.
+GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 300.0
 
 
 class _Watched:
@@ -43,8 +54,9 @@ class _Watched:
             self.disk.step(FINAL_ENTRIES)
         self.disk_limit = (held.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
         self.nameless = Nameless(0, 0)
-        self.shmem_kb = 0  # of the node, when this payload was last looked at
-        self.nameless_next, self.disk_next = now, now + 2.0
+        self.node = NodeUse(0, 0)
+        """The least since the last search for files without a name."""
+        self.nameless_next, self.search_by, self.disk_next = now, now, now + 2.0
         self.pss_next = now + PSS_EVERY_S / 2
         self.io: dict[int, proc.Io] = {}
         self.signs = Signs(now)
@@ -138,12 +150,13 @@ class Supervisor:
 
     def _sample(self, watched: list[_Watched], now: float) -> None:
         processes = proc.scan()
-        shmem_kb = proc.shmem_kb()
+        node = node_use(watched[0].work.path)
         by_pid = {pid: one for one in watched if (pid := one.held.pid) is not None}
         for pid, tree in proc.trees(processes, by_pid).items():
             one = by_pid[pid]
             mapped = sum(processes[p].rss_kb for p in tree)
-            files = self._files_in_memory(one, tree, now, shmem_kb)
+            cpu_s = sum(processes[p].cpu_s for p in tree)
+            files = self._files_in_memory(one, tree, now, node)
             rss = mapped + (max(0, files - proc.rss_shmem_kb(tree)) if files else 0)
             for p in tree:
                 if (io := proc.io_of(p)) is not None:
@@ -151,7 +164,7 @@ class Supervisor:
             before = one.held.usage
             one.held.usage = replace(
                 before,
-                cpu_s=round(max(before.cpu_s, sum(processes[p].cpu_s for p in tree)), 3),
+                cpu_s=round(max(before.cpu_s, cpu_s), 3),
                 wall_s=round(now - one.began, 3),
                 rss_kb=rss,
                 max_rss_kb=max(before.max_rss_kb, rss),
@@ -159,11 +172,7 @@ class Supervisor:
                 write_bytes=sum(io.written for io in one.io.values()),
                 processes=len(tree),
             )
-            one.signs.worked(
-                sum(processes[p].cpu_s for p in tree),
-                sum(one.io[p].moved for p in tree if p in one.io),
-                now,
-            )
+            one.signs.worked(cpu_s, sum(one.io[p].moved for p in tree if p in one.io), now)
             self._memory(one, tree, mapped + files, files, now)
         for one in watched:
             self._logs(one, now)
@@ -173,17 +182,22 @@ class Supervisor:
                 cost = time.thread_time() - used
                 one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
 
-    def _files_in_memory(self, one: _Watched, tree: list[int], now: float, shmem_kb: int) -> int:
-        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. These are
-        looked for when the node has more of such files than before, and with its disk."""
-        grown = shmem_kb > one.shmem_kb + SHMEM_KB
-        if now >= one.nameless_next and (grown or now >= one.disk_next):
+    def _files_in_memory(self, one: _Watched, tree: list[int], now: float, node: NodeUse) -> int:
+        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A payload
+        that has files without a name is searched with its disk, as they may go."""
+        grown = (
+            node.memory_kb > one.node.memory_kb + GROWN_MEMORY_KB
+            or node.disk_kb > one.node.disk_kb + GROWN_DISK_KB
+        )
+        search_at = one.disk_next if one.nameless.memory or one.nameless.disk else one.search_by
+        if now >= one.nameless_next and (grown or now >= search_at):
             used = time.thread_time()
             one.nameless = nameless(tree, _device(one.work.directory))
-            one.shmem_kb = shmem_kb
+            one.node = node
+            one.search_by = now + SEARCH_EVERY_S
             one.nameless_next = now + (time.thread_time() - used) / SHARE
-        elif shmem_kb < one.shmem_kb:
-            one.shmem_kb = shmem_kb
+        else:
+            one.node = one.node.least(node)
         inside = shared_memory_kb(tree[1]) if len(tree) > 1 else 0
         return inside + one.nameless.memory // 1024
 
@@ -197,7 +211,9 @@ class Supervisor:
         mapped = proc.pss_kb(tree)
         used = most
         if mapped is not None:
-            used = mapped.all + max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
+            used = mapped.all
+            if files:
+                used += max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
             usage = one.held.usage
             one.held.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
         if used > limit:
