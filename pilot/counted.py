@@ -50,7 +50,7 @@ class Disk:
         self.too_deep = False
         """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
         # Now: later, a link in the place of one is not followed.
-        self._tops = [_real(top) for top in tops]
+        self._tops = dict(_real(top) for top in tops)
         self._seen = self._sum = self._ahead = self._mark = 0
         self._linked: set[tuple[int, int]] = set()
         self._walk: Iterator[os.stat_result] | None = None
@@ -95,22 +95,25 @@ class Disk:
         while todo:
             path = todo.pop()
             try:
-                directory, found = _opened(path)
+                handle, found = _opened(path, self._tops.get(path))
             except OSError as error:
                 self._missed(error)
                 continue
             if path in self._tops:  # its time says that names came and went, though none is left
                 self._mark += hash((path, found.st_ctime_ns))
-            with _listing(directory) as entries:
-                for entry in entries:
-                    try:
-                        found = entry.stat(follow_symlinks=False)
-                    except OSError as error:
-                        self._missed(error)
-                        continue
-                    if stat.S_ISDIR(found.st_mode):
-                        todo.append(f"{path}/{entry.name}")
-                    yield found
+            try:
+                with os.scandir(handle) as entries:
+                    for entry in entries:
+                        try:
+                            found = entry.stat(follow_symlinks=False)
+                        except OSError as error:
+                            self._missed(error)
+                            continue
+                        if stat.S_ISDIR(found.st_mode):
+                            todo.append(f"{path}/{entry.name}")
+                        yield found
+            finally:
+                os.close(handle)
 
     def _missed(self, error: OSError) -> None:
         """What goes away while it is looked at is no error; what no path reaches is said."""
@@ -211,13 +214,14 @@ def shared_memory_kb(pid: int) -> int:
     """What the /dev/shm of a process holds, names included; 0 where that is the node's own."""
     path = f"/proc/{pid}/root/dev/shm"
     try:
-        if os.stat(path).st_dev == _own_device():  # noqa: PTH116
-            return 0
         found = os.statvfs(path)
+        blocks = (found.f_blocks - found.f_bfree) * found.f_bsize // 1024
+        names = max(0, found.f_files - found.f_ffree - 1)
+        if not blocks + names or os.stat(path).st_dev == _own_device():  # noqa: PTH116
+            return 0
     except OSError:
         return 0
-    blocks = (found.f_blocks - found.f_bfree) * found.f_bsize // 1024
-    return blocks + max(0, found.f_files - found.f_ffree - 1) * _INODE_KB
+    return blocks + names * _INODE_KB
 
 
 @cache
@@ -240,53 +244,50 @@ def _memory_devices() -> frozenset[int]:
     return frozenset(found)
 
 
-def _real(path: Path) -> str:
-    """The path of a directory without links. As `realpath`, which looks at each part, but for each job."""
+def _real(path: Path) -> tuple[str, tuple[int, int] | None]:
+    """The path of a directory without links, and which inode it is. As `realpath`, which looks at each
+    part, but for each job."""
     try:
         handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return os.fspath(path)
+        return os.fspath(path), None
     try:
-        return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - text in, text out
+        real = os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - text in, text out
+        return real, _inode(os.fstat(handle))
     finally:
         os.close(handle)
 
 
-def _opened(path: str) -> tuple[int, os.stat_result]:
-    """A directory, open; one that the payload closed is opened to its user, and stays so. OSError if a
-    link leads there by now: the payload may have put one in the place of what was seen."""
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _opened(path: str, inode: tuple[int, int] | None) -> tuple[int, os.stat_result]:
+    """A directory, open; one that the payload closed is opened to its user, and stays so. OSError if it is
+    not `inode`, and a link leads there: the payload may have put one in the place of what was seen."""
     try:
         handle = os.open(path, os.O_RDONLY | _DIRECTORY)
     except PermissionError:
         closed = os.open(path, os.O_PATH | _DIRECTORY)
         try:
-            _open_to_user(closed, path)
+            _open_to_user(closed, path, inode)
         finally:
             os.close(closed)
         handle = os.open(path, os.O_RDONLY | _DIRECTORY)
     try:
-        return handle, _open_to_user(handle, path)
+        return handle, _open_to_user(handle, path, inode)
     except OSError:
         os.close(handle)
         raise
 
 
-def _open_to_user(handle: int, path: str) -> os.stat_result:
-    """The state of the directory `handle`, which its user may read from now on. OSError if it is not the
-    one at `path` without links."""
+def _open_to_user(handle: int, path: str, inode: tuple[int, int] | None) -> os.stat_result:
+    """The state of the directory `handle`, which its user may read from now on. OSError if it is neither
+    `inode` nor at `path` without links."""
     itself = f"/proc/self/fd/{handle}"
-    if os.readlink(itself) != path:  # noqa: PTH115 - thousands of them
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     found = os.fstat(handle)
+    if _inode(found) != inode and os.readlink(itself) != path:  # noqa: PTH115 - thousands of them
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     if found.st_mode & 0o500 != 0o500:
         Path(itself).chmod(stat.S_IMODE(found.st_mode) | 0o500)
     return found
-
-
-@contextlib.contextmanager
-def _listing(directory: int) -> Iterator[os._ScandirIterator[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            yield entries
-    finally:
-        os.close(directory)

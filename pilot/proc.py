@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from msgspec import Struct
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_PSS = re.compile(rb"(?m)^(Pss|Pss_Shmem):\s+(\d+)")
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-class Process(NamedTuple):
+class Process(Struct, frozen=True, gc=False):
     parent: int
     cpu_s: float  # its own and that of children it waited for
     rss_kb: int
@@ -59,14 +59,12 @@ class Io(Struct, frozen=True, gc=False):
 
 def io_of(pid: int) -> Io | None:
     """What /proc tells of a process; None: nothing."""
-    found = dict(line.split(b": ") for line in _read(f"/proc/{pid}/io").splitlines())
+    words = _read(
+        f"/proc/{pid}/io"
+    ).split()  # proc(5): a name, its number, and so on, always in this order
     try:
-        return Io(
-            int(found[b"read_bytes"]),
-            int(found[b"write_bytes"]),
-            int(found[b"rchar"]) + int(found[b"wchar"]),
-        )
-    except (KeyError, ValueError):
+        return Io(int(words[9]), int(words[11]), int(words[1]) + int(words[3]))
+    except (IndexError, ValueError):
         return None
 
 
@@ -80,14 +78,12 @@ class Mapped(Struct, frozen=True, gc=False):
 
 def pss_kb(pids: Iterable[int]) -> Mapped | None:
     """Memory of a tree with shared pages shared out; None if the kernel does not tell."""
-    found, told = {b"Pss:": 0, b"Pss_Shmem:": 0}, False
+    found, told = {b"Pss": 0, b"Pss_Shmem": 0}, False
     for pid in pids:
-        for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
-            name, _, rest = line.partition(b" ")
-            if name in found:
-                found[name] += int(rest.split()[0])
-                told = True
-    return Mapped(found[b"Pss:"], found[b"Pss_Shmem:"]) if told else None
+        for name, kb in _PSS.findall(_read(f"/proc/{pid}/smaps_rollup")):
+            found[name] += int(kb)
+            told = True
+    return Mapped(found[b"Pss"], found[b"Pss_Shmem"]) if told else None
 
 
 def rss_shmem_kb(pids: Iterable[int]) -> int:
