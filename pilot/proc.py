@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PSS = re.compile(rb"(?m)^(Pss|Pss_Shmem):\s+(\d+)")
 _PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
+_PSS = re.compile(rb"(?m)^(Pss|Pss_Shmem):\s+(\d+)")
 
 
 class Process(Struct, frozen=True, gc=False):
@@ -59,9 +59,8 @@ class Io(Struct, frozen=True, gc=False):
 
 def io_of(pid: int) -> Io | None:
     """What /proc tells of a process; None: nothing."""
-    words = _read(
-        f"/proc/{pid}/io"
-    ).split()  # proc(5): a name, its number, and so on, always in this order
+    # proc(5), /proc/PID/io: rchar, wchar, syscr, syscw, read_bytes, write_bytes, each with its number.
+    words = _read(f"/proc/{pid}/io").split()
     try:
         return Io(int(words[9]), int(words[11]), int(words[1]) + int(words[3]))
     except (IndexError, ValueError):
