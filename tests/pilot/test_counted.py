@@ -19,7 +19,8 @@ import pytest
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
-from pilot.counted import AHEAD_BYTES, Disk, charge, nameless
+from pilot import watch
+from pilot.counted import AHEAD_BYTES, Disk, Nameless, NodeUse, charge, nameless
 from pilot.ports import JobError
 from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
@@ -218,6 +219,42 @@ def test_files_without_a_name_count_while_they_are_open(tmp_path: Path) -> None:
         os.close(fd)
     assert 3 * MB <= seen.memory - before.memory < 4 * MB
     assert 5 * MB <= seen.disk - before.disk < 6 * MB
+
+
+def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none, some = Nameless(0, 0), Nameless(0, MB)
+    little, more_disk = NodeUse(10_000, 10_000), NodeUse(10_000, 100_000)
+    more_memory = NodeUse(15_000, 100_000)
+    looks = [  # seconds, what the node has, what a search finds, whether there is one
+        (10, little, none, True),
+        (20, little, none, False),
+        (30, more_disk, some, True),
+        (40, more_disk, none, True),
+        (50, more_disk, none, False),
+        (60, more_memory, none, True),
+        (70, little, none, False),
+        (80, more_memory, none, True),
+        (90, more_memory, none, False),
+        (400, more_memory, none, True),
+    ]
+    searched: list[object] = []
+    monkeypatch.setattr(watch, "SHARE", 100.0)
+    supervisor, held = Supervisor(bounds_of(Limits())), held_of(looping_s=0.0)
+    held.runs(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))  # type: ignore[arg-type, return-value]
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        with supervisor.watching(held, work):
+            began = time.monotonic()
+            for seconds, use, found, expected in looks:
+                monkeypatch.setattr(watch, "node_use", lambda directory, use=use: use)
+                monkeypatch.setattr(
+                    watch, "nameless", lambda *_, found=found: searched.append(found) or found
+                )
+                before = len(searched)
+                supervisor._look(began + seconds)
+                assert len(searched) == before + expected, seconds
 
 
 @pytest.fixture(scope="module")
