@@ -17,7 +17,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge import bundle, owned
+from harvester_edge import owned, pilot_file
 from harvester_edge.decide import Decision, Health
 from harvester_edge.edge import (
     Edge,
@@ -27,13 +27,13 @@ from harvester_edge.edge import (
     write_site_file,
 )
 from harvester_edge.evidence import Worker
+from harvester_edge.files import write_whole
 from harvester_edge.observe import Seen, idle_first
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
 from harvester_edge.relay import keys
 from harvester_edge.relay.proof import NOTE, sum_of
 from harvester_edge.render import Launch, Panda, script
 from harvester_edge.site import PandaPart, Site
-from harvester_edge.whole import write_whole
 
 
 def act(edge: Edge, decision: Decision, seen: Seen) -> dict[str, str]:
@@ -72,7 +72,7 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> dict[str, str]:
 def submit(edge: Edge, slot: str, count: int) -> str:
     """Start `count` workers of a slot; why the batch system has not taken them, if it has not."""
     try:
-        bundle.hand_out(edge.site)
+        pilot_file.hand_out(edge.site)
         launch(edge.site, "", slot)
     except (AilurusError, OSError) as error:  # before anything is planned, for it will last
         edge.log.warning("no_pilot_to_start", reason=str(error))
@@ -126,7 +126,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
             write_whole(place / str(index) / NOTE, sum_of(token), mode=0o600)
         write_whole(place / str(index) / "bootstrap", token.encode(), mode=0o600)
     write_site_file(edge.site)
-    bundle.note(edge.site, place)
+    pilot_file.note(edge.site, place)
     shape = edge.site.slots[slot]
     room = shape.room()
     return Order(
@@ -271,5 +271,5 @@ def tidy(edge: Edge) -> Iterable[str]:
     for intent in gone:
         shutil.rmtree(edge.places / intent, ignore_errors=True)
     intents = {worker.intent for worker in edge.workers.values()}
-    bundle.tidy(edge.site, {edge.places / intent for intent in intents})
+    pilot_file.tidy(edge.site, {edge.places / intent for intent in intents})
     return gone

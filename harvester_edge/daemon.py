@@ -23,7 +23,7 @@ from harvester_edge.act import act, tell, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, Limits, decide, undone
 from harvester_edge.edge import Edge, grounded
-from harvester_edge.faring import Teller
+from harvester_edge.loop_status import Teller
 from harvester_edge.observe import Seen, observe
 from harvester_edge.recover import recover
 from harvester_edge.relay.behind import behind

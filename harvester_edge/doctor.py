@@ -24,16 +24,16 @@ from ailurus.protocol.units import duration_s
 from harvester_edge import edge as edges
 from harvester_edge import lint, owned
 from harvester_edge.act import launch
+from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.decide import TROUBLES
 from harvester_edge.edge import client, pilot_program, prefix
-from harvester_edge.glance import down, glance
 from harvester_edge.panda.line import CURRENT
 from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
-from harvester_edge.sense import batch_class
 from harvester_edge.site import Site
+from harvester_edge.status import down, glance
 
 SHARED_KINDS = (
     "nfs",

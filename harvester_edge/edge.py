@@ -22,17 +22,17 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import Client, TokenFile, Trust
 from ailurus.wire.retry import Patience
-from harvester_edge import bundle, owned
-from harvester_edge.addresses import token_remedy
+from harvester_edge import owned, pilot_file
+from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
+from harvester_edge.files import write_whole
+from harvester_edge.owned import token_remedy
 from harvester_edge.panda.instance import Instance
 from harvester_edge.panda.line import Line
 from harvester_edge.ports import DIGITS, Batch, Tag, naming
-from harvester_edge.sense import batch_class
 from harvester_edge.site import PandaPart, Site
-from harvester_edge.whole import write_whole
 
 PATIENCE = Patience(
     total_s=3.0, first_s=0.2, longest_s=1.0
@@ -176,7 +176,7 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
     places = site.shared / "workers"
     for path, key in directories(site):
         owned.own(path, key)
-    bundle.hand_out(site)
+    pilot_file.hand_out(site)
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     batch = plugin(
@@ -235,8 +235,8 @@ def grounded(edge: Edge) -> str:
         except AilurusError as error:
             return str(error)
     try:
-        bad = bundle.spoilt(site)
-        bundle.hand_out(site)
+        bad = pilot_file.spoilt(site)
+        pilot_file.hand_out(site)
         bad += _spoilt_site_files(site)
         pilot_program(site)
     except AilurusError as error:
@@ -314,7 +314,7 @@ def private(path: Path, field: str = "dispatcher.token_file", scope: str = "edge
 
 def pilot_program(site: Site) -> str:
     """The pilot that nodes start: the site's file or program, or the one installed beside this edge."""
-    if (copy := bundle.place(site)) is not None:
+    if (copy := pilot_file.place(site)) is not None:
         return str(copy)
     if site.pilot.program:
         program = Path(expanded(site.pilot.program))

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from harvester_edge.glance import StatusAnswer, glance
+from harvester_edge.files import write_whole
 from harvester_edge.site import Site
-from harvester_edge.whole import write_whole
+from harvester_edge.status import StatusAnswer, glance
 
 
 class Figures(Collector):

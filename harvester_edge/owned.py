@@ -84,3 +84,8 @@ def foreign(file: Path, found: os.stat_result) -> str:
     if found.st_mode & OTHERS_WRITE:
         return f"others can write to {file} (mode {stat.S_IMODE(found.st_mode):o})"
     return ""
+
+
+def token_remedy(scope: str, site: str = "SITE", path: str = "FILE") -> str:
+    """How the token of an edge or a relay is made: a command that works as it is printed."""
+    return f"`dispatcher token --subject {scope}-{site} --scope {scope} --site {site} --out {path}` makes one"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Ending
-from harvester_edge import bundle
+from harvester_edge import pilot_file
 from harvester_edge.act import launch, trust_options
 from harvester_edge.edge import Edge, write_site_file
 from harvester_edge.observe import Seen
@@ -42,7 +42,7 @@ def recover(edge: Edge, seen: Seen) -> None:
         return
     edge.recover_at = None
     try:
-        bundle.hand_out(edge.site)
+        pilot_file.hand_out(edge.site)
         how = launch(edge.site, "", next(iter(edge.site.slots)))
     except (AilurusError, OSError) as error:
         edge.log.warning("recovery_failed", reason=str(error))

@@ -13,13 +13,13 @@ from ailurus import entry
 
 if TYPE_CHECKING:
     from pilot.options import Options
-    from pilot.spawner import GuardedSpawner
+    from pilot.process.spawner import GuardedSpawner
 
 
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
     entry.prepare()
-    from pilot import spawner as spawners
+    from pilot.process import spawner as spawners
 
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):
         from pilot.options import parse
@@ -47,9 +47,9 @@ def _main(spawner: GuardedSpawner) -> int:
     from ailurus import logs
     from ailurus.protocol.errors import AilurusError
     from ailurus.wire.client import Unreachable
-    from pilot.link import ToldToGo
     from pilot.options import parse
-    from pilot.tree import become_undumpable
+    from pilot.process.kill import become_undumpable
+    from pilot.upstream.link import ToldToGo
 
     options = parse(sys.argv[1:], os.environ)
     become_undumpable()

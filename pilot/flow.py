@@ -15,13 +15,13 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import DoneFile, Report
 from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
+from pilot.attempt import Held
 from pilot.blame import Thing, judged
-from pilot.held import Held
+from pilot.files.log_tarball import keep_log
+from pilot.files.stage import undeclared
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
-from pilot.stage import undeclared
-from pilot.tarball import keep_log
 from pilot.workdir import SCRIPT, Workdir, size_of
 
 _log = Log("pilot.flow")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilot.files.stage import Stage
+from pilot.node.slots import Slots
+from pilot.node.supervisor import Supervisor
 from pilot.ports import Container, Spawner
-from pilot.reporter import Reporter
-from pilot.slots import Slots
-from pilot.spool import Journal
-from pilot.stage import Stage
-from pilot.watch import Supervisor
+from pilot.upstream.reporter import Reporter
+from pilot.upstream.spool import Journal
 
 
 @dataclass(frozen=True)

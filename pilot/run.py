@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from ailurus.protocol.program import interpreter
 from pilot import blame
-from pilot.held import Held
-from pilot.oom import OomKills
+from pilot.attempt import Held
+from pilot.node.slots import Slot
 from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
-from pilot.slots import Slot
+from pilot.process.oom import OomKills
 from pilot.workdir import SCRIPT, Workdir, open_regular, size_of, tail_of
 
 if TYPE_CHECKING:

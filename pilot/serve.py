@@ -20,14 +20,14 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
+from pilot.attempt import Held
 from pilot.blame import Thing, judged
 from pilot.flow import carry
-from pilot.held import Held
 from pilot.kit import Kit
-from pilot.link import Link, ToldToGo, backoff
+from pilot.node.slots import Need, room_of
 from pilot.ports import JobError
-from pilot.slots import Need, room_of
-from pilot.spool import Begun
+from pilot.upstream.link import Link, ToldToGo, backoff
+from pilot.upstream.spool import Begun
 
 NUDGE = signal.SIGALRM  # «look again», from the pilot's own threads to its main one
 SIGNALS = {

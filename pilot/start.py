@@ -21,20 +21,20 @@ from ailurus.protocol.units import duration_s
 from ailurus.wire.client import TokenFile, fixed_token
 from ailurus.wire.dialect import asked
 from ailurus.wire.retry import Patience
-from pilot import machine
+from pilot.files.stage import Stage
 from pilot.kit import Kit
-from pilot.link import ONCE, Link
+from pilot.node import machine
+from pilot.node.slots import Need, Slots, room_of
+from pilot.node.supervisor import Supervisor
 from pilot.options import Options
 from pilot.ports import Container, Grounds, JobError, Transfer
-from pilot.reporter import WAITS_S, Reporter
+from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
 from pilot.site import Site, bounds_of, in_home, keep_apart, megabytes
-from pilot.slots import Need, Slots, room_of
-from pilot.spawner import GuardedSpawner
-from pilot.spool import Spool
-from pilot.stage import Stage
-from pilot.watch import Supervisor
+from pilot.upstream.link import ONCE, Link
+from pilot.upstream.reporter import WAITS_S, Reporter
+from pilot.upstream.spool import Spool
 from pilot.workdir import remove_tree
 
 log = Log("pilot")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda, units
 from ailurus.protocol.errors import AilurusError
-from dispatcher import web
-from dispatcher.caller import Rejected
 from dispatcher.cli.jobfile import JobFiles
+from dispatcher.door import http
 from dispatcher.panda import bodies
 from dispatcher.panda.bodies import BadBody
+from dispatcher.refusal import Rejected
 from harvester_edge.lint import faults
 from plugins.batch import commands, htcondor, pbs, slurm
 
@@ -54,7 +54,7 @@ def holds(
 ) -> None:
     """Every damaged text is parsed, or refused as its callers expect."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.one_of(damaged(texts), st.text(st.characters(codec="utf-8"), max_size=200)))
     @example("")
     @example("\x00")
@@ -97,7 +97,7 @@ def test_h6_a_legacy_dictionary_is_read_or_refused():
     holds(panda.from_text, ["PandaID=1&jobName=a&coreCount=NULL&inFiles=a,b&x=None"], ValueError)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from(["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "", "x"]), st.booleans())  # fmt: skip
 @example(b"\x1f\x8b", "application/json", False)
 @example(b"[" * 50_000, "application/json", False)
@@ -111,11 +111,11 @@ def test_h6_a_body_of_a_panda_client_is_read_or_refused(body, kind, packed):
     assert isinstance(given_, dict)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(damaged([json.dumps({"request_id": "r", "jobs": [{"name": "j", "command": "true", "cores": 2}]})]))  # fmt: skip
 def test_h6_a_submission_is_read_or_refused(text):
     with suppress(Rejected):
-        web.decode(msgspec.json.Decoder(m.Submit).decode, text.encode())
+        http.decode(msgspec.json.Decoder(m.Submit).decode, text.encode())
 
 
 def test_h6_a_job_file_is_read_or_refused(tmp_path):
@@ -131,9 +131,7 @@ def test_h6_a_job_file_is_read_or_refused(tmp_path):
 TEXTS = [path.read_text() for path in sorted(SHIPPED.glob("*.yaml"))]
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damaged(TEXTS))
 @example("site: 2026-99-99")
 @example(f"site: {'9' * 5000}")

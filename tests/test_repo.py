@@ -253,12 +253,14 @@ BEGUN = {
     "ailurus/loops.py": {"thread": 1},
     "ailurus/server.py": {"_accept": 1},  # a handshake, which has its time
     "ailurus/tasks.py": {"_held": 1},
-    "dispatcher/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
-    "dispatcher/health.py": {"check": 1},  # whoever asks waits for it
-    "dispatcher/live.py": {"_take": 1},  # the page that joins waits for it
-    "dispatcher/oidc.py": {"refresh": 1},  # the request whose key is new waits for it
-    "dispatcher/pilots.py": {"_awaited": 1},  # the request waits for it, or its lease is kept
-    "dispatcher/relays.py": {"relay_acquire": 1},  # the request waits for them
+    "dispatcher/door/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
+    "dispatcher/door/readiness.py": {"check": 1},  # whoever asks waits for it
+    "dispatcher/console/live.py": {"_take": 1},  # the page that joins waits for it
+    "dispatcher/auth/oidc.py": {"refresh": 1},  # the request whose key is new waits for it
+    "dispatcher/service/workers.py": {
+        "_awaited": 1
+    },  # the request waits for it, or its lease is kept
+    "dispatcher/service/relays.py": {"relay_acquire": 1},  # the request waits for them
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost
 }

@@ -20,7 +20,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """All of it or nothing: the folder gets its name when it is whole."""
-    from dispatcher import keys
+    from dispatcher.auth import keys
     from dispatcher.store import archive
 
     folder: Path = args.out.absolute()

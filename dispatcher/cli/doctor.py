@@ -82,8 +82,8 @@ def _all(args: Namespace) -> Iterator[Finding]:
 
 def keys(there: Place, now: float) -> Iterator[Finding]:
     """Whether the keys are there, private and good, and how long the admin token lives."""
-    from dispatcher import keys as kept
-    from dispatcher.auth import Issuer
+    from dispatcher.auth import keys as kept
+    from dispatcher.auth.tokens import Issuer
 
     try:
         issuer = Issuer(kept.read(there.keys))

@@ -18,8 +18,8 @@ def main(args: Namespace, out: Output) -> int:
     import msgspec
 
     from ailurus.protocol.api import Scope
-    from dispatcher import keys
-    from dispatcher.auth import Issuer
+    from dispatcher.auth import keys
+    from dispatcher.auth.tokens import Issuer
     from dispatcher.store import open_store
 
     place = place_of(args.store, args.keys)

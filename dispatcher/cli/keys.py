@@ -9,10 +9,10 @@ import msgspec
 
 from ailurus.output import Output
 from ailurus.protocol.messages import Answer
-from dispatcher import keys
+from dispatcher.auth import keys
+from dispatcher.auth.keys import Keys
 from dispatcher.cli import place
 from dispatcher.cli.exits import DATA, Fault
-from dispatcher.keys import Keys
 
 
 class KeyList(Answer):

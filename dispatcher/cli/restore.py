@@ -21,7 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """The queue first: keys without it would be of no use."""
-    from dispatcher import keys
+    from dispatcher.auth import keys
     from dispatcher.store import archive
 
     backed = args.folder / KEYS

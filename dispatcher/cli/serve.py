@@ -34,10 +34,10 @@ from dispatcher.cli.place import arguments as store_arguments
 
 if TYPE_CHECKING:
     from ailurus.server import Server
-    from dispatcher.auth import Issuer
+    from dispatcher.auth.tokens import Issuer
+    from dispatcher.door.access_log import AccessLog
     from dispatcher.service import Service
-    from dispatcher.traces import Traces
-    from dispatcher.traffic import AccessLog
+    from dispatcher.telemetry.traces import Traces
 
 LOOK_S = 5.0
 GROUP = "group:"  # before the name of a group, where a user's could stand
@@ -196,22 +196,23 @@ def main(args: Namespace, out: Output) -> int:
 
 async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
     """Whether it is to start again."""
-    from dispatcher import keys, oidc, session
-    from dispatcher.app import App
-    from dispatcher.auth import Issuer
+    from dispatcher.accounts.rates import Rates
+    from dispatcher.auth import keys, oidc
+    from dispatcher.auth.oidc import Foreign
+    from dispatcher.auth.revocation import Revocations
+    from dispatcher.auth.tokens import Issuer
     from dispatcher.console.app import console
-    from dispatcher.core import Settings
-    from dispatcher.health import Readiness
-    from dispatcher.live import Live
-    from dispatcher.metrics import Metrics
-    from dispatcher.oidc import Foreign
+    from dispatcher.console.live import Live
+    from dispatcher.door import session
+    from dispatcher.door.access_log import AccessLog
+    from dispatcher.door.app import App
+    from dispatcher.door.readiness import Readiness
     from dispatcher.panda import described
     from dispatcher.panda.door import Panda, PandaSettings
-    from dispatcher.rates import Rates
-    from dispatcher.revocation import Revocations
     from dispatcher.service import Service
+    from dispatcher.service.base import Settings
     from dispatcher.store import open_store
-    from dispatcher.traffic import AccessLog
+    from dispatcher.telemetry.metrics import Metrics
 
     public = session.Public.of(args.public_url) if args.public_url else session.NOT_TOLD
     kept = keys.read(place.keys)
@@ -285,7 +286,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
 
 def _traces(service: Service, endpoint: str) -> Traces:
     try:
-        from dispatcher.traces import Traces
+        from dispatcher.telemetry.traces import Traces
     except ImportError:
         raise Fault(
             CONFIGURATION,
@@ -390,7 +391,7 @@ def _renew_certificate(args: Namespace, server: Server) -> None:
 
 def _renew_keys(args: Namespace, issuer: Issuer) -> None:
     """Sign and check with the keys that are in the file now. A file that is no good changes nothing."""
-    from dispatcher import keys
+    from dispatcher.auth import keys
 
     try:
         kept = keys.read(place_of(args.store, args.keys).keys)

@@ -13,13 +13,13 @@ from ailurus.protocol import panda
 from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import queue
-from dispatcher.core import HARVESTERS, PANDA, end_worker
-from dispatcher.leases import Lease
+from dispatcher.memory.leases import Lease
 from dispatcher.panda.party import Party
 from dispatcher.ports import Ahead, Asks, Row, Tx
-from dispatcher.queue import Given, Leased
+from dispatcher.rules import queue
+from dispatcher.rules.queue import Given, Leased
 from dispatcher.service import Service
+from dispatcher.service.base import HARVESTERS, PANDA, end_worker
 
 LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
 LONGEST_ARGUMENTS = 90_000  # bytes; a shell line is limited to 128 KiB

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from msgspec import Struct
 
-from dispatcher.caller import Rejected
+from dispatcher.refusal import Rejected
 
 LONGEST = 8 * 1024 * 1024  # of a body, packed or not
 VALUES = 100_000  # in a body's JSON: five hundred of the longest updates

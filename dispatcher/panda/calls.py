@@ -11,7 +11,7 @@ from msgspec import Struct
 from ailurus.protocol import panda
 from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_update import STATES, Told, told
-from dispatcher.auth import Issuer
+from dispatcher.auth.tokens import Issuer
 from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
 from dispatcher.panda.files import Queue
 from dispatcher.panda.party import Party

@@ -17,9 +17,11 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher import costs, web
-from dispatcher.auth import Issuer
-from dispatcher.caller import BadToken, Rejected
+from dispatcher.accounts import costs
+from dispatcher.accounts.rates import Limiter, TooMuch
+from dispatcher.auth.caller import BadToken
+from dispatcher.auth.tokens import Issuer
+from dispatcher.door import http
 from dispatcher.panda import bodies, legacy, uploads, v1
 from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
@@ -27,7 +29,7 @@ from dispatcher.panda.files import Files
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
 from dispatcher.panda.party import Party, party
 from dispatcher.ports import Unavailable
-from dispatcher.rates import Limiter, TooMuch
+from dispatcher.refusal import Rejected
 from dispatcher.service import Service
 
 DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
@@ -46,7 +48,7 @@ class PandaSettings(Struct, frozen=True, kw_only=True):
 
 
 class Panda:
-    """Answers everything under `dispatcher.app.PANDA`."""
+    """Answers everything under `dispatcher.door.app.PANDA`."""
 
     def __init__(self, service: Service, issuer: Issuer, settings: PandaSettings) -> None:
         self._issuer = issuer
@@ -56,7 +58,7 @@ class Panda:
         self._calls = Calls(service, issuer, self._files.queue)
         self._legacy = Legacy(self._calls)
 
-    async def __call__(self, scope: dict[str, Any], receive: web.Receive, send: web.Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
         path: str = scope["path"]
         headers = dict(scope["headers"])
         try:
@@ -87,7 +89,7 @@ class Panda:
             status, content, kind = 503, f"ERROR : {error}".encode(), bodies.TEXT
         await _send(send, status, content, kind)
 
-    async def _file(self, path: str, method: str, headers: Headers, send: web.Send) -> None:
+    async def _file(self, path: str, method: str, headers: Headers, send: http.Send) -> None:
         content = await self._files.get(path) if method in ("GET", "HEAD") else None
         token = headers.get(b"authorization")
         kept = content is None and path.startswith("/cache/")
@@ -102,7 +104,7 @@ class Panda:
     # --- legacy --------------------------------------------------------------------------------------
 
     async def _old(
-        self, name: str, scope: dict[str, Any], headers: Headers, receive: web.Receive
+        self, name: str, scope: dict[str, Any], headers: Headers, receive: http.Receive
     ) -> tuple[int, bytes, str]:
         method = self._legacy.methods.get(name)
         if method is None:
@@ -129,7 +131,7 @@ class Panda:
         name: str,
         scope: dict[str, Any],
         headers: Headers,
-        receive: web.Receive,
+        receive: http.Receive,
     ) -> tuple[int, bytes, str]:
         method = v1.METHODS.get(name)
         if method is None or version == "latest":  # real servers mean to know it, and forbid it
@@ -169,7 +171,7 @@ class Panda:
         return nullcontext() if account is None else account[0].metered(account[1])
 
     async def _call(
-        self, who: Party, scope: dict[str, Any], headers: Headers, receive: web.Receive
+        self, who: Party, scope: dict[str, Any], headers: Headers, receive: http.Receive
     ) -> Call:
         """What is asked, read only now: the caller may ask it, and has not asked for too much."""
         if (account := self._account(who, scope)) is not None:
@@ -178,7 +180,7 @@ class Panda:
             limiter.spend(subject, costs.of_body(headers.get(b"content-length"), bodies.LONGEST))
         old = scope["path"].startswith("/server/")
         most = bodies.longest(known=who.known)
-        body = bytes(await web.read_bytes(receive, headers, most))
+        body = bytes(await http.read_bytes(receive, headers, most))
         given = await bodies.read(
             scope["method"],
             headers,
@@ -220,5 +222,5 @@ def _forbidden(name: str) -> tuple[int, bytes, str]:
     return 403, f"ERROR : method {shown} is forbidden".encode(), bodies.TEXT
 
 
-async def _send(send: web.Send, status: int, content: bytes, kind: str) -> None:
-    await web.answer(send, status, content, (b"content-type", kind.encode()))
+async def _send(send: http.Send, status: int, content: bytes, kind: str) -> None:
+    await http.answer(send, status, content, (b"content-type", kind.encode()))

@@ -19,11 +19,11 @@ from ailurus.logs import Log
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, Room
-from dispatcher import queue
 from dispatcher.panda import harvester
 from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
 from dispatcher.panda.described import described, storages
 from dispatcher.ports import Tx
+from dispatcher.rules import queue
 from dispatcher.service import Service
 
 STORAGE = "AILURUS_DISK"

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher import queue
-from dispatcher.core import end_worker
 from dispatcher.panda.acquire import ANYTHING, Place, gone, intent_of, place_of_instance, worker_of
 from dispatcher.panda.updates import WORD, renew
 from dispatcher.ports import Row, Tx
+from dispatcher.rules import queue
 from dispatcher.service import Service
+from dispatcher.service.base import end_worker
 
 STATISTICS_S = 4 * 3600.0
 WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran

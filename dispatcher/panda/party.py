@@ -7,8 +7,8 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from ailurus.protocol.api import Scope
-from dispatcher.auth import Issuer
-from dispatcher.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.tokens import Issuer
 
 
 class Party(Struct, frozen=True):

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import Told
 from ailurus.protocol.states import FINAL, JobState
-from dispatcher import queue, retention
-from dispatcher.leases import Lease, OfPanda
+from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, hear
 from dispatcher.panda.party import Party
 from dispatcher.ports import Ahead, Row, Tx
+from dispatcher.rules import queue, retention
 from dispatcher.service import Service
 
 REGISTERED_S = 5.0

@@ -15,7 +15,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
-from dispatcher.meter import METER, Meter
+from dispatcher.accounts.meter import METER, Meter
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import msgspec
 
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
-from harvester_edge.convert_keys import Converted
+from harvester_edge.convert.keys import Converted
 
 
 class ConvertAnswer(msgspec.Struct):

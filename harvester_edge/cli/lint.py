@@ -9,7 +9,7 @@ import msgspec
 
 from ailurus.output import Output
 from harvester_edge.cli.exits import CONFIGURATION, USAGE
-from harvester_edge.tree import Fault
+from harvester_edge.lint.document import Fault
 
 
 class LintAnswer(msgspec.Struct):
@@ -32,7 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Look at each; warnings alone are no failure."""
     from harvester_edge import lint
-    from harvester_edge.sense import RULES
+    from harvester_edge.lint.rules import RULES
 
     if args.rules:
         if out.as_json:

@@ -32,8 +32,8 @@ def main(args: Namespace, out: Output) -> int:
 def word(args: Namespace, out: Output, name: str) -> int:
     """Say a word to the edge of a site; said twice it is the same word."""
     from harvester_edge import lint
+    from harvester_edge.files import write_whole
     from harvester_edge.owned import own
-    from harvester_edge.whole import write_whole
 
     site = lint.load(args.config)
     own(site.state, "paths.state")
@@ -50,7 +50,7 @@ def word(args: Namespace, out: Output, name: str) -> int:
 
 def show(out: Output, site: str, state: Path) -> int:
     """What holds now."""
-    from harvester_edge.glance import WORDS
+    from harvester_edge.status import WORDS
 
     paused, draining = ((state / name).exists() for name in WORDS)
     if out.as_json:

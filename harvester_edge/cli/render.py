@@ -25,9 +25,9 @@ def main(args: Namespace, out: Output) -> int:
     """Render and show."""
     from harvester_edge import lint
     from harvester_edge.act import launch
+    from harvester_edge.batch import batch_class
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.render import script
-    from harvester_edge.sense import batch_class
 
     site = lint.load(args.config)
     slot = args.slot or next(iter(site.slots))

@@ -15,7 +15,7 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Remove the files; `policy.status` is the site file's to change."""
     from harvester_edge import lint
-    from harvester_edge.glance import WORDS
+    from harvester_edge.status import WORDS
 
     site = lint.load(args.config)
     for name in WORDS:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ailurus.output import Output, ago
 
 if TYPE_CHECKING:
-    from harvester_edge.glance import StatusAnswer
     from harvester_edge.site import Site
+    from harvester_edge.status import StatusAnswer
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def main(args: Namespace, out: Output) -> int:
 
 def answer_of(site: Site) -> StatusAnswer:
     """What is shown."""
-    from harvester_edge.glance import glance
+    from harvester_edge.status import glance
 
     return glance(site)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ailurus.output import ago, clean
 from harvester_edge.cli.status import SHOWN, headline
-from harvester_edge.glance import StatusAnswer
+from harvester_edge.status import StatusAnswer
 
 COLOURS = {"queued": "yellow", "starting": "cyan", "active": "green", "draining": "magenta"}
 BLOCKS = " ▁▂▃▄▅▆▇█"

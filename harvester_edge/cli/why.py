@@ -46,7 +46,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.book import Book
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.daemon import holder, last_look
-    from harvester_edge.glance import down
+    from harvester_edge.status import down
 
     site = lint.load(args.config)
     with closing(Book(site.state / "book.sqlite", site=site.site, read_only=True)) as book:

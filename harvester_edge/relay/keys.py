@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ailurus.protocol.errors import AilurusError
-from harvester_edge.whole import write_whole
+from harvester_edge.files import write_whole
 
 YEARS = 20  # nothing but the pin is believed, so nothing is gained by an earlier end
 

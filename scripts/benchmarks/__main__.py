@@ -9,7 +9,7 @@ import time
 import traceback
 from argparse import ArgumentParser, Namespace
 
-from benchmarks.figure import Figure, say, table
+from tests.rig.figure import Figure, say, table
 
 NAMES = {
     "latency": "a null job from submit to finished seen, beside the bare chain",

@@ -10,9 +10,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client
-from benchmarks import proc
-from benchmarks.figure import Figure, figure
-from benchmarks.rig import Rig, null_job
+from tests.rig import proc
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import Rig, null_job
 
 SECONDS = 10
 UPDATES = 330

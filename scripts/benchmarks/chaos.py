@@ -10,22 +10,18 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from benchmarks import batch_kills, halfway, history, proc
-from benchmarks.figure import Figure, figure
-from benchmarks.proxy import Fault, Proxy
-from benchmarks.rig import Postgres, Rig, null_job, until
-from benchmarks.small_disk import REFUSED, SETTINGS, FullDisk, mounted
+from benchmarks import halfway
+from tests.rig import batch_kills, history
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import Postgres, Rig, null_job, until
+from tests.rig.proxy import Fault, Proxy
+from tests.rig.settled import SITE, settled
+from tests.rig.small_disk import REFUSED, SETTINGS, FullDisk, mounted
 
 HEARTBEAT_S = 1.0
 LEASE_S = 3 * HEARTBEAT_S
 FIFTH = 5
-SITE: dict[str, Any] = {
-    # as sites run it: only where payloads are kept apart do pilots of a node share their spool
-    "container": {"default": "bubblewrap", "bare": False},
-    "scaling": {"max_total": 3, "max_queued": 3, "per_cycle": 3, "idle_exit": "4s"},
-}
 
 
 def run(args: Namespace) -> Iterator[Figure]:
@@ -224,20 +220,6 @@ def _left(rig: Rig, jobs: list[int]) -> bool:
 
 def _running(rig: Rig) -> int:
     return rig.client.overview().states.get("running", 0)
-
-
-def settled(rig: Rig) -> list[str]:
-    """Let pilots end by themselves, stop the edge and the dispatcher; what is still there then."""
-    found = []
-    try:
-        until(lambda: not rig.pilots(), 30, "pilots without work end")
-    except TimeoutError as error:
-        found.append(str(error))
-    for program in reversed(rig.programs):
-        program.stop()
-    time.sleep(0.2)
-    found += [f"process {pid} is left: {proc.words(pid)[:200]!r}" for pid in proc.marked(rig.mark)]
-    return found
 
 
 def _tell(rig: Rig, found: list[str]) -> None:

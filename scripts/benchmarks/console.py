@@ -14,10 +14,10 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client
-from benchmarks import proc
-from benchmarks.figure import Figure, figure, percentile
 from benchmarks.pages import Arrived
-from benchmarks.rig import Rig, null_job
+from tests.rig import proc
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import Rig, null_job
 
 PAGES = 1000
 SECONDS = 12.0

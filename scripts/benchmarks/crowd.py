@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from ailurus.protocol.api import BY_NAME, PREFIX
-from benchmarks import proc
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import Rig, null_job
+from tests.rig import proc
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import Rig, null_job
 
 HEARTBEAT_S = 60.0
 WAITING = 2000

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, Room
 from ailurus.wire.client import Client
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import TUNED, Postgres, Rig, null_job
 from benchmarks.submit import Beats
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import TUNED, Postgres, Rig, null_job
 
 LAYER = 5000  # jobs of one request: half of them wait for the other half
 FAN = 10_000

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import load
 from benchmarks.dispatcher import used_s
-from benchmarks.figure import Figure, figure
 from benchmarks.load import Lines, Load
-from benchmarks.rig import TUNED, Postgres, Rig, certificate, server, until
 from benchmarks.speech import DIALECTS, Dialect, Said, daily, ninety_ten, queued, wrk
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import TUNED, Postgres, Rig, certificate, server, until
 
 HELD = 8_000  # attempts of each dialect
 ACQUIRED = 40_000

@@ -15,10 +15,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
-from benchmarks import atlas, load, proc
-from benchmarks.figure import Figure, figure
+from benchmarks import atlas, load
 from benchmarks.load import Lines, Load
-from benchmarks.rig import TUNED, Postgres, Rig, null_job, server
+from tests.rig import proc
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import TUNED, Postgres, Rig, null_job, server
 
 QUEUED = 60_000
 HELD = 30_000  # attempts whose changes of state are the durable heartbeats

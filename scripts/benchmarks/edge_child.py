@@ -12,8 +12,8 @@ from typing import BinaryIO
 import msgspec
 
 from ailurus import logs
-from benchmarks import simsite
 from harvester_edge.daemon import cycle
+from tests.rig import simulated_site
 
 STDIN, STDOUT = sys.stdin.buffer, sys.stdout.buffer
 
@@ -39,7 +39,9 @@ def main() -> None:
         send(STDOUT, what.encode(), asked)
         return receive(STDIN)
 
-    edge = simsite.edge(simsite.site(Path(root), scaling, poll=poll), serve, lambda: now)
+    edge = simulated_site.edge(
+        simulated_site.site(Path(root), scaling, poll=poll), serve, lambda: now
+    )
     while said := receive(STDIN):
         now = float(said)
         cpu = time.process_time()

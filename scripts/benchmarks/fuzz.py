@@ -26,11 +26,11 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, ROUTES, EventsQuery, JobsQuery, Route, Scope
 from ailurus.protocol.states import JobState
-from benchmarks.figure import Figure, figure
-from benchmarks.maker import EDGES, IDS, Maker, impatient
-from benchmarks.rig import QUEUE, SITE, Rig, null_job
-from dispatcher.openapi import description
+from dispatcher.door.openapi import description
 from dispatcher.panda import legacy, v1
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import QUEUE, SITE, Rig, null_job
+from tests.rig.random_content import EDGES, IDS, Maker, impatient
 
 CLIENTS = 3
 HANGS_S = 20.0

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.figure import Figure, figure
-from benchmarks.rig import BIN, QUEUE, Program, Rig
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import BIN, QUEUE, Program, Rig
 
 JOBS = 10_000
 KILLS = 4

@@ -16,11 +16,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
 from ailurus.protocol.job import Room
 from ailurus.wire.retry import Patience, pauses
-from benchmarks.figure import Figure, figure
-from benchmarks.rig import QUEUE, Rig
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import QUEUE, Rig
 
 ROOM = Room(cores=1, memory_mb=1000, disk_mb=1000)
-PATIENCE = Patience(first_s=0.2, longest_s=15.0)  # a pilot's (pilot/link.py)
+PATIENCE = Patience(first_s=0.2, longest_s=15.0)  # a pilot's (pilot/upstream/link.py)
 AWAY_S = 2.0  # how long nobody answers
 LONGEST_S = 120.0
 encode = msgspec.json.Encoder().encode

@@ -12,8 +12,8 @@ from zlib import adler32
 
 from ailurus.protocol.states import JobState
 from benchmarks.bare import chain
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import Rig, null_job, server
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import Rig, null_job, server
 
 JOBS = 150
 WARM_UP = 10

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from benchmarks.rig import run
+from tests.rig.programs import run
 
 _LUA = """
 local tokens, beats, acquires, paths = {}, {}, {}, %(paths)s

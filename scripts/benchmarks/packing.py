@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.bare.pack import Task, area, longest_first, simulated
 from benchmarks.bare.pack import run as bare
-from benchmarks.figure import ROOT, Figure, figure
-from benchmarks.rig import run as command
+from tests.rig.figure import ROOT, Figure, figure
+from tests.rig.programs import run as command
 
 SLOTS = 16
 WIDE = 4  # where two cores saturate with /bin/true
@@ -108,8 +108,9 @@ def ours(tasks: Sequence[Task], width: int, place: Path) -> float:
 
 
 def _ours(file: Path, width: int) -> float:
-    from pilot import pack, spawner
-    from pilot.slots import Need
+    from pilot.node.slots import Need
+    from pilot.process import spawner
+    from tests.rig import pack
 
     started = spawner.start()
     tasks = [

@@ -11,8 +11,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.figure import ROOT, Figure, figure
 from benchmarks.parsers_cases import CASES
+from tests.rig.figure import ROOT, Figure, figure
 
 TOGETHER = 2
 LONGEST = 4096  # bytes of a text

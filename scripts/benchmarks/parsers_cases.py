@@ -15,11 +15,11 @@ from msgspec import Struct
 from ailurus.protocol import panda, units
 from ailurus.protocol.api import ROUTES
 from ailurus.protocol.errors import AilurusError
-from dispatcher import web
-from dispatcher.caller import Rejected
 from dispatcher.cli.jobfile import JobFiles
+from dispatcher.door import http
 from dispatcher.panda import bodies
 from dispatcher.panda.bodies import BadBody
+from dispatcher.refusal import Rejected
 from harvester_edge.lint import faults
 from harvester_edge.ports import Tag
 from plugins.batch import commands, htcondor, pbs, slurm
@@ -72,7 +72,7 @@ def _wire(text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     for decoder in _WIRE:
         with suppress(Rejected):
-            web.decode(decoder.decode, data)
+            http.decode(decoder.decode, data)
 
 
 _SIZES = lambda: ["4GiB", "500M", "1.5T", "12"]  # noqa: E731 -- one of many seeds

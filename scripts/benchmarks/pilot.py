@@ -12,11 +12,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from benchmarks import proc
 from benchmarks.bare import chain
-from benchmarks.figure import ROOT, Figure, figure
-from benchmarks.proxy import Proxy
-from benchmarks.rig import BIN, Program, Rig, null_job, server, until
+from tests.rig import proc
+from tests.rig.figure import ROOT, Figure, figure
+from tests.rig.programs import BIN, Program, Rig, null_job, server, until
+from tests.rig.proxy import Proxy
 
 LEAN = "import json, subprocess, selectors, signal, logging, argparse, ssl, http.client, dataclasses, threading, msgspec"
 FROZEN = ROOT / "dist/pilot"

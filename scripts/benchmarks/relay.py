@@ -17,8 +17,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import BIN, QUEUE, SITE, Rig, free_port, null_job, until
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import BIN, QUEUE, SITE, Rig, free_port, null_job, until
 
 PILOTS = 10_000
 SECONDS = 60.0

@@ -7,12 +7,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 
-from benchmarks import load, proc
+from benchmarks import load
 from benchmarks.dialects import JOBS, UPDATES
-from benchmarks.figure import Figure, figure
 from benchmarks.load import Load
-from benchmarks.rig import TUNED, Postgres, Rig
 from benchmarks.speech import NODES, Dialect, daily, native, queued, wrk
+from tests.rig import proc
+from tests.rig.figure import Figure, figure
+from tests.rig.programs import TUNED, Postgres, Rig
 
 SECONDS = 10
 STEPS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)  # of what was asked, until it is not held

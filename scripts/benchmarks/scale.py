@@ -14,9 +14,10 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, TokenFile
-from benchmarks import crowd, proc
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import QUEUE, SITE, TUNED, Postgres, Rig, null_job
+from benchmarks import crowd
+from tests.rig import proc
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import QUEUE, SITE, TUNED, Postgres, Rig, null_job
 
 FEW, MANY = 1_000, 100_000
 TIMES = 300

@@ -21,7 +21,7 @@ from ailurus.protocol.panda_update import UPDATE
 from ailurus.protocol.states import JobState
 from benchmarks import load
 from benchmarks.load import Load
-from benchmarks.rig import QUEUE, Rig, null_job, run
+from tests.rig.programs import QUEUE, Rig, null_job, run
 
 NODES = 64
 ROOM = Room(cores=1, memory_mb=10**6, disk_mb=10**6)

@@ -20,8 +20,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX
 from ailurus.protocol.job import Room
 from ailurus.wire.client import Client
-from benchmarks.figure import Figure, figure, percentile
-from benchmarks.rig import Rig, null_job
+from tests.rig.figure import Figure, figure, percentile
+from tests.rig.programs import Rig, null_job
 
 JOBS = 10_000
 CHUNK = 2000  # jobs a commit, as the bare peer inserts them

@@ -77,7 +77,7 @@ sents = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sents)
 def test_any_job_survives_native_text_json_v1_native(sent):
     told_in_text = panda.to_text(panda.dictionary(sent))
@@ -89,7 +89,7 @@ def test_any_job_survives_native_text_json_v1_native(sent):
     assert (back.job_id, back.attempt_nr, back.owner) == (sent.job_id, sent.attempt_nr, sent.owner)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sents)
 def test_positional_lists_have_one_entry_for_each_file(sent):
     job = panda.dictionary(sent)
@@ -126,7 +126,7 @@ tolds = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tolds)
 def test_no_update_that_we_send_is_refused_for_its_names_or_types(update):
     v1.bound(v1.METHODS["pilot/update_job"], "POST", said(update, "v1"))
@@ -134,7 +134,7 @@ def test_no_update_that_we_send_is_refused_for_its_names_or_types(update):
     assert set(said(update, "v1")) <= set(V1_NAMES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tolds)
 def test_an_update_is_read_as_it_was_said_in_both_spellings(update):
     as_text = {name: str(value) for name, value in said(update, "legacy").items()}

@@ -11,11 +11,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
 from ailurus.protocol.job import JobSpec, Room
 from ailurus.protocol.states import JobState
-from dispatcher.caller import NOBODY, Caller
-from dispatcher.core import Settings
+from dispatcher.auth.caller import NOBODY, Caller
+from dispatcher.rules.submission import Request
 from dispatcher.service import Service
+from dispatcher.service.base import Settings
 from dispatcher.store import open_store
-from dispatcher.submission import Request
 
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
 BOB = Caller(subject="bob", scopes=ALICE.scopes)

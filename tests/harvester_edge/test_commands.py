@@ -21,8 +21,8 @@ from ailurus.wire.client import Refused
 from harvester_edge import metrics
 from harvester_edge.cli import main, watch
 from harvester_edge.cli.why import HistoryAnswer, WhyAnswer
-from harvester_edge.glance import glance
-from harvester_edge.whole import write_whole
+from harvester_edge.files import write_whole
+from harvester_edge.status import glance
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_whatever_is_called_pause_pauses_and_holds_up_no_cycle(world, make):
 
 def test_an_edge_that_finishes_no_cycle_is_told(config, world, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "harvester_edge.glance.holder", lambda state: 7 if state == world.edge.state else None
+        "harvester_edge.status.holder", lambda state: 7 if state == world.edge.state else None
     )
     for name in ("lock", "alive"):
         (world.edge.state / name).touch()
@@ -299,7 +299,7 @@ def test_a_full_disk_keeps_nobody_from_pausing(config, world, capsys, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("harvester_edge.whole.os.fchmod", full)
+    monkeypatch.setattr("harvester_edge.files.os.fchmod", full)
     assert main([verb, "--config", config, "--reason", "the disk is full"]) == 0
     assert world.cycle().binding.name == "paused"
     with pytest.raises(OSError, match=r"No space left on device: .*/named"):
@@ -315,7 +315,7 @@ def test_a_full_disk_is_told_though_nothing_can_be_written(
 ):
     """Each cycle fails, and that it does lies where there is no room for it."""
     monkeypatch.setattr(
-        "harvester_edge.glance.holder", lambda state: 7 if state == world.edge.state else None
+        "harvester_edge.status.holder", lambda state: 7 if state == world.edge.state else None
     )
     (world.edge.state / "lock").touch()
     disk = os.statvfs_result((4096, 4096, 9999, blocks, blocks, 9999, inodes, inodes, 0, 255))
@@ -330,7 +330,7 @@ def test_two_who_pause_at_once_both_do(config, world, monkeypatch, fault):
     def beaten(path: Path, text: bytes) -> None:
         raise OSError(fault, os.strerror(fault), str(path))
 
-    monkeypatch.setattr("harvester_edge.whole.write_whole", beaten)
+    monkeypatch.setattr("harvester_edge.files.write_whole", beaten)
     assert main(["pause", "--config", config]) == 0
     assert world.cycle().binding.name == "paused"
 

@@ -10,8 +10,8 @@ import pytest
 from ailurus.protocol.job import Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.act import launch
-from harvester_edge.glance import glance
 from harvester_edge.render import script
+from harvester_edge.status import glance
 
 pytestmark = pytest.mark.field("P6")
 

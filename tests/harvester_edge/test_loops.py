@@ -12,13 +12,13 @@ import pytest
 import ailurus
 import harvester_edge as program
 from ailurus.logs import Log
-from harvester_edge import daemon, faring
+from harvester_edge import daemon, loop_status
 from harvester_edge.book import BookUnwritable
 from harvester_edge.daemon import SiteTaken
-from harvester_edge.glance import glance
 from harvester_edge.metrics import page
 from harvester_edge.relay import serve
 from harvester_edge.site import Site
+from harvester_edge.status import glance
 from tests.turns import Boom, Turns, named, until
 
 pytestmark = pytest.mark.field("K1")
@@ -63,8 +63,8 @@ def test_a_loop_of_a_relay_that_something_was_thrown_into_goes_on(
         serving = asyncio.create_task(serve._serve(site, Log("relay"), 1.0))
         await until(lambda: turns.since[name] >= 1 and not turns.failing)
         await stores[0].write(lambda connection: None)
-        await until(lambda: faring.read(site.relay_state).failures.get(name) == 1)
-        assert sum(faring.read(site.relay_state).failures.values()) == 1
+        await until(lambda: loop_status.read(site.relay_state).failures.get(name) == 1)
+        assert sum(loop_status.read(site.relay_state).failures.values()) == 1
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
@@ -103,7 +103,7 @@ def test_a_cycle_that_fails_is_told_and_the_next_one_goes_on_from_the_book(
             world.edge.workers.clear()  # it is left in the middle
             raise faults.pop()
         with monkeypatch.context() as running:
-            running.setattr("harvester_edge.glance.holder", lambda _: 1)
+            running.setattr("harvester_edge.status.holder", lambda _: 1)
             downs.append(glance(world.edge.site).down)
         return observe(*given)
 
@@ -114,7 +114,7 @@ def test_a_cycle_that_fails_is_told_and_the_next_one_goes_on_from_the_book(
     assert stop.seen[3] > stop.seen[5]  # it had waited for longer
     assert "cycle" in downs[0][0]
     assert str(fault) in downs[0][0]
-    assert faring.read(world.edge.state).failures == {"cycle": 4}
+    assert loop_status.read(world.edge.state).failures == {"cycle": 4}
     assert b'ailurus_edge_loop_failures{loop="edge.cycle",site="demo"} 4.0' in page(world.edge.site)
 
 
@@ -146,12 +146,12 @@ def test_draining_goes_on_after_a_fault(world, monkeypatch):
 
 
 def test_what_a_process_that_runs_no_more_said_is_not_shown(world):
-    world.edge.state.joinpath(faring.NAME).write_bytes(
-        msgspec.json.encode(faring.Faring(failures={"cycle": 1}, down=("cycle is down",)))
+    world.edge.state.joinpath(loop_status.NAME).write_bytes(
+        msgspec.json.encode(loop_status.Faring(failures={"cycle": 1}, down=("cycle is down",)))
     )
     assert glance(world.edge.site).down == ()
-    world.edge.state.joinpath(faring.NAME).write_text("no json")
-    assert faring.read(world.edge.state) == faring.Faring()
+    world.edge.state.joinpath(loop_status.NAME).write_text("no json")
+    assert loop_status.read(world.edge.state) == loop_status.Faring()
 
 
 def test_a_relays_change_that_breaks_the_thread_is_answered_and_the_next_is_written(

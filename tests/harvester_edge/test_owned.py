@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from harvester_edge import bundle, edge, owned
+from harvester_edge import edge, owned, pilot_file
 from harvester_edge.daemon import sole
 from harvester_edge.site import PilotPart
 
@@ -26,7 +26,7 @@ def umask():
 
 
 @pytest.fixture
-def pilot_file(world, tmp_path: Path) -> Path:
+def built_pilot(world, tmp_path: Path) -> Path:
     made = tmp_path / "built"
     made.write_bytes(b"#!/bin/sh\nexit 0\n")
     made.chmod(0o755)
@@ -35,7 +35,7 @@ def pilot_file(world, tmp_path: Path) -> Path:
     return made
 
 
-def test_nothing_that_is_made_is_open_to_others_whatever_the_umask(world, pilot_file, umask):
+def test_nothing_that_is_made_is_open_to_others_whatever_the_umask(world, built_pilot, umask):
     shared = world.edge.site.shared
     world.dispatcher.jobs = 2
     world.cycle()
@@ -75,10 +75,10 @@ def test_an_edge_does_not_begin_in_a_directory_of_everybody(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["changed", "truncated", "a link", "mode"])
-def test_a_pilot_that_is_not_what_was_handed_out_is_put_back(world, pilot_file, tmp_path, spoil):
+def test_a_pilot_that_is_not_what_was_handed_out_is_put_back(world, built_pilot, tmp_path, spoil):
     world.dispatcher.jobs = 1
     world.cycle()
-    copy = bundle.place(world.edge.site)
+    copy = pilot_file.place(world.edge.site)
     good = copy.read_bytes()
     evil = b"#!/bin/sh\nexit 1\n"  # of the same length
     match spoil:
@@ -100,11 +100,11 @@ def test_a_pilot_that_is_not_what_was_handed_out_is_put_back(world, pilot_file, 
     assert stat.S_IMODE(copy.stat().st_mode) == 0o755
 
 
-def test_an_older_build_that_was_changed_is_taken_away(world, pilot_file):
+def test_an_older_build_that_was_changed_is_taken_away(world, built_pilot):
     world.dispatcher.jobs = 1
     world.cycle()
-    old = bundle.place(world.edge.site)
-    pilot_file.write_bytes(b"#!/bin/sh\n# newer\n")
+    old = pilot_file.place(world.edge.site)
+    built_pilot.write_bytes(b"#!/bin/sh\n# newer\n")
     world.cycle()
     assert old.exists()
     old.write_bytes(b"#!/bin/sh\ncat bootstrap\n")
@@ -122,28 +122,28 @@ def test_a_site_file_cut_to_nothing_is_written_again(world):
     assert told.read_bytes() == good
 
 
-def test_what_nodes_start_is_on_disk_before_anybody_is_told(world, pilot_file, monkeypatch):
+def test_what_nodes_start_is_on_disk_before_anybody_is_told(world, built_pilot, monkeypatch):
     synced = []
     monkeypatch.setattr(
         os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
     )
-    bundle.hand_out(world.edge.site)
+    pilot_file.hand_out(world.edge.site)
     edge.write_site_file(world.edge.site)
-    copy, told = bundle.place(world.edge.site), edge.site_file(world.edge.site)
+    copy, told = pilot_file.place(world.edge.site), edge.site_file(world.edge.site)
     hidden = [one.with_name(f".{one.name}.new") for one in (copy, told)]
     assert set(map(str, [*hidden, copy.parent, told.parent])) <= set(synced)
 
 
 @pytest.mark.parametrize(("mode", "sha256"), [(0o775, False), (0o757, False), (0o775, True)])
 def test_a_pilot_that_others_could_change_is_handed_out_only_by_its_sum(
-    world, pilot_file, mode, sha256
+    world, built_pilot, mode, sha256
 ):
     import hashlib
 
-    pilot_file.chmod(mode)
+    built_pilot.chmod(mode)
     if sha256:
-        known = hashlib.sha256(pilot_file.read_bytes()).hexdigest()
-        part = PilotPart(file=str(pilot_file), sha256=known)
+        known = hashlib.sha256(built_pilot.read_bytes()).hexdigest()
+        part = PilotPart(file=str(built_pilot), sha256=known)
         world.edge.site = msgspec.structs.replace(world.edge.site, pilot=part)
     world.dispatcher.jobs = 1
     decision = world.cycle()

@@ -53,7 +53,7 @@ def test_b1_a_value_is_one_argument_whatever_is_in_it(tmp_path, value):
     assert bootstrap == f"/p{value}/3/bootstrap"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_b1_any_text(tmp_path_factory, value):
     argv, _ = ran(tmp_path_factory.getbasetemp(), value)

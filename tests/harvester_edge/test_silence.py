@@ -162,7 +162,7 @@ def test_workers_under_another_name_count_and_stop_their_slot(world):
 
 @pytest.mark.field("K5")
 def test_the_words_of_a_refusal_bind_and_stay_in_status(world):
-    from harvester_edge.glance import glance
+    from harvester_edge.status import glance
 
     words = (
         "sbatch: error: Use --account=atlas, please\nBatch job submission failed: Unspecified error"
@@ -269,7 +269,7 @@ def test_each_cause_alone_stops_the_edge_and_binds_by_its_own_words(cause, tree)
     assert _lives([(cause, 30)], Path(tree["paths"]["state"]).parent) > 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.sampled_from(sorted(CAUSES)), st.integers(1, 12)), min_size=2, max_size=4)
 )

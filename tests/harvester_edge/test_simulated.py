@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from benchmarks import edge as bench
-from benchmarks import simsite
-from benchmarks.simsite import Weather, World
 from msgspec.structs import replace
 
 from harvester_edge.daemon import cycle
 from harvester_edge.decide import decide
+from tests.rig import simulated_site
+from tests.rig.scenarios import excess, scenario
+from tests.rig.simulated_site import Weather, World
 
 
 def live(world, edge, hours, jobs, poll_s=120.0):
@@ -36,7 +36,9 @@ def test_in_bad_weather_no_cap_is_exceeded_nothing_is_killed_leaked_or_submitted
 ):
     world = World(BAD, seed=seed)
     scaling = {"max_total": 200, "max_queued": 60, "per_cycle": 30, "idle_exit": "5m"}
-    edge = simsite.edge(simsite.site(tmp_path, scaling), world.serve, lambda: world.now)
+    edge = simulated_site.edge(
+        simulated_site.site(tmp_path, scaling), world.serve, lambda: world.now
+    )
     live(world, edge, 20, lambda hour: 300 if hour < 8 else 0)
     assert world.most_alive <= 200
     assert world.most_unregistered <= 60
@@ -55,17 +57,17 @@ def test_no_cap_is_exceeded_in_twenty_thousand_random_scenarios():
     """`scripts/bench edge` tries 100,000."""
     chance = random.Random(7)
     for _ in range(20_000):
-        seen, limits = bench.scenario(chance)
-        assert not bench.excess(seen, limits, decide(seen, limits))
+        seen, limits = scenario(chance)
+        assert not excess(seen, limits, decide(seen, limits))
 
 
 def test_the_search_for_excess_finds_it():
     chance = random.Random(7)
     found = set()
     for _ in range(2000):
-        seen, limits = bench.scenario(chance)
+        seen, limits = scenario(chance)
         made = decide(seen, limits)
         slot = seen.slots[0].name
         worse = replace(made, submit={**made.submit, slot: made.submit.get(slot, 0) + 40})
-        found |= {name for name in bench.excess(seen, limits, worse) if not name.startswith("s")}
+        found |= {name for name in excess(seen, limits, worse) if not name.startswith("s")}
     assert found == {"paused", "total", "queued", "per_cycle", "cores", "memory_mb", "node_hours"}

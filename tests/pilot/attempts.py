@@ -15,13 +15,13 @@ import msgspec
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
-from pilot.held import Held
+from pilot.attempt import Held
+from pilot.node.slots import Need, Slot
+from pilot.node.supervisor import Supervisor
 from pilot.ports import Grounds, JobError
+from pilot.process.spawner import GuardedSpawner
 from pilot.run import Outcome, run, user_name
 from pilot.site import Limits, bounds_of
-from pilot.slots import Need, Slot
-from pilot.spawner import GuardedSpawner
-from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap

@@ -18,8 +18,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
 from ailurus.wire.client import Client, TokenFile
-from pilot import guardian
-from pilot.spawner import GuardedSpawner
+from pilot.process import guardian
+from pilot.process.spawner import GuardedSpawner
 
 BIN = Path(sys.executable).parent
 

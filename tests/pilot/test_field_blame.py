@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import check
-from pilot import oom
 from pilot.ports import Runtime
+from pilot.process import oom
+from pilot.process.spawner import GuardedSpawner
 from pilot.run import Outcome
-from pilot.spawner import GuardedSpawner
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.attempts import grounds, held_of, open_up, outcome_of

@@ -12,14 +12,15 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
-from pilot import proc, signs, watch
-from pilot.counted import Disk
-from pilot.held import Held
+from pilot.attempt import Held
+from pilot.node import supervisor
+from pilot.node.supervisor import Supervisor
 from pilot.ports import Order
-from pilot.signs import Signs
+from pilot.process import activity, proc
+from pilot.process.activity import Signs
+from pilot.process.spawner import GuardedSpawner
+from pilot.process.usage import Disk
 from pilot.site import Limits, bounds_of
-from pilot.spawner import GuardedSpawner
-from pilot.watch import Supervisor
 from pilot.workdir import Workdir
 from tests.pilot.attempts import held_of
 from tests.pilot.helpers import guarded, until
@@ -106,8 +107,8 @@ def is_more(now: tuple[float, int, object], before: tuple[float, int, object]) -
 def test_a_payload_with_any_sign_of_life_lives(
     spawner: GuardedSpawner, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "SHARE", 100.0)
-    monkeypatch.setattr(signs, "CPU_SHARE", signs.CPU_SHARE / 60)  # its clock is not ours
+    monkeypatch.setattr(supervisor, "SHARE", 100.0)
+    monkeypatch.setattr(activity, "CPU_SHARE", activity.CPU_SHARE / 60)  # its clock is not ours
     assert stopped_by(spawner, tmp_path, command, alive=True) is None
 
 
@@ -130,7 +131,7 @@ def test_one_without_is_ended_at_its_own_limit_or_the_sites(
     code: Code | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "SHARE", 100.0)
+    monkeypatch.setattr(supervisor, "SHARE", 100.0)
     assert stopped_by(spawner, tmp_path, command, own) is code
 
 

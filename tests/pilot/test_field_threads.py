@@ -21,12 +21,12 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment, Report
 from ailurus.protocol.worker import Ending
 from pilot import flow, serve
+from pilot.attempt import Held
 from pilot.flow import carry
-from pilot.held import Held
+from pilot.node.slots import Need, Slots
 from pilot.ports import Ended, JobError
 from pilot.run import Outcome
 from pilot.serve import HEARD, Server, Terms
-from pilot.slots import Need, Slots
 from tests.pilot.attempts import held_of
 from tests.turns import named
 
@@ -303,9 +303,9 @@ def test_a_guardian_that_is_not_understood_is_as_good_as_dead(
 ) -> None:
     import socket
 
-    from pilot.spawner import GuardedSpawner
+    from pilot.process.spawner import GuardedSpawner
 
-    monkeypatch.setattr("pilot.tree.kill_descendants", lambda pid: None)
+    monkeypatch.setattr("pilot.process.kill.kill_descendants", lambda pid: None)
     ours, theirs = socket.socketpair()
     made = GuardedSpawner(ours, 0)
     ended: list[Ended] = []

@@ -17,7 +17,8 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import Url
-from pilot import options, site, stage
+from pilot import options, site
+from pilot.files import stage
 from pilot.ports import JobError
 from pilot.workdir import SCRIPT, Workdir
 from tests.pilot.attempts import held_of

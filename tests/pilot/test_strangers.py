@@ -19,10 +19,10 @@ from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
 from ailurus.wire.panda import PandaClient
 from ailurus.wire.retry import Patience
-from pilot.held import Held
-from pilot.link import ONCE, Link, ToldToGo
-from pilot.reporter import Reporter
-from pilot.spool import Begun, Spool
+from pilot.attempt import Held
+from pilot.upstream.link import ONCE, Link, ToldToGo
+from pilot.upstream.reporter import Reporter
+from pilot.upstream.spool import Begun, Spool
 
 pytestmark = pytest.mark.field("A2")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pilot import tarball
-from pilot.livelog import Follower
+from pilot.files import log_tarball
+from pilot.files.live_log import Follower
+from pilot.files.tail import tail
 from pilot.run import stderr_tail
 from pilot.start import _made
-from pilot.tail import tail
 from pilot.workdir import Workdir, remove_tree
 from tests.pilot.attempts import held_of
 
@@ -177,7 +177,7 @@ def test_a_stream_that_a_payload_replaced_is_not_read_and_nobody_waits_for_it(
     held = held_of("true")
     held.work = work
     with tempfile.TemporaryFile() as file:
-        tarball.write(held, work, file)
+        log_tarball.write(held, work, file)
         file.seek(0)
         with tarfile.open(fileobj=file) as tar:
             assert f"1.1/{stream}" not in tar.getnames()

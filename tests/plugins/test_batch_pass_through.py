@@ -114,7 +114,7 @@ def test_all_that_the_plugins_say_themselves_is_theirs_to_say(tmp_path):
     ],
 )  # fmt: skip
 def test_lint_refuses_it_with_the_line(tmp_path, backend, said):
-    text = (Path(lint.__file__).parents[1] / "site_configs" / "vega.yaml").read_text()
+    text = (Path(__file__).parents[2] / "site_configs" / "vega.yaml").read_text()
     text = text.replace("backend:\n  options: {partition: cpu}", f"backend: {{kind: {backend}}}")
     text = text.replace("extends: slurm-wholenode\n", "")
     (tmp_path / "site.yaml").write_text(text)

@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from benchmarks.batch_rig import until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
 from plugins.batch.commands import Ran
 from plugins.batch.pbs import PBS, PBSOptions, parse, qsub, scattered
 from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+from tests.rig.batch import until
 
 TAG = Tag("aabcdtag")
 NOWHERE = Path("/nowhere")

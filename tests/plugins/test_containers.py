@@ -15,8 +15,8 @@ from msgspec.structs import replace
 import plugins
 from ailurus.protocol.job import JobSpec
 from pilot.ports import Box, Container, Ended, Grounds, JobError
+from pilot.process.spawner import GuardedSpawner
 from pilot.run import started_as
-from pilot.spawner import GuardedSpawner
 from plugins.container import shown
 from tests.pilot.helpers import guarded, until
 from tests.pilot.hostile import HOSTILE, NAME_INTO, PATH, library

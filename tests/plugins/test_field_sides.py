@@ -16,9 +16,9 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.url import Url
+from pilot.files.stage import Stage
 from pilot.ports import JobError
 from pilot.site import Limits, bounds_of
-from pilot.stage import Stage
 from pilot.workdir import Workdir
 from plugins.data.file import File
 from plugins.data.http import Http

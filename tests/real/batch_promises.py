@@ -8,8 +8,9 @@ import signal
 import subprocess
 
 import pytest
-from benchmarks.batch_kills import FAILPOINTS, KILLS, LIES, kill, sleepers
-from benchmarks.batch_rig import BIN, LEASE_S, Rig, as_user, clean, until
+
+from tests.rig.batch import BIN, LEASE_S, Rig, as_user, clean, until
+from tests.rig.batch_kills import FAILPOINTS, KILLS, LIES, kill, sleepers
 
 
 class Promises:

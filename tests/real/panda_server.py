@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from benchmarks.rig import BIN, Program, run
+
+from tests.rig.programs import BIN, Program, run
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "scripts" / "fixtures" / "panda-server"

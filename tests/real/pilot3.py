@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks.rig import Program, Rig
+
+from tests.rig.programs import Program, Rig
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "scripts" / "fixtures" / "pilot3"

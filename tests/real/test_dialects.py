@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.rig import QUEUE, Rig, until
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from tests.rig.programs import QUEUE, Rig, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(60)]
 

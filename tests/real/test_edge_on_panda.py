@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from benchmarks import history
-from benchmarks.rig import BIN, QUEUE, Rig, null_job, until
 
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, TokenFile
+from tests.rig import history
+from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 ID = "our-edge"

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import pytest
 import yaml
-from benchmarks.rig import BIN, Program, pilots_of, until
 
 from tests.real import panda_server
 from tests.real.panda_server import ORIGIN, QUEUE, PandaServer
+from tests.rig.programs import BIN, Program, pilots_of, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 ID = "our-edge"

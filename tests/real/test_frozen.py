@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks import proc
-from benchmarks.rig import Rig, null_job, until
-from bundle.entry import give_back
 
 from ailurus.protocol.states import JobState
 from plugins.container.bubblewrap import candidates
+from scripts.bundle.entry import give_back
+from tests.rig import proc
+from tests.rig.programs import Rig, null_job, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 OLD_DEBIAN = Path(__file__).parents[2] / "scripts/fixtures/old-debian"

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.rig import Rig
-from benchmarks.schema import sent
+
+from tests.rig.programs import Rig
+from tests.rig.schemathesis import sent
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SCRIPTS = Path(__file__).parents[2] / "scripts"

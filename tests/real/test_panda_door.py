@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from benchmarks.rig import Rig
 
 from ailurus.protocol.job import JobSpec, OutputFile
 from tests.dispatcher.panda.test_recorded import differences
 from tests.real import panda_questions, panda_server
 from tests.real.panda_questions import QUEUE, Question
 from tests.real.panda_server import ORIGIN, PandaServer
+from tests.rig.programs import Rig
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(180)]
 

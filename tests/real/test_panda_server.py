@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.rig import until
 
 from tests.real import panda_server
 from tests.real.panda_server import PandaServer
+from tests.rig.programs import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(180)]
 

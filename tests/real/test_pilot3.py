@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benchmarks.rig import Program, Rig, until
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Tail, TailQuery
@@ -22,6 +21,7 @@ from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import FINAL
 from ailurus.wire.client import Refused
 from tests.real import pilot3
+from tests.rig.programs import Program, Rig, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(240)]
 

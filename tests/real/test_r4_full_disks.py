@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks import history
-from benchmarks.rig import Rig, null_job, until
+
+from tests.rig import history
+from tests.rig.programs import Rig, null_job, until
 
 pytestmark = [
     pytest.mark.real,

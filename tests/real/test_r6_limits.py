@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from benchmarks import proc
-from benchmarks.rig import Rig, null_job, until
+
+from tests.rig import proc
+from tests.rig.programs import Rig, null_job, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 SITE = {"scaling": {"max_total": 4, "max_queued": 4, "per_cycle": 4, "idle_exit": "2s"}}

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.rig import BIN, QUEUE, SITE, Program, Rig, free_port, null_job, until
 
 from ailurus.protocol.states import JobState
 from harvester_edge.relay.keys import pin
+from tests.rig.programs import BIN, QUEUE, SITE, Program, Rig, free_port, null_job, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(150)]
 BOXED = {"default": "bubblewrap", "bare": False}

@@ -18,10 +18,11 @@ from typing import Self
 
 import msgspec
 import pytest
-from benchmarks import proc
-from benchmarks.chaos import SITE, settled
-from benchmarks.proxy import Proxy
-from benchmarks.rig import Rig, null_job
+
+from tests.rig import proc
+from tests.rig.programs import Rig, null_job
+from tests.rig.proxy import Proxy
+from tests.rig.settled import SITE, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from benchmarks import batch_systems
-from benchmarks.batch_kills import sleepers
-from benchmarks.batch_rig import Rig, until
 
 from tests.real.batch_promises import Promises, refused
+from tests.rig import batch_systems
+from tests.rig.batch import Rig, until
+from tests.rig.batch_kills import sleepers
 
 pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 

@@ -7,12 +7,12 @@ import signal
 import subprocess
 
 import pytest
-from benchmarks.rig import BIN, QUEUE, Rig, null_job, until
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, Refused, TokenFile, fixed_token
 from ailurus.wire.retry import Patience
+from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -9,8 +9,9 @@ import itertools
 import os
 
 import pytest
-from benchmarks import history, version
-from benchmarks.rig import BIN, Rig, null_job, until
+
+from tests.rig import history, version
+from tests.rig.programs import BIN, Rig, null_job, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
 SITE = {"scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "3s"}}

@@ -22,7 +22,7 @@ from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import Silence, found_token
 from dispatcher.cli.show import attempt_cells
 from dispatcher.cli.token import scopes
-from harvester_edge.addresses import token_remedy
+from harvester_edge.lint.addresses import token_remedy
 
 
 @pytest.fixture

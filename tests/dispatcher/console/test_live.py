@@ -24,10 +24,11 @@ from ailurus.protocol.api import (
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import JobState
 from ailurus.tasks import Tasks
-from dispatcher import live as live_module
-from dispatcher.caller import Caller, Rejected
-from dispatcher.live import BEHIND, Live
-from dispatcher.meter import METER
+from dispatcher.accounts.meter import METER
+from dispatcher.auth.caller import Caller
+from dispatcher.console import live as live_module
+from dispatcher.console.live import BEHIND, Live
+from dispatcher.refusal import Rejected
 
 ADMIN = Caller(subject="root", scopes=frozenset({Scope.READ, Scope.ADMIN}))
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ}))

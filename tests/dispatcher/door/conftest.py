@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from ailurus.protocol.api import PREFIX, ROUTES
-from dispatcher import keys
-from dispatcher.app import App
-from dispatcher.auth import Issuer
-from dispatcher.revocation import Revocations
+from dispatcher.auth import keys
+from dispatcher.auth.revocation import Revocations
+from dispatcher.auth.tokens import Issuer
+from dispatcher.door.app import App
 from dispatcher.service import Service
 from dispatcher.store import open_store
 

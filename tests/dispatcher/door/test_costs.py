@@ -16,12 +16,15 @@ from msgspec import inspect
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, JobsQuery, Scope
 from ailurus.protocol.states import JobState
-from dispatcher import costs, search, submission, web
-from dispatcher.app import App
-from dispatcher.auth import USER
-from dispatcher.meter import METER
+from dispatcher.accounts import costs
+from dispatcher.accounts.meter import METER
+from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
+from dispatcher.auth.tokens import USER
+from dispatcher.door import http
+from dispatcher.door.app import App
 from dispatcher.panda.door import PandaSettings
-from dispatcher.rates import BURST_S, Limiter, Rates, TooMuch
+from dispatcher.rules import submission
+from dispatcher.service import search
 from tests.dispatcher.helpers import ALICE, BOB, bench, job, run
 from tests.dispatcher.panda.conftest import Dispatcher
 from tests.turns import until
@@ -63,7 +66,7 @@ def test_a_user_keeps_the_dispatcher_busy_for_no_more_than_a_share(route):
     many = {name: most for name, most in lengths(route.ask).items() if most > MANY}
     declared = MOST_UNITS.get(route.name, {})
     assert set(many) <= set(declared), "declare in `costs` what one of these costs"
-    whole = costs.BYTE_S * web.BODIES.get(route.name, web.LONGEST_BODY)
+    whole = costs.BYTE_S * http.BODIES.get(route.name, http.LONGEST_BODY)
     for name, most in many.items():
         assert most < 10**9, f"{route.name}: {name} may hold any number"
         whole += most * declared[name]

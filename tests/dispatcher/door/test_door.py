@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ailurus.protocol.api import Scope
-from dispatcher import web
+from dispatcher.door import http
 from dispatcher.ports import Unavailable
 
 DEEP = 100_000
@@ -89,7 +89,7 @@ def test_a_pattern_is_told_in_words_and_other_types_fields_are_no_remedy(door):
 def test_half_a_surrogate_pair_is_called_so(door, command, more):
     body = f'{{"request_id": "r", "jobs": [{{"name": "a", "command": "{command}"{more}}}]}}'
     token = door.token(Scope.CREATE)
-    for spaces in (0, web.BIG):
+    for spaces in (0, http.BIG):
         answer = door.ask("POST", "/jobs", body=body.encode() + b" " * spaces, token=token)
         assert answer.status == 400
         assert answer.json["title"] == "half a surrogate pair is no character"
@@ -125,7 +125,7 @@ def test_decoding_a_big_submission_gives_way(door):
     ).encode()
 
     async def longest_wait() -> float:
-        task = asyncio.create_task(web.decode_submission(body))
+        task = asyncio.create_task(http.decode_submission(body))
         longest = 0.0
         while not task.done():
             began = time.perf_counter()
@@ -144,7 +144,7 @@ def test_a_body_in_pieces_is_put_together(door, worker):
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_body_that_is_too_long_is_not_read_to_its_end(door, worker, honest):
-    body = b" " * (web.LONGEST_BODY + 1)
+    body = b" " * (http.LONGEST_BODY + 1)
     said = {} if honest else {"content-length": "2"}
     answer = door.ask("POST", "/worker/acquire", body=body, token=worker, headers=said, pieces=9)
     assert answer.status == 413
@@ -166,7 +166,7 @@ def test_a_body_of_another_kind_is_refused(door, worker, headers):
 
 
 def test_a_body_that_never_comes_is_given_up(door, worker, monkeypatch):
-    monkeypatch.setattr(web, "BODY_S", 0.01)
+    monkeypatch.setattr(http, "BODY_S", 0.01)
     scope_headers = [
         (b"host", b"127.0.0.1"),
         (b"authorization", f"Bearer {worker}".encode()),

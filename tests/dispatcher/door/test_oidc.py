@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
-from dispatcher import oidc
-from dispatcher.app import App
-from dispatcher.oidc import Foreign
+from dispatcher.auth import oidc
+from dispatcher.auth.oidc import Foreign
+from dispatcher.door.app import App
 from dispatcher.panda.door import Panda, PandaSettings
 
 AUDIENCE = "https://dispatcher.example.org"

@@ -8,13 +8,13 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from benchmarks.maker import Maker, impatient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from ailurus.protocol.api import PREFIX, ROUTES, Scope
-from dispatcher.openapi import description
+from dispatcher.door.openapi import description
+from tests.rig.random_content import Maker, impatient
 
 DOCUMENT = description()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -82,7 +82,6 @@ def everybody(dispatcher):
 
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**32))

@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ailurus.protocol.api import Scope
-from dispatcher.app import App
-from dispatcher.health import Readiness
-from dispatcher.metrics import QUEUES, Metrics
+from dispatcher.door.access_log import AccessLog
+from dispatcher.door.app import App
+from dispatcher.door.readiness import Readiness
 from dispatcher.ports import Unavailable
-from dispatcher.traffic import AccessLog
+from dispatcher.telemetry.metrics import QUEUES, Metrics
 
 JOB = {"name": "j", "command": "true"}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -76,7 +76,7 @@ def test_ready_says_no_with_the_reason_while_the_store_refuses(watched):
 
 
 def test_ready_says_no_while_the_store_hangs(watched, monkeypatch):
-    monkeypatch.setattr("dispatcher.health.PATIENCE_S", 0.05)
+    monkeypatch.setattr("dispatcher.door.readiness.PATIENCE_S", 0.05)
     gate = threading.Event()
     hangs = watched.service.store.write(lambda tx: gate.wait(10))
     asyncio.run_coroutine_threadsafe(hangs, watched.runner.get_loop())

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol import messages as m
-from dispatcher import web
-from dispatcher.caller import Rejected
+from dispatcher.door import http
+from dispatcher.refusal import Rejected
 
 pytestmark = pytest.mark.field("A7", "A9")
 
@@ -42,12 +42,12 @@ layouts = st.sampled_from(
 
 @pytest.fixture(autouse=True)
 def tiny_parts(monkeypatch):
-    monkeypatch.setattr(web, "_PIECE", 40)
+    monkeypatch.setattr(http, "_PIECE", 40)
 
 
 def decoded(body: bytes | bytearray) -> m.Submit | None:
     try:
-        return asyncio.run(web.decode_submission(body))
+        return asyncio.run(http.decode_submission(body))
     except Rejected:
         return None
 
@@ -59,7 +59,7 @@ def expected(body: bytes) -> m.Submit | None:
         return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(jobs, max_size=12), layouts, st.booleans())
 def test_the_parts_are_the_whole(wanted, layout, other):
     text = {"request_id": "r", "jobs": wanted} | ({"jobs2": []} if other else {})
@@ -68,7 +68,7 @@ def test_the_parts_are_the_whole(wanted, layout, other):
     assert decoded(bytearray(body)) == expected(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(jobs, min_size=1, max_size=8), st.data())
 def test_a_body_that_is_not_whole_is_refused_as_it_is_in_one_piece(wanted, data):
     body = json.dumps({"request_id": "r", "jobs": wanted}, separators=(",", ":")).encode()
@@ -80,12 +80,12 @@ def test_a_body_that_is_not_whole_is_refused_as_it_is_in_one_piece(wanted, data)
 
 
 def test_what_our_client_sends_is_read_in_parts(monkeypatch):
-    monkeypatch.setattr(web, "_PIECE", 2000)
-    monkeypatch.setattr(web, "_one_by_one", None)
+    monkeypatch.setattr(http, "_PIECE", 2000)
+    monkeypatch.setattr(http, "_one_by_one", None)
     seen = []
-    whole = web._part
-    monkeypatch.setattr(web, "_part", lambda *given: seen.append(given[1]) or whole(*given))
+    whole = http._part
+    monkeypatch.setattr(http, "_part", lambda *given: seen.append(given[1]) or whole(*given))
     ask = {"request_id": "r", "jobs": [{"name": f"j{nr}", "command": "true"} for nr in range(1000)]}
     body = msgspec.json.encode(ask)
-    assert asyncio.run(web.decode_submission(body)) == expected(body)
+    assert asyncio.run(http.decode_submission(body)) == expected(body)
     assert len(seen) > len(body) / 3000

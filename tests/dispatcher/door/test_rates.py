@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from ailurus.protocol.api import Scope
-from dispatcher.app import App
-from dispatcher.costs import JOB_S, REQUEST_S
-from dispatcher.rates import BURST_S, Limiter, Rates, TooMuch
+from dispatcher.accounts.costs import JOB_S, REQUEST_S
+from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
+from dispatcher.door.app import App
 
 RATES = Rates(per_s=10.0, held=3)
 BURST = int(RATES.per_s * BURST_S)
@@ -84,7 +84,7 @@ def test_h7_who_waits_for_too_much_at_once_is_refused_and_another_is_not():
 
 
 def test_accounts_of_who_has_not_asked_for_long_take_no_memory(monkeypatch):
-    monkeypatch.setattr("dispatcher.rates.REMEMBERED", 10)
+    monkeypatch.setattr("dispatcher.accounts.rates.REMEMBERED", 10)
     limiter = Limiter(RATES, clock := Time())
     for nr in range(100):
         clock.now += BURST_S

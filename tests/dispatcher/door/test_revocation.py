@@ -10,12 +10,13 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Scope
-from dispatcher import keys, session
-from dispatcher.auth import Issuer
-from dispatcher.caller import BadToken, Caller
+from dispatcher.auth import keys
+from dispatcher.auth.caller import BadToken, Caller
+from dispatcher.auth.revocation import Revocations
+from dispatcher.auth.tokens import Issuer
 from dispatcher.cli.exits import Fault
 from dispatcher.cli.keys import changed_by
-from dispatcher.revocation import Revocations
+from dispatcher.door import session
 from dispatcher.store import open_store
 from tests.turns import until
 

@@ -8,8 +8,8 @@ import pytest
 
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
-from dispatcher import session
-from dispatcher.app import App
+from dispatcher.door import session
+from dispatcher.door.app import App
 
 OURS = {"x-ailurus": "1", "origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}
 

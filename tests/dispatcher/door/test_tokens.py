@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ailurus.protocol.api import ROUTES, Scope
-from dispatcher.auth import REMEMBERED
-from dispatcher.caller import BadToken
+from dispatcher.auth.caller import BadToken
+from dispatcher.auth.tokens import REMEMBERED
 
 
 def b64(content: Any) -> str:
@@ -141,7 +141,7 @@ def test_a_token_known_from_before_still_expires(door):
 
 
 def test_what_is_remembered_is_bounded(door, monkeypatch):
-    monkeypatch.setattr("dispatcher.auth.REMEMBERED", 3)
+    monkeypatch.setattr("dispatcher.auth.tokens.REMEMBERED", 3)
     for _ in range(10):
         assert status(door, door.token(Scope.READ)) == 200
     assert len(door.issuer._known) <= 3
@@ -261,8 +261,8 @@ def test_claims_of_a_bootstrap_token_come_back(door):
 
 
 def test_a_token_of_another_dispatcher_is_not_ours(door):
-    from dispatcher import keys
-    from dispatcher.auth import Issuer
+    from dispatcher.auth import keys
+    from dispatcher.auth.tokens import Issuer
 
     with pytest.raises(BadToken):
         door.issuer.caller(Issuer(keys.made(), door.clock).mint("a", [Scope.ADMIN], 60).token)

@@ -17,10 +17,10 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
-from dispatcher import keys
-from dispatcher.app import App
-from dispatcher.auth import Issuer
-from dispatcher.caller import Caller
+from dispatcher.auth import keys
+from dispatcher.auth.caller import Caller
+from dispatcher.auth.tokens import Issuer
+from dispatcher.door.app import App
 from dispatcher.panda.door import Panda, PandaSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store

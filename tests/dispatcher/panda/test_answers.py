@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from ailurus.protocol.api import TailQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
-from dispatcher import retention
-from dispatcher.caller import Rejected
+from dispatcher.door.access_log import AccessLog, Traffic
 from dispatcher.panda import bodies, described, updates
 from dispatcher.panda.door import PandaSettings
-from dispatcher.traffic import AccessLog, Traffic
+from dispatcher.refusal import Rejected
+from dispatcher.rules import retention
 from tests.dispatcher.panda.conftest import ALICE, Dispatcher, packed
 
 WORKER = {

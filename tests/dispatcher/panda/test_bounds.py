@@ -11,9 +11,9 @@ import pytest
 
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
-from dispatcher.caller import Rejected
 from dispatcher.panda import bodies, legacy, v1
 from dispatcher.panda.door import PandaSettings
+from dispatcher.refusal import Rejected
 from tests.dispatcher.panda.conftest import Dispatcher
 
 pytestmark = pytest.mark.field("A7")

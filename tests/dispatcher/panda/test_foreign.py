@@ -9,9 +9,9 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope, WorkersQuery
 from ailurus.protocol.job import Room
-from dispatcher.caller import Caller
+from dispatcher.auth.caller import Caller
 from dispatcher.panda.door import PandaSettings
-from dispatcher.upkeep import PASSED_S
+from dispatcher.service.upkeep import PASSED_S
 from tests.dispatcher.panda.conftest import ALICE, Dispatcher
 
 BOSS = Caller(subject="boss", scopes=frozenset({Scope.ADMIN, Scope.READ}))

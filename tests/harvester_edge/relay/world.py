@@ -20,7 +20,8 @@ from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Refused, Unreachable
-from dispatcher.caller import NOBODY, Caller, Rejected
+from dispatcher.auth.caller import NOBODY, Caller
+from dispatcher.refusal import Rejected
 from harvester_edge.relay import stock
 from harvester_edge.relay.dispatcher import Dispatcher
 from harvester_edge.relay.pilots import Pilots

@@ -1,0 +1,1 @@
+"""What users may ask for, in seconds of the dispatcher's time."""

@@ -1,0 +1,63 @@
+"""Who asks: what a verified token says of its holder."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ailurus.protocol.api import Scope
+from dispatcher.refusal import Rejected
+
+LINE = 32  # names in the line of a token
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """What a verified token says. The rules ask this, never the token."""
+
+    subject: str
+    scopes: frozenset[str] = frozenset()  # bare words: an edge's is Scope.EDGE, its site is below
+    expires: float = 0.0
+    token_id: str = ""
+    site: str = ""  # of an edge, a bootstrap or a worker token
+    worker_id: int = 0  # of a worker token
+    intent: str = ""  # of a bootstrap token: which planned worker this is
+    index: int = 0
+    epoch: int = 0
+    queue: str = ""  # of a bootstrap token
+    groups: tuple[str, ...] = ()  # that the token names, the first one first
+    made: float = 0.0  # when the token was made, seconds since 1970
+    of: tuple[str, ...] = ()  # the tokens and subjects that it came of, the first one first
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what the token can be revoked, and by what those can be that it came of."""
+        own = (("id", self.token_id), ("sub", self.subject))
+        return (*self.of, *(f"{kind}:{name}" for kind, name in own if name))
+
+    @property
+    def line(self) -> tuple[str, ...]:
+        """The line of a token that this one's holder makes; of a long one the first and the latest names."""
+        line = tuple(dict.fromkeys(self.names))
+        return line if len(line) <= LINE else (*line[:2], *line[2 - LINE :])
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the token carries `scope`."""
+        return scope in self.scopes
+
+    def owns(self, user: str) -> bool:
+        """Whether the caller may see and change that user's jobs."""
+        return self.subject == user or Scope.ADMIN in self.scopes
+
+
+NOBODY = Caller(subject="")
+
+
+class BadToken(Rejected):
+    """A token that is none, is not ours, or is not good now. All such look the same from outside."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            401,
+            "no valid token",
+            detail=detail,
+            remedy="send `Authorization: Bearer TOKEN` with a token of this dispatcher",
+        )

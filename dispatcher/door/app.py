@@ -1,0 +1,404 @@
+"""The dispatcher's door: an ASGI application over the table of routes.
+
+A request finds its route, shows its token, is decoded, meets one method of the service, and its
+answer is encoded. Nothing here knows a rule of the queue. Whatever a client sends, it is answered
+with a status below 500 and a problem that names the field; a bug of ours is a 500 with an id, and
+the trace is in the log under that id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any
+
+import msgspec
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
+from dispatcher.accounts import costs
+from dispatcher.accounts.rates import Limiter, Rates, TooMuch
+from dispatcher.auth.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.oidc import UnknownKey
+from dispatcher.auth.revocation import Revocations
+from dispatcher.auth.tokens import USER, Issuer, authorise
+from dispatcher.door import http, session
+from dispatcher.door.access_log import AccessLog, Traffic
+from dispatcher.door.http import Receive, Send
+from dispatcher.door.openapi import description
+from dispatcher.door.routing import Endpoint, Router, WrongMethod
+from dispatcher.ports import Unavailable
+from dispatcher.refusal import Rejected
+
+Asgi = Callable[..., Awaitable[None]]
+Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
+Page = Callable[[str], Awaitable[tuple[bytes, str]]]  # of an Accept header: content and its type
+Check = Callable[[], Awaitable[None]]  # raises Rejected
+
+log = Log("http")
+METHODS = ("/server/panda/", "/api/v1/", "/api/latest/")
+PANDA = (*METHODS, "/cache/", "/trf/")
+
+
+class App:
+    """The application over `service`, which has one method for each route."""
+
+    def __init__(
+        self,
+        service: object,
+        issuer: Issuer,
+        *,
+        console: Asgi | None = None,
+        stream: Stream | None = None,
+        panda: Asgi | None = None,
+        ready: Check | None = None,
+        access: AccessLog | None = None,
+        revocations: Revocations | None = None,
+        rates: Rates | None = None,
+        host_names: Collection[str] = (),
+        public: session.Public = session.NOT_TOLD,
+        giver: str = "",
+    ) -> None:
+        """`console` answers `/` and `/console/…`; `panda` what is under `PANDA`. `stream` gives the events of
+        the route `stream`, as the bytes that are sent. `ready` refuses while we cannot serve; `revocations` is
+        asked to refuse tokens; `rates` bound each user. `host_names` are ours beside localhost and addresses;
+        `public` is where browsers find us behind a proxy. `giver` is what the store is called.
+        """
+        self._issuer = issuer
+        self._giver = giver
+        self._revocations = revocations
+        self.limiter = None if rates is None else Limiter(rates)
+        self._console = console
+        self._stream = stream
+        self._panda = panda
+        self._ready = ready
+        self.metrics: Page | None = None
+        """Answers /metrics; it reads the traffic of this very door, so it comes later."""
+        self.traffic = Traffic(access)
+        self._public = public
+        self._hosts = session.Hosts([*host_names, public.host] if public.host else host_names)
+        self._waiting: dict[asyncio.Task[Any], Caller] = {}
+        issuer.after_refusing(self._let_go)
+        self._closing = False
+        self._router = Router(service, {"token": self._token, "revoke": self._revoke})
+        self._openapi = msgspec.json.encode(description())
+
+    @property
+    def held(self) -> int:
+        """How many requests wait for something to happen, streams included."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Take nothing new and end what only waits: clients ask again, elsewhere or later."""
+        self._closing = True
+        for task in self._waiting:
+            task.cancel()
+
+    def _let_go(self) -> None:
+        """End what waits, streams included, for holders of tokens that have been revoked."""
+        for task, caller in self._waiting.items():
+            if self._issuer.revoked(caller):
+                task.cancel()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request. The only place that catches everything."""
+        if scope["type"] != "http":
+            return
+        began = time.perf_counter()
+        headers = dict(scope["headers"])
+        error: Rejected | None = None
+        extra: tuple[tuple[bytes, bytes], ...] = ()
+        try:
+            if len(headers) < len(scope["headers"]):
+                http.check_twice(scope["headers"])
+            self._hosts.check(headers.get(b"host", b""))
+            await self._answer(scope, headers, receive, send)
+        except WrongMethod as wrong:
+            error, extra = wrong, ((b"allow", wrong.allow.encode()),)
+        except TooMuch as much:
+            error, extra = much, ((b"retry-after", b"%d" % math.ceil(much.wait_s)),)
+        except Rejected as rejected:
+            error = rejected
+        except Unavailable as unavailable:
+            error = Rejected(503, "the store cannot write now", detail=str(unavailable))
+        except OverflowError:
+            error = Rejected(422, "a number is too large")
+        except asyncio.CancelledError:
+            if not self._closing:
+                raise
+            error = Rejected(503, "the dispatcher is stopping", remedy="ask again")
+        except Exception as broken:  # noqa: BLE001 -- the last line before the client
+            name = scope["request_id"] = self.traffic.name(headers)
+            if isinstance(broken, MemoryError) or "start new thread" in str(broken):
+                error = Rejected(503, "the dispatcher has no memory or no thread left now")
+            else:
+                error = Rejected(
+                    500, "a bug of the dispatcher", detail=f"its trace is logged as {name}"
+                )
+            log.error("request_broke", trace=True, route=scope.get("route", ""), id=name)  # noqa: TRY400
+        if error is None:
+            status = scope.get("status", 200)
+        else:
+            status = error.status
+            name = scope.setdefault("request_id", self.traffic.name(headers))
+            named = (b"x-request-id", name.encode())
+            await http.answer_problem(send, error, named, *extra, giver=self._giver)
+        self.traffic.note(scope, headers, status, time.perf_counter() - began)
+
+    async def _answer(
+        self, scope: dict[str, Any], headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        path: str = scope["path"]
+        if not path.startswith(PREFIX + "/"):
+            await self._outside(path, scope, receive, send)
+            return
+        endpoint, job_id = self._router.find(path[len(PREFIX) :], scope["method"])
+        if endpoint is None:
+            await self._document(scope["method"], send)
+            return
+        route = endpoint.route
+        scope["route"] = route.name
+        token = (
+            session.token_of(
+                self._issuer,
+                headers,
+                method=scope["method"],
+                scheme=scope["scheme"],
+                public=self._public,
+            )
+            if route.scope is not None
+            else None
+        )
+        try:
+            caller = NOBODY if token is None else self._issuer.caller(token)
+        except UnknownKey as unknown:
+            await unknown.refresh()
+            caller = self._issuer.caller(token or "")
+        scope["caller"] = caller.subject
+        authorise(route, caller)
+        limiter = self.limiter
+        if route.scope not in USER or Scope.ADMIN in caller.scopes:
+            limiter = None
+        if limiter is not None:
+            limiter.ask(caller.subject)
+        if route.method == "GET":
+            ask = endpoint.decode(scope["query_string"])
+        else:
+            owed = 0.0
+            if limiter is not None:  # first: many may be sending at once
+                owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
+                limiter.spend(caller.subject, owed)
+            body = await http.read_body(receive, headers, endpoint.limit)
+            if route.name == "submit" and len(body) > http.BIG:
+                ask = await http.decode_submission(body)
+            else:
+                ask = endpoint.decode(body or b"{}")
+            if limiter is not None:
+                owed = costs.BYTE_S * len(body) - owed + costs.of_message(route.name, ask)
+                limiter.spend(caller.subject, owed)
+        if route.name in ("sign_in", "sign_out"):
+            await self._session(ask, headers, scope["scheme"], send)
+        elif route.answer is None:
+            metered = nullcontext() if limiter is None else limiter.metered(caller.subject)
+            with _held_by(limiter, caller), metered:
+                await self._streamed(ask, caller, receive, send)
+        else:
+            if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
+                raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
+            if job_id is not None and job_id >= 2**63:  # more than a database can count
+                remedy = "see `dispatcher jobs`"
+                raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
+            given = {} if job_id is None else {"job_id": job_id}
+            with nullcontext() if limiter is None else limiter.metered(caller.subject):
+                if endpoint.waits and getattr(ask, endpoint.waits) > 0:
+                    with _held_by(limiter, caller, len(getattr(ask, "job_ids", ()))):
+                        result = await self._held(endpoint, ask, caller, given, receive)
+                else:
+                    result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+            content = endpoint.encode(result)
+            if limiter is not None:
+                limiter.spend(caller.subject, costs.of_answer(len(content)))
+            await http.answer(send, 200, content, http.JSON)
+
+    async def _held(
+        self,
+        endpoint: Endpoint,
+        ask: Any,
+        caller: Caller,
+        given: dict[str, int],
+        receive: Receive,
+    ) -> Any:
+        """A call that may wait for something to happen. It is ended when its client is gone, for a job
+        must not be handed to nobody; when the dispatcher stops, it is answered as things are."""
+
+        def call(ask: Any) -> Awaitable[Any]:
+            return endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+
+        held = asyncio.ensure_future(call(ask))
+        if self._closing:
+            held.cancel()
+        gone = asyncio.create_task(_disconnected(receive))
+        self._waiting[held] = caller
+        try:
+            await asyncio.wait({held, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not held.done():
+                held.cancel()
+                await asyncio.wait({held})
+            if self._issuer.revoked(caller):
+                raise BadToken("the token was revoked")
+            if held.cancelled() and not self._closing:
+                raise Rejected(503, "the client is gone")
+            if held.cancelled():
+                return await call(msgspec.structs.replace(ask, **{endpoint.waits: 0.0}))
+            return await held
+        finally:
+            del self._waiting[held]
+            gone.cancel()
+
+    async def _outside(
+        self, path: str, scope: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        if path == "/healthz":
+            scope["route"] = "healthz"
+            await http.answer_json(send, m.Done())
+        elif path == "/readyz":
+            scope["route"] = "readyz"
+            if self._closing:
+                raise Rejected(503, "the dispatcher is stopping")
+            if self._ready is not None:
+                await self._ready()
+            await http.answer_json(send, m.Done())
+        elif path == "/metrics" and self.metrics is not None:
+            scope["route"] = "metrics"
+            await self._metrics(self.metrics, scope, send)
+        elif self._panda is not None and path.startswith(PANDA):
+            scope["route"] = "panda"
+            if self._issuer.foreign is not None:
+                _, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+                await self._learn(token.decode("latin-1").strip())
+            await self._panda(scope, receive, self._noting(scope, send))
+            if scope.get("status") == 200 and path.startswith(METHODS):
+                scope["route"] = path[1:]  # only what exists is answered so: names are bounded
+        elif self._console is not None and (path == "/" or path.startswith("/console")):
+            scope["route"] = "console"
+            await self._console(scope, receive, self._noting(scope, send))
+        else:
+            raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+
+    def _noting(self, scope: dict[str, Any], send: Send) -> Send:
+        """`send`, with the status it sends kept in the scope; a refusal gets its name."""
+
+        async def noted(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                status = scope["status"] = message["status"]
+                if status >= 400:
+                    name = scope["request_id"] = self.traffic.name(dict(scope["headers"]))
+                    named = (b"x-request-id", name.encode())
+                    message = {**message, "headers": [*message["headers"], named]}
+            await send(message)
+
+        return noted
+
+    async def _learn(self, token: str) -> None:
+        """Fetch the key of a foreign token that is new, so that its caller can be found afterwards."""
+        try:
+            self._issuer.caller(token)
+        except UnknownKey as unknown:
+            await unknown.refresh()
+        except Rejected:
+            pass  # it will say so itself, in its own words
+
+    async def _metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
+        headers = dict(scope["headers"])
+        token = session.token_of(
+            self._issuer,
+            headers,
+            method=scope["method"],
+            scheme=scope["scheme"],
+            public=self._public,
+        )
+        if token is None:
+            raise BadToken("the request has no token")
+        caller = self._issuer.caller(token)
+        scope["caller"] = caller.subject
+        if not caller.scopes & {Scope.METRICS, Scope.ADMIN}:
+            raise Rejected(403, f"the token lacks scope {Scope.METRICS}")
+        content, kind = await page(headers.get(b"accept", b"").decode("latin-1"))
+        await http.answer(send, 200, content, (b"content-type", kind.encode()))
+
+    async def _document(self, method: str, send: Send) -> None:
+        if method != "GET":
+            raise WrongMethod("GET")
+        await http.answer(send, 200, self._openapi, http.JSON)
+
+    async def _session(
+        self, ask: m.Ask, headers: dict[bytes, bytes], scheme: str, send: Send
+    ) -> None:
+        session.same_origin(headers, method="POST", scheme=scheme, public=self._public)
+        asked = self._public.is_asked(headers) and self._public.url.startswith("https:")
+        secure = asked or scheme == "https"  # what is in front of us may have ended TLS
+        if isinstance(ask, SignIn):
+            await self._learn(ask.token)
+            cookie = session.begin(self._issuer, ask.token, secure=secure)
+        else:
+            token = session.kept(self._issuer, headers)
+            if token and self._revocations is not None:
+                await self._revocations.end(token)
+            cookie = session.end(self._issuer, secure=secure)
+        await http.answer_json(send, m.Done(), (b"set-cookie", cookie))
+
+    async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
+        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s, ask.groups, by=caller)
+        log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
+        return token
+
+    async def _revoke(self, ask: m.Revoke, caller: Caller) -> m.Done:
+        if self._revocations is None:
+            raise Rejected(404, "this dispatcher keeps no revocations")
+        return await self._revocations.revoke(ask, caller)
+
+    async def _streamed(
+        self, ask: StreamQuery, caller: Caller, receive: Receive, send: Send
+    ) -> None:
+        if self._stream is None:
+            raise Rejected(404, "this dispatcher has no live stream")
+        events = self._stream(ask, caller)
+        first = await anext(events, b"")  # a refusal comes before the headers
+        headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        sender = asyncio.create_task(_send_all(events, send))
+        gone = asyncio.create_task(_disconnected(receive))
+        self._waiting[sender] = caller
+        try:
+            await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._waiting[sender]
+            sender.cancel()
+            gone.cancel()
+            results = await asyncio.gather(sender, gone, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                log.error("stream_broke", error=repr(result))
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _held_by(
+    limiter: Limiter | None, caller: Caller, watched: int = 0
+) -> AbstractContextManager[None]:
+    return nullcontext() if limiter is None else limiter.holding(caller.subject, watched)
+
+
+async def _send_all(events: AsyncGenerator[bytes, None], send: Send) -> None:
+    async with aclosing(events):
+        async for piece in events:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

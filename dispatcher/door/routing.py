@@ -1,0 +1,84 @@
+"""Which endpoint a path and a method mean: two look-ups, for `{job_id}` is the only parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.api import PREFIX, ROUTES, Route
+from dispatcher.door import http
+from dispatcher.refusal import Rejected
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A route, ready to be called."""
+
+    route: Route
+    handler: Handler | None  # None: a stream of events
+    decode: Callable[[bytes | bytearray], Any]  # the body of a POST, the query of a GET
+    limit: int  # bytes of a body
+    waits: str  # the field that asks to hold the request; "" if none does
+    encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+class WrongMethod(Rejected):
+    """The path is known, with other methods."""
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(405, "this page has another method", remedy=f"use {allow}")
+        self.allow = allow
+
+
+class Router:
+    """The table of routes with its handlers: methods of the service, or `own` by name."""
+
+    def __init__(self, service: object, own: Mapping[str, Handler]) -> None:
+        self._plain: dict[str, dict[str, Endpoint]] = {}
+        self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
+        for route in ROUTES:
+            handler = own.get(route.name) or getattr(service, route.name, None)
+            head, brace, tail = route.path.partition("{job_id}")
+            if brace and head != "/jobs/":
+                raise ValueError(f"no way to route {route.path}")
+            table = self._by_id if brace else self._plain
+            table.setdefault(tail if brace else head, {})[route.method] = _endpoint(route, handler)
+
+    def find(self, path: str, method: str) -> tuple[Endpoint | None, int | None]:
+        """The endpoint and its job id. None: the description of the API."""
+        job_id = None
+        methods = self._plain.get(path)
+        if methods is None and path.startswith("/jobs/"):
+            number, slash, tail = path[6:].partition("/")
+            if number.isascii() and number.isdigit() and len(number) <= 19:
+                job_id = int(number)
+                methods = self._by_id.get(slash + tail)
+        if methods is None and path == "/openapi.json":
+            return None, None
+        if methods is None:
+            raise Rejected(404, "no such page", remedy=f"see {PREFIX}/openapi.json")
+        endpoint = methods.get(method)
+        if endpoint is None:
+            raise WrongMethod(", ".join(sorted(methods)))
+        return endpoint, job_id
+
+
+def _endpoint(route: Route, handler: Handler | None) -> Endpoint:
+    ask = route.ask
+    if handler is None and route.name not in ("sign_in", "sign_out", "stream"):
+        raise TypeError(f"the service has no method {route.name}")
+    names = {field.name for field in msgspec.structs.fields(ask)}
+    decoder = msgspec.json.Decoder(ask)
+    return Endpoint(
+        route=route,
+        handler=handler,
+        decode=(lambda query: http.decode_query(ask, query))
+        if route.method == "GET"
+        else (lambda body: http.decode(decoder.decode, body)),
+        limit=http.BODIES.get(route.name, http.LONGEST_BODY),
+        waits=next(iter(names & {"wait_s", "timeout_s"}), ""),
+    )

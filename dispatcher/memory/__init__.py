@@ -1,0 +1,1 @@
+"""What no store keeps: leases, who waits, bad nodes."""

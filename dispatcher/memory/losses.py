@@ -1,0 +1,47 @@
+"""The workers that ended badly of late, as events tell."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ailurus.protocol.messages import Event
+from ailurus.protocol.worker import Ending, Phase
+
+BAD = frozenset({Ending.LOST, Ending.FAILED, Ending.NODE_FAIL, Ending.OOM})
+"""Endings of workers that are nobody's wish."""
+RECENT_S = 900.0  # a lost pilot is told of for so long
+MOST = 1000  # endings of workers that are remembered
+
+
+class Loss(Struct, frozen=True):
+    """A worker that ended badly."""
+
+    at: float
+    queue: str
+    site: str
+    host: str
+    ending: str
+
+
+class Losses:
+    """The workers that ended badly of late, by the events that say so."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, Loss] = {}
+
+    def hear(self, event: Event) -> None:
+        """Take an event about a worker. One that comes back was not lost."""
+        data, worker_id = event.data, event.worker_id
+        if worker_id is None:
+            return
+        if data.get("ending") in BAD:
+            queue, site, host = (str(data.get(name, "")) for name in ("queue", "site", "host"))
+            self._of[worker_id] = Loss(event.at, queue, site, host, str(data["ending"]))
+            if len(self._of) > MOST:
+                del self._of[next(iter(self._of))]
+        elif data.get("phase") == Phase.ACTIVE:
+            self._of.pop(worker_id, None)
+
+    def recent(self, now: float) -> list[Loss]:
+        self._of = {key: loss for key, loss in self._of.items() if loss.at > now - RECENT_S}
+        return list(self._of.values())

@@ -1,0 +1,166 @@
+"""Who waits for what: told after each commit, on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.messages import Event
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher.memory.losses import Losses
+
+Signal = asyncio.Future[None]
+LEAST = Shape(cores=1, memory_mb=0, disk_mb=0)
+"""The shape of a mixed lane: the sizes of its jobs are beside each of them."""
+LOOKERS = 20  # workers that are woken for a job whose size is not known here
+
+
+class Waiter(Struct, eq=False):
+    """A worker that waits for a job."""
+
+    queue: str
+    room: Room
+    worker_id: int
+    woken: Signal
+
+
+class Flow:
+    """How many jobs ended, and how, in the last minute."""
+
+    SPAN_S = 60
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, Counter[tuple[str, str]]] = {}
+
+    def add(self, at: float, state: str, user: str) -> None:
+        self._seconds.setdefault(int(at), Counter())[user, state] += 1
+
+    def per_minute(self, now: float, user: str = "") -> Counter[str]:
+        """Ends in the last 60 s by state: of a user's jobs, or of all."""
+        self._seconds = {at: n for at, n in self._seconds.items() if at > now - self.SPAN_S}
+        ends: Counter[str] = Counter()
+        for second in self._seconds.values():
+            for (whose, state), n in second.items():
+                if user in ("", whose):
+                    ends[state] += n
+        return ends
+
+
+class Hub:
+    """What is committed wakes those that wait for it: one worker a new job, not all of them."""
+
+    def __init__(self, shapes: Mapping[int, Shape]) -> None:
+        self.seq = 0
+        self._shapes = shapes
+        # In the order in which they came.
+        self._workers: defaultdict[str, dict[Waiter, None]] = defaultdict(dict)
+        self._jobs: defaultdict[int, set[Signal]] = defaultdict(set)
+        self._any: set[Signal] = set()
+        self.flow = Flow()
+        self.losses = Losses()
+
+    def __call__(self, events: Sequence[Event]) -> None:
+        """Take the events of a commit."""
+        self.seq = events[-1].seq
+        for event in events:
+            state = event.data.get("state")
+            if state == JobState.ACTIVATED:
+                self.ready(event.data["queue"], event.data["shape_id"], event.data.get("jobs", 1))
+            elif event.job_id is not None and state in FINAL:
+                self.flow.add(event.at, state, event.data.get("user", ""))
+                _release(self._jobs.pop(event.job_id, set()))
+            elif event.kind == "worker":
+                self.losses.hear(event)
+        _release(self._any)
+        self._any = set()
+
+    def waiting(self, queue: str) -> int:
+        """How many workers wait for a job of `queue`."""
+        return len(self._workers[queue])
+
+    def expect_job(self, queue: str, room: Room, worker_id: int = 0) -> Waiter:
+        """A waiter for the next job that fits; registered before looking, so that none is missed."""
+        waiter = Waiter(queue, room, worker_id, asyncio.get_running_loop().create_future())
+        self._workers[queue][waiter] = None
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """Stop waiting."""
+        self._workers[waiter.queue].pop(waiter, None)
+
+    def expect_end(self, job_ids: Sequence[int]) -> Signal:
+        """Done when one of the jobs has become final."""
+        signal: Signal = asyncio.get_running_loop().create_future()
+        for job_id in job_ids:
+            self._jobs[job_id].add(signal)
+        signal.add_done_callback(lambda done: self._no_longer(job_ids, done))
+        return signal
+
+    def expect_event(self) -> Signal:
+        """Done at the next commit that tells something."""
+        signal: Signal = asyncio.get_running_loop().create_future()
+        self._any.add(signal)
+        signal.add_done_callback(self._any.discard)
+        return signal
+
+    def wake(self, worker_id: int) -> None:
+        """Let a worker that waits look again: it is to drain."""
+        for waiters in self._workers.values():
+            _release({waiter.woken for waiter in waiters if waiter.worker_id == worker_id})
+
+    def wake_all(self) -> None:
+        """Let everybody look again: at shutdown nobody may be kept waiting."""
+        for waiters in self._workers.values():
+            _release({waiter.woken for waiter in waiters})
+        for signals in list(self._jobs.values()):
+            _release(signals)
+        _release(self._any)
+
+    def _no_longer(self, job_ids: Sequence[int], signal: Signal) -> None:
+        for job_id in job_ids:
+            if job_id in self._jobs:
+                self._jobs[job_id].discard(signal)
+                if not self._jobs[job_id]:
+                    del self._jobs[job_id]
+
+    @property
+    def anybody(self) -> bool:
+        """Whether a worker waits for a job."""
+        return any(self._workers.values())
+
+    def ready(self, queue: str, shape_id: int, jobs: int) -> None:
+        """Wake workers that could take these jobs, one a job."""
+        shape = self._shapes.get(shape_id)
+        if shape == LEAST:  # jobs of many sizes: whoever is woken may not have the room
+            jobs = max(jobs, LOOKERS)
+        for name in [queue] if queue else list(self._workers):
+            waiters = self._workers[name]
+            for waiter in list(waiters):
+                if not jobs:
+                    return
+                # a shape that is not in the table yet was made by this very commit: let them look
+                if waiter.woken.done() or (shape is not None and not shape.fits(waiter.room)):
+                    continue
+                del waiters[waiter]
+                waiter.woken.set_result(None)
+                jobs -= 1
+
+
+def _release(signals: set[Signal]) -> None:
+    for signal in list(signals):
+        if not signal.done():
+            signal.set_result(None)
+
+
+async def until(signal: Signal, seconds: float) -> bool:
+    """Wait for a signal at most so long. Whether it came."""
+    try:
+        done, _ = await asyncio.wait({signal}, timeout=max(0.0, seconds))
+    finally:  # also where the one who waits is gone: nobody keeps it
+        if not signal.done():
+            signal.cancel()
+    return bool(done)

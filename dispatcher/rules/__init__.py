@@ -1,0 +1,1 @@
+"""The rules of the queue: functions of a transaction, and pure ones."""

@@ -1,0 +1,117 @@
+"""The bound on the sizes of jobs that a user has in a queue.
+
+Each size has an index range and a counter, at which every acquire in the queue looks. The first `MOST` sizes
+that wait have a lane each; jobs of further sizes share one, the user's *mixed* lane, in the order of their
+turns. An acquire looks at the first `LOOKED_AT` jobs of it, each with its own size, so jobs that fit nowhere
+hold up only those behind them in the same lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, MutableMapping
+
+import msgspec
+
+from ailurus.protocol.job import Room, Shape
+from dispatcher.memory.waiting import LEAST
+from dispatcher.ports import Tx
+from dispatcher.rules.group_turns import Turns
+
+MOST = 32
+LOOKED_AT = 100
+NEW_S = 60.0  # a lane counts so long at least: jobs of this very commit are in no counter yet
+
+
+class Lanes:
+    """Numbers the lanes of jobs that one user submits in one commit."""
+
+    def __init__(
+        self,
+        tx: Tx,
+        owner: str,
+        group: str,
+        turns: Turns,
+        shapes: MutableMapping[int, Shape],
+        now: float,
+    ) -> None:
+        """`shapes`: of the service; new ones are added at once, for the next lease."""
+        self._tx, self._owner, self._group, self._turns = tx, owner, group, turns
+        self._shapes, self._now = shapes, now
+        self._left: dict[str, int] = {}  # lanes, by queue
+        self._known: dict[tuple[str, Shape], int] = {}
+
+    def number(self, queue: str, shape: Shape) -> int:
+        """The number under which a job is counted and found."""
+        found = self._known.get((queue, shape))
+        if found is None:
+            found = self._known[queue, shape] = self._found(queue, shape)
+        return found
+
+    def mixed(self, number: int) -> bool:
+        """Whether the job's own size is to be kept beside it."""
+        return self._turns.mixed(self._tx, number)
+
+    def _found(self, queue: str, shape: Shape) -> int:
+        tx, mine = self._tx, {"queue": queue, "owner": self._owner}
+        row = tx.one("shape.find", **msgspec.structs.asdict(shape))
+        if row is not None:
+            number = self._turns.lane(tx, int(row[0]), self._group)
+            if tx.one("variety.has", **mine, shape_id=number) is not None:
+                self._shapes[number] = shape
+                return number
+        if self._room(queue) <= 0:
+            number = self._turns.lane(tx, _shape_id(tx, LEAST), self._group, self._owner)
+            self._shapes[number] = LEAST
+            return number
+        number = self._turns.lane(tx, _shape_id(tx, shape), self._group)
+        tx.run("variety.add", **mine, shape_id=number, now=self._now)
+        self._left[queue] -= 1
+        self._shapes[number] = shape
+        return number
+
+    def _room(self, queue: str) -> int:
+        """How many more lanes of their own the user's jobs may have in a queue."""
+        if queue not in self._left:
+            tx, mine = self._tx, {"queue": queue, "owner": self._owner}
+            count = _count(tx, mine)
+            if count >= MOST:
+                tx.run("variety.tidy", **mine, before=self._now - NEW_S)
+                count = _count(tx, mine)
+            self._left[queue] = MOST - count
+        return self._left[queue]
+
+
+def ready(
+    tx: Tx, queue: str, number: int, most: int, room: Room, suits: Callable[[Shape], bool]
+) -> list[tuple[int, float, int, Shape]]:
+    """Of the first jobs of a mixed lane those that fit and suit, as they are merged with others."""
+    rows = tx.all("job.ready_sized", queue=queue, shape_id=number, most=max(most, LOOKED_AT))
+    return [
+        (-priority, rank, job_id, shape)
+        for job_id, priority, rank, *sizes in rows
+        if (shape := _shape(sizes)).fits(room) and suits(shape)
+    ]
+
+
+def shape_of(tx: Tx, job_id: int) -> Shape | None:
+    """The own size of a job in a mixed lane."""
+    row = tx.one("sized.get", job_id=job_id)
+    return None if row is None else _shape(row)
+
+
+_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
+
+
+def _shape(sizes: Iterable[int]) -> Shape:
+    return Shape(**dict(zip(_SIZES, sizes, strict=True)))
+
+
+def _shape_id(tx: Tx, shape: Shape) -> int:
+    values = msgspec.structs.asdict(shape)
+    row = tx.one("shape.find", **values) or tx.one("shape.add", **values)
+    return int(row[0]) if row else 0
+
+
+def _count(tx: Tx, mine: dict[str, str]) -> int:
+    row = tx.one("variety.count", **mine)
+    return int(row[0]) if row else 0

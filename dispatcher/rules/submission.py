@@ -1,0 +1,397 @@
+"""How jobs enter the queue: all of a request, or none, however often it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, Shape, shape_of
+from ailurus.protocol.states import FINAL, JobState
+from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import dependencies, retention
+from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.lanes import Lanes
+
+TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
+FEW, SHORT = 10, 32_000  # jobs, and characters of them, that are prepared on the event loop
+LINKS = 1000  # that a job waits for another: of one commit
+MOST_LINKS = 1_000_000  # of one submission
+_encode = msgspec.json.Encoder().encode
+
+
+class Prepared(Struct, frozen=True, gc=False):
+    """A job ready to be stored; made off the event loop."""
+
+    spec: JobSpec
+    body: bytes
+    shape: Shape
+    wants: int
+    after: tuple[int, ...] = ()
+    """Where in the request the jobs stand that a retried job waits for."""
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What is to be stored once, however often it is sent."""
+
+    by: str
+    """Whose request it is: an id is one of its sender's."""
+    request_id: str
+    digest: str
+    """What it says, to know it again."""
+    owner: str
+    """Whose the jobs are: another's if an admin retries them."""
+    sees: str
+    """Whose jobs may be depended on; empty for everybody's."""
+    group: str
+    retries: tuple[int, ...] = ()
+    """The final jobs that these are new tries of, in their order; none: they are new."""
+
+
+class Known(Struct, frozen=True):
+    """A request that was taken before; `digest` None: by a version that did not keep it."""
+
+    answer: m.Submitted
+    digest: str | None
+
+
+def brief(jobs: Sequence[JobSpec]) -> bool:
+    """Whether these are prepared in less time than a thread takes to begin."""
+    return len(jobs) <= FEW and sum(map(_length, jobs)) <= SHORT
+
+
+def _length(job: JobSpec) -> int:
+    """About how many characters a specification has, without its names."""
+    text = len(job.command) + len(job.script) + sum(map(len, job.environment.values()))
+    parts = len(job.environment) + len(job.inputs) + len(job.outputs) + len(job.depends_on)
+    return text + 100 * parts
+
+
+def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
+    """Encode the specifications as they will be sent to pilots. Jobs in a row that wait for the same ones
+    get one list of them: `links` compares no two of a million."""
+    made: list[Prepared] = []
+    last: tuple[int | str, ...] = ()
+    for spec in jobs:
+        if spec.depends_on and spec.depends_on == last:
+            spec = replace(spec, depends_on=last)  # noqa: PLW2901
+        last = spec.depends_on
+        made.append(prepared(spec))
+    return made
+
+
+def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
+    """One of them."""
+    wants = sum(not file.url for file in spec.inputs)
+    return Prepared(spec, _encode(spec), shape_of(spec), wants, after)
+
+
+def check_links(jobs: Sequence[JobSpec]) -> None:
+    """Raise Rejected for a submission whose jobs wait for more than a store can write in some seconds."""
+    total = sum(len(job.depends_on) for job in jobs)
+    if total > MOST_LINKS:
+        raise Rejected(
+            422,
+            f"these jobs have {total} dependencies: a submission may have {MOST_LINKS}",
+            field="jobs",
+            remedy="submit them in several requests, or let one job wait for all parents and the others "
+            "for that one",
+        )
+
+
+def digest_of(jobs: Sequence[Prepared]) -> str:
+    """What a request says. Defaults are left out of a body, so it is the same in the next version."""
+    digest = hashlib.sha256()
+    for at in range(0, len(jobs), 100):  # all together would be a copy of them
+        digest.update(b"\n" * (at > 0) + b"\n".join(job.body for job in jobs[at : at + 100]))
+    return digest.hexdigest()
+
+
+def known(tx: Tx, by: str, request_id: str) -> Known | None:
+    """The first answer to a request that comes again."""
+    row = tx.one("request.find", owner=by, request_id=request_id)
+    if row is None or not row[2]:
+        return None
+    ids = tuple(range(row[0], row[0] + row[1]))
+    return Known(m.Submitted(job_ids=ids, repeated=True), row[4])
+
+
+def another(request_id: str) -> Rejected:
+    """The refusal of a request whose id stands for something else."""
+    return Rejected(
+        422,
+        f"request {request_id!r} was sent before with other contents",
+        field="request_id",
+        remedy="an id belongs to one request: give this one its own",
+    )
+
+
+class Taken(Exception):
+    """The same request is being stored, or has been stored meanwhile, by another process."""
+
+
+def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> int:
+    """Set ids aside for a request. Returns the first one. Raises Taken."""
+    mine = {"owner": request.by, "request_id": request.request_id}
+    row = tx.one("request.find", **mine)
+    if row is not None:
+        if row[2] or row[3] != process:
+            raise Taken
+        drop(tx, request.by, request.request_id, row[0], row[1])  # we began it, and could not go on
+    row = tx.one("series.take", name="job", by=jobs)
+    first = row[0] - jobs + 1 if row else 0
+    row = tx.one(
+        "request.add",
+        **mine,
+        first=first,
+        jobs=jobs,
+        made=now,
+        process=process,
+        digest=request.digest,
+    )
+    if row is None:
+        raise Taken
+    for new_id, job_id in enumerate(request.retries, start=first):
+        claim = {"job_id": job_id, "new_id": new_id, "made_by": request.by, "made": now}
+        if tx.one("retry.claim", **claim) is None:
+            raise Rejected(
+                409,
+                f"job {job_id} is being retried by somebody else",
+                field="job_ids",
+                remedy=f"look at it: dispatcher show {job_id}",
+            )
+    return first
+
+
+def still_ours(tx: Tx, request: Request, first: int) -> None:
+    """Raise Taken if a request was taken from us: we were silent, and thought to be gone."""
+    row = tx.one("request.find", owner=request.by, request_id=request.request_id)
+    if row is None or row[0] != first:
+        raise Taken
+
+
+def add(
+    tx: Tx,
+    jobs: Sequence[Prepared],
+    *,
+    at: int,
+    first: int,
+    owner: str,
+    shapes: dict[int, Shape],
+    ranks: Sequence[float],
+    now: float,
+    group: str,
+    turns: Turns,
+) -> None:
+    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and what they
+    wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the `group`."""
+    lanes = Lanes(tx, owner, group, turns, shapes, now)
+    rows: list[dict[str, Any]] = [
+        {
+            "job_id": job_id,
+            "queue": job.spec.queue,
+            "shape_id": lanes.number(job.spec.queue, job.shape),
+            "priority": job.spec.priority,
+            "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
+            "retry_all": job.spec.max_attempts is not None,
+            "created": now,
+            "owner": owner,
+            "rank": ranks[job_id - first - at],
+            "name": job.spec.name,
+            "spec": job.body,
+            "wants": job.wants,
+        }
+        for job_id, job in enumerate(jobs, start=first + at)
+    ]
+    lots = Counter((row["queue"], row["shape_id"]) for row in rows)
+    for (queue, shape_id), n in lots.items():
+        tx.count(queue, shape_id, JobState.DEFINED, n, owner)
+    tx.many("job.add", rows)
+    tx.many("body.add", rows)
+    mixed = {shape_id for _, shape_id in lots if lanes.mixed(shape_id)}
+    if mixed:
+        sized = (
+            {"job_id": row["job_id"], **msgspec.structs.asdict(job.shape)}
+            for row, job in zip(rows, jobs, strict=True)
+            if row["shape_id"] in mixed
+        )
+        tx.many("sized.add", sized)
+
+
+class Link(NamedTuple):
+    """That a job waits for another: their places in the request, or the other's id and where it was
+    said."""
+
+    child: int
+    parent: int
+    nr: int = -1  # in `depends_on`; below 0: the parent is of this request
+
+
+def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
+    """What the jobs of a request wait for, each once. `places`: of its jobs, by name.
+
+    Jobs in a row that wait for the same ones are told of parent by parent: the rows of one lie together.
+    """
+    waiting = ((nr, job) for nr, job in enumerate(jobs) if job.spec.depends_on or job.after)
+    for (depends_on, after), group in groupby(
+        waiting, key=lambda one: (one[1].spec.depends_on, one[1].after)
+    ):
+        inside = dict.fromkeys(after)
+        outside: dict[int, int] = {}
+        for nr, parent in enumerate(depends_on):
+            if not isinstance(parent, str):
+                outside.setdefault(parent, nr)
+            elif not after:  # else they are these, and no name is needed
+                inside.setdefault(places[parent])
+        if inside or outside:
+            children = [child for child, _ in group]
+            yield from (Link(child, place) for place in inside for child in children)
+            yield from (
+                Link(child, parent, nr) for parent, nr in outside.items() for child in children
+            )
+
+
+def link(
+    tx: Tx, part: Sequence[Link], jobs: MutableSequence[Prepared], *, first: int, sees: str
+) -> None:
+    """Store some of what the jobs of a request wait for. A job gets those inputs filled in whose makers
+    were moved away. `sees`: whose jobs may be depended on; empty for everybody's. Raises Rejected."""
+    states, moved = _parents(tx, part, sees)
+    waits: Counter[int] = Counter()
+    files: dict[int, list[m.FileRecord]] = {}
+    rows = []
+    for child, parent, nr in part:
+        ended = nr >= 0 and states[parent] == JobState.FINISHED
+        waits[first + child] += not ended
+        # a parent that has finished may still be telling its children: this one knows
+        rows.append(
+            {
+                "parent": parent if nr >= 0 else first + parent,
+                "child": first + child,
+                "told": int(ended),
+            }
+        )
+        if nr >= 0 and parent in moved and jobs[child].wants:
+            files.setdefault(child, []).extend(moved[parent])
+    tx.many("parent.add", rows)
+    tx.many("job.wait_for", ({"job_id": child, "n": n} for child, n in waits.items() if n))
+    for child, made in files.items():
+        jobs[child] = _filled(jobs[child], made)
+        tx.run("body.fill", job_id=first + child, spec=jobs[child].body, wants=jobs[child].wants)
+
+
+def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m.Submitted:
+    """Let all jobs of a request begin: from here on the submission is accepted."""
+    last = first + jobs - 1
+    groups = tx.all("job.defined_range", first=first, last=last)
+    doomed = tx.all("job.doomed", first=first, last=last)
+    tx.run("job.open_range", first=first, last=last, now=now)
+    for queue, shape, state, n, owner in groups:
+        tx.count(queue, shape, JobState.DEFINED, -n, owner)
+        tx.count(queue, shape, state, n, owner)
+        tx.tell(
+            "submitted",
+            at=now,
+            queue=queue,
+            shape_id=shape,
+            state=state,
+            jobs=n,
+            first=first,
+            last=last,
+        )
+    for job_id, code, diagnosis in doomed:
+        dependencies.fail(tx, job_id, code=code, diagnosis=diagnosis, now=now)
+    if doomed:
+        tx.tell("unfolding", at=now, job_id=doomed[0][0])
+    for new_id, job_id in enumerate(request.retries, start=first):
+        tx.tell("retried", at=now, job_id=job_id, by=request.by, new=new_id)
+        tx.tell("retry", at=now, job_id=new_id, by=request.by, of=job_id)
+    tx.run("request.complete", owner=request.by, request_id=request.request_id)
+    return m.Submitted(job_ids=tuple(range(first, first + jobs)))
+
+
+def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
+    """Forget a request that was not accepted, with the jobs that nobody has seen."""
+    clear(tx, first, first + jobs - 1)
+    tx.run("request.drop", owner=owner, request_id=request_id)
+
+
+def clear(tx: Tx, first: int, last: int) -> None:
+    """Forget some jobs of such a request, with what they wait for."""
+    for queue, shape, _, n, whose in tx.all("job.defined_range", first=first, last=last):
+        tx.count(queue, shape, JobState.DEFINED, -n, whose)
+    for table in ("job", "body", "parent", "retry", "sized"):
+        tx.run(f"{table}.drop_range", first=first, last=last)
+
+
+def spans(jobs: Sequence[Prepared]) -> Iterator[tuple[int, int]]:
+    """The jobs of a request, first and last place, as they can be cleared in one commit each."""
+    begin = rows = 0
+    for place, job in enumerate(jobs):
+        if place > begin and (rows > LINKS or place - begin == TOGETHER):
+            yield begin, place - 1
+            begin, rows = place, 0
+        rows += len(job.spec.depends_on) + len(job.after)
+    yield begin, len(jobs) - 1
+
+
+def drop_broken(tx: Tx, process: str) -> int:
+    """Forget submissions that the end of a process cut short: they were never answered. How many."""
+    broken = tx.all("request.broken", process=process)
+    for owner, request_id, first, jobs in broken:
+        drop(tx, owner, request_id, first, jobs)
+    return len(broken)
+
+
+def _parents(
+    tx: Tx, part: Sequence[Link], sees: str
+) -> tuple[dict[int, str], dict[int, Sequence[m.FileRecord]]]:
+    """The states of the jobs from outside a request that some of its jobs wait for, and the files of those
+    that were moved away. Raises Rejected for those that cannot be waited for."""
+    wanted = {one.parent: one for one in reversed(part) if one.nr >= 0}
+    if not wanted:
+        return {}, {}
+    ids = _encode(sorted(wanted)).decode()
+    found = {job_id: (state, owner) for job_id, state, owner in tx.all("job.parents", ids=ids)}
+    moved: dict[int, Sequence[m.FileRecord]] = {}
+    for child, parent, nr in sorted(wanted.values()):
+        if parent not in found and (old := retention.kept(tx, parent)) is not None:
+            found[parent] = (old.row.state, old.row.user)
+            moved[parent] = old.files
+        state, owner = found.get(parent, ("", ""))
+        where = f"jobs[{child}].depends_on[{nr}]"
+        # one that is still being submitted is not there yet, were it this very job
+        if state in ("", JobState.DEFINED) or (sees and owner != sees):
+            raise Rejected(
+                422, f"there is no job {parent}", field=where, remedy="see `dispatcher jobs`"
+            )
+        if state in FINAL and state != JobState.FINISHED:
+            raise Rejected(
+                422,
+                f"job {parent} is {state}",
+                field=where,
+                remedy="retry it, and depend on the new job",
+            )
+    return {parent: state for parent, (state, _) in found.items()}, moved
+
+
+def _filled(job: Prepared, files: Sequence[m.FileRecord]) -> Prepared:
+    """The job with inputs that are outputs of jobs whose files the queue no longer lists."""
+    made = {file.name: file for file in files}
+    inputs = tuple(
+        replace(
+            one, url=made[one.name].url, size=made[one.name].size, adler32=made[one.name].adler32
+        )
+        if not one.url and one.name in made
+        else one
+        for one in job.spec.inputs
+    )
+    return prepared(replace(job.spec, inputs=inputs), job.after)

@@ -1,0 +1,50 @@
+"""Whose turn it is: users share a queue, however much one of them has submitted before the others.
+
+Start-time fair queueing: each job gets a rank when it is submitted, its user's last rank and on by what
+the job takes, but never behind the job whose turn it is now. Jobs of one priority are handed out by
+rank, so a user with ten jobs waits for ten turns, not for ten thousand jobs of another. It costs an
+acquire nothing: the rank stands in the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from dispatcher.ports import Tx
+from dispatcher.rules.group_turns import Turns, turns_of
+
+
+def turns(jobs: Iterable[tuple[str, int]], share: float) -> tuple[list[float], dict[str, float]]:
+    """How far into its queue's turns each job ends, and what they take in each queue.
+
+    `jobs` are queues and cores: a job takes its cores by the share of its user.
+    """
+    taken: dict[str, float] = {}
+    ends = []
+    for queue, cores in jobs:
+        taken[queue] = taken.get(queue, 0.0) + max(1, cores) / share
+        ends.append(taken[queue])
+    return ends, taken
+
+
+def begin(
+    tx: Tx, owner: str, takes: Mapping[str, float], group: str, turns: Turns
+) -> dict[str, float]:
+    """Where a user's turns in queues begin, which are given away by this up to what is taken. Users of
+    one group take turns among each other."""
+    begins = {}
+    for queue in sorted(takes):
+        heads = [
+            row[0]
+            for name, shape_id, _ in tx.all("counter.ready", queue=queue)
+            if name == queue
+            and turns.group(tx, shape_id) == group
+            and (row := tx.one("share.head", queue=queue, shape_id=shape_id)) is not None
+        ]
+        line = turns_of(queue, group)
+        mine = tx.one("share.get", queue=line, owner=owner)
+        last = tx.one("share.last", queue=line)
+        now = min(heads) if heads else (last[0] if last else 0.0)
+        begins[queue] = max(now, mine[0] if mine else 0.0)
+        tx.run("share.put", queue=line, owner=owner, rank=begins[queue] + takes[queue])
+    return begins

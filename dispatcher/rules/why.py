@@ -1,0 +1,186 @@
+"""Why a job is where it is, in one sentence with numbers. Pure: the caller gathers the facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from ailurus.protocol.job import JobSpec, Room, Shape
+from ailurus.protocol.messages import GroupRow, JobRow, Trouble, Why
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from dispatcher.rules import remedies
+
+LIMITS = (  # what the job asks for, what it is called in a job file, what a worker offers, unit
+    ("cores", "cores", "cores", "cores"),
+    ("memory_mb", "memory", "memory_mb", "MB of memory"),
+    ("disk_mb", "disk", "disk_mb", "MB of disk"),
+    ("gpus", "gpus", "gpus", "GPUs"),
+    ("nodes", "nodes", "nodes", "nodes"),
+)
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A slot that a site can provision, or a worker that lives."""
+
+    name: str
+    total: Room
+    free: Room | None = None  # None: a slot, no worker yet
+    site: str = ""  # of a slot
+    foreign: bool = False
+    """A PanDA pilot: what others of its queue can hold, only its own site knows."""
+
+
+def short_of(shape: Shape, room: Room) -> str:
+    """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
+    for wants, _, has, unit in LIMITS:
+        need, there = getattr(shape, wants), getattr(room, has)
+        if need > there:
+            return f"needs {need} {unit}, has {there}"
+    if room.seconds_left is not None and shape.walltime_s > room.seconds_left:
+        return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
+    return ""
+
+
+def sizes(offers: Iterable[Offer]) -> list[Offer]:
+    """One offer of each size: what is asked of each for many jobs."""
+    return list({(offer.total, offer.foreign): offer for offer in offers}.values())
+
+
+def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[str, str] | None:
+    """The field, and what is wrong with it, if no offer could ever hold the job; else None.
+
+    Without any offer nothing is known, so nothing is impossible.
+    """
+    offers = [offer for offer in offers if not offer.foreign]
+    if not offers or any(not short_of(shape, offer.total) for offer in offers):
+        return None
+    for wants, field, has, unit in LIMITS:
+        most = max(getattr(offer.total, has) for offer in offers)
+        if getattr(shape, wants) > most:
+            asked = getattr(spec, wants)
+            return field, f"{asked} {unit} are asked for, the largest slot of its queues has {most}"
+    return "walltime", "no single slot of its queues has all that is asked for"
+
+
+def waiting(
+    row: JobRow,
+    spec: JobSpec,
+    shape: Shape,
+    offers: Sequence[Offer],
+    ahead: int,
+    group: GroupRow | None = None,
+    troubles: Sequence[Trouble] = (),
+) -> Why:
+    """Why an activated job has not started. `troubles`: of those that serve its queue."""
+    wrong = [trouble.sentence for trouble in troubles]
+    helps = next((trouble.remedy for trouble in troubles if trouble.remedy), "")
+
+    def answer(verdict: str, sentence: str, blockers: Sequence[str] = (), remedy: str = "") -> Why:
+        return Why(
+            job_id=row.job_id,
+            state=row.state,
+            verdict=verdict,
+            sentence=sentence,
+            blockers=(*blockers, *wrong),
+            remedy=remedy or helps,
+        )
+
+    queue = f"queue {row.queue}" if row.queue else "any queue"
+    place = (
+        f"of the jobs like it, {ahead} are in front of it"
+        if ahead
+        else "of the jobs like it, it is the first"
+    )
+    if group is not None:
+        name = f"group {group.name}" if group.name else "users without a group"
+        place += f"; {name}, with {group.waiting} jobs waiting, gets {group.due:.0%} of the turns"
+    if not offers:
+        return answer(
+            "later",
+            f"No pilot serves {queue} and no site offers one; {place}.",
+            remedy=helps or "start a pilot or an edge for this queue, or submit to another one",
+        )
+    if fault := impossible(spec, shape, offers):
+        return answer(
+            "never",
+            f"It can never start: {fault[1]}.",
+            sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
+            f"ask for less `{fault[0]}`, or let a site offer a larger slot",
+        )
+    foreign = sum(offer.foreign for offer in offers)
+    offers = [offer for offer in offers if not offer.foreign]
+    if not offers:
+        return answer(
+            "later",
+            f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job; {place}.",
+        )
+    fitting = [offer for offer in offers if not short_of(shape, offer.total)]
+    workers = [offer for offer in fitting if offer.free is not None]
+    if not workers:
+        held = {trouble.site for trouble in troubles if trouble.site}
+        names = sorted({offer.name for offer in fitting if offer.site not in held})
+        can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
+        return answer("later", f"No pilot that could hold it is running; {can}; {place}.")
+    busy = Counter(short_of(shape, offer.free) for offer in workers if offer.free is not None)
+    free = busy.pop("", 0)
+    if free:
+        return answer("now", f"{free} of {len(workers)} pilots have room for it; {place}.")
+    return answer(
+        "later",
+        f"All {len(workers)} pilots that could hold it are busy; {place}.",
+        [f"{n} pilots: it {reason}" for reason, n in busy.most_common()],
+    )
+
+
+def elsewhere(
+    row: JobRow, parents: Sequence[tuple[int, str]], told: str = "", late: bool = False
+) -> Why:
+    """Why a job in any other state is in it. `told`: what helps, by the pilot of its last attempt;
+    `late`: its pilot has missed a heartbeat."""
+    blockers: tuple[str, ...] = ()
+    verdict, remedy = "runs", ""
+    sentence = f"It is {row.state} on worker {row.worker_id}."
+    if row.state in WITH_WORKER and late:
+        sentence += " That pilot has missed a heartbeat: is it lost, another one gets the job."
+    if row.state is JobState.PENDING:
+        left = [
+            f"job {parent} is {state}" for parent, state in parents if state != JobState.FINISHED
+        ]
+        verdict, blockers = "later", tuple(left[:20])
+        sentence = f"It waits for {len(left)} of the {len(parents)} jobs that it depends on."
+    elif row.state in FINAL:
+        verdict = "done"
+        sentence = (
+            f"It is {row.state}"
+            + (f" with code {row.code}: {row.diagnosis}" if row.code else "")
+            + "."
+        )
+        if row.state is JobState.FAILED:
+            remedy = remedies.after(row, parents, told)
+    elif row.state is JobState.DEFINED:
+        verdict, sentence = "now", "Its submission is being stored."
+    return Why(
+        job_id=row.job_id,
+        state=row.state,
+        verdict=verdict,
+        sentence=sentence,
+        blockers=blockers,
+        remedy=remedy,
+    )
+
+
+def hopeless(row: JobRow, above: Sequence[tuple[int, str]]) -> Why:
+    """Why a job that waits for others can never start: those of them, near or far, that cannot either,
+    and what is wrong with each."""
+    job_id, fault = above[0]
+    rest = f", and {len(above) - 1} more" if above[1:] else ""
+    return Why(
+        job_id=row.job_id,
+        state=row.state,
+        verdict="never",
+        sentence=f"It can never start: it waits for job {job_id}{rest}, which can never start: {fault}.",
+        blockers=tuple(f"job {parent}: {why}" for parent, why in above[:20]),
+        remedy=f"cancel job {job_id}, and submit it and what waits for it so that a site can hold it",
+    )

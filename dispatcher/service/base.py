@@ -1,0 +1,332 @@
+"""What the three kinds of callers share: the store, who waits, who holds what, who was heard when."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.messages import SlotShape
+from ailurus.protocol.worker import Ending, Phase
+from ailurus.wire.retry import LONGEST_BACKOFF_S
+from dispatcher.accounts.rates import Limiter
+from dispatcher.memory.black_holes import Hosts
+from dispatcher.memory.leases import AwakeClock, Lease, Leases
+from dispatcher.memory.waiting import Hub, Signal
+from dispatcher.ports import Bulletin, Row, Store, Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import views
+from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.why import Offer
+from dispatcher.service.peers import Others
+from dispatcher.service.search import Searches
+
+log = Log("dispatcher")
+TICK_S = 0.5
+PANDA = "PanDA"  # the version of workers that stand for PanDA's pilots
+HARVESTERS = "harvester:"
+"""How the intents begin under which Harvester's workers are planned."""
+WISHES = 400  # jobs of one bulletin
+BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
+EXCLUDED = "excluded"  # the kind of fact
+KEY = 40  # hexadecimal digits of a key; 24 are left of an HMAC for a seal
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What `dispatcher serve` was told."""
+
+    heartbeat_s: float = 10.0
+    beats_per_lease: int = 3
+    edge_lease_s: float = 120.0
+    shares: Mapping[str, float] = {}  # of users; 1 of all others
+    groups: Mapping[str, float] = {}  # the same of groups of users; '' is who is in none of them
+    retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
+    live_log_bytes: int = 16_000_000  # of one stream of one attempt
+
+
+class Heard(Struct):
+    """What memory knows of a worker; `last` is flushed to the store in bulk."""
+
+    worker_id: int
+    site: str
+    queue: str
+    host: str
+    room: Room
+    total: Room
+    last: float
+    until: float  # awake time after which it counts as lost
+    draining: bool = False
+    flushed: bool = False
+    ended: int = 0  # of its jobs, so far
+    waits: Signal | None = None  # of its acquire that is held here
+    silent: bool = False  # it, or a lease of its, has run out, and it has not said what it has
+    strays: tuple[int, ...] = ()  # jobs that it says it runs, and that are another's by now
+    passing: bool = False
+    """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
+
+
+class SiteLease(Struct):
+    """The edge that provisions a site now."""
+
+    instance: str
+    epoch: int
+    slots: tuple[SlotShape, ...]
+    online: bool
+    until: float  # awake time
+    heard: float = 0.0  # when its edge was last heard, seconds since 1970
+    room: int | None = None  # how many more workers it could take, when it last asked
+    word: m.SiteWord | None = None  # its last decision
+
+
+class Core:
+    """State in memory beside the store. All of it can be rebuilt from the store at a start."""
+
+    def __init__(
+        self,
+        store: Store,
+        secret: bytes,
+        mint: Callable[..., str],
+        settings: Settings,
+        clock: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self.loops = store.loops
+        self.settings = settings
+        self.mint = mint
+        self.now = clock
+        self.awake = AwakeClock(TICK_S)
+        self.shapes: dict[int, Shape] = {}
+        self.hub = Hub(self.shapes)
+        self.leases = Leases()
+        self.heard: dict[int, Heard] = {}
+        self.losses = 0
+        """How often workers were taken for lost: what was read of one before is not true any more."""
+        self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
+        self.outage: dict[int, float] = {}  # the same of workers behind relays
+        self.sites: dict[str, SiteLease] = {}
+        self.hosts = Hosts()
+        self.turns = Turns(settings.groups)
+        self.searches = Searches(store)
+        self.limiter: Limiter | None = None  # of the door, where there is one
+        self.giver = ""  # what this store is called, whichever dispatcher serves it
+        self._secret = secret
+        self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._arrivals: dict[int, set[Signal]] = {}
+        self._unfold = asyncio.Event()
+        self.others = Others(self)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Told to every worker: short while there are few, at most half an hour."""
+        return min(1800.0, max(self.settings.heartbeat_s, len(self.heard) / BEATS_PER_S))
+
+    @property
+    def lease_s(self) -> float:
+        return self.heartbeat_s * self.settings.beats_per_lease
+
+    def length(self, worker_id: int) -> float:
+        """How long a worker may be silent: PanDA's clients report each half hour."""
+        return self.patience.get(worker_id) or self.outage.get(worker_id) or self.lease_s
+
+    def words(self, job_id: int, attempt_nr: int, worker_id: int) -> tuple[str, str]:
+        """The report key of one attempt, which authorises its final report, and its seal, which comes with
+        the attempt and again with what ends it: that it is we who say so, and that our store knows the
+        attempt. Derived, so that no store holds them: two parts of one HMAC, of which the one, that every
+        report holds, says nothing about the other."""
+        made = self._derived(f"{job_id}.{attempt_nr}.{worker_id}")
+        return made[:KEY], made[KEY:]
+
+    def seal(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
+        """The seal alone."""
+        return self.words(job_id, attempt_nr, worker_id)[1]
+
+    def key(self, purpose: str) -> str:
+        """A key for one purpose, derived from the dispatcher's secret."""
+        return self._derived(purpose)[:KEY]
+
+    def _derived(self, purpose: str) -> str:
+        return hmac.digest(self._secret, purpose.encode(), "sha256").hex()
+
+    def remember(
+        self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float
+    ) -> Heard:
+        """Hold a worker in memory from here on."""
+        until = self.awake.now + self.length(worker_id)
+        heard = Heard(worker_id, site, queue, host, total, total, last, until)
+        self.heard[worker_id] = heard
+        return heard
+
+    def recall(self, row: Row) -> Heard:
+        """Hold a worker of the store in memory."""
+        kept = views.worker(row)
+        heard = self.remember(
+            kept.worker_id, kept.site, kept.queue, kept.host, kept.total, kept.last_heard
+        )
+        heard.draining = bool(row[15])
+        heard.passing = (kept.version, kept.intent) == (PANDA, "")
+        return heard
+
+    def know_site(self, site: str, row: Sequence[Any]) -> SiteLease:
+        """Who provisions a site, as the store says. What is new to us runs from now on."""
+        instance, epoch, slots, online, heard = row
+        lease = self.sites.get(site)
+        if lease is not None and epoch < lease.epoch:
+            return lease  # the row was read before another edge took the site
+        until = self.awake.now + self.settings.edge_lease_s
+        if lease is not None and (lease.instance, lease.epoch) == (instance, epoch):
+            until = until if (heard or 0.0) > lease.heard else lease.until
+        kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
+        room, word = (lease.room, lease.word) if lease is not None else (None, None)
+        lease = SiteLease(instance, epoch, kept, bool(online), until, heard or 0.0, room, word)
+        self.sites[site] = lease
+        return lease
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is ours to take for lost, to tell children, to tidy up."""
+        return self.store.alone or self.others.leads
+
+    def take_over(self) -> None:
+        """Begin to lead: whatever others may have heard, every lease has its full length again."""
+        self.hold_all()
+        self._unfold.set()
+
+    def hold_all(self) -> None:
+        """Give every lease its full length from now on. Whoever found nobody to talk to waits for a while
+        before it tries again: none is shorter than that."""
+        for lease in self.leases.all():
+            self.leases.hold(lease, self._full(lease.worker_id))
+        for heard in self.heard.values():
+            heard.until = self._full(heard.worker_id)
+
+    def _full(self, worker_id: int) -> float:
+        return self.awake.now + max(self.length(worker_id), 2 * LONGEST_BACKOFF_S)
+
+    def offers(self, queue: str) -> list[Offer]:
+        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers.
+        Any thread may ask: others come and go meanwhile."""
+        slots = [
+            Offer(name=f"{site}/{slot.name}", total=slot.room, site=site)
+            for site, lease in list(self.sites.items())
+            for slot in lease.slots
+            if lease.online and queue in ("", slot.queue)
+        ]
+        return slots + [
+            Offer(
+                name=f"worker {heard.worker_id}",
+                total=heard.total,
+                free=heard.room,
+                foreign=heard.worker_id in self.patience,
+            )
+            for heard in list(self.heard.values())
+            if queue in ("", heard.queue) and not heard.draining
+        ]
+
+    async def job_of(self, job_id: int, owns: Callable[[str], bool]) -> Row:
+        """The row of a job that the caller may see. Others' jobs do not exist for it."""
+        row = await self.store.read(lambda tx: tx.one("job.row", job_id=job_id))
+        if row is None or not owns(row[3]):
+            raise Rejected(
+                404, f"there is no job {job_id}", field="job_id", remedy="see `dispatcher jobs`"
+            )
+        return row
+
+    def log_arrival(self, job_id: int) -> Signal:
+        """Done when the pilot of a job sends something to look at."""
+        signal: Signal = asyncio.get_running_loop().create_future()
+        waiting = self._arrivals.setdefault(job_id, set())
+        waiting.add(signal)
+        signal.add_done_callback(waiting.discard)
+        return signal
+
+    def log_arrived(self, job_id: int) -> None:
+        """Wake those who look at a job."""
+        for signal in self._arrivals.pop(job_id, set()).copy():
+            if not signal.done():
+                signal.set_result(None)
+
+    async def arrived(self, job_id: int) -> None:
+        """The same at all processes, while somebody looks."""
+        self.log_arrived(job_id)
+        lease = self.leases.of(job_id)
+        if not self.store.alone and lease is not None and lease.log_wanted > self.awake.now:
+            await self.store.spread(Bulletin(kind="arrived", job_ids=(job_id,)))
+
+    async def tail_came(self, lease: Lease, text: str) -> None:
+        """A pilot has sent the end of a file that somebody asked for."""
+        lease.tail, lease.tail_wanted = text, ""
+        fact = {"kind": "tail", "owner": "", "name": str(lease.job_id), "at": self.now()}
+        if not self.store.alone:
+            await self.store.write(lambda tx: tx.run("fact.put", **fact, data=text))
+            await self.store.spread(Bulletin(kind="arrived", job_ids=(lease.job_id,)))
+        self.log_arrived(lease.job_id)
+
+    @property
+    def process(self) -> str:
+        """Our name among the processes on a shared store."""
+        return "" if self.store.alone else self.others.name
+
+    async def wish(self, kind: str, *job_ids: int, text: str = "", seconds: float = 0.0) -> None:
+        """Something about running jobs that whoever talks to their pilots is to pass on."""
+        for at in range(0, len(job_ids), WISHES):
+            part = job_ids[at : at + WISHES]
+            bulletin = Bulletin(kind=kind, job_ids=part, text=text, seconds=seconds)
+            self.others.hear(bulletin)
+            if not self.store.alone:
+                await self.store.spread(bulletin)
+
+    def worker_row(self, row: Row) -> m.WorkerRow:
+        """A worker's row with what memory knows more recently."""
+        heard = self.heard.get(row[0])
+        if heard is None:
+            return views.worker(row)
+        jobs = (*(lease.job_id for lease in self.leases.of_worker(row[0])), *heard.strays)
+        return views.worker(row, heard=heard.last, room=heard.room, jobs=jobs)
+
+
+def foreign(version: str, intent: str) -> bool:
+    """Whether a worker stands for a PanDA pilot: no edge of ours has it, and none may count on it."""
+    return version == PANDA or intent.startswith(HARVESTERS)
+
+
+def end_worker(
+    tx: Tx,
+    worker_id: int,
+    ending: Ending,
+    diagnosis: str,
+    *,
+    now: float,
+    batch_id: str = "",
+    site: str = "",
+    queue: str = "",
+    host: str = "",
+) -> None:
+    """Write down that a worker has ended, and how. Where it was goes into the event alone."""
+    tx.run(
+        "worker.phase",
+        worker_id=worker_id,
+        phase=Phase.ENDED,
+        ending=ending,
+        ended=now,
+        batch_id=batch_id,
+        diagnosis=diagnosis,
+    )
+    tx.tell(
+        "worker",
+        at=now,
+        worker_id=worker_id,
+        phase=str(Phase.ENDED),
+        ending=str(ending),
+        site=site,
+        queue=queue,
+        host=host,
+    )

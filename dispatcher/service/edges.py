@@ -1,0 +1,319 @@
+"""What edges ask: the lease of a site, demand, tokens for the workers they are about to submit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import Shape
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher.auth.caller import Caller
+from dispatcher.ports import Row, Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import lanes, queue, views
+from dispatcher.service.base import Core, SiteLease, end_worker, foreign
+
+_encode = msgspec.json.Encoder().encode
+MINTED = 50  # tokens signed in one go: others get their turn between two
+RECENT_S = 900.0  # how long an ended worker is still told to its edge
+
+
+class Edges(Core):
+    """The part of the service that edges see."""
+
+    async def hello(self, ask: m.Hello, caller: Caller) -> m.Welcome:
+        """Take or renew the lease of a site: one edge at a time provisions it."""
+        _at_home(ask.site, caller)
+        if not self.store.alone:  # it may have spoken to another dispatcher
+            row = await self.store.read(lambda tx: tx.one("site.get", site=ask.site))
+            if row is not None:
+                self.know_site(ask.site, row)
+        old = self.sites.get(ask.site)
+        if old is not None and old.instance != ask.instance and old.until > self.awake.now:
+            raise Rejected(
+                409,
+                f"another edge ({old.instance}) provisions site {ask.site}",
+                field="instance",
+                remedy=f"stop that one, or wait {old.until - self.awake.now:.0f} s after it has stopped",
+            )
+        changed = old is None or (old.instance, old.slots, old.online) != (
+            ask.instance,
+            ask.slots,
+            ask.online,
+        )
+        epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
+        until = self.awake.now + self.settings.edge_lease_s
+        room, word = (old.room, old.word) if old else (None, None)
+        if changed:
+            await self.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
+        self.sites[ask.site] = SiteLease(
+            ask.instance, epoch, ask.slots, ask.online, until, self.now(), room, word
+        )
+        return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s, giver=self.giver)
+
+    def _keep_site(self, tx: Tx, ask: m.Hello, old: SiteLease | None, epoch: int) -> None:
+        row = tx.one("site.get", site=ask.site)
+        if row is not None and (old is None or row[1] != old.epoch):
+            raise Rejected(
+                409,
+                f"another edge ({row[0]}) has just taken site {ask.site}",
+                field="instance",
+                remedy="stop that one",
+            )
+        tx.run(
+            "site.put",
+            site=ask.site,
+            instance=ask.instance,
+            epoch=epoch,
+            slots=_encode(ask.slots).decode(),
+            online=int(ask.online),
+            heard=self.now(),
+        )
+        tx.tell(
+            "edge",
+            at=self.now(),
+            site=ask.site,
+            instance=ask.instance,
+            epoch=epoch,
+            online=ask.online,
+        )
+
+    async def demand(self, ask: m.AskDemand, caller: Caller) -> m.Demand:
+        """Ready jobs by shape in the site's queues, and the site's workers."""
+        site = self._lease_of(ask.site, ask.epoch, caller)
+        site.room = ask.room
+        site.word = ask.word or site.word
+        served = {slot.queue for slot in site.slots} | {""}
+
+        def gather(tx: Tx) -> tuple[Counter[tuple[str, Shape]], list[Row]]:
+            ready = [
+                row
+                for row in tx.all("counter.all")
+                if row[0] in served and row[2] == JobState.ACTIVATED
+            ]
+            if any(row[1] not in self.shapes for row in ready):
+                self.shapes.update(queue.all_shapes(tx))
+            of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
+            for name, number, _, n in ready:
+                if self.turns.mixed(
+                    tx, number
+                ):  # the first of them: what is behind is told when they are gone
+                    first = lanes.ready(tx, name, number, 1, queue.ANYTHING, lambda _: True)
+                    of_shape.update((name, shape) for *_, shape in first)
+                    continue
+                of_shape[name, self.shapes[number]] += n
+            alive = [
+                row
+                for row in tx.all("worker.page", site=ask.site, ended=False, most=100_000)
+                if not foreign(row[13], row[10])
+            ]
+            return of_shape, alive + tx.all(
+                "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
+            )
+
+        ready, workers = await self.store.read(gather)
+        others = [
+            lease
+            for name, lease in self.sites.items()
+            if name != ask.site
+            and lease.online
+            and lease.room != 0
+            and lease.until > self.awake.now
+        ]
+        return m.Demand(
+            shapes=tuple(
+                m.ShapeDemand(
+                    queue=name,
+                    shape=shape,
+                    jobs=n,
+                    sites=1 + sum(_could_run(lease, name, shape) for lease in others),
+                )
+                for (name, shape), n in ready.items()
+            ),
+            excluded=tuple(
+                m.ExcludedHost(host=host, until=one.until, reason=one.reason)
+                for host, one in self.hosts.of_site(ask.site, self.now()).items()
+            ),
+            giver=self.giver,
+            workers=tuple(self.worker_row(row) for row in workers),
+        )
+
+    async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
+        """Plan workers and give each its bootstrap token; the same intent again gets the same workers."""
+        self._lease_of(ask.site, ask.epoch, caller)
+
+        def plan(tx: Tx) -> None:
+            rows = tx.all("worker.of_intent", intent=ask.intent)
+            if ask.intent.startswith("harvester:") or any(site != ask.site for *_, site in rows):
+                raise Rejected(
+                    409,
+                    "this intent is not of this site",
+                    field="intent",
+                    remedy="name it anew: an intent is a random name",
+                )
+            there = {index for _, index, _ in rows}
+            for index in range(ask.count):
+                if index not in there:
+                    tx.one(
+                        "worker.plan",
+                        site=ask.site,
+                        queue=ask.queue,
+                        intent=ask.intent,
+                        idx=index,
+                        deadline=ask.deadline,
+                    )
+
+            if ask.outage_s is not None:
+                tx.run("worker.set_outage", intent=ask.intent, site=ask.site, outage_s=ask.outage_s)
+
+        await self.store.write(plan)
+        lifetime = max(60.0, ask.deadline - self.now())
+        tokens = []
+        for index in range(ask.count):
+            tokens.append(
+                self.mint(
+                    f"bootstrap:{ask.intent}.{index}",
+                    (Scope.BOOTSTRAP,),
+                    lifetime,
+                    intent=ask.intent,
+                    index=index,
+                    epoch=ask.epoch,
+                    queue=ask.queue,
+                    site=ask.site,
+                    of=caller.line,
+                )
+            )
+            if index % MINTED == 0:
+                await asyncio.sleep(0)
+        return m.Bootstraps(tokens=tuple(tokens))
+
+    async def workers_news(self, ask: m.WorkersNews, caller: Caller) -> m.Done:
+        """What the batch system says of workers. What they say themselves weighs more while they live."""
+        self._lease_of(ask.site, ask.epoch, caller)
+        ended = await self.store.write(
+            lambda tx: [self._take(tx, news, ask.site) for news in ask.workers]
+        )
+        for worker_id in filter(None, ended):
+            self.heard.pop(worker_id, None)
+            for lease in self.leases.of_worker(worker_id):
+                self.leases.drop(lease.job_id)
+        return m.Done()
+
+    def _take(self, tx: Tx, news: m.WorkerNews, site: str) -> int | None:
+        """Apply one piece of news. The worker, if it has ended by it."""
+        row = tx.one("worker.planned", intent=news.intent, idx=news.index, site=site)
+        if row is None:
+            return None
+        worker_id, _, _, phase, ending, _, registered = row
+        now = self.now()
+        if news.phase is Phase.ENDED and news.ending is not None:
+            if ending is not None and ending != "lost":
+                return None
+            end_worker(
+                tx,
+                worker_id,
+                news.ending,
+                news.diagnosis,
+                now=now,
+                batch_id=news.batch_id,
+                site=site,
+                queue=row[1],
+            )
+            for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
+                job = tx.one("job.standing", job_id=job_id)
+                reason = f"worker {worker_id} of site {site} ended: {news.ending}"
+                if job is not None and job[6] == worker_id:
+                    queue.expire(
+                        tx,
+                        job_id=job_id,
+                        attempt_nr=job[1],
+                        worker_id=worker_id,
+                        reason=reason,
+                        code=Code.PREEMPTED
+                        if news.ending is Ending.PREEMPTED
+                        else Code.LOST_HEARTBEAT,
+                        now=now,
+                        ending=news.ending,
+                    )
+            return int(worker_id)
+        kept = phase if registered is not None or phase == Phase.ENDED else news.phase
+        tx.run(
+            "worker.phase",
+            worker_id=worker_id,
+            phase=kept,
+            ending=ending,
+            ended=now if kept == Phase.ENDED else None,
+            batch_id=news.batch_id,
+            diagnosis=news.diagnosis,
+        )
+        if kept != phase:
+            tx.tell("worker", at=now, worker_id=worker_id, phase=str(kept))
+        return None
+
+    async def drain(self, ask: m.DrainWorkers, caller: Caller) -> m.Done:
+        """Let workers finish what they have and take nothing more."""
+        self._lease_of(ask.site, ask.epoch, caller)
+
+        def change(tx: Tx) -> None:
+            for worker_id in ask.worker_ids:
+                if tx.one("worker.drain", worker_id=worker_id, site=ask.site) is None:
+                    continue  # another site's, or it has ended
+                tx.tell("worker", at=self.now(), worker_id=worker_id, phase=str(Phase.DRAINING))
+
+        await self.store.write(change)
+        for worker_id in ask.worker_ids:
+            heard = self.heard.get(worker_id)
+            if heard is not None and heard.site == ask.site:
+                heard.draining = True
+                self.hub.wake(worker_id)
+        return m.Done()
+
+    async def edge_trace(self, ask: m.AskTrace, caller: Caller) -> m.Traced:
+        """What an edge may know of jobs: which of its own workers had which, and how that ended."""
+        _at_home(ask.site, caller)
+
+        def gather(tx: Tx) -> list[Row]:
+            if ask.job_id is not None:
+                return tx.all("attempt.traced_job", site=ask.site, job_id=ask.job_id)
+            return [
+                row
+                for worker_id in ask.worker_ids
+                for row in tx.all("attempt.traced_worker", site=ask.site, worker_id=worker_id)
+            ]
+
+        rows = await self.store.read(gather)
+        return m.Traced(attempts=tuple(map(views.traced, rows)), now=self.now())
+
+    def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
+        _at_home(site, caller)
+        lease = self.sites.get(site)
+        if lease is None or lease.epoch != epoch:
+            raise Rejected(
+                409,
+                f"epoch {epoch} of site {site} is over",
+                field="epoch",
+                remedy="say hello again",
+            )
+        lease.until = self.awake.now + self.settings.edge_lease_s
+        lease.heard = self.now()
+        return lease
+
+
+def _could_run(site: SiteLease, queue: str, shape: Shape) -> bool:
+    return any(queue in ("", slot.queue) and shape.fits(slot.room) for slot in site.slots)
+
+
+def _at_home(site: str, caller: Caller) -> None:
+    if caller.site != site and not caller.may(Scope.ADMIN):
+        raise Rejected(
+            403,
+            f"this token is not of site {site}",
+            field="site",
+            remedy="use that site's edge token",
+        )

@@ -1,0 +1,294 @@
+"""How users hand jobs in: new ones, and final ones to be tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain, islice
+
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import Shape
+from ailurus.protocol.submission import check
+from dispatcher.accounts import costs
+from dispatcher.auth.caller import Caller
+from dispatcher.ports import Ahead, Tx, Unavailable
+from dispatcher.refusal import Rejected
+from dispatcher.rules import retention, retries, submission, user_turns, why
+from dispatcher.rules.group_turns import group_of
+from dispatcher.rules.submission import Prepared, Request
+from dispatcher.service.base import Core
+from dispatcher.service.reasons import Reasons
+
+LET_GO = 500  # jobs at a time
+INLINE = 100  # jobs whose turns are reckoned on the event loop
+FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
+ROWS = 4  # of a job: its own, its body, its size, its lane
+
+
+class Intake(Reasons):
+    """The part of the service that takes jobs in."""
+
+    async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
+        """Accept all jobs of a request, once, however often it is sent."""
+        lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
+        async with lock:  # the same request again waits until the first has been stored
+            jobs, digest, known = await self._read(ask, caller)
+            answer = await self._once(
+                Request(
+                    by=caller.subject,
+                    request_id=ask.request_id,
+                    digest=digest,
+                    owner=caller.subject,
+                    sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
+                    group=group_of(caller.groups, self.settings.groups),
+                ),
+                jobs,
+                known,
+            )
+            await _let_go(jobs)
+            return answer
+
+    async def _read(
+        self, ask: m.Submit, caller: Caller
+    ) -> tuple[list[Prepared], str, submission.Known | None]:
+        """The jobs as they are stored, what they say, and the first answer to a request that comes again.
+        A brief one that is in order is taken for new: storing it tells."""
+        if submission.brief(ask.jobs) and len(self.heard) <= FEW_WORKERS:
+            with suppress(Rejected):  # it may have been in order when it came first
+                return *self._prepared(ask, known=False), None
+        known = await self._known(caller.subject, ask.request_id)
+        jobs, digest = await asyncio.to_thread(self._prepared, ask, known=known is not None)
+        return jobs, digest, known
+
+    async def _known(self, by: str, request_id: str) -> submission.Known | None:
+        return await self.store.read(lambda tx: submission.known(tx, by, request_id))
+
+    async def _once(
+        self, request: Request, jobs: Sequence[Prepared], known: submission.Known | None = None
+    ) -> m.Submitted:
+        """Store a request, or give its first answer again, if it is `known`. Raises Rejected if that was
+        another one."""
+        if known is None:
+            try:
+                return await self._store_jobs(jobs, request)
+            except submission.Taken:
+                known = await self._known(request.by, request.request_id)
+        if known is None:
+            raise Unavailable("another dispatcher is storing this request")
+        if known.digest not in (None, request.digest):
+            raise submission.another(request.request_id)
+        return known.answer
+
+    def _prepared(self, ask: m.Submit, *, known: bool) -> tuple[list[Prepared], str]:
+        """The jobs as they are stored, and what they say; if they are `known`, they were good then."""
+        if known:
+            jobs = submission.prepare(ask.jobs)
+        else:
+            jobs = self._checked(ask)
+            self._possible(jobs)
+        return jobs, submission.digest_of(jobs)
+
+    def _checked(self, ask: m.Submit) -> list[Prepared]:
+        try:
+            check(ask.jobs)
+        except AilurusError as error:
+            raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+        submission.check_links(ask.jobs)
+        return submission.prepare(ask.jobs)
+
+    def _possible(self, jobs: Sequence[Prepared]) -> None:
+        """Raise Rejected for a job that no site can ever run."""
+        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes
+        offers: dict[str, list[why.Offer]] = {}  # and many workers are few sizes
+        for index, job in enumerate(jobs):
+            kind = (job.spec.queue, job.shape)
+            if kind in good:
+                continue
+            if job.spec.queue not in offers:
+                offers[job.spec.queue] = why.sizes(self.offers(job.spec.queue))
+            fault = why.impossible(job.spec, job.shape, offers[job.spec.queue])
+            good.add(kind)
+            if fault is not None:
+                raise Rejected(
+                    422,
+                    f"no queue can ever run job {job.spec.name!r}: {fault[1]}",
+                    field=f"jobs[{index}].{fault[0]}",
+                    remedy="ask for less, or submit it once a site offers more",
+                )
+
+    async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
+        """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
+        if len(jobs) <= INLINE:
+            storing, few, links = self._begun(jobs, request)
+        else:
+            storing, few, links = await asyncio.to_thread(self._begun, jobs, request)
+        if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
+            ahead = Ahead(rows=ROWS * len(jobs) + len(few), all=True)
+            return await self.store.write(partial(storing.at_once, links=few), ahead)
+        await self.store.write(storing.begin)
+        try:
+            for at in range(0, len(jobs), submission.TOGETHER):
+                await self.store.write(partial(storing.add, at=at))
+            left = chain(few, links)
+            while part := list(islice(left, submission.LINKS)):
+                await self.store.write(partial(storing.link, links=part))
+        except Rejected:
+            for first, last in submission.spans(jobs):
+                await self.store.write(partial(storing.clear, first=first, last=last))
+            await self.store.write(storing.drop)
+            raise
+        answer = await self.store.write(storing.finish)
+        storing.let_go()
+        return answer
+
+    def _begun(
+        self, jobs: Sequence[Prepared], request: Request
+    ) -> tuple[_Storing, list[submission.Link], Iterator[submission.Link]]:
+        """A request on its way, and what its jobs wait for: what fits a commit, and what is left."""
+        storing = _Storing(self, request, jobs)
+        links = storing.links()
+        return storing, list(islice(links, submission.LINKS + 1)), links
+
+    async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
+        """New jobs with the specifications of final ones, and with their owner. A job whose retry is
+        under way is not tried twice: the answer names that one. The rules are in `retries`."""
+        await self.states_of(ask.job_ids, caller)
+        lock = self._submitting.setdefault((caller.subject, ""), asyncio.Lock())
+        async with lock:  # of two at once the second finds what the first has made
+            key = ask.request_id
+            known = await self._known(caller.subject, key) if key is not None else None
+            if key is not None and known is not None:
+                return await self._retried(ask, key, known)
+            plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
+            if plan.jobs:
+                if self.limiter is not None:
+                    links = sum(len(one.spec.depends_on) for one in plan.jobs)
+                    self.limiter.spend(caller.subject, costs.LINK_S * links)
+                await asyncio.to_thread(self._possible, plan.jobs)
+                mine = caller.subject == plan.owner
+                request = Request(
+                    by=caller.subject,
+                    request_id=key or f"retry-{uuid.uuid4().hex}",
+                    digest=retries.digest_of(ask.job_ids),
+                    owner=plan.owner,
+                    sees=plan.owner,
+                    group=group_of(caller.groups, self.settings.groups) if mine else plan.group,
+                    retries=plan.renewed,
+                )
+                answer = await self._once(request, plan.jobs)
+                made = dict(zip(plan.renewed, answer.job_ids, strict=True))
+            else:
+                made = {}
+            latest = [made.get(one, one) for one in plan.latest]
+            return m.Submitted(job_ids=tuple(latest), repeated=not made)
+
+    async def _retried(self, ask: m.Retry, key: str, known: submission.Known) -> m.Submitted:
+        """The answer to a retry that comes again: of each job the try that was made then."""
+        if known.digest != retries.digest_of(ask.job_ids):
+            raise submission.another(key)
+        then = set(known.answer.job_ids)
+        ids = await self.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
+        return m.Submitted(job_ids=tuple(ids), repeated=True)
+
+    async def states_of(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
+        """The states of the caller's jobs. Raises Rejected with the first that is not."""
+        found = await self.store.read(lambda tx: retention.states_of(tx, job_ids))
+        states = {one: state for one, (state, owner) in found.items() if caller.owns(owner)}
+        for nr, job_id in enumerate(job_ids):
+            if job_id not in states:
+                raise Rejected(
+                    404,
+                    f"there is no job {job_id}",
+                    field=f"job_ids[{nr}]",
+                    remedy="see `dispatcher jobs`",
+                )
+        return m.JobStates(states=states)
+
+
+async def _let_go(jobs: list[Prepared]) -> None:
+    """Free the jobs of a request bit by bit: ten thousand at once take 8 ms, and nobody else runs."""
+    while len(jobs) > LET_GO:
+        del jobs[-LET_GO:]
+        await asyncio.sleep(0)
+
+
+class _Storing:
+    """A request on its way into the store; its methods are the changes, in the order in which they are made."""
+
+    def __init__(self, core: Core, request: Request, jobs: Sequence[Prepared]) -> None:
+        self._core, self._request, self._jobs = core, request, list(jobs)
+        self._now = core.now()
+        self._ends, self._takes = user_turns.turns(
+            ((job.spec.queue, job.shape.cores) for job in jobs),
+            core.settings.shares.get(request.owner, 1.0),
+        )
+        self._begins: dict[str, float] = {}
+        self._first = 0
+
+    def links(self) -> Iterator[submission.Link]:
+        """What the jobs wait for."""
+        places = {job.spec.name: nr for nr, job in enumerate(self._jobs)}
+        return submission.links(self._jobs, places)
+
+    def at_once(self, tx: Tx, links: Sequence[submission.Link]) -> m.Submitted:
+        """All of it in one commit."""
+        self.begin(tx)
+        self.add(tx, 0)
+        if links:
+            self.link(tx, links)
+        return self.finish(tx)
+
+    def begin(self, tx: Tx) -> None:
+        """Set ids and turns aside."""
+        core, request = self._core, self._request
+        self._first = submission.begin(
+            tx, request, len(self._jobs), process=core.process, now=self._now
+        )
+        self._begins = user_turns.begin(tx, request.owner, self._takes, request.group, core.turns)
+
+    def add(self, tx: Tx, at: int) -> None:
+        """Store the jobs of one commit, from place `at` on."""
+        core, request = self._core, self._request
+        part = self._jobs[at : at + submission.TOGETHER]
+        ends = self._ends[at : at + submission.TOGETHER]
+        submission.still_ours(tx, request, self._first)
+        submission.add(
+            tx,
+            part,
+            at=at,
+            first=self._first,
+            owner=request.owner,
+            shapes=core.shapes,
+            ranks=[self._begins[job.spec.queue] + end for job, end in zip(part, ends, strict=True)],
+            now=self._now,
+            group=request.group,
+            turns=core.turns,
+        )
+
+    def link(self, tx: Tx, links: Sequence[submission.Link]) -> None:
+        """Store some of what the jobs wait for."""
+        submission.still_ours(tx, self._request, self._first)
+        submission.link(tx, links, self._jobs, first=self._first, sees=self._request.sees)
+
+    def finish(self, tx: Tx) -> m.Submitted:
+        """Let all jobs begin."""
+        submission.still_ours(tx, self._request, self._first)
+        return submission.open_up(tx, self._request, self._first, len(self._jobs), now=self._now)
+
+    def let_go(self) -> None:
+        """Hold none of the jobs any more."""
+        self._jobs.clear()
+
+    def clear(self, tx: Tx, first: int, last: int) -> None:
+        """Forget the jobs at these places of a request that was refused."""
+        submission.clear(tx, self._first + first, self._first + last)
+
+    def drop(self, tx: Tx) -> None:
+        """Forget the request itself."""
+        by, request_id = self._request.by, self._request.request_id
+        submission.drop(tx, by, request_id, self._first, len(self._jobs))

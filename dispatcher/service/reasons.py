@@ -1,0 +1,114 @@
+"""Why a job is where it is: the facts that `why` puts into words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import JobSpec, shape_of
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from dispatcher.ports import Tx
+from dispatcher.rules import queue, why
+from dispatcher.service.figures import LATE, Figures
+
+ANCESTORS = 500  # that are looked at, nearest first
+BAD = frozenset(FINAL - {JobState.FINISHED})
+OPEN = frozenset(JobState) - FINAL
+
+
+class _Ancestor(Struct, frozen=True):
+    """A job for which another waits, near or far."""
+
+    job_id: int
+    state: str
+    name: str
+    queue: str
+    shape_id: int
+
+
+class Reasons(Figures):
+    """The part of the service that explains."""
+
+    async def reason(self, job: m.JobRow) -> m.Why:
+        """Why a job is where it is."""
+        if job.state is JobState.ACTIVATED:
+            return await self._waiting(job)
+        if job.state is JobState.PENDING and (stuck := await self._stuck(job.job_id)):
+            return why.hopeless(job, stuck)
+
+        def gather(tx: Tx) -> tuple[list[tuple[int, str]], str]:
+            parents: list[tuple[int, str]] = [
+                (parent, state) for parent, state, *_ in tx.all("parent.states", child=job.job_id)
+            ]
+            if job.state not in BAD:
+                return parents, ""
+            failed = [(one.job_id, one.state) for one in _above(tx, job.job_id, BAD)]
+            attempts = tx.all("attempt.of_job", job_id=job.job_id)
+            return sorted(failed), attempts[-1][13] if attempts else ""
+
+        parents, told = await self.store.read(gather)
+        return why.elsewhere(job, parents, told, late=self._is_late(job))
+
+    def _is_late(self, job: m.JobRow) -> bool:
+        heard = self.heard.get(job.worker_id or 0)
+        if heard is None or job.state not in WITH_WORKER:
+            return False
+        return heard.until - self.awake.now < (1 - LATE) * self.length(heard.worker_id)
+
+    async def _waiting(self, job: m.JobRow) -> m.Why:
+        supply = await self.supply()
+
+        def gather(tx: Tx) -> tuple[JobSpec, int, m.GroupRow | None]:
+            standing = tx.one("job.standing", job_id=job.job_id)
+            number = standing[5] if standing else 0
+            place = {"queue": job.queue, "shape_id": number}
+            ahead = tx.one("job.ahead", **place, priority=job.priority, job_id=job.job_id)
+            mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
+            rows = self.turns.rows(tx, job.queue, counts)
+            group = next((one for one in rows if one.name == mine), None)
+            return queue.specification(tx, job.job_id, job.name), ahead[0] if ahead else 0, group
+
+        spec, ahead, group = await self.store.read(gather)
+        wrong = self.troubles_of(job.queue, supply)
+        offers = self.offers(job.queue)
+        return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong)
+
+    async def _stuck(self, job_id: int) -> list[tuple[int, str]]:
+        """The jobs for which this one waits and that can never start, with what is wrong with each."""
+        above = await self.store.read(lambda tx: _above(tx, job_id, OPEN))
+        faults: dict[tuple[str, int], str] = {}
+        stuck = []
+        for one in above:
+            if one.state != JobState.ACTIVATED:
+                continue
+            kind = (one.queue, one.shape_id)
+            if kind not in faults:
+                faults[kind] = await self._fault(one)
+            if faults[kind]:
+                stuck.append((one.job_id, faults[kind]))
+        return stuck
+
+    async def _fault(self, one: _Ancestor) -> str:
+        spec = await self.store.read(lambda tx: queue.specification(tx, one.job_id, one.name))
+        found = why.impossible(spec, shape_of(spec), self.offers(one.queue))
+        return found[1] if found else ""
+
+
+def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[_Ancestor]:
+    """The ancestors of a job that are in one of these states, and so are all between it and them."""
+    found: dict[int, _Ancestor] = {}
+    todo = [job_id]
+    for child in todo:
+        for parent, state, *_ in tx.all("parent.states", child=child):
+            if state not in states or parent in found:
+                continue
+            row = tx.one("job.standing", job_id=parent)
+            if row is None:
+                continue
+            found[parent] = _Ancestor(parent, state, row[8], row[4], row[5])
+            todo.append(parent)
+            if len(found) >= ANCESTORS:
+                return list(found.values())
+    return list(found.values())

@@ -1,0 +1,125 @@
+"""What relays ask: the words of many workers in one request, each as if it had come by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import Code
+from dispatcher.auth.caller import Caller
+from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import queue
+from dispatcher.service.workers import Pilots
+
+A = TypeVar("A")
+Q = TypeVar("Q")
+GATHER_S = 0.02  # who gets a job at the same time comes with the same answer
+
+
+class Relays(Pilots):
+    """The part of the service that relays see."""
+
+    async def relay_tell(self, ask: m.RelayTell, caller: Caller) -> m.RelayTold:
+        """Heartbeats, and what else workers said. The order is theirs: goodbyes come last."""
+        told = await asyncio.gather(*(self._beat(one, ask.site) for one in ask.beats))
+        for release in ask.releases:
+            await self._for(ask.site, release.worker_id, self.release, release.release)
+        for log in ask.logs:
+            await self._for(ask.site, log.worker_id, self.log_pieces, log.log)
+        if ask.lost:
+            await self._lost(ask)
+        for bye in ask.byes:
+            await self._for(ask.site, bye.worker_id, self.bye, bye.bye)
+        return m.RelayTold(workers=tuple(told), heartbeat_s=self.heartbeat_s, giver=self.giver)
+
+    async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RelayAcquiredSent:
+        """Lease jobs to workers. Whoever is not answered asks again and gets what it was leased."""
+        tasks = {
+            asyncio.create_task(self._acquire(one, ask.site, ask.wait_s)): one for one in ask.asks
+        }
+        waiting = set(tasks)
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                answers = [one.result().got for one in done]
+                if any(got is None or got.jobs or got.drain for got in answers):
+                    await asyncio.wait(tasks, timeout=GATHER_S)
+                    break
+        finally:
+            for task in tasks:
+                task.cancel()
+        answered = [one for one in tasks if one.done() and not one.cancelled()]
+        return m.RelayAcquiredSent(
+            workers=tuple(one.result() for one in answered), giver=self.giver
+        )
+
+    async def _acquire(self, one: m.RelayedAcquire, site: str, wait_s: float) -> m.RelayedJobsSent:
+        ask = m.Acquire(
+            request_id=one.ask.request_id,
+            room=one.ask.room,
+            count=one.ask.count,
+            wait_s=wait_s,
+            ahead=one.ask.ahead,
+        )
+        got = await self._for(site, one.worker_id, self.acquire, ask)
+        return m.RelayedJobsSent(worker_id=one.worker_id, got=got)
+
+    async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedWord:
+        told = await self._for(site, one.worker_id, self.beat, one.beat)
+        return m.RelayedWord(worker_id=one.worker_id, told=told)
+
+    async def _for(
+        self, site: str, worker_id: int, call: Callable[[Q, Caller], Awaitable[A]], ask: Q
+    ) -> A | None:
+        """Do it as that worker of that site. None: there is no such worker, or no more."""
+        heard = self.heard.get(worker_id)
+        home: tuple[str, str] | None = (heard.site, heard.queue) if heard is not None else None
+        if home is None:
+            row = await self.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
+            home = None if row is None else (row[0], row[1])
+        if home is None or home[0] != site:
+            return None
+        worker = Caller(
+            subject=f"worker:{worker_id}",
+            scopes=frozenset({Scope.WORKER}),
+            worker_id=worker_id,
+            site=site,
+            queue=home[1],
+        )
+        try:
+            return await call(ask, worker)
+        except Rejected as rejected:
+            if rejected.status == 410:
+                return None
+            raise
+
+    async def _lost(self, ask: m.RelayTell) -> None:
+        """Attempts whose worker is silent: as if their leases had run out now."""
+        leases = [
+            lease
+            for one in ask.lost
+            if (lease := self.leases.of(one.job_id)) is not None
+            and lease.attempt_nr == one.attempt_nr
+            and (heard := self.heard.get(lease.worker_id)) is not None
+            and heard.site == ask.site
+        ]
+
+        def change(tx: Tx) -> None:
+            for lease in leases:
+                queue.expire(
+                    tx,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
+                    reason=f"lost heartbeat: the relay of {ask.site} hears nothing of its worker",
+                    code=Code.LOST_HEARTBEAT,
+                    now=self.now(),
+                )
+
+        await self.store.write(change)
+        for lease in leases:
+            self.leases.drop(lease.job_id)

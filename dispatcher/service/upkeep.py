@@ -1,0 +1,275 @@
+"""What time does to the queue, and its start and end: leases that run out, what was heard that is written in
+bulk, children of ended jobs that are told, old jobs that are moved away."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from ailurus.loops import Loop
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher.memory.black_holes import Exclusion
+from dispatcher.memory.leases import Lease, OfPanda
+from dispatcher.ports import Row, Tx
+from dispatcher.rules import dependencies, queue, retention, submission
+from dispatcher.service.base import EXCLUDED, TICK_S, Core, Heard, end_worker, log
+
+PASSED_S = 300.0
+"""PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for longer
+and holds none is gone."""
+FLUSH_S = 10.0
+FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
+BEAT_S = 1.0
+FAILING_S = 2.0  # the longest pause of the loop that says we live: others count 5 s of silence
+STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
+TIDY_S = 60.0
+TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
+_encode = msgspec.json.Encoder().encode
+_exclusion = msgspec.json.Decoder(Exclusion).decode
+_of_panda = msgspec.json.Decoder(OfPanda).decode
+
+
+class Upkeep(Core):
+    """The part of the service that begins, ends, and does what is due meanwhile."""
+
+    _no_expiry_before = _flushed = _beaten = 0.0  # awake times
+
+    async def start(self) -> None:
+        """Read what a former process left, and begin what time does."""
+        self.store.listen(self.hub)
+        self.store.listen(self._heed)
+        self.store.hear(self.others.hear)
+        dropped = 0
+        if self.store.alone:
+            dropped = await self.store.write(lambda tx: submission.drop_broken(tx, ""))
+        else:
+            self.store.listen(self.others)
+            await self.others.beat()
+        self.giver = await self._named()
+        await self.store.write(lambda tx: tx.run("fact.sweep"))
+        attempts, workers, sites, last, patient, relayed, nodes = await self.store.read(self._load)
+        for site, host, told in nodes:
+            self.hosts.exclude((site, host), _exclusion(told))
+        self.patience.update(dict(patient))
+        self.outage.update(dict(relayed))
+        for job_id, attempt_nr, worker_id, state, told in attempts:
+            lease = Lease(job_id, attempt_nr, worker_id, JobState(state), 0.0)
+            lease.panda = _of_panda(told) if told else lease.panda
+            self.leases.add(lease)
+        for row in workers:
+            if row[4] in (Phase.ACTIVE, Phase.DRAINING):
+                self.recall(row)
+        self.hold_all()
+        for site in sites:
+            self.know_site(site[0], site[1:])
+        self.hub.seq = max(self.hub.seq, last)
+        self.others.loaded(last)
+        self._unfold.set()
+        log.info(
+            "queue_opened",
+            attempts=len(attempts),
+            workers=len(self.heard),
+            broken_submissions=dropped,
+        )
+        self.loops.task("time", self._time, turn_s=STUCK_S, longest_s=FAILING_S)
+        self.loops.task("descend", self._descend, turn_s=STUCK_S)
+        if self.settings.retention_s is not None:
+            self.loops.task("tidy", self._tidy, turn_s=STUCK_S)
+
+    async def close(self) -> None:
+        """Let everybody go, write what was heard, close the store."""
+        await self.loops.end()
+        self.hub.wake_all()
+        await self._flush()
+        if not self.store.alone:
+            await self.others.leave()
+        await self.store.close()
+
+    async def _named(self) -> str:
+        """The name of the store: made once, whoever is the first to open it."""
+        one = {"kind": "store", "owner": "", "name": "name"}
+
+        def change(tx: Tx) -> None:
+            tx.run("fact.first", **one, at=self.now(), data=secrets.token_hex(8))
+
+        await self.store.write(change)
+        row = await self.store.read(lambda tx: tx.one("fact.get", **one))
+        assert row is not None  # noqa: S101 - it was written above
+        return str(row[1])
+
+    def _load(
+        self, tx: Tx
+    ) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row], list[Row]]:
+        self.shapes.update(queue.all_shapes(tx))
+        last = tx.one("event.last")
+        return (
+            tx.all("attempt.open"),
+            tx.all("worker.alive"),
+            tx.all("site.all"),
+            last[0] if last else 0,
+            tx.all("worker.patient"),
+            tx.all("worker.behind_relay"),
+            tx.all("fact.since", kind=EXCLUDED, since=self.now()),
+        )
+
+    @property
+    def _flush_s(self) -> float:
+        """How often is flushed what was heard: where others wait for it, twice a heartbeat."""
+        return FLUSH_S if self.store.alone else min(FLUSH_S, self.heartbeat_s / 2)
+
+    async def _time(self, loop: Loop) -> None:
+        while True:
+            loop.turned(TICK_S)
+            await asyncio.sleep(TICK_S)
+            try:
+                await self._tick(self.awake.tick(time.monotonic()))
+            except Exception:  # a full disk: leases wait for it, as everybody does
+                if not self.store.alone:  # and for what others could not tell meanwhile
+                    self._no_expiry_before = self.awake.now + 2 * self._flush_s + 2 * BEAT_S
+                raise
+
+    async def _tick(self, now: float) -> None:
+        if not self.store.alone and now - self._beaten >= BEAT_S:
+            await self.others.beat()
+            self._beaten = now
+            await self.others.look_for_jobs()
+            await self.others.tell_rates()
+        if now - self._flushed >= self._flush_s:
+            await self._flush()
+            if not self.store.alone:
+                await self.others.news()
+            self._flushed = now
+        if self.leads and now >= self._no_expiry_before:
+            await self._expire(now)
+
+    async def _expire(self, awake: float) -> None:
+        late = self.leases.expired(awake)
+        lost = [h for h in self.heard.values() if h.until < awake or self._passed(h)]
+        if late and not self.store.alone:
+            held = await self.others.still_held(late)
+            late = [lease for lease in late if lease.job_id not in held]
+        if not late and not lost:
+            return
+        # Before the commit wakes those who wait: a stopped pilot's own acquire may still be held here.
+        for worker_id in {*(lease.worker_id for lease in late), *(one.worker_id for one in lost)}:
+            if (quiet := self.heard.get(worker_id)) is not None:
+                quiet.silent = True
+
+        def gone() -> list[Heard]:
+            """Those that have not spoken, nor come back, while the change was on its way."""
+            return [
+                h
+                for h in lost
+                if self.heard.get(h.worker_id) is h and (h.until < awake or self._passed(h))
+            ]
+
+        def change(tx: Tx) -> None:
+            now = self.now()
+            for lease in late:
+                silent = self.length(lease.worker_id)
+                reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
+                queue.expire(
+                    tx,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
+                    reason=reason,
+                    code=Code.LOST_HEARTBEAT,
+                    now=now,
+                )
+            for heard in gone():
+                where = {"site": heard.site, "queue": heard.queue, "host": heard.host}
+                passed = self._passed(heard)
+                ending = Ending.DONE if passed else Ending.LOST
+                why = "" if passed else "lost heartbeat"
+                end_worker(tx, heard.worker_id, ending, why, now=now, **where)
+
+        await self.store.write(change)
+        for lease in late:
+            if lease.until < awake:  # not renewed while the change was on its way
+                self.leases.drop(lease.job_id)
+        self.losses += 1
+        for heard in gone():
+            self.heard.pop(heard.worker_id, None)
+            self.patience.pop(heard.worker_id, None)
+            self.outage.pop(heard.worker_id, None)
+
+    def _passed(self, heard: Heard) -> bool:
+        """Whether a pilot that was only passing by is gone."""
+        return (
+            heard.passing
+            and heard.last < self.now() - PASSED_S
+            and not self.leases.of_worker(heard.worker_id)
+        )
+
+    async def _flush(self) -> None:
+        news = [heard for heard in self.heard.values() if not heard.flushed]
+        leases = self.leases.renewed()
+        for heard in news:
+            heard.flushed = True
+        workers = [
+            {"worker_id": h.worker_id, "at": h.last, "room": _encode(h.room).decode()} for h in news
+        ]
+        attempts = [
+            {"job_id": one.job_id, "attempt_nr": one.attempt_nr, "at": one.heard} for one in leases
+        ]
+        sites = [
+            {"site": name, "instance": lease.instance, "heard": lease.heard}
+            for name, lease in self.sites.items()
+        ]
+
+        def change(tx: Tx, first: int) -> None:
+            tx.many("worker.heard", workers[first : first + FLUSHED])
+            if not self.store.alone:
+                tx.many("attempt.heard", attempts[first : first + FLUSHED])
+                tx.many("site.heard", () if first else sites)
+
+        try:
+            for first in range(0, max(len(workers), len(attempts)), FLUSHED):
+                await self.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
+        except Exception:  # told with the next ones: others take for lost what they do not hear of
+            for heard in news:
+                heard.flushed = False
+            self.leases.unwritten(leases)
+            raise
+
+    def _heed(self, events: Sequence[m.Event]) -> None:
+        if any(event.kind == "unfolding" for event in events):
+            self._unfold.set()
+
+    async def _tidy(self, loop: Loop) -> None:
+        """Move away what ended long ago, slice by slice."""
+        age = self.settings.retention_s or math.inf
+        more = False
+        while True:
+            pause_s = TIDY_PAUSE_S if more else TIDY_S
+            loop.turned(pause_s)
+            await asyncio.sleep(pause_s)
+            before = self.now() - age
+            more = self.leads and await self.store.write(
+                lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
+            )
+
+    async def _descend(self, loop: Loop) -> None:
+        """Tell the children of ended jobs, slice by slice, others' requests between the slices."""
+        while True:
+            loop.turned(None)
+            await self._unfold.wait()
+            self._unfold.clear()
+            try:
+                loop.turned()
+                while self.leads and await self.store.write(
+                    lambda tx: dependencies.unfold(tx, now=self.now())
+                ):
+                    loop.turned()
+            except Exception:
+                self._unfold.set()
+                raise

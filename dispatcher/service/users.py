@@ -1,0 +1,272 @@
+"""What users ask: look, wait, cancel; what they hand in is in `intake`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from dispatcher.auth.caller import Caller
+from dispatcher.memory.waiting import until
+from dispatcher.ports import Row, Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import payload_logs, queue, retention, submission, views
+from dispatcher.service.intake import Intake
+
+LOOK_S = 30.0  # how long one look at a live log keeps it coming
+
+
+class Users(Intake):
+    """The part of the service that users see."""
+
+    async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
+        """Jobs, newest first."""
+        owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
+        if ask.user and ask.user != owner:
+            return m.JobPage(jobs=())
+        wanted = list(dict.fromkeys(_state(word) for word in ask.state.split(",") if word))
+        values = {
+            "before": ask.before or 2**62,
+            "owner": owner,
+            "queue": ask.queue,
+            "code": ask.code,
+            "name": "" if ask.name == "*" else ask.name,  # every name begins with nothing
+            "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
+            "kind": ask.kind,
+            "most": ask.limit,
+        }
+        rows, after = await self.searches.page(caller.subject, wanted, values)
+        return m.JobPage(jobs=tuple(views.job(row) for row in rows), next=after)
+
+    async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
+        """All about one job, as people may see it."""
+        return views.for_people(await self._detail(caller, job_id))
+
+    async def _detail(self, caller: Caller, job_id: int) -> m.JobDetail:
+        row = await self._row(job_id, caller)
+        if isinstance(row, m.JobDetail):
+            return row
+        detail = await self.store.read(lambda tx: retention.detail(tx, row))
+        lease = self.leases.of(job_id)
+        if lease is None or lease.usage is None or not detail.attempts:
+            if lease is not None and not self.store.alone:
+                await self.wish("curve", job_id)  # for the next look: another process has heard it
+            return detail
+        live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
+        return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
+
+    async def _row(self, job_id: int, caller: Caller) -> Row | m.JobDetail:
+        """The row of a job, or all about it if it was moved away. Raises Rejected for others' jobs."""
+        old = await self.store.read(lambda tx: retention.kept(tx, job_id))
+        if old is not None and caller.owns(old.row.user):
+            return old
+        return await self.job_of(job_id, caller.owns)
+
+    async def why(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.Why:
+        """Why a job is where it is."""
+        row = await self._row(job_id, caller)
+        job = row.row if isinstance(row, m.JobDetail) else views.job(row)
+        return await self.reason(job)
+
+    async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
+        """States, once all jobs are final or the time is over."""
+        deadline = time.monotonic() + ask.timeout_s
+        watched = ask.job_ids[-1:]  # one that is open is enough: as long as it is, so is the answer
+        while True:
+            signal = self.hub.expect_end(watched)
+            try:
+                answer = await self.states_of(ask.job_ids, caller)
+            except BaseException:
+                signal.cancel()
+                raise
+            open_ = [job_id for job_id, state in answer.states.items() if state not in FINAL]
+            left = deadline - time.monotonic()
+            if not open_ or left <= 0:
+                signal.cancel()
+                return answer
+            if watched[0] not in open_:
+                signal.cancel()
+                watched = (open_[-1],)
+                continue
+            many = len(open_) > 100
+            del answer, open_  # nothing is held while it waits
+            await until(signal, left)
+            await asyncio.sleep(0.05 if many else 0)  # many ends, one look
+
+    async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
+        """Cancel jobs; softly: those that run may end by themselves."""
+        states = (await self.states_of(ask.job_ids, caller)).states
+        for nr, job_id in enumerate(ask.job_ids):
+            if states[job_id] is JobState.DEFINED:
+                raise Rejected(
+                    409,
+                    f"job {job_id} is still being submitted",
+                    field=f"job_ids[{nr}]",
+                    remedy="cancel it when its submission has been answered",
+                )
+        hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
+        if ask.soft:
+            hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]
+            await self.wish("soft_kill", *ask.job_ids)
+        cancelled: list[int] = []
+        for at in range(0, len(hard), submission.TOGETHER):
+            part = hard[at : at + submission.TOGETHER]
+            cancelled += await self.store.write(
+                lambda tx, part=part: [  # type: ignore[misc]
+                    job_id
+                    for job_id in part
+                    if queue.cancel(tx, job_id=job_id, by=caller.subject, now=self.now())
+                ]
+            )
+        for job_id in cancelled:
+            self.leases.drop(job_id)
+            self.log_arrived(job_id)  # who follows its output learns that no more will come
+        done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
+        return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
+
+    async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
+        """A piece of a job's output; asking for a running one's makes its pilot send it."""
+        if isinstance(await self._row(job_id, caller), m.JobDetail):
+            raise Rejected(
+                410,
+                f"the output of job {job_id} is gone: it ended longer ago than this dispatcher keeps it",
+                field="job_id",
+                remedy="`dispatcher show` still has its last lines of stderr",
+            )
+        deadline = time.monotonic() + ask.wait_s
+        while True:
+            arrival = self.log_arrival(job_id)
+            chunk = await self._log_chunk(ask, job_id)
+            left = deadline - time.monotonic()
+            if chunk.text or chunk.final or left <= 0:
+                arrival.cancel()
+                return chunk
+            await until(arrival, left)
+
+    async def _log_chunk(self, ask: api.LogQuery, job_id: int) -> m.LogChunk:
+        await self.wish("look", job_id, seconds=LOOK_S)
+
+        def gather(tx: Tx) -> m.LogChunk:
+            attempts = tx.all("attempt.of_job", job_id=job_id)
+            wanted = [row for row in attempts if ask.attempt_nr in (None, row[0])]
+            if not wanted and ask.attempt_nr is not None:
+                raise _no_attempt(job_id, ask.attempt_nr, len(attempts))
+            if not wanted:
+                job = tx.one("job.standing", job_id=job_id)
+                ended = job is None or job[0] in FINAL  # before it began: nothing will come
+                return m.LogChunk(offset=0, end=0, text="", final=ended)
+            return payload_logs.chunk(tx, ask, job_id, wanted[-1])
+
+        return await self.store.read(gather)
+
+    async def samples(self, ask: api.SamplesQuery, caller: Caller, job_id: int) -> api.Samples:
+        """The resource curves of an attempt, from memory while it runs."""
+        await self._row(job_id, caller)
+        lease = self.leases.of(job_id)
+        mine = lease is not None and (lease.curve or self.store.alone)
+        if lease is not None and mine and ask.attempt_nr in (None, lease.attempt_nr):
+            curve: tuple[m.Sample, ...] = tuple(lease.curve)
+        else:
+            row = await self.store.read(
+                lambda tx: tx.one("attempt.curve", job_id=job_id, attempt_nr=ask.attempt_nr)
+            )
+            curve = views.curve(row) if row else ()
+        return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
+
+    async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
+        """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
+        await self._row(job_id, caller)
+        lease = self.leases.of(job_id)
+        if lease is None:
+            raise Rejected(
+                409,
+                f"job {job_id} is not running",
+                remedy="see `dispatcher logs` for what it wrote",
+            )
+        if lease.worker_id in self.patience and ask.file != "stdout":
+            raise Rejected(
+                409,
+                f"job {job_id} runs on a PanDA pilot, which shows the end of stdout and no other file",
+                field="file",
+                remedy="ask for `stdout`, or look at its log once it has ended",
+            )
+        deadline = time.monotonic() + ask.wait_s
+        turn = self._tailing.setdefault(
+            job_id, asyncio.Lock()
+        )  # an answer does not say of which file it is
+        try:
+            await asyncio.wait_for(turn.acquire(), ask.wait_s if turn.locked() else None)
+        except TimeoutError:
+            raise _no_answer(job_id) from None
+        try:
+            began = self.now()
+            await self.wish("tail", job_id, text=ask.file)
+            while (text := await self._tail_of(job_id, began)) is None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise _no_answer(job_id)
+                await until(self.log_arrival(job_id), left)
+            return api.Tail(text=text)
+        finally:
+            turn.release()
+
+    async def _tail_of(self, job_id: int, since: float) -> str | None:
+        lease = self.leases.of(job_id)
+        if lease is None or lease.tail is not None or self.store.alone:
+            return lease.tail if lease is not None else None
+        row = await self.store.read(
+            lambda tx: tx.one("fact.get", kind="tail", owner="", name=str(job_id))
+        )
+        return str(row[1]) if row is not None and row[0] >= since else None
+
+    async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
+        """What happened after a point, to the caller's jobs; to everybody's for an admin."""
+        if ask.job_id is not None:
+            await self._row(ask.job_id, caller)
+        elif not caller.may(api.Scope.ADMIN):
+            raise Rejected(
+                403, "all events are for admins", field="job_id", remedy="name one of your jobs"
+            )
+        deadline = time.monotonic() + ask.wait_s
+        name = "event.after" if ask.job_id is None else "event.of_job"
+        while True:
+            signal = self.hub.expect_event()
+            rows = await self.store.read(
+                lambda tx: tx.all(name, after=ask.after, job_id=ask.job_id, most=ask.limit)
+            )
+            left = deadline - time.monotonic()
+            if rows or left <= 0:
+                signal.cancel()
+                return m.Events(
+                    events=tuple(views.event(row) for row in rows),
+                    last=rows[-1][0] if rows else ask.after,
+                )
+            await until(signal, left)
+
+
+def _no_answer(job_id: int) -> Rejected:
+    return Rejected(
+        409,
+        f"the pilot of job {job_id} has not answered yet",
+        remedy="ask again with a longer wait_s",
+    )
+
+
+def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:
+    has = f"it has 1 to {count}" if count else "none of it has begun"
+    return Rejected(
+        404, f"job {job_id} has no attempt {attempt_nr}", field="attempt_nr", remedy=has
+    )
+
+
+def _state(word: str) -> JobState:
+    try:
+        return JobState(word)
+    except ValueError:
+        raise Rejected(
+            422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
+        ) from None

@@ -1,0 +1,634 @@
+"""What workers ask: register, lease, renew, report."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import Scope
+from ailurus.protocol.errors import NODES, TAKEN_AWAY
+from ailurus.protocol.job import Room, Shape, without
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher.auth.caller import Caller
+from dispatcher.memory.black_holes import Node, Verdict
+from dispatcher.memory.leases import Lease
+from dispatcher.memory.waiting import until
+from dispatcher.ports import Ahead, Asks, Row, Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import payload_logs, queue, retention
+from dispatcher.rules.queue import Given, Leased
+from dispatcher.service.base import EXCLUDED, Core, Heard, end_worker, log
+
+_encode = msgspec.json.Encoder().encode
+TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
+LATE = 10  # reports of one request that are looked for among jobs that were moved away
+UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)  # no edge has told that its batch system has it
+GONE = "this worker has been given up or was never planned"
+
+
+class Pilots(Core):
+    """The part of the service that workers see."""
+
+    async def register(self, ask: m.Register, caller: Caller) -> m.Registered:
+        """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token."""
+        planned = caller.may(Scope.BOOTSTRAP)
+        site = caller.site if planned else ask.site
+        instance = ask.instance if planned else instance_of(caller, ask.instance)
+
+        def change(tx: Tx) -> tuple[int, bool, bool]:
+            facts = {
+                "host": ask.host,
+                "instance": instance,
+                "batch_id": ask.batch_id,
+                "version": ask.version,
+                "now": self.now(),
+                "total": _encode(ask.total).decode(),
+            }
+            row = (
+                self._claim(tx, caller, ask.instance)
+                if planned
+                else tx.one("worker.of_instance", instance=instance)
+            )
+            lost = row is not None and row[3] == Phase.ENDED
+            if row is None:
+                row = tx.one("worker.add", site=site, queue=ask.queue, **facts)
+            elif lost and not planned and row[4] != Ending.LOST:
+                raise Rejected(410, GONE, remedy="exit")
+            else:
+                tx.run("worker.register", worker_id=row[0], **facts)
+            worker_id = int(row[0]) if row else 0
+            draining = (tx.one("worker.row", worker_id=worker_id) or (0,))[-1]
+            tx.tell(
+                "worker", at=self.now(), worker_id=worker_id, phase=str(Phase.ACTIVE), host=ask.host
+            )
+            return worker_id, bool(draining), lost
+
+        queue_name = caller.queue if planned else ask.queue
+        worker_id, draining, lost = await self.store.write(change)
+        if planned:
+            await self._behind_relay(worker_id)
+        before = self.heard.get(worker_id)
+        heard = self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
+        heard.draining = draining
+        # what it lost it may have still: it says so with its first heartbeat
+        heard.silent = lost or (before is not None and before.silent)
+        token = self.mint(
+            f"worker:{worker_id}",
+            (Scope.WORKER,),
+            TOKEN_S,
+            worker_id=worker_id,
+            site=site,
+            queue=queue_name,
+            of=caller.line,
+        )
+        return m.Registered(
+            worker_id=worker_id,
+            token=token,
+            heartbeat_s=self.heartbeat_s,
+            lease_s=self.length(worker_id),
+            giver=self.giver,
+        )
+
+    async def _behind_relay(self, worker_id: int) -> None:
+        row = await self.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
+        if row is not None and row[2] is not None:
+            self.outage[worker_id] = row[2]
+
+    def _claim(self, tx: Tx, caller: Caller, instance: str) -> Row:
+        """The planned worker of a bootstrap token, if this process may be it."""
+        row = tx.one("worker.planned", intent=caller.intent, idx=caller.index, site=caller.site)
+        if row is None:
+            remedy = "exit; the edge plans another one if there is work"
+            raise Rejected(410, GONE, remedy=remedy, known=False)
+        _, _, first, phase, ending, deadline, registered = row
+        if registered is not None and first != instance:
+            raise Rejected(
+                409,
+                "another pilot has registered with this token",
+                remedy="exit: this one is a stray",
+            )
+        if registered is None and deadline is not None and self.now() > deadline:
+            raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
+        if phase == Phase.ENDED and registered is not None and ending != Ending.LOST:
+            raise Rejected(410, GONE, remedy="exit")
+        site = self.sites.get(caller.site)
+        if site is not None and caller.epoch < site.epoch and phase in UNSEEN:
+            raise Rejected(
+                410,
+                f"another edge has taken site {caller.site} and has not seen this worker",
+                remedy="exit: it was submitted after its edge had lost the site",
+            )
+        return row
+
+    async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:
+        """Lease jobs that fit together; wait for the first one."""
+        heard = await self._heard(caller)
+        if not ask.ahead:
+            heard.room = ask.room
+        heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
+        leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, heard)
+        self._renew(heard)
+        return m.AcquiredSent(
+            jobs=tuple(self._assigned(job, heard.worker_id) for job in leased),
+            drain=heard.draining,
+            prefetch=bool(leased) and not self.hub.waiting(heard.queue),
+            giver=self.giver,
+        )
+
+    async def _at_once(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        """What there is for a worker now."""
+        while True:
+            given = await self._lease(ask, heard)
+            if given.jobs or not given.unfit:  # else what stood in front is out of the way now
+                return given.jobs
+
+    async def _awaited(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+        """The same, or what comes within the time that it waits."""
+        deadline, ended = time.monotonic() + ask.wait_s, heard.ended
+        leased: list[Leased] = []
+        while not leased:
+            waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
+            heard.waits = waiter.woken
+            try:
+                # Shielded: a client that hangs up now must not leave a lease that nobody notes.
+                given = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
+                leased = given.jobs
+                if given.unfit and not leased:
+                    continue  # what stood in front is out of the way now
+                left = deadline - time.monotonic()
+                # When one of its jobs has ended it has more room than it asked for: let it ask anew.
+                over = leased or heard.draining or heard.ended != ended or left <= 0
+                if over or not await until(waiter.woken, left):
+                    break
+            finally:
+                self.hub.forget(waiter)
+        return leased
+
+    def _assigned(self, job: Leased, worker_id: int) -> m.AssignmentSent:
+        report_key, seal = self.words(job.job_id, job.attempt_nr, worker_id)
+        return m.AssignmentSent(
+            job_id=job.job_id,
+            attempt_nr=job.attempt_nr,
+            report_key=report_key,
+            spec=msgspec.Raw(job.spec),
+            seal=seal,
+        )
+
+    async def _lease(self, ask: m.Acquire, heard: Heard) -> Given:
+        # Such a worker gets nothing new; what it was leased and never heard of comes again.
+        full = heard.draining or self.leases.alone(heard.worker_id)
+        busy = self.leases.busy(heard.worker_id)
+        room = Room(cores=0) if full else ask.room
+        given = await self.store.write(
+            lambda tx: queue.lease(
+                tx,
+                worker_id=heard.worker_id,
+                queue=heard.queue,
+                room=room,
+                count=ask.count,
+                request=ask.request_id,
+                shapes=self.shapes,
+                turns=self.turns,
+                now=self.now(),
+                host=heard.host,
+                busy=busy,
+                silent=heard.silent,
+                elsewhere=lambda shape: self._elsewhere(heard, shape),
+            ),
+            Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
+        )
+        until_s = self.awake.now + self.length(heard.worker_id)
+        for job in given.jobs:
+            self.leases.add(
+                Lease(
+                    job.job_id,
+                    job.attempt_nr,
+                    heard.worker_id,
+                    JobState.SENT,
+                    until_s,
+                    owner=job.owner,
+                    begun=self.now(),
+                    alone=job.alone,
+                )
+            )
+            if not ask.ahead:
+                heard.room = without(heard.room, job.shape)
+        return given
+
+    def dry(self, tx: Tx) -> None:
+        """Try to hand out the next job without doing it. Raises what would stop a queue."""
+        queue.dry(tx, self.shapes, self.turns)
+
+    def _elsewhere(self, heard: Heard, shape: Shape) -> bool:
+        """Whether a worker on another node could run the shape."""
+        return any(
+            other.queue == heard.queue
+            and other.host != heard.host
+            and not other.draining
+            and shape.fits(other.total)
+            for other in self.heard.values()
+        )
+
+    async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:
+        """Renew the leases of all attempts listed, and say what to do with them."""
+        heard = await self._heard(caller)
+        heard.room, heard.flushed = ask.room, False
+        if ask.draining and not heard.draining:
+            heard.draining = True
+            self.hub.wake(heard.worker_id)
+        until_s = self._renew(heard)
+        news: list[tuple[Lease, m.Update]] = []
+        strangers: list[m.Update] = []
+        commands: list[m.Command] = []
+        for update in ask.jobs:
+            lease = self.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
+            if lease is None:
+                strangers.append(update)
+                continue
+            self.leases.renew(lease, until_s, heard.last)
+            if update.usage is not None:
+                lease.sample(self.now(), update.usage)
+            if update.tail is not None:
+                await self.tail_came(lease, update.tail)
+            if update.state is not lease.state:
+                news.append((lease, update))
+            commands += self._commands(lease)
+        if news:
+            written = await self.store.write(
+                lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
+            )
+            for lease, update in news:
+                lease.state = update.state
+            for lease in written:
+                self.leases.written(lease)
+        if strangers or heard.strays:
+            commands += await self._strangers(heard, strangers)
+        if heard.silent:  # what it lost and has no more may be handed to it again, too
+            heard.silent = False
+            self.hub.wake(heard.worker_id)
+        return m.Beaten(
+            heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
+        )
+
+    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
+        """Those for which something was written."""
+        return [
+            lease
+            for lease, update in news
+            if queue.mark(
+                tx,
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                worker_id=lease.worker_id,
+                state=update.state,
+                since=update.since,
+                now=self.now(),
+            )
+        ]
+
+    def _commands(self, lease: Lease) -> list[m.Command]:
+        wanted = []
+        if lease.soft_kill:
+            wanted.append((m.Action.SOFT_KILL, ""))
+        if lease.tail_wanted:
+            wanted.append((m.Action.TAIL, lease.tail_wanted))
+        if lease.log_wanted > self.awake.now:
+            wanted.append((m.Action.LOG, f"{lease.log_wanted - self.awake.now:.0f}"))
+        return [
+            m.Command(
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                action=action,
+                argument=argument,
+                seal=self.seal(lease.job_id, lease.attempt_nr, lease.worker_id),
+            )
+            for action, argument in wanted
+        ]
+
+    async def _strangers(self, heard: Heard, updates: list[m.Update]) -> list[m.Command]:
+        """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
+        its own it holds again, also when it was given up for lost and nobody else has begun it. One that
+        was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
+        their seals if the store knows them."""
+
+        def known(tx: Tx) -> list[str | None]:
+            return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
+
+        found = list(zip(updates, await self.store.read(known) if updates else (), strict=True))
+        held = [update for update, state in found if state in WITH_WORKER]
+        if lost := [update for update, state in found if state == "lost"]:
+            held += await self._resume(heard, lost)
+        for update in held:
+            if self.leases.of(update.job_id) is None:  # not between a commit and its note in memory
+                self._hold(heard, update)
+        heard.strays = tuple(one.job_id for one in lost if one not in held)
+        return [
+            m.Command(
+                job_id=update.job_id,
+                attempt_nr=update.attempt_nr,
+                action=m.Action.KILL,
+                seal=""
+                if state is None
+                else self.seal(update.job_id, update.attempt_nr, heard.worker_id),
+            )
+            for update, state in found
+            if not state
+        ]
+
+    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
+        """The state of an attempt of this worker which may still win; blank for one that may not, None for
+        one that is not this worker's."""
+        job = tx.one("job.standing", job_id=update.job_id)
+        attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
+        if attempt is None or attempt[0] != worker_id:
+            return None
+        if job is None or job[0] in FINAL:
+            return ""
+        return str(attempt[1]) if attempt[1] == "lost" or attempt[1] in WITH_WORKER else ""
+
+    async def _resume(self, heard: Heard, lost: list[m.Update]) -> list[m.Update]:
+        """Those of the lost attempts that go on as the current ones."""
+
+        def change(tx: Tx) -> list[m.Update]:
+            return [
+                update
+                for update in lost
+                if queue.resume(
+                    tx,
+                    job_id=update.job_id,
+                    attempt_nr=update.attempt_nr,
+                    worker_id=heard.worker_id,
+                    state=update.state,
+                    since=update.since,
+                    now=self.now(),
+                )
+            ]
+
+        back = await self.store.write(change)
+        if back:
+            jobs = [update.job_id for update in back]
+            log.info("attempts_taken_up_again", worker_id=heard.worker_id, jobs=jobs)
+        return back
+
+    def _hold(self, heard: Heard, update: m.Update) -> None:
+        until_s = self.awake.now + self.length(heard.worker_id)
+        lease = Lease(update.job_id, update.attempt_nr, heard.worker_id, update.state, until_s)
+        self.leases.add(lease)
+        self.leases.renew(lease, until_s, heard.last)
+
+    async def report(self, ask: m.Reports, caller: Caller) -> m.Verdicts:
+        """Final reports, each authorised by its own key."""
+
+        def change(tx: Tx) -> list[m.Verdict]:
+            return [self._conclude(tx, report) for report in ask.reports]
+
+        held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
+        files = sum(len(report.files) for report in ask.reports)
+        ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
+        verdicts = await self.store.write(change, ahead)
+        for report, verdict in zip(ask.reports, verdicts, strict=True):
+            if verdict.verdict == "accepted":
+                lease = held[report.job_id]
+                if lease is not None and not (
+                    report.finished or lease.attempt_nr == report.attempt_nr
+                ):
+                    continue  # it counted before, and has come again: another attempt goes on
+                self.leases.drop(report.job_id)
+                self.log_arrived(report.job_id)
+                if lease is not None and (worker := self.heard.get(lease.worker_id)) is not None:
+                    worker.ended += 1
+                    if worker.waits is not None and not worker.waits.done():
+                        worker.waits.set_result(None)
+                if lease is not None and lease.attempt_nr == report.attempt_nr:
+                    await self._note(lease, report)
+        strange = [nr for nr, verdict in enumerate(verdicts) if not verdict.seal][:LATE]
+        if strange:
+            late = await self.store.read(
+                lambda tx: [self._judged_long_ago(tx, ask.reports[nr]) for nr in strange]
+            )
+            for nr, judged in zip(strange, late, strict=True):
+                verdicts[nr] = verdicts[nr] if judged is None else judged
+        return m.Verdicts(verdicts=tuple(verdicts))
+
+    def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.Verdict | None:
+        """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
+        detail = retention.kept(tx, report.job_id)
+        for one in detail.attempts if detail is not None else ():
+            key, seal = self.words(report.job_id, one.attempt_nr, one.worker_id)
+            if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
+                key.encode(), report.report_key.encode()
+            ):
+                counted = one.state in queue.REPORTED
+                return m.Verdict(
+                    job_id=report.job_id,
+                    attempt_nr=report.attempt_nr,
+                    verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
+                    seal=seal,
+                )
+        return None
+
+    async def _note(self, lease: Lease, report: m.Report) -> None:
+        """What a report says about the node; a node that fails job after job is excluded."""
+        heard = self.heard.get(lease.worker_id)
+        if heard is None or not lease.begun or report.code in TAKEN_AWAY:
+            return
+        node, now = (heard.site, heard.host), self.now()
+        verdict = Verdict(
+            node,
+            lease.owner,
+            report.job_id,
+            good=report.finished,
+            lasted_s=now - lease.begun,
+            at=now,
+            diagnosis=report.diagnosis[:300],
+            lacks=report.code in NODES,
+        )
+        suspect = self.hosts.heard(verdict)
+        if not self.store.alone and self.hosts.telling(verdict):
+            await self.others.tell("verdict", verdict)
+        if not suspect:
+            return
+        others = [
+            other
+            for other in self.heard.values()
+            if other.site == heard.site and other.host != heard.host
+        ]
+        runs = any(
+            held.owner == lease.owner and held.begun and now - held.begun > 2 * verdict.lasted_s + 5
+            for other in others
+            for held in self.leases.of_worker(other.worker_id)
+        )
+        nodes = len({other.host for other in others}) + 1
+        if self.hosts.judge(node, runs_elsewhere=runs, heard_of=nodes, now=now):
+            await self._exclude(node)
+
+    async def _exclude(self, node: Node) -> None:
+        """Report an excluded node, and let its workers finish what they have and go."""
+        site, host = node
+        found = self.hosts.excluded(node, self.now())
+        workers = [one for one in self.heard.values() if (one.site, one.host) == node]
+
+        def change(tx: Tx) -> None:
+            for one in workers:
+                tx.run("worker.drain", worker_id=one.worker_id, site=site)
+            if found is not None:
+                told = _encode({"until": found.until, "reason": found.reason}).decode()
+                tx.run("fact.put", kind=EXCLUDED, owner=site, name=host, at=found.until, data=told)
+                tx.tell(
+                    "host",
+                    at=self.now(),
+                    site=site,
+                    host=host,
+                    until=found.until,
+                    reason=found.reason,
+                )
+
+        await self.store.write(change)
+        log.warning("host_excluded", site=site, host=host, reason=found and found.reason)
+        for one in workers:
+            one.draining = True
+            self.hub.wake(one.worker_id)
+
+    def _conclude(self, tx: Tx, report: m.Report) -> m.Verdict:
+        """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
+        attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
+        worker_id = attempt[0] if attempt else 0
+        key, seal = self.words(report.job_id, report.attempt_nr, worker_id)
+        if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
+            return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey")
+        lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
+        curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
+        refusal = queue.conclude(tx, report, curve=curve, now=self.now())
+        return m.Verdict(
+            job_id=report.job_id,
+            attempt_nr=report.attempt_nr,
+            verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",
+            seal=seal,
+        )
+
+    async def release(self, ask: m.Release, caller: Caller) -> m.Done:
+        """Prefetched jobs given back."""
+        heard = await self._heard(caller)
+        held = [
+            lease
+            for job in ask.jobs
+            if (lease := self.leases.held(heard.worker_id, job.job_id, job.attempt_nr))
+        ]
+        await self._give_back(held)
+        return m.Done()
+
+    async def _give_back(
+        self, leases: Sequence[Lease], then: Callable[[Tx], None] | None = None
+    ) -> None:
+        """Let others have what a worker never began, and do what is `then` to be done with it. What it has
+        begun, as the store knows, stays leased: it is tried again when the worker is gone."""
+
+        def change(tx: Tx) -> list[Lease]:
+            kept = [
+                lease
+                for lease in leases
+                if not queue.release(
+                    tx,
+                    job_id=lease.job_id,
+                    attempt_nr=lease.attempt_nr,
+                    worker_id=lease.worker_id,
+                    now=self.now(),
+                )
+            ]
+            if then is not None:
+                then(tx)
+            return kept
+
+        for lease in leases:  # before the commit wakes somebody who leases it anew
+            self.leases.drop(lease.job_id)
+        kept = leases
+        try:
+            kept = await self.store.write(change)
+        finally:
+            for lease in kept:
+                if self.leases.of(lease.job_id) is None:
+                    self.leases.add(lease)
+
+    async def log_pieces(self, ask: m.LogPieces, caller: Caller) -> m.Done:
+        """Pieces of payloads' output. A log longer than the limit is cut, not refused."""
+        most = self.settings.live_log_bytes
+        await self.store.write(lambda tx: payload_logs.keep(tx, ask, caller.worker_id, most))
+        for job_id in {piece.job_id for piece in ask.pieces}:
+            await self.arrived(job_id)
+        return m.Done()
+
+    async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
+        """The worker has ended. What it was given and never began goes to others at once."""
+        held = self.leases.of_worker(caller.worker_id)
+        where = {"site": caller.site, "queue": caller.queue}
+        await self._give_back(
+            [lease for lease in held if lease.state is JobState.SENT],
+            lambda tx: end_worker(
+                tx, caller.worker_id, ask.ending, ask.diagnosis, now=self.now(), **where
+            ),
+        )
+        self.heard.pop(caller.worker_id, None)
+        self.patience.pop(caller.worker_id, None)
+        self.outage.pop(caller.worker_id, None)
+        return m.Done()
+
+    def _renew(self, heard: Heard) -> float:
+        """Note that a worker was heard. Until when it and its leases hold, in awake time."""
+        until = self.awake.now + self.length(heard.worker_id)
+        heard.last, heard.until, heard.flushed = self.now(), until, False
+        return until
+
+    async def _heard(self, caller: Caller) -> Heard:
+        """The worker of a token. One that was given up for lost and speaks again is taken back."""
+        heard = self.heard.get(caller.worker_id)
+        if heard is not None:
+            return heard
+        return await self.others.adopt(caller.worker_id) or await self._back(caller)
+
+    async def _back(self, caller: Caller) -> Heard:
+        """A worker that was taken for lost and speaks again, as the store knows it. That is said."""
+
+        def change(tx: Tx) -> float:
+            row = tx.one("worker.state", worker_id=caller.worker_id)
+            if row is None or (row[0] == Phase.ENDED and row[1] != Ending.LOST):
+                known = row is not None
+                raise Rejected(410, "this worker has ended", remedy="exit", known=known)
+            last = (tx.one("worker.row", worker_id=caller.worker_id) or row)[7]
+            silent_s = round(max(0.0, self.now() - (last or 0.0)), 1)
+            tx.run(
+                "worker.phase",
+                worker_id=caller.worker_id,
+                phase=Phase.ACTIVE,
+                ending=None,
+                ended=None,
+                batch_id="",
+                diagnosis=f"it was silent for {silent_s:.0f} s, taken for lost, and came back",
+            )
+            tx.tell(
+                "worker",
+                at=self.now(),
+                worker_id=caller.worker_id,
+                phase=str(Phase.ACTIVE),
+                back=True,
+                silent_s=silent_s,
+            )
+            return silent_s
+
+        silent_s = await self.store.write(change)
+        log.warning("worker_back", worker_id=caller.worker_id, silent_s=silent_s)
+        if (heard := await self.others.adopt(caller.worker_id)) is None:
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        heard.silent = True
+        return heard
+
+
+def instance_of(caller: Caller, instance: str) -> str:
+    """The name under which the store knows a pilot started by hand: with whose token it came, for
+    nobody is to be taken for another's pilot who knows its name, nor for a PanDA client."""
+    return f"\n{caller.subject}\n{instance}"

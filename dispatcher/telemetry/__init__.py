@@ -1,0 +1,1 @@
+"""What operators' own systems collect: metrics and traces."""

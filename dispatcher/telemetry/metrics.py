@@ -1,0 +1,175 @@
+"""`/metrics`, in the words of Prometheus: read when asked for, from where the numbers are kept anyway.
+
+Base units; labels are bounded: never a job, never a user, and the largest queues by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ailurus import __version__
+from ailurus.protocol.messages import Event
+from ailurus.protocol.states import FINAL
+from dispatcher.door.access_log import BOUNDS_S, Traffic
+from dispatcher.ports import Row
+from dispatcher.service import Service
+
+QUEUES = 100  # shown by name; jobs of the others are counted together as `other`
+
+
+class Metrics(Collector):
+    """The figures of one dispatcher. Made before the first request, so that no job's end is missed."""
+
+    def __init__(
+        self, service: Service, traffic: Traffic, store: Path | None, held: Callable[[], int]
+    ) -> None:
+        """`store`: the file of an embedded store; `held`: how many requests wait for something."""
+        self._service = service
+        self._traffic = traffic
+        self._store = store
+        self._held = held
+        self._ended: Counter[str] = Counter()
+        self._jobs: list[Row] = []
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+        service.store.listen(self._count)
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """The page and its content type: OpenMetrics for who accepts it."""
+        self._jobs = await self._service.store.read(lambda tx: tx.all("counter.all"))
+        encoder, kind = choose_encoder(accept)
+        return encoder(self._registry), kind
+
+    def _count(self, events: Sequence[Event]) -> None:
+        for event in events:
+            state = event.data.get("state")
+            if event.job_id is not None and state in FINAL:
+                self._ended[str(state)] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; called by the encoder."""
+        yield InfoMetricFamily(
+            "ailurus_dispatcher", "Version of the program", value={"version": __version__}
+        )
+        yield from self._queue()
+        yield from self._requests()
+        yield from self._loops()
+        if self._store is not None:
+            yield from self._files(self._store)
+
+    def _queue(self) -> Iterator[Metric]:
+        service = self._service
+        jobs: Counter[tuple[str, str]] = Counter()
+        for queue, _, state, n in self._jobs:
+            jobs[state, queue] += n
+        yield _gauge("ailurus_jobs", "Jobs by state and queue", ("state", "queue"), _bounded(jobs))
+        yield _counter(
+            "ailurus_jobs_ended", "Jobs that became final since the start", ("state",), self._ended
+        )
+        workers = Counter((heard.queue,) for heard in service.heard.values())
+        yield _gauge("ailurus_workers", "Workers that are heard of", ("queue",), _bounded(workers))
+        waiting = Counter({(queue,): service.hub.waiting(queue) for (queue,) in workers})
+        yield _gauge(
+            "ailurus_workers_waiting",
+            "Workers that wait for a job",
+            ("queue",),
+            _bounded(waiting),
+        )
+        yield GaugeMetricFamily(
+            "ailurus_attempts", "Attempts in workers' hands", value=len(service.leases)
+        )
+        yield GaugeMetricFamily("ailurus_sites", "Sites with an edge", value=len(service.sites))
+        yield GaugeMetricFamily(
+            "ailurus_heartbeat_seconds",
+            "How often workers are told to report",
+            value=service.heartbeat_s,
+        )
+
+    def _requests(self) -> Iterator[Metric]:
+        total = CounterMetricFamily(
+            "ailurus_http_requests", "Requests answered", labels=("route", "status")
+        )
+        times = HistogramMetricFamily(
+            "ailurus_http_request_seconds",
+            "From a request's head to its answer's end, waiting included",
+            labels=("route",),
+        )
+        for route, tally in self._traffic.routes.items():
+            for status, n in tally.statuses.items():
+                total.add_metric((route, str(status)), n)
+            reached = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, n in zip((*map(str, BOUNDS_S), "+Inf"), tally.buckets, strict=True):
+                reached += n
+                buckets.append((bound, reached))
+            times.add_metric((route,), buckets=buckets, sum_value=tally.seconds)
+        yield total
+        yield times
+        yield GaugeMetricFamily(
+            "ailurus_http_requests_held", "Requests that wait for something", value=self._held()
+        )
+
+    def _loops(self) -> Iterator[Metric]:
+        loops = self._service.loops
+        failures = loops.failures()
+        yield _counter(
+            "ailurus_loop_failures",
+            "What loops of the dispatcher raised; each was tried again",
+            ("loop",),
+            Counter(failures),
+        )
+        down = {one.loop for one in loops.down()}
+        up = GaugeMetricFamily("ailurus_loop_up", "Whether a loop does its work", labels=("loop",))
+        for name in failures:
+            up.add_metric((name,), name not in down)
+        yield up
+
+    def _files(self, store: Path) -> Iterator[Metric]:
+        sizes: Counter[tuple[str]] = Counter()
+        for kind, path in (("database", store), ("wal", Path(f"{store}-wal"))):
+            if path.exists():
+                sizes[kind,] = path.stat().st_size
+        yield _gauge("ailurus_store_bytes", "Files of the store", ("file",), sizes)
+
+
+def _bounded(found: Counter[Any]) -> Counter[Any]:
+    """The counts with the last label, the queue, kept for the largest queues only."""
+    sizes: Counter[str] = Counter()
+    for labels, n in found.items():
+        sizes[labels[-1]] += n
+    if len(sizes) <= QUEUES:
+        return found
+    named = {name for name, _ in sizes.most_common(QUEUES)}
+    bounded: Counter[Any] = Counter()
+    for labels, n in found.items():
+        bounded[(*labels[:-1], labels[-1] if labels[-1] in named else "other")] += n
+    return bounded
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Counter[Any]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label, value in values.items():
+        family.add_metric(label, value)
+    return family
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for label, value in values.items():
+        family.add_metric((label,), value)
+    return family

@@ -1,0 +1,360 @@
+"""What is wrong with a site that its schema cannot say: limits, times, paths and words that contradict
+each other. A rule E… is a fault; W… is a warning, and the site can be used."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from ailurus.apart import SYSTEM, look
+from ailurus.paths import directory_url, expanded
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s
+from ailurus.protocol.url import Url
+from harvester_edge.batch import batch_class
+from harvester_edge.lint.addresses import addresses, files, host, loopback
+from harvester_edge.lint.document import At, Fault, Tree, dotted, nearest
+from harvester_edge.lint.limits import limits, times
+from harvester_edge.owned import token_remedy
+from harvester_edge.site import Options, Site
+
+RULES = {
+    "E001": "the file is not YAML",
+    "E002": "a key stands twice",
+    "E003": "an alias or a tag",
+    "E004": "the file cannot be read",
+    "E005": "`extends` names no profile, or the file itself",
+    "E010": "a value of the wrong type or form",
+    "E011": "a value that is not one of those allowed",
+    "E012": "no such key",
+    "E013": "a key is missing",
+    "E020": "a plugin that does not exist, or an option that it does not have",
+    "E021": "a path that is not absolute, or a variable in it that is not set",
+    "E022": "limits that contradict each other or leave no room: no worker could ever start",
+    "E023": "times that contradict each other, or are none",
+    "E024": "keys that exclude each other, or one that needs another",
+    "E025": "a token would travel in the clear",
+    "E026": "jobs may not write where their outputs go unless they say otherwise",
+    "E027": "jobs could read or write what is the edge's",
+    "E028": "a secret in the site file",
+    "W001": "a value that somebody at the site must confirm",
+    "W002": "the batch system is asked too often, or not patiently",
+    "W003": "a limit that is never reached",
+    "W004": "nobody to turn to",
+    "W005": "the edge's book would not survive a reboot",
+    "W006": "two slots of a queue that are the same",
+    "W007": "nodes cannot reach the dispatcher at this address",
+    "W008": "somebody gets a token that can do more than they need",
+    "W009": "a plugin that is not here, but perhaps where the pilot is installed",
+    "W010": "a file that is not here, is empty, or others can use",
+    "W011": "workers of a slot start only beside those of another",
+    "W012": "nodes do not see what they must share with the edge",
+}
+
+KIND_POLL_S = 30.0  # controllers of shared batch systems are not asked more often than this
+VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run")  # noqa: S108  looked for, not used
+
+
+def sense(site: Site, tree: Tree) -> Iterator[Fault]:
+    """All faults and warnings of a site that its schema accepts."""
+    for check in CHECKS:
+        yield from check(site, tree)
+
+
+def _paths(site: Site, tree: Tree) -> Iterator[Fault]:
+    for at, path in _all_paths(site):
+        if "$" in expanded(path):
+            yield tree.fault(at, "E021", f"a variable of {path} is not set", "write it out")
+        elif not expanded(path).startswith("/"):
+            yield tree.fault(at, "E021", f"{expanded(path)} is not absolute", "begin it with /")
+
+
+def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
+    yield ("paths", "work"), site.paths.work
+    yield ("paths", "state"), site.paths.state
+    yield ("dispatcher", "token_file"), site.dispatcher.token_file
+    maybe: tuple[tuple[At, str | None], ...] = (
+        (("paths", "shared"), site.paths.shared),
+        (("dispatcher", "ca"), site.dispatcher.ca),
+        (
+            ("dispatcher", "panda", "pilot_token_file"),
+            site.dispatcher.panda.pilot_token_file if site.dispatcher.panda else None,
+        ),
+        (("pilot", "file"), site.pilot.file),
+        (("pilot", "program"), site.pilot.program),
+        (("relay", "token_file"), site.relay.token_file if site.relay else None),
+    )
+    yield from ((at, path) for at, path in maybe if path is not None)
+    yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
+    yield from ((("software", n), root) for n, root in enumerate(site.software))
+    yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))
+
+
+def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
+    if site.pilot.file and site.pilot.program:
+        at = ("pilot", "program")
+        yield tree.fault(at, "E024", "`file` and `program`: which one?", "keep one")
+    if site.pilot.sha256 and not site.pilot.file:
+        yield tree.fault(
+            ("pilot", "sha256"), "E024", "there is no `file` that it is the sum of", "`file: PATH`"
+        )
+
+
+def _network(site: Site, tree: Tree) -> Iterator[Fault]:
+    if site.network == "direct":
+        return
+    if site.relay is None:
+        message = f"`network: {site.network}` needs a part `relay`"
+        yield tree.fault(("network",), "E024", message, "relay: {token_file: …, url: https://…}")
+    elif site.network == "relay" and not (site.relay.url or "").startswith("https://"):
+        message = "nodes must be told where the relay is, and they know it by its certificate"
+        yield tree.fault(("relay", "url"), "E024", message, "https://HOST:8443")
+    elif (
+        site.network == "relay" and site.backend.kind != "local" and loopback(site.relay.url or "")
+    ):
+        message = f"{host(site.relay.url or '')} on a node is the node itself"
+        yield tree.fault(("relay", "url"), "W007", message, "what nodes call this machine")
+    if site.relay is not None and site.relay.token_file == site.dispatcher.token_file:
+        message = (
+            "it is the edge's own, and the relay needs one with the scope `ailurus.relay` only"
+        )
+        remedy = token_remedy("relay", site.site)
+        yield tree.fault(("relay", "token_file"), "W008", message, remedy)
+    if site.network == "spool" and site.backend.kind != "local" and site.paths.shared is None:
+        message = f"the spool would be in {site.paths.state}, which is to be on a local disk"
+        yield tree.fault(("paths", "shared"), "W012", message, SHARED)
+    if site.network == "spool" and site.container.bare:
+        message = "a payload outside a container could read the spool, and the tokens in it"
+        remedy = "`bare: false`, or `network: relay`"
+        yield tree.fault(("container", "bare"), "E024", message, remedy)
+
+
+def _panda(site: Site, tree: Tree) -> Iterator[Fault]:
+    part = site.dispatcher.panda
+    if part is None:
+        return
+    at = ("dispatcher", "panda")
+    if site.network != "direct":
+        message = "a relay speaks to an Ailurus dispatcher only"
+        yield tree.fault(("network",), "E024", message, "`network: direct`")
+    if part.dialect == "legacy" and part.run_mode == "self":
+        message = "PanDA's old interface tells nobody how many jobs are activated"
+        yield tree.fault((*at, "run_mode"), "E024", message, "run_mode: slave")
+    if part.pilot_token_file == site.dispatcher.token_file:
+        message = "every payload's neighbour on a node could act as this edge"
+        yield tree.fault((*at, "pilot_token_file"), "W008", message, "a token of pilots only")
+    if site.policy.exclude_nodes:
+        message = "a PanDA server tells of no bad nodes"
+        yield tree.fault(("policy", "exclude_nodes"), "W003", message, "leave it out")
+
+
+def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
+    """How the batch system is asked, unless it is this machine."""
+    limits = site.backend.limits
+    if site.backend.kind == "local" or limits.poll is None:
+        return
+    poll = duration_s(limits.poll)
+    if poll < KIND_POLL_S:
+        message = f"a listing each {poll:.0f} s is more than a shared batch system likes"
+        yield tree.fault(("backend", "limits", "poll"), "W002", message, "120s")
+    if limits.grace is not None and duration_s(limits.grace) < poll:
+        message = f"less than one poll, {poll:.0f} s: one bad listing would lose workers"
+        remedy = f"{2 * poll:.0f}s"
+        yield tree.fault(("backend", "limits", "grace"), "W002", message, remedy)
+
+
+def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
+    storage = site.storage
+    told: list[tuple[At, str]] = [
+        (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
+    ]
+    told.append((("storage", "http_proxy"), storage.http_proxy or ""))
+    told.append((("storage", "default_output"), directory_url(storage.default_output)))
+    read: list[Url] = []
+    for at, text in told:
+        try:
+            read += [Url.parse(text)] if text else []
+        except AilurusError as error:
+            yield tree.fault(at, "E010", error.message, error.remedy)
+            return
+    if not storage.default_output:
+        return
+    at, url = ("storage", "default_output"), read[-1]
+    path = os.fsdecode(b"/" + b"/".join(url.segments))
+    if url.scheme == "file" and not any(_beneath(path, root) for root in storage.roots):
+        yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
+    allowed = read[: len(storage.http_allow)]
+    if url.scheme in {"http", "https"} and not any(map(url.within, allowed)):
+        yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
+
+
+def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
+    """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies beneath
+    the other. Links are followed as this machine has them."""
+    own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
+    shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
+    roots = [(at, look(_plain(path))) for at, path in shown]
+    system, work = [look(path) for path in SYSTEM], look(_plain(site.paths.work))
+    for at, path, place in own:
+        for root_at, root in roots:
+            if place.overlaps(root):
+                message = f"jobs read what is there, and {dotted(at)}, {path}, is beneath it"
+                if not place.beneath(root):
+                    message = f"it is beneath {dotted(at)}, {path}"
+                yield tree.fault(root_at, "E027", message, "a directory of its own")
+        if any(place.beneath(one) for one in system):
+            message = f"every job sees the node's {path}"
+            yield tree.fault(at, "E027", message, "a directory outside /usr and its like")
+        if at not in WORK and place.beneath(work):
+            message = f"{dotted(at)}, {path}, is beneath it: pilots and payloads write there"
+            yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
+
+
+SHOWN: tuple[At, ...] = (("storage", "roots"), ("software",), ("container", "show"))
+"""Keys that list what jobs read."""
+WORK: tuple[At, ...] = (("paths", "work"),)
+OWN: tuple[At, ...] = (
+    *WORK, ("paths", "state"), ("paths", "shared"), ("dispatcher", "token_file"),
+    ("dispatcher", "panda", "pilot_token_file"), ("relay", "token_file"),
+)  # fmt: skip
+"""Where spools, tokens and scripts of workers lie: no job may read or write there."""
+
+
+def _beneath(path: str, root: str) -> bool:
+    return PurePath(_plain(path)).is_relative_to(_plain(root))
+
+
+def _plain(path: str) -> str:
+    """As the system takes it, but for links: they are another machine's, perhaps."""
+    return "/" + os.path.normpath(expanded(path)).lstrip("/")
+
+
+def _people(site: Site, tree: Tree) -> Iterator[Fault]:
+    if site.backend.kind != "local" and not site.contacts:
+        message = "no contact: whom does an admin of the batch system ask?"
+        yield tree.fault(("contacts",), "W004", message, "contacts: [you@example.org]")
+    if site.backend.kind != "local" and _beneath_any(site.paths.state, VOLATILE):
+        message = f"{site.paths.state} is gone after a reboot, and what it knows with it"
+        yield tree.fault(("paths", "state"), "W005", message, "a local disk that stays")
+
+
+def _shared(site: Site, tree: Tree) -> Iterator[Fault]:
+    shared = site.paths.shared
+    if site.backend.kind != "local" and shared is not None and _beneath_any(shared, VOLATILE):
+        message = f"{shared} on a node is the node's own"
+        yield tree.fault(("paths", "shared"), "W012", message, SHARED)
+
+
+SHARED = "`shared:` a directory on a file system that nodes mount"
+
+
+def _beneath_any(path: str, roots: Iterable[str]) -> bool:
+    return any(_beneath(path, root) for root in roots)
+
+
+def _twins(site: Site, tree: Tree) -> Iterator[Fault]:
+    seen: dict[Any, str] = {}
+    for name, slot in site.slots.items():
+        what = (slot.queue, slot.room(), tuple(sorted(map(str, slot.extra.items()))))
+        if what in seen:
+            message = f"the same as slot {seen[what]}: only that one is ever used"
+            yield tree.fault(("slots", name), "W006", message, "remove one")
+        seen.setdefault(what, name)
+
+
+def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
+    try:
+        plugin = batch_class(site.backend.kind)
+    except AilurusError as error:
+        yield tree.fault(("backend", "kind"), "E020", error.message, error.remedy)
+        return
+    for name, slot in site.slots.items():
+        if slot.nodes > plugin.most_nodes:
+            message = f"an allocation of {site.backend.kind} has {plugin.most_nodes} at most"
+            remedy = f"`nodes: {plugin.most_nodes}`"
+            yield tree.fault(("slots", name, "nodes"), "E022", message, remedy)
+    options = plugin.Options
+    known = [one.name for one in msgspec.structs.fields(options)]
+    places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
+    places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]
+    for key, value, at in ((key, told[key], (*at, key)) for at, told in places for key in told):
+        if key not in known:
+            message = f"{site.backend.kind} has no such option"
+            yield tree.fault(at, "E020", message, nearest(key, known))
+        elif wrong := _unlike(value, key, options):
+            yield tree.fault(at, "E020", *wrong)
+
+
+def _unlike(value: Any, key: str, options: Any) -> tuple[str, str] | None:
+    """What is wrong with an option's value in words, and what would help."""
+    said = _refusal(value, key, options)
+    if said is None:
+        return None
+    if found := re.match(r"Expected `(\w+)`, got `(\w+)`", said):
+        remedy = WORDS.get(found[1], found[1])
+        return f"this is {WORDS.get(found[2], found[2])}", f"{remedy} belongs here"
+    if found := re.match(r"Expected `\w+` (<=|>=|<|>) ([\d.]+)", said):
+        than = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[found[1]]
+        return f"{value} is out of range", f"{than} {found[2]}"
+    if "regex" in said:
+        many = isinstance(value, list)
+        letters = dict.fromkeys("".join(value) if many else value)
+        bad = [one for one in letters if _refusal([one] if many else one, key, options)]
+        what = " ".join(map(repr, bad))
+        return f"{what or 'a text of this form'} may not stand here", "leave it out"
+    return said, "leave it out: docs/edge.md says what a plugin keeps to itself"
+
+
+def _refusal(value: Any, key: str, options: Any) -> str | None:
+    try:
+        msgspec.convert({key: value}, options)
+    except msgspec.ValidationError as error:
+        said = str(error).split(" - at")[0]
+        return None if "missing required" in said else said
+    return None
+
+
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "array": "a list",
+}
+
+
+def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
+    """What the pilot needs a plugin for. One in a venv of its own may have others than there are here."""
+    rule = "W009" if site.pilot.program else "E020"
+    containers, transfers = _plugins("container"), _plugins("data")
+    default, output = site.container.default, site.storage.default_output
+    if default not in containers:
+        at, message = ("container", "default"), f"there is no container plugin {default!r}"
+        yield tree.fault(at, rule, message, nearest(default, containers))
+    elif default == "bare" and not site.container.bare:
+        message = "no pilot would start: `bare: false` forbids payloads outside a container"
+        remedy = "`default: bubblewrap`, or `bare: true`"
+        yield tree.fault(("container", "default"), "E024", message, remedy)
+    scheme = directory_url(output).partition("://")[0]
+    if output and scheme not in transfers:
+        at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
+        yield tree.fault(at, rule, message, nearest(scheme, transfers))
+
+
+def _plugins(kind: str) -> list[str]:
+    """Names of the plugins that are installed here; none is imported."""
+    ours = import_module("plugins").TABLE[kind]
+    return sorted({*ours, *(one.name for one in entry_points(group=f"ailurus.{kind}"))})
+
+
+CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
+    _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, _storage,
+    _apart, _payloads, _people, _shared, _twins,
+)  # fmt: skip

@@ -1,0 +1,321 @@
+"""Staging: inputs into the job's directory, outputs from it to storage, measured on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+from typing import TypeVar
+
+from ailurus.protocol import job
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.url import LONGEST, Url
+from pilot.attempt import Held
+from pilot.blame import MetOn, Thing, judged
+from pilot.ports import Check, Copied, JobError, Transfer
+from pilot.process.usage import ENTRY_BYTES, charge
+from pilot.site import Bounds
+from pilot.workdir import SCRIPT, Workdir
+
+T = TypeVar("T")
+MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
+REPORT_BYTES, FILE_BYTES = 6_000_000, 150
+"""Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a request,
+and a report that is longer would never arrive."""
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
+
+
+class Stage:
+    """Moves the files of jobs with the transfers of this site."""
+
+    def __init__(
+        self,
+        transfers: Callable[[str], Transfer],
+        default_output: str,
+        bounds: Bounds,
+        logs: str = "failed",
+    ) -> None:
+        """`logs`: whose log.tgz is kept, see `site.Storage`."""
+        self.logs = logs
+        self._transfers = transfers
+        self._default = default_output
+        self._bounds = bounds
+
+    @property
+    def has_default(self) -> bool:
+        return bool(self._default)
+
+    def allowed(self, held: Held) -> None:
+        """Refuse now what could not be staged later: a job that cannot end well is not begun."""
+        for index, file in enumerate(held.spec.inputs):
+            with _field(f"inputs[{index}].url"):
+                url = _parsed(file.url)
+                self._transfers(url.scheme).allowed(url)
+        told = 0
+        for index, output in enumerate(held.spec.outputs):
+            with _field(f"outputs[{index}].url"):
+                url = self.physical(held.id, output)
+                self._transfers(url.scheme).allowed(url)
+                told += FILE_BYTES + len(output.name) + len(url.text.encode())
+        if told > REPORT_BYTES:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"names and URLs of the {len(held.spec.outputs)} outputs are longer than the report of a job "
+                f"may be: {told} bytes, of {REPORT_BYTES}",
+                field="outputs",
+                remedy="give them shorter directories, or pack them into one file",
+            )
+        declared = sum(file.size or 0 for file in held.spec.inputs)
+        if 0 < self._bounds.inputs_bytes < declared:
+            raise JobError(
+                Code.INPUTS_TOO_LARGE,
+                f"the inputs have {declared} bytes, this site takes {self._bounds.inputs_bytes}",
+                field="inputs",
+            )
+
+    def physical(self, of: tuple[int, int], file: OutputFile) -> Url:
+        """Where an attempt's output goes: no attempt overwrites another's."""
+        directory = file.url or self._default
+        if not directory:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"output {file.name!r} has no url and this site has no default storage",
+                remedy="give the output a url, the site file `storage.default_output`, or a pilot without "
+                "one --storage",
+            )
+        url = _parsed(directory).joined(f"{of[0]}.{of[1]}.{file.name}")
+        if len(url.text) > LONGEST:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"the URL of output {file.name!r} is longer than {LONGEST} characters",
+                remedy="shorten its directory, or the site file's `storage.default_output`",
+            )
+        return url
+
+    def planned(self, of: tuple[int, int], spec: JobSpec) -> list[str]:
+        """All that an attempt may leave in storage."""
+        urls = []
+        for file in (*spec.outputs, LOG):
+            with contextlib.suppress(JobError):
+                urls.append(self.physical(of, file).text)
+        return urls
+
+    def stage_in(self, held: Held, work: Workdir) -> None:
+        left = held.spec.disk_mb << 20  # for inputs whose size nobody declared
+        for index, file in enumerate(held.spec.inputs):
+            with _field(f"inputs[{index}]"):
+                get = partial(self._get, file, work, left if file.size is None else file.size)
+                taken = _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+                left -= taken if file.size is None else 0
+
+    def stage_out(self, held: Held, work: Workdir) -> tuple[DoneFile, ...]:
+        """All outputs, or none: what had come before a failure is removed again, and what was under way
+        when the job was stopped, for it may have arrived unheard."""
+        done: list[DoneFile] = []
+        under_way = ""
+        try:
+            for index, file in enumerate(held.spec.outputs):
+                with _field(f"outputs[{index}].name"):
+                    source = self._output(file, work)
+                    if source is None:
+                        continue
+                    try:
+                        under_way = self.physical(held.id, file).text
+                        done.append(self.put(held, file, source))
+                        under_way = ""
+                    finally:
+                        os.close(source)
+        except Exception:
+            unheard = [under_way] if under_way and held.stopped is not None else []
+            self.delete([*(file.url for file in done), *unheard])
+            raise
+        return tuple(done)
+
+    def put(self, held: Held, file: OutputFile, source: int) -> DoneFile:
+        url = self.physical(held.id, file)
+
+        def once(check: Check) -> Copied:
+            os.lseek(source, 0, os.SEEK_SET)
+            return self._transfers(url.scheme).put(source, url, check)
+
+        copied = _again(held, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
+        return DoneFile(
+            name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
+        )
+
+    def delete(self, urls: Sequence[str]) -> list[str]:
+        """Remove files of an attempt that did not count; those that could not be."""
+        left = []
+        for text in urls:
+            try:
+                url = _parsed(text)
+                self._transfers(url.scheme).delete(url)
+            except JobError:
+                left.append(text)
+        return left
+
+    def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
+        """Stage one input in, of at most `most` bytes; what it takes of the disk."""
+        with MetOn(Thing.NODE, f"cannot make the input {file.name!r}"):
+            try:
+                into = work.create(file.name)
+            except FileExistsError:  # of an earlier try
+                (work.directory / file.name).unlink()
+                into = work.create(file.name)
+        try:
+            url = _parsed(file.url)
+            bounded = _bounded(file, into, most, check)
+            copied = self._transfers(url.scheme).get(url, into, bounded, md5=file.md5 is not None)
+            taken = charge(os.fstat(into))
+        finally:
+            os.close(into)
+        _compare(file, copied)
+        return taken
+
+    def _output(self, file: OutputFile, work: Workdir) -> int | None:
+        try:
+            source = work.open(file.name)
+        except FileNotFoundError:
+            if file.optional:
+                return None
+            raise JobError(
+                Code.MISSING_OUTPUT,
+                f"the payload left no file {file.name!r}",
+                remedy="does it write it into the directory it starts in? Or make it `optional`",
+            ) from None
+        except PermissionError:
+            raise JobError(
+                Code.OUTPUT_UNSAFE,
+                f"the payload left {file.name!r}, but the pilot may not read it",
+                remedy="let the payload end with `chmod u+r` on it, and u+x on its directories",
+            ) from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_FILE:
+                raise judged(error, f"cannot read the output {file.name!r}", Thing.JOB) from None
+            what = str(error)
+            if isinstance(error, OSError):
+                what = f"{file.name!r} is a symbolic link, a socket or a device"
+            raise JobError(
+                Code.OUTPUT_UNSAFE,
+                f"{what}, and only a regular file can be an output",
+                remedy="let the payload copy the contents to a file of that name",
+            ) from None
+        size = os.fstat(source).st_size
+        if size > self._bounds.output_bytes:
+            os.close(source)
+            raise JobError(
+                Code.OUTPUT_TOO_LARGE,
+                f"{file.name} has {size} bytes, this site takes {self._bounds.output_bytes}",
+            )
+        return source
+
+
+LOG = OutputFile(name=job.LOG, optional=True)
+
+
+def undeclared(spec: JobSpec, work: Workdir) -> str:
+    """What a payload left that goes with its directory, as a sentence; empty if there is nothing."""
+    declared = {f"work/{file.name}" for file in spec.inputs}
+    declared |= {f"work/{file.name}" for file in spec.outputs}
+    if spec.script:
+        declared.add(f"work/{SCRIPT}")
+    found = (
+        name.removeprefix("work/")
+        for name, status in work.files(tmp=False)
+        if name not in declared and stat.S_ISREG(status.st_mode)
+    )
+    if not (left := list(islice(found, MOST_COUNTED))):
+        return ""
+    names = [name if len(name) <= 60 else name[:59] + "…" for name in sorted(left)[:MOST_NAMED]]
+    count = f"{len(left)} or more" if len(left) == MOST_COUNTED else f"{len(left)}"
+    what = "1 file that was" if len(left) == 1 else f"{count} files that were"
+    return f"left {what} not declared: {', '.join(names)}{', …' * (len(left) > MOST_NAMED)}"
+
+
+@lru_cache(100)  # a site's default directory, for each job anew
+def _parsed(url: str) -> Url:
+    try:
+        return Url.parse(url)
+    except AilurusError as error:
+        raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
+
+
+def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
+    """`check`, and that an input takes no more of the node's disk than its size: that which is declared, or
+    what the job's disk has left for it."""
+
+    def both() -> None:
+        check()
+        if charge(os.fstat(into)) <= most + ENTRY_BYTES:
+            return
+        if file.size is not None:
+            raise JobError(
+                Code.STAGE_IN_FAILED, f"{file.name} has more than the {file.size} bytes declared"
+            )
+        raise JobError(
+            Code.INPUTS_TOO_LARGE,
+            f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
+            "size is not declared",
+            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more `disk`",
+        )
+
+    return both
+
+
+def _compare(file: InputFile, copied: Copied) -> None:
+    """Hold what was declared against what came."""
+    if file.size is not None and file.size != copied.size:
+        raise JobError(
+            Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"
+        )
+    if file.adler32 is not None and file.adler32 != copied.adler32:
+        raise JobError(
+            Code.GET_ADLER_MISMATCH,
+            f"{file.name} has adler32 {copied.adler32}, declared is {file.adler32}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+    if file.md5 is not None and file.md5 != copied.md5:
+        raise JobError(
+            Code.GET_MD5_MISMATCH,
+            f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+
+
+def _again(held: Held, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
+    """Try a transfer up to three times while its failure is of a passing kind; all within one limit."""
+    deadline = time.monotonic() + bounds.staging_s
+
+    def check() -> None:
+        held.check()
+        if time.monotonic() > deadline:
+            raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
+
+    for pause_s in (0.5, 3.0, None):
+        try:
+            return once(check)
+        except JobError as error:
+            held.check()
+            over = pause_s is None or time.monotonic() + pause_s > deadline
+            if not error.transient or over:
+                raise
+            held.note(f"tries again after: {error}")
+            held.news.wait(pause_s)
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Say which field of the job an error is about."""
+    try:
+        yield
+    except JobError as error:
+        error.field = error.field or name
+        raise

@@ -1,0 +1,1 @@
+"""One node: what it has, who may use it, and who watches its payloads."""

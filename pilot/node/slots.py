@@ -1,0 +1,198 @@
+"""Slots: who holds which cores, memory, disk and GPUs, and who is next.
+
+Who waits is ordered by priority, then longest estimate first (jobs without one last), then arrival;
+whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is the order and
+nothing else: the pilot's threads and `pack` both use it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, TypeVar
+
+from ailurus.protocol.job import JobSpec, Room, shape_of
+from pilot.attempt import Held
+
+T = TypeVar("T")
+
+
+class Need(NamedTuple):
+    """A share of a machine."""
+
+    cores: int = 1
+    memory_mb: int = 0
+    disk_mb: int = 0
+    gpus: int = 0
+
+    def fits(self, free: Need) -> bool:
+        return (
+            self.cores <= free.cores
+            and self.memory_mb <= free.memory_mb
+            and self.disk_mb <= free.disk_mb
+            and self.gpus <= free.gpus
+        )
+
+    def less(self, other: Need) -> Need:
+        return Need(
+            self.cores - other.cores,
+            self.memory_mb - other.memory_mb,
+            self.disk_mb - other.disk_mb,
+            self.gpus - other.gpus,
+        )
+
+    def more(self, other: Need) -> Need:
+        return Need(
+            self.cores + other.cores,
+            self.memory_mb + other.memory_mb,
+            self.disk_mb + other.disk_mb,
+            self.gpus + other.gpus,
+        )
+
+
+def need_of(spec: JobSpec) -> Need:
+    shape = shape_of(spec)
+    return Need(shape.cores, shape.memory_mb, shape.disk_mb, shape.gpus)
+
+
+class Line(Generic[T]):
+    """Who waits for a slot, by shape: so a thousand wide jobs cost a narrow one nothing."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[Need, list[tuple[int, float, int, T]]] = {}
+        self._count = itertools.count()
+
+    def add(self, item: T, need: Need, *, priority: int = 0, estimate_s: float = 0.0) -> None:
+        entry = (-priority, -estimate_s, next(self._count), item)
+        heapq.heappush(self._heaps.setdefault(need, []), entry)
+
+    def remove(self, item: T, need: Need) -> None:
+        heap = self._heaps.get(need, [])
+        heap[:] = [entry for entry in heap if entry[3] is not item]
+        heapq.heapify(heap)
+        if not heap:
+            self._heaps.pop(need, None)
+
+    def take(self, free: Need) -> tuple[list[tuple[T, Need]], Need]:
+        """All that start now, in order, and what is free after that."""
+        taken: list[tuple[T, Need]] = []
+        while fitting := [need for need in self._heaps if need.fits(free)]:
+            need = min(fitting, key=lambda need: self._heaps[need][0][:3])
+            taken.append((heapq.heappop(self._heaps[need])[3], need))
+            free = free.less(need)
+            if not self._heaps[need]:
+                del self._heaps[need]
+        return taken, free
+
+    def needs(self) -> Iterator[Need]:
+        """What those who wait will hold."""
+        for need, heap in self._heaps.items():
+            yield from itertools.repeat(need, len(heap))
+
+
+class Slot(NamedTuple):
+    """A granted share. `cpus` is empty where payloads are not pinned."""
+
+    need: Need
+    cpus: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
+
+
+class Slots:
+    """The room of this pilot, shared by its jobs' threads."""
+
+    def __init__(self, total: Need, pin: Collection[int] = ()) -> None:
+        self.total = total
+        self._free = total
+        self._cpus = sorted(pin)
+        self._gpus = list(range(total.gpus))
+        self._line: Line[Held] = Line()
+        self._coming: dict[Held, Need] = {}
+        self._granted: dict[Held, Slot] = {}
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
+        """Notified when there may be room for another job."""
+
+    def expect(self, job: Held) -> None:
+        """Keep room for a job that has come, until it holds its slot or has ended: its inputs may take
+        hours, and meanwhile another job would find the room free."""
+        with self._lock:
+            self._coming[job] = need_of(job.spec)
+
+    def gone(self, job: Held) -> None:
+        """Keep no room any more for a job that has got its slot, or stands in line for it, or has ended."""
+        with self._lock:
+            if self._coming.pop(job, None) is not None:
+                self.changed.notify_all()
+
+    @contextmanager
+    def held(self, job: Held) -> Iterator[Slot]:
+        """A slot for `job`, once there is one; raises the job's own stop if that comes first."""
+        need = need_of(job.spec)
+        with self._lock:
+            self._line.add(
+                job, need, priority=job.spec.priority, estimate_s=job.spec.estimate_s or 0.0
+            )
+            self._grant()
+            self.gone(job)
+        try:
+            while job not in self._granted:
+                job.check()
+                job.news.wait()
+                job.news.clear()
+            job.check()
+            yield self._granted[job]
+        finally:
+            with self._lock:
+                self._give_back(job, need)
+
+    def room(self) -> Need:
+        """What is free for jobs that are not here yet."""
+        with self._lock:
+            free = self._free
+            for need in self._waiting():
+                free = free.less(need)
+            return Need(*(max(0, value) for value in free))
+
+    def waiting(self) -> int:
+        """Jobs that are here and hold no slot yet."""
+        with self._lock:
+            return sum(1 for _ in self._waiting())
+
+    def _waiting(self) -> Iterator[Need]:
+        yield from self._line.needs()
+        yield from self._coming.values()
+
+    def _grant(self) -> None:
+        taken, self._free = self._line.take(self._free)
+        for job, need in taken:
+            cpus = tuple(self._cpus[: need.cores])
+            gpus = tuple(self._gpus[: need.gpus])
+            del self._cpus[: len(cpus)], self._gpus[: len(gpus)]
+            self._granted[job] = Slot(need, cpus, gpus)
+            job.news.set()
+
+    def _give_back(self, job: Held, need: Need) -> None:
+        slot = self._granted.pop(job, None)
+        if slot is None:
+            self._line.remove(job, need)
+        else:
+            self._free = self._free.more(need)
+            self._cpus = sorted([*self._cpus, *slot.cpus])
+            self._gpus = sorted([*self._gpus, *slot.gpus])
+            self._grant()
+        self.changed.notify_all()
+
+
+def room_of(need: Need, seconds_left: float | None) -> Room:
+    """A need in the words of the protocol."""
+    return Room(
+        cores=need.cores,
+        memory_mb=need.memory_mb,
+        disk_mb=need.disk_mb,
+        gpus=need.gpus,
+        seconds_left=seconds_left,
+    )

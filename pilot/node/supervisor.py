@@ -1,0 +1,300 @@
+"""The supervisor: one thread that looks after all payloads, and stops those that pass a limit.
+
+It looks as often as it can afford: a pass may take a four-hundredth of a core, so few payloads are
+seen every second and a packed node every few. Deadlines are waited for, not polled.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from ailurus.loops import Loop
+from ailurus.protocol.errors import Code
+from pilot.attempt import Held
+from pilot.ports import JobError
+from pilot.process import proc
+from pilot.process.activity import Signs
+from pilot.process.usage import (
+    ENTRY_BYTES,
+    Disk,
+    Nameless,
+    NodeUse,
+    charge,
+    nameless,
+    node_use,
+    shared_memory_kb,
+)
+from pilot.site import Bounds
+from pilot.workdir import Workdir
+
+SHARE = 0.0025  # of one core, for samples; the same again for looking at disks
+SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
+FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when it has ended
+BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
+# Files without a name are searched for when the node has so much more in memory or on disk than at the last
+# search: they cannot have grown by more. A node where others free as much is searched every few minutes.
+GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 300.0
+
+
+class _Watched:
+    """What the supervisor remembers of one payload."""
+
+    def __init__(self, held: Held, work: Workdir, now: float) -> None:
+        self.held, self.work = held, work
+        self.began = now
+        self.disk = Disk((work.directory, work.tmp))
+        if held.spec.inputs or held.spec.script:  # they are there by now, and count beside its disk
+            self.disk.step(FINAL_ENTRIES)
+        self.disk_limit = (held.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
+        self.nameless = Nameless(0, 0)
+        self.node = NodeUse(0, 0)
+        """The least since the last search for files without a name."""
+        self.nameless_next, self.search_by, self.disk_next = now, now, now + 2.0
+        self.pss_next = now + PSS_EVERY_S / 2
+        self.io: dict[int, proc.Io] = {}
+        self.signs = Signs(now)
+
+    @property
+    def deadline(self) -> float:
+        walltime = self.held.spec.walltime_s
+        return float("inf") if walltime is None else self.began + walltime
+
+
+def _device(directory: Path) -> int:
+    try:
+        return directory.lstat().st_dev
+    except OSError:
+        return -1
+
+
+class Supervisor:
+    """One pass over /proc a sample, for all payloads."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._watched: dict[Held, _Watched] = {}
+        self._news = threading.Event()
+        self._wake_at = float("inf")
+        self._sample_at = 0.0
+        self._looked_at = 0.0
+        self.closed = False
+        self._log = Log("pilot.node.supervisor")
+
+    @contextmanager
+    def watching(self, held: Held, work: Workdir) -> Iterator[None]:
+        """Look after the payload of `held` while this lasts."""
+        watched = self._watched[held] = _Watched(held, work, time.monotonic())
+        self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
+        try:
+            yield
+        finally:
+            del self._watched[held]
+            self._last_look(watched)
+
+    def wake_by(self, at: float) -> None:
+        """See to it that the supervisor looks at `at`."""
+        if at < self._wake_at:
+            self._wake_at = at
+            self._news.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._news.set()
+
+    def run(self, loop: Loop) -> None:
+        """The thread: until `close`."""
+        while not self.closed:
+            self._news.clear()
+            self._wake_at = self._look(time.monotonic())
+            loop.turned(None)
+            left = self._wake_at - time.monotonic()
+            self._news.wait(None if left == float("inf") else max(0.0, left))
+
+    def _look(self, now: float) -> float:
+        """Enforce what is due; when to look again."""
+        watched = list(self._watched.values())
+        if (
+            now - self._looked_at > SUSPENDED_S
+            and self._looked_at
+            and now > self._wake_at + SUSPENDED_S
+        ):
+            for one in watched:  # we were stopped, and perhaps they as well: no idleness of theirs
+                one.signs.alive_at += now - self._looked_at
+        self._looked_at = now
+        wake_at = float("inf")
+        for one in watched:
+            kill_at = one.held.kill_at
+            if kill_at is not None and now >= kill_at:
+                one.held.kill()
+            elif kill_at is not None:
+                wake_at = min(wake_at, kill_at)
+            if now >= one.deadline:
+                self._stop(one, Code.WALLTIME, f"the payload ran {one.held.spec.walltime_s} s, "
+                           "its time limit", "ask for more `walltime`", self._bounds.grace_s)  # fmt: skip
+            else:
+                wake_at = min(wake_at, one.deadline)
+        if not watched:
+            return wake_at
+        if now >= self._sample_at:
+            used = time.thread_time()
+            self._sample(watched, now)
+            self._sample_at = now + max(SHORTEST_S, (time.thread_time() - used) / SHARE)
+        return min(wake_at, self._sample_at)
+
+    def _sample(self, watched: list[_Watched], now: float) -> None:
+        processes = proc.scan()
+        node = node_use(watched[0].work.path)
+        by_pid = {pid: one for one in watched if (pid := one.held.pid) is not None}
+        for pid, tree in proc.trees(processes, by_pid).items():
+            one = by_pid[pid]
+            mapped = sum(processes[p].rss_kb for p in tree)
+            cpu_s = sum(processes[p].cpu_s for p in tree)
+            files = self._files_in_memory(one, tree, now, node)
+            rss = mapped + (max(0, files - proc.rss_shmem_kb(tree)) if files else 0)
+            for p in tree:
+                if (io := proc.io_of(p)) is not None:
+                    one.io[p] = io
+            before = one.held.usage
+            one.held.usage = replace(
+                before,
+                cpu_s=round(max(before.cpu_s, cpu_s), 3),
+                wall_s=round(now - one.began, 3),
+                rss_kb=rss,
+                max_rss_kb=max(before.max_rss_kb, rss),
+                read_bytes=sum(io.read for io in one.io.values()),
+                write_bytes=sum(io.written for io in one.io.values()),
+                processes=len(tree),
+            )
+            one.signs.worked(cpu_s, sum(one.io[p].moved for p in tree if p in one.io), now)
+            self._memory(one, tree, mapped + files, files, now)
+        for one in watched:
+            self._logs(one, now)
+            if now >= one.disk_next:
+                used = time.thread_time()
+                self._disk(one, now)
+                cost = time.thread_time() - used
+                one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
+
+    def _files_in_memory(self, one: _Watched, tree: list[int], now: float, node: NodeUse) -> int:
+        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A payload
+        that has files without a name is searched with its disk, as they may go."""
+        grown = (
+            node.memory_kb > one.node.memory_kb + GROWN_MEMORY_KB
+            or node.disk_kb > one.node.disk_kb + GROWN_DISK_KB
+        )
+        search_at = one.disk_next if one.nameless.memory or one.nameless.disk else one.search_by
+        if now >= one.nameless_next and (grown or now >= search_at):
+            used = time.thread_time()
+            one.nameless = nameless(tree, _device(one.work.directory))
+            one.node = node
+            one.search_by = now + SEARCH_EVERY_S
+            one.nameless_next = now + (time.thread_time() - used) / SHARE
+        else:
+            one.node = one.node.least(node)
+        inside = shared_memory_kb(tree[1]) if len(tree) > 1 else 0
+        return inside + one.nameless.memory // 1024
+
+    def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
+        """`most` counts shared pages once a process, and files in memory apart from what is mapped of
+        them: so before it counts against anybody, shares decide."""
+        limit = one.held.spec.memory_mb * 1024
+        if most <= limit and now < one.pss_next:
+            return
+        one.pss_next = now + PSS_EVERY_S
+        mapped = proc.pss_kb(tree)
+        used = most
+        if mapped is not None:
+            used = mapped.all
+            if files:
+                used += max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
+            usage = one.held.usage
+            one.held.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
+        if used > limit:
+            kept = f", {files // 1024} MB of it in files" if files > 1024 else ""
+            self._stop(
+                one,
+                Code.OVER_MEMORY,
+                f"the payload used {used // 1024} MB of memory{kept}, it asked for "
+                f"{one.held.spec.memory_mb} MB",
+                "ask for more `memory`",
+            )
+
+    def _logs(self, one: _Watched, now: float) -> None:
+        size = 0
+        seen: list[tuple[int, int]] = []
+        for path in (one.work.stdout, one.work.stderr):
+            try:
+                found = path.lstat()
+            except OSError:
+                continue
+            size += max(found.st_size, charge(found))
+            seen.append((found.st_size, found.st_mtime_ns))
+        one.signs.wrote("output", hash(tuple(seen)), now)
+        if size > self._bounds.stdout_bytes:
+            self._stop(
+                one,
+                Code.STDOUT_TOO_BIG,
+                f"stdout and stderr have {size} bytes, this site takes {self._bounds.stdout_bytes}",
+                "let the payload write less, or to a file that is an output",
+            )
+
+    def _disk(self, one: _Watched, now: float) -> None:
+        walked = one.disk.step()
+        self._disk_limit(one, one.disk, one.nameless.disk)
+        if not walked:  # what is not seen yet may be what changes
+            return
+        one.signs.wrote("files", one.disk.mark, now)
+        own = one.held.spec.looping_s
+        limit = self._bounds.looping_s if own is None else own
+        if 0 < limit < now - one.signs.alive_at:
+            self._stop(
+                one,
+                Code.LOOPING_JOB,
+                f"the payload gave no sign of life for {limit:.0f} s: no output, no file that changed, "
+                "hardly any CPU time or I/O",
+                "let it write its progress, or give the job a longer `looping`, or the site "
+                "`limits.looping`",
+                self._bounds.grace_s,
+            )
+
+    def _last_look(self, one: _Watched) -> None:
+        """What the payload left counts, too, however short it ran."""
+        disk = one.disk.anew()
+        one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
+        self._disk_limit(one, disk, 0)
+        self._logs(one, time.monotonic())
+
+    def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
+        used = disk.used + without_name
+        one.held.usage = replace(one.held.usage, disk_mb=-(-used // 1024**2))
+        if used > one.disk_limit:
+            inputs = one.disk_limit - (one.held.spec.disk_mb << 20)
+            self._stop(
+                one,
+                Code.WORKDIR_TOO_LARGE,
+                f"the job's directory and /tmp have {-(-(used - inputs) // 1024**2)} MB beside its inputs, "
+                f"it asked for {one.held.spec.disk_mb} MB; each file counts at least 4 kB",
+                "ask for more `disk`, or let it pack small files together",
+            )
+        elif disk.too_deep:
+            self._stop(
+                one,
+                Code.WORKDIR_TOO_LARGE,
+                "the payload made directories so deep that their path is longer than 4096 bytes: what is "
+                "in them cannot be counted",
+                "let it use shorter paths",
+            )
+
+    def _stop(
+        self, one: _Watched, code: Code, what: str, remedy: str, grace_s: float = 0.0
+    ) -> None:
+        if one.held.stopped is None:
+            self._log.info("limit_passed", job_id=one.held.id[0], code=int(code), what=what)
+            one.held.stop(JobError(code, what, remedy=remedy), grace_s=grace_s)

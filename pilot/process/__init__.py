@@ -1,0 +1,1 @@
+"""Processes: how payloads are started, counted and ended."""

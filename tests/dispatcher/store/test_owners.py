@@ -1,0 +1,348 @@
+"""What a caller names is found together with its owner: others' jobs, workers and sites do not exist for it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from collections import defaultdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import dispatcher
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.api import ROUTES, Scope
+from ailurus.protocol.job import Room
+from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending, Phase
+from dispatcher.auth.caller import Caller
+from dispatcher.console.live import Live
+from dispatcher.refusal import Rejected
+from dispatcher.store.queries import queries
+from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
+
+pytestmark = pytest.mark.field("A4")
+
+# --- statements ------------------------------------------------------------------------------------
+
+KEYS = {
+    "job_id", "ids", "worker_id", "intent", "instance", "request_id", "parent", "child", "command_id",
+    "site", "harvester",
+}  # fmt: skip
+DOORS = {
+    "users", "workers", "edges", "relays", "feeds", "live", "acquire", "calls", "commands", "files",
+    "figures", "harvester", "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
+}  # fmt: skip
+"""Modules that answer callers: what they look up by a key, a caller may have named."""
+COMPARED = {
+    "user": r"\bowner = :owner\b|\bowner, request_id\b",
+    "site": r"\bsite = :site\b|on conflict \(site\)",
+    "harvester": r"\bharvester = :harvester\b|intent like 'harvester:%'|on conflict \(harvester, command\)",
+}
+
+
+@cache
+def declared() -> dict[str, str]:
+    text = files("dispatcher.store").joinpath("queries.sql").read_text()
+    return dict(re.findall(r"^-- name: (\S+)\n-- owner: (.+)\n", text, re.MULTILINE))
+
+
+@cache
+def callers() -> dict[str, set[tuple[str, str]]]:
+    """By statement the modules, and there the classes and functions, in which it is named."""
+    found = defaultdict(set)
+
+    def walk(node: ast.AST, module: str, names: tuple[str, ...]) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = names
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = (*names, child.name)
+            if isinstance(child, ast.Constant) and child.value in queries():
+                found[child.value].add((module, inner))
+            walk(child, module, inner)
+
+    for file in Path(dispatcher.__file__).parent.rglob("*.py"):
+        walk(ast.parse(file.read_text()), file.stem, ())
+    return found
+
+
+def keyed() -> list[str]:
+    """The statements that find something by a key which a caller may name, where one may."""
+    looked = []
+    for name, text in queries().items():
+        made = text.startswith("insert") and "on conflict" not in text
+        keys = KEYS & set(re.findall(r"(?<!:):([a-z_]+)", text))
+        if keys and not made and any(module in DOORS for module, _ in callers()[name]):
+            looked.append(name)
+    return looked
+
+
+OWN = {
+    "worker.register": "the caller has just claimed or made it",
+    "worker.state": "of the worker's own token",
+    "worker.home": "whose site the relay compares",
+    "worker.phase": "of the worker's own token, or found with its site or its Harvester",
+    "worker.fill": "of a Harvester's worker that was found by it",
+    "worker.serve": "of a Harvester's worker that was found by it",
+    "worker.row": "of the worker's own token",
+    "worker.place": "of an attempt that was found, to compare its queue",
+}
+"""Keyed by the id of a worker that a token, or the statement before, has given."""
+
+
+@pytest.mark.parametrize("name", keyed())
+def test_a_statement_with_a_key_of_the_callers_says_how_its_owner_is_compared(name):
+    if name in OWN:
+        return
+    assert name in declared(), f"{name}: say in queries.sql how its owner is compared"
+    how = declared()[name]
+    if how.startswith("checked by "):
+        checking = set(how.removeprefix("checked by ").split(", "))
+        for module, functions in callers()[name]:
+            if module in DOORS:
+                assert checking & set(functions), f"{name} in {module}: {functions} is not declared"
+    elif not how.startswith("in the key"):
+        assert re.search(COMPARED[how], queries()[name]), f"{name} does not compare its {how}"
+
+
+def test_the_walk_sees_the_statements_that_matter():
+    seen = set(keyed())
+    assert {"job.row", "job.standing", "worker.planned", "worker.drain", "attempt.get"} <= seen
+    assert not set(OWN) - seen
+    assert not set(declared()) - set(queries())
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+ADMIN = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
+PILOT = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
+THEIR_EDGE = Caller(subject="e2", scopes=frozenset({Scope.EDGE}), site="there")
+THEIR_RELAY = Caller(subject="r2", scopes=frozenset({Scope.RELAY}), site="there")
+INTENT = {"queue": "q", "count": 1, "deadline": 4e9}
+
+
+class World:
+    """Alice's job in the hands of a worker that the edge of `here` planned, and others who know its names."""
+
+    async def make(self, b) -> World:
+        self.b, self.service = b, b.service
+        self.epoch = await self.hello("here", EDGE)
+        ask = m.NewIntent(site="here", epoch=self.epoch, intent="i1", **INTENT)
+        await b.service.intent(ask, EDGE)
+        boot = Caller(
+            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", site="here", queue="q",
+            epoch=self.epoch,
+        )  # fmt: skip
+        ask = m.Register(instance="p1", queue="q", total=BIG)
+        self.worker = Worker(b.service, await b.service.register(ask, boot), "q")
+        (self.job,) = await b.submit(job("mine"))
+        (self.got,) = await self.worker.acquire()
+        await self.worker.beat(self.got)
+        (self.parent,) = await b.submit(job("parent", queue="elsewhere"))
+        self.their_epoch = await self.hello("there", THEIR_EDGE)
+        self.stranger = await b.worker("q2", site="there")
+        self.held = m.HeldJob(job_id=self.job, attempt_nr=1)
+        return self
+
+    async def hello(self, site: str, edge: Caller) -> int:
+        slot = m.SlotShape(name="s", queue="q", room=BIG)
+        ask = m.Hello(site=site, instance=f"edge-of-{site}", slots=(slot,))
+        return (await self.service.hello(ask, edge)).epoch
+
+    async def state(self) -> object:
+        """All that others must not move."""
+
+        def rows(tx):
+            tables = {
+                "job": "select * from job order by job_id",
+                "attempt": "select job_id, attempt_nr, worker_id, state, ended from attempt order by 1, 2",
+                "worker": "select worker_id, site, phase, ending, draining, batch_id, diagnosis, outage_s"
+                " from worker where site = 'here'",
+                "planned": "select count(*) from worker where intent = 'i1'",
+                "log": "select count(*) from log",
+                "site": "select site, instance, epoch, online from site",
+            }
+            return {name: tx.connection.execute(text).fetchall() for name, text in tables.items()}
+
+        lease = self.service.leases.of(self.job)
+        stored = await self.service.store.read(rows)
+        return stored, lease and (lease.worker_id, lease.soft_kill, lease.tail_wanted, lease.until)
+
+    # --- what others try, a method a route ---
+
+    async def show(self):
+        await self.service.show(api.NoQuery(), BOB, job_id=self.job)
+
+    async def why(self):
+        await self.service.why(api.NoQuery(), BOB, job_id=self.job)
+
+    async def log(self):
+        await self.service.log(api.LogQuery(), BOB, job_id=self.job)
+
+    async def samples(self):
+        await self.service.samples(api.SamplesQuery(), BOB, job_id=self.job)
+
+    async def tail(self):
+        await self.service.tail(api.TailQuery(file="stdout", wait_s=0), BOB, job_id=self.job)
+
+    async def wait(self):
+        await self.service.wait(m.WaitJobs(job_ids=(self.job,), timeout_s=0), BOB)
+
+    async def cancel(self):
+        await self.service.cancel(m.Cancel(job_ids=(self.job,)), BOB)
+
+    async def retry(self):
+        await self.service.retry(m.Retry(job_ids=(self.job,)), BOB)
+
+    async def submit(self):
+        await self.b.submit(job("child", depends_on=(self.parent,)), caller=BOB)
+
+    async def events(self):
+        await self.service.events(api.EventsQuery(job_id=self.job), BOB)
+
+    async def stream(self):
+        await anext(Live(self.service).stream(api.StreamQuery(topics=f"job:{self.job}"), BOB))
+
+    async def jobs(self):
+        page = await self.service.jobs(api.JobsQuery(user="alice"), BOB)
+        assert not page.jobs
+
+    async def workers(self):
+        rows = (await self.service.workers(api.WorkersQuery(), BOB)).workers
+        assert {row.intent for row in rows} == {""}
+        feed = Live(self.service).stream(api.StreamQuery(topics="workers"), ADMIN)
+        assert b"i1" not in await anext(feed)
+        rows = (await self.service.workers(api.WorkersQuery(), ADMIN)).workers
+        assert "i1" in {row.intent for row in rows}
+
+    async def register(self):
+        """Another's planned worker, and another's pilot of which only the name is known."""
+        ask = m.Register(instance="p9", queue="q", total=BIG)
+        boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", site="there")
+        with pytest.raises(Rejected):
+            await self.service.register(ask, boot)
+        theirs = await self.service.register(ask, PILOT)
+        other = Caller(subject="mallory", scopes=frozenset({Scope.PILOT}))
+        assert (await self.service.register(ask, PILOT)).worker_id == theirs.worker_id
+        assert (await self.service.register(ask, other)).worker_id != theirs.worker_id
+
+    async def acquire(self):
+        assert not await self.stranger.acquire()
+
+    async def beat(self):
+        beaten = await self.stranger.beat(self.got, state=JobState.HOLDING)
+        assert [one.action for one in beaten.commands] == [m.Action.KILL]
+
+    async def report(self):
+        assert await self.stranger.report(self.got, key="guessed") == "badkey"
+
+    async def release(self):
+        await self.service.release(m.Release(jobs=(self.held,)), self.stranger.caller)
+
+    async def log_pieces(self):
+        piece = m.LogPiece(job_id=self.job, attempt_nr=1, stream="stdout", offset=0, text="x")
+        await self.service.log_pieces(m.LogPieces(pieces=(piece,)), self.stranger.caller)
+
+    async def relay_tell(self):
+        bye = m.RelayedBye(worker_id=self.worker.id, bye=m.Bye(ending=Ending.DONE))
+        back = m.RelayedRelease(worker_id=self.worker.id, release=m.Release(jobs=(self.held,)))
+        beat = m.RelayedBeat(worker_id=self.worker.id, beat=m.Beat(room=BIG, draining=True))
+        ask = m.RelayTell(
+            site="there", beats=(beat,), releases=(back,), byes=(bye,), lost=(self.held,)
+        )
+        told = await self.service.relay_tell(ask, THEIR_RELAY)
+        assert [one.told for one in told.workers] == [None]
+
+    async def relay_acquire(self):
+        ask = m.Acquire(request_id="r", room=BIG)
+        one = m.RelayedAcquire(worker_id=self.worker.id, ask=ask)
+        answer = await self.service.relay_acquire(
+            m.RelayAcquire(site="there", asks=(one,)), THEIR_RELAY
+        )
+        assert [one.got for one in answer.workers] == [None]
+
+    async def bye(self):
+        pass  # names nothing: the token is the worker
+
+    async def hello_of_another(self):
+        await self.hello("here", THEIR_EDGE)
+
+    async def demand(self):
+        await self.service.demand(m.AskDemand(site="here", epoch=self.epoch), THEIR_EDGE)
+
+    async def intent(self):
+        ask = m.NewIntent(site="there", epoch=self.their_epoch, intent="i1", outage_s=9, **INTENT)
+        await self.service.intent(ask, THEIR_EDGE)
+
+    async def workers_news(self):
+        news = m.WorkerNews(
+            intent="i1", index=0, phase=Phase.ENDED, ending=Ending.CANCELLED, batch_id="b9"
+        )
+        ask = m.WorkersNews(site="there", epoch=self.their_epoch, workers=(news,))
+        await self.service.workers_news(ask, THEIR_EDGE)
+
+    async def edge_trace(self):
+        ask = m.AskTrace(site="there", job_id=self.job, worker_ids=(self.worker.id,))
+        assert not (await self.service.edge_trace(ask, THEIR_EDGE)).attempts
+
+    async def drain(self):
+        ask = m.DrainWorkers(site="there", epoch=self.their_epoch, worker_ids=(self.worker.id,))
+        before = len(await self.b.told())
+        await self.service.drain(ask, THEIR_EDGE)
+        assert len(await self.b.told()) == before  # other dispatchers follow the events
+        assert not self.service.heard[self.worker.id].draining
+
+
+NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
+REFUSED = {
+    "show", "why", "log", "samples", "tail", "wait", "cancel", "retry", "submit", "events", "stream",
+    "hello", "demand", "intent",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [r.name for r in ROUTES if r.name not in NAMES_NOTHING])
+def test_nobody_sees_or_moves_what_is_not_theirs(tmp_path, name):
+    async def main() -> None:
+        async with bench(tmp_path) as b:
+            world = await World().make(b)
+            before = await world.state()
+            call = world.hello_of_another if name == "hello" else getattr(world, name)
+            if name in REFUSED:
+                with pytest.raises(Rejected) as refused:
+                    await asyncio.wait_for(call(), 10)
+                assert refused.value.status in (403, 404, 409, 422)
+            else:
+                await asyncio.wait_for(call(), 10)
+            assert await world.state() == before
+
+    asyncio.run(main())
+
+
+def test_an_edge_takes_no_name_of_a_harvesters(tmp_path):
+    async def main() -> None:
+        async with bench(tmp_path) as b:
+            world = await World().make(b)
+            ask = m.NewIntent(site="here", epoch=world.epoch, intent="harvester:h1", **INTENT)
+            with pytest.raises(Rejected):
+                await b.service.intent(ask, EDGE)
+
+    asyncio.run(main())
+
+
+def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
+    """Whoever knows how PanDA's pilots are named gets no token of theirs."""
+    from dispatcher.panda import acquire as panda
+
+    async def main() -> None:
+        async with bench(tmp_path) as b:
+            await b.submit(job())
+            (sent,) = await panda.acquire(b.service, panda.Ask(site="q", node="n1"))
+            holder = b.service.leases.of(int(sent["PandaID"])).worker_id
+            ask = m.Register(instance="panda:q@n1", queue="q", total=Room(cores=1))
+            assert (await b.service.register(ask, PILOT)).worker_id != holder
+
+    asyncio.run(main())

@@ -1,0 +1,51 @@
+"""Many processes through few slots, in one thread: the pilot's order and back-fill without its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pilot.node.slots import Line, Need
+from pilot.ports import Ended, Order
+from pilot.process.spawner import GuardedSpawner
+
+
+class Task(NamedTuple):
+    """A command, what it occupies, and how long it will probably take."""
+
+    argv: Sequence[str]
+    need: Need = Need()
+    estimate_s: float = 0.0
+
+
+def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[Ended]:
+    """Run all tasks in `room`, longest first with back-fill; results in the order of `tasks`.
+
+    A task that does not fit in `room` at all is refused before anything runs. The caller's thread
+    reads the guardian's answers: nobody else may.
+    """
+    line: Line[int] = Line()
+    for index, task in enumerate(tasks):
+        if not task.need.fits(room):
+            raise ValueError(f"tasks[{index}] needs {task.need}, the room is {room}")
+        line.add(index, task.need, estimate_s=task.estimate_s)
+    results: list[Ended | None] = [None] * len(tasks)
+    free, left = room, len(tasks)
+
+    def done(index: int, need: Need) -> Callable[[Ended], None]:
+        def note(ended: Ended) -> None:
+            nonlocal free, left
+            results[index] = ended
+            free, left = free.more(need), left - 1
+
+        return note
+
+    while left:
+        taken, free = line.take(free)
+        if taken:
+            spawner.spawn_all(
+                [(Order(argv=tasks[index].argv), done(index, need)) for index, need in taken]
+            )
+        if left and not spawner.turn():
+            raise RuntimeError("the guardian is gone")
+    return [result for result in results if result is not None]
