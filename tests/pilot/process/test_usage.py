@@ -241,19 +241,19 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
     ]
     searched: list[object] = []
     monkeypatch.setattr(supervisor, "SHARE", 100.0)
-    supervisor, held = Supervisor(bounds_of(Limits())), held_of(looping_s=0.0)
+    watch, held = Supervisor(bounds_of(Limits())), held_of(looping_s=0.0)
     held.runs(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))  # type: ignore[arg-type, return-value]
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        with supervisor.watching(held, work):
+        with watch.watching(held, work):
             began = time.monotonic()
             for seconds, use, found, expected in looks:
                 monkeypatch.setattr(supervisor, "node_use", lambda directory, use=use: use)
                 monkeypatch.setattr(
-                    watch, "nameless", lambda *_, found=found: searched.append(found) or found
+                    supervisor, "nameless", lambda *_, found=found: searched.append(found) or found
                 )
                 before = len(searched)
-                supervisor._look(began + seconds)
+                watch._look(began + seconds)
                 assert len(searched) == before + expected, seconds
 
 
