@@ -33,6 +33,7 @@ from dispatcher.door.openapi import description
 from dispatcher.door.routing import Endpoint, Router, WrongMethod
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
+from dispatcher.release import release
 
 Asgi = Callable[..., Awaitable[None]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
@@ -200,6 +201,7 @@ class App:
             if limiter is not None:
                 owed = costs.BYTE_S * len(body) - owed + costs.of_message(route.name, ask)
                 limiter.spend(caller.subject, owed)
+            del body
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
         elif route.answer is None:
@@ -223,6 +225,10 @@ class App:
             if limiter is not None:
                 limiter.spend(caller.subject, costs.of_answer(len(content)))
             await http.answer(send, 200, content, http.JSON)
+            if route.name == "submit":
+                jobs = list(ask.jobs)
+                del ask
+                await release(jobs)
 
     async def _held(
         self,

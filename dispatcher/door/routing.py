@@ -20,7 +20,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     route: Route
     handler: Handler | None  # None: a stream of events
-    decode: Callable[[bytes | bytearray], Any]  # the body of a POST, the query of a GET
+    decode: Callable[[Any], Any]  # the body of a POST, the query of a GET
     limit: int  # bytes of a body
     waits: str  # the field that asks to hold the request; "" if none does
     encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode

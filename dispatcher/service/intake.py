@@ -18,13 +18,13 @@ from dispatcher.accounts import costs
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.refusal import Rejected
+from dispatcher.release import release
 from dispatcher.rules import retention, retries, submission, user_turns, why
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.base import Core
 from dispatcher.service.reasons import Reasons
 
-LET_GO = 500  # jobs at a time
 INLINE = 100  # jobs whose turns are reckoned on the event loop
 FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
 ROWS = 4  # of a job: its own, its body, its size, its lane
@@ -50,7 +50,7 @@ class Intake(Reasons):
                 jobs,
                 known,
             )
-            await _let_go(jobs)
+            await release(jobs)
             return answer
 
     async def _read(
@@ -208,13 +208,6 @@ class Intake(Reasons):
                     remedy="see `dispatcher jobs`",
                 )
         return m.JobStates(states=states)
-
-
-async def _let_go(jobs: list[Prepared]) -> None:
-    """Free the jobs of a request bit by bit: ten thousand at once take 8 ms, and nobody else runs."""
-    while len(jobs) > LET_GO:
-        del jobs[-LET_GO:]
-        await asyncio.sleep(0)
 
 
 class _Storing:

@@ -142,6 +142,29 @@ def test_a_body_in_pieces_is_put_together(door, worker):
     assert door.service.asked[0][1].room.cores == 3
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_submission_in_pieces_is_put_together_with_and_without_its_length(
+    door, declared, monkeypatch
+):
+    monkeypatch.delattr(http, "_one_by_one")  # what our clients write is decoded in parts
+    jobs = [{"name": f"j{nr}", "command": "x" * 1000} for nr in range(500)]
+    length = {} if declared else {"content-length": "0"}
+    content = {"request_id": "r", "jobs": jobs}
+    token = door.token(Scope.CREATE)
+    answer = door.ask("POST", "/jobs", content, token=token, headers=length, pieces=7)
+    assert answer.status == 200
+    assert [job.name for job in door.service.asked[0][1].jobs] == [job["name"] for job in jobs]
+
+
+@pytest.mark.parametrize(("missing", "status"), [(-1, 413), (1, 400)])
+def test_a_large_body_that_has_not_its_declared_length_is_refused(door, missing, status):
+    body = b" " * (2 * http.BIG)
+    length = {"content-length": str(len(body) + missing)}
+    token = door.token(Scope.CREATE)
+    answer = door.ask("POST", "/jobs", body=body, token=token, headers=length, pieces=3)
+    assert answer.status == status
+
+
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_body_that_is_too_long_is_not_read_to_its_end(door, worker, honest):
     body = b" " * (http.LONGEST_BODY + 1)

