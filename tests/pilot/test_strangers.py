@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, ROUTES, Scope
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import Room
+from ailurus.protocol.job import JobSpec, Room
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
@@ -327,7 +327,7 @@ def test_strangers_are_told_of_once_an_hour(tmp_path, monkeypatch):
 @pytest.mark.parametrize("action", ["kill", "soft_kill"])
 def test_a_payload_is_stopped_by_who_gave_the_job(tmp_path, given_seal, shown, obeyed, action):
     owed = Owed(tmp_path, good)
-    spec = msgspec.json.decode(b'{"name":"j","command":"true"}', type=m.JobSpec)
+    spec = msgspec.json.decode(b'{"name":"j","command":"true"}', type=JobSpec)
     held = Held(
         m.Assignment(job_id=9, attempt_nr=1, report_key="k", spec=spec, seal=given_seal),
         lambda _: None,

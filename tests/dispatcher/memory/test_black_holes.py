@@ -7,6 +7,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import Code
+from ailurus.protocol.job import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
@@ -75,7 +76,7 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, le
             ask = m.NewIntent(site="here", epoch=welcome.epoch, intent=f"i{n}", queue="q", count=1, deadline=4e9)  # fmt: skip
             await b.service.intent(ask, EDGE)
             boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here", epoch=welcome.epoch)  # fmt: skip
-            register = m.Register(instance=f"p{n}", queue="q", total=m.Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
+            register = m.Register(instance=f"p{n}", queue="q", total=Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
             registered = await b.service.register(register, boot)
             worker = Caller(subject="w", scopes=frozenset({Scope.WORKER}), worker_id=registered.worker_id, queue="q")  # fmt: skip
             acquire = m.Acquire(request_id="r", room=register.total)
@@ -103,9 +104,7 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(p
                 got[0], finished=False, code=Code.CONTAINER_FAILED, diagnosis="no libm"
             )
         assert eaten == IN_A_ROW
-        answer = await b.service.acquire(
-            m.Acquire(request_id="x", room=m.Room(cores=1)), hole.caller
-        )
+        answer = await b.service.acquire(m.Acquire(request_id="x", room=Room(cores=1)), hole.caller)
         assert answer.drain
         events = await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=1000))
         assert sum(row[2] == "host" for row in events) == 1

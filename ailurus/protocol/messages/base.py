@@ -1,0 +1,51 @@
+"""What all messages of the native API are made of: the kinds of a message, and types of their fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, dataclass_transform
+
+from msgspec import Meta, Struct, field
+
+Key = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+(?!\n)$",
+        description="letters, digits and signs of ASCII, without spaces",
+    ),
+]
+Text = Annotated[str, Meta(max_length=8000)]
+Label = Annotated[str, Meta(max_length=500)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Something a user sends: an unknown field is an error, not a typo unnoticed."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class OpenAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something a pilot or an edge sends: what a newer one says beside is not understood, and no error."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Answer(Struct, frozen=True, kw_only=True):
+    """Something the dispatcher says: a client ignores what it does not know yet."""
+
+
+class Problem(Answer):
+    """An error (RFC 9457 application/problem+json), with the field and what would help."""
+
+    title: str
+    status: int
+    detail: str = ""
+    field: str = ""
+    remedy: str = ""
+    type: str = "about:blank"
+    # The dispatcher's name, as in `Registered.giver`; empty: it does not know whom it refuses.
+    giver: str = ""
+
+
+class Done(Answer):
+    ok: bool = True
