@@ -28,15 +28,15 @@ def main() -> int:
     try:
         spawner = spawners.start()
     except OSError as error:
-        from pilot.blame import Thing, judged
+        from pilot.blame import Target, job_error
 
-        return _fail(65, judged(error, "the pilot cannot start its guardian", Thing.NODE))
+        return _fail(65, job_error(error, "the pilot cannot start its guardian", Target.NODE))
     # What is imported stays: to look for garbage in it, again and again, is a tenth of the start. The
     # server begins with that again.
     gc.disable()
-    from pilot.serve import HEARD
+    from pilot.serve import HANDLED_SIGNALS
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD - {signal.SIGHUP} | entry.hangup())
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS - {signal.SIGHUP} | entry.hangup())
     try:
         return _main(spawner)
     finally:
@@ -49,7 +49,7 @@ def _main(spawner: GuardedSpawner) -> int:
     from ailurus.wire.client import Unreachable
     from pilot.options import parse
     from pilot.process.kill import become_undumpable
-    from pilot.upstream.link import ToldToGo
+    from pilot.upstream.link import Dismissed
 
     options = parse(sys.argv[1:], os.environ)
     become_undumpable()
@@ -58,7 +58,7 @@ def _main(spawner: GuardedSpawner) -> int:
             options.log_file.parent.mkdir(parents=True, exist_ok=True)
         logs.to(options.log_file, level=options.log_level)
         return _serve(options, spawner)
-    except ToldToGo as error:
+    except Dismissed as error:
         return _fail(78 if error.stray else 68, error)
     except Unreachable as error:
         return _fail(71, error)
@@ -88,11 +88,11 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     with started(options, site, spawner) as server:
         served = server.serve()
     if file := os.environ.get("AILURUS_LEFT_FILE"):
-        _leave_word(file, served.jobs)
+        _write_job_count(file, served.jobs)
     return exit_code(served.signal, str(served.ending), lost=server.broken)
 
 
-def _leave_word(file: str, jobs: int) -> None:
+def _write_job_count(file: str, jobs: int) -> None:
     """Tell the edge how many jobs there were: some servers do not."""
     with contextlib.suppress(OSError), open(file, "w", encoding="ascii") as left:  # noqa: PTH123
         left.write(f"{jobs}\n")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pilot.workdir import Workdir
 
 
-class Held:
+class Attempt:
     """One attempt, from its acquisition to its report."""
 
     def __init__(
         self,
         assignment: Assignment,
-        on_change: Callable[[Held], None],
-        on_settled: Callable[[Held], None] = lambda held: None,
+        on_change: Callable[[Attempt], None],
+        on_settled: Callable[[Attempt], None] = lambda attempt: None,
     ) -> None:
         self.assignment = assignment
         self.spec = assignment.spec
@@ -34,7 +34,8 @@ class Held:
         self.acquired = time.monotonic()
         self.usage = Usage()
         self.tail: str | None = None  # answer to a `tail` command, for the next heartbeat
-        self.news = threading.Event()  # for its own thread: a slot is granted, or it is to stop
+        # Wakes its own thread: a slot was granted, or the attempt is to stop.
+        self.wakeup = threading.Event()
         self.work: Workdir | None = None
         self.notes: list[str] = []  # what happened, for the log tarball
         self.timing: dict[str, float] = {}
@@ -52,7 +53,7 @@ class Held:
     def name(self) -> str:
         return f"{self.id[0]}.{self.id[1]}"
 
-    def now(self, state: JobState) -> None:
+    def enter(self, state: JobState) -> None:
         """The attempt enters `state`."""
         self.state, self.since = state, time.time()
         self.note(state)
@@ -80,13 +81,13 @@ class Held:
         self._stopped.wait(seconds)
         return self._stop
 
-    def runs(self, start: Callable[[], tuple[Spawner, int]]) -> None:
+    def start_payload(self, start: Callable[[], tuple[Spawner, int]]) -> None:
         """Start the payload, unless the job was stopped; a stop from now on reaches it."""
         with self._lock:
             self.check()
             self._payload = start()
 
-    def ran(self) -> None:
+    def payload_ended(self) -> None:
         """The payload has ended."""
         with self._lock:
             self._payload = None
@@ -114,10 +115,10 @@ class Held:
                     spawner.signal(key, signal.SIGTERM)
                 else:
                     spawner.signal(key, signal.SIGKILL)
-        self.news.set()
+        self.wakeup.set()
         self._on_change(self)
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Let the payload end by itself: TERM, and what it then returns is its result."""
         with self._lock:
             if self._payload is not None:

@@ -1,10 +1,10 @@
-"""Whose fault a failure is. Decided by tables: by the errno and what it was met on, or by how a process
-ended. What a payload wrote decides nothing; its last words are only shown.
+"""Who is responsible for a failure. Tables decide it: by the errno and the operation's target, or by how a
+process ended. What a payload wrote decides nothing; the last line of its stderr is only shown.
 
     the node's       it lacks something: tried again, elsewhere
     the job's        it asks for what cannot be done: final
     the runtime's    the container could not be made: tried again
-    ours             a bug: tried again, and said as such
+    ours             a bug: tried again, and reported as a bug
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ailurus.protocol.errors import Code
 from pilot.ports import JobError
 
 
-class Whose(StrEnum):
-    """Who has to mend it."""
+class Responsible(StrEnum):
+    """Who has to repair it."""
 
     NODE = "node"
     JOB = "job"
@@ -29,8 +29,9 @@ class Whose(StrEnum):
     OURS = "ours"
 
 
-class Thing(StrEnum):
-    """What an operation was on: `no such file` is the job's of its program, the node's of its scratch."""
+class Target(StrEnum):
+    """What an operation worked on. `No such file` is the job's fault for its program, the node's for its
+    scratch directory."""
 
     NODE = "this node"
     """The pilot's directories, descriptors, threads and processes."""
@@ -42,7 +43,7 @@ class Thing(StrEnum):
     """Where inputs come from and outputs go."""
 
 
-_LACKS = {
+_NODE_FAULTS = {
     errno.ENOSPC: ("has no space or no inode left", "free space and inodes there (df, df -i)"),
     errno.EDQUOT: ("has no quota left for this user", "raise the quota or remove files"),
     errno.EAGAIN: (
@@ -74,9 +75,10 @@ _LACKS = {
     errno.EOVERFLOW: ("has a limit on namespaces that is reached", "raise user.max_*_namespaces"),
     errno.EUSERS: ("has a limit on users that is reached", "raise user.max_user_namespaces"),
 }
-"""What is the node's, or the storage's, whatever it was met on: what lacks, and who can mend it."""
+"""Errnos that are the fault of the node, or of the storage, whatever the target: what is missing, and what
+helps."""
 
-_ASKED = {
+_JOB_FAULTS = {
     errno.E2BIG: "the command, or a variable of the environment, is too long: put it into an input file",
     errno.ENOENT: "is the program, or the interpreter in the script's #! line, on this site?",
     errno.EACCES: "is the program executable, and is every directory on the way?",
@@ -92,83 +94,85 @@ _ASKED = {
     errno.EEXIST: "it exists already",
     errno.EFBIG: "the file is larger than the file system or a limit takes",
 }
-"""What is the job's on its own things: what would help. On the node's it is the node's."""
+"""Errnos that are the job's fault where the target is the job's, and what helps. On a target of the node
+they are the node's fault."""
 
 
-def whose(number: int, thing: Thing) -> Whose:
-    """Who has to mend the errno `number`, met on `thing`. An errno that no table has is the node's: that
-    costs another attempt, where the other mistake loses a job."""
-    if number in _LACKS:
-        return Whose.NODE
-    if number == errno.E2BIG and thing is Thing.RUNTIME:  # its arguments are the job's words
-        return Whose.JOB
-    if thing is Thing.RUNTIME:
-        return Whose.RUNTIME
-    if thing in (Thing.JOB, Thing.STORAGE) and number in _ASKED:
-        return Whose.JOB
-    return Whose.NODE
+def responsible(number: int, target: Target) -> Responsible:
+    """Who has to repair the errno `number` of an operation on `target`. An errno in no table counts as the
+    node's: that mistake costs another attempt, the opposite one loses a job."""
+    if number in _NODE_FAULTS:
+        return Responsible.NODE
+    if number == errno.E2BIG and target is Target.RUNTIME:  # its arguments are the job's words
+        return Responsible.JOB
+    if target is Target.RUNTIME:
+        return Responsible.RUNTIME
+    if target in (Target.JOB, Target.STORAGE) and number in _JOB_FAULTS:
+        return Responsible.JOB
+    return Responsible.NODE
 
 
-def judged(
+def job_error(
     error: OSError | int,
     what: str,
-    thing: Thing,
+    target: Target,
     *,
     code: Code | None = None,
     field: str = "",
 ) -> JobError:
-    """The failure of an attempt by an OSError (or errno) of an operation on `thing`.
+    """Make the JobError for an OSError (or an errno) of an operation on `target`.
 
-    `what` says what was not done, as «cannot write its script». `code`: of the operation, where it says
-    more than the table's: a transfer's.
+    `what` names the operation, as «cannot write its script». `code` replaces the table's code where the
+    operation has a more exact one, as a transfer has.
     """
     number = error if isinstance(error, int) else error.errno or 0
-    said = os.strerror(number) if number else str(error)
-    side = whose(number, thing)
-    if side is Whose.JOB:
+    text = os.strerror(number) if number else str(error)
+    side = responsible(number, target)
+    if side is Responsible.JOB:
         return JobError(
             code or Code.PAYLOAD_FAILED,
-            f"{what}: {said}",
-            remedy=_ASKED[number],
+            f"{what}: {text}",
+            remedy=_JOB_FAULTS[number],
             field=field,
             transient=False,
         )
-    if side is Whose.RUNTIME:
+    if side is Responsible.RUNTIME:
         return JobError(
             Code.CONTAINER_FAILED,
-            f"{what}: {said}",
+            f"{what}: {text}",
             remedy="does the container runtime still work on this node?",
             field=field,
             transient=True,
         )
-    owner = Thing.STORAGE if thing is Thing.STORAGE else Thing.NODE
-    lack, remedy = _LACKS.get(number, ("failed", "look at that file system"))
-    full = number in (errno.ENOSPC, errno.EDQUOT) and owner is Thing.NODE
+    owner = Target.STORAGE if target is Target.STORAGE else Target.NODE
+    lack, remedy = _NODE_FAULTS.get(number, ("failed", "look at that file system"))
+    full = number in (errno.ENOSPC, errno.EDQUOT) and owner is Target.NODE
     return JobError(
         code or (Code.NO_LOCAL_SPACE if full else Code.RESOURCE_UNAVAILABLE),
-        f"{owner} {lack} ({said}): {what}",
+        f"{owner} {lack} ({text}): {what}",
         remedy=f"{remedy}; the job is tried again elsewhere",
         field=field,
         transient=True,
     )
 
 
-class MetOn:
-    """Judges an OSError of what is done within: so a copy can say which of its two sides failed."""
+class OSErrorsOn:
+    """Turns an OSError raised within into a JobError that names the target, so that a copy can tell which
+    of its two sides failed. Leaving it raises JobError."""
 
-    def __init__(self, thing: Thing, what: str, code: Code | None = None) -> None:
-        self._thing, self._what, self._code = thing, what, code
+    def __init__(self, target: Target, what: str, code: Code | None = None) -> None:
+        self._target, self._what, self._code = target, what, code
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise judged(error, self._what, self._thing, code=self._code) from None
+            raise job_error(error, self._what, self._target, code=self._code) from None
 
 
-class Seen(Struct, frozen=True):
-    """What is known of how a payload ended."""
+class Evidence(Struct, frozen=True):
+    """The evidence of how a payload ended."""
 
     exit_code: int = 0
     """As a shell says it: 128 + n after signal n."""
@@ -187,9 +191,9 @@ class Seen(Struct, frozen=True):
     noexec: bool = False
     """The job's directory is on a file system from which nothing can be executed."""
     used_kb: int = 0
-    asked_kb: int = 0
-    words: str = ""
-    """The last of its stderr: shown, not judged."""
+    requested_kb: int = 0
+    last_words: str = ""
+    """The last line of its stderr: shown, not judged."""
 
 
 KILLED, NOT_EXECUTABLE = 128 + 9, 126
@@ -199,34 +203,34 @@ WELL_BELOW = 0.75
 
 
 class _Row(Struct, frozen=True):
-    fits: Callable[[Seen], bool]
-    error: Callable[[Seen], JobError]
+    fits: Callable[[Evidence], bool]
+    error: Callable[[Evidence], JobError]
 
 
-def _started(seen: Seen) -> JobError:
+def _started(seen: Evidence) -> JobError:
     if seen.before:
-        return judged(seen.errno, "cannot prepare the start of the payload", Thing.NODE)
-    thing = Thing.RUNTIME if seen.runtime else Thing.JOB
-    return judged(seen.errno, "the payload could not be started", thing)
+        return job_error(seen.errno, "cannot prepare the start of the payload", Target.NODE)
+    target = Target.RUNTIME if seen.runtime else Target.JOB
+    return job_error(seen.errno, "the payload could not be started", target)
 
 
 def _payload(
-    seen: Seen, said: str = "", remedy: str = "its stderr and log.tgz say more"
+    seen: Evidence, text: str = "", remedy: str = "its stderr and log.tgz say more"
 ) -> JobError:
     code = seen.exit_code
     how = f"signal {code - 128}" if 128 < code < 193 else f"exit code {code}"
-    words = f"; its last words: {seen.words}" if seen.words else ""
+    last_words = f"; its last words: {seen.last_words}" if seen.last_words else ""
     return JobError(
-        Code.PAYLOAD_FAILED, f"the payload ended with {how}{said}{words}", remedy=remedy
+        Code.PAYLOAD_FAILED, f"the payload ended with {how}{text}{last_words}", remedy=remedy
     )
 
 
-def _killed_for_memory(seen: Seen) -> JobError:
-    below = 0 < seen.used_kb < WELL_BELOW * seen.asked_kb
+def _killed_for_memory(seen: Evidence) -> JobError:
+    below = 0 < seen.used_kb < WELL_BELOW * seen.requested_kb
     return JobError(
         Code.OUT_OF_MEMORY,
         f"the payload was killed while the kernel killed {_processes(seen.oom_kills)} for memory "
-        f"{seen.where}; it had used {seen.used_kb >> 10} of {seen.asked_kb >> 10} MB",
+        f"{seen.where}; it had used {seen.used_kb >> 10} of {seen.requested_kb >> 10} MB",
         remedy="offer less memory in this slot" if below else "ask for more `memory`",
         transient=below,
     )
@@ -262,7 +266,7 @@ _ENDINGS = (
         lambda seen: JobError(
             Code.CONTAINER_FAILED,
             f"the container runtime ended with exit code {seen.exit_code} before the payload began"
-            + (f": {seen.words}" if seen.words else ""),
+            + (f": {seen.last_words}" if seen.last_words else ""),
             remedy="does the container runtime still work on this node?",
             transient=True,
         ),
@@ -280,16 +284,17 @@ _ENDINGS = (
         lambda seen: JobError(
             Code.RESOURCE_UNAVAILABLE,
             "this node's work directory is mounted noexec, and the payload ended with exit code 126, "
-            "«cannot execute»" + (f"; its last words: {seen.words}" if seen.words else ""),
+            "«cannot execute»"
+            + (f"; its last words: {seen.last_words}" if seen.last_words else ""),
             remedy="give the pilot a --workdir on a file system with exec",
             transient=True,
         ),
     ),
     _Row(lambda seen: seen.exit_code != 0, _payload),
 )
-"""The first row that fits says whose fault it is."""
+"""The first row that fits decides."""
 
 
-def ending(seen: Seen) -> JobError | None:
+def ending(seen: Evidence) -> JobError | None:
     """Why a payload failed, or None if it did not."""
     return next((row.error(seen) for row in _ENDINGS if row.fits(seen)), None)

@@ -15,8 +15,8 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import DoneFile, Report
 from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
-from pilot.attempt import Held
-from pilot.blame import Thing, judged
+from pilot.attempt import Attempt
+from pilot.blame import Target, job_error
 from pilot.files.log_tarball import keep_log
 from pilot.files.stage import undeclared
 from pilot.kit import Kit
@@ -25,72 +25,72 @@ from pilot.run import Outcome, run, stderr_tail
 from pilot.workdir import SCRIPT, Workdir, size_of
 
 _log = Log("pilot.flow")
-OF_THE_NODE = (Code.RESOURCE_UNAVAILABLE, Code.NO_LOCAL_SPACE, Code.CONTAINER_FAILED)
+NODE_FAULTS = (Code.RESOURCE_UNAVAILABLE, Code.NO_LOCAL_SPACE, Code.CONTAINER_FAILED)
 """Of what did not even begin: this node lacks something, whatever the job is."""
 KEEP = "a file is kept if the job names it in `outputs`"
 
 
-def carry(held: Held, kit: Kit) -> None:
+def carry(attempt: Attempt, kit: Kit) -> None:
     """Take an attempt to its end. Has a thread of its own; every way out is a report, or a job given
     back unstarted, whatever fails on the way to it."""
-    with Workdir(kit.directory / held.name) as work:
+    with Workdir(kit.directory / attempt.name) as work:
         try:
-            report = _attempt(held, kit, work)
+            report = _attempt(attempt, kit, work)
         except Exception as bug:  # noqa: BLE001 - the one place: a bug of ours must not lose a job
-            report = report_of(held, kit, None, (), _unexpected(held, bug), "")
+            report = report_of(attempt, kit, None, (), _unexpected(attempt, bug), "")
         if report is None:
-            kit.reporter.release(held)
+            kit.reporter.release(attempt)
         else:
-            conclude(report, held, kit)
+            conclude(report, attempt, kit)
 
 
-def _attempt(held: Held, kit: Kit, work: Workdir) -> Report | None:
+def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
     """The final word about an attempt; None: it was not begun, and can be given back."""
     outcome: Outcome | None = None
     files: tuple[DoneFile, ...] = ()
     error: JobError | None = None
     try:
-        acceptable(held.spec, kit)
-        kit.stage.allowed(held)
+        acceptable(attempt.spec, kit)
+        kit.stage.allowed(attempt)
         work.make()
-        held.work = work
-        with _phase(held, JobState.STARTING, "stage_in"):
-            kit.stage.stage_in(held, work)
+        attempt.work = work
+        with _phase(attempt, JobState.STARTING, "stage_in"):
+            kit.stage.stage_in(attempt, work)
         staged = time.monotonic()
-        with kit.slots.held(held) as slot:
-            held.timing["wait"] = time.monotonic() - staged
-            with _phase(held, JobState.RUNNING, "run"):
-                outcome = run(held, work, slot, kit)
-                held.began = not (outcome.error and outcome.error.code in OF_THE_NODE)
+        with kit.slots.slot_for(attempt) as slot:
+            attempt.timing["wait"] = time.monotonic() - staged
+            with _phase(attempt, JobState.RUNNING, "run"):
+                outcome = run(attempt, work, slot, kit)
+                attempt.began = not (outcome.error and outcome.error.code in NODE_FAULTS)
         if outcome.error is not None:
             raise outcome.error
-        with _phase(held, JobState.HOLDING, "stage_out"):
-            files = kit.stage.stage_out(held, work)
+        with _phase(attempt, JobState.HOLDING, "stage_out"):
+            files = kit.stage.stage_out(attempt, work)
     except JobError as expected:
         error = expected
     except Exception as bug:  # noqa: BLE001 - it shall have its log and what is known of its payload
-        error = _unexpected(held, bug)
-    if error is not None and outcome is None and held.give_back:
+        error = _unexpected(attempt, bug)
+    if error is not None and outcome is None and attempt.give_back:
         return None
-    if error is not None and not held.began and error.code in OF_THE_NODE:
-        held.lack = error
+    if error is not None and not attempt.began and error.code in NODE_FAULTS:
+        attempt.lack = error
     if error is not None:
-        files = keep_log(held, work, kit.stage, error)
+        files = keep_log(attempt, work, kit.stage, error)
     else:
-        files = (*files, *keep_log(held, work, kit.stage, None))
-    written(held, work)
-    left = undeclared(held.spec, work) if error is None else ""  # a failed one's are in its log
-    return report_of(held, kit, outcome, files, error, stderr_tail(work), left)
+        files = (*files, *keep_log(attempt, work, kit.stage, None))
+    written(attempt, work)
+    left = undeclared(attempt.spec, work) if error is None else ""  # a failed one's are in its log
+    return report_of(attempt, kit, outcome, files, error, stderr_tail(work), left)
 
 
-def _unexpected(held: Held, bug: Exception) -> JobError:
+def _unexpected(attempt: Attempt, bug: Exception) -> JobError:
     """What nobody nearer to it has judged: an errno by the table, all else is a bug of ours."""
-    _log.error("pilot_failed", trace=True, job_id=held.id[0])
+    _log.error("pilot_failed", trace=True, job_id=attempt.id[0])
     if isinstance(bug, OSError):
         where = f" {bug.filename!r}" if bug.filename else ""
-        return judged(bug, f"the pilot could not go on with the attempt{where}", Thing.NODE)
+        return job_error(bug, f"the pilot could not go on with the attempt{where}", Target.NODE)
     if isinstance(bug, MemoryError):
-        return judged(errno.ENOMEM, "the pilot could not go on with the attempt", Thing.NODE)
+        return job_error(errno.ENOMEM, "the pilot could not go on with the attempt", Target.NODE)
     return JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
 
 
@@ -123,15 +123,15 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
         )
 
 
-def written(held: Held, work: Workdir) -> None:
+def written(attempt: Attempt, work: Workdir) -> None:
     """Note how long the payload's output is, so that whoever keeps a part of it can say so."""
-    held.usage = replace(
-        held.usage, stdout_bytes=size_of(work.stdout), stderr_bytes=size_of(work.stderr)
+    attempt.usage = replace(
+        attempt.usage, stdout_bytes=size_of(work.stdout), stderr_bytes=size_of(work.stderr)
     )
 
 
 def report_of(
-    held: Held,
+    attempt: Attempt,
     kit: Kit,
     outcome: Outcome | None,
     files: Sequence[DoneFile],
@@ -141,9 +141,9 @@ def report_of(
 ) -> Report:
     """The final word about an attempt; that of a finished one says what it `left` behind."""
     return Report(
-        job_id=held.id[0],
-        attempt_nr=held.id[1],
-        report_key=held.assignment.report_key,
+        job_id=attempt.id[0],
+        attempt_nr=attempt.id[1],
+        report_key=attempt.assignment.report_key,
         finished=error is None,
         code=Code.OK if error is None else error.code,
         diagnosis=_clipped(left if error is None else _sentence(error)),
@@ -151,8 +151,8 @@ def report_of(
         transient=error is not None and error.transient,
         exit_code=None if outcome is None else outcome.exit_code,
         files=tuple(files),
-        usage=held.usage,
-        timing={name: round(seconds, 4) for name, seconds in held.timing.items()},
+        usage=attempt.usage,
+        timing={name: round(seconds, 4) for name, seconds in attempt.timing.items()},
         ended=time.time(),
         host=kit.host,
         runtime=kit.container.name,
@@ -160,39 +160,39 @@ def report_of(
     )
 
 
-def conclude(report: Report, held: Held, kit: Kit) -> None:
+def conclude(report: Report, attempt: Attempt, kit: Kit) -> None:
     """Put the report on disk, then let the reporter send it. What fails here costs the end of the log,
     or that the report outlives the pilot, never the report."""
     ends = None
     try:
-        ends = kit.reporter.follow(held).rest()
+        ends = kit.reporter.follow(attempt).rest()
     except Exception:  # noqa: BLE001
-        _log.error("log_not_kept", trace=True, job_id=held.id[0])
-    held.work = None
+        _log.error("log_not_kept", trace=True, job_id=attempt.id[0])
+    attempt.work = None
     try:
         kit.journal.keep(report)
     except OSError as error:  # it is still sent from memory
-        _log.error("spool_failed", job_id=held.id[0], what=error.strerror)
+        _log.error("spool_failed", job_id=attempt.id[0], what=error.strerror)
     except Exception:  # noqa: BLE001
-        _log.error("spool_failed", trace=True, job_id=held.id[0])
-    kit.reporter.owe(report, kit.journal, ends, seal=held.assignment.seal)
+        _log.error("spool_failed", trace=True, job_id=attempt.id[0])
+    kit.reporter.owe(report, kit.journal, ends, seal=attempt.assignment.seal)
     _log.info(
         "job_ended",
-        job_id=held.id[0],
-        attempt_nr=held.id[1],
+        job_id=attempt.id[0],
+        attempt_nr=attempt.id[1],
         code=report.code,
         why=report.diagnosis,
     )
 
 
 @contextmanager
-def _phase(held: Held, state: JobState, name: str) -> Iterator[None]:
-    held.now(state)
+def _phase(attempt: Attempt, state: JobState, name: str) -> Iterator[None]:
+    attempt.enter(state)
     began = time.monotonic()
     try:
         yield
     finally:
-        held.timing[name] = time.monotonic() - began
+        attempt.timing[name] = time.monotonic() - began
 
 
 def _sentence(error: JobError) -> str:

@@ -65,7 +65,7 @@ class Transfer(Protocol):
         """Remove `url`; that it does not exist is no error."""
 
 
-class Box(Struct, frozen=True, kw_only=True):
+class Sandbox(Struct, frozen=True, kw_only=True):
     """What a payload may see and use: its directory, its environment, the network or not."""
 
     directory: str
@@ -78,7 +78,7 @@ class Box(Struct, frozen=True, kw_only=True):
     gpus: tuple[int, ...] = ()
 
 
-class Grounds(Struct, frozen=True, kw_only=True):
+class ContainerSetup(Struct, frozen=True, kw_only=True):
     """What a site allows containers, and where the pilot keeps what they need."""
 
     directory: str
@@ -125,7 +125,7 @@ payload starts."""
 
 
 class Container(Protocol):
-    """Wraps a payload's command so that it sees only its box. Made with the site's `Grounds`."""
+    """Wraps a payload's command so that it sees only its box. Made with the site's `ContainerSetup`."""
 
     name: str
     private: bool
@@ -144,11 +144,11 @@ class Container(Protocol):
     def accepts(self, spec: JobSpec) -> None:
         """Raise JobError if this container cannot run such a job."""
 
-    def wrap(self, argv: Sequence[str], box: Box) -> Direct | Runtime:
+    def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct | Runtime:
         """The process that runs `argv` inside `box`. Raises JobError for a box that cannot be made."""
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class ProcessSpec(Struct, frozen=True, kw_only=True):
     """A process to start: no shell, no inherited descriptor, nothing of our environment."""
 
     argv: Sequence[str]
@@ -161,7 +161,7 @@ class Order(Struct, frozen=True, kw_only=True):
     depth: int = 0
     """How many processes from the top a TERM spares: they are the container's."""
     status_fd: int = 0
-    """The descriptor whose writer the program gets, and whose text comes back in `Ended`; 0: none. The
+    """The descriptor whose writer the program gets, and whose text comes back in `ProcessEnd`; 0: none. The
     process that it names there as `"child-pid": N` is the payload's: its usage counts as the program's."""
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
@@ -169,7 +169,7 @@ class Order(Struct, frozen=True, kw_only=True):
     """What it reads from the descriptor FILTER, likewise."""
 
 
-class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class ProcessEnd(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """How a process ended. `errno` not 0: it could not be started."""
 
     key: int
@@ -189,7 +189,7 @@ class Ended(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
 class Spawner(Protocol):
     """Starts processes and tells how they end; what they leave behind is killed."""
 
-    def spawn(self, order: Order, done: Callable[[Ended], None]) -> int:
+    def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
         """Start it and return its key. `done` is called once, from the spawner's own thread."""
 
     def signal(self, key: int, number: int) -> None:

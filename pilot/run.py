@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from ailurus.protocol.program import interpreter
 from pilot import blame
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.node.slots import Slot
-from pilot.ports import Box, Direct, Ended, JobError, Order, Runtime
+from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
 from pilot.workdir import SCRIPT, Workdir, open_regular, size_of, tail_of
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TAIL_BYTES, TAIL_LINES = 4000, 20
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-BY_A_SITE = frozenset(
+SITE_SIGNALS = frozenset(
     {
         signal.SIGTERM,
         signal.SIGHUP,
@@ -50,18 +50,18 @@ class Outcome(Struct, frozen=True, kw_only=True):
     error: JobError | None = None
 
 
-def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
+def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
     """Run the payload in `slot`; returns when it has ended and nothing of it is left."""
-    box = Box(
+    box = Sandbox(
         directory=str(work.directory),
         tmp=str(work.tmp),
-        environment=environment(held, work, slot, kit),
-        memory_mb=held.spec.memory_mb,
-        network=held.spec.network,
+        environment=environment(attempt, work, slot, kit),
+        memory_mb=attempt.spec.memory_mb,
+        network=attempt.spec.network,
         gpus=slot.gpus,
     )
     order = replace(
-        started_as(kit.container.wrap(_argv(held, work), box), held.name),
+        started_as(kit.container.wrap(_argv(attempt, work), box), attempt.name),
         stdout=str(work.stdout),
         stderr=str(work.stderr),
         cpus=slot.cpus,
@@ -69,38 +69,38 @@ def run(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         status_fd=kit.container.status_fd,
     )
     over = threading.Event()
-    results: list[Ended] = []
+    results: list[ProcessEnd] = []
 
-    def done(ended: Ended) -> None:
+    def done(ended: ProcessEnd) -> None:
         results.append(ended)
         over.set()
 
     kills = OomKills()
     began = time.monotonic()
-    with kit.supervisor.watching(held, work):
-        held.runs(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
+    with kit.supervisor.watching(attempt, work):
+        attempt.start_payload(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
         over.wait()
-        held.ran()
+        attempt.payload_ended()
     ended = results[0]
-    held.usage = replace(
-        held.usage,
-        cpu_s=round(max(held.usage.cpu_s, ended.cpu_s), 3),
+    attempt.usage = replace(
+        attempt.usage,
+        cpu_s=round(max(attempt.usage.cpu_s, ended.cpu_s), 3),
         wall_s=round(ended.at - began, 3),
-        max_rss_kb=max(held.usage.max_rss_kb, ended.max_rss_kb),
+        max_rss_kb=max(attempt.usage.max_rss_kb, ended.max_rss_kb),
         rss_kb=0,
         processes=0,
     )
-    return _outcome(held, work, ended, kit, kills)
+    return _outcome(attempt, work, ended, kit, kills)
 
 
-def started_as(process: Direct | Runtime, name: str) -> Order:
+def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
     """The process to start for the attempt `name`. Only a payload that is itself that process gets what
     its user wrote; a container's program gets our environment and no directory of the job."""
     if isinstance(process, Direct):
-        return Order(
+        return ProcessSpec(
             argv=process.argv, environment=process.environment, directory=process.directory
         )
-    return Order(
+    return ProcessSpec(
         argv=process.argv,
         environment={"AILURUS_ATTEMPT": name},
         arguments=process.arguments,
@@ -117,7 +117,7 @@ def user_name() -> str:
         return f"user{os.geteuid()}"
 
 
-def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:
+def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:
     """The payload's environment, from nothing: the pilot's own is not its affair."""
     cores = str(slot.need.cores)
     ours = {
@@ -127,9 +127,9 @@ def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str,
         "USER": user_name(),
         "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
-        "AILURUS_JOB_ID": str(held.id[0]),
-        "AILURUS_ATTEMPT": held.name,
-        "PANDAID": str(held.id[0]),
+        "AILURUS_JOB_ID": str(attempt.id[0]),
+        "AILURUS_ATTEMPT": attempt.name,
+        "PANDAID": str(attempt.id[0]),
         "AILURUS_CORES": cores,
         "ATHENA_CORE_NUMBER": cores,
         "OMP_NUM_THREADS": cores,
@@ -138,42 +138,44 @@ def environment(held: Held, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str,
         "NUMEXPR_NUM_THREADS": cores,
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
     }
-    return {**ours, **held.spec.environment, "AILURUS_ATTEMPT": held.name}
+    return {**ours, **attempt.spec.environment, "AILURUS_ATTEMPT": attempt.name}
 
 
-def _argv(held: Held, work: Workdir) -> list[str]:
+def _argv(attempt: Attempt, work: Workdir) -> list[str]:
     """The payload's command line. A script is given to the interpreter of its first line, so that it runs
     where the directory is mounted noexec; by a shell, so that an interpreter that is missing is an exit
     code of the payload's and no failure of the container."""
-    if not held.spec.script:
-        return ["/bin/sh", "-c", held.spec.command]
+    if not attempt.spec.script:
+        return ["/bin/sh", "-c", attempt.spec.command]
     try:
         with os.fdopen(work.create(SCRIPT, 0o700), "wb") as file:
-            file.write(held.spec.script.encode())
+            file.write(attempt.spec.script.encode())
     except OSError as error:
-        raise blame.judged(error, "cannot write the job's script", blame.Thing.NODE) from None
+        raise blame.job_error(error, "cannot write the job's script", blame.Target.NODE) from None
     path = str(work.directory / SCRIPT)
-    if words := interpreter(held.spec.script):
+    if words := interpreter(attempt.spec.script):
         return ["/bin/sh", "-c", 'exec "$@"', SCRIPT, *words, path]
     return ["/bin/sh", path]
 
 
-def _outcome(held: Held, work: Workdir, ended: Ended, kit: Kit, kills: OomKills) -> Outcome:
+def _outcome(
+    attempt: Attempt, work: Workdir, ended: ProcessEnd, kit: Kit, kills: OomKills
+) -> Outcome:
     exit_code = ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
-    error = held.stopped
-    if error is None and exit_code - 128 in BY_A_SITE:
-        error = held.stopped_within(TOGETHER_S)
+    error = attempt.stopped
+    if error is None and exit_code - 128 in SITE_SIGNALS:
+        error = attempt.stopped_within(TOGETHER_S)
     if error is None and (ended.errno or exit_code):
-        error = blame.ending(_seen(held, work, ended, exit_code, kit, kills))
+        error = blame.ending(_evidence(attempt, work, ended, exit_code, kit, kills))
     return Outcome(exit_code=exit_code, error=error)
 
 
-def _seen(
-    held: Held, work: Workdir, ended: Ended, exit_code: int, kit: Kit, kills: OomKills
-) -> blame.Seen:
+def _evidence(
+    attempt: Attempt, work: Workdir, ended: ProcessEnd, exit_code: int, kit: Kit, kills: OomKills
+) -> blame.Evidence:
     number, where = kills.since()
     last = (line for line in reversed(stderr_tail(work).splitlines()) if line.strip())
-    return blame.Seen(
+    return blame.Evidence(
         exit_code=exit_code,
         errno=ended.errno,
         before=ended.before,
@@ -182,9 +184,9 @@ def _seen(
         oom_kills=number,
         where=where,
         noexec=exit_code == blame.NOT_EXECUTABLE and not work.executes(),
-        used_kb=max(held.usage.max_rss_kb, held.usage.max_pss_kb),
-        asked_kb=held.spec.memory_mb * 1024,
-        words=next(last, "")[:300],
+        used_kb=max(attempt.usage.max_rss_kb, attempt.usage.max_pss_kb),
+        requested_kb=attempt.spec.memory_mb * 1024,
+        last_words=next(last, "")[:300],
     )
 
 

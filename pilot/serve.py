@@ -20,13 +20,13 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
-from pilot.attempt import Held
-from pilot.blame import Thing, judged
+from pilot.attempt import Attempt
+from pilot.blame import Target, job_error
 from pilot.flow import carry
 from pilot.kit import Kit
 from pilot.node.slots import Need, room_of
 from pilot.ports import JobError
-from pilot.upstream.link import Link, ToldToGo, backoff
+from pilot.upstream.link import Dismissed, Link, backoff
 from pilot.upstream.spool import Begun
 
 NUDGE = signal.SIGALRM  # «look again», from the pilot's own threads to its main one
@@ -38,7 +38,7 @@ SIGNALS = {
     signal.SIGUSR1: Code.SIGUSR1,
     signal.SIGQUIT: Code.SIGQUIT,
 }
-HEARD = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
+HANDLED_SIGNALS = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
 LAST_WORDS_S = 10.0  # for reports, after the grace time
 LACKS = 3  # jobs in a row that this node could not begin: then it is no place for the next one
 NONSENSE = 5  # answers in a row, to one request: then it is no proxy's hiccup
@@ -73,7 +73,7 @@ class Server:
         self._kit, self._link, self._terms = kit, link, terms
         self._began = self._idle_since = time.monotonic()
         self._asked: Need | None = None  # the room of the last ask
-        self._jobs: set[Held] = set()
+        self._jobs: set[Attempt] = set()
         self._taken = self._lacks = 0
         self._prefetch = False
         self._draining = ""
@@ -87,7 +87,7 @@ class Server:
         self.loops = Loops(self._log, on_failure=self.nudge)
 
     def serve(self) -> Served:
-        """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HEARD`."""
+        """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HANDLED_SIGNALS`."""
         kit = self._kit
         kit.reporter.when_quiet = self._nudge_if_draining
         try:
@@ -97,7 +97,7 @@ class Server:
         except RuntimeError:
             raise self.no_thread() from None
         while not self._over():
-            found = signal.sigtimedwait(HEARD, self._patience())
+            found = signal.sigtimedwait(HANDLED_SIGNALS, self._patience())
             if found is not None and found.si_signo == signal.SIGUSR2:
                 self.drain("told to drain by SIGUSR2")
             elif found is not None and found.si_signo != NUDGE:
@@ -145,7 +145,7 @@ class Server:
 
     def no_thread(self) -> JobError:
         """Drain, for the system gives no thread; what to say of it."""
-        error = judged(errno.EAGAIN, "the pilot cannot start a thread", Thing.NODE)
+        error = job_error(errno.EAGAIN, "the pilot cannot start a thread", Target.NODE)
         self.broken = True
         self.drain(str(error), Ending.FAILED)
         return error
@@ -196,9 +196,9 @@ class Server:
 
     def _stop_all(self, why: JobError, grace_s: float) -> None:
         self._stop_by = min(self._stop_by, time.monotonic() + grace_s + LAST_WORDS_S)
-        for held in list(self._jobs):
-            held.give_back = True
-            held.stop(why, grace_s=grace_s)
+        for attempt in list(self._jobs):
+            attempt.give_back = True
+            attempt.stop(why, grace_s=grace_s)
 
     # the acquirer's thread -----------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Server:
             request = ask.request_id
             try:
                 answer = self._link.call("acquire", ask, answer=m.Acquired, wait_s=ask.wait_s)
-            except (ToldToGo, Refused) as error:
+            except (Dismissed, Refused) as error:
                 self._log.error("acquire_refused", what=str(error))
                 self.drain(str(error), Ending.FAILED)
                 return
@@ -299,71 +299,71 @@ class Server:
 
     def _take(self, jobs: Iterable[m.Assignment]) -> None:
         kit = self._kit
-        taken = [Held(job, self._changed, self._settled) for job in jobs]
+        taken = [Attempt(job, self._changed, self._settled) for job in jobs]
         try:
-            kit.journal.begin([self._begun(held) for held in taken])
+            kit.journal.begin([self._begun(attempt) for attempt in taken])
         except OSError as error:  # the leases of a pilot that dies now run out: slower, not lost
             self._log.error("spool_failed", what=error.strerror)
         except Exception:  # noqa: BLE001 - as above: what has been taken is carried, come what may
             self._log.error("spool_failed", trace=True)
         self._taken += len(taken)
-        for held in taken:
-            self._jobs.add(held)
-            kit.slots.expect(held)
-            kit.reporter.hold(held)
+        for attempt in taken:
+            self._jobs.add(attempt)
+            kit.slots.expect(attempt)
+            kit.reporter.hold(attempt)
             if self._draining:
-                held.give_back = True
-                held.stop(JobError(Code.SIGTERM, "the pilot ends"))
+                attempt.give_back = True
+                attempt.stop(JobError(Code.SIGTERM, "the pilot ends"))
             thread = threading.Thread(
-                target=self._carry, args=(held,), name=f"job-{held.name}", daemon=True
+                target=self._carry, args=(attempt,), name=f"job-{attempt.name}", daemon=True
             )
             try:
                 thread.start()
             except RuntimeError:
                 lack = self.no_thread()
-                self._log.error("given_back", job_id=held.id[0], what=str(lack))
-                kit.reporter.release(held)
-                self._left(held)
+                self._log.error("given_back", job_id=attempt.id[0], what=str(lack))
+                kit.reporter.release(attempt)
+                self._left(attempt)
 
-    def _begun(self, held: Held) -> Begun:
+    def _begun(self, attempt: Attempt) -> Begun:
         return Begun(
-            job_id=held.id[0],
-            attempt_nr=held.id[1],
-            report_key=held.assignment.report_key,
-            outputs=tuple(self._kit.stage.planned(held.id, held.spec)),
-            directory=str(self._kit.directory / held.name),
+            job_id=attempt.id[0],
+            attempt_nr=attempt.id[1],
+            report_key=attempt.assignment.report_key,
+            outputs=tuple(self._kit.stage.planned(attempt.id, attempt.spec)),
+            directory=str(self._kit.directory / attempt.name),
             host=self._kit.host,
-            seal=held.assignment.seal,
+            seal=attempt.assignment.seal,
         )
 
-    def _carry(self, held: Held) -> None:
+    def _carry(self, attempt: Attempt) -> None:
         try:
-            carry(held, self._kit)
+            carry(attempt, self._kit)
         except BaseException as error:  # noqa: BLE001 - not even a report: the lease shall run out
-            self._log.error("attempt_lost", trace=True, job_id=held.id[0])
-            self._kit.reporter.forget(held)
+            self._log.error("attempt_lost", trace=True, job_id=attempt.id[0])
+            self._kit.reporter.forget(attempt)
             self.broken = True
             self.drain(f"an attempt was lost: {type(error).__name__}: {error}", Ending.FAILED)
         finally:
-            self._count_lack(held)
-            self._left(held)
+            self._count_lack(attempt)
+            self._left(attempt)
 
-    def _count_lack(self, held: Held) -> None:
+    def _count_lack(self, attempt: Attempt) -> None:
         """Where nothing can be begun, take nothing more: a node that fails at once would have all jobs of a
         queue, and each of their attempts."""
-        if held.began:
+        if attempt.began:
             self._lacks = 0
-        elif held.lack is not None:
+        elif attempt.lack is not None:
             self._lacks += 1
             if self._lacks >= LACKS:
                 self.broken = True
-                what = f"{LACKS} jobs in a row could not begin here, the last one: {held.lack}"
+                what = f"{LACKS} jobs in a row could not begin here, the last one: {attempt.lack}"
                 self.drain(what, Ending.FAILED)
 
-    def _left(self, held: Held) -> None:
+    def _left(self, attempt: Attempt) -> None:
         """An attempt is not here any more."""
-        self._kit.slots.gone(held)
-        self._jobs.discard(held)
+        self._kit.slots.gone(attempt)
+        self._jobs.discard(attempt)
         self._idle_since = time.monotonic()
         with self._kit.slots.changed:
             self._kit.slots.changed.notify_all()
@@ -384,10 +384,10 @@ class Server:
         end = self._began + self._terms.lifetime_s - self._terms.grace_s
         return max(0.0, round(end - time.monotonic(), 1))
 
-    def _changed(self, held: Held) -> None:
-        self._kit.reporter.changed(held)
-        if held.kill_at is not None:
-            self._kit.supervisor.wake_by(held.kill_at)
+    def _changed(self, attempt: Attempt) -> None:
+        self._kit.reporter.changed(attempt)
+        if attempt.kill_at is not None:
+            self._kit.supervisor.wake_by(attempt.kill_at)
 
-    def _settled(self, held: Held) -> None:
-        self._kit.journal.settle([held.id])
+    def _settled(self, attempt: Attempt) -> None:
+        self._kit.journal.settle([attempt.id])

@@ -34,7 +34,7 @@ class Storage(Struct, frozen=True):
     """What http transfers go through; no variable of the environment says it."""
     default_output: str = ""
     logs: str = "failed"
-    """Whose log.tgz goes there: of failed attempts, `all` or `none`."""
+    """Responsible log.tgz goes there: of failed attempts, `all` or `none`."""
 
 
 class ContainerChoice(Struct, frozen=True):
@@ -59,7 +59,7 @@ class Limits(Struct, frozen=True):
     grace: Duration = 10  # between TERM and KILL
 
 
-class SlotOf(Struct, frozen=True):
+class SlotChoice(Struct, frozen=True):
     """What one worker of this slot has; left out: what the machine shows."""
 
     queue: str = ""
@@ -81,10 +81,10 @@ class Site(Struct, frozen=True):
     software: tuple[str, ...] = ()
     container: ContainerChoice = ContainerChoice()
     limits: Limits = Limits()
-    slots: dict[str, SlotOf] = {}
+    slots: dict[str, SlotChoice] = {}
     pilot: PilotChoice = PilotChoice()
 
-    def slot(self, name: str, queue: str) -> SlotOf:
+    def slot(self, name: str, queue: str) -> SlotChoice:
         """The slot called `name`, or the one that serves `queue`."""
         if name:
             if name not in self.slots:
@@ -92,7 +92,7 @@ class Site(Struct, frozen=True):
                 raise AilurusError("no such slot", field=f"slots.{name}", remedy=f"known: {known}")
             return self.slots[name]
         serving = [slot for slot in self.slots.values() if slot.queue == queue]
-        return serving[0] if len(serving) == 1 else SlotOf()
+        return serving[0] if len(serving) == 1 else SlotChoice()
 
 
 def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:

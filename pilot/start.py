@@ -27,7 +27,7 @@ from pilot.node import machine
 from pilot.node.slots import Need, Slots, room_of
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
-from pilot.ports import Container, Grounds, JobError, Transfer
+from pilot.ports import Container, ContainerSetup, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
@@ -123,7 +123,7 @@ def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[S
         finally:
             supervisor.close()
             reporter.close()
-            _say_bye(link, server)
+            _send_bye(link, server)
             spool.own.close()
             if reporter.owes() and spool.directory.parent == directory:
                 log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
@@ -198,7 +198,7 @@ def _container(site: Site, directory: Path) -> Container:
     name = site.container.default or "bubblewrap"
     own = directory / "container"
     own.mkdir(mode=0o700)
-    grounds = Grounds(
+    setup = ContainerSetup(
         directory=str(own),
         user=user_name(),
         software=site.software,
@@ -207,7 +207,7 @@ def _container(site: Site, directory: Path) -> Container:
         network=site.container.network,
         user_namespaces=site.container.user_namespaces,
     )
-    made: Container = plugins.load("container", name)(grounds)
+    made: Container = plugins.load("container", name)(setup)
     return made
 
 
@@ -323,7 +323,7 @@ def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
             journal.close()
 
 
-def _say_bye(link: Link, server: Server) -> None:
+def _send_bye(link: Link, server: Server) -> None:
     with suppress(AilurusError):
         bye = m.Bye(ending=server.ending, diagnosis=server.diagnosis)
         link.client.call("bye", bye, answer=m.Done, patience=ONCE)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from pilot.blame import Thing, judged
+from pilot.blame import Target, job_error
 
 SCRIPT = "ailurus_script"
 """What the pilot calls the script of a job, in the payload's directory."""
@@ -59,8 +59,8 @@ class Workdir:
             for directory in (self.path, self.directory, self.tmp):
                 directory.mkdir(mode=0o700)
         except OSError as error:
-            raise judged(
-                error, f"cannot make the job's directory {self.path}", Thing.NODE
+            raise job_error(
+                error, f"cannot make the job's directory {self.path}", Target.NODE
             ) from None
 
     def executes(self) -> bool:

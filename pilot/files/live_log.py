@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import LogPiece
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.workdir import open_regular, size_of
 
 PIECE_BYTES = 256 * 1024
@@ -107,13 +107,13 @@ def _end_of(piece: LogPiece, most: int) -> LogPiece:
 class Follower:
     """What of one attempt's output has been sent, from its beginning to its report."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
         self._sent = {"stdout": 0, "stderr": 0}
 
     @property
     def wants_all(self) -> bool:
-        return self._held.spec.log == WHOLE_LOG
+        return self._attempt.spec.log == WHOLE_LOG
 
     def news(self) -> list[LogPiece]:
         """What was written since the last look, at most a piece a stream."""
@@ -153,13 +153,13 @@ class Follower:
             yield self._piece(stream, end, data, final=True)
 
     def _paths(self) -> list[tuple[str, Path]]:
-        work = self._held.work
+        work = self._attempt.work
         return [] if work is None else [("stdout", work.stdout), ("stderr", work.stderr)]
 
     def _piece(self, stream: str, start: int, data: bytes, *, final: bool = False) -> LogPiece:
         return LogPiece(
-            job_id=self._held.id[0],
-            attempt_nr=self._held.id[1],
+            job_id=self._attempt.id[0],
+            attempt_nr=self._attempt.id[1],
             stream=stream,
             offset=start,
             text=text_of(data),

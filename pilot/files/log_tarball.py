@@ -13,7 +13,7 @@ from typing import IO, cast
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import DoneFile
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.files.live_log import opened
 from pilot.files.stage import LOG, Stage
 from pilot.ports import JobError
@@ -26,9 +26,9 @@ MEMBER_BYTES, TOTAL_BYTES, MEMBERS = 2_000_000, 20_000_000, 500
 NOT_WORTH_IT = {Code.KILLED_BY_SERVER, Code.SIGTERM, Code.SIGINT, Code.SIGXCPU, Code.SIGUSR1}
 
 
-def wanted(held: Held, policy: str, error: JobError | None) -> bool:
+def wanted(attempt: Attempt, policy: str, error: JobError | None) -> bool:
     """Whether an attempt's log goes to storage. `policy`: the site's, one of `LOGS`."""
-    if held.assignment.keep_log or (held.spec.log == WHOLE_LOG and policy != "none"):
+    if attempt.assignment.keep_log or (attempt.spec.log == WHOLE_LOG and policy != "none"):
         return True
     if error is None:
         return policy == "all"
@@ -36,44 +36,44 @@ def wanted(held: Held, policy: str, error: JobError | None) -> bool:
 
 
 def keep_log(
-    held: Held, work: Workdir, stage: Stage, error: JobError | None
+    attempt: Attempt, work: Workdir, stage: Stage, error: JobError | None
 ) -> tuple[DoneFile, ...]:
     """Put the log tarball into the site's default storage, if there is one. Never raises: what became
     of the job is what is reported."""
-    if not wanted(held, stage.logs, error) or not stage.has_default or not work.path.is_dir():
+    if not wanted(attempt, stage.logs, error) or not stage.has_default or not work.path.is_dir():
         return ()
     if error is not None:
-        held.note(str(error))
+        attempt.note(str(error))
     try:
         with tempfile.TemporaryFile(dir=work.path) as file:
-            write(held, work, file)
+            write(attempt, work, file)
             file.flush()
-            return (stage.put(held, LOG, file.fileno()),)
+            return (stage.put(attempt, LOG, file.fileno()),)
     except (JobError, OSError) as problem:
-        held.note(f"no log tarball: {problem}")
+        attempt.note(f"no log tarball: {problem}")
         return ()
 
 
-def write(held: Held, work: Workdir, into: IO[bytes]) -> None:
+def write(attempt: Attempt, work: Workdir, into: IO[bytes]) -> None:
     """Regular files only, opened without following a link, bounded in all; what is cut says so."""
     import tarfile
 
     with tarfile.open(fileobj=into, mode="w:gz", compresslevel=5) as tar:
 
         def add(name: str, *parts: Part) -> None:
-            member = tarfile.TarInfo(f"{held.name}/{name}")
+            member = tarfile.TarInfo(f"{attempt.name}/{name}")
             member.size, member.mode = sum(size for size, _ in parts), 0o644
             tar.addfile(member, cast("IO[bytes]", _Joined(parts)))
 
         for path in (work.stdout, work.stderr):
             if (fd := opened(path)) is not None:
                 try:
-                    add(path.name, *_ends(held, path.name, fd))
+                    add(path.name, *_ends(attempt, path.name, fd))
                 finally:
                     os.close(fd)
-        for name, data in _left(held, work):
+        for name, data in _left(attempt, work):
             add(name, _text(data))
-        add("pilot.log", _text("\n".join([*held.notes, ""]).encode("utf-8", "replace")))
+        add("pilot.log", _text("\n".join([*attempt.notes, ""]).encode("utf-8", "replace")))
 
 
 Part = tuple[int, Callable[[int, int], bytes]]
@@ -88,13 +88,13 @@ def _of(fd: int, start: int, size: int) -> Part:
     return size, lambda most, at: os.pread(fd, most, start + at)
 
 
-def _ends(held: Held, name: str, fd: int) -> list[Part]:
+def _ends(attempt: Attempt, name: str, fd: int) -> list[Part]:
     """A stream, or its beginning and its end with a line between them that says what is missing."""
     size, half = os.fstat(fd).st_size, STREAM_BYTES // 2
     if size <= STREAM_BYTES:
         return [_of(fd, 0, size)]
     missing = f"\n[{size - 2 * half} bytes are not kept here]\n".encode()
-    held.note(f"{name} has {size} bytes: of it, the first and the last {half} are in this log")
+    attempt.note(f"{name} has {size} bytes: of it, the first and the last {half} are in this log")
     return [_of(fd, 0, half), _text(missing), _of(fd, size - half, half)]
 
 
@@ -117,10 +117,10 @@ class _Joined:
         return found
 
 
-def _left(held: Held, work: Workdir) -> Iterator[tuple[str, bytes]]:
+def _left(attempt: Attempt, work: Workdir) -> Iterator[tuple[str, bytes]]:
     """The ends of the files that a payload left besides its inputs and outputs."""
-    skipped = {f"work/{file.name}" for file in held.spec.inputs}
-    skipped |= {f"work/{file.name}" for file in held.spec.outputs}
+    skipped = {f"work/{file.name}" for file in attempt.spec.inputs}
+    skipped |= {f"work/{file.name}" for file in attempt.spec.outputs}
     count, room = 0, TOTAL_BYTES
     for name, _ in work.files():
         if name in skipped or not name.startswith("work/"):
@@ -134,9 +134,9 @@ def _left(held: Held, work: Workdir) -> Iterator[tuple[str, bytes]]:
         finally:
             os.close(fd)
         if start:
-            held.note(f"{name}: its first {start} bytes are not in this log")
+            attempt.note(f"{name}: its first {start} bytes are not in this log")
         yield name, data
         room -= len(data)
         if (count := count + 1) >= MEMBERS or room <= 0:
-            held.note("there may be more files that are not in this log")
+            attempt.note("there may be more files that are not in this log")
             return

@@ -17,8 +17,8 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import LONGEST, Url
-from pilot.attempt import Held
-from pilot.blame import MetOn, Thing, judged
+from pilot.attempt import Attempt
+from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.process.usage import ENTRY_BYTES, charge
 from pilot.site import Bounds
@@ -52,27 +52,27 @@ class Stage:
     def has_default(self) -> bool:
         return bool(self._default)
 
-    def allowed(self, held: Held) -> None:
+    def allowed(self, attempt: Attempt) -> None:
         """Refuse now what could not be staged later: a job that cannot end well is not begun."""
-        for index, file in enumerate(held.spec.inputs):
+        for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}].url"):
                 url = _parsed(file.url)
                 self._transfers(url.scheme).allowed(url)
         told = 0
-        for index, output in enumerate(held.spec.outputs):
+        for index, output in enumerate(attempt.spec.outputs):
             with _field(f"outputs[{index}].url"):
-                url = self.physical(held.id, output)
+                url = self.physical(attempt.id, output)
                 self._transfers(url.scheme).allowed(url)
                 told += FILE_BYTES + len(output.name) + len(url.text.encode())
         if told > REPORT_BYTES:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
-                f"names and URLs of the {len(held.spec.outputs)} outputs are longer than the report of a job "
+                f"names and URLs of the {len(attempt.spec.outputs)} outputs are longer than the report of a job "
                 f"may be: {told} bytes, of {REPORT_BYTES}",
                 field="outputs",
                 remedy="give them shorter directories, or pack them into one file",
             )
-        declared = sum(file.size or 0 for file in held.spec.inputs)
+        declared = sum(file.size or 0 for file in attempt.spec.inputs)
         if 0 < self._bounds.inputs_bytes < declared:
             raise JobError(
                 Code.INPUTS_TOO_LARGE,
@@ -107,45 +107,45 @@ class Stage:
                 urls.append(self.physical(of, file).text)
         return urls
 
-    def stage_in(self, held: Held, work: Workdir) -> None:
-        left = held.spec.disk_mb << 20  # for inputs whose size nobody declared
-        for index, file in enumerate(held.spec.inputs):
+    def stage_in(self, attempt: Attempt, work: Workdir) -> None:
+        left = attempt.spec.disk_mb << 20  # for inputs whose size nobody declared
+        for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}]"):
                 get = partial(self._get, file, work, left if file.size is None else file.size)
-                taken = _again(held, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+                taken = _again(attempt, get, self._bounds, Code.STAGE_IN_TIMEOUT)
                 left -= taken if file.size is None else 0
 
-    def stage_out(self, held: Held, work: Workdir) -> tuple[DoneFile, ...]:
+    def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under way
-        when the job was stopped, for it may have arrived unheard."""
+        when the job was stopped, for it may have arrived unacknowledged."""
         done: list[DoneFile] = []
         under_way = ""
         try:
-            for index, file in enumerate(held.spec.outputs):
+            for index, file in enumerate(attempt.spec.outputs):
                 with _field(f"outputs[{index}].name"):
                     source = self._output(file, work)
                     if source is None:
                         continue
                     try:
-                        under_way = self.physical(held.id, file).text
-                        done.append(self.put(held, file, source))
+                        under_way = self.physical(attempt.id, file).text
+                        done.append(self.put(attempt, file, source))
                         under_way = ""
                     finally:
                         os.close(source)
         except Exception:
-            unheard = [under_way] if under_way and held.stopped is not None else []
-            self.delete([*(file.url for file in done), *unheard])
+            unacknowledged = [under_way] if under_way and attempt.stopped is not None else []
+            self.delete([*(file.url for file in done), *unacknowledged])
             raise
         return tuple(done)
 
-    def put(self, held: Held, file: OutputFile, source: int) -> DoneFile:
-        url = self.physical(held.id, file)
+    def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
+        url = self.physical(attempt.id, file)
 
         def once(check: Check) -> Copied:
             os.lseek(source, 0, os.SEEK_SET)
             return self._transfers(url.scheme).put(source, url, check)
 
-        copied = _again(held, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
+        copied = _again(attempt, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
         return DoneFile(
             name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
         )
@@ -163,7 +163,7 @@ class Stage:
 
     def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
         """Stage one input in, of at most `most` bytes; what it takes of the disk."""
-        with MetOn(Thing.NODE, f"cannot make the input {file.name!r}"):
+        with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
             try:
                 into = work.create(file.name)
             except FileExistsError:  # of an earlier try
@@ -198,7 +198,9 @@ class Stage:
             ) from None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_FILE:
-                raise judged(error, f"cannot read the output {file.name!r}", Thing.JOB) from None
+                raise job_error(
+                    error, f"cannot read the output {file.name!r}", Target.JOB
+                ) from None
             what = str(error)
             if isinstance(error, OSError):
                 what = f"{file.name!r} is a symbolic link, a socket or a device"
@@ -289,12 +291,12 @@ def _compare(file: InputFile, copied: Copied) -> None:
         )
 
 
-def _again(held: Held, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
+def _again(attempt: Attempt, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
     """Try a transfer up to three times while its failure is of a passing kind; all within one limit."""
     deadline = time.monotonic() + bounds.staging_s
 
     def check() -> None:
-        held.check()
+        attempt.check()
         if time.monotonic() > deadline:
             raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
 
@@ -302,12 +304,12 @@ def _again(held: Held, once: Callable[[Check], T], bounds: Bounds, late: Code) -
         try:
             return once(check)
         except JobError as error:
-            held.check()
+            attempt.check()
             over = pause_s is None or time.monotonic() + pause_s > deadline
             if not error.transient or over:
                 raise
-            held.note(f"tries again after: {error}")
-            held.news.wait(pause_s)
+            attempt.note(f"tries again after: {error}")
+            attempt.wakeup.wait(pause_s)
     raise AssertionError
 
 

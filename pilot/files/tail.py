@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.files.live_log import text_of
 from pilot.workdir import open_regular, tail_of
 
 MOST = 7000
 
 
-def tail(held: Held, name: str) -> str:
+def tail(attempt: Attempt, name: str) -> str:
     """The last few kilobytes of `name`, or why not."""
-    if held.work is None:
+    if attempt.work is None:
         return "(the job has no directory yet)"
     try:
         if name in ("stdout", "stderr"):
-            path = held.work.stdout if name == "stdout" else held.work.stderr
+            path = attempt.work.stdout if name == "stdout" else attempt.work.stderr
             fd = open_regular(path)
         else:
-            fd = held.work.open(name)
+            fd = attempt.work.open(name)
     except FileNotFoundError:
         return f"(the job has no file {name!r})"
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from ailurus.protocol.job import JobSpec, Room, shape_of
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 
 T = TypeVar("T")
 
@@ -109,27 +109,27 @@ class Slots:
         self._free = total
         self._cpus = sorted(pin)
         self._gpus = list(range(total.gpus))
-        self._line: Line[Held] = Line()
-        self._coming: dict[Held, Need] = {}
-        self._granted: dict[Held, Slot] = {}
+        self._line: Line[Attempt] = Line()
+        self._coming: dict[Attempt, Need] = {}
+        self._granted: dict[Attempt, Slot] = {}
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
 
-    def expect(self, job: Held) -> None:
+    def expect(self, job: Attempt) -> None:
         """Keep room for a job that has come, until it holds its slot or has ended: its inputs may take
         hours, and meanwhile another job would find the room free."""
         with self._lock:
             self._coming[job] = need_of(job.spec)
 
-    def gone(self, job: Held) -> None:
+    def gone(self, job: Attempt) -> None:
         """Keep no room any more for a job that has got its slot, or stands in line for it, or has ended."""
         with self._lock:
             if self._coming.pop(job, None) is not None:
                 self.changed.notify_all()
 
     @contextmanager
-    def held(self, job: Held) -> Iterator[Slot]:
+    def slot_for(self, job: Attempt) -> Iterator[Slot]:
         """A slot for `job`, once there is one; raises the job's own stop if that comes first."""
         need = need_of(job.spec)
         with self._lock:
@@ -141,8 +141,8 @@ class Slots:
         try:
             while job not in self._granted:
                 job.check()
-                job.news.wait()
-                job.news.clear()
+                job.wakeup.wait()
+                job.wakeup.clear()
             job.check()
             yield self._granted[job]
         finally:
@@ -173,9 +173,9 @@ class Slots:
             gpus = tuple(self._gpus[: need.gpus])
             del self._cpus[: len(cpus)], self._gpus[: len(gpus)]
             self._granted[job] = Slot(need, cpus, gpus)
-            job.news.set()
+            job.wakeup.set()
 
-    def _give_back(self, job: Held, need: Need) -> None:
+    def _give_back(self, job: Attempt, need: Need) -> None:
         slot = self._granted.pop(job, None)
         if slot is None:
             self._line.remove(job, need)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.ports import JobError
 from pilot.process import proc
 from pilot.process.activity import Signs
@@ -46,13 +46,15 @@ GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 300.0
 class _Watched:
     """What the supervisor remembers of one payload."""
 
-    def __init__(self, held: Held, work: Workdir, now: float) -> None:
-        self.held, self.work = held, work
+    def __init__(self, attempt: Attempt, work: Workdir, now: float) -> None:
+        self.attempt, self.work = attempt, work
         self.began = now
         self.disk = Disk((work.directory, work.tmp))
-        if held.spec.inputs or held.spec.script:  # they are there by now, and count beside its disk
+        if (
+            attempt.spec.inputs or attempt.spec.script
+        ):  # they are there by now, and count beside its disk
             self.disk.step(FINAL_ENTRIES)
-        self.disk_limit = (held.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
+        self.disk_limit = (attempt.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
         self.nameless = Nameless(0, 0)
         self.node = NodeUse(0, 0)
         """The least since the last search for files without a name."""
@@ -63,7 +65,7 @@ class _Watched:
 
     @property
     def deadline(self) -> float:
-        walltime = self.held.spec.walltime_s
+        walltime = self.attempt.spec.walltime_s
         return float("inf") if walltime is None else self.began + walltime
 
 
@@ -79,7 +81,7 @@ class Supervisor:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._watched: dict[Held, _Watched] = {}
+        self._watched: dict[Attempt, _Watched] = {}
         self._news = threading.Event()
         self._wake_at = float("inf")
         self._sample_at = 0.0
@@ -88,14 +90,14 @@ class Supervisor:
         self._log = Log("pilot.node.supervisor")
 
     @contextmanager
-    def watching(self, held: Held, work: Workdir) -> Iterator[None]:
-        """Look after the payload of `held` while this lasts."""
-        watched = self._watched[held] = _Watched(held, work, time.monotonic())
+    def watching(self, attempt: Attempt, work: Workdir) -> Iterator[None]:
+        """Look after the payload of `attempt` while this lasts."""
+        watched = self._watched[attempt] = _Watched(attempt, work, time.monotonic())
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
             yield
         finally:
-            del self._watched[held]
+            del self._watched[attempt]
             self._last_look(watched)
 
     def wake_by(self, at: float) -> None:
@@ -130,13 +132,13 @@ class Supervisor:
         self._looked_at = now
         wake_at = float("inf")
         for one in watched:
-            kill_at = one.held.kill_at
+            kill_at = one.attempt.kill_at
             if kill_at is not None and now >= kill_at:
-                one.held.kill()
+                one.attempt.kill()
             elif kill_at is not None:
                 wake_at = min(wake_at, kill_at)
             if now >= one.deadline:
-                self._stop(one, Code.WALLTIME, f"the payload ran {one.held.spec.walltime_s} s, "
+                self._stop(one, Code.WALLTIME, f"the payload ran {one.attempt.spec.walltime_s} s, "
                            "its time limit", "ask for more `walltime`", self._bounds.grace_s)  # fmt: skip
             else:
                 wake_at = min(wake_at, one.deadline)
@@ -151,7 +153,7 @@ class Supervisor:
     def _sample(self, watched: list[_Watched], now: float) -> None:
         processes = proc.scan()
         node = node_use(watched[0].work.path)
-        by_pid = {pid: one for one in watched if (pid := one.held.pid) is not None}
+        by_pid = {pid: one for one in watched if (pid := one.attempt.pid) is not None}
         for pid, tree in proc.trees(processes, by_pid).items():
             one = by_pid[pid]
             mapped = sum(processes[p].rss_kb for p in tree)
@@ -161,8 +163,8 @@ class Supervisor:
             for p in tree:
                 if (io := proc.io_of(p)) is not None:
                     one.io[p] = io
-            before = one.held.usage
-            one.held.usage = replace(
+            before = one.attempt.usage
+            one.attempt.usage = replace(
                 before,
                 cpu_s=round(max(before.cpu_s, cpu_s), 3),
                 wall_s=round(now - one.began, 3),
@@ -204,7 +206,7 @@ class Supervisor:
     def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
         """`most` counts shared pages once a process, and files in memory apart from what is mapped of
         them: so before it counts against anybody, shares decide."""
-        limit = one.held.spec.memory_mb * 1024
+        limit = one.attempt.spec.memory_mb * 1024
         if most <= limit and now < one.pss_next:
             return
         one.pss_next = now + PSS_EVERY_S
@@ -214,15 +216,15 @@ class Supervisor:
             used = mapped.all
             if files:
                 used += max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
-            usage = one.held.usage
-            one.held.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
+            usage = one.attempt.usage
+            one.attempt.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
         if used > limit:
             kept = f", {files // 1024} MB of it in files" if files > 1024 else ""
             self._stop(
                 one,
                 Code.OVER_MEMORY,
                 f"the payload used {used // 1024} MB of memory{kept}, it asked for "
-                f"{one.held.spec.memory_mb} MB",
+                f"{one.attempt.spec.memory_mb} MB",
                 "ask for more `memory`",
             )
 
@@ -251,7 +253,7 @@ class Supervisor:
         if not walked:  # what is not seen yet may be what changes
             return
         one.signs.wrote("files", one.disk.mark, now)
-        own = one.held.spec.looping_s
+        own = one.attempt.spec.looping_s
         limit = self._bounds.looping_s if own is None else own
         if 0 < limit < now - one.signs.alive_at:
             self._stop(
@@ -273,14 +275,14 @@ class Supervisor:
 
     def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
         used = disk.used + without_name
-        one.held.usage = replace(one.held.usage, disk_mb=-(-used // 1024**2))
+        one.attempt.usage = replace(one.attempt.usage, disk_mb=-(-used // 1024**2))
         if used > one.disk_limit:
-            inputs = one.disk_limit - (one.held.spec.disk_mb << 20)
+            inputs = one.disk_limit - (one.attempt.spec.disk_mb << 20)
             self._stop(
                 one,
                 Code.WORKDIR_TOO_LARGE,
                 f"the job's directory and /tmp have {-(-(used - inputs) // 1024**2)} MB beside its inputs, "
-                f"it asked for {one.held.spec.disk_mb} MB; each file counts at least 4 kB",
+                f"it asked for {one.attempt.spec.disk_mb} MB; each file counts at least 4 kB",
                 "ask for more `disk`, or let it pack small files together",
             )
         elif disk.too_deep:
@@ -295,6 +297,6 @@ class Supervisor:
     def _stop(
         self, one: _Watched, code: Code, what: str, remedy: str, grace_s: float = 0.0
     ) -> None:
-        if one.held.stopped is None:
-            self._log.info("limit_passed", job_id=one.held.id[0], code=int(code), what=what)
-            one.held.stop(JobError(code, what, remedy=remedy), grace_s=grace_s)
+        if one.attempt.stopped is None:
+            self._log.info("limit_passed", job_id=one.attempt.id[0], code=int(code), what=what)
+            one.attempt.stop(JobError(code, what, remedy=remedy), grace_s=grace_s)

@@ -5,7 +5,7 @@ whatever it starts: a payload's grandchild that calls setsid or forks twice beco
 nothing gets away. It ends when its socket does, which is what a pilot's death looks like, `kill -9`
 included.
 
-    pilot → guardian   Spawn, Signal      guardian → pilot   Started, Ended
+    pilot → guardian   Spawn, Signal      guardian → pilot   Started, ProcessEnd
     a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame,
     and that something started is no news worth a frame of its own
 
@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from pilot.ports import ARGUMENTS, FILTER, Ended
+from pilot.ports import ARGUMENTS, FILTER, ProcessEnd
 from pilot.process.kill import (
     become_subreaper,
     become_undumpable,
     kill_descendants,
     kill_tree,
-    tell_tree,
+    signal_tree,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ EXEC_S = 0.5  # an exec is over by then, many times
 SOON_S = 0.05  # until strangers are looked at again, and how long a start may go untold
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _CHILD = re.compile(r'"child-pid": *(\d+)')
-_DEAF = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
-_DEFAULT = [*_DEAF, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
+_IGNORED = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
+_DEFAULT = [*_IGNORED, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
 
 
@@ -86,14 +86,14 @@ class Started(msgspec.Struct, array_like=True, tag=True):
     pid: int
 
 
-Word = Spawn | Signal
-Answer = Started | Ended
+Message = Spawn | Signal
+Answer = Started | ProcessEnd
 _encode = msgspec.msgpack.Encoder().encode
-_words = msgspec.msgpack.Decoder(list[Word])
+_messages = msgspec.msgpack.Decoder(list[Message])
 
 
-def frame(words: list[Spawn | Signal] | list[Started | Ended]) -> bytes:
-    body = _encode(words)
+def frame(messages: list[Spawn | Signal] | list[Started | ProcessEnd]) -> bytes:
+    body = _encode(messages)
     return struct.pack("!I", len(body)) + body
 
 
@@ -127,7 +127,7 @@ def _be_guardian(link: socket.socket) -> NoReturn:
 
     gc.freeze()  # a collection would write to what is shared with the pilot, and so copy it
     os.setsid()
-    for number in _DEAF:
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
@@ -149,7 +149,7 @@ def _be_guardian(link: socket.socket) -> NoReturn:
 
 def _in_memory(data: bytes) -> int:
     """A descriptor from which `data` is read, above all that a program inherits."""
-    low = os.memfd_create("words")
+    low = os.memfd_create("arguments")
     try:
         view = memoryview(data)
         while view:
@@ -183,12 +183,12 @@ class Guardian:
         self._pids: dict[int, int] = {}  # by key
         self._status: dict[int, int] = {}  # by process id: where its status can be read
         # By key, until when they wait for their leftovers to be gone.
-        self._ended: dict[int, tuple[float, Ended]] = {}
+        self._ended: dict[int, tuple[float, ProcessEnd]] = {}
         self._inner: dict[int, int] = {}  # process ids that runtimes started in sandboxes → key
         self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
         self._unsure: dict[int, float] = {}  # orphans without an environment → until when is well
-        self._answers: list[Started | Ended] = []
-        self._started: list[Started | Ended] = []  # told with the next answer, or soon
+        self._answers: list[Started | ProcessEnd] = []
+        self._started: list[Started | ProcessEnd] = []  # told with the next answer, or soon
         self._again_at = 0.0
         self._all_cpus = os.sched_getaffinity(0)
         me = os.getpid()
@@ -219,8 +219,8 @@ class Guardian:
                     return
                 buffer += data
                 for body in frames(buffer):
-                    for word in _words.decode(body):
-                        self._do(word)
+                    for message in _messages.decode(body):
+                        self._do(message)
             self._reap()
             if self._answers or (self._started and not events):
                 try:
@@ -236,30 +236,30 @@ class Guardian:
             return SOON_S
         return max(0.0, self._again_at - time.monotonic()) if self._again_at else -1
 
-    def _do(self, word: Word) -> None:
-        if isinstance(word, Spawn):
+    def _do(self, message: Message) -> None:
+        if isinstance(message, Spawn):
             try:
-                pid = self._spawn(word)
+                pid = self._spawn(message)
             except (NotPrepared, OSError, ValueError) as error:
                 number = getattr(error, "errno", None) or errno.EINVAL
                 self._answers.append(
-                    Ended(
-                        key=word.key,
+                    ProcessEnd(
+                        key=message.key,
                         errno=number,
                         at=time.monotonic(),
                         before=isinstance(error, NotPrepared),
                     )
                 )
                 return
-            word.arguments = word.filter = b""
-            self._running[pid] = word
-            self._pids[word.key] = pid
-            self._started.append(Started(word.key, pid))
-        elif (pid := self._pids.get(word.key, 0)) and pid in self._running:
-            if word.number == signal.SIGKILL:
+            message.arguments = message.filter = b""
+            self._running[pid] = message
+            self._pids[message.key] = pid
+            self._started.append(Started(message.key, pid))
+        elif (pid := self._pids.get(message.key, 0)) and pid in self._running:
+            if message.number == signal.SIGKILL:
                 os.kill(pid, signal.SIGKILL)  # its leftovers are strangers then, and go too
             else:
-                tell_tree(pid, word.number, self._running[pid].depth)
+                signal_tree(pid, message.number, self._running[pid].depth)
 
     def _spawn(self, order: Spawn) -> int:
         """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the program's."""
@@ -308,7 +308,7 @@ class Guardian:
             if order.cpus:
                 os.sched_setaffinity(0, self._all_cpus)
 
-    def _told(self, pid: int) -> str:
+    def _status_text(self, pid: int) -> str:
         """What an ended program wrote to its status channel."""
         if (fd := self._status.pop(pid, None)) is None:
             return ""
@@ -322,7 +322,7 @@ class Guardian:
 
     def _reap(self) -> None:
         """Collect all that ended, kill what no running payload answers for, then say who ended."""
-        others: dict[int, resource.struct_rusage] = {}
+        usages: dict[int, resource.struct_rusage] = {}
         while True:
             try:
                 pid, status, used = os.wait4(-1, os.WNOHANG)
@@ -332,12 +332,12 @@ class Guardian:
                 break
             self._spared.pop(pid, None)
             self._unsure.pop(pid, None)
-            others[pid] = used
+            usages[pid] = used
             if (order := self._running.pop(pid, None)) is not None:
                 self._pids.pop(order.key, None)
                 now = time.monotonic()
-                text = self._told(pid)
-                ended = Ended(
+                text = self._status_text(pid)
+                ended = ProcessEnd(
                     key=order.key,
                     exit_code=os.waitstatus_to_exitcode(status),
                     cpu_s=used.ru_utime + used.ru_stime,
@@ -349,8 +349,8 @@ class Guardian:
                 self._again_at = now + AGAIN_S
                 if inner := _CHILD.search(text):
                     self._inner[int(inner[1])] = order.key
-        for pid in self._inner.keys() & others.keys():
-            self._add(self._inner.pop(pid), others[pid])
+        for pid in self._inner.keys() & usages.keys():
+            self._add(self._inner.pop(pid), usages[pid])
         clean = self._sweep()
         now = time.monotonic()
         for key, (deadline, ended) in list(self._ended.items()):

@@ -44,7 +44,7 @@ def _stop_and_kill(pids: list[int]) -> None:
                 os.kill(pid, number)
 
 
-def tell_tree(root: int, number: int, spared: int) -> None:
+def signal_tree(root: int, number: int, spared: int) -> None:
     below = [(root, 0), *_descendants(root)]
     for pid, depth in below:
         if depth >= spared:

@@ -77,12 +77,12 @@ class Mapped(Struct, frozen=True, gc=False):
 
 def pss_kb(pids: Iterable[int]) -> Mapped | None:
     """Memory of a tree with shared pages shared out; None if the kernel does not tell."""
-    found, told = {b"Pss": 0, b"Pss_Shmem": 0}, False
+    found, any_found = {b"Pss": 0, b"Pss_Shmem": 0}, False
     for pid in pids:
         for name, kb in _PSS.findall(_read(f"/proc/{pid}/smaps_rollup")):
             found[name] += int(kb)
-            told = True
-    return Mapped(found[b"Pss"], found[b"Pss_Shmem"]) if told else None
+            any_found = True
+    return Mapped(found[b"Pss"], found[b"Pss_Shmem"]) if any_found else None
 
 
 def rss_shmem_kb(pids: Iterable[int]) -> int:
@@ -96,7 +96,7 @@ def shmem_kb() -> int:
 
 
 def counter(path: str, name: bytes) -> int | None:
-    """The number after `name` in a file of `name number` lines; None if it is not told."""
+    """The number after `name` in a file of `name number` lines; None if it is not there."""
     found = re.search(rb"(?m)^%b\s+(\d+)" % name, _read(path))
     return None if found is None else int(found[1])
 

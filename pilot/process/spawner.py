@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pilot.blame import GUARDIAN_DIED
-from pilot.ports import Ended, Order
+from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import guardian, kill
 from pilot.process.guardian import Answer, Signal, Spawn, Started
 
@@ -31,20 +31,22 @@ class GuardedSpawner:
         self._buffer = bytearray()
         self._lock = threading.Lock()  # of the sending side
         self._keys = itertools.count(1)
-        self._waiting: dict[int, Callable[[Ended], None]] = {}
+        self._waiting: dict[int, Callable[[ProcessEnd], None]] = {}
         self._pids: dict[int, int] = {}
         self._lost = False
 
-    def spawn(self, order: Order, done: Callable[[Ended], None]) -> int:
+    def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
         return self.spawn_all([(order, done)])[0]
 
-    def spawn_all(self, orders: Sequence[tuple[Order, Callable[[Ended], None]]]) -> list[int]:
+    def spawn_all(
+        self, orders: Sequence[tuple[ProcessSpec, Callable[[ProcessEnd], None]]]
+    ) -> list[int]:
         """Start many with one message."""
-        words: list[Spawn | Signal] = []
+        messages: list[Spawn | Signal] = []
         for order, done in orders:
             key = next(self._keys)
             self._waiting[key] = done
-            words.append(
+            messages.append(
                 Spawn(
                     key,
                     list(order.argv),
@@ -59,10 +61,10 @@ class GuardedSpawner:
                     order.filter,
                 )
             )
-        keys = [word.key for word in words]
-        if not self._send(words):
+        keys = [message.key for message in messages]
+        if not self._send(messages):
             for key in keys:
-                self._finish(Ended(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
+                self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
         return keys
 
     def signal(self, key: int, number: int) -> None:
@@ -88,7 +90,7 @@ class GuardedSpawner:
             kill.kill_descendants(os.getpid())
             on_loss()
             for key in list(self._waiting):
-                self._finish(Ended(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
+                self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
 
     def turn(self, timeout_s: float | None = None) -> bool:
         """Wait for one message and hand its answers out; False: the guardian is gone."""
@@ -117,15 +119,15 @@ class GuardedSpawner:
             os.waitpid(self.guardian_pid, 0)
         self._link.close()
 
-    def _finish(self, ended: Ended) -> None:
+    def _finish(self, ended: ProcessEnd) -> None:
         self._pids.pop(ended.key, None)
         if (done := self._waiting.pop(ended.key, None)) is not None:
             done(ended)
 
-    def _send(self, words: list[Spawn | Signal]) -> bool:
+    def _send(self, messages: list[Spawn | Signal]) -> bool:
         with self._lock:
             try:
-                self._link.sendall(guardian.frame(words))
+                self._link.sendall(guardian.frame(messages))
             except OSError:
                 return False
         return True

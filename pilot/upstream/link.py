@@ -22,7 +22,7 @@ ONCE = Patience(total_s=0.0)
 STRAY = (409, 410)
 
 
-class ToldToGo(AilurusError):
+class Dismissed(AilurusError):
     """The dispatcher does not want this pilot: it is a stray, too late, or not allowed."""
 
     def __init__(self, error: Refused) -> None:
@@ -30,7 +30,7 @@ class ToldToGo(AilurusError):
         self.stray = error.status in STRAY
 
 
-class Speaker(Protocol):
+class DispatcherClient(Protocol):
     """What a pilot asks of a dispatcher, whatever it speaks."""
 
     def call(
@@ -55,22 +55,24 @@ class Link:
         who: m.Register,
         trust: Trust | None = None,
         *,
-        panda: Speaker | None = None,
+        panda: DispatcherClient | None = None,
     ) -> None:
         """`panda`: through which all is said, where the server is none of ours."""
-        self._door: Speaker = panda or _client(url, credential, connections=1, trust=trust)
+        self._door: DispatcherClient = panda or _client(url, credential, connections=1, trust=trust)
         self._who, self._foreign = who, panda is not None
         self._token = ""
         self._trouble = Seldom(Log("pilot.upstream.link"))
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
-        self.client: Speaker = panda or _client(url, self._worker_token, patience=ONCE, trust=trust)
-        self.reports: Speaker = panda or _client(
+        self.client: DispatcherClient = panda or _client(
+            url, self._worker_token, patience=ONCE, trust=trust
+        )
+        self.reports: DispatcherClient = panda or _client(
             url, None, patience=ONCE, connections=2, trust=trust
         )
 
     def register(self, patience: Patience) -> m.Registered:
-        """Raises ToldToGo if a dispatcher says no, Unreachable if none says anything: another service
+        """Raises Dismissed if a dispatcher says no, Unreachable if none says anything: another service
         at its address is none."""
         deadline = time.monotonic() + patience.total_s
         for pause in pauses(patience, random.Random()):
@@ -81,7 +83,7 @@ class Link:
                 failure = error
             except Refused as error:
                 if self._decided(error):
-                    raise ToldToGo(error) from None
+                    raise Dismissed(error) from None
                 failure = _stranger(error)
             if time.monotonic() + pause > deadline:
                 raise failure
@@ -90,7 +92,7 @@ class Link:
         raise AssertionError("pauses() never ends")
 
     def call(self, name: str, ask: msgspec.Struct, *, answer: type[A], wait_s: float = 0.0) -> A:
-        """Say something as the worker. Raises ToldToGo if the dispatcher that has registered it sends it
+        """Say something as the worker. Raises Dismissed if the dispatcher that has registered it sends it
         away, Refused if it finds a fault in `ask`, Unreachable whoever else says no."""
         try:
             return self.client.call(name, ask, answer=answer, wait_s=wait_s)
@@ -120,9 +122,9 @@ class Link:
         self.registered, self._token = answer, answer.token
         return answer
 
-    def _understood(self, error: Refused) -> ToldToGo | Unreachable:
+    def _understood(self, error: Refused) -> Dismissed | Unreachable:
         if authority.dismisses(error, self.registered.giver):
-            return ToldToGo(error)
+            return Dismissed(error)
         return _stranger(error)
 
 

@@ -24,10 +24,10 @@ from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused
 from ailurus.wire.retry import Patience, pauses
-from pilot.attempt import Held, killed_by_server
+from pilot.attempt import Attempt, killed_by_server
 from pilot.files.live_log import Follower, Rest
 from pilot.files.tail import tail
-from pilot.upstream.link import Link, ToldToGo, backoff
+from pilot.upstream.link import Dismissed, Link, backoff
 from pilot.upstream.spool import Id, Journal
 
 GATHER_S, APART_S = 0.02, 0.1  # a change waits for others; heartbeats for changes keep apart
@@ -42,7 +42,7 @@ REFUSED = Patience(first_s=0.5, longest_s=60.0)
 WAITS_S = 3600.0
 
 
-class Owing(Struct, eq=False):
+class PendingReport(Struct, eq=False):
     """A report that is owed. `refused`: since when (`time.monotonic`) only strangers judge it."""
 
     report: m.Report
@@ -70,9 +70,9 @@ class Reporter:
     ) -> None:
         self._link, self._room, self._delete, self._on_drain = link, room, delete, on_drain
         self._grace_s, self._waits_s = grace_s, waits_s
-        self._held: dict[Id, Held] = {}
+        self._attempts: dict[Id, Attempt] = {}
         self._changed: set[Id] = set()
-        self._owed: dict[Id, Owing] = {}
+        self._owed: dict[Id, PendingReport] = {}
         self._refused_at = 0.0  # when refused reports are sent again
         self._refusals: Iterator[float] = _apart()
         self._why_refused = ""
@@ -80,7 +80,7 @@ class Reporter:
         self._ends_refused: float | None = None  # since when nobody takes them (`time.monotonic`)
         self._followers: dict[Id, Follower] = {}  # what has been sent of their logs
         self._followed: dict[Id, float] = {}  # those that somebody watches, until when
-        self._released: list[Held] = []
+        self._released: list[Attempt] = []
         self._heartbeat_s = link.registered.heartbeat_s
         self._beat_at = time.monotonic() + self._heartbeat_s
         self._changes_at = 0.0
@@ -95,24 +95,24 @@ class Reporter:
 
     # what others tell it -------------------------------------------------------------------------
 
-    def hold(self, held: Held) -> None:
+    def hold(self, attempt: Attempt) -> None:
         with self._news:
-            self._held[held.id] = held
+            self._attempts[attempt.id] = attempt
 
-    def changed(self, held: Held) -> None:
+    def changed(self, attempt: Attempt) -> None:
         """Something about an attempt is worth telling soon."""
         with self._news:
-            if held.id in self._held:
+            if attempt.id in self._attempts:
                 if not self._changed:
                     self._changes_at = max(time.monotonic() + GATHER_S, self._changes_at)
-                self._changed.add(held.id)
+                self._changed.add(attempt.id)
                 self._news.notify()
 
-    def follow(self, held: Held) -> Follower:
+    def follow(self, attempt: Attempt) -> Follower:
         """The follower of an attempt's output; it is not watched any more."""
         with self._news:
-            self._followed.pop(held.id, None)
-            return self._followers.pop(held.id, None) or Follower(held)
+            self._followed.pop(attempt.id, None)
+            return self._followers.pop(attempt.id, None) or Follower(attempt)
 
     def owe(
         self,
@@ -131,19 +131,21 @@ class Reporter:
                 if sum(one.bytes for one in self._ends) + ends.bytes > ENDS_BYTES:
                     ends.shorten(LAST_WORDS)
                 self._ends.append(ends)
-            self._owed[report.job_id, report.attempt_nr] = Owing(report, journal, seal, adopted)
+            self._owed[report.job_id, report.attempt_nr] = PendingReport(
+                report, journal, seal, adopted
+            )
             self._news.notify()
 
-    def forget(self, held: Held) -> None:
+    def forget(self, attempt: Attempt) -> None:
         """Say nothing more of an attempt: its lease runs out."""
         with self._news:
-            self._held.pop(held.id, None)
-            self._changed.discard(held.id)
+            self._attempts.pop(attempt.id, None)
+            self._changed.discard(attempt.id)
 
-    def release(self, held: Held) -> None:
+    def release(self, attempt: Attempt) -> None:
         """Give back an attempt that was not begun."""
         with self._news:
-            self._released.append(held)
+            self._released.append(attempt)
             self._news.notify()
 
     def drain(self) -> None:
@@ -194,7 +196,7 @@ class Reporter:
                     return
             try:
                 self._turn()
-            except ToldToGo as error:
+            except Dismissed as error:
                 self._trouble.warning("dispatcher_refused", str(error))
                 self._on_drain(str(error))
                 self._pause()
@@ -242,9 +244,13 @@ class Reporter:
 
     def _beat(self, *, everything: bool) -> None:
         with self._news:
-            ids = list(self._held) if everything else [i for i in self._changed if i in self._held]
+            ids = (
+                list(self._attempts)
+                if everything
+                else [i for i in self._changed if i in self._attempts]
+            )
             self._changed.clear()
-            updates = [self._update(self._held[i]) for i in ids]
+            updates = [self._update(self._attempts[i]) for i in ids]
         if updates or everything:
             ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self._draining)
             try:
@@ -266,38 +272,38 @@ class Reporter:
         else:
             self._beat_at = min(self._beat_at, now + self._heartbeat_s)
 
-    def _update(self, held: Held) -> m.Update:
-        told, held.tail = held.tail, None
+    def _update(self, attempt: Attempt) -> m.Update:
+        told, attempt.tail = attempt.tail, None
         return m.Update(
-            job_id=held.id[0],
-            attempt_nr=held.id[1],
-            state=held.state,
-            since=held.since,
-            usage=held.usage,
+            job_id=attempt.id[0],
+            attempt_nr=attempt.id[1],
+            state=attempt.state,
+            since=attempt.since,
+            usage=attempt.usage,
             tail=told,
         )
 
     def _obey(self, command: m.Command) -> None:
-        held = self._held.get((command.job_id, command.attempt_nr))
-        if held is None or held.id in self._owed:
+        attempt = self._attempts.get((command.job_id, command.attempt_nr))
+        if attempt is None or attempt.id in self._owed:
             return
         ends = command.action in (m.Action.KILL, m.Action.SOFT_KILL)
-        if ends and not authority.sealed(held.assignment.seal, command.seal):
-            what = f"{command.action} from a server that does not know attempt {held.name}"
+        if ends and not authority.sealed(attempt.assignment.seal, command.seal):
+            what = f"{command.action} from a server that does not know attempt {attempt.name}"
             self._trouble.warning("command_not_obeyed", what)
             return
         self._log.info("told", job_id=command.job_id, action=command.action)
         if command.action is m.Action.KILL:
-            held.stop(killed_by_server(), grace_s=self._grace_s)
+            attempt.stop(killed_by_server(), grace_s=self._grace_s)
         elif command.action is m.Action.SOFT_KILL:
-            held.ask_to_end()
+            attempt.terminate()
         elif command.action is m.Action.TAIL:
-            held.tail = tail(held, command.argument)
-            self.changed(held)
+            attempt.tail = tail(attempt, command.argument)
+            self.changed(attempt)
         elif command.action is m.Action.LOG:
             seconds = float(command.argument or 0) or 2 * self._heartbeat_s
-            self._followers.setdefault(held.id, Follower(held))
-            self._followed[held.id] = time.monotonic() + seconds + self._heartbeat_s
+            self._followers.setdefault(attempt.id, Follower(attempt))
+            self._followed[attempt.id] = time.monotonic() + seconds + self._heartbeat_s
 
     def _send_reports(self) -> None:
         again = time.monotonic() >= self._refused_at
@@ -315,7 +321,7 @@ class Reporter:
             self._refused_at = time.monotonic() + next(self._refusals)
             self._trouble.warning("reports_kept", self._why_refused, reports=len(kept))
 
-    def _ask_verdicts(self, batch: list[Owing]) -> tuple[m.Verdict, ...]:
+    def _ask_verdicts(self, batch: list[PendingReport]) -> tuple[m.Verdict, ...]:
         """What was said about them; of those that are refused, nothing."""
         try:
             ask = m.Reports(reports=tuple(one.report for one in batch))
@@ -327,7 +333,7 @@ class Reporter:
             self._why_refused = str(error)
             return ()
 
-    def _judge(self, batch: list[Owing], verdicts: Sequence[m.Verdict]) -> None:
+    def _judge(self, batch: list[PendingReport], verdicts: Sequence[m.Verdict]) -> None:
         said = {(one.job_id, one.attempt_nr): one for one in verdicts}
         for one in batch:
             verdict = said.get(one.id)
@@ -341,7 +347,7 @@ class Reporter:
                 continue
             self._settle(one, judged, "" if verdict is None else verdict.verdict)
 
-    def _settle(self, one: Owing, judged: Judged, why: str) -> None:
+    def _settle(self, one: PendingReport, judged: Judged, why: str) -> None:
         urls = [file.url for file in one.report.files]
         if why != authority.ACCEPTED:
             deleted = judged is Judged.LOST
@@ -358,7 +364,7 @@ class Reporter:
         with self._news:
             if self._owed.get(one.id) is one:
                 del self._owed[one.id]
-            self._held.pop(one.id, None)
+            self._attempts.pop(one.id, None)
             self._changed.discard(one.id)
             self._followed.pop(one.id, None)
             self._followers.pop(one.id, None)
@@ -418,7 +424,9 @@ class Reporter:
             released = list(self._released)
         if not released:
             return
-        jobs = tuple(m.HeldJob(job_id=held.id[0], attempt_nr=held.id[1]) for held in released)
+        jobs = tuple(
+            m.HeldJob(job_id=attempt.id[0], attempt_nr=attempt.id[1]) for attempt in released
+        )
         refused = ""
         try:
             self._link.call("release", m.Release(jobs=jobs), answer=m.Done)
@@ -426,11 +434,11 @@ class Reporter:
             refused = str(error)
             self._log.error("release_refused", what=refused)
         with self._news:
-            for held in released:
-                self._released.remove(held)
-                self._held.pop(held.id, None)
+            for attempt in released:
+                self._released.remove(attempt)
+                self._attempts.pop(attempt.id, None)
                 if not refused:
-                    held.settle()
+                    attempt.settle()
 
 
 def _apart() -> Iterator[float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import Box, Direct, Grounds, JobError
+from pilot.ports import ContainerSetup, Direct, JobError, Sandbox
 
 
 class Bare:
@@ -20,8 +20,8 @@ class Bare:
     depth = 0
     status_fd = 0
 
-    def __init__(self, grounds: Grounds) -> None:
-        if not grounds.bare:
+    def __init__(self, setup: ContainerSetup) -> None:
+        if not setup.bare:
             raise AilurusError(
                 "this site does not allow payloads outside a container",
                 field="container.bare",
@@ -42,5 +42,5 @@ class Bare:
     def ran(self, status: str) -> bool:
         return True
 
-    def wrap(self, argv: Sequence[str], box: Box) -> Direct:
+    def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct:
         return Direct(argv=argv, environment=box.environment, directory=box.directory)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import ARGUMENTS, FILTER, Box, Grounds, JobError, Runtime
+from pilot.ports import ARGUMENTS, FILTER, ContainerSetup, JobError, Runtime, Sandbox
 from plugins.container import keyrings, shown
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -38,19 +38,19 @@ class Bubblewrap:
     depth = 2  # bwrap outside, and its reaper inside
     status_fd = STATUS_FD
 
-    def __init__(self, grounds: Grounds) -> None:
-        for path in grounds.software:
+    def __init__(self, setup: ContainerSetup) -> None:
+        for path in setup.software:
             if not Path(path).is_dir():
                 raise AilurusError(
                     f"{path} is no directory", field="software", remedy="correct the site file"
                 )
-        self._grounds = grounds
-        own = Path(grounds.directory)
+        self._setup = setup
+        own = Path(setup.directory)
         self._hosts = {
             False: str(shown.hosts(own / "hosts", network=False)),
             True: str(shown.hosts(own / "hosts-network", network=True)),
         }
-        self._fixed = _words(fixed(grounds))
+        self._fixed = _words(fixed(setup))
         self._filter = keyrings.hidden()
         self._bwrap = self._working()
 
@@ -69,7 +69,7 @@ class Bubblewrap:
                 field="container",
                 remedy="leave `container` out to run on the site's own system in a sandbox",
             )
-        if spec.network and not self._grounds.network:
+        if spec.network and not self._setup.network:
             raise JobError(
                 Code.NOT_IMPLEMENTED,
                 "this site gives payloads no network (`container.network` of its site file)",
@@ -84,8 +84,8 @@ class Bubblewrap:
                 remedy="put them into an input file that the payload reads",
             )
 
-    def wrap(self, argv: Sequence[str], box: Box) -> Runtime:
-        words = inside(box, self._grounds, self._hosts[box.network])
+    def wrap(self, argv: Sequence[str], box: Sandbox) -> Runtime:
+        words = inside(box, self._setup, self._hosts[box.network])
         return Runtime(
             argv=[
                 *(self._bwrap, "--json-status-fd", str(STATUS_FD)),
@@ -110,10 +110,10 @@ class Bubblewrap:
 
     def _tried(self, program: str) -> str:
         """Run `true` as a payload would run; what is wrong, or nothing."""
-        tmp = Path(self._grounds.directory, "tmp")
+        tmp = Path(self._setup.directory, "tmp")
         tmp.mkdir(exist_ok=True)
-        box = Box(directory="/tmp", tmp=str(tmp), environment={}, memory_mb=1)  # noqa: S108 - inside
-        words = inside(box, self._grounds, self._hosts[False])
+        box = Sandbox(directory="/tmp", tmp=str(tmp), environment={}, memory_mb=1)  # noqa: S108 - inside
+        words = inside(box, self._setup, self._hosts[False])
         given = {"--args": self._fixed + _words(words), "--seccomp": self._filter}
         data = {option: os.memfd_create("words") for option in given}
         try:
@@ -152,7 +152,7 @@ def candidates() -> Iterator[str]:
         return
 
 
-def fixed(grounds: Grounds) -> list[str]:
+def fixed(setup: ContainerSetup) -> list[str]:
     """What every sandbox of this pilot has. Looks at the file system, and makes the payloads' /etc."""
     words = [
         "--unshare-all",
@@ -164,7 +164,7 @@ def fixed(grounds: Grounds) -> list[str]:
     ]
     words += ["--hostname", shown.HOST_NAME]
     if (
-        not grounds.user_namespaces
+        not setup.user_namespaces
     ):  # in one of its own a payload has capabilities, and mounts cgroups
         words += ["--unshare-user", "--disable-userns"]
     for path in _SYSTEM:
@@ -172,7 +172,7 @@ def fixed(grounds: Grounds) -> list[str]:
             words += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).is_dir():
             words += ["--ro-bind", path, path]
-    for source, place in shown.etc(Path(grounds.directory, "etc"), grounds.user, grounds.show):
+    for source, place in shown.etc(Path(setup.directory, "etc"), setup.user, setup.show):
         words += ["--ro-bind", source, place]
     words += ["--proc", "/proc"]
     for name in _PROC_FIXED:
@@ -186,12 +186,12 @@ def fixed(grounds: Grounds) -> list[str]:
     return words
 
 
-def inside(box: Box, grounds: Grounds, hosts: str) -> list[str]:
+def inside(box: Sandbox, setup: ContainerSetup, hosts: str) -> list[str]:
     """What one payload's sandbox has beside that, in the order in which one covers another."""
     words = ["--bind", box.tmp, "/tmp"]  # noqa: S108 - inside the sandbox
-    for path in grounds.software:
+    for path in setup.software:
         words += ["--ro-bind", path, path]
-    for path in grounds.show:
+    for path in setup.show:
         if not path.startswith("/etc/"):
             words += ["--ro-bind-try", path, path]
     words += ["--size", str(box.memory_mb << 20), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108

@@ -18,7 +18,7 @@ from hashlib import md5 as new_md5
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.blame import MetOn, Thing, judged
+from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 20
@@ -52,8 +52,8 @@ class File:
                 mode = os.fstat(source).st_mode
                 if not stat.S_ISREG(mode):
                     raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file")
-                reading = MetOn(Thing.STORAGE, f"cannot read {url}", Code.STAGE_IN_FAILED)
-                writing = MetOn(Thing.NODE, f"cannot write its copy of {url}")
+                reading = OSErrorsOn(Target.STORAGE, f"cannot read {url}", Code.STAGE_IN_FAILED)
+                writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
                 copied = copy(source, into, check, md5=md5, reading=reading, writing=writing)
                 if mode & stat.S_IXUSR:
                     # On some file systems all files are programs, or none.
@@ -72,8 +72,10 @@ class File:
                 program = os.fstat(source).st_mode & stat.S_IXUSR
                 into = os.open(part, _NEW, 0o755 if program else 0o644, dir_fd=parent)
                 try:
-                    reading = MetOn(Thing.NODE, f"cannot read the output for {url}")
-                    writing = MetOn(Thing.STORAGE, f"cannot write {url}", Code.STAGE_OUT_FAILED)
+                    reading = OSErrorsOn(Target.NODE, f"cannot read the output for {url}")
+                    writing = OSErrorsOn(
+                        Target.STORAGE, f"cannot write {url}", Code.STAGE_OUT_FAILED
+                    )
                     copied = copy(source, into, check, md5=False, reading=reading, writing=writing)
                     synced(into)
                     name_once(part, name, directory=parent)
@@ -162,8 +164,8 @@ def copy(
     check: Check,
     *,
     md5: bool,
-    reading: MetOn,
-    writing: MetOn,
+    reading: OSErrorsOn,
+    writing: OSErrorsOn,
 ) -> Copied:
     """Copy all of an open file, measuring it on the way; where it has holes, the copy has them too.
     `reading` and `writing` say whose an OSError is."""
@@ -229,4 +231,4 @@ def _explained(error: OSError, url: Url, code: Code) -> JobError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return JobError(code, f"{url}: permission denied to the pilot", transient=False)
-    return judged(error, f"cannot reach {url}", Thing.STORAGE, code=code)
+    return job_error(error, f"cannot reach {url}", Target.STORAGE, code=code)

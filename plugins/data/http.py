@@ -18,7 +18,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, Offer, watching
-from pilot.blame import MetOn, Thing
+from pilot.blame import OSErrorsOn, Target
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 18
@@ -94,7 +94,7 @@ class Http:
         answer = self._ask("GET", url, None, Code.STAGE_IN_FAILED)
         size, adler = 0, 1
         digest = new_md5(usedforsecurity=False) if md5 else None
-        writing = MetOn(Thing.NODE, f"cannot write its copy of {url}")
+        writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
         try:
             for block in answer.stream(BLOCK, decode_content=False):
                 adler = zlib.adler32(block, adler)
@@ -252,7 +252,7 @@ class _Measured(Offer):
         self.wanted, self.size, self.adler = True, 0, 1
 
     def pieces(self) -> Iterator[bytes]:
-        reading = MetOn(Thing.NODE, "cannot read the output that is sent")
+        reading = OSErrorsOn(Target.NODE, "cannot read the output that is sent")
         while self.wanted:
             with reading:
                 block = os.read(self._source, BLOCK)

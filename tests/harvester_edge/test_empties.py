@@ -79,12 +79,12 @@ def test_one_that_stays_has_had_a_job(world):
 
 
 def test_the_script_tells_the_pilot_where_to_leave_its_word(world, tmp_path: Path):
-    from pilot.__main__ import _leave_word
+    from pilot.__main__ import _write_job_count
 
     text = script(launch(world.edge.site, "TAG", "std"), "3").partition("exec ")[0] + "env\n"
     ran = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
     (left,) = (line for line in ran.stdout.splitlines() if line.startswith("AILURUS_LEFT_FILE="))
     assert left.partition("=")[2] == str(world.edge.places / "TAG" / "3" / "left")
-    _leave_word(str(tmp_path / "left"), 7)
+    _write_job_count(str(tmp_path / "left"), 7)
     assert (tmp_path / "left").read_text() == "7\n"
-    _leave_word(str(tmp_path / "no" / "left"), 7)  # a directory that is gone costs nothing
+    _write_job_count(str(tmp_path / "no" / "left"), 7)  # a directory that is gone costs nothing

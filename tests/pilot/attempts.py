@@ -15,10 +15,10 @@ import msgspec
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.node.slots import Need, Slot
 from pilot.node.supervisor import Supervisor
-from pilot.ports import Grounds, JobError
+from pilot.ports import ContainerSetup, JobError
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import Outcome, run, user_name
 from pilot.site import Limits, bounds_of
@@ -28,37 +28,37 @@ from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.helpers import guarded
 
 
-def grounds() -> Grounds:
+def container_setup() -> ContainerSetup:
     """A site that allows everything. What containers need is in no work directory: those may be full."""
     own = tempfile.mkdtemp(prefix="container-")
     atexit.register(shutil.rmtree, own)
-    return Grounds(directory=own, user=user_name(), bare=True)
+    return ContainerSetup(directory=own, user=user_name(), bare=True)
 
 
-def held_of(command: str = "", **fields: Any) -> Held:
+def attempt_of(command: str = "", **fields: Any) -> Attempt:
     fields.setdefault("name", "job")
     spec = JobSpec(command=command, **fields)
     assignment = Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec)
-    return Held(assignment, lambda held: None)
+    return Attempt(assignment, lambda attempt: None)
 
 
 def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
     return SimpleNamespace(
-        container=container or Bubblewrap(grounds()),
+        container=container or Bubblewrap(container_setup()),
         spawner=spawner,
         supervisor=Supervisor(bounds_of(Limits())),
     )
 
 
 def outcome_of(
-    held: Held, directory: Path, spawner: GuardedSpawner, container: Any = None
+    attempt: Attempt, directory: Path, spawner: GuardedSpawner, container: Any = None
 ) -> Outcome:
     """How the payload ends; what the work directory refuses counts as its end, too."""
     with Workdir(directory / "attempt") as work:
         try:
             work.make()
-            held.work = work
-            return run(held, work, Slot(Need()), kit_of(spawner, container))
+            attempt.work = work
+            return run(attempt, work, Slot(Need()), kit_of(spawner, container))
         except JobError as error:
             return Outcome(exit_code=-1, error=error)
 
@@ -84,8 +84,8 @@ def main() -> None:
 
             resource.prlimit(spawner.guardian_pid, resource.RLIMIT_NPROC, (most, most))
         directory = Path(told["directory"])
-        container = Bare(grounds()) if told.get("bare") else None
-        outcome = outcome_of(held_of(**told["job"]), directory, spawner, container)
+        container = Bare(container_setup()) if told.get("bare") else None
+        outcome = outcome_of(attempt_of(**told["job"]), directory, spawner, container)
     error = outcome.error
     said = {
         "exit": outcome.exit_code,

@@ -21,7 +21,7 @@ from pilot.files.tail import tail
 from pilot.run import stderr_tail
 from pilot.start import _made
 from pilot.workdir import Workdir, remove_tree
-from tests.pilot.attempts import held_of
+from tests.pilot.attempts import attempt_of
 
 
 @pytest.fixture
@@ -174,15 +174,15 @@ def test_a_stream_that_a_payload_replaced_is_not_read_and_nobody_waits_for_it(
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(str(path))
-    held = held_of("true")
-    held.work = work
+    attempt = attempt_of("true")
+    attempt.work = work
     with tempfile.TemporaryFile() as file:
-        log_tarball.write(held, work, file)
+        log_tarball.write(attempt, work, file)
         file.seek(0)
         with tarfile.open(fileobj=file) as tar:
             assert f"1.1/{stream}" not in tar.getnames()
-    assert tail(held, stream).startswith("(")
-    follower = Follower(held)
+    assert tail(attempt, stream).startswith("(")
+    follower = Follower(attempt)
     assert {piece.stream for piece in follower.news()} == {"stdout", "stderr"} - {stream}
     follower.rest().close()
     assert stderr_tail(work) == ("" if stream == "stderr" else "written")

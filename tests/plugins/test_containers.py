@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.job import JobSpec
-from pilot.ports import Box, Container, Ended, Grounds, JobError
+from pilot.ports import Container, ContainerSetup, JobError, ProcessEnd, Sandbox
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import started_as
 from plugins.container import shown
@@ -34,12 +34,12 @@ class Job:
     """A payload that a container of a site runs here."""
 
     def __init__(
-        self, spawner: GuardedSpawner, directory: Path, name: str, **grounds: object
+        self, spawner: GuardedSpawner, directory: Path, name: str, **setup: object
     ) -> None:
         own = directory / "container"
         own.mkdir()
         self.container: Container = plugins.load("container", name)(
-            Grounds(directory=str(own), user="somebody", bare=True, **grounds)  # type: ignore[arg-type]
+            ContainerSetup(directory=str(own), user="somebody", bare=True, **setup)  # type: ignore[arg-type]
         )
         self.spawner = spawner
         self.work, self.tmp = directory / "work", directory / "tmp"
@@ -50,13 +50,13 @@ class Job:
     def start(
         self,
         command: str,
-        done: Callable[[Ended], None],
+        done: Callable[[ProcessEnd], None],
         *,
         environment: Mapping[str, str] | None = None,
         memory_mb: int = 100,
         network: bool = False,
     ) -> int:
-        box = Box(
+        box = Sandbox(
             directory=str(self.work),
             tmp=str(self.tmp),
             environment={"PATH": PATH, **(environment or {})},
@@ -71,10 +71,10 @@ class Job:
         )
         return self.spawner.spawn(order, done)
 
-    def run(self, command: str, **more: object) -> Ended:
+    def run(self, command: str, **more: object) -> ProcessEnd:
         over, results = threading.Event(), []
 
-        def done(ended: Ended) -> None:
+        def done(ended: ProcessEnd) -> None:
             results.append(ended)
             over.set()
 

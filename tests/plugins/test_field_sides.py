@@ -22,7 +22,7 @@ from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from plugins.data.file import File
 from plugins.data.http import Http
-from tests.pilot.attempts import held_of, open_up
+from tests.pilot.attempts import attempt_of, open_up
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def stage() -> Stage:
 
 
 def staged_out(work: Workdir) -> JobError:
-    held = held_of("true", outputs=(OutputFile(name="o", url="file:///s"),))
+    attempt = attempt_of("true", outputs=(OutputFile(name="o", url="file:///s"),))
     with pytest.raises(JobError) as error:
-        stage().stage_out(held, work)
+        stage().stage_out(attempt, work)
     return error.value
 
 
@@ -156,11 +156,11 @@ def test_an_input_that_cannot_be_made_is_the_nodes(number: int) -> None:
     def fails(name: str) -> int:
         raise OSError(number, os.strerror(number))
 
-    held = held_of("true", inputs=(InputFile(name="x", url="file:///s/x"),))
-    held.news = SimpleNamespace(wait=lambda seconds: None)  # type: ignore[assignment]
+    attempt = attempt_of("true", inputs=(InputFile(name="x", url="file:///s/x"),))
+    attempt.wakeup = SimpleNamespace(wait=lambda seconds: None)  # type: ignore[assignment]
     work: Any = SimpleNamespace(create=fails, directory=Path("/no/such"))
     with pytest.raises(JobError) as error:
-        stage().stage_in(held, work)
+        stage().stage_in(attempt, work)
     assert error.value.transient
     assert error.value.message.startswith("this node")
     assert error.value.field == "inputs[0]"
@@ -168,12 +168,12 @@ def test_an_input_that_cannot_be_made_is_the_nodes(number: int) -> None:
 
 def test_a_failed_stage_out_leaves_none_of_its_outputs(tmp_path: Path) -> None:
     outputs = (OutputFile(name="a"), OutputFile(name="gone", optional=True), OutputFile(name="b"))
-    held = held_of("true", outputs=outputs)
+    attempt = attempt_of("true", outputs=outputs)
     files = File(roots=[str(tmp_path)])
     made = Stage(lambda scheme: files, f"file://{tmp_path}/s", bounds_of(Limits()))
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         (work.directory / "a").write_text("1")
         with pytest.raises(JobError, match="left no file 'b'"):
-            made.stage_out(held, work)
+            made.stage_out(attempt, work)
     assert list((tmp_path / "s").iterdir()) == []

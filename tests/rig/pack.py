@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pilot.node.slots import Line, Need
-from pilot.ports import Ended, Order
+from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner
 
 
@@ -18,7 +18,7 @@ class Task(NamedTuple):
     estimate_s: float = 0.0
 
 
-def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[Ended]:
+def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[ProcessEnd]:
     """Run all tasks in `room`, longest first with back-fill; results in the order of `tasks`.
 
     A task that does not fit in `room` at all is refused before anything runs. The caller's thread
@@ -29,11 +29,11 @@ def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[End
         if not task.need.fits(room):
             raise ValueError(f"tasks[{index}] needs {task.need}, the room is {room}")
         line.add(index, task.need, estimate_s=task.estimate_s)
-    results: list[Ended | None] = [None] * len(tasks)
+    results: list[ProcessEnd | None] = [None] * len(tasks)
     free, left = room, len(tasks)
 
-    def done(index: int, need: Need) -> Callable[[Ended], None]:
-        def note(ended: Ended) -> None:
+    def done(index: int, need: Need) -> Callable[[ProcessEnd], None]:
+        def note(ended: ProcessEnd) -> None:
             nonlocal free, left
             results[index] = ended
             free, left = free.more(need), left - 1
@@ -44,7 +44,7 @@ def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[End
         taken, free = line.take(free)
         if taken:
             spawner.spawn_all(
-                [(Order(argv=tasks[index].argv), done(index, need)) for index, need in taken]
+                [(ProcessSpec(argv=tasks[index].argv), done(index, need)) for index, need in taken]
             )
         if left and not spawner.turn():
             raise RuntimeError("the guardian is gone")

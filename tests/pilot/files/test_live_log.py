@@ -13,7 +13,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec, Room
 from ailurus.protocol.messages import Assignment, LogPieces, Problem, Registered, Report
 from ailurus.wire.client import Refused, Unreachable
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.files import live_log, log_tarball
 from pilot.files.live_log import FINAL_BYTES, Follower
 from pilot.ports import JobError
@@ -30,11 +30,11 @@ def work(tmp_path: Path):
     return made
 
 
-def held_of(work: Workdir, **fields) -> Held:
+def attempt_of(work: Workdir, **fields) -> Attempt:
     spec = JobSpec(name="j", command="true", **fields)
-    held = Held(Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec), lambda _: None)
-    held.work = work
-    return held
+    attempt = Attempt(Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec), lambda _: None)
+    attempt.work = work
+    return attempt
 
 
 def sent(rest) -> list[tuple[str, int, str, bool]]:
@@ -47,7 +47,7 @@ def sent(rest) -> list[tuple[str, int, str, bool]]:
 
 def test_the_end_of_a_long_log_is_sent_though_nobody_watched(work):
     work.stdout.write_bytes(b"x" * 22_900_000 + b"the end\n")
-    (only,) = sent(Follower(held_of(work)).rest())
+    (only,) = sent(Follower(attempt_of(work)).rest())
     assert only[1] == 22_900_008 - FINAL_BYTES
     assert only[2].endswith("the end\n")
     assert only[3]
@@ -55,7 +55,7 @@ def test_the_end_of_a_long_log_is_sent_though_nobody_watched(work):
 
 def test_what_a_watcher_has_got_is_not_sent_again(work):
     work.stdout.write_text("one\n")
-    follower = Follower(held_of(work))
+    follower = Follower(attempt_of(work))
     assert [piece.text for piece in follower.news()] == ["one\n"]
     work.stdout.write_text("one\ntwo\n")
     assert sent(follower.rest()) == [("stdout", 4, "two\n", True)]
@@ -65,7 +65,7 @@ def test_all_of_it_is_sent_of_a_job_that_wants_its_whole_log(work):
     text = "é" * 400_000
     work.stdout.write_text(text)
     work.stderr.write_text("oh\n")
-    rest = Follower(held_of(work, log="whole")).rest()
+    rest = Follower(attempt_of(work, log="whole")).rest()
     work.stdout.unlink()  # as the end of the job does
     work.stderr.unlink()
     pieces = sent(rest)
@@ -78,7 +78,7 @@ def test_all_of_it_is_sent_of_a_job_that_wants_its_whole_log(work):
 def test_a_whole_log_beyond_the_bound_keeps_its_end_too(work, monkeypatch):
     monkeypatch.setattr(live_log, "WHOLE_BYTES", 100_000)
     work.stdout.write_bytes(b"x" * 500_000 + b"end")
-    pieces = sent(Follower(held_of(work, log="whole")).rest())
+    pieces = sent(Follower(attempt_of(work, log="whole")).rest())
     assert sum(len(piece[2]) for piece in pieces) == 100_000 + FINAL_BYTES
     assert pieces[-1][2].endswith("end")
 
@@ -86,7 +86,7 @@ def test_a_whole_log_beyond_the_bound_keeps_its_end_too(work, monkeypatch):
 def test_a_fifo_or_a_link_in_place_of_a_stream_is_not_read(work):
     os.mkfifo(work.stdout)
     work.stderr.symlink_to("/etc/passwd")
-    assert sent(Follower(held_of(work)).rest()) == []
+    assert sent(Follower(attempt_of(work)).rest()) == []
 
 
 class Link:
@@ -114,7 +114,7 @@ def reporter():
 
 def ended(reporter, work, text: str) -> None:
     work.stdout.write_text(text)
-    reporter._ends.append(Follower(held_of(work)).rest())
+    reporter._ends.append(Follower(attempt_of(work)).rest())
 
 
 def test_an_end_is_sent_again_until_somebody_takes_it(reporter, work):
@@ -142,7 +142,7 @@ def test_ends_that_wait_take_a_bounded_part_of_the_memory(reporter, work, monkey
     for _ in range(50):
         work.stdout.write_bytes(b"x" * 60_000 + b"last words")
         report = Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
-        one.owe(report, None, Follower(held_of(work)).rest(), seal="")
+        one.owe(report, None, Follower(attempt_of(work)).rest(), seal="")
     assert sum(rest.bytes for rest in one._ends) < 250_000
     assert all(rest.first().text.endswith("last words") for rest in one._ends)
 
@@ -155,7 +155,7 @@ class Store:
     def __init__(self, logs: str) -> None:
         self.logs = logs
 
-    def put(self, held, file, fd):
+    def put(self, attempt, file, fd):
         return file.name
 
 
@@ -173,12 +173,14 @@ class Store:
 )
 def test_whose_log_is_kept_is_the_sites_and_the_jobs_word(work, policy, log, error, kept):
     problem = None if error is None else JobError(error, "it broke")
-    assert bool(log_tarball.keep_log(held_of(work, log=log), work, Store(policy), problem)) is kept
+    assert (
+        bool(log_tarball.keep_log(attempt_of(work, log=log), work, Store(policy), problem)) is kept
+    )
 
 
 def members(work, **fields) -> dict[str, bytes]:
     into = io.BytesIO()
-    log_tarball.write(held_of(work, **fields), work, into)
+    log_tarball.write(attempt_of(work, **fields), work, into)
     into.seek(0)
     with tarfile.open(fileobj=into) as tar:
         return {one.name: tar.extractfile(one).read() for one in tar.getmembers()}

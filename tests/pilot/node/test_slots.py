@@ -12,7 +12,7 @@ from hypothesis import given
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.node.slots import Line, Need, Slots
 from pilot.ports import JobError
 from pilot.process import guardian
@@ -22,9 +22,11 @@ from tests.rig.pack import Task, pack
 needs = st.builds(Need, st.integers(1, 8), st.integers(0, 8), st.integers(0, 8), st.integers(0, 2))
 
 
-def held(job_id: int, **fields: object) -> Held:
+def attempt(job_id: int, **fields: object) -> Attempt:
     spec = JobSpec(name="j", command="true", memory_mb=1, disk_mb=1, **fields)  # type: ignore[arg-type]
-    return Held(Assignment(job_id=job_id, attempt_nr=1, report_key="k", spec=spec), lambda _: None)
+    return Attempt(
+        Assignment(job_id=job_id, attempt_nr=1, report_key="k", spec=spec), lambda _: None
+    )
 
 
 def test_the_longest_starts_first_and_priority_goes_before() -> None:
@@ -64,10 +66,10 @@ def test_a_second_job_waits_for_the_first() -> None:
     order: list[str] = []
 
     def second() -> None:
-        with slots.held(held(2)) as slot:
+        with slots.slot_for(attempt(2)) as slot:
             order.append(f"second on {slot.cpus}")
 
-    with slots.held(held(1)) as slot:
+    with slots.slot_for(attempt(1)) as slot:
         assert slot.cpus == (5,)
         thread = threading.Thread(target=second)
         thread.start()
@@ -80,16 +82,16 @@ def test_a_second_job_waits_for_the_first() -> None:
 
 def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
     slots = Slots(Need(1, 1000, 1000))
-    waiting, raised = held(2), []
+    waiting, raised = attempt(2), []
 
     def second() -> None:
         try:
-            with slots.held(waiting):
+            with slots.slot_for(waiting):
                 pass
         except JobError as error:
             raised.append(error.code)
 
-    with slots.held(held(1)):
+    with slots.slot_for(attempt(1)):
         thread = threading.Thread(target=second)
         thread.start()
         while not slots.waiting():
@@ -103,7 +105,7 @@ def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
 
 def test_gpus_are_handed_out_once() -> None:
     slots = Slots(Need(4, 10_000, 10_000, 2))
-    with slots.held(held(1, gpus=1)) as one, slots.held(held(2, gpus=1)) as two:
+    with slots.slot_for(attempt(1, gpus=1)) as one, slots.slot_for(attempt(2, gpus=1)) as two:
         assert {*one.gpus, *two.gpus} == {0, 1}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pilot.blame import GUARDIAN_DIED
-from pilot.ports import Ended, Order
+from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.helpers import guarded, processes_with, until
@@ -27,14 +27,14 @@ def spawner() -> Iterator[GuardedSpawner]:
         yield made
 
 
-def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:
+def run(spawner: GuardedSpawner, *argv: str, **order: object) -> ProcessEnd:
     over, results = threading.Event(), []
 
-    def done(ended: Ended) -> None:
+    def done(ended: ProcessEnd) -> None:
         results.append(ended)
         over.set()
 
-    spawner.spawn(Order(argv=argv, **order), done)  # type: ignore[arg-type]
+    spawner.spawn(ProcessSpec(argv=argv, **order), done)  # type: ignore[arg-type]
     assert over.wait(20)
     return results[0]
 
@@ -42,12 +42,12 @@ def run(spawner: GuardedSpawner, *argv: str, **order: object) -> Ended:
 ORDINARY = """
 import ctypes, logging, os, resource, traceback
 from pilot.process import guardian  # first: the interpreter may lie where only root can read
-from pilot.ports import Order
+from pilot.ports import ProcessSpec
 from pilot.process.spawner import GuardedSpawner
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: as after an exec by that user
 made = GuardedSpawner(*guardian.start())
-made.spawn(Order(argv=["/bin/sleep", "30"]), print)
+made.spawn(ProcessSpec(argv=["/bin/sleep", "30"]), print)
 while (pid := made.pid(1)) is None:
     made.turn()
 print(open(f"/proc/{pid}/oom_score_adj").read())
@@ -135,10 +135,10 @@ def test_signals_have_their_default_meaning_in_a_payload(spawner: GuardedSpawner
 
 def test_term_spares_the_container_around_the_payload(spawner: GuardedSpawner) -> None:
     over = threading.Event()
-    results: list[Ended] = []
+    results: list[ProcessEnd] = []
     inner = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
     outer = f'/bin/sh -c "{inner}" & wait $!; exit $?'
-    order = Order(argv=["/bin/sh", "-c", f"trap '' TERM; {outer}"], depth=1)
+    order = ProcessSpec(argv=["/bin/sh", "-c", f"trap '' TERM; {outer}"], depth=1)
     key = spawner.spawn(order, lambda ended: (results.append(ended), over.set()))  # type: ignore[func-returns-value]
     until(lambda: spawner.pid(key))
     time.sleep(0.2)
@@ -162,7 +162,7 @@ def test_an_orphan_of_a_running_payload_is_left_alone(spawner: GuardedSpawner) -
     mark = f"3{os.getpid()}.2"
     over = threading.Event()
     environment = {"AILURUS_ATTEMPT": "77.1", "PATH": "/usr/bin:/bin"}
-    order = Order(
+    order = ProcessSpec(
         argv=["/bin/sh", "-c", f"(setsid sleep {mark} &) ; sleep 30"], environment=environment
     )
     key = spawner.spawn(order, lambda _: over.set())
@@ -181,7 +181,9 @@ def test_an_orphan_is_not_taken_for_a_stranger_in_the_middle_of_its_exec(
     orphan = f"(setsid sh -c '(setsid sh -c \"sleep 0.1; touch {tmp_path}/'$i'\" &)' &)"
     line = f"for i in $(seq {many}); do {orphan}; done; sleep 30"
     environment = {"PATH": "/usr/bin:/bin", "AILURUS_ATTEMPT": "one"}
-    spawner.spawn(Order(argv=["/bin/sh", "-c", line], environment=environment), lambda _: None)
+    spawner.spawn(
+        ProcessSpec(argv=["/bin/sh", "-c", line], environment=environment), lambda _: None
+    )
 
     def all_there() -> bool:
         run(spawner, "/bin/true")  # each ending is followed by a look for strangers
@@ -193,12 +195,12 @@ def test_an_orphan_is_not_taken_for_a_stranger_in_the_middle_of_its_exec(
 PILOT = textwrap.dedent("""
     import sys, threading, time
     from pilot.process import spawner
-    from pilot.ports import Order
+    from pilot.ports import ProcessSpec
     made = spawner.start()
     threading.Thread(target=made.listen, args=(lambda: print("lost", flush=True),), daemon=True).start()
     for number, line in enumerate(sys.argv[1:]):
         environment = {"PATH": "/usr/bin:/bin", "AILURUS_ATTEMPT": str(number)}
-        made.spawn(Order(argv=["/bin/sh", "-c", line], environment=environment),
+        made.spawn(ProcessSpec(argv=["/bin/sh", "-c", line], environment=environment),
                    lambda ended: print("ended", ended.errno, flush=True))
     print(made.guardian_pid, flush=True)
     time.sleep(60)
@@ -253,7 +255,7 @@ def test_p6_a_fork_bomb_dies_with_its_payload(spawner: GuardedSpawner) -> None:
         time.sleep(20)
     """)
     over = threading.Event()
-    key = spawner.spawn(Order(argv=[sys.executable, "-c", bomb]), lambda _: over.set())
+    key = spawner.spawn(ProcessSpec(argv=[sys.executable, "-c", bomb]), lambda _: over.set())
     until(lambda: len(processes_with(mark)) > 100)
     began = time.monotonic()
     spawner.signal(key, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What payloads take is counted wherever they put it, and held against what they asked for."""
+"""What payloads take is counted wherever they put it, and attempt against what they asked for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from plugins.data.file import File
-from tests.pilot.attempts import grounds, held_of
+from tests.pilot.attempts import attempt_of, container_setup
 from tests.pilot.helpers import guarded
 
 MB = 1 << 20
@@ -241,11 +241,11 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
     ]
     searched: list[object] = []
     monkeypatch.setattr(supervisor, "SHARE", 100.0)
-    watch, held = Supervisor(bounds_of(Limits())), held_of(looping_s=0.0)
-    held.runs(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))  # type: ignore[arg-type, return-value]
+    watch, attempt = Supervisor(bounds_of(Limits())), attempt_of(looping_s=0.0)
+    attempt.start_payload(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))  # type: ignore[arg-type, return-value]
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        with watch.watching(held, work):
+        with watch.watching(attempt, work):
             began = time.monotonic()
             for seconds, use, found, expected in looks:
                 monkeypatch.setattr(supervisor, "node_use", lambda directory, use=use: use)
@@ -268,7 +268,7 @@ def box() -> Iterator[Any]:
     thread.start()
     with guarded() as spawner:
         yield SimpleNamespace(
-            container=Bubblewrap(grounds()), spawner=spawner, supervisor=supervisor
+            container=Bubblewrap(container_setup()), spawner=spawner, supervisor=supervisor
         )
     supervisor.close()
     thread.join()
@@ -276,11 +276,13 @@ def box() -> Iterator[Any]:
 
 def ran(box: Any, directory: Path, program: str, **fields: Any) -> tuple[Outcome, str]:
     """How a Python program ends as a payload that asked for 100 MB of memory and of disk."""
-    held = held_of("/usr/bin/python3 program.py", memory_mb=100, disk_mb=100, **fields)
+    attempt = attempt_of("/usr/bin/python3 program.py", memory_mb=100, disk_mb=100, **fields)
     with Workdir(directory / "attempt") as work:
         work.make()
         (work.directory / "program.py").write_text(textwrap.dedent(program))
-        return run(held, work, Slot(Need()), box), work.stdout.read_text() + work.stderr.read_text()
+        return run(
+            attempt, work, Slot(Need()), box
+        ), work.stdout.read_text() + work.stderr.read_text()
 
 
 WRITABLE = """
@@ -364,38 +366,40 @@ def test_a_payload_that_is_quicker_than_a_look_is_held_to_its_output_as_well(
     tmp_path: Path,
 ) -> None:
     supervisor = Supervisor(bounds_of(Limits(stdout="1MB")))
-    held = held_of("true")
+    attempt = attempt_of("true")
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        with supervisor.watching(held, work):
+        with supervisor.watching(attempt, work):
             sized(work.stdout, 3 * MB)
-    assert held.stopped is not None
-    assert held.stopped.code is Code.STDOUT_TOO_BIG
+    assert attempt.stopped is not None
+    assert attempt.stopped.code is Code.STDOUT_TOO_BIG
 
 
 @pytest.mark.real
 @pytest.mark.field("S2", "A14")
 def test_files_in_memory_are_told_as_memory(box: Any, tmp_path: Path) -> None:
-    held = held_of("head -c 40M /dev/zero > /dev/shm/f; sleep 2.5", memory_mb=100, disk_mb=100)
+    attempt = attempt_of(
+        "head -c 40M /dev/zero > /dev/shm/f; sleep 2.5", memory_mb=100, disk_mb=100
+    )
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        assert run(held, work, Slot(Need()), box).error is None
-    assert held.usage.max_rss_kb >= 40 << 10
+        assert run(attempt, work, Slot(Need()), box).error is None
+    assert attempt.usage.max_rss_kb >= 40 << 10
 
 
 @pytest.mark.real
 @pytest.mark.field("A16")
 def test_inputs_count_beside_the_disk_whatever_was_declared(box: Any, tmp_path: Path) -> None:
     inputs = (InputFile(name="in", url="file:///in"),)
-    held = held_of(
+    attempt = attempt_of(
         "cp in out; ln in in2; ln in in3; sleep 2.5", memory_mb=100, disk_mb=100, inputs=inputs
     )
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         sized(work.directory / "in", 90 * MB)
-        outcome = run(held, work, Slot(Need()), box)
+        outcome = run(attempt, work, Slot(Need()), box)
     assert outcome.error is None
-    assert held.usage.disk_mb in (180, 181)
+    assert attempt.usage.disk_mb in (180, 181)
 
 
 @pytest.mark.field("A14", "A15")
@@ -424,11 +428,11 @@ def test_inputs_of_unknown_size_take_no_more_than_the_jobs_disk(
     stage = Stage(lambda scheme: File(roots=[str(root)]), "", bounds_of(Limits()))
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        held = held_of("true", disk_mb=10, inputs=inputs)
+        attempt = attempt_of("true", disk_mb=10, inputs=inputs)
         if code is None:
-            stage.stage_in(held, work)
+            stage.stage_in(attempt, work)
             return
         with pytest.raises(JobError) as refused:
-            stage.stage_in(held, work)
+            stage.stage_in(attempt, work)
         assert refused.value.code is code
         assert used(work.path) < 15 * MB  # it stopped, and did not look afterwards

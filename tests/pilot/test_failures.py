@@ -21,13 +21,13 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment, Report
 from ailurus.protocol.worker import Ending
 from pilot import flow, serve
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.flow import carry
 from pilot.node.slots import Need, Slots
-from pilot.ports import Ended, JobError
+from pilot.ports import JobError, ProcessEnd
 from pilot.run import Outcome
-from pilot.serve import HEARD, Server, Terms
-from tests.pilot.attempts import held_of
+from pilot.serve import HANDLED_SIGNALS, Server, Terms
+from tests.pilot.attempts import attempt_of
 from tests.turns import named
 
 
@@ -38,30 +38,30 @@ class Office:
 
     def __init__(self) -> None:
         self.owed: list[Report] = []
-        self.released: list[Held] = []
-        self.held: list[Held] = []
+        self.released: list[Attempt] = []
+        self.attempt: list[Attempt] = []
         self.when_quiet: Callable[[], None] = lambda: None
 
     def owe(self, report: Report, journal: object, ends: object = None, *, seal: str = "") -> None:
         msgspec.json.encode(report)
         self.owed.append(report)
 
-    def release(self, held: Held) -> None:
-        self.released.append(held)
+    def release(self, attempt: Attempt) -> None:
+        self.released.append(attempt)
 
-    def hold(self, held: Held) -> None:
-        self.held.append(held)
+    def hold(self, attempt: Attempt) -> None:
+        self.attempt.append(attempt)
 
-    def forget(self, held: Held) -> None:
-        self.held.remove(held)
+    def forget(self, attempt: Attempt) -> None:
+        self.attempt.remove(attempt)
 
-    def follow(self, held: Held) -> Any:
+    def follow(self, attempt: Attempt) -> Any:
         return SimpleNamespace(rest=lambda: None)
 
     def drain(self) -> None:
         pass
 
-    def changed(self, held: Held) -> None:
+    def changed(self, attempt: Attempt) -> None:
         pass
 
     def run(self, loop: loops.Loop) -> None:
@@ -81,9 +81,9 @@ def kit_of(directory: Path) -> Any:
         directory=directory,
         container=SimpleNamespace(name="c", accepts=lambda spec: None),
         stage=SimpleNamespace(
-            allowed=lambda held: None,
-            stage_in=lambda held, work: None,
-            stage_out=lambda held, work: (),
+            allowed=lambda attempt: None,
+            stage_in=lambda attempt, work: None,
+            stage_out=lambda attempt, work: (),
             planned=lambda one, spec: [],
         ),
         slots=Slots(Need(cores=4, memory_mb=9000, disk_mb=9000)),
@@ -142,7 +142,7 @@ def test_every_way_out_is_one_report(
     monkeypatch.setattr(flow, "keep_log", lambda *_: ())
     monkeypatch.setattr(flow, "written", lambda *_: None)
     break_at(where, error, kit, monkeypatch)
-    carry(held_of("true"), kit)
+    carry(attempt_of("true"), kit)
     (report,) = kit.reporter.owed
     if where in AT_THE_END:
         assert report.finished
@@ -155,7 +155,7 @@ def test_every_way_out_is_one_report(
 @pytest.mark.field("L6")
 def test_a_report_is_text_that_any_dispatcher_takes(tmp_path: Path) -> None:
     error = JobError(Code.INTERNAL, "caf\udce9 \0", remedy="\udce9")
-    report = flow.report_of(held_of("true"), kit_of(tmp_path), None, (), error, "\udce9\0")
+    report = flow.report_of(attempt_of("true"), kit_of(tmp_path), None, (), error, "\udce9\0")
     for text in (report.diagnosis, report.remedy, report.stderr_tail):
         text.encode()
         assert "\0" not in text
@@ -164,10 +164,10 @@ def test_a_report_is_text_that_any_dispatcher_takes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     kit = kit_of(tmp_path)
     yield Server(kit, SimpleNamespace(), Terms(grace_s=0.0))  # type: ignore[arg-type]
-    while signal.sigtimedwait(HEARD, 0):
+    while signal.sigtimedwait(HANDLED_SIGNALS, 0):
         pass
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -195,7 +195,7 @@ def test_jobs_without_a_thread_are_given_back_and_the_pilot_drains_as_failed(
     no_threads(monkeypatch, "job-")
     server._take([assignment(1), assignment(2)])
     office: Any = server._kit.reporter
-    assert [held.id[0] for held in office.released] == [1, 2]
+    assert [attempt.id[0] for attempt in office.released] == [1, 2]
     assert server.ending is Ending.FAILED
     assert server.broken
     assert "processes or threads" in server.diagnosis
@@ -250,7 +250,7 @@ def test_an_attempt_that_cannot_even_be_reported_is_let_go(
         if thread.name.startswith("job-"):
             thread.join()
     office: Any = server._kit.reporter
-    assert office.held == []  # no heartbeat renews its lease
+    assert office.attempt == []  # no heartbeat renews its lease
     assert server.ending is Ending.FAILED
 
 
@@ -308,7 +308,7 @@ def test_a_guardian_that_is_not_understood_is_as_good_as_dead(
     monkeypatch.setattr("pilot.process.kill.kill_descendants", lambda pid: None)
     ours, theirs = socket.socketpair()
     made = GuardedSpawner(ours, 0)
-    ended: list[Ended] = []
+    ended: list[ProcessEnd] = []
     made._waiting[1] = ended.append
     lost: list[bool] = []
     theirs.sendall(b"\0\0\0\1\xc1")  # a byte that MessagePack never has
@@ -325,14 +325,14 @@ def test_a_stop_before_the_start_is_still_a_give_back(
 ) -> None:
     kit = kit_of(tmp_path)
 
-    def stopped(held: Held, work: object) -> None:
+    def stopped(attempt: Attempt, work: object) -> None:
         raise JobError(Code.SIGTERM, "the pilot ends")
 
     kit.stage.stage_in = stopped
-    held = held_of("true")
-    held.give_back = True
-    carry(held, kit)
-    assert kit.reporter.released == [held]
+    attempt = attempt_of("true")
+    attempt.give_back = True
+    carry(attempt, kit)
+    assert kit.reporter.released == [attempt]
     assert kit.reporter.owed == []
 
 

@@ -21,7 +21,7 @@ from pilot import options, site
 from pilot.files import stage
 from pilot.ports import JobError
 from pilot.workdir import SCRIPT, Workdir
-from tests.pilot.attempts import held_of
+from tests.pilot.attempts import attempt_of
 from tests.pilot.helpers import Field
 
 pytestmark = pytest.mark.field("H3")
@@ -106,7 +106,7 @@ def test_a_site_file_is_read_as_its_edge_reads_it(tmp_path: Path, monkeypatch) -
 
 
 def test_the_shipped_laptop_keeps_outputs() -> None:
-    shipped = Path(__file__).parents[2] / "site_configs" / "laptop.yaml"
+    shipped = Path(__file__).parents[3] / "site_configs" / "laptop.yaml"
     storage = site.read(shipped).storage
     assert storage.default_output == f"file://{storage.roots[0]}"
     assert site.in_home(storage.roots) == [Path(storage.roots[0])]
@@ -146,9 +146,9 @@ def test_outputs_that_no_report_can_name_are_refused_before_the_job_begins() -> 
         url = "file:///d/" + "x" * 1600
         return tuple(OutputFile(name=f"o{n}", url=url) for n in range(number))
 
-    made.allowed(held_of("true", outputs=outputs(3000)))
+    made.allowed(attempt_of("true", outputs=outputs(3000)))
     with pytest.raises(JobError, match="longer than the report") as refused:
-        made.allowed(held_of("true", outputs=outputs(5000)))
+        made.allowed(attempt_of("true", outputs=outputs(5000)))
     assert not refused.value.transient
     assert refused.value.field == "outputs"
 
@@ -160,13 +160,13 @@ def test_an_input_that_drips_ends_with_its_limit_or_its_job(
 ) -> None:
     drip = Drip()
     bounds = site.bounds_of(site.Limits(staging=60 if stopped else 0.05))
-    held = held_of("true", inputs=(InputFile(name="x", url="http://h/x"),))
+    attempt = attempt_of("true", inputs=(InputFile(name="x", url="http://h/x"),))
     if stopped:
-        threading.Timer(0.05, held.stop, [JobError(Code.KILLED_BY_SERVER, "stop")]).start()
+        threading.Timer(0.05, attempt.stop, [JobError(Code.KILLED_BY_SERVER, "stop")]).start()
     with Workdir(tmp_path / "job") as made:
         made.make()
         with pytest.raises(JobError) as caught:
-            stage.Stage(lambda _: drip, "", bounds, "none").stage_in(held, made)
+            stage.Stage(lambda _: drip, "", bounds, "none").stage_in(attempt, made)
     assert caught.value.code is (Code.KILLED_BY_SERVER if stopped else Code.STAGE_IN_TIMEOUT)
     assert drip.tries == 1
 

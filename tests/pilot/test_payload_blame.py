@@ -22,7 +22,7 @@ from pilot.process.spawner import GuardedSpawner
 from pilot.run import Outcome
 from plugins.container.bare import Bare
 from plugins.container.bubblewrap import Bubblewrap
-from tests.pilot.attempts import grounds, held_of, open_up, outcome_of
+from tests.pilot.attempts import attempt_of, container_setup, open_up, outcome_of
 from tests.pilot.helpers import guarded
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ JOBS_FAULT = (Code.PAYLOAD_FAILED, False)
 def test_a_scripts_interpreter_is_the_jobs_affair(
     spawner: GuardedSpawner, tmp_path: Path, text: str, code: int
 ) -> None:
-    outcome = outcome_of(held_of(script=text), tmp_path, spawner)
+    outcome = outcome_of(attempt_of(script=text), tmp_path, spawner)
     assert blamed(outcome) == JOBS_FAULT
     assert outcome.exit_code == code
 
@@ -76,7 +76,7 @@ def test_a_scripts_interpreter_is_the_jobs_affair(
 def test_a_payload_cannot_pass_its_failure_for_the_sandboxs(
     spawner: GuardedSpawner, tmp_path: Path, command: str
 ) -> None:
-    assert blamed(outcome_of(held_of(command), tmp_path, spawner)) == JOBS_FAULT
+    assert blamed(outcome_of(attempt_of(command), tmp_path, spawner)) == JOBS_FAULT
 
 
 @pytest.mark.field("W1")
@@ -88,7 +88,7 @@ def test_a_sandbox_that_cannot_be_made_is_not_the_jobs_fault(
             bwrap, *words = (made := super().wrap(argv, box)).argv
             return replace(made, argv=[bwrap, "--bind", "/no/such/path", "/x", *words])
 
-    outcome = outcome_of(held_of("true"), tmp_path, spawner, Broken(grounds()))
+    outcome = outcome_of(attempt_of("true"), tmp_path, spawner, Broken(container_setup()))
     assert blamed(outcome) == (Code.CONTAINER_FAILED, True)
     assert "/no/such/path" in str(outcome.error)  # shown, whoever is blamed
 
@@ -145,8 +145,8 @@ def test_the_longest_environment_that_is_taken_reaches_the_payload(
     spawner: GuardedSpawner, tmp_path: Path
 ) -> None:
     variables = {f"A{n}": "x" * 131_000 for n in range(14)}
-    held = held_of('test "${#A13}" = 131000', environment=variables)
-    assert outcome_of(held, tmp_path, spawner).error is None
+    attempt = attempt_of('test "${#A13}" = 131000', environment=variables)
+    assert outcome_of(attempt, tmp_path, spawner).error is None
 
 
 @pytest.mark.field("W2")
@@ -158,10 +158,10 @@ def test_a_child_killed_for_memory_is_named_and_a_later_kill_is_not_blamed_on_it
     monkeypatch.setattr(oom, "_counter", lambda: (str(counter), "in this worker's cgroup"))
 
     killing = f"echo oom_kill 1 > {counter}; exit 1"  # as the kernel does, while it runs
-    first = outcome_of(held_of(killing), tmp_path, spawner, Bare(grounds()))
+    first = outcome_of(attempt_of(killing), tmp_path, spawner, Bare(container_setup()))
     assert blamed(first) == JOBS_FAULT
     assert "killed 1 process for memory in this worker's cgroup" in str(first.error)
-    second = outcome_of(held_of("kill -9 $$"), tmp_path, spawner)
+    second = outcome_of(attempt_of("kill -9 $$"), tmp_path, spawner)
     assert blamed(second) == JOBS_FAULT
     assert "memory" not in str(second.error)
 
@@ -175,19 +175,19 @@ BUSY += "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
 def test_a_payload_shorter_than_any_sample_is_counted(
     spawner: GuardedSpawner, tmp_path: Path, end: str
 ) -> None:
-    held = held_of(f"{BUSY}; {end}", memory_mb=1000)
-    outcome_of(held, tmp_path, spawner)
-    assert held.usage.cpu_s > 0.02
-    assert held.usage.max_rss_kb > 58_000
+    attempt = attempt_of(f"{BUSY}; {end}", memory_mb=1000)
+    outcome_of(attempt, tmp_path, spawner)
+    assert attempt.usage.cpu_s > 0.02
+    assert attempt.usage.max_rss_kb > 58_000
 
 
 @pytest.mark.field("W8")
 def test_a_small_payload_is_not_charged_for_the_sandboxs_start(
     spawner: GuardedSpawner, tmp_path: Path
 ) -> None:
-    held = held_of("true")
-    outcome_of(held, tmp_path, spawner)
-    assert 0 < held.usage.max_rss_kb < 10_000
+    attempt = attempt_of("true")
+    outcome_of(attempt, tmp_path, spawner)
+    assert 0 < attempt.usage.max_rss_kb < 10_000
 
 
 def elsewhere(directory: Path, mount: str = "", **told: Any) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
 from ailurus.wire.panda import PandaClient
 from ailurus.wire.retry import Patience
-from pilot.attempt import Held
-from pilot.upstream.link import ONCE, Link, ToldToGo
+from pilot.attempt import Attempt
+from pilot.upstream.link import ONCE, Dismissed, Link
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
 
@@ -188,14 +188,14 @@ def test_a_pilot_that_begins_waits_for_a_dispatcher_as_long_as_it_is_patient(str
 @pytest.mark.parametrize("giver", ["", "some"])
 def test_a_pilot_that_begins_heeds_a_dispatcher_that_says_no(giver):
     wire = Wire(always(*problem(410, giver=giver)))
-    with pytest.raises(ToldToGo):
+    with pytest.raises(Dismissed):
         Link("http://127.0.0.1:1", None, WHO, panda=wire).register(ONCE)
 
 
 @pytest.mark.parametrize("status", sorted(authority.DISMISSALS))
 def test_the_dispatcher_itself_does(status):
     link, _ = linked(always(*problem(status, giver=GIVER)))
-    with pytest.raises(ToldToGo):
+    with pytest.raises(Dismissed):
         link.call("acquire", ASKS["acquire"], answer=m.Acquired)
 
 
@@ -228,7 +228,7 @@ class Owed:
 
     def turn(self):
         self.reporter._refused_at = 0.0
-        assert not isinstance(raised(self.reporter._turn), ToldToGo)
+        assert not isinstance(raised(self.reporter._turn), Dismissed)
 
     def kept(self):
         return self.reporter.owes() == 1 and self.spool.own.owed()[0].report == self.report
@@ -328,15 +328,15 @@ def test_strangers_are_told_of_once_an_hour(tmp_path, monkeypatch):
 def test_a_payload_is_stopped_by_who_gave_the_job(tmp_path, given_seal, shown, obeyed, action):
     owed = Owed(tmp_path, good)
     spec = msgspec.json.decode(b'{"name":"j","command":"true"}', type=JobSpec)
-    held = Held(
+    attempt = Attempt(
         m.Assignment(job_id=9, attempt_nr=1, report_key="k", spec=spec, seal=given_seal),
         lambda _: None,
     )
     asked = []
-    held.ask_to_end = lambda: asked.append("soft")
-    owed.reporter.hold(held)
+    attempt.terminate = lambda: asked.append("soft")
+    owed.reporter.hold(attempt)
     owed.reporter._obey(m.Command(job_id=9, attempt_nr=1, action=m.Action(action), seal=shown))
-    assert bool(held.stopped or asked) is obeyed
+    assert bool(attempt.stopped or asked) is obeyed
 
 
 @given(word=st.text(max_size=20), shown=st.text(max_size=60), kept=st.text(min_size=1, max_size=60))
@@ -358,7 +358,7 @@ def test_no_bytes_of_a_stranger_are_the_dispatcher_s_word(status, body):
 def test_a_pilot_that_begins_heeds_a_panda_server_that_refuses_its_token(dialect):
     panda = PandaClient("http://127.0.0.1:1", fixed_token("t"), dialect, WHO, sleep=lambda _: None)
     panda._client = Wire(lambda path, body: (403, b"You are not authorized"))
-    with pytest.raises(ToldToGo):
+    with pytest.raises(Dismissed):
         Link("http://127.0.0.1:1", None, WHO, panda=panda).register(ONCE)
 
 

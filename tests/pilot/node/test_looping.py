@@ -12,17 +12,17 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
-from pilot.attempt import Held
+from pilot.attempt import Attempt
 from pilot.node import supervisor
 from pilot.node.supervisor import Supervisor
-from pilot.ports import Order
+from pilot.ports import ProcessSpec
 from pilot.process import activity, proc
 from pilot.process.activity import Signs
 from pilot.process.spawner import GuardedSpawner
 from pilot.process.usage import Disk
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
-from tests.pilot.attempts import held_of
+from tests.pilot.attempts import attempt_of
 from tests.pilot.helpers import guarded, until
 
 
@@ -42,11 +42,11 @@ def stopped_by(
 ) -> Code | None:
     """What stops a payload in five looks, six seconds apart by the clock that they are told, at a limit
     of 15 s. `alive`: before each of them it does something."""
-    held = held_of(command, looping_s=looping_s)
+    attempt = attempt_of(command, looping_s=looping_s)
     supervisor = Supervisor(bounds_of(Limits(looping=15)))
     with Workdir(directory / "attempt") as work:
         work.make()
-        order = Order(
+        order = ProcessSpec(
             argv=["/bin/sh", "-c", command],
             environment={"PATH": os.environ["PATH"]},
             directory=str(work.directory),
@@ -54,26 +54,26 @@ def stopped_by(
             stderr=str(work.stderr),
         )
         ended: list[object] = []
-        with supervisor.watching(held, work):
-            held.runs(lambda: (spawner, spawner.spawn(order, ended.append)))
-            until(lambda: held.pid)
+        with supervisor.watching(attempt, work):
+            attempt.start_payload(lambda: (spawner, spawner.spawn(order, ended.append)))
+            until(lambda: attempt.pid)
             until(lambda: "touch" not in command or any(work.directory.iterdir()))
             began = time.monotonic()
             for look in range(1, 6):
                 if alive:  # on a busy machine it may not come to anything in a moment
-                    so_far = done(held, work)
-                    until(lambda last=so_far: is_more(done(held, work), last))
+                    so_far = done(attempt, work)
+                    until(lambda last=so_far: is_more(done(attempt, work), last))
                 supervisor._look(began + 6 * look)
-            error = held.stopped
-            held.kill()
+            error = attempt.stopped
+            attempt.kill()
             until(lambda: ended)
     return error.code if error else None
 
 
-def done(held: Held, work: Workdir) -> tuple[float, int, object]:
+def done(attempt: Attempt, work: Workdir) -> tuple[float, int, object]:
     """What a payload has done so far: CPU seconds, bytes moved, and what its files look like."""
     processes = proc.scan()
-    tree = proc.trees(processes, [held.pid or 0])[held.pid or 0]
+    tree = proc.trees(processes, [attempt.pid or 0])[attempt.pid or 0]
     files = [(path.name, path.stat().st_ctime_ns) for path in (work.stdout, work.stderr)]
     files.append(("", work.directory.stat().st_ctime_ns))
     for entry in os.scandir(work.directory):
