@@ -131,7 +131,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
     room = shape.room()
     return Order(
         script=script(launch(edge.site, tag, slot), edge.batch.index),
-        place=place,
+        directory=place,
         count=len(tokens),
         nodes=shape.nodes,
         cores=room.cores,
@@ -140,7 +140,7 @@ def make_order(edge: Edge, tag: Tag, slot: str, tokens: tuple[str, ...]) -> Orde
         gpus=room.gpus,
         walltime_s=shape.walltime_s,
         wait_s=int(duration_s(edge.site.policy.max_queue_age)),
-        avoid=edge.avoid if edge.site.policy.exclude_nodes else (),
+        exclude_nodes=edge.avoid if edge.site.policy.exclude_nodes else (),
         extra=dict(shape.extra),
     )
 
@@ -174,7 +174,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
         slot=slot,
         site_file=site_file(site),
         work=expanded(site.paths.work),
-        place=site.shared / "workers" / tag,
+        directory=site.shared / "workers" / tag,
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
         trust=trust_options(site) if site.network == "direct" else _relay_pin(site),

@@ -291,7 +291,7 @@ def _history(site: Site) -> str:
         if "history" in batch_class(site.backend.kind).Options.__struct_fields__:
             remedy += "; where the site keeps no history: `backend.options.history: false`"
         raise Trouble(error.message, remedy) from None
-    if not getattr(batch, "history", True):
+    if not batch.history:
         said = f"{site.backend.kind} keeps none here: what ends between two looks counts as lost"
         raise Trouble(said, "a `poll` shorter than ended jobs stay listed", warning=True)
     return f"{site.backend.kind} tells how workers ended"
@@ -302,13 +302,10 @@ def _trial(site: Site, name: str) -> str:
     shape = site.slots[name]
     with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as place:
         batch = _batch(site, Path(place))
-        trial = getattr(batch, "trial", None)
-        if trial is None:
-            return f"{site.backend.kind} cannot say beforehand whether it would take a worker"
         room = shape.room()
         order = Order(
             script=script(launch(site, "INTENT", name), batch_class(site.backend.kind).index),
-            place=Path(place),
+            directory=Path(place),
             count=shape.nodes,
             nodes=shape.nodes,
             cores=room.cores,
@@ -319,7 +316,9 @@ def _trial(site: Site, name: str) -> str:
             wait_s=int(duration_s(site.policy.max_queue_age)),
             extra=dict(shape.extra),
         )
-        refused = trial(order, Tag(prefix(site.site) + "doctor"))
+        refused = batch.trial(order, Tag(prefix(site.site) + "doctor"))
+    if refused is None:
+        return f"{site.backend.kind} cannot say beforehand whether it would take a worker"
     if refused:
         raise Trouble(refused, f"slots.{name} and backend.options")
     return "the batch system would take a worker"
@@ -329,5 +328,4 @@ def _batch(site: Site, root: Path) -> Batch:
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     timeout = duration_s(site.backend.limits.command_timeout)
-    made: Batch = plugin(options, root, prefix(site.site), timeout_s=timeout)
-    return made
+    return plugin(options, root, prefix(site.site), timeout_s=timeout)

@@ -31,7 +31,7 @@ from harvester_edge.files import write_whole
 from harvester_edge.owned import token_remedy
 from harvester_edge.panda.instance import Instance
 from harvester_edge.panda.line import Line
-from harvester_edge.ports import DIGITS, Batch, Tag, naming
+from harvester_edge.ports import DIGITS, Batch, Tag, nodes_suffix
 from harvester_edge.site import PandaPart, Site
 
 PATIENCE = Patience(
@@ -105,7 +105,7 @@ class Edge:
     def new_tag(self, nodes: int = 1) -> Tag:
         """A name that no other intent has, and that shows whose it is. 15 characters: old PBS allows
         no more."""
-        begin, end = prefix(self.site.site), naming(nodes)
+        begin, end = prefix(self.site.site), nodes_suffix(nodes)
         middle = (secrets.choice(DIGITS) for _ in range(15 - len(begin) - len(end)))
         return Tag(f"{begin}{''.join(middle)}{end}")
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.messages import WorkerRow
 from ailurus.protocol.worker import Ending, Outcome, Phase
-from harvester_edge.ports import MISLAID, Sighting
+from harvester_edge.ports import RENAMED, Sighting
 
 _TAKEN = Outcome.ACCEPTED
 UNKNOWN = "the batch system says something that we do not know"
@@ -137,7 +137,7 @@ def _batch(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
     if heard(seen.row):
         return worker
-    if sighting.detail.startswith(MISLAID):
+    if sighting.detail.startswith(RENAMED):
         worker = replace(worker, diagnosis=sighting.detail)
     if sighting.phase is None:
         return replace(worker, diagnosis=f"{UNKNOWN}: {sighting.detail}")

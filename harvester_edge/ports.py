@@ -1,4 +1,7 @@
-"""What the edge asks of a batch system. Every call ends within the site's command time-out."""
+"""The port of a batch system: what the edge calls, and what a plugin answers.
+
+Every call ends within the site's command time-out.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,28 @@ BatchId = NewType("BatchId", str)
 Tag = NewType("Tag", str)
 """The name of an intent in the batch system: unique, and starts with the site's own prefix."""
 DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
-MANY = "9"  # no digit: after it the tag tells the nodes of an allocation
-MOST_NODES = len(DIGITS) ** 2 - 1
+# No digit: what follows it in a tag is the number of nodes of an allocation.
+NODES_MARK = "9"
+MAX_NODES = len(DIGITS) ** 2 - 1
 
 
 def nodes_of(tag: str) -> int:
-    """Nodes of one allocation of that order. The tag itself says it, so that whoever finds its job knows
-    of its workers, without book or accounts. Somebody else's name may look like one: it is of one node."""
-    _, many, digits = tag.rpartition(MANY)
-    if not many or len(digits) != 2 or not set(digits) <= set(DIGITS):
+    """The number of nodes in one allocation of an order with that tag.
+
+    The tag itself carries it, so that a listing is enough to know the workers of a job. Another user's job
+    name may look like a tag: it counts as one node.
+    """
+    _, mark, digits = tag.rpartition(NODES_MARK)
+    if not mark or len(digits) != 2 or not set(digits) <= set(DIGITS):
         return 1
     low, high = map(DIGITS.index, digits)
     return max(1, low + high * len(DIGITS))
 
 
-def naming(nodes: int) -> str:
-    """What a tag ends with that tells so many nodes."""
+def nodes_suffix(nodes: int) -> str:
+    """The end of a tag whose allocations have so many nodes."""
     high, low = divmod(nodes, len(DIGITS))
-    return f"{MANY}{DIGITS[low]}{DIGITS[high]}" if nodes > 1 else ""
+    return f"{NODES_MARK}{DIGITS[low]}{DIGITS[high]}" if nodes > 1 else ""
 
 
 class BatchError(AilurusError):
@@ -41,12 +48,15 @@ class BatchError(AilurusError):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """`count` equal workers, one a node, `nodes` of them in an allocation: worker `index` is node
-    `index % nodes` of allocation `index // nodes`. It has the directory `place/index`, which exists: its
-    stdout and stderr go there, as files of those names. What follows is of one node."""
+    """`count` equal workers, one a node, `nodes` of them in an allocation.
+
+    Worker `index` is node `index % nodes` of allocation `index // nodes`. Its directory is
+    `directory/index`, which exists: its stdout and stderr go there, as files of those names. Cores, memory,
+    disk, GPUs and walltime are of one node.
+    """
 
     script: str
-    place: Path
+    directory: Path
     count: int
     nodes: int = 1
     cores: int
@@ -55,33 +65,33 @@ class Order(Struct, frozen=True, kw_only=True):
     gpus: int
     walltime_s: int
     wait_s: int = 0
-    """A worker that has not begun after so long is of no more use; 0: it always is."""
-    avoid: tuple[str, ...] = ()
+    """A worker that has not started after so long is of no more use; 0: it always is."""
+    exclude_nodes: tuple[str, ...] = ()
     """Nodes on which it should not run, by the names that pilots there give themselves."""
     extra: dict[str, Any] = {}
-    """What its slot changes of the batch system's options."""
+    """Changes of the batch system's options by the worker's slot."""
 
 
 class Accepted(Struct, frozen=True):
-    """The batch system has taken the order. An index without id is not known to be there."""
+    """The batch system has taken the order. A worker whose index has no id may not exist."""
 
     ids: dict[int, BatchId]
 
 
 class Rejected(Struct, frozen=True):
-    """The batch system said no: no worker of the order exists or ever will."""
+    """The batch system refused: no worker of the order exists or ever will."""
 
     reason: str
 
 
 class Unclear(Struct, frozen=True):
-    """Nobody knows. Only `find` decides, never a second submission."""
+    """Whether the batch system has taken the order is not known. `find` decides, never a second submission."""
 
     reason: str
 
 
 class Sighting(Struct, frozen=True, kw_only=True, gc=False):
-    """A worker as the batch system shows it. `phase` None: in a state that we do not know."""
+    """A worker as the batch system lists it. `phase` None: in a state that the plugin does not know."""
 
     batch_id: BatchId
     tag: Tag
@@ -91,46 +101,65 @@ class Sighting(Struct, frozen=True, kw_only=True, gc=False):
     detail: str = ""
 
 
-MISLAID = "the batch system has it under another name"
+RENAMED = "the batch system has it under another name"
 
 
-def mislaid(one: Sighting, tag: Tag) -> Sighting:
-    """A worker of that tag which the batch system shows only by its id, since something renamed it."""
-    detail = f"{MISLAID}, {one.tag}: do `options.submit` or the site's own rules rename jobs?"
+def renamed_job(one: Sighting, tag: Tag) -> Sighting:
+    """A worker of `tag` that can only be found by its batch id, since something has renamed its job."""
+    detail = f"{RENAMED}, {one.tag}: do `options.submit` or the site's own rules rename jobs?"
     return msgspec.structs.replace(one, tag=tag, detail=detail)
 
 
 class Batch(Protocol):
-    """A batch system. The class is made with (options, workers' directory, tag prefix), and with how
-    long one of its commands may take."""
+    """A batch system. A plugin may inherit from this class for the defaults below."""
 
     poll_s: float
-    """How often to look, unless the site says otherwise; so the next two."""
+    """How often to list, unless the site says otherwise; so the next two."""
     settle_s: float
     """How long after a submission its absence begins to mean something."""
     grace_s: float
     """How long a worker must be absent from the listings to be lost."""
     index: str
     """The worker's index in its order, as a shell expression in the script."""
-    most_nodes: int
+    most_nodes: int = 1
     """Nodes that one allocation may have."""
+    history: bool = True
+    """Whether `find` can tell how a worker ended that has left the listing."""
 
-    def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear: ...
+    def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
+        """Submit an order under its tag, once. Raises nothing: a failure is an outcome, too."""
+        ...
 
     def listing(self) -> tuple[Sighting, ...]:
-        """All of ours, by one command. Raises BatchError."""
+        """All workers of the site, by one command. Raises BatchError."""
+        ...
 
     def find(self, tag: Tag, ids: Collection[BatchId], age_s: float) -> tuple[Sighting, ...]:
-        """The workers of an order that was given `age_s` seconds ago, in the queue or in its history. `ids`:
-        of its workers, for those that have lost the tag. Raises BatchError."""
+        """The workers of an order that was submitted `age_s` seconds ago, in the queue or its history.
+
+        `ids`: batch ids of its workers, for those whose job was renamed. Raises BatchError.
+        """
+        ...
 
     def cancel(self, ids: Collection[BatchId]) -> None:
-        """End these; asked again while they last. Raises BatchError."""
+        """End these workers; called again while they last. Raises BatchError."""
+        ...
+
+    def trial(self, order: Order, tag: Tag) -> str | None:
+        """Why the batch system would never start a worker of the order; empty: it would; None: it cannot
+        tell. Submits nothing. Raises BatchError."""
+        return None
 
 
 class BatchClass(Protocol):
-    """What a plugin names: `Options` is a Struct, so that a typo in a site file is found."""
+    """A plugin's class. `Options` is a Struct, so that a typo in a site file is found."""
 
     Options: type[Struct]
+    poll_s: float
+    index: str
+    most_nodes: int
 
-    def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch: ...
+    def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch:
+        """Make one. `root`: the directory with a directory for each order, named by its tag. `prefix`: the
+        beginning of the site's tags. `timeout_s`: how long one command may take."""
+        ...

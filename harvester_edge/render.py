@@ -44,7 +44,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     slot: str
     site_file: Path
     work: str
-    place: Path  # of the order; worker `index` has the directory of that name in it
+    directory: Path
+    """The order's; worker `index` has the directory of that name in it."""
     lifetime_s: int
     idle_exit_s: int
     trust: tuple[str, ...] = ()  # options that say whom the pilot believes to be its dispatcher
@@ -84,7 +85,7 @@ def script(launch: Launch, index: str) -> str:
 
 def _credential(launch: Launch, index: str) -> str:
     """Where a worker finds what it is: its bootstrap token, or its number at a PanDA server."""
-    place = f"{shlex.quote(str(launch.place))}/{index}"
+    place = f"{shlex.quote(str(launch.directory))}/{index}"
     file, left = f"{place}/bootstrap", f"export AILURUS_LEFT_FILE={place}/{LEFT}\n"
     if launch.panda is None:
         return f"{left}export AILURUS_BOOTSTRAP_FILE={file}\n"

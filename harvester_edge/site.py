@@ -14,7 +14,7 @@ from ailurus.paths import expanded
 from ailurus.protocol.job import Room
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import LONGEST_DIRECTORY
-from harvester_edge.ports import MOST_NODES
+from harvester_edge.ports import MAX_NODES
 
 Slug = Annotated[
     str,
@@ -173,7 +173,7 @@ class Slot(_Part, frozen=True, kw_only=True):
     disk: Size
     walltime: Duration
     gpus: Number = 0
-    nodes: Annotated[int, Meta(ge=1, le=MOST_NODES)] = 1
+    nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] = 1
     """Nodes of one allocation; what else stands here is of one node."""
     pilots: Literal["per_node"] = "per_node"
     """Each node of an allocation has a pilot of its own, which counts as one."""

@@ -21,7 +21,7 @@ from harvester_edge.edge import Edge, Steady
 from harvester_edge.evidence import UNKNOWN, Worker
 from harvester_edge.fit import Bin, describe, fit
 from harvester_edge.panda.instance import Told
-from harvester_edge.ports import MISLAID
+from harvester_edge.ports import RENAMED
 
 
 def snapshot(
@@ -93,7 +93,7 @@ def _breaker(
     """What stops a slot: its failed starts, or workers that are not listed as what they are. `asked_for`:
     those of `workers` that have not registered."""
     waiting = [worker for worker in asked_for if worker.slot == name]
-    renamed = [one for one in waiting if one.diagnosis.startswith(MISLAID)]
+    renamed = [one for one in waiting if one.diagnosis.startswith(RENAMED)]
     if renamed:
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
         return Breaker(room=0, reason=f"of {ids} {renamed[0].diagnosis}")
@@ -105,7 +105,7 @@ def _breaker(
 
 def _in_limbo(worker: Worker) -> bool:
     """Whether nothing shows a worker, or that it was ever submitted. One that its id shows is no such."""
-    if worker.diagnosis.startswith(MISLAID):
+    if worker.diagnosis.startswith(RENAMED):
         return False
     unclear = worker.phase is Phase.SUBMITTING and worker.outcome is Outcome.UNCLEAR
     return worker.missing is not None or unclear

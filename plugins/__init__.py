@@ -29,15 +29,20 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 def load(kind: str, name: str) -> Any:
-    """The class that a name stands for; imported only now."""
+    """Import the plugin of a kind and name, and return its class. Raises AilurusError if there is none."""
     where = TABLE.get(kind, {}).get(name) or _installed(kind).get(name)
     if where is None:
-        known = sorted({*TABLE.get(kind, {}), *_installed(kind)})
+        known = names(kind)
         near = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
         raise AilurusError(f"no {kind} plugin is called {name!r}", remedy=remedy)
     module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def names(kind: str) -> list[str]:
+    """Names of the plugins of a kind that are installed here; none is imported."""
+    return sorted({*TABLE.get(kind, {}), *_installed(kind)})
 
 
 def _installed(kind: str) -> dict[str, str]:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
+import plugins
 from ailurus.apart import SYSTEM, look
 from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
@@ -333,7 +332,7 @@ WORDS = {
 def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
     """What the pilot needs a plugin for. One in a venv of its own may have others than there are here."""
     rule = "W009" if site.pilot.program else "E020"
-    containers, transfers = _plugins("container"), _plugins("data")
+    containers, transfers = plugins.names("container"), plugins.names("data")
     default, output = site.container.default, site.storage.default_output
     if default not in containers:
         at, message = ("container", "default"), f"there is no container plugin {default!r}"
@@ -346,12 +345,6 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
     if output and scheme not in transfers:
         at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
         yield tree.fault(at, rule, message, nearest(scheme, transfers))
-
-
-def _plugins(kind: str) -> list[str]:
-    """Names of the plugins that are installed here; none is imported."""
-    ours = import_module("plugins").TABLE[kind]
-    return sorted({*ours, *(one.name for one in entry_points(group=f"ailurus.{kind}"))})
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
     Accepted,
+    Batch,
     BatchError,
     BatchId,
     Order,
@@ -27,15 +28,15 @@ from harvester_edge.ports import (
     Unclear,
 )
 from plugins.batch.commands import (
-    NotThere,
+    CommandMissing,
     Ran,
     Run,
-    answer,
-    because,
-    hundreds,
-    of_slot,
-    refused,
+    batches_of_500,
+    is_refusal,
+    options_of_slot,
+    output_of,
     runner,
+    with_last_words,
 )
 from plugins.batch.pass_through import behind, check_prefix, shells
 
@@ -111,7 +112,7 @@ class HTCondorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_prefix(self.prefix)
 
 
-class HTCondor:
+class HTCondor(Batch):
     """The workers of one site in one schedd."""
 
     Options = HTCondorOptions
@@ -119,7 +120,6 @@ class HTCondor:
     settle_s = 60.0
     grace_s = 180.0
     index = '"$AILURUS_INDEX"'
-    most_nodes = 1
 
     def __init__(
         self,
@@ -135,35 +135,37 @@ class HTCondor:
         self.history = options.history
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
-        script, description = order.place / "script", order.place / "submit"
+        script, description = order.directory / "script", order.directory / "submit"
         try:
             script.write_text(order.script, "utf-8")
             script.chmod(0o755)
-            description.write_text(submit_file(of_slot(self._options, order), order, tag), "utf-8")
+            description.write_text(
+                submit_file(options_of_slot(self._options, order), order, tag), "utf-8"
+            )
             ran = self._command("condor_submit", "-terse", str(description))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
-        except NotThere as error:
+        except CommandMissing as error:
             return Rejected(str(error))
         except BatchError as error:
             return Unclear(str(error))
         match = _IDS.fullmatch(ran.out)
         if ran.code == 0 and match and int(match[2]) == order.count - 1:
             return Accepted({n: BatchId(f"{match[1]}.{n}") for n in range(order.count)})
-        if refused(ran, _LOST, "ERROR", far=bool(shells(self._options.prefix))):
-            return Rejected(ran.said)
-        return Unclear(f"condor_submit: exit code {ran.code}: {ran.said}")
+        if is_refusal(ran, _LOST, "ERROR", remote=bool(shells(self._options.prefix))):
+            return Rejected(ran.message)
+        return Unclear(f"condor_submit: exit code {ran.code}: {ran.message}")
 
     def trial(self, order: Order, tag: Tag) -> str:
         """Why HTCondor would never start a worker of the order; nothing if it would, by the machines
         that the pool has now. What a schedd demands of its jobs is not asked."""
-        options, description = of_slot(self._options, order), order.place / "submit"
-        (order.place / "script").write_text(order.script, "utf-8")
-        (order.place / "0").mkdir(exist_ok=True)
+        options, description = options_of_slot(self._options, order), order.directory / "submit"
+        (order.directory / "script").write_text(order.script, "utf-8")
+        (order.directory / "0").mkdir(exist_ok=True)
         description.write_text(submit_file(options, order, tag), "utf-8")
         ran = self._command("condor_submit", "-dry-run", "-", str(description))
         if ran.code:
-            return ran.said
+            return ran.message
         if self._machines(roomy := room(order), _NAME, "-limit", "1"):
             meets = demanded(options.requirements)
             if meets and not self._machines(f"{roomy} && ({meets})", _NAME, "-limit", "1"):
@@ -190,7 +192,7 @@ class HTCondor:
             "-attributes",
             attributes,
         ]
-        text = answer("condor_status", self._run(behind(self._options.prefix, [*argv, *more])))
+        text = output_of("condor_status", self._run(behind(self._options.prefix, [*argv, *more])))
         return _decode(text, _Machine)
 
     def listing(self) -> tuple[Sighting, ...]:
@@ -211,16 +213,16 @@ class HTCondor:
         return tuple(found.values())
 
     def cancel(self, ids: Collection[BatchId]) -> None:
-        for some in hundreds(sorted(ids)):
+        for some in batches_of_500(sorted(ids)):
             ran = self._command("condor_rm", *some)
             if ran.code and not all(_GONE.search(line) for line in ran.err.split("\n") if line):
-                raise BatchError(f"condor_rm: {ran.said}")
+                raise BatchError(f"condor_rm: {ran.message}")
 
     def _ads(self, command: str, constraint: str, *more: str) -> tuple[Sighting, ...]:
         ran = self._command(
             command, "-json", "-constraint", constraint, "-attributes", _WANTED, *more
         )
-        return parse(answer(command, ran), self._root)
+        return parse(output_of(command, ran), self._root)
 
     def _command(self, name: str, *argv: str) -> Ran:
         where = []
@@ -244,7 +246,7 @@ _GONE = re.compile(r"^Job [\d.]+ not found$|^Couldn't find/remove all jobs in cl
 
 def submit_file(options: HTCondorOptions, order: Order, tag: Tag) -> str:
     """The description of an order. A `$` in a path would begin a macro."""
-    place = str(order.place).replace("$", "$(DOLLAR)")
+    place = str(order.directory).replace("$", "$(DOLLAR)")
     once = "(MY.NumJobStarts ?: 0) == 0"
     remove = [
         "(JobStatus == 1 && NumJobStarts > 0)",
@@ -364,7 +366,7 @@ def _sighting(ad: _Ad, root: Path) -> Sighting:
     if ad.JobStatus == COMPLETED:
         ending, detail = _completed(ad)
         if ending is Ending.FAILED:
-            detail = because(detail, root / ad.AilurusTag / str(ad.ProcId))
+            detail = with_last_words(detail, root / ad.AilurusTag / str(ad.ProcId))
     elif ad.RemoveReason:
         phase, (ending, detail) = Phase.ENDED, _removed(ad)
     elif ad.JobStatus == HELD:

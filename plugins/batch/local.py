@@ -35,6 +35,7 @@ from ailurus.naming import name_once
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
     Accepted,
+    Batch,
     BatchError,
     BatchId,
     Order,
@@ -43,7 +44,7 @@ from harvester_edge.ports import (
     Tag,
     Unclear,
 )
-from plugins.batch.commands import because, end_of
+from plugins.batch.commands import read_tail, with_last_words
 
 # Arguments: the worker's directory, its walltime, the grace between TERM and KILL, its index, RUN.
 # `timeout` ends the worker as a batch system would, and TERM or KILL go straight to the pilot.
@@ -74,7 +75,7 @@ class LocalOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Between TERM and KILL, when a worker is cancelled or at its walltime."""
 
 
-class Local:
+class Local(Batch):
     """The processes under one directory."""
 
     Options = LocalOptions
@@ -82,7 +83,6 @@ class Local:
     settle_s = 2.0
     grace_s = 4.0
     index = '"$AILURUS_INDEX"'
-    most_nodes = 1
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Local:
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         ids: dict[int, BatchId] = {}
         for index in range(order.count):
-            place = order.place / str(index)
+            place = order.directory / str(index)
             try:
                 (place / "script").write_text(order.script, "utf-8")
                 self._spawn(place, order.walltime_s, index)
@@ -214,13 +214,13 @@ def _verdict(record: str, place: Path, *, void: bool) -> tuple[Ending, str]:
         return Ending.FAILED, "its shell was killed before it began"
     code = int(_number(record, -1))
     if code < 0:
-        return Ending.FAILED, because("was killed: no exit record", place)
+        return Ending.FAILED, with_last_words("was killed: no exit record", place)
     if code == 0:
         return Ending.DONE, ""
     if code == WALLTIME_EXIT:
         return Ending.WALLTIME, "reached its walltime"
     how = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
-    return Ending.FAILED, because(how, place)
+    return Ending.FAILED, with_last_words(how, place)
 
 
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
@@ -237,7 +237,7 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 
 def _read(path: Path) -> str:
     try:
-        return end_of(path)
+        return read_tail(path)
     except OSError as error:
         if error.errno in _NO_FILE:
             return ""

@@ -27,8 +27,9 @@ from msgspec import Meta, Struct
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
-    MOST_NODES,
+    MAX_NODES,
     Accepted,
+    Batch,
     BatchError,
     BatchId,
     Order,
@@ -36,22 +37,22 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
-    mislaid,
     nodes_of,
+    renamed_job,
 )
 from plugins.batch import pbs_fit as fit
 from plugins.batch.commands import (
-    NotThere,
+    CommandMissing,
     Ran,
     Run,
-    answer,
-    because,
-    hundreds,
-    in_time,
-    of_slot,
-    refused,
+    batches_of_500,
+    hms,
+    is_refusal,
+    options_of_slot,
+    output_of,
     runner,
     tasks,
+    with_last_words,
 )
 from plugins.batch.pass_through import Grammar, behind, check, check_prefix, shells
 
@@ -105,7 +106,7 @@ class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         check_prefix(self.prefix)
 
 
-class PBS:
+class PBS(Batch):
     """The workers of one site at one server."""
 
     Options = PBSOptions
@@ -113,7 +114,7 @@ class PBS:
     settle_s = 120.0
     grace_s = 240.0
     index = '"${AILURUS_INDEX:-${PBS_ARRAY_INDEX:-0}}"'
-    most_nodes = MOST_NODES
+    most_nodes = MAX_NODES
 
     def __init__(
         self,
@@ -131,16 +132,16 @@ class PBS:
         self._known = ""  # our name there
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
-        script = order.place / "script"
+        script = order.directory / "script"
         try:
             script.write_text(order.script, "utf-8")
             if order.nodes > 1:
-                (order.place / "node").write_text(node(order), "utf-8")
-            (order.place / "job").write_text(job(order, self.index), "utf-8")
-            ran = self._command(*qsub(of_slot(self._options, order), order, tag))
+                (order.directory / "node").write_text(node(order), "utf-8")
+            (order.directory / "job").write_text(job(order, self.index), "utf-8")
+            ran = self._command(*qsub(options_of_slot(self._options, order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
-        except NotThere as error:
+        except CommandMissing as error:
             return Rejected(str(error))
         except BatchError as error:
             return Unclear(str(error))
@@ -150,13 +151,13 @@ class PBS:
             own = f"{match[1]}[{{}}]" if many else match[1]
             ids = {n: BatchId(own.format(n // order.nodes)) for n in range(order.count)}
             return Accepted(ids)
-        if refused(ran, _LOST, "qsub:", far=bool(shells(self._options.prefix))):
-            return Rejected(ran.said)
-        return Unclear(f"qsub: exit code {ran.code}: {ran.said}")
+        if is_refusal(ran, _LOST, "qsub:", remote=bool(shells(self._options.prefix))):
+            return Rejected(ran.message)
+        return Unclear(f"qsub: exit code {ran.code}: {ran.message}")
 
     def trial(self, order: Order, _: Tag) -> str:
         """Why PBS would never start a worker of the order; nothing if it would, by its queues and nodes."""
-        options = of_slot(self._options, order)
+        options = options_of_slot(self._options, order)
         queue = options.queue
         if not queue:
             servers = self._about("qstat", "-B", "-f").Server.values()
@@ -166,10 +167,10 @@ class PBS:
         return fit.why_not(what, queue, queues, self._about("pbsnodes", "-a").nodes)
 
     def _about(self, *argv: str) -> fit.Answer:
-        return fit.read(answer(argv[0], self._command(*argv, "-F", "json")))
+        return fit.read(output_of(argv[0], self._command(*argv, "-F", "json")))
 
     def listing(self) -> tuple[Sighting, ...]:
-        out = answer("qstat", self._command("qstat", *_JSON))
+        out = output_of("qstat", self._command("qstat", *_JSON))
         mine = self._user()
         try:
             return tuple(parse(out, self._prefix, self._root, mine))
@@ -213,23 +214,23 @@ class PBS:
         for job in sorted({re.sub(r"\[\d*\]", "[]", one) for one in ids}):
             ran = self._command("qstat", *past, *_JSON, job)
             if ran.code == 0:  # else it has just answered, so they are not there
-                found = parse(answer("qstat", ran), "", self._root)
+                found = parse(output_of("qstat", ran), "", self._root)
                 yield from (
-                    mislaid(one, tag) for one in found if one.batch_id in ids and one.tag != tag
+                    renamed_job(one, tag) for one in found if one.batch_id in ids and one.tag != tag
                 )
 
     def _one_by_one(self, prefix: str, *which: str, history: bool = False) -> Iterator[Sighting]:
         past = ("-x",) if history else ()
-        for batch_id in answer("qselect", self._command("qselect", *past, *which)).split():
+        for batch_id in output_of("qselect", self._command("qselect", *past, *which)).split():
             ran = self._command("qstat", *past, *_JSON, batch_id)
             if ran.code not in GONE:  # it left between the two
-                yield from parse(answer("qstat", ran), prefix, self._root)
+                yield from parse(output_of("qstat", ran), prefix, self._root)
 
     def cancel(self, ids: Collection[BatchId]) -> None:
-        for some in hundreds(sorted(ids)):
+        for some in batches_of_500(sorted(ids)):
             ran = self._command("qdel", *some)
             if ran.code and not all(_GONE.search(line) for line in ran.err.split("\n") if line):
-                raise BatchError(f"qdel: {ran.said}")
+                raise BatchError(f"qdel: {ran.message}")
 
     def _command(self, *argv: str) -> Ran:
         return self._run(behind(self._options.prefix, argv))
@@ -259,7 +260,7 @@ def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
         select += f":ngpus={order.gpus}"
     if options.chunk:
         select += f":{options.chunk}"
-    argv = ["qsub", "-N", tag, "-l", select, "-l", f"walltime={in_time(order.walltime_s)}"]
+    argv = ["qsub", "-N", tag, "-l", select, "-l", f"walltime={hms(order.walltime_s)}"]
     argv += ["-J", f"0-{allocations - 1}", "-r", "y"] if allocations > 1 else ["-r", "n"]
     argv += ["-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
     place = scattered(options.place) if order.nodes > 1 else options.place
@@ -267,7 +268,7 @@ def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
         argv += ["-l", f"place={place}"]
     for flag, value in (("-q", options.queue), ("-A", options.account), ("-P", options.project)):
         argv += [flag, value] if value else []
-    return [*argv, *options.submit, str(order.place / "job")]
+    return [*argv, *options.submit, str(order.directory / "job")]
 
 
 def scattered(place: str) -> str:
@@ -280,7 +281,7 @@ def scattered(place: str) -> str:
 
 def job(order: Order, index: str) -> str:
     """PBS brings output when a job has ended, if it can; this one writes it where it belongs."""
-    place = shlex.quote(str(order.place))
+    place = shlex.quote(str(order.directory))
     if order.nodes == 1:
         here = f"{place}/{index}"
         return (
@@ -298,7 +299,7 @@ def job(order: Order, index: str) -> str:
 
 def node(order: Order) -> str:
     """What `pbsdsh` starts: $1 is a directory of this run of the job, $2 the job's number in its array."""
-    place = shlex.quote(str(order.place))
+    place = shlex.quote(str(order.directory))
     here = f'{place}/"$AILURUS_INDEX"'
     return (
         "#!/bin/sh\n"
@@ -384,7 +385,7 @@ def _sighting(batch_id: BatchId, tag: Tag, index: int, one: _Job, root: Path) ->
     if phase is Phase.ENDED:
         ending, detail = _ending(one)
         if ending is Ending.FAILED:
-            detail = because(detail, root / tag / str(index))
+            detail = with_last_words(detail, root / tag / str(index))
     elif phase is None:
         detail = f"PBS's state {one.job_state} is not known here"
     elif phase is Phase.HELD:

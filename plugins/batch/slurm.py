@@ -18,8 +18,9 @@ from msgspec import Meta, Struct
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import (
-    MOST_NODES,
+    MAX_NODES,
     Accepted,
+    Batch,
     BatchError,
     BatchId,
     Order,
@@ -27,21 +28,21 @@ from harvester_edge.ports import (
     Sighting,
     Tag,
     Unclear,
-    mislaid,
     nodes_of,
+    renamed_job,
 )
 from plugins.batch.commands import (
-    NotThere,
+    CommandMissing,
     Ran,
     Run,
-    answer,
-    because,
-    hundreds,
-    in_time,
-    of_slot,
-    refused,
+    batches_of_500,
+    hms,
+    is_refusal,
+    options_of_slot,
+    output_of,
     runner,
     tasks,
+    with_last_words,
 )
 from plugins.batch.pass_through import Grammar, behind, check, check_prefix, shells
 
@@ -109,7 +110,7 @@ class SlurmOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         check_prefix(self.prefix)
 
 
-class Slurm:
+class Slurm(Batch):
     """The user's jobs in one cluster."""
 
     Options = SlurmOptions
@@ -117,7 +118,7 @@ class Slurm:
     settle_s = 120.0
     grace_s = 240.0
     index = '"${AILURUS_INDEX:-$SLURM_ARRAY_TASK_ID}"'
-    most_nodes = MOST_NODES
+    most_nodes = MAX_NODES
 
     def __init__(
         self,
@@ -134,33 +135,33 @@ class Slurm:
         self.history = options.history  # until sacct says that there are no accounts
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
-        script = order.place / "script"
+        script = order.directory / "script"
         try:
             script.write_text(order.script, "utf-8")
             if order.nodes > 1:
-                (order.place / "job").write_text(job(order), "utf-8")
+                (order.directory / "job").write_text(job(order), "utf-8")
             ran = self._command(*sbatch(self._chosen(order), order, tag))
         except OSError as error:
             return Rejected(f"{script}: {error.strerror}")
-        except NotThere as error:
+        except CommandMissing as error:
             return Rejected(str(error))
         except BatchError as error:
             return Unclear(str(error))
         if ran.code == 0 and (answer := _ID.fullmatch(ran.out)):
             ids = {n: BatchId(f"{answer[1]}_{n // order.nodes}") for n in range(order.count)}
             return Accepted(ids)
-        if refused(ran, _LOST, "sbatch:", far=bool(shells(self._options.prefix))):
-            return Rejected(ran.said)
-        return Unclear(f"sbatch: exit code {ran.code}: {ran.said}")
+        if is_refusal(ran, _LOST, "sbatch:", remote=bool(shells(self._options.prefix))):
+            return Rejected(ran.message)
+        return Unclear(f"sbatch: exit code {ran.code}: {ran.message}")
 
     def trial(self, order: Order, tag: Tag) -> str:
         """Why Slurm would not take a worker of the order; nothing if it would. Submits nothing."""
         *argv, _ = sbatch(self._chosen(order), order, tag)
         ran = self._command(*argv, "--test-only", "--wrap=true")
-        return ran.said if ran.code else ""
+        return ran.message if ran.code else ""
 
     def _chosen(self, order: Order) -> SlurmOptions:
-        return of_slot(self._options, order)
+        return options_of_slot(self._options, order)
 
     def listing(self) -> tuple[Sighting, ...]:
         return tuple(self._squeue())
@@ -180,12 +181,14 @@ class Slurm:
             return []
         try:
             found = self._squeue(f"--jobs={','.join(jobs)}", prefix="")
-            return [mislaid(one, tag) for one in found if one.batch_id in ids and one.tag != tag]
+            return [
+                renamed_job(one, tag) for one in found if one.batch_id in ids and one.tag != tag
+            ]
         except BatchError:  # it has just answered, so they are not there
             return []
 
     def cancel(self, ids: Collection[BatchId]) -> None:
-        for some in hundreds(sorted(ids)):
+        for some in batches_of_500(sorted(ids)):
             self._answer("scancel", [*self._cluster(), *some])
 
     def _squeue(self, *which: str, prefix: str | None = None) -> Iterator[Sighting]:
@@ -222,7 +225,7 @@ class Slurm:
         return [f"--clusters={self._options.cluster}"] if self._options.cluster else []
 
     def _answer(self, command: str, argv: list[str]) -> str:
-        return answer(command, self._command(command, *argv))
+        return output_of(command, self._command(command, *argv))
 
     def _command(self, *argv: str) -> Ran:
         return self._run(behind(self._options.prefix, argv))
@@ -244,15 +247,15 @@ _SACCT = "JobID,State,ExitCode,NodeList"
 
 def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     """One command for all workers of an order. `%` in a path would be a placeholder."""
-    place = str(order.place).replace("%", "%%")
+    place = str(order.directory).replace("%", "%%")
     early = min(options.signal_before, order.walltime_s // 10)
     many = order.nodes > 1
     own = "job-%a." if many else "%a/"
     argv = [
         "sbatch", "--parsable", f"--job-name={tag}", f"--array=0-{order.count // order.nodes - 1}",
         f"--nodes={order.nodes}", f"--ntasks={order.nodes}", f"--cpus-per-task={order.cores}",
-        f"--time={in_time(order.walltime_s)}", "--no-requeue",
-        f"--chdir={order.place}", "--input=/dev/null", "--open-mode=append",
+        f"--time={hms(order.walltime_s)}", "--no-requeue",
+        f"--chdir={order.directory}", "--input=/dev/null", "--open-mode=append",
         f"--output={place}/{own}stdout", f"--error={place}/{own}stderr",
         "--export=ALL", "--propagate=NONE",
     ]  # fmt: skip
@@ -264,8 +267,8 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
         argv.append(f"--deadline=now+{order.wait_s + order.walltime_s}")
     if options.memory:
         argv.append(f"--mem={order.memory_mb}M")
-    if order.avoid:
-        names = {host.split(".", 1)[0] for host in order.avoid}
+    if order.exclude_nodes:
+        names = {host.split(".", 1)[0] for host in order.exclude_nodes}
         argv.append(f"--exclude={','.join(sorted(names))}")
     if order.gpus:
         argv.append(f"--gpus-per-node={order.gpus}")
@@ -275,12 +278,12 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     argv += [f"--{name}={value}" for name in places if (value := getattr(options, name))]
     if options.cluster:
         argv.append(f"--clusters={options.cluster}")
-    return [*argv, *options.submit, str(order.place / ("job" if many else "script"))]
+    return [*argv, *options.submit, str(order.directory / ("job" if many else "script"))]
 
 
 def job(order: Order) -> str:
     """Starts the script on each node of an allocation, and waits for all of them."""
-    place = shlex.quote(str(order.place))
+    place = shlex.quote(str(order.directory))
     node = (
         f"AILURUS_INDEX=$((SLURM_ARRAY_TASK_ID * {order.nodes} + SLURM_PROCID)); export AILURUS_INDEX; "
         f'exec /bin/sh {place}/script > {place}/"$AILURUS_INDEX"/stdout 2> {place}/"$AILURUS_INDEX"/stderr'
@@ -381,7 +384,7 @@ def _sighting(
         where = f" on {nodes}" if nodes and " " not in nodes else ""
         detail = f"{state}: {detail}{where}" if detail else f"{state}{where}"
         if ending is Ending.FAILED:
-            detail = because(detail, root / tag / str(index))
+            detail = with_last_words(detail, root / tag / str(index))
     elif phase is None:
         detail = f"Slurm's state {state} is not known here"
     elif phase is Phase.QUEUED and (detail in NEVER or "held" in detail.lower()):

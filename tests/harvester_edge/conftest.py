@@ -19,7 +19,16 @@ from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.book import Book
 from harvester_edge.daemon import cycle
 from harvester_edge.edge import Edge, prefix
-from harvester_edge.ports import Accepted, BatchError, BatchId, Order, Sighting, Tag, mislaid
+from harvester_edge.ports import (
+    Accepted,
+    Batch,
+    BatchError,
+    BatchId,
+    Order,
+    Sighting,
+    Tag,
+    renamed_job,
+)
 from harvester_edge.site import Site
 
 
@@ -35,14 +44,13 @@ class Clock:
 
 
 @dataclass
-class MemoryBatch:
+class MemoryBatch(Batch):
     """A batch system that does what a test says."""
 
     poll_s: float = 2.0
     settle_s: float = 10.0
     grace_s: float = 20.0
     index: str = "0"
-    most_nodes: int = 1
     answers: list[Any] = field(default_factory=list)  # outcomes to give instead of accepting
     lose_answers: bool = False  # accept, and say something else
     jobs: dict[tuple[str, int], Sighting] = field(default_factory=dict)
@@ -78,7 +86,7 @@ class MemoryBatch:
         if self.renamed:
             found = [one for one in self.jobs.values() if one.batch_id in ids]
             as_shown = [msgspec.structs.replace(one, tag=Tag(self.renamed)) for one in found]
-            return tuple(mislaid(one, tag) for one in as_shown)
+            return tuple(renamed_job(one, tag) for one in as_shown)
         return tuple(one for one in self.listing() if one.tag == tag)
 
     def cancel(self, ids: Collection[BatchId]) -> None:

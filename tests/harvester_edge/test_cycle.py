@@ -22,8 +22,8 @@ def test_demand_becomes_workers(world):
     assert len(world.batch.jobs) == 3
     assert {worker.phase for worker in world.workers()} == {Phase.QUEUED}
     tag, order = world.batch.orders[0]
-    assert (order.place / "2" / "bootstrap").read_text() == "token-2"
-    assert (order.place / "2" / "bootstrap").stat().st_mode & 0o777 == 0o600
+    assert (order.directory / "2" / "bootstrap").read_text() == "token-2"
+    assert (order.directory / "2" / "bootstrap").stat().st_mode & 0o777 == 0o600
     assert "token-" not in order.script
     assert world.dispatcher.intents == {tag: 3}
 

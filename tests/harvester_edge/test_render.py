@@ -30,7 +30,7 @@ def ran(tmp_path: Path, value: str) -> tuple[list[str], str]:
     text = script(
         Launch(
             program=str(program), url=value, queue=value, slot=value, site_file=Path("/s" + value),
-            work=value, place=Path("/p" + value), lifetime_s=60, idle_exit_s=5,
+            work=value, directory=Path("/p" + value), lifetime_s=60, idle_exit_s=5,
         ),
         '"$AILURUS_INDEX"',
     )  # fmt: skip

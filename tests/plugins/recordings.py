@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harvester_edge.ports import BatchError, Order
-from plugins.batch.commands import NotThere, Ran
+from plugins.batch.commands import CommandMissing, Ran
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -43,9 +43,9 @@ class Player:
 
 
 HUNG = BatchError("it did not answer within 60 s")
-MISSING = NotThere("cannot run it: No such file or directory")
+MISSING = CommandMissing("cannot run it: No such file or directory")
 
 
 def order(place: Path, count: int = 1, **more: object) -> Order:
     usual = {"script": "#!/bin/sh\n", "cores": 4, "memory_mb": 2000, "disk_mb": 100, "gpus": 0}
-    return Order(**{**usual, "walltime_s": 7200, "place": place, "count": count, **more})
+    return Order(**{**usual, "walltime_s": 7200, "directory": place, "count": count, **more})

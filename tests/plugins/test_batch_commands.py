@@ -9,7 +9,7 @@ import pytest
 
 from harvester_edge.ports import BatchError
 from plugins.batch import commands
-from plugins.batch.commands import NotThere, Ran, answer, execute, runner
+from plugins.batch.commands import CommandMissing, Ran, execute, output_of, runner
 
 PATH = {"PATH": os.environ["PATH"]}
 
@@ -45,13 +45,13 @@ def test_what_a_command_leaves_running_is_not_waited_for(tmp_path):
 
 
 def test_b2_a_command_that_never_stops_talking_is_ended(monkeypatch):
-    monkeypatch.setattr(commands, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(commands, "MAX_OUTPUT_BYTES", 1 << 20)
     with pytest.raises(BatchError, match="printed more than 1 MiB"):
         sh("while :; do echo yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy; done", 20)
 
 
 def test_a_command_that_is_not_there_did_nothing():
-    with pytest.raises(NotThere):
+    with pytest.raises(CommandMissing):
         execute(["/no/such/command"], timeout_s=1, env={})
 
 
@@ -68,9 +68,9 @@ def test_no_setting_of_the_edge_reaches_a_command(monkeypatch):
 @pytest.mark.parametrize("ran", [Ran(1, "1\n"), Ran(0, "", "Error: no\n"), Ran(0, "half")])
 def test_what_is_no_answer(ran):
     with pytest.raises(BatchError):
-        answer("squeue", ran)
+        output_of("squeue", ran)
 
 
 def test_a_banner_on_stderr_is_no_error():
-    assert answer("squeue", Ran(0, "1\n", "Welcome to the errors of our ways\n")) == "1\n"
-    assert answer("squeue", Ran(0, "", "Welcome\n")) == ""
+    assert output_of("squeue", Ran(0, "1\n", "Welcome to the errors of our ways\n")) == "1\n"
+    assert output_of("squeue", Ran(0, "", "Welcome\n")) == ""

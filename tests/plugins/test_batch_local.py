@@ -36,7 +36,7 @@ def order(root: Path, script: str, count: int = 1, walltime_s: int = 60, tag: st
     for index in range(count):
         (root / tag / str(index)).mkdir(parents=True)
     return Order(
-        script=f"#!/bin/sh\n{script}\n", place=root / tag, count=count, cores=1, memory_mb=1,
+        script=f"#!/bin/sh\n{script}\n", directory=root / tag, count=count, cores=1, memory_mb=1,
         disk_mb=1, gpus=0, walltime_s=walltime_s,
     )  # fmt: skip
 
@@ -132,11 +132,11 @@ def test_a_search_for_an_order_that_never_began_makes_sure_that_it_never_will(ro
     """The edge was killed between writing the directory and starting the wrapper."""
     one = order(root, "touch ../../began", count=2)
     batch = local(root)
-    (one.place / "0" / "script").write_text(one.script)
+    (one.directory / "0" / "script").write_text(one.script)
     assert batch.find(TAG) == ()
     # A wrapper that was only slow begins after that: it may not.
     subprocess.run(
-        ["sh", "-c", WRAPPER, "w", str(one.place / "0"), "60", "1", "0", RUN], check=False
+        ["sh", "-c", WRAPPER, "w", str(one.directory / "0"), "60", "1", "0", RUN], check=False
     )
     assert not (root / "began").exists()
     assert batch.listing() == ()
@@ -222,14 +222,14 @@ def test_jobs_of_other_sites_are_not_listed(root):
 
 def test_a_full_disk_is_a_rejection_and_an_unreadable_one_no_answer(root, monkeypatch):
     one = order(root, "exit 0")
-    (one.place / "0").rmdir()
+    (one.directory / "0").rmdir()
     assert isinstance(local(root).submit(one, TAG), Rejected)
     (root / TAG / "0").mkdir()
 
     def torn(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr("plugins.batch.local.end_of", torn)
+    monkeypatch.setattr("plugins.batch.local.read_tail", torn)
     with pytest.raises(BatchError, match="Input/output error"):
         local(root).listing()
 
@@ -240,7 +240,7 @@ def test_a_spoilt_record_of_one_worker_holds_up_no_other(tmp_path, name, what):
     root = tmp_path
     batch = local(root)
     for tag in ("aspoilt", "awhole"):
-        place = order(root, "exit 0", tag=tag).place / "0"
+        place = order(root, "exit 0", tag=tag).directory / "0"
         for record in ("spawned", "claim", "running"):
             (place / record).write_text("1 2 no-such-boot\n")
         (place / "ended").write_text("3 1790000000\n")

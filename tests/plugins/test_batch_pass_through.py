@@ -137,7 +137,7 @@ def test_a_refusal_in_words_of_the_site_is_one(plugin, options, begins, words, t
     words = words.replace("ommunicat", "").replace("errno=", "")
     ran = Ran(1, "", f"{begins}{words}\n")
     batch = plugin(options(), place, "aabcd", run=Player([ran]))
-    assert batch.submit(order(place), TAG) == Rejected(ran.said)
+    assert batch.submit(order(place), TAG) == Rejected(ran.message)
 
 
 @pytest.mark.field("K5")

@@ -31,7 +31,7 @@ def one(state, reason="None", root=Path("/nowhere")):
 def test_nodes_to_avoid_are_named_as_slurm_names_them(tmp_path):
     from msgspec.structs import replace
 
-    asked = replace(order(tmp_path, 1), avoid=("n7.site.example", "n3"))
+    asked = replace(order(tmp_path, 1), exclude_nodes=("n7.site.example", "n3"))
     assert "--exclude=n3,n7" in sbatch(SlurmOptions(), asked, TAG)
     assert not any("--exclude" in word for word in sbatch(SlurmOptions(), order(tmp_path, 1), TAG))
 
@@ -276,9 +276,9 @@ def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
 
 @pytest.mark.parametrize("nodes", [1, 2, 31, 32, 33, 1023])
 def test_a_tag_tells_the_nodes_of_its_allocations(nodes):
-    from harvester_edge.ports import naming, nodes_of
+    from harvester_edge.ports import nodes_of, nodes_suffix
 
-    assert nodes_of("aabcdaaaaa" + naming(nodes)) == nodes
+    assert nodes_of("aabcdaaaaa" + nodes_suffix(nodes)) == nodes
 
 
 @given(st.text("ab9Z_é", max_size=9))

@@ -26,6 +26,7 @@ from harvester_edge.book import Book
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.ports import (
     Accepted,
+    Batch,
     BatchError,
     BatchId,
     Order,
@@ -331,10 +332,10 @@ def _squeue(tasks: Iterator[Task]) -> bytes:
 Serve = Callable[[str, bytes], bytes]
 
 
-class SimBatch:
+class SimBatch(Batch):
     """The port `Batch`, over `serve`: Slurm's text is parsed as Slurm's plugin parses it."""
 
-    poll_s, settle_s, grace_s, index, most_nodes = 120.0, 120.0, 240.0, "0", 1
+    poll_s, settle_s, grace_s, index = 120.0, 120.0, 240.0, "0"
 
     def __init__(self, serve: Serve, root: Path, site: str) -> None:
         self._serve, self._root, self._prefix = serve, root, prefix(site)
