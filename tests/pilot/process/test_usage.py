@@ -242,7 +242,7 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
     searched: list[object] = []
     monkeypatch.setattr(supervisor, "SHARE", 100.0)
     watch, attempt = Supervisor(bounds_of(Limits())), attempt_of(looping_s=0.0)
-    attempt.start_payload(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))  # type: ignore[arg-type, return-value]
+    attempt.start_payload(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         with watch.watching(attempt, work):
