@@ -40,7 +40,7 @@ FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when 
 BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
 # Files without a name are searched for when the node has so much more in memory or on disk than at the last
 # search: they cannot have grown by more. A node where others free as much is searched every few minutes.
-GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 300.0
+GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 60.0
 
 
 class _Watched:
