@@ -6,7 +6,7 @@ savepoint, commits once, and answers all. So durability is shared, and nobody ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
@@ -15,6 +15,8 @@ from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 ANY_NUMBER = 1_000_000
 Row = tuple[Any, ...]
 
@@ -90,6 +92,10 @@ class Tx(Protocol):
         **data: Any,
     ) -> None:
         """Write an event, and give it to the listeners after the commit."""
+
+    def assign(self, table: MutableMapping[K, V], key: K, value: V) -> None:
+        """Set `table[key]` in memory. If the change is undone, because it fails, because it is run again
+        for a neighbour's failure, or because the commit fails, so is this."""
 
 
 NOTHING = Ahead()

@@ -43,7 +43,7 @@ def turns_of(queue: str, group: str) -> str:
 
 
 class Turns:
-    """Whose turn it is in each queue, as this dispatcher has handed out jobs. Only the writer moves it."""
+    """Whose turn it is in each queue, as this dispatcher has handed out jobs. Changes move it."""
 
     def __init__(self, shares: Mapping[str, float] | None = None) -> None:
         self.shares = dict(shares or {})
@@ -66,8 +66,7 @@ class Turns:
             "lane.add", of_shape=shape_id, user_group=name
         )
         number = int(row[0]) if row else shape_id
-        # At once: the number of a lane whose commit failed is used again.
-        self._names[number] = name
+        tx.assign(self._names, number, name)
         return number
 
     def group(self, tx: Tx, number: int) -> str:
@@ -82,7 +81,8 @@ class Turns:
         if number < FIRST_LANE:
             return ""
         if number not in self._names:  # another process was the first to meet it
-            self._names.update(tx.all("lane.all"))
+            for one, name in tx.all("lane.all"):
+                tx.assign(self._names, one, name)
         return self._names[number]
 
     def rows(self, tx: Tx, queue: str, ready: Iterable[Row]) -> list[GroupRow]:
@@ -112,22 +112,22 @@ class Turns:
     ) -> Iterator[Candidate]:
         """The jobs that groups offer a worker of `queue`, whoever's turn it is first. A job that is
         handed out is `take`n before the next one is asked for."""
-        now = self._now.get(queue, 0.0)
-        for group in offers:
-            clock = self._clocks.get((queue, group), 0.0)
-            self._clocks[queue, group] = max(clock, now)
         left = {group: offers[group] for group in sorted(offers)}
         while left:
-            group = min(left, key=lambda one: self._clocks[queue, one])
+            group = min(left, key=lambda one: self._clock(queue, one))
             candidate = next(left[group], None)
             if candidate is None:
                 del left[group]
                 continue
             yield *candidate, group
 
-    def take(self, queue: str, group: str, cores: int) -> None:
+    def _clock(self, queue: str, group: str) -> float:
+        """A group's clock; one that had nothing to run is at the present turn."""
+        return max(self._clocks.get((queue, group), 0.0), self._now.get(queue, 0.0))
+
+    def take(self, tx: Tx, queue: str, group: str, cores: int) -> None:
         """A job of a group goes to a worker of `queue`, which another group could have had."""
-        clock = self._clocks[queue, group]
-        self._now[queue] = max(clock, self._now.get(queue, 0.0))
-        self._clocks[queue, group] = clock + max(1, cores) / self.share(group)
-        self.taken[queue, group] += max(1, cores)
+        clock, cores = self._clock(queue, group), max(1, cores)
+        tx.assign(self._now, queue, clock)
+        tx.assign(self._clocks, (queue, group), clock + cores / self.share(group))
+        tx.assign(self.taken, (queue, group), self.taken[queue, group] + cores)

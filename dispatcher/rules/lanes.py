@@ -34,7 +34,7 @@ class Lanes:
         shapes: MutableMapping[int, Shape],
         now: float,
     ) -> None:
-        """`shapes`: of the service; new ones are added at once, for the next lease."""
+        """`shapes`: of the service; new ones are added with the change, for the next lease."""
         self._tx, self._owner, self._group, self._turns = tx, owner, group, turns
         self._shapes, self._now = shapes, now
         self._left: dict[str, int] = {}  # lanes, by queue
@@ -57,16 +57,16 @@ class Lanes:
         if row is not None:
             number = self._turns.lane(tx, int(row[0]), self._group)
             if tx.one("variety.has", **mine, shape_id=number) is not None:
-                self._shapes[number] = shape
+                tx.assign(self._shapes, number, shape)
                 return number
         if self._room(queue) <= 0:
             number = self._turns.lane(tx, _shape_id(tx, LEAST), self._group, self._owner)
-            self._shapes[number] = LEAST
+            tx.assign(self._shapes, number, LEAST)
             return number
         number = self._turns.lane(tx, _shape_id(tx, shape), self._group)
         tx.run("variety.add", **mine, shape_id=number, now=self._now)
         self._left[queue] -= 1
-        self._shapes[number] = shape
+        tx.assign(self._shapes, number, shape)
         return number
 
     def _room(self, queue: str) -> int:

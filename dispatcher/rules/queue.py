@@ -139,7 +139,7 @@ def lease(
             continue
         room = without(room, shape)
         if group is not None:
-            turns.take(queue, group, shape.cores)
+            turns.take(tx, queue, group, shape.cores)
         _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)
         tx.run(
             "attempt.add",
@@ -293,7 +293,8 @@ def all_shapes(tx: Tx) -> dict[int, Shape]:
 
 def _shape(tx: Tx, shapes: MutableMapping[int, Shape], number: int) -> Shape:
     if number not in shapes:  # another process was the first to meet it
-        shapes.update(all_shapes(tx))
+        for one, shape in all_shapes(tx).items():
+            tx.assign(shapes, one, shape)
     return shapes[number]
 
 

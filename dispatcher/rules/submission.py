@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -260,10 +260,17 @@ def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]
 
 
 def link(
-    tx: Tx, part: Sequence[Link], jobs: MutableSequence[Prepared], *, first: int, sees: str
+    tx: Tx,
+    part: Sequence[Link],
+    jobs: Sequence[Prepared],
+    filled: MutableMapping[int, Prepared],
+    *,
+    first: int,
+    sees: str,
 ) -> None:
     """Store some of what the jobs of a request wait for. A job gets those inputs filled in whose makers
-    were moved away. `sees`: whose jobs may be depended on; empty for everybody's. Raises Rejected."""
+    were moved away, and stands in `filled` from then on, by its place. `sees`: whose jobs may be depended
+    on; empty for everybody's. Raises Rejected."""
     states, moved = _parents(tx, part, sees)
     waits: Counter[int] = Counter()
     files: dict[int, list[m.FileRecord]] = {}
@@ -279,13 +286,14 @@ def link(
                 "told": int(ended),
             }
         )
-        if nr >= 0 and parent in moved and jobs[child].wants:
+        if nr >= 0 and parent in moved and filled.get(child, jobs[child]).wants:
             files.setdefault(child, []).extend(moved[parent])
     tx.many("parent.add", rows)
     tx.many("job.wait_for", ({"job_id": child, "n": n} for child, n in waits.items() if n))
     for child, made in files.items():
-        jobs[child] = _filled(jobs[child], made)
-        tx.run("body.fill", job_id=first + child, spec=jobs[child].body, wants=jobs[child].wants)
+        job = _filled(filled.get(child, jobs[child]), made)
+        tx.assign(filled, child, job)
+        tx.run("body.fill", job_id=first + child, spec=job.body, wants=job.wants)
 
 
 def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m.Submitted:

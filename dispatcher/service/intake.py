@@ -221,6 +221,7 @@ class _Storing:
             core.settings.shares.get(request.owner, 1.0),
         )
         self._begins: dict[str, float] = {}
+        self._filled: dict[int, Prepared] = {}
         self._first = 0
 
     def links(self) -> Iterator[submission.Link]:
@@ -266,7 +267,8 @@ class _Storing:
     def link(self, tx: Tx, links: Sequence[submission.Link]) -> None:
         """Store some of what the jobs wait for."""
         submission.still_ours(tx, self._request, self._first)
-        submission.link(tx, links, self._jobs, first=self._first, sees=self._request.sees)
+        sees = self._request.sees
+        submission.link(tx, links, self._jobs, self._filled, first=self._first, sees=sees)
 
     def finish(self, tx: Tx) -> m.Submitted:
         """Let all jobs begin."""
@@ -276,6 +278,7 @@ class _Storing:
     def let_go(self) -> None:
         """Hold none of the jobs any more."""
         self._jobs.clear()
+        self._filled.clear()
 
     def clear(self, tx: Tx, first: int, last: int) -> None:
         """Forget the jobs at these places of a request that was refused."""

@@ -190,7 +190,7 @@ class Postgres(Writing):
         """All changes in one pipeline."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True, shares=True)
-        with _undone(connection), connection.pipeline() as tx.pipeline:
+        with _undone(connection, tx), connection.pipeline() as tx.pipeline:
             connection.execute("begin")
             if time.monotonic() > self._plans_until:
                 connection.execute("discard plans")
@@ -213,7 +213,7 @@ class Postgres(Writing):
         """Each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
-        with _undone(connection):
+        with _undone(connection, tx):
             connection.execute("begin")
             for change, _, _ in batch:
                 point = tx.mark()
@@ -356,11 +356,12 @@ def _apply(connection: Connection, *, post: bool) -> None:
 
 
 @contextlib.contextmanager
-def _undone(connection: Connection) -> Iterator[None]:
-    """Roll back what a block that fails leaves."""
+def _undone(connection: Connection, tx: PostgresTx) -> Iterator[None]:
+    """Roll back what a block that fails leaves, in memory too."""
     try:
         yield
     except BaseException:
+        tx.unassign()
         try:
             connection.execute("rollback")
         except psycopg.Error:

@@ -195,7 +195,7 @@ class Sqlite(Writing):
     def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
         try:
             tx = draft if isinstance(draft, SqliteTx) else self._again(batch)
-            with self._undone():
+            with self._undone(tx):
                 entered = tx.enter(self._entered)
                 self._writer.execute("commit")
         except sqlite3.Error as error:
@@ -215,17 +215,18 @@ class Sqlite(Writing):
     ) -> SqliteTx:
         tx = SqliteTx(self._writer, self._last_event, self._set_aside)
         self._writer.execute("begin immediate")
-        with self._undone():
+        with self._undone(tx):
             tx.answers = way(tx, batch)
             tx.settle()
         return tx
 
     @contextlib.contextmanager
-    def _undone(self) -> Iterator[None]:
-        """What the transaction has done is undone if it fails."""
+    def _undone(self, tx: SqliteTx) -> Iterator[None]:
+        """What the transaction has done is undone if it fails, in memory too."""
         try:
             yield
         except BaseException:
+            tx.unassign()
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             raise

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,13 +19,19 @@ from dispatcher.accounts.meter import METER, Meter
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 Change = Callable[[Tx], Any]
 Asked = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 Owned = Counter[tuple[str, str, str]]
 Failed = dict[int, tuple[int, str, float]]
-Mark = tuple[Counts, Owned, Failed, int]
+Mark = tuple[Counts, Owned, Failed, int, int]
+Assigned = tuple[MutableMapping[Any, Any], Any, Any]
+"""A table in memory, a key, and the value before: `ABSENT` if there was none."""
+
+ABSENT = object()
 
 TOGETHER = 512  # changes that may share a commit
 SLOW_S = 0.25
@@ -47,6 +53,7 @@ class Draft:
         self.owned: Owned = Counter()
         self.failures: Failed = {}
         self.events: list[Event] = []
+        self.assigned: list[Assigned] = []
         self.answers: Answers = []
 
     def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
@@ -74,16 +81,31 @@ class Draft:
         self.wrote = True
         self.failures[kind] = (self.failures.get(kind, (0,))[0] + 1, example, at)
 
+    def assign(self, table: MutableMapping[K, V], key: K, value: V) -> None:
+        self.wrote = True
+        self.assigned.append((table, key, table.get(key, ABSENT)))
+        table[key] = value
+
     def mark(self) -> Mark:
         """What has been said so far."""
         counts = self.counts.copy() if self.counts else Counter()
         owned = self.owned.copy() if self.owned else Counter()
-        return counts, owned, self.failures.copy(), len(self.events)
+        return counts, owned, self.failures.copy(), len(self.events), len(self.assigned)
 
     def back_to(self, point: Mark) -> None:
         """Unsay what was said since `mark`."""
-        self.counts, self.owned, self.failures, events = point
+        self.counts, self.owned, self.failures, events, assigned = point
         del self.events[events:]
+        self.unassign(assigned)
+
+    def unassign(self, first: int = 0) -> None:
+        """Give memory the values back that it had before the assignments from `first` on."""
+        while len(self.assigned) > first:
+            table, key, before = self.assigned.pop()
+            if before is ABSENT:
+                table.pop(key, None)
+            else:
+                table[key] = before
 
     def moves(self) -> list[dict[str, Any]]:
         """The counters that move; always in the same order, so that no two commits wait in a ring."""

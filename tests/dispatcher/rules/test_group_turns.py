@@ -14,6 +14,7 @@ from ailurus.protocol.api import JobsQuery, NoQuery, Scope
 from ailurus.protocol.job import Room, Shape
 from dispatcher.auth.caller import Caller
 from dispatcher.rules.group_turns import Turns, group_of
+from dispatcher.store.writer import Draft
 from tests.dispatcher.helpers import ALICE, BOB, EDGE, job, run
 
 ONE = Shape(cores=1, memory_mb=1, disk_mb=1, gpus=0, nodes=1, walltime_s=1)
@@ -26,7 +27,7 @@ def of(user: str, *groups: str) -> Caller:
 
 def handed_out(turns, waiting, n):
     """The groups of the next `n` jobs, of cores as they wait; each acquire gets one."""
-    taken = []
+    taken, tx = [], Draft()
     for _ in range(n):
         offers = {
             group: iter([(0, replace(ONE, cores=cores[0]))])
@@ -37,7 +38,7 @@ def handed_out(turns, waiting, n):
             (group,) = offers
         else:
             _, shape, group = next(turns.merged("q", offers))
-            turns.take("q", group, shape.cores)
+            turns.take(tx, "q", group, shape.cores)
         taken.append((group, waiting[group].pop(0)))
     return taken
 
