@@ -198,7 +198,7 @@ def tell(edge: Edge) -> None:
     """Tell the dispatcher what changed. Repeated until it has answered: news may come twice."""
     while workers := edge.book.untold():
         news = tuple(
-            m.WorkerNews(
+            m.WorkerObservation(
                 intent=worker.intent,
                 index=worker.index,
                 phase=worker.phase,
@@ -209,7 +209,7 @@ def tell(edge: Edge) -> None:
             )
             for worker in workers
         )
-        ask = m.WorkersNews(site=edge.site.site, epoch=edge.epoch, workers=news)
+        ask = m.WorkerObservations(site=edge.site.site, epoch=edge.epoch, workers=news)
         try:
             edge.client.call("workers_news", ask, answer=m.Done)
         except WireError as error:

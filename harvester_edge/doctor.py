@@ -114,7 +114,7 @@ def _dispatcher(site: Site) -> str:
         return f"{server.url} answers as a PanDA server, {server.speaks()}, and takes the token"
     began = time.time()
     answer = client(site, patience_s=0.0).call(
-        "edge_trace", m.AskTrace(site=site.site), answer=m.Traced
+        "edge_trace", m.TraceRequest(site=site.site), answer=m.Traced
     )
     took = time.time() - began
     skew = abs(answer.now - (began + took / 2)) - took if answer.now else 0.0

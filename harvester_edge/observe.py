@@ -125,7 +125,7 @@ def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
     if unheard:
         return nothing, unheard
     last = edge.decision
-    ask = m.AskDemand(
+    ask = m.DemandRequest(
         site=edge.site.site,
         epoch=edge.epoch,
         room=last.spare if last else None,
@@ -144,9 +144,9 @@ def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
     return answer, ""
 
 
-def _word(decision: Decision, at: float) -> m.SiteWord:
+def _word(decision: Decision, at: float) -> m.SiteDecision:
     """A decision as operators read it at the dispatcher."""
-    return m.SiteWord(
+    return m.SiteDecision(
         at=at,
         sentence=decision.sentence[:2000],
         binding=decision.binding.name,

@@ -114,7 +114,7 @@ class WorkerRows(m.Answer):
     total: int = 0  # how many there are, of which these are the newest
 
 
-class SignIn(m.Ask):
+class SignIn(m.StrictRequest):
     """Exchange a token for a browser session's cookie: EventSource cannot send headers."""
 
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
@@ -160,14 +160,20 @@ ROUTES: tuple[Route, ...] = (
         "revoke", P, "/tokens/revoke", Scope.ADMIN, m.Revoke, m.Done, "Refuse tokens from now on"
     ),
     Route("sign_in", P, "/session", None, SignIn, m.Done, "Start a browser session"),
-    Route("sign_out", P, "/session/end", None, m.Ask, m.Done, "End a browser session"),
+    Route("sign_out", P, "/session/end", None, m.StrictRequest, m.Done, "End a browser session"),
     Route(
         "register", P, "/worker/register", Scope.PILOT, m.Register, m.Registered, "A pilot begins"
     ),
     Route("acquire", P, "/worker/acquire", Scope.WORKER, m.Acquire, m.Acquired, "Lease jobs"),
-    Route("beat", P, "/worker/beat", Scope.WORKER, m.Beat, m.Beaten, "Heartbeat of a worker"),
+    Route("beat", P, "/worker/beat", Scope.WORKER, m.Beat, m.BeatAnswer, "Heartbeat of a worker"),
     Route(
-        "report", P, "/worker/report", None, m.Reports, m.Verdicts, "Final reports, by report key"
+        "report",
+        P,
+        "/worker/report",
+        None,
+        m.Reports,
+        m.ReportVerdicts,
+        "Final reports, by report key",
     ),
     Route(
         "release",
@@ -186,8 +192,8 @@ ROUTES: tuple[Route, ...] = (
         P,
         "/relay/tell",
         Scope.RELAY,
-        m.RelayTell,
-        m.RelayTold,
+        m.RelayBeat,
+        m.RelayBeatAnswer,
         "What a site's workers told their relay",
     ),
     Route(
@@ -204,12 +210,26 @@ ROUTES: tuple[Route, ...] = (
         "hello", P, "/edge/hello", Scope.EDGE, m.Hello, m.Welcome, "Take or renew a site's lease"
     ),
     Route(
-        "demand", P, "/edge/demand", Scope.EDGE, m.AskDemand, m.Demand, "Jobs that wait, by shape"
+        "demand",
+        P,
+        "/edge/demand",
+        Scope.EDGE,
+        m.DemandRequest,
+        m.Demand,
+        "Jobs that wait, by shape",
     ),
     Route("intent", P, "/edge/intent", Scope.EDGE, m.NewIntent, m.Bootstraps, "Bootstrap tokens"),
-    Route("workers_news", P, "/edge/workers", Scope.EDGE, m.WorkersNews, m.Done, "Batch states"),
     Route(
-        "edge_trace", P, "/edge/trace", Scope.EDGE, m.AskTrace, m.Traced, "Jobs of a site's workers"
+        "workers_news", P, "/edge/workers", Scope.EDGE, m.WorkerObservations, m.Done, "Batch states"
+    ),
+    Route(
+        "edge_trace",
+        P,
+        "/edge/trace",
+        Scope.EDGE,
+        m.TraceRequest,
+        m.Traced,
+        "Jobs of a site's workers",
     ),
     Route("drain", P, "/edge/drain", Scope.EDGE, m.DrainWorkers, m.Done, "Let workers drain"),
 )

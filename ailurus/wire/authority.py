@@ -51,7 +51,7 @@ def sealed(given: str, shown: str) -> bool:
     return not given or hmac.compare_digest(given.encode(), shown.encode())
 
 
-def judged(given: str, verdict: m.Verdict) -> Judged:
+def judged(given: str, verdict: m.ReportVerdict) -> Judged:
     """What becomes of the report of an attempt that came with the seal `given`."""
     if not given:
         return Judged.SETTLED if verdict.verdict in _CHECKED else Judged.KEPT

@@ -166,7 +166,7 @@ class PandaClient:
             return None
         raise _wrong(str(answer.get("StatusCode")), str(answer.get("errorDialog", "")))
 
-    def _beat(self, ask: m.Beat, wait_s: float, patience: Patience) -> m.Beaten:
+    def _beat(self, ask: m.Beat, wait_s: float, patience: Patience) -> m.BeatAnswer:
         self._renew()
         commands: list[m.Command] = []
         heartbeat_s = self._heartbeat_s
@@ -187,17 +187,19 @@ class PandaClient:
             if "debug" in words:
                 heartbeat_s = min(heartbeat_s, DEBUG_S)
             commands += _commands(*key, words, answered=news.tail is not None)
-        return m.Beaten(heartbeat_s=heartbeat_s, commands=tuple(commands))
+        return m.BeatAnswer(heartbeat_s=heartbeat_s, commands=tuple(commands))
 
-    def _report(self, ask: m.Reports, wait_s: float, patience: Patience) -> m.Verdicts:
+    def _report(self, ask: m.Reports, wait_s: float, patience: Patience) -> m.ReportVerdicts:
         verdicts = []
         for report in ask.reports:
             self._final(report, patience)
             # `alreadydone` and `tobekilled` may answer our own report, come a second time
             verdicts.append(
-                m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="accepted")
+                m.ReportVerdict(
+                    job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="accepted"
+                )
             )
-        return m.Verdicts(verdicts=tuple(verdicts))
+        return m.ReportVerdicts(verdicts=tuple(verdicts))
 
     def _final(self, report: m.Report, patience: Patience) -> None:
         key = (report.job_id, report.attempt_nr)

@@ -342,7 +342,7 @@ class App:
         await http.answer(send, 200, self._openapi, http.JSON)
 
     async def _session(
-        self, ask: m.Ask, headers: dict[bytes, bytes], scheme: str, send: Send
+        self, ask: m.StrictRequest, headers: dict[bytes, bytes], scheme: str, send: Send
     ) -> None:
         session.same_origin(headers, method="POST", scheme=scheme, public=self._public)
         asked = self._public.is_asked(headers) and self._public.url.startswith("https:")

@@ -83,7 +83,7 @@ class SiteLease(Struct):
     until: float  # awake time
     heard: float = 0.0  # when its edge was last heard, seconds since 1970
     room: int | None = None  # how many more workers it could take, when it last asked
-    word: m.SiteWord | None = None  # its last decision
+    word: m.SiteDecision | None = None  # its last decision
 
 
 class Core:

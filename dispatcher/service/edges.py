@@ -84,7 +84,7 @@ class Edges(Core):
             online=ask.online,
         )
 
-    async def demand(self, ask: m.AskDemand, caller: Caller) -> m.Demand:
+    async def demand(self, ask: m.DemandRequest, caller: Caller) -> m.Demand:
         """Ready jobs by shape in the site's queues, and the site's workers."""
         site = self._lease_of(ask.site, ask.epoch, caller)
         site.room = ask.room
@@ -193,7 +193,7 @@ class Edges(Core):
                 await asyncio.sleep(0)
         return m.Bootstraps(tokens=tuple(tokens))
 
-    async def workers_news(self, ask: m.WorkersNews, caller: Caller) -> m.Done:
+    async def workers_news(self, ask: m.WorkerObservations, caller: Caller) -> m.Done:
         """What the batch system says of workers. What they say themselves weighs more while they live."""
         self._lease_of(ask.site, ask.epoch, caller)
         ended = await self.store.write(
@@ -205,7 +205,7 @@ class Edges(Core):
                 self.leases.drop(lease.job_id)
         return m.Done()
 
-    def _take(self, tx: Tx, news: m.WorkerNews, site: str) -> int | None:
+    def _take(self, tx: Tx, news: m.WorkerObservation, site: str) -> int | None:
         """Apply one piece of news. The worker, if it has ended by it."""
         row = tx.one("worker.planned", intent=news.intent, idx=news.index, site=site)
         if row is None:
@@ -274,7 +274,7 @@ class Edges(Core):
                 self.hub.wake(worker_id)
         return m.Done()
 
-    async def edge_trace(self, ask: m.AskTrace, caller: Caller) -> m.Traced:
+    async def edge_trace(self, ask: m.TraceRequest, caller: Caller) -> m.Traced:
         """What an edge may know of jobs: which of its own workers had which, and how that ended."""
         _at_home(ask.site, caller)
 

@@ -23,7 +23,7 @@ GATHER_S = 0.02  # who gets a job at the same time comes with the same answer
 class Relays(Pilots):
     """The part of the service that relays see."""
 
-    async def relay_tell(self, ask: m.RelayTell, caller: Caller) -> m.RelayTold:
+    async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and what else workers said. The order is theirs: goodbyes come last."""
         told = await asyncio.gather(*(self._beat(one, ask.site) for one in ask.beats))
         for release in ask.releases:
@@ -34,9 +34,11 @@ class Relays(Pilots):
             await self._lost(ask)
         for bye in ask.byes:
             await self._for(ask.site, bye.worker_id, self.bye, bye.bye)
-        return m.RelayTold(workers=tuple(told), heartbeat_s=self.heartbeat_s, giver=self.giver)
+        return m.RelayBeatAnswer(
+            workers=tuple(told), heartbeat_s=self.heartbeat_s, giver=self.giver
+        )
 
-    async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RelayAcquiredSent:
+    async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RawRelayAcquired:
         """Lease jobs to workers. Whoever is not answered asks again and gets what it was leased."""
         tasks = {
             asyncio.create_task(self._acquire(one, ask.site, ask.wait_s)): one for one in ask.asks
@@ -53,11 +55,9 @@ class Relays(Pilots):
             for task in tasks:
                 task.cancel()
         answered = [one for one in tasks if one.done() and not one.cancelled()]
-        return m.RelayAcquiredSent(
-            workers=tuple(one.result() for one in answered), giver=self.giver
-        )
+        return m.RawRelayAcquired(workers=tuple(one.result() for one in answered), giver=self.giver)
 
-    async def _acquire(self, one: m.RelayedAcquire, site: str, wait_s: float) -> m.RelayedJobsSent:
+    async def _acquire(self, one: m.RelayedAcquire, site: str, wait_s: float) -> m.RawRelayedJobs:
         ask = m.Acquire(
             request_id=one.ask.request_id,
             room=one.ask.room,
@@ -66,11 +66,11 @@ class Relays(Pilots):
             ahead=one.ask.ahead,
         )
         got = await self._for(site, one.worker_id, self.acquire, ask)
-        return m.RelayedJobsSent(worker_id=one.worker_id, got=got)
+        return m.RawRelayedJobs(worker_id=one.worker_id, got=got)
 
-    async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedWord:
+    async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedBeatAnswer:
         told = await self._for(site, one.worker_id, self.beat, one.beat)
-        return m.RelayedWord(worker_id=one.worker_id, told=told)
+        return m.RelayedBeatAnswer(worker_id=one.worker_id, told=told)
 
     async def _for(
         self, site: str, worker_id: int, call: Callable[[Q, Caller], Awaitable[A]], ask: Q
@@ -97,7 +97,7 @@ class Relays(Pilots):
                 return None
             raise
 
-    async def _lost(self, ask: m.RelayTell) -> None:
+    async def _lost(self, ask: m.RelayBeat) -> None:
         """Attempts whose worker is silent: as if their leases had run out now."""
         leases = [
             lease

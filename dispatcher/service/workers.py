@@ -126,7 +126,7 @@ class Pilots(Core):
             )
         return row
 
-    async def acquire(self, ask: m.Acquire, caller: Caller) -> m.AcquiredSent:
+    async def acquire(self, ask: m.Acquire, caller: Caller) -> m.RawAcquired:
         """Lease jobs that fit together; wait for the first one."""
         heard = await self._heard(caller)
         if not ask.ahead:
@@ -134,7 +134,7 @@ class Pilots(Core):
         heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
         leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, heard)
         self._renew(heard)
-        return m.AcquiredSent(
+        return m.RawAcquired(
             jobs=tuple(self._assigned(job, heard.worker_id) for job in leased),
             drain=heard.draining,
             prefetch=bool(leased) and not self.hub.waiting(heard.queue),
@@ -170,9 +170,9 @@ class Pilots(Core):
                 self.hub.forget(waiter)
         return leased
 
-    def _assigned(self, job: Leased, worker_id: int) -> m.AssignmentSent:
+    def _assigned(self, job: Leased, worker_id: int) -> m.RawAssignment:
         report_key, seal = self.words(job.job_id, job.attempt_nr, worker_id)
-        return m.AssignmentSent(
+        return m.RawAssignment(
             job_id=job.job_id,
             attempt_nr=job.attempt_nr,
             report_key=report_key,
@@ -235,7 +235,7 @@ class Pilots(Core):
             for other in self.heard.values()
         )
 
-    async def beat(self, ask: m.Beat, caller: Caller) -> m.Beaten:
+    async def beat(self, ask: m.Beat, caller: Caller) -> m.BeatAnswer:
         """Renew the leases of all attempts listed, and say what to do with them."""
         heard = await self._heard(caller)
         heard.room, heard.flushed = ask.room, False
@@ -272,7 +272,7 @@ class Pilots(Core):
         if heard.silent:  # what it lost and has no more may be handed to it again, too
             heard.silent = False
             self.hub.wake(heard.worker_id)
-        return m.Beaten(
+        return m.BeatAnswer(
             heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
 
@@ -382,10 +382,10 @@ class Pilots(Core):
         self.leases.add(lease)
         self.leases.renew(lease, until_s, heard.last)
 
-    async def report(self, ask: m.Reports, caller: Caller) -> m.Verdicts:
+    async def report(self, ask: m.Reports, caller: Caller) -> m.ReportVerdicts:
         """Final reports, each authorised by its own key."""
 
-        def change(tx: Tx) -> list[m.Verdict]:
+        def change(tx: Tx) -> list[m.ReportVerdict]:
             return [self._conclude(tx, report) for report in ask.reports]
 
         held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
@@ -414,9 +414,9 @@ class Pilots(Core):
             )
             for nr, judged in zip(strange, late, strict=True):
                 verdicts[nr] = verdicts[nr] if judged is None else judged
-        return m.Verdicts(verdicts=tuple(verdicts))
+        return m.ReportVerdicts(verdicts=tuple(verdicts))
 
-    def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.Verdict | None:
+    def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.ReportVerdict | None:
         """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
         detail = retention.kept(tx, report.job_id)
         for one in detail.attempts if detail is not None else ():
@@ -425,7 +425,7 @@ class Pilots(Core):
                 key.encode(), report.report_key.encode()
             ):
                 counted = one.state in queue.REPORTED
-                return m.Verdict(
+                return m.ReportVerdict(
                     job_id=report.job_id,
                     attempt_nr=report.attempt_nr,
                     verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
@@ -495,17 +495,19 @@ class Pilots(Core):
             one.draining = True
             self.hub.wake(one.worker_id)
 
-    def _conclude(self, tx: Tx, report: m.Report) -> m.Verdict:
+    def _conclude(self, tx: Tx, report: m.Report) -> m.ReportVerdict:
         """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
         attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
         worker_id = attempt[0] if attempt else 0
         key, seal = self.words(report.job_id, report.attempt_nr, worker_id)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
-            return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey")
+            return m.ReportVerdict(
+                job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey"
+            )
         lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
         refusal = queue.conclude(tx, report, curve=curve, now=self.now())
-        return m.Verdict(
+        return m.ReportVerdict(
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,
             verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",

@@ -68,7 +68,7 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     attempts: tuple[m.TracedAttempt, ...] = ()
     if not workers and args.id.isdecimal() and len(args.id) < 19:  # more digits has no job's id
         job_id = int(args.id)
-        attempts = _asked(site, m.AskTrace(site=site.site, job_id=job_id))
+        attempts = _asked(site, m.TraceRequest(site=site.site, job_id=job_id))
         workers = [w for one in attempts for w in book.search(str(one.worker_id))]
     if not workers and not attempts:
         raise NotFound(
@@ -79,7 +79,7 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     note = ""
     try:
         ids = tuple({one.worker_id for one in workers if one.worker_id})[:100]
-        for one in _asked(site, m.AskTrace(site=site.site, worker_ids=ids)) if ids else ():
+        for one in _asked(site, m.TraceRequest(site=site.site, worker_ids=ids)) if ids else ():
             jobs.setdefault(one.worker_id, []).append(one)
     except AilurusError as error:
         note = f"the dispatcher was not asked about jobs: {error}"
@@ -100,7 +100,7 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     return 0
 
 
-def _asked(site: Site, ask: m.AskTrace) -> tuple[m.TracedAttempt, ...]:
+def _asked(site: Site, ask: m.TraceRequest) -> tuple[m.TracedAttempt, ...]:
     from ailurus.protocol.errors import AilurusError
     from harvester_edge.edge import client
 

@@ -119,7 +119,7 @@ class Instance:
         self._store.forget(keep, [worker.intent for worker in self._live()])
         return m.Welcome(epoch=1, lease_s=3 * HEARTBEAT_S)
 
-    def _demand(self, ask: m.AskDemand) -> Told:
+    def _demand(self, ask: m.DemandRequest) -> Told:
         now = self._clock()
         live = self._live()
         if now - self._typed > TYPES_S:
@@ -145,7 +145,7 @@ class Instance:
         self._store.enlist(ask.intent, label, kind, self._clock())
         return m.Bootstraps(tokens=tuple(map(str, self._store.numbers(ask.count))))
 
-    def _workers_news(self, ask: m.WorkersNews) -> m.Done:
+    def _workers_news(self, ask: m.WorkerObservations) -> m.Done:
         kinds = self._store.kinds()
         workers = [self._book.get(one.intent, one.index) for one in ask.workers]
         news = [
@@ -282,7 +282,7 @@ class Instance:
             ask = {"harvester_id": self._id, "panda_queue": queue, "statistics": table}
             self._line.ask("harvester/report_worker_statistics", ask)
 
-    def _dialog(self, word: m.SiteWord, now: float) -> None:
+    def _dialog(self, word: m.SiteDecision, now: float) -> None:
         """The decision, for those who look at the server's pages for the reason."""
         self._dialogs += 1
         line = {

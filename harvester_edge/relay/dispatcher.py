@@ -198,13 +198,13 @@ class Dispatcher:
                 self._keep_ends()
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def ask(self, reports: list[m.Report]) -> tuple[m.Verdict, ...]:
+    async def ask(self, reports: list[m.Report]) -> tuple[m.ReportVerdict, ...]:
         """What the dispatcher says about reports: nothing of those that it finds a fault in."""
         if not reports:
             return ()
         try:
             ask = m.Reports(reports=tuple(reports))
-            return (await self._up.call("report", ask, m.Verdicts)).verdicts
+            return (await self._up.call("report", ask, m.ReportVerdicts)).verdicts
         except Refused as error:
             if not authority.divisible(error):
                 raise
@@ -214,7 +214,7 @@ class Dispatcher:
             self._trouble.warning("report_refused", str(error), job_id=reports[0].job_id)
             return ()
 
-    async def send(self, owed: list[Owed]) -> dict[Id, m.Verdict]:
+    async def send(self, owed: list[Owed]) -> dict[Id, m.ReportVerdict]:
         """Send reports that are owed. Those that the dispatcher that gave them has judged are forgotten
         here, and no others."""
         verdicts = await self.ask([one.report for one in owed])
@@ -292,7 +292,7 @@ class Dispatcher:
             return
         for job in back:
             job.leaving = True
-        ask = m.RelayTell(
+        ask = m.RelayBeat(
             site=self._stock.terms.site,
             beats=tuple(m.RelayedBeat(worker_id=p.worker_id, beat=_beat(p)) for p in fresh),
             releases=tuple(
@@ -313,7 +313,7 @@ class Dispatcher:
         for pilot in fresh:
             pilot.fresh = False
         try:
-            told = await self._up.call("relay_tell", ask, m.RelayTold)
+            told = await self._up.call("relay_tell", ask, m.RelayBeatAnswer)
         except BaseException as error:
             for job in back:
                 job.leaving = False
@@ -339,7 +339,7 @@ class Dispatcher:
         settled = pilot.settled or pilot.gone or not pilot.worker_id
         return bool(pilot.ending) and settled and not (pilot.jobs | pilot.holds) - set(done)
 
-    def _heed(self, told: m.RelayTold) -> None:
+    def _heed(self, told: m.RelayBeatAnswer) -> None:
         by_id = {pilot.worker_id: pilot for pilot in self._stock.pilots.values()}
         for word in told.workers:
             pilot = by_id.get(word.worker_id)
@@ -385,10 +385,12 @@ def _updates(pilot: Pilot) -> Iterator[m.Update]:
             job.update = replace(job.update, tail=None)
 
 
-def _held(job: Job) -> m.HeldJob:
-    return m.HeldJob(job_id=job.id[0], attempt_nr=job.id[1])
+def _held(job: Job) -> m.AttemptKey:
+    return m.AttemptKey(job_id=job.id[0], attempt_nr=job.id[1])
 
 
-def verdict(report: m.Report, word: str, seal: str = "") -> m.Verdict:
+def verdict(report: m.Report, word: str, seal: str = "") -> m.ReportVerdict:
     """What is said about a report."""
-    return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal)
+    return m.ReportVerdict(
+        job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal
+    )

@@ -142,7 +142,7 @@ class Pilots:
                 room = without(room, job.shape)
         return picked
 
-    async def beat(self, ask: m.Beat, pilot: Pilot) -> m.Beaten:
+    async def beat(self, ask: m.Beat, pilot: Pilot) -> m.BeatAnswer:
         self._stock.hear(pilot)
         pilot.room, pilot.fresh = ask.room, True
         if ask.draining:
@@ -160,16 +160,16 @@ class Pilots:
         pilot.strangers = tuple(strangers)
         commands = tuple(pilot.commands.values())
         pilot.commands.clear()
-        return m.Beaten(
+        return m.BeatAnswer(
             heartbeat_s=self._stock.heartbeat_s, commands=commands, drain=pilot.draining
         )
 
-    async def report(self, ask: m.Reports) -> m.Verdicts:
+    async def report(self, ask: m.Reports) -> m.ReportVerdicts:
         """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may call
         this: a report counts for an attempt that is here only with that attempt's key."""
         keep: list[Owed] = []
         strange: list[m.Report] = []
-        said: list[m.Verdict] = []
+        said: list[m.ReportVerdict] = []
         for report in ask.reports:
             here = self._here(report)
             if here is None:
@@ -187,7 +187,7 @@ class Pilots:
             raise No(503, "the dispatcher is away") from None
         except Refused as error:
             raise No(error.status, error.message) from None
-        return m.Verdicts(verdicts=(*said, *await self._judged(keep)))
+        return m.ReportVerdicts(verdicts=(*said, *await self._judged(keep)))
 
     def _here(self, report: m.Report) -> _Key | None:
         """The key and the seal of an attempt that is here, running or reported."""
@@ -206,10 +206,10 @@ class Pilots:
                 holder.reported += 1
                 holder.woken.set()
 
-    async def _judged(self, keep: list[Owed]) -> list[m.Verdict]:
+    async def _judged(self, keep: list[Owed]) -> list[m.ReportVerdict]:
         """The dispatcher's verdicts; what it does not judge now we have taken in its name."""
         owed = [mine for one in keep if (mine := self._stock.owed.get(one.id)) is not None]
-        judged: dict[Id, m.Verdict] = {}
+        judged: dict[Id, m.ReportVerdict] = {}
         if self._dispatcher.up:
             with suppress(Unreachable, Refused):
                 judged = await self._dispatcher.send(owed)

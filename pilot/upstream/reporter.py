@@ -254,7 +254,7 @@ class Reporter:
         if updates or everything:
             ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self._draining)
             try:
-                answer = self._link.call("beat", ask, answer=m.Beaten)
+                answer = self._link.call("beat", ask, answer=m.BeatAnswer)
             except AilurusError:
                 with self._news:
                     self._changed.update(ids)
@@ -321,11 +321,11 @@ class Reporter:
             self._refused_at = time.monotonic() + next(self._refusals)
             self._trouble.warning("reports_kept", self._why_refused, reports=len(kept))
 
-    def _ask_verdicts(self, batch: list[PendingReport]) -> tuple[m.Verdict, ...]:
+    def _ask_verdicts(self, batch: list[PendingReport]) -> tuple[m.ReportVerdict, ...]:
         """What was said about them; of those that are refused, nothing."""
         try:
             ask = m.Reports(reports=tuple(one.report for one in batch))
-            return self._link.reports.call("report", ask, answer=m.Verdicts).verdicts
+            return self._link.reports.call("report", ask, answer=m.ReportVerdicts).verdicts
         except Refused as error:
             if len(batch) > 1 and authority.divisible(error):
                 half = len(batch) // 2  # one of them is at fault, and must not hold up the others
@@ -333,7 +333,7 @@ class Reporter:
             self._why_refused = str(error)
             return ()
 
-    def _judge(self, batch: list[PendingReport], verdicts: Sequence[m.Verdict]) -> None:
+    def _judge(self, batch: list[PendingReport], verdicts: Sequence[m.ReportVerdict]) -> None:
         said = {(one.job_id, one.attempt_nr): one for one in verdicts}
         for one in batch:
             verdict = said.get(one.id)
@@ -425,7 +425,7 @@ class Reporter:
         if not released:
             return
         jobs = tuple(
-            m.HeldJob(job_id=attempt.id[0], attempt_nr=attempt.id[1]) for attempt in released
+            m.AttemptKey(job_id=attempt.id[0], attempt_nr=attempt.id[1]) for attempt in released
         )
         refused = ""
         try:

@@ -32,7 +32,7 @@ def run(args: Namespace) -> Iterator[Figure]:
             for nr in range(JOBS):
                 sent += _one_job(rig, clients[(second * JOBS + nr) % WORKERS])
                 for _ in range(UPDATES // JOBS - 4):
-                    clients[sent % WORKERS].call("beat", m.Beat(room=ROOM), answer=m.Beaten)
+                    clients[sent % WORKERS].call("beat", m.Beat(room=ROOM), answer=m.BeatAnswer)
                     sent += 1
                 time.sleep(max(0.0, began + second + (nr + 1) / JOBS - time.monotonic()))
         share = 100 * (proc.cpu_s(pid) - before) / (time.monotonic() - began)
@@ -49,11 +49,11 @@ def _one_job(rig: Rig, worker: Client) -> int:
         update = m.Update(
             job_id=job.job_id, attempt_nr=job.attempt_nr, state=state, since=time.time()
         )
-        worker.call("beat", m.Beat(room=ROOM, jobs=(update,)), answer=m.Beaten)
+        worker.call("beat", m.Beat(room=ROOM, jobs=(update,)), answer=m.BeatAnswer)
     report = m.Report(
         job_id=job.job_id, attempt_nr=job.attempt_nr, report_key=job.report_key, finished=True
     )
-    verdicts = worker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts).verdicts
+    verdicts = worker.call("report", m.Reports(reports=(report,)), answer=m.ReportVerdicts).verdicts
     if verdicts[0].verdict != "accepted":
         raise RuntimeError(f"a report was not accepted: {verdicts[0].verdict}")
     return 6

@@ -76,7 +76,7 @@ def _changing(
             job_id=job.job_id, attempt_nr=job.attempt_nr, state=state, since=time.time()
         )
         told[job.job_id, state] = time.monotonic()
-        worker.call("beat", m.Beat(room=Room(cores=1), jobs=(update,)), answer=m.Beaten)
+        worker.call("beat", m.Beat(room=Room(cores=1), jobs=(update,)), answer=m.BeatAnswer)
         time.sleep(max(0.0, began + (nr + 1) / CHANGES_PER_S - time.monotonic()))
     share = 100 * (proc.cpu_s(pid) - before) / (time.monotonic() - began)
     time.sleep(0.5)

@@ -85,7 +85,7 @@ def _report(worker: Client, jobs: Sequence[m.Assignment]) -> float:
         for job in jobs
     )
     began = time.perf_counter()
-    worker.call("report", m.Reports(reports=reports), answer=m.Verdicts)
+    worker.call("report", m.Reports(reports=reports), answer=m.ReportVerdicts)
     return time.perf_counter() - began
 
 

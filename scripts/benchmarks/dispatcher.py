@@ -142,7 +142,7 @@ def _update(job: m.Assignment, state: JobState) -> m.Update:
     )
 
 
-def _line(worker: int, ask: m.Ask | m.OpenAsk) -> str:
+def _line(worker: int, ask: m.StrictRequest | m.LenientRequest) -> str:
     return f"{worker}\t{encode(ask).decode()}"
 
 

@@ -73,7 +73,7 @@ class Pilots:
             usage=m.Usage(cpu_s=time.monotonic()),
         )  # fmt: skip
         began = time.monotonic()
-        await self.ask("beat", token, m.Beat(jobs=(update,), room=Room(cores=0)), m.Beaten)
+        await self.ask("beat", token, m.Beat(jobs=(update,), room=Room(cores=0)), m.BeatAnswer)
         self.delays.append(time.monotonic() - began)
 
 

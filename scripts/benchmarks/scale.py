@@ -89,13 +89,13 @@ def _measured(rig: Rig, worker: Client) -> dict[str, list[float]]:
         update = m.Update(
             job_id=job.job_id, attempt_nr=job.attempt_nr, state=JobState.RUNNING, since=time.time()
         )
-        worker.call("beat", m.Beat(room=ROOM, jobs=(update,)), answer=m.Beaten)
+        worker.call("beat", m.Beat(room=ROOM, jobs=(update,)), answer=m.BeatAnswer)
 
     edge = Client(rig.url, TokenFile(rig.edge_token))
     slots = (m.SlotShape(name="std", queue=QUEUE, room=ROOM),)
     hello = m.Hello(site=SITE, instance="bench", slots=slots, online=True)
     epoch = edge.call("hello", hello, answer=m.Welcome).epoch
-    demand = m.AskDemand(site=SITE, epoch=epoch)
+    demand = m.DemandRequest(site=SITE, epoch=epoch)
     return {
         "acquire": _timed(acquire),
         "heartbeat": _timed(beat),

@@ -154,7 +154,7 @@ class Beats:
         def beat() -> None:
             while not stop.wait(0.01):
                 began = time.perf_counter()
-                self._client.call("beat", self._ask, answer=m.Beaten)
+                self._client.call("beat", self._ask, answer=m.BeatAnswer)
                 seen.append(time.perf_counter() - began)
 
         thread = threading.Thread(target=beat)

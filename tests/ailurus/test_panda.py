@@ -292,8 +292,8 @@ def test_a_success_with_a_status_code_of_trouble_is_none():
     beat = m.Beat(jobs=(news,), room=ROOM)
     for _ in range(2):
         with pytest.raises(wire.Unreachable):
-            speaker.call("beat", beat, answer=m.Beaten)
-    assert speaker.call("beat", beat, answer=m.Beaten).commands == ()
+            speaker.call("beat", beat, answer=m.BeatAnswer)
+    assert speaker.call("beat", beat, answer=m.BeatAnswer).commands == ()
     assert {asked["job_status"] for _, asked in server.asked} == {"running"}
 
 
@@ -301,7 +301,7 @@ def test_staging_out_is_no_holding_there():
     speaker = client()
     server = Server(speaker, update(0, "NULL"))
     news = m.Update(job_id=1, attempt_nr=1, state=JobState.HOLDING, since=1.0)
-    speaker.call("beat", m.Beat(jobs=(news,), room=ROOM), answer=m.Beaten)
+    speaker.call("beat", m.Beat(jobs=(news,), room=ROOM), answer=m.BeatAnswer)
     assert server.asked[0][1]["job_status"] == "running"
 
 
@@ -311,7 +311,7 @@ def test_no_answer_to_a_report_makes_the_pilot_delete_its_outputs(command):
     speaker = client()
     Server(speaker, update(0, command))
     report = m.Report(job_id=1, attempt_nr=1, report_key="lfn:", finished=True, ended=1.0)
-    answer = speaker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+    answer = speaker.call("report", m.Reports(reports=(report,)), answer=m.ReportVerdicts)
     assert [one.verdict for one in answer.verdicts] == ["accepted"]
 
 
@@ -405,5 +405,5 @@ def test_a_panda_server_s_403_makes_the_pilot_read_its_token_again(tmp_path):
 
     speaker._client._once = once  # type: ignore[method-assign]
     news = m.Update(job_id=1, attempt_nr=1, state=JobState.RUNNING, since=1.0)
-    speaker.call("beat", m.Beat(jobs=(news,), room=ROOM), answer=m.Beaten)
+    speaker.call("beat", m.Beat(jobs=(news,), room=ROOM), answer=m.BeatAnswer)
     assert sent == ["old", "new"]

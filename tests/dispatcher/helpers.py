@@ -56,13 +56,15 @@ class Worker:
         ask = m.Acquire(request_id=request or new_id(), room=room, count=count, wait_s=wait_s)
         return list((await self.service.acquire(ask, self.caller)).jobs)
 
-    async def beat(self, *jobs: m.AssignmentSent, state: JobState = JobState.RUNNING) -> m.Beaten:
+    async def beat(
+        self, *jobs: m.RawAssignment, state: JobState = JobState.RUNNING
+    ) -> m.BeatAnswer:
         updates = tuple(
             m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
         )
         return await self.service.beat(m.Beat(jobs=updates, room=BIG), self.caller)
 
-    async def report(self, one: m.AssignmentSent, *, finished: bool = True, **facts: object) -> str:
+    async def report(self, one: m.RawAssignment, *, finished: bool = True, **facts: object) -> str:
         report = m.Report(
             job_id=one.job_id,
             attempt_nr=one.attempt_nr,

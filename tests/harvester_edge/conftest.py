@@ -109,9 +109,9 @@ class MemoryDispatcher:
     sharing: int = 1
     rows: dict[tuple[str, int], m.WorkerRow] = field(default_factory=dict)
     intents: dict[str, int] = field(default_factory=dict)
-    news: list[m.WorkerNews] = field(default_factory=list)
+    news: list[m.WorkerObservation] = field(default_factory=list)
     drained: list[int] = field(default_factory=list)
-    asked: list[m.AskDemand] = field(default_factory=list)
+    asked: list[m.DemandRequest] = field(default_factory=list)
     epoch: int = 1
     slow_s: float = 0.0  # how long it takes to plan workers
     down: bool = False
@@ -129,7 +129,7 @@ class MemoryDispatcher:
     def _hello(self, ask: m.Hello) -> m.Welcome:
         return m.Welcome(epoch=self.epoch, lease_s=60, giver=self.giver)
 
-    def _demand(self, ask: m.AskDemand) -> m.Demand:
+    def _demand(self, ask: m.DemandRequest) -> m.Demand:
         self.asked.append(ask)
         shape = m.ShapeDemand(
             queue=self.queue, shape=self.shape, jobs=self.jobs, sites=self.sharing
@@ -148,7 +148,7 @@ class MemoryDispatcher:
         self.intents[ask.intent] = ask.count
         return m.Bootstraps(tokens=tuple(f"token-{n}" for n in range(ask.count)))
 
-    def _workers_news(self, ask: m.WorkersNews) -> m.Done:
+    def _workers_news(self, ask: m.WorkerObservations) -> m.Done:
         self.news += ask.workers
         return m.Done()
 

@@ -20,12 +20,14 @@ Label = Annotated[str, Meta(max_length=500)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-class Ask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class StrictRequest(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """Something a user sends: an unknown field is an error, not a typo unnoticed."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
-class OpenAsk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class LenientRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something a pilot or an edge sends: what a newer one says beside is not understood, and no error."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from ailurus.protocol.job import Count, Room, Shape, Whole
-from ailurus.protocol.messages.base import Answer, Key, Label, OpenAsk, Text
+from ailurus.protocol.messages.base import Answer, Key, Label, LenientRequest, Text
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
 
@@ -32,7 +32,7 @@ class WorkerRow(Answer, kw_only=True, gc=False):
     diagnosis: str = ""
 
 
-class SlotShape(OpenAsk):
+class SlotShape(LenientRequest):
     """What one worker of a slot of a site offers, so that `never` can be told from `not now`."""
 
     name: Key
@@ -40,7 +40,7 @@ class SlotShape(OpenAsk):
     room: Room
 
 
-class Hello(OpenAsk):
+class Hello(LenientRequest):
     """An edge takes or renews the lease of its site. Another live edge's site is refused (409)."""
 
     site: Key
@@ -55,7 +55,7 @@ class Welcome(Answer):
     giver: str = ""  # the name of this dispatcher and its store
 
 
-class SiteBound(OpenAsk):
+class SiteBound(LenientRequest):
     """A limit of a site: how many more workers it leaves room for, and why, in an admin's words."""
 
     name: Label
@@ -63,7 +63,7 @@ class SiteBound(OpenAsk):
     why: Annotated[str, Meta(max_length=2000)]
 
 
-class SiteWord(OpenAsk):
+class SiteDecision(LenientRequest):
     """An edge's last decision, in words: shown to operators, and to nothing else."""
 
     at: float
@@ -73,14 +73,14 @@ class SiteWord(OpenAsk):
     notes: Annotated[tuple[Annotated[str, Meta(max_length=2000)], ...], Meta(max_length=50)] = ()
 
 
-class AskDemand(OpenAsk):
+class DemandRequest(LenientRequest):
     """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves its
     share to the others that serve the queue."""
 
     site: Key
     epoch: Whole
     room: Whole | None = None
-    word: SiteWord | None = None  # left out: the same as before
+    word: SiteDecision | None = None  # left out: the same as before
 
 
 class ShapeDemand(Answer):
@@ -109,7 +109,7 @@ class Demand(Answer):
     giver: str = ""  # as in `Welcome`
 
 
-class NewIntent(OpenAsk):
+class NewIntent(LenientRequest):
     """`count` workers are about to be submitted: asks for their bootstrap tokens."""
 
     site: Key
@@ -126,7 +126,7 @@ class Bootstraps(Answer):
     tokens: tuple[str, ...]  # by index
 
 
-class WorkerNews(OpenAsk):
+class WorkerObservation(LenientRequest):
     """What an edge knows of one worker from its batch system."""
 
     intent: Key
@@ -138,13 +138,13 @@ class WorkerNews(OpenAsk):
     diagnosis: Text = ""
 
 
-class WorkersNews(OpenAsk):
+class WorkerObservations(LenientRequest):
     site: Key
     epoch: Whole
-    workers: Annotated[tuple[WorkerNews, ...], Meta(min_length=1, max_length=10_000)]
+    workers: Annotated[tuple[WorkerObservation, ...], Meta(min_length=1, max_length=10_000)]
 
 
-class AskTrace(OpenAsk):
+class TraceRequest(LenientRequest):
     """Which jobs workers of a site had; or which of its workers had a job."""
 
     site: Key
@@ -170,7 +170,7 @@ class Traced(Answer):
     now: float = 0.0  # the dispatcher's clock
 
 
-class DrainWorkers(OpenAsk):
+class DrainWorkers(LenientRequest):
     site: Key
     epoch: Whole
     worker_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=10_000)]

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import field
 
 from ailurus.protocol.messages.base import Answer
-from ailurus.protocol.messages.edges import SiteWord
+from ailurus.protocol.messages.edges import SiteDecision
 
 
 class GroupRow(Answer):
@@ -57,7 +57,7 @@ class SiteRow(Answer):
     heard: bool  # whether its edge still has the lease
     queues: tuple[str, ...]
     workers: dict[str, int]  # by phase
-    word: SiteWord | None = None
+    word: SiteDecision | None = None
     excluded: tuple[str, ...] = ()  # nodes that get no jobs
     last_heard: float = 0.0  # its edge
 

@@ -7,41 +7,41 @@ from typing import Annotated
 from msgspec import Meta
 
 from ailurus.protocol.job import Whole
-from ailurus.protocol.messages.base import Answer, Ask, Key
+from ailurus.protocol.messages.base import Answer, Key, StrictRequest
 from ailurus.protocol.messages.workers import (
     Acquire,
     Acquired,
-    AcquiredSent,
+    AttemptKey,
     Beat,
-    Beaten,
+    BeatAnswer,
     Bye,
-    HeldJob,
     LogPieces,
+    RawAcquired,
     Release,
 )
 
 
-class RelayedBeat(Ask):
+class RelayedBeat(StrictRequest):
     worker_id: Whole
     beat: Beat
 
 
-class RelayedRelease(Ask):
+class RelayedRelease(StrictRequest):
     worker_id: Whole
     release: Release
 
 
-class RelayedLog(Ask):
+class RelayedLog(StrictRequest):
     worker_id: Whole
     log: LogPieces
 
 
-class RelayedBye(Ask):
+class RelayedBye(StrictRequest):
     worker_id: Whole
     bye: Bye
 
 
-class RelayTell(Ask):
+class RelayBeat(StrictRequest):
     """What workers of a site have told their relay. It may all come twice.
 
     `lost`: attempts whose worker the relay hears no more; they are tried again.
@@ -51,29 +51,29 @@ class RelayTell(Ask):
     beats: Annotated[tuple[RelayedBeat, ...], Meta(max_length=10_000)] = ()
     releases: Annotated[tuple[RelayedRelease, ...], Meta(max_length=10_000)] = ()
     logs: Annotated[tuple[RelayedLog, ...], Meta(max_length=1000)] = ()
-    lost: Annotated[tuple[HeldJob, ...], Meta(max_length=10_000)] = ()
+    lost: Annotated[tuple[AttemptKey, ...], Meta(max_length=10_000)] = ()
     byes: Annotated[tuple[RelayedBye, ...], Meta(max_length=10_000)] = ()
 
 
-class RelayedWord(Answer):
+class RelayedBeatAnswer(Answer):
     """What a worker is told. None: it has ended, and is to go."""
 
     worker_id: int
-    told: Beaten | None
+    told: BeatAnswer | None
 
 
-class RelayTold(Answer):
-    workers: tuple[RelayedWord, ...]
+class RelayBeatAnswer(Answer):
+    workers: tuple[RelayedBeatAnswer, ...]
     heartbeat_s: float
     giver: str = ""
 
 
-class RelayedAcquire(Ask):
+class RelayedAcquire(StrictRequest):
     worker_id: Whole
     ask: Acquire
 
 
-class RelayAcquire(Ask):
+class RelayAcquire(StrictRequest):
     """Acquires of many workers. Answered when the first one has got something, at the latest after
     `wait_s`. One that is not in the answer is to be asked again, with the same request id."""
 
@@ -94,13 +94,13 @@ class RelayAcquired(Answer):
     giver: str = ""
 
 
-class RelayedJobsSent(Answer):
+class RawRelayedJobs(Answer):
     worker_id: int
-    got: AcquiredSent | None
+    got: RawAcquired | None
 
 
-class RelayAcquiredSent(Answer):
+class RawRelayAcquired(Answer):
     """`RelayAcquired` as the dispatcher writes it."""
 
-    workers: tuple[RelayedJobsSent, ...]
+    workers: tuple[RawRelayedJobs, ...]
     giver: str = ""

@@ -7,12 +7,12 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from ailurus.protocol.job import JobSpec, Whole
-from ailurus.protocol.messages.base import Answer, Ask, Key
+from ailurus.protocol.messages.base import Answer, Key, StrictRequest
 from ailurus.protocol.messages.workers import Usage
 from ailurus.protocol.states import JobState
 
 
-class Submit(Ask):
+class Submit(StrictRequest):
     """Jobs to run. `request_id` is made by the caller: repeated, it returns the first answer."""
 
     request_id: Key
@@ -115,8 +115,8 @@ class Why(Answer):
     remedy: str = ""
 
 
-class WaitJobs(Ask):
-    """Ask for states; answered when all jobs are final, or after `timeout_s`."""
+class WaitJobs(StrictRequest):
+    """Waits for jobs; answered when all jobs are final, or after `timeout_s`."""
 
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
     timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
@@ -126,7 +126,7 @@ class JobStates(Answer):
     states: dict[int, JobState]
 
 
-class Retry(Ask):
+class Retry(StrictRequest):
     """Try final jobs again. `request_id` is made by the caller: repeated, it returns the first answer;
     a client of a version before sends none."""
 
@@ -134,7 +134,7 @@ class Retry(Ask):
     request_id: Key | None = None
 
 
-class Cancel(Ask):
+class Cancel(StrictRequest):
     """Cancel jobs. `soft`: a running payload may end by itself, and its report still counts."""
 
     job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
@@ -159,7 +159,7 @@ class LogChunk(Answer):
     attempt_nr: int = 0  # whose; 0: none has begun
 
 
-class NewToken(Ask):
+class NewToken(StrictRequest):
     """A token to make. Scopes are words of the WLCG profile and ours; see `Scope`."""
 
     subject: Annotated[
@@ -176,7 +176,7 @@ class Token(Answer):
     expires: float
 
 
-class Revoke(Ask):
+class Revoke(StrictRequest):
     """Tokens that are to be refused from now on: one by its id, the claim `jti`, or all that a subject
     has had so far. What is made later is good."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, Struct, field
 
 from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Whole
-from ailurus.protocol.messages.base import Answer, Key, Label, OpenAsk, Text
+from ailurus.protocol.messages.base import Answer, Key, Label, LenientRequest, Text
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import FileUrl
 from ailurus.protocol.worker import Ending
@@ -30,7 +30,7 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stderr_bytes: Whole = 0
 
 
-class Register(OpenAsk, kw_only=True):
+class Register(LenientRequest, kw_only=True):
     """A pilot begins. `instance` is random per process: the same one may repeat itself, another one
     with the same bootstrap token is a stray and is told to exit."""
 
@@ -51,7 +51,7 @@ class Registered(Answer):
     giver: str = ""  # the name of this dispatcher and its store: whose refusals concern the worker
 
 
-class Acquire(OpenAsk):
+class Acquire(LenientRequest):
     """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one.
 
     `ahead`: the room is not free yet; the job is staged in until it is.
@@ -84,7 +84,7 @@ class Acquired(Answer):
     giver: str = ""
 
 
-class AssignmentSent(Answer):
+class RawAssignment(Answer):
     """`Assignment` as the dispatcher writes it: the specification is the bytes it was stored as."""
 
     job_id: int
@@ -94,14 +94,14 @@ class AssignmentSent(Answer):
     seal: str = ""
 
 
-class AcquiredSent(Answer):
-    jobs: tuple[AssignmentSent, ...]
+class RawAcquired(Answer):
+    jobs: tuple[RawAssignment, ...]
     drain: bool = False
     prefetch: bool = False
     giver: str = ""
 
 
-class Update(OpenAsk):
+class Update(LenientRequest):
     """An attempt that this worker holds, and how it goes. Being listed renews its lease."""
 
     job_id: Whole
@@ -112,7 +112,7 @@ class Update(OpenAsk):
     tail: Text | None = None  # answer to a `tail` command
 
 
-class Beat(OpenAsk, kw_only=True):
+class Beat(LenientRequest, kw_only=True):
     """One heartbeat a worker: renews the leases of all jobs listed."""
 
     jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
@@ -137,7 +137,7 @@ class Command(Answer):
     seal: str = ""  # of the attempt; only with it a pilot ends one that came with a seal
 
 
-class Beaten(Answer):
+class BeatAnswer(Answer):
     """The answer to a heartbeat: when to come again, and what to do."""
 
     heartbeat_s: float
@@ -145,7 +145,7 @@ class Beaten(Answer):
     drain: bool = False
 
 
-class DoneFile(OpenAsk):
+class DoneFile(LenientRequest):
     """An output in storage, measured by the pilot while it wrote it."""
 
     name: Label
@@ -155,7 +155,7 @@ class DoneFile(OpenAsk):
     md5: Md5 | None = None
 
 
-class Report(OpenAsk):
+class Report(LenientRequest):
     """The final word about an attempt. Sent until it is answered, by whoever has it on disk."""
 
     job_id: Whole
@@ -177,13 +177,13 @@ class Report(OpenAsk):
     stderr_tail: Text = ""
 
 
-class Reports(OpenAsk):
+class Reports(LenientRequest):
     """Final reports of any workers: each is authorised by its own key, no token is needed."""
 
     reports: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=1000)]
 
 
-class Verdict(Answer):
+class ReportVerdict(Answer):
     """Whether a report counted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`. With the attempt's
     seal it is the last word: the report need not be sent again, and if it was not accepted its files are
     to be deleted. Without it nobody who knows the attempt has spoken."""
@@ -194,22 +194,22 @@ class Verdict(Answer):
     seal: str = ""
 
 
-class Verdicts(Answer):
-    verdicts: tuple[Verdict, ...]
+class ReportVerdicts(Answer):
+    verdicts: tuple[ReportVerdict, ...]
 
 
-class HeldJob(OpenAsk):
+class AttemptKey(LenientRequest):
     job_id: Whole
     attempt_nr: Whole
 
 
-class Release(OpenAsk):
+class Release(LenientRequest):
     """Prefetched jobs that will not be started here, given back."""
 
-    jobs: Annotated[tuple[HeldJob, ...], Meta(min_length=1, max_length=1000)]
+    jobs: Annotated[tuple[AttemptKey, ...], Meta(min_length=1, max_length=1000)]
 
 
-class LogPiece(OpenAsk):
+class LogPiece(LenientRequest):
     """A piece of a payload's output. The same piece may come twice: `offset` places it."""
 
     job_id: Whole
@@ -220,11 +220,11 @@ class LogPiece(OpenAsk):
     final: bool = False
 
 
-class LogPieces(OpenAsk):
+class LogPieces(LenientRequest):
     pieces: Annotated[tuple[LogPiece, ...], Meta(min_length=1, max_length=1000)]
 
 
-class Bye(OpenAsk):
+class Bye(LenientRequest):
     """The worker ends, and why."""
 
     ending: Ending

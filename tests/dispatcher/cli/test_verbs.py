@@ -192,7 +192,7 @@ def pilot(pilot_of):
                 job_id=one.job_id, attempt_nr=one.attempt_nr, report_key=one.report_key,
                 finished=code == 0, code=1305 if code else 0, exit_code=code, diagnosis="x" * bool(code),
             )  # fmt: skip
-            worker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+            worker.call("report", m.Reports(reports=(report,)), answer=m.ReportVerdicts)
 
     return work
 
@@ -239,7 +239,7 @@ def ended_with(run, jobfile, pilot_of):
             worker.call("log_pieces", m.LogPieces(pieces=told), answer=m.Done)
         usage = m.Usage(stdout_bytes=size)
         report = m.Report(**at, report_key=one.report_key, finished=True, usage=usage)
-        worker.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+        worker.call("report", m.Reports(reports=(report,)), answer=m.ReportVerdicts)
         return job
 
     return end

@@ -81,7 +81,7 @@ class StandIn:
                 )
             )
         told = self.client.call(
-            "beat", m.Beat(jobs=tuple(updates), room=self.room()), answer=m.Beaten
+            "beat", m.Beat(jobs=tuple(updates), room=self.room()), answer=m.BeatAnswer
         )
         for command in told.commands:
             if command.action is m.Action.KILL:
@@ -115,7 +115,7 @@ class StandIn:
         report = m.Report(
             job_id=job_id, attempt_nr=job.attempt_nr, report_key=job.report_key, **said
         )
-        self.client.call("report", m.Reports(reports=(report,)), answer=m.Verdicts)
+        self.client.call("report", m.Reports(reports=(report,)), answer=m.ReportVerdicts)
 
     def bye(self) -> None:
         self.client.call("bye", m.Bye(ending=Ending.DONE), answer=m.Done)

@@ -158,15 +158,15 @@ def test_a_site_says_why_it_has_the_pilots_it_has(
         m.SiteBound(name="demand", room=7, why="7 more would have work"),
         m.SiteBound(name="total", room=0, why="<b>64</b> of 64 exist"),
     )
-    word = m.SiteWord(at=1.0, sentence="submit nothing: full", binding="total", bounds=bounds)
-    edge.call("demand", m.AskDemand(site="tier2", epoch=epoch, word=word), answer=m.Demand)
+    word = m.SiteDecision(at=1.0, sentence="submit nothing: full", binding="total", bounds=bounds)
+    edge.call("demand", m.DemandRequest(site="tier2", epoch=epoch, word=word), answer=m.Demand)
     page.keyboard.press("g")
     page.keyboard.press("q")
     site = page.locator(".site", has_text="tier2")
     expect(site).to_contain_text("submit nothing: full")
     site.locator("summary").click()
     expect(site.locator("tbody tr", has_text="total")).to_contain_text("<b>64</b> of 64 exist")
-    edge.call("demand", m.AskDemand(site="tier2", epoch=epoch), answer=m.Demand)
+    edge.call("demand", m.DemandRequest(site="tier2", epoch=epoch), answer=m.Demand)
     expect(site).to_contain_text("submit nothing: full")  # what was not said again still holds
     assert seen.faults == []
 

@@ -82,8 +82,8 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, le
             acquire = m.Acquire(request_id="r", room=register.total)
             got = (await b.service.acquire(acquire, worker)).jobs
             assert bool(got) is (left or n < 2)
-            news = m.WorkerNews(intent=f"i{n}", index=0, phase=Phase.ENDED, ending=ending)
-            await b.service.workers_news(m.WorkersNews(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
+            news = m.WorkerObservation(intent=f"i{n}", index=0, phase=Phase.ENDED, ending=ending)
+            await b.service.workers_news(m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
         assert await b.state(one) is (S.ACTIVATED if left else S.FAILED)
 
     run(test, place)
@@ -109,7 +109,7 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(p
         events = await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=1000))
         assert sum(row[2] == "host" for row in events) == 1
         welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
-        demand = await b.service.demand(m.AskDemand(site="here", epoch=welcome.epoch), EDGE)
+        demand = await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch), EDGE)
         assert demand.excluded[0].host == "hole"
         assert "no libm" in demand.excluded[0].reason
         next_pilot = await b.worker(host="hole", site="here")

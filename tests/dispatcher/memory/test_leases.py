@@ -45,9 +45,9 @@ def test_what_has_run_out_is_found_whatever_came_before(steps):
 # --- no attempt without a lease ------------------------------------------------------------------------
 
 
-def released(*jobs: m.AssignmentSent) -> m.Release:
+def released(*jobs: m.RawAssignment) -> m.Release:
     return m.Release(
-        jobs=tuple(m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in jobs)
+        jobs=tuple(m.AttemptKey(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in jobs)
     )
 
 

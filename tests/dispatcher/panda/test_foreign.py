@@ -93,7 +93,7 @@ def test_no_edge_counts_on_the_pilots_of_others(dispatcher, job):
     dispatcher.submit(*(job(f"j{nr}") for nr in range(3)))
     dispatcher.get_job()
     dispatcher.v1("harvester/update_workers", {"harvester_id": "h", "workers": [WORKER]})
-    ask = m.AskDemand(site="q", epoch=welcome.epoch)
+    ask = m.DemandRequest(site="q", epoch=welcome.epoch)
     demand = dispatcher.run(dispatcher.service.demand(ask, EDGE))
     assert demand.workers == ()
     assert sum(one.jobs for one in demand.shapes) == 2

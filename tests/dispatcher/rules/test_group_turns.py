@@ -171,7 +171,7 @@ def test_why_queues_and_demand_know_of_groups(place):
         slot = m.SlotShape(name="s", queue="q", room=Room(cores=4, memory_mb=10**6, disk_mb=10**6))
         hello = m.Hello(site="here", instance="edge", slots=(slot,))
         epoch = (await b.service.hello(hello, EDGE)).epoch
-        demand = await b.service.demand(m.AskDemand(site="here", epoch=epoch), EDGE)
+        demand = await b.service.demand(m.DemandRequest(site="here", epoch=epoch), EDGE)
         assert [one.jobs for one in demand.shapes] == [10]
 
     run(test, place, groups={"atlas": 3.0, "cms": 1.0})

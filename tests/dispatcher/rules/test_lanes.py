@@ -155,7 +155,7 @@ def test_an_edge_is_told_of_the_sizes_that_are_next(place, monkeypatch):
         await b.submit(*sizes(5), *sizes(1))
         slot = m.SlotShape(name="s", queue="q", room=BIG)
         welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=(slot,)), EDGE)
-        demand = await b.service.demand(m.AskDemand(site="here", epoch=welcome.epoch), EDGE)
+        demand = await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch), EDGE)
         told = {one.shape.memory_mb: one.jobs for one in demand.shapes}
         assert told == {250: 2, 500: 1, 750: 1, 1000: 1, 1250: 1}
 

@@ -264,7 +264,7 @@ def test_t4_a_worker_reaches_only_its_own_attempts(place):
         await other.beat(got)
         piece = m.LogPiece(job_id=one, attempt_nr=1, stream="stdout", offset=0, text="forged")
         await b.service.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
-        ask = m.Release(jobs=(m.HeldJob(job_id=one, attempt_nr=1),))
+        ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=1),))
         await b.service.release(ask, other.caller)
         assert await b.state(one) is S.SENT
         assert (await b.service.log(LogQuery(), ALICE, job_id=one)).text == ""
@@ -329,7 +329,7 @@ def test_a_job_given_back_is_not_counted_as_an_attempt(place):
         (one,) = await b.submit(job(max_attempts=1))
         worker = await b.worker()
         (got,) = await worker.acquire()
-        ask = m.Release(jobs=(m.HeldJob(job_id=one, attempt_nr=got.attempt_nr),))
+        ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=got.attempt_nr),))
         await b.service.release(ask, worker.caller)
         assert [j.job_id for j in await worker.acquire()] == [one]
 
@@ -480,7 +480,7 @@ def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
         second = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         assert second.epoch == first.epoch + 1
         with pytest.raises(Rejected, match="is over"):
-            await b.service.demand(m.AskDemand(site="here", epoch=first.epoch), EDGE)
+            await b.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
 
     run(test, place)
 
@@ -530,8 +530,8 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
             with pytest.raises(Rejected, match="another edge has taken site here"):
                 await b.service.register(me, boot)
             return
-        news = m.WorkerNews(intent="i1", index=0, phase=Phase.QUEUED)
-        told = m.WorkersNews(site="here", epoch=new.epoch, workers=(news,))
+        news = m.WorkerObservation(intent="i1", index=0, phase=Phase.QUEUED)
+        told = m.WorkerObservations(site="here", epoch=new.epoch, workers=(news,))
         await b.service.workers_news(told, EDGE)
         assert (await b.service.register(me, boot)).worker_id
 
@@ -557,8 +557,8 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
         me = m.Register(instance="me", queue="q", total=BIG)
         worker = Worker(b.service, await b.service.register(me, boot), "q")
         await worker.acquire()
-        news = m.WorkerNews(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
-        told = m.WorkersNews(site="here", epoch=welcome.epoch, workers=(news,))
+        news = m.WorkerObservation(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
+        told = m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,))
         await b.service.workers_news(told, EDGE)
         assert await b.state(one) is S.ACTIVATED
 

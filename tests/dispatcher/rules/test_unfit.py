@@ -188,7 +188,7 @@ def test_a_job_that_is_gone_stops_no_lease_of_another_and_no_word_about_it(tmp_p
         assert await b.state(other.job_id) is S.RUNNING
         ask = m.Release(
             jobs=tuple(
-                m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in (gone, back)
+                m.AttemptKey(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in (gone, back)
             )
         )
         await b.service.release(ask, worker.caller)

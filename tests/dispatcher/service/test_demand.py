@@ -26,7 +26,7 @@ class Site:
 
     async def demand(self, room=None):
         """Jobs by cores, and how many sites share them."""
-        ask = m.AskDemand(site=self.name, epoch=self.epoch, room=room)
+        ask = m.DemandRequest(site=self.name, epoch=self.epoch, room=room)
         answer = await self.bench.service.demand(ask, self.caller)
         return {one.shape.cores: (one.jobs, one.sites) for one in answer.shapes}
 

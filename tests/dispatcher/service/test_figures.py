@@ -226,8 +226,8 @@ def test_a_paused_site_is_a_problem(place, how):
     async def test(b):
         welcome = await hello(b, online=how != "policy")
         if how == "word":
-            word = m.SiteWord(at=1.0, sentence="pause exists: by ann", binding="paused")
-            ask = m.AskDemand(site="here", epoch=welcome.epoch, word=word)
+            word = m.SiteDecision(at=1.0, sentence="pause exists: by ann", binding="paused")
+            ask = m.DemandRequest(site="here", epoch=welcome.epoch, word=word)
             await b.service.demand(ask, EDGE)
         (only,) = (await overview(b)).troubles
         assert (only.kind, only.site) == ("site-paused", "here")
@@ -239,8 +239,8 @@ def test_a_paused_site_is_a_problem(place, how):
 def test_a_site_that_is_held_is_a_problem_while_jobs_wait_for_it(place):
     async def test(b):
         welcome = await hello(b)
-        word = m.SiteWord(at=1.0, sentence="the history is refused", binding="history")
-        await b.service.demand(m.AskDemand(site="here", epoch=welcome.epoch, word=word), EDGE)
+        word = m.SiteDecision(at=1.0, sentence="the history is refused", binding="history")
+        await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch, word=word), EDGE)
         assert (await overview(b)).troubles == ()
         await b.submit()
         assert "site-held" in [one.kind for one in (await overview(b)).troubles]

@@ -215,13 +215,13 @@ def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
         with pytest.raises(Rejected, match="another edge"):
             await two.service.hello(hello("e2"), EDGE)
         assert (await two.service.hello(hello("e1"), EDGE)).epoch == first.epoch
-        await two.service.demand(m.AskDemand(site="here", epoch=first.epoch), EDGE)
+        await two.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
         two.service.awake.now += 121
         second = await two.service.hello(hello("e2"), EDGE)
         assert second.epoch == first.epoch + 1
         await until(lambda: one.service.sites["here"].epoch == second.epoch)
         with pytest.raises(Rejected, match="is over"):
-            await one.service.demand(m.AskDemand(site="here", epoch=first.epoch), EDGE)
+            await one.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
         with pytest.raises(Rejected, match="another edge"):
             await one.service.hello(hello("e1"), EDGE)
 

@@ -46,12 +46,12 @@ def asks(*workers: Worker, request: str = "", wait_s: float = 0.0) -> m.RelayAcq
     )
 
 
-def beats(worker: Worker, *jobs, state: JobState = S.RUNNING) -> m.RelayTell:
+def beats(worker: Worker, *jobs, state: JobState = S.RUNNING) -> m.RelayBeat:
     updates = tuple(
         m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
     )
     beat = m.Beat(jobs=updates, room=BIG)
-    return m.RelayTell(site="here", beats=(m.RelayedBeat(worker_id=worker.id, beat=beat),))
+    return m.RelayBeat(site="here", beats=(m.RelayedBeat(worker_id=worker.id, beat=beat),))
 
 
 def test_a_lease_behind_a_relay_outlives_an_outage_and_no_longer(tmp_path):
@@ -130,9 +130,9 @@ def test_a_worker_that_the_relay_lost_gives_its_job_to_another_at_once(tmp_path)
         (job,) = await b.submit()
         got = await b.service.relay_acquire(asks(worker), RELAY)
         (one,) = got.workers[0].got.jobs
-        held = m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr)
+        held = m.AttemptKey(job_id=one.job_id, attempt_nr=one.attempt_nr)
         bye = m.RelayedBye(worker_id=worker.id, bye=m.Bye(ending=Ending.LOST))
-        tell = m.RelayTell(site="here", lost=(held,), byes=(bye,))
+        tell = m.RelayBeat(site="here", lost=(held,), byes=(bye,))
         await b.service.relay_tell(tell, RELAY)
         await b.service.relay_tell(tell, RELAY)  # its answer was lost
         assert await b.state(job) is S.ACTIVATED
@@ -148,10 +148,10 @@ def test_t5_a_relay_speaks_for_its_own_site_only(tmp_path):
         (one,) = await stranger.acquire()
         told = await b.service.relay_tell(beats(stranger, one), RELAY)
         assert told.workers[0].told is None
-        held = m.HeldJob(job_id=one.job_id, attempt_nr=one.attempt_nr)
+        held = m.AttemptKey(job_id=one.job_id, attempt_nr=one.attempt_nr)
         release = m.RelayedRelease(worker_id=stranger.id, release=m.Release(jobs=(held,)))
         bye = m.RelayedBye(worker_id=stranger.id, bye=m.Bye(ending=Ending.DONE))
-        tell = m.RelayTell(site="here", lost=(held,), releases=(release,), byes=(bye,))
+        tell = m.RelayBeat(site="here", lost=(held,), releases=(release,), byes=(bye,))
         await b.service.relay_tell(tell, RELAY)
         assert await b.state(job) is S.SENT
         got = await b.service.relay_acquire(asks(stranger), RELAY)

@@ -145,7 +145,7 @@ class World:
         (self.parent,) = await b.submit(job("parent", queue="elsewhere"))
         self.their_epoch = await self.hello("there", THEIR_EDGE)
         self.stranger = await b.worker("q2", site="there")
-        self.held = m.HeldJob(job_id=self.job, attempt_nr=1)
+        self.held = m.AttemptKey(job_id=self.job, attempt_nr=1)
         return self
 
     async def hello(self, site: str, edge: Caller) -> int:
@@ -251,7 +251,7 @@ class World:
         bye = m.RelayedBye(worker_id=self.worker.id, bye=m.Bye(ending=Ending.DONE))
         back = m.RelayedRelease(worker_id=self.worker.id, release=m.Release(jobs=(self.held,)))
         beat = m.RelayedBeat(worker_id=self.worker.id, beat=m.Beat(room=BIG, draining=True))
-        ask = m.RelayTell(
+        ask = m.RelayBeat(
             site="there", beats=(beat,), releases=(back,), byes=(bye,), lost=(self.held,)
         )
         told = await self.service.relay_tell(ask, THEIR_RELAY)
@@ -272,21 +272,21 @@ class World:
         await self.hello("here", THEIR_EDGE)
 
     async def demand(self):
-        await self.service.demand(m.AskDemand(site="here", epoch=self.epoch), THEIR_EDGE)
+        await self.service.demand(m.DemandRequest(site="here", epoch=self.epoch), THEIR_EDGE)
 
     async def intent(self):
         ask = m.NewIntent(site="there", epoch=self.their_epoch, intent="i1", outage_s=9, **INTENT)
         await self.service.intent(ask, THEIR_EDGE)
 
     async def workers_news(self):
-        news = m.WorkerNews(
+        news = m.WorkerObservation(
             intent="i1", index=0, phase=Phase.ENDED, ending=Ending.CANCELLED, batch_id="b9"
         )
-        ask = m.WorkersNews(site="there", epoch=self.their_epoch, workers=(news,))
+        ask = m.WorkerObservations(site="there", epoch=self.their_epoch, workers=(news,))
         await self.service.workers_news(ask, THEIR_EDGE)
 
     async def edge_trace(self):
-        ask = m.AskTrace(site="there", job_id=self.job, worker_ids=(self.worker.id,))
+        ask = m.TraceRequest(site="there", job_id=self.job, worker_ids=(self.worker.id,))
         assert not (await self.service.edge_trace(ask, THEIR_EDGE)).attempts
 
     async def drain(self):

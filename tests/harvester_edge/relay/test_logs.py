@@ -22,11 +22,11 @@ class Upstream:
         self.up = True
         self.got: list[str] = []
 
-    async def call(self, name: str, ask: m.RelayTell, answer: object) -> m.RelayTold:
+    async def call(self, name: str, ask: m.RelayBeat, answer: object) -> m.RelayBeatAnswer:
         if not self.up:
             raise Unreachable("nobody answers")
         self.got += [piece.text for log in ask.logs for piece in log.log.pieces]
-        return m.RelayTold(workers=(), heartbeat_s=1.0)
+        return m.RelayBeatAnswer(workers=(), heartbeat_s=1.0)
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ def test_t4_a_pilot_can_name_no_other_pilots_job(tmp_path):
         owner, thief = await w.pilots(2)
         (one,) = await w.submit()
         (got,) = await w.fill(owner)
-        held = m.HeldJob(job_id=got.job_id, attempt_nr=got.attempt_nr)
+        held = m.AttemptKey(job_id=got.job_id, attempt_nr=got.attempt_nr)
         await w.relay.release(m.Release(jobs=(held,)), thief.known)
         update = m.Update(
             job_id=got.job_id, attempt_nr=got.attempt_nr, state=S.HOLDING, since=time.time()
@@ -326,7 +326,7 @@ def test_a_job_given_back_is_taken_by_another_or_goes_home(tmp_path):
         (pilot,) = await w.pilots()
         (one,) = await w.submit()
         (got,) = await w.fill(pilot)
-        held = m.HeldJob(job_id=got.job_id, attempt_nr=got.attempt_nr)
+        held = m.AttemptKey(job_id=got.job_id, attempt_nr=got.attempt_nr)
         await w.relay.release(m.Release(jobs=(held,)), pilot.known)
         pilot.has.clear()
         await w.turn()

@@ -36,7 +36,7 @@ def test_a_relay_answers_over_tls_in_its_own_name(tree, tmp_path):
         trust = Trust(pin=keys.pin(site.relay_state))
         one = Client(part["url"], fixed_token(token), patience=Patience(total_s=5), trust=trust)
         with pytest.raises(Refused) as no:
-            one.call("beat", m.Beat(room=Room(cores=1)), answer=m.Beaten)
+            one.call("beat", m.Beat(room=Room(cores=1)), answer=m.BeatAnswer)
         return no.value
 
     async def main():

@@ -41,9 +41,9 @@ class Echo:
             raise No(401, "no valid token")
         return token
 
-    async def beat(self, ask: m.Beat, pilot: str) -> m.Beaten:
+    async def beat(self, ask: m.Beat, pilot: str) -> m.BeatAnswer:
         self.beats += 1
-        return m.Beaten(heartbeat_s=7)
+        return m.BeatAnswer(heartbeat_s=7)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def client(spool: Spool, shown: str = "good") -> SpoolClient:
 
 def test_a_request_is_answered_and_leaves_nothing(serving):
     spool, echo = serving
-    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
     time.sleep(0.2)
     assert list(spool.directory.glob("*/*/*")) == []
     assert echo.beats == 1
@@ -85,7 +85,7 @@ def test_a_request_is_answered_and_leaves_nothing(serving):
 def test_a_refusal_is_one_as_over_http(serving):
     spool, _ = serving
     with pytest.raises(Refused) as no:
-        client(spool, "bad").call("beat", BEAT, answer=m.Beaten)
+        client(spool, "bad").call("beat", BEAT, answer=m.BeatAnswer)
     assert no.value.status == 401
 
 
@@ -96,7 +96,7 @@ def test_p10_what_is_no_request_is_removed_and_harms_nobody(serving):
     ):
         put(spool.directory / "ask" / "0" / f"{nr}", text)
     os.mkfifo(spool.directory / "ask" / "1" / ".pipe")
-    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
     time.sleep(0.2)
     assert [one.name for one in spool.directory.glob("ask/*/*")] == [".pipe"]
     assert echo.beats == 1
@@ -110,7 +110,7 @@ def test_without_a_relay_a_client_says_so_and_takes_its_request_back(serving, mo
         for fan in "0123456789abcdef":
             (quiet / way / fan).mkdir(parents=True)
     with pytest.raises(Unreachable):
-        SpoolClient(f"spool://{quiet}", None, patience=ONCE).call("beat", BEAT, answer=m.Beaten)
+        SpoolClient(f"spool://{quiet}", None, patience=ONCE).call("beat", BEAT, answer=m.BeatAnswer)
     assert list(quiet.glob("*/*/*")) == []
     with pytest.raises(AilurusError, match="no relay"):
         SpoolClient("spool:///nowhere", None)
@@ -124,7 +124,7 @@ def test_a_waiting_client_looks_ever_more_rarely(serving, monkeypatch):
     monkeypatch.setattr("ailurus.wire.spool.SLACK_S", 0.05)
     monkeypatch.setattr("ailurus.wire.spool.taken", lambda path: None)
     with pytest.raises(Unreachable):
-        one.call("beat", BEAT, answer=m.Beaten)
+        one.call("beat", BEAT, answer=m.BeatAnswer)
     assert looks[:3] == pytest.approx([0.05, 0.075, 0.1125])
     assert max(looks) <= 2.0
 
@@ -141,7 +141,7 @@ def test_what_is_no_file_is_not_opened_and_holds_up_nobody(serving, monkeypatch)
     (spool.directory / "ask" / "0" / "directory").mkdir()
     (spool.directory / "ask" / "0" / "link").symlink_to("/dev/zero")
     for _ in range(3):
-        assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+        assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
     assert len(opened) == echo.beats == 3
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_answered_is_tried_rarely(serving, monkeypatch):
     monkeypatch.setattr(spools, "put", full)
     monkeypatch.setattr("ailurus.wire.spool.SLACK_S", 0.6)
     with pytest.raises(Unreachable):
-        client(spool).call("beat", BEAT, answer=m.Beaten)
+        client(spool).call("beat", BEAT, answer=m.BeatAnswer)
     assert len(tried) == echo.beats == 1
 
 
@@ -167,7 +167,7 @@ def test_a_spool_that_somebody_has_removed_is_made_again(serving):
         if len(list(spool.directory.glob("a*/*"))) == 32:
             break
         time.sleep(0.02)
-    assert client(spool).call("beat", BEAT, answer=m.Beaten).heartbeat_s == 7
+    assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
 
 
 def test_what_is_old_goes_and_a_directory_stops_no_sweep(serving):

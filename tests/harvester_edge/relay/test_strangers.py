@@ -41,9 +41,9 @@ def stranger(w: World, answer):
 def empty_dispatcher(name, ask):
     """Takes the relay's token, and has another store."""
     if name == "report":
-        return m.Verdicts(
+        return m.ReportVerdicts(
             verdicts=tuple(
-                m.Verdict(job_id=one.job_id, attempt_nr=one.attempt_nr, verdict="badkey")
+                m.ReportVerdict(job_id=one.job_id, attempt_nr=one.attempt_nr, verdict="badkey")
                 for one in ask.reports
             )
         )
@@ -53,9 +53,11 @@ def empty_dispatcher(name, ask):
 def liar(name, ask):
     if name != "report":
         return Unreachable("it has another name")
-    return m.Verdicts(
+    return m.ReportVerdicts(
         verdicts=tuple(
-            m.Verdict(job_id=r.job_id, attempt_nr=r.attempt_nr, verdict=word, seal=r.report_key)
+            m.ReportVerdict(
+                job_id=r.job_id, attempt_nr=r.attempt_nr, verdict=word, seal=r.report_key
+            )
             for r in ask.reports
             for word in ("accepted", "alreadydone")
         )
@@ -220,7 +222,7 @@ def asked(said, holder):
         wire.said = said
         up = Upstream(wire, holder, Log("test"))
         try:
-            await up.call("relay_tell", m.RelayTell(site="here"), m.RelayTold)
+            await up.call("relay_tell", m.RelayBeat(site="here"), m.RelayBeatAnswer)
         except (Unreachable, Refused) as error:
             return type(error), up.up
         else:
@@ -244,7 +246,7 @@ def test_a_stray_refusal_is_silence(status):
 
 @pytest.mark.field("A2")
 def test_another_store_is_no_dispatcher_while_something_is_here():
-    told = msgspec.json.encode(m.RelayTold(workers=(), heartbeat_s=10.0, giver="other"))
+    told = msgspec.json.encode(m.RelayBeatAnswer(workers=(), heartbeat_s=10.0, giver="other"))
     holder = Holder()
     assert asked((200, told), holder) == (Unreachable, False)
     holder.empty = True
@@ -255,7 +257,7 @@ def test_another_store_is_no_dispatcher_while_something_is_here():
 @pytest.mark.field("A2")
 @pytest.mark.parametrize("giver", ["right", ""])
 def test_the_dispatcher_itself_and_one_from_before_names_are_heard(giver):
-    told = msgspec.json.encode(m.RelayTold(workers=(), heartbeat_s=10.0, giver=giver))
+    told = msgspec.json.encode(m.RelayBeatAnswer(workers=(), heartbeat_s=10.0, giver=giver))
     assert asked((200, told), Holder()) == (None, True)
     assert asked(problem(403, "right"), Holder()) == (Refused, True)
 

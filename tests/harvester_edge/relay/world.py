@@ -92,7 +92,7 @@ class Pilot:
         self.has |= {(one.job_id, one.attempt_nr): one for one in got}
         return got
 
-    async def beat(self, state: JobState = JobState.RUNNING) -> m.Beaten:
+    async def beat(self, state: JobState = JobState.RUNNING) -> m.BeatAnswer:
         updates = tuple(
             m.Update(job_id=one[0], attempt_nr=one[1], state=state, since=time.time())
             for one in self.has

@@ -53,9 +53,9 @@ def good(path, body):
         answer = m.Registered(worker_id=1, token="t", heartbeat_s=10, lease_s=30, giver=GIVER)
     elif path == "/worker/report":
         asked = msgspec.json.decode(body, type=m.Reports).reports
-        answer = m.Verdicts(verdicts=tuple(verdict(one, "accepted", SEAL) for one in asked))
+        answer = m.ReportVerdicts(verdicts=tuple(verdict(one, "accepted", SEAL) for one in asked))
     elif path == "/worker/beat":
-        answer = m.Beaten(heartbeat_s=10)
+        answer = m.BeatAnswer(heartbeat_s=10)
     elif path == "/worker/acquire":
         answer = m.Acquired(jobs=(), giver=GIVER)
     else:
@@ -64,14 +64,16 @@ def good(path, body):
 
 
 def verdict(report, word, seal=""):
-    return m.Verdict(job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal)
+    return m.ReportVerdict(
+        job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal
+    )
 
 
 def empty_dispatcher(path, body):
     """Ours, with another store: it knows neither tokens nor attempts."""
     if path == "/worker/report":
         asked = msgspec.json.decode(body, type=m.Reports).reports
-        verdicts = m.Verdicts(verdicts=tuple(verdict(one, "badkey") for one in asked))
+        verdicts = m.ReportVerdicts(verdicts=tuple(verdict(one, "badkey") for one in asked))
         return 200, msgspec.json.encode(verdicts)
     return problem(401, giver="another-store")
 
@@ -86,7 +88,7 @@ def wild(path, body):
         return problem(410, giver="another-store")
     asked = msgspec.json.decode(body, type=m.Reports).reports
     verdicts = tuple(verdict(one, "alreadydone", one.report_key) for one in asked)
-    return 200, msgspec.json.encode(m.Verdicts(verdicts=verdicts))
+    return 200, msgspec.json.encode(m.ReportVerdicts(verdicts=verdicts))
 
 
 def always(status, body):
@@ -119,7 +121,7 @@ STRANGERS = {
 ASKS = {
     "acquire": m.Acquire(request_id="r", room=ROOM),
     "beat": m.Beat(room=ROOM),
-    "release": m.Release(jobs=(m.HeldJob(job_id=1, attempt_nr=1),)),
+    "release": m.Release(jobs=(m.AttemptKey(job_id=1, attempt_nr=1),)),
     "log_pieces": m.LogPieces(
         pieces=(m.LogPiece(job_id=1, attempt_nr=1, stream="stdout", offset=0, text="x"),)
     ),
@@ -263,7 +265,9 @@ def test_outputs_go_on_the_verdict_of_the_giver_alone(tmp_path):
         if path != "/worker/report":
             return good(path, body)
         one = msgspec.json.decode(body, type=m.Reports).reports[0]
-        return 200, msgspec.json.encode(m.Verdicts(verdicts=(verdict(one, "alreadydone", SEAL),)))
+        return 200, msgspec.json.encode(
+            m.ReportVerdicts(verdicts=(verdict(one, "alreadydone", SEAL),))
+        )
 
     owed = Owed(tmp_path, loser)
     owed.turn()
@@ -341,7 +345,7 @@ def test_a_payload_is_stopped_by_who_gave_the_job(tmp_path, given_seal, shown, o
 
 @given(word=st.text(max_size=20), shown=st.text(max_size=60), kept=st.text(min_size=1, max_size=60))
 def test_without_the_seal_no_no_is_a_verdict(word, shown, kept):
-    one = m.Verdict(job_id=1, attempt_nr=1, verdict=word, seal=shown)
+    one = m.ReportVerdict(job_id=1, attempt_nr=1, verdict=word, seal=shown)
     judged = authority.judged(kept, one)
     went_back = (word, shown) == ("accepted", "")  # a dispatcher from before seals
     assert (judged is Judged.KEPT) == (shown != kept and not went_back)
@@ -351,7 +355,7 @@ def test_without_the_seal_no_no_is_a_verdict(word, shown, kept):
 def test_no_bytes_of_a_stranger_are_the_dispatcher_s_word(status, body):
     link, _ = linked(always(status, body))
     with pytest.raises(Unreachable):
-        link.call("beat", ASKS["beat"], answer=m.Beaten)
+        link.call("beat", ASKS["beat"], answer=m.BeatAnswer)
 
 
 @pytest.mark.parametrize("dialect", ["v1", "legacy"])
@@ -407,5 +411,5 @@ def test_of_a_panda_server_only_its_own_yes_settles_and_nothing_deletes(
 def test_r7_a_dispatcher_that_went_back_may_accept_a_sealed_report_and_refuse_none(
     word, seal, becomes
 ):
-    said = m.Verdict(job_id=1, attempt_nr=1, verdict=word, seal=seal)
+    said = m.ReportVerdict(job_id=1, attempt_nr=1, verdict=word, seal=seal)
     assert authority.judged(SEAL, said) is becomes
