@@ -239,7 +239,9 @@ def test_who_was_lost_and_registers_again_is_alive_for_all_and_gets_nothing_it_m
 ):
     async def test(one):
         await one.service.store.write(
-            lambda tx: tx.one("worker.plan", site="here", queue="q", intent="i", idx=0)
+            lambda tx: tx.one(
+                "worker.plan", site="here", queue="q", intent="i", idx=0, deadline=None
+            )
         )
         worker = await registers(one, caller)
         await one.submit()
