@@ -18,22 +18,18 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
 from harvester_edge import owned, pilot_file
+from harvester_edge.client import trust
+from harvester_edge.connect import access
 from harvester_edge.decide import Decision, Health
-from harvester_edge.edge import (
-    Edge,
-    pilot_program,
-    site_file,
-    trust,
-    write_site_file,
-)
+from harvester_edge.edge import Edge, pilot_program, site_file, write_site_file
 from harvester_edge.evidence import Worker
 from harvester_edge.files import write_whole
 from harvester_edge.observe import Seen, idle_first
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag, Unclear
 from harvester_edge.relay import keys
 from harvester_edge.relay.proof import NOTE, sum_of
-from harvester_edge.render import Launch, Panda, script
-from harvester_edge.site import PandaPart, Site
+from harvester_edge.render import Launch, script
+from harvester_edge.site import Site
 
 
 def act(edge: Edge, decision: Decision, seen: Seen) -> dict[str, str]:
@@ -47,14 +43,10 @@ def act(edge: Edge, decision: Decision, seen: Seen) -> dict[str, str]:
                 if not part:
                     failed[slot] = why
                 break  # what has just been refused or has timed out is not asked again at once
-    if (
-        decision.drain
-        and edge.panda is None
-        and (ids := idle_first(edge, seen.rows)[: decision.drain])
-    ):
+    if decision.drain and (ids := idle_first(edge, seen.rows)[: decision.drain]):
         ask = m.DrainWorkers(site=edge.site.site, epoch=edge.epoch, worker_ids=ids)
         try:
-            edge.client.call("drain", ask, answer=m.Done)
+            edge.upstream.drain(ask)
             edge.log.info("workers_drained", worker_ids=ids)
         except WireError as error:
             edge.log.warning("drain_failed", reason=str(error))
@@ -92,7 +84,9 @@ def submit(edge: Edge, slot: str, count: int) -> str:
         deadline=deadline + edge.times.start_grace_s, outage_s=edge.site.outage_s,
     )  # fmt: skip
     try:
-        tokens = edge.client.call("intent", ask, answer=m.Bootstraps).tokens
+        tokens = edge.upstream.plan(ask)
+        if len(tokens) != count:
+            raise AilurusError(f"{len(tokens)} credentials were given for {count} workers")
         failpoint("edge.tokens")
         order = make_order(edge, tag, slot, tokens)
         if edge.clock() > now + edge.lease_s:  # we slept: the site may be another's
@@ -101,9 +95,10 @@ def submit(edge: Edge, slot: str, count: int) -> str:
         edge.keep(*(_not_started(worker, edge.clock(), str(error)) for worker in workers))
         edge.log.warning("submission_given_up", intent=tag, reason=str(error))
         return f"given up before the batch system was asked: {error}"
-    workers = [replace(worker, phase=Phase.SUBMITTING) for worker in workers]
-    if edge.panda is not None:  # what it calls them is known before it is told of them
-        workers = [replace(one, worker_id=int(nr)) for one, nr in zip(workers, tokens, strict=True)]
+    workers = [
+        replace(worker, phase=Phase.SUBMITTING, worker_id=edge.upstream.worker_id(token))
+        for worker, token in zip(workers, tokens, strict=True)
+    ]
     edge.keep(*workers)
     failpoint("edge.submitting")
     outcome = edge.batch.submit(order, tag)
@@ -178,19 +173,7 @@ def launch(site: Site, tag: str, slot: str) -> Launch:
         lifetime_s=shape.walltime_s,
         idle_exit_s=int(duration_s(site.scaling.idle_exit)),
         trust=trust_options(site) if site.network == "direct" else _relay_pin(site),
-        panda=_panda(site.dispatcher.panda),
-    )
-
-
-def _panda(part: PandaPart | None) -> Panda | None:
-    if part is None:
-        return None
-    return Panda(
-        harvester_id=part.harvester_id,
-        token_file=expanded(part.pilot_token_file),
-        origin=part.origin or "",
-        dialect=part.dialect or "",
-        label=part.label,
+        access=access(site),
     )
 
 
@@ -211,7 +194,7 @@ def tell(edge: Edge) -> None:
         )
         ask = m.WorkerObservations(site=edge.site.site, epoch=edge.epoch, workers=news)
         try:
-            edge.client.call("workers_news", ask, answer=m.Done)
+            edge.upstream.report(ask)
         except WireError as error:
             edge.log.warning("news_not_told", reason=str(error))
             return

@@ -164,7 +164,7 @@ def say_hello(edge: Edge) -> str:
     )
     edge.refused = False
     try:
-        welcome = edge.client.call("hello", ask, answer=m.Welcome)
+        welcome = edge.upstream.hello(ask)
     except Refused as error:
         edge.refused = error.status in (401, 403)
         if error.status == 409 and authority.known(error, edge.book.meta("giver") or error.giver):

@@ -18,18 +18,16 @@ from msgspec import Struct
 
 from ailurus.naming import name_once
 from ailurus.paths import expanded
-from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
+from harvester_edge import connect, lint, owned
 from harvester_edge import edge as edges
-from harvester_edge import lint, owned
 from harvester_edge.act import launch
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.decide import TROUBLES
-from harvester_edge.edge import client, pilot_program, prefix
-from harvester_edge.panda.line import CURRENT
+from harvester_edge.edge import pilot_program, prefix
 from harvester_edge.ports import Batch, BatchError, Order, Tag
 from harvester_edge.render import script
 from harvester_edge.site import Site
@@ -108,22 +106,11 @@ def _asked(about: str, ask: Callable[[], str]) -> Finding:
 
 
 def _dispatcher(site: Site) -> str:
-    if (part := site.dispatcher.panda) is not None:
-        server = edges.line(site, part, patience_s=0.0)
-        server.ask(CURRENT, {"harvester_id": part.harvester_id})
-        return f"{server.url} answers as a PanDA server, {server.speaks()}, and takes the token"
-    began = time.time()
-    answer = client(site, patience_s=0.0).call(
-        "edge_trace", m.TraceRequest(site=site.site), answer=m.Traced
-    )
-    took = time.time() - began
-    skew = abs(answer.now - (began + took / 2)) - took if answer.now else 0.0
-    if skew > SKEW_S:
-        said = f"this machine's clock is {skew:.0f} s off the dispatcher's"
+    found = connect.probe(site)
+    if found.skew_s > SKEW_S:
+        said = f"this machine's clock is {found.skew_s:.0f} s off the dispatcher's"
         raise Trouble(said, "synchronise it: deadlines and tokens go by it", warning=True)
-    return (
-        f"{site.dispatcher.url} answers in {took * 1000:.0f} ms and knows the token for {site.site}"
-    )
+    return found.message
 
 
 def _state(site: Site) -> str:

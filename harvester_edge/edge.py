@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -20,23 +19,16 @@ from ailurus.paths import directory_url, expanded
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import Client, TokenFile, Trust
-from ailurus.wire.retry import Patience
 from harvester_edge import owned, pilot_file
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
+from harvester_edge.connect import connect
 from harvester_edge.decide import Decision
 from harvester_edge.evidence import Times, Worker
 from harvester_edge.files import write_whole
-from harvester_edge.owned import token_remedy
-from harvester_edge.panda.instance import Instance
-from harvester_edge.panda.line import Line
 from harvester_edge.ports import DIGITS, Batch, Tag, nodes_suffix
-from harvester_edge.site import PandaPart, Site
-
-PATIENCE = Patience(
-    total_s=3.0, first_s=0.2, longest_s=1.0
-)  # a cycle does not wait for a dispatcher
+from harvester_edge.site import Site
+from harvester_edge.upstream import Upstream
 
 
 @dataclass
@@ -46,7 +38,7 @@ class Edge:
     site: Site
     batch: Batch
     book: Book
-    client: Client | Instance
+    upstream: Upstream
     clock: Callable[[], float]
     log: Log
     workers: dict[tuple[str, int], Worker] = field(default_factory=dict)  # that have not ended
@@ -67,11 +59,6 @@ class Edge:
     recover_at: float | None = 0.0
     recovery: subprocess.Popen[bytes] | None = None
     recover_again_s: float = 60.0  # after the next failure; doubled by each
-
-    @property
-    def panda(self) -> Instance | None:
-        """The client for a PanDA server; None when the dispatcher is ours."""
-        return self.client if isinstance(self.client, Instance) else None
 
     @property
     def state(self) -> Path:
@@ -194,23 +181,19 @@ def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) ->
 
 
 def _opened(site: Site, batch: Batch, book: Book, clock: Callable[[], float], log: Log) -> Edge:
-    """What the book knows is remembered."""
-    edge = Edge(
+    """An edge that knows what its book says."""
+    workers = {worker.key: worker for worker in book.live()}
+    last = book.decisions(1)
+    return Edge(
         site=site,
         batch=batch,
         book=book,
-        client=client(site),
+        upstream=connect(site, book, workers.values, clock, log),
         clock=clock,
         log=log,
+        workers=workers,
+        decision=last[0].decision if last else None,
     )
-    if (part := site.dispatcher.panda) is not None:
-        edge.client = Instance(
-            site, part, line(site, part), book, edge.workers.values, edge.clock, log
-        )
-    edge.workers.update((worker.key, worker) for worker in book.live())
-    last = book.decisions(1)
-    edge.decision = last[0].decision if last else None
-    return edge
 
 
 def directories(site: Site) -> list[tuple[Path, str]]:
@@ -267,49 +250,6 @@ def _digest12(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     except OSError:
         return ""
-
-
-def client(site: Site, *, patience_s: float = PATIENCE.total_s) -> Client:
-    """The dispatcher of a site, with the edge's own token."""
-    token = TokenFile(private(Path(expanded(site.dispatcher.token_file))))
-    patience = msgspec.structs.replace(PATIENCE, total_s=patience_s)
-    origin = site.dispatcher.panda.origin if site.dispatcher.panda else None
-    return Client(
-        site.dispatcher.url,
-        token,
-        patience=patience,
-        trust=trust(site),
-        headers={"Origin": origin} if origin else {},
-        stale=(401, 403) if site.dispatcher.panda else (401,),  # PanDA's word for an expired token
-    )
-
-
-def line(site: Site, part: PandaPart, *, patience_s: float = PATIENCE.total_s) -> Line:
-    """The PanDA server of a site."""
-    return Line(client(site, patience_s=patience_s), part.dialect, trust(site))
-
-
-def trust(site: Site) -> Trust:
-    """Whom the site believes to be its dispatcher."""
-    ca = expanded(site.dispatcher.ca) if site.dispatcher.ca else ""
-    return Trust(ca, site.dispatcher.pin or "")
-
-
-def private(path: Path, field: str = "dispatcher.token_file", scope: str = "edge") -> Path:
-    """A credential file, if nobody else can read it or put another in its place."""
-    try:
-        found = path.lstat()
-    except OSError as error:
-        raise AilurusError(
-            f"cannot read {path}: {error.strerror}",
-            field=field,
-            remedy=token_remedy(scope),
-        ) from None
-    if stat.S_ISLNK(found.st_mode):
-        raise AilurusError(f"{path} is a symbolic link", field=field, remedy="name the file itself")
-    if found.st_mode & 0o007:
-        raise AilurusError(f"others can use {path}", field=field, remedy=f"chmod 600 {path}")
-    return path
 
 
 def pilot_program(site: Site) -> str:

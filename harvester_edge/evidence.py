@@ -71,8 +71,8 @@ class Evidence(Struct, frozen=True, kw_only=True, gc=False):
     sighting: Sighting | None = None
     answers_since: float | None = 0.0  # since when the dispatcher answers; None: it does not
     row: WorkerRow | None = None
-    # Pilots register where we cannot see it: that one runs is all that shows of it.
-    mute: bool = False
+    pilots_register: bool = True
+    """False: the server does not tell who has registered, so a worker that runs counts as registered."""
 
     @property
     def asked(self) -> bool:
@@ -158,7 +158,7 @@ def _runs_unheard(worker: Worker, seen: Evidence, times: Times) -> Worker:
         return replace(worker, phase=phase, started=started, ending=None, ended=None)
     if worker.ending is Ending.NEVER_REGISTERED:
         return worker  # judged before; it is being cancelled
-    if seen.mute:
+    if not seen.pilots_register:
         return replace(
             worker, phase=Phase.ACTIVE, started=started, registered=started, ending=None, ended=None
         )
@@ -208,7 +208,7 @@ def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worke
     if row is not None and row.ending not in (None, Ending.LOST) and ending not in TOLD:
         ending, detail = row.ending or ending, row.diagnosis or detail
     elif worker.registered is None and (
-        ending is Ending.FAILED or (ending is Ending.DONE and not seen.mute)
+        ending is Ending.FAILED or (ending is Ending.DONE and seen.pilots_register)
     ):
         if not seen.asked:
             # Whether it had registered is not known: say so once the dispatcher answers.

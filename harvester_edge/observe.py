@@ -22,6 +22,7 @@ from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.ports import BatchError, BatchId, Sighting, Tag
 from harvester_edge.snapshot import cost_of, snapshot
+from harvester_edge.upstream import Demand
 
 Key = tuple[str, int]
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -57,7 +58,7 @@ def observe(edge: Edge, unheard: str = "", unfit: str = "") -> Seen:
     and why nothing can be started from the edge's directories."""
     now = edge.clock()
     sightings, unseen = _listing(edge, now)
-    demand, unheard = _demand(edge, unheard)
+    (demand, sentences), unheard = _demand(edge, unheard)
     edge.avoid = tuple(one.host for one in demand.excluded if _NODE.fullmatch(one.host))
     rows = {(row.intent, row.index): row for row in demand.workers if row.intent and row.registered}
     before = dict(edge.workers)
@@ -80,7 +81,9 @@ def observe(edge: Edge, unheard: str = "", unfit: str = "") -> Seen:
     ended = tuple(worker for worker in changed if worker.phase is Phase.ENDED)
     empties.count(edge, demand, ended)
     return Seen(
-        snapshot=snapshot(edge, demand, now, unheard=unheard, unseen=unseen, unfit=unfit),
+        snapshot=snapshot(
+            edge, demand, sentences, now, unheard=unheard, unseen=unseen, unfit=unfit
+        ),
         cancel=tuple(_overdue(edge, sightings or {}, now, strays=sure)),
         rows=rows,
         ended=ended,
@@ -120,8 +123,8 @@ def _weight(worker: Worker | None, one: Sighting) -> tuple[bool, bool]:
     return one.phase is not Phase.ENDED, worker is not None and worker.batch_id == one.batch_id
 
 
-def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
-    nothing = m.Demand(shapes=(), workers=())
+def _demand(edge: Edge, unheard: str) -> tuple[Demand, str]:
+    nothing = Demand(m.Demand(shapes=(), workers=()))
     if unheard:
         return nothing, unheard
     last = edge.decision
@@ -132,8 +135,8 @@ def _demand(edge: Edge, unheard: str) -> tuple[m.Demand, str]:
         word=_word(last, edge.clock()) if last and last is not edge.told else None,
     )
     try:
-        answer = edge.client.call("demand", ask, answer=m.Demand)
-        why = edge.stranger(answer.giver)
+        answer = edge.upstream.demand(ask)
+        why = edge.stranger(answer.answer.giver)
     except WireError as error:
         answer, why = nothing, str(error)
     if why:
@@ -183,7 +186,7 @@ def _judged(
             sighting=sighting,
             answers_since=answers,
             row=rows.get(key),
-            mute=edge.panda is not None,
+            pilots_register=edge.upstream.pilots_register,
         )
         after = judge(worker, evidence, times)
         if after is not worker:
@@ -195,7 +198,7 @@ def _judged(
             sighting=sightings.get(key),
             answers_since=answers,
             row=rows.get(key),
-            mute=edge.panda is not None,
+            pilots_register=edge.upstream.pilots_register,
         )
         after = judge(worker, evidence, times)
         if after is not worker:
@@ -295,10 +298,14 @@ def _adopted(
             intent=key[0], index=key[1], slot=names[0] if names else "", queue=queue, planned=now,
             deadline=now + duration_s(edge.site.policy.max_queue_age), phase=Phase.QUEUED,
         )  # fmt: skip
-        if edge.panda is not None:
-            worker = replace(worker, worker_id=edge.panda.numbers(1)[0])
-        mute = edge.panda is not None
-        evidence = Evidence(now=now, listed=True, sighting=sighting, row=registered, mute=mute)
+        worker = replace(worker, worker_id=edge.upstream.adopted_worker_id())
+        evidence = Evidence(
+            now=now,
+            listed=True,
+            sighting=sighting,
+            row=registered,
+            pilots_register=edge.upstream.pilots_register,
+        )
         yield judge(worker, evidence, edge.times)
 
 
@@ -332,7 +339,7 @@ def _failed_to_start(edge: Edge, old: Worker | None, worker: Worker) -> bool:
     if old is None or old.ending is not None:
         return old is None
     expired = old.started is None and 0 < worker.deadline < edge.clock()
-    condemned = edge.panda is not None and worker.key in edge.panda.condemned
+    condemned = worker.key in edge.upstream.condemned()
     ours = old.phase is Phase.PLANNED or (old.phase is Phase.SUBMITTING and old.outcome is None)
     return not (expired or condemned or ours)
 
@@ -356,7 +363,7 @@ def _overdue(
     def late(worker: Worker) -> bool:
         return bool(worker.deadline) and now > worker.deadline and worker.waits
 
-    condemned = edge.panda.condemned if edge.panda is not None else frozenset()
+    condemned = edge.upstream.condemned()
     bad: set[BatchId] = set()
     for key, sighting in sightings.items():
         if sighting.phase is Phase.ENDED or sighting.phase is None:

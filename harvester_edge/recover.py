@@ -54,10 +54,8 @@ def recover(edge: Edge, seen: Seen) -> None:
     write_site_file(edge.site)
     argv = [how.program, "--recover", "--url", edge.site.dispatcher.url, "--queue", how.queue,
             "--site", str(how.site_file), "--spool", how.spool, *trust_options(edge.site)]  # fmt: skip
-    environment = dict(os.environ)
-    if how.panda is not None:
-        argv += [word for option in how.panda.options.items() for word in option]
-        environment |= how.panda.environment
+    argv += [part for option in how.access.options.items() for part in option]
+    environment = os.environ | how.access.environment
     null = subprocess.DEVNULL
     try:
         with said.open("wb") as log:

@@ -14,25 +14,13 @@ LEFT = "left"
 """In a worker's directory: how many jobs its pilot had, written when it left."""
 
 
-class Panda(Struct, frozen=True, kw_only=True):
-    """What a pilot needs to know of a PanDA server. The name of its worker there is in its file."""
+class Access(Struct, frozen=True, kw_only=True):
+    """How a pilot reaches the queue: further options and variables, and the form of its credential."""
 
-    harvester_id: str
-    token_file: str
-    origin: str
-    dialect: str
-    label: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """As Harvester sets it for PanDA's own pilots."""
-        named = {"HARVESTER_ID": self.harvester_id, "PANDA_JSID": f"harvester-{self.harvester_id}"}
-        return named | ({"PANDA_AUTH_ORIGIN": self.origin} if self.origin else {})
-
-    @property
-    def options(self) -> dict[str, str]:
-        told = {"--token-file": self.token_file, "-j": self.label}
-        return told | ({"--dialect": self.dialect} if self.dialect else {})
+    options: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    credential_value: str = ""
+    """The variable that gets the credential itself; empty: AILURUS_BOOTSTRAP_FILE gets the path of its file."""
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -48,12 +36,13 @@ class Launch(Struct, frozen=True, kw_only=True):
     """The order's; worker `index` has the directory of that name in it."""
     lifetime_s: int
     idle_exit_s: int
-    trust: tuple[str, ...] = ()  # options that say whom the pilot believes to be its dispatcher
-    panda: Panda | None = None
+    trust: tuple[str, ...] = ()
+    """Options that say by what the pilot knows its dispatcher."""
+    access: Access = Access()
 
     @property
     def spool(self) -> str:
-        """Where a site's pilots keep what they owe: the next one, or the edge, sends it for a dead one."""
+        """Where pilots keep unsent reports: the next pilot, or the edge, sends those of a dead one."""
         return f"{self.work}/spool"
 
 
@@ -68,14 +57,14 @@ def script(launch: Launch, index: str) -> str:
         "--spool": launch.spool,
         "-l": str(launch.lifetime_s),
         "--idle-exit": str(launch.idle_exit_s),
-        **(launch.panda.options if launch.panda else {}),
+        **launch.access.options,
     }
     lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
     if launch.trust:
         lines.append(shlex.join(launch.trust))
     return (
         "#!/bin/sh\n"
-        # A batch system reads its directives up to the first command: a value cannot become one.
+        # A batch system reads its directives up to the first command: no value can become one.
         "set -u\n"
         + _credential(launch, index)
         + " \\\n    ".join((f"exec {shlex.quote(launch.program)}", *lines))
@@ -84,12 +73,12 @@ def script(launch: Launch, index: str) -> str:
 
 
 def _credential(launch: Launch, index: str) -> str:
-    """Where a worker finds what it is: its bootstrap token, or its number at a PanDA server."""
-    place = f"{shlex.quote(str(launch.directory))}/{index}"
-    file, left = f"{place}/bootstrap", f"export AILURUS_LEFT_FILE={place}/{LEFT}\n"
-    if launch.panda is None:
-        return f"{left}export AILURUS_BOOTSTRAP_FILE={file}\n"
-    lines = [left] + [
-        f"export {name}={shlex.quote(v)}\n" for name, v in launch.panda.environment.items()
-    ]
-    return "".join(lines) + f"HARVESTER_WORKER_ID=$(cat {file}) && export HARVESTER_WORKER_ID\n"
+    """The lines that hand a worker its credential: its bootstrap token, or its number at a PanDA server."""
+    directory = f"{shlex.quote(str(launch.directory))}/{index}"
+    lines = [f"export AILURUS_LEFT_FILE={directory}/{LEFT}"]
+    lines += [f"export {name}={shlex.quote(v)}" for name, v in launch.access.environment.items()]
+    if variable := launch.access.credential_value:
+        lines.append(f"{variable}=$(cat {directory}/bootstrap) && export {variable}")
+    else:
+        lines.append(f"export AILURUS_BOOTSTRAP_FILE={directory}/bootstrap")
+    return "".join(f"{line}\n" for line in lines)

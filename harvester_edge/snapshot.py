@@ -19,13 +19,19 @@ from harvester_edge import empties
 from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
 from harvester_edge.edge import Edge, Steady
 from harvester_edge.evidence import UNKNOWN, Worker
-from harvester_edge.fit import Bin, describe, fit
-from harvester_edge.panda.instance import Told
+from harvester_edge.fit import Bin, fit
 from harvester_edge.ports import RENAMED
 
 
 def snapshot(
-    edge: Edge, demand: m.Demand, now: float, *, unheard: str, unseen: str, unfit: str
+    edge: Edge,
+    demand: m.Demand,
+    sentences: tuple[str, ...],
+    now: float,
+    *,
+    unheard: str,
+    unseen: str,
+    unfit: str,
 ) -> Snapshot:
     """What `decide` is told. `unheard`, `unseen`: why the dispatcher or the batch system said nothing;
     `unfit`: why nothing can be started."""
@@ -33,7 +39,7 @@ def snapshot(
     bins = _as_found(edge, bins, demand)
     workers = list(edge.workers.values())
     seen = Snapshot(
-        **_counted(edge, demand, bins, workers, now),
+        **_counted(edge, demand, sentences, bins, workers, now),
         paused=_paused(edge),
         unheard=unheard,
         unseen=unseen,
@@ -44,13 +50,18 @@ def snapshot(
     if not (lost := [worker for worker in workers if _in_limbo(worker)]):
         return seen
     known = [worker for worker in workers if not _in_limbo(worker)]
-    rest = replace(seen, **_counted(edge, demand, bins, known, now))
+    rest = replace(seen, **_counted(edge, demand, sentences, bins, known, now))
     name, why = _limbo(edge, lost)
     return replace(seen, limbo=Limbo(name=name, why=why, rest=rest))
 
 
 def _counted(
-    edge: Edge, demand: m.Demand, bins: dict[str, Bin], workers: list[Worker], now: float
+    edge: Edge,
+    demand: m.Demand,
+    sentences: tuple[str, ...],
+    bins: dict[str, Bin],
+    workers: list[Worker],
+    now: float,
 ) -> dict[str, Any]:
     """What of a snapshot depends on which workers count."""
     free = [
@@ -82,7 +93,7 @@ def _counted(
         "queued": waiting.total(),
         "active": active,
         "cost": _occupied(edge, there, now),
-        "inputs": tuple(_inputs(edge, demand, waiting.total(), active)),
+        "inputs": (*_inputs(edge, waiting.total(), active), *sentences),
         "never": wants.never,
     }
 
@@ -138,7 +149,7 @@ def _doubt(edge: Edge, workers: list[Worker]) -> str:
     return ", ".join(told)
 
 
-def _inputs(edge: Edge, demand: m.Demand, queued: int, active: int) -> Iterator[str]:
+def _inputs(edge: Edge, queued: int, active: int) -> Iterator[str]:
     """What was seen, in words."""
     total = len(edge.workers)
     if isinstance(edge.clock, Steady) and abs(minutes := edge.clock.off_min()) > 1:
@@ -152,17 +163,6 @@ def _inputs(edge: Edge, demand: m.Demand, queued: int, active: int) -> Iterator[
     for diagnosis, n in odd.most_common(5):
         yield f"of {n} workers {diagnosis}; they are left as they are"
     yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
-    if isinstance(demand, Told):
-        yield from demand.said
-        return
-    most = sorted(demand.shapes, key=lambda ask: -ask.jobs)
-    for ask in most[:5]:
-        shared = f", {ask.sites} sites share them" if ask.sites > 1 else ""
-        yield f"{ask.jobs} jobs wait in {ask.queue or 'any queue'}: {describe(ask.shape)} each{shared}"
-    for node in demand.excluded:
-        yield f"node {node.host} gets no jobs: {node.reason}"
-    if most[5:]:
-        yield f"{sum(ask.jobs for ask in most[5:])} jobs wait in {len(most) - 5} other shapes"
 
 
 def cost_of(edge: Edge, name: str) -> Cost:

@@ -61,6 +61,7 @@ def main(args: Namespace, out: Output) -> int:
 
 def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     from ailurus.protocol.errors import AilurusError
+    from harvester_edge import connect
     from harvester_edge.cli.exits import NotFound
 
     workers = [] if args.job else book.search(args.id)
@@ -68,7 +69,7 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     attempts: tuple[m.TracedAttempt, ...] = ()
     if not workers and args.id.isdecimal() and len(args.id) < 19:  # more digits has no job's id
         job_id = int(args.id)
-        attempts = _asked(site, m.TraceRequest(site=site.site, job_id=job_id))
+        attempts = connect.attempts(site, m.TraceRequest(site=site.site, job_id=job_id))
         workers = [w for one in attempts for w in book.search(str(one.worker_id))]
     if not workers and not attempts:
         raise NotFound(
@@ -79,7 +80,9 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     note = ""
     try:
         ids = tuple({one.worker_id for one in workers if one.worker_id})[:100]
-        for one in _asked(site, m.TraceRequest(site=site.site, worker_ids=ids)) if ids else ():
+        for one in (
+            connect.attempts(site, m.TraceRequest(site=site.site, worker_ids=ids)) if ids else ()
+        ):
             jobs.setdefault(one.worker_id, []).append(one)
     except AilurusError as error:
         note = f"the dispatcher was not asked about jobs: {error}"
@@ -98,15 +101,6 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     else:
         _show(out, answer)
     return 0
-
-
-def _asked(site: Site, ask: m.TraceRequest) -> tuple[m.TracedAttempt, ...]:
-    from ailurus.protocol.errors import AilurusError
-    from harvester_edge.edge import client
-
-    if site.dispatcher.panda is not None:
-        raise AilurusError("a PanDA server tells an edge of no jobs: its monitor does")
-    return client(site, patience_s=0.0).call("edge_trace", ask, answer=m.Traced).attempts
 
 
 def _show(out: Output, answer: TraceAnswer) -> None:

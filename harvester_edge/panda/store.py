@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harvester_edge.book import connected
-from harvester_edge.panda.words import Wish
+from harvester_edge.panda.translate import Target
 
 Key = tuple[str, int]
 _SCHEMA = """
@@ -39,49 +39,49 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
-    def last(self) -> int | None:
+    def last_id(self) -> int | None:
         """The highest number that has been given; None: none yet, nor has the server said one."""
         row = self._db.execute("select max(next) - 1 from number").fetchone()
         return None if row[0] is None else int(row[0])
 
-    def begin(self, after: int) -> None:
+    def start_after(self, after: int) -> None:
         """Give no number up to that one."""
         self._db.execute("delete from number where next <= ?", (after,))
         self._db.execute(
             "insert into number select ? where not exists (select 1 from number)", (after + 1,)
         )
 
-    def numbers(self, count: int) -> range:
+    def new_ids(self, count: int) -> range:
         """So many numbers, never given before."""
         (after,) = self._db.execute(
             "update number set next = next + ? returning next", (count,)
         ).fetchone()
         return range(after - count, after)
 
-    def enlist(self, intent: str, label: str, kind: str, at: float) -> None:
+    def record_intent(self, intent: str, label: str, kind: str, at: float) -> None:
         """For what the workers of an intent are."""
         self._db.execute(
             "insert or replace into intent values (?, ?, ?, ?)", (intent, label, kind, at)
         )
 
-    def kinds(self) -> dict[str, tuple[str, str]]:
+    def purposes(self) -> dict[str, tuple[str, str]]:
         """Label and resource type, by intent."""
         rows = self._db.execute("select intent, label, kind from intent")
         return {intent: (label, kind) for intent, label, kind in rows}
 
-    def begun(self, wish: Wish) -> list[str]:
+    def intents_for(self, target: Target) -> list[str]:
         """The intents that a wish has had so far."""
         rows = self._db.execute(
             "select intent from intent where label = ? and kind = ? and at >= ?",
-            (wish.label, wish.kind, wish.at),
+            (target.label, target.kind, target.at),
         )
         return [intent for (intent,) in rows]
 
-    def wish(self, wishes: Iterable[Wish]) -> None:
-        self._db.executemany("insert or replace into wish values (?, ?, ?, ?, ?)", list(wishes))
+    def set_targets(self, targets: Iterable[Target]) -> None:
+        self._db.executemany("insert or replace into wish values (?, ?, ?, ?, ?)", list(targets))
 
-    def wishes(self) -> list[Wish]:
-        return [Wish(*row) for row in self._db.execute("select * from wish order by 1, 2, 3")]
+    def targets(self) -> list[Target]:
+        return [Target(*row) for row in self._db.execute("select * from wish order by 1, 2, 3")]
 
     def condemn(self, keys: Iterable[Key], at: float) -> None:
         self._db.executemany(

@@ -23,7 +23,7 @@ from ailurus.server import Guarded, Server
 from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
 from harvester_edge import owned
-from harvester_edge.edge import private, trust
+from harvester_edge.client import private, trust
 from harvester_edge.loop_status import Teller
 from harvester_edge.relay import keys
 from harvester_edge.relay.dispatcher import Dispatcher

@@ -19,6 +19,7 @@ from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.book import Book
 from harvester_edge.daemon import cycle
 from harvester_edge.edge import Edge, prefix
+from harvester_edge.native import Native
 from harvester_edge.ports import (
     Accepted,
     Batch,
@@ -241,7 +242,7 @@ def make_world(tree: dict[str, Any]) -> World:
         site=site,
         batch=batch,
         book=Book(site.state / "book.sqlite", site="demo"),
-        client=dispatcher,  # type: ignore[arg-type]
+        upstream=Native(dispatcher),
         clock=clock,
         log=Log("edge"),
     )

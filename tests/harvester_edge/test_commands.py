@@ -119,7 +119,7 @@ def test_tick_says_by_its_code_that_the_token_is_refused(config, monkeypatch, st
         def call(self, *_, **__):
             raise Refused(m.Problem(title="this token has expired", status=status))
 
-    monkeypatch.setattr("harvester_edge.edge.client", lambda _: Refuses())
+    monkeypatch.setattr("harvester_edge.connect.client", lambda _: Refuses())
     assert main(["tick", "--config", config]) == code
     assert "this token has expired" in capsys.readouterr().out
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester_edge import lint
+from harvester_edge.panda.pilots import access
 from harvester_edge.render import Launch, script
+from harvester_edge.site import PandaPart
 
 HOSTILE = [
     "$(touch /tmp/pwned)", "`id`", "a b", "a'b", 'a"b', "a\nb", "a\n#SBATCH --account=root", ";reboot",
@@ -80,3 +82,30 @@ def test_b1_lint_refuses_such_a_queue_or_slot(tmp_path, value):
         file = tmp_path / "site.yaml"
         file.write_bytes(msgspec.json.encode(tree))
         assert lint.faults(file), field
+
+
+def test_a_pilot_of_a_panda_server_gets_its_number_and_harvesters_variables(tmp_path):
+    part = PandaPart(
+        harvester_id="h", pilot_token_file="/t", origin="atlas:pilot", dialect="v1", label="user"
+    )
+    given = access(part)
+    assert given.options == {"--token-file": "/t", "-j": "user", "--dialect": "v1"}
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "bootstrap").write_text("4711")
+    program = tmp_path / "pilot"
+    program.write_text(f"#!/bin/sh\nenv > {tmp_path}/env\n")
+    program.chmod(0o755)
+    text = script(
+        Launch(
+            program=str(program), url="u", queue="q", slot="s", site_file=Path("/s"), work="/w",
+            directory=tmp_path, lifetime_s=60, idle_exit_s=5, access=given,
+        ),
+        "3",
+    )  # fmt: skip
+    subprocess.run(["sh", "-c", text], check=True, env={"PATH": "/usr/bin:/bin"})
+    env = (tmp_path / "env").read_text().splitlines()
+    assert {
+        "HARVESTER_ID=h", "PANDA_JSID=harvester-h", "PANDA_AUTH_ORIGIN=atlas:pilot",
+        "HARVESTER_WORKER_ID=4711", f"AILURUS_LEFT_FILE={tmp_path}/3/left",
+    } <= set(env)  # fmt: skip
+    assert not any(line.startswith("AILURUS_BOOTSTRAP_FILE") for line in env)

@@ -24,6 +24,7 @@ from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.book import Book
 from harvester_edge.edge import Edge, prefix
+from harvester_edge.native import Native
 from harvester_edge.ports import (
     Accepted,
     Batch,
@@ -406,7 +407,7 @@ def edge(of: Site, serve: Serve, clock: Callable[[], float]) -> Edge:
         site=of,
         batch=SimBatch(serve, of.state / "workers", of.site),
         book=book,
-        client=SimClient(serve),  # type: ignore[arg-type]
+        upstream=Native(SimClient(serve)),
         clock=clock,
         log=Log("edge"),
     )

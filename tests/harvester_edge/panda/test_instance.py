@@ -16,15 +16,15 @@ from ailurus.protocol import panda
 from ailurus.protocol.messages import Problem
 from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.client import Refused, Unreachable
-from harvester_edge import edge as edges
 from harvester_edge.panda.instance import Instance
-from harvester_edge.panda.line import Line
+from harvester_edge.panda.server import Server as PandaServer
+from harvester_edge.panda.server import connect
 from harvester_edge.ports import Rejected
 from harvester_edge.site import PandaPart, Site
 
 
 class Server:
-    """What `Line.ask` answers: a PanDA server with commands, jobs and a memory of what it was told."""
+    """What `Server.call` answers: a PanDA server with commands, jobs and a memory of what it was told."""
 
     url = "https://panda.example"
 
@@ -37,7 +37,7 @@ class Server:
         self.unknown = True  # it has not heard of this instance
         self.down = ""
 
-    def ask(self, path: str, given: dict[str, Any]) -> Any:
+    def call(self, path: str, given: dict[str, Any]) -> Any:
         if self.down and self.down in path:
             raise Unreachable("nobody answers")
         self.asked.append((path, given))
@@ -105,7 +105,7 @@ def _instance(world, run_mode):
     edge.site = msgspec.structs.replace(edge.site, dispatcher=named)
 
     def begin():
-        edge.client = Instance(
+        edge.upstream = Instance(
             edge.site,
             part,
             server,
@@ -117,11 +117,11 @@ def _instance(world, run_mode):
 
     begin()
     yield SimpleNamespace(world=world, server=server, edge=edge, begin=begin)
-    edge.client._store.close()
+    edge.upstream.close()
 
 
 def restart(one):
-    one.edge.client._store.close()
+    one.edge.upstream.close()
     one.world.restart()
     one.begin()
 
@@ -339,27 +339,27 @@ def test_a_token_that_has_expired_is_read_again_from_its_file(tree):
         def log_message(self, *_):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Door) as server:
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
+    with HTTPServer(("127.0.0.1", 0), Door) as door:
+        serving = threading.Thread(target=door.serve_forever, daemon=True)
         serving.start()
-        tree["dispatcher"]["url"] = f"http://127.0.0.1:{server.server_port}"
+        tree["dispatcher"]["url"] = f"http://127.0.0.1:{door.server_port}"
         tree["dispatcher"]["panda"] = {
             "harvester_id": "h",
             "pilot_token_file": "/t",
             "dialect": "v1",
         }
         site = msgspec.convert(tree, Site)
-        line = edges.line(site, site.dispatcher.panda)
-        assert line.ask("harvester/get_current_worker_id", {"harvester_id": "h"}) == 7
-        server.shutdown()
+        server = connect(site, site.dispatcher.panda)
+        assert server.call("harvester/get_current_worker_id", {"harvester_id": "h"}) == 7
+        door.shutdown()
         serving.join()
 
 
 def test_v1_is_asked_with_its_methods_and_arguments():
     wire = Wire({"success": False, "message": "", "data": None}, {"success": True, "data": None})
-    line = Line(wire, "v1")  # type: ignore[arg-type]
-    assert line.ask("harvester/get_current_worker_id", {"harvester_id": "a b"}) is None
-    line.ask("harvester/acknowledge_commands", {"command_ids": [1]})
+    server = PandaServer(wire, "v1")  # type: ignore[arg-type]
+    assert server.call("harvester/get_current_worker_id", {"harvester_id": "a b"}) is None
+    server.call("harvester/acknowledge_commands", {"command_ids": [1]})
     assert wire.sent == [
         ("GET", "/api/v1/harvester/get_current_worker_id?harvester_id=a+b", None),
         ("POST", "/api/v1/harvester/acknowledge_commands", b'{"command_ids": [1]}'),
@@ -368,11 +368,11 @@ def test_v1_is_asked_with_its_methods_and_arguments():
 
 def test_the_old_interface_is_asked_by_its_names_with_texts():
     wire = Wire([True, [True]], {"StatusCode": 0, "Commands": [{"command": "x"}]}, 7)
-    line = Line(wire, "legacy")  # type: ignore[arg-type]
-    assert line.ask("harvester/update_workers", {"harvester_id": "h", "workers": []}) == [True]
-    commands = line.ask("harvester/acquire_commands", {"harvester_id": "h", "n_commands": 20})
+    server = PandaServer(wire, "legacy")  # type: ignore[arg-type]
+    assert server.call("harvester/update_workers", {"harvester_id": "h", "workers": []}) == [True]
+    commands = server.call("harvester/acquire_commands", {"harvester_id": "h", "n_commands": 20})
     assert commands == [{"command": "x"}]
-    assert line.ask("harvester/get_current_worker_id", {"harvester_id": "h"}) == 7
+    assert server.call("harvester/get_current_worker_id", {"harvester_id": "h"}) == 7
     assert [path for _, path, _ in wire.sent] == [
         "/server/panda/updateWorkers", "/server/panda/getCommands", "/server/panda/get_max_worker_id",
     ]  # fmt: skip
@@ -389,9 +389,11 @@ def test_the_old_interface_is_asked_by_its_names_with_texts():
 )
 def test_a_refusal_comes_with_the_servers_reason(speaks, answer):
     with pytest.raises(Refused, match="production role required"):
-        Line(Wire(answer), speaks).ask("harvester/acquire_commands", {})  # type: ignore[arg-type]
+        PandaServer(Wire(answer), speaks).call("harvester/acquire_commands", {})  # type: ignore[arg-type]
 
 
 def test_a_database_that_is_away_is_no_refusal():
     with pytest.raises(Unreachable):
-        Line(Wire({"success": False, "message": "Timed out"}), "v1").ask("harvester/heartbeat", {})  # type: ignore[arg-type]
+        PandaServer(Wire({"success": False, "message": "Timed out"}), "v1").call(
+            "harvester/heartbeat", {}
+        )  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""What a PanDA server and a Harvester instance say to each other, as values. Pure.
+"""The messages between a PanDA server and a Harvester instance, as values. Pure.
 
-Words and keys: Harvester 0.7.5, `pandaharvester/harvestercommunicator/panda_communicator.py`, and what it was
-recorded to send. A resource type (SCORE, MCORE_HIMEM, …) is a share of a node that one pilot of PanDA's would
+Names and keys: Harvester 0.7.5, `pandaharvester/harvestercommunicator/panda_communicator.py`, and recorded
+requests of it. A resource type (SCORE, MCORE_HIMEM, …) is a share of a node that one pilot of PanDA's would
 ask for; a worker of ours may hold several.
 """
 
@@ -40,8 +40,8 @@ _ENDINGS = {
 }
 
 
-class Wish(NamedTuple):
-    """So many pilots of a resource type, asked for a queue at a time; each replaces the one before."""
+class Target(NamedTuple):
+    """How many pilots of a resource type the server wants in a queue; each replaces the one before."""
 
     queue: str
     label: str
@@ -58,7 +58,7 @@ class Type(NamedTuple):
 
 
 def status(worker: Worker) -> str | None:
-    """Harvester's word for a worker's state; None while nothing is known of it."""
+    """Harvester's name for a worker's state; None while nothing is known of it."""
     if worker.phase is Phase.ENDED:
         if worker.outcome is Outcome.REJECTED:
             return "missed"
@@ -66,18 +66,20 @@ def status(worker: Worker) -> str | None:
     return _PHASES.get(worker.phase)
 
 
-def told(worker: Worker, slot: Slot | None, label: str, kind: str, host: str) -> dict[str, Any]:
+def worker_message(
+    worker: Worker, slot: Slot | None, label: str, kind: str, host: str
+) -> dict[str, Any]:
     """A worker for `update_workers`. A key without a value is left out, as Harvester does."""
     room = slot.room() if slot else None
-    all_of_it: dict[str, Any] = {
+    message: dict[str, Any] = {
         "workerID": worker.worker_id,
         "batchID": worker.batch_id or None,
         "status": status(worker),
         "computingSite": worker.queue,
         "nCore": room.cores if room else None,
-        "submitTime": moment(worker.planned),
-        "startTime": moment(worker.started),
-        "endTime": moment(worker.ended),
+        "submitTime": timestamp(worker.planned),
+        "startTime": timestamp(worker.started),
+        "endTime": timestamp(worker.ended),
         "jobType": label,
         "resourceType": kind,
         "diagMessage": worker.diagnosis[:500] or None,
@@ -86,10 +88,10 @@ def told(worker: Worker, slot: Slot | None, label: str, kind: str, host: str) ->
         "minRamCount": room.memory_mb if room else None,
         "pandaid_list": [],
     }
-    return {key: value for key, value in all_of_it.items() if value is not None}
+    return {key: value for key, value in message.items() if value is not None}
 
 
-def moment(at: float | None) -> str | None:
+def timestamp(at: float | None) -> str | None:
     """A time as Harvester writes it."""
     if at is None:
         return None
@@ -108,8 +110,8 @@ def statistics(
         return found.setdefault(label, {}).setdefault(kind, zero)
 
     for worker, label, kind in workers:
-        if (word := status(worker)) is not None:
-            at(label, kind)[word] += 1
+        if (state := status(worker)) is not None:
+            at(label, kind)[state] += 1
     for (label, kind), n in wanted.items():
         at(label, kind)["to_submit"] += n
     return {label: {k: dict(n) for k, n in kinds.items()} for label, kinds in found.items()}
@@ -148,15 +150,15 @@ def slot_for(site: Site, queue: str, kind: Type | None) -> tuple[str, int] | Non
     return min(found)[2:] if found else None
 
 
-def wishes(queue: str, params: Any, at: float) -> Iterator[Wish]:
-    """What `SET_N_WORKERS_JOBTYPE` asks for: {label: {resource type: pilots}}. What is none is left out."""
+def targets(queue: str, params: Any, at: float) -> Iterator[Target]:
+    """The targets in `SET_N_WORKERS_JOBTYPE`: {label: {resource type: pilots}}. Anything else is left out."""
     for label, kinds in params.items() if isinstance(params, dict) else ():
         for kind, n in kinds.items() if isinstance(kinds, dict) else ():
             if (pilots := panda.number(n)) is not None:
-                yield Wish(queue, str(label), str(kind), max(0, pilots), at)
+                yield Target(queue, str(label), str(kind), max(0, pilots), at)
 
 
-def condemned(params: Any, workers: Iterable[Worker], host: str) -> Iterator[Worker]:
+def matching_workers(params: Any, workers: Iterable[Worker], host: str) -> Iterator[Worker]:
     """The workers that `KILL_WORKERS` means: each list restricts, `ALL` and no list do not. Ours are of
     no computing element."""
     asked = params if isinstance(params, dict) else {}
@@ -172,7 +174,7 @@ def condemned(params: Any, workers: Iterable[Worker], host: str) -> Iterator[Wor
             yield worker
 
 
-def named(params: Any, workers: Iterable[Worker]) -> Iterator[Worker]:
+def listed_workers(params: Any, workers: Iterable[Worker]) -> Iterator[Worker]:
     """The workers that `SYNC_WORKERS_KILL` lists, by number."""
     numbers = set()
     for one in params if isinstance(params, list) else ():

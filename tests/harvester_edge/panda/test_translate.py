@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.evidence import Worker
-from harvester_edge.panda import words
-from harvester_edge.panda.words import Type
+from harvester_edge.panda import translate
+from harvester_edge.panda.translate import Type
 from harvester_edge.site import Site, Slot
 
 RECORDED = Path(__file__).parents[2] / "recorded/panda/harvester-commands.jsonl"
@@ -57,7 +57,7 @@ def worker(phase=Phase.ACTIVE, **more):
 @pytest.mark.parametrize("ending", [None, *Ending])
 @pytest.mark.parametrize("outcome", [None, *Outcome])
 def test_every_state_has_one_of_harvesters_words_or_is_not_told_yet(phase, ending, outcome):
-    said = words.status(worker(phase, ending=ending, outcome=outcome))
+    said = translate.status(worker(phase, ending=ending, outcome=outcome))
     assert said in HARVESTERS or phase in (Phase.PLANNED, Phase.SUBMITTING)
     assert (said in ("finished", "failed", "cancelled", "missed")) == (phase is Phase.ENDED)
 
@@ -72,7 +72,7 @@ def test_no_key_is_told_that_harvester_does_not_tell():
     ended = worker(
         Phase.ENDED, ending=Ending.FAILED, started=2.0, ended=3.0, diagnosis="x", batch_id="9"
     )
-    said = words.told(ended, slot(8, "16GiB"), "managed", "MCORE", "host")
+    said = translate.worker_message(ended, slot(8, "16GiB"), "managed", "MCORE", "host")
     assert set(said) <= known
     (recorded,) = [one for ask in requests("update_workers") for one in ask["workers"]][:1]
     always = set(recorded) - {"nativeExitCode"}
@@ -84,20 +84,20 @@ def test_no_key_is_told_that_harvester_does_not_tell():
 def test_times_are_written_as_harvester_writes_them():
     (ask,) = list(requests("update_workers"))[:1]
     written = ask["workers"][0]["submitTime"]
-    assert len(words.moment(0.0)) == len(written)
-    assert words.moment(0.0) == "datetime/1970-01-01 00:00:00.000000"
+    assert len(translate.timestamp(0.0)) == len(written)
+    assert translate.timestamp(0.0) == "datetime/1970-01-01 00:00:00.000000"
 
 
 def test_statistics_have_the_recorded_shape():
     recorded = [json.loads(ask["statistics"]) for ask in requests("report_worker_statistics")]
-    mine = words.statistics([(worker(), "managed", "SCORE")], {("managed", "SCORE"): 2})
+    mine = translate.statistics([(worker(), "managed", "SCORE")], {("managed", "SCORE"): 2})
     assert mine == {
         "managed": {"SCORE": {"running": 1, "submitted": 0, "finished": 0, "to_submit": 2}}
     }
     assert recorded[0]["managed"]["SCORE"].keys() == mine["managed"]["SCORE"].keys()
 
 
-TYPES = words.types(
+TYPES = translate.types(
     [
         {"resource_name": "SCORE", "mincore": 1, "maxcore": 1, "minrampercore": None, "maxrampercore": 2000},
         {"resource_name": "MCORE", "mincore": 2, "maxcore": None, "minrampercore": None},
@@ -116,12 +116,12 @@ def test_a_pilot_of_a_type_goes_to_the_smallest_slot_that_holds_it(tree):
         tree, one=slot(1, "2000M"), eight=slot(8, "16000M"), big=slot(64, "256GiB"),
         other=slot(8, "16000M", queue="other"),
     )  # fmt: skip
-    assert words.slot_for(site, "q", TYPES["SCORE"]) == ("one", 1)
-    assert words.slot_for(site, "q", TYPES["MCORE"]) == ("eight", 1)
-    assert words.slot_for(site, "q", TYPES["MCORE_HIMEM"]) == ("big", 8)
-    assert words.slot_for(site, "q", None) == ("one", 1)
-    assert words.slot_for(site, "nobody's", None) is None
-    assert words.slot_for(site_of(tree, one=slot(1, "2000M")), "q", TYPES["MCORE"]) is None
+    assert translate.slot_for(site, "q", TYPES["SCORE"]) == ("one", 1)
+    assert translate.slot_for(site, "q", TYPES["MCORE"]) == ("eight", 1)
+    assert translate.slot_for(site, "q", TYPES["MCORE_HIMEM"]) == ("big", 8)
+    assert translate.slot_for(site, "q", None) == ("one", 1)
+    assert translate.slot_for(site, "nobody's", None) is None
+    assert translate.slot_for(site_of(tree, one=slot(1, "2000M")), "q", TYPES["MCORE"]) is None
 
 
 ANYTHING = st.recursive(
@@ -135,17 +135,17 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING)
 def test_whatever_a_server_says_is_read_or_left_out(said):
-    assert all(wish.pilots >= 0 for wish in words.wishes("q", said, 1.0))
-    assert set(words.condemned(said, [worker()], "h")) <= {worker()}
-    assert set(words.named(said, [worker()])) <= {worker()}
-    assert all(n >= 0 for n in words.activated(said, "q").values())
+    assert all(wish.pilots >= 0 for wish in translate.targets("q", said, 1.0))
+    assert set(translate.matching_workers(said, [worker()], "h")) <= {worker()}
+    assert set(translate.listed_workers(said, [worker()])) <= {worker()}
+    assert all(n >= 0 for n in translate.activated(said, "q").values())
 
 
 def test_each_word_of_a_kill_restricts():
     all_of = [worker(), worker(Phase.QUEUED)]
 
     def hit(**query):
-        return [words.status(one) for one in words.condemned(query, all_of, "here")]
+        return [translate.status(one) for one in translate.matching_workers(query, all_of, "here")]
 
     assert hit(status=["running"], computingSite=["q"]) == ["running"]
     assert hit(status=["submitted", "running"], computingSite="ALL") == ["running", "submitted"]
@@ -153,5 +153,5 @@ def test_each_word_of_a_kill_restricts():
     assert hit(status=["running"], computingElement=["ce1"]) == []
     assert hit(status=["running"], submissionHost=["there"]) == []
     assert hit(status=["running"], submissionHost=["here"]) == ["running"]
-    assert list(words.named([{"workerID": 7}], [worker()])) == [worker()]
-    assert list(words.named([8, "7"], [worker()])) == [worker()]
+    assert list(translate.listed_workers([{"workerID": 7}], [worker()])) == [worker()]
+    assert list(translate.listed_workers([8, "7"], [worker()])) == [worker()]
