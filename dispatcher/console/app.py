@@ -10,9 +10,11 @@ import hashlib
 import json
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
-from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dispatcher.door.http import Application, Receive, Send
 
 STATIC = Path(__file__).with_name("static")
 TYPES = {
@@ -95,11 +97,11 @@ def load(static: Path = STATIC) -> dict[str, File]:
     return files
 
 
-def console(static: Path = STATIC) -> ASGIApp:
+def console(static: Path = STATIC) -> Application:
     """An ASGI application for `/` and `/console/…`; state of a page is in its fragment."""
     files = load(static)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")

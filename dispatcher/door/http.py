@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -22,6 +22,7 @@ T = TypeVar("T")
 Headers = Mapping[bytes, bytes]
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
+Application = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 Body = bytes | bytearray | mmap
 
 MIB = 1024 * 1024
