@@ -1,4 +1,4 @@
-"""An attempt in this pilot's hands: what its thread, the supervisor and the reporter tell each other."""
+"""An attempt that this pilot runs: the state that its thread, the supervisor and the reporter share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import Assignment, Usage
 from ailurus.protocol.states import JobState
+from pilot.clock import SYSTEM, Clock
 from pilot.ports import JobError, Spawner
 
 if TYPE_CHECKING:
     from pilot.workdir import Workdir
+
+MOST_NOTES = 200
 
 
 class Attempt:
@@ -25,25 +28,32 @@ class Attempt:
         assignment: Assignment,
         on_change: Callable[[Attempt], None],
         on_settled: Callable[[Attempt], None] = lambda attempt: None,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.assignment = assignment
         self.spec = assignment.spec
         self.id = (assignment.job_id, assignment.attempt_nr)
         self.state = JobState.SENT
-        self.since = time.time()
-        self.acquired = time.monotonic()
+        self.since = clock.time()
         self.usage = Usage()
-        self.tail: str | None = None  # answer to a `tail` command, for the next heartbeat
+        # The answer to a `tail` command, for the next heartbeat.
+        self.tail: str | None = None
         # Wakes its own thread: a slot was granted, or the attempt is to stop.
         self.wakeup = threading.Event()
         self.work: Workdir | None = None
-        self.notes: list[str] = []  # what happened, for the log tarball
+        # What happened, for the log tarball.
+        self.notes: list[str] = []
+        # Seconds of each phase.
         self.timing: dict[str, float] = {}
-        self.kill_at: float | None = None  # monotonic: when TERM becomes KILL
-        self.began = False  # its payload ran
-        self.lack: JobError | None = None  # why not, where it is this node that lacks something
-        self.give_back = False  # stopped by the pilot's end: unstarted it may be given back
-        self._on_change, self._on_settled = on_change, on_settled
+        # When TERM becomes KILL, by the monotonic clock.
+        self.kill_at: float | None = None
+        # Whether its payload ran.
+        self.began = False
+        # Why the payload did not run, where this node is at fault.
+        self.node_fault: JobError | None = None
+        # Stopped because the pilot ends: unless begun it may be given back.
+        self.give_back = False
+        self._on_change, self._on_settled, self._clock = on_change, on_settled, clock
         self._stop: JobError | None = None
         self._stopped = threading.Event()
         self._payload: tuple[Spawner, int] | None = None
@@ -54,8 +64,8 @@ class Attempt:
         return f"{self.id[0]}.{self.id[1]}"
 
     def enter(self, state: JobState) -> None:
-        """The attempt enters `state`."""
-        self.state, self.since = state, time.time()
+        """Enter `state`, and let the reporter know."""
+        self.state, self.since = state, self._clock.time()
         self.note(state)
         self._on_change(self)
 
@@ -63,12 +73,14 @@ class Attempt:
         """Nothing is owed for this attempt any more."""
         self._on_settled(self)
 
-    def note(self, what: str) -> None:
-        if len(self.notes) < 200:
-            self.notes.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {what}")
+    def note(self, text: str) -> None:
+        """Add a line to the attempt's own log, unless it has too many."""
+        if len(self.notes) < MOST_NOTES:
+            now = time.gmtime(self._clock.time())
+            self.notes.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', now)} {text}")
 
     def check(self) -> None:
-        """Raise what stops this job, if anything does."""
+        """Raise the JobError that stops this attempt, if one does."""
         if self._stop is not None:
             raise self._stop
 
@@ -77,31 +89,32 @@ class Attempt:
         return self._stop
 
     def stopped_within(self, seconds: float) -> JobError | None:
-        """What stops this job, if anything does by then."""
-        self._stopped.wait(seconds)
+        """What stops this attempt, if anything does within `seconds`."""
+        self._clock.wait(self._stopped, seconds)
         return self._stop
 
     def start_payload(self, start: Callable[[], tuple[Spawner, int]]) -> None:
-        """Start the payload, unless the job was stopped; a stop from now on reaches it."""
+        """Start the payload; from now on a stop reaches it. Raises the attempt's own stop instead, if it
+        was stopped before."""
         with self._lock:
             self.check()
             self._payload = start()
 
     def payload_ended(self) -> None:
-        """The payload has ended."""
         with self._lock:
             self._payload = None
             self.kill_at = None
 
     @property
     def pid(self) -> int | None:
+        """The process id of the payload while it runs."""
         payload = self._payload
         return payload[0].pid(payload[1]) if payload else None
 
     def stop(self, error: JobError, *, grace_s: float = 0.0) -> None:
-        """End the attempt with this error; the payload gets TERM first if there is a grace time.
+        """End the attempt with `error`; the payload gets TERM first if there is a grace time.
 
-        The first reason is the one that counts; a later call may only make it end sooner.
+        The first error is the one that counts; a later call may only make the attempt end sooner.
         """
         with self._lock:
             if self._stop is None:
@@ -119,20 +132,20 @@ class Attempt:
         self._on_change(self)
 
     def terminate(self) -> None:
-        """Let the payload end by itself: TERM, and what it then returns is its result."""
+        """Send TERM to the payload; what it then returns is its result."""
         with self._lock:
             if self._payload is not None:
                 self._payload[0].signal(self._payload[1], signal.SIGTERM)
 
     def kill(self) -> None:
-        """The grace time is over."""
+        """Send KILL to the payload: the grace time is over."""
         with self._lock:
             self.kill_at = None
             if self._payload is not None:
                 self._payload[0].signal(self._payload[1], signal.SIGKILL)
 
     def _kill_by(self, grace_s: float) -> None:
-        at = time.monotonic() + grace_s
+        at = self._clock.monotonic() + grace_s
         self.kill_at = at if self.kill_at is None else min(at, self.kill_at)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
 from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
+from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
 from pilot.files.stage import undeclared
 from pilot.kit import Kit
@@ -54,17 +54,17 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         kit.stage.allowed(attempt)
         work.make()
         attempt.work = work
-        with _phase(attempt, JobState.STARTING, "stage_in"):
+        with _phase(attempt, kit.clock, JobState.STARTING, "stage_in"):
             kit.stage.stage_in(attempt, work)
-        staged = time.monotonic()
+        staged = kit.clock.monotonic()
         with kit.slots.slot_for(attempt) as slot:
-            attempt.timing["wait"] = time.monotonic() - staged
-            with _phase(attempt, JobState.RUNNING, "run"):
+            attempt.timing["wait"] = kit.clock.monotonic() - staged
+            with _phase(attempt, kit.clock, JobState.RUNNING, "run"):
                 outcome = run(attempt, work, slot, kit)
                 attempt.began = not (outcome.error and outcome.error.code in NODE_FAULTS)
         if outcome.error is not None:
             raise outcome.error
-        with _phase(attempt, JobState.HOLDING, "stage_out"):
+        with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
             files = kit.stage.stage_out(attempt, work)
     except JobError as expected:
         error = expected
@@ -73,7 +73,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
     if error is not None and outcome is None and attempt.give_back:
         return None
     if error is not None and not attempt.began and error.code in NODE_FAULTS:
-        attempt.lack = error
+        attempt.node_fault = error
     if error is not None:
         files = keep_log(attempt, work, kit.stage, error)
     else:
@@ -153,7 +153,7 @@ def report_of(
         files=tuple(files),
         usage=attempt.usage,
         timing={name: round(seconds, 4) for name, seconds in attempt.timing.items()},
-        ended=time.time(),
+        ended=kit.clock.time(),
         host=kit.host,
         runtime=kit.container.name,
         stderr_tail=_clipped(tail),
@@ -186,13 +186,13 @@ def conclude(report: Report, attempt: Attempt, kit: Kit) -> None:
 
 
 @contextmanager
-def _phase(attempt: Attempt, state: JobState, name: str) -> Iterator[None]:
+def _phase(attempt: Attempt, clock: Clock, state: JobState, name: str) -> Iterator[None]:
     attempt.enter(state)
-    began = time.monotonic()
+    began = clock.monotonic()
     try:
         yield
     finally:
-        attempt.timing[name] = time.monotonic() - began
+        attempt.timing[name] = clock.monotonic() - began
 
 
 def _sentence(error: JobError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilot.clock import Clock
 from pilot.files.stage import Stage
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
@@ -18,6 +19,7 @@ class Kit:
     """The pilot's parts, handed to whoever needs them."""
 
     host: str
+    clock: Clock
     directory: Path
     container: Container
     spawner: Spawner

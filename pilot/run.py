@@ -6,7 +6,6 @@ import os
 import pwd
 import signal
 import threading
-import time
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
@@ -76,10 +75,10 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         over.set()
 
     kills = OomKills()
-    began = time.monotonic()
+    began = kit.clock.monotonic()
     with kit.supervisor.watching(attempt, work):
         attempt.start_payload(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
-        over.wait()
+        kit.clock.wait(over)
         attempt.payload_ended()
     ended = results[0]
     attempt.usage = replace(

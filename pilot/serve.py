@@ -6,9 +6,8 @@ import errno
 import gc
 import signal
 import threading
-import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from ailurus.logs import Log, Seldom
 from ailurus.loops import Down, Loop, Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import Room
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
@@ -26,10 +26,10 @@ from pilot.flow import carry
 from pilot.kit import Kit
 from pilot.node.slots import Need, room_of
 from pilot.ports import JobError
+from pilot.process.signals import NUDGE, BlockedSignals, Signals
 from pilot.upstream.link import Dismissed, Link, backoff
 from pilot.upstream.spool import Begun
 
-NUDGE = signal.SIGALRM  # «look again», from the pilot's own threads to its main one
 SIGNALS = {
     signal.SIGTERM: Code.SIGTERM,
     signal.SIGHUP: Code.SIGTERM,  # PanDA has no code for it
@@ -39,9 +39,13 @@ SIGNALS = {
     signal.SIGQUIT: Code.SIGQUIT,
 }
 HANDLED_SIGNALS = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
-LAST_WORDS_S = 10.0  # for reports, after the grace time
-LACKS = 3  # jobs in a row that this node could not begin: then it is no place for the next one
-NONSENSE = 5  # answers in a row, to one request: then it is no proxy's hiccup
+# For the last reports, after the grace time.
+REPORTING_S = 10.0
+# Jobs in a row that could not begin through this node's fault: it takes no more then.
+MOST_NODE_FAULTS = 3
+# Answers in a row to one request that cannot be read: a proxy's hiccup passes sooner.
+MOST_NONSENSE = 5
+# How long the dispatcher holds an acquire: of an idle pilot, of a busy one, of one that prefetches.
 IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
 
 
@@ -66,60 +70,60 @@ class Served(Struct, frozen=True, kw_only=True):
     """Reports wait in the spool for the next pilot."""
 
 
-class Server:
-    """Three threads beside the main one, and one a job."""
+class Vacancy(Struct, frozen=True):
+    """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is still
+    taken, by jobs that end soon."""
 
-    def __init__(self, kit: Kit, link: Link, terms: Terms) -> None:
-        self._kit, self._link, self._terms = kit, link, terms
-        self._began = self._idle_since = time.monotonic()
-        self._asked: Need | None = None  # the room of the last ask
+    room: Need
+    count: int
+    wait_s: float
+    ahead: bool = False
+
+
+class Server:
+    """Runs three threads beside the main one, and one for each job."""
+
+    def __init__(self, kit: Kit, link: Link, terms: Terms, signals: Signals | None = None) -> None:
+        """Made in the main thread, where `HANDLED_SIGNALS` are blocked."""
+        self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
+        self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
+        self._began = self._idle_since = self._clock.monotonic()
+        # The room of the last acquire.
+        self._offered: Need | None = None
         self._jobs: set[Attempt] = set()
-        self._taken = self._lacks = 0
+        self._taken = self._node_faults = 0
         self._prefetch = False
         self._draining = ""
         self.ending = Ending.DONE
-        self.broken = False  # nothing that a dispatcher or a site does ends it like this
-        self._main = threading.get_ident()
-        self._signals: list[int] = []
+        # The pilot ends through a fault of its own or of its node.
+        self.broken = False
+        self._interrupts: list[signal.Signals] = []
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
         self._trouble = Seldom(self._log)
         self.loops = Loops(self._log, on_failure=self.nudge)
 
     def serve(self) -> Served:
-        """Serve until the terms, a signal or the dispatcher end it. The caller blocks `HANDLED_SIGNALS`."""
-        kit = self._kit
-        kit.reporter.when_quiet = self._nudge_if_draining
-        try:
-            self.loops.thread("reporter", kit.reporter.run, over=lambda: kit.reporter.closed)
-            self.loops.thread("supervisor", kit.supervisor.run, over=lambda: kit.supervisor.closed)
-            self.loops.thread("acquirer", self._acquire, over=lambda: bool(self._draining))
-        except RuntimeError:
-            raise self.no_thread() from None
+        """Serve until the terms, a signal or the dispatcher end it. Raises JobError if the system gives no
+        thread."""
+        self._start_loops()
         while not self._over():
-            found = signal.sigtimedwait(HANDLED_SIGNALS, self._patience())
-            if found is not None and found.si_signo == signal.SIGUSR2:
+            number = self._signals.wait(self._next_look_s())
+            if number == signal.SIGUSR2:
                 self.drain("told to drain by SIGUSR2")
-            elif found is not None and found.si_signo != NUDGE:
-                self._interrupt(signal.Signals(found.si_signo))
+            elif number is not None and number != NUDGE:
+                self._interrupt(signal.Signals(number))
             for down in self.loops.down():
                 self._broken(down)
             if self._lifetime_over():
-                self.drain("the lifetime is over", Ending.WALLTIME)
-                why = JobError(
-                    Code.WALLTIME,
-                    "the pilot's time was over before the payload's",
-                    remedy="give the job a `walltime`: it is then started only where it fits",
-                    transient=True,
-                )
-                self._stop_all(why, self._terms.grace_s)
+                self._end_of_lifetime()
         self.loops.close()
         return Served(
             ending=self.ending,
             diagnosis=self._draining,
-            signal=self._signals[0] if self._signals else 0,
+            signal=self._interrupts[0] if self._interrupts else 0,
             jobs=self._taken,
-            owed=kit.reporter.owes() > 0,
+            owed=self._kit.reporter.owes() > 0,
         )
 
     @property
@@ -127,7 +131,7 @@ class Server:
         return self._draining
 
     def drain(self, why: str, ending: Ending = Ending.DONE) -> None:
-        """Take nothing more; finish what is here, then end."""
+        """Take no more jobs; finish those that are here, then end."""
         if not self._draining:
             self._log.info("draining", why=why)
             self._draining, self.ending = why, ending
@@ -137,47 +141,76 @@ class Server:
         self.nudge()
 
     def nudge(self) -> None:
-        signal.pthread_kill(self._main, NUDGE)
+        """Let the main thread look again."""
+        self._signals.nudge()
 
     def guardian_lost(self) -> None:
         self.broken = True
         self.drain("the guardian died, and all payloads with it", Ending.FAILED)
 
     def no_thread(self) -> JobError:
-        """Drain, for the system gives no thread; what to say of it."""
+        """Drain, because the system gives no thread; the error to raise or to log."""
         error = job_error(errno.EAGAIN, "the pilot cannot start a thread", Target.NODE)
         self.broken = True
         self.drain(str(error), Ending.FAILED)
         return error
 
+    def room(self) -> Room:
+        """The room that is free for more jobs."""
+        return room_of(self._kit.slots.room(), self.seconds_left())
+
+    def reports_settled(self) -> None:
+        self._nudge_if_draining()
+
     # the main thread -----------------------------------------------------------------------------
 
+    def _start_loops(self) -> None:
+        reporter, supervisor = self._kit.reporter, self._kit.supervisor
+        try:
+            self.loops.thread(
+                "reporter", lambda loop: reporter.run(loop, self), over=lambda: reporter.closed
+            )
+            self.loops.thread("supervisor", supervisor.run, over=lambda: supervisor.closed)
+            self.loops.thread("acquirer", self._acquire, over=lambda: bool(self._draining))
+        except RuntimeError:
+            raise self.no_thread() from None
+
     def _over(self) -> bool:
-        if time.monotonic() > self._stop_by:
+        if self._clock.monotonic() > self._stop_by:
             return True
         return bool(self._draining) and not self._jobs and self._kit.reporter.idle()
 
-    def _patience(self) -> float:
-        """How long nothing can happen that is not a signal."""
+    def _next_look_s(self) -> float:
+        """For how many seconds nothing can happen but a signal."""
         deadlines = [self._stop_by]
         if (soon := self.loops.look_in()) is not None:
-            deadlines.append(time.monotonic() + soon)
+            deadlines.append(self._clock.monotonic() + soon)
         if self._terms.lifetime_s is not None and self._stop_by == float("inf"):
             deadlines.append(self._began + self._terms.lifetime_s - self._terms.grace_s)
-        return max(0.0, min(min(deadlines) - time.monotonic(), 3600.0))
+        return max(0.0, min(min(deadlines) - self._clock.monotonic(), 3600.0))
 
     def _lifetime_over(self) -> bool:
         lifetime = self._terms.lifetime_s
         return (
             lifetime is not None
             and self._stop_by == float("inf")
-            and time.monotonic() > self._began + lifetime - self._terms.grace_s
+            and self._clock.monotonic() > self._began + lifetime - self._terms.grace_s
         )
+
+    def _end_of_lifetime(self) -> None:
+        self.drain("the lifetime is over", Ending.WALLTIME)
+        why = JobError(
+            Code.WALLTIME,
+            "the pilot's time was over before the payload's",
+            remedy="give the job a `walltime`: it is then started only where it fits",
+            transient=True,
+        )
+        self._stop_all(why, self._terms.grace_s)
 
     def _interrupt(self, number: signal.Signals) -> None:
         """The first signal gives payloads the grace time, the second none."""
-        again = bool(self._signals)
-        self._signals.append(number)
+        again = bool(self._interrupts)
+        self._interrupts.append(number)
         self.drain(f"got {number.name}", Ending.PREEMPTED)
         why = JobError(
             SIGNALS[number],
@@ -187,7 +220,7 @@ class Server:
         self._stop_all(why, 0.0 if again else self._terms.grace_s)
 
     def _broken(self, down: Down) -> None:
-        """A loop does not recover: take nothing more; without who reports and who watches, run nothing."""
+        """A loop does not recover: take no more jobs, and run none without a reporter or a supervisor."""
         self.broken = True
         self.drain(str(down), Ending.FAILED)
         if down.loop != "acquirer" and self._stop_by == float("inf"):
@@ -195,7 +228,7 @@ class Server:
             self._stop_all(why, self._terms.grace_s)
 
     def _stop_all(self, why: JobError, grace_s: float) -> None:
-        self._stop_by = min(self._stop_by, time.monotonic() + grace_s + LAST_WORDS_S)
+        self._stop_by = min(self._stop_by, self._clock.monotonic() + grace_s + REPORTING_S)
         for attempt in list(self._jobs):
             attempt.give_back = True
             attempt.stop(why, grace_s=grace_s)
@@ -203,84 +236,86 @@ class Server:
     # the acquirer's thread -----------------------------------------------------------------------
 
     def _acquire(self, loop: Loop) -> None:
-        pauses = backoff()
+        """Acquire jobs for free room until the pilot drains."""
+        pauses: Iterator[float] = backoff()
         empty = nonsense = 0
-        request, ask = "", None
+        request: m.Acquire | None = None
         while not self._draining:
             loop.turned(None)
-            if request:  # the start is over
-                gc.enable()
-            if ask is None:
-                ask = self._next_ask()
-                if ask is None:
-                    continue
-            request = ask.request_id
+            if request is None and (request := self._next_request()) is None:
+                continue
             try:
-                answer = self._link.call("acquire", ask, answer=m.Acquired, wait_s=ask.wait_s)
+                answer = self._link.call(
+                    "acquire", request, answer=m.Acquired, wait_s=request.wait_s
+                )
             except (Dismissed, Refused) as error:
                 self._log.error("acquire_refused", what=str(error))
                 self.drain(str(error), Ending.FAILED)
                 return
             except Nonsense as error:
                 nonsense += authority.newer(error, self._link.registered.giver)
-                if nonsense == NONSENSE:  # a job for a newer pilot: let another one have it
+                if nonsense == MOST_NONSENSE:  # a job for a newer pilot, which may have it
                     self._log.error("dispatcher_not_understood", what=str(error))
                     self.drain(f"the dispatcher is not understood: {error}", Ending.FAILED)
                     return
                 self._trouble.warning("dispatcher_not_understood", str(error))
                 self._pause(next(pauses))
-                continue
             except AilurusError as error:  # the same request again: its answer may be on its way
-                self._trouble.warning("dispatcher_silent", str(error), request=request)
+                self._trouble.warning("dispatcher_silent", str(error), request=request.request_id)
                 self._pause(next(pauses))
-                ask = replace(ask, wait_s=self._longest(ask.wait_s))
-                continue
-            self._trouble.over("dispatcher_silent")
-            pauses, nonsense, ask = backoff(), 0, None
-            self._prefetch = answer.prefetch
-            if answer.jobs:
-                empty = 0
-                self._take(answer.jobs)
-            elif not self._jobs:  # beside others the answer may only say that one of them has ended
-                empty += 1
-            if answer.drain:
-                self.drain("the dispatcher drains this worker")
-            if self._terms.empty_acquires is not None and empty >= self._terms.empty_acquires:
-                self.drain(f"no job in {empty} requests", Ending.IDLE_EXIT)
+                request = replace(request, wait_s=self._longest(request.wait_s))
+            else:
+                self._trouble.over("dispatcher_silent")
+                pauses, nonsense, request = backoff(), 0, None
+                empty = self._accept(answer, empty)
+            gc.enable()  # the start is over
 
-    def _next_ask(self) -> m.Acquire | None:
-        """What to ask for next, once there is room; None: look again."""
+    def _accept(self, answer: m.Acquired, empty: int) -> int:
+        """Take the jobs of an answer; how many answers in a row had none."""
+        self._prefetch = answer.prefetch
+        if answer.jobs:
+            empty = 0
+            self._take(answer.jobs)
+        elif not self._jobs:  # beside jobs the answer may only mean that one of them has ended
+            empty += 1
+        if answer.drain:
+            self.drain("the dispatcher drains this worker")
+        if self._terms.empty_acquires is not None and empty >= self._terms.empty_acquires:
+            self.drain(f"no job in {empty} requests", Ending.IDLE_EXIT)
+        return empty
+
+    def _next_request(self) -> m.Acquire | None:
+        """The next acquire, once there is room; None: look again."""
         slots = self._kit.slots
         with slots.changed:
-            wanted = self._wanted()
-            if wanted is None:
+            vacancy = self._vacancy()
+            if vacancy is None:
                 if not self._draining:
-                    slots.changed.wait()
+                    self._clock.wait(slots.changed)
                 return None
-        room, count, wait_s, ahead = wanted
-        wait_s = self._longest(wait_s)
-        if wait_s <= 0 and room == self._asked:  # not before all of this room was offered
+        wait_s = self._longest(vacancy.wait_s)
+        if wait_s <= 0 and vacancy.room == self._offered:
+            # Not before all of this room was offered.
             self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
             return None
-        self._asked = room
+        self._offered = vacancy.room
         return m.Acquire(
             request_id=uuid.uuid4().hex,
-            room=room_of(room, self.seconds_left()),
-            count=count,
+            room=room_of(vacancy.room, self.seconds_left()),
+            count=vacancy.count,
             wait_s=round(wait_s, 3),
-            ahead=ahead,
+            ahead=vacancy.ahead,
         )
 
     def _longest(self, wait_s: float) -> float:
-        """How long of `wait_s` a job is waited for: without one no longer than a pilot may be idle."""
+        """How much of `wait_s` the pilot may wait for a job: an idle one no longer than it may be idle."""
         if self._jobs or self._terms.idle_exit_s is None:
             return wait_s
-        left = self._idle_since + self._terms.idle_exit_s - time.monotonic()
+        left = self._idle_since + self._terms.idle_exit_s - self._clock.monotonic()
         return round(max(0.0, min(wait_s, left)), 3)
 
-    def _wanted(self) -> tuple[Need, int, float, bool] | None:
-        """Room to fill, how many jobs, how long to wait for the first, and whether the room is still
-        taken; under the slots' lock."""
+    def _vacancy(self) -> Vacancy | None:
+        """The room to fill, if there is any; under the slots' lock."""
         left = 1000
         if self._terms.max_jobs is not None:
             left = self._terms.max_jobs - self._taken
@@ -290,16 +325,16 @@ class Server:
         slots = self._kit.slots
         room = slots.room()
         if room.cores > 0 and room.memory_mb > 0:
-            waits = IDLE_POLL_S if not self._jobs else BUSY_POLL_S
-            return room, min(room.cores, left), waits, False
+            wait_s = BUSY_POLL_S if self._jobs else IDLE_POLL_S
+            return Vacancy(room, min(room.cores, left), wait_s)
         if self._prefetch and slots.waiting() < max(1, slots.total.cores // 16):
-            self._prefetch = False  # until the dispatcher says so again
-            return slots.total, 1, AHEAD_POLL_S, True
+            self._prefetch = False  # until the dispatcher allows it again
+            return Vacancy(slots.total, 1, AHEAD_POLL_S, ahead=True)
         return None
 
     def _take(self, jobs: Iterable[m.Assignment]) -> None:
         kit = self._kit
-        taken = [Attempt(job, self._changed, self._settled) for job in jobs]
+        taken = [Attempt(job, self._changed, self._settled, self._clock) for job in jobs]
         try:
             kit.journal.begin([self._begun(attempt) for attempt in taken])
         except OSError as error:  # the leases of a pilot that dies now run out: slower, not lost
@@ -310,7 +345,7 @@ class Server:
         for attempt in taken:
             self._jobs.add(attempt)
             kit.slots.expect(attempt)
-            kit.reporter.hold(attempt)
+            kit.reporter.add(attempt)
             if self._draining:
                 attempt.give_back = True
                 attempt.stop(JobError(Code.SIGTERM, "the pilot ends"))
@@ -320,10 +355,10 @@ class Server:
             try:
                 thread.start()
             except RuntimeError:
-                lack = self.no_thread()
-                self._log.error("given_back", job_id=attempt.id[0], what=str(lack))
+                fault = self.no_thread()
+                self._log.error("given_back", job_id=attempt.id[0], what=str(fault))
                 kit.reporter.release(attempt)
-                self._left(attempt)
+                self._gone(attempt)
 
     def _begun(self, attempt: Attempt) -> Begun:
         return Begun(
@@ -339,32 +374,35 @@ class Server:
     def _carry(self, attempt: Attempt) -> None:
         try:
             carry(attempt, self._kit)
-        except BaseException as error:  # noqa: BLE001 - not even a report: the lease shall run out
+        except BaseException as error:  # noqa: BLE001 - there is no report: let the lease run out
             self._log.error("attempt_lost", trace=True, job_id=attempt.id[0])
             self._kit.reporter.forget(attempt)
             self.broken = True
             self.drain(f"an attempt was lost: {type(error).__name__}: {error}", Ending.FAILED)
         finally:
-            self._count_lack(attempt)
-            self._left(attempt)
+            self._count_node_fault(attempt)
+            self._gone(attempt)
 
-    def _count_lack(self, attempt: Attempt) -> None:
-        """Where nothing can be begun, take nothing more: a node that fails at once would have all jobs of a
-        queue, and each of their attempts."""
+    def _count_node_fault(self, attempt: Attempt) -> None:
+        """Drain where no job can begin: a node that fails each at once would take all jobs of a queue, and
+        each of their attempts."""
         if attempt.began:
-            self._lacks = 0
-        elif attempt.lack is not None:
-            self._lacks += 1
-            if self._lacks >= LACKS:
+            self._node_faults = 0
+        elif attempt.node_fault is not None:
+            self._node_faults += 1
+            if self._node_faults >= MOST_NODE_FAULTS:
                 self.broken = True
-                what = f"{LACKS} jobs in a row could not begin here, the last one: {attempt.lack}"
-                self.drain(what, Ending.FAILED)
+                self.drain(
+                    f"{MOST_NODE_FAULTS} jobs in a row could not begin here, the last one: "
+                    f"{attempt.node_fault}",
+                    Ending.FAILED,
+                )
 
-    def _left(self, attempt: Attempt) -> None:
+    def _gone(self, attempt: Attempt) -> None:
         """An attempt is not here any more."""
         self._kit.slots.gone(attempt)
         self._jobs.discard(attempt)
-        self._idle_since = time.monotonic()
+        self._idle_since = self._clock.monotonic()
         with self._kit.slots.changed:
             self._kit.slots.changed.notify_all()
         self._nudge_if_draining()
@@ -376,13 +414,14 @@ class Server:
     def _pause(self, seconds: float) -> None:
         with self._kit.slots.changed:
             if not self._draining:
-                self._kit.slots.changed.wait(seconds)
+                self._clock.wait(self._kit.slots.changed, seconds)
 
     def seconds_left(self) -> float | None:
+        """Seconds until payloads must end; None: there is no such time."""
         if self._terms.lifetime_s is None:
             return None
         end = self._began + self._terms.lifetime_s - self._terms.grace_s
-        return max(0.0, round(end - time.monotonic(), 1))
+        return max(0.0, round(end - self._clock.monotonic(), 1))
 
     def _changed(self, attempt: Attempt) -> None:
         self._kit.reporter.changed(attempt)

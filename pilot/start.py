@@ -21,6 +21,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.wire.client import TokenFile, fixed_token
 from ailurus.wire.dialect import asked
 from ailurus.wire.retry import Patience
+from pilot.clock import SYSTEM, Clock
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
@@ -31,9 +32,9 @@ from pilot.ports import Container, ContainerSetup, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
-from pilot.site import Site, bounds_of, in_home, keep_apart, megabytes
+from pilot.site import Bounds, Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
 from pilot.upstream.link import ONCE, Link
-from pilot.upstream.reporter import WAITS_S, Reporter
+from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Spool
 from pilot.workdir import remove_tree
 
@@ -41,96 +42,117 @@ log = Log("pilot")
 
 
 @contextmanager
-def started(options: Options, site: Site, spawner: GuardedSpawner) -> Iterator[Server]:
-    """A registered pilot, ready to serve; leaving it says goodbye and removes what it made."""
+def started(
+    options: Options, site: Site, spawner: GuardedSpawner, clock: Clock = SYSTEM
+) -> Iterator[Server]:
+    """A registered pilot, ready to serve; leaving it says goodbye and removes what it made.
+
+    Raises AilurusError for what the pilot cannot work with, Dismissed or Unreachable as `Link.register` does,
+    and OSError where its directory cannot be made.
+    """
     keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
     for name, path in (("--workdir", options.workdir), ("--spool", options.spool)):
         _spellable(name, path)
     credential = _credential(options)
     instance = secrets.token_hex(8)
-    slot = site.slot(options.slot, options.queue)
-    _made(options.workdir)
-    directory = options.workdir / f"ailurus-{instance}"
-    directory.mkdir(mode=0o700)
-    left: Path | None = None
+    directory = _own_directory(options.workdir, instance)
+    reports_left = False
     try:
         container = _container(site, directory)
+        slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
-        total = Need(
-            cores=seen.cores if slot.cores is None else slot.cores,
-            memory_mb=megabytes(slot.memory, seen.memory_mb),
-            disk_mb=megabytes(slot.disk, seen.disk_mb),
-            gpus=seen.gpus if slot.gpus is None else slot.gpus,
-        )
-        lifetime = options.lifetime_s
-        if lifetime is None and slot.walltime is not None:
-            lifetime = duration_s(slot.walltime)
-        host = socket.gethostname()
-        who = m.Register(
-            instance=instance,
-            queue=options.queue,
-            site=site.site,
-            host=host,
-            total=room_of(total, lifetime),
-            version=__version__,
-            batch_id=_batch_id(),
-        )
-        link = _link(options, credential, who)
+        total = _total(slot, seen)
+        terms = _terms(options, slot)
+        registration = _registration(options, site, instance, room_of(total, terms.lifetime_s))
+        link = _link(options, credential, registration, clock)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
         bounds = bounds_of(site.limits)
-        slots = Slots(total, _pinned(site, total, seen))
-        stage = Stage(
-            _transfers(site, options), site.storage.default_output, bounds, site.storage.logs
-        )
-        server: Server | None = None
-
-        def room() -> Room:
-            return room_of(slots.room(), server.seconds_left() if server else None)
-
-        def drain(why: str) -> None:
-            if server is not None:
-                server.drain(why)
-
-        # A spool that goes with this pilot is sent by no other one.
-        waits_s = WAITS_S if container.private else float("inf")
-        reporter = Reporter(link, room, stage.delete, drain, bounds.grace_s, waits_s)
-        supervisor = Supervisor(bounds)
+        stage = _stage(options, site, bounds, clock)
+        # No other pilot sends the reports of a spool that is removed with this one.
+        verdict_wait_s = VERDICT_WAIT_S if container.private else float("inf")
         kit = Kit(
-            host=host,
+            host=registration.host,
+            clock=clock,
             directory=directory,
             container=container,
             spawner=spawner,
             stage=stage,
-            slots=slots,
-            supervisor=supervisor,
-            reporter=reporter,
+            slots=Slots(total, _pinned(site, total, seen)),
+            supervisor=Supervisor(bounds, clock),
+            reporter=Reporter(
+                link,
+                stage.delete,
+                grace_s=bounds.grace_s,
+                verdict_wait_s=verdict_wait_s,
+                clock=clock,
+            ),
             journal=spool.own,
         )
-        terms = Terms(
-            lifetime_s=lifetime,
-            idle_exit_s=options.idle_exit_s,
-            max_jobs=options.max_jobs,
-            empty_acquires=options.empty_acquires,
-            grace_s=options.grace_s,
-        )
         server = Server(kit, link, terms)
-        _adopt(spool, stage, reporter)
+        _adopt(spool, stage, kit.reporter)
         try:
             _listen(spawner, server)
             yield server
         finally:
-            supervisor.close()
-            reporter.close()
+            kit.supervisor.close()
+            kit.reporter.close()
             _send_bye(link, server)
             spool.own.close()
-            if reporter.owes() and spool.directory.parent == directory:
+            reports_left = kit.reporter.owes() > 0 and spool.directory.parent == directory
+            if reports_left:
                 log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
-                left = spool.directory
     finally:
-        if left is None:
+        if not reports_left:
             remove_tree(directory)
+
+
+def _own_directory(workdir: Path, instance: str) -> Path:
+    _make_directory(workdir)
+    directory = workdir / f"ailurus-{instance}"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def _total(slot: SlotChoice, seen: Need) -> Need:
+    """What this pilot has for its jobs: as the slot says, else as the machine shows."""
+    return Need(
+        cores=seen.cores if slot.cores is None else slot.cores,
+        memory_mb=megabytes(slot.memory, seen.memory_mb),
+        disk_mb=megabytes(slot.disk, seen.disk_mb),
+        gpus=seen.gpus if slot.gpus is None else slot.gpus,
+    )
+
+
+def _terms(options: Options, slot: SlotChoice) -> Terms:
+    lifetime_s = options.lifetime_s
+    if lifetime_s is None and slot.walltime is not None:
+        lifetime_s = duration_s(slot.walltime)
+    return Terms(
+        lifetime_s=lifetime_s,
+        idle_exit_s=options.idle_exit_s,
+        max_jobs=options.max_jobs,
+        empty_acquires=options.empty_acquires,
+        grace_s=options.grace_s,
+    )
+
+
+def _registration(options: Options, site: Site, instance: str, total: Room) -> m.Register:
+    return m.Register(
+        instance=instance,
+        queue=options.queue,
+        site=site.site,
+        host=socket.gethostname(),
+        total=total,
+        version=__version__,
+        batch_id=_batch_id(),
+    )
+
+
+def _stage(options: Options, site: Site, bounds: Bounds, clock: Clock) -> Stage:
+    storage = site.storage
+    return Stage(_transfers(site, options), storage.default_output, bounds, storage.logs, clock)
 
 
 def _spellable(option: str, path: Path | None) -> None:
@@ -146,23 +168,29 @@ def _spellable(option: str, path: Path | None) -> None:
 
 
 def _listen(spawner: GuardedSpawner, server: Server) -> None:
-    ears = threading.Thread(
+    """Let a thread hand out the guardian's answers. Raises JobError if the system gives none."""
+    thread = threading.Thread(
         target=spawner.listen, args=(server.guardian_lost,), name="spawner", daemon=True
     )
     try:
-        ears.start()
+        thread.start()
     except RuntimeError:
         raise server.no_thread() from None
 
 
-def _link(options: Options, credential: Callable[..., str] | None, who: m.Register) -> Link:
-    """The tie to whatever answers at the address. Who comes with a bootstrap token was sent by an edge
-    of ours; others ask once what the server speaks, unless the options say it."""
+def _link(
+    options: Options,
+    credential: Callable[..., str] | None,
+    registration: m.Register,
+    clock: Clock = SYSTEM,
+) -> Link:
+    """The connection to the server at the address. A bootstrap token comes from an edge, so its server is a
+    dispatcher; otherwise the server is asked once for its dialect, unless the options name it."""
     dialect = options.dialect
     if dialect is None and options.bootstrap_file is None:
         dialect = asked(options.url, options.trust)
     if dialect in (None, "native"):
-        return Link(options.url, credential, who, options.trust)
+        return Link(options.url, credential, registration, options.trust, clock=clock)
     from ailurus.wire.panda import PandaClient
 
     log.info("server_is_panda", dialect=dialect)
@@ -170,16 +198,17 @@ def _link(options: Options, credential: Callable[..., str] | None, who: m.Regist
         options.url,
         credential,
         dialect,
-        who,
+        registration,
         label=options.label,
         heartbeat_s=options.heartbeat_s,
         trust=options.trust,
     )
-    return Link(options.url, credential, who, options.trust, panda=client)
+    return Link(options.url, credential, registration, options.trust, panda=client, clock=clock)
 
 
 def _credential(options: Options) -> Callable[..., str] | None:
-    """What to register with: the batch script's token, read once and removed, or a token file."""
+    """The token to register with: the batch script's, read once and removed, or that of a token file. Raises
+    AilurusError if the first cannot be taken."""
     if options.bootstrap_file is not None:
         try:
             text = options.bootstrap_file.read_text("utf-8").strip()
@@ -194,7 +223,7 @@ def _credential(options: Options) -> Callable[..., str] | None:
 
 
 def _container(site: Site, directory: Path) -> Container:
-    """The site's container; without a word from it, a sandbox or nothing."""
+    """The site's container; bubblewrap, where it names none. Raises AilurusError."""
     name = site.container.default or "bubblewrap"
     own = directory / "container"
     own.mkdir(mode=0o700)
@@ -224,7 +253,7 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
             ) from None
         if scheme == "file":
             for root in [options.storage] if options.storage else in_home(site.storage.roots):
-                _made_storage(root)
+                _make_storage(root)
         try:
             made: Transfer = kind(
                 roots=site.storage.roots,
@@ -240,17 +269,17 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
     return transfer
 
 
-def _made(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, in which no umask lets a group of users put
-    another one in the place of a pilot's."""
+def _make_directory(directory: Path) -> None:
+    """Make a directory, and those above it that are missing. Whatever the umask, no group of users may put
+    another directory in the place of a pilot's."""
     if not directory.is_dir():
-        _made(directory.parent)
+        _make_directory(directory.parent)
         directory.mkdir(mode=0o755, exist_ok=True)
 
 
-def _made_storage(directory: Path) -> None:
+def _make_storage(directory: Path) -> None:
     """Make the storage of a pilot started by hand, or a site's in a home directory, when it is first needed.
-    Another is not made: where it is missing, a mount is."""
+    No other is made: where that is missing, a mount is. Raises JobError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -262,7 +291,7 @@ def _made_storage(directory: Path) -> None:
 
 
 def _spool(options: Options, directory: Path, container: Container) -> Path:
-    """Where reports wait. Payloads that could read it get none that others share."""
+    """Where reports wait: in a spool of this pilot alone, where payloads could read it."""
     if not container.private:
         return directory / "spool"
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
@@ -281,9 +310,10 @@ def _batch_id() -> str:
 
 
 def recover(options: Options, site: Site) -> None:
-    """Do for dead pilots what the next one on their spool would do: for an edge that has no next one.
+    """Send the reports of dead pilots, as the next pilot on their spool would: for an edge that has no next one.
 
-    Nothing is registered: each report is authorised by its own key.
+    Nothing is registered: each report is authorised by its own key. Raises AilurusError if a report gets no
+    verdict.
     """
     assert options.spool is not None  # noqa: S101 - the options were checked
     keep_apart(site, options.workdir, (options.spool, options.token_file))
@@ -291,14 +321,8 @@ def recover(options: Options, site: Site) -> None:
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = Stage(_transfers(site, options), site.storage.default_output, bounds_of(site.limits))
-    reporter = Reporter(
-        _link(options, token, nobody),
-        lambda: nobody.total,
-        stage.delete,
-        lambda _: None,
-        0.0,
-    )
+    stage = _stage(options, site, bounds_of(site.limits), SYSTEM)
+    reporter = Reporter(_link(options, token, nobody), stage.delete)
     spool = Spool(options.spool, instance)
     try:
         _adopt(spool, stage, reporter)
@@ -308,7 +332,7 @@ def recover(options: Options, site: Site) -> None:
 
 
 def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
-    """Finish the affairs of dead pilots: their attempts' reports, leftovers and directories."""
+    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and directories."""
     for journal in spool.orphans():
         owed = journal.owed()
         for one in owed:

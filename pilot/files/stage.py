@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
@@ -19,6 +18,7 @@ from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import LONGEST, Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target, job_error
+from pilot.clock import SYSTEM, Clock
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.process.usage import ENTRY_BYTES, charge
 from pilot.site import Bounds
@@ -29,6 +29,7 @@ MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobod
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a request,
 and a report that is longer would never arrive."""
+PAUSES_S = (0.5, 3.0)  # before the second and the third try
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
 
 
@@ -41,12 +42,14 @@ class Stage:
         default_output: str,
         bounds: Bounds,
         logs: str = "failed",
+        clock: Clock = SYSTEM,
     ) -> None:
         """`logs`: whose log.tgz is kept, see `site.Storage`."""
         self.logs = logs
         self._transfers = transfers
         self._default = default_output
         self._bounds = bounds
+        self._clock = clock
 
     @property
     def has_default(self) -> bool:
@@ -112,7 +115,7 @@ class Stage:
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}]"):
                 get = partial(self._get, file, work, left if file.size is None else file.size)
-                taken = _again(attempt, get, self._bounds, Code.STAGE_IN_TIMEOUT)
+                taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)
                 left -= taken if file.size is None else 0
 
     def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
@@ -145,7 +148,7 @@ class Stage:
             os.lseek(source, 0, os.SEEK_SET)
             return self._transfers(url.scheme).put(source, url, check)
 
-        copied = _again(attempt, once, self._bounds, Code.STAGE_OUT_TIMEOUT)
+        copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT)
         return DoneFile(
             name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
         )
@@ -178,6 +181,30 @@ class Stage:
             os.close(into)
         _compare(file, copied)
         return taken
+
+    def _repeated(self, attempt: Attempt, once: Callable[[Check], T], late: Code) -> T:
+        """Do a transfer, up to three times while its failure is transient; all within one limit, after which
+        it fails with the code `late`. Raises JobError."""
+        clock, limit_s = self._clock, self._bounds.staging_s
+        deadline = clock.monotonic() + limit_s
+
+        def check() -> None:
+            attempt.check()
+            if clock.monotonic() > deadline:
+                raise JobError(late, f"a transfer took longer than {limit_s:.0f} s")
+
+        pauses = iter(PAUSES_S)
+        while True:
+            try:
+                return once(check)
+            except JobError as error:
+                attempt.check()
+                pause_s = next(pauses, None)
+                over = pause_s is None or clock.monotonic() + pause_s > deadline
+                if over or not error.transient:
+                    raise
+                attempt.note(f"tries again after: {error}")
+                clock.wait(attempt.wakeup, pause_s)
 
     def _output(self, file: OutputFile, work: Workdir) -> int | None:
         try:
@@ -289,28 +316,6 @@ def _compare(file: InputFile, copied: Copied) -> None:
             f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
             remedy="the file is damaged, or the job declares another one",
         )
-
-
-def _again(attempt: Attempt, once: Callable[[Check], T], bounds: Bounds, late: Code) -> T:
-    """Try a transfer up to three times while its failure is of a passing kind; all within one limit."""
-    deadline = time.monotonic() + bounds.staging_s
-
-    def check() -> None:
-        attempt.check()
-        if time.monotonic() > deadline:
-            raise JobError(late, f"a transfer took longer than {bounds.staging_s:.0f} s")
-
-    for pause_s in (0.5, 3.0, None):
-        try:
-            return once(check)
-        except JobError as error:
-            attempt.check()
-            over = pause_s is None or time.monotonic() + pause_s > deadline
-            if not error.transient or over:
-                raise
-            attempt.note(f"tries again after: {error}")
-            attempt.wakeup.wait(pause_s)
-    raise AssertionError
 
 
 @contextlib.contextmanager

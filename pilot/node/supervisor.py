@@ -7,10 +7,8 @@ seen every second and a packed node every few. Deadlines are waited for, not pol
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -18,19 +16,12 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot.attempt import Attempt
+from pilot.clock import SYSTEM, Clock
+from pilot.node.sampler import ProcSampler, Sampler
 from pilot.ports import JobError
 from pilot.process import proc
 from pilot.process.activity import Signs
-from pilot.process.usage import (
-    ENTRY_BYTES,
-    Disk,
-    Nameless,
-    NodeUse,
-    charge,
-    nameless,
-    node_use,
-    shared_memory_kb,
-)
+from pilot.process.usage import ENTRY_BYTES, Disk, Nameless, NodeUse, charge
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
@@ -69,18 +60,14 @@ class _Watched:
         return float("inf") if walltime is None else self.began + walltime
 
 
-def _device(directory: Path) -> int:
-    try:
-        return directory.lstat().st_dev
-    except OSError:
-        return -1
-
-
 class Supervisor:
     """One pass over /proc a sample, for all payloads."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+    def __init__(
+        self, bounds: Bounds, clock: Clock = SYSTEM, sampler: Sampler | None = None
+    ) -> None:
+        self._bounds, self._clock = bounds, clock
+        self._sampler: Sampler = sampler or ProcSampler()
         self._watched: dict[Attempt, _Watched] = {}
         self._news = threading.Event()
         self._wake_at = float("inf")
@@ -92,7 +79,7 @@ class Supervisor:
     @contextmanager
     def watching(self, attempt: Attempt, work: Workdir) -> Iterator[None]:
         """Look after the payload of `attempt` while this lasts."""
-        watched = self._watched[attempt] = _Watched(attempt, work, time.monotonic())
+        watched = self._watched[attempt] = _Watched(attempt, work, self._clock.monotonic())
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
             yield
@@ -114,10 +101,10 @@ class Supervisor:
         """The thread: until `close`."""
         while not self.closed:
             self._news.clear()
-            self._wake_at = self._look(time.monotonic())
+            self._wake_at = self._look(self._clock.monotonic())
             loop.turned(None)
-            left = self._wake_at - time.monotonic()
-            self._news.wait(None if left == float("inf") else max(0.0, left))
+            left = self._wake_at - self._clock.monotonic()
+            self._clock.wait(self._news, None if left == float("inf") else max(0.0, left))
 
     def _look(self, now: float) -> float:
         """Enforce what is due; when to look again."""
@@ -138,30 +125,35 @@ class Supervisor:
             elif kill_at is not None:
                 wake_at = min(wake_at, kill_at)
             if now >= one.deadline:
-                self._stop(one, Code.WALLTIME, f"the payload ran {one.attempt.spec.walltime_s} s, "
-                           "its time limit", "ask for more `walltime`", self._bounds.grace_s)  # fmt: skip
+                self._stop(
+                    one,
+                    Code.WALLTIME,
+                    f"the payload ran {one.attempt.spec.walltime_s} s, its time limit",
+                    "ask for more `walltime`",
+                    self._bounds.grace_s,
+                )
             else:
                 wake_at = min(wake_at, one.deadline)
         if not watched:
             return wake_at
         if now >= self._sample_at:
-            used = time.thread_time()
+            used = self._clock.cpu_s()
             self._sample(watched, now)
-            self._sample_at = now + max(SHORTEST_S, (time.thread_time() - used) / SHARE)
+            self._sample_at = now + max(SHORTEST_S, (self._clock.cpu_s() - used) / SHARE)
         return min(wake_at, self._sample_at)
 
     def _sample(self, watched: list[_Watched], now: float) -> None:
-        processes = proc.scan()
-        node = node_use(watched[0].work.path)
+        processes = self._sampler.scan()
+        node = self._sampler.node_use(watched[0].work.path)
         by_pid = {pid: one for one in watched if (pid := one.attempt.pid) is not None}
         for pid, tree in proc.trees(processes, by_pid).items():
             one = by_pid[pid]
             mapped = sum(processes[p].rss_kb for p in tree)
             cpu_s = sum(processes[p].cpu_s for p in tree)
             files = self._files_in_memory(one, tree, now, node)
-            rss = mapped + (max(0, files - proc.rss_shmem_kb(tree)) if files else 0)
+            rss = mapped + (max(0, files - self._sampler.rss_shmem_kb(tree)) if files else 0)
             for p in tree:
-                if (io := proc.io_of(p)) is not None:
+                if (io := self._sampler.io_of(p)) is not None:
                     one.io[p] = io
             before = one.attempt.usage
             one.attempt.usage = replace(
@@ -179,9 +171,9 @@ class Supervisor:
         for one in watched:
             self._logs(one, now)
             if now >= one.disk_next:
-                used = time.thread_time()
+                used = self._clock.cpu_s()
                 self._disk(one, now)
-                cost = time.thread_time() - used
+                cost = self._clock.cpu_s() - used
                 one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
 
     def _files_in_memory(self, one: _Watched, tree: list[int], now: float, node: NodeUse) -> int:
@@ -193,14 +185,14 @@ class Supervisor:
         )
         search_at = one.disk_next if one.nameless.memory or one.nameless.disk else one.search_by
         if now >= one.nameless_next and (grown or now >= search_at):
-            used = time.thread_time()
-            one.nameless = nameless(tree, _device(one.work.directory))
+            used = self._clock.cpu_s()
+            one.nameless = self._sampler.nameless(tree, one.work.directory)
             one.node = node
             one.search_by = now + SEARCH_EVERY_S
-            one.nameless_next = now + (time.thread_time() - used) / SHARE
+            one.nameless_next = now + (self._clock.cpu_s() - used) / SHARE
         else:
             one.node = one.node.least(node)
-        inside = shared_memory_kb(tree[1]) if len(tree) > 1 else 0
+        inside = self._sampler.shared_memory_kb(tree[1]) if len(tree) > 1 else 0
         return inside + one.nameless.memory // 1024
 
     def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
@@ -210,12 +202,12 @@ class Supervisor:
         if most <= limit and now < one.pss_next:
             return
         one.pss_next = now + PSS_EVERY_S
-        mapped = proc.pss_kb(tree)
+        mapped = self._sampler.pss_kb(tree)
         used = most
         if mapped is not None:
             used = mapped.all
             if files:
-                used += max(0, files - (mapped.shmem or proc.rss_shmem_kb(tree)))
+                used += max(0, files - (mapped.shmem or self._sampler.rss_shmem_kb(tree)))
             usage = one.attempt.usage
             one.attempt.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
         if used > limit:
@@ -271,7 +263,7 @@ class Supervisor:
         disk = one.disk.anew()
         one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
         self._disk_limit(one, disk, 0)
-        self._logs(one, time.monotonic())
+        self._logs(one, self._clock.monotonic())
 
     def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
         used = disk.used + without_name

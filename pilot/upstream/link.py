@@ -1,10 +1,9 @@
-"""The pilot's tie to its dispatcher: registration, and the token that comes with it, in memory only."""
+"""The pilot's connection to its dispatcher: registration, and the token that it gives, in memory only."""
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
@@ -16,6 +15,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.wire import authority
 from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
 from ailurus.wire.retry import LONGEST_BACKOFF_S, Patience, pauses
+from pilot.clock import SYSTEM, Clock
 
 A = TypeVar("A", bound=msgspec.Struct)
 ONCE = Patience(total_s=0.0)
@@ -31,7 +31,7 @@ class Dismissed(AilurusError):
 
 
 class DispatcherClient(Protocol):
-    """What a pilot asks of a dispatcher, whatever it speaks."""
+    """Requests to a dispatcher, in whatever dialect."""
 
     def call(
         self,
@@ -46,20 +46,24 @@ class DispatcherClient(Protocol):
 
 
 class Link:
-    """Registers, and gives the clients their token; registers anew when that is refused."""
+    """Registers the pilot, and gives its clients the worker's token; registers again when that is refused."""
 
     def __init__(
         self,
         url: str,
         credential: Callable[..., str] | None,
-        who: m.Register,
+        registration: m.Register,
         trust: Trust | None = None,
         *,
         panda: DispatcherClient | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
-        """`panda`: through which all is said, where the server is none of ours."""
-        self._door: DispatcherClient = panda or _client(url, credential, connections=1, trust=trust)
-        self._who, self._foreign = who, panda is not None
+        """`panda`: the client for all requests, where the server is a PanDA server."""
+        self._registrar: DispatcherClient = panda or _client(
+            url, credential, connections=1, trust=trust
+        )
+        self._registration, self._foreign = registration, panda is not None
+        self._clock = clock
         self._token = ""
         self._trouble = Seldom(Log("pilot.upstream.link"))
         self._lock = threading.Lock()
@@ -72,9 +76,9 @@ class Link:
         )
 
     def register(self, patience: Patience) -> m.Registered:
-        """Raises Dismissed if a dispatcher says no, Unreachable if none says anything: another service
-        at its address is none."""
-        deadline = time.monotonic() + patience.total_s
+        """Register the pilot. Raises Dismissed if a dispatcher refuses it, Unreachable if none answers within
+        `patience`: another service at its address is none."""
+        deadline = self._clock.monotonic() + patience.total_s
         for pause in pauses(patience, random.Random()):
             failure: AilurusError
             try:
@@ -82,28 +86,30 @@ class Link:
             except Nonsense as error:
                 failure = error
             except Refused as error:
-                if self._decided(error):
+                if self._final(error):
                     raise Dismissed(error) from None
                 failure = _stranger(error)
-            if time.monotonic() + pause > deadline:
+            if self._clock.monotonic() + pause > deadline:
                 raise failure
             self._trouble.warning("dispatcher_silent", str(failure))
-            time.sleep(pause)
+            self._clock.sleep(pause)
         raise AssertionError("pauses() never ends")
 
-    def call(self, name: str, ask: msgspec.Struct, *, answer: type[A], wait_s: float = 0.0) -> A:
-        """Say something as the worker. Raises Dismissed if the dispatcher that has registered it sends it
-        away, Refused if it finds a fault in `ask`, Unreachable whoever else says no."""
+    def call(
+        self, name: str, request: msgspec.Struct, *, answer: type[A], wait_s: float = 0.0
+    ) -> A:
+        """Send a request as the worker. Raises Dismissed if the dispatcher that has registered it dismisses
+        it, Refused if that finds a fault in the request, Unreachable if any other server refuses it."""
         try:
-            return self.client.call(name, ask, answer=answer, wait_s=wait_s)
+            return self.client.call(name, request, answer=answer, wait_s=wait_s)
         except Refused as error:
             if authority.at_fault(error, self.registered.giver):
                 raise
-            raise self._understood(error) from None
+            raise self._meaning(error) from None
 
-    def _decided(self, error: Refused) -> bool:
-        """Whether a pilot that has nothing yet is not wanted: it knows no dispatcher's name by which to
-        tell, and a PanDA server refuses tokens by an HTTP status."""
+    def _final(self, error: Refused) -> bool:
+        """Whether a refused registration is final. The pilot knows no dispatcher's name yet, so the HTTP
+        status decides; a PanDA server refuses tokens by one."""
         if error.giver == STRANGER:
             return self._foreign and error.status in (401, 403)
         return error.status not in authority.WRONG_DOOR
@@ -114,15 +120,17 @@ class Link:
                 try:
                     self._registered(ONCE)
                 except Refused as error:
-                    raise self._understood(error) from None
+                    raise self._meaning(error) from None
             return self._token
 
     def _registered(self, patience: Patience) -> m.Registered:
-        answer = self._door.call("register", self._who, answer=m.Registered, patience=patience)
+        answer = self._registrar.call(
+            "register", self._registration, answer=m.Registered, patience=patience
+        )
         self.registered, self._token = answer, answer.token
         return answer
 
-    def _understood(self, error: Refused) -> Dismissed | Unreachable:
+    def _meaning(self, error: Refused) -> Dismissed | Unreachable:
         if authority.dismisses(error, self.registered.giver):
             return Dismissed(error)
         return _stranger(error)
@@ -154,5 +162,5 @@ _chance = random.Random()
 
 
 def backoff() -> Iterator[float]:
-    """Pauses for whoever talks to a dispatcher that does not answer."""
+    """Pauses between requests to a dispatcher that does not answer."""
     return pauses(Patience(first_s=0.2, longest_s=LONGEST_BACKOFF_S), _chance)

@@ -1,17 +1,17 @@
-"""The reporter: one thread that tells the dispatcher about all attempts, and what it answers.
+"""The reporter: one thread that reports all attempts to the dispatcher, and obeys its answers.
 
-A heartbeat goes out at the interval that the dispatcher tells, and soon after something changed; what
-changes together goes together. A final report is repeated until there is a verdict of the dispatcher that
-gave the attempt (`ailurus.wire.authority`). While nobody answers, or only somebody else, payloads run
-on, reports wait in the spool and outputs stay.
+A heartbeat goes out at the interval that the dispatcher sets, and soon after something changed; changes
+that come together go in one. A final report is repeated until there is a verdict of the dispatcher that
+gave the attempt (`ailurus.wire.authority`). While no server answers, or only another one, payloads run on,
+reports wait in the spool and outputs stay.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -25,25 +25,40 @@ from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused
 from ailurus.wire.retry import Patience, pauses
 from pilot.attempt import Attempt, killed_by_server
+from pilot.clock import SYSTEM, Clock
 from pilot.files.live_log import Follower, Rest
 from pilot.files.tail import tail
 from pilot.upstream.link import Dismissed, Link, backoff
+from pilot.upstream.log_sender import LogSender
 from pilot.upstream.spool import Id, Journal
 
-GATHER_S, APART_S = 0.02, 0.1  # a change waits for others; heartbeats for changes keep apart
-LIVE_S = 1.0  # between pieces of a log that somebody watches
+# A change waits so long for more of them; heartbeats for changes are so far apart.
+GATHER_S, APART_S = 0.02, 0.1
+# Between pieces of a log that a user watches.
+LIVE_S = 1.0
+# Reports in one request.
 BULK = 500
-TOGETHER = 1_000_000  # characters of logs in one request; as JSON they may be six times as long
-ENDS_BYTES = 32_000_000  # of logs that wait for a dispatcher; of more, only the last words are kept
-LAST_WORDS = 2000
 # Between tries to send reports that were refused.
 REFUSED = Patience(first_s=0.5, longest_s=60.0)
-# A pilot that has nothing else to do waits no longer for the verdict about its own: they are in the spool.
-WAITS_S = 3600.0
+# A pilot that has nothing else to do waits so long for verdicts about its reports: they are in the spool.
+VERDICT_WAIT_S = 3600.0
+
+
+class Service(Protocol):
+    """The service whose attempts are reported."""
+
+    def room(self) -> Room:
+        """The room that is free for more jobs."""
+
+    def drain(self, why: str) -> None:
+        """Take no more jobs: the dispatcher said so, or dismissed this pilot."""
+
+    def reports_settled(self) -> None:
+        """Called when the pilot need not wait for any report."""
 
 
 class PendingReport(Struct, eq=False):
-    """A report that is owed. `refused`: since when (`time.monotonic`) only strangers judge it."""
+    """A report without a verdict. `refused`: since when (monotonic) only unknown servers judge it."""
 
     report: m.Report
     journal: Journal
@@ -57,62 +72,59 @@ class PendingReport(Struct, eq=False):
 
 
 class Reporter:
-    """Everything that goes to the dispatcher but acquires."""
+    """Sends all requests to the dispatcher but acquires."""
 
     def __init__(
         self,
         link: Link,
-        room: Callable[[], Room],
         delete: Callable[[Sequence[str]], list[str]],
-        on_drain: Callable[[str], None],
-        grace_s: float,
-        waits_s: float = WAITS_S,
+        *,
+        grace_s: float = 0.0,
+        verdict_wait_s: float = VERDICT_WAIT_S,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._link, self._room, self._delete, self._on_drain = link, room, delete, on_drain
-        self._grace_s, self._waits_s = grace_s, waits_s
+        """`delete` removes files of attempts that do not count; `grace_s` is between TERM and KILL."""
+        self._link, self._delete, self._clock = link, delete, clock
+        self._grace_s, self._verdict_wait_s = grace_s, verdict_wait_s
+        self._logs = LogSender(link, clock)
         self._attempts: dict[Id, Attempt] = {}
         self._changed: set[Id] = set()
         self._owed: dict[Id, PendingReport] = {}
-        self._refused_at = 0.0  # when refused reports are sent again
+        # When refused reports are sent again.
+        self._refused_at = 0.0
         self._refusals: Iterator[float] = _apart()
         self._why_refused = ""
-        self._ends: list[Rest] = []
-        self._ends_refused: float | None = None  # since when nobody takes them (`time.monotonic`)
-        self._followers: dict[Id, Follower] = {}  # what has been sent of their logs
-        self._followed: dict[Id, float] = {}  # those that somebody watches, until when
         self._released: list[Attempt] = []
         self._heartbeat_s = link.registered.heartbeat_s
-        self._beat_at = time.monotonic() + self._heartbeat_s
+        self._beat_at = self._clock.monotonic() + self._heartbeat_s
         self._changes_at = 0.0
         self._retry_at = 0.0
         self._pauses: Iterator[float] = backoff()
         self._news = threading.Condition()
         self.closed = False
-        self._draining = self._drain_told = False
-        self.when_quiet: Callable[[], None] = lambda: None  # nothing is owed any more
+        self._draining = self._drain_reported = False
         self._log = Log("pilot.upstream.reporter")
         self._trouble = Seldom(self._log)
 
-    # what others tell it -------------------------------------------------------------------------
+    # for the threads of attempts -----------------------------------------------------------------
 
-    def hold(self, attempt: Attempt) -> None:
+    def add(self, attempt: Attempt) -> None:
+        """Report this attempt with each heartbeat from now on."""
         with self._news:
             self._attempts[attempt.id] = attempt
 
     def changed(self, attempt: Attempt) -> None:
-        """Something about an attempt is worth telling soon."""
+        """Report an attempt soon: something about it has changed."""
         with self._news:
             if attempt.id in self._attempts:
                 if not self._changed:
-                    self._changes_at = max(time.monotonic() + GATHER_S, self._changes_at)
+                    self._changes_at = max(self._clock.monotonic() + GATHER_S, self._changes_at)
                 self._changed.add(attempt.id)
                 self._news.notify()
 
     def follow(self, attempt: Attempt) -> Follower:
-        """The follower of an attempt's output; it is not watched any more."""
-        with self._news:
-            self._followed.pop(attempt.id, None)
-            return self._followers.pop(attempt.id, None) or Follower(attempt)
+        """Take the follower of an attempt's output, which is watched no more."""
+        return self._logs.follower_of(attempt)
 
     def owe(
         self,
@@ -124,20 +136,18 @@ class Reporter:
         adopted: bool = False,
     ) -> None:
         """Send the end of the output, and this report until the dispatcher that gave the attempt has
-        judged it. `seal`: what it gave with it; `adopted`: of a dead pilot, so that this one need not wait
-        for the verdict."""
+        judged it. `seal` came with the attempt; `adopted` says that a dead pilot left the report, so that
+        this one need not wait for the verdict."""
+        if ends is not None and not ends.over:
+            self._logs.add_end(ends)
         with self._news:
-            if ends is not None and not ends.over:
-                if sum(one.bytes for one in self._ends) + ends.bytes > ENDS_BYTES:
-                    ends.shorten(LAST_WORDS)
-                self._ends.append(ends)
             self._owed[report.job_id, report.attempt_nr] = PendingReport(
                 report, journal, seal, adopted
             )
             self._news.notify()
 
     def forget(self, attempt: Attempt) -> None:
-        """Say nothing more of an attempt: its lease runs out."""
+        """Report an attempt no more, so that its lease runs out."""
         with self._news:
             self._attempts.pop(attempt.id, None)
             self._changed.discard(attempt.id)
@@ -149,16 +159,16 @@ class Reporter:
             self._news.notify()
 
     def drain(self) -> None:
-        """Tell the dispatcher, before anything else, that this pilot takes nothing more."""
+        """Report to the dispatcher, before anything else, that this pilot takes no more jobs."""
         with self._news:
             self._draining, self._beat_at = True, 0.0
             self._news.notify()
 
     def idle(self) -> bool:
         """Whether nothing is owed that the pilot must wait for."""
-        ends = self._ends and not self._waited(self._ends_refused)
+        ends = self._logs.has_ends and not self._waited_enough(self._logs.refused_since)
         owed = any(
-            one.refused is None or not (one.adopted or self._waited(one.refused))
+            one.refused is None or not (one.adopted or self._waited_enough(one.refused))
             for one in list(self._owed.values())
         )
         return not (self._released or ends or owed)
@@ -167,8 +177,8 @@ class Reporter:
         """How many reports have not been judged."""
         return len(self._owed)
 
-    def _waited(self, since: float | None) -> bool:
-        return since is not None and time.monotonic() - since >= self._waits_s
+    def _waited_enough(self, since: float | None) -> bool:
+        return since is not None and self._clock.monotonic() - since >= self._verdict_wait_s
 
     def close(self) -> None:
         with self._news:
@@ -176,7 +186,7 @@ class Reporter:
             self._news.notify()
 
     def flush(self) -> None:
-        """Send all reports that are owed, in the caller's thread. Raises AilurusError if any is kept."""
+        """Send all reports in the caller's thread. Raises AilurusError if any gets no verdict."""
         self._send_reports()
         if self._owed:
             raise AilurusError(
@@ -186,63 +196,70 @@ class Reporter:
 
     # the thread ----------------------------------------------------------------------------------
 
-    def run(self, loop: Loop) -> None:
+    def run(self, loop: Loop, service: Service) -> None:
+        """The thread: until `close`."""
         while True:
             loop.turned(None)
             with self._news:
                 while not self.closed and (left := self._due_in()) > 0:
-                    self._news.wait(None if left == float("inf") else left)
+                    self._clock.wait(self._news, None if left == float("inf") else left)
                 if self.closed:
                     return
-            try:
-                self._turn()
-            except Dismissed as error:
-                self._trouble.warning("dispatcher_refused", str(error))
-                self._on_drain(str(error))
-                self._pause()
-            except AilurusError as error:
-                self._trouble.warning("dispatcher_silent", str(error))
-                self._pause()
-            else:
-                self._pauses, self._retry_at = backoff(), 0.0
-                if self._trouble.over("dispatcher_silent"):
-                    self._refused_at = 0.0  # it is back, before it gives the same jobs to others
-            if self.idle():
-                self.when_quiet()
+            self.turn(service)
+
+    def turn(self, service: Service) -> None:
+        """Send what is due. A dispatcher that does not answer is asked again after a pause that grows."""
+        try:
+            self._send(service)
+        except Dismissed as error:
+            self._trouble.warning("dispatcher_refused", str(error))
+            service.drain(str(error))
+            self._pause()
+        except AilurusError as error:
+            self._trouble.warning("dispatcher_silent", str(error))
+            self._pause()
+        else:
+            self._pauses, self._retry_at = backoff(), 0.0
+            if self._trouble.over("dispatcher_silent"):
+                # It is back: report before it gives the same jobs to other pilots.
+                self._refused_at = 0.0
+        if self.idle():
+            service.reports_settled()
 
     def _due_in(self) -> float:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         at = self._beat_at
         refused = [one.refused for one in self._owed.values() if one.refused is not None]
         if refused:
             at = min(at, self._refused_at)
         if self._changed:
             at = min(at, self._changes_at)
-        if self._followed:
+        if self._logs.has_watched:
             at = min(at, now + LIVE_S)
-        if self._released or self._ends or len(refused) < len(self._owed):
+        if self._released or self._logs.has_ends or len(refused) < len(self._owed):
             at = now
         return max(at, self._retry_at) - now
 
     def _pause(self) -> None:
-        self._retry_at = time.monotonic() + next(self._pauses)
+        self._retry_at = self._clock.monotonic() + next(self._pauses)
 
-    def _turn(self) -> None:
-        if self._draining and not self._drain_told:  # else a job that we report comes back to us
-            self._beat(everything=True)
-        silent = self._send_ends()
+    def _send(self, service: Service) -> None:
+        if self._draining and not self._drain_reported:
+            # Before reports: a job that we report as failed would come back to us.
+            self._beat(service, everything=True)
+        silent = self._logs.send_ends()
         self._send_reports()
         self._send_released()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now >= self._beat_at:
-            self._beat(everything=True)
+            self._beat(service, everything=True)
         elif self._changed and now >= self._changes_at:
-            self._beat(everything=False)
-        self._send_followed()
+            self._beat(service, everything=False)
+        self._logs.send_watched()
         if silent is not None:
             raise silent
 
-    def _beat(self, *, everything: bool) -> None:
+    def _beat(self, service: Service, *, everything: bool) -> None:
         with self._news:
             ids = (
                 list(self._attempts)
@@ -252,20 +269,20 @@ class Reporter:
             self._changed.clear()
             updates = [self._update(self._attempts[i]) for i in ids]
         if updates or everything:
-            ask = m.Beat(jobs=tuple(updates), room=self._room(), draining=self._draining)
+            beat = m.Beat(jobs=tuple(updates), room=service.room(), draining=self._draining)
             try:
-                answer = self._link.call("beat", ask, answer=m.BeatAnswer)
+                answer = self._link.call("beat", beat, answer=m.BeatAnswer)
             except AilurusError:
                 with self._news:
                     self._changed.update(ids)
                 raise
             self._heartbeat_s = answer.heartbeat_s
-            self._drain_told |= ask.draining
+            self._drain_reported |= beat.draining
             if answer.drain:
-                self._on_drain("the dispatcher drains this worker")
+                service.drain("the dispatcher drains this worker")
             for command in answer.commands:
                 self._obey(command)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         self._changes_at = max(self._changes_at, now + APART_S)
         if everything:
             self._beat_at = now + self._heartbeat_s
@@ -273,14 +290,14 @@ class Reporter:
             self._beat_at = min(self._beat_at, now + self._heartbeat_s)
 
     def _update(self, attempt: Attempt) -> m.Update:
-        told, attempt.tail = attempt.tail, None
+        tail_text, attempt.tail = attempt.tail, None
         return m.Update(
             job_id=attempt.id[0],
             attempt_nr=attempt.id[1],
             state=attempt.state,
             since=attempt.since,
             usage=attempt.usage,
-            tail=told,
+            tail=tail_text,
         )
 
     def _obey(self, command: m.Command) -> None:
@@ -292,7 +309,7 @@ class Reporter:
             what = f"{command.action} from a server that does not know attempt {attempt.name}"
             self._trouble.warning("command_not_obeyed", what)
             return
-        self._log.info("told", job_id=command.job_id, action=command.action)
+        self._log.info("command_received", job_id=command.job_id, action=command.action)
         if command.action is m.Action.KILL:
             attempt.stop(killed_by_server(), grace_s=self._grace_s)
         elif command.action is m.Action.SOFT_KILL:
@@ -302,44 +319,43 @@ class Reporter:
             self.changed(attempt)
         elif command.action is m.Action.LOG:
             seconds = float(command.argument or 0) or 2 * self._heartbeat_s
-            self._followers.setdefault(attempt.id, Follower(attempt))
-            self._followed[attempt.id] = time.monotonic() + seconds + self._heartbeat_s
+            self._logs.watch(attempt, self._clock.monotonic() + seconds + self._heartbeat_s)
 
     def _send_reports(self) -> None:
-        again = time.monotonic() >= self._refused_at
+        again = self._clock.monotonic() >= self._refused_at
         with self._news:
             due = [one for one in self._owed.values() if again or one.refused is None]
         for start in range(0, len(due), BULK):
             batch = due[start : start + BULK]
-            self._judge(batch, self._ask_verdicts(batch))
+            self._judge(batch, self._verdicts_of(batch))
         kept = [one for one in list(self._owed.values()) if one.refused is not None]
         if not kept:
             self._refused_at = 0.0
             if self._trouble.over("reports_kept"):
                 self._refusals = _apart()
         elif again:
-            self._refused_at = time.monotonic() + next(self._refusals)
+            self._refused_at = self._clock.monotonic() + next(self._refusals)
             self._trouble.warning("reports_kept", self._why_refused, reports=len(kept))
 
-    def _ask_verdicts(self, batch: list[PendingReport]) -> tuple[m.ReportVerdict, ...]:
-        """What was said about them; of those that are refused, nothing."""
+    def _verdicts_of(self, batch: list[PendingReport]) -> tuple[m.ReportVerdict, ...]:
+        """The verdicts about these reports; there is none about those that are refused."""
         try:
-            ask = m.Reports(reports=tuple(one.report for one in batch))
-            return self._link.reports.call("report", ask, answer=m.ReportVerdicts).verdicts
+            reports = m.Reports(reports=tuple(one.report for one in batch))
+            return self._link.reports.call("report", reports, answer=m.ReportVerdicts).verdicts
         except Refused as error:
             if len(batch) > 1 and authority.divisible(error):
-                half = len(batch) // 2  # one of them is at fault, and must not hold up the others
-                return self._ask_verdicts(batch[:half]) + self._ask_verdicts(batch[half:])
+                half = len(batch) // 2  # one of them is at fault, and must not delay the rest
+                return self._verdicts_of(batch[:half]) + self._verdicts_of(batch[half:])
             self._why_refused = str(error)
             return ()
 
     def _judge(self, batch: list[PendingReport], verdicts: Sequence[m.ReportVerdict]) -> None:
-        said = {(one.job_id, one.attempt_nr): one for one in verdicts}
+        verdict_of = {(one.job_id, one.attempt_nr): one for one in verdicts}
         for one in batch:
-            verdict = said.get(one.id)
+            verdict = verdict_of.get(one.id)
             judged = Judged.KEPT if verdict is None else authority.judged(one.seal, verdict)
             if judged is Judged.KEPT:
-                one.refused = time.monotonic() if one.refused is None else one.refused
+                one.refused = self._clock.monotonic() if one.refused is None else one.refused
                 if verdict is not None:
                     self._why_refused = (
                         f"`{verdict.verdict}` from a server that does not know the attempts"
@@ -361,63 +377,12 @@ class Reporter:
             if deleted:
                 self._delete(urls)
         one.journal.settle([one.id])
+        self._logs.forget(one.id)
         with self._news:
             if self._owed.get(one.id) is one:
                 del self._owed[one.id]
             self._attempts.pop(one.id, None)
             self._changed.discard(one.id)
-            self._followed.pop(one.id, None)
-            self._followers.pop(one.id, None)
-
-    def _send_ends(self) -> AilurusError | None:
-        """Send the ends of logs, until they have come. Why nobody took them, for reports do not wait
-        for logs."""
-        while batch := self._next_ends():
-            try:
-                self._pieces([piece for _, piece in batch])
-            except Refused as error:
-                self._log.error("log_refused", what=str(error))
-            except AilurusError as error:
-                if self._ends_refused is None:
-                    self._ends_refused = time.monotonic()
-                return error
-            with self._news:
-                for rest, _ in batch:
-                    rest.sent()
-        self._ends_refused = None
-        return None
-
-    def _next_ends(self) -> list[tuple[Rest, m.LogPiece]]:
-        """The next piece of each log, as many as go together; forgets those that have none left."""
-        batch: list[tuple[Rest, m.LogPiece]] = []
-        size = 0
-        with self._news:
-            for rest in list(self._ends):
-                piece = rest.first()
-                if piece is None:
-                    rest.close()
-                    self._ends.remove(rest)
-                    continue
-                if batch and (size + len(piece.text) > TOGETHER or len(batch) == BULK):
-                    break
-                batch.append((rest, piece))
-                size += len(piece.text)
-        return batch
-
-    def _send_followed(self) -> None:
-        now = time.monotonic()
-        for one, until in list(self._followed.items()):
-            follower = self._followers.get(one)
-            if follower is not None and (pieces := follower.news()):
-                try:
-                    self._pieces(pieces)
-                except AilurusError as error:  # a live log is a service; its end comes in any case
-                    self._log.info("log_not_sent", what=str(error))
-            if follower is None or now > until:
-                self._followed.pop(one, None)
-
-    def _pieces(self, pieces: list[m.LogPiece]) -> None:
-        self._link.call("log_pieces", m.LogPieces(pieces=tuple(pieces)), answer=m.Done)
 
     def _send_released(self) -> None:
         with self._news:

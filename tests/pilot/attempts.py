@@ -16,6 +16,7 @@ import msgspec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
 from pilot.attempt import Attempt
+from pilot.clock import SYSTEM
 from pilot.node.slots import Need, Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ContainerSetup, JobError
@@ -46,6 +47,7 @@ def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
     return SimpleNamespace(
         container=container or Bubblewrap(container_setup()),
         spawner=spawner,
+        clock=SYSTEM,
         supervisor=Supervisor(bounds_of(Limits())),
     )
 

@@ -22,6 +22,7 @@ from ailurus.protocol.messages import Assignment, Report
 from ailurus.protocol.worker import Ending
 from pilot import flow, serve
 from pilot.attempt import Attempt
+from pilot.clock import SYSTEM
 from pilot.flow import carry
 from pilot.node.slots import Need, Slots
 from pilot.ports import JobError, ProcessEnd
@@ -39,8 +40,7 @@ class Office:
     def __init__(self) -> None:
         self.owed: list[Report] = []
         self.released: list[Attempt] = []
-        self.attempt: list[Attempt] = []
-        self.when_quiet: Callable[[], None] = lambda: None
+        self.attempts: list[Attempt] = []
 
     def owe(self, report: Report, journal: object, ends: object = None, *, seal: str = "") -> None:
         msgspec.json.encode(report)
@@ -49,11 +49,11 @@ class Office:
     def release(self, attempt: Attempt) -> None:
         self.released.append(attempt)
 
-    def hold(self, attempt: Attempt) -> None:
-        self.attempt.append(attempt)
+    def add(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
 
     def forget(self, attempt: Attempt) -> None:
-        self.attempt.remove(attempt)
+        self.attempts.remove(attempt)
 
     def follow(self, attempt: Attempt) -> Any:
         return SimpleNamespace(rest=lambda: None)
@@ -64,7 +64,7 @@ class Office:
     def changed(self, attempt: Attempt) -> None:
         pass
 
-    def run(self, loop: loops.Loop) -> None:
+    def run(self, loop: loops.Loop, service: object) -> None:
         pass
 
     def idle(self) -> bool:
@@ -78,6 +78,7 @@ def kit_of(directory: Path) -> Any:
     office = Office()
     return SimpleNamespace(
         host="h",
+        clock=SYSTEM,
         directory=directory,
         container=SimpleNamespace(name="c", accepts=lambda spec: None),
         stage=SimpleNamespace(
@@ -219,7 +220,7 @@ def test_a_loop_that_does_not_recover_ends_the_pilot(
     server: Server, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     monkeypatch.setattr(loops, "DOWN_S", 0.0)
-    monkeypatch.setattr(serve, "LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(serve, "REPORTING_S", 0.0)
 
     def fails(*_: object, **__: object) -> Any:
         raise KeyError("what nobody thought of")
@@ -250,7 +251,7 @@ def test_an_attempt_that_cannot_even_be_reported_is_let_go(
         if thread.name.startswith("job-"):
             thread.join()
     office: Any = server._kit.reporter
-    assert office.attempt == []  # no heartbeat renews its lease
+    assert office.attempts == []  # no heartbeat renews its lease
     assert server.ending is Ending.FAILED
 
 
@@ -276,7 +277,7 @@ def test_a_node_that_begins_no_job_takes_no_more_of_them(
     monkeypatch.setattr(flow, "run", ends(Code.CONTAINER_FAILED))
     if lacks != "container":
         break_at(lacks, LACK, server._kit, monkeypatch)
-    for number in range(serve.LACKS):
+    for number in range(serve.MOST_NODE_FAULTS):
         assert server.ending is Ending.DONE
         carried(server, number)
     assert server.ending is Ending.FAILED
@@ -290,8 +291,8 @@ def test_jobs_that_fail_by_themselves_drain_no_pilot(
     server: Server, monkeypatch: pytest.MonkeyPatch, between: Code | None
 ) -> None:
     monkeypatch.setattr(flow, "keep_log", lambda *_: ())
-    for number in range(4 * serve.LACKS):
-        last = number % serve.LACKS == serve.LACKS - 1
+    for number in range(4 * serve.MOST_NODE_FAULTS):
+        last = number % serve.MOST_NODE_FAULTS == serve.MOST_NODE_FAULTS - 1
         monkeypatch.setattr(flow, "run", ends(between if last else Code.CONTAINER_FAILED))
         carried(server, number)
     assert not server.diagnosis

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import JobSpec, Room
-from ailurus.protocol.messages import Assignment, LogPieces, Problem, Registered, Report
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.messages import Assignment, LogPieces, Problem, Registered
 from ailurus.wire.client import Refused, Unreachable
 from pilot.attempt import Attempt
+from pilot.clock import SYSTEM
 from pilot.files import live_log, log_tarball
 from pilot.files.live_log import FINAL_BYTES, Follower
 from pilot.ports import JobError
-from pilot.upstream.reporter import Reporter
+from pilot.upstream.log_sender import LogSender
 from pilot.workdir import Workdir
 
 pytestmark = pytest.mark.field("H2")
@@ -106,43 +107,42 @@ class Link:
 
 
 @pytest.fixture
-def reporter():
+def sender():
     link = Link()
-    made = Reporter(link, lambda: Room(cores=1), lambda urls: [], lambda why: None, 1.0)
+    made = LogSender(link, SYSTEM)
     return made, link
 
 
-def ended(reporter, work, text: str) -> None:
+def ended(sender, work, text: str) -> None:
     work.stdout.write_text(text)
-    reporter._ends.append(Follower(attempt_of(work)).rest())
+    sender.add_end(Follower(attempt_of(work)).rest())
 
 
-def test_an_end_is_sent_again_until_somebody_takes_it(reporter, work):
-    one, link = reporter
+def test_an_end_is_sent_again_until_somebody_takes_it(sender, work):
+    one, link = sender
     ended(one, work, "the end\n")
     link.answer = Unreachable("nobody answers")
-    assert one._send_ends() is link.answer
-    assert not one.idle()
+    assert one.send_ends() is link.answer
+    assert one.has_ends
     link.answer = None
-    assert one._send_ends() is None
-    assert (link.got, one.idle()) == (["the end\n"], True)
+    assert one.send_ends() is None
+    assert (link.got, not one.has_ends) == (["the end\n"], True)
 
 
-def test_an_end_that_is_refused_holds_up_nothing(reporter, work):
-    one, link = reporter
+def test_an_end_that_is_refused_holds_up_nothing(sender, work):
+    one, link = sender
     ended(one, work, "the end\n")
     link.answer = Refused(Problem(title="no", status=410))
-    assert one._send_ends() is None
-    assert one.idle()
+    assert one.send_ends() is None
+    assert not one.has_ends
 
 
-def test_ends_that_wait_take_a_bounded_part_of_the_memory(reporter, work, monkeypatch):
-    monkeypatch.setattr("pilot.upstream.reporter.ENDS_BYTES", 100_000)
-    one, _ = reporter
+def test_ends_that_wait_take_a_bounded_part_of_the_memory(sender, work, monkeypatch):
+    monkeypatch.setattr("pilot.upstream.log_sender.ENDS_BYTES", 100_000)
+    one, _ = sender
     for _ in range(50):
         work.stdout.write_bytes(b"x" * 60_000 + b"last words")
-        report = Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
-        one.owe(report, None, Follower(attempt_of(work)).rest(), seal="")
+        one.add_end(Follower(attempt_of(work)).rest())
     assert sum(rest.bytes for rest in one._ends) < 250_000
     assert all(rest.first().text.endswith("last words") for rest in one._ends)
 

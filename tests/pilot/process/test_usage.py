@@ -23,7 +23,8 @@ from pilot.files.stage import Stage
 from pilot.node import supervisor
 from pilot.node.slots import Need, Slot
 from pilot.node.supervisor import Supervisor
-from pilot.ports import JobError
+from pilot.ports import JobError, ProcessSpec
+from pilot.process.proc import Process
 from pilot.process.usage import AHEAD_BYTES, Disk, Nameless, NodeUse, charge, nameless
 from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
@@ -31,6 +32,7 @@ from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from plugins.data.file import File
 from tests.pilot.attempts import attempt_of, container_setup
+from tests.pilot.fakes import FakeClock, FakeSampler, FakeSpawner
 from tests.pilot.helpers import guarded
 
 MB = 1 << 20
@@ -239,22 +241,20 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
         (90, more_memory, none, False),
         (400, more_memory, none, True),
     ]
-    searched: list[object] = []
     monkeypatch.setattr(supervisor, "SHARE", 100.0)
-    watch, attempt = Supervisor(bounds_of(Limits())), attempt_of(looping_s=0.0)
-    attempt.start_payload(lambda: (SimpleNamespace(pid=lambda key: os.getpid()), 0))
+    clock, sampler = FakeClock(), FakeSampler()
+    sampler.processes = {101: Process(1, 0.0, 0)}
+    watch, attempt = Supervisor(bounds_of(Limits()), clock, sampler), attempt_of(looping_s=0.0)
+    spawner = FakeSpawner()
+    attempt.start_payload(lambda: (spawner, spawner.spawn(ProcessSpec(argv=["true"]), print)))
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         with watch.watching(attempt, work):
-            began = time.monotonic()
             for seconds, use, found, expected in looks:
-                monkeypatch.setattr(supervisor, "node_use", lambda directory, use=use: use)
-                monkeypatch.setattr(
-                    supervisor, "nameless", lambda *_, found=found: searched.append(found) or found
-                )
-                before = len(searched)
-                watch._look(began + seconds)
-                assert len(searched) == before + expected, seconds
+                sampler.node, sampler.files = use, found
+                before = sampler.searches
+                watch._look(clock.now + seconds)
+                assert sampler.searches == before + expected, seconds
 
 
 @pytest.fixture(scope="module")

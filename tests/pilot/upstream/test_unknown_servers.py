@@ -23,6 +23,7 @@ from pilot.attempt import Attempt
 from pilot.upstream.link import ONCE, Dismissed, Link
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
+from tests.pilot.fakes import FakeService
 
 pytestmark = pytest.mark.field("A2")
 
@@ -213,9 +214,7 @@ class Owed:
         self.spool, self.where = Spool(tmp_path / "spool", "me"), tmp_path / "spool"
         self.deleted: list[str] = []
         self.drained: list[str] = []
-        self.reporter = Reporter(
-            self.link, lambda: ROOM, self._delete, self.drained.append, grace_s=0.0
-        )
+        self.reporter = Reporter(self.link, self._delete)
         file = m.DoneFile(name="o", url="file:///o", size=1, adler32="00000001")
         self.report = m.Report(
             job_id=7, attempt_nr=1, report_key="k", finished=True, files=(file,), ended=1.0
@@ -230,7 +229,7 @@ class Owed:
 
     def turn(self):
         self.reporter._refused_at = 0.0
-        assert not isinstance(raised(self.reporter._turn), Dismissed)
+        assert not isinstance(raised(lambda: self.reporter._send(FakeService())), Dismissed)
 
     def kept(self):
         return self.reporter.owes() == 1 and self.spool.own.owed()[0].report == self.report
@@ -338,7 +337,7 @@ def test_a_payload_is_stopped_by_who_gave_the_job(tmp_path, given_seal, shown, o
     )
     asked = []
     attempt.terminate = lambda: asked.append("soft")
-    owed.reporter.hold(attempt)
+    owed.reporter.add(attempt)
     owed.reporter._obey(m.Command(job_id=9, attempt_nr=1, action=m.Action(action), seal=shown))
     assert bool(attempt.stopped or asked) is obeyed
 

@@ -1,0 +1,226 @@
+"""Small stand-ins for the pilot's ports: time that a test moves, processes that end when it says so."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import Room
+from ailurus.protocol.url import Url
+from pilot.ports import Check, Copied, JobError, ProcessEnd, ProcessSpec
+from pilot.process.proc import Io, Mapped, Process
+from pilot.process.signals import NUDGE
+from pilot.process.usage import Nameless, NodeUse
+
+
+class FakeClock:
+    """Stands still until it is moved; waiting moves it to the end of the wait."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.waits: list[float | None] = []
+        self.while_waiting: Callable[[], object] = lambda: None
+
+    def forward(self, seconds: float) -> None:
+        self.now += seconds
+
+    def time(self) -> float:
+        return 1_700_000_000.0 + self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def cpu_s(self) -> float:
+        return 0.0
+
+    def wait(self, waited_for: Any, seconds: float | None = None) -> bool:
+        """Let `while_waiting` happen; without a limit there must be something that happens."""
+        self.waits.append(seconds)
+        self.while_waiting()
+        if waited_for.wait(0):
+            return True
+        self.forward(seconds or 0.0)
+        return False
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.forward(seconds)
+
+
+class FakeSpawner:
+    """Payloads that run until the test ends them. `ends_at_once`: what each ends with as it starts."""
+
+    def __init__(self, ends_at_once: ProcessEnd | None = None) -> None:
+        self.started: list[ProcessSpec] = []
+        self.signals: list[tuple[int, int]] = []
+        self.ends_at_once = ends_at_once
+        self._done: dict[int, Callable[[ProcessEnd], None]] = {}
+
+    def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
+        self.started.append(order)
+        key = len(self.started)
+        if self.ends_at_once is not None:
+            done(self.ends_at_once)
+        else:
+            self._done[key] = done
+        return key
+
+    def end(self, key: int, end: ProcessEnd) -> None:
+        self._done.pop(key)(end)
+
+    def signal(self, key: int, number: int) -> None:
+        self.signals.append((key, number))
+
+    def pid(self, key: int) -> int | None:
+        return 100 + key
+
+
+class FakeTransfer:
+    """A storage in memory. `failures`: what the next calls raise; None lets one pass."""
+
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        self.files = dict(files or {})
+        self.calls: list[str] = []
+        self.failures: deque[Exception | None] = deque()
+        self.forbidden: set[str] = set()
+        self.copied: Copied | None = None
+        self.on_call: Callable[[Check], None] = lambda check: check()
+
+    def _call(self, name: str, check: Check = lambda: None) -> None:
+        self.calls.append(name)
+        self.on_call(check)
+        if self.failures and (failure := self.failures.popleft()) is not None:
+            raise failure
+
+    def allowed(self, url: Url) -> None:
+        if url.text in self.forbidden:
+            raise JobError(Code.STORAGE_FORBIDDEN, "not here")
+
+    def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
+        os.write(into, self.files[url.text])
+        self._call(f"get {url.text}", check)
+        return self.copied or Copied(size=len(self.files[url.text]), adler32="1", md5="2")
+
+    def put(self, source: int, url: Url, check: Check) -> Copied:
+        self._call(f"put {url.text}", check)
+        self.files[url.text] = data = os.read(source, 1 << 20)
+        return Copied(size=len(data), adler32="1")
+
+    def delete(self, url: Url) -> None:
+        self._call(f"delete {url.text}")
+        self.files.pop(url.text, None)
+
+
+class FakeSampler:
+    """Readings that a test sets."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, Process] = {}
+        self.io: dict[int, Io] = {}
+        self.pss: Mapped | None = None
+        self.shmem_kb = self.dev_shm_kb = 0
+        self.files = Nameless(0, 0)
+        self.node = NodeUse(0, 0)
+        self.searches = 0
+
+    def scan(self) -> Mapping[int, Process]:
+        return self.processes
+
+    def io_of(self, pid: int) -> Io | None:
+        return self.io.get(pid)
+
+    def pss_kb(self, pids: Iterable[int]) -> Mapped | None:
+        return self.pss
+
+    def rss_shmem_kb(self, pids: Iterable[int]) -> int:
+        return self.shmem_kb
+
+    def shared_memory_kb(self, pid: int) -> int:
+        return self.dev_shm_kb
+
+    def nameless(self, pids: Iterable[int], directory: Path) -> Nameless:
+        self.searches += 1
+        return self.files
+
+    def node_use(self, directory: Path) -> NodeUse:
+        return self.node
+
+
+class FakeLink:
+    """A dispatcher: `answers` gives for each request what is answered, or raised; the default accepts."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, Any]] = []
+        self.answers: dict[str, Any] = {}
+        self.registered = m.Registered(worker_id=1, token="t", heartbeat_s=10.0, lease_s=30.0)
+        self.client = self.reports = self
+
+    def call(self, name: str, request: Any, *, answer: type, **_: object) -> Any:
+        self.requests.append((name, request))
+        given = self.answers.get(name, default_answer)
+        if isinstance(given, deque):
+            given = given.popleft() if given else default_answer
+        if callable(given) and not isinstance(given, type):
+            given = given(name, request)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def sent(self, name: str) -> list[Any]:
+        """The requests of this name."""
+        return [request for one, request in self.requests if one == name]
+
+
+def default_answer(name: str, request: Any) -> Any:
+    if name == "beat":
+        return m.BeatAnswer(heartbeat_s=10.0)
+    if name == "acquire":
+        return m.Acquired(jobs=())
+    if name == "report":
+        return m.ReportVerdicts(verdicts=tuple(verdict(one, "accepted") for one in request.reports))
+    return m.Done()
+
+
+def verdict(report: m.Report, word: str, seal: str = "") -> m.ReportVerdict:
+    return m.ReportVerdict(
+        job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal
+    )
+
+
+class FakeService:
+    """A service that notes what the reporter asks of it."""
+
+    def __init__(self) -> None:
+        self.drained: list[str] = []
+        self.settled = 0
+
+    def room(self) -> Room:
+        return Room(cores=1, memory_mb=1000, disk_mb=1000)
+
+    def drain(self, why: str) -> None:
+        self.drained.append(why)
+
+    def reports_settled(self) -> None:
+        self.settled += 1
+
+
+class FakeSignals:
+    """Signals that a test sends, one for each wait; after them every wait runs out."""
+
+    def __init__(self, clock: FakeClock, numbers: Sequence[int] = ()) -> None:
+        self.numbers, self._clock = deque(numbers), clock
+        self.nudges = 0
+
+    def wait(self, seconds: float) -> int | None:
+        if self.numbers:
+            return self.numbers.popleft()
+        self._clock.forward(seconds)
+        return NUDGE if self.nudges else None
+
+    def nudge(self) -> None:
+        self.nudges += 1
