@@ -61,7 +61,7 @@ class Ahead(Struct, frozen=True):
 
 
 class Tx(Protocol):
-    """A transaction. Statements are called by their name in `queries.sql`."""
+    """A transaction. Statements are called by their name in `store/sql/`."""
 
     def one(self, query: str, **values: Any) -> Row | None:
         """The first row, or None."""

@@ -1,4 +1,4 @@
-"""Where the queue is kept. Statements stand by name in `queries.sql`, tables in `migrations/`."""
+"""Where the queue is kept. Statements stand by name in `sql/`, tables in `migrations/`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
-from dispatcher.store.queries import Unfit, check, for_postgres, postgres_queries
+from dispatcher.store.queries import Unfit, check, for_postgres, postgres_statements
 from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing, on_loop
 
 T = TypeVar("T")
@@ -285,7 +285,7 @@ class Postgres(Writing):
 
     def _catch_up(self, connection: Connection, kept: Loop) -> None:
         """Deliver what others have committed."""
-        text = postgres_queries()["event.after"]
+        text = postgres_statements()["event.after"].for_psycopg().encode()
         while self._loop is not None:
             kept.turned()
             with self._order:

@@ -9,7 +9,6 @@ what is gathered is sent before a statement that names the same table.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -21,7 +20,7 @@ from msgspec import Struct
 from ailurus.protocol.messages import Event
 from ailurus.protocol.states import JobState
 from dispatcher.ports import Ahead, Row
-from dispatcher.store.queries import postgres_queries
+from dispatcher.store.queries import postgres_statements
 from dispatcher.store.writer import Draft
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -29,51 +28,22 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 EVENTS = "ailurus_events"
 MORE = 512  # ready jobs held for the changes behind the one that asks
 
-# What a change reads before it writes it: another process must not do the same meanwhile.
-HELD = {
-    **dict.fromkeys(
-        (
-            "job.parents",
-            "job.standing",
-            "job.standings",
-            "request.find",
-            "site.get",
-            "worker.of_harvester",
-            "worker.of_instance",
-            "worker.planned",
-            "worker.state",
-        ),
-        " for update",
-    ),
-    **dict.fromkeys(
-        ("job.ready", "job.ready_sized", "job.ready_whole"), " for update of job skip locked"
-    ),
-}
-
-# Written late: the statement NAME.all does it for many rows, and no two of them may be the same one.
-LATE = {
-    "job.set_state": ("job", "job_id"),
-    "job.end": ("job", "job_id"),
-    "attempt.add": ("attempt", "job_id", "attempt_nr"),
-    "attempt.mark": ("attempt", "job_id", "attempt_nr"),
-    "attempt.end": ("attempt", "job_id", "attempt_nr"),
-}
-# The same for a list that is given at once, with nothing in it that is read ahead.
-AT_ONCE = frozenset({"worker.heard", "attempt.heard"})
-PART = 1000
-OF_CHILDREN = frozenset({"job.parent_done", "job.activate"})  # change the jobs of a list, no others
-READ_AHEAD = frozenset({"job", "attempt", "body", "counter"})  # tables of what is kept here
+PART = 1000  # rows of a statement that takes many
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[int]).decode
-_TEXTS = postgres_queries()
-_LOOKS = {name for name, text in _TEXTS.items() if text.startswith("select")}
-_READER = {name: text.encode() for name, text in _TEXTS.items()}
-_WRITER = {name: text + HELD.get(name, "").encode() for name, text in _READER.items()}
-_TABLES = {
-    name: frozenset(re.findall(r"\b(?:from|join|into|update)\s+([a-z_]+)", text))
-    for name, text in _TEXTS.items()
-}
+_STATEMENTS = postgres_statements()
+_READER = {name: one.for_psycopg().encode() for name, one in _STATEMENTS.items()}
+_WRITER = {name: one.for_psycopg(locking=True).encode() for name, one in _STATEMENTS.items()}
+_TABLES = {name: one.reads | one.writes for name, one in _STATEMENTS.items()}
+READING_AHEAD = (
+    "job.standings",
+    "job.ready_whole",
+    "attempt.known",
+    "attempt.of_requests",
+    "counter.all_ready",
+)
+_READ_AHEAD = frozenset().union(*(_TABLES[name] for name in READING_AHEAD))
 
 
 class _Shelf(Struct):
@@ -187,28 +157,28 @@ class PostgresTx(Draft):
         return self._now(query, values).fetchall()
 
     def run(self, query: str, **values: Any) -> None:
-        if query not in LATE:
+        statement = _STATEMENTS[query]
+        if not statement.key:
             self._ask(query, values)
             return
         self.wrote = True
         self._note(query, values)
         if not self._shares:
-            self._connection.execute(self._texts[query], values)
+            self._rows(query, [_json(values)])
             return
-        row = (LATE[query][0], *(values[name] for name in LATE[query][1:]))
+        (table,) = statement.writes
+        row = (table, *(values[name] for name in statement.key))
         if row in self._late_rows:
             self._send()
         self._late_rows.add(row)
-        self._late_tables.add(row[0])
+        self._late_tables.add(table)
         self._late.setdefault(query, []).append(_json(values))
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self.wrote = True
         self._before(query, {})
-        if query in AT_ONCE and self._shares:
-            rows = [_json(row) for row in values]
-            for start in range(0, len(rows), PART):
-                self._each_row(f"{query}.all", rows[start : start + PART])
+        if _STATEMENTS[query].key:
+            self._rows(query, [_json(row) for row in values])
             return
         with self._connection.cursor() as cursor:
             cursor.executemany(self._texts[query], list(values))
@@ -224,23 +194,24 @@ class PostgresTx(Draft):
         return self._connection.execute(self._texts[query], values)
 
     def _before(self, query: str, values: Mapping[str, Any]) -> None:
-        """What a statement must find written, and what is not known any more after it."""
-        tables = _TABLES[query]
+        """Send what the statement must find written, and forget what is not so any more after it."""
+        statement, tables = _STATEMENTS[query], _TABLES[query]
         if not self._late_tables.isdisjoint(tables):
             self._send()
-        if query not in _LOOKS:
-            self.wrote = True
-            if query in OF_CHILDREN:
-                self._shelves.clear()
-                for job_id in _decode(values["ids"]):
-                    self._standing.pop(job_id, None)
-            elif query not in AT_ONCE and not READ_AHEAD.isdisjoint(tables):
-                self._forget()
+        if not statement.writes:
+            return
+        self.wrote = True
+        if statement.forgets == "ids":
+            self._shelves.clear()
+            for job_id in _decode(values["ids"]):
+                self._standing.pop(job_id, None)
+        elif statement.forgets != "nothing" and not _READ_AHEAD.isdisjoint(tables):
+            self._forget()
 
     def _note(self, query: str, values: Mapping[str, Any]) -> None:
         """What was read ahead and is not so any more after a late statement."""
         job_id = values["job_id"]
-        if query.startswith("attempt."):
+        if "attempt" in _STATEMENTS[query].writes:
             self._attempts.pop((job_id, values["attempt_nr"]), None)
             if query == "attempt.add":
                 self._requests.pop((values["worker_id"], values["request"]), None)
@@ -261,10 +232,13 @@ class PostgresTx(Draft):
         self._late_rows.clear()
         self._late_tables.clear()
         for query, rows in late.items():
-            self._each_row(f"{query}.all", rows)
+            self._rows(query, rows)
 
-    def _each_row(self, query: str, rows: Sequence[bytes]) -> None:
-        self._connection.execute(self._texts[query], {"rows": _array(rows)})
+    def _rows(self, query: str, rows: Sequence[bytes]) -> None:
+        """Run a statement that takes many rows."""
+        for start in range(0, len(rows), PART):
+            part = rows[start : start + PART]
+            self._connection.execute(self._texts[query], {"rows": _array(part)})
 
     def settle(self) -> None:
         """Write what was gathered, counters and events, once for all changes of a commit, and commit.
@@ -279,9 +253,9 @@ class PostgresTx(Draft):
                 "event.next", {"by": n, "channel": EVENTS, "rows": _array(rows)}
             )
         if moves := self.moves():
-            self._each_row("counter.move.all", [_json(move) for move in moves])
+            self._rows("counter.move", [_json(move) for move in moves])
         if moves := self.owned_moves():
-            self._each_row("owned.move.all", [_json(move) for move in moves])
+            self._rows("owned.move", [_json(move) for move in moves])
         for move in self.failure_moves():
             self._ask("failure.more", move)
         self._connection.execute("commit")

@@ -22,7 +22,7 @@ import msgspec
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
-from dispatcher.store.queries import Unfit, check, for_sqlite, queries
+from dispatcher.store.queries import Unfit, check, for_sqlite, statements
 from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing
 
 T = TypeVar("T")
@@ -32,7 +32,8 @@ AHEAD = 1000  # numbers of events that are set aside at once: a process that is 
 BRIEF = 64  # steps of changes that are run on the event loop together
 LOCKED_MS = 100  # the event loop waits so long for whoever else writes to the file
 _encode = msgspec.json.Encoder().encode
-_LOOKS = {name for name, text in queries().items() if text.startswith("select")}
+_TEXTS = {name: one.text for name, one in statements().items()}
+_WRITES = frozenset(name for name, one in statements().items() if one.writes)
 
 
 class SqliteTx(Draft):
@@ -45,26 +46,25 @@ class SqliteTx(Draft):
         super().__init__(last_event)
         self.connection = connection
         self.set_aside = set_aside
-        self._queries = queries()
 
     def one(self, query: str, **values: Any) -> Row | None:
-        self.wrote |= query not in _LOOKS
-        cursor = self.connection.execute(self._queries[query], values)
+        self.wrote |= query in _WRITES
+        cursor = self.connection.execute(_TEXTS[query], values)
         row: Row | None = cursor.fetchone()
         cursor.close()  # a statement left half read would hold its snapshot
         return row
 
     def all(self, query: str, **values: Any) -> list[Row]:
-        self.wrote |= query not in _LOOKS
-        return self.connection.execute(self._queries[query], values).fetchall()
+        self.wrote |= query in _WRITES
+        return self.connection.execute(_TEXTS[query], values).fetchall()
 
     def run(self, query: str, **values: Any) -> None:
         self.wrote = True
-        self.connection.execute(self._queries[query], values)
+        self.connection.execute(_TEXTS[query], values)
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self.wrote = True
-        self.connection.executemany(self._queries[query], values)
+        self.connection.executemany(_TEXTS[query], values)
 
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
@@ -134,7 +134,7 @@ class Sqlite(Writing):
             raise
         self._writer.execute(f"pragma busy_timeout = {LOCKED_MS}").close()
         self._last_event, self._entered = (
-            int(self._writer.execute(queries()[name]).fetchone()[0])
+            int(self._writer.execute(_TEXTS[name]).fetchone()[0])
             for name in ("event.set_aside", "event.entered")
         )
         self._set_aside = self._last_event

@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections import defaultdict
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live
 from dispatcher.refusal import Rejected
-from dispatcher.store.queries import queries
+from dispatcher.store.queries import statements
 from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
 
 pytestmark = pytest.mark.field("A4")
@@ -47,8 +46,7 @@ COMPARED = {
 
 @cache
 def declared() -> dict[str, str]:
-    text = files("dispatcher.store").joinpath("queries.sql").read_text()
-    return dict(re.findall(r"^-- name: (\S+)\n-- owner: (.+)\n", text, re.MULTILINE))
+    return {name: one.owner for name, one in statements().items() if one.owner}
 
 
 @cache
@@ -61,7 +59,7 @@ def callers() -> dict[str, set[tuple[str, str]]]:
             inner = names
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = (*names, child.name)
-            if isinstance(child, ast.Constant) and child.value in queries():
+            if isinstance(child, ast.Constant) and child.value in statements():
                 found[child.value].add((module, inner))
             walk(child, module, inner)
 
@@ -73,9 +71,9 @@ def callers() -> dict[str, set[tuple[str, str]]]:
 def keyed() -> list[str]:
     """The statements that find something by a key which a caller may name, where one may."""
     looked = []
-    for name, text in queries().items():
-        made = text.startswith("insert") and "on conflict" not in text
-        keys = KEYS & set(re.findall(r"(?<!:):([a-z_]+)", text))
+    for name, one in statements().items():
+        made = one.text.startswith("insert") and "on conflict" not in one.text
+        keys = KEYS & one.parameters
         if keys and not made and any(module in DOORS for module, _ in callers()[name]):
             looked.append(name)
     return looked
@@ -98,7 +96,7 @@ OWN = {
 def test_a_statement_with_a_key_of_the_callers_says_how_its_owner_is_compared(name):
     if name in OWN:
         return
-    assert name in declared(), f"{name}: say in queries.sql how its owner is compared"
+    assert name in declared(), f"{name}: say in store/sql how its owner is compared"
     how = declared()[name]
     if how.startswith("checked by "):
         checking = set(how.removeprefix("checked by ").split(", "))
@@ -106,14 +104,16 @@ def test_a_statement_with_a_key_of_the_callers_says_how_its_owner_is_compared(na
             if module in DOORS:
                 assert checking & set(functions), f"{name} in {module}: {functions} is not declared"
     elif not how.startswith("in the key"):
-        assert re.search(COMPARED[how], queries()[name]), f"{name} does not compare its {how}"
+        assert re.search(COMPARED[how], statements()[name].text), (
+            f"{name} does not compare its {how}"
+        )
 
 
 def test_the_walk_sees_the_statements_that_matter():
     seen = set(keyed())
     assert {"job.row", "job.standing", "worker.planned", "worker.drain", "attempt.get"} <= seen
     assert not set(OWN) - seen
-    assert not set(declared()) - set(queries())
+    assert not set(declared()) - set(statements())
 
 
 # --- calls -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.store import open_store, sqlite
-from dispatcher.store.queries import for_sqlite, migrations, queries
+from dispatcher.store.queries import for_sqlite, migrations, statements
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
 
@@ -336,7 +336,9 @@ def test_a_statement_says_what_its_partial_index_holds_in_the_same_words(tmp_pat
     async def test(store):
         with closing(sqlite3.connect(store.path)) as looking:
             values = defaultdict(int)
-            steps = looking.execute(f"explain query plan {queries()[query]}", values).fetchall()
+            steps = looking.execute(
+                f"explain query plan {statements()[query].text}", values
+            ).fetchall()
         assert f"USING INDEX {index} " in str(steps)
 
     with_store(url, test)

@@ -1,0 +1,195 @@
+-- What PostgreSQL needs otherwise, or what must hold while other dispatchers write at the same time.
+
+-- fragment: ids
+-- The members of a JSON list of numbers.
+(select value::bigint from json_array_elements_text(:ids::json))
+
+-- fragment: open_attempts
+-- The table of attempts: the planner finds the index of the open ones by itself.
+attempt a
+
+-- name: event.last
+-- reads: series
+select last from series where name = 'event'
+
+-- name: event.of_job
+-- reads: event
+select seq, at, kind, job_id, worker_id, data from event where job_id = :job_id and seq > :after
+    order by seq limit :most
+
+-- name: shape.add
+-- writes: shape
+insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
+    values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
+    on conflict (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
+    do update set cores = :cores returning shape_id
+
+-- name: lane.add
+-- writes: lane
+insert into lane (shape_id, of_shape, user_group)
+    select last, :of_shape, :user_group
+    from (select 1000000000 + nextval('lane_number') as last) as number
+    on conflict (user_group, of_shape) do update set of_shape = :of_shape returning shape_id
+
+-- name: worker.plan
+-- writes: worker
+insert into worker (site, queue, phase, intent, idx, deadline)
+    values (:site, :queue, 'planned', :intent, :idx, :deadline)
+    on conflict (intent, idx) where intent <> '' do update set intent = :intent returning worker_id
+
+-- name: worker.add
+-- writes: worker
+insert into worker
+    (site, queue, host, phase, instance, batch_id, version, registered, last_heard, total, room)
+    values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total, :total)
+    on conflict (instance) where intent = '' and instance <> ''
+    do update set last_heard = :now returning worker_id
+
+-- name: worker.skip
+-- writes: worker
+select setval(pg_get_serial_sequence('worker', 'worker_id'),
+    (select coalesce(max(worker_id), 0) + :by from worker))
+
+-- name: old.partition
+-- writes: old_job
+select old_job_partition(:at)
+
+-- Events and notices between dispatchers.
+
+-- name: event.next
+-- The events of a commit, numbered from the last one on, and a notice to the other dispatchers.
+-- writes: event, series
+with taken as (update series set last = last + :by where name = 'event' returning last),
+    written as (insert into event (seq, at, kind, job_id, worker_id, data)
+        select (select last from taken) + seq, at, kind, job_id, worker_id, data
+        from json_to_recordset(:rows::json) as r
+            (seq bigint, at double precision, kind text, job_id bigint, worker_id bigint, data text))
+    select last, pg_notify(:channel, last::text) from taken
+
+-- name: bulletin.spread
+-- A message to all dispatchers on this store, sent by the commit.
+select pg_notify(:channel, :text)
+
+-- What is read ahead for the many changes of a commit.
+
+-- name: job.standings
+-- `job.standing` of many jobs, always in the same order so that no two commits wait in a ring.
+-- reads: job
+-- locks: job
+select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
+    parents_left
+    from job where job_id in {ids} order by job_id
+
+-- name: job.ready_whole
+-- `job.ready`, `body.get` and `job.standing` of the jobs that are next.
+-- reads: body, job
+-- locks: job skip locked
+select job.job_id, priority, rank, spec, wants,
+    state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
+    from job join body on body.job_id = job.job_id
+    where queue = :queue and shape_id = :shape_id and state = 'activated'
+    order by priority desc, rank, job.job_id limit :most
+
+-- name: attempt.known
+-- `attempt.get` of all attempts of many jobs.
+-- reads: attempt
+select job_id, attempt_nr, worker_id, state from attempt where job_id in {ids}
+
+-- name: attempt.of_requests
+-- `attempt.of_request` of many requests. The offset keeps the order: one request after the other,
+-- whatever the planner believes of the table.
+-- reads: attempt, job
+select r.worker_id, r.request, a.job_id, a.attempt_nr, j.shape_id
+    from json_to_recordset(:rows::json) as r (worker_id bigint, request text)
+    cross join lateral (select job_id, attempt_nr from attempt
+        where worker_id = r.worker_id and request = r.request and ended is null offset 0) a
+    join job j on j.job_id = a.job_id
+
+-- name: counter.all_ready
+-- `counter.ready` of all queues.
+-- reads: counter
+select queue, shape_id, n from counter where state = 'activated' and n > 0
+
+-- What is written for many rows at once.
+
+-- name: counter.move
+-- writes: counter
+-- key: queue, shape_id, state
+insert into counter (queue, shape_id, state, n) select queue, shape_id, state, by
+    from json_to_recordset(:rows::json) as r (queue text, shape_id bigint, state text, by bigint)
+    on conflict (queue, shape_id, state) do update set n = counter.n + excluded.n
+
+-- name: owned.move
+-- writes: owned
+-- key: owner, queue, state
+insert into owned (owner, queue, state, n) select owner, queue, state, by
+    from json_to_recordset(:rows::json) as r (owner text, queue text, state text, by bigint)
+    on conflict (owner, queue, state) do update set n = owned.n + excluded.n
+
+-- name: job.set_state
+-- writes: job
+-- key: job_id
+update job set state = r.state, attempt_nr = r.attempt_nr, max_attempts = r.max_attempts,
+    worker_id = r.worker_id, changed = r.now,
+    activated = case when r.state = 'activated' then r.now else activated end
+    from json_to_recordset(:rows::json) as r (job_id bigint, state text, attempt_nr bigint,
+        max_attempts bigint, worker_id bigint, now double precision)
+    where job.job_id = r.job_id
+
+-- name: job.end
+-- writes: job
+-- key: job_id
+update job set state = r.state, changed = r.now, code = r.code, diagnosis = r.diagnosis,
+    attempt_nr = r.attempt_nr, kind = r.kind
+    from json_to_recordset(:rows::json) as r (job_id bigint, state text, now double precision,
+        code bigint, diagnosis text, attempt_nr bigint, kind bigint)
+    where job.job_id = r.job_id
+
+-- name: attempt.add
+-- writes: attempt
+-- key: job_id, attempt_nr
+insert into attempt (job_id, attempt_nr, worker_id, request, state, leased)
+    select job_id, attempt_nr, worker_id, request, 'sent', now
+    from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, worker_id bigint,
+        request text, now double precision)
+
+-- name: attempt.mark
+-- writes: attempt
+-- key: job_id, attempt_nr
+update attempt a set state = r.state,
+    started = case when started is null and r.state <> 'sent' then r.since else started end,
+    running = case when running is null and r.state in ('running', 'holding') then r.since
+        else running end,
+    holding = case when holding is null and r.state = 'holding' then r.since else holding end,
+    heard = r.now
+    from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
+        since double precision, now double precision)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
+
+-- name: attempt.end
+-- writes: attempt
+-- key: job_id, attempt_nr
+update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code,
+    host = r.host, runtime = r.runtime, diagnosis = r.diagnosis, remedy = r.remedy, usage = r.usage,
+    timing = r.timing, stderr_tail = r.stderr_tail, curve = r.curve
+    from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
+        ended double precision, exit_code bigint, code bigint, host text, runtime text,
+        diagnosis text, remedy text, usage text, timing text, stderr_tail text, curve text)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
+    and (a.ended is null or a.state = 'lost')
+
+-- name: worker.heard
+-- writes: worker
+-- key: worker_id
+update worker w set last_heard = r.at, room = r.room
+    from json_to_recordset(:rows::json) as r (worker_id bigint, at double precision, room text)
+    where w.worker_id = r.worker_id
+
+-- name: attempt.heard
+-- `coalesce` keeps the planner from the index of open attempts, in which each of them would be looked for.
+-- writes: attempt
+-- key: job_id, attempt_nr
+-- forgets: nothing
+update attempt a set heard = r.at
+    from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, at double precision)
+    where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and coalesce(a.ended, 0) = 0

@@ -1,0 +1,26 @@
+-- What SQLite has words of its own for.
+
+-- fragment: ids
+-- The members of a JSON list of numbers.
+(select value from json_each(:ids))
+
+-- fragment: open_attempts
+-- The table of attempts, read by the index of those that have not ended.
+attempt a indexed by attempt_held
+
+-- name: event.set_aside
+-- The last number that may have been given to an event.
+-- reads: series
+select last from series where name = 'event'
+
+-- name: event.entered
+-- The last event that is entered under its job.
+-- reads: series
+select last from series where name = 'job_event'
+
+-- name: event.enter
+-- Enter events under their jobs.
+-- reads: event
+-- writes: job_event
+insert into job_event select job_id, seq from event where seq > :after
+    and job_id is not null order by job_id, seq
