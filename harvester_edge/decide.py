@@ -15,6 +15,8 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.resources import Resources
+
 BACKOFF_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
 PATIENCE = 3  # failed starts in a row before the breaker opens
 TROUBLES = frozenset(
@@ -39,13 +41,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     node_hours: float | None = None  # of the period that runs
 
 
-class Cost(Struct, frozen=True, kw_only=True):
+class Cost(Resources, frozen=True, kw_only=True):
     """What workers occupy, or one worker of a slot does."""
 
-    cores: int = 0
-    memory_mb: int = 0
-    node_hours: float = 0.0  # at the most: a worker is counted with its whole walltime
+    node_hours: float = 0.0
+    """At the most: a worker is counted with its whole walltime."""
     nodes: int = 1
+    """How many workers of the slot start together, one a node."""
 
 
 class Health(Struct, frozen=True, kw_only=True):

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ailurus.protocol.job import Room, Shape
+from msgspec.structs import replace
+
 from ailurus.protocol.messages import ShapeDemand
+from ailurus.protocol.resources import KINDS, Room, Shape
 
 _COARSE_S = 300.0  # times left are rounded down to this, so that equal rooms stay equal
 
@@ -62,16 +64,7 @@ def capacity(place: Bin, ask: ShapeDemand) -> int:
     shape, room = ask.shape, place.room
     if (ask.queue and ask.queue != place.queue) or not shape.fits(room):
         return 0
-    if shape.nodes > 1:
-        return 1
-    counts = [room.cores // shape.cores]
-    if shape.memory_mb:
-        counts.append(room.memory_mb // shape.memory_mb)
-    if shape.disk_mb:
-        counts.append(room.disk_mb // shape.disk_mb)
-    if shape.gpus:
-        counts.append(room.gpus // shape.gpus)
-    return min(counts)
+    return 1 if shape.nodes > 1 else room.holds(shape)
 
 
 def describe(shape: Shape) -> str:
@@ -110,38 +103,16 @@ def _add(bins: dict[Bin, int], place: Bin, count: int) -> None:
 
 
 def _less(place: Bin, shape: Shape, jobs: int) -> Bin:
-    room = place.room
     if shape.nodes > 1:
         return Bin(place.queue, Room(cores=0))
-    return Bin(
-        place.queue,
-        Room(
-            cores=room.cores - jobs * shape.cores,
-            memory_mb=room.memory_mb - jobs * shape.memory_mb,
-            disk_mb=room.disk_mb - jobs * shape.disk_mb,
-            gpus=room.gpus - jobs * shape.gpus,
-            nodes=room.nodes,
-            seconds_left=room.seconds_left,
-        ),
-    )
+    return Bin(place.queue, place.room.less(shape.times(jobs)))
 
 
 def _coarse(place: Bin) -> Bin:
     left = place.room.seconds_left
     if left is None:
         return place
-    room = place.room
-    return Bin(
-        place.queue,
-        Room(
-            cores=room.cores,
-            memory_mb=room.memory_mb,
-            disk_mb=room.disk_mb,
-            gpus=room.gpus,
-            nodes=room.nodes,
-            seconds_left=left // _COARSE_S * _COARSE_S,
-        ),
-    )
+    return Bin(place.queue, replace(place.room, seconds_left=left // _COARSE_S * _COARSE_S))
 
 
 def _size(room: Room) -> tuple[int, int, int, int]:
@@ -153,14 +124,11 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
     same = [place.room for place in slots.values() if ask.queue in ("", place.queue)]
     if not same:
         return f": no slot serves queue {ask.queue}"
-    shape = ask.shape
-    offers = (
-        ("cores", shape.cores, max(room.cores for room in same)),
-        ("MB of memory", shape.memory_mb, max(room.memory_mb for room in same)),
-        ("MB of disk", shape.disk_mb, max(room.disk_mb for room in same)),
-        ("GPUs", shape.gpus, max(room.gpus for room in same)),
-        ("nodes", shape.nodes, max(room.nodes for room in same)),
-        ("s of walltime", shape.walltime_s, max(room.seconds_left or 0 for room in same)),
-    )
-    short = [f"{most:.0f} {what} at most" for what, asked, most in offers if asked > most]
+    offers = [
+        (unit, getattr(ask.shape, kind), max(getattr(room, kind) for room in same))
+        for kind, unit in KINDS
+    ]
+    longest = max(room.seconds_left or 0 for room in same)
+    offers.append(("s of walltime", ask.shape.walltime_s, longest))
+    short = [f"{most:.0f} {unit} at most" for unit, needed, most in offers if needed > most]
     return ": the slots offer " + (", ".join(short) or "no such combination")

@@ -21,7 +21,7 @@ from harvester_edge.decide import Decision, Health, Snapshot, one_more
 from harvester_edge.edge import Edge, prefix
 from harvester_edge.evidence import Evidence, Worker, heard, judge
 from harvester_edge.ports import BatchError, BatchId, Sighting, Tag
-from harvester_edge.snapshot import cost_of, snapshot
+from harvester_edge.snapshot import snapshot
 from harvester_edge.upstream import Demand
 
 Key = tuple[str, int]
@@ -350,7 +350,7 @@ def _charge(edge: Edge, before: dict[Key, Worker], changed: list[Worker]) -> Non
     for worker in changed:
         old = before.get(worker.key)
         if worker.ended is not None and worker.started is not None and old is not None:
-            hours = (worker.ended - worker.started) / 3600 * cost_of(edge, worker.slot).nodes
+            hours = (worker.ended - worker.started) / 3600
             edge.book.spend(worker.ended, hours)
 
 

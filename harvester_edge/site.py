@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ailurus.paths import expanded
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import LONGEST_DIRECTORY
 from harvester_edge.ports import MAX_NODES

@@ -13,7 +13,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
 from ailurus.protocol.worker import Outcome, Phase
 from harvester_edge import empties
 from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
@@ -174,14 +173,13 @@ def cost_of(edge: Edge, name: str) -> Cost:
             cores=max(cost.cores for cost in costs),
             memory_mb=max(cost.memory_mb for cost in costs),
             node_hours=max(cost.node_hours for cost in costs),
-            nodes=max(cost.nodes for cost in costs),
         )
     room = slot.room()
     return Cost(
         cores=room.cores,
         memory_mb=room.memory_mb,
-        node_hours=slot.walltime_s / 3600 * room.nodes,
-        nodes=room.nodes,
+        node_hours=slot.walltime_s / 3600,
+        nodes=slot.nodes,
     )
 
 
@@ -190,11 +188,11 @@ def _occupied(edge: Edge, there: Counter[str], now: float) -> Cost:
     costs = [(cost_of(edge, slot), n) for slot, n in there.items()]
     budget = edge.site.scaling.budget
     spent = edge.book.spent(period_begin(budget.period, now)) if budget else 0.0
-    return Cost(
-        cores=sum(cost.cores * n for cost, n in costs),
-        memory_mb=sum(cost.memory_mb * n for cost, n in costs),
-        node_hours=spent + sum(cost.node_hours * n for cost, n in costs),
-    )
+    hours = spent + sum(cost.node_hours * n for cost, n in costs)
+    occupied = Cost(node_hours=hours)
+    for cost, n in costs:
+        occupied = occupied.plus(cost.times(n))
+    return occupied
 
 
 def period_begin(period: str, now: float) -> float:
@@ -214,24 +212,9 @@ def _as_found(edge: Edge, slots: dict[str, Bin], demand: m.Demand) -> dict[str, 
             if row.registered > last.registered:
                 found[worker.slot] = row
     return {
-        name: _least(place, found[name].total) if name in found else place
+        name: Bin(place.queue, place.room.at_most(found[name].total)) if name in found else place
         for name, place in slots.items()
     }
-
-
-def _least(place: Bin, found: Room) -> Bin:
-    room = place.room
-    return Bin(
-        place.queue,
-        Room(
-            cores=min(room.cores, found.cores),
-            memory_mb=min(room.memory_mb, found.memory_mb),
-            disk_mb=min(room.disk_mb, found.disk_mb),
-            gpus=min(room.gpus, found.gpus),
-            nodes=room.nodes,
-            seconds_left=room.seconds_left,
-        ),
-    )
 
 
 def _paused(edge: Edge) -> str:

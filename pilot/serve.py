@@ -16,7 +16,7 @@ from ailurus.logs import Log, Seldom
 from ailurus.loops import Down, Loop, Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
@@ -24,7 +24,6 @@ from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
 from pilot.flow import carry
 from pilot.kit import Kit
-from pilot.node.slots import Need, room_of
 from pilot.ports import JobError
 from pilot.process.signals import NUDGE, BlockedSignals, Signals
 from pilot.upstream.link import Dismissed, Link, backoff
@@ -74,7 +73,7 @@ class Vacancy(Struct, frozen=True):
     """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is still
     taken, by jobs that end soon."""
 
-    room: Need
+    room: Resources
     count: int
     wait_s: float
     ahead: bool = False
@@ -89,7 +88,7 @@ class Server:
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
         self._began = self._idle_since = self._clock.monotonic()
         # The room of the last acquire.
-        self._offered: Need | None = None
+        self._offered: Resources | None = None
         self._jobs: set[Attempt] = set()
         self._taken = self._node_faults = 0
         self._prefetch = False
@@ -157,7 +156,7 @@ class Server:
 
     def room(self) -> Room:
         """The room that is free for more jobs."""
-        return room_of(self._kit.slots.room(), self.seconds_left())
+        return Room.of(self._kit.slots.room(), seconds_left=self.seconds_left())
 
     def reports_settled(self) -> None:
         self._nudge_if_draining()
@@ -301,7 +300,7 @@ class Server:
         self._offered = vacancy.room
         return m.Acquire(
             request_id=uuid.uuid4().hex,
-            room=room_of(vacancy.room, self.seconds_left()),
+            room=Room.of(vacancy.room, seconds_left=self.seconds_left()),
             count=vacancy.count,
             wait_s=round(wait_s, 3),
             ahead=vacancy.ahead,

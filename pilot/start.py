@@ -16,7 +16,7 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import TokenFile, fixed_token
 from ailurus.wire.dialect import asked
@@ -25,7 +25,7 @@ from pilot.clock import SYSTEM, Clock
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
-from pilot.node.slots import Need, Slots, room_of
+from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
 from pilot.ports import Container, ContainerSetup, JobError, Transfer
@@ -63,7 +63,9 @@ def started(
         seen = machine.look(directory)
         total = _total(slot, seen)
         terms = _terms(options, slot)
-        registration = _registration(options, site, instance, room_of(total, terms.lifetime_s))
+        registration = _registration(
+            options, site, instance, Room.of(total, seconds_left=terms.lifetime_s)
+        )
         link = _link(options, credential, registration, clock)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
@@ -115,9 +117,9 @@ def _own_directory(workdir: Path, instance: str) -> Path:
     return directory
 
 
-def _total(slot: SlotChoice, seen: Need) -> Need:
+def _total(slot: SlotChoice, seen: Resources) -> Resources:
     """What this pilot has for its jobs: as the slot says, else as the machine shows."""
-    return Need(
+    return Resources(
         cores=seen.cores if slot.cores is None else slot.cores,
         memory_mb=megabytes(slot.memory, seen.memory_mb),
         disk_mb=megabytes(slot.disk, seen.disk_mb),
@@ -297,7 +299,7 @@ def _spool(options: Options, directory: Path, container: Container) -> Path:
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
 
 
-def _pinned(site: Site, total: Need, seen: Need) -> Sequence[int]:
+def _pinned(site: Site, total: Resources, seen: Resources) -> Sequence[int]:
     """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
     whole = total.cores == seen.cores == len(os.sched_getaffinity(0))
     return sorted(os.sched_getaffinity(0)) if site.pilot.pin and whole else ()

@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Whole
+from ailurus.protocol.fields import Whole
 
 PREFIX = "/api/ailurus/v1"
 

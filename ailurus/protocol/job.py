@@ -1,58 +1,26 @@
-"""A job as it is asked for, and the shares of a machine that it needs."""
+"""What a user submits: a job, its files, and the resources that it needs."""
 
 from __future__ import annotations
 
 from typing import Annotated, NewType
 
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
+from ailurus.protocol.fields import (
+    Adler32,
+    Md5,
+    Name,
+    Positive,
+    QueueName,
+    Text,
+    Value,
+    Variable,
+    Whole,
+)
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.url import DirectoryUrl, FileUrl
 
 JobId = NewType("JobId", int)
-
-Count = Annotated[int, Meta(ge=0, le=1_000_000)]
-Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
-Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""An id or an amount, as far as a database can count."""
-_PLAIN = "letters, digits and _.:+@=-, with a letter, a digit or _ first"
-Name = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=200,
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$",
-        description=_PLAIN,
-    ),
-]
-"""A name that is a file name, a URL segment and a shell word as it stands. `(?!\\n)`: before a last
-line feed `$` matches too."""
-Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="anything but a NUL")]
-"""What a process can be given: no argument and no variable of the environment holds a NUL."""
-QueueName = Annotated[
-    str,
-    Meta(
-        max_length=200,
-        pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?(?!\n)$",
-        description=f"{_PLAIN}; or nothing",
-    ),
-]
-Variable = Annotated[
-    str,
-    Meta(
-        max_length=1000,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$",
-        description="letters, digits and _, with no digit first",
-    ),
-]
-Value = Annotated[Text, Meta(max_length=131_000)]
-"""Of a variable: Linux gives no program a longer one."""
-Adler32 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$", description="8 hexadecimal digits, in lower case")
-]
-Md5 = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{32}(?!\n)$", description="32 hexadecimal digits, in lower case")
-]
 
 
 class InputFile(
@@ -135,39 +103,6 @@ LOG = "log.tgz"
 DEFAULT_ATTEMPTS = 5
 
 
-class Shape(Struct, frozen=True, kw_only=True, order=True):
-    """What a job occupies while it runs, as one value: jobs of a queue are indexed by it."""
-
-    cores: int = 1
-    memory_mb: int = 2000
-    disk_mb: int = 0
-    gpus: int = 0
-    nodes: int = 1
-    walltime_s: int = 0  # 0: not said
-
-    def fits(self, room: Room) -> bool:
-        """Whether a job of this shape can start in `room`."""
-        return (
-            self.cores <= room.cores
-            and self.memory_mb <= room.memory_mb
-            and self.disk_mb <= room.disk_mb
-            and self.gpus <= room.gpus
-            and self.nodes <= room.nodes
-            and (room.seconds_left is None or self.walltime_s <= room.seconds_left)
-        )
-
-
-class Room(Struct, frozen=True, kw_only=True, gc=False):
-    """What a worker has free, or what a site's slot offers when empty."""
-
-    cores: Count = 1
-    memory_mb: Whole = 0
-    disk_mb: Whole = 0
-    gpus: Count = 0
-    nodes: Count = 1
-    seconds_left: float | None = None  # until the worker must end; None: no end known
-
-
 def shape_of(spec: JobSpec) -> Shape:
     """The shape of a job. Memory and disk are rounded up so that few shapes stand for many jobs."""
     return Shape(
@@ -177,17 +112,6 @@ def shape_of(spec: JobSpec) -> Shape:
         gpus=spec.gpus,
         nodes=spec.nodes,
         walltime_s=_round_up(spec.walltime_s or 0, 60),
-    )
-
-
-def without(room: Room, shape: Shape) -> Room:
-    """What a job of that shape leaves of `room`, nothing if there was too little."""
-    return replace(
-        room,
-        cores=max(0, room.cores - shape.cores),
-        memory_mb=max(0, room.memory_mb - shape.memory_mb),
-        disk_mb=max(0, room.disk_mb - shape.disk_mb),
-        gpus=max(0, room.gpus - shape.gpus),
     )
 
 

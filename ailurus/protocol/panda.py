@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.job import LOG, JobSpec, Shape
+from ailurus.protocol.job import LOG, JobSpec
+from ailurus.protocol.resources import Shape
 
 TRANSFORM = "runailurus"
 """The script that runs our jobs in another pilot (docs/panda.md)."""

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import LOG, JobSpec, Room
+from ailurus.protocol.job import LOG, JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.protocol.url import Url
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")

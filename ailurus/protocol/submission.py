@@ -15,19 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import (
-    LOG,
-    Adler32,
-    InputFile,
-    JobSpec,
-    Md5,
-    Name,
-    OutputFile,
-    QueueName,
-    Text,
-    Variable,
-)
-from ailurus.protocol.messages import Key
+from ailurus.protocol.fields import Adler32, Key, Md5, Name, QueueName, Text, Variable
+from ailurus.protocol.job import LOG, InputFile, JobSpec, OutputFile
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
 from ailurus.protocol.units import duration_s, size_mb

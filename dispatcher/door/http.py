@@ -14,6 +14,7 @@ from msgspec import Meta, Raw, Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.fields import Key
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import explained
 from dispatcher.refusal import Rejected
@@ -161,13 +162,13 @@ def _too_long(limit: int) -> Rejected:
 class _Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A submission with its jobs not read yet."""
 
-    request_id: m.Key
+    request_id: Key
     jobs: Annotated[tuple[Raw, ...], Meta(min_length=1, max_length=MOST_JOBS)]
 
 
 _jobs = msgspec.json.Decoder(_Jobs)
 _several = msgspec.json.Decoder(tuple[JobSpec, ...])
-_key = msgspec.json.Decoder(m.Key)
+_key = msgspec.json.Decoder(Key)
 _HEAD = re.compile(rb'\s*\{\s*"request_id"\s*:\s*("[^"\\]{1,200}")\s*,\s*"jobs"\s*:\s*\[\s*')
 """How a submission begins as our clients write it."""
 _CUTS = 8  # places that are tried as the end of a part

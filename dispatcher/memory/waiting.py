@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import Event
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.memory.losses import Losses
 

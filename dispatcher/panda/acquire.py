@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.leases import Lease

@@ -18,7 +18,8 @@ from msgspec import Struct
 from ailurus.logs import Log
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from dispatcher.panda import harvester
 from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
 from dispatcher.panda.described import described, storages

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from ailurus.protocol.job import Shape
 from ailurus.protocol.messages import GroupRow
+from ailurus.protocol.resources import Shape
 from dispatcher.ports import Row, Tx
 
 FIRST_LANE = 10**9  # numbers of lanes begin here, those of shapes never get there

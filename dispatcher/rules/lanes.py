@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 
 import msgspec
 
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from dispatcher.memory.waiting import LEAST
 from dispatcher.ports import Tx
 from dispatcher.rules.group_turns import Turns

@@ -16,7 +16,8 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
-from ailurus.protocol.job import InputFile, JobSpec, Room, Shape, without
+from ailurus.protocol.job import InputFile, JobSpec
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState, Refusal, Standing
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Row, Tx
@@ -137,7 +138,7 @@ def lease(
             unfit += 1
             passed.add(job_id)
             continue
-        room = without(room, shape)
+        room = room.less(shape)
         if group is not None:
             turns.take(tx, queue, group, shape.cores)
         _keep(tx, job_id, standing, after, place, worker_id=worker_id, now=now)

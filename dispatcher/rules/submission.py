@@ -13,7 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, Shape, shape_of
+from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, shape_of
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected

@@ -8,7 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import InputFile, OutputFile, Room
+from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase

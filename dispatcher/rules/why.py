@@ -7,18 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from ailurus.protocol.job import JobSpec, Room, Shape
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import GroupRow, JobRow, Trouble, Why
+from ailurus.protocol.resources import KINDS, Room, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from dispatcher.rules import remedies
-
-LIMITS = (  # what the job asks for, what it is called in a job file, what a worker offers, unit
-    ("cores", "cores", "cores", "cores"),
-    ("memory_mb", "memory", "memory_mb", "MB of memory"),
-    ("disk_mb", "disk", "disk_mb", "MB of disk"),
-    ("gpus", "gpus", "gpus", "GPUs"),
-    ("nodes", "nodes", "nodes", "nodes"),
-)
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -34,8 +27,8 @@ class Offer(Struct, frozen=True, kw_only=True):
 
 def short_of(shape: Shape, room: Room) -> str:
     """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
-    for wants, _, has, unit in LIMITS:
-        need, there = getattr(shape, wants), getattr(room, has)
+    for kind, unit in KINDS:
+        need, there = getattr(shape, kind), getattr(room, kind)
         if need > there:
             return f"needs {need} {unit}, has {there}"
     if room.seconds_left is not None and shape.walltime_s > room.seconds_left:
@@ -56,10 +49,11 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[st
     offers = [offer for offer in offers if not offer.foreign]
     if not offers or any(not short_of(shape, offer.total) for offer in offers):
         return None
-    for wants, field, has, unit in LIMITS:
-        most = max(getattr(offer.total, has) for offer in offers)
-        if getattr(shape, wants) > most:
-            asked = getattr(spec, wants)
+    for kind, unit in KINDS:
+        most = max(getattr(offer.total, kind) for offer in offers)
+        if getattr(shape, kind) > most:
+            # A job file writes `memory: 4GB`.
+            field, asked = kind.removesuffix("_mb"), getattr(spec, kind)
             return field, f"{asked} {unit} are asked for, the largest slot of its queues has {most}"
     return "walltime", "no single slot of its queues has all that is asked for"
 

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import SlotShape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.accounts.rates import Limiter

@@ -10,7 +10,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.submission import check
 from dispatcher.accounts import costs
 from dispatcher.auth.caller import Caller

@@ -16,8 +16,8 @@ import msgspec
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
 from ailurus.protocol.messages import SlotShape
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.worker import Phase
 from dispatcher.accounts.rates import Spending

@@ -12,7 +12,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import NODES, TAKEN_AWAY
-from ailurus.protocol.job import Room, Shape, without
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
@@ -218,7 +218,7 @@ class Pilots(Core):
                 )
             )
             if not ask.ahead:
-                heard.room = without(heard.room, job.shape)
+                heard.room = heard.room.less(job.shape)
         return given
 
     def dry(self, tx: Tx) -> None:

@@ -17,7 +17,7 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Outcome
 from ailurus.wire.client import Refused

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ailurus.protocol import panda
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.evidence import Worker
 from harvester_edge.site import Site, Slot

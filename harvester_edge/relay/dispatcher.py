@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from ailurus.logs import Log, Seldom
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import without
 from ailurus.wire import authority
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.dispatcher import Dispatcher, verdict
@@ -139,7 +138,7 @@ class Pilots:
                 break
             if not job.leaving and job.shape.fits(room):
                 picked.append(job)
-                room = without(room, job.shape)
+                room = room.less(job.shape)
         return picked
 
     async def beat(self, ask: m.Beat, pilot: Pilot) -> m.BeatAnswer:

@@ -23,7 +23,8 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape, shape_of
+from ailurus.protocol.job import shape_of
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.store import Store

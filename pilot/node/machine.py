@@ -6,13 +6,13 @@ import contextlib
 import os
 from pathlib import Path
 
-from pilot.node.slots import Need
+from ailurus.protocol.resources import Resources
 
 
-def look(workdir: Path) -> Need:
+def look(workdir: Path) -> Resources:
     """The machine as this process sees it: affinity and cgroup before what the hardware has."""
     disk = os.statvfs(workdir)
-    return Need(
+    return Resources(
         cores=max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus())),
         memory_mb=min(_memory_bytes(), _cgroup_memory()) >> 20,
         disk_mb=disk.f_bavail * disk.f_frsize >> 20,

@@ -14,72 +14,35 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
-from ailurus.protocol.job import JobSpec, Room, shape_of
+from ailurus.protocol.job import shape_of
+from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
 
 T = TypeVar("T")
-
-
-class Need(NamedTuple):
-    """A share of a machine."""
-
-    cores: int = 1
-    memory_mb: int = 0
-    disk_mb: int = 0
-    gpus: int = 0
-
-    def fits(self, free: Need) -> bool:
-        return (
-            self.cores <= free.cores
-            and self.memory_mb <= free.memory_mb
-            and self.disk_mb <= free.disk_mb
-            and self.gpus <= free.gpus
-        )
-
-    def less(self, other: Need) -> Need:
-        return Need(
-            self.cores - other.cores,
-            self.memory_mb - other.memory_mb,
-            self.disk_mb - other.disk_mb,
-            self.gpus - other.gpus,
-        )
-
-    def more(self, other: Need) -> Need:
-        return Need(
-            self.cores + other.cores,
-            self.memory_mb + other.memory_mb,
-            self.disk_mb + other.disk_mb,
-            self.gpus + other.gpus,
-        )
-
-
-def need_of(spec: JobSpec) -> Need:
-    shape = shape_of(spec)
-    return Need(shape.cores, shape.memory_mb, shape.disk_mb, shape.gpus)
 
 
 class Line(Generic[T]):
     """Who waits for a slot, by shape: so a thousand wide jobs cost a narrow one nothing."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Need, list[tuple[int, float, int, T]]] = {}
+        self._heaps: dict[Resources, list[tuple[int, float, int, T]]] = {}
         self._count = itertools.count()
 
-    def add(self, item: T, need: Need, *, priority: int = 0, estimate_s: float = 0.0) -> None:
+    def add(self, item: T, need: Resources, *, priority: int = 0, estimate_s: float = 0.0) -> None:
         entry = (-priority, -estimate_s, next(self._count), item)
         heapq.heappush(self._heaps.setdefault(need, []), entry)
 
-    def remove(self, item: T, need: Need) -> None:
+    def remove(self, item: T, need: Resources) -> None:
         heap = self._heaps.get(need, [])
         heap[:] = [entry for entry in heap if entry[3] is not item]
         heapq.heapify(heap)
         if not heap:
             self._heaps.pop(need, None)
 
-    def take(self, free: Need) -> tuple[list[tuple[T, Need]], Need]:
+    def take(self, free: Resources) -> tuple[list[tuple[T, Resources]], Resources]:
         """All that start now, in order, and what is free after that."""
-        taken: list[tuple[T, Need]] = []
-        while fitting := [need for need in self._heaps if need.fits(free)]:
+        taken: list[tuple[T, Resources]] = []
+        while fitting := [need for need in self._heaps if need.within(free)]:
             need = min(fitting, key=lambda need: self._heaps[need][0][:3])
             taken.append((heapq.heappop(self._heaps[need])[3], need))
             free = free.less(need)
@@ -87,7 +50,7 @@ class Line(Generic[T]):
                 del self._heaps[need]
         return taken, free
 
-    def needs(self) -> Iterator[Need]:
+    def needs(self) -> Iterator[Resources]:
         """What those who wait will hold."""
         for need, heap in self._heaps.items():
             yield from itertools.repeat(need, len(heap))
@@ -96,7 +59,7 @@ class Line(Generic[T]):
 class Slot(NamedTuple):
     """A granted share. `cpus` is empty where payloads are not pinned."""
 
-    need: Need
+    need: Resources
     cpus: tuple[int, ...] = ()
     gpus: tuple[int, ...] = ()
 
@@ -104,13 +67,13 @@ class Slot(NamedTuple):
 class Slots:
     """The room of this pilot, shared by its jobs' threads."""
 
-    def __init__(self, total: Need, pin: Collection[int] = ()) -> None:
+    def __init__(self, total: Resources, pin: Collection[int] = ()) -> None:
         self.total = total
         self._free = total
         self._cpus = sorted(pin)
         self._gpus = list(range(total.gpus))
         self._line: Line[Attempt] = Line()
-        self._coming: dict[Attempt, Need] = {}
+        self._coming: dict[Attempt, Resources] = {}
         self._granted: dict[Attempt, Slot] = {}
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
@@ -120,7 +83,7 @@ class Slots:
         """Keep room for a job that has come, until it holds its slot or has ended: its inputs may take
         hours, and meanwhile another job would find the room free."""
         with self._lock:
-            self._coming[job] = need_of(job.spec)
+            self._coming[job] = shape_of(job.spec).each
 
     def gone(self, job: Attempt) -> None:
         """Keep no room any more for a job that has got its slot, or stands in line for it, or has ended."""
@@ -131,7 +94,7 @@ class Slots:
     @contextmanager
     def slot_for(self, job: Attempt) -> Iterator[Slot]:
         """A slot for `job`, once there is one; raises the job's own stop if that comes first."""
-        need = need_of(job.spec)
+        need = shape_of(job.spec).each
         with self._lock:
             self._line.add(
                 job, need, priority=job.spec.priority, estimate_s=job.spec.estimate_s or 0.0
@@ -149,20 +112,20 @@ class Slots:
             with self._lock:
                 self._give_back(job, need)
 
-    def room(self) -> Need:
+    def room(self) -> Resources:
         """What is free for jobs that are not here yet."""
         with self._lock:
             free = self._free
             for need in self._waiting():
                 free = free.less(need)
-            return Need(*(max(0, value) for value in free))
+            return free
 
     def waiting(self) -> int:
         """Jobs that are here and hold no slot yet."""
         with self._lock:
             return sum(1 for _ in self._waiting())
 
-    def _waiting(self) -> Iterator[Need]:
+    def _waiting(self) -> Iterator[Resources]:
         yield from self._line.needs()
         yield from self._coming.values()
 
@@ -175,24 +138,13 @@ class Slots:
             self._granted[job] = Slot(need, cpus, gpus)
             job.wakeup.set()
 
-    def _give_back(self, job: Attempt, need: Need) -> None:
+    def _give_back(self, job: Attempt, need: Resources) -> None:
         slot = self._granted.pop(job, None)
         if slot is None:
             self._line.remove(job, need)
         else:
-            self._free = self._free.more(need)
+            self._free = self._free.plus(need)
             self._cpus = sorted([*self._cpus, *slot.cpus])
             self._gpus = sorted([*self._gpus, *slot.gpus])
             self._grant()
         self.changed.notify_all()
-
-
-def room_of(need: Need, seconds_left: float | None) -> Room:
-    """A need in the words of the protocol."""
-    return Room(
-        cores=need.cores,
-        memory_mb=need.memory_mb,
-        disk_mb=need.disk_mb,
-        gpus=need.gpus,
-        seconds_left=seconds_left,
-    )

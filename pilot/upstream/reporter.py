@@ -19,7 +19,7 @@ from ailurus.logs import Log, Seldom
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client
 from benchmarks.pages import Arrived

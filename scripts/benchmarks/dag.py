@@ -10,7 +10,8 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client
 from benchmarks.submit import Beats
 from tests.rig.figure import Figure, figure, percentile

@@ -13,7 +13,7 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from benchmarks import atlas, load
 from benchmarks.load import Lines, Load

@@ -14,7 +14,7 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire.retry import Patience, pauses
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import QUEUE, Rig

@@ -108,17 +108,17 @@ def ours(tasks: Sequence[Task], width: int, place: Path) -> float:
 
 
 def _ours(file: Path, width: int) -> float:
-    from pilot.node.slots import Need
+    from ailurus.protocol.resources import Resources
     from pilot.process import spawner
     from tests.rig import pack
 
     started = spawner.start()
     tasks = [
-        pack.Task(argv, Need(cores=cores), estimate_s=seconds)
+        pack.Task(argv, Resources(cores=cores), estimate_s=seconds)
         for argv, cores, seconds in json.loads(file.read_text(encoding="utf-8"))
     ]
     began = time.perf_counter()
-    results = pack.pack(tasks, Need(cores=width), started)
+    results = pack.pack(tasks, Resources(cores=width), started)
     took = time.perf_counter() - began
     started.close()
     if any(one.exit_code or one.errno for one in results) or len(results) != len(tasks):

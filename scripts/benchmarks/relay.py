@@ -15,7 +15,7 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from tests.rig.figure import Figure, figure, percentile
 from tests.rig.programs import BIN, QUEUE, SITE, Rig, free_port, null_job, until

@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from ailurus.protocol.job import Room
 from ailurus.protocol.panda_update import UPDATE
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from benchmarks import load
 from benchmarks.load import Load

@@ -18,7 +18,7 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client
 from tests.rig.figure import Figure, figure, percentile
 from tests.rig.programs import Rig, null_job

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
-from ailurus.protocol.job import InputFile, JobSpec, OutputFile, Room
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.panda_job import Handed, handed
 from ailurus.protocol.panda_update import V1_NAMES, Told, outputs_of, said, told
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire import panda as wire
 from ailurus.wire.client import TokenFile

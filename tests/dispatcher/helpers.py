@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import NOBODY, Caller
 from dispatcher.rules.submission import Request

@@ -13,7 +13,7 @@ import pytest
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.book import Book

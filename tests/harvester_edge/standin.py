@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Phase
 
 PILOT = """#!/bin/sh

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.book import Book
 from harvester_edge.daemon import SiteTaken, cycle
@@ -69,6 +69,15 @@ def test_b7_demand_that_no_slot_can_serve_submits_nothing_and_says_never(world):
         assert decision.binding.why == "no slot of this site can ever run what waits"
         assert said in decision.notes[0]
     assert not world.batch.orders
+
+
+def test_an_allocation_of_several_nodes_is_submitted_whole_or_not_at_all(world):
+    """Four workers may exist, and an allocation brings three."""
+    slots = {"std": replace(world.edge.site.slots["std"], nodes=3)}
+    world.edge.site = replace(world.edge.site, slots=slots)
+    world.dispatcher.jobs = 100
+    assert world.cycle().submit == {"std": 3}
+    assert world.cycle().submit == {}
 
 
 def test_a_worker_that_finds_less_than_its_slot_promises_is_believed(world):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ailurus.protocol.job import Shape
+from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.act import launch
 from harvester_edge.render import script

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ailurus.protocol.job import Room
 from ailurus.protocol.messages import WorkerRow
+from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.evidence import Evidence, Times, Worker, heard, judge
 from harvester_edge.ports import BatchId, Sighting, Tag

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ailurus.protocol.job import Room, Shape
 from ailurus.protocol.messages import ShapeDemand
+from ailurus.protocol.resources import Room, Shape
 from harvester_edge.fit import Bin, capacity, fit
 
 rooms = st.builds(

@@ -15,9 +15,10 @@ import msgspec
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
+from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
-from pilot.node.slots import Need, Slot
+from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ContainerSetup, JobError
 from pilot.process.spawner import GuardedSpawner
@@ -60,7 +61,7 @@ def outcome_of(
         try:
             work.make()
             attempt.work = work
-            return run(attempt, work, Slot(Need()), kit_of(spawner, container))
+            return run(attempt, work, Slot(Resources(cores=1)), kit_of(spawner, container))
         except JobError as error:
             return Outcome(exit_code=-1, error=error)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.url import Url
 from pilot.ports import Check, Copied, JobError, ProcessEnd, ProcessSpec
 from pilot.process.proc import Io, Mapped, Process

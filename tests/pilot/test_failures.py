@@ -19,12 +19,13 @@ from ailurus import loops
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment, Report
+from ailurus.protocol.resources import Resources
 from ailurus.protocol.worker import Ending
 from pilot import flow, serve
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
 from pilot.flow import carry
-from pilot.node.slots import Need, Slots
+from pilot.node.slots import Slots
 from pilot.ports import JobError, ProcessEnd
 from pilot.run import Outcome
 from pilot.serve import HANDLED_SIGNALS, Server, Terms
@@ -87,7 +88,7 @@ def kit_of(directory: Path) -> Any:
             stage_out=lambda attempt, work: (),
             planned=lambda one, spec: [],
         ),
-        slots=Slots(Need(cores=4, memory_mb=9000, disk_mb=9000)),
+        slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
         reporter=office,
         supervisor=SimpleNamespace(run=lambda loop: None, closed=True),
         journal=SimpleNamespace(

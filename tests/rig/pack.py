@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pilot.node.slots import Line, Need
+from ailurus.protocol.resources import Resources
+from pilot.node.slots import Line
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner
 
@@ -14,11 +15,11 @@ class Task(NamedTuple):
     """A command, what it occupies, and how long it will probably take."""
 
     argv: Sequence[str]
-    need: Need = Need()
+    need: Resources = Resources(cores=1)
     estimate_s: float = 0.0
 
 
-def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[ProcessEnd]:
+def pack(tasks: Sequence[Task], room: Resources, spawner: GuardedSpawner) -> list[ProcessEnd]:
     """Run all tasks in `room`, longest first with back-fill; results in the order of `tasks`.
 
     A task that does not fit in `room` at all is refused before anything runs. The caller's thread
@@ -26,17 +27,17 @@ def pack(tasks: Sequence[Task], room: Need, spawner: GuardedSpawner) -> list[Pro
     """
     line: Line[int] = Line()
     for index, task in enumerate(tasks):
-        if not task.need.fits(room):
+        if not task.need.within(room):
             raise ValueError(f"tasks[{index}] needs {task.need}, the room is {room}")
         line.add(index, task.need, estimate_s=task.estimate_s)
     results: list[ProcessEnd | None] = [None] * len(tasks)
     free, left = room, len(tasks)
 
-    def done(index: int, need: Need) -> Callable[[ProcessEnd], None]:
+    def done(index: int, need: Resources) -> Callable[[ProcessEnd], None]:
         def note(ended: ProcessEnd) -> None:
             nonlocal free, left
             results[index] = ended
-            free, left = free.more(need), left - 1
+            free, left = free.plus(need), left - 1
 
         return note
 

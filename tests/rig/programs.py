@@ -22,7 +22,8 @@ import msgspec
 import yaml
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from tests.rig import proc

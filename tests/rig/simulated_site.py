@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.book import Book
 from harvester_edge.edge import Edge, prefix

@@ -6,12 +6,9 @@ Times are seconds since 1970 (UTC). Others write `from ailurus.protocol import m
 from ailurus.protocol.messages.base import (
     Answer,
     Done,
-    Key,
-    Label,
     LenientRequest,
     Problem,
     StrictRequest,
-    Text,
 )
 from ailurus.protocol.messages.edges import (
     Bootstraps,
@@ -136,8 +133,6 @@ __all__ = [
     "JobPage",
     "JobRow",
     "JobStates",
-    "Key",
-    "Label",
     "LenientRequest",
     "LogChunk",
     "LogPiece",
@@ -181,7 +176,6 @@ __all__ = [
     "StrictRequest",
     "Submit",
     "Submitted",
-    "Text",
     "Token",
     "TraceRequest",
     "Traced",

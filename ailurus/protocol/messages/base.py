@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, dataclass_transform
+from typing import dataclass_transform
 
-from msgspec import Meta, Struct, field
-
-Key = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=200,
-        pattern=r"^[\x21-\x7e]+(?!\n)$",
-        description="letters, digits and signs of ASCII, without spaces",
-    ),
-]
-Text = Annotated[str, Meta(max_length=8000)]
-Label = Annotated[str, Meta(max_length=500)]
+from msgspec import Struct, field
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ailurus.protocol.job import Count, Room, Shape, Whole
-from ailurus.protocol.messages.base import Answer, Key, Label, LenientRequest, Text
+from ailurus.protocol.fields import Count, Key, Label, LongText, Whole
+from ailurus.protocol.messages.base import Answer, LenientRequest
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
 
 
@@ -135,7 +136,7 @@ class WorkerObservation(LenientRequest):
     outcome: Outcome | None = None
     ending: Ending | None = None
     batch_id: Label = ""
-    diagnosis: Text = ""
+    diagnosis: LongText = ""
 
 
 class WorkerObservations(LenientRequest):

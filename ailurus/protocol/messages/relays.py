@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ailurus.protocol.job import Whole
-from ailurus.protocol.messages.base import Answer, Key, StrictRequest
+from ailurus.protocol.fields import Key, Whole
+from ailurus.protocol.messages.base import Answer, StrictRequest
 from ailurus.protocol.messages.workers import (
     Acquire,
     Acquired,

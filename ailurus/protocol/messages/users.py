@@ -6,8 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from ailurus.protocol.job import JobSpec, Whole
-from ailurus.protocol.messages.base import Answer, Key, StrictRequest
+from ailurus.protocol.fields import Key, Whole
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.messages.base import Answer, StrictRequest
 from ailurus.protocol.messages.workers import Usage
 from ailurus.protocol.states import JobState
 

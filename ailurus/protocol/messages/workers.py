@@ -7,8 +7,10 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct, field
 
-from ailurus.protocol.job import Adler32, Count, JobSpec, Md5, Room, Whole
-from ailurus.protocol.messages.base import Answer, Key, Label, LenientRequest, Text
+from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Whole
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.messages.base import Answer, LenientRequest
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import FileUrl
 from ailurus.protocol.worker import Ending
@@ -109,7 +111,7 @@ class Update(LenientRequest):
     state: JobState  # sent, starting, running or holding
     since: float  # when that state began
     usage: Usage | None = None
-    tail: Text | None = None  # answer to a `tail` command
+    tail: LongText | None = None  # answer to a `tail` command
 
 
 class Beat(LenientRequest, kw_only=True):
@@ -163,8 +165,8 @@ class Report(LenientRequest):
     report_key: Key
     finished: bool
     code: Count = 0  # PanDA pilotErrorCode
-    diagnosis: Text = ""
-    remedy: Text = ""
+    diagnosis: LongText = ""
+    remedy: LongText = ""
     transient: bool = False
     exit_code: Annotated[int, Meta(ge=-1000, le=1000)] | None = None
     files: Annotated[tuple[DoneFile, ...], Meta(max_length=10_000)] = ()
@@ -174,7 +176,7 @@ class Report(LenientRequest):
     ended: float = 0.0
     host: Label = ""
     runtime: Label = ""
-    stderr_tail: Text = ""
+    stderr_tail: LongText = ""
 
 
 class Reports(LenientRequest):
@@ -228,4 +230,4 @@ class Bye(LenientRequest):
     """The worker ends, and why."""
 
     ending: Ending
-    diagnosis: Text = ""
+    diagnosis: LongText = ""

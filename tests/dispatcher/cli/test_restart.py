@@ -20,7 +20,8 @@ import pytest
 
 from ailurus import systemd
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, fixed_token
 from dispatcher.cli import parser_for
 

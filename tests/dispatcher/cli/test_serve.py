@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, fixed_token
 from dispatcher.cli import main
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, UNAVAILABLE, USAGE

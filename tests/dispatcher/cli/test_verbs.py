@@ -16,7 +16,7 @@ import pytest
 
 from ailurus.output import Output, clean
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, Unreachable, fixed_token
 from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import Silence, found_token

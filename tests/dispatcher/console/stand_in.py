@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Client, fixed_token

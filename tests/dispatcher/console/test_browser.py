@@ -12,7 +12,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
-from ailurus.protocol.job import JobSpec, OutputFile, Room
+from ailurus.protocol.job import JobSpec, OutputFile
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, TokenFile
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
 from tests.dispatcher.console.stand_in import Beating, StandIn

@@ -7,7 +7,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller

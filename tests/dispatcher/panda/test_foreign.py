@@ -8,7 +8,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope, WorkersQuery
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from dispatcher.auth.caller import Caller
 from dispatcher.panda.door import PandaSettings
 from dispatcher.service.upkeep import PASSED_S

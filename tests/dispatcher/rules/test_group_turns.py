@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import JobsQuery, NoQuery, Scope
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from dispatcher.auth.caller import Caller
 from dispatcher.rules.group_turns import Turns, group_of
 from dispatcher.store.writer import Draft

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room, Shape
+from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from dispatcher.panda import acquire as panda
 from dispatcher.rules import lanes

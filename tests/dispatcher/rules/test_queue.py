@@ -10,7 +10,8 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import JobsQuery, LogQuery
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import InputFile, OutputFile, Room
+from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from dispatcher.auth.caller import Caller

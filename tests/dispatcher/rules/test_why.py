@@ -7,7 +7,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.refusal import Rejected
 from dispatcher.rules import remedies

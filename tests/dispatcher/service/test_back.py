@@ -8,7 +8,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope, WorkersQuery
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import FINAL, JobState, Refusal, Standing, resume
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.auth.caller import Caller

@@ -6,7 +6,7 @@ import asyncio
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from dispatcher.auth.caller import Caller
 from tests.dispatcher.helpers import EDGE, job, run
 

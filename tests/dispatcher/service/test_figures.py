@@ -10,7 +10,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import JobsQuery, NoQuery, SamplesQuery, Scope, WorkersQuery
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.rules import failures

@@ -9,7 +9,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import LogQuery, NoQuery, SamplesQuery, TailQuery
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.accounts.rates import Limiter, Rates, TooMuch
 from dispatcher.ports import Unavailable

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import InputFile, OutputFile, Shape
+from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.resources import Shape
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.rules import queue, retention, submission
 from dispatcher.rules.group_turns import Turns

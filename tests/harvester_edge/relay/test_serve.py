@@ -13,7 +13,7 @@ import uvloop
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client, Refused, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from harvester_edge.relay import keys, serve

@@ -14,7 +14,7 @@ import pytest
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.tasks import Tasks
 from ailurus.wire.client import Refused, Unreachable, fixed_token
 from ailurus.wire.retry import Patience

@@ -16,7 +16,7 @@ import msgspec
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, Scope
-from ailurus.protocol.job import Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Refused, Unreachable

@@ -12,14 +12,21 @@ from hypothesis import given
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
+from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
-from pilot.node.slots import Line, Need, Slots
+from pilot.node.slots import Line, Slots
 from pilot.ports import JobError
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
 from tests.rig.pack import Task, pack
 
-needs = st.builds(Need, st.integers(1, 8), st.integers(0, 8), st.integers(0, 8), st.integers(0, 2))
+needs = st.builds(
+    Resources,
+    cores=st.integers(1, 8),
+    memory_mb=st.integers(0, 8),
+    disk_mb=st.integers(0, 8),
+    gpus=st.integers(0, 2),
+)
 
 
 def attempt(job_id: int, **fields: object) -> Attempt:
@@ -32,37 +39,39 @@ def attempt(job_id: int, **fields: object) -> Attempt:
 def test_the_longest_starts_first_and_priority_goes_before() -> None:
     line: Line[str] = Line()
     for name, estimate, priority in (("short", 1, 0), ("long", 9, 0), ("urgent", 0, 5)):
-        line.add(name, Need(), estimate_s=estimate, priority=priority)
-    taken, _ = line.take(Need(cores=3))
+        line.add(name, Resources(cores=1), estimate_s=estimate, priority=priority)
+    taken, _ = line.take(Resources(cores=3))
     assert [name for name, _ in taken] == ["urgent", "long", "short"]
 
 
 def test_a_narrow_job_fills_the_gap_before_a_wide_one() -> None:
     line: Line[str] = Line()
-    line.add("wide", Need(cores=8), estimate_s=9)
-    line.add("narrow", Need(cores=1))
-    taken, free = line.take(Need(cores=4))
+    line.add("wide", Resources(cores=8), estimate_s=9)
+    line.add("narrow", Resources(cores=1))
+    taken, free = line.take(Resources(cores=4))
     assert [name for name, _ in taken] == ["narrow"]
-    assert free == Need(cores=3)
+    assert free == Resources(cores=3)
 
 
-@given(st.lists(needs, max_size=30), st.builds(Need, *[st.integers(0, 16)] * 4))
-def test_what_starts_fits_and_what_waits_does_not(asked: list[Need], room: Need) -> None:
+@given(
+    st.lists(needs, max_size=30),
+    st.builds(Resources, **dict.fromkeys(Resources.__struct_fields__, st.integers(0, 16))),
+)
+def test_what_starts_fits_and_what_waits_does_not(asked: list[Resources], room: Resources) -> None:
     line: Line[int] = Line()
     for index, need in enumerate(asked):
         line.add(index, need)
     taken, free = line.take(room)
-    used = room
+    whole = free
     for _, need in taken:
-        used = used.less(need)
-    assert used == free
-    assert min(free) >= 0
-    assert not any(need.fits(free) for need in line.needs())
+        whole = whole.plus(need)
+    assert whole == room
+    assert not any(need.within(free) for need in line.needs())
     assert len(taken) + sum(1 for _ in line.needs()) == len(asked)
 
 
 def test_a_second_job_waits_for_the_first() -> None:
-    slots = Slots(Need(1, 1000, 1000), pin=[5])
+    slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000), pin=[5])
     order: list[str] = []
 
     def second() -> None:
@@ -81,7 +90,7 @@ def test_a_second_job_waits_for_the_first() -> None:
 
 
 def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
-    slots = Slots(Need(1, 1000, 1000))
+    slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000))
     waiting, raised = attempt(2), []
 
     def second() -> None:
@@ -104,7 +113,7 @@ def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
 
 
 def test_gpus_are_handed_out_once() -> None:
-    slots = Slots(Need(4, 10_000, 10_000, 2))
+    slots = Slots(Resources(cores=4, memory_mb=10_000, disk_mb=10_000, gpus=2))
     with slots.slot_for(attempt(1, gpus=1)) as one, slots.slot_for(attempt(2, gpus=1)) as two:
         assert {*one.gpus, *two.gpus} == {0, 1}
 
@@ -119,11 +128,15 @@ def spawner() -> Iterator[GuardedSpawner]:
 
 def test_a_pack_runs_all_and_answers_in_order(spawner: GuardedSpawner) -> None:
     tasks = [Task(["/bin/sh", "-c", f"exit {n % 7}"]) for n in range(60)]
-    assert [ended.exit_code for ended in pack(tasks, Need(4), spawner)] == [
+    assert [ended.exit_code for ended in pack(tasks, Resources(cores=4), spawner)] == [
         n % 7 for n in range(60)
     ]
 
 
 def test_a_pack_refuses_what_can_never_fit(spawner: GuardedSpawner) -> None:
     with pytest.raises(ValueError, match=r"tasks\[1\]"):
-        pack([Task(["/bin/true"]), Task(["/bin/true"], Need(9))], Need(4), spawner)
+        pack(
+            [Task(["/bin/true"]), Task(["/bin/true"], Resources(cores=9))],
+            Resources(cores=4),
+            spawner,
+        )

@@ -19,9 +19,10 @@ import pytest
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
+from ailurus.protocol.resources import Resources
 from pilot.files.stage import Stage
 from pilot.node import supervisor
-from pilot.node.slots import Need, Slot
+from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import JobError, ProcessSpec
 from pilot.process.proc import Process
@@ -281,7 +282,7 @@ def ran(box: Any, directory: Path, program: str, **fields: Any) -> tuple[Outcome
         work.make()
         (work.directory / "program.py").write_text(textwrap.dedent(program))
         return run(
-            attempt, work, Slot(Need()), box
+            attempt, work, Slot(Resources(cores=1)), box
         ), work.stdout.read_text() + work.stderr.read_text()
 
 
@@ -383,7 +384,7 @@ def test_files_in_memory_are_told_as_memory(box: Any, tmp_path: Path) -> None:
     )
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        assert run(attempt, work, Slot(Need()), box).error is None
+        assert run(attempt, work, Slot(Resources(cores=1)), box).error is None
     assert attempt.usage.max_rss_kb >= 40 << 10
 
 
@@ -397,7 +398,7 @@ def test_inputs_count_beside_the_disk_whatever_was_declared(box: Any, tmp_path: 
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         sized(work.directory / "in", 90 * MB)
-        outcome = run(attempt, work, Slot(Need()), box)
+        outcome = run(attempt, work, Slot(Resources(cores=1)), box)
     assert outcome.error is None
     assert attempt.usage.disk_mb in (180, 181)
 

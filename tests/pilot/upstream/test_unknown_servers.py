@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, ROUTES, Scope
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.job import JobSpec, Room
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Room
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token

@@ -1,0 +1,64 @@
+"""Types of fields: the limits and forms that hold wherever a value of the kind is read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
+Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""An id or an amount, as far as a database can count."""
+_PLAIN = "letters, digits and _.:+@=-, with a letter, a digit or _ first"
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$",
+        description=_PLAIN,
+    ),
+]
+"""A name that is a file name, a URL segment and a shell word as it stands. `(?!\\n)`: before a last
+line feed `$` matches too."""
+Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="anything but a NUL")]
+"""What a process can be given: no argument and no variable of the environment holds a NUL."""
+QueueName = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:+@=-]*)?(?!\n)$",
+        description=f"{_PLAIN}; or nothing",
+    ),
+]
+Variable = Annotated[
+    str,
+    Meta(
+        max_length=1000,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(?!\n)$",
+        description="letters, digits and _, with no digit first",
+    ),
+]
+Value = Annotated[Text, Meta(max_length=131_000)]
+"""The value of a variable. Linux gives no program a longer one."""
+Adler32 = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$", description="8 hexadecimal digits, in lower case")
+]
+Md5 = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{32}(?!\n)$", description="32 hexadecimal digits, in lower case")
+]
+Key = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+(?!\n)$",
+        description="letters, digits and signs of ASCII, without spaces",
+    ),
+]
+"""An id that a client made, or the name of a site or queue, on the wire."""
+Label = Annotated[str, Meta(max_length=500)]
+"""One short line."""
+LongText = Annotated[str, Meta(max_length=8000)]
+"""A diagnosis, or the end of a log."""
