@@ -304,7 +304,7 @@ async def ended(service: Service, party: Party, place: Place) -> None:
         return int(known[0])
 
     if worker_id := await service.store.write(change):
-        gone(service, worker_id)
+        service.forget_worker(worker_id)
 
 
 def hear(
@@ -327,13 +327,6 @@ def hear(
     heard.room = NO_ROOM
     heard.last, heard.flushed = service.now(), False
     heard.until = service.awake.now + LEASE_S
-
-
-def gone(service: Service, worker_id: int) -> None:
-    """Note that a worker has ended. While it holds jobs it may still speak for them."""
-    service.heard.pop(worker_id, None)
-    if not service.leases.of_worker(worker_id):
-        service.patience.pop(worker_id, None)
 
 
 class _NoneToday(Exception):

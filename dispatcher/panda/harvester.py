@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.panda.acquire import ANYTHING, Place, gone, intent_of, place_of_instance, worker_of
+from dispatcher.panda.acquire import ANYTHING, Place, intent_of, place_of_instance, worker_of
 from dispatcher.panda.updates import WORD, renew
 from dispatcher.ports import Row, Tx
 from dispatcher.rules import queue
@@ -103,7 +103,7 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
         for job_id in taken.lost:
             service.leases.drop(job_id)
         if taken.ended:
-            gone(service, taken.worker_id)
+            service.forget_worker(taken.worker_id)
         elif heard := service.heard.get(taken.worker_id):
             heard.site, heard.queue = heard.site or taken.site, heard.queue or taken.site
             heard.host = heard.host or taken.host

@@ -175,6 +175,23 @@ class Core:
         heard.passing = (kept.version, kept.intent) == (PANDA, "")
         return heard
 
+    def forget_worker(self, worker_id: int) -> None:
+        """Drop a worker that has ended from memory. How long it may be silent is kept while it holds leases;
+        `forget_lengths` drops that later."""
+        self.heard.pop(worker_id, None)
+        if not self.leases.busy(worker_id):
+            self._forget_length(worker_id)
+
+    def forget_lengths(self) -> None:
+        """Drop the lengths of leases of workers that are no longer known and hold no leases."""
+        for worker_id in (self.patience.keys() | self.outage.keys()) - self.heard.keys():
+            if not self.leases.busy(worker_id):
+                self._forget_length(worker_id)
+
+    def _forget_length(self, worker_id: int) -> None:
+        self.patience.pop(worker_id, None)
+        self.outage.pop(worker_id, None)
+
     def know_site(self, site: str, row: Sequence[Any]) -> SiteLease:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
         instance, epoch, slots, online, heard = row

@@ -200,9 +200,9 @@ class Edges(Core):
             lambda tx: [self._take(tx, news, ask.site) for news in ask.workers]
         )
         for worker_id in filter(None, ended):
-            self.heard.pop(worker_id, None)
             for lease in self.leases.of_worker(worker_id):
                 self.leases.drop(lease.job_id)
+            self.forget_worker(worker_id)
         return m.Done()
 
     def _take(self, tx: Tx, news: m.WorkerObservation, site: str) -> int | None:

@@ -146,7 +146,7 @@ class Others:
         core, phase = self._core, event.data.get("phase")
         heard = core.heard.get(worker_id)
         if phase == Phase.ENDED:
-            core.heard.pop(worker_id, None)
+            core.forget_worker(worker_id)
         elif phase == Phase.DRAINING and heard is not None:
             heard.draining = True
             core.hub.wake(worker_id)

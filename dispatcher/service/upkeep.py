@@ -130,13 +130,16 @@ class Upkeep(Core):
             loop.turned(TICK_S)
             await asyncio.sleep(TICK_S)
             try:
-                await self._tick(self.awake.tick(time.monotonic()))
+                await self.tick(self.awake.tick(time.monotonic()))
             except Exception:  # a full disk: leases wait for it, as everybody does
                 if not self.store.alone:  # and for what others could not tell meanwhile
                     self._no_expiry_before = self.awake.now + 2 * self._flush_s + 2 * BEAT_S
                 raise
 
-    async def _tick(self, now: float) -> None:
+    async def tick(self, now: float) -> None:
+        """Do all that is due at `now`, which awake time becomes: say that we live, follow the other
+        dispatchers, write what was heard, end leases that have run out. Raises Unavailable."""
+        self.awake.now = now
         if not self.store.alone and now - self._beaten >= BEAT_S:
             await self.others.beat()
             self._beaten = now
@@ -147,6 +150,7 @@ class Upkeep(Core):
             if not self.store.alone:
                 await self.others.news()
             self._flushed = now
+            self.forget_lengths()
         if self.leads and now >= self._no_expiry_before:
             await self._expire(now)
 
@@ -198,9 +202,7 @@ class Upkeep(Core):
                 self.leases.drop(lease.job_id)
         self.losses += 1
         for heard in gone():
-            self.heard.pop(heard.worker_id, None)
-            self.patience.pop(heard.worker_id, None)
-            self.outage.pop(heard.worker_id, None)
+            self.forget_worker(heard.worker_id)
 
     def _passed(self, heard: Heard) -> bool:
         """Whether a pilot that was only passing by is gone."""

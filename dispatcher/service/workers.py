@@ -575,9 +575,7 @@ class Pilots(Core):
                 tx, caller.worker_id, ask.ending, ask.diagnosis, now=self.now(), **where
             ),
         )
-        self.heard.pop(caller.worker_id, None)
-        self.patience.pop(caller.worker_id, None)
-        self.outage.pop(caller.worker_id, None)
+        self.forget_worker(caller.worker_id)
         return m.Done()
 
     def _renew(self, heard: Heard) -> float:

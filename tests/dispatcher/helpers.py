@@ -106,8 +106,7 @@ class Bench:
 
     async def forward(self, seconds: float) -> None:
         """Let awake time pass, as the service's own clock would."""
-        self.service.awake.now += seconds
-        await self.service._expire(self.service.awake.now)
+        await self.service.tick(self.service.awake.now + seconds)
 
 
 @asynccontextmanager

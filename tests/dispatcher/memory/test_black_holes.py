@@ -22,7 +22,7 @@ async def die(bench, worker):
     bench.service.heard[worker.id].until = bench.service.awake.now - 1
     for lease in bench.service.leases.of_worker(worker.id):
         bench.service.leases.hold(lease, bench.service.awake.now - 1)
-    await bench.service._expire(bench.service.awake.now)
+    await bench.forward(0)
 
 
 def test_r8_a_poison_job_stops_after_its_attempts_and_takes_no_other_with_it(place):

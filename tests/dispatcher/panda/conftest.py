@@ -128,8 +128,7 @@ class Dispatcher:
     def forward(self, seconds: float) -> None:
         """Let time pass, for leases and for the clock on the wall."""
         self.clock.now += seconds
-        self.service.awake.now += seconds
-        self.run(self.service._expire(self.service.awake.now))
+        self.run(self.service.tick(self.service.awake.now + seconds))
 
     # --- clients -------------------------------------------------------------------------------------
 

@@ -477,7 +477,7 @@ def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
         first = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         with pytest.raises(Rejected, match="another edge"):
             await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        b.service.awake.now += 121
+        await b.forward(121)
         second = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         assert second.epoch == first.epoch + 1
         with pytest.raises(Rejected, match="is over"):
@@ -520,7 +520,7 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
             site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9
         )
         await b.service.intent(ask, EDGE)
-        b.service.awake.now += 121
+        await b.forward(121)
         new = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         boot = Caller(
             subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",

@@ -116,7 +116,7 @@ def test_why_names_the_silent_edge_that_would_serve_the_job(place):
         await hello(b)
         (one,) = await b.submit()
         assert "can provision one" in (await why(b, one)).sentence
-        b.service.awake.now += 500.0
+        await b.forward(500.0)
         told = await why(b, one)
         assert "nobody provisions one now" in told.sentence
         assert any("the edge of site here is silent" in text for text in told.blockers)
@@ -145,7 +145,7 @@ def test_why_of_a_running_job_tells_that_its_pilot_is_late(place):
         (got,) = await worker.acquire()
         await worker.beat(got)
         assert "heartbeat" not in (await why(b, one)).sentence
-        b.service.awake.now += 25.0
+        await b.forward(25.0)
         assert "missed a heartbeat" in (await why(b, one)).sentence
 
     run(test, place)

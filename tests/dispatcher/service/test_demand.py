@@ -58,7 +58,7 @@ def test_a_site_that_is_full_paused_or_silent_leaves_its_share(place):
         await two.hello(online=False)
         assert await one.demand() == {1: (1, 1)}
         await two.hello()
-        b.service.awake.now += 121
+        await b.forward(121)
         await one.hello()
         assert await one.demand() == {1: (1, 1)}
 

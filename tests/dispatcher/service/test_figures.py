@@ -208,7 +208,7 @@ def test_a_silent_edge_is_the_first_problem_and_in_its_queue(place):
         await hello(b)
         assert (await overview(b)).troubles == ()
         await b.submit()
-        b.service.awake.now += 500.0
+        await b.forward(500.0)
         first, *rest = (await overview(b)).troubles
         assert (first.kind, first.site, first.queues) == ("edge-silent", "here", ("q",))
         assert rest == []  # it has just been submitted
@@ -269,7 +269,7 @@ def test_a_lost_pilot_is_a_problem_until_it_comes_back(place):
 def test_a_pilot_that_misses_a_heartbeat_is_a_problem(place):
     async def test(b):
         await b.worker()
-        b.service.awake.now += 25.0
+        await b.forward(25.0)
         (silent,) = (await overview(b)).troubles
         assert (silent.kind, silent.sentence) == ("pilots-silent", "1 pilot missed a heartbeat")
 

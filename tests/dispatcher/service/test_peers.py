@@ -33,6 +33,13 @@ def run_two(test, database, **settings):
     asyncio.run(main())
 
 
+async def forward(seconds, *benches):
+    """Let time pass for several dispatchers, each of which sees all the while that the others live."""
+    for _ in range(seconds):
+        for one in benches:
+            await one.forward(1)
+
+
 def at(two, worker) -> Worker:
     """The same worker, talking to another dispatcher."""
     return Worker(
@@ -72,7 +79,7 @@ def test_a_row_that_was_read_before_a_fail_over_does_not_undo_it(database):
     async def test(one, two):
         await one.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         before = await one.service.store.read(lambda tx: tx.one("site.get", site="here"))
-        one.service.awake.now += 121
+        await one.forward(121)
         new = await one.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         one.service.know_site("here", before)
         assert one.service.sites["here"].epoch == new.epoch == 2
@@ -109,14 +116,10 @@ def test_a_worker_that_another_dispatcher_hears_keeps_its_lease(database):
         await until(lambda: one.service.leases.of(got.job_id) and worker.id in one.service.heard)
         assert one.service.leads
         for _ in range(3):
-            one.service.awake.now += 16  # of a lease of 30 s; the rest is for a slow machine
             await worker.beat(got)
-            await two.service._flush()
-            await one.service.others.news()
-            await one.service._expire(one.service.awake.now)
+            await forward(16, two, one)  # of a lease of 30 s; the rest is for a slow machine
         assert await one.state(got.job_id) is S.RUNNING
-        await one.forward(31)
-        await one.forward(31)
+        await forward(62, two, one)
         assert await two.state(got.job_id) is S.ACTIVATED
 
     run_two(test, database)
@@ -129,11 +132,8 @@ def test_an_attempt_that_no_pilot_knows_of_is_lost_though_its_worker_speaks(data
         known, lost = await worker.acquire(2)
         await until(lambda: one.service.leases.of(lost.job_id) and worker.id in one.service.heard)
         for _ in range(4):
-            one.service.awake.now += 20
             await worker.beat(known)
-            await two.service._flush()
-            await one.service.others.news()
-            await one.service._expire(one.service.awake.now)
+            await forward(20, two, one)
         assert await two.state(known.job_id) is S.RUNNING
         assert await two.state(lost.job_id) is S.ACTIVATED
 
@@ -150,7 +150,7 @@ def test_the_next_leads_when_the_first_is_gone_and_gives_every_lease_its_full_le
         assert not two.service.leads
         for task in one.service.loops._tasks:  # as if it had been killed
             task.cancel()
-        two.service.awake.now += 29
+        await two.forward(29)
         await until(lambda: two.service.leads, 10)
         await two.forward(25)
         assert await two.state(got.job_id) is S.SENT
@@ -216,7 +216,7 @@ def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
             await two.service.hello(hello("e2"), EDGE)
         assert (await two.service.hello(hello("e1"), EDGE)).epoch == first.epoch
         await two.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
-        two.service.awake.now += 121
+        await forward(121, one, two)
         second = await two.service.hello(hello("e2"), EDGE)
         assert second.epoch == first.epoch + 1
         await until(lambda: one.service.sites["here"].epoch == second.epoch)

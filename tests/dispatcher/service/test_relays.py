@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.states import JobState
-from ailurus.protocol.worker import Ending
+from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
+from dispatcher.service.upkeep import FLUSH_S
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, new_id, run
 
 S = JobState
@@ -67,6 +70,46 @@ def test_a_lease_behind_a_relay_outlives_an_outage_and_no_longer(tmp_path):
         assert [await b.state(one[0]), await b.state(two[0])] == [S.ACTIVATED] * 2
 
     run(test, tmp_path)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_that_ended_is_forgotten_whole(place, busy):
+    """Its edge says that it ended; the dispatcher knew how long it may be silent behind its relay."""
+
+    async def test(b):
+        workers = [await planned(b, index) for index in range(3)]
+        if busy:
+            await b.submit()
+            await b.service.relay_acquire(asks(*workers), RELAY)
+        ended = tuple(
+            m.WorkerObservation(intent="t", index=index, phase=Phase.ENDED, ending=Ending.DONE)
+            for index in range(3)
+        )
+        await b.service.workers_news(
+            m.WorkerObservations(site="here", epoch=1, workers=ended), EDGE
+        )
+        assert not b.service.heard
+        assert not b.service.outage
+
+    run(test, place)
+
+
+def test_a_worker_that_says_goodbye_keeps_its_length_while_it_holds_a_job(place):
+    async def test(b):
+        worker = await planned(b)
+        (one,) = await b.submit()
+        got = (await b.service.relay_acquire(asks(worker), RELAY)).workers[0].got
+        await b.service.relay_tell(beats(worker, *got.jobs), RELAY)
+        await worker.service.bye(m.Bye(ending=Ending.DONE), worker.caller)
+        await b.forward(OUTAGE_S / 2)
+        assert await b.state(one) is S.RUNNING
+        for _ in range(2):  # on a shared store the leader looks twice
+            await b.forward(OUTAGE_S + 1)
+        assert await b.state(one) is S.ACTIVATED
+        await b.forward(FLUSH_S)
+        assert not b.service.outage
+
+    run(test, place)
 
 
 def test_a_restarted_dispatcher_still_knows_who_is_behind_a_relay(tmp_path):
