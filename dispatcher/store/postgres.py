@@ -30,7 +30,7 @@ from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import Unfit, check, for_postgres, postgres_statements
-from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing, on_loop
+from dispatcher.store.writer import Again, Answers, Asked, Drafted, Writing, on_loop
 
 T = TypeVar("T")
 READERS = 4
@@ -163,7 +163,7 @@ class Postgres(Writing):
     def _next(self) -> list[Asked]:
         return self._gathered()
 
-    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
             try:

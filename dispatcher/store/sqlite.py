@@ -23,7 +23,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
 from dispatcher.store.queries import Unfit, check, for_sqlite, statements
-from dispatcher.store.writer import Again, Answers, Asked, Draft, Writing
+from dispatcher.store.writer import Again, Answers, Asked, Draft, Drafted, Writing
 
 T = TypeVar("T")
 READERS = 2
@@ -184,16 +184,25 @@ class Sqlite(Writing):
             number += 1
         return [self._asked.popleft() for _ in range(number)] or super()._gathered()
 
-    def _draft(self, batch: Sequence[Asked]) -> Draft | None:
+    def _draft(self, batch: Sequence[Asked]) -> Drafted:
+        """Run brief changes; the thread only commits them.
+
+        None leaves them to the thread, before any has run: they may be long, or another process writes
+        to the file. It also runs them anew, each by itself, when one failed after it had written.
+        """
         if not _brief(batch):
             return None
         try:
             return self._drafted(batch, _all)
-        except Exception:  # noqa: BLE001 -- the thread meets it again, and says so
+        except Again:
             return None
+        except Exception as error:  # noqa: BLE001 -- not of one change: the thread answers all with it
+            return None if _locked(error) else error
 
-    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
         try:
+            if isinstance(draft, Exception):
+                raise draft
             tx = draft if isinstance(draft, SqliteTx) else self._again(batch)
             with self._undone(tx):
                 entered = tx.enter(self._entered)
@@ -230,6 +239,12 @@ class Sqlite(Writing):
             if self._writer.in_transaction:
                 self._writer.execute("rollback")
             raise
+
+
+def _locked(error: Exception) -> bool:
+    """Whether another process writes to the file."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
 
 
 def _brief(batch: Sequence[Asked]) -> bool:

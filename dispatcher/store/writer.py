@@ -131,7 +131,8 @@ class Draft:
         ]
 
 
-_Begun = tuple[asyncio.AbstractEventLoop, list[Asked], Draft | None]
+Drafted = Draft | Exception | None
+_Begun = tuple[asyncio.AbstractEventLoop, list[Asked], Drafted]
 
 
 class Writing:
@@ -204,14 +205,18 @@ class Writing:
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
 
-    def _draft(self, batch: Sequence[Asked]) -> Draft | None:
-        """The changes, run on the event loop and not committed yet. None: they are left to the thread.
-        Raises nothing."""
+    def _draft(self, batch: Sequence[Asked]) -> Drafted:
+        """Run the changes on the event loop without committing them; raises nothing.
+
+        None leaves them to the thread. An exception is the reason why none of them can be committed.
+        """
         return None
 
-    def _run(self, batch: Sequence[Asked], draft: Draft | None) -> tuple[Answers, list[Event]]:
-        """Run the changes, unless they are drafted, and commit. What the store itself refuses is raised
-        as Unavailable."""
+    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
+        """Run the changes, unless they are drafted, and commit.
+
+        Raises Unavailable for what the store itself refuses, and a `draft` that is an exception.
+        """
         raise NotImplementedError
 
     def _gathered(self) -> list[Asked]:
@@ -249,9 +254,7 @@ class Writing:
         """What the thread may go on with by itself."""
         return []
 
-    def _commit(
-        self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Draft | None
-    ) -> None:
+    def _commit(self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Drafted) -> None:
         """Answer all. What the store itself refuses fails all of them."""
         began = time.perf_counter()
         events: list[Event] = []

@@ -110,6 +110,21 @@ def test_a_bug_in_what_a_commit_writes_down_stops_nobody_else(place, ahead):
     with_store(place, test)
 
 
+def test_a_brief_change_that_breaks_its_commit_is_run_once(tmp_path):
+    runs = []
+
+    def change(tx):
+        runs.append(1)
+        tx.tell("worker", at=1.0, cause=object())
+
+    async def test(store):
+        with pytest.raises(TypeError):
+            await store.write(change, Ahead(jobs=[1]))
+        assert len(runs) == 1
+
+    with_store(f"sqlite:///{tmp_path / 'queue.db'}", test)
+
+
 @pytest.mark.parametrize(
     ("killed", "forgotten"), [(False, False), (True, False), (False, True), (True, True)]
 )
