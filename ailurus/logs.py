@@ -1,123 +1,142 @@
-"""Logs of all programs: JSON lines to a file, key=value to a terminal.
+"""Logs of all programs, by structlog: JSON lines to a file, key=value to a terminal.
 
-An event is a past-tense name, facts are keys: `log.info("job_started", job_id=7)`.
+An event is a past-tense name with fields: `log.info("job_started", job_id=7)`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ailurus.protocol.shown import shown
+if TYPE_CHECKING:
+    from types import ModuleType
 
-AGAIN_S = 3600.0  # between two lines about the same trouble
+    from structlog.stdlib import BoundLogger
+
+# Seconds between two lines about the same lasting trouble.
+REPEAT_S = 3600.0
 
 
 class Log:
-    """A logger with facts bound to it."""
+    """A structlog logger with a name and fields bound to it, made with the first line it writes.
 
-    def __init__(self, name: str, **facts: Any) -> None:
+    So a command that logs nothing starts without structlog (docs/decisions/0247).
+    """
+
+    def __init__(self, name: str, **fields: Any) -> None:
         self._name = name
-        self._logger = logging.getLogger(f"ailurus.{name}")
-        self._facts = facts
+        self._fields = fields
+        self._stdlib = logging.getLogger(f"ailurus.{name}")
+        self._bound: BoundLogger | None = None
 
-    def bind(self, **facts: Any) -> Log:
-        """The same logger, saying these facts each time."""
-        return Log(self._name, **{**self._facts, **facts})
+    def bind(self, **fields: Any) -> Log:
+        """The same logger with more fields in each line."""
+        return Log(self._name, **{**self._fields, **fields})
 
-    def debug(self, event: str, **facts: Any) -> None:
-        self._say(logging.DEBUG, event, facts)
+    def debug(self, event: str, **fields: Any) -> None:
+        self._write(logging.DEBUG, event, fields)
 
-    def info(self, event: str, **facts: Any) -> None:
-        self._say(logging.INFO, event, facts)
+    def info(self, event: str, **fields: Any) -> None:
+        self._write(logging.INFO, event, fields)
 
-    def warning(self, event: str, **facts: Any) -> None:
-        self._say(logging.WARNING, event, facts)
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write(logging.WARNING, event, fields)
 
-    def error(self, event: str, *, trace: bool = False, **facts: Any) -> None:
+    def error(self, event: str, *, trace: bool = False, **fields: Any) -> None:
         """`trace`: add the traceback of the exception being handled: for bugs of ours."""
-        self._say(logging.ERROR, event, facts, trace=trace)
+        if trace:
+            fields["exc_info"] = True
+        self._write(logging.ERROR, event, fields)
 
-    def _say(self, level: int, event: str, facts: dict[str, Any], *, trace: bool = False) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.log(
-                level, event, exc_info=trace, extra={"facts": {**self._facts, **facts}}
-            )
+    def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        if not self._stdlib.isEnabledFor(level):
+            return
+        if self._bound is None:
+            self._bound = _log_lines().bound(self._stdlib, self._fields)
+        self._bound.log(level, event, **fields)
 
 
-class Seldom:
-    """Says what goes wrong when it begins or changes, and then once an hour."""
+class ThrottledLog:
+    """Warns of a lasting trouble when it begins or changes, and then once an hour."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._said: dict[str, tuple[str, float]] = {}
+        self._warned: dict[str, tuple[str, float]] = {}
 
-    def warning(self, event: str, what: str, **facts: object) -> None:
+    def warning(self, event: str, what: str, **fields: object) -> None:
+        """Warn of `event`; another `what` is a change."""
         now = time.monotonic()
-        before, at = self._said.get(event, ("", 0.0))
-        if what != before or now - at > AGAIN_S:
-            self._said[event] = (what, now)
-            self._log.warning(event, what=what, **facts)
+        before, at = self._warned.get(event, ("", 0.0))
+        if what != before or now - at > REPEAT_S:
+            self._warned[event] = (what, now)
+            self._log.warning(event, what=what, **fields)
 
-    def over(self, event: str) -> bool:
-        """That goes wrong no more. Whether it did."""
-        return self._said.pop(event, None) is not None
-
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line = {
-            "time": f"{when}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "log": record.name.removeprefix("ailurus."),
-            "event": record.getMessage(),
-            **_facts(record),
-        }
-        if record.exc_info:
-            line["trace"] = shown(self.formatException(record.exc_info))
-        return json.dumps(line, default=_text)
+    def resolved(self, event: str) -> bool:
+        """Forget that trouble: its next warning is a new one. Whether there was any."""
+        return self._warned.pop(event, None) is not None
 
 
-class _Text(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        when = time.strftime("%H:%M:%S", time.localtime(record.created))
-        facts = " ".join(f"{k}={v!r}" for k, v in _facts(record).items())
-        line = f"{when} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
-        return (
-            f"{line}\n{shown(self.formatException(record.exc_info))}" if record.exc_info else line
-        )
+def configure(path: Path | None = None, *, level: str = "info") -> None:
+    """Write the logs of this process to `path` as JSON lines, else to stderr.
 
-
-def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    """What is said of an event, the secrets of URLs taken out."""
-    facts: dict[str, Any] = getattr(record, "facts", {})
-    return {key: shown(one) if isinstance(one, str) else one for key, one in facts.items()}
-
-
-def _text(thing: object) -> str:
-    return shown(str(thing))
-
-
-def to(path: Path | None = None, *, level: str = "info") -> None:
-    """Send the logs of this process to `path` as JSON lines, else to stderr."""
+    Libraries that log by the standard library join in with their warnings. Raises OSError when
+    `path` cannot be opened.
+    """
     handler: logging.Handler
     if path is None:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Text() if sys.stderr.isatty() else _Json())
+        for_terminal = sys.stderr.isatty()
     else:
-        from ailurus.logfile import LogFile  # late: a pilot on stderr starts without it
+        # Late: a pilot on stderr starts without it.
+        from ailurus.logfile import LogFile
 
         handler = LogFile(path)
-        handler.setFormatter(_Json())
-    root = logging.getLogger("ailurus")
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-        old.close()
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    root.propagate = False
+        for_terminal = False
+    handler.setFormatter(_LateFormatter(for_terminal=for_terminal))
+    deconfigure()
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("ailurus").setLevel(level.upper())
+
+
+def deconfigure() -> None:
+    """Write the logs of this process nowhere any more."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, _LateFormatter):
+            root.removeHandler(handler)
+            handler.close()
+
+
+class _LateFormatter(logging.Formatter):
+    """structlog's formatter, made with the first line."""
+
+    def __init__(self, *, for_terminal: bool) -> None:
+        super().__init__()
+        self._for_terminal = for_terminal
+
+    def format(self, record: logging.LogRecord) -> str:
+        formatter: logging.Formatter = _log_lines().formatter(for_terminal=self._for_terminal)
+        return formatter.format(record)
+
+
+@cache
+def _log_lines() -> ModuleType:
+    """The module that uses structlog, loaded without rich.
+
+    structlog loads rich where that is installed, for a renderer that is not used here; that costs a
+    pilot three times as much as all else of structlog, in time and in memory.
+    """
+    absent = "rich" not in sys.modules
+    if absent:
+        # None makes an import of that name fail.
+        sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        from ailurus import log_lines
+    finally:
+        if absent:
+            del sys.modules["rich"]
+    return log_lines

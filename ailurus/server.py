@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from ailurus.logs import Log, Seldom
+from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Loop
 from ailurus.tasks import Tasks
 
@@ -49,7 +49,7 @@ class Crowd:
         self.each = max(1, self.most // SHARE)
         self.here: Counter[str] = Counter()
         self.count = 0
-        self._trouble = Seldom(Log("server"))
+        self._trouble = ThrottledLog(Log("server"))
 
     def enters(self, address: str) -> bool:
         """Whether one more connection of the address is let in."""
@@ -177,7 +177,7 @@ class _Accepting:
         await asyncio.gather(self._task, *self._joining, return_exceptions=True)
 
     async def _accept(self, kept: Loop) -> None:
-        loop, trouble = asyncio.get_running_loop(), Seldom(Log("server"))
+        loop, trouble = asyncio.get_running_loop(), ThrottledLog(Log("server"))
         while True:
             kept.turned(None)
             try:

@@ -56,7 +56,7 @@ def _main(spawner: GuardedSpawner) -> int:
     try:
         if options.log_file is not None:
             options.log_file.parent.mkdir(parents=True, exist_ok=True)
-        logs.to(options.log_file, level=options.log_level)
+        logs.configure(options.log_file, level=options.log_level)
         return _serve(options, spawner)
     except Dismissed as error:
         return _fail(78 if error.stray else 68, error)

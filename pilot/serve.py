@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.logs import Log, Seldom
+from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Down, Loop, Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
@@ -99,7 +99,7 @@ class Server:
         self._interrupts: list[signal.Signals] = []
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
-        self._trouble = Seldom(self._log)
+        self._trouble = ThrottledLog(self._log)
         self.loops = Loops(self._log, on_failure=self.nudge)
 
     def serve(self) -> Served:
@@ -264,7 +264,7 @@ class Server:
                 self._pause(next(pauses))
                 request = replace(request, wait_s=self._longest(request.wait_s))
             else:
-                self._trouble.over("dispatcher_silent")
+                self._trouble.resolved("dispatcher_silent")
                 pauses, nonsense, request = backoff(), 0, None
                 empty = self._accept(answer, empty)
             gc.enable()  # the start is over

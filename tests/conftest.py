@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from structlog.testing import capture_logs
+
+from ailurus import logs
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A program run inside a test configures the logs of this process; later tests want them back."""
+    level = logging.getLogger("ailurus").level
+    yield
+    logs.deconfigure()
+    logging.getLogger("ailurus").setLevel(level)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+    """The lines that are logged during the test, as fields."""
+    # Configures structlog, which the first line would do inside.
+    logs._log_lines()
+    with capture_logs() as lines:
+        yield lines
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def main(args: Namespace, out: Output) -> int:
                 remedy=f"run `dispatcher init --store {args.store}` first",
             )
         try:
-            logs.to(args.log, level=args.log_level)
+            logs.configure(args.log, level=args.log_level)
         except OSError as error:
             raise Fault(
                 CANNOT_CREATE,

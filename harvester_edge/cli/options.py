@@ -41,7 +41,7 @@ def log_to(file: Path | None, level: str) -> None:
     from ailurus import logs
 
     try:
-        logs.to(file, level=level)
+        logs.configure(file, level=level)
     except OSError as error:
         raise CannotCreate(
             f"cannot write the log {file}: {error.strerror}",

@@ -22,7 +22,7 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.cli.why import show
     from harvester_edge.edge import open_edge
 
-    logs.to(None, level=args.log_level)
+    logs.configure(None, level=args.log_level)
     site = lint.load(args.config)
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))

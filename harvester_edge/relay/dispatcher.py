@@ -11,7 +11,7 @@ from contextlib import suppress
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.logs import Log, Seldom
+from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
@@ -54,7 +54,7 @@ class Dispatcher:
         self._logs: list[tuple[int, m.LogPiece]] = []
         self._more: dict[str, float] = {}  # by queue: when the dispatcher last had more
         self._looked = time.monotonic()
-        self._trouble = Seldom(log)
+        self._trouble = ThrottledLog(log)
 
     @property
     def up(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from ailurus.logs import Log, Seldom
+from ailurus.logs import Log, ThrottledLog
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.wire import authority
@@ -65,7 +65,7 @@ class Link:
         self._registration, self._foreign = registration, panda is not None
         self._clock = clock
         self._token = ""
-        self._trouble = Seldom(Log("pilot.upstream.link"))
+        self._trouble = ThrottledLog(Log("pilot.upstream.link"))
         self._lock = threading.Lock()
         self.registered = m.Registered(worker_id=0, token="", heartbeat_s=10.0, lease_s=30.0)
         self.client: DispatcherClient = panda or _client(

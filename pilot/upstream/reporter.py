@@ -15,7 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ailurus.logs import Log, Seldom
+from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
@@ -104,7 +104,7 @@ class Reporter:
         self.closed = False
         self._draining = self._drain_reported = False
         self._log = Log("pilot.upstream.reporter")
-        self._trouble = Seldom(self._log)
+        self._trouble = ThrottledLog(self._log)
 
     # for the threads of attempts -----------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Reporter:
             self._pause()
         else:
             self._pauses, self._retry_at = backoff(), 0.0
-            if self._trouble.over("dispatcher_silent"):
+            if self._trouble.resolved("dispatcher_silent"):
                 # It is back: report before it gives the same jobs to other pilots.
                 self._refused_at = 0.0
         if self.idle():
@@ -331,7 +331,7 @@ class Reporter:
         kept = [one for one in list(self._owed.values()) if one.refused is not None]
         if not kept:
             self._refused_at = 0.0
-            if self._trouble.over("reports_kept"):
+            if self._trouble.resolved("reports_kept"):
                 self._refusals = _apart()
         elif again:
             self._refused_at = self._clock.monotonic() + next(self._refusals)

@@ -29,7 +29,7 @@ def receive(of: BinaryIO) -> bytes:
 
 def main() -> None:
     """Cycle whenever the parent says so, and say what it cost."""
-    logs.to(Path(os.devnull), level="error")
+    logs.configure(Path(os.devnull), level="error")
     root, scaling, poll = msgspec.json.decode(
         sys.argv[1], type=tuple[str, dict[str, int | str], str]
     )

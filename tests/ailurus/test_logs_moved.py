@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from ailurus import logfile, logs
 
 @pytest.fixture
 def log(tmp_path: Path):
-    logs.to(tmp_path / "log")
+    logs.configure(tmp_path / "log")
     yield logs.Log("test")
-    logging.getLogger("ailurus").handlers[0].close()
-    logs.to()
+    logs.configure()
 
 
 @pytest.mark.parametrize("how", ["renamed", "deleted"])

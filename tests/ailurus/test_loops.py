@@ -107,19 +107,20 @@ def test_a_process_that_was_stopped_stood_still_as_a_whole(loops, time):
     assert loops.down() == []
 
 
-def test_the_same_fault_is_logged_once_and_counted(loops, time, caplog):
+def test_the_same_fault_is_logged_once_and_counted(loops, time, logged):
     loop = loops.add("expiry")
     for nr in range(50):
         fail(loops, loop, f"no table {nr}")
         time.passes(1)
-    assert [record.getMessage() for record in caplog.records] == ["loop_failed"]
-    assert "LookupError" in caplog.text  # its trace
+    assert [line["event"] for line in logged] == ["loop_failed"]
+    # With its trace.
+    assert logged[0]["exc_info"]
     time.passes(SAY_AGAIN_S)
     fail(loops, loop, "no table 50")
-    assert caplog.records[-1].getMessage() == "loop_still_fails"
-    assert caplog.records[-1].facts["times"] == 50
+    assert logged[-1]["event"] == "loop_still_fails"
+    assert logged[-1]["times"] == 50
     fail(loops, loop, "a revoked right")
-    assert caplog.records[-1].getMessage() == "loop_failed"
+    assert logged[-1]["event"] == "loop_failed"
 
 
 @pytest.mark.parametrize("fault", [LookupError, SystemExit, MemoryError, None])
@@ -170,7 +171,7 @@ def test_a_task_is_called_again_also_when_what_it_awaits_was_cancelled(monkeypat
     assert asyncio.run(main()) == {"one": 3}
 
 
-def test_a_short_task_that_fails_is_counted_and_does_not_stay_down(monkeypatch, caplog):
+def test_a_short_task_that_fails_is_counted_and_does_not_stay_down(logged):
     async def main() -> Tasks:
         time = Time()
         tasks = time.loops = Tasks(Log("test"), clock=time)
@@ -185,4 +186,4 @@ def test_a_short_task_that_fails_is_counted_and_does_not_stay_down(monkeypatch, 
     tasks = asyncio.run(main())
     assert tasks.failures() == {"news": 1}
     assert tasks.down() == []
-    assert "no row" in caplog.text
+    assert "no row" in logged[0]["why"]

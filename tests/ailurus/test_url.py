@@ -254,13 +254,13 @@ def test_whoever_wrote_a_text_it_is_read_quickly(text: str) -> None:
 def test_every_error_and_every_line_of_a_log_hides_them(tmp_path: Path) -> None:
     url = "http://alice:hunter2@h/d?authz=S3CRET"
     error = AilurusError(f"{url} does not answer", remedy=f"see {url}")
-    logs.to(tmp_path / "log")
+    logs.configure(tmp_path / "log")
     try:
         raise ValueError(url)
     except ValueError as bug:
         Log("test").error("failed", trace=True, url=url, error=error, bug=bug, n=1)
     finally:
-        logs.to(None)
+        logs.configure(None)
     for text in (str(error), (tmp_path / "log").read_text()):
         assert "S3CRET" not in text
         assert "hunter2" not in text

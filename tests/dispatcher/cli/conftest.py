@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -15,18 +14,6 @@ import pytest
 
 from ailurus.wire.client import Client, TokenFile
 from dispatcher.cli import main
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """`serve` in this process sends the logs elsewhere: other tests want them back."""
-    root = logging.getLogger("ailurus")
-    handlers, level, propagate = root.handlers[:], root.level, root.propagate
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers, root.level, root.propagate = handlers, level, propagate
 
 
 @dataclass

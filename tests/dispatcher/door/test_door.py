@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 
 import pytest
@@ -287,9 +286,7 @@ def test_a_job_id_beyond_all_numbers_is_told_as_it_was_asked(door):
     assert door.ask("GET", "/jobs/9223372036854775808").status == 401
 
 
-def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("ailurus"), "propagate", True)
-
+def test_a_bug_of_ours_is_a_500_without_its_trace(door, logged):
     async def broken(ask, caller):
         raise KeyError("secret of the inside")
 
@@ -301,8 +298,8 @@ def test_a_bug_of_ours_is_a_500_without_its_trace(door, caplog, monkeypatch):
     assert answer.status == 500
     assert b"secret" not in answer.body
     assert b"Traceback" not in answer.body
-    record = next(record for record in caplog.records if record.exc_info)
-    assert record.facts["id"] in answer.json["detail"]
+    (line,) = [line for line in logged if line.get("exc_info")]
+    assert line["id"] in answer.json["detail"]
 
 
 def test_a_store_that_cannot_write_is_a_503_to_try_again(door):

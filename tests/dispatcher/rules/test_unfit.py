@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import msgspec
 import pytest
@@ -75,21 +74,20 @@ def test_a_file_may_have_as_long_a_url_as_its_directory_and_its_name_make(tmp_pa
 
 
 @pytest.mark.parametrize("url", ["http://h/a b", "no-scheme", "http://h/" + "x" * 2492])
-def test_a_child_of_a_file_that_no_pilot_could_read_fails_alone(tmp_path, url, caplog):
+def test_a_child_of_a_file_that_no_pilot_could_read_fails_alone(tmp_path, url, logged):
     async def test(b):
         await b.submit(job("other", queue="q2"))
-        with caplog.at_level(logging.ERROR, "ailurus.queue"):
-            child, _ = await parent_and_child(b, url)
-            (other,) = await (await b.worker("q2")).acquire()
+        child, _ = await parent_and_child(b, url)
+        (other,) = await (await b.worker("q2")).acquire()
         assert other.job_id != child
         detail = await b.service.show(None, ALICE, job_id=child)
         assert (detail.row.state, detail.row.code) == (S.FAILED, Code.NOT_HANDED_OUT)
         assert "input out" in detail.row.diagnosis
         assert detail.spec.name == "child"
         assert [e.data["state"] for e in await b.told() if e.job_id == child][-1] == "failed"
-        (record,) = [one for one in caplog.records if one.name == "ailurus.queue"]
-        assert record.facts["job_id"] == child
-        assert record.facts["user"] == "alice"
+        (line,) = logged
+        assert line["job_id"] == child
+        assert line["user"] == "alice"
 
     run(test, tmp_path)
 
