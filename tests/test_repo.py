@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,123 @@ def test_the_status_page_counts_what_the_field_broke():
     held = {number for number, state in said.items() if state.startswith("tested")}
     assert marked == held
     assert f"{len(held)} of {len(said)} are held" in page
+
+
+# How long a thing may be, so that a reader has it before the eyes, and what is longer today. The
+# lists only shrink: whoever makes one of these short takes its line out.
+FILE_LINES, FUNCTION_LINES, LINE_LENGTH = 450, 60, 100
+CODE = ("*.py", "*.js", "*.mjs", "*.css", "*.html", "*.sql", "*.sh", "scripts", ".ci")
+LONG_FILES = {
+    "dispatcher/rules/queue.py",
+    "dispatcher/service/workers.py",
+    "dispatcher/store/queries.sql",
+    "examples/z_peak/demo.py",
+    "tests/dispatcher/cli/test_verbs.py",
+    "tests/dispatcher/panda/test_answers.py",
+    "tests/dispatcher/rules/test_queue.py",
+    "tests/harvester_edge/test_cycle.py",
+    "tests/plugins/test_batch_pbs.py",
+    "tests/plugins/test_data_http.py",
+    "tests/standins/pbs/pbs.py",
+}
+LONG_FUNCTIONS = {
+    "dispatcher/cli/serve.py: _serve",
+    "dispatcher/cli/serve.py: arguments",
+    "dispatcher/door/app.py: _answer",
+    "dispatcher/rules/queue.py: lease",
+    "dispatcher/rules/why.py: waiting",
+    "examples/z_peak/workflow.py: workflow",
+    "pilot/options.py: parse",
+    "pilot/start.py: started",
+    "tests/harvester_edge/relay/test_relay.py: test_r1_whatever_fails_when_each_job_ends_once",
+    "tests/pilot/test_hostile_payload.py: test_a_hostile_payload_reads_no_credential",
+    "tests/real/panda_questions.py: legacy",
+    "tests/real/panda_questions.py: v1",
+}
+# How many lines of each folder are too long, at most.
+WIDE_LINES = {
+    "ailurus": 114,
+    "dispatcher": 293,
+    "examples": 5,
+    "harvester_edge": 202,
+    "pilot": 98,
+    "plugins": 65,
+    "scripts": 61,
+    "tests": 240,
+}
+
+
+def functions(code: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or 0) - function.lineno + 1
+
+
+def wide_lines(code: str) -> Iterator[int]:
+    """Lines that are too long, but for those of a table or of a text that is data."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = list(ast.walk(ast.parse(code)))
+    docstrings = {
+        node.body[0].value
+        for node in nodes
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    free: set[int] = set()
+    for node in nodes:
+        table = isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict)
+        data = isinstance(node, ast.Constant | ast.JoinedStr) and node not in docstrings
+        if (table or data) and node.end_lineno != node.lineno:
+            free.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    for number, line in enumerate(code.splitlines(), 1):
+        if len(line) > LINE_LENGTH and number not in free:
+            yield number
+
+
+def test_no_file_is_too_long_to_read():
+    long = {
+        str(path)
+        for path, text in texts(*CODE)
+        if len(text.splitlines()) > FILE_LINES
+        and "vendor" not in path.parts
+        and not (ROOT / path).is_symlink()
+    }
+    assert long - LONG_FILES == set()
+
+
+def test_no_function_is_too_long_to_read():
+    long = {
+        f"{path}: {function.name}"
+        for path, text in texts("*.py")
+        for function in functions(text)
+        if lines_of(function) > FUNCTION_LINES
+    }
+    assert long - LONG_FUNCTIONS == set()
+
+
+def test_many_parameters_have_a_reason_above_them():
+    """ruff counts them: PLR0913 in pyproject.toml."""
+    silent = [
+        f"{path}:{number}"
+        for path, text in texts("*.py")
+        for number, (above, line) in enumerate(pairwise(["", *text.splitlines()]), 1)
+        if re.search(r"#\s*noqa:[\w, ]*PLR0913", line) and not above.strip().startswith("# ")
+    ]
+    assert silent == []
+
+
+def test_no_line_is_too_long_to_read():
+    found = Counter(path.parts[0] for path, text in texts("*.py") for _ in wide_lines(text))
+    assert {folder: n for folder, n in found.items() if n > WIDE_LINES.get(folder, 0)} == {}
+
+
+def test_the_rules_of_length_see_what_is_too_long():
+    wide = "x" * LINE_LENGTH
+    assert list(wide_lines(f'def f():\n    """{wide}"""\n')) == [2]
+    assert list(wide_lines(f"a = 1\nb = 2  # {wide}\n")) == [2]
+    assert list(wide_lines(f'TABLE = (\n    ("{wide}", 1),\n)\n')) == []
+    (function,) = functions("def f():\n" + "    pass\n" * FUNCTION_LINES)
+    assert lines_of(function) == FUNCTION_LINES + 1

@@ -160,7 +160,8 @@ _encode = msgspec.json.Encoder().encode
 class Client:
     """A dispatcher at `url`. Threads may share one; connections are kept."""
 
-    def __init__(
+    # Each is an option of its own, and named at the call.
+    def __init__(  # noqa: PLR0913
         self,
         url: str,
         token: Callable[..., str] | None = None,

@@ -41,7 +41,8 @@ _OK = ("0", 0)
 class PandaClient:
     """A PanDA server at `url`, for one pilot. Threads may share it."""
 
-    def __init__(
+    # Each is an option of its own, and named at the call.
+    def __init__(  # noqa: PLR0913
         self,
         url: str,
         token: Callable[..., str] | None,

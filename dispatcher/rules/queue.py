@@ -80,7 +80,8 @@ SUSPECT = 3  # workers lost while they had a job: it may be what kills them
 PASSED = 100  # ready jobs looked at beyond those asked for, once some must not run on this node
 
 
-def lease(
+# All that decides which jobs a worker gets, each by name: a change takes plain values.
+def lease(  # noqa: PLR0913
     tx: Tx,
     *,
     worker_id: int,

@@ -179,7 +179,8 @@ def still_ours(tx: Tx, request: Request, first: int) -> None:
         raise Taken
 
 
-def add(
+# A change takes plain values, each by name.
+def add(  # noqa: PLR0913
     tx: Tx,
     jobs: Sequence[Prepared],
     *,

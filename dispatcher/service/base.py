@@ -315,7 +315,8 @@ def foreign(version: str, intent: str) -> bool:
     return version == PANDA or intent.startswith(HARVESTERS)
 
 
-def end_worker(
+# A change takes plain values, each by name.
+def end_worker(  # noqa: PLR0913
     tx: Tx,
     worker_id: int,
     ending: Ending,
