@@ -10,12 +10,29 @@ from typing import Any
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from ailurus.protocol.url import Url
-from pilot.ports import Check, Copied, JobError, ProcessEnd, ProcessSpec
+from pilot.attempt import Attempt
+from pilot.files.stage import Stage
+from pilot.kit import Kit
+from pilot.node.slots import Need, Slots
+from pilot.node.supervisor import Supervisor
+from pilot.ports import (
+    Check,
+    Copied,
+    Direct,
+    JobError,
+    ProcessEnd,
+    ProcessSpec,
+    Sandbox,
+)
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.signals import NUDGE
 from pilot.process.usage import Nameless, NodeUse
+from pilot.site import Limits, bounds_of
+from pilot.upstream.reporter import Reporter
+from pilot.upstream.spool import Spool
 
 
 class FakeClock:
@@ -52,32 +69,56 @@ class FakeClock:
         self.forward(seconds)
 
 
-class FakeSpawner:
-    """Payloads that run until the test ends them. `ends_at_once`: what each ends with as it starts."""
+Program = Callable[[ProcessSpec], ProcessEnd | None]
+"""What a payload does as it starts; one that returns nothing runs on until the test ends it."""
 
-    def __init__(self, ends_at_once: ProcessEnd | None = None) -> None:
+
+class FakeSpawner:
+    def __init__(self, program: Program = lambda spec: None) -> None:
+        self.program = program
         self.started: list[ProcessSpec] = []
         self.signals: list[tuple[int, int]] = []
-        self.ends_at_once = ends_at_once
         self._done: dict[int, Callable[[ProcessEnd], None]] = {}
 
     def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
         self.started.append(order)
         key = len(self.started)
-        if self.ends_at_once is not None:
-            done(self.ends_at_once)
+        if (end := self.program(order)) is not None:
+            done(end)
         else:
             self._done[key] = done
         return key
 
-    def end(self, key: int, end: ProcessEnd) -> None:
-        self._done.pop(key)(end)
+    def end(self, end: ProcessEnd) -> None:
+        self._done.pop(end.key)(end)
 
     def signal(self, key: int, number: int) -> None:
         self.signals.append((key, number))
 
     def pid(self, key: int) -> int | None:
         return 100 + key
+
+
+class FakeContainer:
+    """Nothing stands between. `refusal`: why it runs no job."""
+
+    name, private, depth, status_fd = "fake", True, 0, 0
+
+    def __init__(self) -> None:
+        self.refusal: JobError | None = None
+
+    def ran(self, status: str) -> bool:
+        return True
+
+    def tmp(self, directory: str) -> str:
+        return directory
+
+    def accepts(self, spec: JobSpec) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct:
+        return Direct(argv=argv, environment=box.environment, directory=box.directory)
 
 
 class FakeTransfer:
@@ -224,3 +265,47 @@ class FakeSignals:
 
     def nudge(self) -> None:
         self.nudges += 1
+
+
+class World:
+    """A kit of real parts on these stand-ins. Nothing of it has a thread."""
+
+    def __init__(self, directory: Path, program: Program = lambda spec: ProcessEnd(key=1)) -> None:
+        self.directory = directory / "pilot"
+        self.directory.mkdir()
+        self.clock, self.service = FakeClock(), FakeService()
+        self.spawner, self.container = FakeSpawner(program), FakeContainer()
+        self.storage, self.sampler, self.link = FakeTransfer(), FakeSampler(), FakeLink()
+        self.spool = Spool(directory / "spool", "me")
+        self.kit = self.kit_with(Limits())
+
+    def kit_with(self, limits: Limits, logs: str = "failed", default: str = "file:///out") -> Kit:
+        """The same parts at a site with these limits."""
+        bounds = bounds_of(limits)
+        stage = Stage(lambda scheme: self.storage, default, bounds, logs, self.clock)
+        link: Any = self.link
+        return Kit(
+            host="node",
+            clock=self.clock,
+            directory=self.directory,
+            container=self.container,
+            spawner=self.spawner,
+            stage=stage,
+            slots=Slots(Need(cores=4, memory_mb=9000, disk_mb=9000)),
+            supervisor=Supervisor(bounds, self.clock, self.sampler),
+            reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
+            journal=self.spool.own,
+        )
+
+    def attempt(self, command: str = "true", **fields: Any) -> Attempt:
+        """An attempt of job 1, which the reporter and the journal know."""
+        fields.setdefault("name", "job")
+        spec = JobSpec(command=command, **fields)
+        given = m.Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec)
+        made = Attempt(given, lambda attempt: None, clock=self.clock)
+        self.kit.reporter.add(made)
+        return made
+
+    def reports(self) -> list[m.Report]:
+        """The reports that are safe on disk."""
+        return [owed.report for owed in self.spool.own.owed()]
