@@ -11,12 +11,12 @@ from typing import Any
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.resources import Room
+from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.kit import Kit
-from pilot.node.slots import Need, Slots
+from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.ports import (
     Check,
@@ -291,7 +291,7 @@ class World:
             container=self.container,
             spawner=self.spawner,
             stage=stage,
-            slots=Slots(Need(cores=4, memory_mb=9000, disk_mb=9000)),
+            slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
             supervisor=Supervisor(bounds, self.clock, self.sampler),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
             journal=self.spool.own,
