@@ -24,7 +24,8 @@ settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
-    """A program run inside a test configures the logs of this process; later tests want them back."""
+    """A program run inside a test configures the logs of this process; later tests want them
+    back."""
     level = logging.getLogger("ailurus").level
     yield
     logs.deconfigure()
@@ -43,7 +44,8 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 @pytest.fixture(scope="session")
 def need() -> Callable[..., str]:
     """Say where another project's program is: `need("wrk")`, `need("x", package="x-tools")`, and by
-    what option `scripts/setup` brings it; `where` is a pattern of folders that are in nobody's PATH.
+    what option `scripts/setup` brings it; `where` is a pattern of folders that are in nobody's
+    PATH.
 
     A test without its program is skipped, and fails in CI: what nobody ever runs must not look
     green. It stays a skip where `scripts/setup` found that no such package exists.

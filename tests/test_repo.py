@@ -358,14 +358,13 @@ LONG_FUNCTIONS = {
 }
 # How many lines of each folder are too long, at most.
 WIDE_LINES = {
-    "ailurus": 114,
-    "dispatcher": 293,
-    "examples": 5,
-    "harvester_edge": 202,
-    "pilot": 98,
+    "ailurus": 130,
+    "dispatcher": 310,
+    "harvester_edge": 225,
+    "pilot": 120,
     "plugins": 65,
-    "scripts": 61,
-    "tests": 240,
+    "scripts": 30,
+    "tests": 65,
 }
 
 

@@ -53,8 +53,8 @@ class Turns:
 
 
 async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return once `true()` is; fail the test after `seconds`. For what has no event to wait for: threads,
-    other processes, the insides of a server."""
+    """Return once `true()` is; fail the test after `seconds`. For what has no event to wait for:
+    threads, other processes, the insides of a server."""
     async with asyncio.timeout(seconds):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

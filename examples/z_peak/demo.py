@@ -124,7 +124,7 @@ def ended(seconds: float, kept: str | None) -> str:
     return f"all in {seconds:.0f} s; console: [b]{kept}/console/[/b]"
 
 
-# --- the batch system ------------------------------------------------------------------------------
+# --- the batch system -----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -162,7 +162,7 @@ def end_batch_systems(place: Path) -> None:
             subprocess.run([ROOT / "scripts" / "fixtures" / name, "stop", place / name], check=True)
 
 
-# --- the place and the programs in it --------------------------------------------------------------
+# --- the place and the programs in it -------------------------------------------------------------
 
 
 def prepare(place: Path) -> Path:
@@ -304,8 +304,8 @@ def site_file(place: Path, url: str, kind: str = "local") -> Path:
 
 
 def interpreter(python: Path) -> list[str]:
-    """Where the interpreter of an environment lies, if payloads are not shown that anyway: below a home,
-    for example. Raises AilurusError if it does not run at all."""
+    """Where the interpreter of an environment lies, if payloads are not shown that anyway: below a
+    home, for example. Raises AilurusError if it does not run at all."""
     ask = "import os, sys; print(sys.base_prefix, os.path.realpath(sys.executable), sep='\\n')"
     try:
         said = subprocess.run(
@@ -320,7 +320,8 @@ def interpreter(python: Path) -> list[str]:
 
 
 def keep(place: Path) -> None:
-    """Leave the programs to themselves: without its pid file nobody ends them at the end of a block."""
+    """Leave the programs to themselves: without its pid file nobody ends them at the end of a
+    block."""
     for name in ("edge", "dispatcher"):
         (place / f"{name}.pid").rename(place / f"{name}.kept")
     terminal.print("left running; end it with [b]scripts/demo --stop[/b]")
@@ -349,7 +350,7 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-# --- the jobs --------------------------------------------------------------------------------------
+# --- the jobs -------------------------------------------------------------------------------------
 
 
 def submit(place: Path, url: str, options: argparse.Namespace) -> list[int]:

@@ -44,7 +44,8 @@ def run(args: Namespace) -> Iterator[Figure]:
 
 
 def _network(args: Namespace) -> Callable[[int], Fault] | None:
-    """What a network between the programs does to each request; None: there is none between them."""
+    """What a network between the programs does to each request; None: there is none between
+    them."""
     if args.network:
         chance = random.Random(args.seed)
         return lambda nr: chance.choice(list(Fault)) if nr % FIFTH == 0 else Fault.NONE
@@ -64,8 +65,8 @@ def killed(
     only: Sequence[str] = (),
 ) -> Iterator[Figure]:
     """Jobs with one output each, and a kill -9 every now and then. On PostgreSQL there are two
-    dispatchers: each is killed, or stopped for a while, and so is the server; and its disk is full for
-    a while, where we may make a small one. `only` these kinds, if it says any."""
+    dispatchers: each is killed, or stopped for a while, and so is the server; and its disk is full
+    for a while, where we may make a small one. `only` these kinds, if it says any."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(mounted()) if postgres and os.geteuid() == 0 else None

@@ -1,4 +1,5 @@
-"""1,000 open pages and 20 changes a second: what that costs the dispatcher, and how late pages see it."""
+"""1,000 open pages and 20 changes a second: what that costs the dispatcher, and how late pages see
+it."""
 
 from __future__ import annotations
 

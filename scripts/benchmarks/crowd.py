@@ -1,4 +1,5 @@
-"""Thousands of pilots on one dispatcher: heartbeats at their rate, long polls that wait, a wake-up a job."""
+"""Thousands of pilots on one dispatcher: heartbeats at their rate, long polls that wait, a wake-up
+a job."""
 
 from __future__ import annotations
 

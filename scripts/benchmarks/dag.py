@@ -51,7 +51,8 @@ def run(args: Namespace) -> Iterator[Figure]:
 
 
 def _layers(rig: Rig, start: int) -> None:
-    """Half of the jobs are parents; each of the others waits for two of them, each parent has two."""
+    """Half of the jobs are parents; each of the others waits for two of them, each parent has
+    two."""
     half = LAYER // 2
     parents = [null_job(start + nr, priority=1) for nr in range(half)]
     children = [

@@ -1,4 +1,5 @@
-"""Native, legacy and v1, plain and over TLS, beside the bare stack; ATLAS's load in each of them."""
+"""Native, legacy and v1, plain and over TLS, beside the bare stack; ATLAS's load in each of
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Heartbeats and acquires, nine to one, beside a bare Starlette that shares commits in the same store."""
+"""Heartbeats and acquires, nine to one, beside a bare Starlette that shares commits in the same
+store."""
 
 from __future__ import annotations
 

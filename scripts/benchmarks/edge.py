@@ -1,5 +1,5 @@
-"""The edge at 10,000 and 100,000 workers in warped time, beside a bare parse and compare of the listing;
-0 → 10,000 and back; 10^5 random scenarios of `decide`."""
+"""The edge at 10,000 and 100,000 workers in warped time, beside a bare parse and compare of the
+listing; 0 → 10,000 and back; 10^5 random scenarios of `decide`."""
 
 from __future__ import annotations
 
@@ -137,8 +137,8 @@ def _polled(workers: int, poll_s: float, seed: int) -> Iterator[Figure]:
 
 
 def _bare(listing: bytes, demand: bytes) -> float:
-    """CPU of the least that any edge does: read the listing and the heartbeats, compare with what is
-    known, write 2 % in one commit."""
+    """CPU of the least that any edge does: read the listing and the heartbeats, compare with what
+    is known, write 2 % in one commit."""
     known = {key: state for key, state, _ in _fields(listing)}
     with (
         tempfile.TemporaryDirectory() as place,
@@ -210,7 +210,7 @@ def _fields(text: bytes) -> Iterator[tuple[tuple[str, str], str, str]]:
         yield (job, task), state, name
 
 
-# decide, by chance ------------------------------------------------------------------------------------
+# decide, by chance --------------------------------------------------------------------------------
 
 
 def _scenarios(seed: int, count: int = 100_000) -> Iterator[Figure]:

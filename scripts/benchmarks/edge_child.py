@@ -1,5 +1,5 @@
-"""The edge alone in a process, so that its CPU time and memory are its own: `simsite` answers by a pipe,
-as a batch command would. Frames are a length in four bytes, then so many bytes."""
+"""The edge alone in a process, so that its CPU time and memory are its own: `simsite` answers by a
+pipe, as a batch command would. Frames are a length in four bytes, then so many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`dispatcher submit` of 10,000 jobs, killed half-way and repeated until it is through: exactly those."""
+"""`dispatcher submit` of 10,000 jobs, killed half-way and repeated until it is through: exactly
+those."""
 
 from __future__ import annotations
 

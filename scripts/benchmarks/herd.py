@@ -27,7 +27,8 @@ encode = msgspec.json.Encoder().encode
 
 
 def run(args: Namespace) -> Iterator[Figure]:
-    """Registers `--pilots`, kills the dispatcher under them, and waits until each has been heard."""
+    """Registers `--pilots`, kills the dispatcher under them, and waits until each has been
+    heard."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with Rig(heartbeat_s=60.0) as rig:

@@ -1,4 +1,5 @@
-"""Load by wrk: a Lua script that sends lines of a file, in order, with the worker each belongs to."""
+"""Load by wrk: a Lua script that sends lines of a file, in order, with the worker each belongs
+to."""
 
 from __future__ import annotations
 

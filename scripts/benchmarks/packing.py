@@ -1,4 +1,5 @@
-"""Many processes through few slots: ours (the pilot's slot loop), the bare loop, xargs, HyperQueue."""
+"""Many processes through few slots: ours (the pilot's slot loop), the bare loop, xargs,
+HyperQueue."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Open pages of the console, as many as asked for, in one process: what arrives, and when.
 
-`python -m benchmarks.pages PORT TOKENFILE COUNT SECONDS` says `open` when all pages have their snapshot,
-and at the end, as JSON, when the first ten of them saw each job enter each state, and all bytes.
+`python -m benchmarks.pages PORT TOKENFILE COUNT SECONDS` says `open` when all pages have their
+snapshot, and at the end, as JSON, when the first ten of them saw each job enter each state, and all
+bytes.
 """
 
 from __future__ import annotations

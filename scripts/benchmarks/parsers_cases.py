@@ -1,5 +1,5 @@
-"""The parsers that `scripts/bench parsers` drives: whatever one is given, it answers, or refuses with the
-error that its callers know."""
+"""The parsers that `scripts/bench parsers` drives: whatever one is given, it answers, or refuses
+with the error that its callers know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One parser under atheris: `python -m benchmarks.parsers_child NAME CORPUS -runs=N …` (libFuzzer's options).
+"""One parser under atheris: `python -m benchmarks.parsers_child NAME CORPUS -runs=N …` (libFuzzer's
+options).
 
 An error that its callers do not know ends the process with a trace.
 """

@@ -1,4 +1,5 @@
-"""A relay with 10,000 pilots, each with a job: what their heartbeats cost it, each on a new connection."""
+"""A relay with 10,000 pilots, each with a job: what their heartbeats cost it, each on a new
+connection."""
 
 from __future__ import annotations
 

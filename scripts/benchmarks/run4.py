@@ -1,4 +1,5 @@
-"""Ten times ATLAS's load, held on two cores with whoever makes it; then more, until something gives."""
+"""Ten times ATLAS's load, held on two cores with whoever makes it; then more, until something
+gives."""
 
 from __future__ import annotations
 

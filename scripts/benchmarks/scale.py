@@ -1,4 +1,5 @@
-"""Many jobs queued beside a thousand, and a crowd of pilots: nothing gets slower or larger than it must."""
+"""Many jobs queued beside a thousand, and a crowd of pilots: nothing gets slower or larger than it
+must."""
 
 from __future__ import annotations
 

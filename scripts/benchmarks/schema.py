@@ -1,4 +1,5 @@
-"""schemathesis over the OpenAPI description, all phases, as an administrator, a worker and an edge (H1)."""
+"""schemathesis over the OpenAPI description, all phases, as an administrator, a worker and an edge
+(H1)."""
 
 from __future__ import annotations
 

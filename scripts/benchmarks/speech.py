@@ -275,8 +275,8 @@ def ninety_ten(dialect: Dialect, held: Iterable[Held], states: Sequence[str]) ->
 def daily(
     dialect: Dialect, held: Sequence[Held], *, updates: float, jobs: float, seconds: float
 ) -> list[Said]:
-    """Each second so many jobs from acquire to final, in turns, and heartbeats that only renew for the
-    rest of the updates."""
+    """Each second so many jobs from acquire to final, in turns, and heartbeats that only renew for
+    the rest of the updates."""
     count = min(int(jobs * seconds), len(held) - NODES)
     renewed = held[count:]
     chance = random.Random(1)

@@ -1,5 +1,5 @@
-"""10,000 jobs in one request, beside bare decode and insert; then 1,000 jobs that wait for 9,000 others each;
-and what heartbeats notice of both."""
+"""10,000 jobs in one request, beside bare decode and insert; then 1,000 jobs that wait for 9,000
+others each; and what heartbeats notice of both."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 
 def give_back(environment: MutableMapping[str, str]) -> None:
-    """Undo what PyInstaller's loader did to start us: a transfer tool of the host that we start would
-    otherwise load the bundle's libraries, or take itself for a part of the bundle."""
+    """Undo what PyInstaller's loader did to start us: a transfer tool of the host that we start
+    would otherwise load the bundle's libraries, or take itself for a part of the bundle."""
     callers = environment.pop("LD_LIBRARY_PATH_ORIG", "")
     environment.pop("LD_LIBRARY_PATH", None)
     if callers:

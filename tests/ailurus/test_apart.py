@@ -46,7 +46,8 @@ def test_links_hide_nothing_on_either_side(tmp_path):
 
 @pytest.mark.field("A10")
 def test_a_directory_is_known_under_another_name(tmp_path, monkeypatch):
-    """As a bind mount shows it, or a file system that makes no difference between `Data` and `data`."""
+    """As a bind mount shows it, or a file system that makes no difference between `Data` and
+    `data`."""
     import os
 
     (tmp_path / "one" / "work").mkdir(parents=True)

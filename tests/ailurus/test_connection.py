@@ -62,7 +62,8 @@ def test_a_connection_is_kept_whatever_the_requests_carry(heard):
 
 @pytest.fixture
 def endless():
-    """An address where every answer begins well and goes on as a test says: pieces, and the pause between."""
+    """An address where every answer begins well and goes on as a test says: pieces, and the pause
+    between."""
     listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
     how = {"piece": b" ", "pause_s": 0.02}
 

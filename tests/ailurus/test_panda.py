@@ -158,7 +158,7 @@ def test_a_dictionary_of_anything_is_a_job_or_a_valueerror(job):
     assert isinstance(got.spec, JobSpec)
 
 
-# --- jobs of real PanDA servers ----------------------------------------------------------------------
+# --- jobs of real PanDA servers -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_another_pilot_can_report_from_the_spool_what_this_one_would(theirs):
     assert set(listed) == {"1364.nulljob.log.tgz"}
 
 
-# --- the back channel ------------------------------------------------------------------------------
+# --- the back channel -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_yes_sent_for_a_number_is_kept_as_a_number():
     assert json.dumps(told({"maxRSS": True}, "legacy").max_rss_kb) == "1"
 
 
-# --- the token -------------------------------------------------------------------------------------
+# --- the token ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

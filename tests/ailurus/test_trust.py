@@ -1,4 +1,5 @@
-"""Whom a program believes, on nodes that keep their authorities elsewhere than its Python thinks."""
+"""Whom a program believes, on nodes that keep their authorities elsewhere than its Python
+thinks."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ CA = trustme.CA()
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch) -> Path:
-    """A node on which nothing lies where this Python's OpenSSL looks, as the frozen pilot meets it."""
+    """A node on which nothing lies where this Python's OpenSSL looks, as the frozen pilot meets
+    it."""
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "certs").mkdir()

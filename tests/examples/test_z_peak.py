@@ -1,4 +1,5 @@
-"""The payloads of the demo, run as a job runs them: by a command line, in a directory of their own."""
+"""The payloads of the demo, run as a job runs them: by a command line, in a directory of their
+own."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Bench:
         return done.stdout.splitlines()
 
     def bad(self, script: str, *args: object) -> str:
-        """What a run said that must end with an error, and with a message instead of a traceback."""
+        """What a run said that must end with an error, and with a message instead of a
+        traceback."""
         done = self.run(script, *args)
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
@@ -59,7 +61,8 @@ class Bench:
         return json.loads(self._checked("-c", code, file))
 
     def pseudo(self, file: str, masses: str) -> None:
-        """Write events whose masses are what the expression gives, muons in the middle of the cuts."""
+        """Write events whose masses are what the expression gives, muons in the middle of the
+        cuts."""
         code = (
             f"import sys; sys.path.insert(0, {str(SCRIPTS)!r})\n"
             "from pathlib import Path\n"

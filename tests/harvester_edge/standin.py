@@ -1,4 +1,5 @@
-"""A dispatcher at the wire, and a pilot of five shell lines: for tests that kill edges by the dozen.
+"""A dispatcher at the wire, and a pilot of five shell lines: for tests that kill edges by the
+dozen.
 
 The pilot leaves a file `INTENT.INDEX.PID` in the ledger when it begins, which is its registration.
 """

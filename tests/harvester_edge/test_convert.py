@@ -1,4 +1,5 @@
-"""Queues of Harvester and CRIC become sites that lint accepts, and nothing is lost without a word."""
+"""Queues of Harvester and CRIC become sites that lint accepts, and nothing is lost without a
+word."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_after_a_submission_that_was_not_taken_no_other_follows_in_this_cycle(wo
     assert len(world.batch.orders) == 1
 
 
-# --- submissions that are in doubt -----------------------------------------------------------------
+# --- submissions that are in doubt ----------------------------------------------------------------
 
 
 def test_an_unclear_submission_is_never_repeated_and_found_by_its_tag(world):
@@ -267,7 +267,7 @@ def test_a_restart_before_the_batch_system_was_asked_submits_once(world, stop):
     assert [worker.phase for worker in world.workers()] == [Phase.QUEUED]
 
 
-# --- how workers end -------------------------------------------------------------------------------
+# --- how workers end ------------------------------------------------------------------------------
 
 
 def started(world, count=1):
@@ -525,7 +525,7 @@ def test_of_two_jobs_of_one_worker_the_one_that_lives_counts(world, first):
     assert (worker.phase, worker.batch_id) == (Phase.ACTIVE, own.batch_id)
 
 
-# --- shrinking -------------------------------------------------------------------------------------
+# --- shrinking ------------------------------------------------------------------------------------
 
 
 def test_b6_a_lowered_limit_drains_a_few_idle_ones_first(world):

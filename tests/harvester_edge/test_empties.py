@@ -17,7 +17,8 @@ pytestmark = pytest.mark.field("P6")
 
 
 def lives(world, jobs: str | None, *, waits: int = 1, seconds: float = 60) -> None:
-    """A worker is submitted, runs for a while with `waits` jobs in the queue, and leaves with its word."""
+    """A worker is submitted, runs for a while with `waits` jobs in the queue, and leaves with its
+    word."""
     world.dispatcher.jobs = 1
     world.cycle()
     live = [worker for worker in world.workers() if worker.registered is None]

@@ -1,4 +1,5 @@
-"""E3: over any interleaving of listings, gaps, errors and heartbeats no worker ends without evidence."""
+"""E3: over any interleaving of listings, gaps, errors and heartbeats no worker ends without
+evidence."""
 
 from __future__ import annotations
 

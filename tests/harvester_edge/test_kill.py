@@ -1,4 +1,5 @@
-"""B3: kill -9 of the edge around the submission: nothing leaks, nothing runs twice, all is adopted."""
+"""B3: kill -9 of the edge around the submission: nothing leaks, nothing runs twice, all is
+adopted."""
 
 from __future__ import annotations
 

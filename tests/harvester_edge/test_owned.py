@@ -1,4 +1,5 @@
-"""Nobody else's code runs as the edge: directories are its own, and what nodes start is what it wrote."""
+"""Nobody else's code runs as the edge: directories are its own, and what nodes start is what it
+wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An edge that submits nothing says why: each cause that can be injected binds in `why`, by its own words."""
+"""An edge that submits nothing says why: each cause that can be injected binds in `why`, by its own
+words."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from harvester_edge.observe import FAILED_START
 from harvester_edge.ports import Rejected, Unclear
 from tests.harvester_edge.conftest import World, make_world
 
-# --- each kind of end ---------------------------------------------------------------------------------
+# --- each kind of end -----------------------------------------------------------------------------
 
 
 @pytest.mark.field("K4")
@@ -93,7 +94,7 @@ def test_an_order_that_fails_together_is_one_step(world):
     assert world.cycle().submit == {"std": 1}  # the probe
 
 
-# --- a history that fails ----------------------------------------------------------------------------
+# --- a history that fails -------------------------------------------------------------------------
 
 
 @pytest.mark.field("K2")
@@ -179,7 +180,7 @@ def test_the_words_of_a_refusal_bind_and_stay_in_status(world):
     assert "Use --account=atlas" in answer.decision.sentence
 
 
-# --- all causes --------------------------------------------------------------------------------------
+# --- all causes -----------------------------------------------------------------------------------
 
 
 def _files(world: World, word: str) -> None:
@@ -279,8 +280,8 @@ def test_whenever_nothing_is_submitted_a_cause_that_was_injected_binds(steps):
 
 
 def _lives(steps: list[tuple[str, int]], place: Path) -> int:
-    """Let an edge live through causes, one after the other; how many cycles submitted nothing. More jobs
-    wait than ever find a worker, so that an edge without any cause submits in each cycle."""
+    """Let an edge live through causes, one after the other; how many cycles submitted nothing. More
+    jobs wait than ever find a worker, so that an edge without any cause submits in each cycle."""
     place.chmod(0o755)
     (place / "edge.token").write_text("t")
     world = make_world({

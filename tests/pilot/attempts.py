@@ -31,7 +31,8 @@ from tests.pilot.helpers import guarded
 
 
 def container_setup() -> ContainerSetup:
-    """A site that allows everything. What containers need is in no work directory: those may be full."""
+    """A site that allows everything. What containers need is in no work directory: those may be
+    full."""
     own = tempfile.mkdtemp(prefix="container-")
     atexit.register(shutil.rmtree, own)
     return ContainerSetup(directory=own, user=user_name(), bare=True)

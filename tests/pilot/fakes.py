@@ -1,4 +1,5 @@
-"""Small stand-ins for the pilot's ports: time that a test moves, processes that end when it says so."""
+"""Small stand-ins for the pilot's ports: time that a test moves, processes that end when it says
+so."""
 
 from __future__ import annotations
 
@@ -193,7 +194,8 @@ class FakeSampler:
 
 
 class FakeLink:
-    """A dispatcher: `answers` gives for each request what is answered, or raised; the default accepts."""
+    """A dispatcher: `answers` gives for each request what is answered, or raised; the default
+    accepts."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, Any]] = []

@@ -26,7 +26,8 @@ BIN = Path(sys.executable).parent
 
 @contextmanager
 def guarded() -> Iterator[GuardedSpawner]:
-    """A guardian of this process, which is pytest and so no subreaper, and the spawner that speaks with it."""
+    """A guardian of this process, which is pytest and so no subreaper, and the spawner that speaks
+    with it."""
     link, pid = guardian.start()
     made = GuardedSpawner(link, pid)
     threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()

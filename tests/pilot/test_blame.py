@@ -1,4 +1,5 @@
-"""Who is responsible for a failure: every errno, every ending, and nothing that a payload prints."""
+"""Who is responsible for a failure: every errno, every ending, and nothing that a payload
+prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whatever fails in the life of an attempt or of a pilot, there is a report, or the pilot ends and says why."""
+"""Whatever fails in the life of an attempt or of a pilot, there is a report, or the pilot ends and
+says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The life of one attempt: whatever happens in it, one report is on disk, or the job is given back."""
+"""The life of one attempt: whatever happens in it, one report is on disk, or the job is given
+back."""
 
 from __future__ import annotations
 

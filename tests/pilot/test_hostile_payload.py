@@ -1,5 +1,6 @@
-"""A payload that wants what is not its own: the pilot's token, reports that wait, what an edge and other
-jobs have. In bubblewrap it gets nothing, as root and as an ordinary user, with the network and without."""
+"""A payload that wants what is not its own: the pilot's token, reports that wait, what an edge and
+other jobs have. In bubblewrap it gets nothing, as root and as an ordinary user, with the network
+and without."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ echo "looked everywhere"
 
 @pytest.fixture
 def open_field(shared_dispatcher: Dispatcher) -> Iterator[Field]:
-    """A field that other users reach: pytest closes its own directories to them whenever it starts."""
+    """A field that other users reach: pytest closes its own directories to them whenever it
+    starts."""
     directory = Path(tempfile.mkdtemp(prefix="ailurus-test-"))
     directory.chmod(0o755)
     made = Field(shared_dispatcher, directory, directory.name)

@@ -74,7 +74,8 @@ def test_under_nohup_a_hangup_is_nothing(field: Field) -> None:
 def test_at_a_limit_of_processes_a_pilot_ends_and_holds_no_job(
     field: Field, processes: int
 ) -> None:
-    """Some of these end before they acquire, some among their jobs' threads, some in a sandbox's start."""
+    """Some of these end before they acquire, some among their jobs' threads, some in a sandbox's
+    start."""
     if os.geteuid() != 0:
         pytest.skip("takes a user of its own, whose processes are none yet")
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]

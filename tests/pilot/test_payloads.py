@@ -226,7 +226,8 @@ def test_p6_kill_9_of_the_pilot_leaves_nothing_and_the_next_one_says_so(
     until(lambda: not processes_with(mark), 10)
     following = field.pilot("--max-jobs", "1")  # on the same spool
     detail = until(lambda: _attempts(field, job_id, 2))
-    # who is quicker tells: the next pilot, from the spool, or the dispatcher, whose lease is short here
+    # who is quicker tells: the next pilot, from the spool, or the dispatcher, whose lease is short
+    # here
     assert detail.attempts[0].code in (Code.KILL_SIGNAL, Code.LOST_HEARTBEAT)
     field.dispatcher.client.cancel([job_id])
     following.ended()
@@ -321,7 +322,8 @@ def test_a_signal_ends_the_pilot_gracefully_with_a_report(field: Field, number) 
     }
     detail = field.dispatcher.client.show(job_id)
     assert Code(detail.attempts[0].code) is code[number]
-    # the job's fault it was not: it waits for another pilot, and the one that ends did not get it again
+    # the job's fault it was not: it waits for another pilot, and the one that ends did not get it
+    # again
     assert detail.row.state is JobState.ACTIVATED
     assert len(detail.attempts) == 1
 

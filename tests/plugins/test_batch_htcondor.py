@@ -36,7 +36,7 @@ def one(**ad):
     return found
 
 
-# --- states ------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_recorded_histories_are_read():
                        "removed": Ending.CANCELLED}  # fmt: skip
 
 
-# --- listings ----------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 def test_nothing_printed_is_an_empty_listing(tmp_path):
@@ -134,7 +134,7 @@ def test_the_queue_knows_better_than_the_history(tmp_path):
     assert {row.index: row.phase for row in batch.find(TAG)} == {0: Phase.STARTING, 1: Phase.ENDED}
 
 
-# --- submissions -------------------------------------------------------------------------------------
+# --- submissions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("stem", "cluster", "count"), [("", 3, 1), ("_many", 4, 5)])
@@ -186,7 +186,7 @@ def test_the_submit_file_says_what_the_slot_asks():
     assert "QDate > 60" in text
 
 
-# --- cancelling --------------------------------------------------------------------------------------
+# --- cancelling -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", ["err_rm_unknown", "err_rm_finished"])
@@ -203,7 +203,8 @@ def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
 
 
 def test_the_history_is_asked_for_our_own_clusters(tmp_path):
-    """Any user may give a job our tag, let it end as he likes, and have it in everybody's history."""
+    """Any user may give a job our tag, let it end as he likes, and have it in everybody's
+    history."""
     batch, player = plugin(tmp_path, Ran(0, ""))
     batch.find(TAG, ["8.0", "8.1", "101_2"])
     history, queue = player.asked

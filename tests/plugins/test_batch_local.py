@@ -1,4 +1,5 @@
-"""Workers as real processes: they begin once, outlive their edge, end as a batch system would say."""
+"""Workers as real processes: they begin once, outlive their edge, end as a batch system would
+say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a site hands on to a submit command, and commands that go through another machine's shell."""
+"""What a site hands on to a submit command, and commands that go through another machine's
+shell."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tests.plugins.recordings import Player, order
 
 TAG = Tag("aabcdtag")
 
-# --- words that a plugin must say itself -------------------------------------------------------------
+# --- words that a plugin must say itself ----------------------------------------------------------
 
 SBATCH_BAD = [
     ["--job-name=grid-pilot"], ["--job-name", "grid-pilot"], ["-J", "x"], ["-Jx"], ["--job-n=x"],
@@ -123,7 +124,7 @@ def test_lint_refuses_it_with_the_line(tmp_path, backend, said):
     assert fault.line == text[: text.index("backend:")].count("\n") + 1
 
 
-# --- a refusal, whatever its words --------------------------------------------------------------------
+# --- a refusal, whatever its words ----------------------------------------------------------------
 
 PLUGINS = [(Slurm, SlurmOptions, "sbatch: error: "), (PBS, PBSOptions, "qsub: "),
            (HTCondor, HTCondorOptions, "ERROR: ")]  # fmt: skip
@@ -191,7 +192,7 @@ def test_a_number_on_stdout_may_be_a_job(plugin, options, begins, tmp_path):
     assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
 
 
-# --- a prefix ----------------------------------------------------------------------------------------
+# --- a prefix -------------------------------------------------------------------------------------
 
 words = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=9), min_size=1

@@ -40,7 +40,7 @@ def one(**job):
     return row
 
 
-# --- states ------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_array_without_rows_for_its_tasks_stands_for_them():
     ]
 
 
-# --- listings ----------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 def test_a_server_without_jobs_is_an_empty_listing(tmp_path):
@@ -147,7 +147,7 @@ def test_json_that_others_broke_is_asked_again_for_our_own(tmp_path):
     assert player.asked[1] == ["qselect", "-u", "alice"]
 
 
-# --- submissions -------------------------------------------------------------------------------------
+# --- submissions ----------------------------------------------------------------------------------
 
 
 def test_an_accepted_job_or_array_has_an_id_for_each_worker(tmp_path):
@@ -230,7 +230,7 @@ def test_several_nodes_are_several_hosts_whatever_else_a_site_asks(place, asked)
     assert scattered(place) == asked
 
 
-# --- cancelling --------------------------------------------------------------------------------------
+# --- cancelling -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", ["err_qdel_unknown", "err_qdel_finished"])
@@ -246,7 +246,7 @@ def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
         batch.cancel(["17"])
 
 
-# --- the stand-in is no freer than the recordings ----------------------------------------------------
+# --- the stand-in is no freer than the recordings -------------------------------------------------
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ def _held(ours, stem, batch_id):
         assert ours[key] == real[key]
 
 
-# --- a server without history, PBS's default ----------------------------------------------------------
+# --- a server without history, PBS's default ------------------------------------------------------
 
 
 def server(history: str) -> Ran:
@@ -457,7 +457,7 @@ def test_a_job_that_lost_its_name_is_found_by_its_id(tmp_path):
     assert batch.find(TAG, ["17"], 60) == ()
 
 
-# --- other users' jobs ---------------------------------------------------------------------------------
+# --- other users' jobs ----------------------------------------------------------------------------
 
 
 def listed(**owners: str) -> str:

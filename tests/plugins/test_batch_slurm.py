@@ -36,7 +36,7 @@ def test_nodes_to_avoid_are_named_as_slurm_names_them(tmp_path):
     assert not any("--exclude" in word for word in sbatch(SlurmOptions(), order(tmp_path, 1), TAG))
 
 
-# --- states ------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 STATES = {
     "PENDING": Phase.QUEUED, "REQUEUED": Phase.QUEUED, "REQUEUE_FED": Phase.QUEUED,
@@ -90,7 +90,7 @@ def test_a_failed_worker_shows_its_last_words(tmp_path):
     assert found.detail == "FAILED: NonZeroExitCode on n1: pilot: not found"
 
 
-# --- listings ----------------------------------------------------------------------------------------
+# --- listings -------------------------------------------------------------------------------------
 
 
 def as_we_ask(text):
@@ -145,7 +145,7 @@ def test_one_command_lists_all(tmp_path):
     assert "--states=all" in asked
 
 
-# --- history -----------------------------------------------------------------------------------------
+# --- history --------------------------------------------------------------------------------------
 
 
 def test_a_recorded_history_is_read_by_task():
@@ -195,7 +195,7 @@ def test_b4_accounts_that_are_down_are_no_absence(tmp_path):
         batch.find(TAG)
 
 
-# --- submissions -------------------------------------------------------------------------------------
+# --- submissions ----------------------------------------------------------------------------------
 
 
 def test_an_accepted_array_has_an_id_for_each_worker(tmp_path):
@@ -293,7 +293,7 @@ def test_a_short_worker_is_told_to_stop_in_its_last_tenth():
     assert "--signal=B:USR1@30" in argv
 
 
-# --- cancelling --------------------------------------------------------------------------------------
+# --- cancelling -----------------------------------------------------------------------------------
 
 
 def test_a_thousand_are_cancelled_by_two_commands(tmp_path):
@@ -326,7 +326,7 @@ def test_all_states_are_tested_here():
     assert set(slurm.PHASE) | set(slurm.ENDING) == {*STATES, *ENDINGS}
 
 
-# --- a history that is bounded, refused or kept by nobody ---------------------------------------------
+# --- a history that is bounded, refused or kept by nobody -----------------------------------------
 
 WIDE = Ran(1, "", "sacct: error: slurmdbd: Too wide of a date range in query\n")
 

@@ -15,7 +15,7 @@ from tests.plugins.recordings import HUNG, Player, order, recorded
 
 TAG = Tag("aabcdtag")
 
-# --- PBS ---------------------------------------------------------------------------------------------
+# --- PBS ------------------------------------------------------------------------------------------
 
 
 def pbs(tmp_path, *, nodes="pbsnodes.json", ask=None, **options):
@@ -117,7 +117,7 @@ def test_no_value_at_all_breaks_the_count(text):
     assert fit.fits({"ncpus": 4, "x": text}, host) in (True, False)
 
 
-# --- HTCondor ----------------------------------------------------------------------------------------
+# --- HTCondor -------------------------------------------------------------------------------------
 
 ONE = Ran(0, '[\n{\n  "TotalSlotCpus": 96,\n  "TotalSlotMemory": 96000\n}\n]\n')
 

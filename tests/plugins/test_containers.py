@@ -100,7 +100,8 @@ def boxed(spawner: GuardedSpawner, tmp_path: Path) -> Job:
 def test_no_variable_and_no_directory_of_a_job_reaches_the_program_of_its_container(
     any_job: Job, tmp_path: Path, need: Callable[..., str]
 ) -> None:
-    """Looked at from outside while the payload runs: each process of its own that stands between."""
+    """Looked at from outside while the payload runs: each process of its own that stands
+    between."""
     canary = tmp_path / "canary"
     library(need("gcc"), any_job.work / "x.so", NAME_INTO.replace("WHERE", str(canary)))
     over = threading.Event()
@@ -172,7 +173,8 @@ for way in [0, *other_ways]:
 
 @pytest.mark.field("S1")
 def test_a_payload_has_no_keyrings(boxed: Job) -> None:
-    """They hold Kerberos tickets and AFS tokens of the pilot's login, and know no namespace of a sandbox."""
+    """They hold Kerberos tickets and AFS tokens of the pilot's login, and know no namespace of a
+    sandbox."""
     (boxed.work / "keys.py").write_text(KEYS, encoding="utf-8")
     ended = boxed.run("/usr/bin/python3 keys.py")
     assert ended.exit_code == 0, boxed.said()
@@ -255,7 +257,8 @@ def test_a_user_whom_no_file_of_the_node_knows_has_a_name_in_the_sandbox() -> No
 
 @pytest.mark.field("W3")
 def test_what_is_shown_of_etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian keeps the configuration of Java, R and TeX there; a site adds its own; no secret is shown."""
+    """Debian keeps the configuration of Java, R and TeX there; a site adds its own; no secret is
+    shown."""
     node, own = tmp_path / "node", tmp_path / "own"
     for name in (
         "java-17-openjdk",

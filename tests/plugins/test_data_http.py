@@ -234,7 +234,8 @@ class Pool(Store):
 
 
 class Door(Store):
-    """A door, as dCache and XRootD have them: it sends writers to a pool, in one of several manners."""
+    """A door, as dCache and XRootD have them: it sends writers to a pool, in one of several
+    manners."""
 
     protocol_version = "HTTP/1.1"
     status, location, manner = 307, "", "reads the body"
@@ -617,7 +618,8 @@ class Talker(Pool):
 @pytest.mark.field("L2")
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_portal_that_says_yes_to_everything_has_no_output(into: int, *, eager: bool) -> None:
-    """A page of a portal with status 200 was taken for a stored file: finished, and the output lost."""
+    """A page of a portal with status 200 was taken for a stored file: finished, and the output
+    lost."""
     filled(into, 50 * http.LARGE if eager else 10)
     with (
         serving(Portal, eager=eager) as server,

@@ -1,4 +1,5 @@
-"""What the edge promises on any batch system: a test file a system inherits these, and gives `system`."""
+"""What the edge promises on any batch system: a test file a system inherits these, and gives
+`system`."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Promises:
         assert count.slowest <= 2
 
     def test_b2_a_submission_that_was_accepted_is_never_repeated(self, system):
-        """Whatever its command says: nothing in time, exit code 1, a banner, two ids, half a line."""
+        """Whatever its command says: nothing in time, exit code 1, a banner, two ids, half a
+        line."""
         count = kill(system, LIES)
         assert (count.leaked, count.twice, count.faults) == (0, 0, [])
         assert count.slowest <= 2
@@ -114,7 +116,8 @@ class Promises:
         self._silence(system, system.down, system.up)
 
     def _silence(self, system, begin, end):
-        """Nobody is given up or submitted again, another site goes on, and afterwards all is as before."""
+        """Nobody is given up or submitted again, another site goes on, and afterwards all is as
+        before."""
         with sleepers(system, 2) as rig:
             rig.edge()
             until(lambda: rig.agrees(2), 30, "two workers")

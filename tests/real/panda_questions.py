@@ -1,7 +1,7 @@
 """What a real PanDA server and our dispatcher are asked, to see that they answer alike.
 
-Where a question is left out, the real server falls over it (HTTP 500 from a bug of its own), or we do
-better on purpose: `DIFFERENT` names those.
+Where a question is left out, the real server falls over it (HTTP 500 from a bug of its own), or we
+do better on purpose: `DIFFERENT` names those.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ def v1(job: int) -> list[Question]:
 
 
 def legacy(job: int) -> list[Question]:
-    """Questions to `/server/panda/`, as forms and packed JSON, by who reads JSON and who does not."""
+    """Questions to `/server/panda/`, as forms and packed JSON, by who reads JSON and who does
+    not."""
     asked: list[Question] = []
 
     def ask(

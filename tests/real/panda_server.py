@@ -1,4 +1,5 @@
-"""A real PanDA server for tests: jobs are put into its tables, and what became of them is read there."""
+"""A real PanDA server for tests: jobs are put into its tables, and what became of them is read
+there."""
 
 from __future__ import annotations
 
@@ -116,8 +117,8 @@ class PandaServer:
         files: tuple[dict[str, object], ...] = (),
         **more: object,
     ) -> int:
-        """A job that waits, as JEDI and the brokerage leave it: a script that the pilot fetches, with
-        `command` as its argument."""
+        """A job that waits, as JEDI and the brokerage leave it: a script that the pilot fetches,
+        with `command` as its argument."""
         fields: dict[str, object] = {
             "PandaID": job_id,
             "jobDefinitionID": 1,

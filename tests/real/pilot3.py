@@ -1,4 +1,5 @@
-"""PanDA's own Pilot 3 beside our dispatcher: what a site would give it, in a directory of its own."""
+"""PanDA's own Pilot 3 beside our dispatcher: what a site would give it, in a directory of its
+own."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def fetched(rig: Rig, name: str, into: Path) -> Path:
 
 
 def start(rig: Rig, queue: str, *more: str, **environment: str) -> Program:
-    """Start a Pilot 3 for a queue, set up as docs/panda.md says; it ends when it finds no more jobs."""
+    """Start a Pilot 3 for a queue, set up as docs/panda.md says; it ends when it finds no more
+    jobs."""
     home = rig.directory / f"pilot3-{queue}"
     home.mkdir()
     queues = fetched(rig, f"/cache/schedconfig/{queue}.json", home / "queues.json")

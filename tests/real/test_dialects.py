@@ -1,4 +1,5 @@
-"""Our pilot speaks PanDA's dialects, to our dispatcher, which refuses what PanDA's servers refuse."""
+"""Our pilot speaks PanDA's dialects, to our dispatcher, which refuses what PanDA's servers
+refuse."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Our edge as a Harvester instance, our pilots with it, at our dispatcher's PanDA door, which refuses what
-PanDA's servers refuse."""
+"""Our edge as a Harvester instance, our pilots with it, at our dispatcher's PanDA door, which
+refuses what PanDA's servers refuse."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_the_server_has_workers_killed(rig):
 @pytest.mark.field("P6")
 @pytest.mark.parametrize("rig", ["v1 self"], indirect=True)
 def test_pilots_that_are_given_no_job_are_not_followed_by_more_and_more(rig):
-    """The job is activated, and asks for more time than any slot has left: only its server knows."""
+    """The job is activated, and asks for more time than any slot has left: only its server
+    knows."""
     edge = rig.start_edge()
     rig.client.submit([null_job(0, walltime_s=10**6)])
     until(lambda: "left without a job" in edge.log.read_text(), 60, "the edge names the reason")

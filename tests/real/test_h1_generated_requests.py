@@ -1,4 +1,5 @@
-"""H1: whatever a client sends, at every endpoint, is answered below 500 and as the description says."""
+"""H1: whatever a client sends, at every endpoint, is answered below 500 and as the description
+says."""
 
 from __future__ import annotations
 

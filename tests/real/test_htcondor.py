@@ -58,7 +58,8 @@ class TestHTCondor(Promises):
             until(lambda: rig.agrees(1), 40, "another one replaces it")
 
     def test_workers_of_a_lost_machine_have_ended_and_do_not_run_again(self, system):
-        """HTCondor believes in a machine for the lease of the job, 40 minutes if nobody says else."""
+        """HTCondor believes in a machine for the lease of the job, 40 minutes if nobody says
+        else."""
         lease = {"options": {"submit": ["job_lease_duration = 20"]}}
         with sleepers(system, 2, backend=lease) as rig:
             rig.edge()

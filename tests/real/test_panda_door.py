@@ -64,7 +64,8 @@ class Asker:
 
 
 def settled(question: Question, answer: tuple[int, str, Any]) -> tuple[int, str, Any]:
-    """An ended job is `holding` here for some seconds, and there for as long as no Adder comes by."""
+    """An ended job is `holding` here for some seconds, and there for as long as no Adder comes
+    by."""
     status, kind, said = answer
     if "status" not in question[1].lower():
         return answer

@@ -1,5 +1,5 @@
-"""Our pilot works for real PanDA servers: panda-server from PyPI on a PostgreSQL, with its own Adder,
-1.0.4 by the new API and 0.8.1 by the old one."""
+"""Our pilot works for real PanDA servers: panda-server from PyPI on a PostgreSQL, with its own
+Adder, 1.0.4 by the new API and 0.8.1 by the old one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The edge on PBS. No Debian mirror has a PBS server, so this is a stand-in (tests/standins/pbs), unless
-AILURUS_TEST_PBS names a real one: a command that runs qsub, qstat, qselect and qdel there ("ssh login", or
-`env` where they are at hand). A worker's directory must then be on a file system that both see: TMPDIR."""
+"""The edge on PBS. No Debian mirror has a PBS server, so this is a stand-in (tests/standins/pbs),
+unless AILURUS_TEST_PBS names a real one: a command that runs qsub, qstat, qselect and qdel there
+("ssh login", or `env` where they are at hand). A worker's directory must then be on a file system
+that both see: TMPDIR."""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ class TestPBS(Promises):
 
     @pytest.mark.parametrize("how", ["requeued by an admin", "begun again after its mom was lost"])
     def test_a_worker_that_begins_again_takes_no_second_turn(self, system, how):
-        """Workers of an array must be rerunable. The pilot's token is used up; its job is another's."""
+        """Workers of an array must be rerunable. The pilot's token is used up; its job is
+        another's."""
         self._ours(system)
         keep = {"max_total": 2, "floor": 2, "idle_exit": "5m"}
         with Rig(system, scaling=keep) as rig:

@@ -1,4 +1,5 @@
-"""R4: the disks of pilot and edge fill up and are freed again: nothing accepted is lost or run twice."""
+"""R4: the disks of pilot and edge fill up and are freed again: nothing accepted is lost or run
+twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""R6: pilot and edge that may hold few descriptors: slower perhaps, and nobody's job fails for it."""
+"""R6: pilot and edge that may hold few descriptors: slower perhaps, and nobody's job fails for
+it."""
 
 from __future__ import annotations
 

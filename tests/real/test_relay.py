@@ -1,4 +1,5 @@
-"""Relay and pilots as processes: the dispatcher stopped, the relay killed, nodes with no other way."""
+"""Relay and pilots as processes: the dispatcher stopped, the relay killed, nodes with no other
+way."""
 
 from __future__ import annotations
 
@@ -148,7 +149,8 @@ def test_a_spool_holds_no_half_file_and_nothing_stays_in_it():
 
 @pytest.fixture
 def island(need: Callable[..., str]) -> Iterator[tuple[str, str]]:
-    """A network namespace whose only neighbour is an address of ours; its name, and that address."""
+    """A network namespace whose only neighbour is an address of ours; its name, and that
+    address."""
     if os.getuid() != 0:
         pytest.skip("makes a network namespace, as root")
     need("ip", package="iproute2")
@@ -217,5 +219,6 @@ def test_p9_a_node_with_a_way_to_the_relay_only_works_and_its_payloads_reach_not
         assert pilot.process.wait(30) == 0
         until(lambda: "looked" in rig.client.log(networked).text, 10, "the relay passes logs on")
         assert rig.client.log(boxed).text == "looked\n"
-        # with the node's network a payload can knock at the relay, as any process there; it has no token
+        # with the node's network a payload can knock at the relay, as any process there; it has no
+        # token
         assert rig.client.log(networked).text == f"reached {rig.address}\nlooked\n"

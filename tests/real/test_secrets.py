@@ -131,7 +131,8 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
 
     assert list(states.values()) == ["finished", "failed", "finished"]
     assert leftovers == []
-    # the scanner scans: tokens of a user, an edge, a worker and its bootstrap, and keys of three reports
+    # the scanner scans: tokens of a user, an edge, a worker and its bootstrap, and keys of three
+    # reports
     assert len(secrets) >= 4 + 2 + 3
     assert any(b"out.txt" in one for one in watch.seen)
     assert any(name.endswith("tgz:stdout") or "tgz:" in name for name, _ in everywhere)

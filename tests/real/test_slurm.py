@@ -161,8 +161,8 @@ class TestSlurm(Promises):
         self._silence(system, lambda: munge("STOP"), lambda: munge("CONT"))
 
     def test_workers_of_an_edge_that_never_comes_back_end_by_themselves(self, system):
-        """One told early that its time ends, one killed then, one that waited for its node too long.
-        A minute is Slurm's shortest walltime."""
+        """One told early that its time ends, one killed then, one that waited for its node too
+        long. A minute is Slurm's shortest walltime."""
         slot = {"walltime": "1m", "extra": {"submit": ["--nodelist=n2"]}}
         alone = {"submit": ["--exclusive", "--nodelist=n1"]}
         more = {"cores": 1, "memory": "500M", "disk": "1G", **slot}

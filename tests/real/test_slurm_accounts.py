@@ -1,5 +1,5 @@
-"""The edge on a Slurm that keeps accounts: a real slurmdbd on a MariaDB, where what ended leaves the
-list within seconds, so that only sacct can tell how."""
+"""The edge on a Slurm that keeps accounts: a real slurmdbd on a MariaDB, where what ended leaves
+the list within seconds, so that only sacct can tell how."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def listed(system):
 
 
 SLOT = {"cores": 1, "memory": "500M", "disk": "1G", "walltime": "1h"}
-ENDINGS = {  # of a slot's worker, whose pilot never registers, in the edge's words, and what it says
+# of a slot's worker, whose pilot never registers, in the edge's words, and what it says
+ENDINGS = {
     "done": ("never_registered", "COMPLETED: exit code 0 on n1"),
     "fails": ("never_registered", "FAILED: exit code 3 on n1"),
     "killed": ("never_registered", "FAILED: killed by signal 9 on n1"),

@@ -1,4 +1,5 @@
-"""A batch system behind a real sshd on loopback: `prefix: [ssh, login]`, as shipped site files have it.
+"""A batch system behind a real sshd on loopback: `prefix: [ssh, login]`, as shipped site files have
+it.
 
 Behind it stand commands that note how they were called, and answer what was recorded.
 """

@@ -1,5 +1,5 @@
-"""T7: a token is revoked or a key taken away while a real pilot runs a job: the job ends well with the
-renewed credential, and the old one opens nothing."""
+"""T7: a token is revoked or a key taken away while a real pilot runs a job: the job ends well with
+the renewed credential, and the old one opens nothing."""
 
 from __future__ import annotations
 

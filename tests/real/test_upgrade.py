@@ -63,7 +63,8 @@ def test_r7_old_and_new_programs_work_together(sides, dispatcher, edge, pilot):
 
 @pytest.mark.parametrize(("first", "second"), [("old", "new"), ("new", "old")])
 def test_r7_a_site_changes_its_version_while_jobs_run(sides, first, second):
-    """Dispatcher, then edge, then pilots: each is restarted while payloads run, which notice nothing."""
+    """Dispatcher, then edge, then pilots: each is restarted while payloads run, which notice
+    nothing."""
     with Rig(programs=sides[first], pilot={"program": str(sides[first] / "pilot")}, **SITE) as rig:
         edge = rig.start_edge()
         expected = jobs(rig, 8, seconds=4)

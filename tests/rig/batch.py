@@ -1,7 +1,8 @@
 """A dispatcher and an edge on a real batch system, all of it loopback; and a liar between the two.
 
-`Rig.programs` run as `system.user` (HTCondor takes nothing from root). The liar stands before every batch
-command (`backend.options.prefix`): it counts them, and at its next submission does what a test has told it.
+`Rig.programs` run as `system.user` (HTCondor takes nothing from root). The liar stands before every
+batch command (`backend.options.prefix`): it counts them, and at its next submission does what a
+test has told it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""kill -9 of the edge at each step around a submission, and submit commands that lie; then the batch
-system's workers and the edge's book are compared."""
+"""kill -9 of the edge at each step around a submission, and submit commands that lie; then the
+batch system's workers and the edge's book are compared."""
 
 from __future__ import annotations
 

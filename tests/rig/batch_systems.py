@@ -157,8 +157,8 @@ class PBS(System):
 
 
 class Local(System):
-    """Processes of this machine: those that say in their environment which worker they are, of a site
-    below the directory."""
+    """Processes of this machine: those that say in their environment which worker they are, of a
+    site below the directory."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__("local", {}, self._live, self._empty)

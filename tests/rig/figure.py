@@ -13,7 +13,8 @@ from msgspec import Struct
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """One line of output. `ratio` is ours to the peer's; the target is on it where there is a peer."""
+    """One line of output. `ratio` is ours to the peer's; the target is on it where there is a
+    peer."""
 
     name: str
     ours: float

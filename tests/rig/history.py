@@ -1,4 +1,5 @@
-"""What must be true after the kills, read from the store and the storage with everything stopped."""
+"""What must be true after the kills, read from the store and the storage with everything
+stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Many processes through few slots, in one thread: the pilot's order and back-fill without its jobs."""
+"""Many processes through few slots, in one thread: the pilot's order and back-fill without its
+jobs."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ def marked(mark: str) -> list[int]:
 
 
 def end(pids: Iterable[int], mark: str) -> None:
-    """KILL processes that carry our mark: looked at again through a descriptor that cannot be reused."""
+    """KILL processes that carry our mark: looked at again through a descriptor that cannot be
+    reused."""
     for pid in pids:
         with contextlib.suppress(OSError):
             held = os.pidfd_open(pid)

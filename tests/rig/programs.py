@@ -1,4 +1,5 @@
-"""Real programs of ours on loopback, in a temporary directory, ended by process id when it closes."""
+"""Real programs of ours on loopback, in a temporary directory, ended by process id when it
+closes."""
 
 from __future__ import annotations
 
@@ -157,9 +158,10 @@ class Rig:
         tls: bool = False,
         **site: Any,
     ) -> None:
-        """`serve`: more options of `dispatcher serve`; `site`: parts of the site file; `postgres`: where
-        the queue is, if not in a file; `dispatchers`: so many share the port; `programs`: whose dispatcher
-        and edge, this version's or another's; `tls`: with a certificate of an authority of our own."""
+        """`serve`: more options of `dispatcher serve`; `site`: parts of the site file; `postgres`:
+        where the queue is, if not in a file; `dispatchers`: so many share the port; `programs`:
+        whose dispatcher and edge, this version's or another's; `tls`: with a certificate of an
+        authority of our own."""
         self._programs = programs
         # payloads and pilots may be other users: the way to what they share is open
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-rig-"))

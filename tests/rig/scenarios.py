@@ -1,4 +1,5 @@
-"""Random sights of a site and limits for the edge's `decide`, and the caps that a decision exceeds."""
+"""Random sights of a site and limits for the edge's `decide`, and the caps that a decision
+exceeds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A batch site and its dispatcher in warped time: queues, backfill, outages, slow and lying listings,
-preemption, submissions whose answer is lost. The real edge talks to it through its two ports.
+"""A batch site and its dispatcher in warped time: queues, backfill, outages, slow and lying
+listings, preemption, submissions whose answer is lost. The real edge talks to it through its two
+ports.
 
-What the site really holds is known here and nowhere else, so that here is seen whether the edge ever
-exceeds a cap, kills a payload, forgets a worker or starts one twice.
+What the site really holds is known here and nowhere else, so that here is seen whether the edge
+ever exceeds a cap, kills a payload, forgets a worker or starts one twice.
 """
 
 from __future__ import annotations
@@ -222,7 +223,8 @@ class World:
     # the batch system's commands ------------------------------------------------------------------
 
     def serve(self, what: str, asked: bytes) -> bytes:
-        """Answer a question of the edge: text of a command, or a JSON document of the dispatcher."""
+        """Answer a question of the edge: text of a command, or a JSON document of the
+        dispatcher."""
         self.calls[what] = self.calls.get(what, 0) + 1
         answer: bytes = getattr(self, f"answer_{what}")(asked)
         return answer

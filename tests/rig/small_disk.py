@@ -55,7 +55,8 @@ def fill(place: Path) -> None:
 
 
 class FullDisk:
-    """Fills the disk of a server under load, tells what the dispatchers answer, and frees it again."""
+    """Fills the disk of a server under load, tells what the dispatchers answer, and frees it
+    again."""
 
     def __init__(self, place: Path, chance: random.Random) -> None:
         self._place = place
@@ -67,7 +68,8 @@ class FullDisk:
         self._times = 0
 
     def happen(self, rig: Rig, server: Postgres) -> None:
-        """Once: in turn until tables cannot grow, and until the server's log cannot, which ends it."""
+        """Once: in turn until tables cannot grow, and until the server's log cannot, which ends
+        it."""
         self._times += 1
         fill(self._place)
         if self._times % 2 == 0:

@@ -24,14 +24,15 @@ sys.exit(main())
 
 
 def before() -> str | None:
-    """The newest release before what is checked out here, or what stands for it; None: the history is
-    not here."""
+    """The newest release before what is checked out here, or what stands for it; None: the history
+    is not here."""
     tag = _git("describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^")
     return tag or _git("rev-parse", "--verify", "--quiet", f"{FIRST}^{{commit}}")
 
 
 def programs(commit: str, folder: Path) -> Path:
-    """Make the programs of `commit` in `folder`, on the libraries of this environment; where they are.
+    """Make the programs of `commit` in `folder`, on the libraries of this environment; where they
+    are.
 
     They have an environment of their own: whatever they start finds their modules and not ours.
     """

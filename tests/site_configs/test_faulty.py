@@ -1,5 +1,5 @@
-"""Faults seeded into the example sites: each is found by its rule, at its line, with a remedy or a reason,
-and nothing else is said."""
+"""Faults seeded into the example sites: each is found by its rule, at its line, with a remedy or a
+reason, and nothing else is said."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SHIPPED = Path(__file__).parent.parent.parent / "site_configs"
 
 PANDA = "dispatcher:\n  panda: {harvester_id: e, pilot_token_file: /home/edge/.config/ailurus/%s}\n"
 
-# the site, what stands there, what a tired admin wrote, the rule, where the fault is told (default: there)
+# the site, what stands there, what a tired admin wrote, the rule, where the fault is told (default:
+# there)
 SEEDED = [
     ("nersc-perlmutter", "  options: {account", "  options: [account", "E001", None),
     ("vega", "schema: 1", "schema: 1\nsite: vega", "E002", "site: vega\nextends"),

@@ -1,1 +1,2 @@
-"""The bare peers: each does what ours does, durably where ours is durable, with nothing around it."""
+"""The bare peers: each does what ours does, durably where ours is durable, with nothing around
+it."""

@@ -78,7 +78,8 @@ def one_by_one(port: int, jobs: int) -> list[float]:
 
 
 def packed(port: int, jobs: int, slots: int) -> float:
-    """Jobs through one single-threaded pilot with so many slots and one connection; seconds in all."""
+    """Jobs through one single-threaded pilot with so many slots and one connection; seconds in
+    all."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     poll = select.epoll()
     running: dict[int, tuple[int, int]] = {}

@@ -1,4 +1,5 @@
-"""The bare loop: posix_spawn, pidfd and epoll in one thread, first come or longest first, back-filled."""
+"""The bare loop: posix_spawn, pidfd and epoll in one thread, first come or longest first,
+back-filled."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""PostgreSQL as bare peers use it: one writer thread, all that arrives during a commit shares the next,
-in two statements: one for all heartbeats, one for all that ask for a job."""
+"""PostgreSQL as bare peers use it: one writer thread, all that arrives during a commit shares the
+next, in two statements: one for all heartbeats, one for all that ask for a job."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The bare stack: Starlette on uvicorn over a store with shared commits, and no rule of a queue.
 
 `python -m benchmarks.bare.stack STORE JOBS [CHAIN KEY]` says its port and serves, over TLS with a
-certificate: POST /beat with {"id": N} updates a job durably, POST /acquire hands out the best one with its
-body of 3 kB. STORE is a file for SQLite, or the URL of an empty database of PostgreSQL.
+certificate: POST /beat with {"id": N} updates a job durably, POST /acquire hands out the best one
+with its body of 3 kB. STORE is a file for SQLite, or the URL of an empty database of PostgreSQL.
 """
 
 from __future__ import annotations

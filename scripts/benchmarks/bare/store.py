@@ -1,4 +1,5 @@
-"""SQLite as bare peers use it: one writer thread, all that arrives during a commit shares the next."""
+"""SQLite as bare peers use it: one writer thread, all that arrives during a commit shares the
+next."""
 
 from __future__ import annotations
 

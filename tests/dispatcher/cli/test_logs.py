@@ -17,7 +17,8 @@ TEXTS = {1: "a long first attempt\n", 2: "second\n"}
 
 
 class Client:
-    """A dispatcher whose job is in its second attempt as soon as the first one's log has been read."""
+    """A dispatcher whose job is in its second attempt as soon as the first one's log has been
+    read."""
 
     def __init__(self) -> None:
         self.latest = 1

@@ -1,4 +1,5 @@
-"""R6: a dispatcher whose descriptors or memory run out refuses what is too much, says so, and recovers."""
+"""R6: a dispatcher whose descriptors or memory run out refuses what is too much, says so, and
+recovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A dispatcher is restarted, reloaded and watched without failing a request; the test is its systemd."""
+"""A dispatcher is restarted, reloaded and watched without failing a request; the test is its
+systemd."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ os.execv(sys.argv[2], sys.argv[2:])"""
 
 
 class Asking:
-    """Clients that ask all the time, some on kept connections, some on new ones; without a retry."""
+    """Clients that ask all the time, some on kept connections, some on new ones; without a
+    retry."""
 
     def __init__(self, server, clients: int = 8) -> None:
         self.address = urlsplit(server.url).netloc

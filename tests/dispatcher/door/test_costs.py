@@ -103,7 +103,7 @@ def test_a_body_is_charged_before_it_is_read(said, cost):
     assert costs.of_body(said, 2000) == pytest.approx(cost)
 
 
-# --- searches ----------------------------------------------------------------------------------------
+# --- searches -------------------------------------------------------------------------------------
 
 NOTHING = JobsQuery(name="no-such-job")
 
@@ -211,7 +211,8 @@ def test_what_the_store_is_read_for_is_charged_to_who_asked(tmp_path):
 @pytest.mark.field("A21")
 @pytest.mark.parametrize("gone", [False, True], ids=["who waits", "who hangs up"])
 def test_a_user_is_read_for_once_at_a_time_whatever_is_asked(tmp_path, gone):
-    """A hundred dear questions are let in before the first one is paid for: others come between them."""
+    """A hundred dear questions are let in before the first one is paid for: others come between
+    them."""
 
     async def test(b):
         limiter, now, most, stopped = Limiter(RATES), 0, 0, threading.Event()
@@ -257,7 +258,7 @@ def test_what_an_answer_is_long_for_is_charged_too(dispatcher):
     assert before - account.left > costs.BYTE_S * len(answer.body) / costs.REQUEST_S
 
 
-# --- waits -------------------------------------------------------------------------------------------
+# --- waits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.field("A27")
@@ -312,7 +313,7 @@ def test_all_waits_of_a_user_name_a_bounded_number_of_jobs():
     assert not limiter._watched
 
 
-# --- PanDA's door ------------------------------------------------------------------------------------
+# --- PanDA's door ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_who_shows_no_token_has_the_account_of_the_address(panda):
     assert (answers[0], answers[-1]) == (200, 429)
 
 
-# --- what a message may hold -------------------------------------------------------------------------
+# --- what a message may hold ----------------------------------------------------------------------
 
 FREE = re.compile(r"\^(\((\w+)(\|\w+)*\)|\[0-9a-f\]\{\d+\})\(")
 """A pattern that is a choice of words, or so many digits, is a length, too."""

@@ -1,4 +1,5 @@
-"""A17: the same attacks at every door, with and without TLS: nobody grows us, keeps us or fills us."""
+"""A17: the same attacks at every door, with and without TLS: nobody grows us, keeps us or fills
+us."""
 
 from __future__ import annotations
 
@@ -239,7 +240,8 @@ def test_chunks_without_end_are_cut_off(opened):
 
 
 def test_nobody_takes_all_connections(opened):
-    """One address gets its share, and all together no more than there are; who leaves makes room."""
+    """One address gets its share, and all together no more than there are; who leaves makes
+    room."""
 
     async def test(one):
         held = [await one.raw() for _ in range(40)]

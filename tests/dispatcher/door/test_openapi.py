@@ -1,4 +1,5 @@
-"""The description is true: well formed, complete, and what it allows the dispatcher can answer (H1)."""
+"""The description is true: well formed, complete, and what it allows the dispatcher can answer
+(H1)."""
 
 from __future__ import annotations
 

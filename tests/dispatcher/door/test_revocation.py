@@ -1,4 +1,5 @@
-"""Tokens that are no longer good (T7): revoked, signed out, or signed by a key that was taken away."""
+"""Tokens that are no longer good (T7): revoked, signed out, or signed by a key that was taken
+away."""
 
 from __future__ import annotations
 
@@ -150,7 +151,7 @@ def test_keys_are_replaced_as_a_whole_and_stay_private(tmp_path, some_keys):
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
-# --- what came of a token dies with it (A13) --------------------------------------------------------
+# --- what came of a token dies with it (A13) ------------------------------------------------------
 
 REGISTER = {"instance": "i", "queue": "q", "total": {"cores": 1}}
 

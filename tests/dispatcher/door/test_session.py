@@ -133,7 +133,7 @@ def test_t6_a_token_in_a_url_or_form_is_in_no_log_and_no_answer(door, caplog):
     assert canary.partition(".")[2] not in everything
 
 
-# --- behind a proxy that ends TLS ------------------------------------------------------------------
+# --- behind a proxy that ends TLS -----------------------------------------------------------------
 
 BEHIND = {"x-ailurus": "1", "origin": "https://grid.example", "sec-fetch-site": "same-origin"}
 

@@ -42,7 +42,7 @@ def test_what_has_run_out_is_found_whatever_came_before(steps):
         assert {one.job_id for one in leases.expired(now)} == late
 
 
-# --- no attempt without a lease ------------------------------------------------------------------------
+# --- no attempt without a lease -------------------------------------------------------------------
 
 
 def released(*jobs: m.RawAssignment) -> m.Release:
@@ -55,7 +55,8 @@ def released(*jobs: m.RawAssignment) -> m.Release:
 def test_what_a_worker_has_begun_is_tried_again_when_it_is_gone_whatever_it_gave_back(
     place, how, monkeypatch
 ):
-    """A lease that is dropped while the attempt goes on never runs out: the job was `running` for ever."""
+    """A lease that is dropped while the attempt goes on never runs out: the job was `running` for
+    ever."""
 
     async def test(b):
         worker, (job_id,) = await b.worker(), await b.submit()

@@ -130,7 +130,8 @@ class Dispatcher:
         self.clock.now += seconds
         self.run(self.service.tick(self.service.awake.now + seconds))
 
-    # --- clients -------------------------------------------------------------------------------------
+    # --- clients
+    # -------------------------------------------------------------------------------------
 
     def raw(
         self,

@@ -1,4 +1,5 @@
-"""Answers that no recording in the tree holds, as the servers' sources of 0.8.1 and 1.0.4 give them."""
+"""Answers that no recording in the tree holds, as the servers' sources of 0.8.1 and 1.0.4 give
+them."""
 
 from __future__ import annotations
 
@@ -497,7 +498,7 @@ def test_more_than_ten_thousand_jobs_are_refused_and_not_left_out(dispatcher):
     assert told == [new, new, old, {name: str(value) for name, value in old.items()}]
 
 
-# --- the back channel ------------------------------------------------------------------------------
+# --- the back channel -----------------------------------------------------------------------------
 
 
 def test_updates_after_the_end_are_answered_as_while_panda_registers_outputs(dispatcher, job):
@@ -600,7 +601,7 @@ def test_a_pilot_of_others_is_told_nothing_that_a_real_one_was_not_told_in_ci(di
     assert said == {None, "softkill", "debug"}
 
 
-# --- a recorded Pilot 3 ----------------------------------------------------------------------------
+# --- a recorded Pilot 3 ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -632,7 +633,7 @@ def test_every_request_of_a_recorded_pilot_3_is_answered_as_it_needs(
     assert (row.state, row.code) == (state, code)
 
 
-# --- files -----------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_queue_is_described_before_it_has_seen_a_job(dispatcher):

@@ -1,4 +1,5 @@
-"""Whose fault a failure on a PanDA pilot is: of its several codes the one that says most decides."""
+"""Whose fault a failure on a PanDA pilot is: of its several codes the one that says most
+decides."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_what_is_no_worker_is_refused_alone(dispatcher):
     assert dispatcher.v1("harvester/update_workers", ask)["data"] == [True, False, False]
 
 
-# --- files -----------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def sent(dispatcher, path: str, name: str, data: bytes) -> Any:

@@ -1,4 +1,5 @@
-"""What real servers were asked, asked of ours: alike in status, shape, codes, messages and commands."""
+"""What real servers were asked, asked of ours: alike in status, shape, codes, messages and
+commands."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ KINDS = {int: "number", float: "number", str: "text", bool: "bool", type(None): 
 
 
 def differences(theirs: Any, ours: Any, where: str = "$") -> list[str]:
-    """Where two answers are not alike: other keys, other kinds, or other words that a client acts on."""
+    """Where two answers are not alike: other keys, other kinds, or other words that a client acts
+    on."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = {*theirs, *ours}
         found = [

@@ -106,7 +106,8 @@ def _cancel(job_id):
 
 
 def test_a_parent_that_still_tells_its_children_counts_once(place, monkeypatch):
-    """It has finished before the child was submitted, but has not told all of its older children yet."""
+    """It has finished before the child was submitted, but has not told all of its older children
+    yet."""
     monkeypatch.setattr(dependencies, "AT_ONCE", 0)
     monkeypatch.setattr(dependencies, "SLICE", 0)
 

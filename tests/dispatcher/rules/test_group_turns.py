@@ -1,4 +1,5 @@
-"""Turns between groups of users: each gets its share, none starves, and what one leaves others take."""
+"""Turns between groups of users: each gets its share, none starves, and what one leaves others
+take."""
 
 from __future__ import annotations
 
@@ -109,7 +110,8 @@ def test_groups_take_turns_by_their_shares_and_within_one_its_users(place):
         await b.submit(*(job(f"j{i}") for i in range(20)), caller=of("carol", "cms"))
         await b.submit(*(job(f"j{i}", cores=2) for i in range(20)), caller=of("dave"))
         taken = Counter(await order(b, worker, 44))
-        # of 48 cores: atlas has 3 parts of 5, cms one, shared by two; the rest one, of two cores a job
+        # of 48 cores: atlas has 3 parts of 5, cms one, shared by two; the rest one, of two cores a
+        # job
         assert 26 <= taken["a"] <= 31, taken
         assert all(4 <= taken[user] <= 6 for user in "bcd"), taken
 

@@ -233,7 +233,7 @@ def test_a_request_id_of_a_version_before_gives_the_first_answer(place):
     run(test, place)
 
 
-# --- what they cost ------------------------------------------------------------------------------------
+# --- what they cost -------------------------------------------------------------------------------
 
 
 class Chain:

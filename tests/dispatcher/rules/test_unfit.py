@@ -1,4 +1,5 @@
-"""A job that cannot be handed out fails by itself: the next is taken, whoever waits in whatever queue."""
+"""A job that cannot be handed out fails by itself: the next is taken, whoever waits in whatever
+queue."""
 
 from __future__ import annotations
 

@@ -96,7 +96,8 @@ def test_a_lost_attempt_that_nobody_has_begun_anew_goes_on(place, state):
 
 @pytest.mark.field("H1", "H4")
 def test_a_worker_that_is_silent_gets_nothing_by_an_acquire_that_it_left_waiting(place):
-    """A stopped pilot's request is held: its own lost job must not be leased to it a second time."""
+    """A stopped pilot's request is held: its own lost job must not be leased to it a second
+    time."""
 
     async def test(one):
         (job,) = await one.submit()

@@ -1,4 +1,5 @@
-"""Sums, groups and counts are the store's and memory's own, never a sum over a list that may be cut."""
+"""Sums, groups and counts are the store's and memory's own, never a sum over a list that may be
+cut."""
 
 from __future__ import annotations
 
@@ -192,7 +193,7 @@ def test_moved_jobs_leave_no_count_behind(place):
     run(test, place)
 
 
-# --- what is wrong ---------------------------------------------------------------------------------
+# --- what is wrong --------------------------------------------------------------------------------
 
 SLOT = m.SlotShape(name="s", queue="q", room=Room(cores=4, memory_mb=8000, disk_mb=8000))
 
@@ -276,7 +277,7 @@ def test_a_pilot_that_misses_a_heartbeat_is_a_problem(place):
     run(test, place)
 
 
-# --- curves ----------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.field("W8")

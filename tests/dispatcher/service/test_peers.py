@@ -34,7 +34,8 @@ def run_two(test, database, **settings):
 
 
 async def forward(seconds, *benches):
-    """Let time pass for several dispatchers, each of which sees all the while that the others live."""
+    """Let time pass for several dispatchers, each of which sees all the while that the others
+    live."""
     for _ in range(seconds):
         for one in benches:
             await one.forward(1)

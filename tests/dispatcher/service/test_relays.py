@@ -74,7 +74,8 @@ def test_a_lease_behind_a_relay_outlives_an_outage_and_no_longer(tmp_path):
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_worker_that_ended_is_forgotten_whole(place, busy):
-    """Its edge says that it ended; the dispatcher knew how long it may be silent behind its relay."""
+    """Its edge says that it ended; the dispatcher knew how long it may be silent behind its
+    relay."""
 
     async def test(b):
         workers = [await planned(b, index) for index in range(3)]

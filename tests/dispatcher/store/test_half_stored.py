@@ -27,7 +27,8 @@ def called(monkeypatch, name):
 
 
 async def half_stored(b, monkeypatch, *jobs, meanwhile):
-    """Submit jobs in slices of one, and do something `meanwhile`: after the jobs, before what they wait for."""
+    """Submit jobs in slices of one, and do something `meanwhile`: after the jobs, before what they
+    wait for."""
     monkeypatch.setattr(submission, "LINKS", 1)
     begun, go_on = asyncio.Event(), asyncio.Event()
     write, added = b.service.store.write, called(monkeypatch, "add")

@@ -149,8 +149,8 @@ def is_good(what) -> bool:
 @given(st.lists(st.lists(LEASE | SUBMIT, min_size=1, max_size=6), max_size=6))
 @settings(max_examples=30, deadline=None)
 def test_whatever_neighbours_fail_memory_is_what_was_committed(commits):
-    """Changes that are committed together: leases, and submissions of two groups, of which some fail
-    after all is written. Without those that fail, memory and leases are the same."""
+    """Changes that are committed together: leases, and submissions of two groups, of which some
+    fail after all is written. Without those that fail, memory and leases are the same."""
 
     async def moved(folder, *, failures):
         memory, leased = Memory(), []

@@ -1,4 +1,5 @@
-"""What a caller names is found together with its owner: others' jobs, workers and sites do not exist for it."""
+"""What a caller names is found together with its owner: others' jobs, workers and sites do not
+exist for it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
 
 pytestmark = pytest.mark.field("A4")
 
-# --- statements ------------------------------------------------------------------------------------
+# --- statements -----------------------------------------------------------------------------------
 
 KEYS = {
     "job_id", "ids", "worker_id", "intent", "instance", "request_id", "parent", "child", "command_id",
@@ -116,7 +117,7 @@ def test_the_walk_sees_the_statements_that_matter():
     assert not set(declared()) - set(statements())
 
 
-# --- calls -----------------------------------------------------------------------------------------
+# --- calls ----------------------------------------------------------------------------------------
 
 ADMIN = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
 PILOT = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
@@ -126,7 +127,8 @@ INTENT = {"queue": "q", "count": 1, "deadline": 4e9}
 
 
 class World:
-    """Alice's job in the hands of a worker that the edge of `here` planned, and others who know its names."""
+    """Alice's job in the hands of a worker that the edge of `here` planned, and others who know its
+    names."""
 
     async def make(self, b) -> World:
         self.b, self.service = b, b.service

@@ -1,4 +1,5 @@
-"""What an administrator does to a database while dispatchers are on it, and what stands in between."""
+"""What an administrator does to a database while dispatchers are on it, and what stands in
+between."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def tables_in_postgres(connection, name, one):
     return reads - writes, writes
 
 
-# --- what it is for, reads and writes -----------------------------------------------------------------
+# --- what it is for, reads and writes -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*(postgres_statements() | statements())])
@@ -145,7 +145,7 @@ def test_a_wrong_line_is_noticed(schema, planner, one):
     assert declared != tables_in_postgres(planner, "", one)
 
 
-# --- locks ---------------------------------------------------------------------------------------------
+# --- locks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*postgres_statements()])
@@ -167,7 +167,7 @@ def test_what_is_read_ahead_locks_like_the_statement_that_it_stands_for():
         assert declared[ahead].locks == declared[alone].locks != ""
 
 
-# --- many rows -----------------------------------------------------------------------------------------
+# --- many rows ------------------------------------------------------------------------------------
 
 MANY = [name for name, one in postgres_statements().items() if one.key]
 
@@ -190,7 +190,7 @@ def test_the_key_of_many_rows_is_the_key_of_their_table(schema, name):
     assert {column for (column,) in looked} == set(one.key)
 
 
-# --- what is read ahead --------------------------------------------------------------------------------
+# --- what is read ahead ---------------------------------------------------------------------------
 
 
 def columns_read_ahead(schema):
@@ -235,7 +235,7 @@ def test_every_statement_that_reads_ahead_is_known():
     assert {one.forgets for one in postgres_statements().values()} == {"", "ids", "nothing"}
 
 
-# --- the files -----------------------------------------------------------------------------------------
+# --- the files ------------------------------------------------------------------------------------
 
 
 def test_a_statement_without_a_text_is_refused():

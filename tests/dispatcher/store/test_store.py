@@ -131,7 +131,8 @@ def test_a_brief_change_that_breaks_its_commit_is_run_once(tmp_path):
 def test_no_number_of_an_event_is_given_twice_and_none_is_left_out_unless_killed(
     tmp_path, killed, forgotten
 ):
-    """`killed`: the file as it is while it is served; `forgotten`: retention has taken all events."""
+    """`killed`: the file as it is while it is served; `forgotten`: retention has taken all
+    events."""
 
     async def tell(store, events):
         def change(tx):

@@ -24,7 +24,8 @@ from harvester_edge.site import PandaPart, Site
 
 
 class Server:
-    """What `Server.call` answers: a PanDA server with commands, jobs and a memory of what it was told."""
+    """What `Server.call` answers: a PanDA server with commands, jobs and a memory of what it was
+    told."""
 
     url = "https://panda.example"
 

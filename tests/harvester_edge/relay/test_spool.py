@@ -1,4 +1,5 @@
-"""The door through a shared directory: whole files, a bounded number of looks, nothing left behind."""
+"""The door through a shared directory: whole files, a bounded number of looks, nothing left
+behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A2, A5: what a relay owes is forgotten on the verdict of the dispatcher that gave it, and on no other's."""
+"""A2, A5: what a relay owes is forgotten on the verdict of the dispatcher that gave it, and on no
+other's."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A relay before a real dispatcher's service and store; between them a way that can be cut, and a clock
-that we move."""
+"""A relay before a real dispatcher's service and store; between them a way that can be cut, and a
+clock that we move."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Staging: what is declared is what comes, transfers that fail for the moment are repeated, and all or none of
-the outputs arrive."""
+"""Staging: what is declared is what comes, transfers that fail for the moment are repeated, and all
+or none of the outputs arrive."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_inputs_that_cannot_be_made_are_the_nodes_fault(world, work):
     assert "cannot make the input 'in'" in error.message
 
 
-# before a job begins --------------------------------------------------------------------------------
+# before a job begins ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_all_that_an_attempt_may_leave_is_planned(world):
     assert world.kit.stage.planned((1, 2), spec) == ["file:///out/1.2.o", "file:///out/1.2.log.tgz"]
 
 
-# outputs --------------------------------------------------------------------------------------------
+# outputs ------------------------------------------------------------------------------------------
 
 
 def test_an_optional_output_may_be_missing(world, work):
@@ -300,7 +300,7 @@ def test_what_cannot_be_deleted_is_named(world):
     assert world.kit.stage.delete(["file:///s/in", "no url"]) == ["file:///s/in", "no url"]
 
 
-# what nobody declared -------------------------------------------------------------------------------
+# what nobody declared -----------------------------------------------------------------------------
 
 
 def test_what_a_payload_left_is_listed_shortly(world, work, monkeypatch):

@@ -135,7 +135,8 @@ class Drip:
 
 @pytest.mark.field("A3")
 def test_outputs_that_no_report_can_name_are_refused_before_the_job_begins() -> None:
-    """9,000 outputs with URLs of 1,600 characters were stored, and the job was `holding` for ever."""
+    """9,000 outputs with URLs of 1,600 characters were stored, and the job was `holding` for
+    ever."""
     made = stage.Stage(
         lambda scheme: SimpleNamespace(allowed=lambda url: None),  # type: ignore[arg-type,return-value]
         "",

@@ -40,8 +40,8 @@ def stopped_by(
     *,
     alive: bool = False,
 ) -> Code | None:
-    """What stops a payload in five looks, six seconds apart by the clock that they are told, at a limit
-    of 15 s. `alive`: before each of them it does something."""
+    """What stops a payload in five looks, six seconds apart by the clock that they are told, at a
+    limit of 15 s. `alive`: before each of them it does something."""
     attempt = attempt_of(command, looping_s=looping_s)
     supervisor = Supervisor(bounds_of(Limits(looping=15)))
     with Workdir(directory / "attempt") as work:

@@ -272,7 +272,7 @@ def test_an_output_that_is_gone_is_no_output(watch):
     assert watch.after(2) is None
 
 
-# when it looks --------------------------------------------------------------------------------------
+# when it looks ------------------------------------------------------------------------------------
 
 
 def test_it_sleeps_for_ever_where_nothing_runs_and_until_a_deadline_where_something_does(tmp_path):

@@ -1,4 +1,5 @@
-"""A2 with real programs: while a payload ends, somebody else answers at the dispatcher's address."""
+"""A2 with real programs: while a payload ends, somebody else answers at the dispatcher's
+address."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A stand-in for OpenPBS: qsub, qstat, qselect, qdel, qrls, qrerun, pbsnodes and pbsdsh, by the name it is
-called by; no PBS.
+"""A stand-in for OpenPBS: qsub, qstat, qselect, qdel, qrls, qrerun, pbsnodes and pbsdsh, by the
+name it is called by; no PBS.
 
-Jobs run at once, as processes of this machine; of its four nodes only the names differ. All it knows lies
-in $PBS_STANDIN: a file `hang` there makes every command wait for its removal, a file `down` makes it refuse.
-`lose NODE`, which no PBS has, kills all that runs there. Shapes and exit codes are held to recordings of a
-real server by tests/plugins/test_batch_pbs.py; pbsdsh and what its tasks see, to OpenPBS's sources.
+Jobs run at once, as processes of this machine; of its four nodes only the names differ. All it
+knows lies in $PBS_STANDIN: a file `hang` there makes every command wait for its removal, a file
+`down` makes it refuse. `lose NODE`, which no PBS has, kills all that runs there. Shapes and exit
+codes are held to recordings of a real server by tests/plugins/test_batch_pbs.py; pbsdsh and what
+its tasks see, to OpenPBS's sources.
 """
 
 import contextlib
@@ -52,7 +53,7 @@ def fail(text, code):
     sys.exit(code)
 
 
-# jobs ------------------------------------------------------------------------------------------------
+# jobs ---------------------------------------------------------------------------------------------
 
 
 def jobs(*, past=True):
@@ -228,12 +229,12 @@ def lose(argv):
                 kill_all(own, signal.SIGKILL)
 
 
-# within a job ----------------------------------------------------------------------------------------
+# within a job -------------------------------------------------------------------------------------
 
 
 def pbsdsh(argv):
-    """A task on each logical node, which is a line of PBS_NODEFILE. It says of those that failed how, and
-    is content itself."""
+    """A task on each logical node, which is a line of PBS_NODEFILE. It says of those that failed
+    how, and is content itself."""
     copies, only, words = None, None, list(argv)
     while words and words[0].startswith("-"):
         flag = words.pop(0)
@@ -290,7 +291,7 @@ def _spawn(words, nr, host, hosts):
     return child
 
 
-# commands --------------------------------------------------------------------------------------------
+# commands -----------------------------------------------------------------------------------------
 
 USAGE = "usage: qsub [-a date_time] [-A account_string] [-c interval]"
 COUNTS = "Transit:0 Queued:0 Held:0 Waiting:0 Running:0 Exiting:0 Begun:0 "
