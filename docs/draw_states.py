@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import sys
 
-from ailurus.protocol.states import FINAL, NEXT, WITH_WORKER, JobState
+from ailurus.protocol.states import FIRST, NEXT, TABLE, UNUSED, WITH_WORKER, JobState
 
 HEAD = """# The life of a job
 
 Drawn from the table in `ailurus/protocol/states.py` by `docs/draw_states.py`; a test compares them.
-A job is in one of PanDA's states. Boxes with a round edge are final. Every state that is not final can
-also become `cancelled` (by its owner), or `failed`; these arrows are left out of the picture but where
-they are the only ones.
+A job is in one of PanDA's states. Those that nothing leads to are PanDA's own, and no job here is ever in
+them. Every state from `pending` to `holding` can also become `cancelled` or `failed`: these arrows are left
+out of the picture.
 """
 
 
 def page() -> str:
     """The page as text."""
-    lines = [HEAD, "```mermaid", "stateDiagram-v2", "    [*] --> pending", "    [*] --> activated"]
-    for state in JobState:
-        ahead = sorted(
-            NEXT[state] - {JobState.CANCELLED, JobState.FAILED, JobState.CLOSED}
-        ) or sorted(NEXT[state])
-        lines += [f"    {state} --> {after}" for after in ahead]
-    lines += [f"    {state} --> [*]" for state in sorted(FINAL)]
-    lines += ["```", "", "| state | a worker holds it | may become |", "|---|---|---|"]
-    for state in JobState:
+    lines = [HEAD, "```mermaid", "stateDiagram-v2", f"    [*] --> {FIRST}"]
+    for change, step in TABLE.items():
+        if step.to not in (JobState.CANCELLED, JobState.FAILED):
+            lines += [
+                f"    {state} --> {step.to}: {change}" for state in JobState if state in step.start
+            ]
+    lines += [f"    {state} --> [*]" for state in JobState if state in NEXT and not NEXT[state]]
+    lines += ["```", "", "| change | from | to | when |", "|---|---|---|---|"]
+    for change, step in TABLE.items():
+        states = ", ".join(f"`{state}`" for state in JobState if state in step.start)
+        lines.append(f"| {change} | {states} | `{step.to}` | {step.when} |")
+    lines += ["", "| state | a worker holds it | may become |", "|---|---|---|"]
+    for state, following in NEXT.items():
         held = "yes" if state in WITH_WORKER else ""
-        lines.append(
-            f"| `{state}` | {held} | {', '.join(f'`{after}`' for after in sorted(NEXT[state]))} |"
-        )
-    return "\n".join(lines) + "\n"
+        becomes = ", ".join(f"`{one}`" for one in sorted(following))
+        lines.append(f"| `{state}` | {held} | {becomes} |")
+    unused = ", ".join(f"`{state}`" for state in JobState if state in UNUSED)
+    return "\n".join(lines) + f"\n\nPanDA's own: {unused}.\n"
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
-"""The life of a job, in PanDA's words, as one table and pure functions over it.
+"""The life of a job: one table of changes, and pure functions that look their answers up in it.
 
-A job waits for its parents (`pending`), becomes ready (`activated`; `defined` and `assigned` are
-passed through by PanDA's brokerage, which we do not have), is handed to a worker (`sent`), stages
-in (`starting`), runs, stages out (`holding`), and ends. A lost or failed attempt puts the same job
-back to `activated` with the next attempt number. Each attempt may end; the job ends once.
+A job is `defined` while its submission is being stored. Then it waits for the jobs that it depends on
+(`pending`), or is ready (`activated`). It is leased to a worker (`sent`), stages in (`starting`), runs,
+stages out (`holding`), and ends. A failed or lost attempt puts the same job back to `activated`, and the
+next lease has the next attempt number. Each attempt may end; the job ends once.
 
-Nothing else in the suite changes a state: the dispatcher stores what these functions return.
-`docs/states.md` is drawn from `NEXT` and a test walks it.
+`TABLE` is the program. Nothing else says which state follows which: the functions below add what is
+required of the attempt, and `dispatcher/rules/transitions.py`, the only place where a job changes state,
+writes what they return. `docs/states.md` is drawn from the table, and a test compares them.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 
 class JobState(StrEnum):
-    """A job's state (PanDA jobStatus)."""
+    """A job's state (PanDA jobStatus).
+
+    No job of ours is ever `assigned`, `merging`, `transferring` or `closed`: nothing in the table leads
+    there. The words are here because PanDA's clients and users know them: they filter lists by them,
+    count jobs in them, and rely on `closed` being final.
+    """
 
     PENDING = "pending"
     DEFINED = "defined"
@@ -37,31 +44,99 @@ class JobState(StrEnum):
 
 
 S = JobState
+FIRST = S.DEFINED
+"""The state of a new job."""
 FINAL = frozenset({S.FINISHED, S.FAILED, S.CANCELLED, S.CLOSED})
-WITH_WORKER = frozenset({S.SENT, S.STARTING, S.RUNNING, S.HOLDING})
+UNUSED = frozenset({S.ASSIGNED, S.MERGING, S.TRANSFERRING, S.CLOSED})
+"""States that only PanDA's own jobs have, see `JobState`."""
+STAGES = (S.SENT, S.STARTING, S.RUNNING, S.HOLDING)
+"""What an attempt goes through, in this order; it may leave out any but the first."""
+WITH_WORKER = frozenset(STAGES)
 """States in which a worker holds a lease on the job."""
 
-_END = frozenset({S.FINISHED, S.FAILED, S.CANCELLED})
-NEXT: dict[JobState, frozenset[JobState]] = {
-    S.PENDING: frozenset({S.DEFINED, S.ACTIVATED, S.FAILED, S.CANCELLED, S.CLOSED}),
-    S.DEFINED: frozenset({S.ASSIGNED, S.ACTIVATED, S.CANCELLED, S.CLOSED}),
-    S.ASSIGNED: frozenset({S.ACTIVATED, S.CANCELLED, S.CLOSED}),
-    S.ACTIVATED: frozenset({S.SENT, S.CLOSED}) | _END,
-    S.SENT: frozenset({S.STARTING, S.RUNNING, S.HOLDING, S.ACTIVATED}) | _END,
-    S.STARTING: frozenset({S.RUNNING, S.HOLDING, S.ACTIVATED}) | _END,
-    S.RUNNING: frozenset({S.HOLDING, S.ACTIVATED}) | _END,
-    S.HOLDING: frozenset({S.MERGING, S.TRANSFERRING, S.ACTIVATED}) | _END,
-    S.MERGING: frozenset({S.TRANSFERRING}) | _END,
-    S.TRANSFERRING: _END,
-    S.FINISHED: frozenset(),
-    S.FAILED: frozenset(),
-    S.CANCELLED: frozenset(),
-    S.CLOSED: frozenset(),
+
+class Change(StrEnum):
+    """What can happen to a job."""
+
+    BLOCK = "block"
+    ACTIVATE = "activate"
+    LEASE = "lease"
+    START = "start"
+    RUN = "run"
+    HOLD = "hold"
+    RETRY = "retry"
+    RELEASE = "release"
+    RESUME = "resume"
+    FINISH = "finish"
+    FAIL = "fail"
+    ABANDON = "abandon"
+    CANCEL = "cancel"
+
+
+class Step(Struct, frozen=True):
+    """Where a change leads, and from which states."""
+
+    to: JobState
+    start: frozenset[JobState]
+    when: str
+
+
+C = Change
+TABLE: dict[Change, Step] = {
+    C.BLOCK: Step(
+        S.PENDING,
+        frozenset({S.DEFINED}),
+        "its submission is complete, and jobs that it depends on have not finished",
+    ),
+    C.ACTIVATE: Step(
+        S.ACTIVATED,
+        frozenset({S.DEFINED, S.PENDING}),
+        "its submission is complete, and all jobs that it depends on have finished",
+    ),
+    C.LEASE: Step(S.SENT, frozenset({S.ACTIVATED}), "a worker gets it: a new attempt begins"),
+    C.START: Step(S.STARTING, frozenset({S.SENT}), "its worker says that it stages in"),
+    C.RUN: Step(S.RUNNING, frozenset({S.SENT, S.STARTING}), "its worker says that it runs"),
+    C.HOLD: Step(
+        S.HOLDING,
+        frozenset({S.SENT, S.STARTING, S.RUNNING}),
+        "its worker says that it stages out",
+    ),
+    C.RETRY: Step(
+        S.ACTIVATED, WITH_WORKER, "its attempt failed or was lost, and another one is allowed"
+    ),
+    C.RELEASE: Step(
+        S.ACTIVATED, frozenset({S.SENT, S.STARTING}), "its worker gives it back unstarted"
+    ),
+    C.RESUME: Step(
+        S.SENT,
+        frozenset({S.ACTIVATED}),
+        "the worker of its lost attempt is back, and no newer attempt has begun",
+    ),
+    C.FINISH: Step(
+        S.FINISHED,
+        WITH_WORKER | {S.ACTIVATED},
+        "an attempt has finished, were it one that had been given up",
+    ),
+    C.FAIL: Step(S.FAILED, WITH_WORKER, "its attempt failed or was lost, and was the last one"),
+    C.ABANDON: Step(
+        S.FAILED,
+        WITH_WORKER | {S.PENDING, S.ACTIVATED},
+        "it can never run: a job that it depends on has not finished, or no pilot can be given it",
+    ),
+    C.CANCEL: Step(S.CANCELLED, WITH_WORKER | {S.PENDING, S.ACTIVATED}, "its owner cancels it"),
 }
+NEXT: dict[JobState, frozenset[JobState]] = {
+    state: frozenset(step.to for step in TABLE.values() if state in step.start)
+    for state in S
+    if state not in UNUSED
+}
+"""What each state may become."""
+
+_STAGE = {S.STARTING: C.START, S.RUNNING: C.RUN, S.HOLDING: C.HOLD}
 
 
 class Refusal(StrEnum):
-    """Why an update does not apply. An answer, not an accident: reports come twice and late."""
+    """Why a change does not apply. An answer, not an accident: reports come twice and late."""
 
     ALREADY_DONE = "alreadydone"  # the job has ended: whoever still runs it stops
     BAD_ATTEMPT = "badattemptnr"  # another attempt has taken over
@@ -69,36 +144,53 @@ class Refusal(StrEnum):
     ILLEGAL = "illegal"  # no such step from here
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class Progress(Struct, frozen=True):
     """The part of a job that decides what may happen to it."""
 
     state: JobState
-    attempt_nr: int = 0  # the attempt that is running or was last handed out; the first is 1
-    max_attempts: int = 5
-    retry_all: bool = False  # whether a failure of the payload itself is tried again
+    attempt_nr: int
+    """The attempt that is running or was leased last; the first is 1."""
+    max_attempts: int
+    retry_all: bool
+    """Whether a failure of the payload itself is tried again."""
 
 
-def lease(job: Standing) -> Standing | Refusal:
-    """The job handed to a worker: a new attempt begins."""
-    if job.state is not S.ACTIVATED:
-        return Refusal.ALREADY_DONE if job.state in FINAL else Refusal.ILLEGAL
-    return replace(job, state=S.SENT, attempt_nr=job.attempt_nr + 1)
+P = TypeVar("P", bound=Progress)
 
 
-def advance(job: Standing, state: JobState, attempt_nr: int) -> Standing | Refusal:
-    """The job after a worker said that its attempt is in `state`, which is not a final one.
+def after(state: JobState, change: Change) -> JobState | Refusal:
+    """The state that follows `state`, as the table has it."""
+    step = TABLE[change]
+    if state in step.start:
+        return step.to
+    return Refusal.ALREADY_DONE if state in FINAL else Refusal.ILLEGAL
 
-    The same word twice is no step back, and words that overtook each other do not undo anything.
+
+def _changed(job: P, change: Change, **more: int) -> P | Refusal:
+    """The job after a change; `more`: what else of it the change moves."""
+    state = after(job.state, change)
+    return state if isinstance(state, Refusal) else replace(job, state=state, **more)
+
+
+def lease(job: P) -> P | Refusal:
+    """The job leased to a worker: a new attempt begins."""
+    return _changed(job, C.LEASE, attempt_nr=job.attempt_nr + 1)
+
+
+def advance(job: P, state: JobState, attempt_nr: int) -> P | Refusal:
+    """The job after its worker reported that the attempt is in `state`, one of `STAGES`.
+
+    A report that comes twice, or after a later one, changes nothing.
     """
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
     if attempt_nr != job.attempt_nr or job.state not in WITH_WORKER:
         return Refusal.BAD_ATTEMPT
-    if state == job.state or job.state in NEXT.get(state, frozenset()) - {S.ACTIVATED}:
-        return job
-    if state not in NEXT[job.state] or state not in WITH_WORKER:
+    if state not in WITH_WORKER:
         return Refusal.ILLEGAL
-    return replace(job, state=state)
+    if STAGES.index(state) <= STAGES.index(job.state):
+        return job
+    return _changed(job, _STAGE[state])
 
 
 FORGIVEN = 20
@@ -106,55 +198,59 @@ FORGIVEN = 20
 
 
 def conclude(
-    job: Standing, *, finished: bool, transient: bool, attempt_nr: int, blameless: bool = False
-) -> Standing | Refusal:
-    """The job after the final report of an attempt. `blameless`: the site ended it, by preemption say,
-    and the job is given another attempt for it.
+    job: P, *, finished: bool, transient: bool, attempt_nr: int, blameless: bool = False
+) -> P | Refusal:
+    """The job after the final report of an attempt. `blameless`: the site ended the attempt, by
+    preemption say, and the job gets another one for it.
 
-    The first attempt that finished wins, even one whose lease had been given away; a failure counts
-    only for the attempt that is current. A failed attempt is followed by another one while
-    `max_attempts` allows and the failure is of a kind worth trying again.
+    The first attempt that finished wins, even one whose lease had expired; a failure counts only for
+    the current attempt. A failed attempt is followed by another one while `max_attempts` allows and the
+    failure is of a kind worth trying again.
     """
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
     if not 1 <= attempt_nr <= job.attempt_nr:
         return Refusal.BAD_ATTEMPT
     if finished:
-        return replace(job, state=S.FINISHED)
+        return _changed(job, C.FINISH)
     if attempt_nr != job.attempt_nr or job.state not in WITH_WORKER:
         return Refusal.BAD_ATTEMPT
     if blameless and attempt_nr < FORGIVEN:
-        return replace(job, state=S.ACTIVATED, max_attempts=job.max_attempts + 1)
+        return _changed(job, C.RETRY, max_attempts=job.max_attempts + 1)
     if (transient or job.retry_all) and attempt_nr < job.max_attempts:
-        return replace(job, state=S.ACTIVATED)
-    return replace(job, state=S.FAILED)
+        return _changed(job, C.RETRY)
+    return _changed(job, C.FAIL)
 
 
-def release(job: Standing, attempt_nr: int) -> Standing | Refusal:
-    """The job given back unstarted by the worker it was sent to: not counted as an attempt.
+def release(job: P, attempt_nr: int) -> P | Refusal:
+    """The job given back unstarted by its worker, which does not count as an attempt.
 
-    Its number is not used again, so that nothing late can be taken for the next attempt's.
+    Its attempt number is not used again, so that no late report can be taken for the next attempt's.
     """
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
-    if attempt_nr != job.attempt_nr or job.state not in (S.SENT, S.STARTING):
+    if attempt_nr != job.attempt_nr or job.state not in TABLE[C.RELEASE].start:
         return Refusal.BAD_ATTEMPT
-    return replace(job, state=S.ACTIVATED, max_attempts=job.max_attempts + 1)
+    return _changed(job, C.RELEASE, max_attempts=job.max_attempts + 1)
 
 
-def resume(job: Standing, attempt_nr: int) -> Standing | Refusal:
-    """The job back in the hands of a worker that was taken for lost and speaks again: as long as no newer
-    attempt has begun, its own is the current one."""
+def resume(job: P, attempt_nr: int) -> P | Refusal:
+    """The job leased again to the worker of its lost attempt, which is back: as long as no newer attempt
+    has begun, that attempt is the current one."""
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
-    if attempt_nr != job.attempt_nr or job.state is not S.ACTIVATED:
+    if attempt_nr != job.attempt_nr or job.state not in TABLE[C.RESUME].start:
         return Refusal.BAD_ATTEMPT
-    return replace(job, state=S.SENT)
+    return _changed(job, C.RESUME)
 
 
-def cancel(job: Standing) -> Standing | Refusal:
-    """The job cancelled by its owner; a worker that runs it is told to stop. One that is still being
-    submitted may never come to be: its submission may be refused."""
-    if job.state is S.DEFINED:
-        return Refusal.ILLEGAL
-    return Refusal.ALREADY_DONE if job.state in FINAL else replace(job, state=S.CANCELLED)
+def cancel(job: P) -> P | Refusal:
+    """The job cancelled by its owner. One that is still being submitted may never come to be: its
+    submission may be refused."""
+    return _changed(job, C.CANCEL)
+
+
+def abandon(job: P) -> P | Refusal:
+    """The job failed without an attempt that failed: it can never run. One that is still being submitted
+    may never come to be, and fails once it is."""
+    return _changed(job, C.ABANDON)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol import panda
 from ailurus.protocol.resources import Room, Shape
@@ -16,8 +17,8 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.leases import Lease
 from dispatcher.panda.party import Party
 from dispatcher.ports import Ahead, Asks, Row, Tx
-from dispatcher.rules import queue
-from dispatcher.rules.queue import Given, Leased
+from dispatcher.rules import attempts, queue, specs
+from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service import Service
 from dispatcher.service.base import HARVESTERS, PANDA, end_worker
 
@@ -164,12 +165,11 @@ async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
 async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], int]:
     """Some jobs, and how many had to be failed because nobody can be given them."""
     place = place_of(ask)
-    count = max(1, min(ask.count, 1000))
+    request = _request(ask)
+    memory = Memory(service.shapes, service.turns)
 
     def change(tx: Tx) -> tuple[int, Given]:
-        if not queue.any_ready(
-            tx, ask.site, _room(ask), service.shapes, _suits(ask), service.turns
-        ):
+        if not queue.any_ready(tx, request, memory):
             raise _NoneToday
         worker_id = worker_of(
             tx,
@@ -180,14 +180,15 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
             node=ask.node,
             size=ask.size,
         )
-        given = _lease(service, tx, ask, worker_id, count)
+        mine = replace(request, worker_id=worker_id)
+        given = queue.lease(tx, mine, memory, now=service.now())
         if not given.jobs and not given.unfit:
             raise _NoneToday  # and no trace of the client is kept
         return worker_id, given
 
     try:
         worker_id, given = await service.store.write(
-            change, Ahead(ask=Asks(0, "", ask.site, count))
+            change, Ahead(ask=Asks(0, "", ask.site, request.count))
         )
     except _NoneToday:
         return [], 0
@@ -220,25 +221,21 @@ def _translated(
 async def _fail(service: Service, faults: dict[int, str]) -> None:
     def change(tx: Tx) -> None:
         for job_id, why in faults.items():
-            queue.fail(tx, job_id=job_id, why=why, now=service.now())
+            attempts.fail_unfit(tx, job_id=job_id, why=why, now=service.now())
 
     await service.store.write(change)
     for job_id in faults:
         service.leases.drop(job_id)
 
 
-def _lease(service: Service, tx: Tx, ask: Ask, worker_id: int, count: int) -> Given:
-    return queue.lease(
-        tx,
-        worker_id=worker_id,
+def _request(ask: Ask) -> LeaseRequest:
+    """What a client asks for; which worker it is, is known once there is a job for it."""
+    return LeaseRequest(
         queue=ask.site,
         room=_room(ask),
-        count=count,
-        request=f"panda-{secrets.token_hex(8)}",
+        count=max(1, min(ask.count, 1000)),
+        request_id=f"panda-{secrets.token_hex(8)}",
         again=False,  # PanDA has no word for the same request again
-        shapes=service.shapes,
-        turns=service.turns,
-        now=service.now(),
         suits=_suits(ask),
     )
 
@@ -262,7 +259,7 @@ def _sent(service: Service, ask: Ask, worker_id: int, job: Leased) -> panda.Sent
     sent = panda.Sent(
         job_id=job.job_id,
         attempt_nr=job.attempt_nr,
-        spec=queue.decoded(job.spec)[0],
+        spec=specs.decoded(job.spec)[0],
         owner=job.owner,
         label=ask.label if ask.label not in ("", "unified") else "managed",
         transformation=f"{ask.transforms}/{panda.TRANSFORM}",

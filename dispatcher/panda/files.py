@@ -24,7 +24,7 @@ from dispatcher.panda import harvester
 from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
 from dispatcher.panda.described import described, storages
 from dispatcher.ports import Tx
-from dispatcher.rules import queue
+from dispatcher.rules import records, specs
 from dispatcher.service import Service
 
 STORAGE = "AILURUS_DISK"
@@ -94,8 +94,8 @@ class Files:
             return None
 
         def look(tx: Tx) -> bytes | None:
-            attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
-            return queue.body(tx, job_id) if attempt else None
+            attempt = records.find_attempt(tx, job_id, attempt_nr)
+            return specs.body(tx, job_id) if attempt else None
 
         return await self._service.store.read(look)
 

@@ -19,7 +19,8 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.panda.acquire import ANYTHING, Place, intent_of, place_of_instance, worker_of
 from dispatcher.panda.updates import WORD, renew
 from dispatcher.ports import Row, Tx
-from dispatcher.rules import queue
+from dispatcher.rules import attempts, records
+from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
 from dispatcher.service.base import end_worker
 
@@ -170,27 +171,25 @@ def _left(tx: Tx, harvester_id: str, told: Worker, worker_id: int, now: float) -
     speaks for them (`syncLevel` 1), those that still ran are lost. A job that stages out is not: the
     worker of a pilot that ends may be known to have ended before its last update is."""
     place = tx.one("worker.of_instance", instance=place_of_instance(harvester_id))
-    holders = {worker_id, *(place[:1] if place else ())}
+    holders: set[int] = {worker_id, *(place[:1] if place else ())}
     held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
     lost = []
     named = [job_id for job_id in (told.jobs or ())[:MOST_JOBS] if 0 < job_id < 2**63]
     for job_id in dict.fromkeys([*held, *named]):
-        job = tx.one("job.standing", job_id=job_id)
-        if job is None or job[0] not in WITH_WORKER or job[6] not in holders:
+        job = records.find_job(tx, job_id)
+        if job is None or job.state not in WITH_WORKER or job.worker_id not in holders:
             continue
         # what a pilot was given and never began is with nobody; an instance still has a use for it
-        runs = job[0] in RUNS or (job[0] == JobState.SENT and job[6] == worker_id)
+        runs = job.state in RUNS or (job.state is JobState.SENT and job.worker_id == worker_id)
         if told.sync_level != 1 or not runs:
             if told.error_code:
                 word = f"{told.error_code}: {told.diagnosis or ''}"[:2000]
-                _put(tx, WORD, "", f"{job_id}.{job[1]}", word, now)
+                _put(tx, WORD, "", f"{job_id}.{job.attempt_nr}", word, now)
             continue
-        reason = f"worker was {told.status} while the job was {job[0]}"
-        queue.expire(
+        reason = f"worker was {told.status} while the job was {job.state}"
+        attempts.expire(
             tx,
-            job_id=job_id,
-            attempt_nr=job[1],
-            worker_id=job[6],
+            Claim(job_id, job.attempt_nr, job.worker_id),
             reason=f"{reason} : {told.diagnosis}"[:2000] if told.diagnosis else reason,
             code=WORKER_ENDED,
             now=now,

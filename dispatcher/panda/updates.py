@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import Told
-from ailurus.protocol.states import FINAL, JobState
+from ailurus.protocol.states import FINAL, STAGES, JobState
 from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, hear
 from dispatcher.panda.party import Party
-from dispatcher.ports import Ahead, Row, Tx
-from dispatcher.rules import queue, retention
+from dispatcher.ports import Ahead, Tx
+from dispatcher.rules import attempts, records, retention, specs
+from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
 
 REGISTERED_S = 5.0
@@ -32,7 +33,6 @@ WORD = "worker said"  # the kind of fact: the error that a job's worker ended wi
 TOBEKILLED = "tobekilled"
 ALREADY_DONE = "alreadydone"
 _WORDS = {"starting": JobState.STARTING, "running": JobState.RUNNING}  # the others: staging out
-_ORDER = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
 _ENDED = ("finished", "failed")
 _NUMBER = re.compile(r"\d+\.*\d+")
 _decode = msgspec.json.Decoder(JobSpec).decode
@@ -54,7 +54,7 @@ async def update(service: Service, party: Party, told: Told) -> str | None:
     if told.state in _ENDED:
         return await _conclude(service, told, lease.job_id, lease.attempt_nr)
     state = _WORDS.get(told.state, JobState.HOLDING)
-    if _ORDER.index(state) <= _ORDER.index(lease.state):  # a word that was overtaken undoes nothing
+    if STAGES.index(state) <= STAGES.index(lease.state):  # a word that was overtaken undoes nothing
         state = lease.state
     batch_id = told.batch_id[:200] or lease.panda.batch_id
     await _learn(service, lease, state, replace(lease.panda, batch_id=batch_id))
@@ -111,14 +111,8 @@ def renew(service: Service, lease: Lease) -> None:
 
 def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
     now = service.now()
-    queue.mark(
-        tx,
-        job_id=lease.job_id,
-        attempt_nr=lease.attempt_nr,
-        worker_id=lease.worker_id,
-        state=state,
-        since=now,
-        now=now,
+    attempts.mark(
+        tx, Claim(lease.job_id, lease.attempt_nr, lease.worker_id, state, since=now), now=now
     )
 
 
@@ -127,18 +121,18 @@ async def _late(service: Service, party: Party, told: Told, job_id: int) -> str 
 
     def judge(tx: Tx) -> tuple[int, str | None]:
         """The attempt to conclude after all, or 0 and the answer."""
-        job = _standing(tx, job_id)
-        attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=job[1]) if job else None
-        place = tx.one("worker.place", worker_id=attempt[0]) if attempt else None
+        job = records.find_job(tx, job_id)
+        attempt = records.find_attempt(tx, job_id, job.attempt_nr) if job else None
+        place = tx.one("worker.place", worker_id=attempt.worker_id) if attempt else None
         if job is None or place is None or place[1] is None or not party.serves(place[0]):
             return 0, TOBEKILLED
-        if told.attempt_nr not in (None, job[1]):
+        if told.attempt_nr not in (None, job.attempt_nr):
             return 0, TOBEKILLED
-        if job[0] in FINAL:
+        if job.state in FINAL:
             row = tx.one("job.row", job_id=job_id)
             since = service.now() - row[8] if row else 0.0
-            return 0, _after(job[0], told.state, since=since)
-        return (job[1], None) if told.state == "finished" else (0, TOBEKILLED)
+            return 0, _after(job.state, told.state, since=since)
+        return (job.attempt_nr, None) if told.state == "finished" else (0, TOBEKILLED)
 
     attempt_nr, answer = await service.store.read(judge)
     return await _conclude(service, told, job_id, attempt_nr) if attempt_nr else answer
@@ -159,10 +153,10 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
     curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
 
     def change(tx: Tx) -> bool:
-        attempt = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
-        if attempt is None or attempt[1] in queue.REPORTED:
+        attempt = records.find_attempt(tx, job_id, attempt_nr)
+        if attempt is None or attempt.state in attempts.REPORTED:
             return False
-        spec = queue.specification(tx, job_id, "job")
+        spec = specs.specification(tx, job_id, "job")
         place = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
         word = tx.one("fact.get", kind=WORD, **place)
         for kind in (WORD, ATTEMPT):
@@ -171,7 +165,7 @@ async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) 
             told, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now(),
             worker=word[1] if word else "",
         )  # fmt: skip
-        return queue.conclude(tx, news, curve=curve, now=service.now()) is None
+        return attempts.conclude(tx, news, curve=curve, now=service.now()) is None
 
     if not await service.store.write(change, Ahead([job_id], attempts=True)):
         return ALREADY_DONE
@@ -239,7 +233,3 @@ async def set_debug(service: Service, party: Party, job_id: int, *, mode: bool) 
         return False
     await _learn(service, lease, lease.state, replace(lease.panda, debug=mode))
     return True
-
-
-def _standing(tx: Tx, job_id: int) -> Row | None:
-    return tx.one("job.standing", job_id=job_id)

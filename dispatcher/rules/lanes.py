@@ -8,13 +8,14 @@ hold up only those behind them in the same lane.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 
 import msgspec
 
 from ailurus.protocol.resources import Room, Shape
 from dispatcher.memory.waiting import LEAST
 from dispatcher.ports import Tx
+from dispatcher.rules import records
 from dispatcher.rules.group_turns import Turns
 
 MOST = 32
@@ -85,25 +86,12 @@ def ready(
     tx: Tx, queue: str, number: int, most: int, room: Room, suits: Callable[[Shape], bool]
 ) -> list[tuple[int, float, int, Shape]]:
     """Of the first jobs of a mixed lane those that fit and suit, as they are merged with others."""
-    rows = tx.all("job.ready_sized", queue=queue, shape_id=number, most=max(most, LOOKED_AT))
+    found = records.ready_sized(tx, queue, number, max(most, LOOKED_AT))
     return [
         (-priority, rank, job_id, shape)
-        for job_id, priority, rank, *sizes in rows
-        if (shape := _shape(sizes)).fits(room) and suits(shape)
+        for priority, rank, job_id, shape in found
+        if shape.fits(room) and suits(shape)
     ]
-
-
-def shape_of(tx: Tx, job_id: int) -> Shape | None:
-    """The own size of a job in a mixed lane."""
-    row = tx.one("sized.get", job_id=job_id)
-    return None if row is None else _shape(row)
-
-
-_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
-
-
-def _shape(sizes: Iterable[int]) -> Shape:
-    return Shape(**dict(zip(_SIZES, sizes, strict=True)))
 
 
 def _shape_id(tx: Tx, shape: Shape) -> int:

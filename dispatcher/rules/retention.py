@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from dispatcher.ports import Row, Tx
-from dispatcher.rules import queue, views
+from dispatcher.rules import records, specs, views
 
 SLICE = 50  # jobs moved in one commit
 EVENTS = 2000  # events and submissions forgotten in one commit
@@ -28,7 +28,7 @@ def detail(tx: Tx, row: Row) -> m.JobDetail:
     later = tx.one("retry.of", job_id=job_id)
     return m.JobDetail(
         row=views.job(row),
-        spec=queue.specification(tx, job_id, row[1]),
+        spec=specs.specification(tx, job_id, row[1]),
         attempts=tuple(views.attempt(one) for one in tx.all("attempt.of_job", job_id=job_id)),
         files=tuple(views.file(one) for one in tx.all("file.of_job", job_id=job_id)),
         parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),
@@ -80,8 +80,8 @@ def tidy(tx: Tx, *, before: float) -> bool:
 
 def _move(tx: Tx, job_ids: list[int]) -> None:
     for job_id in job_ids:
-        row, standing = tx.one("job.row", job_id=job_id), tx.one("job.standing", job_id=job_id)
-        if row is None or standing is None:
+        row, job = tx.one("job.row", job_id=job_id), records.find_job(tx, job_id)
+        if row is None or job is None:
             continue
         whole = detail(tx, row)
         tx.one("old.partition", at=whole.row.changed)
@@ -93,7 +93,7 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
             state=whole.row.state,
             owner=whole.row.user,
         )
-        tx.count(standing[4], standing[5], standing[0], -1, standing[7])
+        tx.count(job.queue, job.shape_id, job.state, -1, job.owner)
     ids = _encode(job_ids).decode()
     tx.run("failure.less", ids=ids)
     for what in ("log", "file", "attempt", "body", "parent", "sized", "job"):

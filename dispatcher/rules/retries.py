@@ -20,7 +20,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import retention
+from dispatcher.rules import records, retention
 from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.submission import MOST_LINKS, Prepared, prepared
 
@@ -195,21 +195,21 @@ def _usable(tries: Tries, job_id: int, parent: int) -> int:
 
 
 def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
-    row = tx.one("job.standing", job_id=job_id)
-    if row is None:
+    job = records.find_job(tx, job_id)
+    if job is None:
         old = retention.kept(tx, job_id)
         if old is None:
             raise Rejected(404, f"there is no job {job_id}", remedy="see `dispatcher jobs`")
         if not (old.spec.command or old.spec.script):
             raise _unreadable(job_id)
         return _Past(old.row.user, old.spec, old.parents, "")
-    body = tx.one("body.get", job_id=job_id)
+    body = records.find_body(tx, job_id)
     try:
-        spec = _spec(body[0] if body is not None else b"")
+        spec = _spec(body.spec if body is not None else b"")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _unreadable(job_id) from None
     parents = tuple(one[0] for one in tx.all("parent.states", child=job_id))
-    return _Past(row[7], spec, parents, turns.group(tx, row[5]))
+    return _Past(job.owner, spec, parents, turns.group(tx, job.shape_id))
 
 
 def _unreadable(job_id: int) -> Rejected:

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, shape_of
 from ailurus.protocol.resources import Shape
-from ailurus.protocol.states import FINAL, JobState
+from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import dependencies, retention
+from dispatcher.rules import dependencies, records, retention, transitions
 from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.lanes import Lanes
 
@@ -196,7 +196,7 @@ def add(  # noqa: PLR0913
     """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and what they
     wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the `group`."""
     lanes = Lanes(tx, owner, group, turns, shapes, now)
-    rows: list[dict[str, Any]] = [
+    new: list[dict[str, Any]] = [
         {
             "job_id": job_id,
             "queue": job.spec.queue,
@@ -213,16 +213,13 @@ def add(  # noqa: PLR0913
         }
         for job_id, job in enumerate(jobs, start=first + at)
     ]
-    lots = Counter((row["queue"], row["shape_id"]) for row in rows)
-    for (queue, shape_id), n in lots.items():
-        tx.count(queue, shape_id, JobState.DEFINED, n, owner)
-    tx.many("job.add", rows)
-    tx.many("body.add", rows)
-    mixed = {shape_id for _, shape_id in lots if lanes.mixed(shape_id)}
+    transitions.define(tx, new, owner=owner)
+    tx.many("body.add", new)
+    mixed = {number for number in {row["shape_id"] for row in new} if lanes.mixed(number)}
     if mixed:
         sized = (
             {"job_id": row["job_id"], **msgspec.structs.asdict(job.shape)}
-            for row, job in zip(rows, jobs, strict=True)
+            for row, job in zip(new, jobs, strict=True)
             if row["shape_id"] in mixed
         )
         tx.many("sized.add", sized)
@@ -276,12 +273,12 @@ def link(
     states, moved = _parents(tx, part, sees)
     waits: Counter[int] = Counter()
     files: dict[int, list[m.FileRecord]] = {}
-    rows = []
+    parents = []
     for child, parent, nr in part:
         ended = nr >= 0 and states[parent] == JobState.FINISHED
         waits[first + child] += not ended
         # a parent that has finished may still be telling its children: this one knows
-        rows.append(
+        parents.append(
             {
                 "parent": parent if nr >= 0 else first + parent,
                 "child": first + child,
@@ -290,7 +287,7 @@ def link(
         )
         if nr >= 0 and parent in moved and filled.get(child, jobs[child]).wants:
             files.setdefault(child, []).extend(moved[parent])
-    tx.many("parent.add", rows)
+    tx.many("parent.add", parents)
     tx.many("job.wait_for", ({"job_id": child, "n": n} for child, n in waits.items() if n))
     for child, made in files.items():
         job = _filled(filled.get(child, jobs[child]), made)
@@ -301,24 +298,10 @@ def link(
 def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m.Submitted:
     """Let all jobs of a request begin: from here on the submission is accepted."""
     last = first + jobs - 1
-    groups = tx.all("job.defined_range", first=first, last=last)
     doomed = tx.all("job.doomed", first=first, last=last)
-    tx.run("job.open_range", first=first, last=last, now=now)
-    for queue, shape, state, n, owner in groups:
-        tx.count(queue, shape, JobState.DEFINED, -n, owner)
-        tx.count(queue, shape, state, n, owner)
-        tx.tell(
-            "submitted",
-            at=now,
-            queue=queue,
-            shape_id=shape,
-            state=state,
-            jobs=n,
-            first=first,
-            last=last,
-        )
+    transitions.open_range(tx, first, last, now=now)
     for job_id, code, diagnosis in doomed:
-        dependencies.fail(tx, job_id, code=code, diagnosis=diagnosis, now=now)
+        dependencies.fail(tx, records.get_job(tx, job_id), code=code, diagnosis=diagnosis, now=now)
     if doomed:
         tx.tell("unfolding", at=now, job_id=doomed[0][0])
     for new_id, job_id in enumerate(request.retries, start=first):
@@ -336,8 +319,8 @@ def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
 
 def clear(tx: Tx, first: int, last: int) -> None:
     """Forget some jobs of such a request, with what they wait for."""
-    for queue, shape, _, n, whose in tx.all("job.defined_range", first=first, last=last):
-        tx.count(queue, shape, JobState.DEFINED, -n, whose)
+    for group in records.defined(tx, first, last):
+        tx.count(group.queue, group.shape_id, FIRST, -group.n, group.owner)
     for table in ("job", "body", "parent", "retry", "sized"):
         tx.run(f"{table}.drop_range", first=first, last=last)
 
@@ -379,7 +362,7 @@ def _parents(
         state, owner = found.get(parent, ("", ""))
         where = f"jobs[{child}].depends_on[{nr}]"
         # one that is still being submitted is not there yet, were it this very job
-        if state in ("", JobState.DEFINED) or (sees and owner != sees):
+        if state in ("", FIRST) or (sees and owner != sees):
             raise Rejected(
                 422, f"there is no job {parent}", field=where, remedy="see `dispatcher jobs`"
             )

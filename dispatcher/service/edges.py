@@ -16,7 +16,8 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Row, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import lanes, queue, views
+from dispatcher.rules import attempts, lanes, queue, records, views
+from dispatcher.rules.attempts import Claim
 from dispatcher.service.base import Core, SiteLease, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
@@ -98,7 +99,7 @@ class Edges(Core):
                 if row[0] in served and row[2] == JobState.ACTIVATED
             ]
             if any(row[1] not in self.shapes for row in ready):
-                self.shapes.update(queue.all_shapes(tx))
+                self.shapes.update(records.shapes(tx))
             of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
             for name, number, _, n in ready:
                 if self.turns.mixed(
@@ -226,14 +227,12 @@ class Edges(Core):
                 queue=row[1],
             )
             for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
-                job = tx.one("job.standing", job_id=job_id)
+                job = records.find_job(tx, job_id)
                 reason = f"worker {worker_id} of site {site} ended: {news.ending}"
-                if job is not None and job[6] == worker_id:
-                    queue.expire(
+                if job is not None and job.worker_id == worker_id:
+                    attempts.expire(
                         tx,
-                        job_id=job_id,
-                        attempt_nr=job[1],
-                        worker_id=worker_id,
+                        Claim(job_id, job.attempt_nr, worker_id),
                         reason=reason,
                         code=Code.PREEMPTED
                         if news.ending is Ending.PREEMPTED

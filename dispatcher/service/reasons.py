@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from msgspec import Struct
-
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import queue, why
+from dispatcher.rules import records, specs, why
+from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
 
 ANCESTORS = 500  # that are looked at, nearest first
 BAD = frozenset(FINAL - {JobState.FINISHED})
 OPEN = frozenset(JobState) - FINAL
-
-
-class _Ancestor(Struct, frozen=True):
-    """A job for which another waits, near or far."""
-
-    job_id: int
-    state: str
-    name: str
-    queue: str
-    shape_id: int
 
 
 class Reasons(Figures):
@@ -61,14 +50,14 @@ class Reasons(Figures):
         supply = await self.supply()
 
         def gather(tx: Tx) -> tuple[JobSpec, int, m.GroupRow | None]:
-            standing = tx.one("job.standing", job_id=job.job_id)
-            number = standing[5] if standing else 0
+            record = records.find_job(tx, job.job_id)
+            number = record.shape_id if record is not None else 0
             place = {"queue": job.queue, "shape_id": number}
             ahead = tx.one("job.ahead", **place, priority=job.priority, job_id=job.job_id)
             mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
-            rows = self.turns.rows(tx, job.queue, counts)
-            group = next((one for one in rows if one.name == mine), None)
-            return queue.specification(tx, job.job_id, job.name), ahead[0] if ahead else 0, group
+            groups = self.turns.rows(tx, job.queue, counts)
+            group = next((one for one in groups if one.name == mine), None)
+            return specs.specification(tx, job.job_id, job.name), ahead[0] if ahead else 0, group
 
         spec, ahead, group = await self.store.read(gather)
         wrong = self.troubles_of(job.queue, supply)
@@ -90,24 +79,23 @@ class Reasons(Figures):
                 stuck.append((one.job_id, faults[kind]))
         return stuck
 
-    async def _fault(self, one: _Ancestor) -> str:
-        spec = await self.store.read(lambda tx: queue.specification(tx, one.job_id, one.name))
+    async def _fault(self, one: JobRecord) -> str:
+        spec = await self.store.read(lambda tx: specs.specification(tx, one.job_id, one.name))
         found = why.impossible(spec, shape_of(spec), self.offers(one.queue))
         return found[1] if found else ""
 
 
-def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[_Ancestor]:
+def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[JobRecord]:
     """The ancestors of a job that are in one of these states, and so are all between it and them."""
-    found: dict[int, _Ancestor] = {}
+    found: dict[int, JobRecord] = {}
     todo = [job_id]
     for child in todo:
         for parent, state, *_ in tx.all("parent.states", child=child):
             if state not in states or parent in found:
                 continue
-            row = tx.one("job.standing", job_id=parent)
-            if row is None:
+            if (job := records.find_job(tx, parent)) is None:
                 continue
-            found[parent] = _Ancestor(parent, state, row[8], row[4], row[5])
+            found[parent] = job
             todo.append(parent)
             if len(found) >= ANCESTORS:
                 return list(found.values())

@@ -12,7 +12,8 @@ from ailurus.protocol.errors import Code
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import queue
+from dispatcher.rules import attempts
+from dispatcher.rules.attempts import Claim
 from dispatcher.service.workers import Pilots
 
 A = TypeVar("A")
@@ -110,11 +111,9 @@ class Relays(Pilots):
 
         def change(tx: Tx) -> None:
             for lease in leases:
-                queue.expire(
+                attempts.expire(
                     tx,
-                    job_id=lease.job_id,
-                    attempt_nr=lease.attempt_nr,
-                    worker_id=lease.worker_id,
+                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
                     reason=f"lost heartbeat: the relay of {ask.site} hears nothing of its worker",
                     code=Code.LOST_HEARTBEAT,
                     now=self.now(),

@@ -19,7 +19,8 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.ports import Row, Tx
-from dispatcher.rules import dependencies, queue, retention, submission
+from dispatcher.rules import attempts, dependencies, records, retention, submission
+from dispatcher.rules.attempts import Claim
 from dispatcher.service.base import EXCLUDED, TICK_S, Core, Heard, end_worker, log
 
 PASSED_S = 300.0
@@ -108,7 +109,7 @@ class Upkeep(Core):
     def _load(
         self, tx: Tx
     ) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row], list[Row]]:
-        self.shapes.update(queue.all_shapes(tx))
+        self.shapes.update(records.shapes(tx))
         last = tx.one("event.last")
         return (
             tx.all("attempt.open"),
@@ -180,11 +181,9 @@ class Upkeep(Core):
             for lease in late:
                 silent = self.length(lease.worker_id)
                 reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
-                queue.expire(
+                attempts.expire(
                     tx,
-                    job_id=lease.job_id,
-                    attempt_nr=lease.attempt_nr,
-                    worker_id=lease.worker_id,
+                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
                     reason=reason,
                     code=Code.LOST_HEARTBEAT,
                     now=now,

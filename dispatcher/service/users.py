@@ -14,7 +14,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.memory.waiting import until
 from dispatcher.ports import Row, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import payload_logs, queue, retention, submission, views
+from dispatcher.rules import attempts, payload_logs, records, retention, submission, views
 from dispatcher.service.intake import Intake
 
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
@@ -119,7 +119,7 @@ class Users(Intake):
                 lambda tx, part=part: [  # type: ignore[misc]
                     job_id
                     for job_id in part
-                    if queue.cancel(tx, job_id=job_id, by=caller.subject, now=self.now())
+                    if attempts.cancel(tx, job_id=job_id, by=caller.subject, now=self.now())
                 ]
             )
         for job_id in cancelled:
@@ -156,8 +156,8 @@ class Users(Intake):
             if not wanted and ask.attempt_nr is not None:
                 raise _no_attempt(job_id, ask.attempt_nr, len(attempts))
             if not wanted:
-                job = tx.one("job.standing", job_id=job_id)
-                ended = job is None or job[0] in FINAL  # before it began: nothing will come
+                job = records.find_job(tx, job_id)
+                ended = job is None or job.state in FINAL  # before it began: nothing will come
                 return m.LogChunk(offset=0, end=0, text="", final=ended)
             return payload_logs.chunk(tx, ask, job_id, wanted[-1])
 

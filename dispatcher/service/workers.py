@@ -21,8 +21,9 @@ from dispatcher.memory.leases import Lease
 from dispatcher.memory.waiting import until
 from dispatcher.ports import Ahead, Asks, Row, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import payload_logs, queue, retention
-from dispatcher.rules.queue import Given, Leased
+from dispatcher.rules import attempts, payload_logs, queue, records, retention
+from dispatcher.rules.attempts import Claim
+from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service.base import EXCLUDED, Core, Heard, end_worker, log
 
 _encode = msgspec.json.Encoder().encode
@@ -184,24 +185,23 @@ class Pilots(Core):
         # Such a worker gets nothing new; what it was leased and never heard of comes again.
         full = heard.draining or self.leases.alone(heard.worker_id)
         busy = self.leases.busy(heard.worker_id)
-        room = Room(cores=0) if full else ask.room
-        given = await self.store.write(
-            lambda tx: queue.lease(
-                tx,
+
+        def change(tx: Tx) -> Given:
+            request = LeaseRequest(
                 worker_id=heard.worker_id,
+                request_id=ask.request_id,
                 queue=heard.queue,
-                room=room,
+                room=Room(cores=0) if full else ask.room,
                 count=ask.count,
-                request=ask.request_id,
-                shapes=self.shapes,
-                turns=self.turns,
-                now=self.now(),
                 host=heard.host,
+                elsewhere=lambda shape: self._elsewhere(heard, shape),
                 busy=busy,
                 silent=heard.silent,
-                elsewhere=lambda shape: self._elsewhere(heard, shape),
-            ),
-            Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count)),
+            )
+            return queue.lease(tx, request, Memory(self.shapes, self.turns), now=self.now())
+
+        given = await self.store.write(
+            change, Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count))
         )
         until_s = self.awake.now + self.length(heard.worker_id)
         for job in given.jobs:
@@ -223,7 +223,7 @@ class Pilots(Core):
 
     def dry(self, tx: Tx) -> None:
         """Try to hand out the next job without doing it. Raises what would stop a queue."""
-        queue.dry(tx, self.shapes, self.turns)
+        queue.dry(tx, Memory(self.shapes, self.turns))
 
     def _elsewhere(self, heard: Heard, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""
@@ -281,15 +281,7 @@ class Pilots(Core):
         return [
             lease
             for lease, update in news
-            if queue.mark(
-                tx,
-                job_id=lease.job_id,
-                attempt_nr=lease.attempt_nr,
-                worker_id=lease.worker_id,
-                state=update.state,
-                since=update.since,
-                now=self.now(),
-            )
+            if attempts.mark(tx, _claim(update, lease.worker_id), now=self.now())
         ]
 
     def _commands(self, lease: Lease) -> list[m.Command]:
@@ -344,13 +336,14 @@ class Pilots(Core):
     def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
         """The state of an attempt of this worker which may still win; blank for one that may not, None for
         one that is not this worker's."""
-        job = tx.one("job.standing", job_id=update.job_id)
-        attempt = tx.one("attempt.get", job_id=update.job_id, attempt_nr=update.attempt_nr)
-        if attempt is None or attempt[0] != worker_id:
+        job = records.find_job(tx, update.job_id)
+        attempt = records.find_attempt(tx, update.job_id, update.attempt_nr)
+        if attempt is None or attempt.worker_id != worker_id:
             return None
-        if job is None or job[0] in FINAL:
+        if job is None or job.state in FINAL:
             return ""
-        return str(attempt[1]) if attempt[1] == "lost" or attempt[1] in WITH_WORKER else ""
+        may_win = attempt.state == "lost" or attempt.state in WITH_WORKER
+        return attempt.state if may_win else ""
 
     async def _resume(self, heard: Heard, lost: list[m.Update]) -> list[m.Update]:
         """Those of the lost attempts that go on as the current ones."""
@@ -359,15 +352,7 @@ class Pilots(Core):
             return [
                 update
                 for update in lost
-                if queue.resume(
-                    tx,
-                    job_id=update.job_id,
-                    attempt_nr=update.attempt_nr,
-                    worker_id=heard.worker_id,
-                    state=update.state,
-                    since=update.since,
-                    now=self.now(),
-                )
+                if attempts.resume(tx, _claim(update, heard.worker_id), now=self.now())
             ]
 
         back = await self.store.write(change)
@@ -424,7 +409,7 @@ class Pilots(Core):
             if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
                 key.encode(), report.report_key.encode()
             ):
-                counted = one.state in queue.REPORTED
+                counted = one.state in attempts.REPORTED
                 return m.ReportVerdict(
                     job_id=report.job_id,
                     attempt_nr=report.attempt_nr,
@@ -497,16 +482,16 @@ class Pilots(Core):
 
     def _conclude(self, tx: Tx, report: m.Report) -> m.ReportVerdict:
         """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
-        attempt = tx.one("attempt.get", job_id=report.job_id, attempt_nr=report.attempt_nr)
-        worker_id = attempt[0] if attempt else 0
+        attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
+        worker_id = attempt.worker_id if attempt is not None else 0
         key, seal = self.words(report.job_id, report.attempt_nr, worker_id)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
             return m.ReportVerdict(
                 job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey"
             )
-        lease = self.leases.held(attempt[0], report.job_id, report.attempt_nr)
+        lease = self.leases.held(worker_id, report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
-        refusal = queue.conclude(tx, report, curve=curve, now=self.now())
+        refusal = attempts.conclude(tx, report, curve=curve, now=self.now())
         return m.ReportVerdict(
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,
@@ -535,12 +520,8 @@ class Pilots(Core):
             kept = [
                 lease
                 for lease in leases
-                if not queue.release(
-                    tx,
-                    job_id=lease.job_id,
-                    attempt_nr=lease.attempt_nr,
-                    worker_id=lease.worker_id,
-                    now=self.now(),
+                if not attempts.release(
+                    tx, Claim(lease.job_id, lease.attempt_nr, lease.worker_id), now=self.now()
                 )
             ]
             if then is not None:
@@ -626,6 +607,11 @@ class Pilots(Core):
             raise Rejected(410, "this worker has ended", remedy="exit")
         heard.silent = True
         return heard
+
+
+def _claim(update: m.Update, worker_id: int) -> Claim:
+    """What a worker says of an attempt."""
+    return Claim(update.job_id, update.attempt_nr, worker_id, update.state, update.since)
 
 
 def instance_of(caller: Caller, instance: str) -> str:

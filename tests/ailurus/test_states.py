@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol import states
-from ailurus.protocol.states import FINAL, NEXT, WITH_WORKER, JobState, Refusal, Standing
+from ailurus.protocol.states import (
+    FINAL,
+    FIRST,
+    NEXT,
+    STAGES,
+    TABLE,
+    UNUSED,
+    WITH_WORKER,
+    Change,
+    JobState,
+    Progress,
+    Refusal,
+)
 
 S = JobState
 DOCS = Path(__file__).parents[2] / "docs"
@@ -21,12 +35,14 @@ events = st.lists(
         st.tuples(st.just("advance"), st.sampled_from(WORKER_WORDS), st.integers(0, 4)),
         st.tuples(st.just("conclude"), st.booleans(), st.booleans(), st.integers(0, 4)),
         st.tuples(st.just("release"), st.integers(0, 4)),
+        st.tuples(st.just("resume"), st.integers(0, 4)),
+        st.tuples(st.just("abandon")),
         st.tuples(st.just("cancel")),
     ),
     max_size=40,
 )
-standings = st.builds(
-    Standing,
+jobs = st.builds(
+    Progress,
     state=st.just(S.ACTIVATED),
     attempt_nr=st.just(0),
     max_attempts=st.integers(1, 4),
@@ -34,7 +50,7 @@ standings = st.builds(
 )
 
 
-def apply(job: Standing, event: tuple[object, ...]) -> Standing | Refusal:
+def apply(job: Progress, event: tuple[object, ...]) -> Progress | Refusal:
     match event:
         case ("lease",):
             return states.lease(job)
@@ -46,11 +62,15 @@ def apply(job: Standing, event: tuple[object, ...]) -> Standing | Refusal:
             )
         case ("release", attempt_nr):
             return states.release(job, attempt_nr)
+        case ("resume", attempt_nr):
+            return states.resume(job, attempt_nr)
+        case ("abandon",):
+            return states.abandon(job)
         case _:
             return states.cancel(job)
 
 
-@given(standings, events)
+@given(jobs, events)
 def test_every_step_is_in_the_table_and_a_final_job_never_changes_again(job, story):
     for event in story:
         after = apply(job, event)
@@ -62,7 +82,7 @@ def test_every_step_is_in_the_table_and_a_final_job_never_changes_again(job, sto
         job = after
 
 
-@given(standings, events)
+@given(jobs, events)
 def test_no_more_attempts_than_allowed_but_for_those_given_back(job, story):
     allowed, leased, returned = job.max_attempts, 0, 0
     for event in story:
@@ -75,7 +95,7 @@ def test_no_more_attempts_than_allowed_but_for_those_given_back(job, story):
     assert leased - returned <= allowed
 
 
-@given(standings, events)
+@given(jobs, events)
 def test_the_first_finished_attempt_wins_whichever_it_is(job, story):
     for event in story:
         after = apply(job, event)
@@ -86,8 +106,10 @@ def test_the_first_finished_attempt_wins_whichever_it_is(job, story):
         job = job if isinstance(after, Refusal) else after
 
 
-def test_every_state_can_reach_an_end():
-    for state in S:
+def test_every_state_of_ours_can_be_reached_and_can_reach_an_end():
+    entered = {FIRST} | {step.to for step in TABLE.values()}
+    assert entered == set(S) - UNUSED == set(NEXT)
+    for state in entered:
         seen, todo = set(), {state}
         while todo:
             seen |= todo
@@ -95,8 +117,37 @@ def test_every_state_can_reach_an_end():
         assert seen & FINAL
 
 
+def test_nothing_leads_out_of_a_final_state_or_into_one_of_pandas_own():
+    for step in TABLE.values():
+        assert not step.start & FINAL
+        assert not (step.start | {step.to}) & UNUSED
+
+
+@given(st.sampled_from(S), st.sampled_from(Change))
+def test_a_change_that_the_table_has_not_is_refused(state, change):
+    found = states.after(state, change)
+    if state in TABLE[change].start:
+        assert found is TABLE[change].to
+    else:
+        assert found is (Refusal.ALREADY_DONE if state in FINAL else Refusal.ILLEGAL)
+
+
+def test_the_stages_of_an_attempt_follow_each_other_in_the_table():
+    for early, late in itertools.combinations(STAGES, 2):
+        assert late in NEXT[early]
+        assert early not in NEXT[late]
+
+
+@pytest.mark.parametrize("state", sorted(S))
+def test_a_job_that_is_being_submitted_is_not_touched(state):
+    job = Progress(state=S.DEFINED, attempt_nr=0, max_attempts=1, retry_all=False)
+    assert states.advance(job, state, 0) is Refusal.BAD_ATTEMPT
+    for change in (states.lease, states.cancel, states.abandon):
+        assert change(job) is Refusal.ILLEGAL
+
+
 def test_words_that_overtook_each_other_undo_nothing():
-    job = Standing(state=S.HOLDING, attempt_nr=1)
+    job = Progress(state=S.HOLDING, attempt_nr=1, max_attempts=1, retry_all=False)
     for late in (S.STARTING, S.RUNNING, S.HOLDING):
         assert states.advance(job, late, 1) == job
 

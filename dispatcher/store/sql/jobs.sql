@@ -7,10 +7,10 @@ insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_a
             :created, :created, :owner, :name, :rank)
 
 -- name: job.defined_range
--- Jobs of a submission by queue, shape, first state and owner, as counters will have them.
+-- Jobs of a submission by queue, shape and owner, and whether they are to wait for parents, as
+-- counters have them.
 -- reads: job
-select queue, shape_id, case when parents_left > 0 then 'pending' else 'activated' end, count(*),
-    owner
+select queue, shape_id, parents_left > 0 as blocked, count(*) as n, owner
     from job where job_id between :first and :last and state = 'defined' group by 1, 2, 3, 5
 
 -- name: job.doom
@@ -27,7 +27,7 @@ select job_id, code, diagnosis from job where job_id between :first and :last
 -- name: job.open_range
 -- Let a submission's jobs begin: to wait for parents, or for workers.
 -- writes: job
-update job set state = case when parents_left > 0 then 'pending' else 'activated' end,
+update job set state = case when parents_left > 0 then :blocked else :ready end,
     activated = case when parents_left > 0 then null else :now end
     where job_id between :first and :last and state = 'defined'
 
@@ -38,7 +38,7 @@ delete from job where job_id between :first and :last
 
 -- name: job.standing
 -- What decides on a job's next state, and where it is counted.
--- owner: checked by _take, _left, _attempt_of, _past, _standing, gather, _above
+-- owner: checked by _take, _left, _attempt_of, _past, judge, gather, _above
 -- reads: job
 -- locks: job
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
@@ -82,7 +82,7 @@ update job set parents_left = parents_left - 1 where job_id in {ids}
 -- Jobs that wait for parents no more.
 -- writes: job
 -- forgets: ids
-update job set state = 'activated', changed = :now, activated = :now
+update job set state = :state, changed = :now, activated = :now
     where job_id in {ids}
 
 -- name: job.ready

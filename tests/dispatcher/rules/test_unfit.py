@@ -16,7 +16,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.door.readiness import Readiness
 from dispatcher.panda import acquire as panda_acquire
 from dispatcher.refusal import Rejected
-from dispatcher.rules import queue, retention
+from dispatcher.rules import attempts, retention
 from tests.dispatcher.helpers import ALICE, job, run
 
 S = JobState
@@ -168,7 +168,7 @@ def test_readiness_tries_to_hand_out_a_job(tmp_path, monkeypatch):
         readiness = Readiness(b.service.store, b.service.dry)
         await readiness.check()
         assert await b.state(bad) is S.ACTIVATED  # it only looks
-        monkeypatch.setattr(queue, "_tried_on", lambda tx, job_id: 1 / 0)
+        monkeypatch.setattr(attempts, "tried_on", lambda tx, job_id: 1 / 0)
         with pytest.raises(Rejected) as refused:
             await Readiness(b.service.store, b.service.dry).check()
         assert refused.value.status == 503

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope, WorkersQuery
 from ailurus.protocol.resources import Room
-from ailurus.protocol.states import FINAL, JobState, Refusal, Standing, resume
+from ailurus.protocol.states import FINAL, JobState, Progress, Refusal, resume
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
@@ -213,11 +214,11 @@ def test_the_first_lease_after_a_start_is_longer_than_a_pilots_longest_pause(tmp
 @pytest.mark.field("H4")
 def test_only_the_current_attempt_of_a_job_that_waits_is_resumed():
     for state in S:
-        job = Standing(state=state, attempt_nr=2)
+        job = Progress(state=state, attempt_nr=2, max_attempts=5, retry_all=False)
         if state in FINAL:
             assert resume(job, 2) is Refusal.ALREADY_DONE
         elif state is S.ACTIVATED:
-            assert resume(job, 2) == Standing(state=S.SENT, attempt_nr=2)
+            assert resume(job, 2) == replace(job, state=S.SENT)
             assert resume(job, 1) is Refusal.BAD_ATTEMPT
         else:
             assert resume(job, 2) is Refusal.BAD_ATTEMPT

@@ -16,8 +16,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.resources import Shape
 from dispatcher.ports import NOTHING, Ahead, Unavailable
-from dispatcher.rules import queue, retention, submission
+from dispatcher.rules import queue, records, retention, submission
 from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.queue import LeaseRequest
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import ALICE, BIG, bench, job, request
 
@@ -113,10 +114,8 @@ class Memory:
         self.turns = Turns(GROUPS)
 
     def lease(self, tx, request: str) -> list[Shape]:
-        got = queue.lease(
-            tx, worker_id=1, queue="q", room=BIG, count=1, request=request, shapes=self.shapes,
-            turns=self.turns, now=1.0,
-        )  # fmt: skip
+        one = LeaseRequest(worker_id=1, queue="q", room=BIG, request_id=request)
+        got = queue.lease(tx, one, queue.Memory(self.shapes, self.turns), now=1.0)
         return [one.shape for one in got.jobs]
 
     def submit(self, tx, name: str, cores: int, group: str, *, good: bool) -> None:
@@ -165,7 +164,7 @@ def test_whatever_neighbours_fail_memory_is_what_was_committed(commits):
                 done = await asyncio.gather(*asked, return_exceptions=True)
                 assert all(one is None or isinstance(one, list | ValueError) for one in done)
                 leased += [one for one in done if isinstance(one, list)]
-            stored = await store.read(queue.all_shapes)
+            stored = await store.read(records.shapes)
             assert memory.shapes.items() <= stored.items()
             return leased, memory.turns.taken
         finally:

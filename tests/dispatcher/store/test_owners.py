@@ -22,6 +22,7 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live
 from dispatcher.refusal import Rejected
+from dispatcher.rules import records
 from dispatcher.store.queries import statements
 from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
 
@@ -54,6 +55,7 @@ def declared() -> dict[str, str]:
 def callers() -> dict[str, set[tuple[str, str]]]:
     """By statement the modules, and there the classes and functions, in which it is named."""
     found = defaultdict(set)
+    reading = readers()
 
     def walk(node: ast.AST, module: str, names: tuple[str, ...]) -> None:
         for child in ast.iter_child_nodes(node):
@@ -62,11 +64,24 @@ def callers() -> dict[str, set[tuple[str, str]]]:
                 inner = (*names, child.name)
             if isinstance(child, ast.Constant) and child.value in statements():
                 found[child.value].add((module, inner))
+            if isinstance(child, ast.Attribute) and ast.unparse(child.value) == "records":
+                for name in reading[child.attr]:
+                    found[name].add((module, inner))
             walk(child, module, inner)
 
     for file in Path(dispatcher.__file__).parent.rglob("*.py"):
         walk(ast.parse(file.read_text()), file.stem, ())
     return found
+
+
+def readers() -> dict[str, set[str]]:
+    """By function of `rules/records.py` the statements that it names: who calls it calls them."""
+    names = defaultdict(set)
+    for function in ast.parse(Path(records.__file__).read_text("utf-8")).body:
+        for node in ast.walk(function):
+            if isinstance(node, ast.Constant) and node.value in statements():
+                names[function.name].add(node.value)
+    return names
 
 
 def keyed() -> list[str]:

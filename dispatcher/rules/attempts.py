@@ -1,0 +1,236 @@
+"""How attempts go on and end: by what their workers report, by time, and by the hand of a user.
+
+An attempt is the pair of a job's id and a number. Each function here moves the job first
+(`transitions.py`), whose answer says whether the rest applies.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import TAKEN_AWAY, Code
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
+from ailurus.protocol.worker import Ending
+from dispatcher.ports import Tx
+from dispatcher.rules import dependencies, records, transitions
+from dispatcher.rules.records import JobRecord
+
+log = Log("queue")
+_encode = msgspec.json.Encoder().encode
+REPORTED = frozenset({"finished", "failed"})  # states of attempts whose report has been accepted
+SUSPECT = 3  # workers lost while they had a job: it may be what kills them
+_END_OF_ATTEMPT: dict[str, object] = {
+    "exit_code": None,
+    "host": "",
+    "runtime": "",
+    "diagnosis": "",
+    "remedy": "",
+    "usage": None,
+    "timing": None,
+    "stderr_tail": "",
+    "curve": None,
+}
+
+
+class Claim(Struct, frozen=True):
+    """An attempt, and the worker that says, or is taken, to have it."""
+
+    job_id: int
+    attempt_nr: int
+    worker_id: int
+    state: JobState = JobState.SENT
+    since: float = 0.0
+    """When the attempt came into `state`, in seconds since 1970."""
+
+
+def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
+    """Note how far a worker says that an attempt of its has come. A claim that does not apply changes
+    nothing. Whether anything was written, and with it that the worker lives."""
+    job = records.find_job(tx, claim.job_id)
+    if job is None or job.worker_id != claim.worker_id:  # a claim about one job harms no other
+        return False
+    after = transitions.advance(tx, job, claim.state, claim.attempt_nr, now=now)
+    if isinstance(after, Refusal) or after.state is job.state:
+        return False
+    tx.run(
+        "attempt.mark",
+        job_id=claim.job_id,
+        attempt_nr=claim.attempt_nr,
+        state=claim.state,
+        since=min(claim.since, now),
+        now=now,
+    )
+    return True
+
+
+def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
+    """Take the final report of an attempt. None: it counts, also when it comes a second time. `curve`: the
+    samples of its heartbeats, encoded. Raises NoSuchJob."""
+    job = records.get_job(tx, report.job_id)  # first: it waits for whoever reports the same job now
+    attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
+    if attempt is None:
+        return Refusal.BAD_ATTEMPT
+    if attempt.state in REPORTED:
+        return None
+    blameless = report.code in TAKEN_AWAY
+    after = transitions.conclude(tx, job, report, blameless=blameless, now=now)
+    if isinstance(after, Refusal):
+        _end(tx, report.job_id, report.attempt_nr, after.value, now, code=report.code)
+        return after
+    _end(
+        tx,
+        report.job_id,
+        report.attempt_nr,
+        "finished" if report.finished else "failed",
+        now,
+        code=report.code,
+        exit_code=report.exit_code,
+        host=report.host,
+        runtime=report.runtime,
+        diagnosis=report.diagnosis,
+        remedy=report.remedy,
+        usage=None if report.usage is None else _encode(report.usage).decode(),
+        timing=_encode(report.timing).decode(),
+        stderr_tail=report.stderr_tail,
+        curve=curve,
+    )
+    if report.files:
+        tx.many(
+            "file.add",
+            ({"job_id": report.job_id, **msgspec.structs.asdict(file)} for file in report.files),
+        )
+    _settle(tx, job, after, report.attempt_nr, now=now)
+    return None
+
+
+def expire(
+    tx: Tx,
+    claim: Claim,
+    *,
+    reason: str,
+    code: int,
+    now: float,
+    ending: Ending | None = None,
+) -> None:
+    """End an attempt whose worker is gone: another one follows, though its own report may still win.
+
+    A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then it
+    may be the job that fails them.
+    """
+    job = records.find_job(tx, claim.job_id)
+    if job is None or job.worker_id != claim.worker_id:
+        return  # nothing to try again; the leases of other jobs expire all the same
+    blameless = ending is Ending.PREEMPTED or (
+        ending is Ending.NODE_FAIL and sum(tried_on(tx, claim.job_id).values()) < SUSPECT
+    )
+    lost = m.Report(
+        job_id=claim.job_id,
+        attempt_nr=claim.attempt_nr,
+        report_key="-",
+        finished=False,
+        transient=True,
+        code=code,
+        diagnosis=reason,
+    )
+    after = transitions.conclude(tx, job, lost, blameless=blameless, now=now)
+    if isinstance(after, Refusal):
+        return
+    _end(tx, claim.job_id, claim.attempt_nr, "lost", now, code=code, diagnosis=reason)
+    _settle(tx, job, after, claim.attempt_nr, now=now)
+
+
+def resume(tx: Tx, claim: Claim, *, now: float) -> bool:
+    """Let an attempt that was lost go on, if its worker says that it still has it and no newer attempt has
+    begun. Whether it is that worker's now."""
+    job = records.find_job(tx, claim.job_id)
+    if job is None or not is_lost(tx, claim):
+        return False
+    after = transitions.resume(tx, job, claim.attempt_nr, claim.worker_id, now=now)
+    if isinstance(after, Refusal):
+        return False
+    tx.run("attempt.resume", job_id=claim.job_id, attempt_nr=claim.attempt_nr, now=now)
+    mark(tx, claim, now=now)
+    return True
+
+
+def release(tx: Tx, claim: Claim, *, now: float) -> bool:
+    """Take back a job that its worker has not started. Whether the worker has it no more: an attempt that
+    has begun is not taken back, and stays its worker's."""
+    job = records.find_job(tx, claim.job_id)
+    if job is None or job.worker_id != claim.worker_id or job.attempt_nr != claim.attempt_nr:
+        return True
+    if isinstance(transitions.release(tx, job, claim.attempt_nr, now=now), Refusal):
+        return job.state not in WITH_WORKER
+    _end(tx, claim.job_id, claim.attempt_nr, "released", now)
+    return True
+
+
+def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
+    """Cancel a job for the user `by`. Whether it was not final yet. Raises NoSuchJob."""
+    job = records.get_job(tx, job_id)
+    after = transitions.cancel(tx, job, by, now=now)
+    if isinstance(after, Refusal):
+        return False
+    if job.state in WITH_WORKER:
+        _end(tx, job_id, job.attempt_nr, "cancelled", now, diagnosis=f"cancelled by {by}")
+    dependencies.ended(tx, after, now=now)
+    return True
+
+
+def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
+    """Fail a job that no worker can be given: its owner is told why, and no other job waits behind it.
+    Raises NoSuchJob."""
+    job = records.get_job(tx, job_id)
+    diagnosis = f"it cannot be handed out: {why}"[:2000]
+    code = Code.NOT_HANDED_OUT
+    after = transitions.abandon(tx, job, code=code, diagnosis=diagnosis, now=now)
+    if isinstance(after, Refusal):
+        return
+    if job.state in WITH_WORKER:
+        _end(tx, job_id, job.attempt_nr, "failed", now, code=code, diagnosis=diagnosis)
+    dependencies.ended(tx, after, now=now)
+    log.error("job_not_handed_out", job_id=job_id, user=job.owner, reason=why[:2000])
+
+
+def is_lost(tx: Tx, claim: Claim) -> bool:
+    """Whether an attempt is that worker's, and was given up when the worker was taken for lost."""
+    attempt = records.find_attempt(tx, claim.job_id, claim.attempt_nr)
+    return attempt is not None and attempt.worker_id == claim.worker_id and attempt.state == "lost"
+
+
+def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
+    """The nodes on which attempts of a job failed, and how many workers were lost there while they had it
+    (one that was preempted does not count)."""
+    tried: dict[str, int] = {}
+    for host, lost in tx.all("attempt.tried_on", job_id=job_id, lost=int(Code.LOST_HEARTBEAT)):
+        tried[host] = tried.get(host, 0) + bool(lost)
+    return tried
+
+
+def _settle(tx: Tx, before: JobRecord, after: JobRecord, attempt_nr: int, *, now: float) -> None:
+    """Do what follows from the end of a job by the end of an attempt: stop a newer attempt, and inform
+    the jobs that depend on it."""
+    if after.state not in FINAL:
+        return
+    if before.attempt_nr != attempt_nr and before.state in WITH_WORKER:
+        diagnosis = "an earlier attempt finished first"
+        _end(tx, before.job_id, before.attempt_nr, "overtaken", now, diagnosis=diagnosis)
+    dependencies.ended(tx, after, now=now)
+
+
+def _end(
+    tx: Tx, job_id: int, attempt_nr: int, state: str, now: float, code: int = 0, **data: object
+) -> None:
+    """End an attempt, with what its report said."""
+    tx.run(
+        "attempt.end",
+        **{**_END_OF_ATTEMPT, **data},
+        job_id=job_id,
+        attempt_nr=attempt_nr,
+        state=state,
+        ended=now,
+        code=code,
+    )
