@@ -1,13 +1,14 @@
 """The life of a job: one table of changes, and pure functions that look their answers up in it.
 
-A job is `defined` while its submission is being stored. Then it waits for the jobs that it depends on
-(`pending`), or is ready (`activated`). It is leased to a worker (`sent`), stages in (`starting`), runs,
-stages out (`holding`), and ends. A failed or lost attempt puts the same job back to `activated`, and the
-next lease has the next attempt number. Each attempt may end; the job ends once.
+A job is `defined` while its submission is being stored. Then it waits for the jobs that it depends
+on (`pending`), or is ready (`activated`). It is leased to a worker (`sent`), stages in
+(`starting`), runs, stages out (`holding`), and ends. A failed or lost attempt puts the same job
+back to `activated`, and the next lease has the next attempt number. Each attempt may end; the job
+ends once.
 
 `TABLE` is the program. Nothing else says which state follows which: the functions below add what is
-required of the attempt, and `dispatcher/rules/transitions.py`, the only place where a job changes state,
-writes what they return. `docs/states.md` is drawn from the table, and a test compares them.
+required of the attempt, and `dispatcher/rules/transitions.py`, the only place where a job changes
+state, writes what they return. `docs/states.md` is drawn from the table, and a test compares them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from msgspec.structs import replace
 class JobState(StrEnum):
     """A job's state (PanDA jobStatus).
 
-    No job of ours is ever `assigned`, `merging`, `transferring` or `closed`: nothing in the table leads
-    there. The words are here because PanDA's clients and users know them: they filter lists by them,
-    count jobs in them, and rely on `closed` being final.
+    No job of ours is ever `assigned`, `merging`, `transferring` or `closed`: nothing in the table
+    leads there. The words are here because PanDA's clients and users know them: they filter lists
+    by them, count jobs in them, and rely on `closed` being final.
     """
 
     PENDING = "pending"
@@ -203,9 +204,9 @@ def conclude(
     """The job after the final report of an attempt. `blameless`: the site ended the attempt, by
     preemption say, and the job gets another one for it.
 
-    The first attempt that finished wins, even one whose lease had expired; a failure counts only for
-    the current attempt. A failed attempt is followed by another one while `max_attempts` allows and the
-    failure is of a kind worth trying again.
+    The first attempt that finished wins, even one whose lease had expired; a failure counts only
+    for the current attempt. A failed attempt is followed by another one while `max_attempts` allows
+    and the failure is of a kind worth trying again.
     """
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
@@ -225,7 +226,8 @@ def conclude(
 def release(job: P, attempt_nr: int) -> P | Refusal:
     """The job given back unstarted by its worker, which does not count as an attempt.
 
-    Its attempt number is not used again, so that no late report can be taken for the next attempt's.
+    Its attempt number is not used again, so that no late report can be taken for the next
+    attempt's.
     """
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
@@ -235,8 +237,8 @@ def release(job: P, attempt_nr: int) -> P | Refusal:
 
 
 def resume(job: P, attempt_nr: int) -> P | Refusal:
-    """The job leased again to the worker of its lost attempt, which is back: as long as no newer attempt
-    has begun, that attempt is the current one."""
+    """The job leased again to the worker of its lost attempt, which is back: as long as no newer
+    attempt has begun, that attempt is the current one."""
     if job.state in FINAL:
         return Refusal.ALREADY_DONE
     if attempt_nr != job.attempt_nr or job.state not in TABLE[C.RESUME].start:
@@ -251,6 +253,6 @@ def cancel(job: P) -> P | Refusal:
 
 
 def abandon(job: P) -> P | Refusal:
-    """The job failed without an attempt that failed: it can never run. One that is still being submitted
-    may never come to be, and fails once it is."""
+    """The job failed without an attempt that failed: it can never run. One that is still being
+    submitted may never come to be, and fails once it is."""
     return _changed(job, C.ABANDON)

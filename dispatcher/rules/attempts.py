@@ -47,8 +47,8 @@ class Claim(Struct, frozen=True):
 
 
 def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
-    """Note how far a worker says that an attempt of its has come. A claim that does not apply changes
-    nothing. Whether anything was written, and with it that the worker lives."""
+    """Note how far a worker says that an attempt of its has come. A claim that does not apply
+    changes nothing. Whether anything was written, and with it that the worker lives."""
     job = records.find_job(tx, claim.job_id)
     if job is None or job.worker_id != claim.worker_id:  # a claim about one job harms no other
         return False
@@ -67,8 +67,8 @@ def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
 
 
 def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
-    """Take the final report of an attempt. None: it counts, also when it comes a second time. `curve`: the
-    samples of its heartbeats, encoded. Raises NoSuchJob."""
+    """Take the final report of an attempt. None: it counts, also when it comes a second time.
+    `curve`: the samples of its heartbeats, encoded. Raises NoSuchJob."""
     job = records.get_job(tx, report.job_id)  # first: it waits for whoever reports the same job now
     attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
     if attempt is None:
@@ -115,10 +115,11 @@ def expire(
     now: float,
     ending: Ending | None = None,
 ) -> None:
-    """End an attempt whose worker is gone: another one follows, though its own report may still win.
+    """End an attempt whose worker is gone: another one follows, though its own report may still
+    win.
 
-    A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then it
-    may be the job that fails them.
+    A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then
+    it may be the job that fails them.
     """
     job = records.find_job(tx, claim.job_id)
     if job is None or job.worker_id != claim.worker_id:
@@ -143,8 +144,8 @@ def expire(
 
 
 def resume(tx: Tx, claim: Claim, *, now: float) -> bool:
-    """Let an attempt that was lost go on, if its worker says that it still has it and no newer attempt has
-    begun. Whether it is that worker's now."""
+    """Let an attempt that was lost go on, if its worker says that it still has it and no newer
+    attempt has begun. Whether it is that worker's now."""
     job = records.find_job(tx, claim.job_id)
     if job is None or not is_lost(tx, claim):
         return False
@@ -157,8 +158,8 @@ def resume(tx: Tx, claim: Claim, *, now: float) -> bool:
 
 
 def release(tx: Tx, claim: Claim, *, now: float) -> bool:
-    """Take back a job that its worker has not started. Whether the worker has it no more: an attempt that
-    has begun is not taken back, and stays its worker's."""
+    """Take back a job that its worker has not started. Whether the worker has it no more: an
+    attempt that has begun is not taken back, and stays its worker's."""
     job = records.find_job(tx, claim.job_id)
     if job is None or job.worker_id != claim.worker_id or job.attempt_nr != claim.attempt_nr:
         return True
@@ -181,8 +182,8 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
 
 
 def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
-    """Fail a job that no worker can be given: its owner is told why, and no other job waits behind it.
-    Raises NoSuchJob."""
+    """Fail a job that no worker can be given: its owner is told why, and no other job waits behind
+    it. Raises NoSuchJob."""
     job = records.get_job(tx, job_id)
     diagnosis = f"it cannot be handed out: {why}"[:2000]
     code = Code.NOT_HANDED_OUT
@@ -202,8 +203,8 @@ def is_lost(tx: Tx, claim: Claim) -> bool:
 
 
 def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
-    """The nodes on which attempts of a job failed, and how many workers were lost there while they had it
-    (one that was preempted does not count)."""
+    """The nodes on which attempts of a job failed, and how many workers were lost there while they
+    had it (one that was preempted does not count)."""
     tried: dict[str, int] = {}
     for host, lost in tx.all("attempt.tried_on", job_id=job_id, lost=int(Code.LOST_HEARTBEAT)):
         tried[host] = tried.get(host, 0) + bool(lost)
@@ -211,8 +212,8 @@ def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
 
 
 def _settle(tx: Tx, before: JobRecord, after: JobRecord, attempt_nr: int, *, now: float) -> None:
-    """Do what follows from the end of a job by the end of an attempt: stop a newer attempt, and inform
-    the jobs that depend on it."""
+    """Do what follows from the end of a job by the end of an attempt: stop a newer attempt, and
+    inform the jobs that depend on it."""
     if after.state not in FINAL:
         return
     if before.attempt_nr != attempt_nr and before.state in WITH_WORKER:

@@ -1,7 +1,8 @@
 """Failures by kind: those whose diagnoses differ in numbers and paths alone are alike.
 
-Each commit keeps how many there are of a kind, so that a reader counts nothing. A payload has a say in its
-diagnosis, so an owner has at most `KINDS` kinds of a code: failures of further ones are counted together.
+Each commit keeps how many there are of a kind, so that a reader counts nothing. A payload has a say
+in its diagnosis, so an owner has at most `KINDS` kinds of a code: failures of further ones are
+counted together.
 """
 
 from __future__ import annotations

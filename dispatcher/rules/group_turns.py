@@ -1,13 +1,15 @@
-"""Turns between groups of users: each has its share of what a queue hands out, whoever waits behind it.
+"""Turns between groups of users: each has its share of what a queue hands out, whoever waits behind
+it.
 
 Which groups there are is configured (`serve --share group:NAME=N`); everybody else is in the group
 without a name. A job's group stands in its *lane*: the number of a shape and a group, which is used
-wherever a shape's number is, so that counters and the index of ready jobs are kept by group at no cost.
+wherever a shape's number is, so that counters and the index of ready jobs are kept by group at no
+cost.
 
-Whose turn it is follows start-time fair queueing: a job moves its group's clock on by its cores over
-the group's share, the group with the earliest clock is next, and one that had nothing to run meanwhile
-begins at the present turn. A clock moves only where another group could have had the place. The clocks
-are memory: at a start, groups are even.
+Whose turn it is follows start-time fair queueing: a job moves its group's clock on by its cores
+over the group's share, the group with the earliest clock is next, and one that had nothing to run
+meanwhile begins at the present turn. A clock moves only where another group could have had the
+place. The clocks are memory: at a start, groups are even.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ Candidate = tuple[int, Shape, str | None]
 
 
 def group_of(names: Iterable[str], shares: Mapping[str, float]) -> str:
-    """The group in which a user takes turns: the first of the token's that is configured, by its own
-    name or by that of a group above it (`/atlas` for `/atlas/production`)."""
+    """The group in which a user takes turns: the first of the token's that is configured, by its
+    own name or by that of a group above it (`/atlas` for `/atlas/production`)."""
     for name in names:
         above = name
         while above:
@@ -38,7 +40,8 @@ def group_of(names: Iterable[str], shares: Mapping[str, float]) -> str:
 
 
 def turns_of(queue: str, group: str) -> str:
-    """The name under which a group's users take turns in a queue; no queue's name has a line break."""
+    """The name under which a group's users take turns in a queue; no queue's name has a line
+    break."""
     return f"{queue}\n{group}" if group else queue
 
 
@@ -58,7 +61,8 @@ class Turns:
         return self.shares.get(group, 1.0)
 
     def lane(self, tx: Tx, shape_id: int, group: str, owner: str = "") -> int:
-        """The number of a shape in a group; of an `owner` one for jobs of many sizes, see `variety`."""
+        """The number of a shape in a group; of an `owner` one for jobs of many sizes, see
+        `variety`."""
         name = f"{group}\n{owner}" if owner else group
         if not name:
             return shape_id
@@ -86,8 +90,8 @@ class Turns:
         return self._names[number]
 
     def rows(self, tx: Tx, queue: str, ready: Iterable[Row]) -> list[GroupRow]:
-        """The groups whose jobs wait for workers of a queue, by what is `ready` in queues and lanes;
-        none if nobody is in a group."""
+        """The groups whose jobs wait for workers of a queue, by what is `ready` in queues and
+        lanes; none if nobody is in a group."""
         waiting: Counter[str] = Counter()
         for name, number, n in ready:
             if name in (queue, ""):

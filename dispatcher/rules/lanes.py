@@ -1,9 +1,9 @@
 """The bound on the sizes of jobs that a user has in a queue.
 
-Each size has an index range and a counter, at which every acquire in the queue looks. The first `MOST` sizes
-that wait have a lane each; jobs of further sizes share one, the user's *mixed* lane, in the order of their
-turns. An acquire looks at the first `LOOKED_AT` jobs of it, each with its own size, so jobs that fit nowhere
-hold up only those behind them in the same lane.
+Each size has an index range and a counter, at which every acquire in the queue looks. The first
+`MOST` sizes that wait have a lane each; jobs of further sizes share one, the user's *mixed* lane,
+in the order of their turns. An acquire looks at the first `LOOKED_AT` jobs of it, each with its own
+size, so jobs that fit nowhere hold up only those behind them in the same lane.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What is kept of payloads' output: pieces by offset, counted a stream, and always the end of it."""
+"""What is kept of payloads' output: pieces by offset, counted a stream, and always the end of
+it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Held:
         self._tx, self._place = tx, place
 
     def add(self, piece: m.LogPiece, most: int) -> None:
-        """Keep what is new in `piece`, up to `most` bytes a stream; of a last piece always the end."""
+        """Keep what is new in `piece`, up to `most` bytes a stream; of a last piece always the
+        end."""
         data = piece.text.encode()
         stop = piece.offset + len(data)
         data = data[max(0, self.stop - piece.offset) :]  # what came before stays as it came
@@ -46,8 +48,8 @@ class Held:
 
 
 def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
-    """Keep pieces of the output of a worker's own attempts. A log longer than `most` bytes a stream is
-    cut, not refused."""
+    """Keep pieces of the output of a worker's own attempts. A log longer than `most` bytes a stream
+    is cut, not refused."""
     streams: dict[tuple[int, int, str], Held | None] = {}
     for piece in ask.pieces:
         key = (piece.job_id, piece.attempt_nr, piece.stream)
@@ -66,8 +68,8 @@ def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
 
 
 def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: Row) -> m.LogChunk:
-    """The part of an attempt's output that begins at the offset asked for, without a hole in it; where
-    nothing is kept there, what follows the hole. `attempt`: a row of `attempt.of_job`."""
+    """The part of an attempt's output that begins at the offset asked for, without a hole in it;
+    where nothing is kept there, what follows the hole. `attempt`: a row of `attempt.of_job`."""
     place = {"job_id": job_id, "attempt_nr": attempt[0], "stream": ask.stream}
     held, ended = Held(tx, place), attempt[9] is not None
     asked = max(0, held.stop + ask.offset) if ask.offset < 0 else min(ask.offset, held.stop)

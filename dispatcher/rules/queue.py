@@ -1,4 +1,5 @@
-"""Which jobs a worker gets: those that fit, best priority first, in the order of their users' turns."""
+"""Which jobs a worker gets: those that fit, best priority first, in the order of their users'
+turns."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class LeaseRequest(Struct, frozen=True, kw_only=True):
     worker_id: int = 0
     request_id: str = ""
     again: bool = True
-    """Whether a request with an id that was answered before gets that answer: it may have been lost."""
+    """Whether a request with an id that was answered before gets that answer: it may have been
+    lost."""
     host: str = ""
     elsewhere: Callable[[Shape], bool] = lambda _: False
     """Whether a worker on another host could run the shape."""
@@ -67,7 +69,8 @@ class Leased(Struct, frozen=True):
 
 
 class Given(Struct, frozen=True):
-    """What a worker gets, and how many jobs failed on the way because no worker can be given them."""
+    """What a worker gets, and how many jobs failed on the way because no worker can be given
+    them."""
 
     jobs: list[Leased]
     unfit: int = 0
@@ -76,10 +79,10 @@ class Given(Struct, frozen=True):
 def lease(tx: Tx, request: LeaseRequest, memory: Memory, *, now: float) -> Given:
     """Lease jobs to a worker.
 
-    A job that failed on the worker's host is left to other workers if it can run elsewhere. One that lost
-    several workers is leased alone, to a worker that is not busy: it may be what kills them. A silent
-    worker does not get what it lost: it may still have it. A job that cannot be handed out, for whatever
-    is wrong with it, fails, and the next is taken.
+    A job that failed on the worker's host is left to other workers if it can run elsewhere. One
+    that lost several workers is leased alone, to a worker that is not busy: it may be what kills
+    them. A silent worker does not get what it lost: it may still have it. A job that cannot be
+    handed out, for whatever is wrong with it, fails, and the next is taken.
     """
     if request.again and (known := _answered(tx, request)):
         return _given_again(tx, known, memory, now=now)
@@ -130,8 +133,8 @@ def any_ready(tx: Tx, request: LeaseRequest, memory: Memory) -> bool:
 
 
 def dry(tx: Tx, memory: Memory, most: int = 20) -> None:
-    """Do what handing out the next job does before it writes, for some of the queues where jobs wait.
-    Raises what would stop a queue; a job that is unfit stops none."""
+    """Do what handing out the next job does before it writes, for some of the queues where jobs
+    wait. Raises what would stop a queue; a job that is unfit stops none."""
     names = {one.queue for one in records.counters(tx) if one.state == JobState.ACTIVATED}
     for name in sorted(names)[:most]:
         request = LeaseRequest(queue=name, room=ANYTHING)
@@ -185,7 +188,8 @@ def _given_again(
 def _offered(
     tx: Tx, request: LeaseRequest, memory: Memory, passed: set[int]
 ) -> Iterable[Candidate]:
-    """The best jobs, as many as are requested, and a good many more if the caller `passed` over some."""
+    """The best jobs, as many as are requested, and a good many more if the caller `passed` over
+    some."""
     seen = set()
     for candidate in _best(tx, request, memory, request.count):
         seen.add(candidate[0])
@@ -197,9 +201,9 @@ def _offered(
 
 
 def _best(tx: Tx, request: LeaseRequest, memory: Memory, count: int) -> Iterable[Candidate]:
-    """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are not
-    even looked at, so they never stand in front of those that do. Where several groups have such jobs,
-    only the group whose turn it is, is looked at."""
+    """Ready jobs that fit, best first: one index range a shape, merged. Those that do not fit are
+    not even looked at, so they never stand in front of those that do. Where several groups have
+    such jobs, only the group whose turn it is, is looked at."""
     turns = memory.turns
 
     def ready(name: str, shape_id: int, shape: Shape) -> list[tuple[int, float, int, Shape]]:
@@ -222,7 +226,8 @@ def _best(tx: Tx, request: LeaseRequest, memory: Memory, count: int) -> Iterable
 
 
 def _fitting(tx: Tx, request: LeaseRequest, memory: Memory) -> Iterator[tuple[str, int, Shape]]:
-    """Queues and shapes that have ready jobs and fit, or may: the jobs of a mixed lane are looked at."""
+    """Queues and shapes that have ready jobs and fit, or may: the jobs of a mixed lane are looked
+    at."""
     for name, shape_id, _ in tx.all("counter.ready", queue=request.queue):
         shape = _shape(tx, memory, shape_id)
         if memory.turns.mixed(tx, shape_id) or (shape.fits(request.room) and request.suits(shape)):

@@ -1,8 +1,8 @@
 """Rows of the store with names and types.
 
 Outside `store/` a row of more than three columns is read here only. A record has the columns of its
-statement as fields, in their order; a test compares them. Records are frozen structs: to make one costs
-40 ns, less than a named tuple.
+statement as fields, in their order; a test compares them. Records are frozen structs: to make one
+costs 40 ns, less than a named tuple.
 
 `find_…` returns None for what is not in the store, `get_…` raises.
 """

@@ -1,6 +1,7 @@
 """What helps after a failure, by its code, and whether the same job again may end otherwise.
 
-A pilot that failed a job says what helps in that very case; this is for codes that came without a word.
+A pilot that failed a job says what helps in that very case; this is for codes that came without a
+word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ PARENTS = 20  # named in one command
 
 
 class Remedy(Struct, frozen=True):
-    """What helps. `again`: then the same job may be tried anew; else another one is to be submitted."""
+    """What helps. `again`: then the same job may be tried anew; else another one is to be
+    submitted."""
 
     text: str
     again: bool = True
@@ -65,7 +67,8 @@ def of(code: int) -> Remedy:
 
 
 def after(row: JobRow, parents: Sequence[tuple[int, str]], told: str = "") -> str:
-    """What helps a failed job, as a sentence whose commands are not refused. `told`: by its pilot."""
+    """What helps a failed job, as a sentence whose commands are not refused. `told`: by its
+    pilot."""
     if row.code == Code.PARENT_FAILED:
         bad = [parent for parent, state in parents if state not in ("", JobState.FINISHED)]
         if len(bad) > PARENTS or not bad:

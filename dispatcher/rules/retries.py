@@ -1,10 +1,10 @@
 """How final jobs are tried again: as new jobs, once each, with their owner and what they wait for.
 
-The tries of a job are a chain: each is the retry of the one before. Whoever names any of them means the
-latest: if it is under way nothing new is made, if it ended without success it gets a retry of its own. A
-new try waits for the latest try of each parent: one made by the same request, one under way, or one
-that has finished, whose outputs are there. A parent without any of these is tried again together with its
-child, or the child is refused.
+The tries of a job are a chain: each is the retry of the one before. Whoever names any of them means
+the latest: if it is under way nothing new is made, if it ended without success it gets a retry of
+its own. A new try waits for the latest try of each parent: one made by the same request, one under
+way, or one that has finished, whose outputs are there. A parent without any of these is tried again
+together with its child, or the child is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Plan(Struct, frozen=True):
     """What a retry amounts to."""
 
     latest: tuple[int, ...]
-    """Of each job that was named the latest try: one that is under way, or one to be tried again."""
+    """Of each job that was named the latest try: one that is under way, or one to be tried
+    again."""
     renewed: tuple[int, ...]
     """Those that are tried again, and below the new jobs, in the same order."""
     jobs: tuple[Prepared, ...]
@@ -54,7 +55,8 @@ def digest_of(job_ids: Sequence[int]) -> str:
 
 
 class Tries:
-    """The chains of tries; each step is looked up once, however many name it and however long they are."""
+    """The chains of tries; each step is looked up once, however many name it and however long they
+    are."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx

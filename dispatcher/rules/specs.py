@@ -21,15 +21,16 @@ _FIELDS = frozenset(JobSpec.__struct_fields__)
 
 
 class Unfit(Rejected):
-    """A job that cannot be handed out as it is stored, and why: that job's fault, and no other's."""
+    """A job that cannot be handed out as it is stored, and why: that job's fault, and no
+    other's."""
 
     def __init__(self, why: str) -> None:
         super().__init__(409, why, remedy="submit the job anew")
 
 
 def body(tx: Tx, job_id: int) -> bytes:
-    """The job's specification as its pilot gets it, completed with where its parents left its inputs.
-    Raises Unfit for one that no pilot could read, whatever is wrong with it."""
+    """The job's specification as its pilot gets it, completed with where its parents left its
+    inputs. Raises Unfit for one that no pilot could read, whatever is wrong with it."""
     stored = records.find_body(tx, job_id)
     made = records.files_of_parents(tx, job_id) if stored is not None and stored.wants else {}
     try:
@@ -64,9 +65,9 @@ def decoded(spec: bytes) -> tuple[JobSpec, dict[str, Any]]:
 
 
 def _completed(stored: BodyRecord | None, made: Mapping[str, MadeFile]) -> bytes:
-    """A stored specification with all its URLs. It is decoded in any case: nothing is handed out that
-    cannot be. What only a newer version can read is left to its pilots: while versions run side by side
-    they are there."""
+    """A stored specification with all its URLs. It is decoded in any case: nothing is handed out
+    that cannot be. What only a newer version can read is left to its pilots: while versions run
+    side by side they are there."""
     if stored is None:
         raise Unfit("its specification is not in the store")
     spec = bytes(stored.spec)

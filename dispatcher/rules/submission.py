@@ -77,8 +77,8 @@ def _length(job: JobSpec) -> int:
 
 
 def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
-    """Encode the specifications as they will be sent to pilots. Jobs in a row that wait for the same ones
-    get one list of them: `links` compares no two of a million."""
+    """Encode the specifications as they will be sent to pilots. Jobs in a row that wait for the
+    same ones get one list of them: `links` compares no two of a million."""
     made: list[Prepared] = []
     last: tuple[int | str, ...] = ()
     for spec in jobs:
@@ -96,7 +96,8 @@ def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
 
 
 def check_links(jobs: Sequence[JobSpec]) -> None:
-    """Raise Rejected for a submission whose jobs wait for more than a store can write in some seconds."""
+    """Raise Rejected for a submission whose jobs wait for more than a store can write in some
+    seconds."""
     total = sum(len(job.depends_on) for job in jobs)
     if total > MOST_LINKS:
         raise Rejected(
@@ -109,7 +110,8 @@ def check_links(jobs: Sequence[JobSpec]) -> None:
 
 
 def digest_of(jobs: Sequence[Prepared]) -> str:
-    """What a request says. Defaults are left out of a body, so it is the same in the next version."""
+    """What a request says. Defaults are left out of a body, so it is the same in the next
+    version."""
     digest = hashlib.sha256()
     for at in range(0, len(jobs), 100):  # all together would be a copy of them
         digest.update(b"\n" * (at > 0) + b"\n".join(job.body for job in jobs[at : at + 100]))
@@ -193,8 +195,9 @@ def add(  # noqa: PLR0913
     group: str,
     turns: Turns,
 ) -> None:
-    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and what they
-    wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the `group`."""
+    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and
+    what they wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the
+    `group`."""
     lanes = Lanes(tx, owner, group, turns, shapes, now)
     new: list[dict[str, Any]] = [
         {
@@ -237,7 +240,8 @@ class Link(NamedTuple):
 def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
     """What the jobs of a request wait for, each once. `places`: of its jobs, by name.
 
-    Jobs in a row that wait for the same ones are told of parent by parent: the rows of one lie together.
+    Jobs in a row that wait for the same ones are told of parent by parent: the rows of one lie
+    together.
     """
     waiting = ((nr, job) for nr, job in enumerate(jobs) if job.spec.depends_on or job.after)
     for (depends_on, after), group in groupby(
@@ -267,9 +271,9 @@ def link(
     first: int,
     sees: str,
 ) -> None:
-    """Store some of what the jobs of a request wait for. A job gets those inputs filled in whose makers
-    were moved away, and stands in `filled` from then on, by its place. `sees`: whose jobs may be depended
-    on; empty for everybody's. Raises Rejected."""
+    """Store some of what the jobs of a request wait for. A job gets those inputs filled in whose
+    makers were moved away, and stands in `filled` from then on, by its place. `sees`: whose jobs
+    may be depended on; empty for everybody's. Raises Rejected."""
     states, moved = _parents(tx, part, sees)
     waits: Counter[int] = Counter()
     files: dict[int, list[m.FileRecord]] = {}
@@ -337,7 +341,8 @@ def spans(jobs: Sequence[Prepared]) -> Iterator[tuple[int, int]]:
 
 
 def drop_broken(tx: Tx, process: str) -> int:
-    """Forget submissions that the end of a process cut short: they were never answered. How many."""
+    """Forget submissions that the end of a process cut short: they were never answered. How
+    many."""
     broken = tx.all("request.broken", process=process)
     for owner, request_id, first, jobs in broken:
         drop(tx, owner, request_id, first, jobs)
@@ -347,8 +352,8 @@ def drop_broken(tx: Tx, process: str) -> int:
 def _parents(
     tx: Tx, part: Sequence[Link], sees: str
 ) -> tuple[dict[int, str], dict[int, Sequence[m.FileRecord]]]:
-    """The states of the jobs from outside a request that some of its jobs wait for, and the files of those
-    that were moved away. Raises Rejected for those that cannot be waited for."""
+    """The states of the jobs from outside a request that some of its jobs wait for, and the files
+    of those that were moved away. Raises Rejected for those that cannot be waited for."""
     wanted = {one.parent: one for one in reversed(part) if one.nr >= 0}
     if not wanted:
         return {}, {}

@@ -1,9 +1,9 @@
 """The only place where a job changes state.
 
-Each change asks the table in `ailurus/protocol/states.py` first, and then writes what the table answered:
-the row of the job, the counters, and the event. No other module runs a statement that writes a job's state;
-a test holds that. Attempts end elsewhere (`queue.py`), and the jobs that wait for a job that has ended are
-informed by its caller (`dependencies.py`).
+Each change asks the table in `ailurus/protocol/states.py` first, and then writes what the table
+answered: the row of the job, the counters, and the event. No other module runs a statement that
+writes a job's state; a test holds that. Attempts end elsewhere (`queue.py`), and the jobs that wait
+for a job that has ended are informed by its caller (`dependencies.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def define(tx: Tx, jobs: Sequence[Mapping[str, Any]], *, owner: str) -> None:
-    """Store new jobs of an owner, in the state `states.FIRST`; nobody sees them before `open_range`."""
+    """Store new jobs of an owner, in the state `states.FIRST`; nobody sees them before
+    `open_range`."""
     tx.many("job.add", jobs)
     for (queue, shape_id), n in Counter((job["queue"], job["shape_id"]) for job in jobs).items():
         tx.count(queue, shape_id, states.FIRST, n, owner)
@@ -83,8 +84,8 @@ def lease(tx: Tx, job: JobRecord, worker_id: int, *, now: float) -> JobRecord | 
 def advance(
     tx: Tx, job: JobRecord, state: JobState, attempt_nr: int, *, now: float
 ) -> JobRecord | Refusal:
-    """Move a job on to where its worker says that the attempt is. A report that says nothing new writes
-    nothing."""
+    """Move a job on to where its worker says that the attempt is. A report that says nothing new
+    writes nothing."""
     return _move(tx, job, states.advance(job, state, attempt_nr), job.worker_id, now=now)
 
 
@@ -166,8 +167,8 @@ def _end(
     attempt_nr: int | None = None,
     **data: Any,
 ) -> JobRecord | Refusal:
-    """Write a change to a final state. `attempt_nr`: whose end it is, unless it is the current attempt's;
-    `data` goes into the event."""
+    """Write a change to a final state. `attempt_nr`: whose end it is, unless it is the current
+    attempt's; `data` goes into the event."""
     if isinstance(after, Refusal):
         return after
     code = int(code)

@@ -1,4 +1,5 @@
-"""What somebody should look at: silent edges, paused sites, lost pilots, queues that nobody serves. Pure."""
+"""What somebody should look at: silent edges, paused sites, lost pilots, queues that nobody serves.
+Pure."""
 
 from __future__ import annotations
 
@@ -121,8 +122,8 @@ def _of_nodes(sites: Sequence[SiteRow]) -> Iterator[Trouble]:
 
 
 def worth_telling(trouble: Trouble, waiting: Mapping[str, int], now: float) -> bool:
-    """Whether a trouble of supply matters to the jobs that wait, by queue: a site that was closed long
-    ago, or is held while nothing waits for it, harms nobody."""
+    """Whether a trouble of supply matters to the jobs that wait, by queue: a site that was closed
+    long ago, or is held while nothing waits for it, harms nobody."""
     wanted = any(waiting.get(queue) for queue in (*trouble.queues, ""))
     if trouble.kind == "edge-silent":
         return wanted or (trouble.since or 0.0) > now - FORGOTTEN_S

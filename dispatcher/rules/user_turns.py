@@ -1,9 +1,9 @@
 """Whose turn it is: users share a queue, however much one of them has submitted before the others.
 
-Start-time fair queueing: each job gets a rank when it is submitted, its user's last rank and on by what
-the job takes, but never behind the job whose turn it is now. Jobs of one priority are handed out by
-rank, so a user with ten jobs waits for ten turns, not for ten thousand jobs of another. It costs an
-acquire nothing: the rank stands in the index.
+Start-time fair queueing: each job gets a rank when it is submitted, its user's last rank and on by
+what the job takes, but never behind the job whose turn it is now. Jobs of one priority are handed
+out by rank, so a user with ten jobs waits for ten turns, not for ten thousand jobs of another. It
+costs an acquire nothing: the rank stands in the index.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def turns(jobs: Iterable[tuple[str, int]], share: float) -> tuple[list[float], d
 def begin(
     tx: Tx, owner: str, takes: Mapping[str, float], group: str, turns: Turns
 ) -> dict[str, float]:
-    """Where a user's turns in queues begin, which are given away by this up to what is taken. Users of
-    one group take turns among each other."""
+    """Where a user's turns in queues begin, which are given away by this up to what is taken. Users
+    of one group take turns among each other."""
     begins = {}
     for queue in sorted(takes):
         heads = [

@@ -70,7 +70,8 @@ def attempt(row: Row) -> m.Attempt:
 
 def curve(row: Row) -> tuple[m.Sample, ...]:
     """A row of `attempt.curve`: the samples of its heartbeats, and of an attempt that has ended its
-    final figures. A payload may be shorter than a heartbeat, and the last sample is never the whole."""
+    final figures. A payload may be shorter than a heartbeat, and the last sample is never the
+    whole."""
     _, kept, final, ended = row
     samples = _curve(kept) if kept else ()
     if ended is None or not final:

@@ -166,8 +166,8 @@ def elsewhere(
 
 
 def hopeless(row: JobRow, above: Sequence[tuple[int, str]]) -> Why:
-    """Why a job that waits for others can never start: those of them, near or far, that cannot either,
-    and what is wrong with each."""
+    """Why a job that waits for others can never start: those of them, near or far, that cannot
+    either, and what is wrong with each."""
     job_id, fault = above[0]
     rest = f", and {len(above) - 1} more" if above[1:] else ""
     return Why(
