@@ -28,15 +28,14 @@ from urllib.parse import urlsplit
 
 import jwt
 import msgspec
-import urllib3
 from msgspec import Meta, Struct
 
+from ailurus import fetch
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.submission import explained
-from ailurus.wire.connection import authorities
 from dispatcher.auth.caller import BadToken, Caller
 
 HOURLY_S = 3600.0
@@ -76,6 +75,7 @@ class Trusted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules: tuple[Rule, ...] = ()
     algorithms: tuple[Text, ...] = ("RS256", "ES256")
     ca: str = ""
+    proxy: str = ""
 
     @property
     def short(self) -> str:
@@ -153,10 +153,9 @@ def _safe(url: str) -> bool:
 class Keyring:
     """The keys of one issuer, as it publishes them."""
 
-    def __init__(self, trusted: Trusted, fetch: Callable[[str, str], bytes]) -> None:
+    def __init__(self, trusted: Trusted) -> None:
         self.trusted = trusted
         self.keys: dict[str, jwt.PyJWK] = {}
-        self._fetch = fetch
         self._tried = -AGAIN_S
         self._trying: asyncio.Task[None] | None = None
 
@@ -173,7 +172,7 @@ class Keyring:
         """An issuer that does not answer leaves us the keys that we have."""
         try:
             self.keys = await asyncio.to_thread(self._published)
-        except (OSError, ValueError, urllib3.exceptions.HTTPError, AilurusError) as error:
+        except (OSError, ValueError, AilurusError) as error:
             log.warning("issuer_keys_not_read", issuer=self.trusted.issuer, reason=str(error))
         else:
             log.info("issuer_keys_read", issuer=self.trusted.issuer, kids=sorted(self.keys))
@@ -181,12 +180,12 @@ class Keyring:
     def _published(self) -> dict[str, jwt.PyJWK]:
         issuer = self.trusted.issuer
         place = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        found = msgspec.json.decode(self._fetch(place, self.trusted.ca), type=_Discovery)
+        found = msgspec.json.decode(_document(self.trusted, place), type=_Discovery)
         if found.issuer != issuer:
             raise AilurusError(f"{place} is of another issuer, {found.issuer!r}")
         if not _safe(found.jwks_uri):
             raise AilurusError(f"its keys are at {found.jwks_uri}, which is not https://")
-        published = msgspec.json.decode(self._fetch(found.jwks_uri, self.trusted.ca), type=_KeySet)
+        published = msgspec.json.decode(_document(self.trusted, found.jwks_uri), type=_KeySet)
         keys: dict[str, jwt.PyJWK] = {}
         for one in published.keys:
             kid = one.get("kid")
@@ -220,8 +219,8 @@ class _Claims(Struct, frozen=True, kw_only=True):
 class Foreign:
     """The tokens of all issuers of a policy."""
 
-    def __init__(self, policy: Policy, fetch: Callable[[str, str], bytes] | None = None) -> None:
-        self._rings = {one.issuer: Keyring(one, fetch or _fetched) for one in policy.issuers}
+    def __init__(self, policy: Policy) -> None:
+        self._rings = {one.issuer: Keyring(one) for one in policy.issuers}
 
     async def keep_fresh(self, loop: Loop) -> None:
         """Fetch all keys now and each hour; sooner where it failed. Ends when cancelled."""
@@ -291,12 +290,6 @@ def _values(claim: object) -> Sequence[str]:
     return [one for one in claim if isinstance(one, str)] if isinstance(claim, list) else []
 
 
-def _fetched(url: str, ca: str) -> bytes:
-    timeout = urllib3.Timeout(total=FETCH_S)
-    with urllib3.PoolManager(ca_certs=ca or authorities(), retries=False) as pool:
-        answer = pool.request("GET", url, timeout=timeout, redirect=False, preload_content=False)
-        body: bytes = answer.read(LONGEST + 1)
-        answer.release_conn()
-    if answer.status != 200 or len(body) > LONGEST:
-        raise AilurusError(f"{url} answers {answer.status} with {len(body)} bytes")
-    return body
+def _document(trusted: Trusted, url: str) -> bytes:
+    with fetch.session(ca=trusted.ca, proxy=trusted.proxy) as session:
+        return fetch.document(session, url, timeout_s=FETCH_S, max_bytes=LONGEST)

@@ -220,18 +220,18 @@ def certificate(path: Path, key: Path | None, now: float) -> Finding:
 
 def answers(url: str, args: Namespace, now: float) -> Finding:
     """Whether it is ready, asked as any client asks."""
-    import urllib3
-
+    from ailurus import fetch
     from ailurus.wire.client import Trust
 
     remedy = "dispatcher serve; its log says more"
     try:
-        pool = Trust.told(args.ca, args.pin, os.environ).pool(1)
-        answer = pool.request("GET", f"{url.rstrip('/')}/readyz", timeout=10.0)
-    except (urllib3.exceptions.HTTPError, AilurusError) as error:
-        return Finding("address", "wrong", f"{url} does not answer: {error}", remedy)
-    if answer.status != 200:
-        return Finding("address", "wrong", f"{url} is not ready: {answer.data[:200]!r}", remedy)
+        trust = Trust.told(args.ca, args.pin, os.environ)
+        with fetch.session(ca=trust.ca, pin=trust.pin) as session:
+            status, body = fetch.get(session, f"{url.rstrip('/')}/readyz", timeout_s=10.0)
+    except AilurusError as error:
+        return Finding("address", "wrong", error.message, remedy)
+    if status != 200:
+        return Finding("address", "wrong", f"{url} is not ready: {body[:200]!r}", remedy)
     return Finding("address", "ok", f"{url} is ready")
 
 
