@@ -14,44 +14,18 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ailurus.migrations import migrate, steps_in
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.decide import Decision, Health
 from harvester_edge.evidence import Worker
 
-MIGRATIONS = (
-    """
-    create table meta (name text primary key, value text not null) without rowid;
-    create table worker (
-        intent text not null, "index" integer not null, slot text not null, queue text not null,
-        planned real not null, deadline real not null, phase text not null, outcome text, ending text,
-        batch_id text not null, worker_id integer not null, started real, registered real, ended real,
-        absent real, diagnosis text not null,
-        news integer not null default 1,  -- changed since the dispatcher was last told
-        primary key (intent, "index")
-    ) without rowid;
-    create index worker_live on worker (intent) where phase != 'ended';
-    create index worker_news on worker (intent) where news = 1;
-    create index worker_batch_id on worker (batch_id);
-    create index worker_id on worker (worker_id);
-    create table decision (
-        id integer primary key, at real not null, site_file text not null, decision text not null
-    );
-    create table health (
-        slot text primary key, failures integer not null, since real not null, reason text not null
-    ) without rowid;
-    """,
-    """
-    create table spent (day integer primary key, node_hours real not null);  -- days of UTC since 1970
-    """,
-)
-ADDED = (("worker", "missing", "real"),)
-"""Columns that came later and that a version without them may leave empty: they raise no version, so
-that an edge can go back to the one before."""
+MIGRATIONS = files("harvester_edge").joinpath("migrations", "book")
 _FIELDS = Worker.__struct_fields__
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _UPSERT = (
@@ -150,7 +124,7 @@ class Book:
         try:
             self._db = connected(path, read_only=read_only)
             if not read_only:
-                self._migrate()
+                migrate(self._db, steps_in(MIGRATIONS), path, adopted=_adopted)
             if site:
                 self._belongs_to(site)
         except sqlite3.Error as error:
@@ -181,22 +155,6 @@ class Book:
                 self._db.execute("rollback")
             raise
 
-    def _migrate(self) -> None:
-        (done,) = self._db.execute("pragma user_version").fetchone()
-        if done > len(MIGRATIONS):
-            raise AilurusError(
-                f"{self.path} was written by a newer edge (version {done})",
-                remedy="install that version again, or move the state directory away",
-            )
-        for number, script in enumerate(MIGRATIONS[done:], start=done + 1):
-            self._db.executescript(
-                f"begin immediate; {script}; pragma user_version = {number}; commit;"
-            )
-        for table, column, kind in ADDED:
-            there = self._db.execute("select name from pragma_table_info(?)", (table,))
-            if (column,) not in there.fetchall():
-                self._db.execute(f"alter table {table} add column {column} {kind}")
-
     def _belongs_to(self, site: str) -> None:
         owner = self.meta("site")
         if owner not in ("", site) and self._used():
@@ -220,11 +178,11 @@ class Book:
         """A word kept for good; `default` is written if there is none yet."""
         row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
         if row is None and default:
-            self._db.execute("insert into meta values (?, ?)", (name, default))
+            self._db.execute("insert into meta (name, value) values (?, ?)", (name, default))
         return str(row[0]) if row else default
 
     def set_meta(self, name: str, value: str) -> None:
-        self._db.execute("insert or replace into meta values (?, ?)", (name, value))
+        self._db.execute("insert or replace into meta (name, value) values (?, ?)", (name, value))
 
     def answers_since(self, now: float | None) -> float | None:
         """Since when the dispatcher answers without a gap; `now`: it has answered, None: it has not.
@@ -347,7 +305,7 @@ class Book:
     def spend(self, at: float, node_hours: float) -> None:
         """Charge node-hours of an ended worker to the day of its end."""
         self._db.execute(
-            "insert into spent values (?, ?) on conflict do update "
+            "insert into spent (day, node_hours) values (?, ?) on conflict do update "
             "set node_hours = node_hours + excluded.node_hours",
             (int(at // DAY_S), node_hours),
         )
@@ -367,9 +325,18 @@ class Book:
 
     def set_health(self, slot: str, health: Health) -> None:
         self._db.execute(
-            "insert or replace into health values (?, ?, ?, ?)",
+            "insert or replace into health (slot, failures, since, reason) values (?, ?, ?, ?)",
             (slot, health.failures, health.since, health.reason),
         )
+
+
+def _adopted(db: sqlite3.Connection) -> list[int]:
+    """The steps that a book of a version before the table of migrations has."""
+    (version,) = db.execute("pragma user_version").fetchone()
+    (missing,) = db.execute(
+        "select count(*) from pragma_table_info('worker') where name = 'missing'"
+    ).fetchone()
+    return [*range(1, version + 1), *([3] if missing else [])]
 
 
 MACHINE_ID = Path("/etc/machine-id")

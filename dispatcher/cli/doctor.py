@@ -155,7 +155,8 @@ def postgres(url: str) -> Iterator[Finding]:
 
 def migrations(rows: list[Any]) -> Finding:
     """Whether the tables are those of this version."""
-    from dispatcher.store.queries import Unfit, check
+    from ailurus.migrations import Unfit
+    from dispatcher.store.schema import check
 
     done = {number: digest for number, digest, _ in rows}
     names = {number: name for number, _, name in rows}

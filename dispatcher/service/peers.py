@@ -25,7 +25,7 @@ from dispatcher.memory.black_holes import Exclusion, Verdict
 from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.ports import Bulletin, Row, Tx
 from dispatcher.rules import submission
-from dispatcher.store import queries
+from dispatcher.store import schema
 
 if TYPE_CHECKING:
     from dispatcher.service.base import Core, Heard
@@ -49,7 +49,7 @@ class Others:
         self._core = core
         self.name = secrets.token_hex(8)
         self._leads_until = 0.0
-        self._knows = max(step.number for step in queries.migrations())
+        self._knows = max(step.number for step in schema.migrations())
         self._old_schema = True
         self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
         self._early: list[m.Event] | None = []

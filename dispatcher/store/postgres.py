@@ -25,11 +25,13 @@ from psycopg.types.string import StrDumperUnknown
 
 from ailurus.logs import Log
 from ailurus.loops import Loop
+from ailurus.migrations import Unfit
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
-from dispatcher.store.queries import Unfit, check, for_postgres, postgres_statements
+from dispatcher.store.queries import postgres_statements
+from dispatcher.store.schema import check, for_postgres
 from dispatcher.store.writer import Again, Answers, Asked, Drafted, Writing, on_loop
 
 T = TypeVar("T")

@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ailurus.migrations import migrate
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
 from dispatcher.ports import Bulletin, Row, Tx, Unavailable
-from dispatcher.store.queries import Unfit, check, for_sqlite, statements
+from dispatcher.store.queries import statements
+from dispatcher.store.schema import for_sqlite, migrations
 from dispatcher.store.writer import Again, Answers, Asked, Draft, Drafted, Writing
 
 T = TypeVar("T")
@@ -127,7 +129,7 @@ class Sqlite(Writing):
             os.close(self._lock)
             raise
         try:
-            _migrate(self._writer, path)
+            migrate(self._writer, migrations(), path, text=for_sqlite)
         except BaseException:
             self._writer.close()
             os.close(self._lock)
@@ -328,22 +330,3 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """All steps at once: no other process is on this file."""
-    connection.execute(
-        "create table if not exists migration (number integer primary key, name, digest, applied)"
-    )
-    try:
-        done = connection.execute("select number, digest, name from migration").fetchall()
-        ahead = check({nr: digest for nr, digest, _ in done}, {nr: name for nr, _, name in done})
-    except Unfit as unfit:
-        raise AilurusError(f"{path}: {unfit}", remedy=unfit.remedy) from None
-    for step in ahead:
-        connection.executescript(f"begin immediate;\n{for_sqlite(step)}")  # leaves it open
-        connection.execute(
-            "insert into migration values (?, ?, ?, unixepoch())",
-            (step.number, step.name, step.digest),
-        )
-        connection.execute("commit")

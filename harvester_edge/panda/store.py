@@ -8,25 +8,15 @@ since it came, so a crash neither loses nor doubles it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
+from ailurus.migrations import migrate, steps_in
 from harvester_edge.book import connected
 from harvester_edge.panda.translate import Target
 
 Key = tuple[str, int]
-_SCHEMA = """
-create table if not exists number (next integer not null);
-create table if not exists intent (
-    intent text primary key, label text not null, kind text not null, at real not null
-) without rowid;
-create table if not exists wish (
-    queue text not null, label text not null, kind text not null, pilots integer not null, at real not null,
-    primary key (queue, label, kind)
-) without rowid;
-create table if not exists condemned (
-    intent text not null, "index" integer not null, at real not null, primary key (intent, "index")
-) without rowid;
-"""
+MIGRATIONS = files("harvester_edge").joinpath("migrations", "panda")
 
 
 class Store:
@@ -34,7 +24,11 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._db = connected(path)
-        self._db.executescript(_SCHEMA)
+        try:
+            migrate(self._db, steps_in(MIGRATIONS), path)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -48,7 +42,8 @@ class Store:
         """Give no number up to that one."""
         self._db.execute("delete from number where next <= ?", (after,))
         self._db.execute(
-            "insert into number select ? where not exists (select 1 from number)", (after + 1,)
+            "insert into number (next) select ? where not exists (select 1 from number)",
+            (after + 1,),
         )
 
     def new_ids(self, count: int) -> range:
@@ -61,7 +56,8 @@ class Store:
     def record_intent(self, intent: str, label: str, kind: str, at: float) -> None:
         """For what the workers of an intent are."""
         self._db.execute(
-            "insert or replace into intent values (?, ?, ?, ?)", (intent, label, kind, at)
+            "insert or replace into intent (intent, label, kind, at) values (?, ?, ?, ?)",
+            (intent, label, kind, at),
         )
 
     def purposes(self) -> dict[str, tuple[str, str]]:
@@ -78,14 +74,19 @@ class Store:
         return [intent for (intent,) in rows]
 
     def set_targets(self, targets: Iterable[Target]) -> None:
-        self._db.executemany("insert or replace into wish values (?, ?, ?, ?, ?)", list(targets))
+        self._db.executemany(
+            "insert or replace into wish (queue, label, kind, pilots, at) values (?, ?, ?, ?, ?)",
+            list(targets),
+        )
 
     def targets(self) -> list[Target]:
-        return [Target(*row) for row in self._db.execute("select * from wish order by 1, 2, 3")]
+        rows = self._db.execute("select queue, label, kind, pilots, at from wish order by 1, 2, 3")
+        return [Target(*row) for row in rows]
 
     def condemn(self, keys: Iterable[Key], at: float) -> None:
         self._db.executemany(
-            "insert or ignore into condemned values (?, ?, ?)", [(*key, at) for key in keys]
+            'insert or ignore into condemned (intent, "index", at) values (?, ?, ?)',
+            [(*key, at) for key in keys],
         )
 
     def condemned(self) -> frozenset[Key]:

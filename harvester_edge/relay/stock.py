@@ -36,6 +36,17 @@ _assignment = msgspec.json.Decoder(m.Assignment).decode
 _register = msgspec.json.Decoder(m.Register).decode
 _report = msgspec.json.Decoder(m.Report).decode
 
+_NEW_PILOT = (
+    "insert into pilot (instance, token, credential, register, intent, idx, worker_id, at, asked,"
+    " ending, diagnosis) values (?, ?, ?, ?, ?, ?, ?, ?, 0, '', '')"
+)
+_NEW_JOB = (
+    "insert or replace into job (job_id, attempt_nr, owner, holder, request, assignment)"
+    " values (?, ?, ?, null, '', ?)"
+)
+_NEW_REPORT = "insert or ignore into report (job_id, attempt_nr, at, report) values (?, ?, ?, ?)"
+_NEW_SEAL = "insert or ignore into seal (job_id, attempt_nr, seal) values (?, ?, ?)"
+
 Id = tuple[int, int]
 
 
@@ -142,14 +153,16 @@ class Stock:
 
     def _load(self) -> None:
         now = time.monotonic()
-        for _, token, credential, ask, intent, idx, worker_id, _, asked, *end in self._store.all(
-            "select * from pilot"
+        for token, credential, ask, intent, idx, worker_id, asked, *end in self._store.all(
+            "select token, credential, register, intent, idx, worker_id, asked, ending, diagnosis from pilot"
         ):
             planned = Planned(intent, idx) if intent else None
             pilot = Pilot(_register(ask), token, credential, planned, now, worker_id, asked)
             pilot.ending, pilot.diagnosis = end
             self.remember(pilot)
-        for _, _, owner, holder, request, text in self._store.all("select * from job"):
+        for owner, holder, request, text in self._store.all(
+            "select owner, holder, request, assignment from job"
+        ):
             job = self.leased(_assignment(text), self.pilots[owner])
             if holder is not None and holder in self.pilots:
                 self.give(job, self.pilots[holder], request)
@@ -170,7 +183,9 @@ class Stock:
     async def meet(self, giver: str) -> None:
         """The name of the dispatcher that gives from now on."""
         await self._store.write(
-            lambda db: db.execute("insert or replace into name values ('giver', ?)", (giver,))
+            lambda db: db.execute(
+                "insert or replace into name (whose, name) values ('giver', ?)", (giver,)
+            )
         )
         self.giver = giver
 
@@ -240,9 +255,7 @@ class Stock:
             planned.index, pilot.worker_id, time.time(),
         )  # fmt: skip
         try:
-            await self._store.write(
-                lambda db: db.execute("insert into pilot values (?,?,?,?,?,?,?,?,0,'','')", row)
-            )
+            await self._store.write(lambda db: db.execute(_NEW_PILOT, row))
         except sqlite3.IntegrityError:
             raise No(409, "another pilot has registered with this token", remedy="exit") from None
         self.remember(pilot)
@@ -265,7 +278,7 @@ class Stock:
         names = [(pilot.asked + 1, pilot.instance) for pilot, _ in news]
 
         def change(db: sqlite3.Connection) -> None:
-            db.executemany("insert or replace into job values (?,?,?,null,'',?)", rows)
+            db.executemany(_NEW_JOB, rows)
             db.executemany("update pilot set asked = ? where instance = ?", names)
 
         await self._store.write(change)
@@ -313,8 +326,8 @@ class Stock:
         seals = [(*one.id, one.seal) for one in reports]
 
         def change(db: sqlite3.Connection) -> None:
-            db.executemany("insert or ignore into report values (?,?,?,?)", rows)
-            db.executemany("insert or ignore into seal values (?,?,?)", seals)
+            db.executemany(_NEW_REPORT, rows)
+            db.executemany(_NEW_SEAL, seals)
             db.executemany("delete from job where job_id = ? and attempt_nr = ?", ids)
 
         await self._store.write(change)

@@ -12,61 +12,17 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
+from ailurus.migrations import migrate, steps_in
 
 Change = Callable[[sqlite3.Connection], object]
 Done = asyncio.Future[None]
-_SCHEMA = """
-create table if not exists pilot (
-    instance   text primary key,
-    token      text not null unique,     -- what it shows us
-    credential text not null,            -- what it came with, for the dispatcher
-    register   blob not null,            -- m.Register
-    intent     text not null,            -- '' and -1 for one that was started by hand
-    idx        integer not null,
-    worker_id  integer not null,         -- 0: the dispatcher does not know it yet
-    at         real not null,            -- when it came
-    asked      integer not null,         -- acquires that got something: names the next one
-    ending     text not null,            -- '' while it lives
-    diagnosis  text not null
-) without rowid;
-create unique index if not exists pilot_planned on pilot (intent, idx) where intent != '';
-
-create table if not exists job (
-    job_id     integer not null,
-    attempt_nr integer not null,
-    owner      text not null,            -- the pilot in whose name it was leased
-    holder     text,                     -- the pilot that has it; null: it waits here
-    request    text not null,            -- by which the holder got it
-    assignment blob not null,            -- m.Assignment
-    primary key (job_id, attempt_nr)
-) without rowid;
-
-create table if not exists report (
-    job_id     integer not null,
-    attempt_nr integer not null,
-    at         real not null,
-    report     blob not null,            -- m.Report
-    primary key (job_id, attempt_nr)
-) without rowid;
-
--- beside `report`, which the version before writes as well
-create table if not exists seal (
-    job_id     integer not null,
-    attempt_nr integer not null,
-    seal       text not null,            -- by which the verdict about an owed report is known
-    primary key (job_id, attempt_nr)
-) without rowid;
-
-create table if not exists name (
-    whose text primary key,              -- 'relay': ours; 'giver': of the dispatcher that gives the jobs
-    name  text not null
-) without rowid;
-"""
+MIGRATIONS = files("harvester_edge").joinpath("migrations", "relay")
 
 
 class Store:
@@ -79,7 +35,7 @@ class Store:
             path.chmod(0o600)
             for line in ("journal_mode = wal", "synchronous = full", "busy_timeout = 10000"):
                 self._connection.execute(f"pragma {line}")
-            self._connection.executescript(_SCHEMA)
+            migrate(self._connection, steps_in(MIGRATIONS), path)
         except BaseException:
             self._connection.close()
             raise
@@ -95,7 +51,7 @@ class Store:
 
     def first_name(self, name: str) -> str:
         """The name of this relay from now on; at the start, before anybody writes."""
-        self._connection.execute("insert into name values ('relay', ?)", (name,))
+        self._connection.execute("insert into name (whose, name) values ('relay', ?)", (name,))
         return name
 
     async def write(self, change: Change) -> None:

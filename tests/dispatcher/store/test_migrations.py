@@ -7,9 +7,10 @@ import asyncio
 import psycopg
 import pytest
 
+from ailurus.migrations import Migration
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.states import JobState
-from dispatcher.store import open_store, queries
+from dispatcher.store import open_store, schema
 from tests.dispatcher.helpers import bench, job
 
 NEXT = (
@@ -20,8 +21,8 @@ OLD = (9000, "9000_old.pre.sql", "alter table job add column diagnosis_of_old te
 
 
 def steps(*more):
-    known = queries.migrations()
-    return lambda: [*known, *(queries.Migration(nr, name, sql, name) for nr, name, sql in more)]
+    known = schema.migrations()
+    return lambda: [*known, *(Migration(nr, name, sql, name) for nr, name, sql in more)]
 
 
 def columns(url):
@@ -42,25 +43,25 @@ def test_r7_the_versions_before_and_after_serve_side_by_side(postgres_server, mo
         assert await two.state(id_) is JobState.FINISHED
 
     async def main():
-        monkeypatch.setattr(queries, "migrations", before)
+        monkeypatch.setattr(schema, "migrations", before)
         async with bench(database) as old:
-            monkeypatch.setattr(queries, "migrations", after)
+            monkeypatch.setattr(schema, "migrations", after)
             async with bench(database) as new:
                 await works(old, new)
                 await works(new, old)
                 await asyncio.sleep(1.5)
                 assert {"colour", "diagnosis_of_old"} <= columns(database)
-        monkeypatch.setattr(queries, "migrations", before)
+        monkeypatch.setattr(schema, "migrations", before)
         async with bench(database) as old:  # back to the version before: it still may
             await works(old, old)
-        monkeypatch.setattr(queries, "migrations", after)
+        monkeypatch.setattr(schema, "migrations", after)
         async with bench(database) as new:
             await works(new, new)
             async with asyncio.timeout(5):
                 while "diagnosis_of_old" in columns(database):  # noqa: ASYNC110 -- the leader does it
                     await asyncio.sleep(0.05)
             await works(new, new)
-        monkeypatch.setattr(queries, "migrations", before)
+        monkeypatch.setattr(schema, "migrations", before)
         with pytest.raises(AilurusError, match="newer version"):
             open_store(database)
 

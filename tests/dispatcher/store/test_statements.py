@@ -11,14 +11,8 @@ import pytest
 
 from dispatcher.store import open_store
 from dispatcher.store.postgres_tx import READING_AHEAD
-from dispatcher.store.queries import (
-    Statement,
-    for_sqlite,
-    migrations,
-    parse,
-    postgres_statements,
-    statements,
-)
+from dispatcher.store.queries import Statement, parse, postgres_statements, statements
+from dispatcher.store.schema import for_sqlite, migrations
 
 CHANGES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 BEHIND_FUNCTIONS = {"old.partition": {"old_job"}, "worker.skip": {"worker"}}

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from ailurus.protocol.errors import AilurusError
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.store import open_store, sqlite
-from dispatcher.store.queries import for_sqlite, migrations, statements
+from dispatcher.store.queries import statements
+from dispatcher.store.schema import for_sqlite, migrations
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
 
@@ -191,7 +192,7 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path):
 WRITER = """
 import asyncio, sys
 from dispatcher.store import open_store
-from dispatcher.store.queries import for_sqlite, migrations
+from dispatcher.store.schema import for_sqlite, migrations
 
 async def main():
     store = open_store(sys.argv[1])
