@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, Status, StatusCode
 
-from ailurus import __version__
+from ailurus import __version__, fetch
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
@@ -50,7 +50,9 @@ class Traces:
         """`endpoint`: of OTLP over HTTP, such as http://127.0.0.1:4318."""
         resource = Resource({"service.name": "ailurus-dispatcher", "service.version": __version__})
         self._provider = TracerProvider(resource=resource)
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        exporter = OTLPSpanExporter(
+            endpoint=f"{endpoint.rstrip('/')}/v1/traces", session=fetch.session()
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("ailurus", __version__)
         self._service = service

@@ -18,6 +18,10 @@ from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.convert.keys import Converted
 
+# Far above the queue data of a whole experiment, which CRIC's server makes while one waits.
+FETCH_S = 120.0
+MOST_BYTES = 128 * 1024 * 1024
+
 
 class ConvertAnswer(msgspec.Struct):
     """What `convert --json` prints: each site as data, and what was and was not carried over."""
@@ -26,8 +30,10 @@ class ConvertAnswer(msgspec.Struct):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE",
-                        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data); of both: merged by queue")  # fmt: skip
+    parser.add_argument("files", nargs="+", metavar="FILE",
+                        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data), or its https:// address; of both: merged by queue")  # fmt: skip
+    parser.add_argument("--ca", default="", metavar="FILE", help="who may sign that server's certificate; default: whom this machine trusts")  # fmt: skip
+    parser.add_argument("--proxy", default="", metavar="URL", help="the way to that server; default: none, whatever the environment says")  # fmt: skip
     parser.add_argument("--queue", default="", help="only this one")
     parser.add_argument(
         "--out",
@@ -44,7 +50,11 @@ def main(args: Namespace, out: Output) -> int:
     from harvester_edge.cli.exits import CANNOT_CREATE, NotFound
     from harvester_edge.convert import convert
 
-    sites = [one for one in convert(*_queues(args.files)) if args.queue in ("", one.queue)]
+    sites = [
+        one
+        for one in convert(*_queues(args.files, args.ca, args.proxy))
+        if args.queue in ("", one.queue)
+    ]
     if not sites:
         names = ", ".join(map(str, args.files))
         raise NotFound(f"no queue {args.queue or 'at all'} in {names}")
@@ -90,21 +100,30 @@ def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
     return ""
 
 
-def _queues(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the files hold. One that is of no use is wrong data; it is no site file, whose faults are 78."""
+def _queues(sources: Sequence[str], ca: str, proxy: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The queues in files and at addresses. Raises NotFound for one that is of no use: it is no site
+    file, whose faults are 78."""
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.convert import read
 
-    texts = {}
-    for path in paths:
-        try:
-            texts[str(path)] = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotFound(f"cannot read {path}: {error}") from None
     try:
-        return read(texts)
+        return read({source: _text(source, ca, proxy) for source in sources})
     except AilurusError as error:
         raise NotFound(error.message, remedy=error.remedy) from None
+
+
+def _text(source: str, ca: str, proxy: str) -> str:
+    """The text of a file or at an address. Raises AilurusError."""
+    try:
+        if not source.startswith(("https://", "http://")):
+            return Path(source).read_text("utf-8")
+        from ailurus import fetch
+
+        with fetch.session(ca=ca, proxy=proxy) as session:
+            body = fetch.document(session, source, timeout_s=FETCH_S, max_bytes=MOST_BYTES)
+        return body.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AilurusError(f"cannot read {source}: {error}") from None
 
 
 def _report(one: Converted) -> None:

@@ -12,6 +12,7 @@ import yaml
 from harvester_edge import lint
 from harvester_edge.cli import main
 from harvester_edge.convert import convert, read
+from tests.rig.web import page, serving
 
 SLURM = {
     "queueStatus": "offline",
@@ -403,3 +404,16 @@ def test_a_directory_that_cannot_be_is_named(tmp_path, capsys, place):
     file.write_text(json.dumps({"Q1": slurm()}))
     assert main(["convert", str(file), "--out", str(tmp_path / place)]) == 73
     assert f"cannot create {tmp_path / place}" in capsys.readouterr().err
+
+
+def test_queue_data_is_read_from_a_live_cric(tmp_path, capsys):
+    file = tmp_path / "harvester.json"
+    file.write_text(json.dumps(GRID))
+    queue = "T2/one queue"
+    with serving(page(json.dumps({queue: CRIC}).encode())) as cric:
+        assert main(["convert", str(file), cric, "--queue", queue]) == 0
+    site = yaml.safe_load(capsys.readouterr().out)
+    assert site["slots"]["std"]["cores"] == 8
+    with serving(page(status=503)) as cric:
+        assert main(["convert", cric]) == 65
+    assert "answers 503" in capsys.readouterr().err

@@ -50,8 +50,10 @@ def attributes(span):
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
-def test_a_job_is_one_trace_from_submission_to_end(tmp_path, collector):
+def test_a_job_is_one_trace_from_submission_to_end(tmp_path, collector, monkeypatch):
     endpoint, spans = collector
+    # The environment's proxy is not the way to a collector.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
 
     async def test(one) -> None:
         traces = Traces(one.service, endpoint)
