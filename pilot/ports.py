@@ -75,7 +75,8 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     memory_mb: int
     """The most that it may keep in memory as files."""
     network: bool = False
-    gpus: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Device files, beside those that every payload has."""
 
 
 class ContainerSetup(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ailurus.protocol.program import interpreter
 from pilot import blame
 from pilot.attempt import Attempt
+from pilot.node import gpus
 from pilot.node.slots import Slot
 from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
@@ -57,7 +58,7 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         environment=environment(attempt, work, slot, kit),
         memory_mb=attempt.spec.memory_mb,
         network=attempt.spec.network,
-        gpus=slot.gpus,
+        devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
     )
     order = replace(
         started_as(kit.container.wrap(_argv(attempt, work), box), attempt.name),
@@ -135,7 +136,7 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
         "OPENBLAS_NUM_THREADS": cores,
         "MKL_NUM_THREADS": cores,
         "NUMEXPR_NUM_THREADS": cores,
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpus)),
+        **gpus.visible(slot.gpus),
     }
     return {**ours, **attempt.spec.environment, "AILURUS_ATTEMPT": attempt.name}
 

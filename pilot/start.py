@@ -25,6 +25,8 @@ from pilot.clock import SYSTEM, Clock
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
+from pilot.node.claims import NONE, claim
+from pilot.node.machine import Inventory
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
@@ -57,11 +59,15 @@ def started(
     instance = secrets.token_hex(8)
     directory = _own_directory(options.workdir, instance)
     reports_left = False
+    claims = NONE
     try:
         container = _container(site, directory)
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
-        total = _total(slot, seen)
+        claims = claim(seen.gpus, slot.gpus)
+        if slot.gpus is not None and len(claims.gpus) < slot.gpus:
+            log.warning("gpus_missing", slot=slot.gpus, found=len(seen.gpus), free=len(claims.gpus))
+        total = _total(slot, seen.resources, len(claims.gpus))
         terms = _terms(options, slot)
         registration = _registration(
             options, site, instance, Room.of(total, seconds_left=terms.lifetime_s)
@@ -81,7 +87,7 @@ def started(
             container=container,
             spawner=spawner,
             stage=stage,
-            slots=Slots(total, _pinned(site, total, seen)),
+            slots=Slots(total, _pinned(site, total, seen), claims.gpus),
             supervisor=Supervisor(bounds, clock),
             reporter=Reporter(
                 link,
@@ -106,6 +112,7 @@ def started(
             if reports_left:
                 log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
     finally:
+        claims.close()
         if not reports_left:
             remove_tree(directory)
 
@@ -117,13 +124,13 @@ def _own_directory(workdir: Path, instance: str) -> Path:
     return directory
 
 
-def _total(slot: SlotChoice, seen: Resources) -> Resources:
+def _total(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
     """What this pilot has for its jobs: as the slot says, else as the machine shows."""
     return Resources(
         cores=seen.cores if slot.cores is None else slot.cores,
         memory_mb=megabytes(slot.memory, seen.memory_mb),
         disk_mb=megabytes(slot.disk, seen.disk_mb),
-        gpus=seen.gpus if slot.gpus is None else slot.gpus,
+        gpus=gpus,
     )
 
 
@@ -299,10 +306,10 @@ def _spool(options: Options, directory: Path, container: Container) -> Path:
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
 
 
-def _pinned(site: Site, total: Resources, seen: Resources) -> Sequence[int]:
+def _pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[int]:
     """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
-    whole = total.cores == seen.cores == len(os.sched_getaffinity(0))
-    return sorted(os.sched_getaffinity(0)) if site.pilot.pin and whole else ()
+    whole = total.cores == seen.resources.cores == len(seen.cpus)
+    return seen.cpus if site.pilot.pin and whole else ()
 
 
 def _batch_id() -> str:

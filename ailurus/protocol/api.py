@@ -1,7 +1,7 @@
 """The native API as data: every route with its scope and its types.
 
-The dispatcher's router, the client, the OpenAPI description, the scope tests and the fuzzer all walk
-this table.
+The dispatcher's router, the client, the OpenAPI description, the scope tests and the fuzzer all
+walk this table.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the end."""
+    """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the
+    end."""
 
     stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)(?!\n)$")] = "stdout"
     attempt_nr: Whole | None = None  # None: the latest

@@ -85,8 +85,8 @@ NODES = frozenset(
 
 
 class AilurusError(Exception):
-    """An error with what would help: shown to people as it is, never with a traceback. What URLs in it
-    hold of secrets is taken out here."""
+    """An error with what would help: shown to people as it is, never with a traceback. What URLs in
+    it hold of secrets is taken out here."""
 
     def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
         super().__init__(message)

@@ -78,8 +78,8 @@ class JobSpec(
     estimate_s: Annotated[float, Meta(ge=0)] | None = None
     """How long the payload will probably run: packed nodes start the longest first."""
     looping_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
-    """The payload is killed when it gives no sign of life for this long; 0: never (PanDA loopingCheck
-    false); None: as the site says."""
+    """The payload is killed when it gives no sign of life for this long; 0: never (PanDA
+    loopingCheck false); None: as the site says."""
     launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")] = "single"
     environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
     network: bool = False

@@ -1,8 +1,10 @@
-"""PanDA's names for a job, as one table that is read in both directions. `panda_update`: for an update.
+"""PanDA's names for a job, as one table that is read in both directions. `panda_update`: for an
+update.
 
-Two spellings travel: *legacy* (`/server/panda/`, all values text) and *v1* (`/api/v1/`, JSON). A job has
-the same keys in both; an update has a name in each. Reading is lenient as PanDA's clients need it: text
-or number, `NULL`, `None`, blanks. What PanDA has no key for rides in `jobPars`, for the transform.
+Two spellings travel: *legacy* (`/server/panda/`, all values text) and *v1* (`/api/v1/`, JSON). A
+job has the same keys in both; an update has a name in each. Reading is lenient as PanDA's clients
+need it: text or number, `NULL`, `None`, blanks. What PanDA has no key for rides in `jobPars`, for
+the transform.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def listing(value: object) -> list[str]:
     return text(value).split(",") if text(value) else []
 
 
-# --- jobs ------------------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------
 
 
 class Key(Struct, frozen=True):
@@ -264,7 +266,8 @@ def to_text(told: Mapping[str, object]) -> str:
 
 
 def from_text(body: str) -> dict[str, object]:
-    """Legacy text as the dictionary it was made of: numbers are numbers again. Raises ValueError."""
+    """Legacy text as the dictionary it was made of: numbers are numbers again. Raises
+    ValueError."""
     told: dict[str, object] = {}
     for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=1000):
         if value == "None" and name != "jobName":
@@ -276,7 +279,7 @@ def from_text(body: str) -> dict[str, object]:
     return told
 
 
-# --- resource types --------------------------------------------------------------------------------
+# --- resource types -------------------------------------------------------------------------------
 
 RAM_PER_CORE = 2000  # MB; more is HIMEM
 RESOURCE_TYPES = (

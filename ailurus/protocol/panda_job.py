@@ -1,8 +1,8 @@
 """A job dictionary of any PanDA server as a job for our pilot. Pure.
 
-Of a job that our own dispatcher wrote, the specification is in it. Any other job is a transform with
-arguments: it is fetched, run in the job's directory, and leaves its outputs there under their logical
-names.
+Of a job that our own dispatcher wrote, the specification is in it. Any other job is a transform
+with arguments: it is fetched, run in the job's directory, and leaves its outputs there under their
+logical names.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Handed(Struct, frozen=True):
 
 
 def handed(told: Mapping[str, Any], total: Room, fetched: Callable[[str], JobSpec]) -> Handed:
-    """The attempt in a dictionary, no larger than the worker. `fetched` gets a specification from its
-    URL. Raises ValueError for what cannot be run."""
+    """The attempt in a dictionary, no larger than the worker. `fetched` gets a specification from
+    its URL. Raises ValueError for what cannot be run."""
     job: Id = (panda.number(told.get("PandaID")) or 0, panda.number(told.get("attemptNr")) or 0)
     words = str(told.get("jobPars", "")).split()
     own = str(told.get("transformation", "")).endswith(f"/{panda.TRANSFORM}")

@@ -174,7 +174,7 @@ def _read(text: str) -> float:
     return datetime.strptime(text, TIME).replace(tzinfo=UTC).timestamp()
 
 
-# --- what a final update lists ---------------------------------------------------------------------
+# --- what a final update lists --------------------------------------------------------------------
 
 
 class Output(Struct, frozen=True):
@@ -235,8 +235,8 @@ class Kept(Struct, frozen=True):
     size: int
     adler32: str
     absent: bool = False
-    """It was optional and not made: the pilot stages out a line break in its place, for it fails a job of
-    which an output is missing or empty."""
+    """It was optional and not made: the pilot stages out a line break in its place, for it fails a
+    job of which an output is missing or empty."""
 
 
 class JobReport(Struct, frozen=True):

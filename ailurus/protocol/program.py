@@ -66,7 +66,8 @@ def _check_lengths(spec: JobSpec) -> None:
 
 
 def interpreter(script: str) -> list[str]:
-    """The program and its one argument of a script's `#!` line, as Linux reads it; empty: it has none."""
+    """The program and its one argument of a script's `#!` line, as Linux reads it; empty: it has
+    none."""
     if not script.startswith("#!"):
         return []
     return script[2:].partition("\n")[0].strip().split(None, 1)

@@ -1,7 +1,8 @@
 """Resources: what a job needs, what a worker has free, what a slot offers, and their arithmetic.
 
-`Resources` are of one node. The `Shape` of a job and the `Room` of a worker add how many nodes there are
-with so much on each, and a time. In JSON and in rows all values stand flat, in the order of the fields.
+`Resources` are of one node. The `Shape` of a job and the `Room` of a worker add how many nodes
+there are with so much on each, and a time. In JSON and in rows all values stand flat, in the order
+of the fields.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ KINDS = (
 
 
 class Resources(Struct, frozen=True, kw_only=True, gc=False):
-    """An amount of each resource of one node. Sums and differences keep the other fields of a subclass."""
+    """An amount of each resource of one node. Sums and differences keep the other fields of a
+    subclass."""
 
     cores: Count = 0
     memory_mb: Whole = 0
@@ -61,7 +63,8 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
         )
 
     def less(self, other: Resources) -> Self:
-        """What is left when `other` is taken away: nothing of a resource of which there was too little."""
+        """What is left when `other` is taken away: nothing of a resource of which there was too
+        little."""
         return replace(
             self,
             cores=max(0, self.cores - other.cores),
@@ -92,7 +95,8 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Shape(Resources, frozen=True, kw_only=True, order=True, gc=False):
-    """What a job occupies while it runs, on each of its nodes. Jobs of a queue are indexed by it."""
+    """What a job occupies while it runs, on each of its nodes. Jobs of a queue are indexed by
+    it."""
 
     cores: Count = 1
     memory_mb: Whole = 2000

@@ -1,15 +1,16 @@
 """Texts as people may see them: the URLs in them without users, passwords, queries and fragments.
 
-Errors (`AilurusError`), logs and the jobs that a dispatcher shows pass here, whoever wrote the text.
+Errors (`AilurusError`), logs and the jobs that a dispatcher shows pass here, whoever wrote the
+text.
 """
 
 from __future__ import annotations
 
 import re
 
-# In a text: who, and whatever follows `?` or `#` up to a blank, without the quotes and stops around it.
-# Each repetition is bounded: whoever wrote the text, it is read in a time that grows with its length.
-# They are compiled when first needed: a pilot starts without them.
+# In a text: who, and whatever follows `?` or `#` up to a blank, without the quotes and stops around
+# it. Each repetition is bounded: whoever wrote the text, it is read in a time that grows with its
+# length. They are compiled when first needed: a pilot starts without them.
 _USER = r"(?<=://)[^\s/?#]*@"
 STOPS = "]\"'`)>,.;:"
 _STOPS = r"(?=[\]\"'`)>,.;:]{0,8}(?:\s|$))"

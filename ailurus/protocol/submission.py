@@ -239,7 +239,8 @@ def _form(shown: str) -> str:
 
 
 def check(jobs: Sequence[JobSpec]) -> None:
-    """What must hold in and among the jobs of one submission. Raises AilurusError at the first fault."""
+    """What must hold in and among the jobs of one submission. Raises AilurusError at the first
+    fault."""
     names = Counter(job.name for job in jobs)
     outputs = {job.name: {file.name for file in job.outputs} for job in jobs}
     for index, job in enumerate(jobs):

@@ -1,8 +1,8 @@
 """URLs of data, parsed once: joined, named and shown here and nowhere else.
 
-On the wire a URL stays a text (`FileUrl`, `DirectoryUrl`). Whoever does something with one parses it.
-`str()` of a parsed URL is what people may see, `.text` what is stored, `.sent` what a server is asked
-for; so a log line that forgets about secrets shows none.
+On the wire a URL stays a text (`FileUrl`, `DirectoryUrl`). Whoever does something with one parses
+it. `str()` of a parsed URL is what people may see, `.text` what is stored, `.sent` what a server is
+asked for; so a log line that forgets about secrets shows none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ DirectoryUrl = Annotated[
     str,
     Meta(max_length=LONGEST_DIRECTORY, pattern=_FORM, description="scheme://..., without spaces"),
 ]
-"""Where files go. Shorter than a file's URL by more than a job's id, attempt and longest file name."""
+"""Where files go. Shorter than a file's URL by more than a job's id, attempt and longest file
+name."""
 
 _PARTS: Final = (
     r"([A-Za-z][A-Za-z0-9+.-]*)://"
@@ -70,8 +71,8 @@ class Url(Struct, frozen=True, gc=False):
 
     @staticmethod
     def of_path(path: str) -> Url:
-        """The `file:` URL of an absolute path. Bytes that are no UTF-8 come as Python's surrogates. Raises
-        AilurusError."""
+        """The `file:` URL of an absolute path. Bytes that are no UTF-8 come as Python's surrogates.
+        Raises AilurusError."""
         try:
             return Url("file", path=quote(path, safe="/" + _IN_A_SEGMENT, errors="surrogateescape"))
         except UnicodeEncodeError:
@@ -116,13 +117,14 @@ class Url(Struct, frozen=True, gc=False):
 
     @property
     def segments(self) -> list[bytes]:
-        """The names on the path from the top, decoded: bytes, whatever the locale says. Empty ones (of
-        `//` and of a last slash) stay."""
+        """The names on the path from the top, decoded: bytes, whatever the locale says. Empty ones
+        (of `//` and of a last slash) stay."""
         return [unquote_to_bytes(segment) for segment in self.path.split("/")[1:]]
 
     @property
     def name(self) -> str:
-        """What a file there is called: the last name on the path, decoded; empty after a last slash."""
+        """What a file there is called: the last name on the path, decoded; empty after a last
+        slash."""
         return self.segments[-1].decode("utf-8", "replace") if self.path else ""
 
     @property
@@ -138,8 +140,8 @@ class Url(Struct, frozen=True, gc=False):
         return Url(self.scheme, self.host, path, self.userinfo, self.port, self.query)
 
     def redirected(self, location: str) -> Url:
-        """Where a server's `Location` leads from here. Nothing of our query goes with it: whatever the
-        target needs, the redirect itself carries. Raises AilurusError."""
+        """Where a server's `Location` leads from here. Nothing of our query goes with it: whatever
+        the target needs, the redirect itself carries. Raises AilurusError."""
         try:
             return Url.parse(urljoin(self.sent, location.strip().replace(" ", "%20")))
         except ValueError:

@@ -1,59 +1,97 @@
-"""What is here: CPUs, memory, disk and GPUs that this process may use."""
+"""What this process may use of its node: CPUs, memory, disk and GPU devices."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from ailurus.protocol.resources import Resources
+from pilot.node import gpus
+from pilot.node.gpus import Gpu
+
+ROOT = Path("/")
 
 
-def look(workdir: Path) -> Resources:
-    """The machine as this process sees it: affinity and cgroup before what the hardware has."""
+class Inventory(Struct, frozen=True, kw_only=True):
+    """What is here, each CPU and each GPU by its name."""
+
+    resources: Resources
+    cpus: tuple[int, ...]
+    """Those that this process may run on; a quota may leave it less time than they have."""
+    gpus: tuple[Gpu, ...]
+
+
+def look(
+    workdir: Path, *, environment: Mapping[str, str] = os.environ, root: Path = ROOT
+) -> Inventory:
+    """What the batch system gave: affinity (which is within the cpuset), cgroups and the
+    environment before what the hardware has. Raises OSError if `workdir` is on no disk. `root`:
+    where /proc, /sys and /dev are."""
     disk = os.statvfs(workdir)
-    return Resources(
-        cores=max(1, min(len(os.sched_getaffinity(0)), _cgroup_cpus())),
-        memory_mb=min(_memory_bytes(), _cgroup_memory()) >> 20,
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    devices = gpus.find(environment, root)
+    resources = Resources(
+        cores=max(1, min(len(cpus), cpu_quota(root))),
+        memory_mb=min(_memory_bytes(), memory_limit_bytes(root)) >> 20,
         disk_mb=disk.f_bavail * disk.f_frsize >> 20,
-        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        gpus=len(devices),
     )
+    return Inventory(resources=resources, cpus=cpus, gpus=devices)
 
 
 def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _cgroup_files(v2: str, controller: str, v1: str) -> list[str]:
-    """What the cgroups of this process say, from its own to the top one."""
-    texts = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text("utf-8", "replace").splitlines():
-            _, controllers, below = line.split(":", 2)
-            if controllers == "":
-                top, name = Path("/sys/fs/cgroup"), v2
-            elif controller in controllers.split(","):
-                top, name = Path("/sys/fs/cgroup") / controller, v1
-            else:
+def memory_limit_bytes(root: Path = ROOT) -> int:
+    """The smallest limit on memory of the cgroups of this process."""
+    limits = [
+        int(text)
+        for directory, v2 in _cgroups("memory", root)
+        if (text := _text(directory / ("memory.max" if v2 else "memory.limit_in_bytes"))).isdigit()
+    ]
+    return min(limits, default=1 << 62)
+
+
+def cpu_quota(root: Path = ROOT) -> int:
+    """How many whole CPUs the quotas of the cgroups of this process allow, whatever their
+    periods."""
+    allowed = [1 << 20]
+    for directory, v2 in _cgroups("cpu", root):
+        if v2:
+            quota, _, period = _text(directory / "cpu.max").partition(" ")
+        else:
+            quota = _text(directory / "cpu.cfs_quota_us")
+            period = _text(directory / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            allowed.append(int(quota) // int(period))
+    return min(allowed)
+
+
+def _cgroups(controller: str, root: Path) -> Iterator[tuple[Path, bool]]:
+    """The directories of the cgroups of this process that have a controller, each from its own to
+    the top one, and whether they are of version 2."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, below = line.split(":", 2)
+        top = root / "sys/fs/cgroup"
+        v2 = controllers == ""
+        if not v2:
+            if controller not in controllers.split(","):
                 continue
-            here = top / below.lstrip("/")
-            for directory in (here, *here.parents):
-                with contextlib.suppress(OSError):
-                    texts.append((directory / name).read_text("utf-8"))
-                if directory == top:
-                    break
-    return texts
+            top /= controller
+        here = top / below.lstrip("/")
+        for directory in (here, *here.parents):
+            yield directory, v2
+            if directory == top:
+                break
 
 
-def _cgroup_memory() -> int:
-    limits = _cgroup_files("memory.max", "memory", "memory.limit_in_bytes")
-    return min((int(text) for text in limits if text.strip().isdigit()), default=1 << 62)
-
-
-def _cgroup_cpus() -> int:
-    cpus = [1 << 20]
-    for text in _cgroup_files("cpu.max", "cpu", "cpu.cfs_quota_us"):
-        quota, _, period = text.strip().partition(" ")
-        if quota.isdigit():
-            cpus.append(-(-int(quota) // int(period or 100_000)))
-    return min(cpus)
+def _text(file: Path) -> str:
+    """What is in a file, nothing if it cannot be read."""
+    with suppress(OSError):
+        return file.read_text("utf-8", "replace").strip()
+    return ""

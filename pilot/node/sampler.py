@@ -19,7 +19,8 @@ class Sampler(Protocol):
     def io_of(self, pid: int) -> proc.Io | None: ...
 
     def pss_kb(self, pids: Iterable[int]) -> proc.Mapped | None:
-        """The memory of processes, with shared pages shared out; None if the kernel does not tell."""
+        """The memory of processes, with shared pages shared out; None if the kernel does not
+        tell."""
 
     def rss_shmem_kb(self, pids: Iterable[int]) -> int:
         """What processes have mapped of files in memory; shared pages count once a process."""

@@ -1,8 +1,8 @@
 """Slots: who holds which cores, memory, disk and GPUs, and who is next.
 
 Who waits is ordered by priority, then longest estimate first (jobs without one last), then arrival;
-whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is the order and
-nothing else: the pilot's threads and `pack` both use it.
+whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is the order
+and nothing else: the pilot's threads and `pack` both use it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from ailurus.protocol.job import shape_of
 from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
+from pilot.node.gpus import Gpu
 
 T = TypeVar("T")
 
@@ -61,17 +62,20 @@ class Slot(NamedTuple):
 
     need: Resources
     cpus: tuple[int, ...] = ()
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
 
 
 class Slots:
     """The room of this pilot, shared by its jobs' threads."""
 
-    def __init__(self, total: Resources, pin: Collection[int] = ()) -> None:
+    def __init__(
+        self, total: Resources, pin: Collection[int] = (), gpus: Sequence[Gpu] = ()
+    ) -> None:
+        """`pin`: CPUs to bind payloads to. `gpus`: as many devices as `total` says."""
         self.total = total
         self._free = total
         self._cpus = sorted(pin)
-        self._gpus = list(range(total.gpus))
+        self._gpus = list(gpus)
         self._line: Line[Attempt] = Line()
         self._coming: dict[Attempt, Resources] = {}
         self._granted: dict[Attempt, Slot] = {}
@@ -80,13 +84,14 @@ class Slots:
         """Notified when there may be room for another job."""
 
     def expect(self, job: Attempt) -> None:
-        """Keep room for a job that has come, until it holds its slot or has ended: its inputs may take
-        hours, and meanwhile another job would find the room free."""
+        """Keep room for a job that has come, until it holds its slot or has ended: its inputs may
+        take hours, and meanwhile another job would find the room free."""
         with self._lock:
             self._coming[job] = shape_of(job.spec).each
 
     def gone(self, job: Attempt) -> None:
-        """Keep no room any more for a job that has got its slot, or stands in line for it, or has ended."""
+        """Keep no room any more for a job that has got its slot, or stands in line for it, or has
+        ended."""
         with self._lock:
             if self._coming.pop(job, None) is not None:
                 self.changed.notify_all()
@@ -145,6 +150,6 @@ class Slots:
         else:
             self._free = self._free.plus(need)
             self._cpus = sorted([*self._cpus, *slot.cpus])
-            self._gpus = sorted([*self._gpus, *slot.gpus])
+            self._gpus += slot.gpus
             self._grant()
         self.changed.notify_all()

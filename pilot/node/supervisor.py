@@ -29,8 +29,9 @@ SHARE = 0.0025  # of one core, for samples; the same again for looking at disks
 SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
 FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when it has ended
 BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
-# Files without a name are searched for when the node has so much more in memory or on disk than at the last
-# search: they cannot have grown by more. A node where others free as much is searched every few minutes.
+# Files without a name are searched for when the node has so much more in memory or on disk than at
+# the last search: they cannot have grown by more. A node where others free as much is searched
+# every few minutes.
 GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 60.0
 
 
@@ -177,8 +178,8 @@ class Supervisor:
                 one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
 
     def _files_in_memory(self, one: _Watched, tree: list[int], now: float, node: NodeUse) -> int:
-        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A payload
-        that has files without a name is searched with its disk, as they may go."""
+        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A
+        payload that has files without a name is searched with its disk, as they may go."""
         grown = (
             node.memory_kb > one.node.memory_kb + GROWN_MEMORY_KB
             or node.disk_kb > one.node.disk_kb + GROWN_DISK_KB
@@ -196,8 +197,8 @@ class Supervisor:
         return inside + one.nameless.memory // 1024
 
     def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
-        """`most` counts shared pages once a process, and files in memory apart from what is mapped of
-        them: so before it counts against anybody, shares decide."""
+        """`most` counts shared pages once a process, and files in memory apart from what is mapped
+        of them: so before it counts against anybody, shares decide."""
         limit = one.attempt.spec.memory_mb * 1024
         if most <= limit and now < one.pss_next:
             return

@@ -202,15 +202,8 @@ def inside(box: Sandbox, setup: ContainerSetup, hosts: str) -> list[str]:
         words.append("--share-net")
         for name in _ETC_NETWORK:
             words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    if box.gpus:
-        devices = [
-            *(f"nvidia{gpu}" for gpu in box.gpus),
-            "nvidiactl",
-            "nvidia-uvm",
-            "nvidia-uvm-tools",
-        ]
-        for name in devices:
-            words += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
+    for device in box.devices:
+        words += ["--dev-bind-try", device, device]
     for path in ("/dev", "/"):  # made in memory: what is in them is mounted by now
         words += ["--remount-ro", path]
     for name, value in box.environment.items():

@@ -1,6 +1,7 @@
 """What travels over the native API: one type a message, a file for each kind of caller.
 
-Times are seconds since 1970 (UTC). Others write `from ailurus.protocol import messages as m` and `m.Beat`.
+Times are seconds since 1970 (UTC). Others write `from ailurus.protocol import messages as m` and
+`m.Beat`.
 """
 
 from ailurus.protocol.messages.base import (

@@ -1,4 +1,5 @@
-"""What all messages of the native API are made of: the kinds of a message, and types of their fields."""
+"""What all messages of the native API are made of: the kinds of a message, and types of their
+fields."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class StrictRequest(
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class LenientRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something a pilot or an edge sends: what a newer one says beside is not understood, and no error."""
+    """Something a pilot or an edge sends: what a newer one says beside is not understood, and no
+    error."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))

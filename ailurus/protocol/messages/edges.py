@@ -1,4 +1,5 @@
-"""Messages between an edge and the dispatcher: lease of a site, demand, intents, states of workers."""
+"""Messages between an edge and the dispatcher: lease of a site, demand, intents, states of
+workers."""
 
 from __future__ import annotations
 
@@ -75,8 +76,8 @@ class SiteDecision(LenientRequest):
 
 
 class DemandRequest(LenientRequest):
-    """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves its
-    share to the others that serve the queue."""
+    """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves
+    its share to the others that serve the queue."""
 
     site: Key
     epoch: Whole

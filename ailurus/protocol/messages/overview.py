@@ -74,7 +74,8 @@ class Trouble(Answer):
 
 
 class FailureRow(Answer):
-    """Failed jobs that look alike: the same code, and diagnoses that differ in numbers and paths alone."""
+    """Failed jobs that look alike: the same code, and diagnoses that differ in numbers and paths
+    alone."""
 
     kind: int  # for the `kind` of a list of jobs: it gives exactly these
     code: int

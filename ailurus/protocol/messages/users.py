@@ -128,8 +128,8 @@ class JobStates(Answer):
 
 
 class Retry(StrictRequest):
-    """Try final jobs again. `request_id` is made by the caller: repeated, it returns the first answer;
-    a client of a version before sends none."""
+    """Try final jobs again. `request_id` is made by the caller: repeated, it returns the first
+    answer; a client of a version before sends none."""
 
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
     request_id: Key | None = None
@@ -148,7 +148,8 @@ class Cancelled(Answer):
 
 
 class LogChunk(Answer):
-    """A piece of a live or kept log. `offset` counts bytes; `end` is where the next chunk starts."""
+    """A piece of a live or kept log. `offset` counts bytes; `end` is where the next chunk
+    starts."""
 
     offset: int
     end: int
@@ -178,8 +179,8 @@ class Token(Answer):
 
 
 class Revoke(StrictRequest):
-    """Tokens that are to be refused from now on: one by its id, the claim `jti`, or all that a subject
-    has had so far. What is made later is good."""
+    """Tokens that are to be refused from now on: one by its id, the claim `jti`, or all that a
+    subject has had so far. What is made later is good."""
 
     subject: Annotated[str, Meta(max_length=300)] = ""
     token_id: Annotated[str, Meta(max_length=200)] = ""

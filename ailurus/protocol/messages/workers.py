@@ -1,4 +1,5 @@
-"""Messages between a worker and the dispatcher: registration, acquire, heartbeat, report and log."""
+"""Messages between a worker and the dispatcher: registration, acquire, heartbeat, report and
+log."""
 
 from __future__ import annotations
 
@@ -186,9 +187,9 @@ class Reports(LenientRequest):
 
 
 class ReportVerdict(Answer):
-    """Whether a report counted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`. With the attempt's
-    seal it is the last word: the report need not be sent again, and if it was not accepted its files are
-    to be deleted. Without it nobody who knows the attempt has spoken."""
+    """Whether a report counted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`. With the
+    attempt's seal it is the last word: the report need not be sent again, and if it was not
+    accepted its files are to be deleted. Without it nobody who knows the attempt has spoken."""
 
     job_id: int
     attempt_nr: int

@@ -14,6 +14,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
 from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
+from pilot.node.gpus import Gpu
 from pilot.node.slots import Line, Slots
 from pilot.ports import JobError
 from pilot.process import guardian
@@ -112,10 +113,16 @@ def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
         assert slots.waiting() == 0
 
 
-def test_gpus_are_handed_out_once() -> None:
-    slots = Slots(Resources(cores=4, memory_mb=10_000, disk_mb=10_000, gpus=2))
+def test_a_gpu_is_handed_out_once_and_again_when_its_payload_has_ended() -> None:
+    devices = [Gpu(name=f"GPU-{nr}", number=nr, key=f"nvidia{nr}", files=()) for nr in range(2)]
+    total = Resources(cores=4, memory_mb=10_000, disk_mb=10_000, gpus=2)
+    slots = Slots(total, gpus=devices)
     with slots.slot_for(attempt(1, gpus=1)) as one, slots.slot_for(attempt(2, gpus=1)) as two:
-        assert {*one.gpus, *two.gpus} == {0, 1}
+        assert {*one.gpus, *two.gpus} == set(devices)
+    with slots.slot_for(attempt(3, gpus=2)) as both:
+        assert set(both.gpus) == set(devices)
+    with slots.slot_for(attempt(4)) as none:
+        assert none.gpus == ()
 
 
 @pytest.fixture

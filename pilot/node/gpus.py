@@ -1,0 +1,225 @@
+"""The GPUs of a node that the batch system has given to this pilot.
+
+A device is named by its UUID, which no renumbering changes; by its index where it has none.
+NVIDIA's come from the driver's files in /proc, its MIG instances from `nvidia-smi -L`, AMD's from
+the kernel's list of compute nodes. Of these are taken: what may be opened (a device cgroup forbids
+the rest), and of that what the environment names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+SMI_TIMEOUT_S = 30.0
+NO_GPU = frozenset({"", "-1", "none", "void", "nodevfiles"})
+"""What a batch system or a container writes where a job has no GPU, in lower case."""
+_BY_POSITION = ("GPU_DEVICE_ORDINAL", "_CONDOR_AssignedGPUs")
+_BY_NUMBER = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
+_NVIDIA_BY_NUMBER = (*_BY_NUMBER, "NVIDIA_VISIBLE_DEVICES")
+_NVIDIA_COMMON = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+_WHOLE = re.compile(r"GPU (\d+): .*\(UUID: ([^)]+)\)")
+_INSTANCE = re.compile(r"\s+MIG .*\(UUID: ([^)]+)\)")
+_ORDINAL = re.compile(r"[A-Za-z]*(\d+)")
+"""`0`, or HTCondor's `CUDA0`."""
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """A GPU, or a MIG instance of one, which is handed out as a whole."""
+
+    name: str
+    """Its UUID, or its index among those that may be opened."""
+    number: int
+    """Of its device file: the number by which Slurm counts."""
+    key: str
+    """What names it for all pilots of the node."""
+    files: tuple[str, ...]
+    """Device files that a payload needs to use it."""
+    amd: bool = False
+
+
+Run = Callable[[Sequence[str]], str]
+"""Runs a command and returns what it wrote; nothing if it failed."""
+
+
+def run_command(argv: Sequence[str]) -> str:
+    """What a command wrote to its standard output; nothing if it failed or took too long."""
+    import subprocess  # late: few nodes need it
+
+    try:
+        return subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SMI_TIMEOUT_S,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def can_open(path: Path) -> bool:
+    """Whether this process may use a device: file modes and its device cgroup decide that at the
+    open."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def find(
+    environment: Mapping[str, str],
+    root: Path = Path("/"),
+    *,
+    run: Run = run_command,
+    usable: Callable[[Path], bool] = can_open,
+) -> tuple[Gpu, ...]:
+    """The GPUs that this pilot may hand out, in the order of the node. `root`: where /proc, /dev
+    and /sys are."""
+    nvidia = _nvidia(root, run, usable)
+    amd = _amd(root, usable)
+    return (
+        *_granted(nvidia, environment, ("CUDA_VISIBLE_DEVICES", *_BY_POSITION), _NVIDIA_BY_NUMBER),
+        *_granted(amd, environment, ("ROCR_VISIBLE_DEVICES", *_BY_POSITION), _BY_NUMBER),
+    )
+
+
+def visible(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """The variables that show a payload its GPUs and no other: empty ones show none."""
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in gpus if not gpu.amd),
+        "ROCR_VISIBLE_DEVICES": ",".join(gpu.name for gpu in gpus if gpu.amd),
+    }
+
+
+def _nvidia(root: Path, run: Run, usable: Callable[[Path], bool]) -> list[Gpu]:
+    """NVIDIA's devices by PCI address, as `nvidia-smi` and CUDA_DEVICE_ORDER=PCI_BUS_ID count
+    them."""
+    found: list[tuple[str, int]] = []
+    for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        said = _information(file)
+        if said.get("Device Minor", "").isdigit():
+            uuid = said.get("GPU UUID", "")
+            # A GPU that the driver has not begun to use yet has question marks for a UUID.
+            found.append(("" if "?" in uuid else uuid, int(said["Device Minor"])))
+    if not found:
+        numbers = (path.name.removeprefix("nvidia") for path in root.glob("dev/nvidia[0-9]*"))
+        found = [("", number) for number in sorted(int(one) for one in numbers if one.isdigit())]
+    found = [(uuid, number) for uuid, number in found if usable(root / f"dev/nvidia{number}")]
+    instances = _mig_instances(root, run) if found else {}
+    gpus: list[Gpu] = []
+    for uuid, number in found:
+        node = f"nvidia{number}"
+        files = (f"/dev/{node}", *_NVIDIA_COMMON)
+        caps = (*files, "/dev/nvidia-caps")
+        if parts := instances.get(uuid):
+            gpus += [Gpu(name=part, number=number, key=part, files=caps) for part in parts]
+        else:
+            name = uuid or str(len(gpus))
+            gpus.append(Gpu(name=name, number=number, key=node, files=files))
+    return gpus
+
+
+def _information(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _mig_instances(root: Path, run: Run) -> dict[str, list[str]]:
+    """UUIDs of MIG instances by the UUID of their GPU. Only `nvidia-smi` names them, and it takes
+    its time, so it runs only where the driver shows that there are any."""
+    if not any(root.glob("proc/driver/nvidia/capabilities/gpu*/mig/gi*")):
+        return {}
+    return parse_smi(run(["nvidia-smi", "-L"]))
+
+
+def parse_smi(text: str) -> dict[str, list[str]]:
+    """From the text of `nvidia-smi -L`: each GPU's UUID with those of its MIG instances."""
+    found: dict[str, list[str]] = {}
+    last: list[str] = []
+    for line in text.splitlines():
+        if whole := _WHOLE.match(line):
+            last = found.setdefault(whole[2], [])
+        elif instance := _INSTANCE.match(line):
+            last.append(instance[1])
+    return found
+
+
+def _amd(root: Path, usable: Callable[[Path], bool]) -> list[Gpu]:
+    """AMD's devices in the kernel's order, which is ROCr's."""
+    gpus: list[Gpu] = []
+    nodes = root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")
+    for file in sorted(nodes, key=lambda file: int(file.parent.name)):
+        said = _properties(file)
+        render = said.get("drm_render_minor", 0)
+        # A CPU is a node too, without SIMD units. The properties of what is not ours read as
+        # nothing.
+        if not said.get("simd_count") or not usable(root / f"dev/dri/renderD{render}"):
+            continue
+        unique = said.get("unique_id", 0)
+        name = f"GPU-{unique:016x}" if unique else str(len(gpus))
+        files = (f"/dev/dri/renderD{render}", "/dev/kfd")
+        gpus.append(Gpu(name=name, number=len(gpus), key=f"renderD{render}", files=files, amd=True))
+    return gpus
+
+
+def _properties(file: Path) -> dict[str, int]:
+    try:
+        pairs = (line.split() for line in file.read_text("utf-8", "replace").splitlines())
+        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    except OSError:
+        return {}
+
+
+def _granted(
+    gpus: list[Gpu],
+    environment: Mapping[str, str],
+    by_position: Sequence[str],
+    by_number: Sequence[str],
+) -> list[Gpu]:
+    """Those that the environment names, by the first of these variables that is set; all if none
+    is.
+
+    Numbers in the first variables are positions among the devices that may be opened, in the others
+    they are those of the device files.
+    """
+    for variable in by_position:
+        if variable in environment:
+            return _named(gpus, environment[variable], dict(enumerate(gpus)))
+    for variable in by_number:
+        if variable in environment:
+            return _named(gpus, environment[variable], {gpu.number: gpu for gpu in gpus})
+    return gpus
+
+
+def _named(gpus: list[Gpu], text: str, by_number: Mapping[int, Gpu]) -> list[Gpu]:
+    """The devices of a comma-separated list. An entry that names none, or several, gives
+    nothing."""
+    if text.strip().lower() == "all":
+        return gpus
+    found: dict[str, Gpu] = {}
+    for entry in text.split(","):
+        word = entry.strip()
+        if word.lower() in NO_GPU:
+            break  # CUDA too stops at the first entry that is none
+        if ordinal := _ORDINAL.fullmatch(word):
+            gpu = by_number.get(int(ordinal[1]))
+        else:  # HTCondor shortens a UUID, and CUDA takes it so
+            matches = [gpu for gpu in gpus if gpu.name.startswith(word)]
+            gpu = matches[0] if len(matches) == 1 else None
+        if gpu is not None:
+            found[gpu.key] = gpu
+    return list(found.values())

@@ -1,0 +1,102 @@
+"""Two pilots of a user never hand out the same device, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pilot.node.claims import claim
+from pilot.node.gpus import Gpu
+
+GPUS = tuple(Gpu(name=f"GPU-{nr}", number=nr, key=f"nvidia{nr}", files=()) for nr in range(4))
+OTHER_PILOT = """
+import sys
+from pathlib import Path
+from pilot.node.claims import claim
+from tests.pilot.node.test_claims import GPUS
+claims = claim(GPUS, 3, [Path(one) for one in sys.argv[1:]])
+print(len(claims.gpus), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def bases(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / "a", tmp_path / "b"]
+    for base in made:
+        base.mkdir(mode=0o777)
+    return made
+
+
+def own(base: Path) -> Path:
+    return base / f"ailurus-gpus-{os.geteuid()}"
+
+
+def test_a_second_pilot_gets_what_the_first_has_left(bases):
+    first = claim(GPUS, 3, bases)
+    second = claim(GPUS, None, bases)
+    assert first.gpus == GPUS[:3]
+    assert second.gpus == GPUS[3:]
+    assert claim(GPUS, None, bases).gpus == ()
+    first.close()
+    assert claim(GPUS, None, bases).gpus == GPUS[:3]
+
+
+def test_a_killed_pilot_gives_its_devices_back(bases):
+    argv = [sys.executable, "-c", OTHER_PILOT, *map(str, bases)]
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "3\n"
+        assert claim(GPUS, None, bases).gpus == GPUS[3:]
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        assert claim(GPUS, None, bases).gpus == GPUS[:3]
+
+
+def test_claims_lie_where_only_their_user_can_enter(bases):
+    claims = claim(GPUS, 1, bases)
+    assert [own(base).stat().st_mode & 0o777 for base in bases] == [0o700, 0o700]
+    claims.close()
+
+
+def test_what_another_user_put_there_is_passed_over_and_pilots_still_meet(bases, tmp_path):
+    """Before, between and after: a link, a file, a directory that others may write."""
+    (tmp_path / "elsewhere").mkdir()
+    own(bases[0]).symlink_to(tmp_path / "elsewhere")
+    first = claim(GPUS, 2, bases)
+    own(bases[0]).unlink()
+    own(bases[0]).mkdir(mode=0o777)
+    own(bases[0]).chmod(0o777)
+    second = claim(GPUS, 1, bases)
+    own(bases[0]).rmdir()
+    third = claim(GPUS, None, bases)
+    assert (first.gpus, second.gpus, third.gpus) == (GPUS[:2], GPUS[2:3], GPUS[3:])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_nothing_is_claimed_where_no_directory_can_be_had(tmp_path):
+    assert claim(GPUS, None, [tmp_path / "missing"]).gpus == ()
+
+
+def test_a_node_without_gpus_gets_no_directory(bases):
+    assert claim((), None, bases).gpus == ()
+    assert not own(bases[0]).exists()
+
+
+def test_locks_are_not_left_to_programs_that_the_pilot_starts(bases):
+    claims = claim(GPUS, None, bases)
+    with subprocess.Popen(["/bin/sleep", "60"], close_fds=False) as child:
+        claims.close()
+        assert claim(GPUS, None, bases).gpus == GPUS
+        child.kill()
