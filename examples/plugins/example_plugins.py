@@ -1,5 +1,5 @@
-"""One plugin of each kind, as small as its port allows. Each implements the port of `harvester_edge.ports`
-or `pilot.ports`, where what a method promises is said."""
+"""One plugin of each kind, as small as its port allows. Each implements the port of
+`harvester_edge.ports` or `pilot.ports`, where what a method promises is said."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class LedgerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Ledger(Batch):
-    """A batch system without machines: a file with a line for each worker, all of which stay queued."""
+    """A batch system without machines: a file with a line for each worker, all of which stay
+    queued."""
 
     Options = LedgerOptions
     poll_s, settle_s, grace_s = 1.0, 1.0, 5.0
@@ -102,7 +103,8 @@ class Ledger(Batch):
 
 
 class Text:
-    """`text://anything/WORDS`: a file whose content is the last part of its own URL. Nothing is written."""
+    """`text://anything/WORDS`: a file whose content is the last part of its own URL. Nothing is
+    written."""
 
     def __init__(self, **site: object) -> None:
         """`site`: what the site file says about storage, of which this needs nothing."""

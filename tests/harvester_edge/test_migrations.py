@@ -1,4 +1,5 @@
-"""R7: a file of the version before opens with all that is in it, one of a later version only if it may."""
+"""R7: a file of the version before opens with all that is in it, one of a later version only if it
+may."""
 
 from __future__ import annotations
 

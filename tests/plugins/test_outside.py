@@ -38,8 +38,8 @@ slots:
 def installed(tmp_path, monkeypatch) -> dict[str, str]:
     """The example as it is installed; the environment that a program needs to see it.
 
-    scripts/test installs it beside the wheel. In a tree nothing is installed: what an installer would
-    write lies in a folder on the path.
+    scripts/test installs it beside the wheel. In a tree nothing is installed: what an installer
+    would write lies in a folder on the path.
     """
     with suppress(importlib.metadata.PackageNotFoundError):
         importlib.metadata.distribution("ailurus-example-plugins")
