@@ -8,7 +8,7 @@ All names, each covered by a kill test:
     local.spawned       a worker's process runs, the edge has written nothing about it
     edge.submitted      the batch system has answered
     edge.recorded       the outcome is on disk
-    edge.told           the dispatcher knows, the edge does not yet know that it does
+    edge.reported       the dispatcher knows, the edge does not yet know that it does
 """
 
 from __future__ import annotations

@@ -184,13 +184,19 @@ class Book:
     def set_meta(self, name: str, value: str) -> None:
         self._db.execute("insert or replace into meta (name, value) values (?, ?)", (name, value))
 
-    def answers_since(self, now: float | None) -> float | None:
-        """Since when the dispatcher answers without a gap; `now`: it has answered, None: it has not.
-        Written only when that changes."""
+    def answers_since(self) -> float | None:
+        """Since when the dispatcher answers without a gap; None: it does not."""
         since = self.meta("answers_since")
-        if now is None and since:
+        return float(since) if since else None
+
+    def set_answers_since(self, since: float | None) -> None:
+        """Written only when it changes."""
+        if since == self.answers_since():
+            return
+        if since is None:
             self._db.execute("delete from meta where name = 'answers_since'")
-        return None if now is None else float(since or self.meta("answers_since", repr(now)))
+        else:
+            self.set_meta("answers_since", repr(since))
 
     def instance(self) -> str:
         """This edge's name at the dispatcher: a restarted edge gets its site back at once. A copy of the
@@ -256,11 +262,11 @@ class Book:
         more = self._workers('where batch_id glob ? order by intent, "index"', f"{array[1]}[[_.]*")
         return [*found, *(one for one in more if one not in found)]
 
-    def untold(self, limit: int = 5000) -> list[Worker]:
+    def unreported(self, limit: int = 5000) -> list[Worker]:
         """Workers of which the dispatcher does not know the latest."""
         return self._workers("where news = 1 and phase != 'planned' limit ?", limit)
 
-    def told(self, workers: Sequence[Worker]) -> None:
+    def reported(self, workers: Sequence[Worker]) -> None:
         self._db.executemany(
             'update worker set news = 0 where intent = ? and "index" = ?',
             [worker.key for worker in workers],

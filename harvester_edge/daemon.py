@@ -1,4 +1,4 @@
-"""The edge at work: `cycle` is observe, decide, act; the rest is when, and who may."""
+"""The edge at work: `cycle` is observe, reconcile, record, decide, act; the rest is when, and who may."""
 
 from __future__ import annotations
 
@@ -13,47 +13,52 @@ from pathlib import Path
 from typing import IO
 
 from ailurus.loops import Loops
-from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import size_mb
-from ailurus.wire import authority
-from ailurus.wire.client import Refused, WireError
-from harvester_edge import owned
-from harvester_edge.act import act, tell, tidy
+from harvester_edge import lease, owned, shared_files
+from harvester_edge.act import act, report, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, Limits, decide, undone
-from harvester_edge.edge import Edge, grounded
-from harvester_edge.loop_status import Teller
-from harvester_edge.observe import Seen, observe
+from harvester_edge.edge import Edge
+from harvester_edge.lease import SiteTaken
+from harvester_edge.loop_status import LoopStatusWriter
+from harvester_edge.observe import circumstances, observe
+from harvester_edge.reconcile import Changes, Observation, reconcile
+from harvester_edge.record import record
 from harvester_edge.recover import recover
 from harvester_edge.relay.behind import behind
 from harvester_edge.site import Site, percent
+from harvester_edge.snapshot import snapshot
 
 TIDY_S = 600.0
 _LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
 
 
-class SiteTaken(AilurusError):
-    """Another edge provisions this site."""
-
-
 def cycle(edge: Edge) -> Decision:
-    """One round: observe → decide → act."""
-    unfit = grounded(edge)
-    unheard = say_hello(edge) or behind(edge.site)
-    seen = observe(edge, unheard, unfit)
-    decision = decide(seen.snapshot, limits(edge.site))
-    decision = undone(decision, act(edge, decision, seen))
-    if decision != edge.decision:
+    """One round: observe → reconcile → record → decide → act. Raises SiteTaken, or BookUnwritable."""
+    files_fault = shared_files.fault(edge.site, edge.log)
+    seen, changes = _look(edge)
+    around = circumstances(edge, seen.now, files_fault)
+    decision = decide(snapshot(edge.site, edge.workers, seen, around), limits(edge.site))
+    decision = undone(decision, act(edge, decision, seen, changes))
+    if decision != edge.decisions.last:
         edge.book.decided(edge.clock(), edge.site.site, decision)
         _log(edge, decision)
-        edge.decision = decision
-    _afterwards(edge, seen)
+        edge.decisions.last = decision
+    _afterwards(edge, seen, changes)
     _mark(edge)
-    if edge.clock() - edge.tidied > TIDY_S:
-        edge.tidied = edge.clock()
+    if edge.clock() - edge.tidied_at > TIDY_S:
+        edge.tidied_at = edge.clock()
         tidy(edge)
     return decision
+
+
+def _look(edge: Edge) -> tuple[Observation, Changes]:
+    """Observe, and write down what that changes."""
+    seen = observe(edge, lease.renew(edge) or behind(edge.site))
+    changes = reconcile(edge.workers, seen, edge.rules)
+    record(edge, seen, changes)
+    return seen, changes
 
 
 def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
@@ -85,15 +90,14 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
     turns = _Turns(edge, "drain")
     while edge.workers and not stop.is_set():
         stop.wait(turns.do(lambda: _drain(edge)))
-    tell(edge)
+    report(edge)
 
 
 def _drain(edge: Edge) -> None:
-    unheard = say_hello(edge) or behind(edge.site)
-    seen = observe(edge, unheard)
+    seen, changes = _look(edge)
     decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
-    act(edge, decision, seen)
-    _afterwards(edge, seen)
+    act(edge, decision, seen, changes)
+    _afterwards(edge, seen, changes)
     _mark(edge)
 
 
@@ -105,7 +109,7 @@ class _Turns:
         self._edge = edge
         self._loops = Loops(edge.log)
         self._loop = self._loops.add(name)
-        self._teller = Teller(edge.state, self._loops, edge.log)
+        self._status = LoopStatusWriter(edge.state, self._loops, edge.log)
 
     def do(self, cycle: Callable[[], object]) -> float:
         """Do one; how many seconds to wait for the next. Raises SiteTaken."""
@@ -114,14 +118,16 @@ class _Turns:
             cycle()
         except SiteTaken:
             raise
-        except BookUnwritable as error:  # nothing is done that the book could not take first
+        except BookUnwritable as error:
+            # Nothing is done that the book could not take first.
             pause_s = self._loops.note(self._loop, error)
-        except Exception as error:  # noqa: BLE001 -- an edge that ends lets the site run empty
+        # An edge that ends lets the site run empty.
+        except Exception as error:  # noqa: BLE001
             pause_s = self._loops.note(self._loop, error)
             self._remember()
         else:
             self._loop.turned(None)
-        self._teller.tell()
+        self._status.write()
         return max(self._edge.poll_s, pause_s)
 
     def _remember(self) -> None:
@@ -140,47 +146,18 @@ def _mark(edge: Edge) -> None:
     """Say when a cycle was finished, for `last_look`: nothing that was done depends on it."""
     try:
         (edge.state / "alive").touch()
-    except OSError as error:  # no descriptor, no room on the disk
+    except OSError as error:
+        # No descriptor, or no room on the disk.
         edge.log.warning("cycle_not_marked", reason=str(error))
 
 
-def _afterwards(edge: Edge, seen: Seen) -> None:
-    """Dead pilots' own reports first, then the news that they are dead: the news puts their jobs back
-    into the queue, also those that had finished."""
-    recover(edge, seen)
-    if edge.recovery is None and not seen.snapshot.unheard:
-        tell(edge)
-
-
-def say_hello(edge: Edge) -> str:
-    """Take or renew the site's lease in time; why not, if there is no word from the dispatcher."""
-    if edge.clock() < edge.lease_until:
-        return ""
-    ask = m.Hello(
-        site=edge.site.site,
-        instance=edge.book.instance(),
-        slots=edge.slots(),
-        online=edge.site.policy.status == "online",
-    )
-    edge.refused = False
-    try:
-        welcome = edge.upstream.hello(ask)
-    except Refused as error:
-        edge.refused = error.status in (401, 403)
-        if error.status == 409 and authority.known(error, edge.book.meta("giver") or error.giver):
-            raise SiteTaken(
-                error.message,
-                remedy=f"{error.remedy}; if that was this edge, its {edge.book.path} is not the one it had",
-            ) from None
-        return str(error)
-    except WireError as error:
-        return str(error)
-    if why := edge.stranger(welcome.giver):
-        return why
-    edge.book.claim(edge.site.site)
-    edge.epoch, edge.lease_s = welcome.epoch, welcome.lease_s
-    edge.lease_until = edge.clock() + welcome.lease_s / 3
-    return ""
+def _afterwards(edge: Edge, seen: Observation, changes: Changes) -> None:
+    """Send dead pilots' own reports, then report the workers as ended: that puts their jobs back into the
+    queue, also those that had finished."""
+    answers = not seen.dispatcher_fault
+    recover(edge, changes.ended, dispatcher_answers=answers)
+    if edge.recovery.process is None and answers:
+        report(edge)
 
 
 def limits(site: Site) -> Limits:
@@ -219,7 +196,8 @@ def sole(state: Path, site: str) -> Iterator[None]:
 
 
 def _locked(file: IO[str]) -> bool:
-    for _ in range(5):  # `status` may hold it for a moment, only to see whether it is held
+    # `status` may lock it for a moment, only to see whether it is locked.
+    for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

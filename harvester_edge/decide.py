@@ -84,9 +84,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     active: int = 0  # registered, not draining
     cost: Cost = Cost()  # of all workers; node-hours: of the period, spent and still to be spent
     paused: str = ""  # who or what paused the site
-    unheard: str = ""  # why there is no word from the dispatcher
-    unseen: str = ""  # why there is no fresh listing of the batch system
-    unfit: str = ""  # why no pilot can be started from the edge's directories
+    dispatcher_fault: str = ""  # why the dispatcher gave no answer
+    listing_fault: str = ""  # why there is no fresh listing of the batch system
+    files_fault: str = ""  # why no pilot can be started from the edge's directories
     drain: bool = False  # the site is to be emptied
     inputs: tuple[str, ...] = ()  # what was seen, in words
     never: tuple[str, ...] = ()  # demand that no slot of the site can serve
@@ -223,9 +223,9 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
         Bound(room=0, name=name, why=why)
         for name, why in (
             ("paused", seen.paused),
-            ("dispatcher", seen.unheard),
-            ("listing", seen.unseen),
-            ("files", seen.unfit),
+            ("dispatcher", seen.dispatcher_fault),
+            ("listing", seen.listing_fault),
+            ("files", seen.files_fault),
         )
         if why
     ]

@@ -13,23 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.naming import name_once
 from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from harvester_edge import connect, lint, owned
-from harvester_edge import edge as edges
-from harvester_edge.act import launch
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
 from harvester_edge.decide import TROUBLES
-from harvester_edge.edge import pilot_program, prefix
-from harvester_edge.ports import Batch, BatchError, Order, Tag
-from harvester_edge.render import script
+from harvester_edge.edge import make_batch
+from harvester_edge.launch import launch, order_of
+from harvester_edge.ports import BatchError, Tag
+from harvester_edge.shared_files import directories, pilot_program
 from harvester_edge.site import Site
 from harvester_edge.status import down, glance
 
@@ -125,7 +124,7 @@ def _state(site: Site) -> str:
 
 
 def _shared(site: Site) -> str:
-    for path, _ in edges.directories(site):
+    for path, _ in directories(site):
         if path.exists() and (wrong := owned.not_ours(path)):
             raise Trouble(*wrong)
     return _room(site.shared)
@@ -258,7 +257,7 @@ def _decision(site: Site) -> str:
 
 def _listing(site: Site) -> str:
     began = time.monotonic()
-    found = _batch(site, site.shared / "workers").listing()
+    found = make_batch(site, site.shared / "workers").listing()
     took = time.monotonic() - began
     said = (
         f"{site.backend.kind} answers in {took:.1f} s and shows {len(found)} workers of {site.site}"
@@ -270,9 +269,9 @@ def _listing(site: Site) -> str:
 
 def _history(site: Site) -> str:
     """Whether the batch system tells how workers ended that have left its listing."""
-    batch = _batch(site, site.shared / "workers")
+    batch = make_batch(site, site.shared / "workers")
     try:
-        batch.find(Tag(prefix(site.site) + "doctor"), (), 3600.0)
+        batch.find(Tag(site.tag_prefix + "doctor"), (), 3600.0)
     except BatchError as error:
         remedy = "what ends unseen holds its place meanwhile"
         if "history" in batch_class(site.backend.kind).Options.__struct_fields__:
@@ -286,33 +285,13 @@ def _history(site: Site) -> str:
 
 def _trial(site: Site, name: str) -> str:
     """Ask the batch system whether it would take a worker of the slot, where it can tell."""
-    shape = site.slots[name]
-    with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as place:
-        batch = _batch(site, Path(place))
-        room = shape.room()
-        order = Order(
-            script=script(launch(site, "INTENT", name), batch_class(site.backend.kind).index),
-            directory=Path(place),
-            count=shape.nodes,
-            nodes=shape.nodes,
-            cores=room.cores,
-            memory_mb=room.memory_mb,
-            disk_mb=room.disk_mb,
-            gpus=room.gpus,
-            walltime_s=shape.walltime_s,
-            wait_s=int(duration_s(site.policy.max_queue_age)),
-            extra=dict(shape.extra),
-        )
-        refused = batch.trial(order, Tag(prefix(site.site) + "doctor"))
+    with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as directory:
+        how = replace(launch(site, name, "INTENT"), directory=Path(directory))
+        batch = make_batch(site, Path(directory))
+        order = order_of(site, how, site.slots[name].nodes, batch.index)
+        refused = batch.trial(order, Tag(site.tag_prefix + "doctor"))
     if refused is None:
         return f"{site.backend.kind} cannot say beforehand whether it would take a worker"
     if refused:
         raise Trouble(refused, f"slots.{name} and backend.options")
     return "the batch system would take a worker"
-
-
-def _batch(site: Site, root: Path) -> Batch:
-    plugin = batch_class(site.backend.kind)
-    options = msgspec.convert(site.backend.options, plugin.Options)
-    timeout = duration_s(site.backend.limits.command_timeout)
-    return plugin(options, root, prefix(site.site), timeout_s=timeout)

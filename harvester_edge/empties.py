@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ailurus.protocol import messages as m
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending
-from harvester_edge.decide import PATIENCE, Breaker, Health, breaker, one_more
+from harvester_edge.decide import Health, one_more
 from harvester_edge.edge import Edge
 from harvester_edge.evidence import Worker
 from harvester_edge.fit import Bin, capacity, describe
@@ -49,9 +49,9 @@ def count(edge: Edge, demand: m.Demand, ended: Iterable[Worker]) -> None:
             )
     for name, waiting in asks.items():
         if waiting:
-            edge.wanting.setdefault(name, now)
+            edge.waiting_since.setdefault(name, now)
         else:
-            edge.wanting.pop(name, None)
+            edge.waiting_since.pop(name, None)
     _look_at_the_living(edge, demand, now)
 
 
@@ -63,14 +63,18 @@ def _asks(edge: Edge, name: str, demand: m.Demand) -> Iterable[m.ShapeDemand]:
 
 def _in_vain(edge: Edge, worker: Worker, asks: list[m.ShapeDemand]) -> bool:
     """Whether jobs waited from its start to its end."""
-    since = edge.wanting.get(worker.slot)
+    since = edge.waiting_since.get(worker.slot)
     return bool(asks) and since is not None and since <= (worker.started or 0.0)
 
 
 def _jobs(edge: Edge, worker: Worker) -> int | None:
     """How many jobs a pilot has had, by its own word; None: it left none."""
     try:
-        return int((edge.places / worker.intent / str(worker.index) / LEFT).read_text("ascii")[:20])
+        return int(
+            (edge.worker_directories / worker.intent / str(worker.index) / LEFT).read_text("ascii")[
+                :20
+            ]
+        )
     except (OSError, ValueError):
         return None
 
@@ -94,17 +98,6 @@ def _look_at_the_living(edge: Edge, demand: m.Demand, now: float) -> None:
             began = worker.started or worker.registered
             if worker.key in busy or now - began > stays_s:
                 _well(edge, worker.slot)
-
-
-def stops(edge: Edge, slot: str, workers: Iterable[Worker], now: float) -> Breaker:
-    """What pilots that left empty leave open of a slot: one at a time is tried, and watched to its end."""
-    health = edge.book.health(key(slot))
-    if health.failures < PATIENCE:
-        return Breaker()
-    tried = sum(worker.slot == slot and worker.planned >= health.since for worker in workers)
-    nodes = edge.site.slots[slot].nodes
-    what = "pilots in a row left without a job"
-    return breaker(health, now=now, starting=tried, nodes=nodes, what=what)
 
 
 def _reason(edge: Edge, slot: str, asks: list[m.ShapeDemand]) -> str:

@@ -1,4 +1,4 @@
-"""Reports that dead pilots left in the spool of a site, when no next pilot may come to send them.
+"""Sends the reports that dead pilots left in the spool of a site, when no next pilot may come to send them.
 
 The spool is the pilots' own: `pilot --recover` reads it. A pilot that lives has its part locked, so this
 may run at any time.
@@ -8,65 +8,83 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Ending
 from harvester_edge import pilot_file
-from harvester_edge.act import launch, trust_options
-from harvester_edge.edge import Edge, write_site_file
-from harvester_edge.observe import Seen
+from harvester_edge.connect import access
+from harvester_edge.edge import FIRST_RETRY_S, Edge
+from harvester_edge.evidence import Worker
+from harvester_edge.launch import spool_directory, trust_options
+from harvester_edge.shared_files import pilot_program, site_file, write_site_file
 
 IN_ORDER = frozenset({Ending.DONE, Ending.IDLE_EXIT, Ending.NEVER_REGISTERED})
-"""Endings after which nothing is owed."""
-AGAIN_S, LONGEST_S = 60.0, 900.0
+"""Endings after which a pilot owes no report."""
+LONGEST_RETRY_S = 900.0
 
 
-def recover(edge: Edge, seen: Seen) -> None:
-    """Begin one if pilots died, again if it failed; at most one at a time, and it waits for nothing."""
-    if any(worker.ending not in IN_ORDER for worker in seen.ended):
-        edge.recover_at = edge.clock()
-    said = edge.state / "recover.log"
-    if edge.recovery is not None:
-        code = edge.recovery.poll()
+def recover(edge: Edge, ended: Iterable[Worker], *, dispatcher_answers: bool) -> None:
+    """Start a recovery if pilots died, again if it failed; at most one at a time. Waits for nothing."""
+    state = edge.recovery
+    if any(worker.ending not in IN_ORDER for worker in ended):
+        state.due_at = edge.clock()
+    if state.process is not None:
+        code = state.process.poll()
         if code is None:
             return
-        edge.recovery = None
+        state.process = None
         if code:
-            reason = said.read_text("utf-8", "replace")[-500:]
+            reason = _log_file(edge).read_text("utf-8", "replace")[-500:]
             edge.log.warning("recovery_failed", code=code, reason=reason)
-            _later(edge)
+            _retry_later(edge)
         else:
-            edge.recover_again_s = AGAIN_S
-    if edge.recover_at is None or edge.clock() < edge.recover_at or seen.snapshot.unheard:
+            state.retry_s = FIRST_RETRY_S
+    if state.due_at is None or edge.clock() < state.due_at or not dispatcher_answers:
         return
-    edge.recover_at = None
+    state.due_at = None
     try:
         pilot_file.hand_out(edge.site)
-        how = launch(edge.site, "", next(iter(edge.site.slots)))
+        argv = _command(edge)
     except (AilurusError, OSError) as error:
         edge.log.warning("recovery_failed", reason=str(error))
-        _later(edge)
+        _retry_later(edge)
         return
-    spool = Path(how.spool)
-    if not spool.is_dir() or not any(spool.iterdir()):
-        return
-    write_site_file(edge.site)
-    argv = [how.program, "--recover", "--url", edge.site.dispatcher.url, "--queue", how.queue,
-            "--site", str(how.site_file), "--spool", how.spool, *trust_options(edge.site)]  # fmt: skip
-    argv += [part for option in how.access.options.items() for part in option]
-    environment = os.environ | how.access.environment
+    spool = spool_directory(edge.site)
+    if spool.is_dir() and any(spool.iterdir()):
+        write_site_file(edge.site)
+        _start(edge, argv)
+
+
+def _command(edge: Edge) -> list[str]:
+    site = edge.site
+    queue = next(iter(site.slots.values())).queue
+    argv = [pilot_program(site), "--recover", "--url", site.dispatcher.url, "--queue", queue,
+            "--site", str(site_file(site)), "--spool", str(spool_directory(site))]  # fmt: skip
+    argv += trust_options(site)
+    return argv + [part for option in access(site).options.items() for part in option]
+
+
+def _start(edge: Edge, argv: list[str]) -> None:
     null = subprocess.DEVNULL
+    environment = os.environ | access(edge.site).environment
     try:
-        with said.open("wb") as log:
-            edge.recovery = subprocess.Popen(
+        with _log_file(edge).open("wb") as log:
+            edge.recovery.process = subprocess.Popen(
                 argv, stdin=null, stdout=null, stderr=log, env=environment
             )
     except OSError as error:
         edge.log.warning("recovery_failed", reason=str(error))
 
 
-def _later(edge: Edge) -> None:
-    """Reports that nobody takes who is known to have given their keys stay where they are, for days."""
-    edge.recover_at = edge.clock() + edge.recover_again_s
-    edge.recover_again_s = min(2 * edge.recover_again_s, LONGEST_S)
+def _log_file(edge: Edge) -> Path:
+    return edge.state / "recover.log"
+
+
+def _retry_later(edge: Edge) -> None:
+    """Reports stay where they are, for days, while no dispatcher answers that is known to have given their
+    keys."""
+    state = edge.recovery
+    state.due_at = edge.clock() + state.retry_s
+    state.retry_s = min(2 * state.retry_s, LONGEST_RETRY_S)

@@ -5,6 +5,7 @@ The edge reads all of it; the pilot reads `storage`, `software`, `container`, `l
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -365,6 +366,11 @@ class Site(_Part, frozen=True, kw_only=True):
     """How pilots reach the dispatcher: themselves, through the relay, or through the relay and a
     directory in `paths.shared`."""
     relay: RelayPart | None = None
+
+    @property
+    def tag_prefix(self) -> str:
+        """What the tags of the site's orders begin with, in the batch system."""
+        return "a" + hashlib.sha256(self.site.encode()).hexdigest()[:4]
 
     @property
     def state(self) -> Path:

@@ -1,116 +1,139 @@
-"""What a look found, as `decide` takes it: demand fitted to slots, what workers occupy, who says stop."""
+"""Sums up an observation as `decide` takes it: demand fitted to slots, what workers occupy, who says stop. Pure."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.worker import Outcome, Phase
-from harvester_edge import empties
-from harvester_edge.decide import Breaker, Cost, Limbo, SlotSeen, Snapshot, breaker
-from harvester_edge.edge import Edge, Steady
+from harvester_edge.decide import Breaker, Cost, Health, Limbo, SlotSeen, Snapshot, breaker
 from harvester_edge.evidence import UNKNOWN, Worker
 from harvester_edge.fit import Bin, fit
 from harvester_edge.ports import RENAMED
+from harvester_edge.reconcile import Observation
+from harvester_edge.site import Site
+from harvester_edge.upstream import Key
+
+
+class Circumstances(NamedTuple):
+    """What decides beside the observation."""
+
+    now: float
+    starts: Mapping[str, Health]
+    """How the last workers of each slot started."""
+    empty: Mapping[str, Health]
+    """Pilots of each slot that left without ever having had a job."""
+    spent_node_hours: float = 0.0
+    """Of the budget's period, by workers that have ended."""
+    paused: str = ""
+    """Who or what paused the site."""
+    draining: bool = False
+    files_fault: str = ""
+    """Why nothing may be started from the edge's directories."""
+    listing_failure: str = ""
+    search_failure: str = ""
+    clock_off_min: int = 0
+    """By how many minutes the machine's clock was set since the edge began."""
+    grace_s: float = 0.0
 
 
 def snapshot(
-    edge: Edge,
-    demand: m.Demand,
-    sentences: tuple[str, ...],
-    now: float,
-    *,
-    unheard: str,
-    unseen: str,
-    unfit: str,
+    site: Site, workers: Mapping[Key, Worker], seen: Observation, around: Circumstances
 ) -> Snapshot:
-    """What `decide` is told. `unheard`, `unseen`: why the dispatcher or the batch system said nothing;
-    `unfit`: why nothing can be started."""
-    bins = {name: Bin(slot.queue, slot.room()) for name, slot in edge.site.slots.items()}
-    bins = _as_found(edge, bins, demand)
-    workers = list(edge.workers.values())
-    seen = Snapshot(
-        **_counted(edge, demand, sentences, bins, workers, now),
-        paused=_paused(edge),
-        unheard=unheard,
-        unseen=unseen,
-        unfit=unfit,
-        drain=edge.site.policy.status == "drain" or (edge.state / "drain").exists(),
-        doubt=_doubt(edge, workers),
+    """The input of `decide`. `workers`: those that have not ended, after the observation was recorded."""
+    bins = {name: Bin(slot.queue, slot.room()) for name, slot in site.slots.items()}
+    bins = _as_found(bins, workers, seen.demand.answer)
+    living = list(workers.values())
+    count = _Counting(site, seen, around, bins, living)
+    made = Snapshot(
+        **count.of(living),
+        paused=around.paused,
+        dispatcher_fault=seen.dispatcher_fault,
+        listing_fault=seen.listing_fault,
+        files_fault=around.files_fault,
+        drain=around.draining,
+        doubt=_doubt(living, around.listing_failure),
     )
-    if not (lost := [worker for worker in workers if _in_limbo(worker)]):
-        return seen
-    known = [worker for worker in workers if not _in_limbo(worker)]
-    rest = replace(seen, **_counted(edge, demand, sentences, bins, known, now))
-    name, why = _limbo(edge, lost)
-    return replace(seen, limbo=Limbo(name=name, why=why, rest=rest))
+    if not (lost := [worker for worker in living if _in_limbo(worker)]):
+        return made
+    known = [worker for worker in living if not _in_limbo(worker)]
+    name, why = _limbo(lost, around)
+    return replace(made, limbo=Limbo(name=name, why=why, rest=replace(made, **count.of(known))))
 
 
-def _counted(
-    edge: Edge,
-    demand: m.Demand,
-    sentences: tuple[str, ...],
-    bins: dict[str, Bin],
-    workers: list[Worker],
-    now: float,
-) -> dict[str, Any]:
-    """What of a snapshot depends on which workers count."""
-    free = [
-        Bin(row.queue, row.room)
-        for row in demand.workers
-        if row.room.cores and row.phase is Phase.ACTIVE
-    ]
-    there = Counter(worker.slot for worker in workers)
-    asked_for = [worker for worker in workers if worker.waits]
-    waiting = Counter(worker.slot for worker in asked_for)
-    active = sum(
-        worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
-    )
-    free += [place for name, place in bins.items() for _ in range(waiting[name])]
-    wants = fit(demand.shapes, bins, free)
-    slots = tuple(
-        SlotSeen(
-            name=name,
-            wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-            breaker=_breaker(edge, name, asked_for, workers, now),
-            room=None if slot.max_total is None else slot.max_total - there[name],
-            cost=cost_of(edge, name),
+class _Counting(NamedTuple):
+    """Counts some of the workers as if they were all."""
+
+    site: Site
+    seen: Observation
+    around: Circumstances
+    bins: dict[str, Bin]
+    living: Collection[Worker]
+
+    def of(self, workers: list[Worker]) -> dict[str, Any]:
+        """The fields of a Snapshot that depend on which workers count."""
+        demand = self.seen.demand.answer
+        free = [
+            Bin(row.queue, row.room)
+            for row in demand.workers
+            if row.room.cores and row.phase is Phase.ACTIVE
+        ]
+        there = Counter(worker.slot for worker in workers)
+        unregistered = [worker for worker in workers if worker.waits]
+        waiting = Counter(worker.slot for worker in unregistered)
+        active = sum(
+            worker.phase is Phase.ACTIVE and worker.registered is not None for worker in workers
         )
-        for name, slot in edge.site.slots.items()
-    )
-    return {
-        "slots": slots,
-        "total": len(workers),
-        "queued": waiting.total(),
-        "active": active,
-        "cost": _occupied(edge, there, now),
-        "inputs": (*_inputs(edge, waiting.total(), active), *sentences),
-        "never": wants.never,
-    }
+        free += [one for name, one in self.bins.items() for _ in range(waiting[name])]
+        wants = fit(demand.shapes, self.bins, free)
+        slots = tuple(
+            SlotSeen(
+                name=name,
+                wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
+                breaker=_breaker(name, slot.nodes, unregistered, workers, self.around),
+                room=None if slot.max_total is None else slot.max_total - there[name],
+                cost=cost_of(self.site, name),
+            )
+            for name, slot in self.site.slots.items()
+        )
+        sentences = _sentences(self.living, waiting.total(), active, self.around.clock_off_min)
+        return {
+            "slots": slots,
+            "total": len(workers),
+            "queued": waiting.total(),
+            "active": active,
+            "cost": _occupied(self.site, there, self.around.spent_node_hours),
+            "inputs": (*sentences, *self.seen.demand.sentences),
+            "never": wants.never,
+        }
 
 
 def _breaker(
-    edge: Edge, name: str, asked_for: list[Worker], workers: list[Worker], now: float
+    name: str,
+    nodes: int,
+    unregistered: list[Worker],
+    workers: list[Worker],
+    around: Circumstances,
 ) -> Breaker:
-    """What stops a slot: its failed starts, or workers that are not listed as what they are. `asked_for`:
-    those of `workers` that have not registered."""
-    waiting = [worker for worker in asked_for if worker.slot == name]
+    """What stops a slot: its failed starts, pilots that left empty, or workers under another name."""
+    waiting = [worker for worker in unregistered if worker.slot == name]
     renamed = [one for one in waiting if one.diagnosis.startswith(RENAMED)]
     if renamed:
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
         return Breaker(room=0, reason=f"of {ids} {renamed[0].diagnosis}")
-    nodes = edge.site.slots[name].nodes
-    starts = breaker(edge.book.health(name), now=now, starting=len(waiting), nodes=nodes)
-    empty = empties.stops(edge, name, workers, now)
-    return min((starts, empty), key=lambda one: math.inf if one.room is None else one.room)
+    starts = breaker(around.starts[name], now=around.now, starting=len(waiting), nodes=nodes)
+    # Of pilots that left empty one is tried at a time, and watched to its end.
+    empty = around.empty[name]
+    tried = sum(worker.slot == name and worker.planned >= empty.since for worker in workers)
+    what = "pilots in a row left without a job"
+    left = breaker(empty, now=around.now, starting=tried, nodes=nodes, what=what)
+    return min((starts, left), key=lambda one: math.inf if one.room is None else one.room)
 
 
 def _in_limbo(worker: Worker) -> bool:
@@ -121,54 +144,56 @@ def _in_limbo(worker: Worker) -> bool:
     return worker.missing is not None or unclear
 
 
-def _limbo(edge: Edge, lost: list[Worker]) -> tuple[str, str]:
-    """What keeps workers in doubt. Told without a time: a text that changed would be a new decision."""
-    if edge.unsearched:
+def _limbo(lost: list[Worker], around: Circumstances) -> tuple[str, str]:
+    """What keeps workers in doubt. Without a time: a text that changed would be a new decision."""
+    if around.search_failure:
         why = (
             f"{len(lost)} workers are in no listing any more and hold their places, for what became of "
-            f"them cannot be asked: {edge.unsearched}; they are let go after policy.max_queue_age"
+            f"them cannot be asked: {around.search_failure}; they are let go after policy.max_queue_age"
         )
         return "history", why
     if unclear := [one for one in lost if one.outcome is Outcome.UNCLEAR]:
-        said = unclear[0].diagnosis or "no answer"
-        return "unclear", f"whether {len(unclear)} workers were submitted is still unclear: {said}"
-    grace = f"{edge.times.grace_s:.0f}"
+        reason = unclear[0].diagnosis or "no answer"
+        return (
+            "unclear",
+            f"whether {len(unclear)} workers were submitted is still unclear: {reason}",
+        )
     return (
         "unlisted",
-        f"{len(lost)} workers are in no listing any more; they count as lost after {grace} s",
+        f"{len(lost)} workers are in no listing any more; they count as lost after {around.grace_s:.0f} s",
     )
 
 
-def _doubt(edge: Edge, workers: list[Worker]) -> str:
+def _doubt(workers: list[Worker], listing_failure: str) -> str:
     """Why workers that wait may wait for long, or wait no longer."""
     reasons = Counter(one.diagnosis for one in workers if one.phase is Phase.HELD and one.waits)
-    told = [f"{n} are held: {reason or 'no reason'}" for reason, n in reasons.most_common(3)]
-    if edge.blind:
-        told.append(f"the last listing failed: {edge.blind}")
-    return ", ".join(told)
+    doubts = [f"{n} are held: {reason or 'no reason'}" for reason, n in reasons.most_common(3)]
+    if listing_failure:
+        doubts.append(f"the last listing failed: {listing_failure}")
+    return ", ".join(doubts)
 
 
-def _inputs(edge: Edge, queued: int, active: int) -> Iterator[str]:
-    """What was seen, in words."""
-    total = len(edge.workers)
-    if isinstance(edge.clock, Steady) and abs(minutes := edge.clock.off_min()) > 1:
+def _sentences(
+    workers: Collection[Worker], queued: int, active: int, clock_off_min: int
+) -> Iterator[str]:
+    """What was seen of the site's own workers, for `why`."""
+    total = len(workers)
+    if abs(clock_off_min) > 1:
         yield (
-            f"this machine's clock was set by {minutes:+d} minutes since the edge began, which goes by the "
+            f"this machine's clock was set by {clock_off_min:+d} minutes since the edge began, which goes by the "
             "time before: restart it, or its deadlines are wrong"
         )
-    odd = Counter(
-        worker.diagnosis for worker in edge.workers.values() if worker.diagnosis.startswith(UNKNOWN)
-    )
+    odd = Counter(one.diagnosis for one in workers if one.diagnosis.startswith(UNKNOWN))
     for diagnosis, n in odd.most_common(5):
         yield f"of {n} workers {diagnosis}; they are left as they are"
     yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
 
 
-def cost_of(edge: Edge, name: str) -> Cost:
+def cost_of(site: Site, name: str) -> Cost:
     """What a worker of a slot occupies; of a slot that the file does not know (any more), the most."""
-    slot = edge.site.slots.get(name)
+    slot = site.slots.get(name)
     if slot is None:
-        costs = [cost_of(edge, known) for known in edge.site.slots]
+        costs = [cost_of(site, known) for known in site.slots]
         return Cost(
             cores=max(cost.cores for cost in costs),
             memory_mb=max(cost.memory_mb for cost in costs),
@@ -183,13 +208,10 @@ def cost_of(edge: Edge, name: str) -> Cost:
     )
 
 
-def _occupied(edge: Edge, there: Counter[str], now: float) -> Cost:
+def _occupied(site: Site, there: Counter[str], spent_node_hours: float) -> Cost:
     """What all workers occupy; their node-hours at the most, and those of the period that are spent."""
-    costs = [(cost_of(edge, slot), n) for slot, n in there.items()]
-    budget = edge.site.scaling.budget
-    spent = edge.book.spent(period_begin(budget.period, now)) if budget else 0.0
-    hours = spent + sum(cost.node_hours * n for cost, n in costs)
-    occupied = Cost(node_hours=hours)
+    costs = [(cost_of(site, slot), n) for slot, n in there.items()]
+    occupied = Cost(node_hours=spent_node_hours + sum(cost.node_hours * n for cost, n in costs))
     for cost, n in costs:
         occupied = occupied.plus(cost.times(n))
     return occupied
@@ -202,40 +224,18 @@ def period_begin(period: str, now: float) -> float:
     return first[period].timestamp()
 
 
-def _as_found(edge: Edge, slots: dict[str, Bin], demand: m.Demand) -> dict[str, Bin]:
+def _as_found(
+    slots: dict[str, Bin], workers: Mapping[Key, Worker], demand: m.Demand
+) -> dict[str, Bin]:
     """What slots really offer: the latest worker of one may have found less than the file says."""
     found: dict[str, m.WorkerRow] = {}
     for row in demand.workers:
-        worker = edge.workers.get((row.intent, row.index))
+        worker = workers.get((row.intent, row.index))
         if worker is not None and row.total.cores:
             last = found.setdefault(worker.slot, row)
             if row.registered > last.registered:
                 found[worker.slot] = row
     return {
-        name: Bin(place.queue, place.room.at_most(found[name].total)) if name in found else place
-        for name, place in slots.items()
+        name: Bin(one.queue, one.room.at_most(found[name].total)) if name in found else one
+        for name, one in slots.items()
     }
-
-
-def _paused(edge: Edge) -> str:
-    if edge.site.policy.status != "online":
-        return f"policy.status is {edge.site.policy.status}"
-    for name in ("pause", "drain"):
-        file = edge.state / name
-        try:
-            reason = _word_in(file)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            reason = str(error)
-        return f"{file} exists" + (f": {reason}" if reason else "")
-    return ""
-
-
-def _word_in(file: Path) -> str:
-    """What somebody wrote there, an admin by hand perhaps: whatever it is, no cycle waits for it."""
-    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 600).decode("utf-8", "replace")[:200].strip()
-    finally:
-        os.close(fd)

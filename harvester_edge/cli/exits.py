@@ -25,7 +25,7 @@ class CannotCreate(AilurusError):
 def code_of(error: AilurusError) -> int:
     """The exit code that tells a script what went wrong."""
     from ailurus.wire.client import Refused, WireError
-    from harvester_edge.daemon import SiteTaken
+    from harvester_edge.lease import SiteTaken
 
     match error:
         case SiteTaken():

@@ -24,9 +24,9 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Render and show."""
     from harvester_edge import lint
-    from harvester_edge.act import launch
     from harvester_edge.batch import batch_class
     from harvester_edge.cli.exits import NotFound
+    from harvester_edge.launch import launch
     from harvester_edge.render import script
 
     site = lint.load(args.config)
@@ -36,7 +36,7 @@ def main(args: Namespace, out: Output) -> int:
             f"{site.site} has no slot {slot!r}", remedy=f"known: {', '.join(site.slots)}"
         )
     index = batch_class(site.backend.kind).index
-    text = script(launch(site, "INTENT", slot), index)
+    text = script(launch(site, slot, "INTENT"), index)
     if out.as_json:
         out.document(RenderAnswer(site.site, slot, text))
     else:

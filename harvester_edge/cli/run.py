@@ -50,7 +50,7 @@ def main(args: Namespace, out: Output) -> int:
 
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))
-        with closing(edge.book):
+        with closing(edge):
             for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
                 signal.signal(number, on_signal)
             if args.metrics_listen:

@@ -26,10 +26,10 @@ def main(args: Namespace, out: Output) -> int:
     site = lint.load(args.config)
     with daemon.sole(site.state, site.site):
         edge = open_edge(site, logs.Log("edge", site=site.site))
-        with closing(edge.book):
+        with closing(edge):
             decision = daemon.cycle(edge)
             at = edge.clock()
     show(out, site.site, at, decision)
-    if edge.refused:
+    if edge.lease.refused:
         return NO_PERMISSION
     return UNAVAILABLE if decision.binding.name in ("dispatcher", "listing") else 0

@@ -24,7 +24,7 @@ from ailurus.tasks import Tasks
 from ailurus.wire.client import Client, TokenFile
 from harvester_edge import owned
 from harvester_edge.client import private, trust
-from harvester_edge.loop_status import Teller
+from harvester_edge.loop_status import LoopStatusWriter
 from harvester_edge.relay import keys
 from harvester_edge.relay.dispatcher import Dispatcher
 from harvester_edge.relay.door import Door
@@ -86,7 +86,9 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
                 log.info("relay_started", listen=site.relay.listen, **stock.counts())
             loops.task("fetch", dispatcher.fetch)
             loops.task("tell", dispatcher.tell, turn_s=STUCK_S)
-            loops.task("say", partial(_say, Teller(site.relay_state, loops, log)))
+            loops.task(
+                "say", partial(_write_status, LoopStatusWriter(site.relay_state, loops, log))
+            )
             await stop.wait()
     finally:
         await loops.end()
@@ -109,12 +111,12 @@ def _store(path: Path, loops: Tasks) -> Store:
         ) from None
 
 
-async def _say(teller: Teller, loop: Loop) -> None:
+async def _write_status(status: LoopStatusWriter, loop: Loop) -> None:
     """Tell how the loops fare, for `status` and `doctor`."""
     while True:
         loop.turned(SAY_S)
         await asyncio.sleep(SAY_S)
-        teller.tell()
+        status.write()
 
 
 async def _listen(

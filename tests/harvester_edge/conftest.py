@@ -18,7 +18,7 @@ from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.book import Book
 from harvester_edge.daemon import cycle
-from harvester_edge.edge import Edge, prefix
+from harvester_edge.edge import Edge, SiteLease
 from harvester_edge.native import Native
 from harvester_edge.ports import (
     Accepted,
@@ -196,7 +196,7 @@ class World:
         self.edge.book.close()
         self.edge.book = Book(self.edge.state / "book.sqlite", site="demo")
         self.edge.workers = {one.key: one for one in self.edge.book.live()}
-        self.edge.epoch, self.edge.lease_until = 0, 0.0
+        self.edge.lease = SiteLease()
 
     def configure(self, **scaling: Any) -> None:
         changed = msgspec.structs.replace(self.edge.site.scaling, **scaling)
@@ -246,5 +246,4 @@ def make_world(tree: dict[str, Any]) -> World:
         clock=clock,
         log=Log("edge"),
     )
-    assert prefix("demo")
     return World(edge, batch, dispatcher, clock)

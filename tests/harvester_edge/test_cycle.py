@@ -9,8 +9,9 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from harvester_edge.book import Book
-from harvester_edge.daemon import SiteTaken, cycle
-from harvester_edge.edge import write_whole
+from harvester_edge.daemon import cycle
+from harvester_edge.files import write_whole
+from harvester_edge.lease import SiteTaken
 from harvester_edge.ports import BatchId, Rejected, Sighting, Tag, Unclear
 from harvester_edge.site import Budget
 
@@ -144,7 +145,7 @@ def test_cores_of_all_workers_are_limited(world):
     world.dispatcher.jobs = 99
     world.cycle(3)
     assert len(world.workers()) == 2
-    assert world.edge.decision.binding.why == "16 of 20 cores are taken"
+    assert world.edge.decisions.last.binding.why == "16 of 20 cores are taken"
 
 
 def test_a_full_site_leaves_its_share_to_the_others(world):
@@ -428,9 +429,8 @@ def test_one_that_waits_beyond_its_deadline_is_cancelled(world):
 
 def unknown(world, **more):
     """A job of ours of which the book knows nothing."""
-    from harvester_edge.edge import prefix
 
-    tag = Tag(prefix("demo") + "aaaaaaaaaa")
+    tag = Tag(world.edge.site.tag_prefix + "aaaaaaaaaa")
     one = Sighting(batch_id=BatchId("77"), tag=tag, index=0, phase=Phase.QUEUED)
     world.batch.jobs[tag, 0] = replace(one, **more)
     return tag
@@ -450,7 +450,7 @@ def test_who_takes_a_site_adopts_what_it_finds_there(world):
 def test_who_takes_a_site_again_adopts_what_came_meanwhile(world):
     world.cycle()
     unknown(world)
-    world.dispatcher.epoch, world.edge.lease_until = 3, 0.0
+    world.dispatcher.epoch, world.edge.lease.renew_at = 3, 0.0
     world.cycle()
     assert [one.batch_id for one in world.workers()] == ["77"]
 
@@ -585,10 +585,10 @@ def test_ended_workers_are_forgotten_with_their_logs(world):
     world.batch.set(Phase.ENDED, Ending.DONE)
     world.cycle()
     world.batch.jobs.clear()
-    assert (world.edge.places / tag).exists()
+    assert (world.edge.worker_directories / tag).exists()
     world.clock.forward(4 * 86400)
     world.cycle()
-    assert not (world.edge.places / tag).exists()
+    assert not (world.edge.worker_directories / tag).exists()
     assert world.edge.book.recent() == []
 
 
@@ -602,9 +602,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_b2_a_clock_that_is_set_makes_nobody_late(monkeypatch):
     import time
 
-    from harvester_edge.edge import Steady
+    from harvester_edge.edge import SteadyClock
 
-    clock = Steady()
+    clock = SteadyClock()
     before = clock()
     monkeypatch.setattr(time, "time", lambda: before + 3600)
     assert clock() - before < 60
@@ -617,9 +617,9 @@ def test_a_clock_that_was_set_under_the_edge_is_told(world, monkeypatch, ahead_s
     """A machine that starts an edge before it knows the time: its deadlines are of another day."""
     import time
 
-    from harvester_edge.edge import Steady
+    from harvester_edge.edge import SteadyClock
 
-    world.edge.clock = Steady()
+    world.edge.clock = SteadyClock()
     now = world.edge.clock()
     monkeypatch.setattr(time, "time", lambda: now + ahead_s)
     inputs = cycle(world.edge).inputs

@@ -48,8 +48,8 @@ snapshots = st.builds(
     active=small,
     cost=st.builds(Cost, cores=small, memory_mb=small, node_hours=st.floats(0, 100)),
     paused=words,
-    unheard=words,
-    unseen=words,
+    dispatcher_fault=words,
+    listing_fault=words,
     drain=st.booleans(),
 )
 all_limits = st.builds(
@@ -187,7 +187,7 @@ def seen(wanted, each=None, **counts):
         # a budget counts each worker with its whole walltime, so that it is never overdrawn
         (seen(9, each=Cost(node_hours=6), cost=Cost(node_hours=80)), Limits(total=99, queued=99, per_cycle=99, node_hours=95), 2, "budget"),
         # what stops everything is said before what would
-        (seen(0, unheard="no answer"), Limits(total=0, queued=9, per_cycle=9), 0, "dispatcher"),
+        (seen(0, dispatcher_fault="no answer"), Limits(total=0, queued=9, per_cycle=9), 0, "dispatcher"),
     ],
 )  # fmt: skip
 def test_the_cases_of_harvester(sight, limits, count, binding):

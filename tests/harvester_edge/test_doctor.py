@@ -81,7 +81,7 @@ def test_a_state_directory_of_another_site_is_found(findings, world):
 @pytest.mark.field("K2")
 def test_a_history_that_fails_or_is_kept_by_nobody_is_found(findings, world, monkeypatch):
     assert findings()["history"].verdict == "good"
-    monkeypatch.setattr(doctor, "_batch", lambda *_: world.batch)
+    monkeypatch.setattr(doctor, "make_batch", lambda *_: world.batch)
     world.batch.no_history = "sacct: Access denied"
     found = findings()["history"]
     assert (found.verdict, found.said) == ("bad", "sacct: Access denied")

@@ -9,7 +9,7 @@ import pytest
 
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Phase
-from harvester_edge.act import launch
+from harvester_edge.launch import launch
 from harvester_edge.render import script
 from harvester_edge.status import glance
 
@@ -31,7 +31,7 @@ def lives(world, jobs: str | None, *, waits: int = 1, seconds: float = 60) -> No
     world.configure(max_total=len(world.workers()))
     world.cycle(2, seconds=seconds / 2)
     for worker in live:
-        place = world.edge.places / worker.intent / str(worker.index)
+        place = world.edge.worker_directories / worker.intent / str(worker.index)
         if jobs is not None:
             (place / "left").write_text(jobs)
         world.dispatcher.end(worker.intent, Ending.IDLE_EXIT, worker.index)
@@ -82,10 +82,10 @@ def test_one_that_stays_has_had_a_job(world):
 def test_the_script_tells_the_pilot_where_to_leave_its_word(world, tmp_path: Path):
     from pilot.__main__ import _write_job_count
 
-    text = script(launch(world.edge.site, "TAG", "std"), "3").partition("exec ")[0] + "env\n"
+    text = script(launch(world.edge.site, "std", "TAG"), "3").partition("exec ")[0] + "env\n"
     ran = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
     (left,) = (line for line in ran.stdout.splitlines() if line.startswith("AILURUS_LEFT_FILE="))
-    assert left.partition("=")[2] == str(world.edge.places / "TAG" / "3" / "left")
+    assert left.partition("=")[2] == str(world.edge.worker_directories / "TAG" / "3" / "left")
     _write_job_count(str(tmp_path / "left"), 7)
     assert (tmp_path / "left").read_text() == "7\n"
     _write_job_count(str(tmp_path / "no" / "left"), 7)  # a directory that is gone costs nothing

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ailurus.protocol.messages import WorkerRow
 from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Ending, Phase
-from harvester_edge.evidence import Evidence, Times, Worker, heard, judge
+from harvester_edge.evidence import Evidence, Times, Worker, is_alive, judge
 from harvester_edge.ports import BatchId, Sighting, Tag
 
 TIMES = Times(grace_s=60, start_grace_s=300)
@@ -67,7 +67,7 @@ def test_e3_no_end_without_evidence(looks):
             row=told if asked else None,
         )
         after = judge(worker, evidence, TIMES)
-        gone = listed and seen is None and not heard(evidence.row)
+        gone = listed and seen is None and not is_alive(evidence.row)
         absent_before = absent_before + 1 if gone else 0 if listed and seen else absent_before
         if after.phase is Phase.ENDED and worker.phase is not Phase.ENDED:
             batch_says = evidence.sighting is not None and seen.phase is Phase.ENDED
@@ -75,7 +75,7 @@ def test_e3_no_end_without_evidence(looks):
             twice_gone = gone and absent_before >= 2
             never_came = after.ending is Ending.NEVER_REGISTERED and worker.started is not None
             assert batch_says or pilot_says or twice_gone or never_came
-        if heard(evidence.row) and not (evidence.sighting and seen.phase is Phase.ENDED):
+        if is_alive(evidence.row) and not (evidence.sighting and seen.phase is Phase.ENDED):
             assert after.phase in (Phase.ACTIVE, Phase.DRAINING)
         if not listed and not asked:
             assert after is worker

@@ -32,7 +32,7 @@ AROUND_SUBMIT = [
             "edge.tokens",
             "local.spawned:2",
             "edge.recorded",
-            "edge.told",
+            "edge.reported",
         )
     ),
 ]

@@ -147,11 +147,11 @@ def test_draining_goes_on_after_a_fault(world, monkeypatch):
 
 def test_what_a_process_that_runs_no_more_said_is_not_shown(world):
     world.edge.state.joinpath(loop_status.NAME).write_bytes(
-        msgspec.json.encode(loop_status.Faring(failures={"cycle": 1}, down=("cycle is down",)))
+        msgspec.json.encode(loop_status.LoopStatus(failures={"cycle": 1}, down=("cycle is down",)))
     )
     assert glance(world.edge.site).down == ()
     world.edge.state.joinpath(loop_status.NAME).write_text("no json")
-    assert loop_status.read(world.edge.state) == loop_status.Faring()
+    assert loop_status.read(world.edge.state) == loop_status.LoopStatus()
 
 
 def test_a_relays_change_that_breaks_the_thread_is_answered_and_the_next_is_written(

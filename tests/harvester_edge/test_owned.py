@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from harvester_edge import edge, owned, pilot_file
+from harvester_edge import owned, pilot_file, shared_files
 from harvester_edge.daemon import sole
 from harvester_edge.site import PilotPart
 
@@ -116,7 +116,7 @@ def test_an_older_build_that_was_changed_is_taken_away(world, built_pilot):
 def test_a_site_file_cut_to_nothing_is_written_again(world):
     world.dispatcher.jobs = 1
     world.cycle()
-    told = edge.site_file(world.edge.site)
+    told = shared_files.site_file(world.edge.site)
     good = told.read_bytes()
     told.write_bytes(b"")
     world.cycle()
@@ -129,8 +129,8 @@ def test_what_nodes_start_is_on_disk_before_anybody_is_told(world, built_pilot, 
         os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
     )
     pilot_file.hand_out(world.edge.site)
-    edge.write_site_file(world.edge.site)
-    copy, told = pilot_file.place(world.edge.site), edge.site_file(world.edge.site)
+    shared_files.write_site_file(world.edge.site)
+    copy, told = pilot_file.place(world.edge.site), shared_files.site_file(world.edge.site)
     hidden = [one.with_name(f".{one.name}.new") for one in (copy, told)]
     assert set(map(str, [*hidden, copy.parent, told.parent])) <= set(synced)
 

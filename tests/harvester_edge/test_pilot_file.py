@@ -13,6 +13,7 @@ import pytest
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Ending
 from harvester_edge import act, pilot_file
+from harvester_edge.launch import launch
 from harvester_edge.site import PilotPart
 
 
@@ -35,14 +36,14 @@ def test_workers_start_a_copy_that_a_new_build_leaves_alone(world, file):
     configure(world, file=str(file))
     world.dispatcher.jobs = 1
     world.cycle()
-    first = Path(act.launch(world.edge.site, "T", "std").program)
+    first = Path(launch(world.edge.site, "std", "T").program)
     assert str(first) in world.batch.orders[-1][1].script
     assert first.read_bytes() == file.read_bytes()
     assert stat.S_IMODE(first.stat().st_mode) == 0o755
     file.write_bytes(b"#!/bin/sh\nexit 1\n")
     world.dispatcher.jobs = 5
     world.cycle(2)
-    second = Path(act.launch(world.edge.site, "T", "std").program)
+    second = Path(launch(world.edge.site, "std", "T").program)
     assert (first.read_bytes(), second.read_bytes()) == (
         b"#!/bin/sh\nexit 0\n",
         b"#!/bin/sh\nexit 1\n",

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Outcome, Phase
-from harvester_edge.observe import FAILED_START
 from harvester_edge.ports import Rejected, Unclear
+from harvester_edge.record import FAILED_START
 from tests.harvester_edge.conftest import World, make_world
 
 # --- each kind of end -----------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.worker import Phase
 from ailurus.wire.client import Refused
-from harvester_edge.daemon import SiteTaken, say_hello
+from harvester_edge import lease
+from harvester_edge.lease import SiteTaken
 
 pytestmark = pytest.mark.field("A2")
 
@@ -32,13 +33,13 @@ def test_an_empty_dispatcher_ends_no_worker_and_gets_none(world):
     assert [one.ended for one in world.workers()] == [None]
     assert world.batch.cancelled == []
     assert len(world.batch.orders) == orders
-    assert "another store" in world.edge.decision.sentence
+    assert "another store" in world.edge.decisions.last.sentence
 
 
 def test_it_stands_at_the_address_between_two_words(world):
     """The lease is renewed rarely; what says how the workers fare is the demand."""
     working(world)
-    world.edge.lease_until = world.clock() + 10_000
+    world.edge.lease.renew_at = world.clock() + 10_000
     world.dispatcher.giver = "empty"
     world.dispatcher.rows.clear()
     world.cycle(600)
@@ -66,9 +67,9 @@ def test_only_the_dispatcher_says_that_the_site_is_another_edge_s(world, giver, 
         raise Refused(problem)
 
     world.dispatcher.call = refuse
-    world.edge.lease_until = 0.0
+    world.edge.lease.renew_at = 0.0
     if believed:
         with pytest.raises(SiteTaken):
-            say_hello(world.edge)
+            lease.renew(world.edge)
     else:
-        assert "another edge has it" in say_hello(world.edge)
+        assert "another edge has it" in lease.renew(world.edge)

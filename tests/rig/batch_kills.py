@@ -19,7 +19,7 @@ from tests.rig.batch_systems import SYSTEMS
 from tests.rig.figure import Figure, figure
 
 FAILPOINTS = (
-    "edge.planned", "edge.tokens", "edge.submitting", "edge.submitted", "edge.recorded", "edge.told",
+    "edge.planned", "edge.tokens", "edge.submitting", "edge.submitted", "edge.recorded", "edge.reported",
 )  # fmt: skip
 """Where the edge kills itself (ailurus/failpoint.py)."""
 KILLS = ("kill-before", "kill-during", "kill-after")

@@ -24,7 +24,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.book import Book
-from harvester_edge.edge import Edge, prefix
+from harvester_edge.edge import Edge
 from harvester_edge.native import Native
 from harvester_edge.ports import (
     Accepted,
@@ -340,8 +340,8 @@ class SimBatch(Batch):
 
     poll_s, settle_s, grace_s, index = 120.0, 120.0, 240.0, "0"
 
-    def __init__(self, serve: Serve, root: Path, site: str) -> None:
-        self._serve, self._root, self._prefix = serve, root, prefix(site)
+    def __init__(self, serve: Serve, root: Path, site: Site) -> None:
+        self._serve, self._root, self._prefix = serve, root, site.tag_prefix
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         answer = self._serve("submit", msgspec.json.encode((tag, order.count))).decode()
@@ -407,12 +407,12 @@ def edge(of: Site, serve: Serve, clock: Callable[[], float]) -> Edge:
     book = Book(of.state / "book.sqlite", site=of.site)
     made = Edge(
         site=of,
-        batch=SimBatch(serve, of.state / "workers", of.site),
+        batch=SimBatch(serve, of.state / "workers", of),
         book=book,
         upstream=Native(SimClient(serve)),
         clock=clock,
         log=Log("edge"),
     )
     made.workers = {worker.key: worker for worker in book.live()}
-    made.recover_at = None
+    made.recovery.due_at = None
     return made

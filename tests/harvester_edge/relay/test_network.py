@@ -17,7 +17,8 @@ from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.worker import Phase
 from ailurus.tasks import Tasks
-from harvester_edge import act, lint
+from harvester_edge import lint
+from harvester_edge.launch import launch
 from harvester_edge.relay import keys
 from harvester_edge.relay.behind import behind
 from harvester_edge.relay.proof import NOTE, sum_of
@@ -39,26 +40,26 @@ def rules(tmp_path: Path, tree: dict[str, Any], **more: Any) -> list[str]:
 
 
 def test_direct_pilots_are_told_the_dispatcher(tree):
-    launch = act.launch(site(tree), "T", "std")
-    assert (launch.url, launch.trust) == ("http://127.0.0.1:9", ())
+    made = launch(site(tree), "std", "T")
+    assert (made.url, made.trust) == ("http://127.0.0.1:9", ())
 
 
 def test_relayed_pilots_are_told_the_relay_and_its_certificate(tree, tmp_path):
     here = site(tree, network="relay", relay=RELAY)
     with pytest.raises(AilurusError, match="harvester-edge relay"):
-        act.launch(here, "T", "std")
+        launch(here, "std", "T")
     here.relay_state.mkdir(parents=True)
     _, key = keys.made(here.relay_state, RELAY["url"])
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    launch = act.launch(here, "T", "std")
-    assert (launch.url, launch.trust) == (RELAY["url"], ("--pin", keys.pin(here.relay_state)))
+    made = launch(here, "std", "T")
+    assert (made.url, made.trust) == (RELAY["url"], ("--pin", keys.pin(here.relay_state)))
     assert keys.made(here.relay_state, RELAY["url"])[1] == key
-    assert act.launch(here, "T", "std").trust == launch.trust
+    assert launch(here, "std", "T").trust == made.trust
 
 
 def test_spooled_pilots_are_told_the_directory(tree):
     here = site(tree, network="spool", relay=RELAY)
-    assert act.launch(here, "T", "std").url == f"spool://{here.shared}/relay-spool"
+    assert launch(here, "std", "T").url == f"spool://{here.shared}/relay-spool"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_the_edge_notes_who_may_register_and_for_how_long_they_may_be_silent(wor
     world.dispatcher._intent = lambda ask: asked.append(ask) or answer(ask)
     world.cycle()
     ((tag, _),) = world.batch.orders
-    note = world.edge.places / tag / "0" / NOTE
+    note = world.edge.worker_directories / tag / "0" / NOTE
     assert note.read_bytes() == sum_of("token-0")
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
     assert asked[0].outage_s == 3 * 3600
