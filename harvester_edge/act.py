@@ -1,7 +1,8 @@
 """Carries out a decision, under the intent log.
 
-A worker is committed as `planned`, then as `submitting`, before the batch system is called; whatever kills
-the edge, the next one finds out by the tag what became of it. An unclear outcome is never tried again.
+A worker is committed as `planned`, then as `submitting`, before the batch system is called;
+whatever kills the edge, the next one finds out by the tag what became of it. An unclear outcome is
+never tried again.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def make_order(
 
 
 def report(edge: Edge) -> None:
-    """Report changed workers. Repeated until the dispatcher has answered: a report may come twice."""
+    """Report changed workers. Repeated until the dispatcher has answered: a report may come
+    twice."""
     while workers := edge.book.unreported():
         observations = tuple(
             m.WorkerObservation(

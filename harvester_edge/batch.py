@@ -24,7 +24,8 @@ REQUIRED = (
 
 
 def batch_class(kind: str) -> BatchClass:
-    """The class of a batch system. Raises AilurusError if no plugin has that name, or it is incomplete."""
+    """The class of a batch system. Raises AilurusError if no plugin has that name, or it is
+    incomplete."""
     found: BatchClass = load("batch", kind)
     if missing := [name for name in REQUIRED if not hasattr(found, name)]:
         raise AilurusError(

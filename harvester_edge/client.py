@@ -26,8 +26,9 @@ def client(
     headers: Mapping[str, str] | None = None,
     stale: tuple[int, ...] = (401,),
 ) -> Client:
-    """A client with the edge's own token, retrying for `patience_s`. `stale`: status codes by which the
-    server says that a token has expired. Raises AilurusError if the token file is not private."""
+    """A client with the edge's own token, retrying for `patience_s`. `stale`: status codes by which
+    the server says that a token has expired. Raises AilurusError if the token file is not
+    private."""
     return Client(
         site.dispatcher.url,
         TokenFile(private(Path(expanded(site.dispatcher.token_file)))),
@@ -45,8 +46,8 @@ def trust(site: Site) -> Trust:
 
 
 def private(path: Path, field: str = "dispatcher.token_file", scope: str = "edge") -> Path:
-    """The path of a credential file. Raises AilurusError if somebody else can read it or put another in its
-    place."""
+    """The path of a credential file. Raises AilurusError if somebody else can read it or put
+    another in its place."""
     try:
         found = path.lstat()
     except OSError as error:

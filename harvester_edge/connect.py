@@ -1,4 +1,5 @@
-"""Which upstream a site has: our dispatcher, or a PanDA server. Nothing else in the edge asks that."""
+"""Which upstream a site has: our dispatcher, or a PanDA server. Nothing else in the edge asks
+that."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def probe(site: Site) -> Probe:
 
 
 def attempts(site: Site, ask: m.TraceRequest) -> tuple[m.TracedAttempt, ...]:
-    """The attempts of jobs on the site's workers. Raises WireError, or AilurusError where nobody tells."""
+    """The attempts of jobs on the site's workers. Raises WireError, or AilurusError where nobody
+    tells."""
     if site.dispatcher.panda is not None:
         raise AilurusError("a PanDA server tells an edge of no jobs: its monitor does")
     return client(site, patience_s=0.0).call("edge_trace", ask, answer=m.Traced).attempts

@@ -1,4 +1,5 @@
-"""The edge at work: `cycle` is observe, reconcile, record, decide, act; the rest is when, and who may."""
+"""The edge at work: `cycle` is observe, reconcile, record, decide, act; the rest is when, and who
+may."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ _LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and sto
 
 
 def cycle(edge: Edge) -> Decision:
-    """One round: observe → reconcile → record → decide → act. Raises SiteTaken, or BookUnwritable."""
+    """One round: observe → reconcile → record → decide → act. Raises SiteTaken, or
+    BookUnwritable."""
     files_fault = shared_files.fault(edge.site, edge.log)
     seen, changes = _look(edge)
     around = circumstances(edge, seen.now, files_fault)
@@ -62,8 +64,8 @@ def _look(edge: Edge) -> tuple[Observation, Changes]:
 
 
 def run(edge: Edge, stop: threading.Event, *, standby: bool = False) -> None:
-    """Cycle until told to stop. Workers stay: the next edge adopts them. A standby takes the site when
-    the edge that has it falls silent, and waits again if it is taken from it."""
+    """Cycle until told to stop. Workers stay: the next edge adopts them. A standby takes the site
+    when the edge that has it falls silent, and waits again if it is taken from it."""
     edge.log.info(
         "edge_started", site=edge.site.site, poll_s=edge.poll_s, workers=len(edge.workers)
     )
@@ -102,8 +104,8 @@ def _drain(edge: Edge) -> None:
 
 
 class _Turns:
-    """Cycles of an edge, one after the other, whatever stops one of them: the next begins where it ended,
-    and what does not recover is left for `status` and `doctor` to tell."""
+    """Cycles of an edge, one after the other, whatever stops one of them: the next begins where it
+    ended, and what does not recover is left for `status` and `doctor` to tell."""
 
     def __init__(self, edge: Edge, name: str) -> None:
         self._edge = edge
@@ -152,8 +154,8 @@ def _mark(edge: Edge) -> None:
 
 
 def _afterwards(edge: Edge, seen: Observation, changes: Changes) -> None:
-    """Send dead pilots' own reports, then report the workers as ended: that puts their jobs back into the
-    queue, also those that had finished."""
+    """Send dead pilots' own reports, then report the workers as ended: that puts their jobs back
+    into the queue, also those that had finished."""
     answers = not seen.dispatcher_fault
     recover(edge, changes.ended, dispatcher_answers=answers)
     if edge.recovery.process is None and answers:

@@ -1,9 +1,9 @@
 """How many workers to submit or drain now. Pure: no clock, no I/O, no chance.
 
-Every bound is kept beside the one that binds, so that `why` has nothing to work out. Bounds on workers
-are taken first and say how many; the slots then take turns, an allocation each (`Cost.nodes` workers
-that start together), and bounds on what workers cost (cores, memory, node-hours) leave out those that do
-not fit any more.
+Every bound is kept beside the one that binds, so that `why` has nothing to work out. Bounds on
+workers are taken first and say how many; the slots then take turns, an allocation each
+(`Cost.nodes` workers that start together), and bounds on what workers cost (cores, memory,
+node-hours) leave out those that do not fit any more.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 class Limbo(Struct, frozen=True, kw_only=True):
-    """Workers that count although nothing shows them: whether they are there is still to be found out."""
+    """Workers that count although nothing shows them: whether they are there is still to be found
+    out."""
 
     name: str
     why: str
@@ -135,8 +136,8 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 def one_more(health: Health, nth: int) -> int:
-    """Failures in a row after another one, the `nth` that one look has found: those that come together are
-    one step beyond the first three, since an order of ten is one trial."""
+    """Failures in a row after another one, the `nth` that one look has found: those that come
+    together are one step beyond the first three, since an order of ten is one trial."""
     return health.failures + (nth == 1 or health.failures < PATIENCE)
 
 
@@ -148,7 +149,8 @@ def breaker(
     nodes: int = 1,
     what: str = "workers in a row never registered",
 ) -> Breaker:
-    """After three failed starts in a row: nothing for a while, then one probe a step, an allocation.
+    """After three failed starts in a row: nothing for a while, then one probe a step, an
+    allocation.
 
     `starting`: workers of the slot that exist and have not registered; they are the probe.
     """
@@ -164,8 +166,8 @@ def breaker(
 
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
-    """The smallest bound wins; of equal ones the first, which says most. Where workers that nothing shows
-    keep others out, that binds, whatever limit they fill."""
+    """The smallest bound wins; of equal ones the first, which says most. Where workers that nothing
+    shows keep others out, that binds, whatever limit they fill."""
     made = _decide(seen, limits)
     if seen.limbo is None or _decide(seen.limbo.rest, limits).count <= made.count:
         return made
@@ -266,7 +268,8 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
 
 
 def _bounds_of_slots(seen: Snapshot, limits: Limits) -> list[Bound]:
-    """What breakers and limits of single slots leave of the demand: in turn, so that each says its part."""
+    """What breakers and limits of single slots leave of the demand: in turn, so that each says its
+    part."""
     bounds = []
     if any(slot.breaker.room is not None for slot in seen.slots):
         reasons = (
@@ -294,8 +297,8 @@ def _doubt(seen: Snapshot) -> str:
 
 
 def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[str, int]:
-    """Workers by slot that demand asks for and that its breaker and its own limit let through; what the
-    floor asks for beyond that is the first slots'."""
+    """Workers by slot that demand asks for and that its breaker and its own limit let through; what
+    the floor asks for beyond that is the first slots'."""
     wants = {}
     extra = limits.floor - seen.total - sum(slot.wanted for slot in seen.slots)
     for slot in seen.slots:
@@ -314,7 +317,8 @@ def _whole_up(count: int, slot: SlotSeen) -> int:
 
 
 class _Budget(NamedTuple):
-    """One kind of cost: its field of `Cost`, its key in the site file, what is left, how it is told."""
+    """One kind of cost: its field of `Cost`, its key in the site file, what is left, how it is
+    told."""
 
     kind: str
     key: str
@@ -325,9 +329,9 @@ class _Budget(NamedTuple):
 def _spread(
     count: int, seen: Snapshot, limits: Limits
 ) -> tuple[dict[str, int], list[Bound], SlotSeen | None]:
-    """`count` workers over the slots, each slot an allocation in turn until it has what it wants or until
-    what it costs is used up; the bounds of the costs; a slot of which some are left over, too few for an
-    allocation."""
+    """`count` workers over the slots, each slot an allocation in turn until it has what it wants or
+    until what it costs is used up; the bounds of the costs; a slot of which some are left over, too
+    few for an allocation."""
     budgets = _budgets(seen, limits)
     left = {budget.kind: budget.left for budget in budgets}
     slots = {slot.name: slot for slot in seen.slots}

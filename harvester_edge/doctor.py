@@ -131,7 +131,8 @@ def _shared(site: Site) -> str:
 
 
 def _storage(root: Path) -> str:
-    """How a file gets its name in a storage root without taking another's, tried with one of ours."""
+    """How a file gets its name in a storage root without taking another's, tried with one of
+    ours."""
     if not root.is_dir():
         text = f"{root} is not here: no job can be staged from or to it"
         raise Trouble(text, "mount it, or see that the nodes do", warning=True)

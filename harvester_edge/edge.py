@@ -1,6 +1,7 @@
 """The edge of one site: what it was made of, and the state of each of its parts.
 
-What is on disk is the truth; the rest is its cache. Each part of the state is written by one module.
+What is on disk is the truth; the rest is its cache. Each part of the state is written by one
+module.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class BatchState:
 
 @dataclass
 class Decisions:
-    """The last decision, written by `daemon`, and the one that the dispatcher has, written by `record`."""
+    """The last decision, written by `daemon`, and the one that the dispatcher has, written by
+    `record`."""
 
     last: Decision | None = None
     published: Decision | None = None
@@ -108,7 +110,8 @@ class Edge:
 
     @property
     def worker_directories(self) -> Path:
-        """Workers' directories, by tag and index: logs, and what the local batch system keeps of them."""
+        """Workers' directories, by tag and index: logs, and what the local batch system keeps of
+        them."""
         return self.site.shared / "workers"
 
     @property
@@ -174,7 +177,8 @@ class Edge:
 
 
 class SteadyClock:
-    """The time of day at the start, which goes on evenly: setting the clock makes no worker look late."""
+    """The time of day at the start, which goes on evenly: setting the clock makes no worker look
+    late."""
 
     def __init__(self) -> None:
         self._offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -196,7 +200,8 @@ def make_batch(site: Site, directories: Path) -> Batch:
 
 
 def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) -> Edge:
-    """The edge of a site as its book knows it. Raises AilurusError if something of it cannot be used."""
+    """The edge of a site as its book knows it. Raises AilurusError if something of it cannot be
+    used."""
     own_directories(site)
     pilot_file.hand_out(site)
     batch = make_batch(site, site.shared / "workers")

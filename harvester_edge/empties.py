@@ -1,9 +1,9 @@
 """Pilots that leave without ever having had a job although jobs wait that their slot could hold.
 
-The server gives them none for a reason that demand does not show: a PanDA server tells of no walltime
-(maxwalltime) and no platform. More of them would leave alike, so they are counted like failed starts. A
-pilot writes how many jobs it had into its directory (`left`). It counts only if jobs waited for as long as it
-ran: who comes too late for a burst says nothing.
+The server gives them none for a reason that demand does not show: a PanDA server tells of no
+walltime (maxwalltime) and no platform. More of them would leave alike, so they are counted like
+failed starts. A pilot writes how many jobs it had into its directory (`left`). It counts only if
+jobs waited for as long as it ran: who comes too late for a burst says nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SLACK_S = 60.0
 
 
 def key(slot: str) -> str:
-    """The book's key for a slot's empty pilots, beside its failed starts; no slot has a blank in its name."""
+    """The book's key for a slot's empty pilots, beside its failed starts; no slot has a blank in
+    its name."""
     return f"{slot} empty"
 
 
@@ -85,8 +86,8 @@ def _well(edge: Edge, slot: str) -> None:
 
 
 def _look_at_the_living(edge: Edge, demand: m.Demand, now: float) -> None:
-    """A pilot that is there for longer than one without a job would stay has had one, as has one that holds
-    some now."""
+    """A pilot that is there for longer than one without a job would stay has had one, as has one
+    that holds some now."""
     stays_s = duration_s(edge.site.scaling.idle_exit) + 2 * edge.poll_s + SLACK_S
     ill = {name: edge.book.health(key(name)) for name in edge.site.slots}
     ill = {name: health for name, health in ill.items() if health.failures}

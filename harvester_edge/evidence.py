@@ -1,16 +1,16 @@
-"""Judges one worker by its two sources of evidence: the batch system's listing, and its pilot's registration
-and heartbeats. Pure.
+"""Judges one worker by its two sources of evidence: the batch system's listing, and its pilot's
+registration and heartbeats. Pure.
 
 - A pilot that sends heartbeats lives, whatever a listing says.
-- A worker ends by positive evidence: the batch system or the pilot says so. Absence is evidence, not a
-  verdict: only after two successful listings without it, `grace_s` apart and without a heartbeat, it is lost;
-  and if it shows up again, it is back. A search of the history that failed begins that time anew: accounts
-  that were down lag behind when they are back. But for ever is no answer: one that no listing has shown for
-  `give_up_s` is let go, whatever the history does.
+- A worker ends by positive evidence: the batch system or the pilot says so. Absence is evidence,
+  not a verdict: only after two successful listings without it, `grace_s` apart and without a
+  heartbeat, it is lost; and if it shows up again, it is back. A search of the history that failed
+  begins that time anew: accounts that were down lag behind when they are back. But for ever is no
+  answer: one that no listing has shown for `give_up_s` is let go, whatever the history does.
 - A failed listing means nothing. A state that the plugin does not know changes nothing.
-- A worker that the batch system runs and that does not register in time has never registered, nor has one
-  that ends before it does, whatever its exit code. Where the server does not tell who has registered (PanDA),
-  one that runs counts as registered.
+- A worker that the batch system runs and that does not register in time has never registered, nor
+  has one that ends before it does, whatever its exit code. Where the server does not tell who has
+  registered (PanDA), one that runs counts as registered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ BATCH_KNOWS_BEST = frozenset(
 
 
 class Worker(Struct, frozen=True, kw_only=True, gc=False):
-    """A worker as the edge's book has it. (intent, index) is its name everywhere. Times are Unix times."""
+    """A worker as the edge's book has it. (intent, index) is its name everywhere. Times are Unix
+    times."""
 
     intent: str
     index: int
@@ -80,7 +81,8 @@ class Evidence(Struct, frozen=True, kw_only=True, gc=False):
     """Since when the dispatcher answers; None: it does not."""
     row: WorkerRow | None = None
     pilots_register: bool = True
-    """False: the server does not tell who has registered, so a worker that runs counts as registered."""
+    """False: the server does not tell who has registered, so a worker that runs counts as
+    registered."""
 
     @property
     def dispatcher_answers(self) -> bool:
@@ -215,7 +217,8 @@ def _absent(worker: Worker, seen: Evidence, times: Times) -> Worker:
 
 
 def _ended(worker: Worker, seen: Evidence, ending: Ending, detail: str) -> Worker:
-    """The worker ended, with the best known reason: the batch system's where it knows more, else the pilot's."""
+    """The worker ended, with the best known reason: the batch system's where it knows more, else
+    the pilot's."""
     row = seen.row
     if row is not None and row.ending not in (None, Ending.LOST) and ending not in BATCH_KNOWS_BEST:
         ending, detail = row.ending or ending, row.diagnosis or detail

@@ -1,9 +1,9 @@
 """How many more workers the waiting jobs could use. Pure.
 
-Jobs are taken shape by shape: those bound to a queue first, of these the big ones. They are put into
-workers that are partly taken, then into idle ones and those already asked for, and only then into new
-ones, so that asking twice gives one answer. Equal rooms are counted, not listed: the cost does not grow
-with the number of jobs.
+Jobs are taken shape by shape: those bound to a queue first, of these the big ones. They are put
+into workers that are partly taken, then into idle ones and those already asked for, and only then
+into new ones, so that asking twice gives one answer. Equal rooms are counted, not listed: the cost
+does not grow with the number of jobs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Fit(NamedTuple):
 
 
 def fit(demand: Iterable[ShapeDemand], slots: dict[str, Bin], free: Iterable[Bin]) -> Fit:
-    """What `demand` asks of a site with these `slots`, net of the room that is `free` already. Of jobs
-    that several sites could run it takes its share, rounded up: no site may leave the last to others."""
+    """What `demand` asks of a site with these `slots`, net of the room that is `free` already. Of
+    jobs that several sites could run it takes its share, rounded up: no site may leave the last to
+    others."""
     bins: dict[Bin, int] = {}
     for one in free:
         key = _coarse(one)

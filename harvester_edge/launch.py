@@ -39,7 +39,8 @@ def launch(site: Site, slot: str, tag: str) -> Launch:
 def order_of(
     site: Site, how: Launch, count: int, index: str, exclude: tuple[str, ...] = ()
 ) -> Order:
-    """The order for `count` workers. `index`: a worker's number, as a shell expression of the plugin."""
+    """The order for `count` workers. `index`: a worker's number, as a shell expression of the
+    plugin."""
     slot = site.slots[how.slot]
     room = slot.room()
     return Order(

@@ -1,4 +1,5 @@
-"""The lease of a site: one edge provisions it, and only for the dispatcher that knows its workers."""
+"""The lease of a site: one edge provisions it, and only for the dispatcher that knows its
+workers."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ def renew(edge: Edge) -> str:
 def foreign(edge: Edge, giver: str) -> str:
     """Why the dispatcher of that name is not to be believed; empty: it is.
 
-    While the site has workers, its dispatcher is the one whose store knows them. One of an older version
-    gives no name.
+    While the site has workers, its dispatcher is the one whose store knows them. One of an older
+    version gives no name.
     """
     known = edge.book.meta("giver")
     if giver in ("", known) or not known or not edge.workers:

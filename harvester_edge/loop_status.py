@@ -1,5 +1,5 @@
-"""The state of the loops of an edge or a relay, in a file of its state directory: for `status`, `why` and
-`doctor`, which read what is on disk and call no process."""
+"""The state of the loops of an edge or a relay, in a file of its state directory: for `status`,
+`why` and `doctor`, which read what is on disk and call no process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Looks at the batch system and the dispatcher, and at what else decides. Changes nothing but `BatchState`.
+"""Looks at the batch system and the dispatcher, and at what else decides. Changes nothing but
+`BatchState`.
 
-The listing comes first: a pilot that had ended by then has registered before, so the dispatcher's answer
-knows it.
+The listing comes first: a pilot that had ended by then has registered before, so the dispatcher's
+answer knows it.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def _listing(edge: Edge, now: float) -> tuple[Listing | None, str]:
 
 
 def _by_worker(edge: Edge, found: Iterable[Sighting]) -> dict[Key, Sighting]:
-    """One sighting a worker. Of several (somebody has submitted its script again) one that lives, and
-    of those the one we know: the others' pilots are refused."""
+    """One sighting a worker. Of several (somebody has submitted its script again) one that lives,
+    and of those the one we know: the others' pilots are refused."""
     best: dict[Key, Sighting] = {}
     for one in found:
         if one.phase is None:
@@ -149,7 +150,8 @@ def _searches(
 def _ended(
     edge: Edge, listing: Listing, rows: Mapping[Key, m.WorkerRow]
 ) -> Iterator[tuple[Key, Worker]]:
-    """Workers that have ended by the book, of those that the batch system or the dispatcher shows to be there."""
+    """Workers that have ended by the book, of those that the batch system or the dispatcher shows
+    to be there."""
     for key in (listing.keys() | rows.keys()) - edge.workers.keys():
         sighting = listing.get(key)
         there = sighting is not None and sighting.phase is not Phase.ENDED

@@ -1,8 +1,10 @@
-"""Directories and files from which programs start as the edge's user: whose they are, and who may write there.
+"""Directories and files from which programs start as the edge's user: whose they are, and who may
+write there.
 
-Whoever can write to `paths.shared` chooses what nodes run in the edge's name, with its bootstrap tokens. So
-what the edge makes has a mode that no umask widens, and what it finds must be its own and nobody else's to
-write to. Directories above it are the site's affair: `doctor` tells of those that others may write to.
+Whoever can write to `paths.shared` chooses what nodes run in the edge's name, with its bootstrap
+tokens. So what the edge makes has a mode that no umask widens, and what it finds must be its own
+and nobody else's to write to. Directories above it are the site's affair: `doctor` tells of those
+that others may write to.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ OTHERS_WRITE = 0o022
 
 
 def own(path: Path, field: str) -> None:
-    """Make a directory that is the edge's alone, or check the one that is there. Raises AilurusError."""
+    """Make a directory that is the edge's alone, or check the one that is there. Raises
+    AilurusError."""
     try:
         make(path)
     except OSError as error:
@@ -38,7 +41,8 @@ def make(path: Path, mode: int = 0o700) -> None:
 
 
 def not_ours(path: Path) -> tuple[str, str] | None:
-    """What is wrong with a directory of the edge's, and what would help; also where it cannot be seen."""
+    """What is wrong with a directory of the edge's, and what would help; also where it cannot be
+    seen."""
     try:
         found = path.stat()
     except OSError as error:
@@ -55,7 +59,8 @@ def not_ours(path: Path) -> tuple[str, str] | None:
 
 
 def tighten(path: Path) -> None:
-    """Take from others the right to write to a directory of ours, which an older edge may have left them."""
+    """Take from others the right to write to a directory of ours, which an older edge may have left
+    them."""
     try:
         found = path.stat()
         if found.st_uid == os.geteuid() and found.st_mode & OTHERS_WRITE:

@@ -1,8 +1,9 @@
 """The pilot as a file: checked, and copied once a build to where nodes find it.
 
-`pilots/DIGEST/pilot`, so that a new build never changes what a waiting worker will start. A worker's
-directory notes its build; one that neither a living worker nor the site file names any more is removed.
-Each cycle looks whether the copies are what they were: nodes start them with the edge's tokens.
+`pilots/DIGEST/pilot`, so that a new build never changes what a waiting worker will start. A
+worker's directory notes its build; one that neither a living worker nor the site file names any
+more is removed. Each cycle looks whether the copies are what they were: nodes start them with the
+edge's tokens.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def place(site: Site) -> Path | None:
 
 
 def hand_out(site: Site) -> bool:
-    """Copy it there, unless it is there and is what its directory says; whether that was needed. Raises
-    AilurusError if the file is not the one that is meant."""
+    """Copy it there, unless it is there and is what its directory says; whether that was needed.
+    Raises AilurusError if the file is not the one that is meant."""
     copy = place(site)
     if copy is None or site.pilot.file is None or _whole(copy):
         return False
@@ -50,8 +51,8 @@ def hand_out(site: Site) -> bool:
 
 
 def spoilt(site: Site) -> list[Path]:
-    """Builds that are not what their directory says, taken away: workers that wait for one find no pilot,
-    rather than somebody else's. The site's own is put back by `hand_out`."""
+    """Builds that are not what their directory says, taken away: workers that wait for one find no
+    pilot, rather than somebody else's. The site's own is put back by `hand_out`."""
     bad = [one for one in _builds(site).glob(f"*/{NAME}") if not _whole(one)]
     for one in bad:
         one.unlink(missing_ok=True)

@@ -27,8 +27,8 @@ MAX_NODES = len(DIGITS) ** 2 - 1
 def nodes_of(tag: str) -> int:
     """The number of nodes in one allocation of an order with that tag.
 
-    The tag itself carries it, so that a listing is enough to know the workers of a job. Another user's job
-    name may look like a tag: it counts as one node.
+    The tag itself carries it, so that a listing is enough to know the workers of a job. Another
+    user's job name may look like a tag: it counts as one node.
     """
     _, mark, digits = tag.rpartition(NODES_MARK)
     if not mark or len(digits) != 2 or not set(digits) <= set(DIGITS):
@@ -51,8 +51,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """`count` equal workers, one a node, `nodes` of them in an allocation.
 
     Worker `index` is node `index % nodes` of allocation `index // nodes`. Its directory is
-    `directory/index`, which exists: its stdout and stderr go there, as files of those names. Cores, memory,
-    disk, GPUs and walltime are of one node.
+    `directory/index`, which exists: its stdout and stderr go there, as files of those names. Cores,
+    memory, disk, GPUs and walltime are of one node.
     """
 
     script: str
@@ -85,13 +85,15 @@ class Rejected(Struct, frozen=True):
 
 
 class Unclear(Struct, frozen=True):
-    """Whether the batch system has taken the order is not known. `find` decides, never a second submission."""
+    """Whether the batch system has taken the order is not known. `find` decides, never a second
+    submission."""
 
     reason: str
 
 
 class Sighting(Struct, frozen=True, kw_only=True, gc=False):
-    """A worker as the batch system lists it. `phase` None: in a state that the plugin does not know."""
+    """A worker as the batch system lists it. `phase` None: in a state that the plugin does not
+    know."""
 
     batch_id: BatchId
     tag: Tag
@@ -105,7 +107,8 @@ RENAMED = "the batch system has it under another name"
 
 
 def renamed_job(one: Sighting, tag: Tag) -> Sighting:
-    """A worker of `tag` that can only be found by its batch id, since something has renamed its job."""
+    """A worker of `tag` that can only be found by its batch id, since something has renamed its
+    job."""
     detail = f"{RENAMED}, {one.tag}: do `options.submit` or the site's own rules rename jobs?"
     return msgspec.structs.replace(one, tag=tag, detail=detail)
 
@@ -135,7 +138,8 @@ class Batch(Protocol):
         ...
 
     def find(self, tag: Tag, ids: Collection[BatchId], age_s: float) -> tuple[Sighting, ...]:
-        """The workers of an order that was submitted `age_s` seconds ago, in the queue or its history.
+        """The workers of an order that was submitted `age_s` seconds ago, in the queue or its
+        history.
 
         `ids`: batch ids of its workers, for those whose job was renamed. Raises BatchError.
         """
@@ -146,8 +150,8 @@ class Batch(Protocol):
         ...
 
     def trial(self, order: Order, tag: Tag) -> str | None:
-        """Why the batch system would never start a worker of the order; empty: it would; None: it cannot
-        tell. Submits nothing. Raises BatchError."""
+        """Why the batch system would never start a worker of the order; empty: it would; None: it
+        cannot tell. Submits nothing. Raises BatchError."""
         return None
 
 
@@ -160,6 +164,6 @@ class BatchClass(Protocol):
     most_nodes: int
 
     def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch:
-        """Make one. `root`: the directory with a directory for each order, named by its tag. `prefix`: the
-        beginning of the site's tags. `timeout_s`: how long one command may take."""
+        """Make one. `root`: the directory with a directory for each order, named by its tag.
+        `prefix`: the beginning of the site's tags. `timeout_s`: how long one command may take."""
         ...

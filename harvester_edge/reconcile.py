@@ -1,4 +1,5 @@
-"""What one observation changes: judges every worker, adopts unknown ones, finds those to cancel. Pure."""
+"""What one observation changes: judges every worker, adopts unknown ones, finds those to cancel.
+Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Observation(NamedTuple):
 
     @property
     def sure(self) -> bool:
-        """Whether both answered. The dispatcher was called after the listing, so the site was ours then."""
+        """Whether both answered. The dispatcher was called after the listing, so the site was ours
+        then."""
         return self.listing is not None and not self.dispatcher_fault
 
     @property
@@ -173,9 +175,10 @@ def _returned(
 def _adopted(workers: Mapping[Key, Worker], seen: Observation, rules: Rules) -> Iterator[Worker]:
     """Workers of ours that the book does not know.
 
-    Those that the batch system has when this edge takes the site are its own from then on, whatever their
-    state is called. Those that turn up later are strays, unless the dispatcher vouches for them: their pilot
-    has registered, or the edge before had reported that they were submitted, and a listing then lacked them.
+    Those that the batch system has when this edge takes the site are its own from then on, whatever
+    their state is called. Those that turn up later are strays, unless the dispatcher vouches for
+    them: their pilot has registered, or the edge before had reported that they were submitted, and
+    a listing then lacked them.
     """
     listing = seen.listing or {}
     rows = {(row.intent, row.index): row for row in seen.demand.answer.workers if row.intent}

@@ -1,4 +1,5 @@
-"""Writes what an observation changed: workers, node-hours and failed starts to the book, then to memory."""
+"""Writes what an observation changed: workers, node-hours and failed starts to the book, then to
+memory."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def record(edge: Edge, seen: Observation, changes: Changes) -> None:
 
 
 def _record_dispatcher(edge: Edge, seen: Observation) -> None:
-    """What the dispatcher's answer, or its silence, means for the lease and for what is published."""
+    """What the dispatcher's answer, or its silence, means for the lease and for what is
+    published."""
     edge.book.set_answers_since(seen.answers_since)
     if not seen.demanded:
         return
@@ -80,8 +82,8 @@ def _named(edge: Edge, worker: Worker) -> Worker:
 def _count_starts(
     edge: Edge, before: Mapping[Key, Worker | None], changed: Iterable[Worker], seen: Observation
 ) -> None:
-    """Count failed starts in a row, by slot. A worker that registers closes the breaker; one that could not,
-    since the dispatcher was away in its time, says nothing."""
+    """Count failed starts in a row, by slot. A worker that registers closes the breaker; one that
+    could not, since the dispatcher was away in its time, says nothing."""
     answers_since = seen.now if seen.answers_since is None else seen.answers_since
     failed: dict[str, int] = {}
     for worker in changed:
@@ -101,8 +103,9 @@ def _count_starts(
 
 
 def _failed_to_start(seen: Observation, old: Worker | None, worker: Worker, now: float) -> bool:
-    """Whether a worker's end is a failed start. One that the edge's own death kept from being submitted, that
-    waited in the queue until its deadline, or that the server wanted dead, is none."""
+    """Whether a worker's end is a failed start. One that the edge's own death kept from being
+    submitted, that waited in the queue until its deadline, or that the server wanted dead, is
+    none."""
     if worker.ending is None or worker.registered is not None or not FAILED_START[worker.ending]:
         return False
     if old is None:
@@ -116,8 +119,8 @@ def _failed_to_start(seen: Observation, old: Worker | None, worker: Worker, now:
 
 
 def _charge(edge: Edge, before: Mapping[Key, Worker | None], changed: Iterable[Worker]) -> None:
-    """Book the node-hours of ended workers. One that comes back and ends again is charged again: the
-    account may say too much, never too little."""
+    """Book the node-hours of ended workers. One that comes back and ends again is charged again:
+    the account may say too much, never too little."""
     for worker in changed:
         if worker.ended is None or worker.started is None or before[worker.key] is None:
             continue

@@ -1,7 +1,8 @@
-"""Sends the reports that dead pilots left in the spool of a site, when no next pilot may come to send them.
+"""Sends the reports that dead pilots left in the spool of a site, when no next pilot may come to
+send them.
 
-The spool is the pilots' own: `pilot --recover` reads it. A pilot that lives has its part locked, so this
-may run at any time.
+The spool is the pilots' own: `pilot --recover` reads it. A pilot that lives has its part locked, so
+this may run at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ LONGEST_RETRY_S = 900.0
 
 
 def recover(edge: Edge, ended: Iterable[Worker], *, dispatcher_answers: bool) -> None:
-    """Start a recovery if pilots died, again if it failed; at most one at a time. Waits for nothing."""
+    """Start a recovery if pilots died, again if it failed; at most one at a time. Waits for
+    nothing."""
     state = edge.recovery
     if any(worker.ending not in IN_ORDER for worker in ended):
         state.due_at = edge.clock()
@@ -83,8 +85,8 @@ def _log_file(edge: Edge) -> Path:
 
 
 def _retry_later(edge: Edge) -> None:
-    """Reports stay where they are, for days, while no dispatcher answers that is known to have given their
-    keys."""
+    """Reports stay where they are, for days, while no dispatcher answers that is known to have
+    given their keys."""
     state = edge.recovery
     state.due_at = edge.clock() + state.retry_s
     state.retry_s = min(2 * state.retry_s, LONGEST_RETRY_S)

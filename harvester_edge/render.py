@@ -15,12 +15,14 @@ LEFT = "left"
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """How a pilot reaches the queue: further options and variables, and the form of its credential."""
+    """How a pilot reaches the queue: further options and variables, and the form of its
+    credential."""
 
     options: dict[str, str] = {}
     environment: dict[str, str] = {}
     credential_value: str = ""
-    """The variable that gets the credential itself; empty: AILURUS_BOOTSTRAP_FILE gets the path of its file."""
+    """The variable that gets the credential itself; empty: AILURUS_BOOTSTRAP_FILE gets the path of
+    its file."""
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -42,7 +44,8 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     @property
     def spool(self) -> str:
-        """Where pilots keep unsent reports: the next pilot, or the edge, sends those of a dead one."""
+        """Where pilots keep unsent reports: the next pilot, or the edge, sends those of a dead
+        one."""
         return f"{self.work}/spool"
 
 
@@ -73,7 +76,8 @@ def script(launch: Launch, index: str) -> str:
 
 
 def _credential(launch: Launch, index: str) -> str:
-    """The lines that hand a worker its credential: its bootstrap token, or its number at a PanDA server."""
+    """The lines that hand a worker its credential: its bootstrap token, or its number at a PanDA
+    server."""
     directory = f"{shlex.quote(str(launch.directory))}/{index}"
     lines = [f"export AILURUS_LEFT_FILE={directory}/{LEFT}"]
     lines += [f"export {name}={shlex.quote(v)}" for name, v in launch.access.environment.items()]

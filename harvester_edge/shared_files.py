@@ -1,5 +1,5 @@
-"""Files that nodes read from directories of the edge: the pilot's program and the site file; and whether they
-are still as the edge left them."""
+"""Files that nodes read from directories of the edge: the pilot's program and the site file; and
+whether they are still as the edge left them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from harvester_edge.site import Site
 
 
 def directories(site: Site) -> list[tuple[Path, str]]:
-    """Directories that must be the edge's alone, each with its key in the site file: tokens, scripts and
-    pilots lie there."""
+    """Directories that must be the edge's alone, each with its key in the site file: tokens,
+    scripts and pilots lie there."""
     shared = "paths.shared" if site.paths.shared else "paths.state"
     return [
         (site.state, "paths.state"),
@@ -36,7 +36,8 @@ def own_directories(site: Site) -> None:
 
 
 def fault(site: Site, log: Log) -> str:
-    """Why nothing may be started from the edge's directories; empty: they are as the edge left them.
+    """Why nothing may be started from the edge's directories; empty: they are as the edge left
+    them.
 
     What can be put right is put right, and logged.
     """
@@ -83,7 +84,8 @@ def _digest12(file: Path) -> str:
 
 
 def pilot_program(site: Site) -> str:
-    """The pilot that nodes start: the site's file or program, or the one installed beside this edge.
+    """The pilot that nodes start: the site's file or program, or the one installed beside this
+    edge.
 
     Raises AilurusError if there is none, or others could replace it.
     """
@@ -104,8 +106,8 @@ def pilot_program(site: Site) -> str:
 
 
 def site_file(site: Site) -> Path:
-    """The file with what pilots need to know of the site. Its name is the digest of its content, so that a
-    worker keeps the configuration that it was submitted with."""
+    """The file with what pilots need to know of the site. Its name is the digest of its content, so
+    that a worker keeps the configuration that it was submitted with."""
     return site.shared / "sites" / f"{hashlib.sha256(_content(site)).hexdigest()[:12]}.json"
 
 

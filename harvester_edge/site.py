@@ -86,8 +86,8 @@ class Polling(_Part, frozen=True, kw_only=True):
     """How long a worker is absent from successful listings before it is lost."""
     command_timeout: Duration = "60s"
     max_array: Annotated[int, Meta(ge=1, le=10_000)] = 1000
-    """Workers that one submission may have; more are submitted by several (Slurm's MaxArraySize - 1,
-    PBS's max_array_size)."""
+    """Workers that one submission may have; more are submitted by several (Slurm's MaxArraySize -
+    1, PBS's max_array_size)."""
 
 
 Options = dict[str, str | int | float | bool | list[str]]
@@ -103,8 +103,8 @@ class Backend(_Part, frozen=True, kw_only=True):
 
 
 class PandaPart(_Part, frozen=True, kw_only=True):
-    """The queue is a PanDA server's, to which this edge is an instance of Harvester. The edge's token is
-    one of the server's pilots or production role."""
+    """The queue is a PanDA server's, to which this edge is an instance of Harvester. The edge's
+    token is one of the server's pilots or production role."""
 
     harvester_id: Annotated[
         str,
@@ -126,8 +126,8 @@ class PandaPart(_Part, frozen=True, kw_only=True):
     dialect: Literal["v1", "legacy"] | None = None
     """Unset: the server is asked which it speaks."""
     run_mode: Literal["self", "slave"] = "self"
-    """Harvester's words. `self`: as many workers as activated jobs can use. `slave`: as many as the server's
-    commands ask for."""
+    """Harvester's words. `self`: as many workers as activated jobs can use. `slave`: as many as the
+    server's commands ask for."""
     mcore: Positive = 8
     """Cores of a job whose resource type says only that it has several."""
     label: Annotated[
@@ -161,8 +161,8 @@ class Paths(_Part, frozen=True, kw_only=True):
     state: AbsolutePath
     """The edge's book, on a disk of the edge's machine."""
     shared: AbsolutePath | None = None
-    """What nodes read and write of the edge's: workers' directories and logs, the site as pilots are
-    told it, the pilot. Unset: `state`, which nodes must then see."""
+    """What nodes read and write of the edge's: workers' directories and logs, the site as pilots
+    are told it, the pilot. Unset: `state`, which nodes must then see."""
 
 
 class Slot(_Part, frozen=True, kw_only=True):
@@ -188,7 +188,8 @@ class Slot(_Part, frozen=True, kw_only=True):
         return int(duration_s(self.walltime))
 
     def room(self) -> Room:
-        """What a new worker offers to jobs: it keeps some of its walltime to start and to end well."""
+        """What a new worker offers to jobs: it keeps some of its walltime to start and to end
+        well."""
         return Room(
             cores=self.cores,
             memory_mb=size_mb(self.memory),
@@ -227,7 +228,8 @@ class Scaling(_Part, frozen=True, kw_only=True):
     max_memory: Size | None = None
     budget: Budget | None = None
     attenuation: Annotated[float, Meta(ge=1, le=100)] = 1
-    """Ask for one part in so many of the demand a cycle: short bursts are over before pilots start."""
+    """Ask for one part in so many of the demand a cycle: short bursts are over before pilots
+    start."""
     floor: Number = 0
     """Workers kept whatever the demand."""
     idle_exit: Duration = "5m"
@@ -245,8 +247,8 @@ class Policy(_Part, frozen=True, kw_only=True):
     max_shrink: Percent = "50%"
     """The share of its workers that a lowered limit may drain without more ado."""
     exclude_nodes: bool = False
-    """Have the batch system (Slurm) avoid nodes that fail one job after the other. Only where pilots see
-    their node under the batch system's name for it."""
+    """Have the batch system (Slurm) avoid nodes that fail one job after the other. Only where
+    pilots see their node under the batch system's name for it."""
     keep: Duration = "3d"
     """How long logs and records of ended workers are kept."""
 
@@ -257,7 +259,8 @@ class Storage(_Part, frozen=True, kw_only=True):
     roots: tuple[AbsolutePath, ...] = ()
     http_allow: tuple[Url, ...] = ()
     http_proxy: Url | None = None
-    """What the pilots' http transfers go through. `http_proxy` in a node's environment changes nothing."""
+    """What the pilots' http transfers go through. `http_proxy` in a node's environment changes
+    nothing."""
     default_output: Annotated[
         str,
         Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+|[/$~][^\x00-\x1f]*)?(?!\n)$",
@@ -267,8 +270,8 @@ class Storage(_Part, frozen=True, kw_only=True):
     ] = ""  # fmt: skip
     """Where outputs go that a job gives no place, and logs."""
     logs: Literal["failed", "all", "none"] = "failed"
-    """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log: whole`, of
-    all attempts, or of none."""
+    """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log:
+    whole`, of all attempts, or of none."""
 
 
 class Container(_Part, frozen=True, kw_only=True):
@@ -283,9 +286,11 @@ class Container(_Part, frozen=True, kw_only=True):
     network: bool = True
     """Whether a job that says `network: true` gets the node's network, its loopback included."""
     user_namespaces: bool = False
-    """Whether payloads may make user namespaces of their own (nested containers), and mounts in them."""
+    """Whether payloads may make user namespaces of their own (nested containers), and mounts in
+    them."""
     show: tuple[AbsolutePath, ...] = ()
-    """More paths that payloads see, read-only, where a node has them: `/etc/condor/config.d` say."""
+    """More paths that payloads see, read-only, where a node has them: `/etc/condor/config.d`
+    say."""
 
 
 class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -313,7 +318,8 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     sha256: Sha256 | None = None
     """What the file must be."""
     program: AbsolutePath | None = None
-    """Or a pilot that nodes can start, in a venv say. Without either: the one installed beside the edge."""
+    """Or a pilot that nodes can start, in a venv say. Without either: the one installed beside the
+    edge."""
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
 

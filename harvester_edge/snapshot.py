@@ -1,4 +1,5 @@
-"""Sums up an observation as `decide` takes it: demand fitted to slots, what workers occupy, who says stop. Pure."""
+"""Sums up an observation as `decide` takes it: demand fitted to slots, what workers occupy, who
+says stop. Pure."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Circumstances(NamedTuple):
 def snapshot(
     site: Site, workers: Mapping[Key, Worker], seen: Observation, around: Circumstances
 ) -> Snapshot:
-    """The input of `decide`. `workers`: those that have not ended, after the observation was recorded."""
+    """The input of `decide`. `workers`: those that have not ended, after the observation was
+    recorded."""
     bins = {name: Bin(slot.queue, slot.room()) for name, slot in site.slots.items()}
     bins = _as_found(bins, workers, seen.demand.answer)
     living = list(workers.values())
@@ -121,7 +123,8 @@ def _breaker(
     workers: list[Worker],
     around: Circumstances,
 ) -> Breaker:
-    """What stops a slot: its failed starts, pilots that left empty, or workers under another name."""
+    """What stops a slot: its failed starts, pilots that left empty, or workers under another
+    name."""
     waiting = [worker for worker in unregistered if worker.slot == name]
     renamed = [one for one in waiting if one.diagnosis.startswith(RENAMED)]
     if renamed:
@@ -137,7 +140,8 @@ def _breaker(
 
 
 def _in_limbo(worker: Worker) -> bool:
-    """Whether nothing shows a worker, or that it was ever submitted. One that its id shows is no such."""
+    """Whether nothing shows a worker, or that it was ever submitted. One that its id shows is no
+    such."""
     if worker.diagnosis.startswith(RENAMED):
         return False
     unclear = worker.phase is Phase.SUBMITTING and worker.outcome is Outcome.UNCLEAR
@@ -190,7 +194,8 @@ def _sentences(
 
 
 def cost_of(site: Site, name: str) -> Cost:
-    """What a worker of a slot occupies; of a slot that the file does not know (any more), the most."""
+    """What a worker of a slot occupies; of a slot that the file does not know (any more), the
+    most."""
     slot = site.slots.get(name)
     if slot is None:
         costs = [cost_of(site, known) for known in site.slots]
@@ -209,7 +214,8 @@ def cost_of(site: Site, name: str) -> Cost:
 
 
 def _occupied(site: Site, there: Counter[str], spent_node_hours: float) -> Cost:
-    """What all workers occupy; their node-hours at the most, and those of the period that are spent."""
+    """What all workers occupy; their node-hours at the most, and those of the period that are
+    spent."""
     costs = [(cost_of(site, slot), n) for slot, n in there.items()]
     occupied = Cost(node_hours=spent_node_hours + sum(cost.node_hours * n for cost, n in costs))
     for cost, n in costs:

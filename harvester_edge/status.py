@@ -1,4 +1,5 @@
-"""A site's workers in numbers, from what the edge has on disk: it needs neither edge nor dispatcher."""
+"""A site's workers in numbers, from what the edge has on disk: it needs neither edge nor
+dispatcher."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ WORDS = ("pause", "drain")
 
 
 class SlotStatus(msgspec.Struct, kw_only=True):
-    """A slot: its workers by phase, how those ended that are still in the book, how the last ones started."""
+    """A slot: its workers by phase, how those ended that are still in the book, how the last ones
+    started."""
 
     slot: str
     queue: str
@@ -51,12 +53,13 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
 
 LEAST_BYTES = 64 * 1024
 SILENT_S = 600.0
-"""A cycle whose commands all run into their time-outs, and whose dispatcher does not answer, is shorter."""
+"""A cycle whose commands all run into their time-outs, and whose dispatcher does not answer, is
+shorter."""
 
 
 def down(site: Site) -> tuple[str, ...]:
-    """What edge and relay of the site, while they run, say of loops that do not do their work; and whether
-    the edge says nothing at all."""
+    """What edge and relay of the site, while they run, say of loops that do not do their work; and
+    whether the edge says nothing at all."""
     told = tuple(
         f"{who}: {one}"
         for who, state in (("edge", site.state), ("relay", site.relay_state))

@@ -1,7 +1,7 @@
 """The port of the queue: what the edge calls of our dispatcher, or of a PanDA server.
 
-Every call but the pure ones raises WireError: Refused if the server said no, Unreachable or Nonsense if it
-gave no answer that means anything.
+Every call but the pure ones raises WireError: Refused if the server said no, Unreachable or
+Nonsense if it gave no answer that means anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Demand(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What `doctor` finds out: a sentence, and by how many seconds the server's clock differs from ours."""
+    """What `doctor` finds out: a sentence, and by how many seconds the server's clock differs from
+    ours."""
 
     message: str
     skew_s: float = 0.0
@@ -32,7 +33,8 @@ class Upstream(Protocol):
     """Who holds the queue of a site."""
 
     pilots_register: bool
-    """Whether the server tells which pilots have registered. If not, a worker that runs counts as registered."""
+    """Whether the server tells which pilots have registered. If not, a worker that runs counts as
+    registered."""
 
     def hello(self, ask: m.Hello) -> m.Welcome:
         """Take or renew the lease of the site."""
@@ -47,11 +49,13 @@ class Upstream(Protocol):
         ...
 
     def worker_id(self, credential: str) -> int:
-        """The server's name for a worker with that credential; 0: it gets one when it registers. Pure."""
+        """The server's name for a worker with that credential; 0: it gets one when it registers.
+        Pure."""
         ...
 
     def adopted_worker_id(self) -> int:
-        """A name for a worker that was found without a credential; 0: it gets one when it registers."""
+        """A name for a worker that was found without a credential; 0: it gets one when it
+        registers."""
         ...
 
     def report(self, ask: m.WorkerObservations) -> None:

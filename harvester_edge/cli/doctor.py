@@ -1,5 +1,5 @@
-"""`harvester-edge doctor`: whether the site would work, asked of the dispatcher, the disks and the batch
-system. Read-only: nothing is submitted."""
+"""`harvester-edge doctor`: whether the site would work, asked of the dispatcher, the disks and the
+batch system. Read-only: nothing is submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`harvester-edge drain`: let every pilot finish what it has, and submit nothing more. Kills nothing."""
+"""`harvester-edge drain`: let every pilot finish what it has, and submit nothing more. Kills
+nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`harvester-edge lint`: all that is wrong with site files, each fault with file, line and remedy."""
+"""`harvester-edge lint`: all that is wrong with site files, each fault with file, line and
+remedy."""
 
 from __future__ import annotations
 

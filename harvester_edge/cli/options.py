@@ -1,4 +1,5 @@
-"""Values of options. What is wrong with one is a sentence and sysexits' code, as for a wrong option."""
+"""Values of options. What is wrong with one is a sentence and sysexits' code, as for a wrong
+option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`harvester-edge pause`: submit nothing more. Honoured within a cycle, by a daemon or by `tick`."""
+"""`harvester-edge pause`: submit nothing more. Honoured within a cycle, by a daemon or by
+`tick`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""`harvester-edge relay`: let pilots of nodes without a route out reach the dispatcher, until SIGTERM.
+"""`harvester-edge relay`: let pilots of nodes without a route out reach the dispatcher, until
+SIGTERM.
 
-A process of its own beside `run`: either may be restarted without the other. What it has answered is on
-disk, so kill -9 loses nothing.
+A process of its own beside `run`: either may be restarted without the other. What it has answered
+is on disk, so kill -9 loses nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`harvester-edge run`: provision the site until SIGTERM or Ctrl-C.
 
-Workers outlive the edge: they go on, and the next edge of the site adopts them. `--drain-at-exit` waits
-instead until each has finished what it has; a second SIGTERM leaves at once. `--standby` waits while
-another login node's edge has the site, and takes over when that one falls silent.
+Workers outlive the edge: they go on, and the next edge of the site adopts them. `--drain-at-exit`
+waits instead until each has finished what it has; a second SIGTERM leaves at once. `--standby`
+waits while another login node's edge has the site, and takes over when that one falls silent.
 """
 
 from __future__ import annotations

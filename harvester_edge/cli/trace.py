@@ -1,9 +1,8 @@
 """`harvester-edge trace ID`: intent → batch job → worker → jobs, from any of their names.
 
-`ID` is an intent (also INTENT.INDEX), a batch id (also an array's or a cluster's: all its workers), a
-worker's id or a job's; what the book does not know is
-asked of the dispatcher as a job, and `--job` asks it at once. What the book knows is shown whether a
-dispatcher answers or not.
+`ID` is an intent (also INTENT.INDEX), a batch id (also an array's or a cluster's: all its workers),
+a worker's id or a job's; what the book does not know is asked of the dispatcher as a job, and
+`--job` asks it at once. What the book knows is shown whether a dispatcher answers or not.
 """
 
 from __future__ import annotations

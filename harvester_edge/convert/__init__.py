@@ -1,8 +1,9 @@
-"""Harvester's queue configuration and CRIC's queue data as site files of ours, with a report of what was
-carried over and what was not. JSON in, values out.
+"""Harvester's queue configuration and CRIC's queue data as site files of ours, with a report of
+what was carried over and what was not. JSON in, values out.
 
-One queue becomes one site, which `lint` accepts: what it refuses is taken out and reported. What a site must know and neither says (addresses, paths) is filled in and
-listed under `confirm`. What becomes of each key: `keys.py`.
+One queue becomes one site, which `lint` accepts: what it refuses is taken out and reported. What a
+site must know and neither says (addresses, paths) is filled in and listed under `confirm`. What
+becomes of each key: `keys.py`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _json(name: str, text: str) -> Any:
-    """What a file holds. Refused is what could not be written again: half a character, a bottomless tree."""
+    """What a file holds. Refused is what could not be written again: half a character, a bottomless
+    tree."""
     try:
         found = json.loads(text)
         if _deeper(found, DEEPEST):
@@ -110,7 +112,8 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
 
 
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
-    """A queue over its template; plugin blocks are merged key by key, `common` into the submitter's."""
+    """A queue over its template; plugin blocks are merged key by key, `common` into the
+    submitter's."""
     told = harvester.get(queue, {})
     template = told.get("templateQueueName")
     base = harvester.get(template, {}) if template else {}
@@ -165,7 +168,8 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
 
 
 def _slug(queue: str) -> str:
-    """The site's name, and its file's: never a profile's, which the file would then extend instead."""
+    """The site's name, and its file's: never a profile's, which the file would then extend
+    instead."""
     slug = re.sub(r"[^a-z0-9]+", "-", queue.lower()).strip("-")[:58].strip("-") or "site"
     return f"{slug}-site" if (PROFILES / f"{slug}.yaml").exists() else slug
 

@@ -1,5 +1,6 @@
-"""What becomes of each key of Harvester's queue configuration and of CRIC's queue data: a rule that carries
-it over, or why nothing does. Meanings of the keys: harvester's queue configuration and CRIC's schedconfig.
+"""What becomes of each key of Harvester's queue configuration and of CRIC's queue data: a rule that
+carries it over, or why nothing does. Meanings of the keys: harvester's queue configuration and
+CRIC's schedconfig.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Converted(Struct, kw_only=True):
     queue: str
     site: dict[str, Any]
     nodes: int = 1
-    """Of one of Harvester's workers. Here each node has a pilot of its own, and limits count pilots."""
+    """Of one of Harvester's workers. Here each node has a pilot of its own, and limits count
+    pilots."""
     carried: list[Carried] = field(default_factory=list)
     lost: list[Lost] = field(default_factory=list)
 
@@ -173,7 +175,8 @@ def _floor(one: Converted, key: str, value: Any) -> None:
 
 
 def _status(one: Converted, key: str, value: Any) -> None:
-    """Harvester's and CRIC's: the stricter one holds, for Harvester starts nobody where either forbids it."""
+    """Harvester's and CRIC's: the stricter one holds, for Harvester starts nobody where either
+    forbids it."""
     known = STATUS.get(value.lower()) if isinstance(value, str) else None
     ours, beside = known or ("paused", "no status that is known here, so it is paused")
     if beside:
@@ -207,8 +210,8 @@ def _option(one: Converted, key: str, word: str, value: Any) -> None:
 
 
 def shape(one: Converted, submitter: Mapping[str, Any]) -> None:
-    """Cores of a node and nodes of a worker, from keys that say it together. `nCore` is of the whole
-    allocation."""
+    """Cores of a node and nodes of a worker, from keys that say it together. `nCore` is of the
+    whole allocation."""
     told: dict[str, int] = {}
     for key in SHAPE:
         if (value := submitter.get(key)) not in EMPTY:

@@ -166,7 +166,8 @@ BOUNDS = {  # by the schema's word: what a value is, and what it should be
 
 
 def _kinds(schema: Any) -> list[Any]:
-    """What a value may be, one of which is what people write; that it may be left out is not said."""
+    """What a value may be, one of which is what people write; that it may be left out is not
+    said."""
     return [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
 
 

@@ -88,8 +88,8 @@ def _listens(listen: str) -> bool:
 
 
 def files(site: Site, tree: Tree) -> Iterator[Fault]:
-    """Files that the edge reads. Warnings: lint may run on another machine than the edge, and looks for
-    none that the site has still to confirm."""
+    """Files that the edge reads. Warnings: lint may run on another machine than the edge, and looks
+    for none that the site has still to confirm."""
     token, panda, relay = site.dispatcher.token_file, site.dispatcher.panda, site.relay
     told: list[tuple[At, str | None, bool, str]] = [
         (("dispatcher", "token_file"), token, True, token_remedy("edge", site.site, token)),
@@ -111,7 +111,8 @@ def files(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _unfit(path: str, remedy: str, *, secret: bool) -> tuple[str, str] | None:
-    """What is wrong with a file, and what would help. Of secrets it is what `edge.private` refuses."""
+    """What is wrong with a file, and what would help. Of secrets it is what `edge.private`
+    refuses."""
     try:
         found = Path(path).stat(follow_symlinks=not secret)
     except (OSError, ValueError) as error:  # ValueError: a NUL in it

@@ -1,4 +1,5 @@
-"""A site file and the profiles it extends as one tree, in which every value knows its file and line."""
+"""A site file and the profiles it extends as one tree, in which every value knows its file and
+line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Limits and times of a site that leave no room: workers that could never start, or have no time to work."""
+"""Limits and times of a site that leave no room: workers that could never start, or have no time to
+work."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ def _allocation(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault
 
 
 def _waiting(name: str, slot: Slot, ratio: QueuedRatio, site: Site, tree: Tree) -> Iterator[Fault]:
-    """With nobody active only the ratio's floor may wait, so that workers of another slot must come first."""
+    """With nobody active only the ratio's floor may wait, so that workers of another slot must come
+    first."""
     others = [
         other
         for other in site.slots.values()
@@ -134,8 +136,8 @@ NOT_NOTHING: dict[tuple[str, ...], tuple[str, str]] = {
 
 
 def _within(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]:
-    """What must be shorter than a worker lives. The file's own words are blamed, not its profile's: who
-    wrote a walltime is not to search elsewhere."""
+    """What must be shorter than a worker lives. The file's own words are blamed, not its profile's:
+    who wrote a walltime is not to search elsewhere."""
     walltime, ends = slot.walltime_s, f"a worker of slot {name} ends after {slot.walltime_s} s"
     extra = "signal_before" in slot.extra
     signal = {**site.backend.options, **slot.extra}.get("signal_before")

@@ -1,5 +1,5 @@
-"""What is wrong with a site that its schema cannot say: limits, times, paths and words that contradict
-each other. A rule E… is a fault; W… is a warning, and the site can be used."""
+"""What is wrong with a site that its schema cannot say: limits, times, paths and words that
+contradict each other. A rule E… is a fault; W… is a warning, and the site can be used."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
-    """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies beneath
-    the other. Links are followed as this machine has them."""
+    """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies
+    beneath the other. Links are followed as this machine has them."""
     own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
     shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
     roots = [(at, look(_plain(path))) for at, path in shown]
@@ -330,7 +330,8 @@ WORDS = {
 
 
 def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
-    """What the pilot needs a plugin for. One in a venv of its own may have others than there are here."""
+    """What the pilot needs a plugin for. One in a venv of its own may have others than there are
+    here."""
     rule = "W009" if site.pilot.program else "E020"
     containers, transfers = plugins.names("container"), plugins.names("data")
     default, output = site.container.default, site.storage.default_output

@@ -1,8 +1,8 @@
 """A Harvester instance: a PanDA server as the edge's upstream (docs/decisions/0180).
 
-A PanDA server gives no leases of sites, vouches for no worker and does not tell which pilots live. What it
-lacks is made up for here or left to the evidence of the batch system; nothing is sent but what Harvester
-sends.
+A PanDA server gives no leases of sites, vouches for no worker and does not tell which pilots live.
+What it lacks is made up for here or left to the evidence of the batch system; nothing is sent but
+what Harvester sends.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Instance:
         return m.Welcome(epoch=1, lease_s=3 * HEARTBEAT_S)
 
     def demand(self, ask: m.DemandRequest) -> Demand:
-        """Obey the server's commands, then say what is still to be started; report statistics in time."""
+        """Obey the server's commands, then say what is still to be started; report statistics in
+        time."""
         now = self._clock()
         live = self._live()
         if now - self._types_read > TYPES_S:
@@ -181,7 +182,8 @@ class Instance:
         return data
 
     def _obey(self, live: Collection[Worker], now: float) -> bool:
-        """Fetch commands, store what they want, then acknowledge them. Whether one asks for statistics."""
+        """Fetch commands, store what they want, then acknowledge them. Whether one asks for
+        statistics."""
         statistics, ids = False, []
         most = {"harvester_id": self._id, "n_commands": COMMANDS_A_REQUEST}
         for one in self._server.call("harvester/acquire_commands", most) or []:
@@ -216,9 +218,9 @@ class Instance:
     def _targeted(
         self, live: Collection[Worker]
     ) -> tuple[list[m.ShapeDemand], list[str], dict[tuple[str, str, str], int]]:
-        """What is still open of the server's targets: as jobs that fill a worker each, beyond those that
-        the workers on their way will take. Of targets for one slot the largest, for an order is of one
-        resource type; the others' turns come."""
+        """What is still open of the server's targets: as jobs that fill a worker each, beyond those
+        that the workers on their way will take. Of targets for one slot the largest, for an order
+        is of one resource type; the others' turns come."""
         waiting = Counter(worker.slot for worker in live if worker.waits)
         wanted: dict[str, int] = {}
         sentences, still_open = [], {}
@@ -275,8 +277,8 @@ class Instance:
         return shapes, sentences
 
     def _purpose(self, slot: str) -> tuple[str, str]:
-        """The label and resource type that workers of a slot are started for: those of the server's target,
-        or what their slot is."""
+        """The label and resource type that workers of a slot are started for: those of the server's
+        target, or what their slot is."""
         if (target := self._next.get(slot)) is not None:
             return target.label, target.kind
         shape = self._site.slots.get(slot)

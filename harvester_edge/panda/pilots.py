@@ -1,4 +1,5 @@
-"""How the pilots of a site reach a PanDA server: the options and variables that Harvester gives them, too."""
+"""How the pilots of a site reach a PanDA server: the options and variables that Harvester gives
+them, too."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ class Server:
         return self._dialect
 
     def call(self, path: str, arguments: Mapping[str, Any]) -> Any:
-        """The data that v1's `path` answers, whatever the dialect. Raises Unreachable, Refused or Nonsense."""
+        """The data that v1's `path` answers, whatever the dialect. Raises Unreachable, Refused or
+        Nonsense."""
         if self.dialect() == "v1":
             return self._v1(path, arguments)
         return self._legacy(path, arguments)

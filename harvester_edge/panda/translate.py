@@ -1,8 +1,8 @@
 """The messages between a PanDA server and a Harvester instance, as values. Pure.
 
-Names and keys: Harvester 0.7.5, `pandaharvester/harvestercommunicator/panda_communicator.py`, and recorded
-requests of it. A resource type (SCORE, MCORE_HIMEM, …) is a share of a node that one pilot of PanDA's would
-ask for; a worker of ours may hold several.
+Names and keys: Harvester 0.7.5, `pandaharvester/harvestercommunicator/panda_communicator.py`, and
+recorded requests of it. A resource type (SCORE, MCORE_HIMEM, …) is a share of a node that one pilot
+of PanDA's would ask for; a worker of ours may hold several.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _ENDINGS = {
 
 
 class Target(NamedTuple):
-    """How many pilots of a resource type the server wants in a queue; each replaces the one before."""
+    """How many pilots of a resource type the server wants in a queue; each replaces the one
+    before."""
 
     queue: str
     label: str
@@ -118,8 +119,8 @@ def statistics(
 
 
 def types(listed: Sequence[Mapping[str, Any]], mcore: int) -> dict[str, Type]:
-    """What each resource type of a server asks of a node. `mcore`: the cores of a multi-core job, which
-    its type leaves open."""
+    """What each resource type of a server asks of a node. `mcore`: the cores of a multi-core job,
+    which its type leaves open."""
     found = {}
     for one in listed:
         least, most = panda.number(one.get("mincore")) or 1, panda.number(one.get("maxcore"))
@@ -151,7 +152,8 @@ def slot_for(site: Site, queue: str, kind: Type | None) -> tuple[str, int] | Non
 
 
 def targets(queue: str, params: Any, at: float) -> Iterator[Target]:
-    """The targets in `SET_N_WORKERS_JOBTYPE`: {label: {resource type: pilots}}. Anything else is left out."""
+    """The targets in `SET_N_WORKERS_JOBTYPE`: {label: {resource type: pilots}}. Anything else is
+    left out."""
     for label, kinds in params.items() if isinstance(params, dict) else ():
         for kind, n in kinds.items() if isinstance(kinds, dict) else ():
             if (pilots := panda.number(n)) is not None:
@@ -159,8 +161,8 @@ def targets(queue: str, params: Any, at: float) -> Iterator[Target]:
 
 
 def matching_workers(params: Any, workers: Iterable[Worker], host: str) -> Iterator[Worker]:
-    """The workers that `KILL_WORKERS` means: each list restricts, `ALL` and no list do not. Ours are of
-    no computing element."""
+    """The workers that `KILL_WORKERS` means: each list restricts, `ALL` and no list do not. Ours
+    are of no computing element."""
     asked = params if isinstance(params, dict) else {}
 
     def among(key: str, value: str) -> bool:

@@ -1,7 +1,7 @@
 """What the dispatcher cannot know yet, because the relay could not tell it: asked by the edge.
 
-An edge that judged workers by what the dispatcher says, right after an outage, would find that pilots had
-never registered, and tell it to run jobs again whose reports are on their way.
+An edge that judged workers by what the dispatcher says, right after an outage, would find that
+pilots had never registered, and tell it to run jobs again whose reports are on their way.
 """
 
 from __future__ import annotations

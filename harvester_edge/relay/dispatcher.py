@@ -46,7 +46,8 @@ class Round(Struct, frozen=True):
 
 
 class Dispatcher:
-    """What passes between the stock and the dispatcher; `fetch` and `tell` run until they are cancelled."""
+    """What passes between the stock and the dispatcher; `fetch` and `tell` run until they are
+    cancelled."""
 
     def __init__(self, stock: Stock, upstream: Upstream, log: Log) -> None:
         self._stock, self._up, self._log = stock, upstream, log
@@ -62,8 +63,8 @@ class Dispatcher:
         return self._up.up
 
     def pass_on(self, worker_id: int, piece: m.LogPiece) -> None:
-        """A piece of a log: of a live one, while there is room for it and somebody to see it; the last
-        one in any case, for it is what is kept."""
+        """A piece of a log: of a live one, while there is room for it and somebody to see it; the
+        last one in any case, for it is what is kept."""
         waiting = sum(len(one.text) for _, one in self._logs)
         live = self.up and len(self._logs) < PIECES and waiting < PIECES_BYTES
         if live or (piece.final and waiting < ENDS_BYTES):
@@ -112,8 +113,8 @@ class Dispatcher:
                 pass
 
     def _next(self) -> Round:
-        """The last acquires of those that have ended, else the acquires of those that wait, else some
-        ahead for those that run jobs."""
+        """The last acquires of those that have ended, else the acquires of those that wait, else
+        some ahead for those that run jobs."""
         able = [
             p
             for p in self._stock.pilots.values()
@@ -183,7 +184,8 @@ class Dispatcher:
     # told ----------------------------------------------------------------------------------------
 
     async def tell(self, loop: Loop) -> None:
-        """Pass on reports, registrations, heartbeats, goodbyes; find out whether there is a dispatcher."""
+        """Pass on reports, registrations, heartbeats, goodbyes; find out whether there is a
+        dispatcher."""
         pause = TELL_S
         while True:
             loop.turned(pause)
@@ -215,8 +217,8 @@ class Dispatcher:
             return ()
 
     async def send(self, owed: list[Owed]) -> dict[Id, m.ReportVerdict]:
-        """Send reports that are owed. Those that the dispatcher that gave them has judged are forgotten
-        here, and no others."""
+        """Send reports that are owed. Those that the dispatcher that gave them has judged are
+        forgotten here, and no others."""
         verdicts = await self.ask([one.report for one in owed])
         said = {(one.job_id, one.attempt_nr): one for one in verdicts}
         judged: list[Owed] = []
@@ -255,7 +257,8 @@ class Dispatcher:
             await self._stock.name(pilot, worker_id)
 
     async def _look_for_silent(self) -> None:
-        """Who is not heard any more is lost; but who was asleep itself has nothing to say about it."""
+        """Who is not heard any more is lost; but who was asleep itself has nothing to say about
+        it."""
         now = time.monotonic()
         if (gap := now - self._looked) > ASLEEP_S:
             for pilot in self._stock.pilots.values():

@@ -1,4 +1,5 @@
-"""The pilots' part of the native API, whatever carries it: a request in, a status and an answer out."""
+"""The pilots' part of the native API, whatever carries it: a request in, a status and an answer
+out."""
 
 from __future__ import annotations
 

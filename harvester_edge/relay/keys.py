@@ -26,7 +26,8 @@ def made(directory: Path, url: str) -> tuple[Path, Path]:
 
 
 def pin(directory: Path) -> str:
-    """SHA-256 of the certificate, as `pilot --pin` takes it. Raises AilurusError if there is none."""
+    """SHA-256 of the certificate, as `pilot --pin` takes it. Raises AilurusError if there is
+    none."""
     try:
         text = (directory / "certificate.pem").read_text("utf-8")
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""The pilots' side of the relay. A pilot is answered at once from what is here, with or without a dispatcher."""
+"""The pilots' side of the relay. A pilot is answered at once from what is here, with or without a
+dispatcher."""
 
 from __future__ import annotations
 
@@ -164,8 +165,8 @@ class Pilots:
         )
 
     async def report(self, ask: m.Reports) -> m.ReportVerdicts:
-        """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may call
-        this: a report counts for an attempt that is here only with that attempt's key."""
+        """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may
+        call this: a report counts for an attempt that is here only with that attempt's key."""
         keep: list[Owed] = []
         strange: list[m.Report] = []
         said: list[m.ReportVerdict] = []

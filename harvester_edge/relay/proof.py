@@ -1,7 +1,7 @@
 """How the relay knows a bootstrap token while the dispatcher is away: the edge has noted its sum.
 
-The note lies in the directory of the worker that the token is of; the token itself says which that is,
-and is believed only if the sums agree.
+The note lies in the directory of the worker that the token is of; the token itself says which that
+is, and is believed only if the sums agree.
 """
 
 from __future__ import annotations

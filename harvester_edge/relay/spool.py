@@ -64,8 +64,8 @@ class Spool:
             return []
 
     def _asked(self, directory: Path) -> Iterator[Path]:
-        """The requests there: files that are whole. Nothing else of what may lie there is opened, a FIFO
-        least of all."""
+        """The requests there: files that are whole. Nothing else of what may lie there is opened, a
+        FIFO least of all."""
         with os.scandir(directory) as entries:
             for entry in entries:
                 path = Path(entry.path)

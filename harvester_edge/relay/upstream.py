@@ -32,10 +32,11 @@ class Holder(Protocol):
 
 
 class Upstream:
-    """Calls the dispatcher from threads. What was given up may still arrive: all of it may be repeated.
+    """Calls the dispatcher from threads. What was given up may still arrive: all of it may be
+    repeated.
 
-    While something is here, only the dispatcher that gave it is one: whoever else answers at its address
-    is as good as nobody.
+    While something is here, only the dispatcher that gave it is one: whoever else answers at its
+    address is as good as nobody.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Upstream:
         return got
 
     async def _meet(self, giver: str) -> None:
-        """Note the name of the dispatcher that answers. One from before names gives none, and took our token."""
+        """Note the name of the dispatcher that answers. One from before names gives none, and took
+        our token."""
         if giver in ("", self._holder.giver):
             return
         if self._holder.giver and not self._holder.empty:

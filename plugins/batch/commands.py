@@ -1,7 +1,8 @@
 """Runs the commands of a batch system: an argument list, a time-out, a bound on the output.
 
-A command that ended, with whatever exit code, is a `Ran`. One that did not end in time, or printed more than
-any listing has, is a BatchError. A test passes its own `Run`, which plays recorded output.
+A command that ended, with whatever exit code, is a `Ran`. One that did not end in time, or printed
+more than any listing has, is a BatchError. A test passes its own `Run`, which plays recorded
+output.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from harvester_edge.ports import BatchError, Order
 MAX_OUTPUT_BYTES = 64 << 20
 """10,000 workers are about 1 MB in any format."""
 PASSED = ("HOME", "LOGNAME", "PATH", "SHELL", "TZ", "USER")
-"""The edge's variables that a command gets, beside those which configure its batch system: no token, no
-setting of the edge's, and nothing that would change a submission behind the site file's back."""
+"""The edge's variables that a command gets, beside those which configure its batch system: no
+token, no setting of the edge's, and nothing that would change a submission behind the site file's
+back."""
 TAIL_BYTES = 2000
 
 
@@ -65,7 +67,8 @@ def runner(timeout_s: float, variables: Mapping[str, str] | Sequence[str] = ()) 
 def execute(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str]) -> Ran:
     """Run a command to its end; do not wait for processes that it leaves behind.
 
-    Raises CommandMissing if it cannot be started, BatchError if it does not end in time or prints too much.
+    Raises CommandMissing if it cannot be started, BatchError if it does not end in time or prints
+    too much.
     """
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     try:
@@ -123,7 +126,8 @@ def _read_until_ended(
 
 
 def output_of(command: str, ran: Ran) -> str:
-    """What a query printed. Raises BatchError if it failed, printed nothing but an error, or was cut off."""
+    """What a query printed. Raises BatchError if it failed, printed nothing but an error, or was
+    cut off."""
     if ran.code or (not ran.out and "error" in ran.err.lower()):
         raise BatchError(f"{command}: {ran.message}")
     if ran.out and not ran.out.endswith("\n"):
@@ -138,11 +142,12 @@ STOPPED = frozenset({124, *(128 + number for number in _SIGNALS)})
 
 
 def is_refusal(ran: Ran, lost: re.Pattern[str], name: str, *, remote: bool) -> bool:
-    """Whether a submit command was refused, whatever the message: it ended by itself, with an error, and
-    printed no job number. A command that printed nothing at all may have lost its message.
+    """Whether a submit command was refused, whatever the message: it ended by itself, with an
+    error, and printed no job number. A command that printed nothing at all may have lost its
+    message.
 
-    `lost` matches messages after which the job may exist although the answer was lost. `remote`: the command
-    runs behind an ssh, whose own exit code for a failure the command may have, too.
+    `lost` matches messages after which the job may exist although the answer was lost. `remote`:
+    the command runs behind an ssh, whose own exit code for a failure the command may have, too.
     """
     if ran.code <= 0 or ran.code in STOPPED or re.search(r"\b\d+\b", ran.out):
         return False
@@ -172,7 +177,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 def read_tail(path: Path) -> str:
     """The last TAIL_BYTES of a regular file; empty for anything else. Raises OSError.
 
-    The worker can put anything in the file's place: a link, or a FIFO, on which a reader would hang.
+    The worker can put anything in the file's place: a link, or a FIFO, on which a reader would
+    hang.
     """
     file = os.open(path, _FILE)
     try:
@@ -207,7 +213,8 @@ _TASKS = re.compile(r"(\d{1,7})(?:-(\d{1,7})(?::(\d{1,7}))?)?")
 
 
 def tasks(text: str) -> list[int]:
-    """The indices of an array expression such as "3", "0-9%3" or "3-4,6-9:2"; none if it is no expression."""
+    """The indices of an array expression such as "3", "0-9%3" or "3-4,6-9:2"; none if it is no
+    expression."""
     # The usual case: each line of a long listing names one task.
     if text.isdecimal() and len(text) <= INDEX_DIGITS:
         return [int(text)]

@@ -1,8 +1,8 @@
 """HTCondor: an order is one cluster whose ads carry its tag; worker `index` is its process.
 
-What has finished stays in the queue for some minutes (`leave_in_queue`), so the listing alone tells how
-most workers ended; what was removed is in the history. A worker is never started twice: its requirements
-refuse a second match, and one that was evicted is removed.
+What has finished stays in the queue for some minutes (`leave_in_queue`), so the listing alone tells
+how most workers ended; what was removed is in the history. A worker is never started twice: its
+requirements refuse a second match, and one that was evicted is removed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ OWN = {
     **dict.fromkeys(("requestcpus", "requestmemory", "requestdisk", "requestgpus"), _SLOT),
     "accounting_group": "`options.accounting_group` says it",
 }
-"""What `options.submit` may not set: https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html"""
+"""What `options.submit` may not set:
+https://htcondor.readthedocs.io/en/latest/man-pages/condor_submit.html"""
 _NAME_OF = re.compile(r"\s*(?:\+|my\.)?\s*([A-Za-z_][\w.]*)\s*=(?!=)", re.IGNORECASE)
 
 
@@ -157,8 +158,8 @@ class HTCondor(Batch):
         return Unclear(f"condor_submit: exit code {ran.code}: {ran.message}")
 
     def trial(self, order: Order, tag: Tag) -> str:
-        """Why HTCondor would never start a worker of the order; nothing if it would, by the machines
-        that the pool has now. What a schedd demands of its jobs is not asked."""
+        """Why HTCondor would never start a worker of the order; nothing if it would, by the
+        machines that the pool has now. What a schedd demands of its jobs is not asked."""
         options, description = options_of_slot(self._options, order), order.directory / "submit"
         (order.directory / "script").write_text(order.script, "utf-8")
         (order.directory / "0").mkdir(exist_ok=True)
@@ -293,7 +294,8 @@ def room(order: Order) -> str:
 
 
 def demanded(requirements: str) -> str:
-    """A job's requirements as one asks a machine itself; nothing where they speak of the job, too."""
+    """A job's requirements as one asks a machine itself; nothing where they speak of the job,
+    too."""
     return (
         ""
         if re.search(r"\bMY\.", requirements, re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Workers as processes of this machine: a batch system for one computer, tests and the demo.
 
-A worker is a session of its own, so it outlives the edge. What is known about it lies in its directory
-`workers/TAG/INDEX`, each file written whole or not at all:
+A worker is a session of its own, so it outlives the edge. What is known about it lies in its
+directory `workers/TAG/INDEX`, each file written whole or not at all:
 
     script      what it runs
     spawned     "PID STARTTIME BOOT" of the wrapper, written by the edge
@@ -11,8 +11,9 @@ A worker is a session of its own, so it outlives the edge. What is known about i
     ended       "EXITCODE SECONDS" , written by the wrapper
     cancelled   since when it is being ended
 
-A record that is none of these (a power failure leaves files of zero bytes) says nothing, as if it were
-not there, and holds up nobody else's. A process is ours if pid, start time and boot agree: never by name, and a pid used again is no match.
+A record that is none of these (a power failure leaves files of zero bytes) says nothing, as if it
+were not there, and holds up nobody else's. A process is ours if pid, start time and boot agree:
+never by name, and a pid used again is no match.
 """
 
 from __future__ import annotations

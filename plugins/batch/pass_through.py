@@ -1,8 +1,9 @@
-"""What a site hands on to a batch system's submit command, and what of it the plugin must say itself.
+"""What a site hands on to a batch system's submit command, and what of it the plugin must say
+itself.
 
-`options.submit` is passed on as it is. An option in it that names the job, hides its number or lets it write
-elsewhere takes from the edge the means by which it finds its workers: it would submit and submit. So each
-plugin declares such words, and its options type refuses them, wherever it is read.
+`options.submit` is passed on as it is. An option in it that names the job, hides its number or lets
+it write elsewhere takes from the edge the means by which it finds its workers: it would submit and
+submit. So each plugin declares such words, and its options type refuses them, wherever it is read.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ SHELLS = frozenset({"ssh", "gsissh", "rsh", "remsh", "dbclient", "autossh"})
 def behind(prefix: Sequence[str], argv: Sequence[str]) -> list[str]:
     """A command as the prefix must be given it: quoted once for each shell that will read it.
 
-    `[ssh, login]` and `[ssh, gate, ssh, login]` are known by their names; a prefix that ends with `-c`
-    takes one word, as `[su, edge, -c]` does.
+    `[ssh, login]` and `[ssh, gate, ssh, login]` are known by their names; a prefix that ends with
+    `-c` takes one word, as `[su, edge, -c]` does.
     """
     words = [shlex.join(argv)] if prefix and prefix[-1] == "-c" else list(argv)
     for _ in range(shells(prefix)):

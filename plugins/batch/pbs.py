@@ -1,14 +1,15 @@
-"""OpenPBS and PBS Professional: an order is one job array (a plain job if it is one worker), named by its tag.
+"""OpenPBS and PBS Professional: an order is one job array (a plain job if it is one worker), named
+by its tag.
 
-The listing is one `qstat` without ids: with several, this version answers for the first only. Its JSON is
-broken by what any user's job may carry (functions in the environment, numbers with leading zeros), so a
-listing that cannot be read is asked again for our own jobs alone, one call an order. What has left the
-listing is found by `qselect -x`, where the server keeps a history.
+The listing is one `qstat` without ids: with several, this version answers for the first only. Its
+JSON is broken by what any user's job may carry (functions in the environment, numbers with leading
+zeros), so a listing that cannot be read is asked again for our own jobs alone, one call an order.
+What has left the listing is found by `qselect -x`, where the server keeps a history.
 
-An allocation of several nodes starts its workers by `pbsdsh`, whose tasks know their host's number in the
-job (PBS_NODENUM). It starts one on each logical node: on more than one a host where a site's `chunk` says
-`mpiprocs`, and then the first of a host is the worker. It is content whatever becomes of them, so its own
-words tell the job whether one failed.
+An allocation of several nodes starts its workers by `pbsdsh`, whose tasks know their host's number
+in the job (PBS_NODENUM). It starts one on each logical node: on more than one a host where a site's
+`chunk` says `mpiprocs`, and then the first of a host is the worker. It is content whatever becomes
+of them, so its own words tell the job whether one failed.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class PBSOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     memory: bool = True
     """Ask for memory; false where it comes with the cores."""
     history: bool = True
-    """False where the server keeps none (job_history_enable): what ended unseen then counts as lost. The
-    server is asked when it gives no history."""
+    """False where the server keeps none (job_history_enable): what ended unseen then counts as
+    lost. The server is asked when it gives no history."""
     user: Word = ""
     """The user whose jobs ours are; by default the one that the edge runs as."""
     submit: list[str] = []
@@ -156,7 +157,8 @@ class PBS(Batch):
         return Unclear(f"qsub: exit code {ran.code}: {ran.message}")
 
     def trial(self, order: Order, _: Tag) -> str:
-        """Why PBS would never start a worker of the order; nothing if it would, by its queues and nodes."""
+        """Why PBS would never start a worker of the order; nothing if it would, by its queues and
+        nodes."""
         options = options_of_slot(self._options, order)
         queue = options.queue
         if not queue:
@@ -178,8 +180,8 @@ class PBS(Batch):
             return tuple(self._one_by_one(self._prefix, "-u", mine or getpass.getuser()))
 
     def _user(self) -> str:
-        """Who PBS takes us for: names of jobs are seen by everybody, and can be given by everybody. Empty:
-        not known, where a prefix runs what the site lets it, and no `id`."""
+        """Who PBS takes us for: names of jobs are seen by everybody, and can be given by everybody.
+        Empty: not known, where a prefix runs what the site lets it, and no `id`."""
         if not self._known:
             self._known = self._options.user
         if not self._known and self._options.prefix:
@@ -209,7 +211,8 @@ class PBS(Batch):
         return not servers or any(one.job_history_enable == "True" for one in servers)
 
     def _renamed(self, tag: Tag, ids: Collection[BatchId]) -> Iterator[Sighting]:
-        """Jobs of these ids, which nothing shows by the tag: somebody has given them another name."""
+        """Jobs of these ids, which nothing shows by the tag: somebody has given them another
+        name."""
         past = ("-x",) if self.history else ()
         for job in sorted({re.sub(r"\[\d*\]", "[]", one) for one in ids}):
             ran = self._command("qstat", *past, *_JSON, job)
@@ -298,7 +301,8 @@ def job(order: Order, index: str) -> str:
 
 
 def node(order: Order) -> str:
-    """What `pbsdsh` starts: $1 is a directory of this run of the job, $2 the job's number in its array."""
+    """What `pbsdsh` starts: $1 is a directory of this run of the job, $2 the job's number in its
+    array."""
     place = shlex.quote(str(order.directory))
     here = f'{place}/"$AILURUS_INDEX"'
     return (
@@ -335,7 +339,8 @@ PHASE = {
     "E": Phase.DRAINING,
     **dict.fromkeys(("F", "X"), Phase.ENDED),
 }
-"""Where a state puts a worker. M, moved to another server, is left unknown: nobody here sees its end."""
+"""Where a state puts a worker. M, moved to another server, is left unknown: nobody here sees its
+end."""
 DETAIL = {"S": "suspended", "U": "suspended: its machine is in use"}
 OVER_WALLTIME, OVER_MEMORY, OVER_CPU = -29, (-26, -27), (-24, -25, -28)
 TERMINATED = 91  # substate of what qdel ended

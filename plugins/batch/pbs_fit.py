@@ -1,8 +1,8 @@
 """Whether a PBS would ever start a worker, by what it says of its queues and nodes. Pure.
 
-As PBS counts: a chunk has the resources of one host, which may have several vnodes; a node that names a
-queue serves only that one, and a queue that nodes name runs only there. Of routing queues, access lists and
-hooks nothing is known here: a worker that fits may be refused yet.
+As PBS counts: a chunk has the resources of one host, which may have several vnodes; a node that
+names a queue serves only that one, and a queue that nodes name runs only there. Of routing queues,
+access lists and hooks nothing is known here: a worker that fits may be refused yet.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Slurm 20.11 or later: an order is one job array, named by its tag; worker `index` is its task.
 
-The listing is `squeue -t all`, so what ended in the last minutes (MinJobAge, 300 s) is in it; what has left
-it is looked up with sacct, where the site keeps accounts. Free text is never read for a fact: sbatch's
-answer is one line of a known form, or nobody knows.
+The listing is `squeue -t all`, so what ended in the last minutes (MinJobAge, 300 s) is in it; what
+has left it is looked up with sacct, where the site keeps accounts. Free text is never read for a
+fact: sbatch's answer is one line of a known form, or nobody knows.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ class Slurm(Batch):
         return tuple((found | {(one.batch_id, one.index): one for one in queued}).values())
 
     def _renamed(self, tag: Tag, ids: Collection[BatchId]) -> list[Sighting]:
-        """Jobs of these ids, which nothing shows by the tag: somebody has given them another name."""
+        """Jobs of these ids, which nothing shows by the tag: somebody has given them another
+        name."""
         if not (jobs := sorted({one.partition("_")[0] for one in ids})):
             return []
         try:
@@ -197,10 +198,11 @@ class Slurm(Batch):
         return parse_squeue(out, self._prefix if prefix is None else prefix, self._root)
 
     def _sacct(self, tag: Tag, age_s: float) -> Iterator[Sighting]:
-        """Ends only: what accounts call running and the queue does not have is over, and they have not
-        heard of it yet, or never will (`sacctmgr show runawayjobs`). Asked so, they also tell of what was
-        cancelled before it might have begun. They are asked from the order's own time on, since many a site
-        (MaxQueryTimeRange) bounds the range; where that is too long, of the last day."""
+        """Ends only: what accounts call running and the queue does not have is over, and they have
+        not heard of it yet, or never will (`sacctmgr show runawayjobs`). Asked so, they also tell
+        of what was cancelled before it might have begun. They are asked from the order's own time
+        on, since many a site (MaxQueryTimeRange) bounds the range; where that is too long, of the
+        last day."""
         if not self.history:
             return iter(())
         minutes = math.ceil(age_s / 60) + SLACK_MIN
@@ -341,8 +343,9 @@ def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
 
 
 def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
-    """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9]; or
-    1350, where they might not even have begun, which stands for all without a line of their own."""
+    """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9];
+    or 1350, where they might not even have begun, which stands for all without a line of their
+    own."""
     rows = [fields for line in text.splitlines() if len(fields := line.split("|")) == 4]
     told = [tasks(row[0].partition("_")[2].strip("[]")) for row in rows]
     for row, known in zip(rows, told, strict=True):
