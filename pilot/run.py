@@ -14,13 +14,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol.program import interpreter
+from ailurus.regular import open_regular
 from pilot import blame
 from pilot.attempt import Attempt
 from pilot.node import gpus
 from pilot.node.slots import Slot
 from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
-from pilot.workdir import SCRIPT, Workdir, open_regular, size_of, tail_of
+from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
 if TYPE_CHECKING:
     from pilot.kit import Kit

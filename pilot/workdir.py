@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from ailurus.regular import open_regular
 from pilot.blame import Target, job_error
 
 SCRIPT = "ailurus_script"
 """What the pilot calls the script of a job, in the payload's directory."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WALKED = 50_000  # entries looked at in one walk; who has more is measured by these
 
 
@@ -110,16 +110,6 @@ class Workdir:
                             todo.append((Path(entry.path), f"{name}/{entry.name}"))
                         if not stat.S_ISLNK(found.st_mode):
                             yield f"{name}/{entry.name}", found
-
-
-def open_regular(name: str | Path, directory: int | None = None) -> int:
-    """A regular file, opened without following a link and without waiting for a FIFO's writer: the one
-    way to open what a payload may have made or replaced. OSError or ValueError if it is anything else."""
-    fd = os.open(name, _FILE, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ValueError(f"{str(name)!r} is not a regular file")
-    return fd
 
 
 def size_of(path: Path) -> int:

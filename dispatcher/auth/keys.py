@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from ailurus.naming import name_once
 from ailurus.protocol.errors import AilurusError
+from ailurus.regular import NotRegular, open_regular
 
 
 class SigningKey(Struct, frozen=True):
@@ -86,12 +87,13 @@ def replace(path: Path, kept: Keys) -> None:
 
 
 def read(path: Path) -> Keys:
-    """The keys in `path`. Refuses a file that others could have read or changed."""
+    """The keys in `path`. Raises AilurusError: also for a file that others could have read or changed."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read()
+    except NotRegular as error:
+        raise AilurusError(str(error), remedy="restore the file") from None
     except OSError as error:
         raise AilurusError(
             f"cannot read the keys {path}: {error.strerror}", remedy="run `dispatcher init` first"

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import WHOLE_LOG
 from ailurus.protocol.messages import LogPiece
+from ailurus.regular import open_regular
 from pilot.attempt import Attempt
-from pilot.workdir import open_regular, size_of
+from pilot.workdir import size_of
 
 PIECE_BYTES = 256 * 1024
 FINAL_BYTES = 64 * 1024

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from ailurus.regular import open_regular
 from pilot.attempt import Attempt
 from pilot.files.live_log import text_of
-from pilot.workdir import open_regular, tail_of
+from pilot.workdir import tail_of
 
 MOST = 7000
 

@@ -11,7 +11,6 @@ import os
 import re
 import selectors
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from ailurus.regular import NotRegular, open_regular
 from harvester_edge.ports import BatchError, Order
 
 MAX_OUTPUT_BYTES = 64 << 20
@@ -171,21 +171,19 @@ def hms(seconds: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-
 def read_tail(path: Path) -> str:
     """The last TAIL_BYTES of a regular file; empty for anything else. Raises OSError.
 
     The worker can put anything in the file's place: a link, or a FIFO, on which a reader would
     hang.
     """
-    file = os.open(path, _FILE)
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            return ""
-        end = os.pread(file, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
+        file = open_regular(path)
+    except NotRegular:
+        return ""
+    try:
+        size = os.fstat(file).st_size
+        end = os.pread(file, TAIL_BYTES, max(0, size - TAIL_BYTES))
         return end.decode("utf-8", "replace").strip()
     finally:
         os.close(file)

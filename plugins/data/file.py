@@ -18,12 +18,12 @@ from hashlib import md5 as new_md5
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
+from ailurus.regular import NotRegular, open_regular
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -45,13 +45,13 @@ class File:
     def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
         with self._parent(url) as (parent, name):
             try:
-                source = os.open(name, _READ, dir_fd=parent)
+                source = open_regular(name, parent)
+            except NotRegular:
+                raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file") from None
             except OSError as error:
                 raise _explained(error, url, Code.STAGE_IN_FAILED) from None
             try:
                 mode = os.fstat(source).st_mode
-                if not stat.S_ISREG(mode):
-                    raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file")
                 reading = OSErrorsOn(Target.STORAGE, f"cannot read {url}", Code.STAGE_IN_FAILED)
                 writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
                 copied = copy(source, into, check, md5=md5, reading=reading, writing=writing)

@@ -1,0 +1,27 @@
+"""Opening files that somebody else may have made, or put in the place of another."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class NotRegular(ValueError):
+    """A directory, a FIFO, a device or a socket stands where a file should be."""
+
+
+def open_regular(name: str | bytes | Path, directory: int | None = None) -> int:
+    """Open a regular file for reading, and return its descriptor.
+
+    No link is followed and no writer of a FIFO is waited for. `directory` is an open directory that
+    `name` is in. Raises NotRegular, or OSError: with ELOOP if `name` is a link.
+    """
+    fd = os.open(name, _READ, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        shown = os.fsdecode(name)
+        raise NotRegular(f"{shown!r} is not a regular file")
+    return fd
