@@ -74,12 +74,12 @@ class _Https(_Http, HTTPSConnection):
     pass
 
 
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
+def pools(http: type[HTTPConnection], https: type[HTTPSConnection]) -> dict[str, Any]:
+    """urllib3's pools of such connections, by scheme."""
+    return {
+        "http": type("HttpPool", (HTTPConnectionPool,), {"ConnectionCls": http}),
+        "https": type("HttpsPool", (HTTPSConnectionPool,), {"ConnectionCls": https}),
+    }
 
 
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-POOLS = {"http": _HttpPool, "https": _HttpsPool}
+POOLS = pools(_Http, _Https)

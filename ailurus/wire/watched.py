@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from ailurus.wire.connection import pools
 
 STEP_S = 0.5
 EXPECT_S = 1.0  # how long a server has to say that it wants no body; many say nothing
@@ -164,12 +165,4 @@ class _Https(_Http, HTTPSConnection):
     pass
 
 
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-POOLS = {"http": _HttpPool, "https": _HttpsPool}
+POOLS = pools(_Http, _Https)
