@@ -21,6 +21,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import LOG, JobSpec
+from ailurus.protocol.panda_acquire import JobRequest, acquire_arguments
 from ailurus.protocol.panda_job import Handed, handed
 from ailurus.protocol.panda_update import Told, outputs_of, said
 from ailurus.protocol.states import JobState
@@ -139,28 +140,29 @@ class PandaClient:
     def _next(self, ask: m.Acquire, patience: Patience) -> dict[str, Any] | None:
         """One job: how many fit cannot be told before they are seen."""
         left = ask.room.seconds_left
-        asks: dict[str, tuple[str, object]] = {
-            "site_name": ("siteName", self._who.queue),
-            "prod_source_label": ("prodSourceLabel", self._label),
-            "node": ("node", self._who.host),
-            "computing_element": ("computingElement", self._who.queue),
-            "memory": ("mem", ask.room.memory_mb),
-            "disk_space": ("diskSpace", ask.room.disk_mb),
-            "remaining_time": ("remaining_time", None if left is None else int(left)),
-            "scheduler_id": ("schedulerID", self._scheduler),
-            "harvester_id": ("harvester_id", self._harvester or None),
-            "worker_id": ("worker_id", self._worker or None),
-        }
-        v1 = {name: value for name, (_, value) in asks.items() if value is not None}
-        legacy = {old: value for old, value in asks.values() if value is not None}
+        request = JobRequest(
+            site=self._who.queue,
+            label=self._label,
+            node=self._who.host,
+            computing_element=self._who.queue,
+            memory_mb=ask.room.memory_mb,
+            disk_mb=ask.room.disk_mb,
+            seconds_left=None if left is None else int(left),
+            # To one that says how many, legacy answers in another shape.
+            count=1 if self._v1 else None,
+            scheduler_id=self._scheduler,
+            harvester_id=self._harvester,
+            worker_id=self._worker or None,
+        )
+        arguments = acquire_arguments(request, "v1" if self._v1 else "legacy")
         if self._v1:
-            answer = self._v1_answer("pilot/acquire_jobs", {**v1, "n_jobs": 1}, patience)
+            answer = self._v1_answer("pilot/acquire_jobs", arguments, patience)
             if not answer["success"]:
                 _no_job(str(answer.get("message")))
                 return None
             jobs = answer["data"]["jobs"]
             return cast(dict[str, Any], jobs[0]) if jobs else None
-        answer = self._legacy_answer("getJob", legacy, patience)
+        answer = self._legacy_answer("getJob", arguments, patience)
         if answer.get("StatusCode") in _OK:
             return answer
         if str(answer.get("StatusCode")) == "20":

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import panda
+from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
@@ -26,6 +27,8 @@ LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
 LONGEST_ARGUMENTS = 90_000  # bytes; a shell line is limited to 128 KiB
 BOUNDLESS = 100_000_000
 MANY_CORES = 1_000_000
+# Of one request.
+MOST_JOBS = 1000
 ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
 # A PanDA pilot asks when it can run a job and is answered at once: between two requests it has no room
 # that anybody could count on.
@@ -34,25 +37,31 @@ ON_A_NODE = 256  # pilots without a worker id that are told apart
 _encode = msgspec.json.Encoder().encode
 
 
-class Ask(Struct, frozen=True, kw_only=True):
-    """A pilot or a Harvester that wants jobs."""
+class Acquisition(Struct, frozen=True, kw_only=True):
+    """A request for jobs of a pilot or a Harvester, with what the dispatcher knows beside it."""
 
-    site: str
-    node: str = ""
-    label: str = ""
-    memory_mb: int = 0  # 0: not said
-    disk_mb: int = 0
-    count: int = 1
-    seconds_left: int = 0
-    resource_type: str = ""
-    task_id: int = 0
+    request: JobRequest
+    # Blank: a pilot that no Harvester started.
     harvester_id: str = ""
-    worker_id: int = 0
-    transforms: str = ""  # base URL where this pilot gets its transform
-    storage: str = ""  # of the queue: for outputs and logs; blank: there is none
-    size: Room = ANYTHING  # of the queue's pilots
-    home: str = ""  # our own URL, as the pilot reached us
-    proxy_key: bool = False  # it wants to know of a proxy for the job's user: there is none
+    # Base URL where this pilot gets its transform.
+    transforms: str = ""
+    # Of the queue, for outputs and logs; blank: there is none.
+    storage: str = ""
+    # Of the queue's pilots.
+    size: Room = ANYTHING
+    # Our own URL, as the pilot reached us.
+    home: str = ""
+    # Whether the answer names a proxy for the job's user: there is none.
+    proxy_key: bool = False
+
+    @property
+    def site(self) -> str:
+        return self.request.site
+
+    @property
+    def worker_id(self) -> int:
+        """The number of the Harvester's worker; 0: there is none."""
+        return self.request.worker_id or 0
 
 
 class Place(Struct, frozen=True):
@@ -73,13 +82,13 @@ def place_of_instance(harvester_id: str) -> str:
     return f"panda:{harvester_id}"[:200]
 
 
-def place_of(ask: Ask) -> Place:
+def place_of(wanted: Acquisition) -> Place:
     """Which worker asks; of a pilot without a worker id, the first on its node."""
-    if ask.harvester_id and ask.worker_id > 0:
-        return Place(intent=intent_of(ask.harvester_id), index=ask.worker_id)
-    if ask.harvester_id:  # it takes jobs to its own workers
-        return Place(instance=place_of_instance(ask.harvester_id))
-    return Place(instance=f"panda:{ask.site}@{ask.node}"[:200])
+    if wanted.harvester_id and wanted.worker_id > 0:
+        return Place(intent=intent_of(wanted.harvester_id), index=wanted.worker_id)
+    if wanted.harvester_id:  # it takes jobs to its own workers
+        return Place(instance=place_of_instance(wanted.harvester_id))
+    return Place(instance=f"panda:{wanted.site}@{wanted.request.node}"[:200])
 
 
 def _free(tx: Tx, place: Place) -> Place:
@@ -152,20 +161,21 @@ def _written(row: Row, site: str, facts: dict[str, Any]) -> bool:
     )
 
 
-async def acquire(service: Service, ask: Ask) -> list[dict[str, Any]]:
+async def acquire(service: Service, wanted: Acquisition) -> list[dict[str, Any]]:
     """Jobs for a client, as dictionaries. Empty: there is none that it can run."""
-    if ask.task_id not in (0, 1):  # all our jobs are of one task, and its number is 1
+    # All our jobs are of one task, and its number is 1.
+    if wanted.request.task_id not in (None, 0, 1):
         return []
     while True:
-        jobs, unfit = await _acquired(service, ask)
+        jobs, unfit = await _acquired(service, wanted)
         if jobs or not unfit:
             return jobs  # else: what stood in front is out of the way now
 
 
-async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], int]:
+async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[str, Any]], int]:
     """Some jobs, and how many had to be failed because nobody can be given them."""
-    place = place_of(ask)
-    request = _request(ask)
+    place = place_of(wanted)
+    request = _request(wanted)
     memory = Memory(service.shapes, service.turns)
 
     def change(tx: Tx) -> tuple[int, Given]:
@@ -173,12 +183,12 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
             raise _NoneToday
         worker_id = worker_of(
             tx,
-            place if ask.harvester_id else _free(tx, place),
-            ask.site,
+            place if wanted.harvester_id else _free(tx, place),
+            wanted.site,
             active=True,
             now=service.now(),
-            node=ask.node,
-            size=ask.size,
+            node=wanted.request.node,
+            size=wanted.size,
         )
         mine = replace(request, worker_id=worker_id)
         given = queue.lease(tx, mine, memory, now=service.now())
@@ -188,31 +198,31 @@ async def _acquired(service: Service, ask: Ask) -> tuple[list[dict[str, Any]], i
 
     try:
         worker_id, given = await service.store.write(
-            change, Ahead(ask=Asks(0, "", ask.site, request.count))
+            change, Ahead(ask=Asks(0, "", wanted.site, request.count))
         )
     except _NoneToday:
         return [], 0
-    passing = not ask.harvester_id
-    hear(service, worker_id, ask.site, ask.node, ask.size, passing=passing)
+    passing = not wanted.harvester_id
+    hear(service, worker_id, wanted.site, wanted.request.node, wanted.size, passing=passing)
     until = service.awake.now + LEASE_S
     for job in given.jobs:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
         service.leases.add(lease)
-    jobs, faults = _translated(service, ask, worker_id, given.jobs)
+    jobs, faults = _translated(service, wanted, worker_id, given.jobs)
     if faults:
         await _fail(service, faults)
     return jobs, given.unfit + len(faults)
 
 
 def _translated(
-    service: Service, ask: Ask, worker_id: int, leased: list[Leased]
+    service: Service, wanted: Acquisition, worker_id: int, leased: list[Leased]
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Jobs in PanDA's words, and by its id why one cannot be said in them: that one fails alone."""
-    more = {"credname": "", "myproxy": ""} if ask.proxy_key else {}
+    more = {"credname": "", "myproxy": ""} if wanted.proxy_key else {}
     jobs, faults = [], {}
     for job in leased:
         try:
-            jobs.append(panda.dictionary(_sent(service, ask, worker_id, job)) | more)
+            jobs.append(panda.dictionary(_sent(service, wanted, worker_id, job)) | more)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
             faults[job.job_id] = f"no PanDA pilot can be told of it: {fault!r}"
     return jobs, faults
@@ -228,49 +238,52 @@ async def _fail(service: Service, faults: dict[int, str]) -> None:
         service.leases.drop(job_id)
 
 
-def _request(ask: Ask) -> LeaseRequest:
+def _request(wanted: Acquisition) -> LeaseRequest:
     """What a client asks for; which worker it is, is known once there is a job for it."""
     return LeaseRequest(
-        queue=ask.site,
-        room=_room(ask),
-        count=max(1, min(ask.count, 1000)),
+        queue=wanted.site,
+        room=_room(wanted.request),
+        count=max(1, min(wanted.request.count or 1, MOST_JOBS)),
         request_id=f"panda-{secrets.token_hex(8)}",
         again=False,  # PanDA has no word for the same request again
-        suits=_suits(ask),
+        suits=_suits(wanted),
     )
 
 
-def _room(ask: Ask) -> Room:
-    """What the pilot says that it has, for all jobs that it takes."""
+def _room(request: JobRequest) -> Room:
+    """What the pilot has free, by its request, for all jobs that it takes."""
     return Room(
         cores=MANY_CORES,
-        memory_mb=ask.memory_mb or BOUNDLESS,
-        disk_mb=ask.disk_mb or BOUNDLESS,
-        seconds_left=ask.seconds_left or None,
+        memory_mb=max(0, request.memory_mb or 0) or BOUNDLESS,
+        disk_mb=max(0, request.disk_mb or 0) or BOUNDLESS,
+        seconds_left=max(0, request.seconds_left or 0) or None,
     )
 
 
-def _suits(ask: Ask) -> Callable[[Shape], bool]:
+def _suits(wanted: Acquisition) -> Callable[[Shape], bool]:
     """Which jobs a pilot can be given: those that its queue's data lets it run."""
-    return lambda shape: panda.of_type(shape, ask.resource_type) and shape.fits(ask.size)
+    return lambda shape: (
+        panda.of_type(shape, wanted.request.resource_type) and shape.fits(wanted.size)
+    )
 
 
-def _sent(service: Service, ask: Ask, worker_id: int, job: Leased) -> panda.Sent:
+def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) -> panda.Sent:
+    label = wanted.request.label
     sent = panda.Sent(
         job_id=job.job_id,
         attempt_nr=job.attempt_nr,
         spec=specs.decoded(job.spec)[0],
         owner=job.owner,
-        label=ask.label if ask.label not in ("", "unified") else "managed",
-        transformation=f"{ask.transforms}/{panda.TRANSFORM}",
-        queue=ask.site,
-        storage=ask.storage,
+        label=label if label not in ("", "unified") else "managed",
+        transformation=f"{wanted.transforms}/{panda.TRANSFORM}",
+        queue=wanted.site,
+        storage=wanted.storage,
     )
     arguments = panda.packed(sent)
     if len(arguments) > LONGEST_ARGUMENTS:  # too long for a command line: fetched by the transform
         name = f"{job.job_id}.{job.attempt_nr}"
         key = service.key(f"panda job {name}.{worker_id}")  # only to read it: it is in a URL
-        arguments = f"-n {name} -u {ask.home}/trf/job/{name}.{worker_id}.{key}"
+        arguments = f"-n {name} -u {wanted.home}/trf/job/{name}.{worker_id}.{key}"
     return msgspec.structs.replace(sent, parameters=arguments)
 
 

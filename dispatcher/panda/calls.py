@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ailurus.protocol import panda
 from ailurus.protocol.api import Scope
+from ailurus.protocol.panda_acquire import JobRequest, job_request
 from ailurus.protocol.panda_update import STATES, Told, told
 from dispatcher.auth.tokens import Issuer
 from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
@@ -73,36 +74,38 @@ class Calls:
     # --- pilots --------------------------------------------------------------------------------------
 
     async def acquire_jobs(self, call: Call) -> dict[str, Any]:
-        given = {name: value for name, value in call.given.items() if value is not None}
-        scheduler = given.get("scheduler_id", "")
+        request = job_request(call.given, "v1")
+        scheduler = request.scheduler_id
         instance = (
             scheduler.removeprefix("harvester-") if scheduler.startswith("harvester-") else ""
         )
-        queue = self.queue(given["site_name"], given.get("resource_type", ""))
-        ask = acquire.Ask(
-            site=given["site_name"],
-            node=given.get("node", ""),
-            label=given.get("prod_source_label", ""),
-            memory_mb=max(0, given.get("memory", 0)),
-            disk_mb=max(0, given.get("disk_space", 0)),
-            count=given.get("n_jobs", 1),
-            seconds_left=max(0, panda.number(given.get("remaining_time")) or 0),
-            resource_type=given.get("resource_type", ""),
-            task_id=given.get("task_id", 0),
-            harvester_id=(given.get("harvester_id", "") or instance)[:INSTANCE],
-            worker_id=given.get("worker_id", 0),
-            transforms=call.transforms,
+        wanted = self.acquisition(
+            call,
+            request,
+            harvester_id=request.harvester_id or instance,
+            proxy_key=bool(request.proxy_key),
+        )
+        if fault := _architecture_fault(request.architecture):
+            return failure(fault)
+        if not call.party.serves(request.site):
+            return failure(NOT_YOURS if call.party.known else NO_IDENTITY)
+        jobs = await acquire.acquire(self.service, wanted)
+        return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
+
+    def acquisition(
+        self, call: Call, request: JobRequest, *, harvester_id: str, proxy_key: bool
+    ) -> acquire.Acquisition:
+        """A request for jobs with what the dispatcher knows of its queue and of the client."""
+        queue = self.queue(request.site, request.resource_type)
+        return acquire.Acquisition(
+            request=request,
+            harvester_id=harvester_id[:INSTANCE],
             storage=queue.storage,
             size=queue.size,
+            transforms=call.transforms,
             home=call.home,
-            proxy_key=bool(given.get("get_proxy_key")) and call.party.production,
+            proxy_key=proxy_key and call.party.production,
         )
-        if fault := _architecture_fault(given.get("target_architecture")):
-            return failure(fault)
-        if not call.party.serves(ask.site):
-            return failure(NOT_YOURS if call.party.known else NO_IDENTITY)
-        jobs = await acquire.acquire(self.service, ask)
-        return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
 
     async def get_job_status(self, call: Call) -> dict[str, Any]:
         asked = call.given["job_ids"]

@@ -11,6 +11,7 @@ import msgspec
 
 from ailurus.protocol import panda
 from ailurus.protocol.panda import number, text
+from ailurus.protocol.panda_acquire import ACQUIRE, job_request
 from ailurus.protocol.panda_update import STATES, UPDATE, told
 from dispatcher.panda import acquire, bodies, harvester, updates
 from dispatcher.panda.bodies import BadBody
@@ -54,10 +55,9 @@ _NAMES = {
     )
     for name, words in {
         "isAlive": "",
-        "getJob": "siteName! token timeout cpu mem diskSpace prodSourceLabel node computingElement "
-        "AtlasRelease prodUserID getProxyKey countryGroup workingGroup allowOtherCountry taskID "
-        "nJobs background resourceType harvester_id worker_id schedulerID jobType viaTopic "
-        "remaining_time",
+        "getJob": " ".join(
+            f"{one.legacy}{'!' if one.required else ''}" for one in ACQUIRE if one.legacy
+        ),
         "updateJob": f"jobId! state! {_UPDATE} token timestamp timeout workdir remainingSpace "
         "messageLevel computingElement",
         "updateJobsInBulk": "jobList! harvester_id",
@@ -144,32 +144,17 @@ class Legacy:
 
     async def _get_job(self, call: Call) -> Answer:
         given = call.given
-        several = number(given.get("nJobs"))
-        site = str(given["siteName"])
-        resource_type = text(given.get("resourceType"))
-        queue = self._calls.queue(site, resource_type)
-        ask = acquire.Ask(
-            site=site,
-            node=text(given.get("node")),
-            label=text(given.get("prodSourceLabel")),
-            memory_mb=max(0, number(given.get("mem")) or 0),
-            disk_mb=max(0, number(given.get("diskSpace")) or 0),
-            count=several or 1,
-            seconds_left=max(0, number(given.get("remaining_time")) or 0),
-            resource_type=resource_type,
-            task_id=number(given.get("taskID")) or 0,
-            harvester_id=text(given.get("harvester_id"))[:INSTANCE],
-            worker_id=number(given.get("worker_id")) or 0,
-            transforms=call.transforms,
-            storage=queue.storage,
-            size=queue.size,
-            home=call.home,
-            proxy_key=given.get("getProxyKey") in ("True", True) and call.party.production,
+        request = job_request(given, "legacy")
+        wanted = self._calls.acquisition(
+            call,
+            request,
+            harvester_id=request.harvester_id,
+            proxy_key=request.proxy_key == "True",
         )
-        if not call.party.serves(ask.site):
+        if not call.party.serves(request.site):
             return said(60, NOT_YOURS, as_json=call.json)
         try:
-            jobs = await acquire.acquire(self._service, ask)
+            jobs = await acquire.acquire(self._service, wanted)
         except Unavailable:
             return said(10, "database timeout", as_json=call.json)
         if not jobs:

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ailurus.protocol.panda_acquire import ACQUIRE
 from ailurus.protocol.panda_update import UPDATE
 from dispatcher.panda.bodies import Upload
 
@@ -102,10 +103,11 @@ METHODS = {
         _method(
             P,
             "pilot/acquire_jobs",
-            "site_name:str! timeout:int= memory:int disk_space:int prod_source_label:str node:str "
-            "computing_element:str prod_user_id:str get_proxy_key:str task_id:int n_jobs:int= "
-            "background:bool resource_type:str harvester_id:str worker_id:int scheduler_id:str "
-            "job_type:str via_topic:bool remaining_time:any target_architecture:any",
+            " ".join(
+                f"{one.v1}:{one.kind}{'!' if one.required else '' if one.nullable else '='}"
+                for one in ACQUIRE
+                if one.v1
+            ),
         ),
         _method(G, "pilot/get_job_status", "job_ids:list! timeout:int="),
         _production(P, "pilot/update_job", f"{_UPDATE} timeout:int="),
