@@ -100,7 +100,7 @@ class Server:
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
         self._trouble = ThrottledLog(self._log)
-        self.loops = Loops(self._log, on_failure=self.nudge)
+        self.loops = Loops(self._log, on_failure=self.nudge, clock=self._clock.monotonic)
 
     def serve(self) -> Served:
         """Serve until the terms, a signal or the dispatcher end it. Raises JobError if the system gives no
@@ -175,7 +175,7 @@ class Server:
             raise self.no_thread() from None
 
     def _over(self) -> bool:
-        if self._clock.monotonic() > self._stop_by:
+        if self._clock.monotonic() >= self._stop_by:
             return True
         return bool(self._draining) and not self._jobs and self._kit.reporter.idle()
 
@@ -193,7 +193,7 @@ class Server:
         return (
             lifetime is not None
             and self._stop_by == float("inf")
-            and self._clock.monotonic() > self._began + lifetime - self._terms.grace_s
+            and self._clock.monotonic() >= self._began + lifetime - self._terms.grace_s
         )
 
     def _end_of_lifetime(self) -> None:

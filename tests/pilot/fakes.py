@@ -4,6 +4,7 @@ so."""
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -57,9 +58,13 @@ class FakeClock:
         return 0.0
 
     def wait(self, waited_for: Any, seconds: float | None = None) -> bool:
-        """Let `while_waiting` happen; without a limit there must be something that happens."""
+        """Let `while_waiting` happen, then the rest of the wait. Without a limit an event is waited for, as
+        threads of jobs do; it must come."""
         self.waits.append(seconds)
         self.while_waiting()
+        if seconds is None and isinstance(waited_for, threading.Event):
+            assert waited_for.wait(10), "waited in vain"
+            return True
         if waited_for.wait(0):
             return True
         self.forward(seconds or 0.0)
@@ -219,6 +224,12 @@ class FakeLink:
         return [request for one, request in self.requests if one == name]
 
 
+def assignment(job_id: int, **fields: Any) -> m.Assignment:
+    """A job of a second's work, as a dispatcher gives it."""
+    spec = JobSpec(**{"name": "job", "command": "true", "memory_mb": 1000, **fields})
+    return m.Assignment(job_id=job_id, attempt_nr=1, report_key="k", spec=spec)
+
+
 def default_answer(name: str, request: Any) -> Any:
     if name == "beat":
         return m.BeatAnswer(heartbeat_s=10.0)
@@ -257,9 +268,11 @@ class FakeSignals:
 
     def __init__(self, clock: FakeClock, numbers: Sequence[int] = ()) -> None:
         self.numbers, self._clock = deque(numbers), clock
-        self.nudges = 0
+        self.nudges = self.waits = 0
 
     def wait(self, seconds: float) -> int | None:
+        self.waits += 1
+        assert self.waits < 1000, "it looks and looks"
         if self.numbers:
             return self.numbers.popleft()
         self._clock.forward(seconds)
@@ -272,10 +285,15 @@ class FakeSignals:
 class World:
     """A kit of real parts on these stand-ins. Nothing of it has a thread."""
 
-    def __init__(self, directory: Path, program: Program = lambda spec: ProcessEnd(key=1)) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        program: Program = lambda spec: ProcessEnd(key=1),
+        clock: Any = None,
+    ) -> None:
         self.directory = directory / "pilot"
         self.directory.mkdir()
-        self.clock, self.service = FakeClock(), FakeService()
+        self.clock, self.service = clock or FakeClock(), FakeService()
         self.spawner, self.container = FakeSpawner(program), FakeContainer()
         self.storage, self.sampler, self.link = FakeTransfer(), FakeSampler(), FakeLink()
         self.spool = Spool(directory / "spool", "me")
