@@ -31,8 +31,8 @@ def main() -> int:
         from pilot.blame import Target, job_error
 
         return _fail(65, job_error(error, "the pilot cannot start its guardian", Target.NODE))
-    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start. The
-    # server begins with that again.
+    # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
+    # The server begins with that again.
     gc.disable()
     from pilot.serve import HANDLED_SIGNALS
 

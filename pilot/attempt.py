@@ -1,4 +1,5 @@
-"""An attempt that this pilot runs: the state that its thread, the supervisor and the reporter share."""
+"""An attempt that this pilot runs: the state that its thread, the supervisor and the reporter
+share."""
 
 from __future__ import annotations
 
@@ -94,8 +95,8 @@ class Attempt:
         return self._stop
 
     def start_payload(self, start: Callable[[], tuple[Spawner, int]]) -> None:
-        """Start the payload; from now on a stop reaches it. Raises the attempt's own stop instead, if it
-        was stopped before."""
+        """Start the payload; from now on a stop reaches it. Raises the attempt's own stop instead,
+        if it was stopped before."""
         with self._lock:
             self.check()
             self._payload = start()

@@ -1,5 +1,6 @@
-"""Who is responsible for a failure. Tables decide it: by the errno and the operation's target, or by how a
-process ended. What a payload wrote decides nothing; the last line of its stderr is only shown.
+"""Who is responsible for a failure. Tables decide it: by the errno and the operation's target, or
+by how a process ended. What a payload wrote decides nothing; the last line of its stderr is only
+shown.
 
     the node's       it lacks something: tried again, elsewhere
     the job's        it asks for what cannot be done: final
@@ -30,8 +31,8 @@ class Responsible(StrEnum):
 
 
 class Target(StrEnum):
-    """What an operation worked on. `No such file` is the job's fault for its program, the node's for its
-    scratch directory."""
+    """What an operation worked on. `No such file` is the job's fault for its program, the node's
+    for its scratch directory."""
 
     NODE = "this node"
     """The pilot's directories, descriptors, threads and processes."""
@@ -75,8 +76,8 @@ _NODE_FAULTS = {
     errno.EOVERFLOW: ("has a limit on namespaces that is reached", "raise user.max_*_namespaces"),
     errno.EUSERS: ("has a limit on users that is reached", "raise user.max_user_namespaces"),
 }
-"""Errnos that are the fault of the node, or of the storage, whatever the target: what is missing, and what
-helps."""
+"""Errnos that are the fault of the node, or of the storage, whatever the target: what is missing,
+and what helps."""
 
 _JOB_FAULTS = {
     errno.E2BIG: "the command, or a variable of the environment, is too long: put it into an input file",
@@ -94,13 +95,13 @@ _JOB_FAULTS = {
     errno.EEXIST: "it exists already",
     errno.EFBIG: "the file is larger than the file system or a limit takes",
 }
-"""Errnos that are the job's fault where the target is the job's, and what helps. On a target of the node
-they are the node's fault."""
+"""Errnos that are the job's fault where the target is the job's, and what helps. On a target of the
+node they are the node's fault."""
 
 
 def responsible(number: int, target: Target) -> Responsible:
-    """Who has to repair the errno `number` of an operation on `target`. An errno in no table counts as the
-    node's: that mistake costs another attempt, the opposite one loses a job."""
+    """Who has to repair the errno `number` of an operation on `target`. An errno in no table counts
+    as the node's: that mistake costs another attempt, the opposite one loses a job."""
     if number in _NODE_FAULTS:
         return Responsible.NODE
     if number == errno.E2BIG and target is Target.RUNTIME:  # its arguments are the job's words
@@ -122,8 +123,8 @@ def job_error(
 ) -> JobError:
     """Make the JobError for an OSError (or an errno) of an operation on `target`.
 
-    `what` names the operation, as «cannot write its script». `code` replaces the table's code where the
-    operation has a more exact one, as a transfer has.
+    `what` names the operation, as «cannot write its script». `code` replaces the table's code where
+    the operation has a more exact one, as a transfer has.
     """
     number = error if isinstance(error, int) else error.errno or 0
     text = os.strerror(number) if number else str(error)
@@ -157,8 +158,8 @@ def job_error(
 
 
 class OSErrorsOn:
-    """Turns an OSError raised within into a JobError that names the target, so that a copy can tell which
-    of its two sides failed. Leaving it raises JobError."""
+    """Turns an OSError raised within into a JobError that names the target, so that a copy can tell
+    which of its two sides failed. Leaving it raises JobError."""
 
     def __init__(self, target: Target, what: str, code: Code | None = None) -> None:
         self._target, self._what, self._code = target, what, code
@@ -179,7 +180,8 @@ class Evidence(Struct, frozen=True):
     errno: int = 0
     """Not 0: it could not be started."""
     before: bool = False
-    """The errno is of what is prepared before the program: its directory, its output files, its CPUs."""
+    """The errno is of what is prepared before the program: its directory, its output files, its
+    CPUs."""
     runtime: bool = False
     """A container runtime was started, not the payload itself."""
     ran: bool = True

@@ -31,8 +31,8 @@ KEEP = "a file is kept if the job names it in `outputs`"
 
 
 def carry(attempt: Attempt, kit: Kit) -> None:
-    """Take an attempt to its end. Has a thread of its own; every way out is a report, or a job given
-    back unstarted, whatever fails on the way to it."""
+    """Take an attempt to its end. Has a thread of its own; every way out is a report, or a job
+    given back unstarted, whatever fails on the way to it."""
     with Workdir(kit.directory / attempt.name) as work:
         try:
             report = _attempt(attempt, kit, work)
@@ -68,7 +68,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
             files = kit.stage.stage_out(attempt, work)
     except JobError as expected:
         error = expected
-    except Exception as bug:  # noqa: BLE001 - it shall have its log and what is known of its payload
+    except Exception as bug:  # noqa: BLE001 - its report has the log and the payload's outcome
         error = _unexpected(attempt, bug)
     if error is not None and outcome is None and attempt.give_back:
         return None
@@ -161,8 +161,8 @@ def report_of(
 
 
 def conclude(report: Report, attempt: Attempt, kit: Kit) -> None:
-    """Put the report on disk, then let the reporter send it. What fails here costs the end of the log,
-    or that the report outlives the pilot, never the report."""
+    """Put the report on disk, then let the reporter send it. What fails here costs the end of the
+    log, or that the report outlives the pilot, never the report."""
     ends = None
     try:
         ends = kit.reporter.follow(attempt).rest()

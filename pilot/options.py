@@ -58,8 +58,7 @@ class Options(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
-    """Options from the command line, then the environment."""
+def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pilot",
         description="Acquires jobs of a queue from a dispatcher and runs them on this node.",
@@ -67,9 +66,51 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_server(parser, env)
+    _add_node(parser)
+    _add_ends(parser)
+    bundle = f" ({env['AILURUS_BUNDLE']})" if "AILURUS_BUNDLE" in env else ""
+    parser.add_argument("--version", action="version", version=f"pilot {__version__}{bundle}")
+    return parser
+
+
+def _add_server(parser: argparse.ArgumentParser, env: Mapping[str, str]) -> None:
+    """Options about the dispatcher: where it is, how to trust it and how to register."""
     add = parser.add_argument
     add("--url", default=env.get("AILURUS_URL"), help="the dispatcher's address (AILURUS_URL)")
     add("-q", "--queue", required=True, help="the queue whose jobs to run")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token to register with (AILURUS_TOKEN_FILE)",
+    )
+    add("--ca", metavar="FILE", help="who may sign the dispatcher's certificate (AILURUS_CA)")
+    add("--pin", metavar="SHA256", help="of the dispatcher's certificate (AILURUS_PIN)")
+    add("-j", "--label", default="", help="label of the pilot, kept with its worker")
+    add(
+        "--dialect",
+        choices=["native", "v1", "legacy"],
+        help="what the server speaks: v1 and legacy are PanDA's (default: ask it)",
+    )
+    add(
+        "--heartbeat",
+        type=_duration,
+        metavar="TIME",
+        help="how often to report to a PanDA server (30m); a dispatcher says it itself",
+    )
+    add(
+        "--patience",
+        type=_duration,
+        default=60.0,
+        metavar="TIME",
+        help="for a silent dispatcher at the start (60 s)",
+    )
+
+
+def _add_node(parser: argparse.ArgumentParser) -> None:
+    """Options about this node: what it offers and where files are."""
+    add = parser.add_argument
     add(
         "--site",
         type=Path,
@@ -83,17 +124,23 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         help="without a site file: where outputs go, and inputs come from (~/ailurus-data)",
     )
     add("--slot", default="", help="the slot of the site file (default: the one with this queue)")
-    add(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="a token to register with (AILURUS_TOKEN_FILE)",
-    )
-    add("--ca", metavar="FILE", help="who may sign the dispatcher's certificate (AILURUS_CA)")
-    add("--pin", metavar="SHA256", help="of the dispatcher's certificate (AILURUS_PIN)")
-    add("-j", "--label", default="", help="label of the pilot, kept with its worker")
     add("-a", "--workdir", type=Path, metavar="DIR", help="where jobs' directories are made")
     add("--spool", type=Path, metavar="DIR", help="where reports wait, shared by a node's pilots")
+    add(
+        "--recover",
+        action="store_true",
+        help="only send what dead pilots left in --spool, without registering",
+    )
+    add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    add(
+        "-w", "--workflow", choices=["generic"], default="generic", help="as Pilot 3; only this one"
+    )
+
+
+def _add_ends(parser: argparse.ArgumentParser) -> None:
+    """Options that say when the pilot ends."""
+    add = parser.add_argument
     add(
         "-l",
         "--lifetime",
@@ -102,39 +149,15 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         help="end after this long (seconds, 2h, …)",
     )
     add("-v", "--getjob-requests", type=int, metavar="N", help="end after N acquires without a job")
-    add(
-        "-w", "--workflow", choices=["generic"], default="generic", help="as Pilot 3; only this one"
-    )
     add("--idle-exit", type=_duration, metavar="TIME", help="end after this long without a job")
-    add(
-        "--recover",
-        action="store_true",
-        help="only send what dead pilots left in --spool, without registering",
-    )
     add("--max-jobs", type=int, metavar="N", help="end after N jobs")
     add("--grace", type=_duration, default=20.0, metavar="TIME", help="from TERM to KILL (20 s)")
-    add(
-        "--patience",
-        type=_duration,
-        default=60.0,
-        metavar="TIME",
-        help="for a silent dispatcher at the start (60 s)",
-    )
-    add(
-        "--dialect",
-        choices=["native", "v1", "legacy"],
-        help="what the server speaks: v1 and legacy are PanDA's (default: ask it)",
-    )
-    add(
-        "--heartbeat",
-        type=_duration,
-        metavar="TIME",
-        help="how often to report to a PanDA server (30m); a dispatcher says it itself",
-    )
-    add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
-    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
-    bundle = f" ({env['AILURUS_BUNDLE']})" if "AILURUS_BUNDLE" in env else ""
-    add("--version", action="version", version=f"pilot {__version__}{bundle}")
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
+    """Options from the command line, then the environment. Exits with 2 for wrong ones; raises
+    AilurusError for a certificate that is none."""
+    parser = _parser(env)
     given = parser.parse_args(argv)
     if not given.url:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")

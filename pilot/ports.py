@@ -15,7 +15,10 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.url import Url
 
-TAKEN = "another dispatcher, or one of before, had a job of this number: remove it, or name another directory"
+TAKEN = (
+    "another dispatcher, or one of before, had a job of this number: remove it, or name another "
+    "directory"
+)
 """What helps where an output's name is taken: it carries job and attempt."""
 Check = Callable[[], None]
 """Called now and then by whatever takes long: raises JobError when the job is to stop."""
@@ -56,7 +59,8 @@ class Transfer(Protocol):
         """Raise JobError(STORAGE_FORBIDDEN) if the site does not let jobs use `url`."""
 
     def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
-        """Copy `url` into the open, empty file `into`, which becomes a program if `url` says it is one."""
+        """Copy `url` into the open, empty file `into`, which becomes a program if `url` says it is
+        one."""
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
         """Copy the open file `source` to `url`, which must not exist; whole or not at all."""
@@ -108,25 +112,27 @@ class Direct(Struct, frozen=True, kw_only=True):
 class Runtime(Struct, frozen=True, kw_only=True):
     """A container's own program, which starts the payload inside.
 
-    It has neither environment nor directory of its own to name: it runs in ours, so nothing that a user
-    wrote is there for a loader, a library or a shell to obey. What the payload is to have inside, the
-    program reads as data.
+    It has neither environment nor directory of its own to name: it runs in ours, so nothing that a
+    user wrote is there for a loader, a library or a shell to obey. What the payload is to have
+    inside, the program reads as data.
     """
 
     argv: Sequence[str]
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS: in no list of processes, and of any length."""
     filter: bytes = b""
-    """What it reads from the descriptor FILTER: a program that says which system calls a payload has."""
+    """What it reads from the descriptor FILTER: a program that says which system calls a payload
+    has."""
 
 
 ARGUMENTS, FILTER = 4, 5
-"""Beside 0 to 2 and its `status_fd`, the descriptors that a runtime inherits. It closes them before the
-payload starts."""
+"""Beside 0 to 2 and its `status_fd`, the descriptors that a runtime inherits. It closes them before
+the payload starts."""
 
 
 class Container(Protocol):
-    """Wraps a payload's command so that it sees only its box. Made with the site's `ContainerSetup`."""
+    """Wraps a payload's command so that it sees only its box. Made with the site's
+    `ContainerSetup`."""
 
     name: str
     private: bool
@@ -134,10 +140,12 @@ class Container(Protocol):
     depth: int
     """How many processes of its own stand between the one we start and the payload."""
     status_fd: int
-    """The descriptor on which it tells how the payload ended, which no payload has; 0: it has none."""
+    """The descriptor on which it tells how the payload ended, which no payload has; 0: it has
+    none."""
 
     def ran(self, status: str) -> bool:
-        """Whether the payload ran, by what was told on `status_fd`; else the runtime itself failed."""
+        """Whether the payload ran, by what was told on `status_fd`; else the runtime itself
+        failed."""
 
     def tmp(self, directory: str) -> str:
         """Where the payload finds its `tmp`."""
@@ -146,7 +154,8 @@ class Container(Protocol):
         """Raise JobError if this container cannot run such a job."""
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct | Runtime:
-        """The process that runs `argv` inside `box`. Raises JobError for a box that cannot be made."""
+        """The process that runs `argv` inside `box`. Raises JobError for a box that cannot be
+        made."""
 
 
 class ProcessSpec(Struct, frozen=True, kw_only=True):
@@ -162,8 +171,9 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     depth: int = 0
     """How many processes from the top a TERM spares: they are the container's."""
     status_fd: int = 0
-    """The descriptor whose writer the program gets, and whose text comes back in `ProcessEnd`; 0: none. The
-    process that it names there as `"child-pid": N` is the payload's: its usage counts as the program's."""
+    """The descriptor whose writer the program gets, and whose text comes back in `ProcessEnd`; 0:
+    none. The process that it names there as `"child-pid": N` is the payload's: its usage counts as
+    the program's."""
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
     filter: bytes = b""

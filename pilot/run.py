@@ -40,7 +40,8 @@ SITE_SIGNALS = frozenset(
     }
 )
 TOGETHER_S = 1.0
-"""A batch system that ends a pilot signals all its processes, and the payload may be the first to go."""
+"""A batch system that ends a pilot signals all its processes, and the payload may be the first to
+go."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -95,8 +96,8 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
 
 
 def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
-    """The process to start for the attempt `name`. Only a payload that is itself that process gets what
-    its user wrote; a container's program gets our environment and no directory of the job."""
+    """The process to start for the attempt `name`. Only a payload that is itself that process gets
+    what its user wrote; a container's program gets our environment and no directory of the job."""
     if isinstance(process, Direct):
         return ProcessSpec(
             argv=process.argv, environment=process.environment, directory=process.directory
@@ -111,7 +112,8 @@ def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
 
 @cache
 def user_name() -> str:
-    """The user of payloads, by the node's accounts (which may be a directory of the site's) or by number."""
+    """The user of payloads, by the node's accounts (which may be a directory of the site's) or by
+    number."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -143,9 +145,9 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
 
 
 def _argv(attempt: Attempt, work: Workdir) -> list[str]:
-    """The payload's command line. A script is given to the interpreter of its first line, so that it runs
-    where the directory is mounted noexec; by a shell, so that an interpreter that is missing is an exit
-    code of the payload's and no failure of the container."""
+    """The payload's command line. A script is given to the interpreter of its first line, so that
+    it runs where the directory is mounted noexec; by a shell, so that an interpreter that is
+    missing is an exit code of the payload's and no failure of the container."""
     if not attempt.spec.script:
         return ["/bin/sh", "-c", attempt.spec.command]
     try:

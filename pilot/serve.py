@@ -70,8 +70,8 @@ class Served(Struct, frozen=True, kw_only=True):
 
 
 class Vacancy(Struct, frozen=True):
-    """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is still
-    taken, by jobs that end soon."""
+    """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is
+    still taken, by jobs that end soon."""
 
     room: Resources
     count: int
@@ -103,8 +103,8 @@ class Server:
         self.loops = Loops(self._log, on_failure=self.nudge, clock=self._clock.monotonic)
 
     def serve(self) -> Served:
-        """Serve until the terms, a signal or the dispatcher end it. Raises JobError if the system gives no
-        thread."""
+        """Serve until the terms, a signal or the dispatcher end it. Raises JobError if the system
+        gives no thread."""
         self._start_loops()
         while not self._over():
             number = self._signals.wait(self._next_look_s())
@@ -219,7 +219,8 @@ class Server:
         self._stop_all(why, 0.0 if again else self._terms.grace_s)
 
     def _broken(self, down: Down) -> None:
-        """A loop does not recover: take no more jobs, and run none without a reporter or a supervisor."""
+        """A loop does not recover: take no more jobs, and run none without a reporter or a
+        supervisor."""
         self.broken = True
         self.drain(str(down), Ending.FAILED)
         if down.loop != "acquirer" and self._stop_by == float("inf"):
@@ -307,7 +308,8 @@ class Server:
         )
 
     def _longest(self, wait_s: float) -> float:
-        """How much of `wait_s` the pilot may wait for a job: an idle one no longer than it may be idle."""
+        """How much of `wait_s` the pilot may wait for a job: an idle one no longer than it may be
+        idle."""
         if self._jobs or self._terms.idle_exit_s is None:
             return wait_s
         left = self._idle_since + self._terms.idle_exit_s - self._clock.monotonic()
@@ -383,8 +385,8 @@ class Server:
             self._gone(attempt)
 
     def _count_node_fault(self, attempt: Attempt) -> None:
-        """Drain where no job can begin: a node that fails each at once would take all jobs of a queue, and
-        each of their attempts."""
+        """Drain where no job can begin: a node that fails each at once would take all jobs of a
+        queue, and each of their attempts."""
         if attempt.began:
             self._node_faults = 0
         elif attempt.node_fault is not None:

@@ -96,8 +96,8 @@ class Site(Struct, frozen=True):
 
 
 def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
-    """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and the
-    directories that it makes in `workdir`. Raises AilurusError."""
+    """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and
+    the directories that it makes in `workdir`. Raises AilurusError."""
     here, mine = look(str(workdir)), [look(str(one)) for one in own if one is not None]
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
@@ -157,7 +157,8 @@ def megabytes(size: Size | None, otherwise: int) -> int:
 
 
 def read(path: Path | None) -> Site:
-    """The pilot's parts of the site file at `path`. An edge's copy of it (JSON) has no `~` and `$`."""
+    """The pilot's parts of the site file at `path`. An edge's copy of it (JSON) has no `~` and
+    `$`."""
     if path is None:
         return Site()
     tree = _tree(path)

@@ -25,7 +25,7 @@ from pilot.clock import SYSTEM, Clock
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
-from pilot.node.claims import NONE, claim
+from pilot.node.claims import NONE, Claims, claim
 from pilot.node.machine import Inventory
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
@@ -34,7 +34,7 @@ from pilot.ports import Container, ContainerSetup, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
-from pilot.site import Bounds, Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
+from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Spool
@@ -49,8 +49,8 @@ def started(
 ) -> Iterator[Server]:
     """A registered pilot, ready to serve; leaving it says goodbye and removes what it made.
 
-    Raises AilurusError for what the pilot cannot work with, Dismissed or Unreachable as `Link.register` does,
-    and OSError where its directory cannot be made.
+    Raises AilurusError for what the pilot cannot work with, Dismissed or Unreachable as
+    `Link.register` does, and OSError where its directory cannot be made.
     """
     keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
     for name, path in (("--workdir", options.workdir), ("--spool", options.spool)):
@@ -64,9 +64,7 @@ def started(
         container = _container(site, directory)
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
-        claims = claim(seen.gpus, slot.gpus)
-        if slot.gpus is not None and len(claims.gpus) < slot.gpus:
-            log.warning("gpus_missing", slot=slot.gpus, found=len(seen.gpus), free=len(claims.gpus))
+        claims = _claimed(slot, seen)
         total = _total(slot, seen.resources, len(claims.gpus))
         terms = _terms(options, slot)
         registration = _registration(
@@ -76,10 +74,7 @@ def started(
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
-        bounds = bounds_of(site.limits)
-        stage = _stage(options, site, bounds, clock)
-        # No other pilot sends the reports of a spool that is removed with this one.
-        verdict_wait_s = VERDICT_WAIT_S if container.private else float("inf")
+        stage = _stage(options, site, clock)
         kit = Kit(
             host=registration.host,
             clock=clock,
@@ -88,14 +83,8 @@ def started(
             spawner=spawner,
             stage=stage,
             slots=Slots(total, _pinned(site, total, seen), claims.gpus),
-            supervisor=Supervisor(bounds, clock),
-            reporter=Reporter(
-                link,
-                stage.delete,
-                grace_s=bounds.grace_s,
-                verdict_wait_s=verdict_wait_s,
-                clock=clock,
-            ),
+            supervisor=Supervisor(bounds_of(site.limits), clock),
+            reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
         )
         server = Server(kit, link, terms)
@@ -107,10 +96,7 @@ def started(
             kit.supervisor.close()
             kit.reporter.close()
             _send_bye(link, server)
-            spool.own.close()
-            reports_left = kit.reporter.owes() > 0 and spool.directory.parent == directory
-            if reports_left:
-                log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
+            reports_left = _leave(spool, kit.reporter, directory)
     finally:
         claims.close()
         if not reports_left:
@@ -122,6 +108,14 @@ def _own_directory(workdir: Path, instance: str) -> Path:
     directory = workdir / f"ailurus-{instance}"
     directory.mkdir(mode=0o700)
     return directory
+
+
+def _claimed(slot: SlotChoice, seen: Inventory) -> Claims:
+    """The GPUs that no other pilot of this node uses, as many as the slot has."""
+    claims = claim(seen.gpus, slot.gpus)
+    if slot.gpus is not None and len(claims.gpus) < slot.gpus:
+        log.warning("gpus_missing", slot=slot.gpus, found=len(seen.gpus), free=len(claims.gpus))
+    return claims
 
 
 def _total(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
@@ -159,9 +153,30 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
     )
 
 
-def _stage(options: Options, site: Site, bounds: Bounds, clock: Clock) -> Stage:
-    storage = site.storage
+def _stage(options: Options, site: Site, clock: Clock = SYSTEM) -> Stage:
+    storage, bounds = site.storage, bounds_of(site.limits)
     return Stage(_transfers(site, options), storage.default_output, bounds, storage.logs, clock)
+
+
+def _reporter(link: Link, stage: Stage, site: Site, container: Container, clock: Clock) -> Reporter:
+    return Reporter(
+        link,
+        stage.delete,
+        grace_s=bounds_of(site.limits).grace_s,
+        # No other pilot sends the reports of a spool that is removed with this one.
+        verdict_wait_s=VERDICT_WAIT_S if container.private else float("inf"),
+        clock=clock,
+    )
+
+
+def _leave(spool: Spool, reporter: Reporter, directory: Path) -> bool:
+    """Close the spool; whether there are reports in it without a verdict, in the pilot's own
+    directory, which must stay then."""
+    spool.own.close()
+    left = reporter.owes() > 0 and spool.directory.parent == directory
+    if left:
+        log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
+    return left
 
 
 def _spellable(option: str, path: Path | None) -> None:
@@ -193,8 +208,9 @@ def _link(
     registration: m.Register,
     clock: Clock = SYSTEM,
 ) -> Link:
-    """The connection to the server at the address. A bootstrap token comes from an edge, so its server is a
-    dispatcher; otherwise the server is asked once for its dialect, unless the options name it."""
+    """The connection to the server at the address. A bootstrap token comes from an edge, so its
+    server is a dispatcher; otherwise the server is asked once for its dialect, unless the options
+    name it."""
     dialect = options.dialect
     if dialect is None and options.bootstrap_file is None:
         dialect = asked(options.url, options.trust)
@@ -216,8 +232,8 @@ def _link(
 
 
 def _credential(options: Options) -> Callable[..., str] | None:
-    """The token to register with: the batch script's, read once and removed, or that of a token file. Raises
-    AilurusError if the first cannot be taken."""
+    """The token to register with: the batch script's, read once and removed, or that of a token
+    file. Raises AilurusError if the first cannot be taken."""
     if options.bootstrap_file is not None:
         try:
             text = options.bootstrap_file.read_text("utf-8").strip()
@@ -279,16 +295,16 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
 
 
 def _make_directory(directory: Path) -> None:
-    """Make a directory, and those above it that are missing. Whatever the umask, no group of users may put
-    another directory in the place of a pilot's."""
+    """Make a directory, and those above it that are missing. Whatever the umask, no group of users
+    may put another directory in the place of a pilot's."""
     if not directory.is_dir():
         _make_directory(directory.parent)
         directory.mkdir(mode=0o755, exist_ok=True)
 
 
 def _make_storage(directory: Path) -> None:
-    """Make the storage of a pilot started by hand, or a site's in a home directory, when it is first needed.
-    No other is made: where that is missing, a mount is. Raises JobError."""
+    """Make the storage of a pilot started by hand, or a site's in a home directory, when it is
+    first needed. No other is made: where that is missing, a mount is. Raises JobError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -319,10 +335,11 @@ def _batch_id() -> str:
 
 
 def recover(options: Options, site: Site) -> None:
-    """Send the reports of dead pilots, as the next pilot on their spool would: for an edge that has no next one.
+    """Send the reports of dead pilots, as the next pilot on their spool would: for an edge that has
+    no next one.
 
-    Nothing is registered: each report is authorised by its own key. Raises AilurusError if a report gets no
-    verdict.
+    Nothing is registered: each report is authorised by its own key. Raises AilurusError if a report
+    gets no verdict.
     """
     assert options.spool is not None  # noqa: S101 - the options were checked
     keep_apart(site, options.workdir, (options.spool, options.token_file))
@@ -330,7 +347,7 @@ def recover(options: Options, site: Site) -> None:
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = _stage(options, site, bounds_of(site.limits), SYSTEM)
+    stage = _stage(options, site)
     reporter = Reporter(_link(options, token, nobody), stage.delete)
     spool = Spool(options.spool, instance)
     try:
@@ -341,7 +358,8 @@ def recover(options: Options, site: Site) -> None:
 
 
 def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
-    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and directories."""
+    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and
+    directories."""
     for journal in spool.orphans():
         owed = journal.owed()
         for one in owed:

@@ -1,4 +1,5 @@
-"""Directories of jobs: made for one attempt, read without following links, removed whatever is in them.
+"""Directories of jobs: made for one attempt, read without following links, removed whatever is in
+them.
 
 PILOT/JOB.ATTEMPT/work      the payload's directory: inputs before, outputs after
                   tmp       its /tmp
@@ -34,7 +35,8 @@ class Workdir:
         self.stdout = path / "stdout"
         self.stderr = path / "stderr"
         self.empty = False
-        """Nothing is in the payload's directories, and no payload runs any more that could change that."""
+        """Nothing is in the payload's directories, and no payload runs any more that could change
+        that."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,8 @@ class Workdir:
             ) from None
 
     def executes(self) -> bool:
-        """Whether a file in the payload's directory can be executed: not where it is mounted noexec."""
+        """Whether a file in the payload's directory can be executed: not where it is mounted
+        noexec."""
         try:
             return not os.statvfs(self.directory).f_flag & os.ST_NOEXEC
         except OSError:
@@ -93,7 +96,8 @@ class Workdir:
             os.close(here)
 
     def files(self, *, tmp: bool = True) -> Iterator[tuple[str, os.stat_result]]:
-        """Regular files and directories beneath `work` and `tmp`, with their names from `path` on."""
+        """Regular files and directories beneath `work` and `tmp`, with their names from `path`
+        on."""
         if self.empty:
             return
         seen = 0
@@ -113,7 +117,8 @@ class Workdir:
 
 
 def size_of(path: Path) -> int:
-    """The bytes of a regular file; 0 for anything else. To open a stream costs more, and most are empty."""
+    """The bytes of a regular file; 0 for anything else. To open a stream costs more, and most are
+    empty."""
     try:
         found = path.lstat()
     except OSError:

@@ -32,7 +32,8 @@ codecs.register_error("ailurus.samelength", _question_marks)
 
 
 def text_of(data: bytes) -> str:
-    """Text of exactly as many UTF-8 bytes: what is no text becomes question marks, so offsets hold."""
+    """Text of exactly as many UTF-8 bytes: what is no text becomes question marks, so offsets
+    hold."""
     return data.replace(b"\0", b"?").decode("utf-8", "ailurus.samelength")
 
 
@@ -48,8 +49,8 @@ def whole_characters(data: bytes) -> bytes:
 
 
 def opened(path: Path) -> int | None:
-    """A file that a payload writes, open for reading; None if there is none, or no regular one: it may
-    have put a link or a FIFO in its place."""
+    """A file that a payload writes, open for reading; None if there is none, or no regular one: it
+    may have put a link or a FIFO in its place."""
     try:
         return open_regular(path)
     except (OSError, ValueError):
@@ -57,7 +58,8 @@ def opened(path: Path) -> int | None:
 
 
 class Rest:
-    """The rest of both streams, read as it is sent. Short ones are read at once and hold no file."""
+    """The rest of both streams, read as it is sent. Short ones are read at once and hold no
+    file."""
 
     def __init__(self, follower: Follower, files: dict[str, int]) -> None:
         self._files = files
@@ -128,8 +130,8 @@ class Follower:
         return pieces
 
     def rest(self) -> Rest:
-        """What is to be sent once the payload has ended: the end of what has not been sent, or all of
-        that for a job that wants its whole log. Its files may be removed meanwhile."""
+        """What is to be sent once the payload has ended: the end of what has not been sent, or all
+        of that for a job that wants its whole log. Its files may be removed meanwhile."""
         files = {}
         for stream, path in self._paths():
             if size_of(path) and (fd := opened(path)) is not None:

@@ -1,6 +1,7 @@
 """The log of an attempt: its output, its notes and what it left, as one tar file in storage.
 
-A failed attempt's goes there, and that of a job that wants its whole log; the site may keep all, or none.
+A failed attempt's goes there, and that of a job that wants its whole log; the site may keep all, or
+none.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def wanted(attempt: Attempt, policy: str, error: JobError | None) -> bool:
 def keep_log(
     attempt: Attempt, work: Workdir, stage: Stage, error: JobError | None
 ) -> tuple[DoneFile, ...]:
-    """Put the log tarball into the site's default storage, if there is one. Never raises: what became
-    of the job is what is reported."""
+    """Put the log tarball into the site's default storage, if there is one. Never raises: what
+    became of the job is what is reported."""
     if not wanted(attempt, stage.logs, error) or not stage.has_default or not work.path.is_dir():
         return ()
     if error is not None:

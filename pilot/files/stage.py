@@ -27,8 +27,8 @@ from pilot.workdir import SCRIPT, Workdir
 T = TypeVar("T")
 MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
-"""Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a request,
-and a report that is longer would never arrive."""
+"""Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
+request, and a report that is longer would never arrive."""
 PAUSES_S = (0.5, 3.0)  # before the second and the third try
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
 
@@ -119,8 +119,8 @@ class Stage:
                 left -= taken if file.size is None else 0
 
     def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
-        """All outputs, or none: what had come before a failure is removed again, and what was under way
-        when the job was stopped, for it may have arrived unacknowledged."""
+        """All outputs, or none: what had come before a failure is removed again, and what was under
+        way when the job was stopped, for it may have arrived unacknowledged."""
         done: list[DoneFile] = []
         under_way = ""
         try:
@@ -183,8 +183,8 @@ class Stage:
         return taken
 
     def _repeated(self, attempt: Attempt, once: Callable[[Check], T], late: Code) -> T:
-        """Do a transfer, up to three times while its failure is transient; all within one limit, after which
-        it fails with the code `late`. Raises JobError."""
+        """Do a transfer, up to three times while its failure is transient; all within one limit,
+        after which it fails with the code `late`. Raises JobError."""
         clock, limit_s = self._clock, self._bounds.staging_s
         deadline = clock.monotonic() + limit_s
 
@@ -250,7 +250,8 @@ LOG = OutputFile(name=job.LOG, optional=True)
 
 
 def undeclared(spec: JobSpec, work: Workdir) -> str:
-    """What a payload left that goes with its directory, as a sentence; empty if there is nothing."""
+    """What a payload left that goes with its directory, as a sentence; empty if there is
+    nothing."""
     declared = {f"work/{file.name}" for file in spec.inputs}
     declared |= {f"work/{file.name}" for file in spec.outputs}
     if spec.script:
@@ -277,8 +278,8 @@ def _parsed(url: str) -> Url:
 
 
 def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
-    """`check`, and that an input takes no more of the node's disk than its size: that which is declared, or
-    what the job's disk has left for it."""
+    """`check`, and that an input takes no more of the node's disk than its size: that which is
+    declared, or what the job's disk has left for it."""
 
     def both() -> None:
         check()
@@ -292,7 +293,8 @@ def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
             Code.INPUTS_TOO_LARGE,
             f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
             "size is not declared",
-            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more `disk`",
+            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more "
+            "`disk`",
         )
 
     return both

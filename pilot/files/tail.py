@@ -1,4 +1,5 @@
-"""The end of a file that somebody wants to see while its job runs: of its directory and no other."""
+"""The end of a file that somebody wants to see while its job runs: of its directory and no
+other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Signs of life of a payload: any one will do.
 
-A file is one when it *differs* from before, whatever its time: a clock of a file system, or a file from
-the future, says nothing. Work is one when there is enough of it in the time between two looks: a shell
-that polls ten times a second stays below that, a computation that writes nothing is far above.
+A file is one when it *differs* from before, whatever its time: a clock of a file system, or a file
+from the future, says nothing. Work is one when there is enough of it in the time between two looks:
+a shell that polls ten times a second stays below that, a computation that writes nothing is far
+above.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Signs:
             self.alive_at = now
 
     def worked(self, cpu_s: float, moved: int, now: float) -> None:
-        """CPU seconds and bytes moved so far by the processes that there are. Both may shrink, when one
-        ends that nobody waited for."""
+        """CPU seconds and bytes moved so far by the processes that there are. Both may shrink, when
+        one ends that nobody waited for."""
         for_s = now - self._at
         if cpu_s - self._cpu_s >= max(CPU_LEAST_S, CPU_SHARE * for_s) or moved - self._moved >= max(
             IO_LEAST, IO_RATE * for_s

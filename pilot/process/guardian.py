@@ -9,8 +9,8 @@ included.
     a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame,
     and that something started is no news worth a frame of its own
 
-Children are reaped with wait4(-1): a subreaper gets orphans that it never started, of which no pidfd
-could tell it.
+Children are reaped with wait4(-1): a subreaper gets orphans that it never started, of which no
+pidfd could tell it.
 """
 
 from __future__ import annotations
@@ -262,7 +262,8 @@ class Guardian:
                 signal_tree(pid, message.number, self._running[pid].depth)
 
     def _spawn(self, order: Spawn) -> int:
-        """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the program's."""
+        """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the
+        program's."""
         opened: list[int] = []  # closed again when it has them
         actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
@@ -365,8 +366,8 @@ class Guardian:
             self._again_at = 0.0
 
     def _add(self, key: int, used: resource.struct_rusage) -> None:
-        """A runtime does not wait for what it started, so the payload's usage is not in its own; and
-        what it has of memory is its own, and ours before it became that program."""
+        """A runtime does not wait for what it started, so the payload's usage is not in its own;
+        and what it has of memory is its own, and ours before it became that program."""
         if (found := self._ended.get(key)) is None:
             return
         deadline, ended = found

@@ -25,8 +25,9 @@ class OomKills:
 
 @cache
 def _counter() -> tuple[str, str]:
-    """The file that counts, and for whom: the pilot's own cgroup, of version 2 or of 1 with the memory
-    controller, and the whole node only where no cgroup tells: what a neighbour lost is not ours."""
+    """The file that counts, and for whom: the pilot's own cgroup, of version 2 or of 1 with the
+    memory controller, and the whole node only where no cgroup tells: what a neighbour lost is not
+    ours."""
     for line in Path("/proc/self/cgroup").read_bytes().decode("utf-8", "replace").splitlines():
         _, controllers, below = line.split(":", 2)
         if controllers == "":

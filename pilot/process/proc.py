@@ -1,4 +1,5 @@
-"""What /proc says about processes: read in one pass, parsed by hand (psutil costs fifty times more)."""
+"""What /proc says about processes: read in one pass, parsed by hand (psutil costs fifty times
+more)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def scan() -> dict[int, Process]:
 
 
 def parse_stat(text: bytes) -> Process:
-    """proc(5), /proc/PID/stat. A command may hold blanks and parentheses, so from its last one on."""
+    """proc(5), /proc/PID/stat. A command may hold blanks and parentheses, so from its last one
+    on."""
     fields = text[text.rindex(b")") + 2 :].split(None, 22)
     ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
     return Process(int(fields[1]), ticks / _TICK, int(fields[21]) * _PAGE_KB)
@@ -59,7 +61,8 @@ class Io(Struct, frozen=True, gc=False):
 
 def io_of(pid: int) -> Io | None:
     """What /proc tells of a process; None: nothing."""
-    # proc(5), /proc/PID/io: rchar, wchar, syscr, syscw, read_bytes, write_bytes, each with its number.
+    # proc(5), /proc/PID/io: rchar, wchar, syscr, syscw, read_bytes, write_bytes, each with its
+    # number.
     words = _read(f"/proc/{pid}/io").split()
     try:
         return Io(int(words[9]), int(words[11]), int(words[1]) + int(words[3]))

@@ -1,8 +1,10 @@
 """What a payload takes of a node's disk and memory, wherever it put it: with a name or without.
 
-disk      every inode beneath its directories, hard links once, a hole for nothing; files that it has
+disk      every inode beneath its directories, hard links once, a hole for nothing; files that it
+has
           unlinked and still holds open
-memory    what is mapped is in RSS; beside that /dev/shm and files in memory (memfd) that it holds open
+memory    what is mapped is in RSS; beside that /dev/shm and files in memory (memfd) that it holds
+open
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from pilot.process import proc
 ENTRY_BYTES = 4096
 """What an inode counts at least: a million empty files fill a file system as well."""
 AHEAD_BYTES = 64 << 20
-"""What may be allocated ahead of all files together, beside as much again as they have: a file system
-does that for the few that grow, and a payload for as many as it likes (`fallocate --keep-size`)."""
+"""What may be allocated ahead of all files together, beside as much again as they have: a file
+system does that for the few that grow, and a payload for as many as it likes (`fallocate
+--keep-size`)."""
 STEP = 20_000
 """Entries looked at in one step of a walk: 80 ms."""
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,8 +39,8 @@ _SLACK = 64 << 10
 
 
 class Disk:
-    """The bytes beneath directories, counted a step at a time and again from the start: so a tree of any
-    size is counted to its end, and no step holds up other payloads."""
+    """The bytes beneath directories, counted a step at a time and again from the start: so a tree
+    of any size is counted to its end, and no step holds up other payloads."""
 
     def __init__(self, tops: Sequence[Path]) -> None:
         self.entries = 0
@@ -45,10 +48,11 @@ class Disk:
         self.used = 0
         """Of the last whole walk, or of this one where it has already found more."""
         self.mark = 0
-        """Of the last whole walk: another one when any file was made, changed or removed in between,
-        whatever its times say."""
+        """Of the last whole walk: another one when any file was made, changed or removed in
+        between, whatever its times say."""
         self.too_deep = False
-        """A directory has a longer path than the kernel takes, so what is in it cannot be counted."""
+        """A directory has a longer path than the kernel takes, so what is in it cannot be
+        counted."""
         # Now: later, a link in the place of one is not followed.
         self._tops = dict(_real(top) for top in tops)
         self._seen = self._sum = self._ahead = self._mark = 0
@@ -56,8 +60,8 @@ class Disk:
         self._walk: Iterator[os.stat_result] | None = None
 
     def anew(self) -> Disk:
-        """Another count, from the start, of the directories that these were: whatever lies in their places
-        by now, and whoever still counts here."""
+        """Another count, from the start, of the directories that these were: whatever lies in their
+        places by now, and whoever still counts here."""
         other = Disk(())
         other._tops = self._tops
         return other
@@ -187,8 +191,8 @@ def _held_open(pid: int) -> Iterator[os.stat_result]:
 
 
 def _hidden(pid: int) -> Iterator[os.stat_result]:
-    """The open files of a process whose list of them is shut to its own user, one number after the other:
-    whoever made its namespace may take a copy of each."""
+    """The open files of a process whose list of them is shut to its own user, one number after the
+    other: whoever made its namespace may take a copy of each."""
     size = proc.counter(f"/proc/{pid}/status", b"FDSize:") or 0
     with contextlib.suppress(OSError):
         process = os.pidfd_open(pid)
@@ -245,8 +249,8 @@ def _memory_devices() -> frozenset[int]:
 
 
 def _real(path: Path) -> tuple[str, tuple[int, int] | None]:
-    """The path of a directory without links, and which inode it is. As `realpath`, which looks at each
-    part, but for each job."""
+    """The path of a directory without links, and which inode it is. As `realpath`, which looks at
+    each part, but for each job."""
     try:
         handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -263,8 +267,9 @@ def _inode(found: os.stat_result) -> tuple[int, int]:
 
 
 def _opened(path: str, inode: tuple[int, int] | None) -> tuple[int, os.stat_result]:
-    """A directory, open; one that the payload closed is opened to its user, and stays so. OSError if it is
-    not `inode`, and a link leads there: the payload may have put one in the place of what was seen."""
+    """A directory, open; one that the payload closed is opened to its user, and stays so. OSError
+    if it is not `inode`, and a link leads there: the payload may have put one in the place of what
+    was seen."""
     try:
         handle = os.open(path, os.O_RDONLY | _DIRECTORY)
     except PermissionError:
@@ -282,8 +287,8 @@ def _opened(path: str, inode: tuple[int, int] | None) -> tuple[int, os.stat_resu
 
 
 def _open_to_user(handle: int, path: str, inode: tuple[int, int] | None) -> os.stat_result:
-    """The state of the directory `handle`, which its user may read from now on. OSError if it is neither
-    `inode` nor at `path` without links."""
+    """The state of the directory `handle`, which its user may read from now on. OSError if it is
+    neither `inode` nor at `path` without links."""
     itself = f"/proc/self/fd/{handle}"
     found = os.fstat(handle)
     if _inode(found) != inode and os.readlink(itself) != path:  # noqa: PTH115 - thousands of them

@@ -1,1 +1,2 @@
-"""The way to the dispatcher: requests, heartbeats, and reports that are kept until they are acknowledged."""
+"""The way to the dispatcher: requests, heartbeats, and reports that are kept until they are
+acknowledged."""

@@ -1,4 +1,5 @@
-"""The pilot's connection to its dispatcher: registration, and the token that it gives, in memory only."""
+"""The pilot's connection to its dispatcher: registration, and the token that it gives, in memory
+only."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class DispatcherClient(Protocol):
 
 
 class Link:
-    """Registers the pilot, and gives its clients the worker's token; registers again when that is refused."""
+    """Registers the pilot, and gives its clients the worker's token; registers again when that is
+    refused."""
 
     def __init__(
         self,
@@ -76,8 +78,8 @@ class Link:
         )
 
     def register(self, patience: Patience) -> m.Registered:
-        """Register the pilot. Raises Dismissed if a dispatcher refuses it, Unreachable if none answers within
-        `patience`: another service at its address is none."""
+        """Register the pilot. Raises Dismissed if a dispatcher refuses it, Unreachable if none
+        answers within `patience`: another service at its address is none."""
         deadline = self._clock.monotonic() + patience.total_s
         for pause in pauses(patience, random.Random()):
             failure: AilurusError
@@ -98,8 +100,9 @@ class Link:
     def call(
         self, name: str, request: msgspec.Struct, *, answer: type[A], wait_s: float = 0.0
     ) -> A:
-        """Send a request as the worker. Raises Dismissed if the dispatcher that has registered it dismisses
-        it, Refused if that finds a fault in the request, Unreachable if any other server refuses it."""
+        """Send a request as the worker. Raises Dismissed if the dispatcher that has registered it
+        dismisses it, Refused if that finds a fault in the request, Unreachable if any other server
+        refuses it."""
         try:
             return self.client.call(name, request, answer=answer, wait_s=wait_s)
         except Refused as error:
@@ -108,8 +111,8 @@ class Link:
             raise self._meaning(error) from None
 
     def _final(self, error: Refused) -> bool:
-        """Whether a refused registration is final. The pilot knows no dispatcher's name yet, so the HTTP
-        status decides; a PanDA server refuses tokens by one."""
+        """Whether a refused registration is final. The pilot knows no dispatcher's name yet, so the
+        HTTP status decides; a PanDA server refuses tokens by one."""
         if error.giver == STRANGER:
             return self._foreign and error.status in (401, 403)
         return error.status not in authority.WRONG_DOOR

@@ -1,4 +1,5 @@
-"""Sends payloads' output: what users watch while it grows, and the end of it when its payload has ended."""
+"""Sends payloads' output: what users watch while it grows, and the end of it when its payload has
+ended."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from pilot.upstream.spool import Id
 
 # Pieces of logs in one request, and their characters; as JSON these may be six times as long.
 MOST_PIECES, MOST_CHARACTERS = 500, 1_000_000
-# Of ends of logs that wait for a dispatcher; where there is more, only the last characters of each are kept.
+# Of ends of logs that wait for a dispatcher; where there is more, only the last characters of each
+# are kept.
 ENDS_BYTES, SHORT_END = 32_000_000, 2000
 
 
 class LogSender:
-    """The logs of all attempts. The reporter's thread sends; any thread may hand in ends and followers."""
+    """The logs of all attempts. The reporter's thread sends; any thread may hand in ends and
+    followers."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link, self._clock = link, clock
@@ -68,8 +71,8 @@ class LogSender:
             self._followers.pop(attempt, None)
 
     def send_ends(self) -> AilurusError | None:
-        """Send the ends of logs. Returns why no dispatcher took them instead of raising it: reports do not
-        wait for logs."""
+        """Send the ends of logs. Returns why no dispatcher took them instead of raising it: reports
+        do not wait for logs."""
         while batch := self._next_ends():
             try:
                 self._send([piece for _, piece in batch])
@@ -105,8 +108,8 @@ class LogSender:
         return batch
 
     def send_watched(self) -> None:
-        """Send what has been written to the logs that users watch. Never raises: a live log is a service,
-        and its end is sent in any case."""
+        """Send what has been written to the logs that users watch. Never raises: a live log is a
+        service, and its end is sent in any case."""
         now = self._clock.monotonic()
         for attempt, until in list(self._watched.items()):
             follower = self._followers.get(attempt)

@@ -1,9 +1,9 @@
 """The reporter: one thread that reports all attempts to the dispatcher, and obeys its answers.
 
-A heartbeat goes out at the interval that the dispatcher sets, and soon after something changed; changes
-that come together go in one. A final report is repeated until there is a verdict of the dispatcher that
-gave the attempt (`ailurus.wire.authority`). While no server answers, or only another one, payloads run on,
-reports wait in the spool and outputs stay.
+A heartbeat goes out at the interval that the dispatcher sets, and soon after something changed;
+changes that come together go in one. A final report is repeated until there is a verdict of the
+dispatcher that gave the attempt (`ailurus.wire.authority`). While no server answers, or only
+another one, payloads run on, reports wait in the spool and outputs stay.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ LIVE_S = 1.0
 BULK = 500
 # Between tries to send reports that were refused.
 REFUSED = Patience(first_s=0.5, longest_s=60.0)
-# A pilot that has nothing else to do waits so long for verdicts about its reports: they are in the spool.
+# A pilot that has nothing else to do waits so long for verdicts about its reports: they are in the
+# spool.
 VERDICT_WAIT_S = 3600.0
 
 
@@ -58,7 +59,8 @@ class Service(Protocol):
 
 
 class PendingReport(Struct, eq=False):
-    """A report without a verdict. `refused`: since when (monotonic) only unknown servers judge it."""
+    """A report without a verdict. `refused`: since when (monotonic) only unknown servers judge
+    it."""
 
     report: m.Report
     journal: Journal
@@ -83,7 +85,8 @@ class Reporter:
         verdict_wait_s: float = VERDICT_WAIT_S,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`delete` removes files of attempts that do not count; `grace_s` is between TERM and KILL."""
+        """`delete` removes files of attempts that do not count; `grace_s` is between TERM and
+        KILL."""
         self._link, self._delete, self._clock = link, delete, clock
         self._grace_s, self._verdict_wait_s = grace_s, verdict_wait_s
         self._logs = LogSender(link, clock)
@@ -135,9 +138,9 @@ class Reporter:
         seal: str,
         adopted: bool = False,
     ) -> None:
-        """Send the end of the output, and this report until the dispatcher that gave the attempt has
-        judged it. `seal` came with the attempt; `adopted` says that a dead pilot left the report, so that
-        this one need not wait for the verdict."""
+        """Send the end of the output, and this report until the dispatcher that gave the attempt
+        has judged it. `seal` came with the attempt; `adopted` says that a dead pilot left the
+        report, so that this one need not wait for the verdict."""
         if ends is not None and not ends.over:
             self._logs.add_end(ends)
         with self._news:
@@ -208,7 +211,8 @@ class Reporter:
             self.turn(service)
 
     def turn(self, service: Service) -> None:
-        """Send what is due. A dispatcher that does not answer is asked again after a pause that grows."""
+        """Send what is due. A dispatcher that does not answer is asked again after a pause that
+        grows."""
         try:
             self._send(service)
         except Dismissed as error:

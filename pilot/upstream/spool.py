@@ -1,12 +1,13 @@
 """The spool: what a pilot owes the dispatcher, on disk, so that its death loses nothing.
 
-A pilot has one journal, `INSTANCE.journal`, and its lock while it lives: a line when an attempt begins
-(with the key and the planned outputs), one with the final report, one when the dispatcher answered.
-Whoever gets the lock of a journal owes what is open in it. A report is on disk before `keep` returns;
-threads that come together share one fdatasync. Lines that only matter if this process dies are not
-synced: the kernel has them. A disk that is full costs nothing that was accepted: what is not written
-stands nowhere half, and an attempt whose report found no room is struck out where it began, so that
-nobody takes it for killed and deletes the outputs that it has reported from memory.
+A pilot has one journal, `INSTANCE.journal`, and its lock while it lives: a line when an attempt
+begins (with the key and the planned outputs), one with the final report, one when the dispatcher
+answered. Whoever gets the lock of a journal owes what is open in it. A report is on disk before
+`keep` returns; threads that come together share one fdatasync. Lines that only matter if this
+process dies are not synced: the kernel has them. A disk that is full costs nothing that was
+accepted: what is not written stands nowhere half, and an attempt whose report found no room is
+struck out where it began, so that nobody takes it for killed and deletes the outputs that it has
+reported from memory.
 """
 
 from __future__ import annotations

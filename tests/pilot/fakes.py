@@ -34,7 +34,7 @@ from pilot.process.signals import NUDGE
 from pilot.process.usage import Nameless, NodeUse
 from pilot.site import Limits, bounds_of
 from pilot.upstream.reporter import Reporter
-from pilot.upstream.spool import Spool
+from pilot.upstream.spool import Begun, Spool
 
 
 class FakeClock:
@@ -58,8 +58,8 @@ class FakeClock:
         return 0.0
 
     def wait(self, waited_for: Any, seconds: float | None = None) -> bool:
-        """Let `while_waiting` happen, then the rest of the wait. Without a limit an event is waited for, as
-        threads of jobs do; it must come."""
+        """Let `while_waiting` happen, then the rest of the wait. Without a limit an event is waited
+        for, as threads of jobs do; it must come."""
         self.waits.append(seconds)
         self.while_waiting()
         if seconds is None and isinstance(waited_for, threading.Event):
@@ -329,3 +329,22 @@ class World:
     def reports(self) -> list[m.Report]:
         """The reports that are safe on disk."""
         return [owed.report for owed in self.spool.own.owed()]
+
+    def turn(self) -> list[str]:
+        """One turn of the reporter; the names of its requests."""
+        before = len(self.link.requests)
+        self.kit.reporter.turn(self.service)
+        return [name for name, _ in self.link.requests[before:]]
+
+    def owe(self, job_id: int = 1, *, seal: str = "", adopted: bool = False) -> m.Report:
+        """Let the reporter owe a report, which is on disk."""
+        url = f"file:///out/{job_id}.1.o"
+        file = m.DoneFile(name="o", url=url, size=1, adler32="00000001")
+        report = m.Report(
+            job_id=job_id, attempt_nr=1, report_key="k", finished=True, files=(file,), ended=1.0
+        )
+        begun = Begun(job_id=job_id, attempt_nr=1, report_key="k", seal=seal)
+        self.spool.own.begin([begun])
+        self.spool.own.keep(report)
+        self.kit.reporter.owe(report, self.spool.own, seal=seal, adopted=adopted)
+        return report

@@ -68,7 +68,7 @@ def jobs(*numbers: int, **fields: Any) -> m.Acquired:
 NONE = m.Acquired(jobs=())
 
 
-# acquiring ------------------------------------------------------------------------------------------
+# acquiring ----------------------------------------------------------------------------------------
 
 
 def test_an_idle_pilot_offers_all_of_its_room_and_waits_long(world):
@@ -240,7 +240,7 @@ def test_a_job_that_comes_while_the_pilot_drains_is_given_back(world):
     assert world.spawner.started == []
 
 
-# the main thread ------------------------------------------------------------------------------------
+# the main thread ----------------------------------------------------------------------------------
 
 
 def serving(

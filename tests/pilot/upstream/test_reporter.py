@@ -9,15 +9,13 @@ import pytest
 
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
-from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Refused, Unreachable
 from pilot.attempt import Attempt
-from pilot.ports import ProcessSpec
 from pilot.upstream import reporter as reporters
 from pilot.upstream.link import Dismissed
 from pilot.upstream.reporter import Reporter
-from pilot.upstream.spool import Begun
 from pilot.workdir import Workdir
 from tests.pilot.fakes import World, verdict
 
@@ -38,32 +36,14 @@ def problem(status: int) -> Refused:
     return Refused(m.Problem(title="no", status=status))
 
 
-def turn(world: World) -> list[str]:
-    """One turn; the names of its requests."""
-    before = len(world.link.requests)
-    world.kit.reporter.turn(world.service)
-    return [name for name, _ in world.link.requests[before:]]
-
-
-def owe(world: World, job_id: int = 1, *, seal: str = "", adopted: bool = False) -> m.Report:
-    file = m.DoneFile(name="o", url=f"file:///out/{job_id}.1.o", size=1, adler32="00000001")
-    report = m.Report(
-        job_id=job_id, attempt_nr=1, report_key="k", finished=True, files=(file,), ended=1.0
-    )
-    world.spool.own.begin([Begun(job_id=job_id, attempt_nr=1, report_key="k", seal=seal)])
-    world.spool.own.keep(report)
-    world.kit.reporter.owe(report, world.spool.own, seal=seal, adopted=adopted)
-    return report
-
-
-# heartbeats -----------------------------------------------------------------------------------------
+# heartbeats ---------------------------------------------------------------------------------------
 
 
 def test_a_heartbeat_comes_at_the_dispatchers_interval_with_all_attempts_and_the_free_room(world):
     world.attempt()
-    assert turn(world) == []
+    assert world.turn() == []
     world.clock.forward(10)
-    assert turn(world) == ["beat"]
+    assert world.turn() == ["beat"]
     (beat,) = world.link.sent("beat")
     assert [(one.job_id, one.state) for one in beat.jobs] == [(1, JobState.SENT)]
     assert beat.room == world.service.room()
@@ -73,7 +53,7 @@ def test_a_heartbeat_comes_at_the_dispatchers_interval_with_all_attempts_and_the
 def test_the_dispatcher_sets_the_interval(world, reporter):
     world.link.answers["beat"] = m.BeatAnswer(heartbeat_s=60.0)
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     assert reporter._due_in() == 60.0
 
 
@@ -84,9 +64,9 @@ def test_changes_that_come_together_go_together_and_heartbeats_for_them_keep_apa
     assert reporter._due_in() == pytest.approx(reporters.GATHER_S)
     world.clock.forward(0.01)
     reporter.changed(one)
-    assert turn(world) == []
+    assert world.turn() == []
     world.clock.forward(0.02)
-    assert turn(world) == ["beat"]
+    assert world.turn() == ["beat"]
     assert world.link.sent("beat")[0].jobs[0].usage.cpu_s == 1.0
     reporter.changed(one)
     assert reporter._due_in() == pytest.approx(reporters.APART_S)
@@ -97,7 +77,7 @@ def test_a_change_of_an_attempt_that_is_not_here_is_not_reported(world, reporter
     reporter.forget(attempt)
     reporter.changed(attempt)
     world.clock.forward(1)
-    assert turn(world) == []
+    assert world.turn() == []
 
 
 def test_an_attempt_that_is_forgotten_is_in_no_heartbeat(world, reporter):
@@ -105,7 +85,7 @@ def test_an_attempt_that_is_forgotten_is_in_no_heartbeat(world, reporter):
     reporter.changed(attempt)
     reporter.forget(attempt)
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     assert world.link.sent("beat")[0].jobs == ()
 
 
@@ -115,31 +95,31 @@ def test_a_change_that_did_not_arrive_is_reported_again_after_pauses_that_grow(w
     world.clock.forward(1)
     pauses = []
     for _ in range(4):
-        assert turn(world) == ["beat"]
+        assert world.turn() == ["beat"]
         pauses.append(reporter._due_in())
         world.clock.forward(pauses[-1])
     assert all(pause > 0 for pause in pauses)
     assert pauses[-1] > pauses[0]
     del world.link.answers["beat"]
-    turn(world)
+    world.turn()
     assert [one.job_id for one in world.link.sent("beat")[-1].jobs] == [1]
 
 
 def test_a_drain_is_reported_before_anything_else_and_until_it_has_arrived(world, reporter):
     world.link.answers["beat"] = deque([SILENT])
-    owe(world)
+    world.owe()
     reporter.drain()
-    assert turn(world) == ["beat"]
+    assert world.turn() == ["beat"]
     world.clock.forward(100)
-    assert turn(world)[:2] == ["beat", "report"]
+    assert world.turn()[:2] == ["beat", "report"]
     assert world.link.sent("beat")[-1].draining
-    assert turn(world) == []
+    assert world.turn() == []
 
 
 def test_the_dispatchers_drain_reaches_the_service(world):
     world.link.answers["beat"] = m.BeatAnswer(heartbeat_s=10.0, drain=True)
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     assert world.service.drained == ["the dispatcher drains this worker"]
 
 
@@ -148,133 +128,24 @@ def test_a_dispatcher_that_dismisses_the_pilot_drains_it_and_reports_are_still_t
 ):
     world.link.answers["beat"] = Dismissed(problem(410))
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     assert len(world.service.drained) == 1
-    owe(world)
+    world.owe()
     world.clock.forward(100)
-    assert "report" in turn(world)
+    assert "report" in world.turn()
 
 
-# commands -------------------------------------------------------------------------------------------
-
-
-def command(world: World, action: m.Action, argument: str = "", seal: str = "") -> None:
-    given = m.Command(job_id=1, attempt_nr=1, action=action, argument=argument, seal=seal)
-    world.link.answers["beat"] = deque([m.BeatAnswer(heartbeat_s=10.0, commands=(given,))])
-    world.clock.forward(10)
-    turn(world)
-
-
-def running(world: World) -> Attempt:
-    attempt = world.attempt()
-    attempt.start_payload(
-        lambda: (world.spawner, world.spawner.spawn(ProcessSpec(argv=["true"]), print))
-    )
-    world.spawner.signals.clear()
-    return attempt
-
-
-@pytest.fixture
-def slow(world: World) -> World:
-    world.spawner.program = lambda spec: None
-    return world
-
-
-def test_kill_stops_the_attempt_with_the_sites_grace_time(slow):
-    attempt = running(slow)
-    command(slow, m.Action.KILL)
-    assert attempt.stopped.code is Code.KILLED_BY_SERVER
-    assert attempt.kill_at == slow.clock.now + 1.0
-    assert slow.spawner.signals == [(1, 15)]
-
-
-def test_soft_kill_lets_the_payload_end_with_its_own_result(slow):
-    attempt = running(slow)
-    command(slow, m.Action.SOFT_KILL)
-    assert attempt.stopped is None
-    assert slow.spawner.signals == [(1, 15)]
-
-
-def test_tail_is_answered_with_the_next_heartbeat_and_once(slow, tmp_path):
-    attempt = running(slow)
-    attempt.work = Workdir(tmp_path / "1.1")
-    attempt.work.make()
-    attempt.work.stdout.write_bytes(b"so far\n")
-    command(slow, m.Action.TAIL, "stdout")
-    slow.clock.forward(1)
-    turn(slow)
-    slow.clock.forward(10)
-    turn(slow)
-    assert [one.jobs[0].tail for one in slow.link.sent("beat")[-2:]] == ["so far\n", None]
-
-
-def test_a_log_is_followed_for_as_long_as_it_is_watched(slow, tmp_path, reporter):
-    attempt = running(slow)
-    attempt.work = Workdir(tmp_path / "1.1")
-    attempt.work.make()
-    attempt.work.stdout.write_bytes(b"one\n")
-    command(slow, m.Action.LOG, "5")
-    attempt.work.stdout.write_bytes(b"one\ntwo\n")
-    assert reporter._due_in() == reporters.LIVE_S
-    turn(slow)
-    slow.clock.forward(16)
-    turn(slow)
-    attempt.work.stdout.write_bytes(b"one\ntwo\nthree\n")
-    turn(slow)
-    texts = [one.pieces[0].text for one in slow.link.sent("log_pieces")]
-    assert "".join(texts) == "one\ntwo\n"
-    end = reporter.follow(attempt).rest()
-    reporter.owe(m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True),
-                 slow.spool.own, end, seal="")  # fmt: skip
-    turn(slow)
-    (piece,) = slow.link.sent("log_pieces")[-1].pieces
-    assert piece.final
-
-
-def test_a_live_log_that_nobody_takes_stops_nothing(slow, tmp_path):
-    attempt = running(slow)
-    attempt.work = Workdir(tmp_path / "1.1")
-    attempt.work.make()
-    slow.link.answers["log_pieces"] = SILENT
-    command(slow, m.Action.LOG)
-    attempt.work.stdout.write_bytes(b"x")
-    owe(slow, 2)
-    assert turn(slow) == ["report", "log_pieces"]
-
-
-@pytest.mark.parametrize("action", [m.Action.KILL, m.Action.SOFT_KILL])
-def test_a_command_without_the_seal_of_the_attempt_is_not_obeyed(slow, reporter, action):
-    attempt = running(slow)
-    attempt.assignment = m.Assignment(
-        job_id=1, attempt_nr=1, report_key="k", spec=attempt.spec, seal="s"
-    )
-    command(slow, action, seal="another")
-    assert attempt.stopped is None
-    assert slow.spawner.signals == []
-
-
-def test_a_command_for_an_attempt_that_has_ended_is_nothing(slow):
-    attempt = running(slow)
-    owe(slow)
-    slow.link.answers["report"] = SILENT
-    command(slow, m.Action.KILL)
-    assert attempt.stopped is None
-    slow.kit.reporter.forget(attempt)
-    command(slow, m.Action.KILL)
-    assert attempt.stopped is None
-
-
-# reports --------------------------------------------------------------------------------------------
+# reports ------------------------------------------------------------------------------------------
 
 
 def test_a_report_that_is_accepted_is_done_with(world, reporter):
     world.attempt()
-    owe(world)
-    assert turn(world) == ["report"]
+    world.owe()
+    assert world.turn() == ["report"]
     assert (reporter.owes(), reporter.idle(), world.reports()) == (0, True, [])
     assert world.service.settled == 1
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     assert world.link.sent("beat")[0].jobs == ()
 
 
@@ -296,8 +167,8 @@ def test_each_verdict_ends_the_report_or_not_and_removes_its_files_or_not(
     world.link.answers["report"] = lambda name, request: m.ReportVerdicts(
         verdicts=tuple(verdict(one, word, shown) for one in request.reports)
     )
-    owe(world, seal=seal)
-    turn(world)
+    world.owe(seal=seal)
+    world.turn()
     assert bool(reporter.owes()) is kept
     assert bool(world.reports()) is kept
     assert (world.storage.files == {}) is deleted
@@ -305,23 +176,23 @@ def test_each_verdict_ends_the_report_or_not_and_removes_its_files_or_not(
 
 def test_a_report_that_no_server_answers_is_repeated_and_stays_on_disk(world, reporter):
     world.link.answers["report"] = SILENT
-    owe(world)
+    world.owe()
     for _ in range(3):
-        assert turn(world) == ["report"]
+        assert world.turn() == ["report"]
         assert world.service.settled == 0
         world.clock.forward(reporter._due_in())
     assert len(world.reports()) == 1
     del world.link.answers["report"]
-    turn(world)
+    world.turn()
     assert world.reports() == []
 
 
 def test_a_report_refused_by_a_strange_server_is_repeated_less_and_less_often(world, reporter):
     world.link.answers["report"] = problem(404)
-    owe(world)
+    world.owe()
     pauses = []
     for _ in range(8):
-        assert "report" in turn(world)
+        assert "report" in world.turn()
         pauses.append(reporter._refused_at - world.clock.now)
         world.clock.now = reporter._refused_at
     assert pauses[-1] > 10 * pauses[0]
@@ -331,8 +202,8 @@ def test_a_report_refused_by_a_strange_server_is_repeated_less_and_less_often(wo
 
 def test_a_pilot_waits_no_longer_than_an_hour_for_the_verdict_of_a_strange_server(world, reporter):
     world.link.answers["report"] = problem(404)
-    owe(world)
-    turn(world)
+    world.owe()
+    world.turn()
     world.clock.forward(3599)
     assert not reporter.idle()
     world.clock.forward(1)
@@ -341,26 +212,26 @@ def test_a_pilot_waits_no_longer_than_an_hour_for_the_verdict_of_a_strange_serve
 
 def test_an_adopted_report_is_waited_for_until_it_is_refused(world, reporter):
     world.link.answers["report"] = deque([SILENT, problem(404)])
-    owe(world, adopted=True)
-    turn(world)
+    world.owe(adopted=True)
+    world.turn()
     assert not reporter.idle()
     world.clock.forward(100)
-    turn(world)
+    world.turn()
     assert reporter.idle()
 
 
 def test_refused_reports_are_sent_at_once_when_the_dispatcher_is_back(world, reporter):
     world.link.answers["report"] = problem(404)
-    owe(world)
-    turn(world)
+    world.owe()
+    world.turn()
     world.link.answers["beat"] = SILENT
     world.clock.forward(10)
-    turn(world)
+    world.turn()
     world.link.answers.clear()
     world.clock.forward(20)
     reporter._refused_at = world.clock.now + 1000
-    assert turn(world) == ["beat"]
-    assert turn(world) == ["report"]
+    assert world.turn() == ["beat"]
+    assert world.turn() == ["report"]
     assert reporter.owes() == 0
 
 
@@ -373,21 +244,21 @@ def test_one_report_at_fault_does_not_delay_the_rest(world, reporter, monkeypatc
     monkeypatch.setattr(reporters.authority, "divisible", lambda error: True)
     world.link.answers["report"] = answer
     for job_id in range(1, 6):
-        owe(world, job_id)
-    turn(world)
+        world.owe(job_id)
+    world.turn()
     assert [one.job_id for one in world.reports()] == [3]
 
 
 def test_a_flush_sends_all_and_says_what_stays(world, reporter):
-    owe(world)
+    world.owe()
     reporter.flush()
     world.link.answers["report"] = problem(404)
-    owe(world, 2)
+    world.owe(2)
     with pytest.raises(AilurusError, match="1 reports stay in the spool"):
         reporter.flush()
 
 
-# logs and attempts given back -----------------------------------------------------------------------
+# logs and attempts given back ---------------------------------------------------------------------
 
 
 def with_output(world: World, tmp_path: Path) -> Attempt:
@@ -403,13 +274,13 @@ def test_reports_do_not_wait_for_logs_that_nobody_takes(world, reporter, tmp_pat
     world.link.answers["log_pieces"] = SILENT
     report = m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
     reporter.owe(report, world.spool.own, reporter.follow(attempt).rest(), seal="")
-    assert turn(world) == ["log_pieces", "report"]
+    assert world.turn() == ["log_pieces", "report"]
     assert not reporter.idle()
     world.clock.forward(3600)
     assert reporter.idle()
     del world.link.answers["log_pieces"]
-    assert "log_pieces" in turn(world)
-    assert turn(world) == []
+    assert "log_pieces" in world.turn()
+    assert world.turn() == []
 
 
 def test_an_attempt_given_back_is_settled(world, reporter):
@@ -418,7 +289,7 @@ def test_an_attempt_given_back_is_settled(world, reporter):
     attempt._on_settled = settled.append
     reporter.release(attempt)
     assert reporter._due_in() == 0
-    assert turn(world) == ["release"]
+    assert world.turn() == ["release"]
     assert (settled, reporter.idle()) == ([attempt], True)
 
 
@@ -428,21 +299,21 @@ def test_one_that_the_dispatcher_does_not_take_back_is_left_to_the_next_pilot(wo
     attempt._on_settled = settled.append
     world.link.answers["release"] = problem(400)
     reporter.release(attempt)
-    turn(world)
+    world.turn()
     assert (settled, reporter.idle()) == ([], True)
 
 
 def test_one_that_no_dispatcher_answers_about_is_given_back_later(world, reporter):
     world.link.answers["release"] = deque([SILENT])
     reporter.release(world.attempt())
-    turn(world)
+    world.turn()
     assert not reporter.idle()
     world.clock.forward(100)
-    assert "release" in turn(world)
+    assert "release" in world.turn()
     assert reporter.idle()
 
 
-# the thread -----------------------------------------------------------------------------------------
+# the thread ---------------------------------------------------------------------------------------
 
 
 def test_its_thread_sleeps_until_something_is_due_and_ends_with_close(world, reporter):
@@ -463,5 +334,5 @@ def test_many_ends_of_logs_go_in_few_requests(world, reporter, tmp_path, monkeyp
         attempt = with_output(world, tmp_path / f"{job_id}")
         report = m.Report(job_id=job_id, attempt_nr=1, report_key="k", finished=True)
         reporter.owe(report, world.spool.own, reporter.follow(attempt).rest(), seal="")
-    turn(world)
+    world.turn()
     assert [len(one.pieces) for one in world.link.sent("log_pieces")] == [2, 2, 1]
