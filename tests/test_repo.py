@@ -336,7 +336,6 @@ LONG_FILES = {
     "tests/dispatcher/panda/test_answers.py",
     "tests/dispatcher/rules/test_queue.py",
     "tests/harvester_edge/test_cycle.py",
-    "tests/plugins/test_batch_pbs.py",
     "tests/plugins/test_data_http.py",
     "tests/standins/pbs/pbs.py",
 }

@@ -141,11 +141,6 @@ def test_a_drain_never_exceeds_what_is_active_or_the_share_allowed(seen, limits)
         assert made.drain <= limits.max_shrink * seen.total
 
 
-@given(snapshots, all_limits)
-def test_the_same_sight_gives_the_same_decision(seen, limits):
-    assert decide(seen, limits) == decide(seen, limits)
-
-
 def seen(wanted, each=None, **counts):
     return Snapshot(slots=(SlotSeen(name="std", wanted=wanted, cost=each or Cost()),), **counts)
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Phase
-from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
+from harvester_edge.ports import Accepted, Tag
 from plugins.batch.commands import Ran
 from plugins.batch.htcondor import HTCondor, HTCondorOptions, parse, submit_file
-from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+from tests.plugins.recordings import RECORDED, Player, order, recorded
 
 TAG = Tag("aabcdtag")
 NOWHERE = Path("/nowhere")
@@ -108,24 +108,6 @@ def test_nothing_printed_is_an_empty_listing(tmp_path):
     assert 'substr(AilurusTag, 0, 5) == "aabcd"' in player.asked[0]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        recorded("htcondor", "err_schedd_down_q"),
-        recorded("htcondor", "err_schedd_hung_q"),
-        Ran(0, "", "Error: Can't find address for schedd\n"),
-        Ran(0, '[\n{\n  "ClusterId": 8,\n'),
-        Ran(0, "-- Failed to fetch ads\n"),
-        Ran(0, '[{"ClusterId": "8"}]\n'),
-        HUNG,
-    ],
-)
-def test_b2_what_is_no_listing_is_no_empty_listing(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    with pytest.raises(BatchError):
-        batch.listing()
-
-
 def test_the_queue_knows_better_than_the_history(tmp_path):
     base = {"ClusterId": 8, "AilurusTag": TAG}
     past = json.dumps([{**base, "ProcId": n, "JobStatus": 3, "RemoveReason": "r"} for n in (0, 1)])
@@ -144,35 +126,6 @@ def test_an_accepted_cluster_has_an_id_for_each_worker(tmp_path, stem, cluster, 
     assert accepted == Accepted({n: f"{cluster}.{n}" for n in range(count)})
 
 
-@pytest.mark.parametrize("stem", ["bad_submit_file", "no_queue", "bad_requirements", "no_file"])
-def test_a_refusal_is_a_refusal(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("htcondor", f"err_{stem}"))
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        recorded("htcondor", "err_schedd_down_submit"),
-        recorded("htcondor", "submit_terse_many"),  # five, and one was asked for
-        Ran(0, "Submitting job(s).\n1 job(s) submitted to cluster 17.\n"),
-        Ran(0, "17.0 - 17.0\n18.0 - 18.0\n"),
-        Ran(0, "17.0 - 17.0"),
-        Ran(1, "17.0 - 17.0\n"),
-        Ran(0),
-        HUNG,
-    ],
-)
-def test_e2_anything_else_is_unclear(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
-
-
-def test_a_command_that_is_not_there_submitted_nothing(tmp_path):
-    batch, _ = plugin(tmp_path, MISSING)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
-
-
 def test_the_submit_file_says_what_the_slot_asks():
     options = HTCondorOptions(requirements="HasBigDisk", accounting_group="g", submit=["+X = 1"])
     text = submit_file(options, order(Path("/a$b"), 50, gpus=2, wait_s=60), TAG)
@@ -186,20 +139,7 @@ def test_the_submit_file_says_what_the_slot_asks():
     assert "QDate > 60" in text
 
 
-# --- cancelling -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stem", ["err_rm_unknown", "err_rm_finished"])
-def test_what_has_gone_needs_no_cancel(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("htcondor", stem))
-    batch.cancel(["6.0"])
-
-
-@pytest.mark.parametrize("stem", ["err_rm_not_owner", "err_schedd_down_rm"])
-def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("htcondor", stem))
-    with pytest.raises(BatchError):
-        batch.cancel(["6.0"])
+# --- listing the history -----------------------------------------------------------------------------
 
 
 def test_the_history_is_asked_for_our_own_clusters(tmp_path):

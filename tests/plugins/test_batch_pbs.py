@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Phase
-from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
+from harvester_edge.ports import Accepted, BatchError, Tag
 from plugins.batch.commands import Ran
 from plugins.batch.pbs import PBS, PBSOptions, parse, qsub, scattered
-from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+from tests.plugins.recordings import RECORDED, Player, order, recorded
 from tests.rig.batch import until
 
 TAG = Tag("aabcdtag")
@@ -124,16 +124,6 @@ def test_a_server_without_jobs_is_an_empty_listing(tmp_path):
     assert len(player.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [recorded("pbs", "err_server_down_qstat"), Ran(0, '{"Jobs":{"1.p":{'), Ran(0, "Hi\n"), HUNG],
-)
-def test_b2_what_is_no_listing_is_no_empty_listing(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    with pytest.raises(BatchError):
-        batch.listing()
-
-
 def test_json_that_others_broke_is_asked_again_for_our_own(tmp_path):
     broken = Ran(0, '{"Jobs":{"1.pbshost":{"Variable_List":{"A":007}}}}\n')
     ours = {"Jobs": {"17.pbshost": {"Job_Name": TAG, "job_state": "R"}}}
@@ -154,39 +144,6 @@ def test_an_accepted_job_or_array_has_an_id_for_each_worker(tmp_path):
     batch, _ = plugin(tmp_path, recorded("pbs", "qsub_ok"), recorded("pbs", "qsub_array"))
     assert batch.submit(order(tmp_path), TAG) == Accepted({0: "54"})
     assert batch.submit(order(tmp_path, 2), TAG) == Accepted({0: "66[0]", 1: "66[1]"})
-
-
-REFUSALS = ("bad_array", "bad_option", "unknown_queue", "queue_disabled", "unknown_resource",
-            "walltime_over_queue_max", "bad_walltime", "no_script")  # fmt: skip
-
-
-@pytest.mark.parametrize("stem", REFUSALS)
-def test_a_refusal_is_a_refusal(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("pbs", f"err_{stem}"))
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        recorded("pbs", "err_server_down_qsub"),
-        recorded("pbs", "qsub_array"),  # an array, and one job was asked for
-        Ran(0, "Welcome\n54.pbshost\n"),
-        Ran(0, "54.pbshost\n55.pbshost\n"),
-        Ran(0, "54.pbshost"),
-        Ran(1, "54.pbshost\n"),
-        Ran(0),
-        HUNG,
-    ],
-)
-def test_e2_anything_else_is_unclear(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
-
-
-def test_a_command_that_is_not_there_submitted_nothing(tmp_path):
-    batch, _ = plugin(tmp_path, MISSING)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
 
 
 def test_an_order_is_one_command_with_all_that_the_slot_asks():
@@ -228,22 +185,6 @@ def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
 )  # fmt: skip
 def test_several_nodes_are_several_hosts_whatever_else_a_site_asks(place, asked):
     assert scattered(place) == asked
-
-
-# --- cancelling -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stem", ["err_qdel_unknown", "err_qdel_finished"])
-def test_what_has_gone_needs_no_cancel(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("pbs", stem))
-    batch.cancel(["17"])
-
-
-@pytest.mark.parametrize("stem", ["err_qdel_not_owner", "err_server_down_qdel"])
-def test_a_cancel_that_failed_is_an_error(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("pbs", stem))
-    with pytest.raises(BatchError):
-        batch.cancel(["17"])
 
 
 # --- the stand-in is no freer than the recordings -------------------------------------------------

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.worker import Ending, Phase
-from harvester_edge.ports import Accepted, BatchError, Rejected, Tag, Unclear
+from harvester_edge.ports import Accepted, BatchError, Tag
 from plugins.batch import slurm
 from plugins.batch.commands import Ran
 from plugins.batch.slurm import Slurm, SlurmOptions, parse_sacct, parse_squeue, sbatch, tasks
-from tests.plugins.recordings import HUNG, MISSING, RECORDED, Player, order, recorded
+from tests.plugins.recordings import RECORDED, Player, order, recorded
 
 TAG = Tag("aabcdtag")
 
@@ -83,13 +83,6 @@ def test_what_waits_for_somebody_is_held_and_says_why(reason):
     assert (one("PENDING", reason).phase, one("PENDING", reason).detail) == (Phase.HELD, reason)
 
 
-def test_a_failed_worker_shows_its_last_words(tmp_path):
-    (tmp_path / TAG / "3").mkdir(parents=True)
-    (tmp_path / TAG / "3" / "stderr").write_text("pilot: not found\n")
-    found = one("FAILED", "NonZeroExitCode", tmp_path)
-    assert found.detail == "FAILED: NonZeroExitCode on n1: pilot: not found"
-
-
 # --- listings -------------------------------------------------------------------------------------
 
 
@@ -109,32 +102,10 @@ def test_a_recorded_listing_is_read_by_task():
     assert "arr.5" not in found
 
 
-def test_jobs_of_others_and_noise_are_not_ours():
-    noise = f"CLUSTER: c1\nWelcome!\n17|N/A|RUNNING|None|n1|{TAG}\n9|0|FAILED|None||other\n"
-    assert list(parse_squeue(noise, "aabcd", Path("/nowhere"))) == []
-
-
 @given(st.text(max_size=300))
 def test_no_text_at_all_breaks_the_reader(text):
     for found in parse_squeue(text, "aabcd", Path("/nowhere")):
         assert found.tag.startswith("aabcd")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        recorded("slurm", "err_timeout_squeue"),
-        recorded("slurm", "err_down_squeue"),
-        recorded("slurm", "err_munge_down"),
-        Ran(0, "", "slurm_load_jobs error: Unexpected message received\n"),
-        Ran(0, f"17|3|RUNNING|None|n1|{TAG}\n17|4|RUNN"),
-        HUNG,
-    ],
-)
-def test_b2_what_is_no_listing_is_no_empty_listing(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    with pytest.raises(BatchError):
-        batch.listing()
 
 
 def test_one_command_lists_all(tmp_path):
@@ -203,43 +174,6 @@ def test_an_accepted_array_has_an_id_for_each_worker(tmp_path):
     assert batch.submit(order(tmp_path, 2), TAG) == Accepted({0: "1349_0", 1: "1349_1"})
 
 
-@pytest.mark.parametrize(
-    "stem",
-    ["bad_partition", "invalid_account", "too_many_nodes", "too_many_cpus", "bad_array", "bad_qos",
-     "time_over_partition_limit", "bad_time", "no_file", "no_shebang", "bad_option"],
-)  # fmt: skip
-def test_a_refusal_is_a_refusal(tmp_path, stem):
-    batch, _ = plugin(tmp_path, recorded("slurm", f"err_{stem}"))
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        recorded("slurm", "err_timeout_sbatch"),
-        recorded("slurm", "err_down_sbatch"),
-        recorded("slurm", "err_munge_down_sbatch"),
-        recorded("slurm", "sbatch_plain"),  # free text
-        Ran(0, "Welcome to the cluster\n17\n"),
-        Ran(0, "17\n18\n"),
-        Ran(0, "17"),
-        Ran(0, ""),
-        Ran(1, "17\n"),
-        Ran(1, "17\n", "sbatch: error: Batch job submission failed: Invalid qos specification\n"),
-        Ran(-9),
-        HUNG,
-    ],
-)
-def test_e2_anything_else_is_unclear(tmp_path, answer):
-    batch, _ = plugin(tmp_path, answer)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Unclear)
-
-
-def test_a_command_that_is_not_there_submitted_nothing(tmp_path):
-    batch, _ = plugin(tmp_path, MISSING)
-    assert isinstance(batch.submit(order(tmp_path), TAG), Rejected)
-
-
 def test_an_order_is_one_command_with_all_that_the_slot_asks(tmp_path):
     batch, player = plugin(tmp_path, Ran(0, "17;c1\n"), account="a", partition="std", cluster="c1")
     asked = order(tmp_path, 50, gpus=2, wait_s=60, extra={"partition": "gpu", "memory": False})
@@ -294,25 +228,6 @@ def test_a_short_worker_is_told_to_stop_in_its_last_tenth():
 
 
 # --- cancelling -----------------------------------------------------------------------------------
-
-
-def test_a_thousand_are_cancelled_by_two_commands(tmp_path):
-    batch, player = plugin(tmp_path, Ran(0))
-    batch.cancel([f"17_{n}" for n in range(1000)])
-    assert [len(argv) for argv in player.asked] == [501, 501]
-
-
-def test_a_cancel_that_nobody_heard_is_an_error(tmp_path):
-    batch, _ = plugin(tmp_path, recorded("slurm", "err_down_scancel"))
-    with pytest.raises(BatchError, match="Unable to contact"):
-        batch.cancel(["17_0"])
-
-
-def test_a_prefix_stands_before_every_command(tmp_path):
-    batch, player = plugin(tmp_path, Ran(0, "17\n"), prefix=["ssh", "login"])
-    batch.submit(order(tmp_path), TAG)
-    batch.cancel(["17_0"])
-    assert all(argv[:2] == ["ssh", "login"] for argv in player.asked)
 
 
 @pytest.mark.parametrize(
