@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from dispatcher.ports import Tx
+from dispatcher.rules import records
 
 KINDS = 100
 LONGEST = 160  # characters of what is compared
@@ -30,10 +31,9 @@ def note(tx: Tx, *, owner: str, code: int, diagnosis: str, now: float) -> int:
     text = alike(example) or "no diagnosis"
     row = tx.one("failure.find", owner=owner, code=code, text=text)
     if row is None:
-        (kinds,) = tx.one("failure.kinds", owner=owner, code=code) or (0,)
-        if kinds >= KINDS:
+        if records.value(tx.one("failure.kinds", owner=owner, code=code), 0) >= KINDS:
             text = ""
         row = tx.one("failure.add", owner=owner, code=code, text=text, example=example, now=now)
-    kind = int(row[0]) if row else 0
+    kind = records.value(row, 0)
     tx.failed(kind, example, now)
     return kind

@@ -19,10 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ailurus.protocol.messages import GroupRow
 from ailurus.protocol.resources import Shape
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Tx
+from dispatcher.rules import records
 
 FIRST_LANE = 10**9  # numbers of lanes begin here, those of shapes never get there
 
+Ready = tuple[str, int, int]
+"""How many jobs are ready: queue, lane, number (`counter.ready`)."""
 Candidate = tuple[int, Shape, str | None]
 """A ready job, its shape, and its group if others of another group wait as well."""
 
@@ -69,7 +72,7 @@ class Turns:
         row = tx.one("lane.find", of_shape=shape_id, user_group=name) or tx.one(
             "lane.add", of_shape=shape_id, user_group=name
         )
-        number = int(row[0]) if row else shape_id
+        number = records.value(row, shape_id)
         tx.assign(self._names, number, name)
         return number
 
@@ -89,7 +92,7 @@ class Turns:
                 tx.assign(self._names, one, name)
         return self._names[number]
 
-    def rows(self, tx: Tx, queue: str, ready: Iterable[Row]) -> list[GroupRow]:
+    def rows(self, tx: Tx, queue: str, ready: Iterable[Ready]) -> list[GroupRow]:
         """The groups whose jobs wait for workers of a queue, by what is `ready` in queues and
         lanes; none if nobody is in a group."""
         waiting: Counter[str] = Counter()

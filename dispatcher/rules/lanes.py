@@ -55,8 +55,9 @@ class Lanes:
     def _found(self, queue: str, shape: Shape) -> int:
         tx, mine = self._tx, {"queue": queue, "owner": self._owner}
         row = tx.one("shape.find", **msgspec.structs.asdict(shape))
-        if row is not None:
-            number = self._turns.lane(tx, int(row[0]), self._group)
+        found: int | None = records.value(row, None)
+        if found is not None:
+            number = self._turns.lane(tx, found, self._group)
             if tx.one("variety.has", **mine, shape_id=number) is not None:
                 tx.assign(self._shapes, number, shape)
                 return number
@@ -96,10 +97,8 @@ def ready(
 
 def _shape_id(tx: Tx, shape: Shape) -> int:
     values = msgspec.structs.asdict(shape)
-    row = tx.one("shape.find", **values) or tx.one("shape.add", **values)
-    return int(row[0]) if row else 0
+    return records.value(tx.one("shape.find", **values) or tx.one("shape.add", **values), 0)
 
 
 def _count(tx: Tx, mine: dict[str, str]) -> int:
-    row = tx.one("variety.count", **mine)
-    return int(row[0]) if row else 0
+    return records.value(tx.one("variety.count", **mine), 0)

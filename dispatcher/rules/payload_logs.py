@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import LogQuery
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Tx
+from dispatcher.rules import records
 
 END_BYTES = 256 * 1024
 """Of the last piece of a stream, which is kept whatever came before it."""
@@ -19,7 +18,6 @@ PIECES = 64  # of one answer
 WRITING = frozenset({"sent", "starting", "running", "holding"})
 MAY_COME_BACK = frozenset({*WRITING, "lost"})
 """States of attempts that may still say what they write; a last piece may come after the report."""
-_usage = msgspec.json.Decoder(m.Usage).decode
 
 
 class Held:
@@ -59,19 +57,19 @@ def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
                 "attempt_nr": piece.attempt_nr,
                 "stream": piece.stream,
             }
-            attempt = tx.one("attempt.get", job_id=piece.job_id, attempt_nr=piece.attempt_nr)
-            mine = attempt is not None and attempt[0] == worker_id
-            open_ = mine and attempt is not None and attempt[1] in MAY_COME_BACK
-            streams[key] = Held(tx, place) if mine and (open_ or piece.final) else None
+            attempt = records.find_attempt(tx, piece.job_id, piece.attempt_nr)
+            mine = attempt if attempt is not None and attempt.worker_id == worker_id else None
+            kept = mine is not None and (mine.state in MAY_COME_BACK or piece.final)
+            streams[key] = Held(tx, place) if kept else None
         if (held := streams[key]) is not None:
             held.add(piece, most)
 
 
-def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: Row) -> m.LogChunk:
-    """The part of an attempt's output that begins at the offset asked for, without a hole in it;
-    where nothing is kept there, what follows the hole. `attempt`: a row of `attempt.of_job`."""
-    place = {"job_id": job_id, "attempt_nr": attempt[0], "stream": ask.stream}
-    held, ended = Held(tx, place), attempt[9] is not None
+def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: m.Attempt) -> m.LogChunk:
+    """The part of an attempt's output that begins at the requested offset, without a hole in it;
+    where nothing is kept there, what follows the hole."""
+    place = {"job_id": job_id, "attempt_nr": attempt.attempt_nr, "stream": ask.stream}
+    held, ended = Held(tx, place), attempt.ended is not None
     asked = max(0, held.stop + ask.offset) if ask.offset < 0 else min(ask.offset, held.stop)
     start = end = asked
     data = b""
@@ -90,11 +88,11 @@ def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: Row) -> m.LogChunk:
         skipped=start - asked,
         size=max(held.stop, wrote),
         kept=held.kept,
-        attempt_nr=attempt[0],
+        attempt_nr=attempt.attempt_nr,
     )
 
 
-def _wrote(attempt: Row, stream: str) -> int:
+def _wrote(attempt: m.Attempt, stream: str) -> int:
     """How many bytes an attempt says that it wrote to a stream; 0 before it has ended."""
-    usage = _usage(attempt[15]) if attempt[15] else m.Usage()
+    usage = attempt.usage or m.Usage()
     return usage.stdout_bytes if stream == "stdout" else usage.stderr_bytes

@@ -1,6 +1,7 @@
-"""Rows of the store with names and types.
+"""Rows of the store with names and types: jobs, attempts, submissions and counters.
 
-Outside `store/` a row of more than three columns is read here only. A record has the columns of its
+Outside `store/` a row of more than three columns is read only here, in `worker_records.py`, and in
+`views.py`, where it becomes a message. A record has the columns of its
 statement as fields, in their order; a test compares them. Records are frozen structs: to make one
 costs 40 ns, less than a named tuple.
 
@@ -10,7 +11,7 @@ costs 40 ns, less than a named tuple.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +20,7 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import JobState, Progress
 from dispatcher.ports import Row, Tx
 
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")  # of a shape, as stored
 _STATES = {state.value: state for state in JobState}
@@ -90,6 +92,59 @@ class CounterRecord(Struct, frozen=True):
     n: int
 
 
+class RequestRecord(Struct, frozen=True):
+    """A submission: `request.find`."""
+
+    first: int
+    """The id of its first job."""
+    jobs: int
+    complete: int
+    process: str
+    """Which dispatcher stores it."""
+    digest: str | None
+    """Of what it says; None: a version stored it that kept none."""
+
+
+class BrokenRequest(Struct, frozen=True):
+    """A submission that is not complete: `request.broken`."""
+
+    owner: str
+    request_id: str
+    first: int
+    jobs: int
+
+
+class OpenAttempt(Struct, frozen=True):
+    """An attempt that has not ended: `attempt.open`."""
+
+    job_id: int
+    attempt_nr: int
+    worker_id: int
+    state: str
+    data: str | None
+    """What is known of it if a PanDA client has it, encoded."""
+
+
+class FailureRecord(Struct, frozen=True):
+    """A kind of failures: `failure.top`."""
+
+    kind: int
+    code: int
+    example: str
+    n: int
+    last: float
+
+
+class OldJob(Struct, frozen=True):
+    """A job that was moved away: `old.states_of`."""
+
+    job_id: int
+    state: str
+    owner: str
+    detail: bytes | None
+    """The whole of it, where the version that moved it wrote no state."""
+
+
 class DefinedRecord(Struct, frozen=True):
     """How many jobs of a submission are alike: `job.defined_range`."""
 
@@ -98,6 +153,11 @@ class DefinedRecord(Struct, frozen=True):
     blocked: bool
     n: int
     owner: str
+
+
+def value(row: Row | None, default: T) -> T:
+    """The only column of a row, or `default` where there is none."""
+    return default if row is None or row[0] is None else row[0]
 
 
 def find_job(tx: Tx, job_id: int) -> JobRecord | None:
@@ -131,10 +191,43 @@ def _job(row: Row, job_id: int) -> JobRecord:
     )
 
 
+def job_range(tx: Tx) -> tuple[int, int]:
+    """The least and the largest id of a job; (0, -1) if there is none."""
+    least, last = tx.one("job.range") or (None, None)
+    return (0, -1) if least is None else (least, last)
+
+
 def parent_finished(tx: Tx, children: Sequence[int]) -> list[ChildRecord]:
     """Note that a parent of these jobs has finished, and return them."""
     rows = tx.all("job.parent_done", ids=_encode(children).decode())
     return [ChildRecord(job_id, left, _STATES[state], *rest) for job_id, left, state, *rest in rows]
+
+
+def find_request(tx: Tx, owner: str, request_id: str) -> RequestRecord | None:
+    """A submission, complete or not."""
+    row = tx.one("request.find", owner=owner, request_id=request_id)
+    return None if row is None else RequestRecord(*row)
+
+
+def broken_requests(tx: Tx, process: str) -> list[BrokenRequest]:
+    """The submissions that a dispatcher began and did not complete; blank: any dispatcher."""
+    return [BrokenRequest(*row) for row in tx.all("request.broken", process=process)]
+
+
+def find_retry(tx: Tx, job_id: int) -> int | None:
+    """The job that tries a job again."""
+    row = tx.one("retry.of", job_id=job_id)
+    return None if row is None else int(row[0])
+
+
+def parents(tx: Tx, child: int) -> list[tuple[int, str]]:
+    """The jobs that a job depends on, and their states."""
+    return [(parent, state) for parent, state in tx.all("parent.states", child=child)]
+
+
+def old_jobs(tx: Tx, job_ids: Sequence[int]) -> list[OldJob]:
+    """Those of the jobs that were moved away."""
+    return [OldJob(*row) for row in tx.all("old.states_of", ids=_encode(job_ids).decode())]
 
 
 def defined(tx: Tx, first: int, last: int) -> list[DefinedRecord]:
@@ -193,3 +286,14 @@ def _shape(sizes: Sequence[int]) -> Shape:
 def counters(tx: Tx) -> list[CounterRecord]:
     """How many jobs there are, by queue, shape and state."""
     return [CounterRecord(*row) for row in tx.all("counter.all")]
+
+
+def open_attempts(tx: Tx) -> list[OpenAttempt]:
+    """The attempts that have not ended."""
+    return [OpenAttempt(*row) for row in tx.all("attempt.open")]
+
+
+def failures(tx: Tx, owner: str, since: float, most: int = 1000) -> list[FailureRecord]:
+    """The most frequent kinds of failures of an owner, or of all if it is blank, that still occur."""
+    found = tx.all("failure.top", owner=owner, since=since, most=most)
+    return [FailureRecord(*row) for row in found]

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Tx
 from dispatcher.rules import records, specs, views
+from dispatcher.rules.views import StoredJob
 
 SLICE = 50  # jobs moved in one commit
 EVENTS = 2000  # events and submissions forgotten in one commit
@@ -21,32 +22,31 @@ _encode = msgspec.json.Encoder().encode
 _detail = msgspec.json.Decoder(m.JobDetail).decode
 
 
-def detail(tx: Tx, row: Row) -> m.JobDetail:
-    """All about one job; `row` is that of `job.row`."""
-    job_id = row[0]
-    made = tx.one("retry.made", new_id=job_id)
-    later = tx.one("retry.of", job_id=job_id)
+def detail(tx: Tx, job: StoredJob) -> m.JobDetail:
+    """All about one job."""
+    job_id = job.row.job_id
+    children = tx.all("parent.children", parent=job_id, most=1000)
+    retry_of, retry_by, _ = tx.one("retry.made", new_id=job_id) or (None, "", None)
     return m.JobDetail(
-        row=views.job(row),
-        spec=specs.specification(tx, job_id, row[1]),
-        attempts=tuple(views.attempt(one) for one in tx.all("attempt.of_job", job_id=job_id)),
-        files=tuple(views.file(one) for one in tx.all("file.of_job", job_id=job_id)),
-        parents=tuple(one[0] for one in tx.all("parent.states", child=job_id)),
-        children=tuple(one[0] for one in tx.all("parent.children", parent=job_id, most=1000)),
-        activated=row[12],
-        retry_of=made[0] if made else None,
-        retry_by=made[1] if made else "",
-        retried_as=later[0] if later else None,
+        row=job.row,
+        spec=specs.specification(tx, job_id, job.row.name),
+        attempts=tuple(views.attempts(tx, job_id)),
+        files=tuple(views.files(tx, job_id)),
+        parents=tuple(parent for parent, _ in records.parents(tx, job_id)),
+        children=tuple(child for (child,) in children),
+        activated=job.activated,
+        retry_of=retry_of,
+        retry_by=retry_by,
+        retried_as=records.find_retry(tx, job_id),
     )
 
 
 def kept(tx: Tx, job_id: int) -> m.JobDetail | None:
     """A job that was moved."""
-    row = tx.one("old.get", job_id=job_id)
-    if row is None:
+    document: bytes | None = records.value(tx.one("old.get", job_id=job_id), None)
+    if document is None:
         return None
-    later = tx.one("retry.of", job_id=job_id)
-    return replace(_detail(row[0]), retried_as=later[0] if later else None)
+    return replace(_detail(document), retried_as=records.find_retry(tx, job_id))
 
 
 def states_of(tx: Tx, job_ids: Sequence[int]) -> dict[int, tuple[JobState, str]]:
@@ -54,14 +54,12 @@ def states_of(tx: Tx, job_ids: Sequence[int]) -> dict[int, tuple[JobState, str]]
     rows = tx.all("job.states_of", ids=_encode(job_ids).decode())
     found = {job_id: (JobState(state), owner) for job_id, state, owner in rows}
     missing = [job_id for job_id in job_ids if job_id not in found]
-    for job_id, state, owner, whole in (
-        tx.all("old.states_of", ids=_encode(missing).decode()) if missing else ()
-    ):
-        if whole is None:
-            found[job_id] = JobState(state), owner
+    for old in records.old_jobs(tx, missing) if missing else ():
+        if old.detail is None:
+            found[old.job_id] = JobState(old.state), old.owner
         else:
-            row = _detail(whole).row
-            found[job_id] = row.state, row.user
+            row = _detail(old.detail).row
+            found[old.job_id] = row.state, row.user
     return found
 
 
@@ -72,7 +70,7 @@ def tidy(tx: Tx, *, before: float) -> bool:
     """
     due = tx.all("old.due", before=before, most=SLICE)
     if due:
-        _move(tx, [row[0] for row in due])
+        _move(tx, [job_id for (job_id,) in due])
     events = tx.all("event.trim", before=before, most=EVENTS)
     tx.run("request.trim", before=before)
     return len(due) == SLICE or len(events) == EVENTS
@@ -80,10 +78,10 @@ def tidy(tx: Tx, *, before: float) -> bool:
 
 def _move(tx: Tx, job_ids: list[int]) -> None:
     for job_id in job_ids:
-        row, job = tx.one("job.row", job_id=job_id), records.find_job(tx, job_id)
-        if row is None or job is None:
+        stored, job = views.find_job(tx, job_id), records.find_job(tx, job_id)
+        if stored is None or job is None:
             continue
-        whole = detail(tx, row)
+        whole = detail(tx, stored)
         tx.one("old.partition", at=whole.row.changed)
         tx.run(
             "old.add",

@@ -66,8 +66,7 @@ class Tries:
 
     def later(self, job_id: int) -> int | None:
         """The retry of a job."""
-        row = self._tx.one("retry.of", job_id=job_id)
-        return None if row is None else int(row[0])
+        return records.find_retry(self._tx, job_id)
 
     def latest(self, job_id: int) -> int:
         """The latest try of a job, which may be itself."""
@@ -210,7 +209,7 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
         spec = _spec(body.spec if body is not None else b"")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _unreadable(job_id) from None
-    parents = tuple(one[0] for one in tx.all("parent.states", child=job_id))
+    parents = tuple(parent for parent, _ in records.parents(tx, job_id))
     return _Past(job.owner, spec, parents, turns.group(tx, job.shape_id))
 
 

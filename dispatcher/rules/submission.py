@@ -120,11 +120,11 @@ def digest_of(jobs: Sequence[Prepared]) -> str:
 
 def known(tx: Tx, by: str, request_id: str) -> Known | None:
     """The first answer to a request that comes again."""
-    row = tx.one("request.find", owner=by, request_id=request_id)
-    if row is None or not row[2]:
+    found = records.find_request(tx, by, request_id)
+    if found is None or not found.complete:
         return None
-    ids = tuple(range(row[0], row[0] + row[1]))
-    return Known(m.Submitted(job_ids=ids, repeated=True), row[4])
+    ids = tuple(range(found.first, found.first + found.jobs))
+    return Known(m.Submitted(job_ids=ids, repeated=True), found.digest)
 
 
 def another(request_id: str) -> Rejected:
@@ -143,24 +143,25 @@ class Taken(Exception):
 
 def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> int:
     """Set ids aside for a request. Returns the first one. Raises Taken."""
-    mine = {"owner": request.by, "request_id": request.request_id}
-    row = tx.one("request.find", **mine)
-    if row is not None:
-        if row[2] or row[3] != process:
+    found = records.find_request(tx, request.by, request.request_id)
+    if found is not None:
+        if found.complete or found.process != process:
             raise Taken
-        drop(tx, request.by, request.request_id, row[0], row[1])  # we began it, and could not go on
-    row = tx.one("series.take", name="job", by=jobs)
-    first = row[0] - jobs + 1 if row else 0
-    row = tx.one(
+        # this dispatcher began it, and could not go on
+        drop(tx, request.by, request.request_id, found.first, found.jobs)
+    last: int = records.value(tx.one("series.take", name="job", by=jobs), jobs - 1)
+    first = last - jobs + 1
+    begun = tx.one(
         "request.add",
-        **mine,
+        owner=request.by,
+        request_id=request.request_id,
         first=first,
         jobs=jobs,
         made=now,
         process=process,
         digest=request.digest,
     )
-    if row is None:
+    if begun is None:
         raise Taken
     for new_id, job_id in enumerate(request.retries, start=first):
         claim = {"job_id": job_id, "new_id": new_id, "made_by": request.by, "made": now}
@@ -176,8 +177,8 @@ def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> i
 
 def still_ours(tx: Tx, request: Request, first: int) -> None:
     """Raise Taken if a request was taken from us: we were silent, and thought to be gone."""
-    row = tx.one("request.find", owner=request.by, request_id=request.request_id)
-    if row is None or row[0] != first:
+    found = records.find_request(tx, request.by, request.request_id)
+    if found is None or found.first != first:
         raise Taken
 
 
@@ -306,8 +307,8 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
     transitions.open_range(tx, first, last, now=now)
     for job_id, code, diagnosis in doomed:
         dependencies.fail(tx, records.get_job(tx, job_id), code=code, diagnosis=diagnosis, now=now)
-    if doomed:
-        tx.tell("unfolding", at=now, job_id=doomed[0][0])
+    for job_id, *_ in doomed[:1]:
+        tx.tell("unfolding", at=now, job_id=job_id)
     for new_id, job_id in enumerate(request.retries, start=first):
         tx.tell("retried", at=now, job_id=job_id, by=request.by, new=new_id)
         tx.tell("retry", at=now, job_id=new_id, by=request.by, of=job_id)
@@ -343,9 +344,9 @@ def spans(jobs: Sequence[Prepared]) -> Iterator[tuple[int, int]]:
 def drop_broken(tx: Tx, process: str) -> int:
     """Forget submissions that the end of a process cut short: they were never answered. How
     many."""
-    broken = tx.all("request.broken", process=process)
-    for owner, request_id, first, jobs in broken:
-        drop(tx, owner, request_id, first, jobs)
+    broken = records.broken_requests(tx, process)
+    for one in broken:
+        drop(tx, one.owner, one.request_id, one.first, one.jobs)
     return len(broken)
 
 

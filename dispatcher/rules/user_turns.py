@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from dispatcher.ports import Tx
+from dispatcher.rules import records
 from dispatcher.rules.group_turns import Turns, turns_of
 
 
@@ -35,16 +36,14 @@ def begin(
     begins = {}
     for queue in sorted(takes):
         heads = [
-            row[0]
+            head
             for name, shape_id, _ in tx.all("counter.ready", queue=queue)
-            if name == queue
-            and turns.group(tx, shape_id) == group
-            and (row := tx.one("share.head", queue=queue, shape_id=shape_id)) is not None
+            if name == queue and turns.group(tx, shape_id) == group
+            for (head,) in tx.all("share.head", queue=queue, shape_id=shape_id)
         ]
         line = turns_of(queue, group)
-        mine = tx.one("share.get", queue=line, owner=owner)
-        last = tx.one("share.last", queue=line)
-        now = min(heads) if heads else (last[0] if last else 0.0)
-        begins[queue] = max(now, mine[0] if mine else 0.0)
+        mine = records.value(tx.one("share.get", queue=line, owner=owner), 0.0)
+        last = records.value(tx.one("share.last", queue=line), 0.0)
+        begins[queue] = max(min(heads) if heads else last, mine)
         tx.run("share.put", queue=line, owner=owner, rank=begins[queue] + takes[queue])
     return begins

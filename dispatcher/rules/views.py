@@ -1,10 +1,12 @@
-"""Rows of the store as messages. Pure."""
+"""Jobs, attempts, workers and events of the store as the messages that users get."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
@@ -13,7 +15,8 @@ from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.ports import Row
+from dispatcher.ports import Row, Tx
+from dispatcher.rules.worker_records import WorkerRecord
 
 _room = msgspec.json.Decoder(Room).decode
 _usage = msgspec.json.Decoder(m.Usage).decode
@@ -24,22 +27,30 @@ F = TypeVar("F", InputFile, OutputFile, m.FileRecord)
 NOWHERE = Room(cores=0)
 
 
-def job(row: Row) -> m.JobRow:
-    """A row of `job.page` or `job.row`."""
-    (
-        job_id,
-        name,
-        queue,
-        owner,
-        state,
-        attempt_nr,
-        priority,
-        created,
-        changed,
-        worker_id,
-        code,
-        diagnosis,
-    ) = row[:12]
+class StoredJob(Struct, frozen=True):
+    """A job as users see it, and since when it is ready."""
+
+    row: m.JobRow
+    activated: float | None
+
+
+def find_job(tx: Tx, job_id: int) -> StoredJob | None:
+    """A job of the queue."""
+    row = tx.one("job.row", job_id=job_id)
+    if row is None:
+        return None
+    *columns, activated = row
+    return StoredJob(_job(columns), activated)
+
+
+def jobs(tx: Tx, page: str, **values: Any) -> list[m.JobRow]:
+    """The jobs of a page, `job.page` or one like it."""
+    return [_job(row) for row in tx.all(page, **values)]
+
+
+def _job(columns: Sequence[Any]) -> m.JobRow:
+    job_id, name, queue, owner, state, attempt_nr, priority, created, changed, *rest = columns
+    worker_id, code, diagnosis = rest
     return m.JobRow(
         job_id=job_id,
         name=name,
@@ -56,8 +67,12 @@ def job(row: Row) -> m.JobRow:
     )
 
 
-def attempt(row: Row) -> m.Attempt:
-    """A row of `attempt.of_job`."""
+def attempts(tx: Tx, job_id: int) -> list[m.Attempt]:
+    """The attempts of a job, in their order."""
+    return [_attempt(row) for row in tx.all("attempt.of_job", job_id=job_id)]
+
+
+def _attempt(row: Row) -> m.Attempt:
     *plain, usage, timing, tail, registered = row
     return m.Attempt(
         **dict(zip(_ATTEMPT, plain, strict=True)),
@@ -66,22 +81,6 @@ def attempt(row: Row) -> m.Attempt:
         stderr_tail=tail,
         registered=registered,
     )
-
-
-def curve(row: Row) -> tuple[m.Sample, ...]:
-    """A row of `attempt.curve`: the samples of its heartbeats, and of an attempt that has ended its
-    final figures. A payload may be shorter than a heartbeat, and the last sample is never the
-    whole."""
-    _, kept, final, ended = row
-    samples = _curve(kept) if kept else ()
-    if ended is None or not final:
-        return samples
-    usage = _usage(final)
-    if not samples:
-        return (m.Sample(at=ended, usage=usage),) if usage.wall_s else ()
-    last = samples[-1]
-    at = last.at + max(0.001, usage.wall_s - last.usage.wall_s)
-    return (*samples, m.Sample(at=at, usage=usage))
 
 
 _ATTEMPT = (
@@ -103,8 +102,35 @@ _ATTEMPT = (
 )
 
 
-def traced(row: Row) -> m.TracedAttempt:
-    """A row of `attempt.traced_job` or `attempt.traced_worker`."""
+def find_curve(tx: Tx, job_id: int, attempt_nr: int | None) -> tuple[m.Sample, ...]:
+    """The samples of an attempt's heartbeats, and of one that has ended its final figures; None: of
+    the latest attempt. A payload may be shorter than a heartbeat, and the last sample is never the
+    whole."""
+    row = tx.one("attempt.curve", job_id=job_id, attempt_nr=attempt_nr)
+    _, stored, final, ended = row or (attempt_nr, None, None, None)
+    samples = _curve(stored) if stored else ()
+    if ended is None or not final:
+        return samples
+    usage = _usage(final)
+    if not samples:
+        return (m.Sample(at=ended, usage=usage),) if usage.wall_s else ()
+    last = samples[-1]
+    at = last.at + max(0.001, usage.wall_s - last.usage.wall_s)
+    return (*samples, m.Sample(at=at, usage=usage))
+
+
+def traced_job(tx: Tx, site: str, job_id: int) -> list[m.TracedAttempt]:
+    """The attempts of a job at a site."""
+    return [_traced(row) for row in tx.all("attempt.traced_job", site=site, job_id=job_id)]
+
+
+def traced_worker(tx: Tx, site: str, worker_id: int) -> list[m.TracedAttempt]:
+    """The attempts that a worker of a site had."""
+    found = tx.all("attempt.traced_worker", site=site, worker_id=worker_id)
+    return [_traced(row) for row in found]
+
+
+def _traced(row: Row) -> m.TracedAttempt:
     job_id, attempt_nr, worker_id, state, host, leased, ended, code = row
     return m.TracedAttempt(
         job_id=job_id, attempt_nr=attempt_nr, worker_id=worker_id, state=state, host=host,
@@ -112,10 +138,12 @@ def traced(row: Row) -> m.TracedAttempt:
     )  # fmt: skip
 
 
-def file(row: Row) -> m.FileRecord:
-    """A row of `file.of_job`."""
-    name, url, size, adler32, job_id = row
-    return m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=job_id)
+def files(tx: Tx, job_id: int) -> list[m.FileRecord]:
+    """The outputs of a job."""
+    return [
+        m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=maker)
+        for name, url, size, adler32, maker in tx.all("file.of_job", job_id=job_id)
+    ]
 
 
 def for_people(detail: m.JobDetail) -> m.JobDetail:
@@ -134,32 +162,39 @@ def _with_shown_url(file: F) -> F:
 
 
 def worker(
-    row: Row, *, heard: float | None = None, room: Room | None = None, jobs: tuple[int, ...] = ()
+    stored: WorkerRecord,
+    *,
+    heard: float | None = None,
+    room: Room | None = None,
+    jobs: tuple[int, ...] = (),
 ) -> m.WorkerRow:
-    """A row of `worker.alive` or `worker.page`, with what memory knows more recently."""
-    (worker_id, site, queue, host, phase, ending, registered, last_heard, stored, total) = row[:10]
-    intent, index, batch_id, version, diagnosis, _ = row[10:]
+    """A worker as users see it, with what memory knows more recently."""
     return m.WorkerRow(
-        worker_id=worker_id,
-        site=site,
-        queue=queue,
-        host=host,
-        phase=Phase(phase),
-        ending=Ending(ending) if ending else None,
-        registered=registered or 0.0,
-        last_heard=heard or last_heard or 0.0,
-        room=room or (_room(stored) if stored else NOWHERE),
-        total=_room(total) if total else NOWHERE,
+        worker_id=stored.worker_id,
+        site=stored.site,
+        queue=stored.queue,
+        host=stored.host,
+        phase=Phase(stored.phase),
+        ending=Ending(stored.ending) if stored.ending else None,
+        registered=stored.registered or 0.0,
+        last_heard=heard or stored.last_heard or 0.0,
+        room=room or (_room(stored.room) if stored.room else NOWHERE),
+        total=_room(stored.total) if stored.total else NOWHERE,
         jobs=jobs,
-        intent=intent,
-        index=index,
-        batch_id=batch_id,
-        version=version,
-        diagnosis=diagnosis,
+        intent=stored.intent,
+        index=stored.idx,
+        batch_id=stored.batch_id,
+        version=stored.version,
+        diagnosis=stored.diagnosis,
     )
 
 
-def event(row: Row) -> m.Event:
-    """A row of `event.after`."""
-    seq, at, kind, job_id, worker_id, data = row
-    return m.Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=_data(data))
+def events(tx: Tx, after: int, job_id: int | None, most: int) -> list[m.Event]:
+    """The events that follow the number `after`; with a job those of that job."""
+    name = "event.after" if job_id is None else "event.of_job"
+    return [
+        m.Event(seq=seq, at=at, kind=kind, job_id=of_job, worker_id=worker_id, data=_data(data))
+        for seq, at, kind, of_job, worker_id, data in tx.all(
+            name, after=after, job_id=job_id, most=most
+        )
+    ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -21,11 +20,13 @@ from dispatcher.accounts.rates import Limiter
 from dispatcher.memory.black_holes import Hosts
 from dispatcher.memory.leases import AwakeClock, Lease, Leases
 from dispatcher.memory.waiting import Hub, Signal
-from dispatcher.ports import Bulletin, Row, Store, Tx
+from dispatcher.ports import Bulletin, Store, Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import views
 from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.views import StoredJob
 from dispatcher.rules.why import Offer
+from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
 from dispatcher.service.peers import Others
 from dispatcher.service.search import Searches
 
@@ -165,13 +166,13 @@ class Core:
         self.heard[worker_id] = heard
         return heard
 
-    def recall(self, row: Row) -> Heard:
+    def recall(self, stored: WorkerRecord) -> Heard:
         """Hold a worker of the store in memory."""
-        kept = views.worker(row)
+        kept = views.worker(stored)
         heard = self.remember(
             kept.worker_id, kept.site, kept.queue, kept.host, kept.total, kept.last_heard
         )
-        heard.draining = bool(row[15])
+        heard.draining = bool(stored.draining)
         heard.passing = (kept.version, kept.intent) == (PANDA, "")
         return heard
 
@@ -192,19 +193,20 @@ class Core:
         self.patience.pop(worker_id, None)
         self.outage.pop(worker_id, None)
 
-    def know_site(self, site: str, row: Sequence[Any]) -> SiteLease:
+    def know_site(self, stored: SiteRecord) -> SiteLease:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
-        instance, epoch, slots, online, heard = row
-        lease = self.sites.get(site)
-        if lease is not None and epoch < lease.epoch:
+        lease, heard = self.sites.get(stored.site), stored.heard or 0.0
+        if lease is not None and stored.epoch < lease.epoch:
             return lease  # the row was read before another edge took the site
         until = self.awake.now + self.settings.edge_lease_s
-        if lease is not None and (lease.instance, lease.epoch) == (instance, epoch):
-            until = until if (heard or 0.0) > lease.heard else lease.until
-        kept = msgspec.json.decode(slots, type=tuple[SlotShape, ...])
+        if lease is not None and (lease.instance, lease.epoch) == (stored.instance, stored.epoch):
+            until = until if heard > lease.heard else lease.until
+        slots = msgspec.json.decode(stored.slots, type=tuple[SlotShape, ...])
         room, word = (lease.room, lease.word) if lease is not None else (None, None)
-        lease = SiteLease(instance, epoch, kept, bool(online), until, heard or 0.0, room, word)
-        self.sites[site] = lease
+        lease = SiteLease(
+            stored.instance, stored.epoch, slots, bool(stored.online), until, heard, room, word
+        )
+        self.sites[stored.site] = lease
         return lease
 
     @property
@@ -248,14 +250,14 @@ class Core:
             if queue in ("", heard.queue) and not heard.draining
         ]
 
-    async def job_of(self, job_id: int, owns: Callable[[str], bool]) -> Row:
-        """The row of a job that the caller may see. Others' jobs do not exist for it."""
-        row = await self.store.read(lambda tx: tx.one("job.row", job_id=job_id))
-        if row is None or not owns(row[3]):
+    async def job_of(self, job_id: int, owns: Callable[[str], bool]) -> StoredJob:
+        """A job that the caller may see. Other users' jobs do not exist for it: raises Rejected."""
+        job = await self.store.read(lambda tx: views.find_job(tx, job_id))
+        if job is None or not owns(job.row.user):
             raise Rejected(
                 404, f"there is no job {job_id}", field="job_id", remedy="see `dispatcher jobs`"
             )
-        return row
+        return job
 
     def log_arrival(self, job_id: int) -> Signal:
         """Done when the pilot of a job sends something to look at."""
@@ -301,13 +303,14 @@ class Core:
             if not self.store.alone:
                 await self.store.spread(bulletin)
 
-    def worker_row(self, row: Row) -> m.WorkerRow:
-        """A worker's row with what memory knows more recently."""
-        heard = self.heard.get(row[0])
+    def worker_row(self, stored: WorkerRecord) -> m.WorkerRow:
+        """A worker as users see it, with what memory knows more recently."""
+        heard = self.heard.get(stored.worker_id)
         if heard is None:
-            return views.worker(row)
-        jobs = (*(lease.job_id for lease in self.leases.of_worker(row[0])), *heard.strays)
-        return views.worker(row, heard=heard.last, room=heard.room, jobs=jobs)
+            return views.worker(stored)
+        held = self.leases.of_worker(stored.worker_id)
+        jobs = (*(lease.job_id for lease in held), *heard.strays)
+        return views.worker(stored, heard=heard.last, room=heard.room, jobs=jobs)
 
 
 def foreign(version: str, intent: str) -> bool:

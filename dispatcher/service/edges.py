@@ -14,10 +14,11 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import attempts, lanes, queue, records, views
+from dispatcher.rules import attempts, lanes, queue, records, views, worker_records
 from dispatcher.rules.attempts import Claim
+from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.base import Core, SiteLease, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
@@ -32,9 +33,9 @@ class Edges(Core):
         """Take or renew the lease of a site: one edge at a time provisions it."""
         _at_home(ask.site, caller)
         if not self.store.alone:  # it may have spoken to another dispatcher
-            row = await self.store.read(lambda tx: tx.one("site.get", site=ask.site))
-            if row is not None:
-                self.know_site(ask.site, row)
+            stored = await self.store.read(lambda tx: worker_records.find_site(tx, ask.site))
+            if stored is not None:
+                self.know_site(stored)
         old = self.sites.get(ask.site)
         if old is not None and old.instance != ask.instance and old.until > self.awake.now:
             raise Rejected(
@@ -59,11 +60,11 @@ class Edges(Core):
         return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s, giver=self.giver)
 
     def _keep_site(self, tx: Tx, ask: m.Hello, old: SiteLease | None, epoch: int) -> None:
-        row = tx.one("site.get", site=ask.site)
-        if row is not None and (old is None or row[1] != old.epoch):
+        stored = worker_records.find_site(tx, ask.site)
+        if stored is not None and (old is None or stored.epoch != old.epoch):
             raise Rejected(
                 409,
-                f"another edge ({row[0]}) has just taken site {ask.site}",
+                f"another edge ({stored.instance}) has just taken site {ask.site}",
                 field="instance",
                 remedy="stop that one",
             )
@@ -92,31 +93,31 @@ class Edges(Core):
         site.word = ask.word or site.word
         served = {slot.queue for slot in site.slots} | {""}
 
-        def gather(tx: Tx) -> tuple[Counter[tuple[str, Shape]], list[Row]]:
+        def gather(tx: Tx) -> tuple[Counter[tuple[str, Shape]], list[WorkerRecord]]:
             ready = [
-                row
-                for row in tx.all("counter.all")
-                if row[0] in served and row[2] == JobState.ACTIVATED
+                one
+                for one in records.counters(tx)
+                if one.queue in served and one.state == JobState.ACTIVATED
             ]
-            if any(row[1] not in self.shapes for row in ready):
+            if any(one.shape_id not in self.shapes for one in ready):
                 self.shapes.update(records.shapes(tx))
             of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
-            for name, number, _, n in ready:
+            for one in ready:
+                name, number = one.queue, one.shape_id
                 if self.turns.mixed(
                     tx, number
                 ):  # the first of them: what is behind is told when they are gone
                     first = lanes.ready(tx, name, number, 1, queue.ANYTHING, lambda _: True)
                     of_shape.update((name, shape) for *_, shape in first)
                     continue
-                of_shape[name, self.shapes[number]] += n
+                of_shape[name, self.shapes[number]] += one.n
             alive = [
-                row
-                for row in tx.all("worker.page", site=ask.site, ended=False, most=100_000)
-                if not foreign(row[13], row[10])
+                worker
+                for worker in worker_records.workers(tx, ask.site, ended=False, most=100_000)
+                if not foreign(worker.version, worker.intent)
             ]
-            return of_shape, alive + tx.all(
-                "worker.just_ended", site=ask.site, since=self.now() - RECENT_S
-            )
+            since = self.now() - RECENT_S
+            return of_shape, alive + worker_records.workers_just_ended(tx, ask.site, since)
 
         ready, workers = await self.store.read(gather)
         others = [
@@ -142,7 +143,7 @@ class Edges(Core):
                 for host, one in self.hosts.of_site(ask.site, self.now()).items()
             ),
             giver=self.giver,
-            workers=tuple(self.worker_row(row) for row in workers),
+            workers=tuple(self.worker_row(worker) for worker in workers),
         )
 
     async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
@@ -208,10 +209,10 @@ class Edges(Core):
 
     def _take(self, tx: Tx, news: m.WorkerObservation, site: str) -> int | None:
         """Apply one piece of news. The worker, if it has ended by it."""
-        row = tx.one("worker.planned", intent=news.intent, idx=news.index, site=site)
-        if row is None:
+        worker = worker_records.find_planned(tx, news.intent, news.index, site)
+        if worker is None:
             return None
-        worker_id, _, _, phase, ending, _, registered = row
+        worker_id, phase, ending = worker.worker_id, worker.phase, worker.ending
         now = self.now()
         if news.phase is Phase.ENDED and news.ending is not None:
             if ending is not None and ending != "lost":
@@ -224,7 +225,7 @@ class Edges(Core):
                 now=now,
                 batch_id=news.batch_id,
                 site=site,
-                queue=row[1],
+                queue=worker.queue,
             )
             for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
                 job = records.find_job(tx, job_id)
@@ -240,8 +241,8 @@ class Edges(Core):
                         now=now,
                         ending=news.ending,
                     )
-            return int(worker_id)
-        kept = phase if registered is not None or phase == Phase.ENDED else news.phase
+            return worker_id
+        kept = phase if worker.registered is not None or phase == Phase.ENDED else news.phase
         tx.run(
             "worker.phase",
             worker_id=worker_id,
@@ -277,17 +278,16 @@ class Edges(Core):
         """What an edge may know of jobs: which of its own workers had which, and how that ended."""
         _at_home(ask.site, caller)
 
-        def gather(tx: Tx) -> list[Row]:
+        def gather(tx: Tx) -> list[m.TracedAttempt]:
             if ask.job_id is not None:
-                return tx.all("attempt.traced_job", site=ask.site, job_id=ask.job_id)
+                return views.traced_job(tx, ask.site, ask.job_id)
             return [
-                row
+                attempt
                 for worker_id in ask.worker_ids
-                for row in tx.all("attempt.traced_worker", site=ask.site, worker_id=worker_id)
+                for attempt in views.traced_worker(tx, ask.site, worker_id)
             ]
 
-        rows = await self.store.read(gather)
-        return m.Traced(attempts=tuple(map(views.traced, rows)), now=self.now())
+        return m.Traced(attempts=tuple(await self.store.read(gather)), now=self.now())
 
     def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
         _at_home(site, caller)

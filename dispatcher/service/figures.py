@@ -17,8 +17,11 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
-from dispatcher.ports import Row, Tx
-from dispatcher.rules import troubles
+from dispatcher.ports import Tx
+from dispatcher.rules import records, troubles, worker_records
+from dispatcher.rules.group_turns import Ready
+from dispatcher.rules.records import FailureRecord
+from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.base import Core
 
 SHARE = 0.1
@@ -26,6 +29,8 @@ SHARE = 0.1
 LATE = 2 / 3  # a pilot that says nothing for this part of its lease counts as silent
 FAILED_S = 86_400.0  # failures of the last day are spoken of
 KINDS = 20  # kinds of failures that are listed
+Phases = tuple[str, str, int]
+"""How many workers of a site are in a phase (`worker.phases`)."""
 
 
 class Supply(Struct, frozen=True, kw_only=True):
@@ -45,7 +50,7 @@ class _Jobs(Struct):
     states: dict[str, Counter[str]]
     oldest: dict[str, float]
     groups: dict[str, list[m.GroupRow]]
-    failures: list[Row]
+    failures: list[FailureRecord]
 
     @property
     def waiting(self) -> dict[str, int]:
@@ -80,8 +85,10 @@ class Figures(Core):
             pilots=supply.pilots,
             troubles=self._troubles(jobs, supply),
             failures=tuple(
-                m.FailureRow(kind=kind, code=code, diagnosis=example, jobs=n, last=last)
-                for kind, code, example, n, last in jobs.failures[:KINDS]
+                m.FailureRow(
+                    kind=one.kind, code=one.code, diagnosis=one.example, jobs=one.n, last=one.last
+                )
+                for one in jobs.failures[:KINDS]
             ),
             failure_kinds=len(jobs.failures),
         )
@@ -95,15 +102,15 @@ class Figures(Core):
     async def workers(self, ask: api.WorkersQuery, caller: Caller) -> api.WorkerRows:
         """Workers, with heartbeats as fresh as memory knows them."""
 
-        def gather(tx: Tx) -> tuple[list[Row], int]:
-            rows = tx.all("worker.page", site=ask.site, ended=ask.ended, most=ask.limit)
-            if len(rows) < ask.limit:
-                return rows, len(rows)
-            (total,) = tx.one("worker.number", site=ask.site, ended=ask.ended) or (len(rows),)
-            return rows, total
+        def gather(tx: Tx) -> tuple[list[WorkerRecord], int]:
+            found = worker_records.workers(tx, ask.site, ended=ask.ended, most=ask.limit)
+            if len(found) < ask.limit:
+                return found, len(found)
+            number = tx.one("worker.number", site=ask.site, ended=ask.ended)
+            return found, records.value(number, len(found))
 
-        rows, total = await self.store.read(gather)
-        workers = [self.worker_row(row) for row in rows]
+        found, total = await self.store.read(gather)
+        workers = [self.worker_row(one) for one in found]
         if not caller.may(api.Scope.ADMIN):  # an intent is half of what makes an edge its worker's
             workers = [replace(one, intent="", index=0) for one in workers]
         return api.WorkerRows(workers=tuple(workers), total=total)
@@ -115,14 +122,16 @@ class Figures(Core):
     async def supply(self) -> Supply:
         """What serves the queues, as of a moment ago."""
         began = time.monotonic()
-        if self._supply is not None and began < self._supply[0]:
-            return self._supply[1]
+        if self._supply is not None:
+            good_until, supply = self._supply
+            if began < good_until:
+                return supply
         supply = self._looked(await self.store.read(lambda tx: tx.all("worker.phases")))
         ended = time.monotonic()
         self._supply = (ended + (ended - began) / SHARE, supply)
         return supply
 
-    def _looked(self, phases: Sequence[Row]) -> Supply:
+    def _looked(self, phases: Sequence[Phases]) -> Supply:
         offered: dict[str, set[str]] = {}
         for site, lease in self.sites.items():
             for slot in lease.slots:
@@ -160,7 +169,7 @@ class Figures(Core):
             troubles=tuple(troubles.of_supply(seen)),
         )
 
-    def _sites(self, rows: Sequence[Row]) -> Iterator[m.SiteRow]:
+    def _sites(self, rows: Sequence[Phases]) -> Iterator[m.SiteRow]:
         phases: dict[str, dict[str, int]] = {}
         for site, phase, n in rows:
             phases.setdefault(site, {})[phase] = n
@@ -179,22 +188,22 @@ class Figures(Core):
     def _jobs(self, tx: Tx, user: str, failed_since: float | None) -> _Jobs:
         """`user`: whose, a blank for everybody's."""
         found = _Jobs({}, {}, {}, [])
-        ready: list[Row] = []
-        for name, shape_id, state, n in tx.all("counter.all"):
+        ready: list[Ready] = []
+        for one in records.counters(tx):
             if not user:
-                found.states.setdefault(name, Counter())[state] += n
-            if state == JobState.ACTIVATED:
-                ready.append((name, shape_id, n))
-                row = (
-                    tx.one("job.oldest_ready", queue=name, shape_id=shape_id) if not user else None
-                )
-                if row and row[0]:
-                    found.oldest[name] = min(row[0], found.oldest.get(name, row[0]))
+                found.states.setdefault(one.queue, Counter())[one.state] += one.n
+            if one.state == JobState.ACTIVATED:
+                ready.append((one.queue, one.shape_id, one.n))
+                if not user:
+                    row = tx.one("job.oldest_ready", queue=one.queue, shape_id=one.shape_id)
+                    since: float | None = records.value(row, None)
+                    if since:
+                        found.oldest[one.queue] = min(since, found.oldest.get(one.queue, since))
         for name, state, n in tx.all("owned.of", owner=user) if user else ():
             found.states.setdefault(name, Counter())[state] += n
         found.groups = {name: self.turns.rows(tx, name, ready) for name in found.states}
         if failed_since is not None:
-            found.failures = tx.all("failure.top", owner=user, since=failed_since, most=1000)
+            found.failures = records.failures(tx, user, failed_since)
         return found
 
     def _troubles(self, jobs: _Jobs, supply: Supply) -> tuple[m.Trouble, ...]:

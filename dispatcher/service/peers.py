@@ -23,8 +23,9 @@ from ailurus.protocol.worker import Phase
 from dispatcher.accounts.rates import Spending
 from dispatcher.memory.black_holes import Exclusion, Verdict
 from dispatcher.memory.leases import Lease, OfPanda
-from dispatcher.ports import Bulletin, Row, Tx
-from dispatcher.rules import submission
+from dispatcher.ports import Bulletin, Tx
+from dispatcher.rules import records, submission, worker_records
+from dispatcher.rules.worker_records import ProcessRecord
 from dispatcher.store import schema
 
 if TYPE_CHECKING:
@@ -67,30 +68,30 @@ class Others:
         """Say that we live, and see who else does. The first of the living leads."""
         began = _clock()
 
-        def change(tx: Tx) -> list[Row]:
+        def change(tx: Tx) -> list[ProcessRecord]:
             tx.run("process.beat", name=self.name, knows=self._knows)
-            return tx.all("process.all")
+            return worker_records.processes(tx)
 
-        rows = await self._core.store.write(change)
+        processes = await self._core.store.write(change)
         now = self._core.awake.now
-        self._beats = {
-            number: (beat, now)
-            if self._beats.get(number, (0, 0.0))[0] != beat
-            else self._beats[number]
-            for number, _, beat, _ in rows
-        }
-        living = [name for number, name, *_ in rows if now - self._beats[number][1] < GONE_S]
-        leads = living[0] == self.name
+        beats = self._beats
+        self._beats = {}
+        for one in processes:
+            beat, at = beats.get(one.number, (0, 0.0))
+            self._beats[one.number] = (one.beat, now if one.beat != beat else at)
+        living = [one.name for one in processes if now - self._beats[one.number][1] < GONE_S]
+        leads = living[:1] == [self.name]
         took_over = leads and not self.leads
         self._leads_until = began + GONE_S - BEFORE_S if leads else 0.0
         if took_over:
             self._core.take_over()
             log.info("leads", process=self.name)
-        gone = [name for _, name, *_ in rows if name not in living]
+        gone = [one.name for one in processes if one.name not in living]
         if leads and gone:
             await self._core.store.write(lambda tx: _bury(tx, gone))
             log.warning("processes_gone", processes=gone)
-        if leads and not gone and self._old_schema and all(row[3] >= self._knows for row in rows):
+        old = any(one.knows < self._knows for one in processes)
+        if leads and not gone and self._old_schema and not old:
             self._old_schema = not await self._core.store.finish_schema()
 
     async def leave(self) -> None:
@@ -166,25 +167,25 @@ class Others:
         core = self._core
         while True:
             losses = core.losses
-            row, lengths = await core.store.read(
+            stored, lengths = await core.store.read(
                 lambda tx: (
-                    tx.one("worker.row", worker_id=worker_id),
+                    worker_records.find_worker(tx, worker_id),
                     tx.one("worker.lengths", worker_id=worker_id),
                 )
             )
             if losses == core.losses:  # else it may have been lost since it was read
                 break
-        if row is None or lengths is None or row[4] == Phase.ENDED:
+        if stored is None or lengths is None or stored.phase == Phase.ENDED:
             return None
         for table, length in zip((core.patience, core.outage), lengths, strict=True):
             if length is not None:
                 table[worker_id] = length
-        return core.heard.get(worker_id) or core.recall(row)
+        return core.heard.get(worker_id) or core.recall(stored)
 
     async def _site(self, site: str) -> None:
-        row = await self._core.store.read(lambda tx: tx.one("site.get", site=site))
-        if row is not None:
-            self._core.know_site(site, row)
+        stored = await self._core.store.read(lambda tx: worker_records.find_site(tx, site))
+        if stored is not None:
+            self._core.know_site(stored)
 
     # --- what they heard -----------------------------------------------------------------------------
 
@@ -192,19 +193,18 @@ class Others:
         """What others have heard of workers since the last look, in bulk."""
         core = self._core
         since = self._read_until - SKEW_S
-        rows = await core.store.read(lambda tx: tx.all("worker.news", since=since))
-        for worker_id, last, room, draining in rows:
-            self._read_until = max(self._read_until, last)
-            heard = core.heard.get(worker_id)
+        for seen in await core.store.read(lambda tx: worker_records.workers_seen(tx, since)):
+            self._read_until = max(self._read_until, seen.last_heard)
+            heard = core.heard.get(seen.worker_id)
             if heard is None:
-                self._later(self.adopt(worker_id))
+                self._later(self.adopt(seen.worker_id))
                 continue
-            if last > heard.last:
-                heard.last, heard.room, heard.flushed = last, _room(room), True
-                heard.until = core.awake.now + core.length(worker_id)
-            if draining and not heard.draining:
+            if seen.last_heard > heard.last:
+                heard.last, heard.room, heard.flushed = seen.last_heard, _room(seen.room), True
+                heard.until = core.awake.now + core.length(seen.worker_id)
+            if seen.draining and not heard.draining:
                 heard.draining = True
-                core.hub.wake(worker_id)
+                core.hub.wake(seen.worker_id)
 
     async def still_held(self, late: list[Lease]) -> set[int]:
         """Those of the late leases' jobs for which a worker has spoken to another process since."""
@@ -226,11 +226,9 @@ class Others:
         have held it for a moment and let go."""
         if not self._core.hub.anybody:
             return
-        for queue, shape_id, state, n in await self._core.store.read(
-            lambda tx: tx.all("counter.all")
-        ):
-            if state == JobState.ACTIVATED:
-                self._core.hub.ready(queue, shape_id, n)
+        for one in await self._core.store.read(records.counters):
+            if one.state == JobState.ACTIVATED:
+                self._core.hub.ready(one.queue, one.shape_id, one.n)
 
     # --- what they wish ------------------------------------------------------------------------------
 

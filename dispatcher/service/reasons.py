@@ -8,7 +8,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, shape_of
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import records, specs, why
+from dispatcher.rules import records, specs, views, why
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
 
@@ -28,14 +28,12 @@ class Reasons(Figures):
             return why.hopeless(job, stuck)
 
         def gather(tx: Tx) -> tuple[list[tuple[int, str]], str]:
-            parents: list[tuple[int, str]] = [
-                (parent, state) for parent, state, *_ in tx.all("parent.states", child=job.job_id)
-            ]
+            parents = records.parents(tx, job.job_id)
             if job.state not in BAD:
                 return parents, ""
             failed = [(one.job_id, one.state) for one in _above(tx, job.job_id, BAD)]
-            attempts = tx.all("attempt.of_job", job_id=job.job_id)
-            return sorted(failed), attempts[-1][13] if attempts else ""
+            attempts = views.attempts(tx, job.job_id)
+            return sorted(failed), attempts[-1].remedy if attempts else ""
 
         parents, told = await self.store.read(gather)
         return why.elsewhere(job, parents, told, late=self._is_late(job))
@@ -57,7 +55,7 @@ class Reasons(Figures):
             mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
             groups = self.turns.rows(tx, job.queue, counts)
             group = next((one for one in groups if one.name == mine), None)
-            return specs.specification(tx, job.job_id, job.name), ahead[0] if ahead else 0, group
+            return specs.specification(tx, job.job_id, job.name), records.value(ahead, 0), group
 
         spec, ahead, group = await self.store.read(gather)
         wrong = self.troubles_of(job.queue, supply)
@@ -81,8 +79,8 @@ class Reasons(Figures):
 
     async def _fault(self, one: JobRecord) -> str:
         spec = await self.store.read(lambda tx: specs.specification(tx, one.job_id, one.name))
-        found = why.impossible(spec, shape_of(spec), self.offers(one.queue))
-        return found[1] if found else ""
+        _, fault = why.impossible(spec, shape_of(spec), self.offers(one.queue)) or ("", "")
+        return fault
 
 
 def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[JobRecord]:
@@ -90,7 +88,7 @@ def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[JobRecord]:
     found: dict[int, JobRecord] = {}
     todo = [job_id]
     for child in todo:
-        for parent, state, *_ in tx.all("parent.states", child=child):
+        for parent, state in records.parents(tx, child):
             if state not in states or parent in found:
                 continue
             if (job := records.find_job(tx, parent)) is None:

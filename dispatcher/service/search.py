@@ -14,8 +14,10 @@ from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ailurus.protocol.messages import JobRow
 from ailurus.protocol.states import WITH_WORKER, JobState
-from dispatcher.ports import Row, Store, Tx
+from dispatcher.ports import Store, Tx
+from dispatcher.rules import records, views
 
 FIRST = 2_000  # ids of the first slice: most lists end there
 WIDEST = 1_000_000
@@ -33,8 +35,8 @@ class Searches:
 
     async def page(
         self, subject: str, wanted: Sequence[JobState], values: Mapping[str, Any]
-    ) -> tuple[list[Row], int | None]:
-        """Up to `most` rows of `job.page` and where the page after them begins, if there may be one.
+    ) -> tuple[list[JobRow], int | None]:
+        """Up to `most` jobs and where the page after them begins, if there may be one.
         A page may have fewer rows, or none, and yet be followed by others."""
         lock = self._users.setdefault(subject, asyncio.Lock())
         async with lock:
@@ -42,10 +44,10 @@ class Searches:
 
     async def _page(
         self, wanted: Sequence[JobState], values: Mapping[str, Any]
-    ) -> tuple[list[Row], int | None]:
+    ) -> tuple[list[JobRow], int | None]:
         most, before, width = values["most"], values["before"], FIRST
         ends = time.monotonic() + SEARCH_S
-        rows: list[Row] = []
+        rows: list[JobRow] = []
         while True:
             part = {**values, "before": before, "most": most - len(rows)}
             async with self._slice:
@@ -56,7 +58,7 @@ class Searches:
                 took = time.perf_counter() - began
             rows += found
             if len(rows) == most:
-                return rows, int(rows[-1][0])
+                return rows, rows[-1].job_id
             if before <= least:
                 return rows, None
             if time.monotonic() > ends:
@@ -69,10 +71,9 @@ class Searches:
 
 def _slice(
     tx: Tx, wanted: Sequence[JobState], values: Mapping[str, Any], width: int
-) -> tuple[list[Row], int, int]:
+) -> tuple[list[JobRow], int, int]:
     """The rows among the `width` ids below `before`; the least of these ids; the least id of all jobs."""
-    first = tx.one("job.range")
-    least, last = first if first is not None and first[0] is not None else (0, -1)
+    least, last = records.job_range(tx)
     before = min(values["before"], last + 1)
     held = [state for state in wanted if state in WITH_WORKER]
     if values["kind"] is not None or (held and held == list(wanted)):
@@ -81,19 +82,19 @@ def _slice(
     begin = max(least, before - width)
     part = {**values, "before": before, "least": begin}
     pages = list(_pages(tx, wanted, part))
-    rows = list(islice(heapq.merge(*pages, key=lambda row: -row[0]), values["most"]))
+    rows = list(islice(heapq.merge(*pages, key=lambda row: -row.job_id), values["most"]))
     return rows, begin, least
 
 
-def _pages(tx: Tx, wanted: Sequence[JobState], part: Mapping[str, Any]) -> Iterator[list[Row]]:
+def _pages(tx: Tx, wanted: Sequence[JobState], part: Mapping[str, Any]) -> Iterator[list[JobRow]]:
     """Rows to be merged: by kind of failure, by state, or whatever they are."""
     if part["kind"] is not None:
         values = {name: value for name, value in part.items() if name != "kind"}
         for (kind,) in tx.all("failure.alike", kind=part["kind"], owner=part["owner"]):
-            yield tx.all("job.page_of_kind", kind=kind, **values)
+            yield views.jobs(tx, "job.page_of_kind", kind=kind, **values)
         return
     for state in wanted:
         page = "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"
-        yield tx.all(page, state=state, **part)
+        yield views.jobs(tx, page, state=state, **part)
     if not wanted:
-        yield tx.all("job.page", **part)
+        yield views.jobs(tx, "job.page", **part)

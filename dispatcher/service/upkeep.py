@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
@@ -18,9 +19,11 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import Lease, OfPanda
-from dispatcher.ports import Row, Tx
-from dispatcher.rules import attempts, dependencies, records, retention, submission
+from dispatcher.ports import Tx
+from dispatcher.rules import attempts, dependencies, records, retention, submission, worker_records
 from dispatcher.rules.attempts import Claim
+from dispatcher.rules.records import OpenAttempt
+from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
 from dispatcher.service.base import EXCLUDED, TICK_S, Core, Heard, end_worker, log
 
 PASSED_S = 300.0
@@ -36,6 +39,19 @@ TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
 _encode = msgspec.json.Encoder().encode
 _exclusion = msgspec.json.Decoder(Exclusion).decode
 _of_panda = msgspec.json.Decoder(OfPanda).decode
+
+
+class _Stored(Struct, frozen=True):
+    """What memory is made of at a start."""
+
+    attempts: list[OpenAttempt]
+    workers: list[WorkerRecord]
+    sites: list[SiteRecord]
+    last_event: int
+    patience: dict[int, float]
+    outage: dict[int, float]
+    nodes: list[tuple[str, str, str]]
+    """Excluded ones: site, host, and until when and why, encoded."""
 
 
 class Upkeep(Core):
@@ -56,27 +72,29 @@ class Upkeep(Core):
             await self.others.beat()
         self.giver = await self._named()
         await self.store.write(lambda tx: tx.run("fact.sweep"))
-        attempts, workers, sites, last, patient, relayed, nodes = await self.store.read(self._load)
-        for site, host, told in nodes:
+        stored = await self.store.read(self._load)
+        for site, host, told in stored.nodes:
             self.hosts.exclude((site, host), _exclusion(told))
-        self.patience.update(dict(patient))
-        self.outage.update(dict(relayed))
-        for job_id, attempt_nr, worker_id, state, told in attempts:
-            lease = Lease(job_id, attempt_nr, worker_id, JobState(state), 0.0)
-            lease.panda = _of_panda(told) if told else lease.panda
+        self.patience.update(stored.patience)
+        self.outage.update(stored.outage)
+        for attempt in stored.attempts:
+            lease = Lease(
+                attempt.job_id, attempt.attempt_nr, attempt.worker_id, JobState(attempt.state), 0.0
+            )
+            lease.panda = _of_panda(attempt.data) if attempt.data else lease.panda
             self.leases.add(lease)
-        for row in workers:
-            if row[4] in (Phase.ACTIVE, Phase.DRAINING):
-                self.recall(row)
+        for worker in stored.workers:
+            if worker.phase in (Phase.ACTIVE, Phase.DRAINING):
+                self.recall(worker)
         self.hold_all()
-        for site in sites:
-            self.know_site(site[0], site[1:])
-        self.hub.seq = max(self.hub.seq, last)
-        self.others.loaded(last)
+        for one in stored.sites:
+            self.know_site(one)
+        self.hub.seq = max(self.hub.seq, stored.last_event)
+        self.others.loaded(stored.last_event)
         self._unfold.set()
         log.info(
             "queue_opened",
-            attempts=len(attempts),
+            attempts=len(stored.attempts),
             workers=len(self.heard),
             broken_submissions=dropped,
         )
@@ -102,23 +120,20 @@ class Upkeep(Core):
             tx.run("fact.first", **one, at=self.now(), data=secrets.token_hex(8))
 
         await self.store.write(change)
-        row = await self.store.read(lambda tx: tx.one("fact.get", **one))
-        assert row is not None  # noqa: S101 - it was written above
-        return str(row[1])
+        fact = await self.store.read(lambda tx: worker_records.find_fact(tx, **one))
+        assert fact is not None  # noqa: S101 - it was written above
+        return fact.data
 
-    def _load(
-        self, tx: Tx
-    ) -> tuple[list[Row], list[Row], list[Row], int, list[Row], list[Row], list[Row]]:
+    def _load(self, tx: Tx) -> _Stored:
         self.shapes.update(records.shapes(tx))
-        last = tx.one("event.last")
-        return (
-            tx.all("attempt.open"),
-            tx.all("worker.alive"),
-            tx.all("site.all"),
-            last[0] if last else 0,
-            tx.all("worker.patient"),
-            tx.all("worker.behind_relay"),
-            tx.all("fact.since", kind=EXCLUDED, since=self.now()),
+        return _Stored(
+            attempts=records.open_attempts(tx),
+            workers=worker_records.workers_alive(tx),
+            sites=worker_records.sites(tx),
+            last_event=records.value(tx.one("event.last"), 0),
+            patience=dict(tx.all("worker.patient")),
+            outage=dict(tx.all("worker.behind_relay")),
+            nodes=tx.all("fact.since", kind=EXCLUDED, since=self.now()),
         )
 
     @property

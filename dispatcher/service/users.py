@@ -12,9 +12,18 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.memory.waiting import until
-from dispatcher.ports import Row, Tx
+from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import attempts, payload_logs, records, retention, submission, views
+from dispatcher.rules import (
+    attempts,
+    payload_logs,
+    records,
+    retention,
+    submission,
+    views,
+    worker_records,
+)
+from dispatcher.rules.views import StoredJob
 from dispatcher.service.intake import Intake
 
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
@@ -39,18 +48,18 @@ class Users(Intake):
             "kind": ask.kind,
             "most": ask.limit,
         }
-        rows, after = await self.searches.page(caller.subject, wanted, values)
-        return m.JobPage(jobs=tuple(views.job(row) for row in rows), next=after)
+        jobs, after = await self.searches.page(caller.subject, wanted, values)
+        return m.JobPage(jobs=tuple(jobs), next=after)
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
         """All about one job, as people may see it."""
         return views.for_people(await self._detail(caller, job_id))
 
     async def _detail(self, caller: Caller, job_id: int) -> m.JobDetail:
-        row = await self._row(job_id, caller)
-        if isinstance(row, m.JobDetail):
-            return row
-        detail = await self.store.read(lambda tx: retention.detail(tx, row))
+        found = await self._found(job_id, caller)
+        if isinstance(found, m.JobDetail):
+            return found
+        detail = await self.store.read(lambda tx: retention.detail(tx, found))
         lease = self.leases.of(job_id)
         if lease is None or lease.usage is None or not detail.attempts:
             if lease is not None and not self.store.alone:
@@ -59,8 +68,8 @@ class Users(Intake):
         live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
         return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
 
-    async def _row(self, job_id: int, caller: Caller) -> Row | m.JobDetail:
-        """The row of a job, or all about it if it was moved away. Raises Rejected for others' jobs."""
+    async def _found(self, job_id: int, caller: Caller) -> StoredJob | m.JobDetail:
+        """A job, or all about it if it was moved away. Raises Rejected for other users' jobs."""
         old = await self.store.read(lambda tx: retention.kept(tx, job_id))
         if old is not None and caller.owns(old.row.user):
             return old
@@ -68,9 +77,7 @@ class Users(Intake):
 
     async def why(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.Why:
         """Why a job is where it is."""
-        row = await self._row(job_id, caller)
-        job = row.row if isinstance(row, m.JobDetail) else views.job(row)
-        return await self.reason(job)
+        return await self.reason((await self._found(job_id, caller)).row)
 
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""
@@ -130,7 +137,7 @@ class Users(Intake):
 
     async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
         """A piece of a job's output; asking for a running one's makes its pilot send it."""
-        if isinstance(await self._row(job_id, caller), m.JobDetail):
+        if isinstance(await self._found(job_id, caller), m.JobDetail):
             raise Rejected(
                 410,
                 f"the output of job {job_id} is gone: it ended longer ago than this dispatcher keeps it",
@@ -151,10 +158,10 @@ class Users(Intake):
         await self.wish("look", job_id, seconds=LOOK_S)
 
         def gather(tx: Tx) -> m.LogChunk:
-            attempts = tx.all("attempt.of_job", job_id=job_id)
-            wanted = [row for row in attempts if ask.attempt_nr in (None, row[0])]
+            made = views.attempts(tx, job_id)
+            wanted = [one for one in made if ask.attempt_nr in (None, one.attempt_nr)]
             if not wanted and ask.attempt_nr is not None:
-                raise _no_attempt(job_id, ask.attempt_nr, len(attempts))
+                raise _no_attempt(job_id, ask.attempt_nr, len(made))
             if not wanted:
                 job = records.find_job(tx, job_id)
                 ended = job is None or job.state in FINAL  # before it began: nothing will come
@@ -165,21 +172,18 @@ class Users(Intake):
 
     async def samples(self, ask: api.SamplesQuery, caller: Caller, job_id: int) -> api.Samples:
         """The resource curves of an attempt, from memory while it runs."""
-        await self._row(job_id, caller)
+        await self._found(job_id, caller)
         lease = self.leases.of(job_id)
         mine = lease is not None and (lease.curve or self.store.alone)
         if lease is not None and mine and ask.attempt_nr in (None, lease.attempt_nr):
             curve: tuple[m.Sample, ...] = tuple(lease.curve)
         else:
-            row = await self.store.read(
-                lambda tx: tx.one("attempt.curve", job_id=job_id, attempt_nr=ask.attempt_nr)
-            )
-            curve = views.curve(row) if row else ()
+            curve = await self.store.read(lambda tx: views.find_curve(tx, job_id, ask.attempt_nr))
         return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
         """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
-        await self._row(job_id, caller)
+        await self._found(job_id, caller)
         lease = self.leases.of(job_id)
         if lease is None:
             raise Rejected(
@@ -218,33 +222,30 @@ class Users(Intake):
         lease = self.leases.of(job_id)
         if lease is None or lease.tail is not None or self.store.alone:
             return lease.tail if lease is not None else None
-        row = await self.store.read(
-            lambda tx: tx.one("fact.get", kind="tail", owner="", name=str(job_id))
+        fact = await self.store.read(
+            lambda tx: worker_records.find_fact(tx, "tail", "", str(job_id))
         )
-        return str(row[1]) if row is not None and row[0] >= since else None
+        return fact.data if fact is not None and fact.at >= since else None
 
     async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
         """What happened after a point, to the caller's jobs; to everybody's for an admin."""
         if ask.job_id is not None:
-            await self._row(ask.job_id, caller)
+            await self._found(ask.job_id, caller)
         elif not caller.may(api.Scope.ADMIN):
             raise Rejected(
                 403, "all events are for admins", field="job_id", remedy="name one of your jobs"
             )
         deadline = time.monotonic() + ask.wait_s
-        name = "event.after" if ask.job_id is None else "event.of_job"
         while True:
             signal = self.hub.expect_event()
-            rows = await self.store.read(
-                lambda tx: tx.all(name, after=ask.after, job_id=ask.job_id, most=ask.limit)
+            events = await self.store.read(
+                lambda tx: views.events(tx, ask.after, ask.job_id, ask.limit)
             )
             left = deadline - time.monotonic()
-            if rows or left <= 0:
+            if events or left <= 0:
                 signal.cancel()
-                return m.Events(
-                    events=tuple(views.event(row) for row in rows),
-                    last=rows[-1][0] if rows else ask.after,
-                )
+                last = events[-1].seq if events else ask.after
+                return m.Events(events=tuple(events), last=last)
             await until(signal, left)
 
 

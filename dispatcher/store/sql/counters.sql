@@ -58,7 +58,8 @@ update failure set n = n - (select count(*) from job j where j.kind = failure.ki
 -- name: failure.top
 -- The most frequent failures: number, code, example, count and time of the last.
 -- reads: failure
-select max(kind), code, max(example), sum(n), max(last) from failure
+select max(kind) as kind, code, max(example) as example, sum(n) as n, max(last) as last
+    from failure
     where n > 0 and last >= :since and (:owner = '' or owner = :owner)
     group by code, text order by 4 desc, 1 limit :most
 

@@ -40,7 +40,7 @@ select detail from old_job where job_id = :job_id
 -- name: old.states_of
 -- State and owner of old jobs; the detail where an older version wrote no state.
 -- reads: old_job
-select job_id, state, owner, case when state is null then detail end from old_job
+select job_id, state, owner, case when state is null then detail end as detail from old_job
     where job_id in {ids}
 
 -- name: old.drop_log

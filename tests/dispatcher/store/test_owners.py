@@ -22,7 +22,7 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live
 from dispatcher.refusal import Rejected
-from dispatcher.rules import records
+from dispatcher.rules import records, views, worker_records
 from dispatcher.store.queries import statements
 from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
 
@@ -39,6 +39,7 @@ DOORS = {
     "figures", "harvester", "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
 }  # fmt: skip
 """Modules that answer callers: what they look up by a key, a caller may have named."""
+READERS = (records, worker_records, views)
 COMPARED = {
     "user": r"\bowner = :owner\b|\bowner, request_id\b",
     "site": r"\bsite = :site\b|on conflict \(site\)",
@@ -64,8 +65,8 @@ def callers() -> dict[str, set[tuple[str, str]]]:
                 inner = (*names, child.name)
             if isinstance(child, ast.Constant) and child.value in statements():
                 found[child.value].add((module, inner))
-            if isinstance(child, ast.Attribute) and ast.unparse(child.value) == "records":
-                for name in reading[child.attr]:
+            if isinstance(child, ast.Attribute):
+                for name in reading[ast.unparse(child)]:
                     found[name].add((module, inner))
             walk(child, module, inner)
 
@@ -75,12 +76,14 @@ def callers() -> dict[str, set[tuple[str, str]]]:
 
 
 def readers() -> dict[str, set[str]]:
-    """By function of `rules/records.py` the statements that it names: who calls it calls them."""
+    """By function that reads records the statements that it names: who calls it calls them."""
     names = defaultdict(set)
-    for function in ast.parse(Path(records.__file__).read_text("utf-8")).body:
-        for node in ast.walk(function):
-            if isinstance(node, ast.Constant) and node.value in statements():
-                names[function.name].add(node.value)
+    for module in READERS:
+        for function in ast.parse(Path(module.__file__).read_text("utf-8")).body:
+            for node in ast.walk(function):
+                if isinstance(node, ast.Constant) and node.value in statements():
+                    short = module.__name__.rpartition(".")[2]
+                    names[f"{short}.{function.name}"].add(node.value)
     return names
 
 
