@@ -12,7 +12,6 @@ from dispatcher.rules import records, worker_records
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
 
-
 # What a caller knows, and the statement need not return.
 FIRST = {"site.get": ("site",)}
 LAST = {"job.standing": ("job_id",)}

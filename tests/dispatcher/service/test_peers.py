@@ -14,6 +14,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.accounts.rates import Limiter, Rates, TooMuch
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
+from dispatcher.rules.worker_records import find_site
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request
 from tests.turns import until
 
@@ -79,10 +80,10 @@ def test_a_waiting_worker_is_woken_by_a_submission_to_another_dispatcher(databas
 def test_a_row_that_was_read_before_a_fail_over_does_not_undo_it(database):
     async def test(one, two):
         await one.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
-        before = await one.service.store.read(lambda tx: tx.one("site.get", site="here"))
+        before = await one.service.store.read(lambda tx: find_site(tx, "here"))
         await one.forward(121)
         new = await one.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        one.service.know_site("here", before)
+        one.service.know_site(before)
         assert one.service.sites["here"].epoch == new.epoch == 2
 
     run_two(test, database)
