@@ -175,7 +175,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         storage=None if given.site else given.storage or _data(env),
         token_file=Path(token_file) if token_file else None,
         bootstrap_file=Path(bootstrap) if bootstrap and not given.token_file else None,
-        trust=Trust.told(given.ca, given.pin, env),
+        trust=Trust.of_options(given.ca, given.pin, env),
         label=given.label,
         workdir=(given.workdir or _scratch(env)).absolute(),
         spool=given.spool.absolute() if given.spool else None,

@@ -19,7 +19,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.client import TokenFile, fixed_token
-from ailurus.wire.dialect import asked
+from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
 from pilot.clock import SYSTEM, Clock
 from pilot.files.stage import Stage
@@ -213,7 +213,7 @@ def _link(
     name it."""
     dialect = options.dialect
     if dialect is None and options.bootstrap_file is None:
-        dialect = asked(options.url, options.trust)
+        dialect = detect_dialect(options.url, options.trust)
     if dialect in (None, "native"):
         return Link(options.url, credential, registration, options.trust, clock=clock)
     from ailurus.wire.panda import PandaClient

@@ -63,7 +63,7 @@ class Key(Struct, frozen=True):
 
     name: str
     read: Callable[[object], object] = text
-    ours: str = ""  # the field of `JobSpec` or of `Sent` that it carries
+    ours: str = ""  # the field of `JobSpec` or of `PandaJob` that it carries
     default: object = "NULL"
 
 
@@ -127,7 +127,7 @@ _READ = {key.name: key.read for key in JOB}
 _NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
 
 
-class Sent(Struct, frozen=True, kw_only=True):
+class PandaJob(Struct, frozen=True, kw_only=True):
     """An attempt as it is handed out, with what a PanDA server says beside the specification."""
 
     job_id: int
@@ -153,7 +153,7 @@ def staged_by_pilot(spec: JobSpec) -> list[str]:
     return [file.name for file in spec.outputs if not file.url]
 
 
-def dictionary(job: Sent) -> dict[str, Any]:
+def job_dictionary(job: PandaJob) -> dict[str, Any]:
     """The job as a PanDA server would hand it out."""
     spec = job.spec
     scope = "user." + "".join(c if c.isalnum() or c in "_-" else "_" for c in job.owner)
@@ -162,7 +162,7 @@ def dictionary(job: Sent) -> dict[str, Any]:
     log = lfn(job.job_id, job.attempt_nr, LOG) if job.storage else ""
     outputs = [lfn(job.job_id, job.attempt_nr, name) for name in names] + [log] * bool(log)
     each = len(outputs)
-    facts: dict[str, Any] = {
+    values: dict[str, Any] = {
         "PandaID": job.job_id,
         "prodSourceLabel": job.label,
         "transformation": job.transformation,
@@ -189,18 +189,20 @@ def dictionary(job: Sent) -> dict[str, Any]:
         "resource_type": resource_type(spec.cores, spec.memory_mb),
         "nSent": job.attempt_nr,
     }
-    told = {key.name: facts.get(key.name, key.default) for key in JOB}
+    dictionary = {key.name: values.get(key.name, key.default) for key in JOB}
     if spec.container:
-        told["container_name"] = spec.container
+        dictionary["container_name"] = spec.container
     if spec.looping_s == 0:
-        told["loopingCheck"] = False
+        dictionary["loopingCheck"] = False
     spare = [file.name for file in spec.outputs if file.optional and not file.url]
     if spare:
-        told["allowNoOutput"] = ",".join(lfn(job.job_id, job.attempt_nr, name) for name in spare)
-    return told
+        dictionary["allowNoOutput"] = ",".join(
+            lfn(job.job_id, job.attempt_nr, name) for name in spare
+        )
+    return dictionary
 
 
-def packed(job: Sent) -> str:
+def packed(job: PandaJob) -> str:
     """The transform's arguments: which attempt, and all of the job that PanDA has no key for.
 
     One shell word each, of characters that no shell, URL or option reader touches.
@@ -231,52 +233,52 @@ def unpacked(parameters: str) -> dict[str, Any]:
     return rest
 
 
-def job(told: Mapping[str, object]) -> Sent:
+def read_job(dictionary: Mapping[str, object]) -> PandaJob:
     """The attempt in a job dictionary that we made, from JSON or text. Raises ValueError."""
-    parameters = str(told.get("jobPars", ""))
+    parameters = str(dictionary.get("jobPars", ""))
     fields: dict[str, Any] = {
-        "cores": number(told.get("coreCount")) or 1,
-        "memory_mb": number(told.get("minRamCount")) or 1,
-        "disk_mb": number(told.get("maxDiskCount")) or 1,
-        "walltime_s": number(told.get("maxWalltime")) or None,
-        "priority": number(told.get("currentPriority")) or 0,
+        "cores": number(dictionary.get("coreCount")) or 1,
+        "memory_mb": number(dictionary.get("minRamCount")) or 1,
+        "disk_mb": number(dictionary.get("maxDiskCount")) or 1,
+        "walltime_s": number(dictionary.get("maxWalltime")) or None,
+        "priority": number(dictionary.get("currentPriority")) or 0,
     }
     try:
         spec = msgspec.convert(
-            {**unpacked(parameters), **fields, "name": str(told.get("jobName", ""))}, JobSpec
+            {**unpacked(parameters), **fields, "name": str(dictionary.get("jobName", ""))}, JobSpec
         )
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
-    return Sent(
-        job_id=number(told.get("PandaID")) or 0,
-        attempt_nr=number(told.get("attemptNr")) or 0,
+    return PandaJob(
+        job_id=number(dictionary.get("PandaID")) or 0,
+        attempt_nr=number(dictionary.get("attemptNr")) or 0,
         spec=spec,
-        owner=str(told.get("prodUserID", "")),
-        label=text(told.get("prodSourceLabel")),
-        transformation=text(told.get("transformation")),
-        queue=text(told.get("destinationSE")),
+        owner=str(dictionary.get("prodUserID", "")),
+        label=text(dictionary.get("prodSourceLabel")),
+        transformation=text(dictionary.get("transformation")),
+        queue=text(dictionary.get("destinationSE")),
         parameters=parameters,
-        storage=(listing(told.get("ddmEndPointOut")) or [""])[-1],
+        storage=(listing(dictionary.get("ddmEndPointOut")) or [""])[-1],
     )
 
 
-def to_text(told: Mapping[str, object]) -> str:
+def to_text(dictionary: Mapping[str, object]) -> str:
     """A dictionary as legacy text: URL-encoded, all values text."""
-    return urlencode({name: str(value) for name, value in told.items()})
+    return urlencode({name: str(value) for name, value in dictionary.items()})
 
 
 def from_text(body: str) -> dict[str, object]:
     """Legacy text as the dictionary it was made of: numbers are numbers again. Raises
     ValueError."""
-    told: dict[str, object] = {}
+    dictionary: dict[str, object] = {}
     for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=1000):
         if value == "None" and name != "jobName":
-            told[name] = None
+            dictionary[name] = None
         elif _READ.get(name) is number and (as_number := number(value)) is not None:
-            told[name] = as_number
+            dictionary[name] = as_number
         else:
-            told[name] = value
-    return told
+            dictionary[name] = value
+    return dictionary
 
 
 # --- resource types -------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 Id = tuple[int, int]
 
 
-class Handed(Struct, frozen=True):
+class PandaAttempt(Struct, frozen=True):
     """An attempt from a PanDA server, and how that server calls its files."""
 
     id: Id
@@ -40,10 +40,10 @@ class Handed(Struct, frozen=True):
         return f"{'own' if self.own else 'lfn'}:{self.log}"
 
     @staticmethod
-    def of_key(job: Id, key: str) -> Handed:
+    def of_key(job: Id, key: str) -> PandaAttempt:
         """What `key` still says."""
         kind, _, log = key.partition(":")
-        return Handed(job, JobSpec(name="unknown"), own=kind == "own", log=log)
+        return PandaAttempt(job, JobSpec(name="unknown"), own=kind == "own", log=log)
 
     def lfn(self, name: str) -> str:
         """The logical name of one of our files."""
@@ -52,62 +52,67 @@ class Handed(Struct, frozen=True):
         return panda.lfn(*self.id, name) if self.own else name
 
 
-def handed(told: Mapping[str, Any], total: Room, fetched: Callable[[str], JobSpec]) -> Handed:
+def read_attempt(
+    dictionary: Mapping[str, Any], total: Room, fetched: Callable[[str], JobSpec]
+) -> PandaAttempt:
     """The attempt in a dictionary, no larger than the worker. `fetched` gets a specification from
     its URL. Raises ValueError for what cannot be run."""
-    job: Id = (panda.number(told.get("PandaID")) or 0, panda.number(told.get("attemptNr")) or 0)
-    words = str(told.get("jobPars", "")).split()
-    own = str(told.get("transformation", "")).endswith(f"/{panda.TRANSFORM}")
+    job: Id = (
+        panda.number(dictionary.get("PandaID")) or 0,
+        panda.number(dictionary.get("attemptNr")) or 0,
+    )
+    words = str(dictionary.get("jobPars", "")).split()
+    own = str(dictionary.get("transformation", "")).endswith(f"/{panda.TRANSFORM}")
     if own and words[2:3] == ["-u"]:
         spec = fetched(words[3])
     elif own:
-        spec = panda.job(told).spec
+        spec = panda.read_job(dictionary).spec
     else:
-        spec = _foreign(told, job)
+        spec = _foreign(dictionary, job)
     spec = msgspec.structs.replace(
         spec,
         cores=min(spec.cores, max(1, total.cores)),
         memory_mb=min(spec.memory_mb, max(1, total.memory_mb)),
         disk_mb=min(spec.disk_mb, max(1, total.disk_mb)),
     )
-    files = panda.listing(told.get("outFiles"))
-    return Handed(
+    files = panda.listing(dictionary.get("outFiles"))
+    return PandaAttempt(
         job,
         spec,
         own=own,
-        log=panda.text(told.get("logFile")),
-        guid=panda.text(told.get("logGUID")),
-        endpoints=dict(zip(files, panda.listing(told.get("ddmEndPointOut")), strict=False)),
+        log=panda.text(dictionary.get("logFile")),
+        guid=panda.text(dictionary.get("logGUID")),
+        endpoints=dict(zip(files, panda.listing(dictionary.get("ddmEndPointOut")), strict=False)),
     )
 
 
-def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
-    transformation = panda.text(told.get("transformation"))
-    arguments = str(told.get("jobPars", ""))
+def _foreign(dictionary: Mapping[str, Any], job: Id) -> JobSpec:
+    transformation = panda.text(dictionary.get("transformation"))
+    arguments = str(dictionary.get("jobPars", ""))
     if not transformation:
         raise ValueError("it has no transformation")
-    log = panda.text(told.get("logFile"))
-    spare = panda.listing(told.get("allowNoOutput"))
-    inputs = _inputs(told)
+    log = panda.text(dictionary.get("logFile"))
+    spare = panda.listing(dictionary.get("allowNoOutput"))
+    inputs = _inputs(dictionary)
     command = f"{transformation} {arguments}"
     if _URL.fullmatch(transformation):
         name = _named(transformation)
         inputs.append({"name": name, "url": transformation})
         command = f"chmod +x {name} && ./{name} {arguments}"
     fields: dict[str, Any] = {
-        "name": re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", str(told.get("jobName") or ""))[:200].lstrip(
-            ".-:+@="
-        )
+        "name": re.sub(r"[^A-Za-z0-9_.:+@=-]", "_", str(dictionary.get("jobName") or ""))[
+            :200
+        ].lstrip(".-:+@=")
         or f"panda-{job[0]}",
         "command": command,
         "inputs": inputs,
         "outputs": [
             {"name": name, "optional": name in spare}
-            for name in panda.listing(told.get("outFiles"))
+            for name in panda.listing(dictionary.get("outFiles"))
             if name != log
         ],
-        "cores": max(1, panda.number(told.get("coreCount")) or 1),
-        "container": panda.text(told.get("container_name")),
+        "cores": max(1, panda.number(dictionary.get("coreCount")) or 1),
+        "container": panda.text(dictionary.get("container_name")),
         "network": True,  # PanDA's payloads expect it
         "environment": {"PandaID": str(job[0]), "PANDAID": str(job[0])},
     }
@@ -116,9 +121,9 @@ def _foreign(told: Mapping[str, Any], job: Id) -> JobSpec:
         ("disk_mb", "maxDiskCount"),
         ("walltime_s", "maxWalltime"),
     ):
-        if (value := panda.number(told.get(key)) or 0) > 0:
+        if (value := panda.number(dictionary.get(key)) or 0) > 0:
             fields[name] = value
-    if str(told.get("loopingCheck", "")).lower() == "false":
+    if str(dictionary.get("loopingCheck", "")).lower() == "false":
         fields["looping_s"] = 0
     try:
         return msgspec.convert(fields, JobSpec)
@@ -134,10 +139,10 @@ def _named(url: str) -> str:
         raise ValueError(error.message) from None
 
 
-def _inputs(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = panda.listing(told.get("inFiles"))
+def _inputs(dictionary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = panda.listing(dictionary.get("inFiles"))
     columns = {
-        key: [*panda.listing(told.get(key)), *[""] * len(names)]
+        key: [*panda.listing(dictionary.get(key)), *[""] * len(names)]
         for key in ("scopeIn", "fsize", "checksum")
     }
     found: list[dict[str, Any]] = []

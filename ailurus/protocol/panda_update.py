@@ -15,7 +15,7 @@ from msgspec import Struct
 from ailurus.protocol.job import LOG
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.panda import number, text
-from ailurus.protocol.panda_job import Handed
+from ailurus.protocol.panda_job import PandaAttempt
 
 Spelling = Literal["legacy", "v1"]
 STATES = frozenset({"running", "failed", "finished", "holding", "starting", "transferring"})
@@ -28,7 +28,7 @@ class Name(Struct, frozen=True):
     legacy: str
     v1: str
     kind: type  # as v1 is annotated; legacy is text or number
-    ours: str = ""  # the field of `Told`
+    ours: str = ""  # the field of `JobUpdate`
 
 
 UPDATE = (
@@ -86,7 +86,7 @@ UPDATE = (
 V1_NAMES = tuple(name.v1 for name in UPDATE)
 
 
-class Told(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What we keep of an update. Blank or None: it was not said."""
 
     job_id: int | None = None
@@ -114,24 +114,24 @@ class Told(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timing: str = ""
     log: str = ""
     job_report: str = ""
-    outputs: str = ""  # the JSON text of `Output` by logical name
+    outputs: str = ""  # the JSON text of `ReportedFile` by logical name
     stdout: str = ""
 
 
 _TIMES = ("started", "ended")
 
 
-def told(params: Mapping[str, object], spelling: Spelling) -> Told:
+def read_update(params: Mapping[str, object], spelling: Spelling) -> JobUpdate:
     """An update as it came, read leniently: what cannot be read was not said."""
     fields: dict[str, Any] = {}
     for theirs, ours, read in _READ[spelling]:
         value = params.get(theirs)
         if value is not None:
             fields[ours] = read(value)
-    return Told(**fields)
+    return JobUpdate(**fields)
 
 
-def said(update: Told, spelling: Spelling) -> dict[str, Any]:
+def update_fields(update: JobUpdate, spelling: Spelling) -> dict[str, Any]:
     """An update as PanDA's servers take it: nothing but what was said."""
     values = msgspec.structs.asdict(update)
     fields: dict[str, Any] = {}
@@ -177,7 +177,7 @@ def _read(text: str) -> float:
 # --- what a final update lists --------------------------------------------------------------------
 
 
-class Output(Struct, frozen=True):
+class ReportedFile(Struct, frozen=True):
     """A file of `xml` or `job_output_report`: staged out, and measured."""
 
     fsize: int | str | None = None
@@ -188,10 +188,10 @@ class Output(Struct, frozen=True):
     endpoint: str = ""
 
 
-_outputs = msgspec.json.Decoder(dict[str, Output]).decode
+_outputs = msgspec.json.Decoder(dict[str, ReportedFile]).decode
 
 
-def outputs(report: str) -> dict[str, Output]:
+def reported_files(report: str) -> dict[str, ReportedFile]:
     """The files of an output report, by logical name. Raises ValueError for what is none."""
     if not report:
         return {}
@@ -202,7 +202,7 @@ def outputs(report: str) -> dict[str, Output]:
 
 
 def outputs_of(
-    files: Iterable[DoneFile], job: Handed
+    files: Iterable[DoneFile], job: PandaAttempt
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Files as a final update lists them: those that the server asked for by logical name, and the
     others, which a job report tells of."""
@@ -227,7 +227,7 @@ def outputs_of(
     return listed, kept
 
 
-class Kept(Struct, frozen=True):
+class PlacedOutput(Struct, frozen=True):
     """An output that our transform has put where the job wants it."""
 
     name: str
@@ -242,13 +242,13 @@ class Kept(Struct, frozen=True):
 class JobReport(Struct, frozen=True):
     """`jobReport.json` as our transform writes it; a pilot sends it along as `metaData`."""
 
-    ailurus: tuple[Kept, ...] = ()
+    ailurus: tuple[PlacedOutput, ...] = ()
 
 
 _report = msgspec.json.Decoder(JobReport).decode
 
 
-def kept(report: str) -> tuple[Kept, ...]:
+def placed_outputs(report: str) -> tuple[PlacedOutput, ...]:
     """The outputs in a job report. One that is not our transform's lists none."""
     try:
         return _report(report).ailurus if report else ()

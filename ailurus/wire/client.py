@@ -115,7 +115,7 @@ class Trust(msgspec.Struct, frozen=True):
     pin: str = ""  # SHA-256 of its certificate in hexadecimal: this one, whoever signed it
 
     @staticmethod
-    def told(ca: str | None, pin: str | None, environment: Mapping[str, str]) -> Trust:
+    def of_options(ca: str | None, pin: str | None, environment: Mapping[str, str]) -> Trust:
         """From options, else AILURUS_CA and AILURUS_PIN. Raises AilurusError."""
         ca = ca or environment.get("AILURUS_CA", "")
         pin = (pin or environment.get("AILURUS_PIN", "")).lower().removeprefix("sha256:")

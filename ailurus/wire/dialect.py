@@ -17,7 +17,7 @@ _SIGNS: tuple[tuple[Dialect, str, bytes], ...] = (
 )
 
 
-def asked(url: str, trust: Trust | None = None) -> Dialect:
+def detect_dialect(url: str, trust: Trust | None = None) -> Dialect:
     """What the server at `url` speaks: ours if it can, then v1. Nobody there: ours, which will say so."""
     client = Client(url, None, patience=Patience(total_s=0.0), trust=trust)
     for dialect, path, sign in _SIGNS:

@@ -22,8 +22,8 @@ from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.panda_acquire import JobRequest, acquire_arguments
-from ailurus.protocol.panda_job import Handed, handed
-from ailurus.protocol.panda_update import Told, outputs_of, said
+from ailurus.protocol.panda_job import PandaAttempt, read_attempt
+from ailurus.protocol.panda_update import JobUpdate, outputs_of, update_fields
 from ailurus.protocol.states import JobState
 from ailurus.wire.authority import PANDA
 from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
@@ -69,7 +69,7 @@ class PandaClient:
         self._harvester = environment.get("HARVESTER_ID", "")
         self._worker = panda.number(environment.get("HARVESTER_WORKER_ID")) or 0
         self._scheduler = environment.get("PANDA_JSID") or self._harvester or "unknown"
-        self._jobs: dict[tuple[int, int], Handed] = {}
+        self._jobs: dict[tuple[int, int], PandaAttempt] = {}
         self._began: dict[tuple[int, int], float] = {}
         self._lock = threading.Lock()
 
@@ -115,7 +115,7 @@ class PandaClient:
             self._sleep(min(wait_s, ASK_S))  # it cannot hold a request until there is a job
             return m.Acquired(jobs=())
         try:
-            got = handed(job, self._who.total, self._fetched)
+            got = read_attempt(job, self._who.total, self._fetched)
         except ValueError as error:
             told = self._told(
                 panda.number(job.get("PandaID")) or 0,
@@ -206,7 +206,7 @@ class PandaClient:
 
     def _final(self, report: m.Report, patience: Patience) -> None:
         key = (report.job_id, report.attempt_nr)
-        job = self._jobs.get(key) or Handed.of_key(key, report.report_key)
+        job = self._jobs.get(key) or PandaAttempt.of_key(key, report.report_key)
         listed, kept = outputs_of(
             report.files if report.finished else [f for f in report.files if f.name == LOG],
             job,
@@ -248,10 +248,10 @@ class PandaClient:
 
     def _told(
         self, job_id: int, attempt_nr: int, *, usage: m.Usage | None = None, **more: Any
-    ) -> Told:
+    ) -> JobUpdate:
         used = usage or m.Usage()
         job = self._jobs.get((job_id, attempt_nr))
-        return Told(
+        return JobUpdate(
             job_id=job_id,
             attempt_nr=attempt_nr,
             site=self._who.queue,
@@ -269,15 +269,15 @@ class PandaClient:
             **more,
         )
 
-    def _update(self, told: Told, patience: Patience) -> str:
+    def _update(self, told: JobUpdate, patience: Patience) -> str:
         """Say how a job goes; the command in the answer, blank for none."""
         if self._v1:
-            answer = self._v1_answer("pilot/update_job", said(told, "v1"), patience)
+            answer = self._v1_answer("pilot/update_job", update_fields(told, "v1"), patience)
             if not answer["success"]:
                 raise _refused(str(answer.get("message")))
             data = answer.get("data") or {}
         else:
-            data = self._legacy_answer("updateJob", said(told, "legacy"), patience)
+            data = self._legacy_answer("updateJob", update_fields(told, "legacy"), patience)
         if data.get("StatusCode") not in _OK:  # even where v1 calls it a success
             raise _wrong(str(data.get("StatusCode")), str(data.get("errorDialog", "")))
         return panda.text(data.get("command"))

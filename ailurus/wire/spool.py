@@ -30,7 +30,7 @@ FANS = "0123456789abcdef"
 FIRST_S, GROWTH, LONGEST_S = 0.05, 1.5, 2.0
 
 
-class Request(Struct, frozen=True):
+class SpoolRequest(Struct, frozen=True):
     """What is asked. `until`: seconds since 1970 after which nobody waits for the answer."""
 
     path: str
@@ -39,13 +39,13 @@ class Request(Struct, frozen=True):
     until: float
 
 
-class Reply(Struct, frozen=True):
+class SpoolReply(Struct, frozen=True):
     status: int
     body: str
 
 
 _encode = msgspec.json.Encoder().encode
-_reply = msgspec.json.Decoder(Reply).decode
+_reply = msgspec.json.Decoder(SpoolReply).decode
 
 
 class SpoolClient(Client):
@@ -76,7 +76,7 @@ class SpoolClient(Client):
         end = time.time() + wait_s + SLACK_S
         pause = FIRST_S
         try:
-            put(asked, _encode(Request(path, token, (body or b"{}").decode(), end)))
+            put(asked, _encode(SpoolRequest(path, token, (body or b"{}").decode(), end)))
             while time.time() < end:
                 self._sleep(pause)
                 pause = min(pause * GROWTH, LONGEST_S)

@@ -40,7 +40,7 @@ def connect(args: Namespace, *, patience_s: float = 5.0) -> Client:
 
     path, text = found_token(args.token_file, os.environ)
     token: Callable[..., str] = fixed_token(text) if path is None else TokenFile(path)
-    trust = Trust.told(args.ca, args.pin, os.environ)
+    trust = Trust.of_options(args.ca, args.pin, os.environ)
     url = url_of(args)
     patience = Patience(total_s=patience_s)
     return Client(url, token, patience=patience, trust=trust, on_silence=Silence(url))

@@ -226,7 +226,7 @@ def answers(url: str, args: Namespace, now: float) -> Finding:
 
     remedy = "dispatcher serve; its log says more"
     try:
-        trust = Trust.told(args.ca, args.pin, os.environ)
+        trust = Trust.of_options(args.ca, args.pin, os.environ)
         with fetch.session(ca=trust.ca, pin=trust.pin) as session:
             status, body = fetch.get(session, f"{url.rstrip('/')}/readyz", timeout_s=10.0)
     except AilurusError as error:

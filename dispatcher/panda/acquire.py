@@ -222,7 +222,7 @@ def _translated(
     jobs, faults = [], {}
     for job in leased:
         try:
-            jobs.append(panda.dictionary(_sent(service, wanted, worker_id, job)) | more)
+            jobs.append(panda.job_dictionary(_sent(service, wanted, worker_id, job)) | more)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
             faults[job.job_id] = f"no PanDA pilot can be told of it: {fault!r}"
     return jobs, faults
@@ -267,9 +267,9 @@ def _suits(wanted: Acquisition) -> Callable[[Shape], bool]:
     )
 
 
-def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) -> panda.Sent:
+def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) -> panda.PandaJob:
     label = wanted.request.label
-    sent = panda.Sent(
+    sent = panda.PandaJob(
         job_id=job.job_id,
         attempt_nr=job.attempt_nr,
         spec=specs.decoded(job.spec)[0],

@@ -11,7 +11,7 @@ from msgspec import Struct
 from ailurus.protocol import panda
 from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_acquire import JobRequest, job_request
-from ailurus.protocol.panda_update import STATES, Told, told
+from ailurus.protocol.panda_update import STATES, JobUpdate, read_update
 from dispatcher.auth.tokens import Issuer
 from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
 from dispatcher.panda.files import Queue
@@ -155,9 +155,9 @@ class Calls:
         return failure(NOT_ACTIVE.format(job_id))
 
     async def update_job(self, call: Call) -> dict[str, Any]:
-        return await self._update(call.party, told(call.given, "v1"))
+        return await self._update(call.party, read_update(call.given, "v1"))
 
-    async def _update(self, party: Party, update: Told) -> dict[str, Any]:
+    async def _update(self, party: Party, update: JobUpdate) -> dict[str, Any]:
         if update.state not in STATES:
             return failure(f"Invalid job status: {update.state}", {"StatusCode": 50})
         try:
@@ -179,7 +179,7 @@ class Calls:
             if entry.get("meta_data") is not None:
                 entry["meta_data"] = str(entry["meta_data"])
             try:
-                news = told(bound(_UPDATE, P, entry), "v1")
+                news = read_update(bound(_UPDATE, P, entry), "v1")
             except Refused as refused:
                 answers.append(failure(str(refused)))
             else:

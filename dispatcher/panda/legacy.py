@@ -12,7 +12,7 @@ import msgspec
 from ailurus.protocol import panda
 from ailurus.protocol.panda import number, text
 from ailurus.protocol.panda_acquire import ACQUIRE, job_request
-from ailurus.protocol.panda_update import STATES, UPDATE, told
+from ailurus.protocol.panda_update import STATES, UPDATE, read_update
 from dispatcher.panda import acquire, bodies, harvester, updates
 from dispatcher.panda.bodies import BadBody
 from dispatcher.panda.calls import (
@@ -164,7 +164,7 @@ class Legacy:
         return {"StatusCode": 0, "jobs": jobs if call.json else json.dumps(jobs)}
 
     async def _update_job(self, call: Call) -> dict[str, Any]:
-        update = told(call.given, "legacy")
+        update = read_update(call.given, "legacy")
         job_id = call.given.get("jobId")
         if update.state not in STATES or job_id == "NULL":
             return {"StatusCode": 0}

@@ -15,7 +15,13 @@ from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import LOG, JobSpec
-from ailurus.protocol.panda_update import Kept, Output, Told, kept, outputs
+from ailurus.protocol.panda_update import (
+    JobUpdate,
+    PlacedOutput,
+    ReportedFile,
+    placed_outputs,
+    reported_files,
+)
 from ailurus.protocol.url import FileUrl, Url
 
 TEXT = 8000  # characters of a diagnosis
@@ -38,7 +44,7 @@ class Missing(Exception):
 
 
 def report(
-    told: Told, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
+    told: JobUpdate, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
 ) -> m.Report:
     """The report in a final update. `finished` becomes a failure where outputs are missing. `worker`:
     the error that its worker ended with, if that was said."""
@@ -70,12 +76,12 @@ def report(
     )
 
 
-def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+def _files(told: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
     try:
-        listed = outputs(told.outputs)
+        listed = reported_files(told.outputs)
     except ValueError as error:
         raise Missing(str(error)) from None
-    by_transform = {one.name: one for one in kept(told.job_report)}
+    by_transform = {one.name: one for one in placed_outputs(told.job_report)}
     files: list[m.DoneFile] = []
     for file in spec.outputs:
         full = panda.lfn(job_id, attempt_nr, file.name)
@@ -85,7 +91,7 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
         if file.url and entry is None and file.name in by_transform:
             one = by_transform[file.name]
             # only where it was to go: the report was written beside the payload, which can write too
-            entry = Output(fsize=one.size, adler32=one.adler32, surl=_placed(file.url, full))
+            entry = ReportedFile(fsize=one.size, adler32=one.adler32, surl=_placed(file.url, full))
         if entry is not None:
             files.append(_done(file.name, entry))
         elif not file.optional:
@@ -97,23 +103,23 @@ def _files(told: Told, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.D
     return tuple(files)
 
 
-def _absent(one: Kept | None, entry: Output | None) -> bool:
+def _absent(one: PlacedOutput | None, entry: ReportedFile | None) -> bool:
     """Whether an output was not made, and what was staged out only stands in its place."""
     if one is None or not one.absent:
         return False
     return entry is None or (panda.number(entry.fsize), entry.adler32) == (one.size, one.adler32)
 
 
-def _log(told: Told, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+def _log(told: JobUpdate, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
     """Where the log of a failed attempt is: of its files, only that counts."""
     try:
-        entry = outputs(told.outputs).get(panda.lfn(job_id, attempt_nr, LOG))
+        entry = reported_files(told.outputs).get(panda.lfn(job_id, attempt_nr, LOG))
         return () if entry is None else (_done(LOG, entry),)
     except (Missing, ValueError):
         return ()
 
 
-def _done(name: str, entry: Output) -> m.DoneFile:
+def _done(name: str, entry: ReportedFile) -> m.DoneFile:
     size = panda.number(entry.fsize)
     adler32 = entry.adler32.strip().lower()
     md5 = entry.md5sum.strip().lower()
@@ -145,7 +151,7 @@ def _url(text: str) -> str:
         return ""
 
 
-def _code(told: Told, fault: str) -> tuple[int, bool]:
+def _code(told: JobUpdate, fault: str) -> tuple[int, bool]:
     """The code of a failure, and whether another attempt may help."""
     if fault:
         return Code.MISSING_OUTPUT, False
@@ -163,7 +169,7 @@ def _code(told: Told, fault: str) -> tuple[int, bool]:
     return number, code.transient
 
 
-def _diagnosis(told: Told, fault: str, worker: str) -> str:
+def _diagnosis(told: JobUpdate, fault: str, worker: str) -> str:
     said = fault or told.diagnosis or told.exe_diagnosis
     if told.exit_code and abs(told.code or 0) in FROM_EXIT_CODES:  # its words are of another fault
         said = fault
@@ -173,7 +179,7 @@ def _diagnosis(told: Told, fault: str, worker: str) -> str:
     return ("; ".join(one for one in (said, heard) if one) or "the pilot gave no reason")[:TEXT]
 
 
-def usage(told: Told) -> m.Usage | None:
+def usage(told: JobUpdate) -> m.Usage | None:
     """What the payload used, if the update says something of it."""
     values: dict[str, Any] = {
         "cpu_s": told.cpu_s,

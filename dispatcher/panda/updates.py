@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.panda_update import Told
+from ailurus.protocol.panda_update import JobUpdate
 from ailurus.protocol.states import FINAL, STAGES, JobState
 from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.panda import reports
@@ -39,7 +39,7 @@ _decode = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
 
 
-async def update(service: Service, party: Party, told: Told) -> str | None:
+async def update(service: Service, party: Party, told: JobUpdate) -> str | None:
     """Take an update; what the pilot is told to do."""
     if told.job_id is None or told.job_id < 0:
         return TOBEKILLED
@@ -96,7 +96,7 @@ def _other(known: str, said: str) -> bool:
     return both and not (_NUMBER.fullmatch(known) or _NUMBER.fullmatch(said))
 
 
-def _renew(service: Service, lease: Lease, told: Told) -> None:
+def _renew(service: Service, lease: Lease, told: JobUpdate) -> None:
     renew(service, lease)
     if (used := reports.usage(told)) is not None:
         lease.sample(service.now(), used)
@@ -116,7 +116,7 @@ def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
     )
 
 
-async def _late(service: Service, party: Party, told: Told, job_id: int) -> str | None:
+async def _late(service: Service, party: Party, told: JobUpdate, job_id: int) -> str | None:
     """An update of an attempt that nobody holds now: it has ended, was lost, or never was."""
 
     def judge(tx: Tx) -> tuple[int, str | None]:
@@ -148,7 +148,7 @@ def _after(state: str, said: str, *, since: float) -> str | None:
     return ALREADY_DONE if state == JobState.FAILED else TOBEKILLED
 
 
-async def _conclude(service: Service, told: Told, job_id: int, attempt_nr: int) -> str | None:
+async def _conclude(service: Service, told: JobUpdate, job_id: int, attempt_nr: int) -> str | None:
     lease = service.leases.of(job_id)
     curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
 

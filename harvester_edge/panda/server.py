@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.wire.client import Client, Nonsense, Refused, Trust, Unreachable
-from ailurus.wire.dialect import asked
+from ailurus.wire.dialect import detect_dialect
 from harvester_edge.client import PATIENCE, client, trust
 from harvester_edge.site import PandaPart, Site
 from harvester_edge.upstream import Probe
@@ -53,7 +53,7 @@ class Server:
     def dialect(self) -> Dialect:
         """What the server speaks. Raises Unreachable, or Refused if it is no PanDA server."""
         if self._dialect is None:
-            found = asked(self.url, self._trust)
+            found = detect_dialect(self.url, self._trust)
             if found == "native":
                 # Raises if nobody is there.
                 self._client.request("GET", "/healthz")

@@ -13,7 +13,7 @@ import msgspec
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.tasks import Tasks
-from ailurus.wire.spool import FANS, Reply, Request, put
+from ailurus.wire.spool import FANS, SpoolReply, SpoolRequest, put
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
 
 LOOK_S, IDLE_LOOK_S = 0.5, 2.0  # between two looks at the sixteen directories
@@ -22,7 +22,7 @@ LEFT_S = 3600.0  # an answer that nobody took, and a draft that nobody finished,
 SWEEP_S = 300.0
 AGAIN_S = 30.0  # after a file that could not be read, answered or removed
 _encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(Request).decode
+_request = msgspec.json.Decoder(SpoolRequest).decode
 
 
 class Spool:
@@ -84,7 +84,7 @@ class Spool:
                 status, body = await self._door.answer(
                     BY_PATH[request.path], request.token, request.body.encode()
                 )
-                reply = _encode(Reply(status, body.decode()))
+                reply = _encode(SpoolReply(status, body.decode()))
                 await asyncio.to_thread(
                     put, self.directory / "answer" / path.parent.name / path.name, reply
                 )
@@ -108,7 +108,7 @@ class Spool:
                 continue
 
 
-def _read(path: Path) -> Request | None:
+def _read(path: Path) -> SpoolRequest | None:
     """A request; None: what lies there is none."""
     if path.stat().st_size > 2 * LONGEST:
         return None

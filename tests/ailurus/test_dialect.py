@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ailurus.wire.dialect import asked
+from ailurus.wire.dialect import detect_dialect
 
 NATIVE = {"/healthz": b'{"ok":true}'}
 V1 = {"/api/v1/system/is_alive": b'{"success": true, "message": "", "data": null}'}
@@ -52,9 +52,9 @@ def server(pages: dict[str, bytes], seen: list[str]) -> Iterator[str]:
 def test_the_best_dialect_that_a_server_speaks_is_taken(pages, dialect, questions):
     seen: list[str] = []
     with server(pages, seen) as url:
-        assert asked(url) == dialect
+        assert detect_dialect(url) == dialect
     assert len(seen) == questions
 
 
 def test_where_nobody_answers_yet_our_own_is_assumed_and_says_so_later():
-    assert asked("http://127.0.0.1:1") == "native"
+    assert detect_dialect("http://127.0.0.1:1") == "native"

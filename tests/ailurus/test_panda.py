@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
-from ailurus.protocol.panda_job import Handed, handed
-from ailurus.protocol.panda_update import V1_NAMES, Told, outputs_of, said, told
+from ailurus.protocol.panda_job import PandaAttempt, read_attempt
+from ailurus.protocol.panda_update import (
+    V1_NAMES,
+    JobUpdate,
+    outputs_of,
+    read_update,
+    update_fields,
+)
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire import panda as wire
@@ -67,7 +73,7 @@ jobs = st.builds(
     log=st.sampled_from(["end", "whole"]),
 )
 sents = st.builds(
-    panda.Sent,
+    panda.PandaJob,
     job_id=st.integers(1, 2**63 - 1),
     attempt_nr=st.integers(1, 10**6),
     spec=jobs,
@@ -81,11 +87,11 @@ sents = st.builds(
 @settings(max_examples=60)
 @given(sents)
 def test_any_job_survives_native_text_json_v1_native(sent):
-    told_in_text = panda.to_text(panda.dictionary(sent))
-    as_legacy_json = json.loads(json.dumps(panda.from_text(told_in_text)))
+    as_text = panda.to_text(panda.job_dictionary(sent))
+    as_legacy_json = json.loads(json.dumps(panda.from_text(as_text)))
     as_v1 = json.loads(json.dumps({"jobs": [as_legacy_json]}))["jobs"][0]
-    assert as_legacy_json == json.loads(json.dumps(panda.dictionary(sent)))
-    back = panda.job(as_v1)
+    assert as_legacy_json == json.loads(json.dumps(panda.job_dictionary(sent)))
+    back = panda.read_job(as_v1)
     assert back.spec == sent.spec
     assert (back.job_id, back.attempt_nr, back.owner) == (sent.job_id, sent.attempt_nr, sent.owner)
 
@@ -93,7 +99,7 @@ def test_any_job_survives_native_text_json_v1_native(sent):
 @settings(max_examples=60)
 @given(sents)
 def test_positional_lists_have_one_entry_for_each_file(sent):
-    job = panda.dictionary(sent)
+    job = panda.job_dictionary(sent)
     files = len(panda.listing(job["outFiles"]))
     for name in (
         "realDatasets",
@@ -112,7 +118,7 @@ usages = st.builds(
     m.Usage, cpu_s=st.floats(0, 1e9), max_rss_kb=amounts, rss_kb=amounts, read_bytes=amounts
 )
 tolds = st.builds(
-    Told,
+    JobUpdate,
     job_id=st.integers(1, 2**62),
     state=st.sampled_from(["starting", "running", "finished", "failed"]),
     attempt_nr=st.integers(1, 100),
@@ -130,16 +136,16 @@ tolds = st.builds(
 @settings(max_examples=60)
 @given(tolds)
 def test_no_update_that_we_send_is_refused_for_its_names_or_types(update):
-    v1.bound(v1.METHODS["pilot/update_job"], "POST", said(update, "v1"))
-    legacy.checked("updateJob", said(update, "legacy"))
-    assert set(said(update, "v1")) <= set(V1_NAMES)
+    v1.bound(v1.METHODS["pilot/update_job"], "POST", update_fields(update, "v1"))
+    legacy.checked("updateJob", update_fields(update, "legacy"))
+    assert set(update_fields(update, "v1")) <= set(V1_NAMES)
 
 
 @settings(max_examples=60)
 @given(tolds)
 def test_an_update_is_read_as_it_was_said_in_both_spellings(update):
-    as_text = {name: str(value) for name, value in said(update, "legacy").items()}
-    one, other = told(said(update, "v1"), "v1"), told(as_text, "legacy")
+    as_text = {name: str(value) for name, value in update_fields(update, "legacy").items()}
+    one, other = read_update(update_fields(update, "v1"), "v1"), read_update(as_text, "legacy")
     assert one == other
     assert (one.job_id, one.state, one.code) == (update.job_id, update.state, update.code)
 
@@ -152,7 +158,7 @@ def test_an_update_is_read_as_it_was_said_in_both_spellings(update):
 )
 def test_a_dictionary_of_anything_is_a_job_or_a_valueerror(job):
     try:
-        got = handed(job, ROOM, lambda _: JobSpec(name="fetched"))
+        got = read_attempt(job, ROOM, lambda _: JobSpec(name="fetched"))
     except ValueError:
         return
     assert isinstance(got.spec, JobSpec)
@@ -169,7 +175,7 @@ def theirs() -> dict[str, Any]:
 
 
 def test_a_foreign_job_is_its_transform_with_arguments(theirs):
-    got = handed(theirs, ROOM, lambda _: pytest.fail("nothing to fetch"))
+    got = read_attempt(theirs, ROOM, lambda _: pytest.fail("nothing to fetch"))
     assert got.id == (1364, 1)
     assert got.spec.command.startswith('chmod +x runcmd && ./runcmd -p "echo%20hello')
     assert [file.url for file in got.spec.inputs] == ["http://127.0.0.1:25080/trf/user/runcmd"]
@@ -186,7 +192,7 @@ def test_a_foreign_input_carries_its_scope_size_and_checksum(theirs):
         "fsize": "7,8",
         "checksum": "ad:0000abcd,md:" + "0" * 32,
     }
-    one, two, _ = handed(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
+    one, two, _ = read_attempt(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
     assert (one.url, one.size, one.adler32) == ("rucio://user.x/a.root", 7, "0000abcd")
     assert (two.url, two.size, two.md5) == ("rucio://user.y/b.root", 8, "0" * 32)
 
@@ -199,25 +205,25 @@ def test_a_foreign_file_is_named_by_the_path_of_its_url(theirs):
         "inFiles": "https://h/x.root?sig=c/d",
         "scopeIn": "user.x",
     }
-    spec = handed(job, ROOM, lambda _: JobSpec(name="x")).spec
+    spec = read_attempt(job, ROOM, lambda _: JobSpec(name="x")).spec
     assert [file.name for file in spec.inputs] == ["x.root", "run"]
     assert spec.command.startswith("chmod +x run && ./run ")
 
 
 def test_an_input_of_size_0_is_one_whose_size_the_server_does_not_know(theirs):
     job = {**theirs, "inFiles": "a.root", "scopeIn": "user.x", "fsize": "0", "checksum": "NULL"}
-    one, _ = handed(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
+    one, _ = read_attempt(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
     assert (one.size, one.adler32, one.md5) == (None, None, None)
 
 
 def test_a_foreign_job_is_no_larger_than_the_worker(theirs):
     job = {**theirs, "coreCount": 64, "minRamCount": 10**6}
-    spec = handed(job, ROOM, lambda _: JobSpec(name="x")).spec
+    spec = read_attempt(job, ROOM, lambda _: JobSpec(name="x")).spec
     assert (spec.cores, spec.memory_mb) == (8, 16_000)
 
 
 def test_what_the_adder_needs_of_outputs_and_log_is_reported(theirs):
-    job = handed(theirs, ROOM, lambda _: JobSpec(name="x"))
+    job = read_attempt(theirs, ROOM, lambda _: JobSpec(name="x"))
     files = [
         m.DoneFile(
             name="nulljob.out", url="file:///s/1364.1.nulljob.out", size=6, adler32="084b021f"
@@ -235,9 +241,9 @@ def test_what_the_adder_needs_of_outputs_and_log_is_reported(theirs):
 
 
 def test_another_pilot_can_report_from_the_spool_what_this_one_would(theirs):
-    job = handed(theirs, ROOM, lambda _: JobSpec(name="x"))
+    job = read_attempt(theirs, ROOM, lambda _: JobSpec(name="x"))
     files = [m.DoneFile(name="log.tgz", url="file:///s/l", size=1, adler32="00000001")]
-    listed, _ = outputs_of(files, Handed.of_key(job.id, job.key))
+    listed, _ = outputs_of(files, PandaAttempt.of_key(job.id, job.key))
     assert set(listed) == {"1364.nulljob.log.tgz"}
 
 
@@ -332,7 +338,7 @@ def test_an_unreadable_job_is_failed_at_once_and_not_left_to_time_out():
 
 
 def test_yes_sent_for_a_number_is_kept_as_a_number():
-    assert json.dumps(told({"maxRSS": True}, "legacy").max_rss_kb) == "1"
+    assert json.dumps(read_update({"maxRSS": True}, "legacy").max_rss_kb) == "1"
 
 
 # --- the token ------------------------------------------------------------------------------------

@@ -286,9 +286,9 @@ def test_a_word_that_panda_takes_for_nothing_names_no_container(word):
 def test_a_job_may_be_called_what_panda_takes_for_nothing(word):
     spec = JobSpec(name=word, command="x")
     check([spec])
-    sent = panda.Sent(
+    sent = panda.PandaJob(
         job_id=1, attempt_nr=1, spec=spec, owner="o", label="managed", transformation="t", queue="q"
     )
-    told = panda.dictionary(sent)
-    assert panda.job(told).spec.name == word
-    assert panda.job(panda.from_text(panda.to_text(told))).spec.name == word
+    told = panda.job_dictionary(sent)
+    assert panda.read_job(told).spec.name == word
+    assert panda.read_job(panda.from_text(panda.to_text(told))).spec.name == word

@@ -9,14 +9,14 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec, OutputFile
-from ailurus.protocol.panda_update import told
+from ailurus.protocol.panda_update import read_update
 from dispatcher.panda import reports
 
 FAILED = {"job_id": 1, "job_status": "failed"}
 
 
 def report(**said):
-    update = told({**FAILED, **said}, "v1")
+    update = read_update({**FAILED, **said}, "v1")
     return reports.report(update, JobSpec(name="j", command="x"), job_id=1, attempt_nr=1, now=0.0)
 
 
@@ -68,7 +68,7 @@ def test_an_optional_output_that_was_not_made_is_not_listed(size, listed):
     spec = JobSpec(name="j", command="x", outputs=(OutputFile(name="maybe", optional=True),))
     absent = {"name": "maybe", "url": "", "size": 1, "adler32": "000b000b", "absent": True}
     entry = {"fsize": size, "adler32": "000b000b", "surl": "file:///s/1.1.maybe"}
-    update = told(
+    update = read_update(
         {
             "job_id": 1,
             "job_status": "finished",
