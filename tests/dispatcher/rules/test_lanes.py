@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from dispatcher.panda import acquire as panda
@@ -167,9 +168,13 @@ def test_a_panda_pilot_gets_those_that_suit_it(tmp_path, monkeypatch):
 
     async def test(b):
         await b.submit(job("a", memory_mb=8000), job("b", memory_mb=9000), job("c", cores=8))
-        ask = panda.Ask(site="q", node="n", resource_type="SCORE", count=9)
+        ask = panda.Acquisition(
+            request=JobRequest(site="q", node="n", resource_type="SCORE", count=9)
+        )
         assert await panda.acquire(b.service, ask) == []
-        ask = panda.Ask(site="q", node="n", resource_type="MCORE", count=9)
+        ask = panda.Acquisition(
+            request=JobRequest(site="q", node="n", resource_type="MCORE", count=9)
+        )
         (got,) = await panda.acquire(b.service, ask)
         assert got["coreCount"] == 8
 

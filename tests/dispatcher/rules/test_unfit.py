@@ -12,6 +12,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.states import JobState
 from dispatcher.door.readiness import Readiness
 from dispatcher.panda import acquire as panda_acquire
@@ -139,18 +140,18 @@ def test_a_request_repeated_gets_what_is_still_fit(tmp_path):
 
 
 def test_a_fault_in_one_jobs_translation_for_panda_fails_that_job(tmp_path, monkeypatch):
-    whole = panda_acquire.panda.dictionary
+    whole = panda_acquire.panda.job_dictionary
 
     def faulty(sent):
         if sent.spec.name == "bad":
             raise KeyError("coreCount")
         return whole(sent)
 
-    monkeypatch.setattr(panda_acquire.panda, "dictionary", faulty)
+    monkeypatch.setattr(panda_acquire.panda, "job_dictionary", faulty)
 
     async def test(b):
         bad, good = await b.submit(job("bad", priority=9), job("good"))
-        ask = panda_acquire.Ask(site="q", node="n1", count=1)
+        ask = panda_acquire.Acquisition(request=JobRequest(site="q", node="n1", count=1))
         (got,) = await panda_acquire.acquire(b.service, ask)
         assert int(got["PandaID"]) == good
         row = (await b.service.show(None, ALICE, job_id=bad)).row

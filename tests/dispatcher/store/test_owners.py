@@ -16,6 +16,7 @@ import dispatcher
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
+from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
@@ -360,7 +361,9 @@ def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
     async def main() -> None:
         async with bench(tmp_path) as b:
             await b.submit(job())
-            (sent,) = await panda.acquire(b.service, panda.Ask(site="q", node="n1"))
+            (sent,) = await panda.acquire(
+                b.service, panda.Acquisition(request=JobRequest(site="q", node="n1"))
+            )
             holder = b.service.leases.of(int(sent["PandaID"])).worker_id
             ask = m.Register(instance="panda:q@n1", queue="q", total=Room(cores=1))
             assert (await b.service.register(ask, PILOT)).worker_id != holder
