@@ -207,7 +207,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.door.access_log import AccessLog
     from dispatcher.door.app import App
     from dispatcher.door.readiness import Readiness
-    from dispatcher.panda import described
+    from dispatcher.panda import queue_data
     from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.service import Service
     from dispatcher.service.base import Settings
@@ -234,7 +234,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     }
     settings = Settings(**{name: value for name, value in told.items() if value is not None})
     secret = bytes.fromhex(kept.secret)
-    described.check(args.panda_queues)
+    queue_data.check(args.panda_queues)
     panda = PandaSettings(
         open_queues=frozenset(args.panda_open),
         storage=args.panda_storage,

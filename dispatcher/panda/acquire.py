@@ -16,24 +16,27 @@ from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.leases import Lease
-from dispatcher.panda.party import Party
+from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Asks, Row, Tx
 from dispatcher.rules import attempts, queue, specs
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service import Service
 from dispatcher.service.base import HARVESTERS, PANDA, end_worker
 
-LEASE_S = 3 * 1800.0  # three of PanDA's heartbeats
-LONGEST_ARGUMENTS = 90_000  # bytes; a shell line is limited to 128 KiB
+# Three of PanDA's heartbeats.
+LEASE_S = 3 * 1800.0
+# Bytes; a shell line is limited to 128 KiB.
+LONGEST_ARGUMENTS = 90_000
 BOUNDLESS = 100_000_000
 MANY_CORES = 1_000_000
 # Of one request.
 MOST_JOBS = 1000
 ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
-# A PanDA pilot asks when it can run a job and is answered at once: between two requests it has no room
-# that anybody could count on.
+# A PanDA pilot requests a job when it can run one and is answered at once: between two requests nobody
+# can count on any room of it.
 NO_ROOM = Room(cores=0)
-ON_A_NODE = 256  # pilots without a worker id that are told apart
+# Pilots without a worker id that are distinguished on one node.
+ON_A_NODE = 256
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,11 +67,12 @@ class Acquisition(Struct, frozen=True, kw_only=True):
         return self.request.worker_id or 0
 
 
-class Place(Struct, frozen=True):
-    """A worker of ours that stands for a PanDA client."""
+class WorkerKey(Struct, frozen=True):
+    """By what the store finds the worker that stands for a PanDA client: its instance, if the client has
+    no worker id; else the intent of its Harvester, and its number there."""
 
-    instance: str = ""  # of a client without a worker id
-    intent: str = ""  # of a Harvester's worker: who planned it, and its number
+    instance: str = ""
+    intent: str = ""
     index: int = 0
 
 
@@ -77,36 +81,37 @@ def intent_of(harvester_id: str) -> str:
     return f"{HARVESTERS}{harvester_id}"[:200]
 
 
-def place_of_instance(harvester_id: str) -> str:
+def instance_of(harvester_id: str) -> str:
     """The instance of the worker that stands for a Harvester which takes jobs to its own workers."""
     return f"panda:{harvester_id}"[:200]
 
 
-def place_of(wanted: Acquisition) -> Place:
-    """Which worker asks; of a pilot without a worker id, the first on its node."""
+def key_of(wanted: Acquisition) -> WorkerKey:
+    """The worker of a request; for a pilot without a worker id, the first one on its node."""
     if wanted.harvester_id and wanted.worker_id > 0:
-        return Place(intent=intent_of(wanted.harvester_id), index=wanted.worker_id)
-    if wanted.harvester_id:  # it takes jobs to its own workers
-        return Place(instance=place_of_instance(wanted.harvester_id))
-    return Place(instance=f"panda:{wanted.site}@{wanted.request.node}"[:200])
+        return WorkerKey(intent=intent_of(wanted.harvester_id), index=wanted.worker_id)
+    # A Harvester that takes jobs to its own workers.
+    if wanted.harvester_id:
+        return WorkerKey(instance=instance_of(wanted.harvester_id))
+    return WorkerKey(instance=f"panda:{wanted.site}@{wanted.request.node}"[:200])
 
 
-def _free(tx: Tx, place: Place) -> Place:
-    """Where a pilot without a worker id stands that asks for a job: each on a node has a row of its own
-    while it holds one."""
-    if place.intent:
-        return place
+def _free(tx: Tx, key: WorkerKey) -> WorkerKey:
+    """The key for a pilot without a worker id: each pilot on a node has a row of its own while it holds a
+    job."""
+    if key.intent:
+        return key
     for nr in range(1, ON_A_NODE):
-        mine = place if nr == 1 else Place(instance=f"{place.instance}#{nr}")
+        mine = key if nr == 1 else WorkerKey(instance=f"{key.instance}#{nr}")
         row = tx.one("worker.of_instance", instance=mine.instance)
         if row is None or tx.one("attempt.held_by", worker_id=row[0]) is None:
             return mine
-    return place
+    return key
 
 
 def worker_of(
     tx: Tx,
-    place: Place,
+    key: WorkerKey,
     site: str,
     *,
     active: bool,
@@ -114,50 +119,50 @@ def worker_of(
     node: str = "",
     size: Room | None = None,
 ) -> int:
-    """The worker at a place, made if it is new; `active` if it is its pilot that speaks. What is blank
-    or None was not said: it stays as it is."""
-    facts = {
+    """The id of the worker, made if it is new; `active`: its pilot sent the request. What is blank or None
+    was not reported and stays as it is."""
+    columns = {
         "host": node[:500],
-        "instance": place.instance,
+        "instance": key.instance,
         "batch_id": "",
         "version": PANDA,
         "total": _encode(size or NO_ROOM).decode(),
         "now": now,
     }
-    if place.intent:
-        found = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
+    if key.intent:
+        found = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
         row = found or tx.one(
             "worker.plan",
             site=site,
             queue=site,
-            intent=place.intent,
-            idx=place.index,
+            intent=key.intent,
+            idx=key.index,
             deadline=None,
         )
     else:
-        found = tx.one("worker.of_instance", instance=place.instance)
-        row = found or tx.one("worker.add", site=site, queue=site, **facts)
+        found = tx.one("worker.of_instance", instance=key.instance)
+        row = found or tx.one("worker.add", site=site, queue=site, **columns)
     worker_id = int(row[0]) if row else 0
     if found is not None:
         if size is None:
-            facts["total"] = found[7] or facts["total"]
-        facts["host"] = facts["host"] or found[8]
-        if _written(found, site, facts):
+            columns["total"] = found[7] or columns["total"]
+        columns["host"] = columns["host"] or found[8]
+        if _written(found, site, columns):
             return worker_id
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
-        tx.run("worker.register", worker_id=worker_id, **facts)
+        tx.run("worker.register", worker_id=worker_id, **columns)
         tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ACTIVE))
     return worker_id
 
 
-def _written(row: Row, site: str, facts: dict[str, Any]) -> bool:
-    """Whether all that a pilot can say of itself is in its row."""
-    _, queue_name, _, phase, _, _, registered, *said, _ = row
+def _written(row: Row, site: str, columns: dict[str, Any]) -> bool:
+    """Whether all that a pilot can report of itself is in its row."""
+    _, queue_name, _, phase, _, _, registered, *written, _ = row
     return (
         (queue_name, phase) == (site, Phase.ACTIVE)
         and registered is not None
-        and said == [facts["total"], facts["host"]]
+        and written == [columns["total"], columns["host"]]
     )
 
 
@@ -169,21 +174,22 @@ async def acquire(service: Service, wanted: Acquisition) -> list[dict[str, Any]]
     while True:
         jobs, unfit = await _acquired(service, wanted)
         if jobs or not unfit:
-            return jobs  # else: what stood in front is out of the way now
+            return jobs
+        # The jobs that stood in front have been failed: look again.
 
 
 async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[str, Any]], int]:
-    """Some jobs, and how many had to be failed because nobody can be given them."""
-    place = place_of(wanted)
+    """Some jobs, and how many had to be failed because no pilot can run them."""
+    key = key_of(wanted)
     request = _request(wanted)
     memory = Memory(service.shapes, service.turns)
 
     def change(tx: Tx) -> tuple[int, Given]:
         if not queue.any_ready(tx, request, memory):
-            raise _NoneToday
+            raise _NothingLeased
         worker_id = worker_of(
             tx,
-            place if wanted.harvester_id else _free(tx, place),
+            key if wanted.harvester_id else _free(tx, key),
             wanted.site,
             active=True,
             now=service.now(),
@@ -193,17 +199,18 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
         mine = replace(request, worker_id=worker_id)
         given = queue.lease(tx, mine, memory, now=service.now())
         if not given.jobs and not given.unfit:
-            raise _NoneToday  # and no trace of the client is kept
+            # Undoes the worker's row as well: no trace of the client is kept.
+            raise _NothingLeased
         return worker_id, given
 
     try:
         worker_id, given = await service.store.write(
             change, Ahead(ask=Asks(0, "", wanted.site, request.count))
         )
-    except _NoneToday:
+    except _NothingLeased:
         return [], 0
     passing = not wanted.harvester_id
-    hear(service, worker_id, wanted.site, wanted.request.node, wanted.size, passing=passing)
+    mark_seen(service, worker_id, wanted.site, wanted.request.node, wanted.size, passing=passing)
     until = service.awake.now + LEASE_S
     for job in given.jobs:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
@@ -217,14 +224,14 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
 def _translated(
     service: Service, wanted: Acquisition, worker_id: int, leased: list[Leased]
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Jobs in PanDA's words, and by its id why one cannot be said in them: that one fails alone."""
+    """Jobs as PanDA's dictionaries, and by its id why one cannot be written so: that one fails alone."""
     more = {"credname": "", "myproxy": ""} if wanted.proxy_key else {}
     jobs, faults = [], {}
     for job in leased:
         try:
             jobs.append(panda.job_dictionary(_sent(service, wanted, worker_id, job)) | more)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
-            faults[job.job_id] = f"no PanDA pilot can be told of it: {fault!r}"
+            faults[job.job_id] = f"no PanDA pilot can be given it: {fault!r}"
     return jobs, faults
 
 
@@ -239,13 +246,14 @@ async def _fail(service: Service, faults: dict[int, str]) -> None:
 
 
 def _request(wanted: Acquisition) -> LeaseRequest:
-    """What a client asks for; which worker it is, is known once there is a job for it."""
+    """The request for the queue; its worker is added when there is a job for it."""
     return LeaseRequest(
         queue=wanted.site,
         room=_room(wanted.request),
         count=max(1, min(wanted.request.count or 1, MOST_JOBS)),
         request_id=f"panda-{secrets.token_hex(8)}",
-        again=False,  # PanDA has no word for the same request again
+        # PanDA's clients do not say that a request is repeated.
+        again=False,
         suits=_suits(wanted),
     )
 
@@ -280,35 +288,39 @@ def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) ->
         storage=wanted.storage,
     )
     arguments = panda.packed(sent)
-    if len(arguments) > LONGEST_ARGUMENTS:  # too long for a command line: fetched by the transform
+    # Too long for a command line: the transform fetches them.
+    if len(arguments) > LONGEST_ARGUMENTS:
         name = f"{job.job_id}.{job.attempt_nr}"
-        key = service.key(f"panda job {name}.{worker_id}")  # only to read it: it is in a URL
+        # It stands in a URL, and is good for reading this alone.
+        key = service.key(f"panda job {name}.{worker_id}")
         arguments = f"-n {name} -u {wanted.home}/trf/job/{name}.{worker_id}.{key}"
     return msgspec.structs.replace(sent, parameters=arguments)
 
 
-async def started(service: Service, party: Party, place: Place, site: str, node: str) -> None:
-    """The pilot of a Harvester's worker has begun. Nobody without a token makes a worker known."""
+async def worker_started(
+    service: Service, identity: Identity, key: WorkerKey, site: str, node: str
+) -> None:
+    """Note that the pilot of a Harvester's worker has begun. An anonymous client adds no worker."""
 
     def change(tx: Tx) -> tuple[int, str]:
-        known = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
-        if not (party.production or (known is not None and party.serves(known[1]))):
+        known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
+        if not (identity.production or (known is not None and identity.serves(known[1]))):
             return 0, ""
-        worker_id = worker_of(tx, place, site, active=True, now=service.now(), node=node)
+        worker_id = worker_of(tx, key, site, active=True, now=service.now(), node=node)
         row = tx.one("worker.place", worker_id=worker_id)
         return worker_id, row[0] if row else ""
 
     worker_id, queue_name = await service.store.write(change)
     if worker_id:
-        hear(service, worker_id, queue_name, node)
+        mark_seen(service, worker_id, queue_name, node)
 
 
-async def ended(service: Service, party: Party, place: Place) -> None:
-    """The pilot of a Harvester's worker has ended by itself."""
+async def worker_ended(service: Service, identity: Identity, key: WorkerKey) -> None:
+    """Note that the pilot of a Harvester's worker has ended by itself."""
 
     def change(tx: Tx) -> int:
-        known = tx.one("worker.of_harvester", intent=place.intent, idx=place.index)
-        if known is None or not party.serves(known[1]) or known[3] == Phase.ENDED:
+        known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
+        if known is None or not identity.serves(known[1]) or known[3] == Phase.ENDED:
             return 0
         end_worker(tx, known[0], Ending.DONE, "", now=service.now())
         return int(known[0])
@@ -317,7 +329,7 @@ async def ended(service: Service, party: Party, place: Place) -> None:
         service.forget_worker(worker_id)
 
 
-def hear(
+def mark_seen(
     service: Service,
     worker_id: int,
     site: str,
@@ -326,7 +338,7 @@ def hear(
     *,
     passing: bool = False,
 ) -> None:
-    """Note that a PanDA client speaks: it may be silent for three of its heartbeats."""
+    """Note that a PanDA client was seen: it may be silent for three of its heartbeats."""
     service.patience[worker_id] = LEASE_S
     heard = service.heard.get(worker_id)
     if heard is None:
@@ -339,5 +351,5 @@ def hear(
     heard.until = service.awake.now + LEASE_S
 
 
-class _NoneToday(Exception):
-    """Nothing was leased: undo what was prepared for it."""
+class _NothingLeased(Exception):
+    """Nothing was leased: the change is to be undone."""

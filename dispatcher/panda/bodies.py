@@ -1,8 +1,8 @@
 """Bytes to parameters and answers to bytes, as PanDA's servers do it.
 
 What a body may cost is bounded before it is read: its bytes, packed or not, and the values in it, for a
-byte of JSON may become a list of sixty. Who is nobody may send less. What is not small is read beside the
-event loop.
+byte of JSON may become a list of sixty. An anonymous client may send less. What is not small is read
+beside the event loop.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from msgspec import Struct
 
 from dispatcher.refusal import Rejected
 
-LONGEST = 8 * 1024 * 1024  # of a body, packed or not
-VALUES = 100_000  # in a body's JSON: five hundred of the longest updates
-NOBODYS = 16  # who shows no token may send this part of both
-SMALL = 64 * 1024  # is read on the event loop
-PARAMETERS = 1000  # of a body
-LONGEST_HEAD = 4096  # of a part of a form
+# Bytes of a body, packed or not.
+LONGEST = 8 * 1024 * 1024
+# Values in the JSON of a body: five hundred of the longest updates.
+VALUES = 100_000
+# A client without a token may send this part of both.
+ANONYMOUS_PART = 16
+# Bytes that are read on the event loop.
+SMALL = 64 * 1024
+# Parameters of a body.
+PARAMETERS = 1000
+# Bytes of the head of a part of a form.
+LONGEST_HEAD = 4096
 JSON = "application/json"
 TEXT = "text/plain"
 HTML = "text/html"
@@ -64,7 +70,7 @@ def wants_json(headers: Headers) -> bool:
 
 def longest(*, known: bool) -> int:
     """How many bytes a body may have, packed or not."""
-    return LONGEST if known else LONGEST // NOBODYS
+    return LONGEST if known else LONGEST // ANONYMOUS_PART
 
 
 async def read(
@@ -98,20 +104,21 @@ def parameters(
     packed: bool = False,
     known: bool = True,
 ) -> dict[str, Any]:
-    """What a request asks with: the query of a GET, a form, or a JSON object.
+    """The arguments of a request: the query of a GET, a form, or a JSON object.
 
-    Pilot 3 packs JSON without saying so: packed bytes are known by how they begin. `packed`: JSON must
-    be, as legacy servers have it.
+    Pilot 3 packs JSON without a header: packed bytes are known by how they begin. `packed`: JSON must
+    be packed, as legacy servers have it. Raises BadBody and Rejected.
     """
     if method == "GET":
-        return form(query, most=None)  # a head is short: see ailurus/server.py
+        # A head is short: see ailurus/server.py.
+        return form(query, most=None)
     given = kind(headers)
     if body[:2] == _GZIP:
         body = unzipped(body, longest(known=known))
     elif packed and body and given == JSON:
         raise NotGzip(f"Not a gzipped file ({body[:2]!r})")
     if given == JSON:
-        check_values(body, VALUES if known else VALUES // NOBODYS)
+        check_values(body, VALUES if known else VALUES // ANONYMOUS_PART)
         return _json(body)
     if given == "multipart/form-data":
         return _multipart(headers[b"content-type"], body)
@@ -134,13 +141,13 @@ def _marks(text: bytes) -> int:
 
 
 def within(text: str) -> Any:
-    """What JSON text among the parameters says. Raises ValueError, RecursionError, Rejected."""
+    """The value of JSON text among the parameters. Raises ValueError, RecursionError, Rejected."""
     check_values(text.encode("utf-8", "surrogatepass"))
     return json.loads(text)
 
 
 def unzipped(data: bytes, most: int = LONGEST) -> bytes:
-    """gzip'd data, up to the limit of a body."""
+    """The content of gzip'd data. Raises BadBody, and Rejected when it is more than `most` bytes."""
     engine = zlib.decompressobj(wbits=31)
     try:
         plain = engine.decompress(data, most)
@@ -154,7 +161,7 @@ def unzipped(data: bytes, most: int = LONGEST) -> bytes:
 
 
 def form(data: bytes, most: int | None) -> dict[str, Any]:
-    """A form or a query; a name that comes again makes a list."""
+    """A form or a query; a name that comes again makes a list. Raises BadBody."""
     try:
         pairs = parse_qsl(
             data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=most
@@ -174,11 +181,12 @@ def form(data: bytes, most: int | None) -> dict[str, Any]:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        # the usual body is plain: nothing in it could be half a surrogate pair, nor another encoding
+        # The usual body is plain: nothing in it could be half a surrogate pair, nor another encoding.
         plain = body.isascii() and b"\\u" not in body and b"\0" not in body
         given = json.loads(body.decode() if plain else body)
         whole = plain or not _SURROGATE.search(json.dumps(given, ensure_ascii=False))
-    except (ValueError, RecursionError) as error:  # the words of the standard library, as PanDA's
+    # With the text of the standard library, as PanDA has it.
+    except (ValueError, RecursionError) as error:
         raise BadBody(f"ERROR : received invalid JSON : {error}") from None
     if not isinstance(given, dict):
         raise BadBody("ERROR : received invalid JSON : the body is no object")
@@ -217,14 +225,16 @@ def _head(lines: bytes) -> Message:
 
 
 def legacy(answer: Mapping[str, Any], headers: Headers) -> tuple[bytes, str]:
-    """A legacy answer: JSON for who asked for it, else `k=v&k=v`. No newline: Pilot 3 looks at both ends."""
+    """A legacy answer: JSON for a client that reads it, else `k=v&k=v`. No newline: Pilot 3 looks at both
+    ends."""
     if wants_json(headers):
         return json.dumps(answer).encode(), JSON
     return urlencode({name: str(value) for name, value in answer.items()}).encode(), TEXT
 
 
 def v1(answer: Mapping[str, Any], headers: Headers) -> bytes:
-    """A v1 answer: JSON for who spoke JSON, else as Python shows it. Its content type is always text."""
+    """A v1 answer: JSON for a client that reads or sends JSON, else as Python shows it. Its content type
+    is always text."""
     if wants_json(headers) or kind(headers) == JSON:
         return json.dumps(answer).encode()
     return str(dict(answer)).encode()

@@ -15,7 +15,7 @@ from ailurus.protocol.panda_update import STATES, JobUpdate, read_update
 from dispatcher.auth.tokens import Issuer
 from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
 from dispatcher.panda.files import Queue
-from dispatcher.panda.party import Party
+from dispatcher.panda.identity import Identity
 from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
 from dispatcher.service import Service
@@ -31,30 +31,33 @@ NO_STATISTICS = "Database failure getting the job statistics"
 WORKER_STATES = ("started", "finished")
 BAD_WORKER_STATE = f"Invalid worker state. The worker state has to be in {WORKER_STATES}"
 TOKEN_S = 86_400
-IDS = 10_000  # job ids of one question
-SLICE = 1000  # of them in one read of the store: others' questions come between
+# Job ids of one question, and of them in one read of the store: other questions come between.
+IDS = 10_000
+SLICE = 1000
 TOO_MANY = f"more than {IDS} job ids in one question"
-INSTANCE = 180  # characters of a Harvester's name
+# Characters of a Harvester's name.
+INSTANCE = 180
 _UPDATE = METHODS["pilot/update_job"]
 
 
 class Call(Struct, frozen=True):
-    """Who asks, with what, and how our own address looks from there."""
+    """A call: the client, its arguments, and our own address as the client knows it."""
 
-    party: Party
+    identity: Identity
     given: dict[str, Any]
     home: str = ""
     transforms: str = ""
-    json: bool = True  # whether the client reads it
+    # Whether the client reads JSON.
+    json: bool = True
 
 
 def reply(command: str | None) -> dict[str, Any]:
-    """What a pilot reads after an update."""
+    """The answer to an update, with the command for the pilot."""
     return {"StatusCode": 0, "command": command or "NULL"}
 
 
 def _ids(values: Sequence[Any]) -> list[int]:
-    """Job ids that a job can have; the others as 0, which none has."""
+    """The job ids among the values; 0, which no job has, for all else."""
     return [one if isinstance(one, int) and 0 < one < 2**63 else 0 for one in values]
 
 
@@ -87,8 +90,8 @@ class Calls:
         )
         if fault := _architecture_fault(request.architecture):
             return failure(fault)
-        if not call.party.serves(request.site):
-            return failure(NOT_YOURS if call.party.known else NO_IDENTITY)
+        if not call.identity.serves(request.site):
+            return failure(NOT_YOURS if call.identity.known else NO_IDENTITY)
         jobs = await acquire.acquire(self.service, wanted)
         return success({"StatusCode": 0, "jobs": jobs}) if jobs else failure(NO_JOBS)
 
@@ -104,65 +107,68 @@ class Calls:
             size=queue.size,
             transforms=call.transforms,
             home=call.home,
-            proxy_key=proxy_key and call.party.production,
+            proxy_key=proxy_key and call.identity.production,
         )
 
     async def get_job_status(self, call: Call) -> dict[str, Any]:
-        asked = call.given["job_ids"]
-        found = await self.states(call.party, asked)
+        job_ids = call.given["job_ids"]
+        found = await self.states(call.identity, job_ids)
         if found is None:
             return failure(TOO_MANY)
         return success(
             [
                 {"job_id": job_id, "status": state or "not found", "attempt_number": attempt_nr}
-                for job_id, (_, state, attempt_nr) in zip(asked, found, strict=True)
+                for job_id, (_, state, attempt_nr) in zip(job_ids, found, strict=True)
             ]
         )
 
     async def get_status(self, call: Call) -> dict[str, Any]:
-        found = await self.told_states(call.party, call.given["job_ids"])
+        found = await self.states_and_commands(call.identity, call.given["job_ids"])
         return failure(TOO_MANY) if found is None else success(found)
 
     async def states(
-        self, party: Party, values: Sequence[Any]
+        self, identity: Identity, values: Sequence[Any]
     ) -> list[tuple[int, str, int]] | None:
-        """Id, state and attempt of each job that is asked for, in order. None: these are too many."""
-        return await self._looked_up(updates.states, party, values)
+        """Id, state and attempt of each job, in order. None: these are too many."""
+        return await self._in_slices(updates.states, identity, values)
 
-    async def told_states(self, party: Party, values: Sequence[Any]) -> list[dict[str, Any]] | None:
+    async def states_and_commands(
+        self, identity: Identity, values: Sequence[Any]
+    ) -> list[dict[str, Any]] | None:
         """The same as state and command."""
-        return await self._looked_up(updates.told_states, party, values)
+        return await self._in_slices(updates.states_and_commands, identity, values)
 
-    async def _looked_up(
+    async def _in_slices(
         self,
-        look: Callable[[Service, Party, Sequence[int]], Awaitable[list[T]]],
-        party: Party,
+        look: Callable[[Service, Identity, Sequence[int]], Awaitable[list[T]]],
+        identity: Identity,
         values: Sequence[Any],
     ) -> list[T] | None:
-        """What `look` says of each. Answers are by position, so none may be left out."""
+        """What `look` finds of each job. Answers are by position, so none may be left out."""
         if len(values) > IDS:
             return None
         wanted = _ids(values)
         found: list[T] = []
         for at in range(0, len(wanted), SLICE):
-            found += await look(self.service, party, wanted[at : at + SLICE])
+            found += await look(self.service, identity, wanted[at : at + SLICE])
         return found
 
     async def set_debug_mode(self, call: Call) -> dict[str, Any]:
         job_id, mode = call.given["job_id"], call.given["mode"]
-        if await updates.set_debug(self.service, call.party, job_id, mode=mode):
+        if await updates.set_debug(self.service, call.identity, job_id, mode=mode):
             return success(None, "Succeeded")
         return failure(NOT_ACTIVE.format(job_id))
 
     async def update_job(self, call: Call) -> dict[str, Any]:
-        return await self._update(call.party, read_update(call.given, "v1"))
+        return await self._update(call.identity, read_update(call.given, "v1"))
 
-    async def _update(self, party: Party, update: JobUpdate) -> dict[str, Any]:
+    async def _update(self, identity: Identity, update: JobUpdate) -> dict[str, Any]:
         if update.state not in STATES:
             return failure(f"Invalid job status: {update.state}", {"StatusCode": 50})
         try:
-            return success(reply(await updates.update(self.service, party, update)))
-        except Unavailable:  # PanDA calls this a success: clients look at the code inside
+            return success(reply(await updates.update(self.service, identity, update)))
+        # PanDA calls this a success: clients look at the code inside.
+        except Unavailable:
             return success({"StatusCode": 30}, "Database error")
 
     async def update_jobs_bulk(self, call: Call) -> dict[str, Any]:
@@ -171,7 +177,7 @@ class Calls:
             if not isinstance(entry, dict):
                 shown = type(entry).__name__
                 return failure(f"failed with TypeError '{shown}' object is not subscriptable", [])
-            # nothing at all is taken then: there what came before is, but is not told
+            # Then nothing is applied; a PanDA server applies the entries before it, without saying so.
             for name in ("job_id", "job_status"):
                 if name not in entry:
                     return failure(f"failed with KeyError '{name}'", [])
@@ -179,11 +185,11 @@ class Calls:
             if entry.get("meta_data") is not None:
                 entry["meta_data"] = str(entry["meta_data"])
             try:
-                news = read_update(bound(_UPDATE, P, entry), "v1")
+                update = read_update(bound(_UPDATE, P, entry), "v1")
             except Refused as refused:
                 answers.append(failure(str(refused)))
             else:
-                answers.append(await self._update(call.party, news))
+                answers.append(await self._update(call.identity, update))
         return success(answers)
 
     async def update_worker_status(self, call: Call) -> dict[str, Any]:
@@ -191,14 +197,14 @@ class Calls:
         if given["status"] not in WORKER_STATES:
             return failure(BAD_WORKER_STATE)
         worker_id = panda.number(given["worker_id"]) or 0
-        place = acquire.Place(intent=acquire.intent_of(_instance(call)), index=worker_id)
+        key = acquire.WorkerKey(intent=acquire.intent_of(_instance(call)), index=worker_id)
         if worker_id < 1:
             return failure("Failed to update worker status")
         if given["status"] == "started":
             node = panda.text(given.get("node_id"))
-            await acquire.started(self.service, call.party, place, "", node)
+            await acquire.worker_started(self.service, call.identity, key, "", node)
         else:
-            await acquire.ended(self.service, call.party, place)
+            await acquire.worker_ended(self.service, call.identity, key)
         return success(None)
 
     async def update_worker_node(self, call: Call) -> dict[str, Any]:
@@ -213,7 +219,7 @@ class Calls:
         done = "Updated existing" if known else "Inserted new"
         return success(None, f"{done} worker node GPU.")
 
-    # --- what pilots and Harvester ask of the system ---------------------------------------------------
+    # --- the system, for pilots and Harvester ----------------------------------------------------------
 
     async def get_resource_types(self, call: Call) -> dict[str, Any]:
         return success(panda.resource_types())
@@ -232,29 +238,29 @@ class Calls:
         return failure("this dispatcher keeps no key pairs")
 
     async def get_token_key(self, call: Call) -> dict[str, Any]:
-        if not call.party.production:
+        if not call.identity.production:
             return failure(NO_ROLE)
         return success({"tokenKey": self._token_key(call.given["client_name"])})
 
     async def get_access_token(self, call: Call) -> dict[str, Any]:
         client = call.given["client_name"]
-        token = self.renewed(call.party, client, call.given.get("token_key"))
+        token = self.renewed(call.identity, client, call.given.get("token_key"))
         if token is None:
             return failure(f"failed since token key is invalid for {client}")
         return success({"user_proxy": token, "userProxy": token})
 
-    def renewed(self, party: Party, client: str, key: str | None) -> str | None:
+    def renewed(self, identity: Identity, client: str, key: str | None) -> str | None:
         """A new token for a pilot whose own is still good, and who has the key of its client."""
         good = hmac.compare_digest(self._token_key(client).encode(), (key or "").encode())
-        if not good or not party.caller.may(Scope.PILOT):
+        if not good or not identity.caller.may(Scope.PILOT):
             return None
-        caller = party.caller
+        caller = identity.caller
         return self.issuer.mint(caller.subject, (Scope.PILOT,), TOKEN_S, of=caller.line).token
 
     def _token_key(self, client: str) -> str:
         return self.service.key(f"panda token of {client}")
 
-    # --- events: we have no event service, and say so in the shapes that clients read --------------------
+    # --- events: there is no event service here; the answers have the shapes that clients read -----------
 
     async def acquire_event_ranges(self, call: Call) -> dict[str, Any]:
         return success({"StatusCode": 0, "eventRanges": []})
@@ -371,16 +377,16 @@ class Calls:
         return success(None) if known else failure("Failed to delete file due to no such file")
 
 
-def _architecture_fault(told: Any) -> str:
+def _architecture_fault(given: Any) -> str:
     """What is wrong with a pilot's account of its hardware; blank for nothing. We do not match by it."""
-    if not told:
+    if not given:
         return ""
-    if isinstance(told, str):
+    if isinstance(given, str):
         try:
-            told = bodies.within(told)
+            given = bodies.within(given)
         except (ValueError, RecursionError) as error:
             return f"failed to parse target_architecture with {error}"
-    return "" if isinstance(told, dict) else "target_architecture must be a JSON object"
+    return "" if isinstance(given, dict) else "target_architecture must be a JSON object"
 
 
 def _numbers(found: dict[str, Any], blank: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a Harvester is told to do: one row a command and instance, as PanDA keeps them.
+"""Commands for Harvester instances: one row a command and instance, as PanDA keeps them.
 
-An instance asks for its commands every few seconds. How many workers to start is worked out then, from
-the jobs that wait: for queues that it said it wants to be told of, or where its workers fetch jobs.
+An instance fetches its commands every few seconds. How many workers to start is worked out then, from
+the jobs that wait: for queues that it registered for, or where its workers fetch jobs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from dispatcher.service import Service
 
 START = "SET_N_WORKERS_JOBTYPE"
 STATISTICS = "REPORT_WORKER_STATS"
-AGAIN_S = 120.0  # an instance needs a minute to submit, and another to say so
-PULL_S = 7 * 86_400.0  # after this long without a new worker a queue is not the instance's any more
-AT_ONCE = 100  # workers of a queue that one command starts
+# Between two equal commands: an instance needs a minute to submit, and another to report it.
+AGAIN_S = 120.0
+# After this long without a new worker a queue is not the instance's any more.
+PULL_S = 7 * 86_400.0
+# Workers of a queue that one command starts.
+AT_ONCE = 100
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,7 +66,7 @@ async def acquire(service: Service, harvester_id: str, most: int) -> list[dict[s
 
 
 async def acknowledge(service: Service, command_ids: Sequence[Any]) -> None:
-    """An instance has taken commands."""
+    """Note that an instance has taken commands."""
     ids = [one for one in command_ids if isinstance(one, int) and 0 <= one < 2**63]
 
     def change(tx: Tx) -> None:
@@ -78,8 +81,8 @@ def _wanted(tx: Tx, harvester_id: str, name: str, now: float) -> set[str]:
     starting workers those where its pilots fetch jobs themselves."""
     queues = set()
     known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
-    told = msgspec.json.decode(known[1]) if known else {}
-    named = told.get("commands") if isinstance(told, dict) else None
+    registered = msgspec.json.decode(known[1]) if known else {}
+    named = registered.get("commands") if isinstance(registered, dict) else None
     for one in named if isinstance(named, list) else []:
         if isinstance(one, dict) and one.get("command") == name:
             queues.add(str(one.get("computingSite", "")))
@@ -91,7 +94,8 @@ def _wanted(tx: Tx, harvester_id: str, name: str, now: float) -> set[str]:
 
 def _start(tx: Tx, harvester_id: str, queue: str, waiting: Mapping[str, int], now: float) -> None:
     row = tx.one("worker.waiting", intent=intent_of(harvester_id), queue=queue)
-    coming = row[0] if row else 0  # workers that will take what waits
+    # Workers that will take what waits.
+    coming = row[0] if row else 0
     params: dict[str, int] = {}
     for kind, jobs in waiting.items():
         taken = min(jobs, coming)

@@ -1,5 +1,5 @@
-"""PanDA's dialects as an ASGI application: finds the dialect, the method and the caller, and whether that
-one may ask it, before it reads what is asked.
+"""PanDA's dialects as an ASGI application: finds the dialect, the method and the client, and checks that
+the client may call it, before the body is read.
 
 Errors are PanDA's: HTTP 403 with a text for a method or a token that is not good, 500 with a text for a
 body that cannot be read; all else is HTTP 200 with a code inside.
@@ -26,8 +26,8 @@ from dispatcher.panda import bodies, legacy, uploads, v1
 from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
 from dispatcher.panda.files import Files
+from dispatcher.panda.identity import Identity, identify
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
-from dispatcher.panda.party import Party, party
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
@@ -35,16 +35,21 @@ from dispatcher.service import Service
 DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
 """The one base URL from which every Pilot 3 takes a transform. Older ones take it from no other, and
 find the script in HARVESTER_WORKDIR instead; they speak through curl."""
-_OLD_PILOT = re.compile(rb"curl/|pilot/3\.\d\.|pilot/3\.10\.")  # cannot be told other base URLs
+# These take no other base URL.
+_OLD_PILOT = re.compile(rb"curl/|pilot/3\.\d\.|pilot/3\.10\.")
 
 
 class PandaSettings(Struct, frozen=True, kw_only=True):
-    """What `dispatcher serve` was told of PanDA's clients."""
+    """The options of `dispatcher serve` for PanDA's clients."""
 
-    open_queues: frozenset[str] = frozenset()  # served without a token
-    storage: str = ""  # the directory that is the sites' file storage
-    folder: Path | None = None  # the operator's queue and storage descriptions
-    transforms: str = ""  # base URL of the transform; blank: ours, or DOMA for older pilots
+    # Served without a token.
+    open_queues: frozenset[str] = frozenset()
+    # The directory that is the sites' file storage.
+    storage: str = ""
+    # The operator's queue and storage data.
+    folder: Path | None = None
+    # Base URL of the transform; blank: ours, or DOMA for older pilots.
+    transforms: str = ""
 
 
 class Panda:
@@ -67,10 +72,12 @@ class Panda:
                 return
             if path.startswith("/server/panda/"):
                 name = path.removeprefix("/server/panda/")
-                status, content, kind = await self._old(name, scope, headers, receive)
+                status, content, kind = await self._answer_legacy(name, scope, headers, receive)
             else:
                 _, _, version, name = path.split("/", 3)
-                status, content, kind = await self._new(version, name, scope, headers, receive)
+                status, content, kind = await self._answer_v1(
+                    version, name, scope, headers, receive
+                )
         except NotGzip as error:
             status, content, kind = 500, str(error).encode(), bodies.HTML
         except TooMuch:
@@ -85,7 +92,8 @@ class Panda:
             )
         except Rejected as error:
             status, content, kind = error.status, f"ERROR : {error}".encode(), bodies.TEXT
-        except AilurusError as error:  # a description of the operator's: a pilot asks again later
+        # A file of the operator's: a pilot asks again later.
+        except AilurusError as error:
             status, content, kind = 503, f"ERROR : {error}".encode(), bodies.TEXT
         await _send(send, status, content, kind)
 
@@ -93,7 +101,7 @@ class Panda:
         content = await self._files.get(path) if method in ("GET", "HEAD") else None
         token = headers.get(b"authorization")
         kept = content is None and path.startswith("/cache/")
-        if kept and party(self._issuer, token, self._open).production:
+        if kept and identify(self._issuer, token, self._open).production:
             content = await uploads.get(self._calls.service, path.removeprefix("/cache/"))
         if content is None:
             await _send(send, 404, b"ERROR : no such file", bodies.TEXT)
@@ -103,29 +111,33 @@ class Panda:
 
     # --- legacy --------------------------------------------------------------------------------------
 
-    async def _old(
+    async def _answer_legacy(
         self, name: str, scope: dict[str, Any], headers: Headers, receive: http.Receive
     ) -> tuple[int, bytes, str]:
         method = self._legacy.methods.get(name)
         if method is None:
             return _forbidden(name)
-        who = party(self._issuer, headers.get(b"authorization"), self._open)
-        if not (who.known or name in FREE or (who.queues and name in OPEN)):
+        identity = identify(self._issuer, headers.get(b"authorization"), self._open)
+        if not (identity.known or name in FREE or (identity.queues and name in OPEN)):
             return 403, b"ERROR : a token is required", bodies.TEXT
-        if who.known and not who.production and name not in FREE:
-            told = legacy.said(60, NOT_YOURS, as_json=bodies.wants_json(headers))
-            return 200, *legacy.encoded(told, headers)
-        call = await self._call(who, scope, headers, receive)
+        if identity.known and not identity.production and name not in FREE:
+            answer = legacy.status(60, NOT_YOURS, as_json=bodies.wants_json(headers))
+            return 200, *legacy.encoded(answer, headers)
+        call = await self._call(identity, scope, headers, receive)
         legacy.checked(name, call.given)
-        if name == "getJob" and not who.known and not who.serves(str(call.given.get("siteName"))):
+        if (
+            name == "getJob"
+            and not identity.known
+            and not identity.serves(str(call.given.get("siteName")))
+        ):
             return 403, b"ERROR : a token is required for this queue", bodies.TEXT
-        with self._metered(who, scope):
+        with self._metered(identity, scope):
             answer = await _guarded(method, call, {"StatusCode": 30})
         return 200, *legacy.encoded(answer, headers)
 
     # --- v1 ------------------------------------------------------------------------------------------
 
-    async def _new(
+    async def _answer_v1(
         self,
         version: str,
         name: str,
@@ -134,16 +146,17 @@ class Panda:
         receive: http.Receive,
     ) -> tuple[int, bytes, str]:
         method = v1.METHODS.get(name)
-        if method is None or version == "latest":  # real servers mean to know it, and forbid it
+        # Real servers mean to know `latest`, and forbid it.
+        if method is None or version == "latest":
             return _forbidden(name.rpartition("/")[2])
-        who = party(self._issuer, headers.get(b"authorization"), self._open)
+        identity = identify(self._issuer, headers.get(b"authorization"), self._open)
         try:
-            _check_role(method, who)  # before anything is read: nobody's bodies cost nothing
+            _check_role(method, identity)
         except v1.Refused as refused:
             answer = v1.failure(str(refused))
         else:
-            call = await self._call(who, scope, headers, receive)
-            with self._metered(who, scope):
+            call = await self._call(identity, scope, headers, receive)
+            with self._metered(identity, scope):
                 answer = await self._answer(method, scope["method"], call)
         return 200, bodies.v1(answer, headers), bodies.TEXT
 
@@ -157,29 +170,29 @@ class Panda:
         answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
 
-    def _account(self, who: Party, scope: dict[str, Any]) -> tuple[Limiter, str] | None:
-        """The account that a question goes to: the same as at our own door. What pilots and Harvester ask
-        follows from the jobs that there are; who shows no token has that of the address."""
+    def _account(self, identity: Identity, scope: dict[str, Any]) -> tuple[Limiter, str] | None:
+        """The account of a request: the same as at our own door. Requests of pilots and Harvester follow from
+        the jobs that there are and have none; an anonymous client has that of its address."""
         limiter = self._calls.service.limiter
-        if limiter is None or who.production or who.admin:
+        if limiter is None or identity.production or identity.admin:
             return None
         host = (scope.get("client") or ("",))[0]
-        return limiter, who.caller.subject if who.known else f"address {host}"
+        return limiter, identity.caller.subject if identity.known else f"address {host}"
 
-    def _metered(self, who: Party, scope: dict[str, Any]) -> AbstractContextManager[None]:
-        account = self._account(who, scope)
+    def _metered(self, identity: Identity, scope: dict[str, Any]) -> AbstractContextManager[None]:
+        account = self._account(identity, scope)
         return nullcontext() if account is None else account[0].metered(account[1])
 
     async def _call(
-        self, who: Party, scope: dict[str, Any], headers: Headers, receive: http.Receive
+        self, identity: Identity, scope: dict[str, Any], headers: Headers, receive: http.Receive
     ) -> Call:
-        """What is asked, read only now: the caller may ask it, and has not asked for too much."""
-        if (account := self._account(who, scope)) is not None:
+        """The call, read only now: the client may make it, and is within its rate."""
+        if (account := self._account(identity, scope)) is not None:
             limiter, subject = account
             limiter.ask(subject)
             limiter.spend(subject, costs.of_body(headers.get(b"content-length"), bodies.LONGEST))
         old = scope["path"].startswith("/server/")
-        most = bodies.longest(known=who.known)
+        most = bodies.longest(known=identity.known)
         body = bytes(await http.read_bytes(receive, headers, most))
         given = await bodies.read(
             scope["method"],
@@ -187,30 +200,30 @@ class Panda:
             scope["query_string"],
             body,
             packed=old,
-            known=who.known,
+            known=identity.known,
         )
         home = f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}"
         curl = _OLD_PILOT.match(headers.get(b"user-agent", b""))
         ours = DOMA if curl else f"{home}/trf/user"
         reads_json = bodies.wants_json(headers)
-        return Call(who, given, home, self._transforms or ours, reads_json)
+        return Call(identity, given, home, self._transforms or ours, reads_json)
 
 
-def _check_role(method: v1.Method, who: Party) -> None:
-    """Who may call what. Raises Refused."""
+def _check_role(method: v1.Method, identity: Identity) -> None:
+    """Raise Refused when the client may not call the method."""
     pilots = method.path.startswith("pilot/")
-    if method.free or (not who.known and who.queues and pilots):
+    if method.free or (not identity.known and identity.queues and pilots):
         return
-    if not who.known:
+    if not identity.known:
         raise v1.Refused(NO_IDENTITY)
-    if (method.admin and not who.admin) or (method.production and not who.production):
+    if (method.admin and not identity.admin) or (method.production and not identity.production):
         raise v1.Refused(NO_ROLE)
 
 
 async def _guarded(
     action: Callable[[Call], Awaitable[Any]], call: Call, broken: dict[str, Any]
 ) -> Any:
-    """The answer of an action; what a store cannot take now or ever is an answer too."""
+    """The answer of an action; `broken` when the store cannot take it, now or ever."""
     try:
         return await action(call)
     except (Unavailable, OverflowError):

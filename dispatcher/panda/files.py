@@ -1,4 +1,4 @@
-"""What PanDA's pilots load before they ask for jobs: queue and storage descriptions, the transform.
+"""Files that PanDA's pilots load before they request jobs: queue and storage data, the transform.
 
 These need no token, as with PanDA: a pilot loads them before it has read its own.
 """
@@ -22,7 +22,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from dispatcher.panda import harvester
 from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
-from dispatcher.panda.described import described, storages
+from dispatcher.panda.queue_data import queue_data, storages
 from dispatcher.ports import Tx
 from dispatcher.rules import records, specs
 from dispatcher.service import Service
@@ -37,10 +37,11 @@ _QUEUES = ("/cache/cric_pandaqueues.json", "/cache/schedconfig/cric_pandaqueues.
 _STORAGES = (
     "/cache/cric_ddmendpoints.json",
     "/cache/schedconfig/cric_ddmendpoints.json",
-    "/cache/ddmendpoints.json",  # where Pilot 3 looks that was told of none
+    # Where Pilot 3 looks by default.
+    "/cache/ddmendpoints.json",
 )
+# The size of a pilot whose queue has no data of the operator's: MB, seconds; 0: no limit.
 _SIZE: dict[str, float] = {"corecount": 1, "maxwdir": 100_000, "maxrss": 0, "maxtime": 0}
-"""What a pilot is told of its size where nobody has described its queue: MB, seconds; 0: no limit."""
 _ACTIVITIES = ("pr", "pw", "pl", "read_lan", "write_lan", "default")
 log = Log("panda")
 _encode = msgspec.json.Encoder().encode
@@ -50,8 +51,8 @@ _decode = msgspec.json.Decoder(JobSpec).decode
 class Queue(Struct, frozen=True):
     """What is known of the pilots of a queue."""
 
+    # Where they write to. Blank: it is not known.
     storage: str = ""
-    """Where they write to. Blank: nobody has said."""
     size: Room = Room(cores=1, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
 
 
@@ -61,8 +62,8 @@ def script() -> bytes:
 
 
 class Files:
-    """Answers GETs. `storage`: the directory that is the sites' file storage, if there is one;
-    `folder`: the operator's own descriptions, QUEUE.json and ddmendpoints.json."""
+    """Answers GETs. `storage`: the directory that is the sites' file storage, if there is one; `folder`:
+    the operator's QUEUE.json and ddmendpoints.json."""
 
     def __init__(self, service: Service, storage: str = "", folder: Path | None = None) -> None:
         self._service = service
@@ -70,8 +71,8 @@ class Files:
         self._folder = folder
 
     async def get(self, path: str) -> bytes | None:
-        """The content of a file, or None: there is no such one. Raises AilurusError: the operator's
-        description cannot be read."""
+        """The content of a file; None: there is no such one. Raises AilurusError when a file of the
+        operator's cannot be read."""
         if _SCRIPT.fullmatch(path):
             return script()
         if named := _JOB.fullmatch(path):
@@ -88,7 +89,7 @@ class Files:
         return None
 
     async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
-        """What of a job is too long for a command line: for who was given its key."""
+        """The part of a job that is too long for a command line, for a client that has its key."""
         good = self._service.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
         if not hmac.compare_digest(good, key):
             return None
@@ -100,7 +101,7 @@ class Files:
         return await self._service.store.read(look)
 
     def _good(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Queues with what is told of each; one with a bad description hides none of the others."""
+        """Queues with the data of each; one whose file is bad hides no other."""
         for name in sorted(names):
             try:
                 yield name, self._queue(name)
@@ -140,23 +141,24 @@ class Files:
             "appdir": "",
             "environ": "",
         }
-        return {**ours, **described(self._folder, name)}
+        return {**ours, **queue_data(self._folder, name)}
 
     def queue(self, name: str, resource_type: str = "") -> Queue:
-        """What a queue's pilots are, of which one asks for a job of a `resource_type`."""
+        """The pilots of a queue, of which one requests a job of a `resource_type`."""
         try:
-            own = described(self._folder, name)
-        except AilurusError as error:  # said to who asks for the description, too
+            own = queue_data(self._folder, name)
+        # A client that loads the queue's data is answered with the same error.
+        except AilurusError as error:
             log.warning("description_bad", file=error.field, what=error.message)
             return Queue()
-        told = {**_SIZE, **{key: own[key] for key in _SIZE if own.get(key)}}
-        # of a queue that nobody has described, a pilot for several cores knows better than we how many
+        sizes = {**_SIZE, **{key: own[key] for key in _SIZE if own.get(key)}}
+        # Without data of the queue, a pilot for several cores knows better than we how many.
         many = not own.get("corecount") and resource_type.startswith("MCORE")
         size = Room(
-            cores=MANY_CORES if many else int(told["corecount"]),
-            memory_mb=int(told["maxrss"]) or BOUNDLESS,
-            disk_mb=int(told["maxwdir"]) or BOUNDLESS,
-            seconds_left=told["maxtime"] or None,
+            cores=MANY_CORES if many else int(sizes["corecount"]),
+            memory_mb=int(sizes["maxrss"]) or BOUNDLESS,
+            disk_mb=int(sizes["maxwdir"]) or BOUNDLESS,
+            seconds_left=sizes["maxtime"] or None,
         )
         return Queue(self._storage_of(own), size)
 

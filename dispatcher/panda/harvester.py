@@ -1,4 +1,4 @@
-"""What Harvester says and asks: that it lives, its workers, its statistics, what to start.
+"""Harvester's instances, their workers and statistics, and jobs in numbers for them.
 
 A worker of a Harvester is a planned worker of ours: its intent is the instance, its index the worker id.
 """
@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.panda.acquire import ANYTHING, Place, intent_of, place_of_instance, worker_of
-from dispatcher.panda.updates import WORD, renew
+from dispatcher.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of, worker_of
+from dispatcher.panda.updates import WORKER_ERROR, renew
 from dispatcher.ports import Row, Tx
 from dispatcher.rules import attempts, records
 from dispatcher.rules.attempts import Claim
@@ -25,11 +25,14 @@ from dispatcher.service import Service
 from dispatcher.service.base import end_worker
 
 STATISTICS_S = 4 * 3600.0
-WORKER_ENDED = 300  # PanDA: its worker had ended while the job ran
+# PanDA's code of a job whose worker ended while it ran.
+WORKER_ENDED = 300
 RUNS = (JobState.STARTING, JobState.RUNNING)
-MOST_JOBS = 1000  # that one worker is taken to have
+# Jobs that one worker can report.
+MOST_JOBS = 1000
 ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
-SHOWN = ("activated", "assigned", "running")  # always, if only as 0
+# These are shown even as 0.
+SHOWN = ("activated", "assigned", "running")
 _PHASES = {
     "submitted": Phase.QUEUED,
     "ready": Phase.QUEUED,
@@ -50,8 +53,8 @@ _statistics = msgspec.json.Decoder(Statistics).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class Worker(Struct, frozen=True):
-    """What Harvester says of a worker; the rest of it is not kept."""
+class HarvesterWorker(Struct, frozen=True):
+    """A worker as Harvester reports it; other fields are not kept."""
 
     worker_id: Annotated[int, Meta(ge=1, le=2**62)] = field(name="workerID")
     status: str
@@ -65,7 +68,7 @@ class Worker(Struct, frozen=True):
 
 
 class Dialog(Struct, frozen=True):
-    """A line of Harvester's log that it wants to be seen."""
+    """A line of Harvester's log for operators."""
 
     module: Scalar = field(name="moduleName", default=None)
     identifier: Scalar = None
@@ -74,13 +77,13 @@ class Dialog(Struct, frozen=True):
 
 
 async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]) -> None:
-    """An instance lives, and so do the jobs that it holds for its workers."""
+    """Note that an instance lives, and renew the jobs that it holds for its workers."""
 
     def change(tx: Tx) -> int | None:
         known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
-        told = _encode(data).decode() if data or known is None else known[1]
-        _put(tx, "harvester", harvester_id, "", told, service.now())
-        row = tx.one("worker.of_instance", instance=place_of_instance(harvester_id))
+        reported = _encode(data).decode() if data or known is None else known[1]
+        _put(tx, "harvester", harvester_id, "", reported, service.now())
+        row = tx.one("worker.of_instance", instance=instance_of(harvester_id))
         return row[0] if row else None
 
     worker_id = await service.store.write(change)
@@ -89,11 +92,11 @@ async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]
 
 
 async def update_workers(service: Service, harvester_id: str, workers: Sequence[Any]) -> list[bool]:
-    """Take what an instance says of its workers. False: that entry is no worker."""
-    read: list[Worker | None] = []
+    """Apply the reports of an instance about its workers. False: that entry is no worker."""
+    read: list[HarvesterWorker | None] = []
     for one in workers:
         try:
-            read.append(msgspec.convert(one, Worker))
+            read.append(msgspec.convert(one, HarvesterWorker))
         except msgspec.ValidationError:
             read.append(None)
 
@@ -117,7 +120,7 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
 
 
 class _Taken(Struct, frozen=True):
-    """What came of what was said of one worker."""
+    """The outcome of a report about one worker."""
 
     worker_id: int
     site: str
@@ -126,71 +129,81 @@ class _Taken(Struct, frozen=True):
     lost: tuple[int, ...] = ()
 
 
-def _take(tx: Tx, harvester_id: str, told: Worker, now: float) -> _Taken:
-    """Apply what is said of one worker, before its pilot speaks, meanwhile, or after its end."""
+def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _Taken:
+    """Apply the report about one worker, before its pilot is seen, meanwhile, or after its end."""
     intent = intent_of(harvester_id)
-    row = tx.one("worker.of_harvester", intent=intent, idx=told.worker_id)
+    row = tx.one("worker.of_harvester", intent=intent, idx=reported.worker_id)
     if row is None:
-        worker_of(tx, Place(intent=intent, index=told.worker_id), told.site, active=False, now=now)
-        row = tx.one("worker.of_harvester", intent=intent, idx=told.worker_id)
+        worker_of(
+            tx,
+            WorkerKey(intent=intent, index=reported.worker_id),
+            reported.site,
+            active=False,
+            now=now,
+        )
+        row = tx.one("worker.of_harvester", intent=intent, idx=reported.worker_id)
         assert row is not None  # noqa: S101 -- it was made just now
-        if not told.jobs:  # its pilot fetches jobs itself: the instance can be told to start more
-            _put(tx, "pull", harvester_id, told.site, "", now)
+        if (
+            not reported.jobs
+        ):  # its pilot fetches jobs itself: the instance can be reported to start more
+            _put(tx, "pull", harvester_id, reported.site, "", now)
     worker_id, queue_name, _, phase, ending, _, registered, _, host, known = row
-    batch_id, diagnosis = str(told.batch_id or "")[:200], (told.diagnosis or "")[:2000]
-    node = (told.node or "")[:500]
+    batch_id, diagnosis = str(reported.batch_id or "")[:200], (reported.diagnosis or "")[:2000]
+    node = (reported.node or "")[:500]
     if not queue_name or (node and not host) or (batch_id and not known):
-        more = {"queue": told.site, "host": node, "batch_id": batch_id}
+        more = {"queue": reported.site, "host": node, "batch_id": batch_id}
         tx.run("worker.fill", worker_id=worker_id, **more)
-    taken = _Taken(int(worker_id), told.site, node)
-    if told.status in _ENDINGS:
+    taken = _Taken(int(worker_id), reported.site, node)
+    if reported.status in _ENDINGS:
         if phase != Phase.ENDED or ending == Ending.LOST:
-            ended = _ENDINGS[told.status]
+            ended = _ENDINGS[reported.status]
             end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
-        lost = _left(tx, harvester_id, told, worker_id, now)
+        lost = _conclude_jobs(tx, harvester_id, reported, worker_id, now)
         return replace(taken, ended=True, lost=tuple(lost))
-    if phase == Phase.ENDED and (ending != Ending.LOST or told.status not in _PHASES):
+    if phase == Phase.ENDED and (ending != Ending.LOST or reported.status not in _PHASES):
         return taken
-    news = phase if registered is not None else _PHASES.get(told.status, Phase.QUEUED)
+    new_phase = phase if registered is not None else _PHASES.get(reported.status, Phase.QUEUED)
     tx.run(
         "worker.phase",
         worker_id=worker_id,
-        phase=news,
+        phase=new_phase,
         ending=None,
         ended=None,
         batch_id=batch_id,
         diagnosis=diagnosis,
     )
-    if news != phase:
-        tx.tell("worker", at=now, worker_id=worker_id, phase=str(news))
+    if new_phase != phase:
+        tx.tell("worker", at=now, worker_id=worker_id, phase=str(new_phase))
     return taken
 
 
-def _left(tx: Tx, harvester_id: str, told: Worker, worker_id: int, now: float) -> list[int]:
-    """What an ended worker leaves: its jobs learn why, and where the instance says that nobody else
-    speaks for them (`syncLevel` 1), those that still ran are lost. A job that stages out is not: the
-    worker of a pilot that ends may be known to have ended before its last update is."""
-    place = tx.one("worker.of_instance", instance=place_of_instance(harvester_id))
-    holders: set[int] = {worker_id, *(place[:1] if place else ())}
+def _conclude_jobs(
+    tx: Tx, harvester_id: str, reported: HarvesterWorker, worker_id: int, now: float
+) -> list[int]:
+    """Store for the jobs of an ended worker why it ended; returns the lost ones. Where the instance says
+    that nobody else reports them (`syncLevel` 1), those that still ran are lost. A job that stages out
+    is not: the end of a worker may be known before the last update of its pilot."""
+    row = tx.one("worker.of_instance", instance=instance_of(harvester_id))
+    holders: set[int] = {worker_id, *(row[:1] if row else ())}
     held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
     lost = []
-    named = [job_id for job_id in (told.jobs or ())[:MOST_JOBS] if 0 < job_id < 2**63]
+    named = [job_id for job_id in (reported.jobs or ())[:MOST_JOBS] if 0 < job_id < 2**63]
     for job_id in dict.fromkeys([*held, *named]):
         job = records.find_job(tx, job_id)
         if job is None or job.state not in WITH_WORKER or job.worker_id not in holders:
             continue
-        # what a pilot was given and never began is with nobody; an instance still has a use for it
+        # A job that a pilot took and never began is lost too; an instance still uses one that it holds.
         runs = job.state in RUNS or (job.state is JobState.SENT and job.worker_id == worker_id)
-        if told.sync_level != 1 or not runs:
-            if told.error_code:
-                word = f"{told.error_code}: {told.diagnosis or ''}"[:2000]
-                _put(tx, WORD, "", f"{job_id}.{job.attempt_nr}", word, now)
+        if reported.sync_level != 1 or not runs:
+            if reported.error_code:
+                error = f"{reported.error_code}: {reported.diagnosis or ''}"[:2000]
+                _put(tx, WORKER_ERROR, "", f"{job_id}.{job.attempt_nr}", error, now)
             continue
-        reason = f"worker was {told.status} while the job was {job.state}"
+        reason = f"worker was {reported.status} while the job was {job.state}"
         attempts.expire(
             tx,
             Claim(job_id, job.attempt_nr, job.worker_id),
-            reason=f"{reason} : {told.diagnosis}"[:2000] if told.diagnosis else reason,
+            reason=f"{reason} : {reported.diagnosis}"[:2000] if reported.diagnosis else reason,
             code=WORKER_ENDED,
             now=now,
         )
@@ -206,19 +219,19 @@ async def last_worker(service: Service, harvester_id: str) -> int | None:
 
 
 async def instances_of(service: Service, queue: str) -> list[str]:
-    """The instances that have told of workers at a queue lately."""
+    """The instances that have reported of workers at a queue lately."""
     since = service.now() - STATISTICS_S
 
     def look(tx: Tx) -> set[str]:
-        told = {*tx.all("fact.since", kind="workers", since=since)}
+        counted = {*tx.all("fact.since", kind="workers", since=since)}
         pulled = {*tx.all("fact.since", kind="pull", since=since)}
-        return {instance for instance, site, _ in told | pulled if site == queue}
+        return {instance for instance, site, _ in counted | pulled if site == queue}
 
     return sorted(await service.store.read(look))
 
 
 async def keep_statistics(service: Service, harvester_id: str, site: str, text: str) -> None:
-    """How many workers an instance has at a queue. Raises ValueError for what is no table of that."""
+    """Store how many workers an instance has at a queue. Raises ValueError for another kind of text."""
     try:
         table = _encode(_statistics(text)).decode()
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -229,7 +242,7 @@ async def keep_statistics(service: Service, harvester_id: str, site: str, text: 
 
 
 async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
-    """What instances said of their workers in the last hours, by queue and instance."""
+    """The statistics that instances reported in the last hours, by queue and instance."""
     since = service.now() - STATISTICS_S
     rows = await service.store.read(lambda tx: tx.all("fact.since", kind="workers", since=since))
     found: dict[str, dict[str, Statistics]] = {}
@@ -240,7 +253,7 @@ async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
 
 
 async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[Any]) -> bool:
-    """The last figures of each host of an instance. False: these are none, and nothing is kept."""
+    """Store the last figures of each host of an instance. False: these are none, and nothing is stored."""
     try:
         figures = msgspec.convert(metrics, list[tuple[str, str, str]])
     except msgspec.ValidationError:
@@ -255,7 +268,7 @@ async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[An
 
 
 async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[Any]) -> None:
-    """Lines of an instance's log become events, which operators see. Raises ValueError."""
+    """Make events of lines of an instance's log, for operators. Raises ValueError for other entries."""
     try:
         lines = msgspec.convert(dialogs, list[Dialog])
     except msgspec.ValidationError as error:
@@ -281,10 +294,10 @@ def _shown(value: Scalar) -> str:
 
 
 async def keep_node(
-    service: Service, kind: str, site: str, name: str, facts: Mapping[str, Any]
+    service: Service, kind: str, site: str, name: str, content: Mapping[str, Any]
 ) -> bool:
-    """What a node is made of (`node`), or one kind of GPU in it (`gpu`). Whether it was known."""
-    text = _encode(facts).decode()[:20_000]
+    """Store the description of a node (`node`), or of one kind of GPU in it (`gpu`). Whether it was known."""
+    text = _encode(content).decode()[:20_000]
 
     def change(tx: Tx) -> bool:
         known = tx.one("fact.get", kind=kind, owner=site[:200], name=name[:500])
@@ -322,7 +335,8 @@ async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, i
             continue
         shape = service.shapes[shape_id]
         if state == JobState.ACTIVATED and not shape.fits(ANYTHING):
-            continue  # PanDA's pilots are not given such a job: nobody is to start one for it
+            # No PanDA pilot gets such a job: none is to be started for it.
+            continue
         kind = panda.resource_type(shape.cores, shape.memory_mb)
         for site in [name] if name else list(found) if state == JobState.ACTIVATED else []:
             states = found[site].setdefault(kind, {}).setdefault("managed", dict.fromkeys(SHOWN, 0))

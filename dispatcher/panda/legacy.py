@@ -34,6 +34,7 @@ Answer = dict[str, Any] | list[Any] | str | int | None
 Text: as it is."""
 BAD_JSON = "failed to load JSON"
 _NUMBER = re.compile(r"\s*[+-]?\d+\s*")
+# What a pilot without a token may call, for queues that are open.
 OPEN = frozenset(
     {
         "getJob",
@@ -45,7 +46,6 @@ OPEN = frozenset(
         "getResourceTypes",
     }
 )
-"""What a pilot without a token may call, for queues that are open."""
 FREE = frozenset({"isAlive"})
 _UPDATE = " ".join(name.legacy for name in UPDATE if name.legacy not in ("jobId", "state"))
 _NAMES = {
@@ -93,7 +93,7 @@ _NAMES = {
 
 
 def checked(name: str, given: Mapping[str, Any]) -> None:
-    """Raise BadBody for parameters that a method does not have, or for want of one that it needs."""
+    """Raise BadBody for parameters that a method does not have, or when one is missing that it needs."""
     known, needed = _NAMES[name]
     for one in given:
         if one not in known:
@@ -106,7 +106,7 @@ def checked(name: str, given: Mapping[str, Any]) -> None:
 
 
 class Legacy:
-    """The methods by name; what Harvester asks is handed on to v1, whose shapes are wrapped as pairs."""
+    """The methods by name. Harvester's go on to v1, whose answers are wrapped as pairs."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -151,14 +151,14 @@ class Legacy:
             harvester_id=request.harvester_id,
             proxy_key=request.proxy_key == "True",
         )
-        if not call.party.serves(request.site):
-            return said(60, NOT_YOURS, as_json=call.json)
+        if not call.identity.serves(request.site):
+            return status(60, NOT_YOURS, as_json=call.json)
         try:
             jobs = await acquire.acquire(self._service, wanted)
         except Unavailable:
-            return said(10, "database timeout", as_json=call.json)
+            return status(10, "database timeout", as_json=call.json)
         if not jobs:
-            return said(20, "no jobs in PanDA", as_json=call.json)
+            return status(20, "no jobs in PanDA", as_json=call.json)
         if "nJobs" not in given:
             return jobs[0]
         return {"StatusCode": 0, "jobs": jobs if call.json else json.dumps(jobs)}
@@ -169,11 +169,12 @@ class Legacy:
         if update.state not in STATES or job_id == "NULL":
             return {"StatusCode": 0}
         if update.job_id is None and _NUMBER.fullmatch(str(job_id)):
-            return reply(updates.TOBEKILLED)  # too large for any job that there is
+            # Too large for any job that there is.
+            return reply(updates.TOBEKILLED)
         if update.job_id is None:
             raise BadBody(f"invalid literal for int() with base 10: {str(job_id)[:200]!r}")
         try:
-            return reply(await updates.update(self._service, call.party, update))
+            return reply(await updates.update(self._service, call.identity, update))
         except Unavailable:
             return {"StatusCode": 30}
 
@@ -201,7 +202,7 @@ class Legacy:
 
     async def _get_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split()]
-        found = await self._calls.states(call.party, wanted)
+        found = await self._calls.states(call.identity, wanted)
         if found is None:
             return panda.to_text({"StatusCode": 30, "errorDialog": TOO_MANY})
         answer = {
@@ -209,11 +210,12 @@ class Legacy:
             "status": "+".join(state or "notfound" for _, state, _ in found),
             "attemptNr": "+".join(str(attempt_nr) for _, _, attempt_nr in found),
         }
-        return panda.to_text(answer)  # whatever the client says it reads
+        # Whatever the client says that it reads.
+        return panda.to_text(answer)
 
     async def _check_job_status(self, call: Call) -> Answer:
         wanted = [number(one) or 0 for one in text(call.given.get("ids")).split(",")]
-        found = await self._calls.told_states(call.party, wanted)
+        found = await self._calls.states_and_commands(call.identity, wanted)
         if found is None:
             return _Json({"StatusCode": 30, "errorDialog": TOO_MANY})
         return _Json({"StatusCode": 0, "data": found})
@@ -226,16 +228,16 @@ class Legacy:
         worker_id = number(given["workerID"]) or 0
         if not instance or worker_id < 1:
             return {"StatusCode": 30}
-        place = acquire.Place(intent=acquire.intent_of(instance), index=worker_id)
+        key = acquire.WorkerKey(intent=acquire.intent_of(instance), index=worker_id)
         if given["status"] == "started":
             site, node = text(given["site"]), text(given.get("node_id"))
-            await acquire.started(self._service, call.party, place, site[:200], node)
+            await acquire.worker_started(self._service, call.identity, key, site[:200], node)
         else:
-            await acquire.ended(self._service, call.party, place)
+            await acquire.worker_ended(self._service, call.identity, key)
         return {"StatusCode": 0}
 
     async def _resource_types(self, call: Call) -> Answer:
-        # to who does not ask for JSON, as the text of a Python list: that is how Pilot 3 reads it
+        # To a client that does not read JSON, as the text of a Python list: Pilot 3 reads that.
         return {"StatusCode": 0, "Returns": 0, "ResourceTypes": panda.resource_types()}
 
     async def _get_proxy(self, call: Call) -> Answer:
@@ -249,7 +251,7 @@ class Legacy:
 
     async def _access_token(self, call: Call) -> Answer:
         client, key = text(call.given["client_name"]), text(call.given.get("token_key"))
-        token = self._calls.renewed(call.party, client, key)
+        token = self._calls.renewed(call.identity, client, key)
         if token is None:
             message = f"failed since token key is invalid for {client[:200]}"
             return _Json({"StatusCode": 50, "errorDialog": message})
@@ -258,7 +260,7 @@ class Legacy:
     async def _debug_mode(self, call: Call) -> Answer:
         job_id = number(call.given["pandaID"]) or 0
         mode = str(call.given["modeOn"]).lower() == "true"
-        if await updates.set_debug(self._service, call.party, job_id, mode=mode):
+        if await updates.set_debug(self._service, call.identity, job_id, mode=mode):
             return "Succeeded"
         return NOT_ACTIVE.format(job_id)
 
@@ -271,7 +273,8 @@ class Legacy:
     async def _update_event_ranges(self, call: Call) -> Answer:
         ranges = _decoded(call.given.get("eventRanges"))
         taken: list[bool] = [False] * (len(ranges) if isinstance(ranges, list) else 0)
-        if number(call.given.get("version")):  # Harvester's, and jumbo jobs'
+        # Harvester's, and those of jumbo jobs.
+        if number(call.given.get("version")):
             return {"StatusCode": 0, "Returns": taken, "Command": {}}
         return {"StatusCode": 0, "Returns": json.dumps(taken), "Command": "{}"}
 
@@ -319,14 +322,14 @@ class Legacy:
         return json.dumps({"status": answer["success"], "message": answer["message"] or "done"})
 
     def _pair(
-        self, path: str, names: dict[str, str], said: str
+        self, path: str, names: dict[str, str], done: str
     ) -> Callable[[Call], Awaitable[Answer]]:
-        """A method of v1 under its old name: arguments as JSON text, the answer as a pair, with
-        `said` where v1 has nothing to say."""
+        """A method of v1 under its old name: arguments as JSON text, the answer as a pair, with `done`
+        where v1 has no data."""
         method = METHODS[path]
         kinds = {argument.name: argument.kind for argument in method.arguments}
 
-        async def ask(call: Call) -> Answer:
+        async def answer_pair(call: Call) -> Answer:
             given: dict[str, Any] = {}
             for old, new in names.items():
                 if old in call.given:
@@ -342,9 +345,9 @@ class Legacy:
             answer = await action(msgspec.structs.replace(call, given=right))
             if not answer["success"]:
                 return [False, answer["message"]]
-            return [True, said if answer["data"] is None else answer["data"]]
+            return [True, done if answer["data"] is None else answer["data"]]
 
-        return ask
+        return answer_pair
 
 
 _PAIRS: dict[str, tuple[str, dict[str, str], str]] = {
@@ -391,13 +394,13 @@ def encoded(answer: Answer, headers: bodies.Headers) -> tuple[bytes, str]:
     return json.dumps(answer).encode(), bodies.TEXT
 
 
-def said(code: int, words: str, *, as_json: bool) -> dict[str, Any]:
-    """A code, and what it means for who reads JSON."""
-    return {"StatusCode": code, "errorDialog": words} if as_json else {"StatusCode": code}
+def status(code: int, message: str, *, as_json: bool) -> dict[str, Any]:
+    """An answer with a code, and with the message for a client that reads JSON."""
+    return {"StatusCode": code, "errorDialog": message} if as_json else {"StatusCode": code}
 
 
 def _decoded(value: object) -> Any:
-    """JSON text as what it says; other values, and text that is none, as they are."""
+    """The value of JSON text; other values, and other text, as they are."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,6 +1,6 @@
 """A final update of a PanDA client as the report that the queue takes. Pure.
 
-What PanDA's Adder asks of outputs is asked here: every output that the job must have is listed with a
+The checks of PanDA's Adder are made here: every output that the job must have is listed with a
 size and a checksum, and nothing is listed that the job does not know.
 """
 
@@ -44,44 +44,44 @@ class Missing(Exception):
 
 
 def report(
-    told: JobUpdate, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
+    sent: JobUpdate, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
 ) -> m.Report:
     """The report in a final update. `finished` becomes a failure where outputs are missing. `worker`:
-    the error that its worker ended with, if that was said."""
-    finished, fault = told.state == "finished", ""
-    files = () if finished else _log(told, job_id, attempt_nr)
+    the error that its worker ended with, if that was reported."""
+    finished, fault = sent.state == "finished", ""
+    files = () if finished else _log(sent, job_id, attempt_nr)
     if finished:
         try:
-            files = _files(told, spec, job_id, attempt_nr)
+            files = _files(sent, spec, job_id, attempt_nr)
         except Missing as error:
             finished, fault = False, str(error)
-    code, transient = (0, False) if finished else _code(told, fault)
-    exit_code = told.exit_code
+    code, transient = (0, False) if finished else _code(sent, fault)
+    exit_code = sent.exit_code
     return m.Report(
         job_id=job_id,
         attempt_nr=attempt_nr,
         report_key="-",  # the caller's token stands for it
         finished=finished,
         code=code,
-        diagnosis="" if finished else _diagnosis(told, fault, worker),
+        diagnosis="" if finished else _diagnosis(sent, fault, worker),
         transient=transient,
         exit_code=exit_code if exit_code is not None and abs(exit_code) <= 1000 else None,
         files=files,
-        usage=usage(told),
-        timing=_timing(told.timing),
-        ended=told.ended or now,
-        host=told.node[:500],
+        usage=usage(sent),
+        timing=_timing(sent.timing),
+        ended=sent.ended or now,
+        host=sent.node[:500],
         runtime="panda",
-        stderr_tail=told.log[-TEXT:],
+        stderr_tail=sent.log[-TEXT:],
     )
 
 
-def _files(told: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+def _files(sent: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
     try:
-        listed = reported_files(told.outputs)
+        listed = reported_files(sent.outputs)
     except ValueError as error:
         raise Missing(str(error)) from None
-    by_transform = {one.name: one for one in placed_outputs(told.job_report)}
+    by_transform = {one.name: one for one in placed_outputs(sent.job_report)}
     files: list[m.DoneFile] = []
     for file in spec.outputs:
         full = panda.lfn(job_id, attempt_nr, file.name)
@@ -97,9 +97,9 @@ def _files(told: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tupl
         elif not file.optional:
             raise Missing(f"output {file.name} is not in the output report")
     inputs = {file.name for file in spec.inputs}
-    strangers = [name for name in listed if name not in inputs and not _LOG.fullmatch(name)]
-    if strangers:
-        raise Missing(f"the job has no output {min(strangers)[:200]}")
+    unknown = [name for name in listed if name not in inputs and not _LOG.fullmatch(name)]
+    if unknown:
+        raise Missing(f"the job has no output {min(unknown)[:200]}")
     return tuple(files)
 
 
@@ -110,10 +110,10 @@ def _absent(one: PlacedOutput | None, entry: ReportedFile | None) -> bool:
     return entry is None or (panda.number(entry.fsize), entry.adler32) == (one.size, one.adler32)
 
 
-def _log(told: JobUpdate, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+def _log(sent: JobUpdate, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
     """Where the log of a failed attempt is: of its files, only that counts."""
     try:
-        entry = reported_files(told.outputs).get(panda.lfn(job_id, attempt_nr, LOG))
+        entry = reported_files(sent.outputs).get(panda.lfn(job_id, attempt_nr, LOG))
         return () if entry is None else (_done(LOG, entry),)
     except (Missing, ValueError):
         return ()
@@ -144,56 +144,60 @@ def _placed(directory: str, name: str) -> str:
 
 
 def _url(text: str) -> str:
-    """Where a file is, if that can be said as a URL: children of the job would read it there."""
+    """The URL of a file, if it has one: children of the job would read it there."""
     try:
         return msgspec.convert(text, FileUrl)
     except msgspec.ValidationError:
         return ""
 
 
-def _code(told: JobUpdate, fault: str) -> tuple[int, bool]:
+def _code(sent: JobUpdate, fault: str) -> tuple[int, bool]:
     """The code of a failure, and whether another attempt may help."""
     if fault:
         return Code.MISSING_OUTPUT, False
-    said = told.code or 0
-    if told.exit_code and abs(said) in FROM_EXIT_CODES:
-        said = Code.PAYLOAD_FAILED
-    elif told.exe_code and abs(said) in SAYS_LITTLE and abs(told.exe_code) not in SAYS_LITTLE:
-        said = told.exe_code
-    elif not said:
-        said = Code.PAYLOAD_FAILED if told.exit_code else Code.GENERAL_ERROR
-    number = min(abs(said), 1_000_000)
+    reported = sent.code or 0
+    if sent.exit_code and abs(reported) in FROM_EXIT_CODES:
+        reported = Code.PAYLOAD_FAILED
+    elif sent.exe_code and abs(reported) in SAYS_LITTLE and abs(sent.exe_code) not in SAYS_LITTLE:
+        reported = sent.exe_code
+    elif not reported:
+        reported = Code.PAYLOAD_FAILED if sent.exit_code else Code.GENERAL_ERROR
+    number = min(abs(reported), 1_000_000)
     code = _CODES.get(number)
     if code is None:
-        return number, said < 0  # PanDA: below zero is worth another attempt
+        # PanDA: a code below zero is worth another attempt.
+        return number, reported < 0
     return number, code.transient
 
 
-def _diagnosis(told: JobUpdate, fault: str, worker: str) -> str:
-    said = fault or told.diagnosis or told.exe_diagnosis
-    if told.exit_code and abs(told.code or 0) in FROM_EXIT_CODES:  # its words are of another fault
-        said = fault
-    if not said and told.exit_code:
-        said = f"the payload ended with exit code {told.exit_code}"
-    heard = f"its worker ended with error {worker}" if worker else ""
-    return ("; ".join(one for one in (said, heard) if one) or "the pilot gave no reason")[:TEXT]
+def _diagnosis(sent: JobUpdate, fault: str, worker: str) -> str:
+    diagnosis = fault or sent.diagnosis or sent.exe_diagnosis
+    # Then the pilot's text is of another fault.
+    if sent.exit_code and abs(sent.code or 0) in FROM_EXIT_CODES:
+        diagnosis = fault
+    if not diagnosis and sent.exit_code:
+        diagnosis = f"the payload ended with exit code {sent.exit_code}"
+    of_worker = f"its worker ended with error {worker}" if worker else ""
+    return ("; ".join(one for one in (diagnosis, of_worker) if one) or "the pilot gave no reason")[
+        :TEXT
+    ]
 
 
-def usage(told: JobUpdate) -> m.Usage | None:
-    """What the payload used, if the update says something of it."""
+def usage(sent: JobUpdate) -> m.Usage | None:
+    """The payload's resource use, if the update reports any."""
     values: dict[str, Any] = {
-        "cpu_s": told.cpu_s,
-        "rss_kb": told.avg_rss_kb,
-        "max_rss_kb": told.max_rss_kb,
-        "max_pss_kb": told.max_pss_kb,
-        "read_bytes": told.read_bytes,
-        "write_bytes": told.write_bytes,
+        "cpu_s": sent.cpu_s,
+        "rss_kb": sent.avg_rss_kb,
+        "max_rss_kb": sent.max_rss_kb,
+        "max_pss_kb": sent.max_pss_kb,
+        "read_bytes": sent.read_bytes,
+        "write_bytes": sent.write_bytes,
     }
     values = {name: value for name, value in values.items() if value is not None and value >= 0}
     if not values:
         return None
-    if told.started and told.ended and told.ended > told.started:
-        values["wall_s"] = told.ended - told.started
+    if sent.started and sent.ended and sent.ended > sent.started:
+        values["wall_s"] = sent.ended - sent.started
     return m.Usage(**values)
 
 

@@ -1,6 +1,6 @@
 """Files that Harvester leaves with its server: logs, which grow, and checkpoints of searches.
 
-They are small and few, and kept in the store like all that only PanDA's clients tell.
+They are small and few, and kept in the store like everything that only PanDA's clients report.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dispatcher.panda.bodies import Upload
 from dispatcher.ports import Tx
 from dispatcher.service import Service
 
-LONGEST = 1_000_000  # bytes; of a log, the end is kept
+# Bytes of a file; of a log, the end is kept.
+LONGEST = 1_000_000
 _KIND = "file"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 _CHECKPOINT = re.compile(r"\d{1,18}_\d{1,18}")
 
 
 async def put(service: Service, file: Upload, *, name: str = "") -> str:
-    """Keep a file under its name, or under `name`. Raises ValueError."""
+    """Keep a file under its name, or under `name`. Raises ValueError for a name or size that is not
+    kept."""
     named = _named(name or file.name)
     if len(file.data) > LONGEST:
         raise ValueError(f"Exceeded size limit {len(file.data)}>{LONGEST}")
@@ -29,7 +31,7 @@ async def put(service: Service, file: Upload, *, name: str = "") -> str:
 
 
 async def append(service: Service, file: Upload) -> None:
-    """Add a packed piece to a log. Raises ValueError."""
+    """Add a packed piece to a log. Raises ValueError for what is not packed or has no name."""
     engine = zlib.decompressobj()
     try:
         piece = engine.decompress(file.data, LONGEST)

@@ -1,6 +1,6 @@
 """The methods of `/api/v1/` as a table, read as strictly as PanDA reads them.
 
-The checks come in PanDA's order, with PanDA's words: identity, role, HTTP method, which arguments,
+The checks come in PanDA's order, with PanDA's messages: identity, role, HTTP method, which arguments,
 their types. `!` marks a required argument, `=` one whose default is not null, so that null is refused.
 `any` is not looked at, as there; `number` takes a float too. Those of a GET are cast from text.
 """
@@ -20,7 +20,8 @@ from dispatcher.panda.bodies import Upload
 KINDS: dict[str, type] = {
     "any": object,
     "int": int,
-    "number": complex,  # int | float there; stands for both here
+    # int | float there; complex stands for both here.
+    "number": complex,
     "str": str,
     "bool": bool,
     "float": float,
@@ -61,8 +62,10 @@ class Method(Struct, frozen=True, dict=True):
     path: str
     verb: str
     arguments: tuple[Argument, ...]
-    production: bool = False  # only for who runs pilots or Harvester
-    free: bool = False  # for anybody at all
+    # Only for clients that run pilots or Harvester.
+    production: bool = False
+    # For every client, without a token.
+    free: bool = False
     admin: bool = False
 
     @cached_property
@@ -71,23 +74,23 @@ class Method(Struct, frozen=True, dict=True):
 
     @cached_property
     def kinds(self) -> dict[str, type]:
-        """What each argument is."""
+        """The type of each argument."""
         return {argument.name: argument.kind for argument in self.arguments}
 
     @cached_property
     def needed(self) -> frozenset[str]:
-        """What a call cannot do without."""
+        """The arguments that a call must have."""
         return frozenset(argument.name for argument in self.arguments if argument.required)
 
 
-def _argument(word: str) -> Argument:
-    name, _, kind = word.partition(":")
+def _argument(text: str) -> Argument:
+    name, _, kind = text.partition(":")
     bare = kind.rstrip("!=")
     return Argument(name, KINDS[bare], kind.endswith("!"), kind == bare)
 
 
 def _method(verb: str, path: str, arguments: str = "", **who: bool) -> Method:
-    return Method(path, verb, tuple(_argument(word) for word in arguments.split()), **who)
+    return Method(path, verb, tuple(_argument(text) for text in arguments.split()), **who)
 
 
 def _production(verb: str, path: str, arguments: str = "") -> Method:
@@ -195,12 +198,14 @@ class Refused(Exception):
 
 
 def bound(method: Method, verb: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, checked. Raises Refused in v1's own words."""
+    """The arguments of a call, checked. Raises Refused with v1's own messages."""
     if verb != method.verb:
         raise Refused(f"expecting {method.verb}, received {verb}")
-    if method.path == "pilot/acquire_jobs" and "resourceType" in given:  # Harvester's own criteria
+    # Harvester's own criteria come under another name.
+    if method.path == "pilot/acquire_jobs" and "resourceType" in given:
         given.setdefault("resource_type", given.pop("resourceType"))
-    if verb == P and _right(method, given):  # a query is all text
+    # A query is all text.
+    if verb == P and _right(method, given):
         return given
     for argument in method.arguments:
         if argument.required and argument.name not in given:
@@ -235,7 +240,8 @@ def _typed(argument: Argument, value: Any, *, cast: bool) -> Any:
         if value is None:
             return None
     right = isinstance(value, (int, float) if kind is complex else kind)
-    if right and kind in (int, complex) and abs(value) >= 2**63:  # no database takes it
+    # No database takes it.
+    if right and kind in (int, complex) and abs(value) >= 2**63:
         raise Refused(f"Type error: '{argument.name}' is too large.")
     if not right:
         shown = {complex: "int", Upload: "FileStorage"}.get(kind, kind.__name__)
@@ -277,10 +283,10 @@ def _whole(text: str) -> int:
 
 
 def success(data: object, message: str = "") -> dict[str, Any]:
-    """What v1 says when it did what was asked."""
+    """v1's answer to a call that it did."""
     return {"success": True, "message": message, "data": data}
 
 
 def failure(message: str, data: object = None) -> dict[str, Any]:
-    """What v1 says when it did not."""
+    """v1's answer to a call that it did not do."""
     return {"success": False, "message": message, "data": data}

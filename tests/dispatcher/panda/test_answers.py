@@ -16,7 +16,7 @@ from ailurus.protocol.api import TailQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
 from dispatcher.door.access_log import AccessLog, Traffic
-from dispatcher.panda import bodies, described, updates
+from dispatcher.panda import bodies, queue_data, updates
 from dispatcher.panda.door import PandaSettings
 from dispatcher.refusal import Rejected
 from dispatcher.rules import retention
@@ -679,7 +679,7 @@ def test_a_description_may_be_cric_s_map_of_its_queue(some_keys, tmp_path):
 def test_a_bad_description_is_named_and_harms_no_other_queue(some_keys, tmp_path, text, field):
     (tmp_path / "q.json").write_text(text)
     with pytest.raises(AilurusError) as refused:
-        described.check(tmp_path)
+        queue_data.check(tmp_path)
     assert refused.value.field.startswith(field)
     assert refused.value.remedy
     made = Dispatcher(tmp_path, some_keys, PandaSettings(folder=tmp_path))

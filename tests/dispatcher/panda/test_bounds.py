@@ -70,7 +70,7 @@ def bomb(size: int) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.parametrize("path", ["/server/panda/getJob", "/api/v1/pilot/acquire_jobs"])
 def test_small_packed_bodies_of_many_values_are_refused_unread(opened, path):
-    for token, size in ((None, bodies.VALUES // bodies.NOBODYS), ("", bodies.VALUES)):
+    for token, size in ((None, bodies.VALUES // bodies.ANONYMOUS_PART), ("", bodies.VALUES)):
         body, headers = bomb(size + 1)
         assert len(body) < 8000
         assert opened.raw("POST", path, body, headers, token=token).status == 413
@@ -99,7 +99,9 @@ def test_values_between_texts_are_values(text):
 
 
 def test_nobody_may_send_as_much_as_a_pilot(opened):
-    body = json.dumps({"siteName": "q", "node": "x" * (bodies.LONGEST // bodies.NOBODYS)}).encode()
+    body = json.dumps(
+        {"siteName": "q", "node": "x" * (bodies.LONGEST // bodies.ANONYMOUS_PART)}
+    ).encode()
     kind = {"content-type": "application/json"}
     assert opened.raw("POST", "/api/v1/pilot/acquire_jobs", body, kind, token=None).status == 413
     packed = gzip.compress(body)

@@ -1,5 +1,7 @@
-"""The operator's folder of descriptions: `QUEUE.json` of queues, `ddmendpoints.json` of storages, as CRIC has
-them: what is said, or a map of names to it."""
+"""The operator's folder of queue and storage data in CRIC's form: `QUEUE.json`, `ddmendpoints.json`.
+
+A queue's file holds its data, or a map of its name to them.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +20,35 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 
 
 class _Queue(Struct, frozen=True):
-    """What we read of a queue ourselves; the rest is its pilots' affair."""
+    """The keys that the dispatcher reads; all are sent to the queue's pilots."""
 
     astorages: dict[str, list[str] | None] | None = None
     status: str | None = None
     timefloor: float | None = None
     corecount: int | None = None
-    maxrss: float | None = None  # MB
-    maxwdir: float | None = None  # MB
-    maxtime: float | None = None  # seconds
+    # MB
+    maxrss: float | None = None
+    # MB
+    maxwdir: float | None = None
+    # seconds
+    maxtime: float | None = None
 
 
-def described(folder: Path | None, name: str) -> dict[str, Any]:
-    """What the folder says of a queue; nothing, if it says nothing. Raises AilurusError."""
-    said = _read(folder, name)
-    inner = said.get(name)
-    if isinstance(inner, dict) and len(said) == 1:
-        said = inner
-    _check(said, _Queue, f"{name}.json")
-    return said
+def queue_data(folder: Path | None, name: str) -> dict[str, Any]:
+    """The data of a queue; empty where the folder has none. Raises AilurusError."""
+    data = _read(folder, name)
+    inner = data.get(name)
+    if isinstance(inner, dict) and len(data) == 1:
+        data = inner
+    _check(data, _Queue, f"{name}.json")
+    return data
 
 
 def storages(folder: Path | None) -> dict[str, Any]:
-    """The storages that the folder describes, by name. Raises AilurusError."""
-    said = _read(folder, STORAGES)
-    _check(said, dict[str, dict[str, Any]], f"{STORAGES}.json")
-    return said
+    """The data of storages, by name. Raises AilurusError."""
+    data = _read(folder, STORAGES)
+    _check(data, dict[str, dict[str, Any]], f"{STORAGES}.json")
+    return data
 
 
 def check(folder: Path | None) -> None:
@@ -58,7 +63,7 @@ def check(folder: Path | None) -> None:
         if file.stem == STORAGES:
             storages(folder)
         elif _NAME.fullmatch(file.stem):
-            described(folder, file.stem)
+            queue_data(folder, file.stem)
 
 
 def _read(folder: Path | None, name: str) -> dict[str, Any]:
@@ -77,9 +82,9 @@ def _read(folder: Path | None, name: str) -> dict[str, Any]:
         raise _bad(f"{name}.json", f"is not JSON: {error}") from None
 
 
-def _check(said: dict[str, Any], kind: Any, file: str) -> None:
+def _check(data: dict[str, Any], kind: Any, file: str) -> None:
     try:
-        msgspec.convert(said, kind)
+        msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         fault = explained(error)
         raise _bad(f"{file}: {fault.field}", fault.message) from None

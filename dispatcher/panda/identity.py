@@ -1,4 +1,4 @@
-"""Who speaks PanDA to us, and for which queues."""
+"""The client of a PanDA request, and the queues that it may serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.auth.caller import NOBODY, BadToken, Caller
 from dispatcher.auth.tokens import Issuer
 
 
-class Party(Struct, frozen=True):
+class Identity(Struct, frozen=True):
     """A caller, and the queues it may serve: None for all, an empty set for none."""
 
     caller: Caller
@@ -40,16 +40,16 @@ class Party(Struct, frozen=True):
         return self.serves(queue) or (self.known and self.caller.owns(owner))
 
 
-def party(issuer: Issuer, authorization: bytes | None, opened: Collection[str]) -> Party:
-    """Who sent a request. Without a token: nobody, who serves the queues that are open.
+def identify(issuer: Issuer, authorization: bytes | None, opened: Collection[str]) -> Identity:
+    """The client of a request. One without a token is anonymous and serves the queues in `opened`.
 
     Raises BadToken for a token that is not good: it never counts as none.
     """
     if authorization is None:
-        return Party(NOBODY, frozenset(opened))
-    word, _, token = authorization.decode("latin-1").partition(" ")
-    if word.lower() != "bearer":
+        return Identity(NOBODY, frozenset(opened))
+    scheme, _, token = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
         raise BadToken("the request has no bearer token")
     caller = issuer.caller(token.strip())
     production = caller.may(Scope.PILOT) or caller.may(Scope.ADMIN)
-    return Party(caller, None if production else frozenset())
+    return Identity(caller, None if production else frozenset())
