@@ -69,7 +69,7 @@ def test_a_waiting_worker_is_woken_by_a_submission_to_another_dispatcher(databas
     async def test(one, two):
         worker = await one.worker()
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await asyncio.sleep(0.1)
+        await until(lambda: one.service.hub.waiting("q"))
         await two.submit()
         async with asyncio.timeout(2):
             assert len(await waiting) == 1

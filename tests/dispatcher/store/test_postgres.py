@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 
 import pytest
@@ -151,12 +152,15 @@ def test_r1_a_killed_server_loses_nothing_acknowledged_and_is_found_again(own_se
 @pytest.mark.slow
 def test_a_dispatcher_that_stands_still_in_a_commit_holds_up_the_others_for_seconds(database):
     async def test(one, two):
+        locked = threading.Event()
+
         def still(tx):
             tx.one("series.take", name="event", by=1)  # the lock that every commit takes at its end
+            locked.set()
             time.sleep(8)
 
         stopped = asyncio.create_task(one.write(still))
-        await asyncio.sleep(0.3)
+        await until(locked.is_set)
         async with asyncio.timeout(7):
             await two.write(lambda tx: tx.tell("x", at=1.0))
         with pytest.raises(Unavailable):

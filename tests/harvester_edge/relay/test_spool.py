@@ -7,7 +7,6 @@ import asyncio
 import errno
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from harvester_edge.relay import spool as spools
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.spool import Spool
 from harvester_edge.relay.stock import No
+from tests.rig.programs import until
 
 ONCE = Patience(total_s=0.0)
 BEAT = m.Beat(room=Room(cores=1))
@@ -78,8 +78,7 @@ def client(spool: Spool, shown: str = "good") -> SpoolClient:
 def test_a_request_is_answered_and_leaves_nothing(serving):
     spool, echo = serving
     assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
-    time.sleep(0.2)
-    assert list(spool.directory.glob("*/*/*")) == []
+    until(lambda: not list(spool.directory.glob("*/*/*")), 5, "something is left")
     assert echo.beats == 1
 
 
@@ -98,8 +97,11 @@ def test_p10_what_is_no_request_is_removed_and_harms_nobody(serving):
         put(spool.directory / "ask" / "0" / f"{nr}", text)
     os.mkfifo(spool.directory / "ask" / "1" / ".pipe")
     assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
-    time.sleep(0.2)
-    assert [one.name for one in spool.directory.glob("ask/*/*")] == [".pipe"]
+
+    def left() -> list[str]:
+        return [one.name for one in spool.directory.glob("ask/*/*")]
+
+    until(lambda: left() == [".pipe"], 5, "not removed")
     assert echo.beats == 1
 
 
@@ -164,10 +166,7 @@ def test_what_cannot_be_answered_is_tried_rarely(serving, monkeypatch):
 def test_a_spool_that_somebody_has_removed_is_made_again(serving):
     spool, _ = serving
     spool.directory.rename(spool.directory.with_name("gone"))
-    for _ in range(200):
-        if len(list(spool.directory.glob("a*/*"))) == 32:
-            break
-        time.sleep(0.02)
+    until(lambda: len(list(spool.directory.glob("a*/*"))) == 32, 5, "not made again")
     assert client(spool).call("beat", BEAT, answer=m.BeatAnswer).heartbeat_s == 7
 
 
