@@ -1,96 +1,120 @@
-"""Plugins of a distribution outside the tree, found by their entry points: `examples/plugins`."""
+"""The example of docs/plugins.md: a package outside the tree, found by its entry points."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
-import tomllib
-from contextlib import suppress
+import importlib
+import re
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
-from msgspec.structs import replace
+import yaml
 
-from ailurus.protocol.job import InputFile
-from ailurus.protocol.states import JobState
+import plugins
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.url import Url
+from ailurus.protocol.worker import Ending, Phase
+from harvester_edge import lint
 from harvester_edge.batch import batch_class
-from harvester_edge.lint import faults
-from harvester_edge.ports import Accepted, Order, Rejected, Tag
-from tests.pilot import conftest as pilots
+from harvester_edge.ports import Accepted, Batch, BatchError, Rejected, Unclear
+from pilot.ports import ContainerSetup, JobError, Sandbox
+from plugins.batch.commands import Ran
+from tests.plugins.recordings import HUNG, MISSING, Player, order
 
-field, shared_dispatcher = pilots.field, pilots.shared_dispatcher
+PAGE = Path(__file__).parents[2] / "docs/plugins.md"
 
-EXAMPLE = Path(__file__).parents[2] / "examples/plugins"
-SITE = """\
-schema: 1
-site: outside
-dispatcher: {url: "https://dispatcher.example", token_file: /etc/ailurus/token}
-backend: {kind: ledger, options: {most_workers: 3}}
-paths: {work: /scratch/pilots, state: /var/lib/outside, shared: /shared/outside}
-scaling: {max_total: 10}
-container: {default: nice, bare: true}
-slots:
-  one: {queue: q, cores: 1, memory: 2GiB, disk: 10GiB, walltime: 1h}
-"""
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch) -> dict[str, str]:
-    """The example as it is installed; the environment that a program needs to see it.
-
-    scripts/test installs it beside the wheel. In a tree nothing is installed: what an installer
-    would write lies in a folder on the path.
-    """
-    with suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.distribution("ailurus-example-plugins")
-        return {}
-    folder = tmp_path / "site-packages"
-    info = folder / "ailurus_example_plugins-1.dist-info"
+def installed(tmp_path, monkeypatch):
+    """The page's package in a directory of Python's path."""
+    site = tmp_path / "site-packages"
+    info = site / "my_plugins-1.0.dist-info"
     info.mkdir(parents=True)
-    shutil.copy(EXAMPLE / "example_plugins.py", folder)
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
+    (site / "my_plugins.py").write_text("\n\n".join(blocks("python")))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugins\nVersion: 1.0\n")
+    (toml,) = blocks("toml")
     lines = [
-        f"{name} = {where}" if where else f"[{name}]"
-        for group, points in project["entry-points"].items()
-        for name, where in [(group, ""), *points.items()]
+        re.sub(r'^\[project\.entry-points\."(.*)"\]$', r"[\1]", one) for one in toml.split("\n")
     ]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(str(folder))
-    return {"PYTHONPATH": str(folder)}
+    (info / "entry_points.txt").write_text("\n".join(lines).replace('"', ""))
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    yield site
+    sys.modules.pop("my_plugins", None)
 
 
-def test_the_edge_finds_a_batch_system(installed, tmp_path):
-    kind = batch_class("ledger")
-    ledger = kind(kind.Options(most_workers=3), tmp_path, "site", timeout_s=1.0)
-    order = Order(script="true", directory=tmp_path, count=2, cores=1, memory_mb=1, disk_mb=1,
-                  gpus=0, walltime_s=60)  # fmt: skip
-    accepted = ledger.submit(order, Tag("site-1"))
-    assert isinstance(accepted, Accepted)
-    assert {one.batch_id for one in ledger.listing()} == set(accepted.ids.values())
-    ledger.cancel([accepted.ids[0]])
-    assert [one.index for one in ledger.listing()] == [1]
-    assert len(ledger.find(Tag("site-1"), [], 0.0)) == 2
-    assert isinstance(ledger.submit(replace(order, count=4), Tag("site-2")), Rejected)
+def lsf(tmp_path: Path, *answers: Ran | BatchError) -> Batch:
+    plugin = batch_class("lsf")
+    options = msgspec.convert({"queue": "long"}, plugin.Options)
+    player = Player(list(answers))
+    return plugin(options, tmp_path, "aabcd", timeout_s=5.0, run=player)  # type: ignore[call-arg]
 
 
-def test_lint_knows_its_options_and_the_container(installed, tmp_path):
-    path = tmp_path / "site.yaml"
-    path.write_text(SITE)
-    assert [one for one in faults(path) if one.key.startswith(("backend", "container"))] == []
-    path.write_text(SITE.replace("most_workers", "most_wokers").replace(" nice", " nyce"))
-    assert {one.key for one in faults(path)} >= {
-        "backend.options.most_wokers",
-        "container.default",
-    }
+def test_its_names_are_known_beside_ours(installed):
+    assert {"lsf", "slurm"} <= set(plugins.names("batch"))
+    with pytest.raises(AilurusError, match="no batch plugin is called 'lfs'") as error:
+        plugins.load("batch", "lfs")
+    assert error.value.remedy == "did you mean `lsf`?"
 
 
-def test_a_pilot_brings_a_file_by_it_and_runs_a_payload_in_its_container(installed, field):
-    field.write_site(container={"default": "nice", "bare": True})
-    job_id = field.submit(
-        "cat words; nice", inputs=(InputFile(name="words", url="text://anywhere/hello"),)
-    )
-    pilot = field.pilot("--max-jobs", "1", environment=installed)
-    assert field.dispatcher.final(job_id).row.state is JobState.FINISHED
-    assert field.dispatcher.log(job_id) == "hello19\n"
-    assert pilot.ended() == 0
+def test_a_site_file_may_name_it_and_its_options_are_checked(installed, tmp_path):
+    file = tmp_path / "site.yaml"
+    tree = yaml.safe_load((PAGE.parents[1] / "site_configs/laptop.yaml").read_text())
+    for option, rules in (("queue", []), ("quee", ["E020"])):
+        tree["backend"] = {"kind": "lsf", "options": {option: "long"}}
+        file.write_bytes(yaml.safe_dump(tree).encode())
+        assert [one.rule for one in lint.faults(file) if one.rule == "E020"] == rules
+
+
+TAKEN = Ran(0, "Job <17> is submitted to queue <long>.\n")
+LISTED = Ran(0, "17|1|RUN|aabcdtag[1]\n17|2|EXIT|aabcdtag[2]\n17|3|ODD|aabcdtag[3]\n9|1|RUN|x[1]\n")
+
+
+def test_its_batch_system_keeps_the_ports_promises(installed, tmp_path):
+    batch = lsf(tmp_path, TAKEN, LISTED, Ran(255, "", "No matching job found\n"))
+    assert batch.submit(order(tmp_path, 2), "aabcdtag") == Accepted({0: "17[1]", 1: "17[2]"})
+    assert [(one.tag, one.index, one.phase, one.ending) for one in batch.listing()] == [
+        ("aabcdtag", 0, Phase.STARTING, None),
+        ("aabcdtag", 1, Phase.ENDED, Ending.FAILED),
+        ("aabcdtag", 2, None, None),
+    ]
+    assert batch.find("aabcdtag", (), 60.0) == ()
+    batch.cancel(["17[1]"])
+    assert batch.trial(order(tmp_path), "aabcdtag") is None
+    assert not batch.history
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (HUNG, Unclear), (MISSING, Rejected), (Ran(0, "Job <17"), Unclear), (Ran(-9), Unclear),
+        (Ran(255, "", "No such queue. Job not submitted.\n"), Rejected),
+        (Ran(255, "", "LSF is down. Please wait ...\n"), Unclear),
+    ],
+)  # fmt: skip
+def test_its_submission_is_never_guessed(installed, tmp_path, answer, outcome):
+    assert isinstance(lsf(tmp_path, answer).submit(order(tmp_path), "aabcdtag"), outcome)
+
+
+@pytest.mark.parametrize("answer", [HUNG, Ran(1, "", "boom\n"), Ran(0, "17|1|RUN|aabcdt")])
+def test_its_listing_is_an_error_where_it_is_none(installed, tmp_path, answer):
+    with pytest.raises(BatchError):
+        lsf(tmp_path, answer).listing()
+
+
+def test_its_transfer_and_its_container_do_what_the_page_says(installed, tmp_path):
+    transfer = plugins.load("data", "empty")(roots=(), http_allow=(), http_proxy="", ca="")
+    with (tmp_path / "file").open("wb") as file:
+        copied = transfer.get(Url.parse("empty://x/y"), file.fileno(), lambda: None, md5=False)
+    assert (copied.size, Path(tmp_path / "file").stat().st_size) == (0, 0)
+    with pytest.raises(JobError, match="takes nothing"):
+        transfer.put(0, Url.parse("empty://x/y"), lambda: None)
+    container = plugins.load("container", "nice")(ContainerSetup(directory="/d", user="u"))
+    box = Sandbox(directory="/job", tmp="/tmp", environment={"A": "1"}, memory_mb=1)
+    made = container.wrap(["true"], box)
+    assert (made.argv, made.directory) == (["/usr/bin/nice", "true"], "/job")
