@@ -21,16 +21,6 @@ ANY_NUMBER = 1_000_000
 Row = tuple[Any, ...]
 
 
-class Bulletin(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What processes tell each other beside the events: wishes and news that no store keeps."""
-
-    kind: str
-    job_ids: tuple[int, ...] = ()
-    text: str = ""
-    seconds: float = 0.0
-    process: str = ""  # who says it, where that one knows already
-
-
 class Asks(Struct, frozen=True):
     """What a worker asks for, as far as a store can look before the rules do."""
 
@@ -121,11 +111,12 @@ class Store(Protocol):
         """Have `listener` called on the event loop with the events of each commit, whoever made it,
         in their order."""
 
-    async def spread(self, bulletin: Bulletin) -> None:
-        """Say something to all processes on this store, this one included. It may get lost."""
+    async def spread(self, notice: str) -> None:
+        """Send a short text to all processes on this store, this one included. It may get lost. Raises
+        ValueError for one that is too long."""
 
-    def hear(self, hearer: Callable[[Bulletin], None]) -> None:
-        """Have `hearer` called on the event loop with what is spread."""
+    def hear(self, hearer: Callable[[str], None]) -> None:
+        """Have `hearer` called on the event loop with each text that is spread."""
 
     async def finish_schema(self) -> bool:
         """Take away what only versions before this one needed. False: not now, ask again."""

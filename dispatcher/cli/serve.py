@@ -34,9 +34,14 @@ from dispatcher.cli.place import arguments as store_arguments
 
 if TYPE_CHECKING:
     from ailurus.server import Server
+    from dispatcher.auth.keys import Keys
     from dispatcher.auth.tokens import Issuer
+    from dispatcher.console.live import Live
     from dispatcher.door.access_log import AccessLog
+    from dispatcher.door.app import App
+    from dispatcher.door.session import Public
     from dispatcher.service import Service
+    from dispatcher.service.state import Settings
     from dispatcher.telemetry.traces import Traces
 
 LOOK_S = 5.0
@@ -196,34 +201,64 @@ def main(args: Namespace, out: Output) -> int:
 
 async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socket.socket]) -> bool:
     """Whether it is to start again."""
-    from dispatcher.accounts.rates import Rates
-    from dispatcher.auth import keys, oidc
-    from dispatcher.auth.oidc import Foreign
-    from dispatcher.auth.revocation import Revocations
-    from dispatcher.auth.tokens import Issuer
-    from dispatcher.console.app import console
+    from dispatcher.accounts.rates import Limiter, Rates
+    from dispatcher.auth import keys
     from dispatcher.console.live import Live
-    from dispatcher.door import session
     from dispatcher.door.access_log import AccessLog
-    from dispatcher.door.app import App
-    from dispatcher.door.readiness import Readiness
     from dispatcher.panda import queue_data
-    from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.service import Service
-    from dispatcher.service.base import Settings
     from dispatcher.store import open_store
-    from dispatcher.telemetry.metrics import Metrics
 
-    public = session.Public.of(args.public_url) if args.public_url else session.NOT_TOLD
+    public = _public(args).url  # what is wrong with an option is said before a store is opened
+    settings = _settings(args)
+    queue_data.check(args.panda_queues)
     kept = keys.read(place.keys)
-    issuer = Issuer(kept)
-    if args.oidc is not None:
-        issuer.trust(Foreign(oidc.read(args.oidc)))
+    issuer = _issuer(args, kept)
 
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
-    told = {
+    sys.setswitchinterval(TURN_S)
+    gc.freeze()  # what is loaded by now stays
+    gc.set_threshold(*RARELY)
+    with contextlib.ExitStack() as stack:
+        access = None
+        if args.access_log is not None:
+            access = stack.enter_context(contextlib.closing(AccessLog(args.access_log)))
+        service = await Service.open(
+            open_store(args.store),
+            secret=bytes.fromhex(kept.secret),
+            mint=mint,
+            settings=settings,
+            limiter=Limiter(Rates(per_s=args.rate)) if args.rate > 0 else None,
+        )
+        live = Live(service)
+        if issuer.foreign is not None:
+            service.loops.task("issuers", issuer.foreign.keep_fresh)
+        service.loops.task("watchdog", _watchdog)
+        traces = None if args.otlp is None else _traces(service, args.otlp)
+        try:
+            app = await _app(args, place, sockets, service, issuer, live, access)
+            server = _server(app, args, service.loops)
+            _say(args, out, place, sockets, public)
+            return await _until_told(args, server, issuer, access, sockets)
+        finally:
+            live.close()
+            if traces is not None:
+                await traces.close()
+            await service.close()
+
+
+def _public(args: Namespace) -> Public:
+    from dispatcher.door import session
+
+    return session.Public.of(args.public_url) if args.public_url else session.NOT_TOLD
+
+
+def _settings(args: Namespace) -> Settings:
+    from dispatcher.service.state import Settings
+
+    given = {
         "heartbeat_s": args.heartbeat,
         "edge_lease_s": args.edge_lease,
         "retention_s": args.retention,
@@ -232,56 +267,61 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             name.removeprefix(GROUP): share for name, share in args.share if name.startswith(GROUP)
         },
     }
-    settings = Settings(**{name: value for name, value in told.items() if value is not None})
-    secret = bytes.fromhex(kept.secret)
-    queue_data.check(args.panda_queues)
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _issuer(args: Namespace, kept: Keys) -> Issuer:
+    from dispatcher.auth import oidc
+    from dispatcher.auth.tokens import Issuer
+
+    issuer = Issuer(kept)
+    if args.oidc is not None:
+        issuer.trust(oidc.Foreign(oidc.read(args.oidc)))
+    return issuer
+
+
+async def _app(
+    args: Namespace,
+    place: Place,
+    sockets: list[socket.socket],
+    service: Service,
+    issuer: Issuer,
+    live: Live,
+    access: AccessLog | None,
+) -> App:
+    """The door before the service, with all that is behind it."""
+    from dispatcher.auth.revocation import Revocations
+    from dispatcher.console.app import console
+    from dispatcher.door.access_log import Traffic
+    from dispatcher.door.app import App, DoorSettings, Waiting
+    from dispatcher.door.readiness import Readiness
+    from dispatcher.panda.door import Panda, PandaSettings
+    from dispatcher.telemetry.metrics import Metrics
+
     panda = PandaSettings(
         open_queues=frozenset(args.panda_open),
         storage=args.panda_storage,
         folder=args.panda_queues,
         transforms=args.panda_transforms,
     )
-    sys.setswitchinterval(TURN_S)
-    gc.freeze()  # what is loaded by now stays
-    gc.set_threshold(*RARELY)
-    with contextlib.ExitStack() as stack:
-        access = None
-        if args.access_log is not None:
-            access = stack.enter_context(contextlib.closing(AccessLog(args.access_log)))
-        store = open_store(args.store)
-        service = await Service.open(store, secret=secret, mint=mint, settings=settings)
-        live = Live(service)
-        revocations = Revocations(store, issuer)
-        if issuer.foreign is not None:
-            service.loops.task("issuers", issuer.foreign.keep_fresh)
-        service.loops.task("watchdog", _watchdog)
-        traces = None if args.otlp is None else _traces(service, args.otlp)
-        try:
-            await revocations.open()
-            app = App(
-                service,
-                issuer,
-                console=console(),
-                stream=live.stream,
-                panda=Panda(service, issuer, panda),
-                ready=Readiness(store, service.dry).check,
-                access=access,
-                revocations=revocations,
-                rates=Rates(per_s=args.rate) if args.rate > 0 else None,
-                host_names=[*args.host_name, *_names(sockets)],
-                public=public,
-                giver=service.giver,
-            )
-            service.limiter = app.limiter
-            app.metrics = Metrics(service, app.traffic, place.store, lambda: app.held).page
-            server = _server(app, args, service.loops)
-            _say(args, out, place, sockets, public.url)
-            return await _until_told(args, server, issuer, access, sockets)
-        finally:
-            live.close()
-            if traces is not None:
-                await traces.close()
-            await service.close()
+    revocations = Revocations(service.store, issuer)
+    await revocations.open()
+    traffic, waiting = Traffic(access), Waiting()
+    settings = DoorSettings(
+        console=console(),
+        stream=live.stream,
+        panda=Panda(service, issuer, panda),
+        ready=Readiness(service.store, service.workers.dry).check,
+        metrics=Metrics(service, traffic, place.store, waiting.__len__).page,
+        revocations=revocations,
+        limiter=service.state.limiter,
+        host_names=[*args.host_name, *_names(sockets)],
+        public=_public(args),
+        giver=service.state.giver,
+        traffic=traffic,
+        waiting=waiting,
+    )
+    return App(service.handlers(), issuer, settings)
 
 
 def _traces(service: Service, endpoint: str) -> Traces:

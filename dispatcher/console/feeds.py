@@ -44,21 +44,35 @@ class Heard(Protocol):
     seq: int
 
 
+class Users(Protocol):
+    """What users may ask about jobs."""
+
+    async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...
+    async def events(self, ask: EventsQuery, caller: Caller) -> m.Events: ...
+    async def show(self, ask: NoQuery, caller: Caller, job_id: int) -> m.JobDetail: ...
+    async def why(self, ask: NoQuery, caller: Caller, job_id: int) -> m.Why: ...
+    async def samples(self, ask: SamplesQuery, caller: Caller, job_id: int) -> Samples: ...
+    async def log(self, ask: LogQuery, caller: Caller, job_id: int) -> m.LogChunk: ...
+
+
+class Figures(Protocol):
+    """The system in figures."""
+
+    async def overview(self, ask: NoQuery, caller: Caller) -> m.Overview: ...
+    async def workers(self, ask: WorkersQuery, caller: Caller) -> WorkerRows: ...
+
+
 class Watched(Protocol):
-    """The part of the service that pages look at."""
+    """The parts of the service that pages look at."""
 
     @property
     def loops(self) -> Tasks: ...
     @property
     def hub(self) -> Heard: ...
-    async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...
-    async def overview(self, ask: NoQuery, caller: Caller) -> m.Overview: ...
-    async def events(self, ask: EventsQuery, caller: Caller) -> m.Events: ...
-    async def workers(self, ask: WorkersQuery, caller: Caller) -> WorkerRows: ...
-    async def show(self, ask: NoQuery, caller: Caller, *, job_id: int) -> m.JobDetail: ...
-    async def why(self, ask: NoQuery, caller: Caller, *, job_id: int) -> m.Why: ...
-    async def samples(self, ask: SamplesQuery, caller: Caller, *, job_id: int) -> Samples: ...
-    async def log(self, ask: LogQuery, caller: Caller, *, job_id: int) -> m.LogChunk: ...
+    @property
+    def users(self) -> Users: ...
+    @property
+    def figures(self) -> Figures: ...
 
 
 def encoded(kind: str, content: object, seq: int | None = None) -> bytes:
@@ -79,7 +93,7 @@ class News:
         if self._service.hub.seq == self._last:
             return ()
         ask = EventsQuery(after=self._last, limit=MOST_EVENTS)
-        answer = await self._service.events(ask, _OURSELVES)
+        answer = await self._service.users.events(ask, _OURSELVES)
         self._last = answer.last
         return answer.events
 
@@ -141,7 +155,9 @@ class OverviewFeed(Feed):
         mine = events and self._caller.may(Scope.ADMIN)
         if not mine and not self._due(QUIET_S):
             return b""
-        return self._changed("overview", await self._service.overview(NoQuery(), self._caller))
+        return self._changed(
+            "overview", await self._service.figures.overview(NoQuery(), self._caller)
+        )
 
 
 class JobsFeed(Feed):
@@ -184,7 +200,7 @@ class JobsFeed(Feed):
         return self._said(changes, sum(job_id not in before for job_id in now))
 
     async def _own(self) -> dict[int, m.JobRow]:
-        page = await self._service.jobs(JobsQuery(limit=OWN_JOBS), self._caller)
+        page = await self._service.users.jobs(JobsQuery(limit=OWN_JOBS), self._caller)
         return {row.job_id: row for row in page.jobs}
 
     def _said(self, changes: Sequence[object], submitted: int, *, reload: bool = False) -> bytes:
@@ -205,7 +221,7 @@ class WorkersFeed(Feed):
     async def look(self, events: Sequence[m.Event]) -> bytes:
         if not self._due(max(WORKERS_S, len(self._last) / BYTES_PER_S)):
             return b""
-        rows = await self._service.workers(WorkersQuery(), _ANYBODY)
+        rows = await self._service.figures.workers(WorkersQuery(), _ANYBODY)
         return self._changed("workers", rows)
 
 
@@ -223,12 +239,12 @@ class JobFeed(Feed):
             return b""
         self._asked = time.monotonic()
         ask: dict[str, Any] = {"caller": self._caller, "job_id": self._job_id}
-        detail = await self._service.show(NoQuery(), **ask)
-        why = await self._service.why(NoQuery(), **ask)
+        detail = await self._service.users.show(NoQuery(), **ask)
+        why = await self._service.users.why(NoQuery(), **ask)
         if detail.row.attempt_nr != self._attempt_nr:
             self._attempt_nr, self._samples = detail.row.attempt_nr, ()
         after = self._samples[-1].at if self._samples else 0.0
-        answer = await self._service.samples(SamplesQuery(after=after), **ask)
+        answer = await self._service.users.samples(SamplesQuery(after=after), **ask)
         self._samples += answer.samples
         self._final = detail.row.state in FINAL
         before, self._content = (

@@ -33,7 +33,7 @@ class LogFeed(Feed):
 
     async def begin(self) -> None:
         ask: dict[str, Any] = {"caller": self._caller, "job_id": self._job_id}
-        detail = await self._service.show(NoQuery(), **ask)
+        detail = await self._service.users.show(NoQuery(), **ask)
         self._restart(detail.row.attempt_nr)
 
     async def look(self, events: Sequence[m.Event]) -> bytes:
@@ -67,7 +67,7 @@ class LogFeed(Feed):
                 stream=stream, attempt_nr=self._attempt_nr, offset=offset, wait_s=LOG_WAIT_S
             )
             try:
-                chunk = await self._service.log(ask, self._caller, job_id=self._job_id)
+                chunk = await self._service.users.log(ask, self._caller, job_id=self._job_id)
             except Rejected:
                 await asyncio.sleep(LOG_AGAIN_S)  # no log yet
                 continue

@@ -11,26 +11,27 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import PREFIX, Scope, SignIn, StreamQuery
+from ailurus.protocol.api import PREFIX, Route, Scope, SignIn, StreamQuery
 from dispatcher.accounts import costs
-from dispatcher.accounts.rates import Limiter, Rates, TooMuch
+from dispatcher.accounts.rates import Limiter, TooMuch
 from dispatcher.auth.caller import NOBODY, BadToken, Caller
 from dispatcher.auth.oidc import UnknownKey
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import USER, Issuer, authorise
 from dispatcher.door import http, session
-from dispatcher.door.access_log import AccessLog, Traffic
+from dispatcher.door.access_log import Traffic
 from dispatcher.door.http import Receive, Send
 from dispatcher.door.openapi import description
-from dispatcher.door.routing import Endpoint, Router, WrongMethod
+from dispatcher.door.routing import Endpoint, Handler, Router, WrongMethod
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.release import release
@@ -45,64 +46,83 @@ METHODS = ("/server/panda/", "/api/v1/", "/api/latest/")
 PANDA = (*METHODS, "/cache/", "/trf/")
 
 
+class Waiting:
+    """The requests that wait for something to happen, streams included, with their callers."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[asyncio.Task[Any], Caller] = {}
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoorSettings:
+    """What a door has beside the routes of the service. What is None is not served, or not bounded."""
+
+    console: Asgi | None = None
+    """Answers `/` and `/console/…`."""
+    stream: Stream | None = None
+    """Gives the events of the route `stream`, as the bytes that are sent."""
+    panda: Asgi | None = None
+    """Answers what is under `PANDA`."""
+    ready: Check | None = None
+    """Raises Rejected while the dispatcher cannot serve."""
+    metrics: Page | None = None
+    """Answers /metrics."""
+    revocations: Revocations | None = None
+    limiter: Limiter | None = None
+    """Bounds each user."""
+    host_names: Collection[str] = ()
+    """Ours beside localhost and addresses."""
+    public: session.Public = session.NOT_TOLD
+    """Where browsers find us behind a proxy."""
+    giver: str = ""
+    """The name of the store."""
+    traffic: Traffic = field(default_factory=Traffic)
+    waiting: Waiting = field(default_factory=Waiting)
+
+
 class App:
-    """The application over `service`, which has one method for each route."""
+    """The application: `handlers` has one for each route, by its name."""
 
     # The parts of a door, each of which may be missing; `serve` and tests name them.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
-        service: object,
+        handlers: Mapping[str, Handler],
         issuer: Issuer,
-        *,
-        console: Asgi | None = None,
-        stream: Stream | None = None,
-        panda: Asgi | None = None,
-        ready: Check | None = None,
-        access: AccessLog | None = None,
-        revocations: Revocations | None = None,
-        rates: Rates | None = None,
-        host_names: Collection[str] = (),
-        public: session.Public = session.NOT_TOLD,
-        giver: str = "",
+        settings: DoorSettings | None = None,
     ) -> None:
-        """`console` answers `/` and `/console/…`; `panda` what is under `PANDA`. `stream` gives the events of
-        the route `stream`, as the bytes that are sent. `ready` refuses while we cannot serve; `revocations` is
-        asked to refuse tokens; `rates` bound each user. `host_names` are ours beside localhost and addresses;
-        `public` is where browsers find us behind a proxy. `giver` is what the store is called.
-        """
+        settings = settings or DoorSettings()
         self._issuer = issuer
-        self._giver = giver
-        self._revocations = revocations
-        self.limiter = None if rates is None else Limiter(rates)
-        self._console = console
-        self._stream = stream
-        self._panda = panda
-        self._ready = ready
-        self.metrics: Page | None = None
-        """Answers /metrics; it reads the traffic of this very door, so it comes later."""
-        self.traffic = Traffic(access)
-        self._public = public
-        self._hosts = session.Hosts([*host_names, public.host] if public.host else host_names)
-        self._waiting: dict[asyncio.Task[Any], Caller] = {}
+        self._giver = settings.giver
+        self._revocations = settings.revocations
+        self._console = settings.console
+        self._stream = settings.stream
+        self._panda = settings.panda
+        self._ready = settings.ready
+        self._metrics = settings.metrics
+        self._public = public = settings.public
+        names = settings.host_names
+        self._hosts = session.Hosts([*names, public.host] if public.host else names)
+        self.limiter = settings.limiter
+        self.traffic = settings.traffic
+        self.waiting = settings.waiting
         issuer.after_refusing(self._let_go)
         self._closing = False
-        self._router = Router(service, {"token": self._token, "revoke": self._revoke})
+        own: dict[str, Handler] = {"token": self._token, "revoke": self._revoke}
+        self._router = Router({**handlers, **own})
         self._openapi = msgspec.json.encode(description())
-
-    @property
-    def held(self) -> int:
-        """How many requests wait for something to happen, streams included."""
-        return len(self._waiting)
 
     def close(self) -> None:
         """Take nothing new and end what only waits: clients ask again, elsewhere or later."""
         self._closing = True
-        for task in self._waiting:
+        for task in self.waiting.tasks:
             task.cancel()
 
     def _let_go(self) -> None:
         """End what waits, streams included, for holders of tokens that have been revoked."""
-        for task, caller in self._waiting.items():
+        for task, caller in self.waiting.tasks.items():
             if self._issuer.revoked(caller):
                 task.cancel()
 
@@ -164,45 +184,13 @@ class App:
             return
         route = endpoint.route
         scope["route"] = route.name
-        token = (
-            session.token_of(
-                self._issuer,
-                headers,
-                method=scope["method"],
-                scheme=scope["scheme"],
-                public=self._public,
-            )
-            if route.scope is not None
-            else None
-        )
-        try:
-            caller = NOBODY if token is None else self._issuer.caller(token)
-        except UnknownKey as unknown:
-            await unknown.refresh()
-            caller = self._issuer.caller(token or "")
-        scope["caller"] = caller.subject
-        authorise(route, caller)
+        caller = await self._caller(route, scope, headers)
         limiter = self.limiter
         if route.scope not in USER or Scope.ADMIN in caller.scopes:
             limiter = None
         if limiter is not None:
             limiter.ask(caller.subject)
-        if route.method == "GET":
-            ask = endpoint.decode(scope["query_string"])
-        else:
-            owed = 0.0
-            if limiter is not None:  # first: many may be sending at once
-                owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
-                limiter.spend(caller.subject, owed)
-            body = await http.read_body(receive, headers, endpoint.limit)
-            if route.name == "submit" and len(body) > http.BIG:
-                ask = await http.decode_submission(body)
-            else:
-                ask = endpoint.decode(body or b"{}")
-            if limiter is not None:
-                owed = costs.BYTE_S * len(body) - owed + costs.of_message(route.name, ask)
-                limiter.spend(caller.subject, owed)
-            del body
+        ask = await _decoded(endpoint, scope, headers, receive, limiter)
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
         elif route.answer is None:
@@ -212,24 +200,59 @@ class App:
         else:
             if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
                 raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
-            if job_id is not None and job_id >= 2**63:  # more than a database can count
-                remedy = "see `dispatcher jobs`"
-                raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
-            given = {} if job_id is None else {"job_id": job_id}
-            with nullcontext() if limiter is None else limiter.metered(caller.subject):
-                if endpoint.waits and getattr(ask, endpoint.waits) > 0:
-                    with _held_by(limiter, caller, len(getattr(ask, "job_ids", ()))):
-                        result = await self._held(endpoint, ask, caller, given, receive)
-                else:
-                    result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
-            content = endpoint.encode(result)
-            if limiter is not None:
-                limiter.spend(caller.subject, costs.of_answer(len(content)))
+            content = await self._called(endpoint, ask, caller, job_id, limiter, receive)
             await http.answer(send, 200, content, http.JSON)
             if route.name == "submit":
                 jobs = list(ask.jobs)
                 del ask
                 await release(jobs)
+
+    async def _caller(
+        self, route: Route, scope: dict[str, Any], headers: dict[bytes, bytes]
+    ) -> Caller:
+        """The caller of a route. Raises BadToken, or Rejected if the token is not for it."""
+        token = None
+        if route.scope is not None:
+            token = session.token_of(
+                self._issuer,
+                headers,
+                method=scope["method"],
+                scheme=scope["scheme"],
+                public=self._public,
+            )
+        try:
+            caller = NOBODY if token is None else self._issuer.caller(token)
+        except UnknownKey as unknown:
+            await unknown.refresh()
+            caller = self._issuer.caller(token or "")
+        scope["caller"] = caller.subject
+        authorise(route, caller)
+        return caller
+
+    async def _called(
+        self,
+        endpoint: Endpoint,
+        ask: Any,
+        caller: Caller,
+        job_id: int | None,
+        limiter: Limiter | None,
+        receive: Receive,
+    ) -> bytes:
+        """The answer of a route's handler, encoded."""
+        if job_id is not None and job_id >= 2**63:  # more than a database can count
+            remedy = "see `dispatcher jobs`"
+            raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
+        given = {} if job_id is None else {"job_id": job_id}
+        with nullcontext() if limiter is None else limiter.metered(caller.subject):
+            if endpoint.waits and getattr(ask, endpoint.waits) > 0:
+                with _held_by(limiter, caller, len(getattr(ask, "job_ids", ()))):
+                    result = await self._held(endpoint, ask, caller, given, receive)
+            else:
+                result = await endpoint.handler(ask, caller, **given)  # type: ignore[misc]
+        content = endpoint.encode(result)
+        if limiter is not None:
+            limiter.spend(caller.subject, costs.of_answer(len(content)))
+        return content
 
     async def _held(
         self,
@@ -249,7 +272,7 @@ class App:
         if self._closing:
             held.cancel()
         gone = asyncio.create_task(_disconnected(receive))
-        self._waiting[held] = caller
+        self.waiting.tasks[held] = caller
         try:
             await asyncio.wait({held, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not held.done():
@@ -263,7 +286,7 @@ class App:
                 return await call(msgspec.structs.replace(ask, **{endpoint.waits: 0.0}))
             return await held
         finally:
-            del self._waiting[held]
+            del self.waiting.tasks[held]
             gone.cancel()
 
     async def _outside(
@@ -279,9 +302,9 @@ class App:
             if self._ready is not None:
                 await self._ready()
             await http.answer_json(send, m.Done())
-        elif path == "/metrics" and self.metrics is not None:
+        elif path == "/metrics" and self._metrics is not None:
             scope["route"] = "metrics"
-            await self._metrics(self.metrics, scope, send)
+            await self._show_metrics(self._metrics, scope, send)
         elif self._panda is not None and path.startswith(PANDA):
             scope["route"] = "panda"
             if self._issuer.foreign is not None:
@@ -319,7 +342,7 @@ class App:
         except Rejected:
             pass  # it will say so itself, in its own words
 
-    async def _metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
+    async def _show_metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
         headers = dict(scope["headers"])
         token = session.token_of(
             self._issuer,
@@ -380,11 +403,11 @@ class App:
         await send({"type": "http.response.body", "body": first, "more_body": True})
         sender = asyncio.create_task(_send_all(events, send))
         gone = asyncio.create_task(_disconnected(receive))
-        self._waiting[sender] = caller
+        self.waiting.tasks[sender] = caller
         try:
             await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            del self._waiting[sender]
+            del self.waiting.tasks[sender]
             sender.cancel()
             gone.cancel()
             results = await asyncio.gather(sender, gone, return_exceptions=True)
@@ -392,6 +415,32 @@ class App:
             if isinstance(result, Exception):
                 log.error("stream_broke", error=repr(result))
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _decoded(
+    endpoint: Endpoint,
+    scope: dict[str, Any],
+    headers: dict[bytes, bytes],
+    receive: Receive,
+    limiter: Limiter | None,
+) -> Any:
+    """The message of a request, charged to its caller. Raises Rejected for what is none."""
+    route = endpoint.route
+    if route.method == "GET":
+        return endpoint.decode(scope["query_string"])
+    owed = 0.0
+    if limiter is not None:  # first: many may be sending at once
+        owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
+        limiter.spend(scope["caller"], owed)
+    body = await http.read_body(receive, headers, endpoint.limit)
+    if route.name == "submit" and len(body) > http.BIG:
+        ask = await http.decode_submission(body)
+    else:
+        ask = endpoint.decode(body or b"{}")
+    if limiter is not None:
+        owed = costs.BYTE_S * len(body) - owed + costs.of_message(route.name, ask)
+        limiter.spend(scope["caller"], owed)
+    return ask
 
 
 def _held_by(

@@ -35,13 +35,13 @@ class WrongMethod(Rejected):
 
 
 class Router:
-    """The table of routes with its handlers: methods of the service, or `own` by name."""
+    """The table of routes with their handlers, which are given by the routes' names."""
 
-    def __init__(self, service: object, own: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._plain: dict[str, dict[str, Endpoint]] = {}
         self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
         for route in ROUTES:
-            handler = own.get(route.name) or getattr(service, route.name, None)
+            handler = handlers.get(route.name)
             head, brace, tail = route.path.partition("{job_id}")
             if brace and head != "/jobs/":
                 raise ValueError(f"no way to route {route.path}")
@@ -70,7 +70,7 @@ class Router:
 def _endpoint(route: Route, handler: Handler | None) -> Endpoint:
     ask = route.ask
     if handler is None and route.name not in ("sign_in", "sign_out", "stream"):
-        raise TypeError(f"the service has no method {route.name}")
+        raise TypeError(f"route {route.name} has no handler")
     names = {field.name for field in msgspec.structs.fields(ask)}
     decoder = msgspec.json.Decoder(ask)
     return Endpoint(

@@ -21,7 +21,7 @@ from dispatcher.ports import Ahead, Asks, Row, Tx
 from dispatcher.rules import attempts, queue, specs
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service import Service
-from dispatcher.service.base import HARVESTERS, PANDA, end_worker
+from dispatcher.service.state import HARVESTERS, PANDA, end_worker
 
 # Three of PanDA's heartbeats.
 LEASE_S = 3 * 1800.0
@@ -182,7 +182,7 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
     """Some jobs, and how many had to be failed because no pilot can run them."""
     key = key_of(wanted)
     request = _request(wanted)
-    memory = Memory(service.shapes, service.turns)
+    memory = Memory(service.state.shapes, service.state.turns)
 
     def change(tx: Tx) -> tuple[int, Given]:
         if not queue.any_ready(tx, request, memory):
@@ -192,12 +192,12 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
             key if wanted.harvester_id else _free(tx, key),
             wanted.site,
             active=True,
-            now=service.now(),
+            now=service.state.now(),
             node=wanted.request.node,
             size=wanted.size,
         )
         mine = replace(request, worker_id=worker_id)
-        given = queue.lease(tx, mine, memory, now=service.now())
+        given = queue.lease(tx, mine, memory, now=service.state.now())
         if not given.jobs and not given.unfit:
             # Undoes the worker's row as well: no trace of the client is kept.
             raise _NothingLeased
@@ -211,10 +211,10 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
         return [], 0
     passing = not wanted.harvester_id
     mark_seen(service, worker_id, wanted.site, wanted.request.node, wanted.size, passing=passing)
-    until = service.awake.now + LEASE_S
+    until = service.state.awake.now + LEASE_S
     for job in given.jobs:
         lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
-        service.leases.add(lease)
+        service.state.leases.add(lease)
     jobs, faults = _translated(service, wanted, worker_id, given.jobs)
     if faults:
         await _fail(service, faults)
@@ -238,11 +238,11 @@ def _translated(
 async def _fail(service: Service, faults: dict[int, str]) -> None:
     def change(tx: Tx) -> None:
         for job_id, why in faults.items():
-            attempts.fail_unfit(tx, job_id=job_id, why=why, now=service.now())
+            attempts.fail_unfit(tx, job_id=job_id, why=why, now=service.state.now())
 
     await service.store.write(change)
     for job_id in faults:
-        service.leases.drop(job_id)
+        service.state.leases.drop(job_id)
 
 
 def _request(wanted: Acquisition) -> LeaseRequest:
@@ -292,7 +292,7 @@ def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) ->
     if len(arguments) > LONGEST_ARGUMENTS:
         name = f"{job.job_id}.{job.attempt_nr}"
         # It stands in a URL, and is good for reading this alone.
-        key = service.key(f"panda job {name}.{worker_id}")
+        key = service.seals.key(f"panda job {name}.{worker_id}")
         arguments = f"-n {name} -u {wanted.home}/trf/job/{name}.{worker_id}.{key}"
     return msgspec.structs.replace(sent, parameters=arguments)
 
@@ -306,7 +306,7 @@ async def worker_started(
         known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
         if not (identity.production or (known is not None and identity.serves(known[1]))):
             return 0, ""
-        worker_id = worker_of(tx, key, site, active=True, now=service.now(), node=node)
+        worker_id = worker_of(tx, key, site, active=True, now=service.state.now(), node=node)
         row = tx.one("worker.place", worker_id=worker_id)
         return worker_id, row[0] if row else ""
 
@@ -322,11 +322,11 @@ async def worker_ended(service: Service, identity: Identity, key: WorkerKey) -> 
         known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
         if known is None or not identity.serves(known[1]) or known[3] == Phase.ENDED:
             return 0
-        end_worker(tx, known[0], Ending.DONE, "", now=service.now())
+        end_worker(tx, known[0], Ending.DONE, "", now=service.state.now())
         return int(known[0])
 
     if worker_id := await service.store.write(change):
-        service.forget_worker(worker_id)
+        service.state.forget_worker(worker_id)
 
 
 def mark_seen(
@@ -339,16 +339,18 @@ def mark_seen(
     passing: bool = False,
 ) -> None:
     """Note that a PanDA client was seen: it may be silent for three of its heartbeats."""
-    service.patience[worker_id] = LEASE_S
-    heard = service.heard.get(worker_id)
+    service.state.patience[worker_id] = LEASE_S
+    heard = service.state.live.get(worker_id)
     if heard is None:
-        heard = service.remember(worker_id, site, site, node[:500], size or NO_ROOM, service.now())
+        heard = service.state.remember(
+            worker_id, site, site, node[:500], size or NO_ROOM, service.state.now()
+        )
         heard.passing = passing
     heard.site, heard.queue = site or heard.site, site or heard.queue
     heard.host, heard.total = node[:500] or heard.host, size or heard.total
     heard.room = NO_ROOM
-    heard.last, heard.flushed = service.now(), False
-    heard.until = service.awake.now + LEASE_S
+    heard.last, heard.flushed = service.state.now(), False
+    heard.until = service.state.awake.now + LEASE_S
 
 
 class _NothingLeased(Exception):

@@ -258,7 +258,7 @@ class Calls:
         return self.issuer.mint(caller.subject, (Scope.PILOT,), TOKEN_S, of=caller.line).token
 
     def _token_key(self, client: str) -> str:
-        return self.service.key(f"panda token of {client}")
+        return self.service.seals.key(f"panda token of {client}")
 
     # --- events: there is no event service here; the answers have the shapes that clients read -----------
 

@@ -32,7 +32,7 @@ async def send(
     service: Service, harvester_id: str, name: str, params: Mapping[str, Any], *, ack: bool = True
 ) -> None:
     """Leave a command for an instance; it replaces the last one of its kind."""
-    now = service.now()
+    now = service.state.now()
     await service.store.write(lambda tx: _leave(tx, harvester_id, name, params, now, ack=ack))
 
 
@@ -41,7 +41,7 @@ async def acquire(service: Service, harvester_id: str, most: int) -> list[dict[s
     demand = await harvester.by_type(service)
 
     def change(tx: Tx) -> list[dict[str, Any]]:
-        now = service.now()
+        now = service.state.now()
         for queue in _wanted(tx, harvester_id, START, now):
             kinds = demand.get(queue, {}).items()
             waiting = {kind: labels["managed"].get("activated", 0) for kind, labels in kinds}

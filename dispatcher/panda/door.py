@@ -173,7 +173,7 @@ class Panda:
     def _account(self, identity: Identity, scope: dict[str, Any]) -> tuple[Limiter, str] | None:
         """The account of a request: the same as at our own door. Requests of pilots and Harvester follow from
         the jobs that there are and have none; an anonymous client has that of its address."""
-        limiter = self._calls.service.limiter
+        limiter = self._calls.service.state.limiter
         if limiter is None or identity.production or identity.admin:
             return None
         host = (scope.get("client") or ("",))[0]

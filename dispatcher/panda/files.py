@@ -90,7 +90,7 @@ class Files:
 
     async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
         """The part of a job that is too long for a command line, for a client that has its key."""
-        good = self._service.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
+        good = self._service.seals.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
         if not hmac.compare_digest(good, key):
             return None
 

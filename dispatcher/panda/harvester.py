@@ -22,7 +22,7 @@ from dispatcher.ports import Row, Tx
 from dispatcher.rules import attempts, records
 from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
-from dispatcher.service.base import end_worker
+from dispatcher.service.state import end_worker
 
 STATISTICS_S = 4 * 3600.0
 # PanDA's code of a job whose worker ended while it ran.
@@ -82,12 +82,12 @@ async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]
     def change(tx: Tx) -> int | None:
         known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
         reported = _encode(data).decode() if data or known is None else known[1]
-        _put(tx, "harvester", harvester_id, "", reported, service.now())
+        _put(tx, "harvester", harvester_id, "", reported, service.state.now())
         row = tx.one("worker.of_instance", instance=instance_of(harvester_id))
         return row[0] if row else None
 
     worker_id = await service.store.write(change)
-    for lease in service.leases.of_worker(worker_id) if worker_id else []:
+    for lease in service.state.leases.of_worker(worker_id) if worker_id else []:
         renew(service, lease)
 
 
@@ -101,20 +101,22 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
             read.append(None)
 
     def change(tx: Tx) -> list[_Taken]:
-        return [_take(tx, harvester_id, one, service.now()) for one in read if one is not None]
+        return [
+            _take(tx, harvester_id, one, service.state.now()) for one in read if one is not None
+        ]
 
     for taken in await service.store.write(change):
         for job_id in taken.lost:
-            service.leases.drop(job_id)
+            service.state.leases.drop(job_id)
         if taken.ended:
-            service.forget_worker(taken.worker_id)
-        elif heard := service.heard.get(taken.worker_id):
+            service.state.forget_worker(taken.worker_id)
+        elif heard := service.state.live.get(taken.worker_id):
             heard.site, heard.queue = heard.site or taken.site, heard.queue or taken.site
             heard.host = heard.host or taken.host
     for one in read:
         for job_id in (one.jobs or []) if one is not None and one.status not in _ENDINGS else []:
-            lease = service.leases.of(job_id)
-            if lease is not None and lease.worker_id in service.patience:
+            lease = service.state.leases.of(job_id)
+            if lease is not None and lease.worker_id in service.state.patience:
                 renew(service, lease)
     return [one is not None for one in read]
 
@@ -220,7 +222,7 @@ async def last_worker(service: Service, harvester_id: str) -> int | None:
 
 async def instances_of(service: Service, queue: str) -> list[str]:
     """The instances that have reported of workers at a queue lately."""
-    since = service.now() - STATISTICS_S
+    since = service.state.now() - STATISTICS_S
 
     def look(tx: Tx) -> set[str]:
         counted = {*tx.all("fact.since", kind="workers", since=since)}
@@ -237,13 +239,13 @@ async def keep_statistics(service: Service, harvester_id: str, site: str, text: 
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     await service.store.write(
-        lambda tx: _put(tx, "workers", harvester_id, site[:200], table, service.now())
+        lambda tx: _put(tx, "workers", harvester_id, site[:200], table, service.state.now())
     )
 
 
 async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
     """The statistics that instances reported in the last hours, by queue and instance."""
-    since = service.now() - STATISTICS_S
+    since = service.state.now() - STATISTICS_S
     rows = await service.store.read(lambda tx: tx.all("fact.since", kind="workers", since=since))
     found: dict[str, dict[str, Statistics]] = {}
     for instance, site, table in rows:
@@ -261,7 +263,7 @@ async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[An
 
     def change(tx: Tx) -> None:
         for _, host, text in figures:
-            _put(tx, "metrics", harvester_id, host[:200], text[:100_000], service.now())
+            _put(tx, "metrics", harvester_id, host[:200], text[:100_000], service.state.now())
 
     await service.store.write(change)
     return True
@@ -278,7 +280,7 @@ async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[An
         for line in lines:
             tx.tell(
                 "harvester",
-                at=service.now(),
+                at=service.state.now(),
                 instance=harvester_id,
                 module=_shown(line.module)[:200],
                 identifier=_shown(line.identifier)[:500],
@@ -301,7 +303,7 @@ async def keep_node(
 
     def change(tx: Tx) -> bool:
         known = tx.one("fact.get", kind=kind, owner=site[:200], name=name[:500])
-        _put(tx, kind, site[:200], name[:500], text, service.now())
+        _put(tx, kind, site[:200], name[:500], text, service.state.now())
         return known is not None
 
     return await service.store.write(change)
@@ -328,12 +330,12 @@ async def by_site(service: Service) -> dict[str, dict[str, int]]:
 async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     """Jobs of each queue by resource type, label and state. We have one label."""
     rows: list[Row] = await service.store.read(lambda tx: tx.all("counter.all"))
-    sites = {row[0] for row in rows} | {heard.queue for heard in service.heard.values()}
+    sites = {row[0] for row in rows} | {heard.queue for heard in service.state.live.values()}
     found: dict[str, dict[str, dict[str, dict[str, int]]]] = {site: {} for site in sites if site}
     for name, shape_id, state, n in rows:
         if state not in ACTIVE:
             continue
-        shape = service.shapes[shape_id]
+        shape = service.state.shapes[shape_id]
         if state == JobState.ACTIVATED and not shape.fits(ANYTHING):
             # No PanDA pilot gets such a job: none is to be started for it.
             continue

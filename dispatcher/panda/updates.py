@@ -24,6 +24,7 @@ from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention, specs
 from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
+from dispatcher.service.notices import PandaAttempt
 
 REGISTERED_S = 5.0
 """For this long a job that has ended is shown as `holding`. A PanDA server shows that until its Adder
@@ -46,14 +47,14 @@ async def update(service: Service, identity: Identity, sent: JobUpdate) -> str |
     """Apply an update; returns the command for the pilot, if there is one."""
     if sent.job_id is None or sent.job_id < 0:
         return TOBEKILLED
-    lease = service.leases.of(sent.job_id)
+    lease = service.state.leases.of(sent.job_id)
     if lease is None or not _holds(service, identity, lease, sent.attempt_nr):
         return await _update_unleased(service, identity, sent, sent.job_id)
     if _of_another_batch_job(lease.panda.batch_id, sent.batch_id):
         return TOBEKILLED
     _renew(service, lease, sent)
     if sent.stdout and (lease.tail_wanted or lease.panda.debug):
-        await service.tail_came(lease, sent.stdout)
+        await service.peers.tail_came(lease, sent.stdout)
     if sent.state in _ENDED:
         return await _conclude(service, sent, lease.job_id, lease.attempt_nr)
     state = _STATES.get(sent.state, JobState.HOLDING)
@@ -77,18 +78,18 @@ async def _record(service: Service, lease: Lease, state: JobState, known: OfPand
         if moves:
             _mark(service, tx, lease, state)
         if differs:
-            tx.run("fact.put", **record, at=service.now(), data=text)
+            tx.run("fact.put", **record, at=service.state.now(), data=text)
 
     await service.store.write(change, Ahead([lease.job_id]))
     lease.state, lease.panda = state, known
     if differs:
-        await service.wish("panda", lease.job_id, text=text)
+        await service.peers.send(PandaAttempt(job_ids=(lease.job_id,), text=text))
 
 
 def _holds(service: Service, identity: Identity, lease: Lease, attempt_nr: int | None) -> bool:
-    heard = service.heard.get(lease.worker_id)
+    heard = service.state.live.get(lease.worker_id)
     return (
-        lease.worker_id in service.patience
+        lease.worker_id in service.state.patience
         and attempt_nr in (None, lease.attempt_nr)
         and (identity.production or (heard is not None and identity.serves(heard.queue)))
     )
@@ -103,18 +104,18 @@ def _of_another_batch_job(known: str, reported: str) -> bool:
 def _renew(service: Service, lease: Lease, sent: JobUpdate) -> None:
     renew(service, lease)
     if (used := reports.usage(sent)) is not None:
-        lease.sample(service.now(), used)
+        lease.sample(service.state.now(), used)
 
 
 def renew(service: Service, lease: Lease) -> None:
     """Renew the lease of an attempt and the last-seen time of its worker."""
-    service.leases.renew(lease, service.awake.now + LEASE_S, service.now())
-    if heard := service.heard.get(lease.worker_id):
+    service.state.leases.renew(lease, service.state.awake.now + LEASE_S, service.state.now())
+    if heard := service.state.live.get(lease.worker_id):
         mark_seen(service, lease.worker_id, heard.site, heard.host)
 
 
 def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
-    now = service.now()
+    now = service.state.now()
     attempts.mark(
         tx, Claim(lease.job_id, lease.attempt_nr, lease.worker_id, state, since=now), now=now
     )
@@ -136,7 +137,7 @@ async def _update_unleased(
             return 0, TOBEKILLED
         if job.state in FINAL:
             row = tx.one("job.row", job_id=job_id)
-            since = service.now() - row[8] if row else 0.0
+            since = service.state.now() - row[8] if row else 0.0
             return 0, _answer_after_end(job.state, sent.state, since=since)
         return (job.attempt_nr, None) if sent.state == "finished" else (0, TOBEKILLED)
 
@@ -155,7 +156,7 @@ def _answer_after_end(state: str, reported: str, *, since: float) -> str | None:
 
 
 async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: int) -> str | None:
-    lease = service.leases.of(job_id)
+    lease = service.state.leases.of(job_id)
     curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
 
     def change(tx: Tx) -> bool:
@@ -168,15 +169,15 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
         for kind in (WORKER_ERROR, ATTEMPT):
             tx.run("fact.drop", kind=kind, **key)
         report = reports.report(
-            sent, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.now(),
+            sent, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.state.now(),
             worker=error[1] if error else "",
         )  # fmt: skip
-        return attempts.conclude(tx, report, curve=curve, now=service.now()) is None
+        return attempts.conclude(tx, report, curve=curve, now=service.state.now()) is None
 
     if not await service.store.write(change, Ahead([job_id], attempts=True)):
         return ALREADY_DONE
-    service.leases.drop(job_id)
-    service.log_arrived(job_id)
+    service.state.leases.drop(job_id)
+    service.state.log_arrived(job_id)
     return None
 
 
@@ -198,7 +199,7 @@ async def states(
             if row is None or not identity.sees(row[3], row[2]):
                 found.append((job_id, "", 0))
                 continue
-            new = row[4] in _ENDED and service.now() - row[8] < REGISTERED_S
+            new = row[4] in _ENDED and service.state.now() - row[8] < REGISTERED_S
             found.append((job_id, str(JobState.HOLDING) if new else row[4], row[5]))
         return found
 
@@ -211,7 +212,7 @@ async def states_and_commands(
     """The state of each job, and the command that its pilot would get: Harvester reads both."""
     answers: list[dict[str, Any]] = []
     for job_id, state, _ in await states(service, identity, job_ids):
-        lease = service.leases.of(job_id)
+        lease = service.state.leases.of(job_id)
         if not state:
             answers.append({"status": "unknown", "command": TOBEKILLED})
         elif state in (JobState.CANCELLED, JobState.CLOSED):
@@ -234,7 +235,7 @@ def command(lease: Lease) -> str | None:
 
 async def set_debug(service: Service, identity: Identity, job_id: int, *, mode: bool) -> bool:
     """Make a pilot send the end of its output, or stop that. False: no such job runs here."""
-    lease = service.leases.of(job_id)
+    lease = service.state.leases.of(job_id)
     if lease is None or not _holds(service, identity, lease, None):
         return False
     await _record(service, lease, lease.state, replace(lease.panda, debug=mode))

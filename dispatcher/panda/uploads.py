@@ -26,7 +26,7 @@ async def put(service: Service, file: Upload, *, name: str = "") -> str:
     named = _named(name or file.name)
     if len(file.data) > LONGEST:
         raise ValueError(f"Exceeded size limit {len(file.data)}>{LONGEST}")
-    await service.store.write(lambda tx: _keep(tx, named, file.data, service.now()))
+    await service.store.write(lambda tx: _keep(tx, named, file.data, service.state.now()))
     return named
 
 
@@ -40,7 +40,7 @@ async def append(service: Service, file: Upload) -> None:
     named = _named(file.name)
 
     def change(tx: Tx) -> None:
-        _keep(tx, named, ((_kept(tx, named) or b"") + piece)[-LONGEST:], service.now())
+        _keep(tx, named, ((_kept(tx, named) or b"") + piece)[-LONGEST:], service.state.now())
 
     await service.store.write(change)
 

@@ -1,32 +1,79 @@
-"""The queue as a service: one method a route of the native API, named as it."""
+"""The queue as a service: a part for each kind of caller, with a method a route, named as it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+from ailurus.protocol.api import ROUTES
+from dispatcher.accounts.rates import Limiter
 from dispatcher.ports import Store
-from dispatcher.service.base import Settings
 from dispatcher.service.edges import Edges
+from dispatcher.service.figures import Figures
+from dispatcher.service.intake import Intake
+from dispatcher.service.peers import Alone, Peers
+from dispatcher.service.reasons import Reasons
 from dispatcher.service.relays import Relays
+from dispatcher.service.seals import Seals
+from dispatcher.service.shared import Shared
+from dispatcher.service.state import Settings, State
 from dispatcher.service.upkeep import Upkeep
 from dispatcher.service.users import Users
+from dispatcher.service.workers import Workers
 
 
-class Service(Users, Relays, Edges, Upkeep):
-    """Everything a caller may ask. The door has checked the token's scope; ownership is checked here."""
+class Service:
+    """All parts. The door has checked the token's scope; ownership is checked in them."""
 
-    @classmethod
-    async def open(
-        cls,
+    def __init__(
+        self,
         store: Store,
         *,
         secret: bytes,
         mint: Callable[..., str],
         settings: Settings | None = None,
         clock: Callable[[], float] = time.time,
-    ) -> Service:
-        """A running service on `store`. `mint(subject, scopes, lifetime_s, **claims)` makes tokens."""
-        service = cls(store, secret, mint, settings or Settings(), clock)
-        await service.start()
+        limiter: Limiter | None = None,
+    ) -> None:
+        """`mint(subject, scopes, lifetime_s, **claims)` makes tokens; `limiter` has the users' accounts."""
+        self.state = state = State(store, settings or Settings(), clock, limiter)
+        self.store = store
+        self.loops = store.loops
+        self.hub = state.hub
+        self.seals = Seals(secret)
+        self.peers: Peers = Alone(state) if store.alone else Shared(state)
+        self.figures = Figures(state)
+        self.intake = Intake(state, self.peers)
+        self.users = Users(state, self.peers, self.intake, Reasons(state, self.figures))
+        self.workers = Workers(state, self.peers, self.seals, mint)
+        self.relays = Relays(state, self.workers)
+        self.edges = Edges(state, self.peers, mint)
+        self.upkeep = Upkeep(state, self.peers)
+
+    @classmethod
+    async def open(cls, store: Store, **arguments: Any) -> Service:
+        """A running service on `store`; the arguments are the constructor's."""
+        service = cls(store, **arguments)
+        await service.upkeep.start()
         return service
+
+    async def close(self) -> None:
+        """Let everybody go, write what was heard, close the store."""
+        await self.upkeep.close()
+
+    async def tick(self, now: float) -> None:
+        """Do all that is due at `now`, which awake time becomes."""
+        await self.upkeep.tick(now)
+
+    def handlers(self) -> dict[str, Callable[..., Any]]:
+        """The methods that answer routes, by the route's name. Raises TypeError if two parts answer one."""
+        found: dict[str, Callable[..., Any]] = {}
+        parts = (self.users, self.intake, self.figures, self.workers, self.relays, self.edges)
+        for route in ROUTES:
+            methods = [getattr(part, route.name) for part in parts if hasattr(part, route.name)]
+            if len(methods) > 1:
+                raise TypeError(f"two parts of the service answer route {route.name}")
+            if methods:
+                found[route.name] = methods[0]
+        return found

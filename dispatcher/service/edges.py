@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,30 +20,34 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, lanes, queue, records, views, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.worker_records import WorkerRecord
-from dispatcher.service.base import Core, SiteLease, end_worker, foreign
+from dispatcher.service.peers import Peers
+from dispatcher.service.state import SiteLease, State, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
 MINTED = 50  # tokens signed in one go: others get their turn between two
 RECENT_S = 900.0  # how long an ended worker is still told to its edge
 
 
-class Edges(Core):
+class Edges:
     """The part of the service that edges see."""
+
+    def __init__(self, state: State, peers: Peers, mint: Callable[..., str]) -> None:
+        """`mint(subject, scopes, lifetime_s, **claims)` makes tokens."""
+        self._state = state
+        self._peers = peers
+        self._mint = mint
 
     async def hello(self, ask: m.Hello, caller: Caller) -> m.Welcome:
         """Take or renew the lease of a site: one edge at a time provisions it."""
         _at_home(ask.site, caller)
-        if not self.store.alone:  # it may have spoken to another dispatcher
-            stored = await self.store.read(lambda tx: worker_records.find_site(tx, ask.site))
-            if stored is not None:
-                self.know_site(stored)
-        old = self.sites.get(ask.site)
-        if old is not None and old.instance != ask.instance and old.until > self.awake.now:
+        await self._peers.learn_site(ask.site)  # its edge may have spoken to another dispatcher
+        old = self._state.sites.get(ask.site)
+        if old is not None and old.instance != ask.instance and old.until > self._state.awake.now:
             raise Rejected(
                 409,
                 f"another edge ({old.instance}) provisions site {ask.site}",
                 field="instance",
-                remedy=f"stop that one, or wait {old.until - self.awake.now:.0f} s after it has stopped",
+                remedy=f"stop that one, or wait {old.until - self._state.awake.now:.0f} s after it has stopped",
             )
         changed = old is None or (old.instance, old.slots, old.online) != (
             ask.instance,
@@ -50,14 +55,16 @@ class Edges(Core):
             ask.online,
         )
         epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
-        until = self.awake.now + self.settings.edge_lease_s
+        until = self._state.awake.now + self._state.settings.edge_lease_s
         room, word = (old.room, old.word) if old else (None, None)
         if changed:
-            await self.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
-        self.sites[ask.site] = SiteLease(
-            ask.instance, epoch, ask.slots, ask.online, until, self.now(), room, word
+            await self._state.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
+        self._state.sites[ask.site] = SiteLease(
+            ask.instance, epoch, ask.slots, ask.online, until, self._state.now(), room, word
         )
-        return m.Welcome(epoch=epoch, lease_s=self.settings.edge_lease_s, giver=self.giver)
+        return m.Welcome(
+            epoch=epoch, lease_s=self._state.settings.edge_lease_s, giver=self._state.giver
+        )
 
     def _keep_site(self, tx: Tx, ask: m.Hello, old: SiteLease | None, epoch: int) -> None:
         stored = worker_records.find_site(tx, ask.site)
@@ -75,11 +82,11 @@ class Edges(Core):
             epoch=epoch,
             slots=_encode(ask.slots).decode(),
             online=int(ask.online),
-            heard=self.now(),
+            heard=self._state.now(),
         )
         tx.tell(
             "edge",
-            at=self.now(),
+            at=self._state.now(),
             site=ask.site,
             instance=ask.instance,
             epoch=epoch,
@@ -99,34 +106,34 @@ class Edges(Core):
                 for one in records.counters(tx)
                 if one.queue in served and one.state == JobState.ACTIVATED
             ]
-            if any(one.shape_id not in self.shapes for one in ready):
-                self.shapes.update(records.shapes(tx))
+            if any(one.shape_id not in self._state.shapes for one in ready):
+                self._state.shapes.update(records.shapes(tx))
             of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
             for one in ready:
                 name, number = one.queue, one.shape_id
-                if self.turns.mixed(
+                if self._state.turns.mixed(
                     tx, number
                 ):  # the first of them: what is behind is told when they are gone
                     first = lanes.ready(tx, name, number, 1, queue.ANYTHING, lambda _: True)
                     of_shape.update((name, shape) for *_, shape in first)
                     continue
-                of_shape[name, self.shapes[number]] += one.n
+                of_shape[name, self._state.shapes[number]] += one.n
             alive = [
                 worker
                 for worker in worker_records.workers(tx, ask.site, ended=False, most=100_000)
                 if not foreign(worker.version, worker.intent)
             ]
-            since = self.now() - RECENT_S
+            since = self._state.now() - RECENT_S
             return of_shape, alive + worker_records.workers_just_ended(tx, ask.site, since)
 
-        ready, workers = await self.store.read(gather)
+        ready, workers = await self._state.store.read(gather)
         others = [
             lease
-            for name, lease in self.sites.items()
+            for name, lease in self._state.sites.items()
             if name != ask.site
             and lease.online
             and lease.room != 0
-            and lease.until > self.awake.now
+            and lease.until > self._state.awake.now
         ]
         return m.Demand(
             shapes=tuple(
@@ -140,10 +147,10 @@ class Edges(Core):
             ),
             excluded=tuple(
                 m.ExcludedHost(host=host, until=one.until, reason=one.reason)
-                for host, one in self.hosts.of_site(ask.site, self.now()).items()
+                for host, one in self._state.hosts.of_site(ask.site, self._state.now()).items()
             ),
-            giver=self.giver,
-            workers=tuple(self.worker_row(worker) for worker in workers),
+            giver=self._state.giver,
+            workers=tuple(self._state.worker_row(worker) for worker in workers),
         )
 
     async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
@@ -174,12 +181,12 @@ class Edges(Core):
             if ask.outage_s is not None:
                 tx.run("worker.set_outage", intent=ask.intent, site=ask.site, outage_s=ask.outage_s)
 
-        await self.store.write(plan)
-        lifetime = max(60.0, ask.deadline - self.now())
+        await self._state.store.write(plan)
+        lifetime = max(60.0, ask.deadline - self._state.now())
         tokens = []
         for index in range(ask.count):
             tokens.append(
-                self.mint(
+                self._mint(
                     f"bootstrap:{ask.intent}.{index}",
                     (Scope.BOOTSTRAP,),
                     lifetime,
@@ -198,13 +205,13 @@ class Edges(Core):
     async def workers_news(self, ask: m.WorkerObservations, caller: Caller) -> m.Done:
         """What the batch system says of workers. What they say themselves weighs more while they live."""
         self._lease_of(ask.site, ask.epoch, caller)
-        ended = await self.store.write(
+        ended = await self._state.store.write(
             lambda tx: [self._take(tx, news, ask.site) for news in ask.workers]
         )
         for worker_id in filter(None, ended):
-            for lease in self.leases.of_worker(worker_id):
-                self.leases.drop(lease.job_id)
-            self.forget_worker(worker_id)
+            for lease in self._state.leases.of_worker(worker_id):
+                self._state.leases.drop(lease.job_id)
+            self._state.forget_worker(worker_id)
         return m.Done()
 
     def _take(self, tx: Tx, news: m.WorkerObservation, site: str) -> int | None:
@@ -213,7 +220,7 @@ class Edges(Core):
         if worker is None:
             return None
         worker_id, phase, ending = worker.worker_id, worker.phase, worker.ending
-        now = self.now()
+        now = self._state.now()
         if news.phase is Phase.ENDED and news.ending is not None:
             if ending is not None and ending != "lost":
                 return None
@@ -264,14 +271,16 @@ class Edges(Core):
             for worker_id in ask.worker_ids:
                 if tx.one("worker.drain", worker_id=worker_id, site=ask.site) is None:
                     continue  # another site's, or it has ended
-                tx.tell("worker", at=self.now(), worker_id=worker_id, phase=str(Phase.DRAINING))
+                tx.tell(
+                    "worker", at=self._state.now(), worker_id=worker_id, phase=str(Phase.DRAINING)
+                )
 
-        await self.store.write(change)
+        await self._state.store.write(change)
         for worker_id in ask.worker_ids:
-            heard = self.heard.get(worker_id)
+            heard = self._state.live.get(worker_id)
             if heard is not None and heard.site == ask.site:
                 heard.draining = True
-                self.hub.wake(worker_id)
+                self._state.hub.wake(worker_id)
         return m.Done()
 
     async def edge_trace(self, ask: m.TraceRequest, caller: Caller) -> m.Traced:
@@ -287,11 +296,11 @@ class Edges(Core):
                 for attempt in views.traced_worker(tx, ask.site, worker_id)
             ]
 
-        return m.Traced(attempts=tuple(await self.store.read(gather)), now=self.now())
+        return m.Traced(attempts=tuple(await self._state.store.read(gather)), now=self._state.now())
 
     def _lease_of(self, site: str, epoch: int, caller: Caller) -> SiteLease:
         _at_home(site, caller)
-        lease = self.sites.get(site)
+        lease = self._state.sites.get(site)
         if lease is None or lease.epoch != epoch:
             raise Rejected(
                 409,
@@ -299,8 +308,8 @@ class Edges(Core):
                 field="epoch",
                 remedy="say hello again",
             )
-        lease.until = self.awake.now + self.settings.edge_lease_s
-        lease.heard = self.now()
+        lease.until = self._state.awake.now + self._state.settings.edge_lease_s
+        lease.heard = self._state.now()
         return lease
 
 

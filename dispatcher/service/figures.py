@@ -22,10 +22,11 @@ from dispatcher.rules import records, troubles, worker_records
 from dispatcher.rules.group_turns import Ready
 from dispatcher.rules.records import FailureRecord
 from dispatcher.rules.worker_records import WorkerRecord
-from dispatcher.service.base import Core
+from dispatcher.service.state import State
 
 SHARE = 0.1
 """At most this part of the time goes into gathering what serves the queues: a thousand pages ask at once."""
+FRESH_S = 5.0  # awake: no page shows who was silent longer ago
 LATE = 2 / 3  # a pilot that says nothing for this part of its lease counts as silent
 FAILED_S = 86_400.0  # failures of the last day are spoken of
 KINDS = 20  # kinds of failures that are listed
@@ -57,24 +58,27 @@ class _Jobs(Struct):
         return {name: states[JobState.ACTIVATED] for name, states in self.states.items()}
 
 
-class Figures(Core):
+class Figures:
     """The part of the service that counts."""
 
-    _supply: tuple[float, Supply] | None = None  # good until then, by the monotonic clock
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._supply: tuple[float, float, Supply] | None = None
+        """What serves the queues, good until a reading of the monotonic clock, and until an awake time."""
 
     async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
         """The system in numbers: all jobs for an administrator, the caller's own for a user."""
         user = _whose(caller)
-        since = self.now() - FAILED_S
-        jobs = await self.store.read(lambda tx: self._jobs(tx, user, since))
+        since = self._state.now() - FAILED_S
+        jobs = await self._state.store.read(lambda tx: self._jobs(tx, user, since))
         supply = await self.supply()
         states: Counter[str] = Counter()
         for one in jobs.states.values():
             states.update(one)
-        flow = self.hub.flow.per_minute(self.now(), user)
+        flow = self._state.hub.flow.per_minute(self._state.now(), user)
         queues = _rows(jobs, supply)
         return m.Overview(
-            now=self.now(),
+            now=self._state.now(),
             version=__version__,
             states=dict(states),
             queues=queues,
@@ -96,7 +100,7 @@ class Figures(Core):
     async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
         """Queues, what waits in them and what serves them."""
         user = _whose(caller)
-        jobs = await self.store.read(lambda tx: self._jobs(tx, user, None))
+        jobs = await self._state.store.read(lambda tx: self._jobs(tx, user, None))
         return api.QueueRows(queues=_rows(jobs, await self.supply()))
 
     async def workers(self, ask: api.WorkersQuery, caller: Caller) -> api.WorkerRows:
@@ -109,8 +113,8 @@ class Figures(Core):
             number = tx.one("worker.number", site=ask.site, ended=ask.ended)
             return found, records.value(number, len(found))
 
-        found, total = await self.store.read(gather)
-        workers = [self.worker_row(one) for one in found]
+        found, total = await self._state.store.read(gather)
+        workers = [self._state.worker_row(one) for one in found]
         if not caller.may(api.Scope.ADMIN):  # an intent is half of what makes an edge its worker's
             workers = [replace(one, intent="", index=0) for one in workers]
         return api.WorkerRows(workers=tuple(workers), total=total)
@@ -122,40 +126,43 @@ class Figures(Core):
     async def supply(self) -> Supply:
         """What serves the queues, as of a moment ago."""
         began = time.monotonic()
+        awake = self._state.awake.now
         if self._supply is not None:
-            good_until, supply = self._supply
-            if began < good_until:
+            good_until, good_awake, supply = self._supply
+            if began < good_until and awake < good_awake:
                 return supply
-        supply = self._looked(await self.store.read(lambda tx: tx.all("worker.phases")))
+        supply = self._looked(await self._state.store.read(lambda tx: tx.all("worker.phases")))
         ended = time.monotonic()
-        self._supply = (ended + (ended - began) / SHARE, supply)
+        self._supply = (ended + (ended - began) / SHARE, awake + FRESH_S, supply)
         return supply
 
     def _looked(self, phases: Sequence[Phases]) -> Supply:
         offered: dict[str, set[str]] = {}
-        for site, lease in self.sites.items():
+        for site, lease in self._state.sites.items():
             for slot in lease.slots:
                 offered.setdefault(slot.queue, set()).add(site)
         sites = tuple(self._sites(phases))
         serving: Counter[str] = Counter()
         silent: dict[str, float] = {}
         cores = used = late = 0
-        for heard in self.heard.values():
+        for heard in self._state.live.values():
             serving[heard.queue] += 1
             if heard.passing:  # a PanDA pilot: what it has is known only while it asks
                 continue
             cores += heard.total.cores
             used += max(0, heard.total.cores - heard.room.cores)
-            if heard.until - self.awake.now < (1 - LATE) * self.length(heard.worker_id):
+            if heard.until - self._state.awake.now < (1 - LATE) * self._state.length(
+                heard.worker_id
+            ):
                 late += 1
                 silent[heard.queue] = min(heard.last, silent.get(heard.queue, heard.last))
         seen = troubles.Seen(
-            now=self.now(),
+            now=self._state.now(),
             sites=sites,
             serving=serving,
             silent=silent,
             silent_count=late,
-            losses=self.hub.losses.recent(self.now()),
+            losses=self._state.hub.losses.recent(self._state.now()),
         )
         all_phases: Counter[str] = Counter()
         for _, phase, n in phases:
@@ -165,7 +172,7 @@ class Figures(Core):
             offered={queue: frozenset(names) for queue, names in offered.items()},
             sites=sites,
             phases=all_phases,
-            pilots=m.PilotSums(alive=len(self.heard), silent=late, cores=cores, used=used),
+            pilots=m.PilotSums(alive=len(self._state.live), silent=late, cores=cores, used=used),
             troubles=tuple(troubles.of_supply(seen)),
         )
 
@@ -173,15 +180,15 @@ class Figures(Core):
         phases: dict[str, dict[str, int]] = {}
         for site, phase, n in rows:
             phases.setdefault(site, {})[phase] = n
-        for site, lease in sorted(self.sites.items()):
+        for site, lease in sorted(self._state.sites.items()):
             yield m.SiteRow(
                 site=site,
                 online=lease.online,
-                heard=lease.until > self.awake.now,
+                heard=lease.until > self._state.awake.now,
                 queues=tuple(sorted({slot.queue for slot in lease.slots})),
                 workers=phases.get(site, {}),
                 word=lease.word,
-                excluded=tuple(self.hosts.of_site(site, self.now())),
+                excluded=tuple(self._state.hosts.of_site(site, self._state.now())),
                 last_heard=lease.heard,
             )
 
@@ -201,13 +208,13 @@ class Figures(Core):
                         found.oldest[one.queue] = min(since, found.oldest.get(one.queue, since))
         for name, state, n in tx.all("owned.of", owner=user) if user else ():
             found.states.setdefault(name, Counter())[state] += n
-        found.groups = {name: self.turns.rows(tx, name, ready) for name in found.states}
+        found.groups = {name: self._state.turns.rows(tx, name, ready) for name in found.states}
         if failed_since is not None:
             found.failures = records.failures(tx, user, failed_since)
         return found
 
     def _troubles(self, jobs: _Jobs, supply: Supply) -> tuple[m.Trouble, ...]:
-        waiting, now = jobs.waiting, self.now()
+        waiting, now = jobs.waiting, self._state.now()
         of_supply = [one for one in supply.troubles if troubles.worth_telling(one, waiting, now)]
         return (*of_supply, *troubles.unserved(waiting, supply.serving, jobs.oldest, now))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
+from weakref import WeakValueDictionary
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
@@ -22,16 +23,21 @@ from dispatcher.release import release
 from dispatcher.rules import retention, retries, submission, user_turns, why
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.submission import Prepared, Request
-from dispatcher.service.base import Core
-from dispatcher.service.reasons import Reasons
+from dispatcher.service.peers import Peers
+from dispatcher.service.state import State
 
 INLINE = 100  # jobs whose turns are reckoned on the event loop
 FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
 ROWS = 4  # of a job: its own, its body, its size, its lane
 
 
-class Intake(Reasons):
+class Intake:
     """The part of the service that takes jobs in."""
+
+    def __init__(self, state: State, peers: Peers) -> None:
+        self._state = state
+        self._peers = peers
+        self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
         """Accept all jobs of a request, once, however often it is sent."""
@@ -45,7 +51,7 @@ class Intake(Reasons):
                     digest=digest,
                     owner=caller.subject,
                     sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
-                    group=group_of(caller.groups, self.settings.groups),
+                    group=group_of(caller.groups, self._state.settings.groups),
                 ),
                 jobs,
                 known,
@@ -58,7 +64,7 @@ class Intake(Reasons):
     ) -> tuple[list[Prepared], str, submission.Known | None]:
         """The jobs as they are stored, what they say, and the first answer to a request that comes again.
         A brief one that is in order is taken for new: storing it tells."""
-        if submission.brief(ask.jobs) and len(self.heard) <= FEW_WORKERS:
+        if submission.brief(ask.jobs) and len(self._state.live) <= FEW_WORKERS:
             with suppress(Rejected):  # it may have been in order when it came first
                 return *self._prepared(ask, known=False), None
         known = await self._known(caller.subject, ask.request_id)
@@ -66,7 +72,7 @@ class Intake(Reasons):
         return jobs, digest, known
 
     async def _known(self, by: str, request_id: str) -> submission.Known | None:
-        return await self.store.read(lambda tx: submission.known(tx, by, request_id))
+        return await self._state.store.read(lambda tx: submission.known(tx, by, request_id))
 
     async def _once(
         self, request: Request, jobs: Sequence[Prepared], known: submission.Known | None = None
@@ -110,7 +116,7 @@ class Intake(Reasons):
             if kind in good:
                 continue
             if job.spec.queue not in offers:
-                offers[job.spec.queue] = why.sizes(self.offers(job.spec.queue))
+                offers[job.spec.queue] = why.sizes(self._state.offers(job.spec.queue))
             fault = why.impossible(job.spec, job.shape, offers[job.spec.queue])
             good.add(kind)
             if fault is not None:
@@ -129,20 +135,20 @@ class Intake(Reasons):
             storing, few, links = await asyncio.to_thread(self._begun, jobs, request)
         if len(jobs) <= submission.TOGETHER and len(few) <= submission.LINKS:
             ahead = Ahead(rows=ROWS * len(jobs) + len(few), all=True)
-            return await self.store.write(partial(storing.at_once, links=few), ahead)
-        await self.store.write(storing.begin)
+            return await self._state.store.write(partial(storing.at_once, links=few), ahead)
+        await self._state.store.write(storing.begin)
         try:
             for at in range(0, len(jobs), submission.TOGETHER):
-                await self.store.write(partial(storing.add, at=at))
+                await self._state.store.write(partial(storing.add, at=at))
             left = chain(few, links)
             while part := list(islice(left, submission.LINKS)):
-                await self.store.write(partial(storing.link, links=part))
+                await self._state.store.write(partial(storing.link, links=part))
         except Rejected:
             for first, last in submission.spans(jobs):
-                await self.store.write(partial(storing.clear, first=first, last=last))
-            await self.store.write(storing.drop)
+                await self._state.store.write(partial(storing.clear, first=first, last=last))
+            await self._state.store.write(storing.drop)
             raise
-        answer = await self.store.write(storing.finish)
+        answer = await self._state.store.write(storing.finish)
         storing.let_go()
         return answer
 
@@ -150,7 +156,7 @@ class Intake(Reasons):
         self, jobs: Sequence[Prepared], request: Request
     ) -> tuple[_Storing, list[submission.Link], Iterator[submission.Link]]:
         """A request on its way, and what its jobs wait for: what fits a commit, and what is left."""
-        storing = _Storing(self, request, jobs)
+        storing = _Storing(self._state, self._peers.name, request, jobs)
         links = storing.links()
         return storing, list(islice(links, submission.LINKS + 1)), links
 
@@ -164,11 +170,13 @@ class Intake(Reasons):
             known = await self._known(caller.subject, key) if key is not None else None
             if key is not None and known is not None:
                 return await self._retried(ask, key, known)
-            plan = await self.store.read(lambda tx: retries.plan(tx, ask.job_ids, self.turns))
+            plan = await self._state.store.read(
+                lambda tx: retries.plan(tx, ask.job_ids, self._state.turns)
+            )
             if plan.jobs:
-                if self.limiter is not None:
+                if self._state.limiter is not None:
                     links = sum(len(one.spec.depends_on) for one in plan.jobs)
-                    self.limiter.spend(caller.subject, costs.LINK_S * links)
+                    self._state.limiter.spend(caller.subject, costs.LINK_S * links)
                 await asyncio.to_thread(self._possible, plan.jobs)
                 mine = caller.subject == plan.owner
                 request = Request(
@@ -177,7 +185,9 @@ class Intake(Reasons):
                     digest=retries.digest_of(ask.job_ids),
                     owner=plan.owner,
                     sees=plan.owner,
-                    group=group_of(caller.groups, self.settings.groups) if mine else plan.group,
+                    group=group_of(caller.groups, self._state.settings.groups)
+                    if mine
+                    else plan.group,
                     retries=plan.renewed,
                 )
                 answer = await self._once(request, plan.jobs)
@@ -192,12 +202,12 @@ class Intake(Reasons):
         if known.digest != retries.digest_of(ask.job_ids):
             raise submission.another(key)
         then = set(known.answer.job_ids)
-        ids = await self.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
+        ids = await self._state.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
         return m.Submitted(job_ids=tuple(ids), repeated=True)
 
     async def states_of(self, job_ids: tuple[int, ...], caller: Caller) -> m.JobStates:
         """The states of the caller's jobs. Raises Rejected with the first that is not."""
-        found = await self.store.read(lambda tx: retention.states_of(tx, job_ids))
+        found = await self._state.store.read(lambda tx: retention.states_of(tx, job_ids))
         states = {one: state for one, (state, owner) in found.items() if caller.owns(owner)}
         for nr, job_id in enumerate(job_ids):
             if job_id not in states:
@@ -213,12 +223,15 @@ class Intake(Reasons):
 class _Storing:
     """A request on its way into the store; its methods are the changes, in the order in which they are made."""
 
-    def __init__(self, core: Core, request: Request, jobs: Sequence[Prepared]) -> None:
-        self._core, self._request, self._jobs = core, request, list(jobs)
-        self._now = core.now()
+    def __init__(
+        self, state: State, process: str, request: Request, jobs: Sequence[Prepared]
+    ) -> None:
+        self._state, self._process = state, process
+        self._request, self._jobs = request, list(jobs)
+        self._now = state.now()
         self._ends, self._takes = user_turns.turns(
             ((job.spec.queue, job.shape.cores) for job in jobs),
-            core.settings.shares.get(request.owner, 1.0),
+            state.settings.shares.get(request.owner, 1.0),
         )
         self._begins: dict[str, float] = {}
         self._filled: dict[int, Prepared] = {}
@@ -239,15 +252,15 @@ class _Storing:
 
     def begin(self, tx: Tx) -> None:
         """Set ids and turns aside."""
-        core, request = self._core, self._request
+        state, request = self._state, self._request
         self._first = submission.begin(
-            tx, request, len(self._jobs), process=core.process, now=self._now
+            tx, request, len(self._jobs), process=self._process, now=self._now
         )
-        self._begins = user_turns.begin(tx, request.owner, self._takes, request.group, core.turns)
+        self._begins = user_turns.begin(tx, request.owner, self._takes, request.group, state.turns)
 
     def add(self, tx: Tx, at: int) -> None:
         """Store the jobs of one commit, from place `at` on."""
-        core, request = self._core, self._request
+        state, request = self._state, self._request
         part = self._jobs[at : at + submission.TOGETHER]
         ends = self._ends[at : at + submission.TOGETHER]
         submission.still_ours(tx, request, self._first)
@@ -257,11 +270,11 @@ class _Storing:
             at=at,
             first=self._first,
             owner=request.owner,
-            shapes=core.shapes,
+            shapes=state.shapes,
             ranks=[self._begins[job.spec.queue] + end for job, end in zip(part, ends, strict=True)],
             now=self._now,
             group=request.group,
-            turns=core.turns,
+            turns=state.turns,
         )
 
     def link(self, tx: Tx, links: Sequence[submission.Link]) -> None:

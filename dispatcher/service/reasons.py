@@ -11,14 +11,19 @@ from dispatcher.ports import Tx
 from dispatcher.rules import records, specs, views, why
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
+from dispatcher.service.state import State
 
 ANCESTORS = 500  # that are looked at, nearest first
 BAD = frozenset(FINAL - {JobState.FINISHED})
 OPEN = frozenset(JobState) - FINAL
 
 
-class Reasons(Figures):
+class Reasons:
     """The part of the service that explains."""
+
+    def __init__(self, state: State, figures: Figures) -> None:
+        self._state = state
+        self._figures = figures
 
     async def reason(self, job: m.JobRow) -> m.Why:
         """Why a job is where it is."""
@@ -35,36 +40,41 @@ class Reasons(Figures):
             attempts = views.attempts(tx, job.job_id)
             return sorted(failed), attempts[-1].remedy if attempts else ""
 
-        parents, told = await self.store.read(gather)
+        parents, told = await self._state.store.read(gather)
         return why.elsewhere(job, parents, told, late=self._is_late(job))
 
     def _is_late(self, job: m.JobRow) -> bool:
-        heard = self.heard.get(job.worker_id or 0)
+        heard = self._state.live.get(job.worker_id or 0)
         if heard is None or job.state not in WITH_WORKER:
             return False
-        return heard.until - self.awake.now < (1 - LATE) * self.length(heard.worker_id)
+        return heard.until - self._state.awake.now < (1 - LATE) * self._state.length(
+            heard.worker_id
+        )
 
     async def _waiting(self, job: m.JobRow) -> m.Why:
-        supply = await self.supply()
+        supply = await self._figures.supply()
 
         def gather(tx: Tx) -> tuple[JobSpec, int, m.GroupRow | None]:
             record = records.find_job(tx, job.job_id)
             number = record.shape_id if record is not None else 0
             place = {"queue": job.queue, "shape_id": number}
             ahead = tx.one("job.ahead", **place, priority=job.priority, job_id=job.job_id)
-            mine, counts = self.turns.group(tx, number), tx.all("counter.ready", queue=job.queue)
-            groups = self.turns.rows(tx, job.queue, counts)
+            mine, counts = (
+                self._state.turns.group(tx, number),
+                tx.all("counter.ready", queue=job.queue),
+            )
+            groups = self._state.turns.rows(tx, job.queue, counts)
             group = next((one for one in groups if one.name == mine), None)
             return specs.specification(tx, job.job_id, job.name), records.value(ahead, 0), group
 
-        spec, ahead, group = await self.store.read(gather)
-        wrong = self.troubles_of(job.queue, supply)
-        offers = self.offers(job.queue)
+        spec, ahead, group = await self._state.store.read(gather)
+        wrong = self._figures.troubles_of(job.queue, supply)
+        offers = self._state.offers(job.queue)
         return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong)
 
     async def _stuck(self, job_id: int) -> list[tuple[int, str]]:
         """The jobs for which this one waits and that can never start, with what is wrong with each."""
-        above = await self.store.read(lambda tx: _above(tx, job_id, OPEN))
+        above = await self._state.store.read(lambda tx: _above(tx, job_id, OPEN))
         faults: dict[tuple[str, int], str] = {}
         stuck = []
         for one in above:
@@ -78,8 +88,10 @@ class Reasons(Figures):
         return stuck
 
     async def _fault(self, one: JobRecord) -> str:
-        spec = await self.store.read(lambda tx: specs.specification(tx, one.job_id, one.name))
-        _, fault = why.impossible(spec, shape_of(spec), self.offers(one.queue)) or ("", "")
+        spec = await self._state.store.read(
+            lambda tx: specs.specification(tx, one.job_id, one.name)
+        )
+        _, fault = why.impossible(spec, shape_of(spec), self._state.offers(one.queue)) or ("", "")
         return fault
 
 

@@ -14,29 +14,34 @@ from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts
 from dispatcher.rules.attempts import Claim
-from dispatcher.service.workers import Pilots
+from dispatcher.service.state import State
+from dispatcher.service.workers import Workers
 
 A = TypeVar("A")
 Q = TypeVar("Q")
 GATHER_S = 0.02  # who gets a job at the same time comes with the same answer
 
 
-class Relays(Pilots):
+class Relays:
     """The part of the service that relays see."""
+
+    def __init__(self, state: State, workers: Workers) -> None:
+        self._state = state
+        self._workers = workers
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and what else workers said. The order is theirs: goodbyes come last."""
         told = await asyncio.gather(*(self._beat(one, ask.site) for one in ask.beats))
         for release in ask.releases:
-            await self._for(ask.site, release.worker_id, self.release, release.release)
+            await self._for(ask.site, release.worker_id, self._workers.release, release.release)
         for log in ask.logs:
-            await self._for(ask.site, log.worker_id, self.log_pieces, log.log)
+            await self._for(ask.site, log.worker_id, self._workers.log_pieces, log.log)
         if ask.lost:
             await self._lost(ask)
         for bye in ask.byes:
-            await self._for(ask.site, bye.worker_id, self.bye, bye.bye)
+            await self._for(ask.site, bye.worker_id, self._workers.bye, bye.bye)
         return m.RelayBeatAnswer(
-            workers=tuple(told), heartbeat_s=self.heartbeat_s, giver=self.giver
+            workers=tuple(told), heartbeat_s=self._state.heartbeat_s, giver=self._state.giver
         )
 
     async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RawRelayAcquired:
@@ -56,7 +61,9 @@ class Relays(Pilots):
             for task in tasks:
                 task.cancel()
         answered = [one for one in tasks if one.done() and not one.cancelled()]
-        return m.RawRelayAcquired(workers=tuple(one.result() for one in answered), giver=self.giver)
+        return m.RawRelayAcquired(
+            workers=tuple(one.result() for one in answered), giver=self._state.giver
+        )
 
     async def _acquire(self, one: m.RelayedAcquire, site: str, wait_s: float) -> m.RawRelayedJobs:
         ask = m.Acquire(
@@ -66,21 +73,23 @@ class Relays(Pilots):
             wait_s=wait_s,
             ahead=one.ask.ahead,
         )
-        got = await self._for(site, one.worker_id, self.acquire, ask)
+        got = await self._for(site, one.worker_id, self._workers.acquire, ask)
         return m.RawRelayedJobs(worker_id=one.worker_id, got=got)
 
     async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedBeatAnswer:
-        told = await self._for(site, one.worker_id, self.beat, one.beat)
+        told = await self._for(site, one.worker_id, self._workers.beat, one.beat)
         return m.RelayedBeatAnswer(worker_id=one.worker_id, told=told)
 
     async def _for(
         self, site: str, worker_id: int, call: Callable[[Q, Caller], Awaitable[A]], ask: Q
     ) -> A | None:
         """Do it as that worker of that site. None: there is no such worker, or no more."""
-        heard = self.heard.get(worker_id)
+        heard = self._state.live.get(worker_id)
         home: tuple[str, str] | None = (heard.site, heard.queue) if heard is not None else None
         if home is None:
-            row = await self.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
+            row = await self._state.store.read(
+                lambda tx: tx.one("worker.home", worker_id=worker_id)
+            )
             home = None if row is None else (row[0], row[1])
         if home is None or home[0] != site:
             return None
@@ -103,9 +112,9 @@ class Relays(Pilots):
         leases = [
             lease
             for one in ask.lost
-            if (lease := self.leases.of(one.job_id)) is not None
+            if (lease := self._state.leases.of(one.job_id)) is not None
             and lease.attempt_nr == one.attempt_nr
-            and (heard := self.heard.get(lease.worker_id)) is not None
+            and (heard := self._state.live.get(lease.worker_id)) is not None
             and heard.site == ask.site
         ]
 
@@ -116,9 +125,9 @@ class Relays(Pilots):
                     Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
                     reason=f"lost heartbeat: the relay of {ask.site} hears nothing of its worker",
                     code=Code.LOST_HEARTBEAT,
-                    now=self.now(),
+                    now=self._state.now(),
                 )
 
-        await self.store.write(change)
+        await self._state.store.write(change)
         for lease in leases:
-            self.leases.drop(lease.job_id)
+            self._state.leases.drop(lease.job_id)

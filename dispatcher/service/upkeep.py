@@ -20,18 +20,18 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import Lease, OfPanda
 from dispatcher.ports import Tx
-from dispatcher.rules import attempts, dependencies, records, retention, submission, worker_records
+from dispatcher.rules import attempts, dependencies, records, retention, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.records import OpenAttempt
 from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
-from dispatcher.service.base import EXCLUDED, TICK_S, Core, Heard, end_worker, log
+from dispatcher.service.peers import Peers
+from dispatcher.service.shared import BEAT_S
+from dispatcher.service.state import EXCLUDED, TICK_S, LiveWorker, State, end_worker, log
 
 PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for longer
 and holds none is gone."""
-FLUSH_S = 10.0
 FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
-BEAT_S = 1.0
 FAILING_S = 2.0  # the longest pause of the loop that says we live: others count 5 s of silence
 STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
 TIDY_S = 60.0
@@ -54,78 +54,75 @@ class _Stored(Struct, frozen=True):
     """Excluded ones: site, host, and until when and why, encoded."""
 
 
-class Upkeep(Core):
+class Upkeep:
     """The part of the service that begins, ends, and does what is due meanwhile."""
 
-    _no_expiry_before = _flushed = _beaten = 0.0  # awake times
+    def __init__(self, state: State, peers: Peers) -> None:
+        self._state = state
+        self._peers = peers
+        self._unfold = asyncio.Event()
+        self._no_expiry_before = self._flushed = self._beaten = 0.0  # awake times
 
     async def start(self) -> None:
         """Read what a former process left, and begin what time does."""
-        self.store.listen(self.hub)
-        self.store.listen(self._heed)
-        self.store.hear(self.others.hear)
-        dropped = 0
-        if self.store.alone:
-            dropped = await self.store.write(lambda tx: submission.drop_broken(tx, ""))
-        else:
-            self.store.listen(self.others)
-            await self.others.beat()
-        self.giver = await self._named()
-        await self.store.write(lambda tx: tx.run("fact.sweep"))
-        stored = await self.store.read(self._load)
+        self._state.store.listen(self._state.hub)
+        self._state.store.listen(self._heed)
+        dropped = await self._peers.join()
+        self._state.giver = await self._named()
+        await self._state.store.write(lambda tx: tx.run("fact.sweep"))
+        stored = await self._state.store.read(self._load)
         for site, host, told in stored.nodes:
-            self.hosts.exclude((site, host), _exclusion(told))
-        self.patience.update(stored.patience)
-        self.outage.update(stored.outage)
+            self._state.hosts.exclude((site, host), _exclusion(told))
+        self._state.patience.update(stored.patience)
+        self._state.outage.update(stored.outage)
         for attempt in stored.attempts:
             lease = Lease(
                 attempt.job_id, attempt.attempt_nr, attempt.worker_id, JobState(attempt.state), 0.0
             )
             lease.panda = _of_panda(attempt.data) if attempt.data else lease.panda
-            self.leases.add(lease)
+            self._state.leases.add(lease)
         for worker in stored.workers:
             if worker.phase in (Phase.ACTIVE, Phase.DRAINING):
-                self.recall(worker)
-        self.hold_all()
+                self._state.recall(worker)
+        self._state.hold_all()
         for one in stored.sites:
-            self.know_site(one)
-        self.hub.seq = max(self.hub.seq, stored.last_event)
-        self.others.loaded(stored.last_event)
+            self._state.know_site(one)
+        self._state.hub.seq = max(self._state.hub.seq, stored.last_event)
+        self._peers.follow(stored.last_event)
         self._unfold.set()
         log.info(
             "queue_opened",
             attempts=len(stored.attempts),
-            workers=len(self.heard),
+            workers=len(self._state.live),
             broken_submissions=dropped,
         )
-        self.loops.task("time", self._time, turn_s=STUCK_S, longest_s=FAILING_S)
-        self.loops.task("descend", self._descend, turn_s=STUCK_S)
-        if self.settings.retention_s is not None:
-            self.loops.task("tidy", self._tidy, turn_s=STUCK_S)
+        self._state.loops.task("time", self._time, turn_s=STUCK_S, longest_s=FAILING_S)
+        self._state.loops.task("descend", self._descend, turn_s=STUCK_S)
+        if self._state.settings.retention_s is not None:
+            self._state.loops.task("tidy", self._tidy, turn_s=STUCK_S)
 
     async def close(self) -> None:
         """Let everybody go, write what was heard, close the store."""
-        await self.loops.end()
-        self.hub.wake_all()
+        await self._state.loops.end()
+        self._state.hub.wake_all()
         await self._flush()
-        if not self.store.alone:
-            await self.others.leave()
-        await self.store.close()
+        await self._peers.leave()
+        await self._state.store.close()
 
     async def _named(self) -> str:
         """The name of the store: made once, whoever is the first to open it."""
         one = {"kind": "store", "owner": "", "name": "name"}
 
         def change(tx: Tx) -> None:
-            tx.run("fact.first", **one, at=self.now(), data=secrets.token_hex(8))
+            tx.run("fact.first", **one, at=self._state.now(), data=secrets.token_hex(8))
 
-        await self.store.write(change)
-        fact = await self.store.read(lambda tx: worker_records.find_fact(tx, **one))
+        await self._state.store.write(change)
+        fact = await self._state.store.read(lambda tx: worker_records.find_fact(tx, **one))
         assert fact is not None  # noqa: S101 - it was written above
         return fact.data
 
     def _load(self, tx: Tx) -> _Stored:
-        self.shapes.update(records.shapes(tx))
+        self._state.shapes.update(records.shapes(tx))
         return _Stored(
             attempts=records.open_attempts(tx),
             workers=worker_records.workers_alive(tx),
@@ -133,68 +130,64 @@ class Upkeep(Core):
             last_event=records.value(tx.one("event.last"), 0),
             patience=dict(tx.all("worker.patient")),
             outage=dict(tx.all("worker.behind_relay")),
-            nodes=tx.all("fact.since", kind=EXCLUDED, since=self.now()),
+            nodes=tx.all("fact.since", kind=EXCLUDED, since=self._state.now()),
         )
-
-    @property
-    def _flush_s(self) -> float:
-        """How often is flushed what was heard: where others wait for it, twice a heartbeat."""
-        return FLUSH_S if self.store.alone else min(FLUSH_S, self.heartbeat_s / 2)
 
     async def _time(self, loop: Loop) -> None:
         while True:
             loop.turned(TICK_S)
             await asyncio.sleep(TICK_S)
             try:
-                await self.tick(self.awake.tick(time.monotonic()))
+                await self.tick(self._state.awake.tick(time.monotonic()))
             except Exception:  # a full disk: leases wait for it, as everybody does
-                if not self.store.alone:  # and for what others could not tell meanwhile
-                    self._no_expiry_before = self.awake.now + 2 * self._flush_s + 2 * BEAT_S
+                self._no_expiry_before = self._state.awake.now + self._peers.grace_s()
                 raise
 
     async def tick(self, now: float) -> None:
         """Do all that is due at `now`, which awake time becomes: say that we live, follow the other
         dispatchers, write what was heard, end leases that have run out. Raises Unavailable."""
-        self.awake.now = now
-        if not self.store.alone and now - self._beaten >= BEAT_S:
-            await self.others.beat()
+        self._state.awake.now = now
+        if now - self._beaten >= BEAT_S:
+            if await self._peers.beat():
+                self._take_over()
             self._beaten = now
-            await self.others.look_for_jobs()
-            await self.others.tell_rates()
-        if now - self._flushed >= self._flush_s:
+        if now - self._flushed >= self._peers.flush_s():
             await self._flush()
-            if not self.store.alone:
-                await self.others.news()
+            await self._peers.catch_up()
             self._flushed = now
-            self.forget_lengths()
-        if self.leads and now >= self._no_expiry_before:
+            self._state.forget_lengths()
+        if self._peers.leads and now >= self._no_expiry_before:
             await self._expire(now)
 
+    def _take_over(self) -> None:
+        """Begin to lead: whatever others may have heard, every lease has its full length again."""
+        self._state.hold_all()
+        self._unfold.set()
+
     async def _expire(self, awake: float) -> None:
-        late = self.leases.expired(awake)
-        lost = [h for h in self.heard.values() if h.until < awake or self._passed(h)]
-        if late and not self.store.alone:
-            held = await self.others.still_held(late)
-            late = [lease for lease in late if lease.job_id not in held]
+        late = self._state.leases.expired(awake)
+        lost = [h for h in self._state.live.values() if h.until < awake or self._passed(h)]
+        held = await self._peers.still_held(late)
+        late = [lease for lease in late if lease.job_id not in held]
         if not late and not lost:
             return
         # Before the commit wakes those who wait: a stopped pilot's own acquire may still be held here.
         for worker_id in {*(lease.worker_id for lease in late), *(one.worker_id for one in lost)}:
-            if (quiet := self.heard.get(worker_id)) is not None:
+            if (quiet := self._state.live.get(worker_id)) is not None:
                 quiet.silent = True
 
-        def gone() -> list[Heard]:
+        def gone() -> list[LiveWorker]:
             """Those that have not spoken, nor come back, while the change was on its way."""
             return [
                 h
                 for h in lost
-                if self.heard.get(h.worker_id) is h and (h.until < awake or self._passed(h))
+                if self._state.live.get(h.worker_id) is h and (h.until < awake or self._passed(h))
             ]
 
         def change(tx: Tx) -> None:
-            now = self.now()
+            now = self._state.now()
             for lease in late:
-                silent = self.length(lease.worker_id)
+                silent = self._state.length(lease.worker_id)
                 reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
                 attempts.expire(
                     tx,
@@ -210,25 +203,25 @@ class Upkeep(Core):
                 why = "" if passed else "lost heartbeat"
                 end_worker(tx, heard.worker_id, ending, why, now=now, **where)
 
-        await self.store.write(change)
+        await self._state.store.write(change)
         for lease in late:
             if lease.until < awake:  # not renewed while the change was on its way
-                self.leases.drop(lease.job_id)
-        self.losses += 1
+                self._state.leases.drop(lease.job_id)
+        self._state.losses += 1
         for heard in gone():
-            self.forget_worker(heard.worker_id)
+            self._state.forget_worker(heard.worker_id)
 
-    def _passed(self, heard: Heard) -> bool:
+    def _passed(self, heard: LiveWorker) -> bool:
         """Whether a pilot that was only passing by is gone."""
         return (
             heard.passing
-            and heard.last < self.now() - PASSED_S
-            and not self.leases.of_worker(heard.worker_id)
+            and heard.last < self._state.now() - PASSED_S
+            and not self._state.leases.of_worker(heard.worker_id)
         )
 
     async def _flush(self) -> None:
-        news = [heard for heard in self.heard.values() if not heard.flushed]
-        leases = self.leases.renewed()
+        news = [heard for heard in self._state.live.values() if not heard.flushed]
+        leases = self._state.leases.renewed()
         for heard in news:
             heard.flushed = True
         workers = [
@@ -239,22 +232,21 @@ class Upkeep(Core):
         ]
         sites = [
             {"site": name, "instance": lease.instance, "heard": lease.heard}
-            for name, lease in self.sites.items()
+            for name, lease in self._state.sites.items()
         ]
 
         def change(tx: Tx, first: int) -> None:
             tx.many("worker.heard", workers[first : first + FLUSHED])
-            if not self.store.alone:
-                tx.many("attempt.heard", attempts[first : first + FLUSHED])
-                tx.many("site.heard", () if first else sites)
+            part = attempts[first : first + FLUSHED]
+            self._peers.write_heard(tx, part, () if first else sites)
 
         try:
             for first in range(0, max(len(workers), len(attempts)), FLUSHED):
-                await self.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
+                await self._state.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
         except Exception:  # told with the next ones: others take for lost what they do not hear of
             for heard in news:
                 heard.flushed = False
-            self.leases.unwritten(leases)
+            self._state.leases.unwritten(leases)
             raise
 
     def _heed(self, events: Sequence[m.Event]) -> None:
@@ -263,14 +255,14 @@ class Upkeep(Core):
 
     async def _tidy(self, loop: Loop) -> None:
         """Move away what ended long ago, slice by slice."""
-        age = self.settings.retention_s or math.inf
+        age = self._state.settings.retention_s or math.inf
         more = False
         while True:
             pause_s = TIDY_PAUSE_S if more else TIDY_S
             loop.turned(pause_s)
             await asyncio.sleep(pause_s)
-            before = self.now() - age
-            more = self.leads and await self.store.write(
+            before = self._state.now() - age
+            more = self._peers.leads and await self._state.store.write(
                 lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
             )
 
@@ -282,8 +274,8 @@ class Upkeep(Core):
             self._unfold.clear()
             try:
                 loop.turned()
-                while self.leads and await self.store.write(
-                    lambda tx: dependencies.unfold(tx, now=self.now())
+                while self._peers.leads and await self._state.store.write(
+                    lambda tx: dependencies.unfold(tx, now=self._state.now())
                 ):
                     loop.turned()
             except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -21,16 +22,28 @@ from dispatcher.rules import (
     retention,
     submission,
     views,
-    worker_records,
 )
 from dispatcher.rules.views import StoredJob
 from dispatcher.service.intake import Intake
+from dispatcher.service.notices import Look, SoftKill, TailRequest
+from dispatcher.service.peers import Peers
+from dispatcher.service.reasons import Reasons
+from dispatcher.service.search import Searches
+from dispatcher.service.state import State
 
 LOOK_S = 30.0  # how long one look at a live log keeps it coming
 
 
-class Users(Intake):
+class Users:
     """The part of the service that users see."""
+
+    def __init__(self, state: State, peers: Peers, intake: Intake, reasons: Reasons) -> None:
+        self._state = state
+        self._peers = peers
+        self._intake = intake
+        self._reasons = reasons
+        self._searches = Searches(state.store)
+        self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
         """Jobs, newest first."""
@@ -48,7 +61,7 @@ class Users(Intake):
             "kind": ask.kind,
             "most": ask.limit,
         }
-        jobs, after = await self.searches.page(caller.subject, wanted, values)
+        jobs, after = await self._searches.page(caller.subject, wanted, values)
         return m.JobPage(jobs=tuple(jobs), next=after)
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
@@ -59,34 +72,34 @@ class Users(Intake):
         found = await self._found(job_id, caller)
         if isinstance(found, m.JobDetail):
             return found
-        detail = await self.store.read(lambda tx: retention.detail(tx, found))
-        lease = self.leases.of(job_id)
+        detail = await self._state.store.read(lambda tx: retention.detail(tx, found))
+        lease = self._state.leases.of(job_id)
         if lease is None or lease.usage is None or not detail.attempts:
-            if lease is not None and not self.store.alone:
-                await self.wish("curve", job_id)  # for the next look: another process has heard it
+            if lease is not None:
+                await self._peers.want_curve(job_id)  # for the next look
             return detail
         live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
         return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
 
     async def _found(self, job_id: int, caller: Caller) -> StoredJob | m.JobDetail:
         """A job, or all about it if it was moved away. Raises Rejected for other users' jobs."""
-        old = await self.store.read(lambda tx: retention.kept(tx, job_id))
+        old = await self._state.store.read(lambda tx: retention.kept(tx, job_id))
         if old is not None and caller.owns(old.row.user):
             return old
-        return await self.job_of(job_id, caller.owns)
+        return await self._state.job_of(job_id, caller.owns)
 
     async def why(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.Why:
         """Why a job is where it is."""
-        return await self.reason((await self._found(job_id, caller)).row)
+        return await self._reasons.reason((await self._found(job_id, caller)).row)
 
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""
         deadline = time.monotonic() + ask.timeout_s
         watched = ask.job_ids[-1:]  # one that is open is enough: as long as it is, so is the answer
         while True:
-            signal = self.hub.expect_end(watched)
+            signal = self._state.hub.expect_end(watched)
             try:
-                answer = await self.states_of(ask.job_ids, caller)
+                answer = await self._intake.states_of(ask.job_ids, caller)
             except BaseException:
                 signal.cancel()
                 raise
@@ -106,7 +119,7 @@ class Users(Intake):
 
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
         """Cancel jobs; softly: those that run may end by themselves."""
-        states = (await self.states_of(ask.job_ids, caller)).states
+        states = (await self._intake.states_of(ask.job_ids, caller)).states
         for nr, job_id in enumerate(ask.job_ids):
             if states[job_id] is JobState.DEFINED:
                 raise Rejected(
@@ -118,20 +131,20 @@ class Users(Intake):
         hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
         if ask.soft:
             hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]
-            await self.wish("soft_kill", *ask.job_ids)
+            await self._peers.send(SoftKill(job_ids=ask.job_ids))
         cancelled: list[int] = []
         for at in range(0, len(hard), submission.TOGETHER):
             part = hard[at : at + submission.TOGETHER]
-            cancelled += await self.store.write(
+            cancelled += await self._state.store.write(
                 lambda tx, part=part: [  # type: ignore[misc]
                     job_id
                     for job_id in part
-                    if attempts.cancel(tx, job_id=job_id, by=caller.subject, now=self.now())
+                    if attempts.cancel(tx, job_id=job_id, by=caller.subject, now=self._state.now())
                 ]
             )
         for job_id in cancelled:
-            self.leases.drop(job_id)
-            self.log_arrived(job_id)  # who follows its output learns that no more will come
+            self._state.leases.drop(job_id)
+            self._state.log_arrived(job_id)  # who follows its output learns that no more will come
         done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
 
@@ -146,7 +159,7 @@ class Users(Intake):
             )
         deadline = time.monotonic() + ask.wait_s
         while True:
-            arrival = self.log_arrival(job_id)
+            arrival = self._state.log_arrival(job_id)
             chunk = await self._log_chunk(ask, job_id)
             left = deadline - time.monotonic()
             if chunk.text or chunk.final or left <= 0:
@@ -155,7 +168,7 @@ class Users(Intake):
             await until(arrival, left)
 
     async def _log_chunk(self, ask: api.LogQuery, job_id: int) -> m.LogChunk:
-        await self.wish("look", job_id, seconds=LOOK_S)
+        await self._peers.send(Look(job_ids=(job_id,), seconds=LOOK_S))
 
         def gather(tx: Tx) -> m.LogChunk:
             made = views.attempts(tx, job_id)
@@ -168,30 +181,31 @@ class Users(Intake):
                 return m.LogChunk(offset=0, end=0, text="", final=ended)
             return payload_logs.chunk(tx, ask, job_id, wanted[-1])
 
-        return await self.store.read(gather)
+        return await self._state.store.read(gather)
 
     async def samples(self, ask: api.SamplesQuery, caller: Caller, job_id: int) -> api.Samples:
         """The resource curves of an attempt, from memory while it runs."""
         await self._found(job_id, caller)
-        lease = self.leases.of(job_id)
-        mine = lease is not None and (lease.curve or self.store.alone)
-        if lease is not None and mine and ask.attempt_nr in (None, lease.attempt_nr):
+        lease = self._state.leases.of(job_id)
+        if lease is not None and lease.curve and ask.attempt_nr in (None, lease.attempt_nr):
             curve: tuple[m.Sample, ...] = tuple(lease.curve)
         else:
-            curve = await self.store.read(lambda tx: views.find_curve(tx, job_id, ask.attempt_nr))
+            curve = await self._state.store.read(
+                lambda tx: views.find_curve(tx, job_id, ask.attempt_nr)
+            )
         return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
         """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
         await self._found(job_id, caller)
-        lease = self.leases.of(job_id)
+        lease = self._state.leases.of(job_id)
         if lease is None:
             raise Rejected(
                 409,
                 f"job {job_id} is not running",
                 remedy="see `dispatcher logs` for what it wrote",
             )
-        if lease.worker_id in self.patience and ask.file != "stdout":
+        if lease.worker_id in self._state.patience and ask.file != "stdout":
             raise Rejected(
                 409,
                 f"job {job_id} runs on a PanDA pilot, which shows the end of stdout and no other file",
@@ -207,25 +221,22 @@ class Users(Intake):
         except TimeoutError:
             raise _no_answer(job_id) from None
         try:
-            began = self.now()
-            await self.wish("tail", job_id, text=ask.file)
+            began = self._state.now()
+            await self._peers.send(TailRequest(job_ids=(job_id,), text=ask.file))
             while (text := await self._tail_of(job_id, began)) is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise _no_answer(job_id)
-                await until(self.log_arrival(job_id), left)
+                await until(self._state.log_arrival(job_id), left)
             return api.Tail(text=text)
         finally:
             turn.release()
 
     async def _tail_of(self, job_id: int, since: float) -> str | None:
-        lease = self.leases.of(job_id)
-        if lease is None or lease.tail is not None or self.store.alone:
+        lease = self._state.leases.of(job_id)
+        if lease is None or lease.tail is not None:
             return lease.tail if lease is not None else None
-        fact = await self.store.read(
-            lambda tx: worker_records.find_fact(tx, "tail", "", str(job_id))
-        )
-        return fact.data if fact is not None and fact.at >= since else None
+        return await self._peers.tail_of(job_id, since)
 
     async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
         """What happened after a point, to the caller's jobs; to everybody's for an admin."""
@@ -237,8 +248,8 @@ class Users(Intake):
             )
         deadline = time.monotonic() + ask.wait_s
         while True:
-            signal = self.hub.expect_event()
-            events = await self.store.read(
+            signal = self._state.hub.expect_event()
+            events = await self._state.store.read(
                 lambda tx: views.events(tx, ask.after, ask.job_id, ask.limit)
             )
             left = deadline - time.monotonic()

@@ -24,7 +24,9 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, payload_logs, queue, records, retention
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
-from dispatcher.service.base import EXCLUDED, Core, Heard, end_worker, log
+from dispatcher.service.peers import Peers
+from dispatcher.service.seals import Seals
+from dispatcher.service.state import EXCLUDED, LiveWorker, State, end_worker, log
 
 _encode = msgspec.json.Encoder().encode
 TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
@@ -33,8 +35,15 @@ UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)  # no edge has told that its batch sy
 GONE = "this worker has been given up or was never planned"
 
 
-class Pilots(Core):
+class Workers:
     """The part of the service that workers see."""
+
+    def __init__(self, state: State, peers: Peers, seals: Seals, mint: Callable[..., str]) -> None:
+        """`mint(subject, scopes, lifetime_s, **claims)` makes tokens."""
+        self._state = state
+        self._peers = peers
+        self._seals = seals
+        self._mint = mint
 
     async def register(self, ask: m.Register, caller: Caller) -> m.Registered:
         """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token."""
@@ -48,7 +57,7 @@ class Pilots(Core):
                 "instance": instance,
                 "batch_id": ask.batch_id,
                 "version": ask.version,
-                "now": self.now(),
+                "now": self._state.now(),
                 "total": _encode(ask.total).decode(),
             }
             row = (
@@ -66,20 +75,26 @@ class Pilots(Core):
             worker_id = int(row[0]) if row else 0
             draining = (tx.one("worker.row", worker_id=worker_id) or (0,))[-1]
             tx.tell(
-                "worker", at=self.now(), worker_id=worker_id, phase=str(Phase.ACTIVE), host=ask.host
+                "worker",
+                at=self._state.now(),
+                worker_id=worker_id,
+                phase=str(Phase.ACTIVE),
+                host=ask.host,
             )
             return worker_id, bool(draining), lost
 
         queue_name = caller.queue if planned else ask.queue
-        worker_id, draining, lost = await self.store.write(change)
+        worker_id, draining, lost = await self._state.store.write(change)
         if planned:
             await self._behind_relay(worker_id)
-        before = self.heard.get(worker_id)
-        heard = self.remember(worker_id, site, queue_name, ask.host, ask.total, self.now())
+        before = self._state.live.get(worker_id)
+        heard = self._state.remember(
+            worker_id, site, queue_name, ask.host, ask.total, self._state.now()
+        )
         heard.draining = draining
         # what it lost it may have still: it says so with its first heartbeat
         heard.silent = lost or (before is not None and before.silent)
-        token = self.mint(
+        token = self._mint(
             f"worker:{worker_id}",
             (Scope.WORKER,),
             TOKEN_S,
@@ -91,15 +106,15 @@ class Pilots(Core):
         return m.Registered(
             worker_id=worker_id,
             token=token,
-            heartbeat_s=self.heartbeat_s,
-            lease_s=self.length(worker_id),
-            giver=self.giver,
+            heartbeat_s=self._state.heartbeat_s,
+            lease_s=self._state.length(worker_id),
+            giver=self._state.giver,
         )
 
     async def _behind_relay(self, worker_id: int) -> None:
-        row = await self.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
+        row = await self._state.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
         if row is not None and row[2] is not None:
-            self.outage[worker_id] = row[2]
+            self._state.outage[worker_id] = row[2]
 
     def _claim(self, tx: Tx, caller: Caller, instance: str) -> Row:
         """The planned worker of a bootstrap token, if this process may be it."""
@@ -114,11 +129,11 @@ class Pilots(Core):
                 "another pilot has registered with this token",
                 remedy="exit: this one is a stray",
             )
-        if registered is None and deadline is not None and self.now() > deadline:
+        if registered is None and deadline is not None and self._state.now() > deadline:
             raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
         if phase == Phase.ENDED and registered is not None and ending != Ending.LOST:
             raise Rejected(410, GONE, remedy="exit")
-        site = self.sites.get(caller.site)
+        site = self._state.sites.get(caller.site)
         if site is not None and caller.epoch < site.epoch and phase in UNSEEN:
             raise Rejected(
                 410,
@@ -132,29 +147,31 @@ class Pilots(Core):
         heard = await self._heard(caller)
         if not ask.ahead:
             heard.room = ask.room
-        heard.draining |= self.hosts.excluded((heard.site, heard.host), self.now()) is not None
+        heard.draining |= (
+            self._state.hosts.excluded((heard.site, heard.host), self._state.now()) is not None
+        )
         leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, heard)
         self._renew(heard)
         return m.RawAcquired(
             jobs=tuple(self._assigned(job, heard.worker_id) for job in leased),
             drain=heard.draining,
-            prefetch=bool(leased) and not self.hub.waiting(heard.queue),
-            giver=self.giver,
+            prefetch=bool(leased) and not self._state.hub.waiting(heard.queue),
+            giver=self._state.giver,
         )
 
-    async def _at_once(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+    async def _at_once(self, ask: m.Acquire, heard: LiveWorker) -> list[Leased]:
         """What there is for a worker now."""
         while True:
             given = await self._lease(ask, heard)
             if given.jobs or not given.unfit:  # else what stood in front is out of the way now
                 return given.jobs
 
-    async def _awaited(self, ask: m.Acquire, heard: Heard) -> list[Leased]:
+    async def _awaited(self, ask: m.Acquire, heard: LiveWorker) -> list[Leased]:
         """The same, or what comes within the time that it waits."""
         deadline, ended = time.monotonic() + ask.wait_s, heard.ended
         leased: list[Leased] = []
         while not leased:
-            waiter = self.hub.expect_job(heard.queue, ask.room, heard.worker_id)
+            waiter = self._state.hub.expect_job(heard.queue, ask.room, heard.worker_id)
             heard.waits = waiter.woken
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
@@ -168,11 +185,11 @@ class Pilots(Core):
                 if over or not await until(waiter.woken, left):
                     break
             finally:
-                self.hub.forget(waiter)
+                self._state.hub.forget(waiter)
         return leased
 
     def _assigned(self, job: Leased, worker_id: int) -> m.RawAssignment:
-        report_key, seal = self.words(job.job_id, job.attempt_nr, worker_id)
+        report_key, seal = self._seals.of_attempt(job.job_id, job.attempt_nr, worker_id)
         return m.RawAssignment(
             job_id=job.job_id,
             attempt_nr=job.attempt_nr,
@@ -181,10 +198,10 @@ class Pilots(Core):
             seal=seal,
         )
 
-    async def _lease(self, ask: m.Acquire, heard: Heard) -> Given:
+    async def _lease(self, ask: m.Acquire, heard: LiveWorker) -> Given:
         # Such a worker gets nothing new; what it was leased and never heard of comes again.
-        full = heard.draining or self.leases.alone(heard.worker_id)
-        busy = self.leases.busy(heard.worker_id)
+        full = heard.draining or self._state.leases.alone(heard.worker_id)
+        busy = self._state.leases.busy(heard.worker_id)
 
         def change(tx: Tx) -> Given:
             request = LeaseRequest(
@@ -198,14 +215,16 @@ class Pilots(Core):
                 busy=busy,
                 silent=heard.silent,
             )
-            return queue.lease(tx, request, Memory(self.shapes, self.turns), now=self.now())
+            return queue.lease(
+                tx, request, Memory(self._state.shapes, self._state.turns), now=self._state.now()
+            )
 
-        given = await self.store.write(
+        given = await self._state.store.write(
             change, Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count))
         )
-        until_s = self.awake.now + self.length(heard.worker_id)
+        until_s = self._state.awake.now + self._state.length(heard.worker_id)
         for job in given.jobs:
-            self.leases.add(
+            self._state.leases.add(
                 Lease(
                     job.job_id,
                     job.attempt_nr,
@@ -213,7 +232,7 @@ class Pilots(Core):
                     JobState.SENT,
                     until_s,
                     owner=job.owner,
-                    begun=self.now(),
+                    begun=self._state.now(),
                     alone=job.alone,
                 )
             )
@@ -223,16 +242,16 @@ class Pilots(Core):
 
     def dry(self, tx: Tx) -> None:
         """Try to hand out the next job without doing it. Raises what would stop a queue."""
-        queue.dry(tx, Memory(self.shapes, self.turns))
+        queue.dry(tx, Memory(self._state.shapes, self._state.turns))
 
-    def _elsewhere(self, heard: Heard, shape: Shape) -> bool:
+    def _elsewhere(self, heard: LiveWorker, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""
         return any(
             other.queue == heard.queue
             and other.host != heard.host
             and not other.draining
             and shape.fits(other.total)
-            for other in self.heard.values()
+            for other in self._state.live.values()
         )
 
     async def beat(self, ask: m.Beat, caller: Caller) -> m.BeatAnswer:
@@ -241,39 +260,39 @@ class Pilots(Core):
         heard.room, heard.flushed = ask.room, False
         if ask.draining and not heard.draining:
             heard.draining = True
-            self.hub.wake(heard.worker_id)
+            self._state.hub.wake(heard.worker_id)
         until_s = self._renew(heard)
         news: list[tuple[Lease, m.Update]] = []
         strangers: list[m.Update] = []
         commands: list[m.Command] = []
         for update in ask.jobs:
-            lease = self.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
+            lease = self._state.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
             if lease is None:
                 strangers.append(update)
                 continue
-            self.leases.renew(lease, until_s, heard.last)
+            self._state.leases.renew(lease, until_s, heard.last)
             if update.usage is not None:
-                lease.sample(self.now(), update.usage)
+                lease.sample(self._state.now(), update.usage)
             if update.tail is not None:
-                await self.tail_came(lease, update.tail)
+                await self._peers.tail_came(lease, update.tail)
             if update.state is not lease.state:
                 news.append((lease, update))
             commands += self._commands(lease)
         if news:
-            written = await self.store.write(
+            written = await self._state.store.write(
                 lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
             )
             for lease, update in news:
                 lease.state = update.state
             for lease in written:
-                self.leases.written(lease)
+                self._state.leases.written(lease)
         if strangers or heard.strays:
             commands += await self._strangers(heard, strangers)
         if heard.silent:  # what it lost and has no more may be handed to it again, too
             heard.silent = False
-            self.hub.wake(heard.worker_id)
+            self._state.hub.wake(heard.worker_id)
         return m.BeatAnswer(
-            heartbeat_s=self.heartbeat_s, commands=tuple(commands), drain=heard.draining
+            heartbeat_s=self._state.heartbeat_s, commands=tuple(commands), drain=heard.draining
         )
 
     def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
@@ -281,7 +300,7 @@ class Pilots(Core):
         return [
             lease
             for lease, update in news
-            if attempts.mark(tx, _claim(update, lease.worker_id), now=self.now())
+            if attempts.mark(tx, _claim(update, lease.worker_id), now=self._state.now())
         ]
 
     def _commands(self, lease: Lease) -> list[m.Command]:
@@ -290,20 +309,20 @@ class Pilots(Core):
             wanted.append((m.Action.SOFT_KILL, ""))
         if lease.tail_wanted:
             wanted.append((m.Action.TAIL, lease.tail_wanted))
-        if lease.log_wanted > self.awake.now:
-            wanted.append((m.Action.LOG, f"{lease.log_wanted - self.awake.now:.0f}"))
+        if lease.log_wanted > self._state.awake.now:
+            wanted.append((m.Action.LOG, f"{lease.log_wanted - self._state.awake.now:.0f}"))
         return [
             m.Command(
                 job_id=lease.job_id,
                 attempt_nr=lease.attempt_nr,
                 action=action,
                 argument=argument,
-                seal=self.seal(lease.job_id, lease.attempt_nr, lease.worker_id),
+                seal=self._seals.seal(lease.job_id, lease.attempt_nr, lease.worker_id),
             )
             for action, argument in wanted
         ]
 
-    async def _strangers(self, heard: Heard, updates: list[m.Update]) -> list[m.Command]:
+    async def _strangers(self, heard: LiveWorker, updates: list[m.Update]) -> list[m.Command]:
         """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
         its own it holds again, also when it was given up for lost and nobody else has begun it. One that
         was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
@@ -312,12 +331,16 @@ class Pilots(Core):
         def known(tx: Tx) -> list[str | None]:
             return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
 
-        found = list(zip(updates, await self.store.read(known) if updates else (), strict=True))
+        found = list(
+            zip(updates, await self._state.store.read(known) if updates else (), strict=True)
+        )
         held = [update for update, state in found if state in WITH_WORKER]
         if lost := [update for update, state in found if state == "lost"]:
             held += await self._resume(heard, lost)
         for update in held:
-            if self.leases.of(update.job_id) is None:  # not between a commit and its note in memory
+            if (
+                self._state.leases.of(update.job_id) is None
+            ):  # not between a commit and its note in memory
                 self._hold(heard, update)
         heard.strays = tuple(one.job_id for one in lost if one not in held)
         return [
@@ -327,7 +350,7 @@ class Pilots(Core):
                 action=m.Action.KILL,
                 seal=""
                 if state is None
-                else self.seal(update.job_id, update.attempt_nr, heard.worker_id),
+                else self._seals.seal(update.job_id, update.attempt_nr, heard.worker_id),
             )
             for update, state in found
             if not state
@@ -345,27 +368,27 @@ class Pilots(Core):
         may_win = attempt.state == "lost" or attempt.state in WITH_WORKER
         return attempt.state if may_win else ""
 
-    async def _resume(self, heard: Heard, lost: list[m.Update]) -> list[m.Update]:
+    async def _resume(self, heard: LiveWorker, lost: list[m.Update]) -> list[m.Update]:
         """Those of the lost attempts that go on as the current ones."""
 
         def change(tx: Tx) -> list[m.Update]:
             return [
                 update
                 for update in lost
-                if attempts.resume(tx, _claim(update, heard.worker_id), now=self.now())
+                if attempts.resume(tx, _claim(update, heard.worker_id), now=self._state.now())
             ]
 
-        back = await self.store.write(change)
+        back = await self._state.store.write(change)
         if back:
             jobs = [update.job_id for update in back]
             log.info("attempts_taken_up_again", worker_id=heard.worker_id, jobs=jobs)
         return back
 
-    def _hold(self, heard: Heard, update: m.Update) -> None:
-        until_s = self.awake.now + self.length(heard.worker_id)
+    def _hold(self, heard: LiveWorker, update: m.Update) -> None:
+        until_s = self._state.awake.now + self._state.length(heard.worker_id)
         lease = Lease(update.job_id, update.attempt_nr, heard.worker_id, update.state, until_s)
-        self.leases.add(lease)
-        self.leases.renew(lease, until_s, heard.last)
+        self._state.leases.add(lease)
+        self._state.leases.renew(lease, until_s, heard.last)
 
     async def report(self, ask: m.Reports, caller: Caller) -> m.ReportVerdicts:
         """Final reports, each authorised by its own key."""
@@ -373,10 +396,10 @@ class Pilots(Core):
         def change(tx: Tx) -> list[m.ReportVerdict]:
             return [self._conclude(tx, report) for report in ask.reports]
 
-        held = {report.job_id: self.leases.of(report.job_id) for report in ask.reports}
+        held = {report.job_id: self._state.leases.of(report.job_id) for report in ask.reports}
         files = sum(len(report.files) for report in ask.reports)
         ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
-        verdicts = await self.store.write(change, ahead)
+        verdicts = await self._state.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict.verdict == "accepted":
                 lease = held[report.job_id]
@@ -384,9 +407,12 @@ class Pilots(Core):
                     report.finished or lease.attempt_nr == report.attempt_nr
                 ):
                     continue  # it counted before, and has come again: another attempt goes on
-                self.leases.drop(report.job_id)
-                self.log_arrived(report.job_id)
-                if lease is not None and (worker := self.heard.get(lease.worker_id)) is not None:
+                self._state.leases.drop(report.job_id)
+                self._state.log_arrived(report.job_id)
+                if (
+                    lease is not None
+                    and (worker := self._state.live.get(lease.worker_id)) is not None
+                ):
                     worker.ended += 1
                     if worker.waits is not None and not worker.waits.done():
                         worker.waits.set_result(None)
@@ -394,7 +420,7 @@ class Pilots(Core):
                     await self._note(lease, report)
         strange = [nr for nr, verdict in enumerate(verdicts) if not verdict.seal][:LATE]
         if strange:
-            late = await self.store.read(
+            late = await self._state.store.read(
                 lambda tx: [self._judged_long_ago(tx, ask.reports[nr]) for nr in strange]
             )
             for nr, judged in zip(strange, late, strict=True):
@@ -405,7 +431,7 @@ class Pilots(Core):
         """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
         detail = retention.kept(tx, report.job_id)
         for one in detail.attempts if detail is not None else ():
-            key, seal = self.words(report.job_id, one.attempt_nr, one.worker_id)
+            key, seal = self._seals.of_attempt(report.job_id, one.attempt_nr, one.worker_id)
             if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
                 key.encode(), report.report_key.encode()
             ):
@@ -420,10 +446,10 @@ class Pilots(Core):
 
     async def _note(self, lease: Lease, report: m.Report) -> None:
         """What a report says about the node; a node that fails job after job is excluded."""
-        heard = self.heard.get(lease.worker_id)
+        heard = self._state.live.get(lease.worker_id)
         if heard is None or not lease.begun or report.code in TAKEN_AWAY:
             return
-        node, now = (heard.site, heard.host), self.now()
+        node, now = (heard.site, heard.host), self._state.now()
         verdict = Verdict(
             node,
             lease.owner,
@@ -434,30 +460,30 @@ class Pilots(Core):
             diagnosis=report.diagnosis[:300],
             lacks=report.code in NODES,
         )
-        suspect = self.hosts.heard(verdict)
-        if not self.store.alone and self.hosts.telling(verdict):
-            await self.others.tell("verdict", verdict)
+        suspect = self._state.hosts.heard(verdict)
+        if self._state.hosts.telling(verdict):
+            await self._peers.send_verdict(verdict)
         if not suspect:
             return
         others = [
             other
-            for other in self.heard.values()
+            for other in self._state.live.values()
             if other.site == heard.site and other.host != heard.host
         ]
         runs = any(
             held.owner == lease.owner and held.begun and now - held.begun > 2 * verdict.lasted_s + 5
             for other in others
-            for held in self.leases.of_worker(other.worker_id)
+            for held in self._state.leases.of_worker(other.worker_id)
         )
         nodes = len({other.host for other in others}) + 1
-        if self.hosts.judge(node, runs_elsewhere=runs, heard_of=nodes, now=now):
+        if self._state.hosts.judge(node, runs_elsewhere=runs, heard_of=nodes, now=now):
             await self._exclude(node)
 
     async def _exclude(self, node: Node) -> None:
         """Report an excluded node, and let its workers finish what they have and go."""
         site, host = node
-        found = self.hosts.excluded(node, self.now())
-        workers = [one for one in self.heard.values() if (one.site, one.host) == node]
+        found = self._state.hosts.excluded(node, self._state.now())
+        workers = [one for one in self._state.live.values() if (one.site, one.host) == node]
 
         def change(tx: Tx) -> None:
             for one in workers:
@@ -467,31 +493,31 @@ class Pilots(Core):
                 tx.run("fact.put", kind=EXCLUDED, owner=site, name=host, at=found.until, data=told)
                 tx.tell(
                     "host",
-                    at=self.now(),
+                    at=self._state.now(),
                     site=site,
                     host=host,
                     until=found.until,
                     reason=found.reason,
                 )
 
-        await self.store.write(change)
+        await self._state.store.write(change)
         log.warning("host_excluded", site=site, host=host, reason=found and found.reason)
         for one in workers:
             one.draining = True
-            self.hub.wake(one.worker_id)
+            self._state.hub.wake(one.worker_id)
 
     def _conclude(self, tx: Tx, report: m.Report) -> m.ReportVerdict:
         """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
         attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
         worker_id = attempt.worker_id if attempt is not None else 0
-        key, seal = self.words(report.job_id, report.attempt_nr, worker_id)
+        key, seal = self._seals.of_attempt(report.job_id, report.attempt_nr, worker_id)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
             return m.ReportVerdict(
                 job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey"
             )
-        lease = self.leases.held(worker_id, report.job_id, report.attempt_nr)
+        lease = self._state.leases.held(worker_id, report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
-        refusal = attempts.conclude(tx, report, curve=curve, now=self.now())
+        refusal = attempts.conclude(tx, report, curve=curve, now=self._state.now())
         return m.ReportVerdict(
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,
@@ -505,7 +531,7 @@ class Pilots(Core):
         held = [
             lease
             for job in ask.jobs
-            if (lease := self.leases.held(heard.worker_id, job.job_id, job.attempt_nr))
+            if (lease := self._state.leases.held(heard.worker_id, job.job_id, job.attempt_nr))
         ]
         await self._give_back(held)
         return m.Done()
@@ -521,7 +547,9 @@ class Pilots(Core):
                 lease
                 for lease in leases
                 if not attempts.release(
-                    tx, Claim(lease.job_id, lease.attempt_nr, lease.worker_id), now=self.now()
+                    tx,
+                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
+                    now=self._state.now(),
                 )
             ]
             if then is not None:
@@ -529,50 +557,50 @@ class Pilots(Core):
             return kept
 
         for lease in leases:  # before the commit wakes somebody who leases it anew
-            self.leases.drop(lease.job_id)
+            self._state.leases.drop(lease.job_id)
         kept = leases
         try:
-            kept = await self.store.write(change)
+            kept = await self._state.store.write(change)
         finally:
             for lease in kept:
-                if self.leases.of(lease.job_id) is None:
-                    self.leases.add(lease)
+                if self._state.leases.of(lease.job_id) is None:
+                    self._state.leases.add(lease)
 
     async def log_pieces(self, ask: m.LogPieces, caller: Caller) -> m.Done:
         """Pieces of payloads' output. A log longer than the limit is cut, not refused."""
-        most = self.settings.live_log_bytes
-        await self.store.write(lambda tx: payload_logs.keep(tx, ask, caller.worker_id, most))
+        most = self._state.settings.live_log_bytes
+        await self._state.store.write(lambda tx: payload_logs.keep(tx, ask, caller.worker_id, most))
         for job_id in {piece.job_id for piece in ask.pieces}:
-            await self.arrived(job_id)
+            await self._peers.log_arrived(job_id)
         return m.Done()
 
     async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
         """The worker has ended. What it was given and never began goes to others at once."""
-        held = self.leases.of_worker(caller.worker_id)
+        held = self._state.leases.of_worker(caller.worker_id)
         where = {"site": caller.site, "queue": caller.queue}
         await self._give_back(
             [lease for lease in held if lease.state is JobState.SENT],
             lambda tx: end_worker(
-                tx, caller.worker_id, ask.ending, ask.diagnosis, now=self.now(), **where
+                tx, caller.worker_id, ask.ending, ask.diagnosis, now=self._state.now(), **where
             ),
         )
-        self.forget_worker(caller.worker_id)
+        self._state.forget_worker(caller.worker_id)
         return m.Done()
 
-    def _renew(self, heard: Heard) -> float:
+    def _renew(self, heard: LiveWorker) -> float:
         """Note that a worker was heard. Until when it and its leases hold, in awake time."""
-        until = self.awake.now + self.length(heard.worker_id)
-        heard.last, heard.until, heard.flushed = self.now(), until, False
+        until = self._state.awake.now + self._state.length(heard.worker_id)
+        heard.last, heard.until, heard.flushed = self._state.now(), until, False
         return until
 
-    async def _heard(self, caller: Caller) -> Heard:
+    async def _heard(self, caller: Caller) -> LiveWorker:
         """The worker of a token. One that was given up for lost and speaks again is taken back."""
-        heard = self.heard.get(caller.worker_id)
+        heard = self._state.live.get(caller.worker_id)
         if heard is not None:
             return heard
-        return await self.others.adopt(caller.worker_id) or await self._back(caller)
+        return await self._state.load_worker(caller.worker_id) or await self._back(caller)
 
-    async def _back(self, caller: Caller) -> Heard:
+    async def _back(self, caller: Caller) -> LiveWorker:
         """A worker that was taken for lost and speaks again, as the store knows it. That is said."""
 
         def change(tx: Tx) -> float:
@@ -581,7 +609,7 @@ class Pilots(Core):
                 known = row is not None
                 raise Rejected(410, "this worker has ended", remedy="exit", known=known)
             last = (tx.one("worker.row", worker_id=caller.worker_id) or row)[7]
-            silent_s = round(max(0.0, self.now() - (last or 0.0)), 1)
+            silent_s = round(max(0.0, self._state.now() - (last or 0.0)), 1)
             tx.run(
                 "worker.phase",
                 worker_id=caller.worker_id,
@@ -593,7 +621,7 @@ class Pilots(Core):
             )
             tx.tell(
                 "worker",
-                at=self.now(),
+                at=self._state.now(),
                 worker_id=caller.worker_id,
                 phase=str(Phase.ACTIVE),
                 back=True,
@@ -601,9 +629,9 @@ class Pilots(Core):
             )
             return silent_s
 
-        silent_s = await self.store.write(change)
+        silent_s = await self._state.store.write(change)
         log.warning("worker_back", worker_id=caller.worker_id, silent_s=silent_s)
-        if (heard := await self.others.adopt(caller.worker_id)) is None:
+        if (heard := await self._state.load_worker(caller.worker_id)) is None:
             raise Rejected(410, "this worker has ended", remedy="exit")
         heard.silent = True
         return heard

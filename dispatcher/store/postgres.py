@@ -28,7 +28,7 @@ from ailurus.loops import Loop
 from ailurus.migrations import Unfit
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
-from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
+from dispatcher.ports import NOTHING, Ahead, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import postgres_statements
 from dispatcher.store.schema import check, for_postgres
@@ -66,9 +66,7 @@ POOLED = "a pooler between us and PostgreSQL gives a session to others between t
 UNPOOLED = "connect to the server itself, or set pool_mode = session for this database"
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
-_encode = msgspec.json.Encoder().encode
 _event = msgspec.json.Decoder(dict[str, Any]).decode
-_bulletin = msgspec.json.Decoder(Bulletin).decode
 
 
 class _Text(StrDumperUnknown):
@@ -121,13 +119,12 @@ class Postgres(Writing):
         self._loop = asyncio.get_running_loop()
         return await super().write(change, ahead)
 
-    async def spread(self, bulletin: Bulletin) -> None:
-        text = _encode(bulletin).decode()
-        if len(text) > LONGEST:
-            raise ValueError("a bulletin is short")
+    async def spread(self, notice: str) -> None:
+        if len(notice) > LONGEST:
+            raise ValueError("a notice is short")
 
         def notify(tx: Tx) -> None:
-            tx.run("bulletin.spread", channel=BULLETINS, text=text)
+            tx.run("bulletin.spread", channel=BULLETINS, text=notice)
 
         await self.write(notify)
 
@@ -274,16 +271,7 @@ class Postgres(Writing):
                 if notice.channel == EVENTS:  # what we commit is delivered without being read again
                     others |= notice.pid != self._pid
                 elif self._loop is not None:
-                    self._heard(self._loop, notice.payload)
-
-    def _heard(self, loop: asyncio.AbstractEventLoop, text: str) -> None:
-        """Anybody on the database can say anything on the channel."""
-        try:
-            bulletin = _bulletin(text)
-        except msgspec.DecodeError as error:
-            self.loops.slipped("hearers", error)
-        else:
-            on_loop(loop, self._spread, bulletin)
+                    on_loop(self._loop, self._spread, notice.payload)
 
     def _catch_up(self, connection: Connection, kept: Loop) -> None:
         """Deliver what others have committed."""

@@ -22,7 +22,7 @@ import msgspec
 from ailurus.migrations import migrate
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
-from dispatcher.ports import Bulletin, Row, Tx, Unavailable
+from dispatcher.ports import Row, Tx, Unavailable
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
 from dispatcher.store.writer import Again, Answers, Asked, Draft, Drafted, Writing
@@ -150,8 +150,8 @@ class Sqlite(Writing):
             time.thread_time()
         )  # it reads in this thread: what others do meanwhile is not counted
 
-    async def spread(self, bulletin: Bulletin) -> None:
-        self._spread(bulletin)
+    async def spread(self, notice: str) -> None:
+        self._spread(notice)
 
     async def finish_schema(self) -> bool:
         return True  # nobody else can be on it: it was done at the start

@@ -16,7 +16,7 @@ from ailurus.loops import Loop
 from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
 from dispatcher.accounts.meter import METER, Meter
-from dispatcher.ports import NOTHING, Ahead, Bulletin, Tx, Unavailable
+from dispatcher.ports import NOTHING, Ahead, Tx, Unavailable
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -144,7 +144,7 @@ class Writing:
         self._at_rest.set()
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
-        self._hearers: list[Callable[[Bulletin], None]] = []
+        self._hearers: list[Callable[[str], None]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self.loops = Tasks(Log("loops"))
         self._ended = threading.Event()
@@ -187,7 +187,7 @@ class Writing:
     def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
         self._listeners.append(listener)
 
-    def hear(self, hearer: Callable[[Bulletin], None]) -> None:
+    def hear(self, hearer: Callable[[str], None]) -> None:
         self._hearers.append(hearer)
 
     def _start(self) -> None:
@@ -302,10 +302,10 @@ class Writing:
                 except Exception as error:  # noqa: BLE001 -- one that fails must not cut off the others
                     self.loops.slipped("listeners", error)
 
-    def _spread(self, bulletin: Bulletin) -> None:
+    def _spread(self, notice: str) -> None:
         for hearer in self._hearers:
             try:
-                hearer(bulletin)
+                hearer(notice)
             except Exception as error:  # noqa: BLE001 -- as above
                 self.loops.slipped("hearers", error)
 

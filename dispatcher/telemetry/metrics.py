@@ -81,7 +81,7 @@ class Metrics(Collector):
         yield _counter(
             "ailurus_jobs_ended", "Jobs that became final since the start", ("state",), self._ended
         )
-        workers = Counter((heard.queue,) for heard in service.heard.values())
+        workers = Counter((heard.queue,) for heard in service.state.live.values())
         yield _gauge("ailurus_workers", "Workers that are heard of", ("queue",), _bounded(workers))
         waiting = Counter({(queue,): service.hub.waiting(queue) for (queue,) in workers})
         yield _gauge(
@@ -91,13 +91,15 @@ class Metrics(Collector):
             _bounded(waiting),
         )
         yield GaugeMetricFamily(
-            "ailurus_attempts", "Attempts in workers' hands", value=len(service.leases)
+            "ailurus_attempts", "Attempts in workers' hands", value=len(service.state.leases)
         )
-        yield GaugeMetricFamily("ailurus_sites", "Sites with an edge", value=len(service.sites))
+        yield GaugeMetricFamily(
+            "ailurus_sites", "Sites with an edge", value=len(service.state.sites)
+        )
         yield GaugeMetricFamily(
             "ailurus_heartbeat_seconds",
             "How often workers are told to report",
-            value=service.heartbeat_s,
+            value=service.state.heartbeat_s,
         )
 
     def _requests(self) -> Iterator[Metric]:

@@ -82,7 +82,7 @@ class Traces:
             while self._ended:
                 job_id = self._ended.popleft()
                 try:
-                    self._tell(await self._service.show(NoQuery(), _WHO, job_id=job_id))
+                    self._tell(await self._service.users.show(NoQuery(), _WHO, job_id=job_id))
                 except (Rejected, Unavailable) as error:
                     log.info("job_not_traced", job_id=job_id, reason=str(error))
                 await asyncio.sleep(PAUSE_S)

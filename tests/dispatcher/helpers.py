@@ -15,7 +15,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import NOBODY, Caller
 from dispatcher.rules.submission import Request
 from dispatcher.service import Service
-from dispatcher.service.base import Settings
+from dispatcher.service.state import Settings
 from dispatcher.store import open_store
 
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
@@ -55,7 +55,7 @@ class Worker:
         self, count: int = 1, room: Room = BIG, wait_s: float = 0.0, request: str = ""
     ):
         ask = m.Acquire(request_id=request or new_id(), room=room, count=count, wait_s=wait_s)
-        return list((await self.service.acquire(ask, self.caller)).jobs)
+        return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 
     async def beat(
         self, *jobs: m.RawAssignment, state: JobState = JobState.RUNNING
@@ -63,7 +63,7 @@ class Worker:
         updates = tuple(
             m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
         )
-        return await self.service.beat(m.Beat(jobs=updates, room=BIG), self.caller)
+        return await self.service.workers.beat(m.Beat(jobs=updates, room=BIG), self.caller)
 
     async def report(self, one: m.RawAssignment, *, finished: bool = True, **facts: object) -> str:
         report = m.Report(
@@ -73,7 +73,7 @@ class Worker:
             finished=finished,
             **facts,
         )
-        answer = await self.service.report(m.Reports(reports=(report,)), NOBODY)
+        answer = await self.service.workers.report(m.Reports(reports=(report,)), NOBODY)
         return answer.verdicts[0].verdict
 
 
@@ -85,28 +85,28 @@ class Bench:
 
     async def submit(self, *jobs: JobSpec, caller: Caller = ALICE, request: str = "") -> list[int]:
         ask = m.Submit(request_id=request or new_id(), jobs=jobs or (job(),))
-        return list((await self.service.submit(ask, caller)).job_ids)
+        return list((await self.service.intake.submit(ask, caller)).job_ids)
 
     async def worker(
         self, queue: str = "q", total: Room = BIG, host: str = "", site: str = ""
     ) -> Worker:
         ask = m.Register(instance=new_id(), queue=queue, total=total, host=host, site=site)
         caller = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
-        return Worker(self.service, await self.service.register(ask, caller), queue)
+        return Worker(self.service, await self.service.workers.register(ask, caller), queue)
 
     async def state(self, job_id: int) -> JobState:
-        return (await self.service.show(None, ALICE, job_id=job_id)).row.state
+        return (await self.service.users.show(None, ALICE, job_id=job_id)).row.state
 
     async def listed(self) -> m.JobPage:
-        return await self.service.jobs(JobsQuery(limit=1000), ALICE)
+        return await self.service.users.jobs(JobsQuery(limit=1000), ALICE)
 
     async def told(self) -> list[m.Event]:
         admin = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
-        return list((await self.service.events(EventsQuery(limit=1000), admin)).events)
+        return list((await self.service.users.events(EventsQuery(limit=1000), admin)).events)
 
     async def forward(self, seconds: float) -> None:
         """Let awake time pass, as the service's own clock would."""
-        await self.service.tick(self.service.awake.now + seconds)
+        await self.service.tick(self.service.state.awake.now + seconds)
 
 
 @asynccontextmanager

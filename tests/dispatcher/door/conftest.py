@@ -17,7 +17,7 @@ from ailurus.protocol.api import PREFIX, ROUTES
 from dispatcher.auth import keys
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import Issuer
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store
 
@@ -48,6 +48,9 @@ class Echo:
         self.asked: list[tuple[str, Any, Any]] = []
         for route in ROUTES:
             setattr(self, route.name, self._method(route))
+
+    def handlers(self) -> dict[str, Any]:
+        return {route.name: getattr(self, route.name) for route in ROUTES}
 
     def _method(self, route: Any) -> Any:
         async def method(ask: Any, caller: Any, **path: int) -> Any:
@@ -132,7 +135,7 @@ def door(some_keys: keys.Keys) -> Iterator[Door]:
     """The door before a service that knows no rule."""
     clock = Clock()
     service, issuer = Echo(), Issuer(some_keys, clock)
-    made = Door(App(service, issuer), issuer, service, clock)
+    made = Door(App(service.handlers(), issuer), issuer, service, clock)
     yield made
     made.runner.close()
 
@@ -153,7 +156,7 @@ def dispatcher(some_keys: keys.Keys, tmp_path: Path) -> Iterator[Door]:
     service = runner.run(opened())
     revocations = Revocations(service.store, issuer)
     runner.run(revocations.open())
-    app = App(service, issuer, revocations=revocations)
+    app = App(service.handlers(), issuer, DoorSettings(revocations=revocations))
     yield Door(app, issuer, service, clock, runner)
     runner.run(service.close())
     runner.close()

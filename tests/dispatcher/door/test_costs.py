@@ -21,7 +21,7 @@ from dispatcher.accounts.meter import METER
 from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
 from dispatcher.auth.tokens import USER
 from dispatcher.door import http
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 from dispatcher.panda.door import PandaSettings
 from dispatcher.rules import submission
 from dispatcher.service import search
@@ -133,9 +133,9 @@ def test_searches_without_a_hit_leave_a_reader_free_and_are_one_at_a_time(tmp_pa
                 now -= searching
 
         b.service.store.read = counted
-        begun = [asyncio.create_task(b.service.jobs(NOTHING, ALICE)) for _ in range(16)]
+        begun = [asyncio.create_task(b.service.users.jobs(NOTHING, ALICE)) for _ in range(16)]
         await asyncio.sleep(0)
-        await b.service.show(None, BOB, job_id=theirs)
+        await b.service.users.show(None, BOB, job_id=theirs)
         assert reads < 16 * 40  # it came between
         pages = await asyncio.gather(*begun)
         assert not any(page.jobs or page.next for page in pages)
@@ -153,7 +153,7 @@ def test_a_long_search_hands_over_what_it_has_and_where_it_was(tmp_path, small_s
         await b.submit(*(job(f"j{nr}") for nr in range(95)))
         found, before, asked = [], None, 0
         while asked == 0 or before is not None:
-            page = await b.service.jobs(JobsQuery(name="wanted", before=before), ALICE)
+            page = await b.service.users.jobs(JobsQuery(name="wanted", before=before), ALICE)
             found += page.jobs
             before, asked = page.next, asked + 1
         assert [row.job_id for row in found] == [wanted]
@@ -177,7 +177,7 @@ def test_a_list_in_slices_is_the_list(place, small_slices, state):
             await worker.report(one)
         seen, before = [], None
         while True:
-            page = await b.service.jobs(JobsQuery(state=state, limit=7, before=before), ALICE)
+            page = await b.service.users.jobs(JobsQuery(state=state, limit=7, before=before), ALICE)
             seen += [(row.job_id, row.state) for row in page.jobs]
             if (before := page.next) is None:
                 break
@@ -201,7 +201,7 @@ def test_what_the_store_is_read_for_is_charged_to_who_asked(tmp_path):
             limiter.ask("alice")
             before = limiter._account("alice").left
             with limiter.metered("alice"):
-                await b.service.jobs(NOTHING, ALICE)
+                await b.service.users.jobs(NOTHING, ALICE)
             assert limiter._account("alice").left < before
             assert METER.get() is None
 
@@ -246,7 +246,7 @@ def test_a_user_is_read_for_once_at_a_time_whatever_is_asked(tmp_path, gone):
 def test_what_an_answer_is_long_for_is_charged_too(dispatcher):
     door = dispatcher
     rates = Rates(per_s=1.0)
-    door.app = App(door.service, door.issuer, rates=rates)
+    door.app = App(door.service.handlers(), door.issuer, DoorSettings(limiter=Limiter(rates)))
     token = door.token(Scope.READ, Scope.CREATE, subject="alice")
     url = f"http://h/{'a' * 1900}"
     inputs = [{"name": f"i{nr}", "url": url} for nr in range(500)]
@@ -267,7 +267,9 @@ def test_a_wait_for_many_jobs_holds_one_of_them(tmp_path):
         ids = await b.submit(*(job(f"j{nr}") for nr in range(300)))
         worker = await b.worker()
         waits = [
-            asyncio.create_task(b.service.wait(m.WaitJobs(job_ids=tuple(ids), timeout_s=60), ALICE))
+            asyncio.create_task(
+                b.service.users.wait(m.WaitJobs(job_ids=tuple(ids), timeout_s=60), ALICE)
+            )
             for _ in range(20)
         ]
         await until(lambda: sum(map(len, b.service.hub._jobs.values())) == 20)
@@ -287,10 +289,10 @@ def test_who_is_refused_or_gone_leaves_nothing_that_waits(tmp_path):
     async def test(b):
         (mine,) = await b.submit()
         with pytest.raises(Exception, match="there is no job"):
-            await b.service.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), BOB)
+            await b.service.users.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), BOB)
         await until(lambda: not b.service.hub._jobs)
         waits = asyncio.create_task(
-            b.service.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), ALICE)
+            b.service.users.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), ALICE)
         )
         await until(lambda: b.service.hub._jobs)
         waits.cancel()
@@ -319,8 +321,9 @@ def test_all_waits_of_a_user_name_a_bounded_number_of_jobs():
 @pytest.fixture
 def panda(some_keys, tmp_path):
     made = Dispatcher(tmp_path, some_keys, PandaSettings(open_queues=frozenset({"q"})))
-    made.app = App(made.service, made.issuer, panda=made.app._panda, rates=Rates(per_s=1.0))
-    made.service.limiter = made.app.limiter
+    made.service.state.limiter = limiter = Limiter(Rates(per_s=1.0))
+    settings = DoorSettings(panda=made.app._panda, limiter=limiter)
+    made.app = App(made.service.handlers(), made.issuer, settings)
     yield made
     made.close()
 

@@ -20,7 +20,7 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher.auth import oidc
 from dispatcher.auth.oidc import Foreign
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 from dispatcher.panda.door import Panda, PandaSettings
 
 AUDIENCE = "https://dispatcher.example.org"
@@ -278,9 +278,9 @@ def test_a_browser_signs_in_with_a_foreign_token(trusting, iam):
 
 def test_a_client_of_panda_comes_with_a_foreign_token(trusting, iam):
     trusting.app = App(
-        trusting.service,
+        trusting.service.handlers(),
         trusting.issuer,
-        panda=Panda(trusting.service, trusting.issuer, PandaSettings()),
+        DoorSettings(panda=Panda(trusting.service, trusting.issuer, PandaSettings())),
     )
     form = {"content-type": "application/x-www-form-urlencoded"}
     pilot = iam.token(**{"wlcg.groups": [PILOTS]})

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ailurus.protocol.api import Scope
-from dispatcher.door.access_log import AccessLog
-from dispatcher.door.app import App
+from dispatcher.door.access_log import AccessLog, Traffic
+from dispatcher.door.app import App, DoorSettings, Waiting
 from dispatcher.door.readiness import Readiness
 from dispatcher.ports import Unavailable
 from dispatcher.telemetry.metrics import QUEUES, Metrics
@@ -26,15 +26,15 @@ def watched(dispatcher, tmp_path):
 
     async def made():
         access = AccessLog(tmp_path / "access.log")
-        app = App(
-            dispatcher.service,
-            dispatcher.issuer,
-            access=access,
-            ready=Readiness(dispatcher.service.store).check,
-        )
+        traffic, waiting = Traffic(access), Waiting()
         store = tmp_path / "queue.db"
-        app.metrics = Metrics(dispatcher.service, app.traffic, store, lambda: app.held).page
-        return app, access
+        settings = DoorSettings(
+            traffic=traffic,
+            waiting=waiting,
+            ready=Readiness(dispatcher.service.store).check,
+            metrics=Metrics(dispatcher.service, traffic, store, waiting.__len__).page,
+        )
+        return App(dispatcher.service.handlers(), dispatcher.issuer, settings), access
 
     dispatcher.app, access = dispatcher.runner.run(made())
     yield dispatcher

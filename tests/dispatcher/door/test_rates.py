@@ -9,7 +9,7 @@ import pytest
 from ailurus.protocol.api import Scope
 from dispatcher.accounts.costs import JOB_S, REQUEST_S
 from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 
 RATES = Rates(per_s=10.0, held=3)
 BURST = int(RATES.per_s * BURST_S)
@@ -24,8 +24,9 @@ class Time:
 
 @pytest.fixture
 def bounded(door):
-    door.app = App(door.service, door.issuer, rates=RATES)
-    door.app.limiter._clock = door.time = Time()
+    door.time = Time()
+    limiter = Limiter(RATES, door.time)
+    door.app = App(door.service.handlers(), door.issuer, DoorSettings(limiter=limiter))
     return door
 
 

@@ -250,7 +250,7 @@ def test_what_waits_for_the_holder_of_a_revoked_token_is_let_go(dispatcher):
             "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())],
         }  # fmt: skip
         waiting = asyncio.create_task(dispatcher.app(scope, asyncio.Event().wait, send))
-        await until(lambda: dispatcher.app.held)
+        await until(lambda: len(dispatcher.app.waiting))
         dispatcher.issuer.refuse([(f"id:{caller.token_id}", time.time() + 100)])
         await asyncio.wait_for(waiting, 5)
         return sent[0]["status"]

@@ -9,7 +9,7 @@ import pytest
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher.door import session
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 
 OURS = {"x-ailurus": "1", "origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}
 
@@ -142,7 +142,7 @@ BEHIND = {"x-ailurus": "1", "origin": "https://grid.example", "sec-fetch-site": 
 def behind(door):
     """The same door, told how browsers find it."""
     public = session.Public.of("https://Grid.example/ailurus/")
-    door.app = App(door.service, door.issuer, public=public)
+    door.app = App(door.service.handlers(), door.issuer, DoorSettings(public=public))
     return door
 
 

@@ -19,9 +19,9 @@ S = JobState
 
 async def die(bench, worker):
     """The worker is silent for ever; the others are not."""
-    bench.service.heard[worker.id].until = bench.service.awake.now - 1
-    for lease in bench.service.leases.of_worker(worker.id):
-        bench.service.leases.hold(lease, bench.service.awake.now - 1)
+    bench.service.state.live[worker.id].until = bench.service.state.awake.now - 1
+    for lease in bench.service.state.leases.of_worker(worker.id):
+        bench.service.state.leases.hold(lease, bench.service.state.awake.now - 1)
     await bench.forward(0)
 
 
@@ -71,19 +71,19 @@ def test_r8_a_job_is_kept_from_a_node_where_it_lost_its_worker_while_another_cou
 def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, left):
     async def test(b):
         (one,) = await b.submit(job("one", max_attempts=2))
-        welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
+        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
         for n in range(4):
             ask = m.NewIntent(site="here", epoch=welcome.epoch, intent=f"i{n}", queue="q", count=1, deadline=4e9)  # fmt: skip
-            await b.service.intent(ask, EDGE)
+            await b.service.edges.intent(ask, EDGE)
             boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here", epoch=welcome.epoch)  # fmt: skip
             register = m.Register(instance=f"p{n}", queue="q", total=Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
-            registered = await b.service.register(register, boot)
+            registered = await b.service.workers.register(register, boot)
             worker = Caller(subject="w", scopes=frozenset({Scope.WORKER}), worker_id=registered.worker_id, queue="q")  # fmt: skip
             acquire = m.Acquire(request_id="r", room=register.total)
-            got = (await b.service.acquire(acquire, worker)).jobs
+            got = (await b.service.workers.acquire(acquire, worker)).jobs
             assert bool(got) is (left or n < 2)
             news = m.WorkerObservation(intent=f"i{n}", index=0, phase=Phase.ENDED, ending=ending)
-            await b.service.workers_news(m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
+            await b.service.edges.workers_news(m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
         assert await b.state(one) is (S.ACTIVATED if left else S.FAILED)
 
     run(test, place)
@@ -104,12 +104,16 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(p
                 got[0], finished=False, code=Code.CONTAINER_FAILED, diagnosis="no libm"
             )
         assert eaten == IN_A_ROW
-        answer = await b.service.acquire(m.Acquire(request_id="x", room=Room(cores=1)), hole.caller)
+        answer = await b.service.workers.acquire(
+            m.Acquire(request_id="x", room=Room(cores=1)), hole.caller
+        )
         assert answer.drain
         events = await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=1000))
         assert sum(row[2] == "host" for row in events) == 1
-        welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
-        demand = await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch), EDGE)
+        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
+        demand = await b.service.edges.demand(
+            m.DemandRequest(site="here", epoch=welcome.epoch), EDGE
+        )
         assert demand.excluded[0].host == "hole"
         assert "no libm" in demand.excluded[0].reason
         next_pilot = await b.worker(host="hole", site="here")
@@ -117,7 +121,7 @@ def test_r9_a_black_hole_node_is_found_within_three_jobs_excluded_and_reported(p
         for worker in good:
             while got := await worker.acquire():
                 await worker.report(got[0])
-        states = (await b.service.overview(None, ALICE)).states
+        states = (await b.service.figures.overview(None, ALICE)).states
         assert states[S.FINISHED] == 20
 
     run(test, place)
@@ -131,7 +135,7 @@ def test_r9_jobs_that_fail_everywhere_exclude_no_node(place):
             for worker in workers:
                 (one,) = await worker.acquire()
                 await worker.report(one, finished=False, code=Code.PAYLOAD_FAILED)
-        assert not b.service.hosts.of_site("here", b.service.now())
+        assert not b.service.state.hosts.of_site("here", b.service.state.now())
 
     run(test, place)
 
@@ -150,7 +154,7 @@ def test_one_users_failures_take_no_node_from_the_others(place, owners):
         for _ in range(IN_A_ROW + 1):  # they end as they like on this node, and well elsewhere
             for got in await bad.acquire():
                 await bad.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
-        excluded = b.service.hosts.of_site("here", b.service.now())
+        excluded = b.service.state.hosts.of_site("here", b.service.state.now())
         assert set(excluded) == ({"n2"} if len(owners) > 1 else set())
 
     run(test, place)

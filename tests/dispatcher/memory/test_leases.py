@@ -66,14 +66,16 @@ def test_what_a_worker_has_begun_is_tried_again_when_it_is_gone_whatever_it_gave
             with monkeypatch.context() as patch:
                 patch.setattr(b.service.store, "write", refuses)
                 with pytest.raises(Unavailable):
-                    await b.service.release(released(got), worker.caller)
+                    await b.service.workers.release(released(got), worker.caller)
         else:
             await worker.beat(got)
-            b.service.leases.of(job_id).state = JobState.SENT  # a word of its own came between
+            b.service.state.leases.of(
+                job_id
+            ).state = JobState.SENT  # a word of its own came between
         if how == "release":
-            await b.service.release(released(got, got), worker.caller)
+            await b.service.workers.release(released(got, got), worker.caller)
         elif how == "bye":
-            await b.service.bye(m.Bye(ending="done"), worker.caller)
+            await b.service.workers.bye(m.Bye(ending="done"), worker.caller)
         await b.forward(31)
         await b.forward(31)  # the store may have heard of it a moment later than memory
         assert await b.state(job_id) == JobState.ACTIVATED
@@ -88,11 +90,11 @@ def test_what_was_given_back_unbegun_is_another_workers_at_once(tmp_path):
         worker, other = await b.worker(), await b.worker()
         (job_id,) = await b.submit()
         (got,) = await worker.acquire()
-        await b.service.release(released(got, got), worker.caller)
+        await b.service.workers.release(released(got, got), worker.caller)
         assert await b.state(job_id) == JobState.ACTIVATED
         (again,) = await other.acquire()
-        await b.service.release(released(got), worker.caller)
-        assert b.service.leases.of(job_id).worker_id == other.id
+        await b.service.workers.release(released(got), worker.caller)
+        assert b.service.state.leases.of(job_id).worker_id == other.id
         assert await other.report(again) == "accepted"
 
     run(test, tmp_path)
@@ -106,7 +108,7 @@ def test_a_report_that_comes_again_takes_no_lease_from_the_next_attempt(place):
         assert await first.report(got, finished=False, transient=True) == "accepted"
         (again,) = await second.acquire()
         assert await first.report(got, finished=False, transient=True) == "accepted"
-        assert b.service.leases.held(second.id, job_id, again.attempt_nr) is not None
+        assert b.service.state.leases.held(second.id, job_id, again.attempt_nr) is not None
         await b.forward(31)
         await b.forward(31)
         assert await b.state(job_id) == JobState.ACTIVATED

@@ -20,7 +20,7 @@ from ailurus.protocol.job import JobSpec
 from dispatcher.auth import keys
 from dispatcher.auth.caller import Caller
 from dispatcher.auth.tokens import Issuer
-from dispatcher.door.app import App
+from dispatcher.door.app import App, DoorSettings
 from dispatcher.panda.door import Panda, PandaSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store
@@ -95,7 +95,7 @@ class Dispatcher:
             )
         )
         door = Panda(self.service, self.issuer, self.settings)
-        self.app = App(self.service, self.issuer, panda=door)
+        self.app = App(self.service.handlers(), self.issuer, DoorSettings(panda=door))
         self.pilot = self.token(Scope.PILOT)
 
     def restart(self) -> None:
@@ -114,21 +114,21 @@ class Dispatcher:
 
     def submit(self, *jobs: JobSpec) -> list[int]:
         ask = m.Submit(request_id=f"r{next(_numbers)}", jobs=jobs)
-        return list(self.run(self.service.submit(ask, ALICE)).job_ids)
+        return list(self.run(self.service.intake.submit(ask, ALICE)).job_ids)
 
     def detail(self, job_id: int) -> m.JobDetail:
-        return self.run(self.service.show(None, ALICE, job_id=job_id))
+        return self.run(self.service.users.show(None, ALICE, job_id=job_id))
 
     def state(self, job_id: int) -> str:
         return str(self.detail(job_id).row.state)
 
     def cancel(self, job_id: int, *, soft: bool = False) -> None:
-        self.run(self.service.cancel(m.Cancel(job_ids=(job_id,), soft=soft), ALICE))
+        self.run(self.service.users.cancel(m.Cancel(job_ids=(job_id,), soft=soft), ALICE))
 
     def forward(self, seconds: float) -> None:
         """Let time pass, for leases and for the clock on the wall."""
         self.clock.now += seconds
-        self.run(self.service.tick(self.service.awake.now + seconds))
+        self.run(self.service.tick(self.service.state.awake.now + seconds))
 
     # --- clients
     # -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from dispatcher.panda import bodies, queue_data, updates
 from dispatcher.panda.door import PandaSettings
 from dispatcher.refusal import Rejected
 from dispatcher.rules import retention
+from dispatcher.service.notices import TailRequest
 from tests.dispatcher.panda.conftest import ALICE, Dispatcher, packed
 
 WORKER = {
@@ -546,7 +547,7 @@ def test_debug_mode_brings_the_end_of_the_output_with_each_heartbeat(dispatcher,
     assert dispatcher.ask("/server/panda/setDebugMode", ask, "form").text == "Succeeded"
     assert dispatcher.update(got, "running") == "debug"
     assert dispatcher.update(got, "running", stdout="the last words") == "debug"
-    assert dispatcher.service.leases.of(job_id).tail == "the last words"
+    assert dispatcher.service.state.leases.of(job_id).tail == "the last words"
     off = dispatcher.v1("job/set_debug_mode", {"job_id": job_id, "mode": False})
     assert off["success"]
     assert dispatcher.update(got, "running") == "NULL"
@@ -575,16 +576,16 @@ def test_the_end_of_stdout_is_asked_for_by_a_word_that_pilot_3_bears(dispatcher,
     (job_id,) = dispatcher.submit(job())
     got = dispatcher.get_job()
     dispatcher.update(got, "running")
-    dispatcher.run(dispatcher.service.wish("tail", job_id, text="stdout"))
+    dispatcher.run(dispatcher.service.peers.send(TailRequest(job_ids=(job_id,), text="stdout")))
     assert dispatcher.update(got, "running") == "debug"
     assert dispatcher.update(got, "running", stdout="words") == "NULL"
     look = TailQuery(file="stdout", wait_s=0)
     with pytest.raises(Rejected, match="has not answered yet"):
-        dispatcher.run(dispatcher.service.tail(look, ALICE, job_id=job_id))
+        dispatcher.run(dispatcher.service.users.tail(look, ALICE, job_id=job_id))
     for name in ("stderr", "payload.stdout", "x.root"):
         with pytest.raises(Rejected, match="shows the end of stdout and no other"):
             dispatcher.run(
-                dispatcher.service.tail(TailQuery(file=name, wait_s=0), ALICE, job_id=job_id)
+                dispatcher.service.users.tail(TailQuery(file=name, wait_s=0), ALICE, job_id=job_id)
             )
 
 
@@ -592,7 +593,7 @@ def test_the_end_of_stdout_is_asked_for_by_a_word_that_pilot_3_bears(dispatcher,
 def test_a_pilot_of_others_is_told_nothing_that_a_real_one_was_not_told_in_ci(dispatcher, job):
     (job_id,) = dispatcher.submit(job())
     dispatcher.get_job()
-    lease = dispatcher.service.leases.of(job_id)
+    lease = dispatcher.service.state.leases.of(job_id)
     said = set()
     for soft, tail, debug in itertools.product((False, True), ("", "stdout", "x"), (False, True)):
         lease.soft_kill, lease.tail_wanted = soft, tail

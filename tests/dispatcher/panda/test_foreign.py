@@ -21,12 +21,14 @@ DONE = {"pilotErrorCode": 1305, "transExitCode": 1}
 
 
 def workers(dispatcher, *, ended=False):
-    found = dispatcher.run(dispatcher.service.workers(WorkersQuery(ended=ended), BOSS)).workers
+    found = dispatcher.run(
+        dispatcher.service.figures.workers(WorkersQuery(ended=ended), BOSS)
+    ).workers
     return sorted(found, key=lambda one: one.worker_id)
 
 
 def why(dispatcher, job_id):
-    return dispatcher.run(dispatcher.service.why(NoQuery(), ALICE, job_id=job_id))
+    return dispatcher.run(dispatcher.service.users.why(NoQuery(), ALICE, job_id=job_id))
 
 
 @pytest.fixture
@@ -89,12 +91,12 @@ def test_a_pilot_is_gone_soon_after_its_last_word(dispatcher, job, restarted):
 def test_no_edge_counts_on_the_pilots_of_others(dispatcher, job):
     slot = m.SlotShape(name="s", queue="q", room=Room(cores=4, memory_mb=8000, disk_mb=8000))
     hello = m.Hello(site="q", instance="e", slots=(slot,), online=True)
-    welcome = dispatcher.run(dispatcher.service.hello(hello, EDGE))
+    welcome = dispatcher.run(dispatcher.service.edges.hello(hello, EDGE))
     dispatcher.submit(*(job(f"j{nr}") for nr in range(3)))
     dispatcher.get_job()
     dispatcher.v1("harvester/update_workers", {"harvester_id": "h", "workers": [WORKER]})
     ask = m.DemandRequest(site="q", epoch=welcome.epoch)
-    demand = dispatcher.run(dispatcher.service.demand(ask, EDGE))
+    demand = dispatcher.run(dispatcher.service.edges.demand(ask, EDGE))
     assert demand.workers == ()
     assert sum(one.jobs for one in demand.shapes) == 2
 
@@ -151,7 +153,7 @@ def test_a_worker_s_row_is_completed_by_whatever_comes_in_any_order(dispatcher, 
     (worker,) = workers(dispatcher)
     assert (worker.site, worker.queue, worker.host) == ("q", "q", "n7")
     assert (worker.batch_id, worker.phase, worker.total.cores) == ("b7", "active", 1)
-    (served,) = dispatcher.run(dispatcher.service.queues(NoQuery(), BOSS)).queues
+    (served,) = dispatcher.run(dispatcher.service.figures.queues(NoQuery(), BOSS)).queues
     assert (served.name, served.workers) == ("q", 1)
     assert dispatcher.detail(job_id).attempts[-1].worker_id == worker.worker_id
 

@@ -83,7 +83,7 @@ def test_a_submission_refused_in_the_middle_leaves_nothing(place, monkeypatch, f
             (bad,) = await b.submit(caller=BOB)
         elif fault == "failed":
             (bad,) = await b.submit(job("bad"))
-            await b.service.cancel(_cancel(bad), ALICE)
+            await b.service.users.cancel(_cancel(bad), ALICE)
         jobs = [job(f"c{nr}", depends_on=tuple(parents)) for nr in range(3)]
         with pytest.raises(Rejected) as refused:
             await b.submit(*jobs, job("last", depends_on=(*parents, bad)))

@@ -96,7 +96,7 @@ def test_the_group_is_the_first_that_is_configured_or_one_above_it(names, group)
 async def order(b, worker, n, count=1):
     """The users of the next n jobs, by their first letters."""
     jobs = [one.job_id for _ in range(n) for one in await worker.acquire(count=count)]
-    rows = (await b.service.jobs(JobsQuery(limit=1000), BOSS)).jobs
+    rows = (await b.service.users.jobs(JobsQuery(limit=1000), BOSS)).jobs
     users = {row.job_id: row.user[0] for row in rows}
     return "".join(users[one] for one in jobs)
 
@@ -161,19 +161,19 @@ def test_why_queues_and_demand_know_of_groups(place):
         (first, *_) = await b.submit(*(job(f"j{i}") for i in range(9)), caller=of("alice", "atlas"))
         await b.submit(*(job(f"j{i}") for i in range(5)), caller=of("bob", "cms"))
         (plain,) = await b.submit(job("plain"), caller=BOB)
-        said = (await b.service.why(NoQuery(), ALICE, job_id=first)).sentence
+        said = (await b.service.users.why(NoQuery(), ALICE, job_id=first)).sentence
         assert "group atlas, with 9 jobs waiting, gets 60% of the turns" in said
-        said = (await b.service.why(NoQuery(), BOB, job_id=plain)).sentence
+        said = (await b.service.users.why(NoQuery(), BOB, job_id=plain)).sentence
         assert "users without a group, with 1 jobs waiting, gets 20% of the turns" in said
         worker = await b.worker()
         await worker.acquire(count=5)
-        (row,) = (await b.service.queues(NoQuery(), ALICE)).queues
+        (row,) = (await b.service.figures.queues(NoQuery(), ALICE)).queues
         shown = {one.name: (one.share, one.waiting, one.handed_out) for one in row.groups}
         assert shown == {"": (1.0, 0, 1), "atlas": (3.0, 6, 3), "cms": (1.0, 4, 1)}
         slot = m.SlotShape(name="s", queue="q", room=Room(cores=4, memory_mb=10**6, disk_mb=10**6))
         hello = m.Hello(site="here", instance="edge", slots=(slot,))
-        epoch = (await b.service.hello(hello, EDGE)).epoch
-        demand = await b.service.demand(m.DemandRequest(site="here", epoch=epoch), EDGE)
+        epoch = (await b.service.edges.hello(hello, EDGE)).epoch
+        demand = await b.service.edges.demand(m.DemandRequest(site="here", epoch=epoch), EDGE)
         assert [one.jobs for one in demand.shapes] == [10]
 
     run(test, place, groups={"atlas": 3.0, "cms": 1.0})
@@ -184,7 +184,7 @@ def test_who_is_in_no_known_group_takes_turns_as_before(place):
         await b.submit(*(job(f"j{i}") for i in range(9)), caller=of("alice", "lhcb"))
         await b.submit(*(job(f"j{i}") for i in range(9)), caller=of("bob"))
         assert await order(b, await b.worker(), 8) == "aabababa"
-        assert not (await b.service.queues(NoQuery(), ALICE)).queues[0].groups
+        assert not (await b.service.figures.queues(NoQuery(), ALICE)).queues[0].groups
 
     run(test, place, groups={"atlas": 3.0})
 

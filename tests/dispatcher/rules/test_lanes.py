@@ -89,7 +89,7 @@ def test_a_request_repeated_takes_the_same_room_again(place, monkeypatch):
         assert [one.job_id for one in await worker.acquire(4, request="r")] == [
             one.job_id for one in first
         ]
-        room = b.service.heard[worker.id].room
+        room = b.service.state.live[worker.id].room
         assert room.memory_mb == BIG.memory_mb - 250 * (1 + 2 + 3 + 4)
 
     run(test, place)
@@ -155,8 +155,12 @@ def test_an_edge_is_told_of_the_sizes_that_are_next(place, monkeypatch):
     async def test(b):
         await b.submit(*sizes(5), *sizes(1))
         slot = m.SlotShape(name="s", queue="q", room=BIG)
-        welcome = await b.service.hello(m.Hello(site="here", instance="e", slots=(slot,)), EDGE)
-        demand = await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch), EDGE)
+        welcome = await b.service.edges.hello(
+            m.Hello(site="here", instance="e", slots=(slot,)), EDGE
+        )
+        demand = await b.service.edges.demand(
+            m.DemandRequest(site="here", epoch=welcome.epoch), EDGE
+        )
         told = {one.shape.memory_mb: one.jobs for one in demand.shapes}
         assert told == {250: 2, 500: 1, 750: 1, 1000: 1, 1250: 1}
 
@@ -212,7 +216,7 @@ def test_no_worker_gets_more_than_its_room_and_every_job_gets_its_turn(wanted, o
                     await worker.report(one)
                     done.append(one.job_id)
             assert sorted(done) == ids
-            assert (await b.service.show(None, ALICE, job_id=ids[0])).row.state is S.FINISHED
+            assert (await b.service.users.show(None, ALICE, job_id=ids[0])).row.state is S.FINISHED
 
     before, lanes.MOST = lanes.MOST, most
     try:

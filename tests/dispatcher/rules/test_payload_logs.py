@@ -42,7 +42,7 @@ async def read(b, job_id, offset=0):
     """All of a log, a chunk after the other."""
     chunks = []
     while True:
-        chunk = await b.service.log(LogQuery(offset=offset), ALICE, job_id=job_id)
+        chunk = await b.service.users.log(LogQuery(offset=offset), ALICE, job_id=job_id)
         chunks.append(chunk)
         if chunk.end == offset:
             return chunks
@@ -52,7 +52,7 @@ async def read(b, job_id, offset=0):
 def test_the_end_of_a_log_beyond_the_limit_is_kept(place):
     async def test(b):
         job_id, worker, got = await started(b)
-        await b.service.log_pieces(
+        await b.service.workers.log_pieces(
             pieces(got, (22_900_000, "the end\n"), final=True), worker.caller
         )
         await worker.report(got, usage=m.Usage(stdout_bytes=22_900_008))
@@ -67,7 +67,7 @@ def test_a_hole_is_told_and_never_filled_with_other_text(place):
     async def test(b):
         job_id, worker, got = await started(b)
         told = pieces(got, (0, "one\n"), (4, "two\n"), (100, "end\n"))
-        await b.service.log_pieces(told, worker.caller)
+        await b.service.workers.log_pieces(told, worker.caller)
         chunks = [(c.offset, c.end, c.skipped, c.text) for c in await read(b, job_id)]
         assert chunks[:2] == [(0, 8, 0, "one\ntwo\n"), (100, 104, 92, "end\n")]
 
@@ -78,8 +78,8 @@ def test_a_log_over_its_limit_keeps_its_beginning_and_its_end(place):
     async def test(b):
         job_id, worker, got = await started(b)
         for nr in range(5):
-            await b.service.log_pieces(pieces(got, (nr * 1000, "x" * 1000)), worker.caller)
-        await b.service.log_pieces(pieces(got, (5000, "end"), final=True), worker.caller)
+            await b.service.workers.log_pieces(pieces(got, (nr * 1000, "x" * 1000)), worker.caller)
+        await b.service.workers.log_pieces(pieces(got, (5000, "end"), final=True), worker.caller)
         text = "".join(c.text for c in await read(b, job_id))
         assert text.startswith("x" * 2000)
         assert text.endswith("end")
@@ -96,7 +96,7 @@ def test_pieces_that_overlap_or_come_again_take_no_more_room_than_the_limit(plac
         job_id, worker, got = await started(b)
         for nr in range(300):
             told = pieces(got, *((nr * 10 + k, "y" * 1000) for k in range(10)), final=nr % 2 == 0)
-            await b.service.log_pieces(told, worker.caller)
+            await b.service.workers.log_pieces(told, worker.caller)
         assert (await read(b, job_id))[-1].kept <= 20_000 + END_BYTES
 
     run(test, place, live_log_bytes=20_000)
@@ -117,9 +117,9 @@ def test_the_last_piece_may_come_after_the_report_and_no_other(place):
     async def test(b):
         job_id, worker, got = await started(b)
         await worker.report(got)
-        await b.service.log_pieces(pieces(got, (0, "late")), worker.caller)
+        await b.service.workers.log_pieces(pieces(got, (0, "late")), worker.caller)
         assert (await read(b, job_id))[-1].kept == 0
-        await b.service.log_pieces(pieces(got, (0, "end"), final=True), worker.caller)
+        await b.service.workers.log_pieces(pieces(got, (0, "end"), final=True), worker.caller)
         assert (await read(b, job_id))[0].text == "end"
 
     run(test, place)
@@ -133,7 +133,7 @@ def test_who_asks_for_one_file_is_not_shown_another(tmp_path):
 
         async def tail(file):
             ask = TailQuery(file=file, wait_s=5.0)
-            return (await b.service.tail(ask, ALICE, job_id=job_id)).text
+            return (await b.service.users.tail(ask, ALICE, job_id=job_id)).text
 
         asked = asyncio.gather(*map(tail, "abc"))
         while not asked.done():
@@ -142,7 +142,7 @@ def test_who_asks_for_one_file_is_not_shown_another(tmp_path):
             for file in told:
                 said = {"state": JobState.RUNNING, "since": 0.0, "tail": f"end of {file}"}
                 update = m.Update(job_id=job_id, attempt_nr=1, **said)
-                await b.service.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+                await b.service.workers.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
         assert await asked == ["end of a", "end of b", "end of c"]
 
     run(test, tmp_path)

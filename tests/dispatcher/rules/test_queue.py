@@ -34,7 +34,7 @@ def test_a_job_goes_from_submission_to_its_end(place):
         assert await b.state(one) is S.RUNNING
         assert await worker.report(got, exit_code=0) == "accepted"
         assert await b.state(one) is S.FINISHED
-        overview = await b.service.overview(None, ALICE)
+        overview = await b.service.figures.overview(None, ALICE)
         assert {s: n for s, n in overview.states.items() if n} == {S.FINISHED: 1}
 
     run(test, place)
@@ -71,7 +71,7 @@ def test_ten_thousand_jobs_arrive_all_or_none_and_once(place):
         )
         assert both[0] == both[1]
         assert len(set(both[0])) == 10_000
-        overview = await b.service.overview(None, ALICE)
+        overview = await b.service.figures.overview(None, ALICE)
         assert overview.states[S.ACTIVATED] == 10_000
 
     run(test, place)
@@ -85,7 +85,9 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
             jobs = submission.prepare([job(f"j{i}") for i in range(5)])
 
             def half(tx):
-                first = submission.begin(tx, request("half"), 5, process=b.service.process, now=1.0)
+                first = submission.begin(
+                    tx, request("half"), 5, process=b.service.peers.name, now=1.0
+                )
                 submission.add(
                     tx,
                     jobs[:3],
@@ -96,13 +98,13 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
                     ranks=[0.0] * 3,
                     now=1.0,
                     group="",
-                    turns=b.service.turns,
+                    turns=b.service.state.turns,
                 )
 
             await b.service.store.write(half)
 
     async def again(b):
-        assert (await b.service.overview(None, ALICE)).states.get(S.DEFINED, 0) == 0
+        assert (await b.service.figures.overview(None, ALICE)).states.get(S.DEFINED, 0) == 0
         ids = await b.submit(*(job(f"j{i}") for i in range(5)), request="half")
         assert [await b.state(one) for one in ids] == [S.ACTIVATED] * 5
 
@@ -228,7 +230,7 @@ def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(place):
         assert await slow.report(first) == "accepted"
         assert [c.action for c in (await quick.beat(second)).commands] == [m.Action.KILL]
         assert await quick.report(second) == "alreadydone"
-        detail = await b.service.show(None, ALICE, job_id=one)
+        detail = await b.service.users.show(None, ALICE, job_id=one)
         assert [a.state for a in detail.attempts] == ["finished", "overtaken"]
         assert detail.row.attempt_nr == 1
 
@@ -265,11 +267,11 @@ def test_t4_a_worker_reaches_only_its_own_attempts(place):
         (got,) = await mine.acquire()
         await other.beat(got)
         piece = m.LogPiece(job_id=one, attempt_nr=1, stream="stdout", offset=0, text="forged")
-        await b.service.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
+        await b.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
         ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=1),))
-        await b.service.release(ask, other.caller)
+        await b.service.workers.release(ask, other.caller)
         assert await b.state(one) is S.SENT
-        assert (await b.service.log(LogQuery(), ALICE, job_id=one)).text == ""
+        assert (await b.service.users.log(LogQuery(), ALICE, job_id=one)).text == ""
         assert await mine.report(got) == "accepted"
 
     run(test, place)
@@ -279,11 +281,11 @@ def test_a_log_ends_with_its_job_though_none_of_it_ran(place):
     async def test(b):
         (one,) = await b.submit()
         ask = LogQuery(wait_s=20.0)
-        follower = asyncio.create_task(b.service.log(ask, ALICE, job_id=one))
-        assert not (await b.service.log(LogQuery(), ALICE, job_id=one)).final
-        await b.service.cancel(m.Cancel(job_ids=(one,)), ALICE)
+        follower = asyncio.create_task(b.service.users.log(ask, ALICE, job_id=one))
+        assert not (await b.service.users.log(LogQuery(), ALICE, job_id=one)).final
+        await b.service.users.cancel(m.Cancel(job_ids=(one,)), ALICE)
         assert (await asyncio.wait_for(follower, 5)).final
-        assert (await b.service.log(ask, ALICE, job_id=one)).final
+        assert (await b.service.users.log(ask, ALICE, job_id=one)).final
 
     run(test, place)
 
@@ -293,7 +295,7 @@ def test_the_log_of_an_attempt_that_is_not_there_is_refused_with_the_field(place
         (one,) = await b.submit()
         for has in ("none of it has begun", "it has 1 to 1"):
             with pytest.raises(Rejected) as refused:
-                await b.service.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
+                await b.service.users.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
             told = refused.value
             assert (told.status, told.field, told.remedy) == (404, "attempt_nr", has)
             await (await b.worker()).acquire()
@@ -332,7 +334,7 @@ def test_a_job_given_back_is_not_counted_as_an_attempt(place):
         worker = await b.worker()
         (got,) = await worker.acquire()
         ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=got.attempt_nr),))
-        await b.service.release(ask, worker.caller)
+        await b.service.workers.release(ask, worker.caller)
         assert [j.job_id for j in await worker.acquire()] == [one]
 
     run(test, place)
@@ -368,8 +370,8 @@ def test_a_failed_parent_ends_its_descendants_with_that_reason(place):
         worker = await b.worker()
         got = await worker.acquire(count=2)
         await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
-        await b.service.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
-        rows = (await b.service.jobs(JobsQuery(), ALICE)).jobs
+        await b.service.users.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
+        rows = (await b.service.users.jobs(JobsQuery(), ALICE)).jobs
         said = {row.name: (row.state, row.diagnosis) for row in rows}
         assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
         assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
@@ -385,7 +387,7 @@ def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(place):
         (got,) = await worker.acquire()
         await worker.report(got)
         for _ in range(100):
-            states = (await b.service.overview(None, ALICE)).states
+            states = (await b.service.figures.overview(None, ALICE)).states
             if states.get(S.ACTIVATED) == len(ids) - 1:
                 return
             await asyncio.sleep(0.02)
@@ -399,7 +401,7 @@ def test_a_cancelled_job_stops_its_pilot_and_its_children(place):
         ids = await b.submit(job("a"), job("b", depends_on=("a",)))
         worker = await b.worker()
         (got,) = await worker.acquire()
-        answer = await b.service.cancel(m.Cancel(job_ids=(ids[0],)), ALICE)
+        answer = await b.service.users.cancel(m.Cancel(job_ids=(ids[0],)), ALICE)
         assert answer.cancelled == (ids[0],)
         assert [c.action for c in (await worker.beat(got)).commands] == [m.Action.KILL]
         assert await worker.report(got) == "alreadydone"
@@ -412,9 +414,9 @@ def test_a_job_of_another_user_does_not_exist(place):
     async def test(b):
         (one,) = await b.submit()
         for ask in (
-            b.service.show(None, BOB, job_id=one),
-            b.service.cancel(m.Cancel(job_ids=(one,)), BOB),
-            b.service.submit(m.Submit(request_id="x", jobs=(job(depends_on=(one,)),)), BOB),
+            b.service.users.show(None, BOB, job_id=one),
+            b.service.users.cancel(m.Cancel(job_ids=(one,)), BOB),
+            b.service.intake.submit(m.Submit(request_id="x", jobs=(job(depends_on=(one,)),)), BOB),
         ):
             with pytest.raises(Rejected, match=f"there is no job {one}"):
                 await ask
@@ -447,7 +449,7 @@ def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(
 def test_a_job_that_no_queue_can_run_is_refused_with_the_field(place):
     async def test(b):
         slot = m.SlotShape(name="std", queue="q", room=Room(cores=4, memory_mb=9000, disk_mb=9000))
-        await b.service.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
+        await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
         with pytest.raises(Rejected) as refused:
             await b.submit(job(cores=64))
         assert refused.value.field == "jobs[0].cores"
@@ -459,30 +461,30 @@ def test_a_job_that_no_queue_can_run_is_refused_with_the_field(place):
 def test_why_tells_never_from_not_now(place):
     async def test(b):
         one, two = await b.submit(job("a", cores=12), job("b", cores=12))
-        why = await b.service.why(None, ALICE, job_id=one)
+        why = await b.service.users.why(None, ALICE, job_id=one)
         assert (why.verdict, "No pilot serves queue q" in why.sentence) == ("later", True)
         worker = await b.worker()
         (got,) = await worker.acquire()
-        await b.service.beat(
+        await b.service.workers.beat(
             m.Beat(room=Room(cores=4, memory_mb=9000, disk_mb=9000)), worker.caller
         )
-        why = await b.service.why(None, ALICE, job_id=two)
+        why = await b.service.users.why(None, ALICE, job_id=two)
         assert why.blockers == ("1 pilots: it needs 12 cores, has 4",)
-        assert (await b.service.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
+        assert (await b.service.users.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
 
     run(test, place)
 
 
 def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
     async def test(b):
-        first = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        first = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         with pytest.raises(Rejected, match="another edge"):
-            await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+            await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         await b.forward(121)
-        second = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        second = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         assert second.epoch == first.epoch + 1
         with pytest.raises(Rejected, match="is over"):
-            await b.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
+            await b.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
 
     run(test, place)
 
@@ -491,20 +493,22 @@ def test_a_worker_registers_once_with_its_bootstrap_token(place):
     from ailurus.protocol.api import Scope
 
     async def test(b):
-        welcome = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         ask = m.NewIntent(
             site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
         )
-        assert len((await b.service.intent(ask, EDGE)).tokens) == 1
+        assert len((await b.service.edges.intent(ask, EDGE)).tokens) == 1
         boot = Caller(
             subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
             epoch=welcome.epoch,
         )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
-        first = await b.service.register(me, boot)
-        assert (await b.service.register(me, boot)).worker_id == first.worker_id
+        first = await b.service.workers.register(me, boot)
+        assert (await b.service.workers.register(me, boot)).worker_id == first.worker_id
         with pytest.raises(Rejected, match="another pilot"):
-            await b.service.register(m.Register(instance="other", queue="q", total=BIG), boot)
+            await b.service.workers.register(
+                m.Register(instance="other", queue="q", total=BIG), boot
+            )
 
     run(test, place)
 
@@ -516,13 +520,13 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
     from ailurus.protocol.worker import Phase
 
     async def test(b):
-        old = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        old = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         ask = m.NewIntent(
             site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9
         )
-        await b.service.intent(ask, EDGE)
+        await b.service.edges.intent(ask, EDGE)
         await b.forward(121)
-        new = await b.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        new = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
         boot = Caller(
             subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
             epoch=old.epoch,
@@ -530,12 +534,12 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
         me = m.Register(instance="me", queue="q", total=BIG)
         if not vouched:
             with pytest.raises(Rejected, match="another edge has taken site here"):
-                await b.service.register(me, boot)
+                await b.service.workers.register(me, boot)
             return
         news = m.WorkerObservation(intent="i1", index=0, phase=Phase.QUEUED)
         told = m.WorkerObservations(site="here", epoch=new.epoch, workers=(news,))
-        await b.service.workers_news(told, EDGE)
-        assert (await b.service.register(me, boot)).worker_id
+        await b.service.edges.workers_news(told, EDGE)
+        assert (await b.service.workers.register(me, boot)).worker_id
 
     run(test, place)
 
@@ -547,21 +551,21 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
 
     async def test(b):
         (one,) = await b.submit()
-        welcome = await b.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         ask = m.NewIntent(
             site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
         )
-        await b.service.intent(ask, EDGE)
+        await b.service.edges.intent(ask, EDGE)
         boot = Caller(
             subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
             epoch=welcome.epoch,
         )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
-        worker = Worker(b.service, await b.service.register(me, boot), "q")
+        worker = Worker(b.service, await b.service.workers.register(me, boot), "q")
         await worker.acquire()
         news = m.WorkerObservation(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
         told = m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,))
-        await b.service.workers_news(told, EDGE)
+        await b.service.edges.workers_news(told, EDGE)
         assert await b.state(one) is S.ACTIVATED
 
     run(test, place)
@@ -573,7 +577,7 @@ def test_what_a_worker_never_began_goes_to_others_when_it_says_goodbye(place):
         worker = await b.worker()
         first, _ = await worker.acquire(count=2)
         await worker.beat(first, state=S.RUNNING)
-        await b.service.bye(m.Bye(ending=Ending.DONE), worker.caller)
+        await b.service.workers.bye(m.Bye(ending=Ending.DONE), worker.caller)
         assert await b.state(unbegun) is S.ACTIVATED
         assert await b.state(begun) is S.RUNNING  # its report may be on its way, from the spool
         other = await b.worker()
@@ -588,7 +592,7 @@ def test_a_worker_that_says_it_drains_is_given_nothing_more(place):
         worker = await b.worker()
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
         await until(lambda: b.service.hub.waiting("q"))
-        await b.service.beat(m.Beat(room=BIG, draining=True), worker.caller)
+        await b.service.workers.beat(m.Beat(room=BIG, draining=True), worker.caller)
         assert await asyncio.wait_for(waiting, 5) == []
         await b.submit()
         assert await worker.acquire() == []
@@ -601,10 +605,10 @@ def test_what_is_leased_is_no_longer_free(place):
         await b.submit(*(job(f"j{n}", cores=4, memory_mb=4000) for n in range(3)))
         worker = await b.worker()
         await worker.acquire(count=2)
-        heard = b.service.heard[worker.id]
+        heard = b.service.state.live[worker.id]
         assert (heard.room.cores, heard.room.memory_mb) == (8, 64_000 - 2 * 4000)
         ask = m.Acquire(request_id="next", room=BIG, ahead=True)  # staged in while both run
-        assert (await b.service.acquire(ask, worker.caller)).jobs
+        assert (await b.service.workers.acquire(ask, worker.caller)).jobs
         assert heard.room.cores == 8
         await b.submit(job("wide", cores=16))
         assert await worker.acquire()  # it says that it has room: so it had, and has none now
@@ -618,7 +622,7 @@ def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(place):
         await b.submit(job("mc_1"), job("mc_2"), job("data"))
         for name, found in (("data", 1), ("mc_*", 2), ("mc_", 0), ("*", 3), ("", 3)):
             for state in ("", "activated"):
-                page = await b.service.jobs(JobsQuery(name=name, state=state), ALICE)
+                page = await b.service.users.jobs(JobsQuery(name=name, state=state), ALICE)
                 assert len(page.jobs) == found, name
 
     run(test, place)
@@ -629,7 +633,7 @@ def test_users_take_turns_however_much_one_of_them_has_submitted(place):
         jobs = [one.job_id for _ in range(n) for one in await worker.acquire()]
         owners = {}
         for user in (ALICE, BOB, CAROL):
-            rows = (await b.service.jobs(JobsQuery(), user)).jobs
+            rows = (await b.service.users.jobs(JobsQuery(), user)).jobs
             owners |= {row.job_id: row.user[0] for row in rows}
         return "".join(owners[one] for one in jobs)
 
@@ -666,10 +670,10 @@ async def together(b, *calls, return_exceptions=False):
 def test_neither_the_key_nor_the_seal_of_an_attempt_is_found_in_another_or_in_each_other(place):
     async def test(b):
         attempts = [(1, 1, 1), (1, 2, 1), (11, 1, 1), (1, 1, 11)]
-        words = [word for one in attempts for word in b.service.words(*one)]
+        words = [word for one in attempts for word in b.service.seals.of_attempt(*one)]
         assert min(map(len, words)) >= 24
         assert not [(a, b) for a in words for b in words if a is not b and a in b]
-        assert b.service.seal(1, 2, 1) == words[3]
+        assert b.service.seals.seal(1, 2, 1) == words[3]
 
     run(test, place)
 
@@ -706,7 +710,7 @@ def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(place):
             b,
             first.beat(held, state=S.STARTING),
             first.beat(held, state=S.RUNNING),
-            b.service.cancel(m.Cancel(job_ids=(low,)), ALICE),
+            b.service.users.cancel(m.Cancel(job_ids=(low,)), ALICE),
             first.report(held, finished=False, transient=True, code=Code.STAGE_IN_FAILED),
             second.acquire(),  # it gets what the report gave back
         )
@@ -716,12 +720,12 @@ def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(place):
         ]
         of_high = [state for job_id, state in told if job_id == high]
         assert of_high == [S.SENT, S.STARTING, S.RUNNING, S.ACTIVATED, S.SENT]
-        attempts = (await b.service.show(None, ALICE, job_id=high)).attempts
+        attempts = (await b.service.users.show(None, ALICE, job_id=high)).attempts
         assert [(one.state, one.running is not None) for one in attempts] == [
             ("failed", True),
             ("sent", False),
         ]
-        overview = await b.service.overview(None, ALICE)
+        overview = await b.service.figures.overview(None, ALICE)
         assert {s: n for s, n in overview.states.items() if n} == {S.CANCELLED: 1, S.SENT: 1}
 
     run(test, place)

@@ -25,7 +25,7 @@ async def finish(b, worker, **facts):
     (got,) = await worker.acquire()
     await worker.beat(got)
     piece = m.LogPiece(job_id=got.job_id, attempt_nr=1, stream="stdout", offset=0, text="hi")
-    await b.service.log_pieces(m.LogPieces(pieces=(piece,)), worker.caller)
+    await b.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), worker.caller)
     await worker.report(got, **facts)
 
 
@@ -35,15 +35,15 @@ def test_an_ended_job_is_moved_whole_and_shown_as_before(place):
         worker = await b.worker()
         await finish(b, worker, exit_code=0)
         await finish(b, worker, finished=False, exit_code=3, diagnosis="no")
-        before = [await b.service.show(NoQuery(), ALICE, job_id=one) for one in ids]
+        before = [await b.service.users.show(NoQuery(), ALICE, job_id=one) for one in ids]
         await tidy(b)
-        assert [await b.service.show(NoQuery(), ALICE, job_id=one) for one in ids] == before
+        assert [await b.service.users.show(NoQuery(), ALICE, job_id=one) for one in ids] == before
         with pytest.raises(Rejected, match="there is no job"):
-            await b.service.show(NoQuery(), BOB, job_id=ids[0])
+            await b.service.users.show(NoQuery(), BOB, job_id=ids[0])
         left = await b.service.store.read(lambda tx: tx.all("counter.all"))
         assert [(row[2], row[3]) for row in left] == [(S.ACTIVATED, 1)]
         with pytest.raises(Rejected, match="there is no job"):
-            await b.service.log(LogQuery(), BOB, job_id=ids[0])
+            await b.service.users.log(LogQuery(), BOB, job_id=ids[0])
         assert not (await b.service.store.read(lambda tx: tx.all("event.after", after=0, most=9)))
 
     run(test, place)
@@ -56,11 +56,11 @@ def test_a_young_job_and_one_whose_child_needs_it_stay(place):
         await finish(b, worker)
         await tidy(b, before=1.0)
         await tidy(b)
-        states = (await b.service.states_of((first, child), ALICE)).states
+        states = (await b.service.intake.states_of((first, child), ALICE)).states
         assert states == {first: S.FINISHED, child: S.ACTIVATED}
         await finish(b, worker)
         await tidy(b)
-        detail = await b.service.show(NoQuery(), ALICE, job_id=child)
+        detail = await b.service.users.show(NoQuery(), ALICE, job_id=child)
         assert detail.parents == (first,)
 
     run(test, place)
@@ -74,22 +74,25 @@ def test_a_moved_job_is_a_finished_job_to_every_question(place):
         await tidy(b)
         (new,) = await b.submit(job("new"))
         waited = m.WaitJobs(job_ids=(old, new), timeout_s=0.0)
-        assert (await b.service.wait(waited, ALICE)).states == {old: S.FINISHED, new: S.ACTIVATED}
-        assert (await b.service.why(NoQuery(), ALICE, job_id=old)).verdict == "done"
-        cancel = await b.service.cancel(m.Cancel(job_ids=(old,)), ALICE)
+        assert (await b.service.users.wait(waited, ALICE)).states == {
+            old: S.FINISHED,
+            new: S.ACTIVATED,
+        }
+        assert (await b.service.users.why(NoQuery(), ALICE, job_id=old)).verdict == "done"
+        cancel = await b.service.users.cancel(m.Cancel(job_ids=(old,)), ALICE)
         assert (cancel.cancelled, cancel.already_done) == ((), (old,))
-        assert (await b.service.samples(SamplesQuery(), ALICE, job_id=old)).samples == ()
+        assert (await b.service.users.samples(SamplesQuery(), ALICE, job_id=old)).samples == ()
         with pytest.raises(Rejected, match="is gone") as gone:
-            await b.service.log(LogQuery(), ALICE, job_id=old)
+            await b.service.users.log(LogQuery(), ALICE, job_id=old)
         assert gone.value.status == 410
         with pytest.raises(Rejected, match="is not running"):
-            await b.service.tail(TailQuery(file="stdout"), ALICE, job_id=old)
-        await b.service.events(EventsQuery(job_id=old), ALICE)
+            await b.service.users.tail(TailQuery(file="stdout"), ALICE, job_id=old)
+        await b.service.users.events(EventsQuery(job_id=old), ALICE)
         for ask in (
-            b.service.states_of((old,), BOB),
-            b.service.why(NoQuery(), BOB, job_id=old),
-            b.service.cancel(m.Cancel(job_ids=(old,)), BOB),
-            b.service.retry(m.Retry(job_ids=(old,)), BOB),
+            b.service.intake.states_of((old,), BOB),
+            b.service.users.why(NoQuery(), BOB, job_id=old),
+            b.service.users.cancel(m.Cancel(job_ids=(old,)), BOB),
+            b.service.intake.retry(m.Retry(job_ids=(old,)), BOB),
             b.submit(job("b", depends_on=(old,)), caller=BOB),
         ):
             with pytest.raises(Rejected, match="there is no job"):
@@ -149,7 +152,7 @@ def test_a_pilot_gets_what_a_url_holds_and_people_do_not(place):
         made = m.DoneFile(name="y", url="http://h/d/1.1.y?authz=S3CRET", size=1, adler32="00000001")
         await worker.report(got, files=(made,))
         for _ in ("where it is", "where it was moved to"):
-            detail = await b.service.show(NoQuery(), ALICE, job_id=job_id)
+            detail = await b.service.users.show(NoQuery(), ALICE, job_id=job_id)
             assert "S3CRET" not in msgspec.json.encode(detail).decode()
             assert [one.url for one in detail.files] == ["http://h/d/1.1.y?…"]
             assert [one.url for one in detail.spec.outputs] == ["http://h/d?…"]
@@ -184,7 +187,7 @@ def test_a_report_that_comes_after_its_job_was_moved_is_judged_under_its_seal(pl
         )
         forged = msgspec.structs.replace(report, report_key="x")
         ask = m.Reports(reports=(report, forged))
-        good, bad = (await b.service.report(ask, None)).verdicts
+        good, bad = (await b.service.workers.report(ask, None)).verdicts
         assert (good.verdict, good.seal) == (word, got.seal)
         assert (bad.verdict, bad.seal) == ("badkey", "")
 

@@ -24,7 +24,7 @@ NEEDS = (InputFile(name="x"),)
 
 async def retry(b, *job_ids, caller=ALICE, request=None):
     ask = m.Retry(job_ids=job_ids, request_id=request)
-    return list((await b.service.retry(ask, caller)).job_ids)
+    return list((await b.service.intake.retry(ask, caller)).job_ids)
 
 
 async def fail(b, worker):
@@ -40,7 +40,7 @@ async def finish(b, worker, **facts):
 
 
 async def show(b, job_id):
-    return await b.service.show(NoQuery(), BOSS, job_id=job_id)
+    return await b.service.users.show(NoQuery(), BOSS, job_id=job_id)
 
 
 @pytest.mark.field("L8")
@@ -138,9 +138,9 @@ def test_a_retry_belongs_to_the_owner_and_says_who_asked_for_it(place):
         (job_id,) = await b.submit(job("a", max_attempts=1), caller=BOB)
         await fail(b, await b.worker())
         (new,) = await retry(b, job_id, caller=BOSS)
-        mine = await b.service.show(NoQuery(), BOB, job_id=new)
+        mine = await b.service.users.show(NoQuery(), BOB, job_id=new)
         assert (mine.row.user, mine.retry_of, mine.retry_by) == ("bob", job_id, "boss")
-        assert (await b.service.show(NoQuery(), BOB, job_id=job_id)).retried_as == new
+        assert (await b.service.users.show(NoQuery(), BOB, job_id=job_id)).retried_as == new
         told = [(one.job_id, one.kind, one.data) for one in await b.told()]
         assert (job_id, "retried", {"by": "boss", "new": new}) in told
         assert (new, "retry", {"by": "boss", "of": job_id}) in told
@@ -154,7 +154,7 @@ def test_a_retry_belongs_to_the_owner_and_says_who_asked_for_it(place):
 def test_an_event_says_who_cancelled(place):
     async def test(b):
         (job_id,) = await b.submit(caller=BOB)
-        await b.service.cancel(m.Cancel(job_ids=(job_id,)), BOSS)
+        await b.service.users.cancel(m.Cancel(job_ids=(job_id,)), BOSS)
         assert [one.data["by"] for one in await b.told() if "by" in one.data] == ["boss"]
         assert (await show(b, job_id)).row.diagnosis == "cancelled by boss"
 
@@ -278,7 +278,7 @@ def test_what_jobs_wait_for_is_bounded_and_charged_when_they_are_tried_again(tmp
         ids = await b.submit(job("p"), *(job(f"c{nr}", depends_on=("p",)) for nr in range(5)))
         worker = await b.worker()
         await fail(b, worker)
-        b.service.limiter = limiter = Limiter(Rates(), lambda: 0.0)
+        b.service.state.limiter = limiter = Limiter(Rates(), lambda: 0.0)
         limiter.ask("alice")
         before = limiter._account("alice").left
         monkeypatch.setattr(retries, "MOST_LINKS", 4)

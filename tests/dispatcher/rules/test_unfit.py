@@ -82,7 +82,7 @@ def test_a_child_of_a_file_that_no_pilot_could_read_fails_alone(tmp_path, url, l
         child, _ = await parent_and_child(b, url)
         (other,) = await (await b.worker("q2")).acquire()
         assert other.job_id != child
-        detail = await b.service.show(None, ALICE, job_id=child)
+        detail = await b.service.users.show(None, ALICE, job_id=child)
         assert (detail.row.state, detail.row.code) == (S.FAILED, Code.NOT_HANDED_OUT)
         assert "input out" in detail.row.diagnosis
         assert detail.spec.name == "child"
@@ -105,11 +105,11 @@ def test_a_stored_body_that_cannot_be_read_fails_its_job_and_no_other(tmp_path, 
         assert await b.state(bad) is S.FAILED
         assert await b.state(child) is S.FAILED
         with pytest.raises(Rejected) as refused:
-            await b.service.retry(m.Retry(job_ids=(bad,)), ALICE)
+            await b.service.intake.retry(m.Retry(job_ids=(bad,)), ALICE)
         assert refused.value.status == 409
         moved = await b.service.store.write(lambda tx: retention.tidy(tx, before=2**40))
         assert not moved
-        assert (await b.service.show(None, ALICE, job_id=bad)).row.state is S.FAILED
+        assert (await b.service.users.show(None, ALICE, job_id=bad)).row.state is S.FAILED
 
     run(test, tmp_path)
 
@@ -154,10 +154,10 @@ def test_a_fault_in_one_jobs_translation_for_panda_fails_that_job(tmp_path, monk
         ask = panda_acquire.Acquisition(request=JobRequest(site="q", node="n1", count=1))
         (got,) = await panda_acquire.acquire(b.service, ask)
         assert int(got["PandaID"]) == good
-        row = (await b.service.show(None, ALICE, job_id=bad)).row
+        row = (await b.service.users.show(None, ALICE, job_id=bad)).row
         assert (row.state, row.code) == (S.FAILED, Code.NOT_HANDED_OUT)
-        assert b.service.leases.of(bad) is None
-        assert (await b.service.show(None, ALICE, job_id=bad)).attempts[0].ended
+        assert b.service.state.leases.of(bad) is None
+        assert (await b.service.users.show(None, ALICE, job_id=bad)).attempts[0].ended
 
     run(test, tmp_path)
 
@@ -166,12 +166,12 @@ def test_readiness_tries_to_hand_out_a_job(tmp_path, monkeypatch):
     async def test(b):
         bad, _ = await b.submit(job("bad", priority=9), job("good"))
         damage(b, bad, b"{")
-        readiness = Readiness(b.service.store, b.service.dry)
+        readiness = Readiness(b.service.store, b.service.workers.dry)
         await readiness.check()
         assert await b.state(bad) is S.ACTIVATED  # it only looks
         monkeypatch.setattr(attempts, "tried_on", lambda tx, job_id: 1 / 0)
         with pytest.raises(Rejected) as refused:
-            await Readiness(b.service.store, b.service.dry).check()
+            await Readiness(b.service.store, b.service.workers.dry).check()
         assert refused.value.status == 503
         assert "ZeroDivisionError" in refused.value.detail
 
@@ -191,7 +191,7 @@ def test_a_job_that_is_gone_stops_no_lease_of_another_and_no_word_about_it(tmp_p
                 m.AttemptKey(job_id=one.job_id, attempt_nr=one.attempt_nr) for one in (gone, back)
             )
         )
-        await b.service.release(ask, worker.caller)
+        await b.service.workers.release(ask, worker.caller)
         assert await b.state(back.job_id) is S.ACTIVATED
         await b.forward(10_000)
         assert await b.state(other.job_id) is S.ACTIVATED
@@ -228,6 +228,6 @@ def test_r7_a_job_of_a_newer_version_is_left_to_a_pilot_of_that_version(tmp_path
         spec = msgspec.json.decode(bytes(sent.spec))
         assert (sent.job_id, spec["colour"]) == (child, "red")
         assert spec["inputs"][0]["url"] == "http://h/d/out"
-        assert (await b.service.show(None, ALICE, job_id=child)).spec.command == "x"
+        assert (await b.service.users.show(None, ALICE, job_id=child)).spec.command == "x"
 
     run(test, tmp_path)

@@ -19,12 +19,12 @@ SLOT = m.SlotShape(name="s", queue="q", room=SMALL)
 
 async def why(b, job_id):
     b.service._supply = None
-    return await b.service.why(NoQuery(), ALICE, job_id=job_id)
+    return await b.service.users.why(NoQuery(), ALICE, job_id=job_id)
 
 
 async def hello(b, **fields):
     ask = m.Hello(**{"site": "here", "instance": "e1", "slots": (SLOT,), **fields})
-    return await b.service.hello(ask, EDGE)
+    return await b.service.edges.hello(ask, EDGE)
 
 
 @pytest.mark.field("H6")
@@ -103,9 +103,9 @@ def test_a_child_of_a_failed_job_is_advised_what_is_not_refused(place):
         remedy = (await why(b, third)).remedy
         assert f"`dispatcher retry {first} {second} {third}`" in remedy
         with pytest.raises(Rejected):
-            await b.service.retry(m.Retry(job_ids=(third,)), ALICE)
+            await b.service.intake.retry(m.Retry(job_ids=(third,)), ALICE)
         ids = tuple(int(word) for word in remedy.split("retry ")[-1].strip("`").split())
-        assert len((await b.service.retry(m.Retry(job_ids=ids), ALICE)).job_ids) == 3
+        assert len((await b.service.intake.retry(m.Retry(job_ids=ids), ALICE)).job_ids) == 3
 
     run(test, place)
 

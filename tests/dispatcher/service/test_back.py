@@ -21,7 +21,7 @@ S = JobState
 
 
 async def row(one, worker) -> m.WorkerRow:
-    rows = (await one.service.workers(WorkersQuery(ended=True), ALICE)).workers
+    rows = (await one.service.figures.workers(WorkersQuery(ended=True), ALICE)).workers
     return next(row for row in rows if row.worker_id == worker.id)
 
 
@@ -33,7 +33,7 @@ def test_who_comes_back_is_what_the_store_knows_of_it_and_that_is_said(place):
         await one.forward(31)
         assert (await row(one, worker)).ending == "lost"
         await worker.beat()
-        assert [offer.total for offer in one.service.offers("q")] == [total]
+        assert [offer.total for offer in one.service.state.offers("q")] == [total]
         back = await row(one, worker)
         assert (back.total, back.host, back.site, back.phase) == (total, "n1", "here", "active")
         assert "came back" in back.diagnosis
@@ -59,7 +59,7 @@ def test_who_was_draining_and_comes_back_is_still_draining(tmp_path):
 def test_a_worker_that_has_ended_otherwise_does_not_come_back(place):
     async def test(one):
         worker = await one.worker()
-        await one.service.bye(m.Bye(ending="done", diagnosis=""), worker.caller)
+        await one.service.workers.bye(m.Bye(ending="done", diagnosis=""), worker.caller)
         with pytest.raises(Rejected) as refused:
             await worker.beat()
         assert refused.value.status == 410
@@ -87,7 +87,7 @@ def test_a_lost_attempt_that_nobody_has_begun_anew_goes_on(place, state):
         await one.forward(25)  # it is renewed as any other
         assert await one.state(job) is state
         assert await worker.report(got) == "accepted"
-        detail = await one.service.show(None, ALICE, job_id=job)
+        detail = await one.service.users.show(None, ALICE, job_id=job)
         assert [(attempt.attempt_nr, attempt.state) for attempt in detail.attempts] == [
             (1, "finished")
         ]
@@ -115,7 +115,7 @@ def test_a_worker_that_is_silent_gets_nothing_by_an_acquire_that_it_left_waiting
         assert await worker.acquire() == []  # it asks anew before it has said what it has
         assert not (await worker.beat(got)).commands
         assert await one.state(job) is S.RUNNING
-        assert one.service.leases.of(job).attempt_nr == 1
+        assert one.service.state.leases.of(job).attempt_nr == 1
 
     run(test, place)
 
@@ -152,7 +152,7 @@ def test_a_lost_attempt_that_was_begun_anew_is_shown_where_it_runs_and_the_newer
         assert not (await first.beat(old)).commands  # its report may still win
         assert (await row(one, first)).jobs == (job,)
         assert (await row(one, second)).jobs == (job,)
-        assert one.service.leases.of(job).attempt_nr == new.attempt_nr == 2
+        assert one.service.state.leases.of(job).attempt_nr == new.attempt_nr == 2
         assert await second.report(new) == "accepted"
         assert [one.action for one in (await first.beat(old)).commands] == ["kill"]
         await first.beat()
@@ -180,9 +180,9 @@ def test_what_the_store_knows_as_a_workers_memory_takes_up(place):
         (job,) = await one.submit()
         worker = await one.worker()
         (got,) = await worker.acquire()
-        one.service.leases.drop(job)
+        one.service.state.leases.drop(job)
         assert not (await worker.beat(got)).commands
-        assert one.service.leases.held(worker.id, job, 1)
+        assert one.service.state.leases.held(worker.id, job, 1)
 
     run(test, place)
 
@@ -204,7 +204,7 @@ def test_the_first_lease_after_a_start_is_longer_than_a_pilots_longest_pause(tmp
                 "q",
             )
             assert not (await again.beat(got)).commands
-            assert two.service.offers("q")[0].total == BIG
+            assert two.service.state.offers("q")[0].total == BIG
             await two.forward(2)  # from here on it has its own length
             assert await two.state(job) is S.ACTIVATED
 
@@ -232,7 +232,7 @@ PLANNED = Caller(
 
 async def registers(one, caller, instance="p"):
     ask = m.Register(instance=instance, queue="q", total=BIG, host="n1")
-    return Worker(one.service, await one.service.register(ask, caller), "q")
+    return Worker(one.service, await one.service.workers.register(ask, caller), "q")
 
 
 @pytest.mark.parametrize("caller", [PILOT, PLANNED], ids=["by hand", "of an edge"])
@@ -264,7 +264,7 @@ def test_who_was_lost_and_registers_again_is_alive_for_all_and_gets_nothing_it_m
 def test_who_said_goodbye_does_not_register_again(place):
     async def test(one):
         worker = await registers(one, PILOT)
-        await one.service.bye(m.Bye(ending="done"), worker.caller)
+        await one.service.workers.bye(m.Bye(ending="done"), worker.caller)
         with pytest.raises(Rejected) as refused:
             await registers(one, PILOT)
         assert refused.value.status == 410

@@ -17,23 +17,23 @@ HOUR = 3600.0
 @pytest.mark.parametrize("jump", [HOUR, -HOUR, 400 * 24 * HOUR])
 def test_r5_no_lease_ends_and_no_job_waits_because_the_clock_jumped(tmp_path, jump):
     async def test(one) -> None:
-        begun = one.service.now()
+        begun = one.service.state.now()
         kept, waiting = await one.submit(job("a")), await one.submit(job("b"))
         worker = await one.worker()
         (running,) = await worker.acquire()
         await worker.beat(running)
-        one.service.now = lambda: begun + jump
+        one.service.state.now = lambda: begun + jump
         await one.forward(1.0)
         assert await one.state(kept[0]) == JobState.RUNNING
         assert (await worker.beat(running)).commands == ()
         (second,) = await worker.acquire()
         assert second.job_id == waiting[0]
         assert await worker.report(running) == "accepted"
-        one.service.now = lambda: begun  # and back again
+        one.service.state.now = lambda: begun  # and back again
         await one.forward(1.0)
         assert await worker.report(second) == "accepted"
         assert await worker.report(second) == "accepted"  # said again: the same answer
-        shown = await one.service.show(None, ALICE, job_id=kept[0])
+        shown = await one.service.users.show(None, ALICE, job_id=kept[0])
         assert len(shown.attempts) == 1
         seqs = [event.seq for event in await one.told()]
         assert seqs == sorted(seqs)
@@ -43,12 +43,12 @@ def test_r5_no_lease_ends_and_no_job_waits_because_the_clock_jumped(tmp_path, ju
 
 def test_r5_a_worker_that_falls_silent_is_missed_although_the_clock_stands_still(tmp_path):
     async def test(one) -> None:
-        frozen = one.service.now()
-        one.service.now = lambda: frozen
+        frozen = one.service.state.now()
+        one.service.state.now = lambda: frozen
         ids = await one.submit()
         worker = await one.worker()
         await worker.beat(*await worker.acquire())
-        await one.forward(one.service.lease_s + 1)
+        await one.forward(one.service.state.lease_s + 1)
         assert await one.state(ids[0]) == JobState.ACTIVATED
 
     run(test, tmp_path)
@@ -57,10 +57,10 @@ def test_r5_a_worker_that_falls_silent_is_missed_although_the_clock_stands_still
 def test_r5_who_waits_for_a_job_waits_as_long_as_asked_whatever_the_clock_says(tmp_path):
     async def test(one) -> None:
         worker = await one.worker()
-        begun = one.service.now()
+        begun = one.service.state.now()
         waiting = asyncio.create_task(worker.acquire(wait_s=20))
         await until(lambda: one.service.hub.waiting("q"))
-        one.service.now = lambda: begun + HOUR
+        one.service.state.now = lambda: begun + HOUR
         assert not waiting.done()
         await one.submit()
         assert len(await waiting) == 1

@@ -22,12 +22,12 @@ class Site:
 
     async def hello(self, *, online=True):
         ask = m.Hello(site=self.name, instance=self.name, slots=self.slots, online=online)
-        self.epoch = (await self.bench.service.hello(ask, self.caller)).epoch
+        self.epoch = (await self.bench.service.edges.hello(ask, self.caller)).epoch
 
     async def demand(self, room=None):
         """Jobs by cores, and how many sites share them."""
         ask = m.DemandRequest(site=self.name, epoch=self.epoch, room=room)
-        answer = await self.bench.service.demand(ask, self.caller)
+        answer = await self.bench.service.edges.demand(ask, self.caller)
         return {one.shape.cores: (one.jobs, one.sites) for one in answer.shapes}
 
 
@@ -70,7 +70,7 @@ def test_others_get_their_turn_while_many_tokens_are_made(tmp_path):
 
     async def test(b):
         hello = m.Hello(site="here", instance="e", slots=())
-        epoch = (await b.service.hello(hello, EDGE)).epoch
+        epoch = (await b.service.edges.hello(hello, EDGE)).epoch
         made = 0
 
         def mint(*_, **__) -> str:
@@ -80,7 +80,7 @@ def test_others_get_their_turn_while_many_tokens_are_made(tmp_path):
 
         b.service.mint = mint
         ask = m.NewIntent(site="here", epoch=epoch, intent="i", queue="q", count=1000, deadline=9e9)
-        asked, most, before = asyncio.ensure_future(b.service.intent(ask, EDGE)), 0, 0
+        asked, most, before = asyncio.ensure_future(b.service.edges.intent(ask, EDGE)), 0, 0
         while not asked.done():
             await asyncio.sleep(0)
             most, before = max(most, made - before), made

@@ -23,7 +23,7 @@ S = JobState
 
 async def overview(b, caller=BOSS):
     b.service._supply = None  # as it is now, not as of a moment ago
-    return await b.service.overview(NoQuery(), caller)
+    return await b.service.figures.overview(NoQuery(), caller)
 
 
 async def failed(b, diagnoses, caller=ALICE, code=1305):
@@ -59,7 +59,7 @@ def test_every_kind_of_failure_is_counted_and_leads_to_exactly_its_jobs(place):
         assert seen.failure_kinds == 7
         listed = []
         for row in seen.failures:
-            page = await b.service.jobs(JobsQuery(kind=row.kind, limit=1000), BOSS)
+            page = await b.service.users.jobs(JobsQuery(kind=row.kind, limit=1000), BOSS)
             assert len(page.jobs) == row.jobs
             listed += [one.job_id for one in page.jobs]
         assert sorted(listed) == sorted(ids)
@@ -72,8 +72,10 @@ def test_failures_of_one_kind_are_paged(place):
     async def test(b):
         ids = await failed(b, ["the same"] * 30)
         (row,) = (await overview(b)).failures
-        first = await b.service.jobs(JobsQuery(kind=row.kind, limit=20), BOSS)
-        rest = await b.service.jobs(JobsQuery(kind=row.kind, limit=20, before=first.next), BOSS)
+        first = await b.service.users.jobs(JobsQuery(kind=row.kind, limit=20), BOSS)
+        rest = await b.service.users.jobs(
+            JobsQuery(kind=row.kind, limit=20, before=first.next), BOSS
+        )
         found = [one.job_id for one in (*first.jobs, *rest.jobs)]
         assert found == sorted(ids, reverse=True)
 
@@ -87,12 +89,12 @@ def test_kinds_are_summed_over_users_for_an_administrator_and_a_users_own_for_a_
         theirs = await failed(b, ["it broke at 3"], BOB)
         (all_,) = (await overview(b)).failures
         assert all_.jobs == 3
-        page = await b.service.jobs(JobsQuery(kind=all_.kind), BOSS)
+        page = await b.service.users.jobs(JobsQuery(kind=all_.kind), BOSS)
         assert {one.job_id for one in page.jobs} == {*mine, *theirs}
         (own,) = (await overview(b, ALICE)).failures
         assert own.jobs == 2
         (other,) = (await overview(b, BOB)).failures
-        assert not (await b.service.jobs(JobsQuery(kind=other.kind), ALICE)).jobs
+        assert not (await b.service.users.jobs(JobsQuery(kind=other.kind), ALICE)).jobs
 
     run(test, place)
 
@@ -126,13 +128,15 @@ def test_a_user_counts_own_jobs_only(place):
         worker = await b.worker()
         (one, *_) = await worker.acquire()
         await worker.report(one)
-        await b.service.cancel(m.Cancel(job_ids=(2,)), ALICE)
+        await b.service.users.cancel(m.Cancel(job_ids=(2,)), ALICE)
         mine, theirs = await overview(b, ALICE), await overview(b, BOB)
         assert mine.states == {S.FINISHED: 1, S.CANCELLED: 1}
         assert theirs.states == {S.ACTIVATED: 5}
         assert (mine.finished_per_min, theirs.finished_per_min) == (1, 0)
         assert (await overview(b)).states == {S.FINISHED: 1, S.CANCELLED: 1, S.ACTIVATED: 5}
-        rows = {row.name: row.states for row in (await b.service.queues(NoQuery(), BOB)).queues}
+        rows = {
+            row.name: row.states for row in (await b.service.figures.queues(NoQuery(), BOB)).queues
+        }
         assert rows["q"] == {S.ACTIVATED: 5}
         assert "other" not in rows
 
@@ -166,7 +170,7 @@ def test_a_cut_list_of_workers_says_how_many_there_are_and_sums_are_of_all(place
         await b.submit(job("busy", cores=3))
         worker = await b.worker(total=Room(cores=4, memory_mb=8000, disk_mb=8000))
         await worker.acquire(room=Room(cores=4, memory_mb=8000, disk_mb=8000))
-        rows = await b.service.workers(WorkersQuery(limit=10), BOSS)
+        rows = await b.service.figures.workers(WorkersQuery(limit=10), BOSS)
         assert (len(rows.workers), rows.total) == (10, 31)
         sums = (await overview(b)).pilots
         assert (sums.alive, sums.cores, sums.used) == (31, 124, 3)
@@ -178,7 +182,7 @@ def test_a_cut_list_of_workers_says_how_many_there_are_and_sums_are_of_all(place
 def test_moved_jobs_leave_no_count_behind(place):
     async def test(b):
         await failed(b, ["it broke"] * 3)
-        b.service.now = lambda: 2e9
+        b.service.state.now = lambda: 2e9
         moved = asyncio.get_running_loop().time() + 20
         from dispatcher.rules import retention
 
@@ -200,7 +204,7 @@ SLOT = m.SlotShape(name="s", queue="q", room=Room(cores=4, memory_mb=8000, disk_
 
 async def hello(b, **fields):
     ask = m.Hello(**{"site": "here", "instance": "e1", "slots": (SLOT,), **fields})
-    return await b.service.hello(ask, EDGE)
+    return await b.service.edges.hello(ask, EDGE)
 
 
 @pytest.mark.field("H7")
@@ -213,9 +217,9 @@ def test_a_silent_edge_is_the_first_problem_and_in_its_queue(place):
         first, *rest = (await overview(b)).troubles
         assert (first.kind, first.site, first.queues) == ("edge-silent", "here", ("q",))
         assert rest == []  # it has just been submitted
-        b.service.now = lambda: time.time() + 60.0
+        b.service.state.now = lambda: time.time() + 60.0
         assert [one.kind for one in (await overview(b)).troubles] == ["edge-silent", "unserved"]
-        (row,) = (await b.service.queues(NoQuery(), ALICE)).queues
+        (row,) = (await b.service.figures.queues(NoQuery(), ALICE)).queues
         assert row.troubles == (first.sentence,)
 
     run(test, place)
@@ -229,7 +233,7 @@ def test_a_paused_site_is_a_problem(place, how):
         if how == "word":
             word = m.SiteDecision(at=1.0, sentence="pause exists: by ann", binding="paused")
             ask = m.DemandRequest(site="here", epoch=welcome.epoch, word=word)
-            await b.service.demand(ask, EDGE)
+            await b.service.edges.demand(ask, EDGE)
         (only,) = (await overview(b)).troubles
         assert (only.kind, only.site) == ("site-paused", "here")
 
@@ -241,7 +245,9 @@ def test_a_site_that_is_held_is_a_problem_while_jobs_wait_for_it(place):
     async def test(b):
         welcome = await hello(b)
         word = m.SiteDecision(at=1.0, sentence="the history is refused", binding="history")
-        await b.service.demand(m.DemandRequest(site="here", epoch=welcome.epoch, word=word), EDGE)
+        await b.service.edges.demand(
+            m.DemandRequest(site="here", epoch=welcome.epoch, word=word), EDGE
+        )
         assert (await overview(b)).troubles == ()
         await b.submit()
         assert "site-held" in [one.kind for one in (await overview(b)).troubles]
@@ -258,7 +264,7 @@ def test_a_lost_pilot_is_a_problem_until_it_comes_back(place):
         assert (lost.kind, lost.queues) == ("pilots-lost", ("q",))
         assert "node7" in lost.sentence
         ask = m.Register(instance="i", queue="q", total=Room(cores=1))
-        await b.service.register(ask, Caller(subject="p", scopes=frozenset({Scope.PILOT})))
+        await b.service.workers.register(ask, Caller(subject="p", scopes=frozenset({Scope.PILOT})))
         assert [one.kind for one in (await overview(b)).troubles] == ["pilots-lost"]
         row = await b.service.store.read(lambda tx: tx.one("worker.row", worker_id=worker.id))
         assert row[5] == "lost"
@@ -290,18 +296,18 @@ def test_the_last_point_of_a_curve_is_what_the_attempt_says(place, sampled):
         if sampled:
             usage = m.Usage(cpu_s=0.1, wall_s=0.5, rss_kb=2000)
             at = {"job_id": one, "attempt_nr": 1, "state": S.RUNNING, "since": 0.0}
-            await b.service.beat(
+            await b.service.workers.beat(
                 m.Beat(jobs=(m.Update(**at, usage=usage),), room=Room(cores=1)), worker.caller
             )
         final = m.Usage(cpu_s=0.8, wall_s=1.0, max_rss_kb=100_000)
         await worker.report(got, usage=final)
-        samples = (await b.service.samples(SamplesQuery(), ALICE, job_id=one)).samples
+        samples = (await b.service.users.samples(SamplesQuery(), ALICE, job_id=one)).samples
         assert len(samples) == 1 + sampled
-        detail = await b.service.show(None, ALICE, job_id=one)
+        detail = await b.service.users.show(None, ALICE, job_id=one)
         assert samples[-1].usage == detail.attempts[-1].usage == final
         assert sorted(sample.at for sample in samples) == [sample.at for sample in samples]
         if sampled:
             new = SamplesQuery(after=samples[0].at)
-            assert (await b.service.samples(new, ALICE, job_id=one)).samples == samples[1:]
+            assert (await b.service.users.samples(new, ALICE, job_id=one)).samples == samples[1:]
 
     run(test, place)

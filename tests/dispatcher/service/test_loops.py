@@ -62,7 +62,7 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
 
             async def happens() -> None:
                 await one.submit()
-                service._unfold.set()
+                service.upkeep._unfold.set()
                 await revocations.revoke(Revoke(token_id="t"), ALICE)
                 traces._more.set()
 

@@ -54,13 +54,13 @@ def test_a_job_is_acquired_here_beaten_there_and_reported_here(database):
         (id_,) = await one.submit()
         worker = await one.worker()
         (got,) = await at(two, worker).acquire()
-        await until(lambda: one.service.leases.of(id_))
+        await until(lambda: one.service.state.leases.of(id_))
         assert not (await worker.beat(got)).commands
-        await until(lambda: two.service.leases.of(id_).state is S.RUNNING)
+        await until(lambda: two.service.state.leases.of(id_).state is S.RUNNING)
         assert await at(two, worker).report(got) == "accepted"
         assert await worker.report(got) == "accepted"  # again, for the answer was lost
         assert await one.state(id_) is S.FINISHED
-        await until(lambda: not one.service.leases.of(id_))
+        await until(lambda: not one.service.state.leases.of(id_))
 
     run_two(test, database)
 
@@ -79,12 +79,12 @@ def test_a_waiting_worker_is_woken_by_a_submission_to_another_dispatcher(databas
 
 def test_a_row_that_was_read_before_a_fail_over_does_not_undo_it(database):
     async def test(one, two):
-        await one.service.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+        await one.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
         before = await one.service.store.read(lambda tx: find_site(tx, "here"))
         await one.forward(121)
-        new = await one.service.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        one.service.know_site(before)
-        assert one.service.sites["here"].epoch == new.epoch == 2
+        new = await one.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+        one.service.state.know_site(before)
+        assert one.service.state.sites["here"].epoch == new.epoch == 2
 
     run_two(test, database)
 
@@ -104,7 +104,7 @@ def test_no_job_is_leased_twice_and_none_is_left_when_both_hand_out(database):
 
         await asyncio.gather(*(drain(worker) for worker in workers))
         assert sorted(got) == sorted(ids)
-        states = (await two.service.overview(None, ALICE)).states
+        states = (await two.service.figures.overview(None, ALICE)).states
         assert {state: n for state, n in states.items() if n} == {S.FINISHED: 300}
 
     run_two(test, database)
@@ -115,8 +115,10 @@ def test_a_worker_that_another_dispatcher_hears_keeps_its_lease(database):
         await one.submit()
         worker = await two.worker()
         (got,) = await worker.acquire()
-        await until(lambda: one.service.leases.of(got.job_id) and worker.id in one.service.heard)
-        assert one.service.leads
+        await until(
+            lambda: one.service.state.leases.of(got.job_id) and worker.id in one.service.state.live
+        )
+        assert one.service.peers.leads
         for _ in range(3):
             await worker.beat(got)
             await forward(16, two, one)  # of a lease of 30 s; the rest is for a slow machine
@@ -132,7 +134,9 @@ def test_an_attempt_that_no_pilot_knows_of_is_lost_though_its_worker_speaks(data
         await one.submit(job("a"), job("b"))
         worker = await two.worker()
         known, lost = await worker.acquire(2)
-        await until(lambda: one.service.leases.of(lost.job_id) and worker.id in one.service.heard)
+        await until(
+            lambda: one.service.state.leases.of(lost.job_id) and worker.id in one.service.state.live
+        )
         for _ in range(4):
             await worker.beat(known)
             await forward(20, two, one)
@@ -147,13 +151,13 @@ def test_the_next_leads_when_the_first_is_gone_and_gives_every_lease_its_full_le
         await one.submit()
         worker = await one.worker()
         (got,) = await worker.acquire()
-        await until(lambda: two.service.leases.of(got.job_id))
-        assert one.service.leads
-        assert not two.service.leads
+        await until(lambda: two.service.state.leases.of(got.job_id))
+        assert one.service.peers.leads
+        assert not two.service.peers.leads
         for task in one.service.loops._tasks:  # as if it had been killed
             task.cancel()
         await two.forward(29)
-        await until(lambda: two.service.leads, 10)
+        await until(lambda: two.service.peers.leads, 10)
         await two.forward(25)
         assert await two.state(got.job_id) is S.SENT
         await two.forward(10)
@@ -168,39 +172,44 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
         worker = await two.worker()
         jobs = await worker.acquire(2)
         await worker.beat(*jobs)
-        await until(lambda: one.service.leases.of(soft) and one.service.leases.of(hard))
-        await one.service.cancel(m.Cancel(job_ids=(soft,), soft=True), ALICE)
-        await one.service.cancel(m.Cancel(job_ids=(hard,)), ALICE)
+        await until(lambda: one.service.state.leases.of(soft) and one.service.state.leases.of(hard))
+        await one.service.users.cancel(m.Cancel(job_ids=(soft,), soft=True), ALICE)
+        await one.service.users.cancel(m.Cancel(job_ids=(hard,)), ALICE)
         await until(
-            lambda: two.service.leases.of(soft).soft_kill and not two.service.leases.of(hard)
+            lambda: (
+                two.service.state.leases.of(soft).soft_kill
+                and not two.service.state.leases.of(hard)
+            )
         )
         actions = {(c.job_id, c.action) for c in (await worker.beat(*jobs)).commands}
         assert actions == {(hard, m.Action.KILL), (soft, m.Action.SOFT_KILL)}
 
         tail = asyncio.create_task(
-            one.service.tail(TailQuery(file="log", wait_s=5.0), ALICE, job_id=soft)
+            one.service.users.tail(TailQuery(file="log", wait_s=5.0), ALICE, job_id=soft)
         )
-        look = asyncio.create_task(one.service.log(LogQuery(wait_s=5.0), ALICE, job_id=soft))
-        await until(lambda: two.service.leases.of(soft).tail_wanted == "log")
-        await until(lambda: two.service.leases.of(soft).log_wanted)
+        look = asyncio.create_task(one.service.users.log(LogQuery(wait_s=5.0), ALICE, job_id=soft))
+        await until(lambda: two.service.state.leases.of(soft).tail_wanted == "log")
+        await until(lambda: two.service.state.leases.of(soft).log_wanted)
         (held,) = (one for one in jobs if one.job_id == soft)
         update = m.Update(
             job_id=soft, attempt_nr=1, state=S.RUNNING, since=0.0, tail="the end",
             usage=m.Usage(cpu_s=2.0, wall_s=3.0, rss_kb=4),
         )  # fmt: skip
-        await two.service.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+        await two.service.workers.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
         assert (await tail).text == "the end"
         piece = m.LogPiece(
             job_id=soft, attempt_nr=held.attempt_nr, stream="stdout", offset=0, text="hi"
         )
-        await two.service.log_pieces(m.LogPieces(pieces=(piece,)), worker.caller)
+        await two.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), worker.caller)
         assert (await look).text == "hi"
 
         curve = ()
         async with asyncio.timeout(3):
             while not curve:
-                await one.service.show(NoQuery(), ALICE, job_id=soft)
-                curve = (await one.service.samples(SamplesQuery(), ALICE, job_id=soft)).samples
+                await one.service.users.show(NoQuery(), ALICE, job_id=soft)
+                curve = (
+                    await one.service.users.samples(SamplesQuery(), ALICE, job_id=soft)
+                ).samples
         assert curve[0].usage.cpu_s == 2.0
 
     run_two(test, database)
@@ -213,19 +222,19 @@ def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
         return m.Hello(site="here", instance=instance, slots=slots, online=True)
 
     async def test(one, two):
-        first = await one.service.hello(hello("e1"), EDGE)
+        first = await one.service.edges.hello(hello("e1"), EDGE)
         with pytest.raises(Rejected, match="another edge"):
-            await two.service.hello(hello("e2"), EDGE)
-        assert (await two.service.hello(hello("e1"), EDGE)).epoch == first.epoch
-        await two.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
+            await two.service.edges.hello(hello("e2"), EDGE)
+        assert (await two.service.edges.hello(hello("e1"), EDGE)).epoch == first.epoch
+        await two.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
         await forward(121, one, two)
-        second = await two.service.hello(hello("e2"), EDGE)
+        second = await two.service.edges.hello(hello("e2"), EDGE)
         assert second.epoch == first.epoch + 1
-        await until(lambda: one.service.sites["here"].epoch == second.epoch)
+        await until(lambda: one.service.state.sites["here"].epoch == second.epoch)
         with pytest.raises(Rejected, match="is over"):
-            await one.service.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
+            await one.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
         with pytest.raises(Rejected, match="another edge"):
-            await one.service.hello(hello("e1"), EDGE)
+            await one.service.edges.hello(hello("e1"), EDGE)
 
     run_two(test, database)
 
@@ -243,7 +252,7 @@ def test_a_submission_sent_to_both_is_one(database):
     async def test(one, two):
         first, second = await asyncio.gather(sent(one), sent(two))
         assert first == second
-        assert (await one.service.overview(None, ALICE)).states[S.ACTIVATED] == 2500
+        assert (await one.service.figures.overview(None, ALICE)).states[S.ACTIVATED] == 2500
         more, others = await asyncio.gather(one.submit(*many[:5]), two.submit(*many[:5]))
         assert not set(more) & set(others)
 
@@ -255,14 +264,14 @@ def test_what_a_process_that_is_gone_did_not_finish_to_store_is_forgotten(databa
 
     async def test(one, two):
         def half(tx):
-            submission.begin(tx, request("half"), 5, process=one.service.process, now=1.0)
+            submission.begin(tx, request("half"), 5, process=one.service.peers.name, now=1.0)
 
         await one.service.store.write(half)
         with pytest.raises(Unavailable):
             await two.submit(request="half")
         for task in one.service.loops._tasks:
             task.cancel()
-        await until(lambda: two.service.leads, 10)
+        await until(lambda: two.service.peers.leads, 10)
         async with asyncio.timeout(5):
             while True:
                 try:
@@ -288,17 +297,19 @@ def test_a_node_that_fails_jobs_of_both_dispatchers_is_excluded_at_both_and_afte
             (got,) = await at(side, hole).acquire()
             await at(side, hole).report(got, finished=False, transient=True, code=1344)
             if nr < 2:  # what one has heard, the other hears
-                other = (two, one)[nr % 2].service.hosts
+                other = (two, one)[nr % 2].service.state.hosts
                 await until(
                     lambda other=other, nr=nr: len(other._last.get(("s", "hole"), ())) == nr + 1
                 )
         for side in (one, two):
-            hosts, now = side.service.hosts, side.service.now()
+            hosts, now = side.service.state.hosts, side.service.state.now()
             await until(lambda hosts=hosts, now=now: hosts.excluded(("s", "hole"), now))
             ask = m.Acquire(request_id="more", room=BIG)
-            assert not (await side.service.acquire(ask, hole.caller)).jobs
+            assert not (await side.service.workers.acquire(ask, hole.caller)).jobs
         async with bench(database) as third:
-            assert "do better elsewhere" in third.service.hosts.of_site("s", now)["hole"].reason
+            assert (
+                "do better elsewhere" in third.service.state.hosts.of_site("s", now)["hole"].reason
+            )
 
     run_two(test, database)
 
@@ -307,14 +318,14 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
     rates = Rates(per_s=10.0, held=8)
 
     async def test(one, two):
-        sides = [one.service, two.service]
+        sides = [one.service.state, two.service.state]
         for side in sides:
             side.limiter = Limiter(rates, clock=lambda: 100.0)  # nothing is earned meanwhile
         for _ in range(50):
             sides[0].limiter.ask("alice")
         sides[0].limiter.ask("bob")  # too little to be told
         with sides[0].limiter.holding("alice"), sides[0].limiter.holding("alice"):
-            await sides[0].others.tell_rates()
+            await one.forward(1)
             await until(lambda: sides[1].limiter._account("alice").left == 50.0)
             assert sides[1].limiter._account("bob").left == 100.0
             with contextlib.ExitStack() as stack:
@@ -322,7 +333,7 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
                     stack.enter_context(sides[1].limiter.holding("alice"))
                 with pytest.raises(TooMuch):
                     stack.enter_context(sides[1].limiter.holding("alice"))
-        await sides[0].others.tell_rates()
+        await one.forward(1)
         await until(lambda: not sides[1].limiter._held_elsewhere("alice"))
         assert sides[0].limiter._account("alice").left == 50.0  # its own word does not count twice
 
@@ -331,9 +342,9 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
 
 def test_h7_what_is_told_of_rates_fits_a_notice_whatever_users_are_called(database):
     async def test(one, two):
-        one.service.limiter = Limiter(Rates(per_s=1.0, held=10), clock=lambda: 0.0)
+        one.service.state.limiter = Limiter(Rates(per_s=1.0, held=10), clock=lambda: 0.0)
         for nr in range(40):
-            one.service.limiter.ask(f"iam:{nr}" + '"\\é\n' * 70)
-        await one.service.others.tell_rates()
+            one.service.state.limiter.ask(f"iam:{nr}" + '"\\é\n' * 70)
+        await one.forward(1)
 
     run_two(test, database)

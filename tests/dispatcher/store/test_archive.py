@@ -48,7 +48,7 @@ def test_r12_a_back_up_taken_under_load_is_whole_and_runs_on_as_if_nothing_later
             assert rows[running.job_id].state == JobState.SENT
             assert rows[done.job_id].state == JobState.FINISHED
             assert rows[taken.job_id].state == JobState.ACTIVATED
-            counted = (await two.service.overview(None, ALICE)).states
+            counted = (await two.service.figures.overview(None, ALICE)).states
             assert sum(counted.values()) == len(rows)
             # who ran before the back-up goes on, who began after it is not believed
             old.service = two.service

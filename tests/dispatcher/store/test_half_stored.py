@@ -61,10 +61,10 @@ def test_a_job_that_is_being_stored_is_not_cancelled(place, monkeypatch):
 
         async def meanwhile():
             with pytest.raises(Rejected, match=f"job {before + 1} is still being submitted"):
-                await b.service.cancel(ask, ALICE)
+                await b.service.users.cancel(ask, ALICE)
 
         ids = await half_stored(b, monkeypatch, *CHILDREN, meanwhile=meanwhile)
-        assert set((await b.service.cancel(ask, ALICE)).cancelled) == {before, ids[0]}
+        assert set((await b.service.users.cancel(ask, ALICE)).cancelled) == {before, ids[0]}
         await settled(b, ids[1:], JobState.FAILED)
 
     run(test, place)
@@ -124,14 +124,14 @@ def test_a_parent_that_fails_meanwhile_fails_all_below_or_nothing_at_all(place, 
         if good:
             ids = await b.submit(*jobs)
             await settled(b, ids, JobState.FAILED)
-            assert (await b.service.show(None, ALICE, job_id=ids[0])).row.diagnosis.startswith(
-                f"depends on job {parent} (p), which is failed"
-            )
+            assert (
+                await b.service.users.show(None, ALICE, job_id=ids[0])
+            ).row.diagnosis.startswith(f"depends on job {parent} (p), which is failed")
         else:
             with pytest.raises(Rejected, match="there is no job 999"):
                 await b.submit(*jobs)
         states = Counter(row.state for row in (await b.listed()).jobs)
-        overview = await b.service.overview(None, ALICE)
+        overview = await b.service.figures.overview(None, ALICE)
         assert {one: n for one, n in overview.states.items() if n} == states
 
     run(test, place)

@@ -34,7 +34,7 @@ def fails_after_writing(tx):
 
 
 def handed_out(service) -> dict[str, int]:
-    return {group: n for (_, group), n in service.turns.taken.items() if n}
+    return {group: n for (_, group), n in service.state.turns.taken.items() if n}
 
 
 @pytest.mark.parametrize("ahead", [NOTHING, BRIEF], ids=["any length", "brief"])

@@ -153,13 +153,13 @@ class World:
         self.b, self.service = b, b.service
         self.epoch = await self.hello("here", EDGE)
         ask = m.NewIntent(site="here", epoch=self.epoch, intent="i1", **INTENT)
-        await b.service.intent(ask, EDGE)
+        await b.service.edges.intent(ask, EDGE)
         boot = Caller(
             subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", site="here", queue="q",
             epoch=self.epoch,
         )  # fmt: skip
         ask = m.Register(instance="p1", queue="q", total=BIG)
-        self.worker = Worker(b.service, await b.service.register(ask, boot), "q")
+        self.worker = Worker(b.service, await b.service.workers.register(ask, boot), "q")
         (self.job,) = await b.submit(job("mine"))
         (self.got,) = await self.worker.acquire()
         await self.worker.beat(self.got)
@@ -172,7 +172,7 @@ class World:
     async def hello(self, site: str, edge: Caller) -> int:
         slot = m.SlotShape(name="s", queue="q", room=BIG)
         ask = m.Hello(site=site, instance=f"edge-of-{site}", slots=(slot,))
-        return (await self.service.hello(ask, edge)).epoch
+        return (await self.service.edges.hello(ask, edge)).epoch
 
     async def state(self) -> object:
         """All that others must not move."""
@@ -189,55 +189,55 @@ class World:
             }
             return {name: tx.connection.execute(text).fetchall() for name, text in tables.items()}
 
-        lease = self.service.leases.of(self.job)
+        lease = self.service.state.leases.of(self.job)
         stored = await self.service.store.read(rows)
         return stored, lease and (lease.worker_id, lease.soft_kill, lease.tail_wanted, lease.until)
 
     # --- what others try, a method a route ---
 
     async def show(self):
-        await self.service.show(api.NoQuery(), BOB, job_id=self.job)
+        await self.service.users.show(api.NoQuery(), BOB, job_id=self.job)
 
     async def why(self):
-        await self.service.why(api.NoQuery(), BOB, job_id=self.job)
+        await self.service.users.why(api.NoQuery(), BOB, job_id=self.job)
 
     async def log(self):
-        await self.service.log(api.LogQuery(), BOB, job_id=self.job)
+        await self.service.users.log(api.LogQuery(), BOB, job_id=self.job)
 
     async def samples(self):
-        await self.service.samples(api.SamplesQuery(), BOB, job_id=self.job)
+        await self.service.users.samples(api.SamplesQuery(), BOB, job_id=self.job)
 
     async def tail(self):
-        await self.service.tail(api.TailQuery(file="stdout", wait_s=0), BOB, job_id=self.job)
+        await self.service.users.tail(api.TailQuery(file="stdout", wait_s=0), BOB, job_id=self.job)
 
     async def wait(self):
-        await self.service.wait(m.WaitJobs(job_ids=(self.job,), timeout_s=0), BOB)
+        await self.service.users.wait(m.WaitJobs(job_ids=(self.job,), timeout_s=0), BOB)
 
     async def cancel(self):
-        await self.service.cancel(m.Cancel(job_ids=(self.job,)), BOB)
+        await self.service.users.cancel(m.Cancel(job_ids=(self.job,)), BOB)
 
     async def retry(self):
-        await self.service.retry(m.Retry(job_ids=(self.job,)), BOB)
+        await self.service.intake.retry(m.Retry(job_ids=(self.job,)), BOB)
 
     async def submit(self):
         await self.b.submit(job("child", depends_on=(self.parent,)), caller=BOB)
 
     async def events(self):
-        await self.service.events(api.EventsQuery(job_id=self.job), BOB)
+        await self.service.users.events(api.EventsQuery(job_id=self.job), BOB)
 
     async def stream(self):
         await anext(Live(self.service).stream(api.StreamQuery(topics=f"job:{self.job}"), BOB))
 
     async def jobs(self):
-        page = await self.service.jobs(api.JobsQuery(user="alice"), BOB)
+        page = await self.service.users.jobs(api.JobsQuery(user="alice"), BOB)
         assert not page.jobs
 
     async def workers(self):
-        rows = (await self.service.workers(api.WorkersQuery(), BOB)).workers
+        rows = (await self.service.figures.workers(api.WorkersQuery(), BOB)).workers
         assert {row.intent for row in rows} == {""}
         feed = Live(self.service).stream(api.StreamQuery(topics="workers"), ADMIN)
         assert b"i1" not in await anext(feed)
-        rows = (await self.service.workers(api.WorkersQuery(), ADMIN)).workers
+        rows = (await self.service.figures.workers(api.WorkersQuery(), ADMIN)).workers
         assert "i1" in {row.intent for row in rows}
 
     async def register(self):
@@ -245,11 +245,11 @@ class World:
         ask = m.Register(instance="p9", queue="q", total=BIG)
         boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", site="there")
         with pytest.raises(Rejected):
-            await self.service.register(ask, boot)
-        theirs = await self.service.register(ask, PILOT)
+            await self.service.workers.register(ask, boot)
+        theirs = await self.service.workers.register(ask, PILOT)
         other = Caller(subject="mallory", scopes=frozenset({Scope.PILOT}))
-        assert (await self.service.register(ask, PILOT)).worker_id == theirs.worker_id
-        assert (await self.service.register(ask, other)).worker_id != theirs.worker_id
+        assert (await self.service.workers.register(ask, PILOT)).worker_id == theirs.worker_id
+        assert (await self.service.workers.register(ask, other)).worker_id != theirs.worker_id
 
     async def acquire(self):
         assert not await self.stranger.acquire()
@@ -262,11 +262,11 @@ class World:
         assert await self.stranger.report(self.got, key="guessed") == "badkey"
 
     async def release(self):
-        await self.service.release(m.Release(jobs=(self.held,)), self.stranger.caller)
+        await self.service.workers.release(m.Release(jobs=(self.held,)), self.stranger.caller)
 
     async def log_pieces(self):
         piece = m.LogPiece(job_id=self.job, attempt_nr=1, stream="stdout", offset=0, text="x")
-        await self.service.log_pieces(m.LogPieces(pieces=(piece,)), self.stranger.caller)
+        await self.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), self.stranger.caller)
 
     async def relay_tell(self):
         bye = m.RelayedBye(worker_id=self.worker.id, bye=m.Bye(ending=Ending.DONE))
@@ -275,13 +275,13 @@ class World:
         ask = m.RelayBeat(
             site="there", beats=(beat,), releases=(back,), byes=(bye,), lost=(self.held,)
         )
-        told = await self.service.relay_tell(ask, THEIR_RELAY)
+        told = await self.service.relays.relay_tell(ask, THEIR_RELAY)
         assert [one.told for one in told.workers] == [None]
 
     async def relay_acquire(self):
         ask = m.Acquire(request_id="r", room=BIG)
         one = m.RelayedAcquire(worker_id=self.worker.id, ask=ask)
-        answer = await self.service.relay_acquire(
+        answer = await self.service.relays.relay_acquire(
             m.RelayAcquire(site="there", asks=(one,)), THEIR_RELAY
         )
         assert [one.got for one in answer.workers] == [None]
@@ -293,29 +293,29 @@ class World:
         await self.hello("here", THEIR_EDGE)
 
     async def demand(self):
-        await self.service.demand(m.DemandRequest(site="here", epoch=self.epoch), THEIR_EDGE)
+        await self.service.edges.demand(m.DemandRequest(site="here", epoch=self.epoch), THEIR_EDGE)
 
     async def intent(self):
         ask = m.NewIntent(site="there", epoch=self.their_epoch, intent="i1", outage_s=9, **INTENT)
-        await self.service.intent(ask, THEIR_EDGE)
+        await self.service.edges.intent(ask, THEIR_EDGE)
 
     async def workers_news(self):
         news = m.WorkerObservation(
             intent="i1", index=0, phase=Phase.ENDED, ending=Ending.CANCELLED, batch_id="b9"
         )
         ask = m.WorkerObservations(site="there", epoch=self.their_epoch, workers=(news,))
-        await self.service.workers_news(ask, THEIR_EDGE)
+        await self.service.edges.workers_news(ask, THEIR_EDGE)
 
     async def edge_trace(self):
         ask = m.TraceRequest(site="there", job_id=self.job, worker_ids=(self.worker.id,))
-        assert not (await self.service.edge_trace(ask, THEIR_EDGE)).attempts
+        assert not (await self.service.edges.edge_trace(ask, THEIR_EDGE)).attempts
 
     async def drain(self):
         ask = m.DrainWorkers(site="there", epoch=self.their_epoch, worker_ids=(self.worker.id,))
         before = len(await self.b.told())
-        await self.service.drain(ask, THEIR_EDGE)
+        await self.service.edges.drain(ask, THEIR_EDGE)
         assert len(await self.b.told()) == before  # other dispatchers follow the events
-        assert not self.service.heard[self.worker.id].draining
+        assert not self.service.state.live[self.worker.id].draining
 
 
 NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
@@ -349,7 +349,7 @@ def test_an_edge_takes_no_name_of_a_harvesters(tmp_path):
             world = await World().make(b)
             ask = m.NewIntent(site="here", epoch=world.epoch, intent="harvester:h1", **INTENT)
             with pytest.raises(Rejected):
-                await b.service.intent(ask, EDGE)
+                await b.service.edges.intent(ask, EDGE)
 
     asyncio.run(main())
 
@@ -364,8 +364,8 @@ def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
             (sent,) = await panda.acquire(
                 b.service, panda.Acquisition(request=JobRequest(site="q", node="n1"))
             )
-            holder = b.service.leases.of(int(sent["PandaID"])).worker_id
+            holder = b.service.state.leases.of(int(sent["PandaID"])).worker_id
             ask = m.Register(instance="panda:q@n1", queue="q", total=Room(cores=1))
-            assert (await b.service.register(ask, PILOT)).worker_id != holder
+            assert (await b.service.workers.register(ask, PILOT)).worker_id != holder
 
     asyncio.run(main())

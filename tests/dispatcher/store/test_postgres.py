@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher.ports import Bulletin, Unavailable
+from dispatcher.ports import Unavailable
 from dispatcher.store import open_store
 from tests.turns import until
 
@@ -61,9 +61,9 @@ def test_what_is_spread_reaches_every_process(database):
             store.hear(heard.append)
             await store.write(lambda tx: None)  # it knows its event loop from here on
         await asyncio.sleep(0.1)
-        await one.spread(Bulletin(kind="look", job_ids=(3,)))
+        await one.spread("a notice")
         await until(lambda: len(heard) == 2)
-        assert heard == [Bulletin(kind="look", job_ids=(3,))] * 2
+        assert heard == ["a notice"] * 2
 
     with_stores(test, database, database)
 

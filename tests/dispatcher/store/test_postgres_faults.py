@@ -48,18 +48,18 @@ def test_while_a_table_is_renamed_nobody_leads_and_afterwards_leases_expire(data
             (job,) = await one.submit()
             worker = await one.worker()
             await worker.acquire()
-            await until(lambda: one.service.leads or two.service.leads)
+            await until(lambda: one.service.peers.leads or two.service.peers.leads)
             await asyncio.to_thread(admin.execute, "alter table process rename to x")
             await until(lambda: all(service.loops.failures()["time"] for service in both))
-            await until(lambda: not any(service.leads for service in both))
+            await until(lambda: not any(service.peers.leads for service in both))
             await asyncio.to_thread(admin.execute, "alter table x rename to process")
             led: set[int] = set()
 
             def expired() -> bool:
-                leaders = [nr for nr, service in enumerate(both) if service.leads]
+                leaders = [nr for nr, service in enumerate(both) if service.peers.leads]
                 assert len(leaders) < 2
                 led.update(leaders)
-                return bool(leaders) and not one.service.leases.of(job)
+                return bool(leaders) and not one.service.state.leases.of(job)
 
             await until(expired)
             assert led
@@ -71,7 +71,7 @@ def test_while_a_table_is_renamed_nobody_leads_and_afterwards_leases_expire(data
 def test_who_cannot_say_that_it_lives_leads_no_more_before_another_does(database, monkeypatch):
     async def main() -> None:
         async with bench(database) as one, bench(database) as two:
-            await until(lambda: one.service.leads)
+            await until(lambda: one.service.peers.leads)
 
             async def cut_off(*_: object) -> None:
                 raise Unavailable("no route")
@@ -79,8 +79,8 @@ def test_who_cannot_say_that_it_lives_leads_no_more_before_another_does(database
             monkeypatch.setattr(one.service.store, "write", cut_off)
 
             def taken_over() -> bool:
-                assert not (one.service.leads and two.service.leads)
-                return two.service.leads
+                assert not (one.service.peers.leads and two.service.peers.leads)
+                return two.service.peers.leads
 
             await until(taken_over)
             monkeypatch.undo()

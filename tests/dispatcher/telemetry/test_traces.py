@@ -60,14 +60,14 @@ def test_a_job_is_one_trace_from_submission_to_end(tmp_path, collector, monkeypa
         await one.submit(job("traced"))
         worker = await one.worker()
         await worker.acquire()
-        await one.forward(one.service.lease_s + 1)  # it is lost
+        await one.forward(one.service.state.lease_s + 1)  # it is lost
         worker = await one.worker()
         (second,) = await worker.acquire()
         for state in (JobState.STARTING, JobState.RUNNING, JobState.HOLDING):
             await worker.beat(second, state=state)
         await worker.report(second)
         cancelled = await one.submit(job("ended"))
-        await one.service.cancel(m.Cancel(job_ids=tuple(cancelled)), ALICE)
+        await one.service.users.cancel(m.Cancel(job_ids=tuple(cancelled)), ALICE)
         await asyncio.sleep(0.3)  # they are told of after their commits
         await traces.close()
 

@@ -29,7 +29,7 @@ def test_a_job_goes_through_the_relay_in_its_pilots_name(tmp_path):
         assert await pilot.report(got) == "accepted"
         assert await w.b.state(one) is S.FINISHED
         (row,) = await w.rows([one])
-        detail = await w.b.service.show(None, ALICE, job_id=one)
+        detail = await w.b.service.users.show(None, ALICE, job_id=one)
         assert (row.attempt_nr, detail.attempts[0].worker_id) == (1, pilot.known.worker_id)
 
     play(test, tmp_path)
@@ -257,7 +257,7 @@ def test_commands_reach_who_has_the_job(tmp_path):
         ids = await w.submit(2)
         (got,) = await w.fill(pilot)
         await w.turn(2)
-        await w.b.service.cancel(m.Cancel(job_ids=tuple(ids)), ALICE)
+        await w.b.service.users.cancel(m.Cancel(job_ids=tuple(ids)), ALICE)
         await pilot.beat()
         await w.turn(3)
         told = (await pilot.beat()).commands
@@ -270,7 +270,7 @@ def test_commands_reach_who_has_the_job(tmp_path):
 def test_a_drained_worker_is_told(tmp_path):
     async def test(w: World):
         (pilot,) = await w.pilots()
-        heard = w.b.service.heard[pilot.known.worker_id]
+        heard = w.b.service.state.live[pilot.known.worker_id]
         heard.draining = True
         await pilot.beat()
         await w.turn()
@@ -393,7 +393,7 @@ def test_r1_whatever_fails_when_each_job_ends_once(tmp_path, seed):
                 await w.turn(2)
                 await asking
         for one in ids:  # an attempt that was given back unbegun is none
-            detail = await w.b.service.show(None, ALICE, job_id=one)
+            detail = await w.b.service.users.show(None, ALICE, job_id=one)
             assert [a.state for a in detail.attempts if a.state != "released"] == ["finished"]
         assert w.stock.counts()["owed"] == 0
 

@@ -56,7 +56,7 @@ class Way:
         asked = msgspec.json.decode(msgspec.json.encode(ask), type=route.ask)
         caller = _bootstrap(token) if token else NOBODY if name == "report" else RELAY
         try:
-            got = await getattr(self.service, name)(asked, caller)
+            got = await self.service.handlers()[name](asked, caller)
         except Rejected as no:
             raise Refused(m.Problem(title=no.title, status=no.status)) from None
         if self.loses(name):
@@ -135,13 +135,15 @@ class World:
 
     async def plan(self, count: int = 1) -> list[Pilot]:
         """Planned workers' pilots, before they register."""
-        welcome = await self.b.service.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
+        welcome = await self.b.service.edges.hello(
+            m.Hello(site="here", instance="e", slots=()), EDGE
+        )
         intent = f"t{next(_numbers)}"
         ask = m.NewIntent(
             site="here", epoch=welcome.epoch, intent=intent, queue="q", count=count,
             deadline=time.time() + 900, outage_s=OUTAGE_S,
         )  # fmt: skip
-        await self.b.service.intent(ask, EDGE)
+        await self.b.service.edges.intent(ask, EDGE)
         tokens = [_token(intent, index, welcome.epoch) for index in range(count)]
         for index, token in enumerate(tokens):
             place = self.places / intent / str(index)
@@ -186,7 +188,7 @@ class World:
         return await waiting
 
     async def rows(self, ids: list[int]) -> list[m.JobRow]:
-        return [(await self.b.service.show(None, ALICE, job_id=one)).row for one in ids]
+        return [(await self.b.service.users.show(None, ALICE, job_id=one)).row for one in ids]
 
 
 @asynccontextmanager

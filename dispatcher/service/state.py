@@ -1,11 +1,9 @@
-"""What the three kinds of callers share: the store, who waits, who holds what, who was heard when."""
+"""What all parts of the service share: the store, the time, and what memory holds beside the store."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable, Mapping
-from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct
@@ -18,27 +16,23 @@ from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.accounts.rates import Limiter
 from dispatcher.memory.black_holes import Hosts
-from dispatcher.memory.leases import AwakeClock, Lease, Leases
+from dispatcher.memory.leases import AwakeClock, Leases
 from dispatcher.memory.waiting import Hub, Signal
-from dispatcher.ports import Bulletin, Store, Tx
+from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import views
+from dispatcher.rules import views, worker_records
 from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.views import StoredJob
 from dispatcher.rules.why import Offer
 from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
-from dispatcher.service.peers import Others
-from dispatcher.service.search import Searches
 
 log = Log("dispatcher")
 TICK_S = 0.5
 PANDA = "PanDA"  # the version of workers that stand for PanDA's pilots
 HARVESTERS = "harvester:"
 """How the intents begin under which Harvester's workers are planned."""
-WISHES = 400  # jobs of one bulletin
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
 EXCLUDED = "excluded"  # the kind of fact
-KEY = 40  # hexadecimal digits of a key; 24 are left of an HMAC for a seal
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -53,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     live_log_bytes: int = 16_000_000  # of one stream of one attempt
 
 
-class Heard(Struct):
+class LiveWorker(Struct):
     """What memory knows of a worker; `last` is flushed to the store in bulk."""
 
     worker_id: int
@@ -87,48 +81,43 @@ class SiteLease(Struct):
     word: m.SiteDecision | None = None  # its last decision
 
 
-class Core:
-    """State in memory beside the store. All of it can be rebuilt from the store at a start."""
+class State:
+    """The store, and what is in memory beside it, which can be rebuilt from the store at a start."""
 
     def __init__(
         self,
         store: Store,
-        secret: bytes,
-        mint: Callable[..., str],
         settings: Settings,
         clock: Callable[[], float],
+        limiter: Limiter | None = None,
     ) -> None:
         self.store = store
         self.loops = store.loops
         self.settings = settings
-        self.mint = mint
+        self.limiter = limiter
         self.now = clock
         self.awake = AwakeClock(TICK_S)
         self.shapes: dict[int, Shape] = {}
         self.hub = Hub(self.shapes)
         self.leases = Leases()
-        self.heard: dict[int, Heard] = {}
+        self.live: dict[int, LiveWorker] = {}
         self.losses = 0
         """How often workers were taken for lost: what was read of one before is not true any more."""
-        self.patience: dict[int, float] = {}  # workers whose leases have a length of their own
-        self.outage: dict[int, float] = {}  # the same of workers behind relays
+        self.patience: dict[int, float] = {}
+        """Seconds that PanDA's clients may be silent, by worker."""
+        self.outage: dict[int, float] = {}
+        """The same of workers behind relays."""
         self.sites: dict[str, SiteLease] = {}
         self.hosts = Hosts()
         self.turns = Turns(settings.groups)
-        self.searches = Searches(store)
-        self.limiter: Limiter | None = None  # of the door, where there is one
-        self.giver = ""  # what this store is called, whichever dispatcher serves it
-        self._secret = secret
-        self._submitting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self.giver = ""
+        """The name of the store, whichever dispatcher serves it."""
         self._arrivals: dict[int, set[Signal]] = {}
-        self._unfold = asyncio.Event()
-        self.others = Others(self)
 
     @property
     def heartbeat_s(self) -> float:
         """Told to every worker: short while there are few, at most half an hour."""
-        return min(1800.0, max(self.settings.heartbeat_s, len(self.heard) / BEATS_PER_S))
+        return min(1800.0, max(self.settings.heartbeat_s, len(self.live) / BEATS_PER_S))
 
     @property
     def lease_s(self) -> float:
@@ -138,35 +127,16 @@ class Core:
         """How long a worker may be silent: PanDA's clients report each half hour."""
         return self.patience.get(worker_id) or self.outage.get(worker_id) or self.lease_s
 
-    def words(self, job_id: int, attempt_nr: int, worker_id: int) -> tuple[str, str]:
-        """The report key of one attempt, which authorises its final report, and its seal, which comes with
-        the attempt and again with what ends it: that it is we who say so, and that our store knows the
-        attempt. Derived, so that no store holds them: two parts of one HMAC, of which the one, that every
-        report holds, says nothing about the other."""
-        made = self._derived(f"{job_id}.{attempt_nr}.{worker_id}")
-        return made[:KEY], made[KEY:]
-
-    def seal(self, job_id: int, attempt_nr: int, worker_id: int) -> str:
-        """The seal alone."""
-        return self.words(job_id, attempt_nr, worker_id)[1]
-
-    def key(self, purpose: str) -> str:
-        """A key for one purpose, derived from the dispatcher's secret."""
-        return self._derived(purpose)[:KEY]
-
-    def _derived(self, purpose: str) -> str:
-        return hmac.digest(self._secret, purpose.encode(), "sha256").hex()
-
     def remember(
         self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float
-    ) -> Heard:
+    ) -> LiveWorker:
         """Hold a worker in memory from here on."""
         until = self.awake.now + self.length(worker_id)
-        heard = Heard(worker_id, site, queue, host, total, total, last, until)
-        self.heard[worker_id] = heard
+        heard = LiveWorker(worker_id, site, queue, host, total, total, last, until)
+        self.live[worker_id] = heard
         return heard
 
-    def recall(self, stored: WorkerRecord) -> Heard:
+    def recall(self, stored: WorkerRecord) -> LiveWorker:
         """Hold a worker of the store in memory."""
         kept = views.worker(stored)
         heard = self.remember(
@@ -176,16 +146,35 @@ class Core:
         heard.passing = (kept.version, kept.intent) == (PANDA, "")
         return heard
 
+    async def load_worker(self, worker_id: int) -> LiveWorker | None:
+        """Hold a worker in memory as the store knows it. None: it has ended, or was never there."""
+        while True:
+            losses = self.losses
+            stored, lengths = await self.store.read(
+                lambda tx: (
+                    worker_records.find_worker(tx, worker_id),
+                    tx.one("worker.lengths", worker_id=worker_id),
+                )
+            )
+            if losses == self.losses:  # else it may have been lost since it was read
+                break
+        if stored is None or lengths is None or stored.phase == Phase.ENDED:
+            return None
+        for table, length in zip((self.patience, self.outage), lengths, strict=True):
+            if length is not None:
+                table[worker_id] = length
+        return self.live.get(worker_id) or self.recall(stored)
+
     def forget_worker(self, worker_id: int) -> None:
         """Drop a worker that has ended from memory. How long it may be silent is kept while it holds leases;
         `forget_lengths` drops that later."""
-        self.heard.pop(worker_id, None)
+        self.live.pop(worker_id, None)
         if not self.leases.busy(worker_id):
             self._forget_length(worker_id)
 
     def forget_lengths(self) -> None:
         """Drop the lengths of leases of workers that are no longer known and hold no leases."""
-        for worker_id in (self.patience.keys() | self.outage.keys()) - self.heard.keys():
+        for worker_id in (self.patience.keys() | self.outage.keys()) - self.live.keys():
             if not self.leases.busy(worker_id):
                 self._forget_length(worker_id)
 
@@ -209,22 +198,12 @@ class Core:
         self.sites[stored.site] = lease
         return lease
 
-    @property
-    def leads(self) -> bool:
-        """Whether it is ours to take for lost, to tell children, to tidy up."""
-        return self.store.alone or self.others.leads
-
-    def take_over(self) -> None:
-        """Begin to lead: whatever others may have heard, every lease has its full length again."""
-        self.hold_all()
-        self._unfold.set()
-
     def hold_all(self) -> None:
         """Give every lease its full length from now on. Whoever found nobody to talk to waits for a while
         before it tries again: none is shorter than that."""
         for lease in self.leases.all():
             self.leases.hold(lease, self._full(lease.worker_id))
-        for heard in self.heard.values():
+        for heard in self.live.values():
             heard.until = self._full(heard.worker_id)
 
     def _full(self, worker_id: int) -> float:
@@ -246,7 +225,7 @@ class Core:
                 free=heard.room,
                 foreign=heard.worker_id in self.patience,
             )
-            for heard in list(self.heard.values())
+            for heard in list(self.live.values())
             if queue in ("", heard.queue) and not heard.draining
         ]
 
@@ -273,39 +252,9 @@ class Core:
             if not signal.done():
                 signal.set_result(None)
 
-    async def arrived(self, job_id: int) -> None:
-        """The same at all processes, while somebody looks."""
-        self.log_arrived(job_id)
-        lease = self.leases.of(job_id)
-        if not self.store.alone and lease is not None and lease.log_wanted > self.awake.now:
-            await self.store.spread(Bulletin(kind="arrived", job_ids=(job_id,)))
-
-    async def tail_came(self, lease: Lease, text: str) -> None:
-        """A pilot has sent the end of a file that somebody asked for."""
-        lease.tail, lease.tail_wanted = text, ""
-        fact = {"kind": "tail", "owner": "", "name": str(lease.job_id), "at": self.now()}
-        if not self.store.alone:
-            await self.store.write(lambda tx: tx.run("fact.put", **fact, data=text))
-            await self.store.spread(Bulletin(kind="arrived", job_ids=(lease.job_id,)))
-        self.log_arrived(lease.job_id)
-
-    @property
-    def process(self) -> str:
-        """Our name among the processes on a shared store."""
-        return "" if self.store.alone else self.others.name
-
-    async def wish(self, kind: str, *job_ids: int, text: str = "", seconds: float = 0.0) -> None:
-        """Something about running jobs that whoever talks to their pilots is to pass on."""
-        for at in range(0, len(job_ids), WISHES):
-            part = job_ids[at : at + WISHES]
-            bulletin = Bulletin(kind=kind, job_ids=part, text=text, seconds=seconds)
-            self.others.hear(bulletin)
-            if not self.store.alone:
-                await self.store.spread(bulletin)
-
     def worker_row(self, stored: WorkerRecord) -> m.WorkerRow:
         """A worker as users see it, with what memory knows more recently."""
-        heard = self.heard.get(stored.worker_id)
+        heard = self.live.get(stored.worker_id)
         if heard is None:
             return views.worker(stored)
         held = self.leases.of_worker(stored.worker_id)

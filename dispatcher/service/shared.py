@@ -1,0 +1,336 @@
+"""What the processes on one store know of each other. Only where the store is shared.
+
+Each holds the whole state in memory, as one alone does, and follows the others by the events of their
+commits. When a worker was last heard is no event: who hears it flushes it to the store in bulk, and
+the leader, before it takes something for lost, looks whether another has heard of it since.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from ailurus.protocol import messages as m
+from ailurus.protocol.resources import Room
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from ailurus.protocol.worker import Phase
+from dispatcher.accounts.rates import Spending
+from dispatcher.memory.black_holes import Exclusion, Verdict
+from dispatcher.memory.leases import Lease
+from dispatcher.ports import Tx
+from dispatcher.rules import records, submission, worker_records
+from dispatcher.rules.worker_records import ProcessRecord
+from dispatcher.service import notices
+from dispatcher.service.notices import (
+    CurveRequest,
+    LogArrived,
+    NodeVerdict,
+    Notice,
+    OfJobs,
+    UserSpending,
+)
+from dispatcher.service.peers import FLUSH_S, apply
+from dispatcher.service.state import State
+from dispatcher.store import schema
+
+BEAT_S = 1.0  # how often we say that we live
+GONE_S = 5.0  # a process that has not moved for so long is gone; its pilots speak to others
+BEFORE_S = 1.0  # so much sooner it stops to lead by itself
+SKEW_S = 5.0  # between the clocks of the dispatchers' hosts
+log = Log("others")
+_encode = msgspec.json.Encoder().encode
+_room = msgspec.json.Decoder(Room).decode
+_verdict = msgspec.json.Decoder(Verdict).decode
+_spending = msgspec.json.Decoder(Spending).decode
+
+
+class Shared:
+    """The other dispatchers on a shared store, as far as we know."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.name = secrets.token_hex(8)
+        self._leads_until = 0.0
+        self._knows = max(step.number for step in schema.migrations())
+        self._old_schema = True
+        self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
+        self._early: list[m.Event] | None = []
+        self._read_until = 0.0
+
+    # --- who is there --------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        """Whether we were the first of the living, so lately that nobody can have taken us for gone: who
+        cannot say that it lives, leads no more before another does."""
+        return _clock() < self._leads_until
+
+    async def join(self) -> int:
+        store = self._state.store
+        store.listen(self)
+        store.hear(self._hear)
+        await self._say_alive()
+        return 0
+
+    async def beat(self) -> bool:
+        took_over = await self._say_alive()
+        await self._look_for_jobs()
+        await self._send_spending()
+        return took_over
+
+    async def _say_alive(self) -> bool:
+        """Say that we live, and see who else does. The first of the living leads. Whether we do from now
+        on."""
+        began = _clock()
+
+        def change(tx: Tx) -> list[ProcessRecord]:
+            tx.run("process.beat", name=self.name, knows=self._knows)
+            return worker_records.processes(tx)
+
+        processes = await self._state.store.write(change)
+        now = self._state.awake.now
+        beats = self._beats
+        self._beats = {}
+        for one in processes:
+            beat, at = beats.get(one.number, (0, 0.0))
+            self._beats[one.number] = (one.beat, now if one.beat != beat else at)
+        living = [one.name for one in processes if now - self._beats[one.number][1] < GONE_S]
+        leads = living[:1] == [self.name]
+        took_over = leads and not self.leads
+        self._leads_until = began + GONE_S - BEFORE_S if leads else 0.0
+        if took_over:
+            log.info("leads", process=self.name)
+        gone = [one.name for one in processes if one.name not in living]
+        if leads and gone:
+            await self._state.store.write(lambda tx: _bury(tx, gone))
+            log.warning("processes_gone", processes=gone)
+        old = any(one.knows < self._knows for one in processes)
+        if leads and not gone and self._old_schema and not old:
+            self._old_schema = not await self._state.store.finish_schema()
+        return took_over
+
+    async def leave(self) -> None:
+        self._leads_until = 0.0
+        await self._state.store.write(lambda tx: _bury(tx, [self.name]))
+
+    # --- what they did -------------------------------------------------------------------------------
+
+    def follow(self, last_event: int) -> None:
+        early, self._early = self._early or [], None
+        self([event for event in early if event.seq > last_event])
+
+    def __call__(self, events: Sequence[m.Event]) -> None:
+        """Take the events of a commit, ours or another's."""
+        if self._early is not None:
+            self._early += events
+            return
+        for event in events:
+            try:
+                self._follow(event)
+            except Exception as error:  # noqa: BLE001 -- one that is not understood hides no other
+                self._state.loops.slipped("others", error)
+
+    def _follow(self, event: m.Event) -> None:
+        if event.kind == "state" and event.job_id is not None:
+            self._job(event, event.job_id)
+        elif event.kind == "worker" and event.worker_id is not None:
+            self._worker(event, event.worker_id)
+        elif event.kind == "host":
+            self._host(event)
+        elif event.kind == "edge":
+            self._later(self.learn_site(event.data["site"]))
+
+    def _job(self, event: m.Event, job_id: int) -> None:
+        leases, state = self._state.leases, JobState(event.data["state"])
+        lease = leases.of(job_id)
+        attempt_nr = event.data.get("attempt_nr", 0)
+        if state in FINAL or (state is JobState.ACTIVATED and event.data["old"] in WITH_WORKER):
+            leases.drop(job_id)
+        elif state is JobState.SENT and event.worker_id is not None:
+            if lease is None or (lease.worker_id, lease.attempt_nr) != (
+                event.worker_id,
+                attempt_nr,
+            ):
+                until = self._state.awake.now + self._state.length(event.worker_id)
+                leases.add(Lease(job_id, attempt_nr, event.worker_id, state, until, begun=event.at))
+        elif lease is not None and lease.attempt_nr == attempt_nr:
+            lease.state = state
+
+    def _worker(self, event: m.Event, worker_id: int) -> None:
+        state, phase = self._state, event.data.get("phase")
+        heard = state.live.get(worker_id)
+        if phase == Phase.ENDED:
+            state.forget_worker(worker_id)
+        elif phase == Phase.DRAINING and heard is not None:
+            heard.draining = True
+            state.hub.wake(worker_id)
+        elif phase == Phase.ACTIVE and heard is None:
+            self._later(state.load_worker(worker_id))
+
+    def _host(self, event: m.Event) -> None:
+        state, node = self._state, (event.data["site"], event.data["host"])
+        state.hosts.exclude(node, Exclusion(event.data["until"], event.data["reason"]))
+        for worker_id, heard in list(state.live.items()):
+            if (heard.site, heard.host) == node:
+                heard.draining = True
+                state.hub.wake(worker_id)
+
+    async def learn_site(self, site: str) -> None:
+        stored = await self._state.store.read(lambda tx: worker_records.find_site(tx, site))
+        if stored is not None:
+            self._state.know_site(stored)
+
+    # --- what they heard -----------------------------------------------------------------------------
+
+    async def catch_up(self) -> None:
+        state = self._state
+        since = self._read_until - SKEW_S
+        for seen in await state.store.read(lambda tx: worker_records.workers_seen(tx, since)):
+            self._read_until = max(self._read_until, seen.last_heard)
+            heard = state.live.get(seen.worker_id)
+            if heard is None:
+                self._later(state.load_worker(seen.worker_id))
+                continue
+            if seen.last_heard > heard.last:
+                heard.last, heard.room, heard.flushed = seen.last_heard, _room(seen.room), True
+                heard.until = state.awake.now + state.length(seen.worker_id)
+            if seen.draining and not heard.draining:
+                heard.draining = True
+                state.hub.wake(seen.worker_id)
+
+    def flush_s(self) -> float:
+        """Twice a heartbeat at least: the others wait for it."""
+        return min(FLUSH_S, self._state.heartbeat_s / 2)
+
+    def grace_s(self) -> float:
+        return 2 * self.flush_s() + 2 * BEAT_S
+
+    def write_heard(
+        self, tx: Tx, attempts: Sequence[Mapping[str, Any]], sites: Sequence[Mapping[str, Any]]
+    ) -> None:
+        tx.many("attempt.heard", attempts)
+        tx.many("site.heard", sites)
+
+    async def still_held(self, late: Sequence[Lease]) -> set[int]:
+        if not late:
+            return set()
+        ids = _encode([lease.job_id for lease in late]).decode()
+        rows = await self._state.store.read(lambda tx: tx.all("attempt.heard_of", ids=ids))
+        heard = {(job_id, attempt_nr): at for job_id, attempt_nr, at in rows if at is not None}
+        held = set()
+        for lease in late:
+            at = heard.get((lease.job_id, lease.attempt_nr), 0.0)
+            if at > lease.heard:
+                lease.heard = at
+                until = self._state.awake.now + self._state.length(lease.worker_id)
+                self._state.leases.hold(lease, until)
+                held.add(lease.job_id)
+        return held
+
+    async def _look_for_jobs(self) -> None:
+        """Wake who waits for a job that is there: its notice may have been lost, or another process may
+        have held it for a moment and let go."""
+        if not self._state.hub.anybody:
+            return
+        for one in await self._state.store.read(records.counters):
+            if one.state == JobState.ACTIVATED:
+                self._state.hub.ready(one.queue, one.shape_id, one.n)
+
+    # --- notices -------------------------------------------------------------------------------------
+
+    def _hear(self, text: str) -> None:
+        """Take a notice of any dispatcher. Raises msgspec.DecodeError for what is none."""
+        notice = notices.decode(text)
+        match notice:
+            case None:
+                pass  # a newer version's
+            case NodeVerdict() | UserSpending() if notice.process == self.name:
+                pass  # counted when it was sent
+            case NodeVerdict():
+                self._state.hosts.heard(_verdict(notice.text))
+            case UserSpending():
+                if self._state.limiter is not None:
+                    self._state.limiter.hear(notice.process, _spending(notice.text))
+            case CurveRequest():
+                for job_id in notice.job_ids:
+                    lease = self._state.leases.of(job_id)
+                    if lease is not None and lease.curve:
+                        self._later(self._show_curve(lease))
+            case _:
+                apply(notice, self._state)
+
+    async def send(self, notice: OfJobs) -> None:
+        for first in range(0, len(notice.job_ids), notices.JOBS):
+            part = replace(notice, job_ids=notice.job_ids[first : first + notices.JOBS])
+            apply(part, self._state)  # at once: that it comes back changes nothing
+            await self._spread(part)
+
+    async def _spread(self, notice: Notice) -> None:
+        await self._state.store.spread(notices.encode(notice))
+
+    async def send_verdict(self, verdict: Verdict) -> None:
+        await self._spread(NodeVerdict(text=_encode(verdict).decode(), process=self.name))
+
+    async def _send_spending(self) -> None:
+        """Tell what users have spent here since the last time, if it is much."""
+        limiter = self._state.limiter
+        if limiter is not None and (spending := limiter.spending()):
+            await self._spread(UserSpending(text=_encode(spending).decode(), process=self.name))
+
+    # --- what users look at --------------------------------------------------------------------------
+
+    async def log_arrived(self, job_id: int) -> None:
+        self._state.log_arrived(job_id)
+        lease = self._state.leases.of(job_id)
+        if lease is not None and lease.log_wanted > self._state.awake.now:
+            await self._spread(LogArrived(job_ids=(job_id,)))
+
+    async def tail_came(self, lease: Lease, text: str) -> None:
+        lease.tail, lease.tail_wanted = text, ""
+        name = {"kind": "tail", "owner": "", "name": str(lease.job_id)}
+        now = self._state.now()
+        await self._state.store.write(lambda tx: tx.run("fact.put", **name, at=now, data=text))
+        await self.send(LogArrived(job_ids=(lease.job_id,)))
+
+    async def tail_of(self, job_id: int, since: float) -> str | None:
+        fact = await self._state.store.read(
+            lambda tx: worker_records.find_fact(tx, "tail", "", str(job_id))
+        )
+        return fact.data if fact is not None and fact.at >= since else None
+
+    async def want_curve(self, job_id: int) -> None:
+        await self.send(CurveRequest(job_ids=(job_id,)))
+
+    async def _show_curve(self, lease: Lease) -> None:
+        curve, usage = _encode(lease.curve).decode(), _encode(lease.usage).decode()
+        await self._state.store.write(
+            lambda tx: tx.run(
+                "attempt.show",
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                curve=curve,
+                usage=usage,
+            )
+        )
+
+    def _later(self, what: Coroutine[Any, Any, object]) -> None:
+        """Do it beside. If it fails, the next look at the store makes up for it."""
+        self._state.loops.once("others", what)
+
+
+def _clock() -> float:
+    """Seconds that go on while this process or its host stands still, as they do for the others."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _bury(tx: Tx, names: list[str]) -> None:
+    """Forget processes that are gone, and the submissions that they did not finish."""
+    for name in names:
+        submission.drop_broken(tx, name)
+        tx.run("process.drop", name=name)
