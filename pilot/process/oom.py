@@ -25,18 +25,25 @@ class OomKills:
 
 @cache
 def _counter() -> tuple[str, str]:
-    """The file that counts, and for whom: the pilot's own cgroup, of version 2 or of 1 with the
-    memory controller, and the whole node only where no cgroup tells: what a neighbour lost is not
-    ours."""
-    for line in Path("/proc/self/cgroup").read_bytes().decode("utf-8", "replace").splitlines():
+    return counter_of(Path("/proc/self/cgroup").read_bytes().decode("utf-8", "replace"))
+
+
+def counter_of(cgroups: str, top: str = "/sys/fs/cgroup") -> tuple[str, str]:
+    """The file that counts, and for whom, by the text of /proc/self/cgroup.
+
+    It is that of the pilot's own cgroup, of version 2 or of 1 with the memory controller; the
+    whole node's only where no cgroup has one, for a neighbour's losses are not ours.
+    """
+    for line in cgroups.splitlines():
         _, controllers, below = line.split(":", 2)
         if controllers == "":
-            path = f"/sys/fs/cgroup/{below.strip('/')}/memory.events"
+            path, file = top, "memory.events"
         elif "memory" in controllers.split(","):
-            path = f"/sys/fs/cgroup/memory/{below.strip('/')}/memory.oom_control"
+            path, file = f"{top}/memory", "memory.oom_control"
         else:
             continue
-        for there in (path, path.replace(below.strip("/") + "/", "", 1)):  # a container's own top
-            if proc.counter(there, b"oom_kill") is not None:
-                return there, "in this worker's cgroup"
+        # Inside a container its own cgroup lies at the top.
+        for there in (Path(path, below.strip("/"), file), Path(path, file)):
+            if proc.counter(str(there), b"oom_kill") is not None:
+                return str(there), "in this worker's cgroup"
     return "/proc/vmstat", "on this node"
