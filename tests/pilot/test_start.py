@@ -32,6 +32,7 @@ from pilot.upstream.spool import Begun, Spool
 from tests.pilot.fakes import FakeContainer, FakeLink, verdict
 
 BARE = ContainerChoice(default="bare", bare=True)
+BARE_SITE = Site(container=BARE)
 
 
 class FakeGuarded:
@@ -67,7 +68,7 @@ def names(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir()]
 
 
-def run(options: Options, site: Site = Site(container=BARE), inside: Any = None) -> Server:  # noqa: B008
+def run(options: Options, site: Site = BARE_SITE, inside: Any = None) -> Server:
     spawner: Any = FakeGuarded()
     with started(options, site, spawner) as server:
         if inside is not None:
@@ -182,7 +183,7 @@ def test_a_system_without_threads_is_said_so(tmp_path, link, monkeypatch):
         run(options_of(tmp_path))
 
 
-# its credential, its server -------------------------------------------------------------------------
+# its credential, its server -----------------------------------------------------------------------
 
 
 def test_a_bootstrap_token_is_taken_once(tmp_path):
@@ -217,7 +218,7 @@ def test_a_server_is_asked_for_its_dialect_only_where_nothing_tells(
     tmp_path, monkeypatch, dialect, bootstrap, answer, panda
 ):
     questions: list[str] = []
-    monkeypatch.setattr(start, "asked", lambda url, trust: questions.append(url) or answer)
+    monkeypatch.setattr(start, "detect_dialect", lambda url, trust: questions.append(url) or answer)
     more = () if dialect is None else ("--dialect", dialect)
     env = {"AILURUS_BOOTSTRAP_FILE": "/b"} if bootstrap else {}
     options = options_of(tmp_path, *more, **env)
@@ -227,7 +228,7 @@ def test_a_server_is_asked_for_its_dialect_only_where_nothing_tells(
     assert bool(questions) is (answer is not None)
 
 
-# storage --------------------------------------------------------------------------------------------
+# storage ------------------------------------------------------------------------------------------
 
 
 def test_a_transfer_is_made_when_a_job_first_needs_it(tmp_path, monkeypatch):
@@ -282,7 +283,7 @@ def test_a_batch_system_says_which_of_its_jobs_a_pilot_is(monkeypatch):
     assert start._batch_id() == "7.pbs"
 
 
-# the program ----------------------------------------------------------------------------------------
+# the program --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

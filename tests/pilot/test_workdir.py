@@ -56,7 +56,10 @@ def test_closed_directories_are_removed_too(work: Workdir) -> None:
     (work.directory / "a/b/c/file").write_text("x")
     for name in ("a/b/c", "a/b", "a"):
         (work.directory / name).chmod(0)
-    script = "import sys, pathlib; from pilot.workdir import remove_tree; remove_tree(pathlib.Path(sys.argv[1]))"
+    script = (
+        "import sys, pathlib; from pilot.workdir import remove_tree; "
+        "remove_tree(pathlib.Path(sys.argv[1]))"
+    )
     subprocess.run([sys.executable, "-c", script, work.path], check=True, timeout=20)
     assert not work.path.exists()
 

@@ -24,6 +24,7 @@ from tests.pilot.attempts import attempt_of
 from tests.pilot.fakes import FakeClock, FakeSampler, FakeSpawner
 
 MB = 1024
+USUAL = Limits()
 ROOT = 101
 """The process id of the first payload of a FakeSpawner."""
 
@@ -53,7 +54,7 @@ class Watch:
         return self.attempt.stopped.code if self.attempt.stopped else None
 
 
-def watch_of(directory: Path, limits: Limits = Limits(), **fields: object) -> Iterator[Watch]:  # noqa: B008
+def watch_of(directory: Path, limits: Limits = USUAL, **fields: object) -> Iterator[Watch]:
     clock = FakeClock()
     attempt = attempt_of("true", **{"memory_mb": 100, "disk_mb": 10, **fields})
     attempt._clock = clock
@@ -72,7 +73,7 @@ def watched(tmp_path: Path):
     """Makes a watch with limits of its own; ended with the test."""
     made: list[Iterator[Watch]] = []
 
-    def make(limits: Limits = Limits(), **fields: object) -> Watch:  # noqa: B008
+    def make(limits: Limits = USUAL, **fields: object) -> Watch:
         made.append(watch_of(tmp_path, limits, **fields))
         return next(made[-1])
 
