@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -177,11 +178,10 @@ def _filesystem(path: Path) -> str:
         there = there.parent
     there = there.resolve()
     best, kind = "", "unknown"
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        if there.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
+    # Of two mounts on one point the later one counts.
+    for mount in psutil.disk_partitions(all=True):
+        if there.is_relative_to(mount.mountpoint) and len(mount.mountpoint) >= len(best):
+            best, kind = mount.mountpoint, mount.fstype
     return kind
 
 
