@@ -10,7 +10,8 @@ import msgspec
 
 from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, TokenFile, Trust
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile, Trust
 from ailurus.wire.retry import Patience
 from harvester_edge.owned import token_remedy
 from harvester_edge.site import Site

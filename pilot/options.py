@@ -12,7 +12,7 @@ from msgspec import Struct
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import Trust
+from ailurus.wire.credentials import Trust
 from ailurus.wire.dialect import Dialect
 
 EXITS = """\

@@ -18,7 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
-from ailurus.wire.client import TokenFile, fixed_token
+from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
 from pilot.clock import SYSTEM, Clock

@@ -18,19 +18,27 @@ PREFIX = "/api/ailurus/v1"
 
 
 class Scope(StrEnum):
-    """What a token may do. The first four are WLCG's words; ours bind a site or a worker."""
+    """What a token may do. The first four are scopes of the WLCG profile; ours bind a site or a
+    worker."""
 
     READ = "compute.read"
     CREATE = "compute.create"
     MODIFY = "compute.modify"
     CANCEL = "compute.cancel"
-    ADMIN = "ailurus.admin"  # all of the above for everybody's jobs, and tokens
-    EDGE = "ailurus.edge"  # as `ailurus.edge:SITE`
-    RELAY = "ailurus.relay"  # as `ailurus.relay:SITE`: speaks for the workers of that site
-    METRICS = "ailurus.metrics"  # what Prometheus reads, and nothing else
-    PILOT = "ailurus.pilot"  # a pilot started by hand: may register as a worker
-    BOOTSTRAP = "ailurus.bootstrap"  # one registration: (intent, index, epoch, deadline)
-    WORKER = "ailurus.worker"  # a registered worker, its own jobs only
+    # All of the above for everybody's jobs; also makes and revokes tokens.
+    ADMIN = "ailurus.admin"
+    # As `ailurus.edge:SITE`.
+    EDGE = "ailurus.edge"
+    # As `ailurus.relay:SITE`: sends what the workers of that site send.
+    RELAY = "ailurus.relay"
+    # What Prometheus reads, and nothing else.
+    METRICS = "ailurus.metrics"
+    # A pilot started by hand: may register as a worker.
+    PILOT = "ailurus.pilot"
+    # For one registration, bound to intent, index, epoch and deadline.
+    BOOTSTRAP = "ailurus.bootstrap"
+    # A registered worker, for its own jobs only.
+    WORKER = "ailurus.worker"
 
 
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,12 +48,15 @@ class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
 class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which jobs to list, newest first."""
 
-    state: Annotated[str, Meta(max_length=200)] = ""  # comma-separated states
+    # Comma-separated states.
+    state: Annotated[str, Meta(max_length=200)] = ""
     queue: Annotated[str, Meta(max_length=200)] = ""
-    name: Annotated[str, Meta(max_length=200)] = ""  # exact, or a prefix that ends in *
+    # Exact, or a prefix that ends in *.
+    name: Annotated[str, Meta(max_length=200)] = ""
     user: Annotated[str, Meta(max_length=200)] = ""
     code: Annotated[int, Meta(ge=0)] | None = None
-    kind: Whole | None = None  # of failures: the jobs of a `FailureRow`
+    # The `kind` of a `FailureRow`: its jobs.
+    kind: Whole | None = None
     before: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -64,7 +75,8 @@ class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     end."""
 
     stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)(?!\n)$")] = "stdout"
-    attempt_nr: Whole | None = None  # None: the latest
+    # None: the latest.
+    attempt_nr: Whole | None = None
     offset: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
@@ -77,7 +89,8 @@ class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class TailQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The end of a file in a running job's directory; its pilot is asked at its next heartbeat."""
+    """The end of a file in a running job's directory; the answer to its pilot's next heartbeat asks
+    for it."""
 
     file: Annotated[str, Meta(min_length=1, max_length=200)]
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
@@ -92,7 +105,7 @@ class WorkersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class StreamQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which live topics a page wants: overview, jobs, workers, job:ID, log:ID."""
+    """Which live topics a page subscribes to: overview, jobs, workers, job:ID, log:ID."""
 
     topics: Annotated[str, Meta(max_length=500)] = "overview"
     last_event_id: Whole | None = None
@@ -112,7 +125,8 @@ class QueueRows(m.Answer):
 
 class WorkerRows(m.Answer):
     workers: tuple[m.WorkerRow, ...]
-    total: int = 0  # how many there are, of which these are the newest
+    # How many workers there are; `workers` are the newest of them.
+    total: int = 0
 
 
 class SignIn(m.StrictRequest):
@@ -128,8 +142,10 @@ class Route(Struct, frozen=True):
     method: str
     path: str
     scope: Scope | None
-    ask: type[Struct]  # the body of a POST, the query of a GET
-    answer: type[Struct] | None  # None: a stream of events
+    # The body of a POST, the query of a GET.
+    ask: type[Struct]
+    # None: a stream of events.
+    answer: type[Struct] | None
     summary: str
 
 

@@ -65,14 +65,14 @@ class Code(IntEnum):
     RESOURCE_UNAVAILABLE = 1344, "the node lacks something at the moment", True
     COMMAND_TIMEOUT = 1367, "a command timed out", True
     PREEMPTED = 1379, "the batch system preempted the worker", True
-    # PanDA's job dispatcher says these itself, when no pilot is left to say anything.
+    # PanDA's job dispatcher sets these itself, for attempts without a pilot.
     LOST_HEARTBEAT = 100, "lost heartbeat", True
     PARENT_FAILED = 200, "a job that this one depends on did not finish"
     NOT_HANDED_OUT = 201, "the job cannot be handed to a worker as it is stored"
 
 
 TAKEN_AWAY = frozenset({Code.SIGTERM, Code.SIGXCPU, Code.SIGUSR1, Code.PREEMPTED})
-"""What a pilot says when its site ends it: not the job's failure."""
+"""Codes of attempts that the site ended with their pilot: no failure of the job."""
 NODES = frozenset(
     {
         Code.NO_LOCAL_SPACE,
@@ -81,12 +81,12 @@ NODES = frozenset(
         Code.CONTAINER_FAILED,
     }
 )
-"""What a pilot says when its node lacks something. No payload can bring it about by how it ends."""
+"""Codes for a fault of the node. No payload can cause one by how it ends."""
 
 
 class AilurusError(Exception):
-    """An error with what would help: shown to people as it is, never with a traceback. What URLs in
-    it hold of secrets is taken out here."""
+    """An error with a remedy, which people see as it is, without a traceback. Secrets in its URLs
+    are removed here."""
 
     def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
         super().__init__(message)

@@ -34,7 +34,8 @@ class InputFile(
 
     name: Name
     url: FileUrl = ""
-    size: Whole | None = None  # bytes
+    # Bytes.
+    size: Whole | None = None
     adler32: Adler32 | None = None
     md5: Md5 | None = None
 

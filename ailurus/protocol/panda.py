@@ -1,5 +1,6 @@
-"""PanDA's names for a job, as one table that is read in both directions. `panda_update`: for an
-update.
+"""PanDA's names for a job, as one table that is read in both directions.
+
+`panda_update` has the names of an update.
 
 Two spellings travel: *legacy* (`/server/panda/`, all values text) and *v1* (`/api/v1/`, JSON). A
 job has the same keys in both; an update has a name in each. Reading is lenient as PanDA's clients
@@ -23,12 +24,13 @@ from ailurus.protocol.resources import Shape
 
 TRANSFORM = "runailurus"
 """The script that runs our jobs in another pilot (docs/panda.md)."""
-LONGEST_REST = 4_000_000  # bytes of a specification, unpacked
+# Bytes of a specification, unpacked.
+LONGEST_REST = 4_000_000
 NOTHING = frozenset({"", "NULL", "None", "null"})
 
 
 def number(value: object) -> int | None:
-    """A whole number, however it is written. None: there is none."""
+    """A whole number, however it is written; None if there is none."""
     if isinstance(value, str):
         if value.strip() in NOTHING or len(value) > 40:
             return None
@@ -40,8 +42,10 @@ def number(value: object) -> int | None:
             except ValueError:
                 return None
     if isinstance(value, float):
-        return int(value) if abs(value) < 2**63 else None  # NaN and infinity compare false
-    return int(value) if isinstance(value, int) and abs(value) < 2**63 else None  # True is an int
+        # NaN and infinity compare false.
+        return int(value) if abs(value) < 2**63 else None
+    # True is an int.
+    return int(value) if isinstance(value, int) and abs(value) < 2**63 else None
 
 
 def text(value: object) -> str:
@@ -63,7 +67,8 @@ class Key(Struct, frozen=True):
 
     name: str
     read: Callable[[object], object] = text
-    ours: str = ""  # the field of `JobSpec` or of `PandaJob` that it carries
+    # The field of `JobSpec` or of `PandaJob` that it carries.
+    ours: str = ""
     default: object = "NULL"
 
 
@@ -128,7 +133,7 @@ _NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
 
 
 class PandaJob(Struct, frozen=True, kw_only=True):
-    """An attempt as it is handed out, with what a PanDA server says beside the specification."""
+    """An attempt as a PanDA server hands it out: the specification and what belongs to it."""
 
     job_id: int
     attempt_nr: int
@@ -136,8 +141,10 @@ class PandaJob(Struct, frozen=True, kw_only=True):
     owner: str = "ailurus"
     label: str = "managed"
     transformation: str = TRANSFORM
-    queue: str = ""  # that gets it
-    parameters: str = ""  # of the transform; blank: `packed`
+    # The queue of the pilot that gets it.
+    queue: str = ""
+    # Arguments of the transform; blank: as `packed` makes them.
+    parameters: str = ""
     storage: str = (
         ""  # for outputs without a place of their own, and the log; blank: no log is kept
     )
@@ -213,7 +220,7 @@ def packed(job: PandaJob) -> str:
 
 
 def unpacked(parameters: str) -> dict[str, Any]:
-    """What `packed` put into `jobPars`. Raises ValueError for what is not ours."""
+    """What `packed` put into `jobPars`. Raises ValueError for arguments of another transform."""
     words = parameters.split()
     if len(words) != 4 or words[0] != "-n" or words[2] != "-j":
         raise ValueError("these are no parameters of our transform")
@@ -234,7 +241,8 @@ def unpacked(parameters: str) -> dict[str, Any]:
 
 
 def read_job(dictionary: Mapping[str, object]) -> PandaJob:
-    """The attempt in a job dictionary that we made, from JSON or text. Raises ValueError."""
+    """The attempt in a dictionary that `job_dictionary` made, from JSON or text. Raises
+    ValueError."""
     parameters = str(dictionary.get("jobPars", ""))
     fields: dict[str, Any] = {
         "cores": number(dictionary.get("coreCount")) or 1,
@@ -263,13 +271,12 @@ def read_job(dictionary: Mapping[str, object]) -> PandaJob:
 
 
 def to_text(dictionary: Mapping[str, object]) -> str:
-    """A dictionary as legacy text: URL-encoded, all values text."""
+    """A dictionary in the legacy spelling: URL-encoded, all values text."""
     return urlencode({name: str(value) for name, value in dictionary.items()})
 
 
 def from_text(body: str) -> dict[str, object]:
-    """Legacy text as the dictionary it was made of: numbers are numbers again. Raises
-    ValueError."""
+    """The dictionary of a legacy text, with numbers as numbers. Raises ValueError."""
     dictionary: dict[str, object] = {}
     for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=1000):
         if value == "None" and name != "jobName":
@@ -283,7 +290,8 @@ def from_text(body: str) -> dict[str, object]:
 
 # --- resource types -------------------------------------------------------------------------------
 
-RAM_PER_CORE = 2000  # MB; more is HIMEM
+# MB for each core; a job with more is HIMEM.
+RAM_PER_CORE = 2000
 RESOURCE_TYPES = (
     ("SCORE", 1, 1, None, RAM_PER_CORE),
     ("SCORE_HIMEM", 1, 1, RAM_PER_CORE + 1, None),
@@ -299,12 +307,12 @@ def resource_types() -> list[dict[str, Any]]:
 
 
 def resource_type(cores: int, memory_mb: int) -> str:
-    """PanDA's name for a share of a machine."""
+    """PanDA's resource type of a job with so many cores and so much memory."""
     size = "SCORE" if cores <= 1 else "MCORE"
     return size if memory_mb <= RAM_PER_CORE * max(1, cores) else f"{size}_HIMEM"
 
 
 def of_type(shape: Shape, wanted: str) -> bool:
-    """Whether a job of that shape is of a resource type; of any for a name that we do not know."""
+    """Whether a job of that shape is of a resource type. An unknown type has all jobs."""
     known = {name for name, *_ in RESOURCE_TYPES}
     return wanted not in known or resource_type(shape.cores, shape.memory_mb) == wanted

@@ -1,7 +1,7 @@
-"""A job dictionary of any PanDA server as a job for our pilot. Pure.
+"""Reads the job dictionary of any PanDA server as a job for our pilot. Pure.
 
-Of a job that our own dispatcher wrote, the specification is in it. Any other job is a transform
-with arguments: it is fetched, run in the job's directory, and leaves its outputs there under their
+A job of our own dispatcher carries its specification. Any other job is a transform with arguments:
+the pilot fetches it and runs it in the job's directory, where it leaves its outputs under their
 logical names.
 """
 
@@ -25,23 +25,27 @@ Id = tuple[int, int]
 
 
 class PandaAttempt(Struct, frozen=True):
-    """An attempt from a PanDA server, and how that server calls its files."""
+    """An attempt from a PanDA server, and that server's names for its files."""
 
     id: Id
     spec: JobSpec
-    own: bool = True  # it is our dispatcher's: outputs have job and attempt in their names there
-    log: str = ""  # logical name that the log must have; blank: it wants none
-    guid: str = ""  # of the log
-    endpoints: dict[str, str] = {}  # storage by logical name
+    # It is from our dispatcher, where logical names of outputs carry job and attempt.
+    own: bool = True
+    # The logical name that the log must have; blank: the server wants no log.
+    log: str = ""
+    # The log's.
+    guid: str = ""
+    # Storage by logical name.
+    endpoints: dict[str, str] = {}
 
     @property
     def key(self) -> str:
-        """What stands for all this in a spool, from which another pilot may report."""
+        """This attempt as a report key: in a spool, from which another pilot may report."""
         return f"{'own' if self.own else 'lfn'}:{self.log}"
 
     @staticmethod
     def of_key(job: Id, key: str) -> PandaAttempt:
-        """What `key` still says."""
+        """The attempt, as far as `key` describes it."""
         kind, _, log = key.partition(":")
         return PandaAttempt(job, JobSpec(name="unknown"), own=kind == "own", log=log)
 
@@ -132,7 +136,7 @@ def _foreign(dictionary: Mapping[str, Any], job: Id) -> JobSpec:
 
 
 def _named(url: str) -> str:
-    """What a file is called, by its URL. Raises ValueError."""
+    """The name of the file at a URL. Raises ValueError."""
     try:
         return Url.parse(url).name
     except AilurusError as error:

@@ -1,4 +1,4 @@
-"""PanDA's names for what a pilot says of its job: one table, read in both directions."""
+"""PanDA's names for a pilot's update of its job, as one table that is read in both directions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class Name(Struct, frozen=True):
-    """One thing that an update says, under its two names."""
+    """A field of an update, under its two names."""
 
     legacy: str
     v1: str
-    kind: type  # as v1 is annotated; legacy is text or number
-    ours: str = ""  # the field of `JobUpdate`
+    # The type that v1 declares; legacy is text or number.
+    kind: type
+    # The field of `JobUpdate`.
+    ours: str = ""
 
 
 UPDATE = (
@@ -87,7 +89,7 @@ V1_NAMES = tuple(name.v1 for name in UPDATE)
 
 
 class JobUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What we keep of an update. Blank or None: it was not said."""
+    """The fields of an update that we use. Blank or None: the update lacks the field."""
 
     job_id: int | None = None
     state: str = ""
@@ -97,7 +99,8 @@ class JobUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     scheduler_id: str = ""
     pilot_id: str = ""
     batch_id: str = ""
-    started: float | None = None  # seconds since 1970
+    # Seconds since 1970.
+    started: float | None = None
     ended: float | None = None
     exit_code: int | None = None
     code: int | None = None
@@ -114,7 +117,8 @@ class JobUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timing: str = ""
     log: str = ""
     job_report: str = ""
-    outputs: str = ""  # the JSON text of `ReportedFile` by logical name
+    # The JSON text of `ReportedFile` by logical name.
+    outputs: str = ""
     stdout: str = ""
 
 
@@ -122,7 +126,7 @@ _TIMES = ("started", "ended")
 
 
 def read_update(params: Mapping[str, object], spelling: Spelling) -> JobUpdate:
-    """An update as it came, read leniently: what cannot be read was not said."""
+    """An update from its fields. A value that cannot be read counts as missing."""
     fields: dict[str, Any] = {}
     for theirs, ours, read in _READ[spelling]:
         value = params.get(theirs)
@@ -132,7 +136,8 @@ def read_update(params: Mapping[str, object], spelling: Spelling) -> JobUpdate:
 
 
 def update_fields(update: JobUpdate, spelling: Spelling) -> dict[str, Any]:
-    """An update as PanDA's servers take it: nothing but what was said."""
+    """The fields of an update as PanDA's servers expect them; fields without a value are left
+    out."""
     values = msgspec.structs.asdict(update)
     fields: dict[str, Any] = {}
     for name in UPDATE:
@@ -178,7 +183,7 @@ def _read(text: str) -> float:
 
 
 class ReportedFile(Struct, frozen=True):
-    """A file of `xml` or `job_output_report`: staged out, and measured."""
+    """A file of `xml` or `job_output_report`, which the pilot has staged out and measured."""
 
     fsize: int | str | None = None
     adler32: str = ""
@@ -192,7 +197,7 @@ _outputs = msgspec.json.Decoder(dict[str, ReportedFile]).decode
 
 
 def reported_files(report: str) -> dict[str, ReportedFile]:
-    """The files of an output report, by logical name. Raises ValueError for what is none."""
+    """The files of an output report, by logical name. Raises ValueError if it cannot be read."""
     if not report:
         return {}
     try:
@@ -204,8 +209,8 @@ def reported_files(report: str) -> dict[str, ReportedFile]:
 def outputs_of(
     files: Iterable[DoneFile], job: PandaAttempt
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Files as a final update lists them: those that the server asked for by logical name, and the
-    others, which a job report tells of."""
+    """Files as a final update lists them: outputs by logical name, and those that the pilot stored
+    where the job says, which go into the job report."""
     listed: dict[str, dict[str, Any]] = {}
     kept: list[dict[str, Any]] = []
     placed = {file.name for file in job.spec.outputs if file.url} if job.own else set()
@@ -228,19 +233,19 @@ def outputs_of(
 
 
 class PlacedOutput(Struct, frozen=True):
-    """An output that our transform has put where the job wants it."""
+    """An output that our transform has stored at the URL that the job gives."""
 
     name: str
     url: str
     size: int
     adler32: str
     absent: bool = False
-    """It was optional and not made: the pilot stages out a line break in its place, for it fails a
-    job of which an output is missing or empty."""
+    """It was optional and was not made. The pilot stages out a line break in its place, since it
+    fails a job with a missing or empty output."""
 
 
 class JobReport(Struct, frozen=True):
-    """`jobReport.json` as our transform writes it; a pilot sends it along as `metaData`."""
+    """`jobReport.json` as our transform writes it; a pilot sends it as `metaData`."""
 
     ailurus: tuple[PlacedOutput, ...] = ()
 
@@ -249,7 +254,7 @@ _report = msgspec.json.Decoder(JobReport).decode
 
 
 def placed_outputs(report: str) -> tuple[PlacedOutput, ...]:
-    """The outputs in a job report. One that is not our transform's lists none."""
+    """The outputs in a job report; none if it is not our transform's."""
     try:
         return _report(report).ailurus if report else ()
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""The program of a job: what of its text no machine can start as it was meant. Pure."""
+"""Checks the program of a job: texts that no machine can start as they were meant. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _BOM = "\ufeff"
 
 
 def check_program(spec: JobSpec) -> None:
-    """Raise AilurusError, with the field, for a job whose program nowhere runs as it was meant."""
+    """Check a job's program. Raises AilurusError, with the field, if it can run nowhere as it was
+    meant."""
     for field, text in (("script", spec.script), ("command", spec.command)):
         if not text:
             continue
@@ -45,7 +46,8 @@ def _check_lengths(spec: JobSpec) -> None:
     if environment:
         characters += sum(map(len, environment)) + sum(map(len, environment.values()))
     if LONGEST_CHARACTER * characters + 10 * len(environment) <= LONGEST_WORD:
-        return  # nearly always: all together are shorter than one of them may be
+        # Nearly always: all together are shorter than one of them may be.
+        return
     sizes = {"command": len(spec.command.encode())}
     for name, value in environment.items():
         sizes[f"environment.{name}"] = len(name) + 1 + len(value.encode())

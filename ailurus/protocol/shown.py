@@ -1,7 +1,6 @@
 """Texts as people may see them: the URLs in them without users, passwords, queries and fragments.
 
-Errors (`AilurusError`), logs and the jobs that a dispatcher shows pass here, whoever wrote the
-text.
+Errors (`AilurusError`), logs and the jobs that a dispatcher shows pass through here.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ def _hidden_target(found: re.Match[str]) -> str:
     path, asks, query = found[0].partition("?")
     begin = path.find("/")
     if not asks or begin < 0 or path[begin - 1 : begin].isalnum() or query in {"", "…"}:
-        return found[0]  # `and/or?` is no path
+        # `and/or?` is no path.
+        return found[0]
     stops = query[len(query.rstrip(STOPS)) :]
     return f"{path}?…{stops}" if stops != query else found[0]
 

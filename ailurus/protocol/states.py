@@ -139,10 +139,14 @@ _STAGE = {S.STARTING: C.START, S.RUNNING: C.RUN, S.HOLDING: C.HOLD}
 class Refusal(StrEnum):
     """Why a change does not apply. An answer, not an accident: reports come twice and late."""
 
-    ALREADY_DONE = "alreadydone"  # the job has ended: whoever still runs it stops
-    BAD_ATTEMPT = "badattemptnr"  # another attempt has taken over
-    NOT_YOURS = "notyours"  # the lease is another worker's
-    ILLEGAL = "illegal"  # no such step from here
+    # The job has ended: whoever still runs it stops.
+    ALREADY_DONE = "alreadydone"
+    # Another attempt has taken over.
+    BAD_ATTEMPT = "badattemptnr"
+    # The lease is another worker's.
+    NOT_YOURS = "notyours"
+    # No such step from here.
+    ILLEGAL = "illegal"
 
 
 class Progress(Struct, frozen=True):

@@ -22,7 +22,8 @@ from ailurus.protocol.program import check_program
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
 
-MOST_JOBS = 100_000  # of one submission, as `messages.Submit` allows
+# Of one submission, as `messages.Submit` allows.
+MOST_JOBS = 100_000
 _UNITS: dict[
     str, tuple[str, Callable[[Any], float]]
 ] = {  # how people write it → the field, and how to read it

@@ -14,7 +14,10 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def size_bytes(text: str | int) -> int:
-    """Bytes of a size. A plain number is bytes; `K M G T` count in 1024s, as Slurm and PBS do."""
+    """Bytes of a size. A plain number is bytes; `K M G T` count in 1024s, as Slurm and PBS do.
+
+    Raises AilurusError.
+    """
     found = _SIZE.fullmatch(str(text))
     if found is None:
         raise AilurusError(
@@ -25,7 +28,11 @@ def size_bytes(text: str | int) -> int:
 
 
 def size_mb(text: str | int) -> int:
-    """Mebibytes, rounded up. A plain number already is MB: the unit of PanDA's minRamCount."""
+    """Mebibytes of a size, rounded up. A plain number is MB already, the unit of PanDA's
+    minRamCount.
+
+    Raises AilurusError.
+    """
     if isinstance(text, int):
         return text
     if (word := str(text).strip()).isdecimal() and len(word) <= 20:
@@ -36,7 +43,10 @@ def size_mb(text: str | int) -> int:
 
 
 def duration_s(text: str | float) -> float:
-    """Seconds of `90`, `90s`, `15m`, `2h`, `1d`, `12:00:00` or Slurm's `1-12:00:00`."""
+    """Seconds of `90`, `90s`, `15m`, `2h`, `1d`, `12:00:00` or Slurm's `1-12:00:00`.
+
+    Raises AilurusError.
+    """
     if isinstance(text, int | float):
         return float(text)
     if found := _CLOCK.fullmatch(str(text)):

@@ -1,8 +1,8 @@
 """URLs of data, parsed once: joined, named and shown here and nowhere else.
 
-On the wire a URL stays a text (`FileUrl`, `DirectoryUrl`). Whoever does something with one parses
-it. `str()` of a parsed URL is what people may see, `.text` what is stored, `.sent` what a server is
-asked for; so a log line that forgets about secrets shows none.
+On the wire a URL stays a text (`FileUrl`, `DirectoryUrl`), which its user parses. `str()` of a
+parsed URL is for people, `.text` is stored, `.sent` is sent to a server; so no log line shows a
+secret by mistake.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ _PARTS: Final = (
     r"(?:#([^\x00-\x20]*))?"
 )
 _PORTS: Final = {"http": 80, "https": 443}
-_IN_A_SEGMENT: Final = "!$&'()*+,;=:@"  # and letters, digits, -._~
+# And letters, digits, -._~.
+_IN_A_SEGMENT: Final = "!$&'()*+,;=:@"
 
 
 class Url(Struct, frozen=True, gc=False):
     """A URL in its parts, each as it was written: nothing is decoded or put in another case."""
 
-    scheme: str  # in lower case
-    host: str = ""  # an IPv6 address without its brackets
+    # In lower case.
+    scheme: str
+    # An IPv6 address without its brackets.
+    host: str = ""
     path: str = ""
     userinfo: str | None = None
     port: int | None = None
@@ -57,7 +60,7 @@ class Url(Struct, frozen=True, gc=False):
 
     @staticmethod
     def parse(text: str) -> Url:
-        """Raises AilurusError, whose text shows no secrets either."""
+        """The URL in a text. Raises AilurusError, whose message shows no secrets either."""
         parts = re.fullmatch(_PARTS, text) if _encodable(text) else None
         if parts is None or int(parts[5] or 0) > 65535:
             raise AilurusError(
@@ -85,18 +88,18 @@ class Url(Struct, frozen=True, gc=False):
 
     @property
     def sent(self) -> str:
-        """What a server is asked for: all but the fragment."""
+        """The URL as a server gets it: all but the fragment."""
         user = "" if self.userinfo is None else f"{self.userinfo}@"
         query = "" if self.query is None else f"?{self.query}"
         return f"{self.scheme}://{user}{self._server}{self.path}{query}"
 
     @property
     def text(self) -> str:
-        """All of it, as it is stored. Never for people."""
+        """The whole URL, as it is stored. Not for people: it may hold secrets."""
         return self.sent if self.fragment is None else f"{self.sent}#{self.fragment}"
 
     def __str__(self) -> str:
-        """What people may see: no user, no password, no query, no fragment."""
+        """The URL for people: without user, password, query and fragment."""
         query = "" if self.query is None else mark(f"?{self.query}")
         return f"{self.scheme}://{self._server}{self.path}{query}"
 
@@ -105,7 +108,8 @@ class Url(Struct, frozen=True, gc=False):
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """Scheme, host and port: who is spoken to. Port 0: the scheme has no usual one."""
+        """Scheme, host and port, by which servers are compared. Port 0: the scheme has no usual
+        one."""
         port = self.port if self.port is not None else _PORTS.get(self.scheme, 0)
         return self.scheme, self.host.lower(), port
 
@@ -123,8 +127,7 @@ class Url(Struct, frozen=True, gc=False):
 
     @property
     def name(self) -> str:
-        """What a file there is called: the last name on the path, decoded; empty after a last
-        slash."""
+        """The name of the file: the last one on the path, decoded; empty after a last slash."""
         return self.segments[-1].decode("utf-8", "replace") if self.path else ""
 
     @property

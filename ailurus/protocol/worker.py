@@ -10,7 +10,8 @@ class Outcome(StrEnum):
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    UNCLEAR = "unclear"  # never retried: only a search by tag decides
+    # Never retried: only a search by tag decides.
+    UNCLEAR = "unclear"
 
 
 class Phase(StrEnum):
@@ -20,9 +21,11 @@ class Phase(StrEnum):
     SUBMITTING = "submitting"
     QUEUED = "queued"
     HELD = "held"
-    STARTING = "starting"  # the batch system runs it, the pilot has not registered yet
+    # The batch system runs it, the pilot has not registered yet.
+    STARTING = "starting"
     ACTIVE = "active"
-    DRAINING = "draining"  # finishes what it has, takes nothing new
+    # Finishes what it has, takes nothing new.
+    DRAINING = "draining"
     ENDED = "ended"
 
 

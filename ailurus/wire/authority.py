@@ -1,18 +1,19 @@
-"""Whose «no» counts. Whatever destroys something, or sends a caller away, asks here first.
+"""Which refusals count. Code that destroys something, or ends a worker, asks here first.
 
-Anything at a dispatcher's address can say «no» to its pilots, edges and relays: a proxy, a captive
-portal, another service, another dispatcher, ours with an empty store. So a «no» counts only from the
-dispatcher that is known to have given what it takes away:
+Anything at a dispatcher's address can refuse requests of its pilots, edges and relays: a proxy, a
+captive portal, another service, another dispatcher, ours with an empty store. So a refusal counts
+only from the dispatcher that is known to have given what it takes away:
 
-    an attempt   `Assignment.seal` comes back with what ends it, a verdict or a command to kill. No request
-                 ever holds it, so a server that is merely asked cannot send it.
-    a worker     a problem names its dispatcher as `Registered.giver` did; a dispatcher whose store does
-                 not know the worker names nobody.
+an attempt   `Assignment.seal` comes back with what ends it, a verdict or a command to kill. No
+request ever carries it, so a server that only receives requests cannot send it. a worker     a
+problem names its dispatcher as `Registered.giver` did; a dispatcher whose store does not know the
+worker names nobody.
 
-A dispatcher from before seals sends none. Of its verdicts those count that it gives only after it has checked
-the report key, and nothing is deleted on its word. Of an attempt that has a seal only its «accepted» counts, which
-destroys nothing: a store may go back to the version before while jobs run. A PanDA server has no seals either: what it says in its
-own JSON counts, an HTTP status does not, and nothing is deleted on its word.
+A dispatcher from before seals sends none. Of its verdicts those count that it gives only after it
+has checked the report key, and nothing is deleted on its word. Of an attempt that has a seal only
+its «accepted» counts, which destroys nothing: a store may go back to the version before while jobs
+run. A PanDA server has no seals either: what it says in its own JSON counts, an HTTP status does
+not, and nothing is deleted on its word.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ _CHECKED = frozenset({ACCEPTED, "alreadydone", "badattemptnr", "notyours", "ille
 class Judged(Enum):
     """What becomes of a report."""
 
-    KEPT = auto()  # a stranger judged it: it is still owed
-    SETTLED = auto()  # nothing is owed any more
-    LOST = auto()  # the same, and another attempt counts: the outputs are to be deleted
+    # The verdict is another server's: the report must still be sent.
+    KEPT = auto()
+    # The report need not be sent again.
+    SETTLED = auto()
+    # The same, and another attempt counts: its outputs are to be deleted.
+    LOST = auto()
 
 
 def sealed(given: str, shown: str) -> bool:
-    """Whether the sender of the seal `shown` is the dispatcher that gave it. One that gives no seals is
-    believed about attempts, since it took the worker's token."""
+    """Whether the sender of the seal `shown` is the dispatcher that gave it. One that gives no
+    seals is believed about attempts, since it took the worker's token."""
     return not given or hmac.compare_digest(given.encode(), shown.encode())
 
 
@@ -56,7 +60,8 @@ def judged(given: str, verdict: m.ReportVerdict) -> Judged:
     if not given:
         return Judged.SETTLED if verdict.verdict in _CHECKED else Judged.KEPT
     if not verdict.seal and verdict.verdict == ACCEPTED:
-        return Judged.SETTLED  # a dispatcher from before seals to which the store went back
+        # The store went back to a dispatcher from before seals.
+        return Judged.SETTLED
     if not sealed(given, verdict.seal):
         return Judged.KEPT
     return Judged.SETTLED if verdict.verdict == ACCEPTED else Judged.LOST
@@ -68,21 +73,22 @@ def known(error: Refused, giver: str) -> bool:
 
 
 def dismisses(error: Refused, giver: str) -> bool:
-    """Whether the dispatcher called `giver` sends the caller away."""
+    """Whether the dispatcher called `giver` ends the caller."""
     return known(error, giver) and error.status in DISMISSALS
 
 
 def newer(error: Nonsense, giver: str) -> bool:
-    """Whether the dispatcher called `giver` has said what this version does not understand. One that has
-    no name is older than we are, and says nothing of that kind."""
+    """Whether the dispatcher called `giver` sent an answer that this version cannot read. A
+    dispatcher without a name is older than this one, and sends none."""
     return bool(giver) and error.giver == giver
 
 
 def at_fault(error: Refused, giver: str) -> bool:
-    """Whether the dispatcher called `giver` found a fault in what was asked."""
+    """Whether the dispatcher called `giver` found a fault in the request."""
     return known(error, giver) and error.status in FAULTS
 
 
 def divisible(error: Refused) -> bool:
-    """Whether a part of what was asked may be at fault for all of it: some dispatcher says so."""
+    """Whether a dispatcher says that the request is at fault: a part of it may be accepted
+    alone."""
     return error.giver != STRANGER and error.status in FAULTS

@@ -1,11 +1,9 @@
 """The one HTTP client: pilot, edge, command line and users' Python talk to a dispatcher through it.
 
-    AilurusError
-    └── WireError
-        ├── Unreachable     nobody answered, or only with 5xx, until patience ran out
-        ├── Refused         somebody said no: `.status`, its problem's field and remedy, and `.giver`, by
-        │                   which `authority` knows whether it was the dispatcher
-        └── Nonsense        something answered that is not a dispatcher
+AilurusError └── WireError ├── Unreachable     no answer, or only 5xx, within the patience of the
+call ├── Refused         an error status: `.status`, the problem's field and remedy, and `.giver`,
+by │                   which `authority` knows whether the dispatcher sent it └── Nonsense        an
+answer that cannot be read: it is probably not a dispatcher's
 
 Every request may be repeated: those that create something carry an id made by the caller.
 """
@@ -17,12 +15,10 @@ import ipaddress
 import json
 import math
 import random
-import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -37,14 +33,18 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL
 from ailurus.protocol.url import Url
-from ailurus.wire.connection import POOLS, authorities
+from ailurus.wire.credentials import Trust
 from ailurus.wire.retry import Patience, pauses
 
 A = TypeVar("A", bound=msgspec.Struct)
-AGAIN = frozenset({429, 500, 502, 503, 504})  # statuses worth another try
-SLACK_S = 30.0  # how much longer than asked a long poll may take
-STRANGER = "-"  # the giver of an answer that is not a dispatcher's
-LAST_ANSWER_S = 2.0  # how long the answer to a wait whose time is over may be on its way
+# Statuses after which a request is repeated.
+AGAIN = frozenset({429, 500, 502, 503, 504})
+# How much longer than its `wait_s` a long poll may take.
+SLACK_S = 30.0
+# The giver of an answer that is not a dispatcher's.
+STRANGER = "-"
+# How long after the end of a wait its last answer may arrive.
+LAST_ANSWER_S = 2.0
 
 
 class WireError(AilurusError):
@@ -52,11 +52,12 @@ class WireError(AilurusError):
 
 
 class Unreachable(WireError):
-    """Nobody answered, or only with 5xx, until patience ran out."""
+    """No answer, or only 5xx, within the patience of the call."""
 
 
 class Nonsense(WireError):
-    """The answer is not a dispatcher's, or one of another version's. `giver`: whose it says it is."""
+    """The answer cannot be read: it is another server's, or of another version. `giver`: its
+    sender, as the answer names it."""
 
     def __init__(self, message: str, *, remedy: str = "", giver: str = STRANGER) -> None:
         super().__init__(message, remedy=remedy)
@@ -64,89 +65,13 @@ class Nonsense(WireError):
 
 
 class Refused(WireError):
-    """Somebody at the dispatcher's address said no."""
+    """The server at the dispatcher's address answered with an error status."""
 
     def __init__(self, problem: m.Problem) -> None:
         detail = f"{problem.title}: {problem.detail}" if problem.detail else problem.title
         super().__init__(detail, remedy=problem.remedy, field=problem.field)
         self.status = problem.status
         self.giver = problem.giver
-
-
-class TokenFile:
-    """A token that is read from its file anew when the dispatcher refused the one in hand."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._text: str | None = None
-
-    def __call__(self, *, fresh: bool = False) -> str:
-        if self._text is None or fresh:
-            try:
-                self._text = self._read()
-            except AilurusError:
-                if self._text is None:
-                    raise  # else it is being renewed: until then we have one that is refused
-        return self._text
-
-    def _read(self) -> str:
-        remedy = "give another with --token-file or AILURUS_TOKEN_FILE"
-        try:
-            text = self.path.read_text("ascii").strip()
-        except OSError as error:
-            what = f"cannot read the token file {self.path}: {error.strerror}"
-            raise AilurusError(what, remedy=remedy) from None
-        except UnicodeDecodeError:
-            text = ""
-        if not text or not text.isprintable() or " " in text:
-            raise AilurusError(f"there is no token in {self.path}", remedy=remedy)
-        return text
-
-
-def fixed_token(text: str) -> Callable[..., str]:
-    """A token that is kept in memory."""
-    return lambda fresh=False: text
-
-
-class Trust(msgspec.Struct, frozen=True):
-    """Whom a client believes to be its dispatcher, beside those whom this machine trusts."""
-
-    ca: str = ""  # file with certificate authorities in PEM: they, and nobody else
-    pin: str = ""  # SHA-256 of its certificate in hexadecimal: this one, whoever signed it
-
-    @staticmethod
-    def of_options(ca: str | None, pin: str | None, environment: Mapping[str, str]) -> Trust:
-        """From options, else AILURUS_CA and AILURUS_PIN. Raises AilurusError."""
-        ca = ca or environment.get("AILURUS_CA", "")
-        pin = (pin or environment.get("AILURUS_PIN", "")).lower().removeprefix("sha256:")
-        pin = pin.replace(":", "")
-        if pin and not re.fullmatch("[0-9a-f]{64}", pin):
-            raise AilurusError(
-                f"{pin!r} is no SHA-256 of a certificate",
-                field="--pin",
-                remedy="openssl x509 -in CERT -noout -fingerprint -sha256",
-            )
-        if ca and not Path(ca).is_file():
-            raise AilurusError(f"there is no file {ca}", field="--ca", remedy="name a PEM file")
-        return Trust(ca, pin)
-
-    def pool(self, connections: int) -> urllib3.PoolManager:
-        """Connections that check this."""
-        if self.pin:
-            # the certificate itself is checked, so it matters not who signed it
-            pool = urllib3.PoolManager(
-                maxsize=connections,
-                retries=False,
-                assert_fingerprint=self.pin,
-                cert_reqs="CERT_NONE",
-                assert_hostname=False,
-            )
-        else:
-            pool = urllib3.PoolManager(
-                maxsize=connections, retries=False, ca_certs=self.ca or authorities()
-            )
-        pool.pool_classes_by_scheme = POOLS
-        return pool
 
 
 @cache
@@ -174,10 +99,10 @@ class Client:
         sleep: Callable[[float], object] = time.sleep,
         on_silence: Callable[[str], object] | None = None,
     ) -> None:
-        """`headers`: to be sent with each request; `stale`: statuses by which a server says that it does
-        not want this token, so that another is tried once; `on_silence`: called with the reason after
-        each try that nobody answered. Raises AilurusError for an address that is none, or where others
-        could read the token."""
+        """`headers`: sent with each request; `stale`: statuses after which the token is read again
+        and the request repeated once; `on_silence`: called with the reason after each try without
+        an answer. Raises AilurusError for a bad address, or one at which others could read the
+        token."""
         if not url.startswith(("http://", "https://")):
             raise AilurusError(
                 f"{url!r} is not a dispatcher's address", remedy="http://127.0.0.1:8080"
@@ -206,8 +131,8 @@ class Client:
         return other
 
     def until(self, end: float) -> Client:
-        """The same connections, for calls that are all over at `end` (of `time.monotonic()`), answered
-        or not: no patience and no open socket lasts longer."""
+        """The same connections, for calls that all end at `end` (of `time.monotonic()`), answered
+        or not."""
         other = copy.copy(self)
         other.end = min(self.end, end)
         return other
@@ -248,11 +173,12 @@ class Client:
                 return answer
 
     def cancel(self, job_ids: Sequence[int], *, soft: bool = False) -> m.Cancelled:
-        """Cancel jobs; workers that run them are told at their next heartbeat."""
+        """Cancel jobs; workers that run them learn it at their next heartbeat."""
         return self.call("cancel", m.Cancel(job_ids=tuple(job_ids), soft=soft), answer=m.Cancelled)
 
     def retry(self, job_ids: Sequence[int], request_id: str | None = None) -> m.Submitted:
-        """Try final jobs again, as new jobs; with the same `request_id` again, the first answer comes."""
+        """Try final jobs again, as new jobs; with the same `request_id` again, the first answer
+        comes."""
         ask = m.Retry(job_ids=tuple(job_ids), request_id=request_id or uuid.uuid4().hex)
         return self.call("retry", ask, answer=m.Submitted)
 
@@ -324,7 +250,7 @@ class Client:
         wait_s: float = 0.0,
         patience: Patience | None = None,
     ) -> tuple[int, bytes]:
-        """Any request, repeated as `call` does it; the status below 500 and the body.
+        """Send any request, repeated as `call` does; returns the status, below 500, and the body.
 
         Raises Unreachable.
         """
@@ -340,7 +266,8 @@ class Client:
                 problem = _reason(error)
             else:
                 if status in self._stale and not fresh and self.token is not None:
-                    fresh = True  # the file may hold a renewed one
+                    # The file may hold a renewed one.
+                    fresh = True
                     continue
                 if status not in AGAIN:
                     return status, answer
@@ -385,7 +312,8 @@ class Client:
 
 MOST_BYTES = 256 << 20
 LEAST_PER_S = 1024
-"""Slower than this nobody answers whom a caller could wait for: a byte now and then would keep him."""
+"""Slower than this nobody answers whom a caller could wait for: a byte now and then would keep
+him."""
 
 
 def _body(answer: urllib3.BaseHTTPResponse, end: float) -> bytes:
@@ -416,7 +344,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Named(msgspec.Struct):
-    """Of an answer that could not be read."""
+    """The sender of an answer that could not be read."""
 
     giver: str
 

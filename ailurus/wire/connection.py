@@ -16,9 +16,11 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
-LARGEST = 64 * 1024  # bytes of a body that is copied behind its head
+# Bytes of a body that is copied behind its head.
+LARGEST = 64 * 1024
 
-# Where systems keep the authorities that they trust: a Python that was built elsewhere looks in one.
+# Where systems keep the authorities that they trust: a Python that was built elsewhere looks in
+# one.
 AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Gentoo, NixOS
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # RHEL and its kin
@@ -30,8 +32,8 @@ AUTHORITIES = (
 
 
 def authorities(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The file with this machine's authorities; None where Python finds them by itself, in the places
-    it was built for or by SSL_CERT_FILE and SSL_CERT_DIR."""
+    """The file with this machine's authorities; None where Python finds them by itself, in the
+    places it was built for or by SSL_CERT_FILE and SSL_CERT_DIR."""
     if environment.get("SSL_CERT_FILE") or environment.get("SSL_CERT_DIR"):
         return None
     usual = ssl.get_default_verify_paths()
@@ -41,7 +43,8 @@ def authorities(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def verifying(ca: str = "") -> ssl.SSLContext:
-    """A context that believes this machine's authorities, and those in the file `ca` beside them."""
+    """A context that believes this machine's authorities, and those in the file `ca` beside
+    them."""
     context = create_urllib3_context()
     if (path := authorities()) is not None:
         context.load_verify_locations(path)
@@ -53,7 +56,8 @@ def verifying(ca: str = "") -> ssl.SSLContext:
 
 
 class _Http(HTTPConnection):
-    _head: bytes | None = None  # of a request whose body is still to come; blank: head to come
+    # The head of a request, held back until its body comes; blank: the head is still to come.
+    _head: bytes | None = None
 
     def request(self, method: str, url: str, body: Any = None, *more: Any, **options: Any) -> None:
         joins = isinstance(body, bytes) and 0 < len(body) <= LARGEST

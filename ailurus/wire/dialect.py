@@ -1,4 +1,4 @@
-"""Which dialect a server speaks: asked once, where nobody said."""
+"""Finds the dialect of a server where no option names it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from typing import Literal
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, Trust
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import Trust
 from ailurus.wire.retry import Patience
 
 Dialect = Literal["native", "v1", "legacy"]
@@ -18,7 +19,8 @@ _SIGNS: tuple[tuple[Dialect, str, bytes], ...] = (
 
 
 def detect_dialect(url: str, trust: Trust | None = None) -> Dialect:
-    """What the server at `url` speaks: ours if it can, then v1. Nobody there: ours, which will say so."""
+    """The dialect of the server at `url`, ours before v1. Native if none answers: its client
+    reports that."""
     client = Client(url, None, patience=Patience(total_s=0.0), trust=trust)
     for dialect, path, sign in _SIGNS:
         try:

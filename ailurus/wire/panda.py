@@ -1,7 +1,7 @@
-"""A pilot's calls, said to a PanDA server: the same names, asks and answers as `Client.call` has.
+"""A pilot's calls to a PanDA server, with the names, requests and answers of `Client.call`.
 
-A PanDA server knows no registration, no long poll, no giving back and no report keys; what it lacks is
-made up for here, so that the pilot does not notice. Nothing is sent but what PanDA's own pilots send.
+A PanDA server has no registration, long poll, release and report keys. This module supplies them,
+so that the pilot sees no difference. It sends nothing but what PanDA's own pilots send.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from ailurus.protocol.panda_job import PandaAttempt, read_attempt
 from ailurus.protocol.panda_update import JobUpdate, outputs_of, update_fields
 from ailurus.protocol.states import JobState
 from ailurus.wire.authority import PANDA
-from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
+from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Unreachable
+from ailurus.wire.credentials import Trust
 from ailurus.wire.dialect import Dialect
 from ailurus.wire.panda_token import PandaToken, key_file
 from ailurus.wire.retry import Patience
 
 A = TypeVar("A", bound=msgspec.Struct)
-HEARTBEAT_S = 1800.0  # what a PanDA server expects; it gives a job up after four of them
+# What a PanDA server expects; it gives up a job after four of them.
+HEARTBEAT_S = 1800.0
 DEBUG_S = 60.0
-ASK_S = 30.0  # between two requests for a job where there was none
-STDOUT = 2048  # characters that a server keeps of it
+# Between two requests for a job when there was none.
+ASK_S = 30.0
+# Characters that a server keeps of it.
+STDOUT = 2048
 _OK = ("0", 0)
 
 
@@ -48,7 +52,7 @@ class PandaClient:
         url: str,
         token: Callable[..., str] | None,
         dialect: Dialect,
-        who: m.Register,
+        registration: m.Register,
         *,
         label: str = "",
         heartbeat_s: float | None = None,
@@ -62,7 +66,7 @@ class PandaClient:
         # PanDA says 403 to a token that has expired
         self._client = Client(url, self._token, trust=trust, headers=headers, stale=(401, 403))
         self._v1 = dialect == "v1"
-        self._who = who
+        self._registration = registration
         self._label = label or "managed"
         self._heartbeat_s = heartbeat_s or HEARTBEAT_S
         self._sleep = sleep
@@ -90,7 +94,7 @@ class PandaClient:
     # --- the routes ----------------------------------------------------------------------------------
 
     def _register(self, ask: m.Register, wait_s: float, patience: Patience) -> m.Registered:
-        self._say("system/is_alive", "isAlive", {}, patience, method="GET")
+        self._notify("system/is_alive", "isAlive", {}, patience, method="GET")
         self._renew()
         self._worker_status("started", patience)
         return m.Registered(
@@ -106,25 +110,27 @@ class PandaClient:
         return m.Done()
 
     def _log_pieces(self, ask: m.LogPieces, wait_s: float, patience: Patience) -> m.Done:
-        return m.Done()  # there is nobody who would look
+        # PanDA has no live log.
+        return m.Done()
 
     def _acquire(self, ask: m.Acquire, wait_s: float, patience: Patience) -> m.Acquired:
         self._renew()
         job = self._next(ask, patience)
         if job is None:
-            self._sleep(min(wait_s, ASK_S))  # it cannot hold a request until there is a job
+            # A PanDA server does not hold a request until there is a job.
+            self._sleep(min(wait_s, ASK_S))
             return m.Acquired(jobs=())
         try:
-            got = read_attempt(job, self._who.total, self._fetched)
+            got = read_attempt(job, self._registration.total, self._fetched)
         except ValueError as error:
-            told = self._told(
+            update = self._job_update(
                 panda.number(job.get("PandaID")) or 0,
                 panda.number(job.get("attemptNr")) or 0,
                 state="failed",
                 code=int(Code.NOT_IMPLEMENTED),
                 diagnosis=f"this pilot cannot read the job: {error}"[:500],
             )
-            self._update(told, patience)
+            self._update(update, patience)
             return m.Acquired(jobs=())
         with self._lock:
             self._jobs[got.id] = got
@@ -138,13 +144,13 @@ class PandaClient:
         return m.Acquired(jobs=(one,))
 
     def _next(self, ask: m.Acquire, patience: Patience) -> dict[str, Any] | None:
-        """One job: how many fit cannot be told before they are seen."""
+        """Ask for one job: how many would fit is known only when they are here."""
         left = ask.room.seconds_left
         request = JobRequest(
-            site=self._who.queue,
+            site=self._registration.queue,
             label=self._label,
-            node=self._who.host,
-            computing_element=self._who.queue,
+            node=self._registration.host,
+            computing_element=self._registration.queue,
             memory_mb=ask.room.memory_mb,
             disk_mb=ask.room.disk_mb,
             seconds_left=None if left is None else int(left),
@@ -173,23 +179,23 @@ class PandaClient:
         self._renew()
         commands: list[m.Command] = []
         heartbeat_s = self._heartbeat_s
-        for news in ask.jobs:
-            key = (news.job_id, news.attempt_nr)
-            if news.state is JobState.RUNNING:
-                self._began.setdefault(key, news.since)
-            if news.state is JobState.SENT:
+        for running in ask.jobs:
+            key = (running.job_id, running.attempt_nr)
+            if running.state is JobState.RUNNING:
+                self._began.setdefault(key, running.since)
+            if running.state is JobState.SENT:
                 continue
-            told = self._told(
+            update = self._job_update(
                 *key,
                 # a pilot's `holding` means there that it left a job to be recovered
-                state="starting" if news.state is JobState.STARTING else "running",
-                usage=news.usage,
-                stdout=(news.tail or "")[-STDOUT:],
+                state="starting" if running.state is JobState.STARTING else "running",
+                usage=running.usage,
+                stdout=(running.tail or "")[-STDOUT:],
             )
-            words = self._update(told, patience)
+            words = self._update(update, patience)
             if "debug" in words:
                 heartbeat_s = min(heartbeat_s, DEBUG_S)
-            commands += _commands(*key, words, answered=news.tail is not None)
+            commands += _commands(*key, words, answered=running.tail is not None)
         return m.BeatAnswer(heartbeat_s=heartbeat_s, commands=tuple(commands))
 
     def _report(self, ask: m.Reports, wait_s: float, patience: Patience) -> m.ReportVerdicts:
@@ -212,7 +218,7 @@ class PandaClient:
             job,
         )
         phases = ("", "stage_in", "run", "stage_out", "", "")
-        told = self._told(
+        update = self._job_update(
             *key,
             state="finished" if report.finished else "failed",
             usage=report.usage,
@@ -226,7 +232,7 @@ class PandaClient:
             outputs=json.dumps(listed) if listed else "",
             job_report=json.dumps({"ailurus": kept}) if kept else "",
         )
-        self._update(told, patience)
+        self._update(update, patience)
         with self._lock:
             self._jobs.pop(key, None)
             self._began.pop(key, None)
@@ -234,19 +240,19 @@ class PandaClient:
     def _release(self, ask: m.Release, wait_s: float, patience: Patience) -> m.Done:
         for job in ask.jobs:
             words = "the pilot ended before it began this job"
-            told = self._told(
+            update = self._job_update(
                 job.job_id,
                 job.attempt_nr,
                 state="failed",
                 code=int(Code.SIGTERM),
                 diagnosis=words,
             )
-            self._update(told, patience)
+            self._update(update, patience)
         return m.Done()
 
-    # --- how it is said ------------------------------------------------------------------------------
+    # --- how it is sent ------------------------------------------------------------------------------
 
-    def _told(
+    def _job_update(
         self, job_id: int, attempt_nr: int, *, usage: m.Usage | None = None, **more: Any
     ) -> JobUpdate:
         used = usage or m.Usage()
@@ -254,11 +260,11 @@ class PandaClient:
         return JobUpdate(
             job_id=job_id,
             attempt_nr=attempt_nr,
-            site=self._who.queue,
-            node=self._who.host,
+            site=self._registration.queue,
+            node=self._registration.host,
             scheduler_id=self._scheduler,
             pilot_id=f"unknown|ailurus|{__version__}",
-            batch_id=self._who.batch_id[:80],
+            batch_id=self._registration.batch_id[:80],
             cores=job.spec.cores if job is not None else None,
             cpu_s=int(used.cpu_s) or None,
             avg_rss_kb=used.rss_kb or None,
@@ -269,15 +275,15 @@ class PandaClient:
             **more,
         )
 
-    def _update(self, told: JobUpdate, patience: Patience) -> str:
-        """Say how a job goes; the command in the answer, blank for none."""
+    def _update(self, update: JobUpdate, patience: Patience) -> str:
+        """Send an update; returns the command in the answer, blank for none."""
         if self._v1:
-            answer = self._v1_answer("pilot/update_job", update_fields(told, "v1"), patience)
+            answer = self._v1_answer("pilot/update_job", update_fields(update, "v1"), patience)
             if not answer["success"]:
                 raise _refused(str(answer.get("message")))
             data = answer.get("data") or {}
         else:
-            data = self._legacy_answer("updateJob", update_fields(told, "legacy"), patience)
+            data = self._legacy_answer("updateJob", update_fields(update, "legacy"), patience)
         if data.get("StatusCode") not in _OK:  # even where v1 calls it a success
             raise _wrong(str(data.get("StatusCode")), str(data.get("errorDialog", "")))
         return panda.text(data.get("command"))
@@ -299,10 +305,10 @@ class PandaClient:
             "workerID": self._worker,
             "harvesterID": self._harvester,
             "status": status,
-            "site": self._who.queue,
+            "site": self._registration.queue,
         }
-        node = {"node_id": self._who.host}
-        self._say(
+        node = {"node_id": self._registration.host}
+        self._notify(
             "pilot/update_worker_status",
             "updateWorkerPilotStatus",
             v1 | node,
@@ -310,7 +316,7 @@ class PandaClient:
             legacy | node,
         )
 
-    def _say(
+    def _notify(
         self,
         path: str,
         name: str,

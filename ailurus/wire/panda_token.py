@@ -1,6 +1,7 @@
 """A pilot's token at a PanDA server: from its file, or renewed with the key that lies beside it.
 
-Names and pace are Pilot 3's. The renewed token stays in memory; if it is refused, the file is read again.
+Names and pace are Pilot 3's. The renewed token stays in memory; if it is refused, the file is read
+again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import Any
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 
-CLIENT = "pilot_server"  # whose token it is, to the server
+# The client to which the server issues the token.
+CLIENT = "pilot_server"
 RENEW_S = 3600.0
-AGAIN_S = 300.0  # after a renewal that failed
+# After a failed renewal.
+AGAIN_S = 300.0
 log = Log("wire.panda")
 
 
 class PandaToken:
-    """Gives the token in hand, and gets the next one in time."""
+    """The current token, which is renewed in time."""
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class PandaToken:
         return self._renewed or self._first(fresh=fresh)
 
     def renew(self, asked: Callable[[Mapping[str, str]], Mapping[str, Any]]) -> None:
-        """Get the next token, if it is time. Until that succeeds the one in hand goes on."""
+        """Get the next token if it is time. Until that succeeds the current one stays in use."""
         with self._lock:
             if self._key_file is None or self._now() < self._due:
                 return
@@ -54,7 +57,8 @@ class PandaToken:
         except (OSError, AilurusError) as error:
             log.warning("token_not_renewed", why=str(error))
             return
-        data = answer.get("data") or answer  # v1; legacy
+        # V1; legacy.
+        data = answer.get("data") or answer
         token = data.get("user_proxy") or data.get("userProxy")
         if not isinstance(token, str) or not token:
             why = answer.get("message") or answer.get("errorDialog")

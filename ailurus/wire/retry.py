@@ -1,4 +1,5 @@
-"""When to try again: exponential back-off with full jitter, under a deadline. No clock of its own."""
+"""When to try again: exponential back-off with full jitter, under a deadline. No clock of its
+own."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """The native API through a shared directory, for nodes that reach nothing but a shared file system.
 
     DIR/ask/H/ID       a request, written under another name and renamed: whole or not there
-    DIR/answer/H/ID    its answer; who asked removes it
+    DIR/answer/H/ID    its answer, which the client removes
 
-ID is random and H its first digit, so no directory holds more than a sixteenth. Who answers removes the
-request after its answer is there: what a kill leaves is answered again, and every request may be repeated.
-Nothing is watched and nothing is locked, since shared file systems do neither well; whoever waits looks
-ever more rarely.
+ID is random and H its first digit, so no directory holds more than a sixteenth. The relay removes a
+request after it has written the answer: a request that a killed relay left is answered again, and
+every request may be repeated. Nothing is watched and nothing is locked, since shared file systems
+do neither well; a waiting client polls ever more rarely.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIRST_S, GROWTH, LONGEST_S = 0.05, 1.5, 2.0
 
 
 class SpoolRequest(Struct, frozen=True):
-    """What is asked. `until`: seconds since 1970 after which nobody waits for the answer."""
+    """A request. `until`: seconds since 1970 after which the client waits for no answer."""
 
     path: str
     token: str
@@ -92,7 +92,7 @@ class SpoolClient(Client):
 
 
 def put(path: Path, text: bytes) -> None:
-    """Write a file that is whole once it is there."""
+    """Write a file that is complete as soon as it exists. Raises OSError."""
     draft = path.with_name(f".{path.name}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
         file.write(text)
@@ -100,7 +100,7 @@ def put(path: Path, text: bytes) -> None:
 
 
 def taken(path: Path) -> bytes | None:
-    """Read a file and remove it; None: it is not there."""
+    """Read a file and remove it; None if it does not exist. Raises OSError."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:

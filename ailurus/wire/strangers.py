@@ -1,4 +1,4 @@
-"""What a proxy or another server answered instead of the dispatcher, as a sentence for people."""
+"""Describes an answer that a proxy or another server sent instead of the dispatcher."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from http import HTTPStatus
 
 from ailurus.protocol.messages import Problem
 
-SHOWN = 120  # characters of a page's title or of a plain text
-LOOKED = 20_000  # bytes of a body
+# Characters shown of a page's title or of a plain text.
+SHOWN = 120
+# Bytes read of a body.
+LOOKED = 20_000
 _PAGE = re.compile(r"\s*<|.*<html", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)<", re.IGNORECASE)
 _REMEDIES = {
@@ -28,7 +30,7 @@ _REMEDIES = {
 
 
 def problem(status: int, body: bytes) -> Problem:
-    """An answer that is no dispatcher's, as the problem that it is; its `status` is left open."""
+    """An answer of another server as a problem; its `status` is left open."""
     try:
         name = f" {HTTPStatus(status).phrase}"
     except ValueError:
@@ -43,8 +45,8 @@ def problem(status: int, body: bytes) -> Problem:
 
 
 def words(body: bytes) -> str:
-    """What a body says in one line: the title of a page, else the first line of a text. Nothing of
-    what is no text."""
+    """A body in one line: the title of a page, else the first line of a text; empty for binary
+    data."""
     text = body[:LOOKED].decode("utf-8", "replace")
     if _PAGE.match(text):
         found = _TITLE.search(text)

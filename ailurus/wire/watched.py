@@ -1,9 +1,9 @@
-"""Connections for long transfers, which ask all the time whether to go on.
+"""Connections for long transfers, which check all the time whether to go on.
 
-A read or write that waits for the other side asks every half second, and one that makes progress, be
-it a byte at a time, asks at every step. So neither a silent server nor one that drips keeps a transfer
-beyond its limit. A large body is sent only when its receiver wants it: a door that redirects says so
-before the file has gone over the network twice.
+A read or write that waits for the other side checks every half second, and one that makes progress,
+be it a byte at a time, checks at every step. So neither a silent nor a slow server keeps a transfer
+beyond its limit. A large body is sent only when its receiver wants it: a server that redirects says
+so before the file has gone over the network twice.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ailurus.wire.connection import pools
 
 STEP_S = 0.5
-EXPECT_S = 1.0  # how long a server has to say that it wants no body; many say nothing
-LONGEST_HEAD = 64 * 1024  # bytes
+# How long a server has to refuse the body; many answer nothing.
+EXPECT_S = 1.0
+# Bytes.
+LONGEST_HEAD = 64 * 1024
 _check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
 
 
 @contextmanager
 def watching(check: Callable[[], None]) -> Iterator[None]:
-    """Let every wait on a connection of this thread call `check`; what it raises ends the transfer."""
+    """Let every wait on a connection of this thread call `check`; what it raises ends the
+    transfer."""
     token = _check.set(check)
     try:
         yield
@@ -54,7 +57,8 @@ class _Watched:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._silence_s: float | None = sock.gettimeout()
-        self._ahead = b""  # read, but not yet by whoever reads the answer
+        # Bytes that were read here and not yet by the reader of the answer.
+        self._ahead = b""
         self._users = 1
         sock.settimeout(STEP_S)
 

@@ -35,7 +35,8 @@ def url_of(args: Namespace) -> str:
 
 def connect(args: Namespace, *, patience_s: float = 5.0) -> Client:
     """A client for the verb. `patience_s`: how long to try while nobody answers."""
-    from ailurus.wire.client import Client, TokenFile, Trust, fixed_token
+    from ailurus.wire.client import Client
+    from ailurus.wire.credentials import TokenFile, Trust, fixed_token
     from ailurus.wire.retry import Patience
 
     path, text = found_token(args.token_file, os.environ)

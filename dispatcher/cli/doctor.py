@@ -222,7 +222,7 @@ def certificate(path: Path, key: Path | None, now: float) -> Finding:
 def answers(url: str, args: Namespace, now: float) -> Finding:
     """Whether it is ready, asked as any client asks."""
     from ailurus import fetch
-    from ailurus.wire.client import Trust
+    from ailurus.wire.credentials import Trust
 
     remedy = "dispatcher serve; its log says more"
     try:

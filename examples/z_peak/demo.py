@@ -28,7 +28,8 @@ from ailurus.protocol.api import JobsQuery, LogQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import JobRow
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.wire.client import TokenFile, WireError
+from ailurus.wire.client import WireError
+from ailurus.wire.credentials import TokenFile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from workflow import workflow

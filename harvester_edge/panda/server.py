@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
-from ailurus.wire.client import Client, Nonsense, Refused, Trust, Unreachable
+from ailurus.wire.client import Client, Nonsense, Refused, Unreachable
+from ailurus.wire.credentials import Trust
 from ailurus.wire.dialect import detect_dialect
 from harvester_edge.client import PATIENCE, client, trust
 from harvester_edge.site import PandaPart, Site

@@ -21,7 +21,8 @@ from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.server import Guarded, Server
 from ailurus.tasks import Tasks
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from harvester_edge import owned
 from harvester_edge.client import private, trust
 from harvester_edge.loop_status import LoopStatusWriter

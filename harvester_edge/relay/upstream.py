@@ -11,7 +11,8 @@ import msgspec
 
 from ailurus.logs import Log
 from ailurus.wire import authority
-from ailurus.wire.client import Client, Nonsense, Refused, Unreachable, fixed_token
+from ailurus.wire.client import Client, Nonsense, Refused, Unreachable
+from ailurus.wire.credentials import fixed_token
 from ailurus.wire.retry import Patience
 
 A = TypeVar("A", bound=msgspec.Struct)

@@ -14,7 +14,8 @@ from ailurus.logs import Log, ThrottledLog
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.wire import authority
-from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Trust, Unreachable
+from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Unreachable
+from ailurus.wire.credentials import Trust
 from ailurus.wire.retry import LONGEST_BACKOFF_S, Patience, pauses
 from pilot.clock import SYSTEM, Clock
 

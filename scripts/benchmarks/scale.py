@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from benchmarks import crowd
 from tests.rig import proc
 from tests.rig.figure import Figure, figure, percentile

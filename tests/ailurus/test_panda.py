@@ -25,7 +25,7 @@ from ailurus.protocol.panda_update import (
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire import panda as wire
-from ailurus.wire.client import TokenFile
+from ailurus.wire.credentials import TokenFile
 from ailurus.wire.panda_token import PandaToken, key_file
 from dispatcher.panda import legacy, v1
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, TokenFile, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile, fixed_token
 
 
 @pytest.mark.parametrize(

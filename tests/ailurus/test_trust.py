@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from ailurus.wire import connection
-from ailurus.wire.client import Trust
+from ailurus.wire.credentials import Trust
 
 CA = trustme.CA()
 

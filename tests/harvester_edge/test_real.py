@@ -17,7 +17,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from harvester_edge.book import Book
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

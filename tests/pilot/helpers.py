@@ -17,7 +17,8 @@ from typing import Any
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
 

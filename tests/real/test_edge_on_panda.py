@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from tests.rig import history
 from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
 

@@ -10,7 +10,8 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client, Refused, TokenFile, fixed_token
+from ailurus.wire.client import Client, Refused
+from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.retry import Patience
 from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
 

@@ -29,7 +29,8 @@ from typing import Any, Self
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import WorkerRows, WorkersQuery
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

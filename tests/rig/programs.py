@@ -25,7 +25,8 @@ import yaml
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, TokenFile, Trust, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from tests.rig import proc
 

@@ -1,5 +1,4 @@
-"""What all messages of the native API are made of: the kinds of a message, and types of their
-fields."""
+"""The kinds of messages of the native API, and those that several callers use."""
 
 from __future__ import annotations
 
@@ -12,22 +11,22 @@ from msgspec import Struct, field
 class StrictRequest(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Something a user sends: an unknown field is an error, not a typo unnoticed."""
+    """A request of a user or a relay: an unknown field is an error, so that no typo goes
+    unnoticed."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class LenientRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something a pilot or an edge sends: what a newer one says beside is not understood, and no
-    error."""
+    """A request of a pilot or an edge: fields that a newer version adds are ignored."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Answer(Struct, frozen=True, kw_only=True):
-    """Something the dispatcher says: a client ignores what it does not know yet."""
+    """A response of the dispatcher: a client ignores fields that it does not know."""
 
 
 class Problem(Answer):
-    """An error (RFC 9457 application/problem+json), with the field and what would help."""
+    """An error (RFC 9457 application/problem+json), with the field at fault and a remedy."""
 
     title: str
     status: int
@@ -35,7 +34,7 @@ class Problem(Answer):
     field: str = ""
     remedy: str = ""
     type: str = "about:blank"
-    # The dispatcher's name, as in `Registered.giver`; empty: it does not know whom it refuses.
+    # The dispatcher's name, as in `Registered.giver`; empty: it does not know the caller.
     giver: str = ""
 
 

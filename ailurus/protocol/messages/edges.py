@@ -14,7 +14,8 @@ from ailurus.protocol.worker import Ending, Outcome, Phase
 
 
 class WorkerRow(Answer, kw_only=True, gc=False):
-    """A worker as the dispatcher knows it: by registration, heartbeats and the edge's word."""
+    """A worker as the dispatcher knows it: by registration, heartbeats and the edge's
+    observations."""
 
     worker_id: int
     site: str
@@ -35,7 +36,8 @@ class WorkerRow(Answer, kw_only=True, gc=False):
 
 
 class SlotShape(LenientRequest):
-    """What one worker of a slot of a site offers, so that `never` can be told from `not now`."""
+    """What a worker of a site's slot offers: by it the dispatcher distinguishes `never` from `not
+    now`."""
 
     name: Key
     queue: Key
@@ -52,13 +54,15 @@ class Hello(LenientRequest):
 
 
 class Welcome(Answer):
-    epoch: int  # grows each time another instance takes the site
+    # Increases each time another instance takes over the site.
+    epoch: int
     lease_s: float
-    giver: str = ""  # the name of this dispatcher and its store
+    # The name of this dispatcher and its store.
+    giver: str = ""
 
 
 class SiteBound(LenientRequest):
-    """A limit of a site: how many more workers it leaves room for, and why, in an admin's words."""
+    """A limit of a site: how many more workers it allows, and why, as an admin reads it."""
 
     name: Label
     room: int
@@ -66,7 +70,7 @@ class SiteBound(LenientRequest):
 
 
 class SiteDecision(LenientRequest):
-    """An edge's last decision, in words: shown to operators, and to nothing else."""
+    """An edge's last decision as text, shown to operators and used for nothing else."""
 
     at: float
     sentence: Annotated[str, Meta(max_length=2000)]
@@ -76,13 +80,14 @@ class SiteDecision(LenientRequest):
 
 
 class DemandRequest(LenientRequest):
-    """What waits. `room`: how many more workers the site could take whatever the demand; 0 leaves
-    its share to the others that serve the queue."""
+    """Asks for the jobs that wait. `room`: how many more workers the site could start whatever the
+    demand; with 0 its share goes to the other sites that serve the queue."""
 
     site: Key
     epoch: Whole
     room: Whole | None = None
-    word: SiteDecision | None = None  # left out: the same as before
+    # None: unchanged.
+    word: SiteDecision | None = None
 
 
 class ShapeDemand(Answer):
@@ -91,11 +96,12 @@ class ShapeDemand(Answer):
     queue: str
     shape: Shape
     jobs: int
-    sites: int = 1  # that could run them now, this one included: each provisions its share
+    # Sites that could run them now, this one included. Each provisions its share.
+    sites: int = 1
 
 
 class ExcludedHost(Answer):
-    """A node that gets no jobs for a while, since it failed one after the other."""
+    """A node that gets no jobs for a while, since it failed several in a row."""
 
     host: str
     until: float
@@ -103,33 +109,37 @@ class ExcludedHost(Answer):
 
 
 class Demand(Answer):
-    """What the site's pilots could do now, and its workers as the dispatcher knows them."""
+    """The jobs that the site's pilots could run now, and its workers as the dispatcher knows
+    them."""
 
     shapes: tuple[ShapeDemand, ...]
     workers: tuple[WorkerRow, ...]
     excluded: tuple[ExcludedHost, ...] = ()
-    giver: str = ""  # as in `Welcome`
+    # As in `Welcome`.
+    giver: str = ""
 
 
 class NewIntent(LenientRequest):
-    """`count` workers are about to be submitted: asks for their bootstrap tokens."""
+    """Announces that `count` workers will be submitted, and asks for their bootstrap tokens."""
 
     site: Key
     epoch: Whole
     intent: Key
     queue: Key
     count: Annotated[int, Meta(ge=1, le=10_000)]
-    deadline: float  # after this no worker of the intent may register
+    # The time after which no worker of the intent may register.
+    deadline: float
     outage_s: Annotated[float, Meta(ge=0, le=604_800)] | None = None
-    """They are behind a relay, and may be silent for so long."""
+    """How long they may send no heartbeat, since they are behind a relay."""
 
 
 class Bootstraps(Answer):
-    tokens: tuple[str, ...]  # by index
+    # In the order of the workers' indices.
+    tokens: tuple[str, ...]
 
 
 class WorkerObservation(LenientRequest):
-    """What an edge knows of one worker from its batch system."""
+    """The state of one worker in the edge's batch system."""
 
     intent: Key
     index: Count
@@ -147,7 +157,7 @@ class WorkerObservations(LenientRequest):
 
 
 class TraceRequest(LenientRequest):
-    """Which jobs workers of a site had; or which of its workers had a job."""
+    """Asks which jobs some workers of a site had, or which of its workers had a job."""
 
     site: Key
     job_id: Whole | None = None
@@ -168,8 +178,10 @@ class TracedAttempt(Answer):
 
 
 class Traced(Answer):
-    attempts: tuple[TracedAttempt, ...]  # the latest ones
-    now: float = 0.0  # the dispatcher's clock
+    # The latest of them.
+    attempts: tuple[TracedAttempt, ...]
+    # The dispatcher's clock.
+    now: float = 0.0
 
 
 class DrainWorkers(LenientRequest):

@@ -13,24 +13,31 @@ from ailurus.protocol.messages.edges import SiteDecision
 class GroupRow(Answer):
     """A group of users in a queue."""
 
-    name: str  # blank: who is in no group
-    share: float  # beside the others' shares
-    waiting: int  # jobs ready to run
-    due: float = 0.0  # its part of what is handed out now, of 1
-    # Cores, since the start of the dispatcher asked, while several groups waited.
+    # Blank: users without a group.
+    name: str
+    # Its weight relative to those of the other groups.
+    share: float
+    # Jobs ready to run.
+    waiting: int
+    # The fraction of leases that it gets now.
+    due: float = 0.0
+    # Cores leased since this dispatcher started, while several groups waited.
     handed_out: int = 0
 
 
 class QueueRow(Answer):
-    """A queue: what waits in it and what serves it."""
+    """A queue: the jobs that wait in it and the workers and sites that serve it."""
 
     name: str
     states: dict[str, int]
-    oldest_waiting: float | None = None  # when the oldest activated job became ready
+    # When the oldest activated job became ready.
+    oldest_waiting: float | None = None
     workers: int = 0
     sites: tuple[str, ...] = ()
-    groups: tuple[GroupRow, ...] = ()  # where turns are taken between groups
-    troubles: tuple[str, ...] = ()  # what is wrong with those that serve it
+    # Empty where groups do not take turns.
+    groups: tuple[GroupRow, ...] = ()
+    # Troubles of the sites that serve it.
+    troubles: tuple[str, ...] = ()
 
 
 class Event(Answer):
@@ -38,7 +45,8 @@ class Event(Answer):
 
     seq: int
     at: float
-    kind: str  # submitted, state, worker, edge, ...
+    # Submitted, state, worker, edge, ...
+    kind: str
     job_id: int | None = None
     worker_id: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -50,47 +58,59 @@ class Events(Answer):
 
 
 class SiteRow(Answer):
-    """A site as its edge last spoke of it."""
+    """A site as its edge last described it."""
 
     site: str
     online: bool
-    heard: bool  # whether its edge still has the lease
+    # Whether its edge still has the lease.
+    heard: bool
     queues: tuple[str, ...]
-    workers: dict[str, int]  # by phase
+    # By phase.
+    workers: dict[str, int]
     word: SiteDecision | None = None
-    excluded: tuple[str, ...] = ()  # nodes that get no jobs
-    last_heard: float = 0.0  # its edge
+    # Nodes that get no jobs for a while.
+    excluded: tuple[str, ...] = ()
+    # The last request of its edge.
+    last_heard: float = 0.0
 
 
 class Trouble(Answer):
-    """Something that somebody should look at."""
+    """A problem that an operator should look at."""
 
-    kind: str  # edge-silent, site-paused, site-held, pilots-lost, pilots-silent, nodes-excluded, unserved
+    # One of edge-silent, site-paused, site-held, pilots-lost, pilots-silent, nodes-excluded,
+    # unserved.
+    kind: str
     sentence: str
     remedy: str = ""
     since: float | None = None
     site: str = ""
-    queues: tuple[str, ...] = ()  # that it concerns
+    # Queues that it affects.
+    queues: tuple[str, ...] = ()
 
 
 class FailureRow(Answer):
     """Failed jobs that look alike: the same code, and diagnoses that differ in numbers and paths
     alone."""
 
-    kind: int  # for the `kind` of a list of jobs: it gives exactly these
+    # Pass as `kind` to list exactly these jobs.
+    kind: int
     code: int
-    diagnosis: str  # of one of them
+    # The diagnosis of one of them.
+    diagnosis: str
     jobs: int
-    last: float  # when the last of them failed
+    # When the last of them failed.
+    last: float
 
 
 class PilotSums(Answer):
-    """All pilots that are heard of, together."""
+    """All pilots that send heartbeats, together."""
 
     alive: int = 0
-    silent: int = 0  # of these: late with their heartbeat
+    # Those of them that are late with their heartbeat.
+    silent: int = 0
     cores: int = 0
-    used: int = 0  # cores with a job
+    # Cores with a job.
+    used: int = 0
 
 
 class Overview(Answer):
@@ -105,6 +125,9 @@ class Overview(Answer):
     failed_per_min: float
     sites: tuple[SiteRow, ...] = ()
     pilots: PilotSums = PilotSums()
-    troubles: tuple[Trouble, ...] = ()  # worst first
-    failures: tuple[FailureRow, ...] = ()  # the largest kinds of those that still happen
-    failure_kinds: int = 0  # how many there are in all
+    # Worst first.
+    troubles: tuple[Trouble, ...] = ()
+    # The kinds with most jobs, of those that still occur.
+    failures: tuple[FailureRow, ...] = ()
+    # How many kinds there are in all.
+    failure_kinds: int = 0

@@ -1,4 +1,4 @@
-"""Messages between a relay and the dispatcher: what the workers of a site said, in bulk."""
+"""Messages between a relay and the dispatcher: requests of a site's workers in bulk."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ class RelayedBye(StrictRequest):
 
 
 class RelayBeat(StrictRequest):
-    """What workers of a site have told their relay. It may all come twice.
+    """Heartbeats and other requests that a relay collected from the workers of its site. All of it
+    may be sent twice.
 
-    `lost`: attempts whose worker the relay hears no more; they are tried again.
+    `lost`: attempts whose worker the relay has lost; they are tried again.
     """
 
     site: Key
@@ -56,7 +57,8 @@ class RelayBeat(StrictRequest):
 
 
 class RelayedBeatAnswer(Answer):
-    """What a worker is told. None: it has ended, and is to go."""
+    """The answer to a worker's heartbeat. None: the dispatcher has ended the worker, which
+    exits."""
 
     worker_id: int
     told: BeatAnswer | None
@@ -74,8 +76,8 @@ class RelayedAcquire(StrictRequest):
 
 
 class RelayAcquire(StrictRequest):
-    """Acquires of many workers. Answered when the first one has got something, at the latest after
-    `wait_s`. One that is not in the answer is to be asked again, with the same request id."""
+    """Acquires of many workers, answered when the first of them gets a job, at the latest after
+    `wait_s`. The relay repeats an acquire that the answer leaves out, with the same request id."""
 
     site: Key
     asks: Annotated[tuple[RelayedAcquire, ...], Meta(min_length=1, max_length=1000)]
@@ -83,7 +85,7 @@ class RelayAcquire(StrictRequest):
 
 
 class RelayedJobs(Answer):
-    """None: the worker has ended."""
+    """The jobs for a worker. None: the dispatcher has ended the worker."""
 
     worker_id: int
     got: Acquired | None
@@ -100,7 +102,7 @@ class RawRelayedJobs(Answer):
 
 
 class RawRelayAcquired(Answer):
-    """`RelayAcquired` as the dispatcher writes it."""
+    """`RelayAcquired` as the dispatcher encodes it."""
 
     workers: tuple[RawRelayedJobs, ...]
     giver: str = ""

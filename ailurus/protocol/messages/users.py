@@ -14,15 +14,17 @@ from ailurus.protocol.states import JobState
 
 
 class Submit(StrictRequest):
-    """Jobs to run. `request_id` is made by the caller: repeated, it returns the first answer."""
+    """Submits jobs. The caller makes `request_id`; a repeated request returns the first answer."""
 
     request_id: Key
     jobs: Annotated[tuple[JobSpec, ...], Meta(min_length=1, max_length=100_000)]
 
 
 class Submitted(Answer):
-    job_ids: tuple[int, ...]  # in the order of the request
-    repeated: bool = False  # the request had been taken before
+    # In the order of the request.
+    job_ids: tuple[int, ...]
+    # The request had been accepted before.
+    repeated: bool = False
 
 
 class JobRow(Answer):
@@ -44,7 +46,8 @@ class JobRow(Answer):
 
 class JobPage(Answer):
     jobs: tuple[JobRow, ...]
-    next: int | None = None  # pass as `before` for the page after this one
+    # Pass as `before` for the page after this one.
+    next: int | None = None
 
 
 class FileRecord(Answer):
@@ -65,7 +68,7 @@ class Sample(Answer):
 
 
 class Attempt(Answer):
-    """One run of a job, and where each second of it went."""
+    """One run of a job, and how long each of its phases took."""
 
     attempt_nr: int
     worker_id: int
@@ -73,19 +76,23 @@ class Attempt(Answer):
     site: str = ""
     host: str = ""
     leased: float = 0.0
-    started: float | None = None  # first update: stage-in begins
+    # The first update: stage-in begins.
+    started: float | None = None
     running: float | None = None
-    holding: float | None = None  # payload ended, stage-out begins
+    # The payload has ended: stage-out begins.
+    holding: float | None = None
     ended: float | None = None
     exit_code: int | None = None
     code: int = 0
     diagnosis: str = ""
     remedy: str = ""
-    runtime: str = ""  # the container runtime that ran it
+    # The container runtime that ran it.
+    runtime: str = ""
     usage: Usage | None = None
     timing: dict[str, float] = field(default_factory=dict)
     stderr_tail: str = ""
-    registered: float | None = None  # when its worker began
+    # When its worker registered.
+    registered: float | None = None
 
 
 class JobDetail(Answer):
@@ -99,18 +106,19 @@ class JobDetail(Answer):
     children: tuple[int, ...] = ()
     activated: float | None = None
     retry_of: int | None = None
-    """The job that this is a new try of, and who asked for it."""
+    """The job that this one retries, and the user who asked for it."""
     retry_by: str = ""
     retried_as: int | None = None
-    """The new try of this job."""
+    """The job that retries this one."""
 
 
 class Why(Answer):
-    """Why a job is where it is: one sentence, then what holds it back, with numbers."""
+    """Why a job is in its state: one sentence, then what it waits for, with numbers."""
 
     job_id: int
     state: JobState
-    verdict: str  # runs | done | now | later | never
+    # One of runs, done, now, later, never.
+    verdict: str
     sentence: str
     blockers: tuple[str, ...] = ()
     remedy: str = ""
@@ -128,15 +136,15 @@ class JobStates(Answer):
 
 
 class Retry(StrictRequest):
-    """Try final jobs again. `request_id` is made by the caller: repeated, it returns the first
-    answer; a client of a version before sends none."""
+    """Retries final jobs. The caller makes `request_id`; a repeated request returns the first
+    answer. A client of an earlier version sends none."""
 
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
     request_id: Key | None = None
 
 
 class Cancel(StrictRequest):
-    """Cancel jobs. `soft`: a running payload may end by itself, and its report still counts."""
+    """Cancels jobs. `soft`: a running payload may end by itself, and its report still counts."""
 
     job_ids: Annotated[tuple[int, ...], Meta(min_length=1, max_length=100_000)]
     soft: bool = False
@@ -148,21 +156,26 @@ class Cancelled(Answer):
 
 
 class LogChunk(Answer):
-    """A piece of a live or kept log. `offset` counts bytes; `end` is where the next chunk
+    """A piece of a live or stored log. `offset` counts bytes; `end` is where the next piece
     starts."""
 
     offset: int
     end: int
     text: str
-    final: bool = False  # this is all: the attempt has ended, or none will ever begin
-    skipped: int = 0  # bytes before `offset`, from what was asked for on, that are not kept
-    size: int = 0  # of the whole stream, as far as is known
-    kept: int = 0  # bytes of it that the dispatcher has
-    attempt_nr: int = 0  # whose; 0: none has begun
+    # No more will follow: the attempt has ended, or none will ever begin.
+    final: bool = False
+    # Bytes between the requested offset and `offset` that are not stored.
+    skipped: int = 0
+    # Bytes of the whole stream, as far as is known.
+    size: int = 0
+    # Bytes of it that the dispatcher has stored.
+    kept: int = 0
+    # The attempt that wrote it; 0: none has begun.
+    attempt_nr: int = 0
 
 
 class NewToken(StrictRequest):
-    """A token to make. Scopes are words of the WLCG profile and ours; see `Scope`."""
+    """Asks for a token. Scopes are those of the WLCG profile and ours; see `Scope`."""
 
     subject: Annotated[
         str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.@:/-]+(?!\n)$")
@@ -170,7 +183,7 @@ class NewToken(StrictRequest):
     scopes: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=20)]
     lifetime_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
     groups: Annotated[tuple[Key, ...], Meta(max_length=20)] = ()
-    """The claim `wlcg.groups`: in which group the subject's jobs take turns."""
+    """The claim `wlcg.groups`: the group whose turns the subject's jobs take."""
 
 
 class Token(Answer):
@@ -179,8 +192,8 @@ class Token(Answer):
 
 
 class Revoke(StrictRequest):
-    """Tokens that are to be refused from now on: one by its id, the claim `jti`, or all that a
-    subject has had so far. What is made later is good."""
+    """Revokes a token by its id, the claim `jti`, or all tokens of a subject so far. Tokens made
+    later are valid."""
 
     subject: Annotated[str, Meta(max_length=300)] = ""
     token_id: Annotated[str, Meta(max_length=200)] = ""

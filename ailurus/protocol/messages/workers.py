@@ -18,7 +18,7 @@ from ailurus.protocol.worker import Ending
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a payload's process tree used, from its start to now (kB as PanDA counts them)."""
+    """What a payload's process tree has used since its start (kB as PanDA counts them)."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -29,13 +29,16 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     write_bytes: Whole = 0
     disk_mb: Whole = 0
     processes: Whole = 0
-    stdout_bytes: Whole = 0  # written in all; told when it has ended
+    # Bytes written to each stream, known when the payload has ended.
+    stdout_bytes: Whole = 0
     stderr_bytes: Whole = 0
 
 
 class Register(LenientRequest, kw_only=True):
-    """A pilot begins. `instance` is random per process: the same one may repeat itself, another one
-    with the same bootstrap token is a stray and is told to exit."""
+    """A pilot registers as a worker.
+
+    `instance` is random per process. The same process may repeat the request; another process with
+    the same bootstrap token is refused and exits."""
 
     instance: Key
     queue: Key
@@ -48,16 +51,18 @@ class Register(LenientRequest, kw_only=True):
 
 class Registered(Answer):
     worker_id: int
-    token: str  # the worker token, good for acquire, beat, release, log, bye
+    # The worker's token, valid for acquire, beat, release, log and bye.
+    token: str
     heartbeat_s: float
     lease_s: float
-    giver: str = ""  # the name of this dispatcher and its store: whose refusals concern the worker
+    # The name of this dispatcher and its store. The worker obeys refusals under this name alone.
+    giver: str = ""
 
 
 class Acquire(LenientRequest):
-    """Up to `count` jobs that fit in `room`, together. Waits up to `wait_s` for the first one.
+    """Asks for up to `count` jobs that fit in `room` together; waits up to `wait_s` for the first.
 
-    `ahead`: the room is not free yet; the job is staged in until it is.
+    `ahead`: the room is not free yet; the pilot stages the job in meanwhile.
     """
 
     request_id: Key
@@ -68,27 +73,35 @@ class Acquire(LenientRequest):
 
 
 class Assignment(Answer):
-    """An attempt of a job, handed to a worker. The report key authorises its final report; the seal
-    comes back with whatever ends the attempt, and no request ever holds it: who says it is the
-    dispatcher that gave it, and not somebody who stands at its address."""
+    """An attempt of a job, leased to a worker.
+
+    The report key authorises its final report. The seal comes back with whatever ends the attempt.
+    No request ever carries it, so only the dispatcher that leased the attempt can send it, not
+    another server at the same address.
+    """
 
     job_id: int
     attempt_nr: int
     report_key: str
     spec: JobSpec
-    keep_log: bool = False  # also if it finishes: a PanDA server wants it
-    seal: str = ""  # empty: from a dispatcher that has none
+    # Keep the log also if the job finishes: a PanDA server expects it.
+    keep_log: bool = False
+    # Empty: the dispatcher is of a version without seals.
+    seal: str = ""
 
 
 class Acquired(Answer):
     jobs: tuple[Assignment, ...]
-    drain: bool = False  # take nothing more, finish and exit
-    prefetch: bool = False  # more work waits than workers: one job may be staged in ahead
+    # Acquire no more jobs, finish and exit.
+    drain: bool = False
+    # More jobs wait than workers: one job may be staged in ahead.
+    prefetch: bool = False
     giver: str = ""
 
 
 class RawAssignment(Answer):
-    """`Assignment` as the dispatcher writes it: the specification is the bytes it was stored as."""
+    """`Assignment` as the dispatcher encodes it: the specification is the bytes that were
+    stored."""
 
     job_id: int
     attempt_nr: int
@@ -105,18 +118,21 @@ class RawAcquired(Answer):
 
 
 class Update(LenientRequest):
-    """An attempt that this worker holds, and how it goes. Being listed renews its lease."""
+    """The state of an attempt that this worker has leased. Being listed renews the lease."""
 
     job_id: Whole
     attempt_nr: Whole
-    state: JobState  # sent, starting, running or holding
-    since: float  # when that state began
+    # One of sent, starting, running, holding.
+    state: JobState
+    # When that state began.
+    since: float
     usage: Usage | None = None
-    tail: LongText | None = None  # answer to a `tail` command
+    # The answer to a `tail` command.
+    tail: LongText | None = None
 
 
 class Beat(LenientRequest, kw_only=True):
-    """One heartbeat a worker: renews the leases of all jobs listed."""
+    """A worker's heartbeat: it renews the leases of all jobs that it lists."""
 
     jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
     room: Room
@@ -124,12 +140,16 @@ class Beat(LenientRequest, kw_only=True):
 
 
 class Action(StrEnum):
-    """What the dispatcher may tell a worker to do with an attempt."""
+    """What a worker is to do with an attempt."""
 
-    KILL = "kill"  # PanDA tobekilled
-    SOFT_KILL = "soft_kill"  # let the payload end by itself: TERM, then wait
-    TAIL = "tail"  # answer with the end of a file in the job's directory
-    LOG = "log"  # somebody looks: send the live log
+    # PanDA tobekilled.
+    KILL = "kill"
+    # Let the payload end by itself: TERM, then wait.
+    SOFT_KILL = "soft_kill"
+    # Answer with the end of a file in the job's directory.
+    TAIL = "tail"
+    # A user watches: send the live log.
+    LOG = "log"
 
 
 class Command(Answer):
@@ -137,11 +157,12 @@ class Command(Answer):
     attempt_nr: int
     action: Action
     argument: str = ""
-    seal: str = ""  # of the attempt; only with it a pilot ends one that came with a seal
+    # The attempt's. A pilot ends an attempt that came with a seal only if it is shown here.
+    seal: str = ""
 
 
 class BeatAnswer(Answer):
-    """The answer to a heartbeat: when to come again, and what to do."""
+    """The answer to a heartbeat: when to send the next one, and what to do."""
 
     heartbeat_s: float
     commands: tuple[Command, ...] = ()
@@ -159,13 +180,15 @@ class DoneFile(LenientRequest):
 
 
 class Report(LenientRequest):
-    """The final word about an attempt. Sent until it is answered, by whoever has it on disk."""
+    """The final report of an attempt, sent until it is answered: by its pilot, the next one or the
+    edge."""
 
     job_id: Whole
     attempt_nr: Whole
     report_key: Key
     finished: bool
-    code: Count = 0  # PanDA pilotErrorCode
+    # PanDA pilotErrorCode.
+    code: Count = 0
     diagnosis: LongText = ""
     remedy: LongText = ""
     transient: bool = False
@@ -181,15 +204,18 @@ class Report(LenientRequest):
 
 
 class Reports(LenientRequest):
-    """Final reports of any workers: each is authorised by its own key, no token is needed."""
+    """Final reports of any workers. Each is authorised by its own key; no token is needed."""
 
     reports: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=1000)]
 
 
 class ReportVerdict(Answer):
-    """Whether a report counted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`. With the
-    attempt's seal it is the last word: the report need not be sent again, and if it was not
-    accepted its files are to be deleted. Without it nobody who knows the attempt has spoken."""
+    """Whether a report was accepted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`.
+
+    With the attempt's seal it is final: the report need not be sent again, and if it was not
+    accepted its files are to be deleted. Without the seal it is not from the dispatcher of this
+    attempt.
+    """
 
     job_id: int
     attempt_nr: int
@@ -207,7 +233,7 @@ class AttemptKey(LenientRequest):
 
 
 class Release(LenientRequest):
-    """Prefetched jobs that will not be started here, given back."""
+    """Gives back prefetched jobs that this worker will not start."""
 
     jobs: Annotated[tuple[AttemptKey, ...], Meta(min_length=1, max_length=1000)]
 
@@ -228,7 +254,7 @@ class LogPieces(LenientRequest):
 
 
 class Bye(LenientRequest):
-    """The worker ends, and why."""
+    """The worker exits, and why."""
 
     ending: Ending
     diagnosis: LongText = ""

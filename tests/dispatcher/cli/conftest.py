@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from dispatcher.cli import main
 
 

@@ -12,7 +12,8 @@ import pytest
 from ailurus.output import Output
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import VERBS, main
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from urllib.parse import urlsplit
 
-from ailurus.wire.client import TokenFile
+from ailurus.wire.credentials import TokenFile
 from dispatcher.cli import main
 
 OURS = {"X-Ailurus": "1", "Content-Type": "application/json"}

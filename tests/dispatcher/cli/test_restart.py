@@ -23,7 +23,8 @@ from ailurus import systemd
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import parser_for
 
 UNITS = sorted(Path(__file__).parents[3].glob("scripts/systemd/**/*.service"))

@@ -16,7 +16,8 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import main
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, UNAVAILABLE, USAGE
 

@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.client import Client, TokenFile, Trust, Unreachable, fixed_token
+from ailurus.wire.client import Client, Unreachable
+from ailurus.wire.credentials import TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from dispatcher.cli import main
 from pilot import options

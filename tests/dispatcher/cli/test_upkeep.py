@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from dispatcher.cli import main
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, NO_INPUT
 

@@ -17,7 +17,8 @@ import pytest
 from ailurus.output import Output, clean
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, Unreachable, fixed_token
+from ailurus.wire.client import Client, Unreachable
+from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import Silence, found_token
 from dispatcher.cli.show import attempt_cells

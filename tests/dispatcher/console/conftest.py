@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 
 FLAGS = [
     "--headless=new",

@@ -18,7 +18,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
-from ailurus.wire.client import Client, fixed_token
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import fixed_token
 
 COLOURS = ("\x1b[32m", "\x1b[36m", "\x1b[1;34m", "\x1b[33m", "")
 

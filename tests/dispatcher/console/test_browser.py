@@ -14,7 +14,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec, OutputFile
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, TokenFile
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
 from tests.dispatcher.console.stand_in import Beating, StandIn
 

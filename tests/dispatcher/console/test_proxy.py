@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client, TokenFile, Trust
+from ailurus.wire.client import Client
+from ailurus.wire.credentials import TokenFile, Trust
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.field("W7")]

@@ -14,7 +14,8 @@ import uvloop
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client, Refused, Trust, fixed_token
+from ailurus.wire.client import Client, Refused
+from ailurus.wire.credentials import Trust, fixed_token
 from ailurus.wire.retry import Patience
 from harvester_edge.relay import keys, serve
 from harvester_edge.site import Site

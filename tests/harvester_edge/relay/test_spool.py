@@ -16,7 +16,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import Room
 from ailurus.tasks import Tasks
-from ailurus.wire.client import Refused, Unreachable, fixed_token
+from ailurus.wire.client import Refused, Unreachable
+from ailurus.wire.credentials import fixed_token
 from ailurus.wire.retry import Patience
 from ailurus.wire.spool import SpoolClient, put
 from harvester_edge.relay import spool as spools

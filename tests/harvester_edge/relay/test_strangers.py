@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from ailurus.wire.client import Client, Refused, Unreachable, fixed_token
+from ailurus.wire.client import Client, Refused, Unreachable
+from ailurus.wire.credentials import fixed_token
 from ailurus.wire.retry import Patience
 from harvester_edge.relay.stock import Owed, Stock, Terms
 from harvester_edge.relay.store import Store

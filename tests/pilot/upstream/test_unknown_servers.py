@@ -17,7 +17,8 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
-from ailurus.wire.client import Client, Nonsense, Unreachable, fixed_token
+from ailurus.wire.client import Client, Nonsense, Unreachable
+from ailurus.wire.credentials import fixed_token
 from ailurus.wire.panda import PandaClient
 from ailurus.wire.retry import Patience
 from pilot.attempt import Attempt
