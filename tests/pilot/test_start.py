@@ -17,7 +17,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.worker import Ending
-from ailurus.wire.client import Refused, TokenFile, Unreachable
+from ailurus.wire.client import Refused, Unreachable
+from ailurus.wire.credentials import TokenFile
 from ailurus.wire.panda import PandaClient
 from pilot import __main__ as program
 from pilot import start
