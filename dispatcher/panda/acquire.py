@@ -17,9 +17,10 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.leases import Lease
 from dispatcher.panda.identity import Identity
-from dispatcher.ports import Ahead, Asks, Row, Tx
-from dispatcher.rules import attempts, queue, specs
+from dispatcher.ports import Ahead, Asks, Tx
+from dispatcher.rules import attempts, queue, records, specs, worker_records
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
+from dispatcher.rules.worker_records import KnownWorker
 from dispatcher.service import Service
 from dispatcher.service.state import HARVESTERS, PANDA, end_worker
 
@@ -103,8 +104,8 @@ def _free(tx: Tx, key: WorkerKey) -> WorkerKey:
         return key
     for nr in range(1, ON_A_NODE):
         mine = key if nr == 1 else WorkerKey(instance=f"{key.instance}#{nr}")
-        row = tx.one("worker.of_instance", instance=mine.instance)
-        if row is None or tx.one("attempt.held_by", worker_id=row[0]) is None:
+        worker = worker_records.find_by_instance(tx, mine.instance)
+        if worker is None or tx.one("attempt.held_by", worker_id=worker.worker_id) is None:
             return mine
     return key
 
@@ -130,25 +131,21 @@ def worker_of(
         "now": now,
     }
     if key.intent:
-        found = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
-        row = found or tx.one(
-            "worker.plan",
-            site=site,
-            queue=site,
-            intent=key.intent,
-            idx=key.index,
-            deadline=None,
-        )
+        found = worker_records.find_of_harvester(tx, key.intent, key.index)
     else:
-        found = tx.one("worker.of_instance", instance=key.instance)
-        row = found or tx.one("worker.add", site=site, queue=site, **columns)
-    worker_id = int(row[0]) if row else 0
+        found = worker_records.find_by_instance(tx, key.instance)
     if found is not None:
+        worker_id = found.worker_id
         if size is None:
-            columns["total"] = found[7] or columns["total"]
-        columns["host"] = columns["host"] or found[8]
+            columns["total"] = found.total or columns["total"]
+        columns["host"] = columns["host"] or found.host
         if _written(found, site, columns):
             return worker_id
+    elif key.intent:
+        planned = {"intent": key.intent, "idx": key.index, "deadline": None}
+        worker_id = records.value(tx.one("worker.plan", site=site, queue=site, **planned), 0)
+    else:
+        worker_id = records.value(tx.one("worker.add", site=site, queue=site, **columns), 0)
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
         tx.run("worker.register", worker_id=worker_id, **columns)
@@ -156,13 +153,12 @@ def worker_of(
     return worker_id
 
 
-def _written(row: Row, site: str, columns: dict[str, Any]) -> bool:
+def _written(worker: KnownWorker, site: str, columns: dict[str, Any]) -> bool:
     """Whether all that a pilot can report of itself is in its row."""
-    _, queue_name, _, phase, _, _, registered, *written, _ = row
     return (
-        (queue_name, phase) == (site, Phase.ACTIVE)
-        and registered is not None
-        and written == [columns["total"], columns["host"]]
+        (worker.queue, worker.phase) == (site, Phase.ACTIVE)
+        and worker.registered is not None
+        and (worker.total, worker.host) == (columns["total"], columns["host"])
     )
 
 
@@ -303,12 +299,12 @@ async def worker_started(
     """Note that the pilot of a Harvester's worker has begun. An anonymous client adds no worker."""
 
     def change(tx: Tx) -> tuple[int, str]:
-        known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
-        if not (identity.production or (known is not None and identity.serves(known[1]))):
+        known = worker_records.find_of_harvester(tx, key.intent, key.index)
+        if not (identity.production or (known is not None and identity.serves(known.queue))):
             return 0, ""
         worker_id = worker_of(tx, key, site, active=True, now=service.state.now(), node=node)
-        row = tx.one("worker.place", worker_id=worker_id)
-        return worker_id, row[0] if row else ""
+        place = worker_records.find_place(tx, worker_id)
+        return worker_id, place.queue if place else ""
 
     worker_id, queue_name = await service.store.write(change)
     if worker_id:
@@ -319,11 +315,11 @@ async def worker_ended(service: Service, identity: Identity, key: WorkerKey) -> 
     """Note that the pilot of a Harvester's worker has ended by itself."""
 
     def change(tx: Tx) -> int:
-        known = tx.one("worker.of_harvester", intent=key.intent, idx=key.index)
-        if known is None or not identity.serves(known[1]) or known[3] == Phase.ENDED:
+        known = worker_records.find_of_harvester(tx, key.intent, key.index)
+        if known is None or not identity.serves(known.queue) or known.phase == Phase.ENDED:
             return 0
-        end_worker(tx, known[0], Ending.DONE, "", now=service.state.now())
-        return int(known[0])
+        end_worker(tx, known.worker_id, Ending.DONE, "", now=service.state.now())
+        return known.worker_id
 
     if worker_id := await service.store.write(change):
         service.state.forget_worker(worker_id)

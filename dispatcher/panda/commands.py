@@ -15,6 +15,7 @@ import msgspec
 from dispatcher.panda import harvester
 from dispatcher.panda.acquire import intent_of
 from dispatcher.ports import Tx
+from dispatcher.rules import records, worker_records
 from dispatcher.service import Service
 
 START = "SET_N_WORKERS_JOBTYPE"
@@ -48,21 +49,26 @@ async def acquire(service: Service, harvester_id: str, most: int) -> list[dict[s
             _start(tx, harvester_id, queue, waiting, now)
         for queue in _wanted(tx, harvester_id, STATISTICS, now):
             _once(tx, harvester_id, f"{STATISTICS}:{queue}", {}, now)
-        rows = tx.all("command.new", harvester=harvester_id, most=max(0, min(most, 1000)))
-        for row in rows:
-            tx.run("command.move", command_id=row[0], state="retrieved")
+        commands = worker_records.new_commands(tx, harvester_id, max(0, min(most, 1000)))
+        for one in commands:
+            tx.run("command.move", command_id=one.command_id, state="retrieved")
         return [
             {
-                "command_id": command_id,
-                "command": name,
-                "params": msgspec.json.decode(params),
-                "ack_requested": ack,
-                "creation_date": datetime.fromtimestamp(made, UTC).replace(tzinfo=None).isoformat(),
+                "command_id": one.command_id,
+                "command": one.command,
+                "params": msgspec.json.decode(one.params),
+                "ack_requested": one.ack,
+                "creation_date": _date(one.made),
             }
-            for command_id, name, params, ack, made in rows
+            for one in commands
         ]
 
     return await service.store.write(change)
+
+
+def _date(seconds: float) -> str:
+    """A time since 1970 as PanDA writes it: UTC, without saying so."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 async def acknowledge(service: Service, command_ids: Sequence[Any]) -> None:
@@ -80,8 +86,8 @@ def _wanted(tx: Tx, harvester_id: str, name: str, now: float) -> set[str]:
     """The queues for which an instance is to get a command: those it named when it started, and for
     starting workers those where its pilots fetch jobs themselves."""
     queues = set()
-    known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
-    registered = msgspec.json.decode(known[1]) if known else {}
+    known = worker_records.find_fact(tx, "harvester", harvester_id, "")
+    registered = msgspec.json.decode(known.data) if known else {}
     named = registered.get("commands") if isinstance(registered, dict) else None
     for one in named if isinstance(named, list) else []:
         if isinstance(one, dict) and one.get("command") == name:
@@ -93,9 +99,9 @@ def _wanted(tx: Tx, harvester_id: str, name: str, now: float) -> set[str]:
 
 
 def _start(tx: Tx, harvester_id: str, queue: str, waiting: Mapping[str, int], now: float) -> None:
-    row = tx.one("worker.waiting", intent=intent_of(harvester_id), queue=queue)
     # Workers that will take what waits.
-    coming = row[0] if row else 0
+    number = tx.one("worker.waiting", intent=intent_of(harvester_id), queue=queue)
+    coming = records.value(number, 0)
     params: dict[str, int] = {}
     for kind, jobs in waiting.items():
         taken = min(jobs, coming)
@@ -108,8 +114,8 @@ def _start(tx: Tx, harvester_id: str, queue: str, waiting: Mapping[str, int], no
 
 def _once(tx: Tx, harvester_id: str, name: str, params: Mapping[str, Any], now: float) -> None:
     """Leave a command unless the same has been left a moment ago."""
-    last = tx.one("command.get", harvester=harvester_id, command=name)
-    if last is None or now - last[1] >= AGAIN_S:
+    _, made = tx.one("command.get", harvester=harvester_id, command=name) or (None, None)
+    if made is None or now - made >= AGAIN_S:
         _leave(tx, harvester_id, name, params, now)
 
 

@@ -18,8 +18,8 @@ from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of, worker_of
 from dispatcher.panda.updates import WORKER_ERROR, renew
-from dispatcher.ports import Row, Tx
-from dispatcher.rules import attempts, records
+from dispatcher.ports import Tx
+from dispatcher.rules import attempts, records, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
 from dispatcher.service.state import end_worker
@@ -80,11 +80,11 @@ async def heartbeat(service: Service, harvester_id: str, data: Mapping[str, Any]
     """Note that an instance lives, and renew the jobs that it holds for its workers."""
 
     def change(tx: Tx) -> int | None:
-        known = tx.one("fact.get", kind="harvester", owner=harvester_id, name="")
-        reported = _encode(data).decode() if data or known is None else known[1]
+        known = worker_records.find_fact(tx, "harvester", harvester_id, "")
+        reported = _encode(data).decode() if data or known is None else known.data
         _put(tx, "harvester", harvester_id, "", reported, service.state.now())
-        row = tx.one("worker.of_instance", instance=instance_of(harvester_id))
-        return row[0] if row else None
+        own = worker_records.find_by_instance(tx, instance_of(harvester_id))
+        return own.worker_id if own else None
 
     worker_id = await service.store.write(change)
     for lease in service.state.leases.of_worker(worker_id) if worker_id else []:
@@ -134,8 +134,8 @@ class _Taken(Struct, frozen=True):
 def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _Taken:
     """Apply the report about one worker, before its pilot is seen, meanwhile, or after its end."""
     intent = intent_of(harvester_id)
-    row = tx.one("worker.of_harvester", intent=intent, idx=reported.worker_id)
-    if row is None:
+    worker = worker_records.find_of_harvester(tx, intent, reported.worker_id)
+    if worker is None:
         worker_of(
             tx,
             WorkerKey(intent=intent, index=reported.worker_id),
@@ -143,19 +143,20 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
             active=False,
             now=now,
         )
-        row = tx.one("worker.of_harvester", intent=intent, idx=reported.worker_id)
-        assert row is not None  # noqa: S101 -- it was made just now
+        worker = worker_records.find_of_harvester(tx, intent, reported.worker_id)
+        assert worker is not None  # noqa: S101 -- it was made just now
         if (
             not reported.jobs
         ):  # its pilot fetches jobs itself: the instance can be reported to start more
             _put(tx, "pull", harvester_id, reported.site, "", now)
-    worker_id, queue_name, _, phase, ending, _, registered, _, host, known = row
+    worker_id, phase, ending = worker.worker_id, worker.phase, worker.ending
     batch_id, diagnosis = str(reported.batch_id or "")[:200], (reported.diagnosis or "")[:2000]
     node = (reported.node or "")[:500]
-    if not queue_name or (node and not host) or (batch_id and not known):
+    is_new = (node and not worker.host) or (batch_id and not worker.batch_id)
+    if not worker.queue or is_new:
         more = {"queue": reported.site, "host": node, "batch_id": batch_id}
         tx.run("worker.fill", worker_id=worker_id, **more)
-    taken = _Taken(int(worker_id), reported.site, node)
+    taken = _Taken(worker_id, reported.site, node)
     if reported.status in _ENDINGS:
         if phase != Phase.ENDED or ending == Ending.LOST:
             ended = _ENDINGS[reported.status]
@@ -164,7 +165,8 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
         return replace(taken, ended=True, lost=tuple(lost))
     if phase == Phase.ENDED and (ending != Ending.LOST or reported.status not in _PHASES):
         return taken
-    new_phase = phase if registered is not None else _PHASES.get(reported.status, Phase.QUEUED)
+    unseen = _PHASES.get(reported.status, Phase.QUEUED)
+    new_phase = phase if worker.registered is not None else unseen
     tx.run(
         "worker.phase",
         worker_id=worker_id,
@@ -185,8 +187,8 @@ def _conclude_jobs(
     """Store for the jobs of an ended worker why it ended; returns the lost ones. Where the instance says
     that nobody else reports them (`syncLevel` 1), those that still ran are lost. A job that stages out
     is not: the end of a worker may be known before the last update of its pilot."""
-    row = tx.one("worker.of_instance", instance=instance_of(harvester_id))
-    holders: set[int] = {worker_id, *(row[:1] if row else ())}
+    own = worker_records.find_by_instance(tx, instance_of(harvester_id))
+    holders = {worker_id} if own is None else {worker_id, own.worker_id}
     held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
     lost = []
     named = [job_id for job_id in (reported.jobs or ())[:MOST_JOBS] if 0 < job_id < 2**63]
@@ -217,7 +219,7 @@ async def last_worker(service: Service, harvester_id: str) -> int | None:
     """The highest worker id that an instance has used, if it has used any."""
     intent = intent_of(harvester_id)
     row = await service.store.read(lambda tx: tx.one("worker.last_index", intent=intent))
-    return int(row[0]) if row and row[0] else None
+    return records.value(row, 0) or None
 
 
 async def instances_of(service: Service, queue: str) -> list[str]:
@@ -302,7 +304,7 @@ async def keep_node(
     text = _encode(content).decode()[:20_000]
 
     def change(tx: Tx) -> bool:
-        known = tx.one("fact.get", kind=kind, owner=site[:200], name=name[:500])
+        known = worker_records.find_fact(tx, kind, site[:200], name[:500])
         _put(tx, kind, site[:200], name[:500], text, service.state.now())
         return known is not None
 
@@ -329,18 +331,19 @@ async def by_site(service: Service) -> dict[str, dict[str, int]]:
 
 async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     """Jobs of each queue by resource type, label and state. We have one label."""
-    rows: list[Row] = await service.store.read(lambda tx: tx.all("counter.all"))
-    sites = {row[0] for row in rows} | {heard.queue for heard in service.state.live.values()}
+    counters = await service.store.read(records.counters)
+    sites = {one.queue for one in counters} | {heard.queue for heard in service.state.live.values()}
     found: dict[str, dict[str, dict[str, dict[str, int]]]] = {site: {} for site in sites if site}
-    for name, shape_id, state, n in rows:
+    for one in counters:
+        name, state = one.queue, one.state
         if state not in ACTIVE:
             continue
-        shape = service.state.shapes[shape_id]
+        shape = service.state.shapes[one.shape_id]
         if state == JobState.ACTIVATED and not shape.fits(ANYTHING):
             # No PanDA pilot gets such a job: none is to be started for it.
             continue
         kind = panda.resource_type(shape.cores, shape.memory_mb)
         for site in [name] if name else list(found) if state == JobState.ACTIVATED else []:
             states = found[site].setdefault(kind, {}).setdefault("managed", dict.fromkeys(SHOWN, 0))
-            states[state] = states.get(state, 0) + n
+            states[state] = states.get(state, 0) + one.n
     return found

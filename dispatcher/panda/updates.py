@@ -21,7 +21,7 @@ from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, mark_seen
 from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Tx
-from dispatcher.rules import attempts, records, retention, specs
+from dispatcher.rules import attempts, records, retention, specs, views, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.service import Service
 from dispatcher.service.notices import PandaAttempt
@@ -130,14 +130,16 @@ async def _update_unleased(
         """The attempt to conclude after all, or 0 and the answer."""
         job = records.find_job(tx, job_id)
         attempt = records.find_attempt(tx, job_id, job.attempt_nr) if job else None
-        place = tx.one("worker.place", worker_id=attempt.worker_id) if attempt else None
-        if job is None or place is None or place[1] is None or not identity.serves(place[0]):
+        place = worker_records.find_place(tx, attempt.worker_id) if attempt else None
+        if job is None or place is None or place.lease_s is None:
+            return 0, TOBEKILLED
+        if not identity.serves(place.queue):
             return 0, TOBEKILLED
         if sent.attempt_nr not in (None, job.attempt_nr):
             return 0, TOBEKILLED
         if job.state in FINAL:
-            row = tx.one("job.row", job_id=job_id)
-            since = service.state.now() - row[8] if row else 0.0
+            stored = views.find_job(tx, job_id)
+            since = service.state.now() - stored.row.changed if stored else 0.0
             return 0, _answer_after_end(job.state, sent.state, since=since)
         return (job.attempt_nr, None) if sent.state == "finished" else (0, TOBEKILLED)
 
@@ -165,12 +167,12 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
             return False
         spec = specs.specification(tx, job_id, "job")
         key = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
-        error = tx.one("fact.get", kind=WORKER_ERROR, **key)
+        error = worker_records.find_fact(tx, WORKER_ERROR, **key)
         for kind in (WORKER_ERROR, ATTEMPT):
             tx.run("fact.drop", kind=kind, **key)
         report = reports.report(
             sent, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.state.now(),
-            worker=error[1] if error else "",
+            worker=error.data if error else "",
         )  # fmt: skip
         return attempts.conclude(tx, report, curve=curve, now=service.state.now()) is None
 
@@ -189,18 +191,16 @@ async def states(
     def look(tx: Tx) -> list[tuple[int, str, int]]:
         found = []
         for job_id in job_ids:
-            row = tx.one("job.row", job_id=job_id)
-            if row is None and (old := retention.kept(tx, job_id)) is not None:
-                seen = identity.sees(old.row.user, old.row.queue)
-                found.append(
-                    (job_id, old.row.state, old.row.attempt_nr) if seen else (job_id, "", 0)
-                )
-                continue
-            if row is None or not identity.sees(row[3], row[2]):
+            stored = views.find_job(tx, job_id)
+            old = retention.kept(tx, job_id) if stored is None else None
+            one = stored or old
+            if one is None or not identity.sees(one.row.user, one.row.queue):
                 found.append((job_id, "", 0))
                 continue
-            new = row[4] in _ENDED and service.state.now() - row[8] < REGISTERED_S
-            found.append((job_id, str(JobState.HOLDING) if new else row[4], row[5]))
+            row = one.row
+            new = row.state in _ENDED and service.state.now() - row.changed < REGISTERED_S
+            state = JobState.HOLDING if new and old is None else row.state
+            found.append((job_id, str(state), row.attempt_nr))
         return found
 
     return await service.store.read(look)

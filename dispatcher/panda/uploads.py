@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 
 from dispatcher.panda.bodies import Upload
 from dispatcher.ports import Tx
+from dispatcher.rules import worker_records
 from dispatcher.service import Service
 
 # Bytes of a file; of a log, the end is kept.
@@ -77,8 +78,8 @@ def _named(name: str) -> str:
 
 
 def _kept(tx: Tx, name: str) -> bytes | None:
-    row = tx.one("fact.get", kind=_KIND, owner="", name=name)
-    return b64decode(row[1]) if row else None
+    fact = worker_records.find_fact(tx, _KIND, "", name)
+    return b64decode(fact.data) if fact else None
 
 
 def _keep(tx: Tx, name: str, data: bytes, now: float) -> None:

@@ -64,6 +64,55 @@ class PlannedWorker(Struct, frozen=True):
     registered: float | None
 
 
+class KnownWorker(PlannedWorker, frozen=True):
+    """A worker by the name of its pilot or of its Harvester: `worker.of_instance`,
+    `worker.of_harvester`."""
+
+    total: str | None
+    """What it has, encoded."""
+    host: str
+    batch_id: str
+
+
+class WorkerState(Struct, frozen=True):
+    """What decides on a worker's next phase: `worker.state`."""
+
+    phase: str
+    ending: str | None
+    site: str
+    intent: str
+    registered: float | None
+    batch_id: str
+    diagnosis: str
+
+
+class WorkerHome(Struct, frozen=True):
+    """Where a registered worker is: `worker.home`."""
+
+    site: str
+    queue: str
+    outage_s: float | None
+    """How long its relay may be cut off; None: it has none."""
+
+
+class PandaPlace(Struct, frozen=True):
+    """For which queue a worker works: `worker.place`."""
+
+    queue: str
+    lease_s: float | None
+    """How long its leases last; None: it is no PanDA client."""
+
+
+class CommandRecord(Struct, frozen=True):
+    """A command for a Harvester: `command.new`."""
+
+    command_id: int
+    command: str
+    params: str
+    ack: int
+    made: float
+
+
 class SeenWorker(Struct, frozen=True):
     """A worker that has been seen lately: `worker.news`."""
 
@@ -137,3 +186,39 @@ def find_fact(tx: Tx, kind: str, owner: str, name: str) -> FactRecord | None:
     """What was last said of something."""
     row = tx.one("fact.get", kind=kind, owner=owner, name=name)
     return None if row is None else FactRecord(*row)
+
+
+def find_by_instance(tx: Tx, instance: str) -> KnownWorker | None:
+    """A worker that nobody planned, by the name that its pilot gave itself."""
+    row = tx.one("worker.of_instance", instance=instance)
+    return None if row is None else KnownWorker(*row)
+
+
+def find_of_harvester(tx: Tx, intent: str, index: int) -> KnownWorker | None:
+    """A worker of a Harvester, by its number there."""
+    row = tx.one("worker.of_harvester", intent=intent, idx=index)
+    return None if row is None else KnownWorker(*row)
+
+
+def find_state(tx: Tx, worker_id: int) -> WorkerState | None:
+    """What decides on a worker's next phase."""
+    row = tx.one("worker.state", worker_id=worker_id)
+    return None if row is None else WorkerState(*row)
+
+
+def find_home(tx: Tx, worker_id: int) -> WorkerHome | None:
+    """Where a worker is that has registered."""
+    row = tx.one("worker.home", worker_id=worker_id)
+    return None if row is None else WorkerHome(*row)
+
+
+def find_place(tx: Tx, worker_id: int) -> PandaPlace | None:
+    """For which queue a worker works."""
+    row = tx.one("worker.place", worker_id=worker_id)
+    return None if row is None else PandaPlace(*row)
+
+
+def new_commands(tx: Tx, harvester_id: str, most: int) -> list[CommandRecord]:
+    """The oldest commands that a Harvester has not fetched."""
+    found = tx.all("command.new", harvester=harvester_id, most=most)
+    return [CommandRecord(*row) for row in found]

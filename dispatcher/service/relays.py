@@ -12,9 +12,10 @@ from ailurus.protocol.errors import Code
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import attempts
+from dispatcher.rules import attempts, worker_records
 from dispatcher.rules.attempts import Claim
-from dispatcher.service.state import State
+from dispatcher.rules.worker_records import WorkerHome
+from dispatcher.service.state import LiveWorker, State
 from dispatcher.service.workers import Workers
 
 A = TypeVar("A")
@@ -85,20 +86,17 @@ class Relays:
     ) -> A | None:
         """Do it as that worker of that site. None: there is no such worker, or no more."""
         heard = self._state.live.get(worker_id)
-        home: tuple[str, str] | None = (heard.site, heard.queue) if heard is not None else None
+        home: LiveWorker | WorkerHome | None = heard
         if home is None:
-            row = await self._state.store.read(
-                lambda tx: tx.one("worker.home", worker_id=worker_id)
-            )
-            home = None if row is None else (row[0], row[1])
-        if home is None or home[0] != site:
+            home = await self._state.store.read(lambda tx: worker_records.find_home(tx, worker_id))
+        if home is None or home.site != site:
             return None
         worker = Caller(
             subject=f"worker:{worker_id}",
             scopes=frozenset({Scope.WORKER}),
             worker_id=worker_id,
             site=site,
-            queue=home[1],
+            queue=home.queue,
         )
         try:
             return await call(ask, worker)

@@ -19,11 +19,12 @@ from dispatcher.auth.caller import Caller
 from dispatcher.memory.black_holes import Node, Verdict
 from dispatcher.memory.leases import Lease
 from dispatcher.memory.waiting import until
-from dispatcher.ports import Ahead, Asks, Row, Tx
+from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import attempts, payload_logs, queue, records, retention
+from dispatcher.rules import attempts, payload_logs, queue, records, retention, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
+from dispatcher.rules.worker_records import PlannedWorker
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
 from dispatcher.service.state import EXCLUDED, LiveWorker, State, end_worker, log
@@ -60,20 +61,21 @@ class Workers:
                 "now": self._state.now(),
                 "total": _encode(ask.total).decode(),
             }
-            row = (
+            known = (
                 self._claim(tx, caller, ask.instance)
                 if planned
-                else tx.one("worker.of_instance", instance=instance)
+                else worker_records.find_by_instance(tx, instance)
             )
-            lost = row is not None and row[3] == Phase.ENDED
-            if row is None:
-                row = tx.one("worker.add", site=site, queue=ask.queue, **facts)
-            elif lost and not planned and row[4] != Ending.LOST:
+            lost = known is not None and known.phase == Phase.ENDED
+            if known is None:
+                added = tx.one("worker.add", site=site, queue=ask.queue, **facts)
+                worker_id = records.value(added, 0)
+            elif lost and not planned and known.ending != Ending.LOST:
                 raise Rejected(410, GONE, remedy="exit")
             else:
-                tx.run("worker.register", worker_id=row[0], **facts)
-            worker_id = int(row[0]) if row else 0
-            draining = (tx.one("worker.row", worker_id=worker_id) or (0,))[-1]
+                worker_id = known.worker_id
+                tx.run("worker.register", worker_id=worker_id, **facts)
+            stored = worker_records.find_worker(tx, worker_id)
             tx.tell(
                 "worker",
                 at=self._state.now(),
@@ -81,7 +83,7 @@ class Workers:
                 phase=str(Phase.ACTIVE),
                 host=ask.host,
             )
-            return worker_id, bool(draining), lost
+            return worker_id, stored is not None and bool(stored.draining), lost
 
         queue_name = caller.queue if planned else ask.queue
         worker_id, draining, lost = await self._state.store.write(change)
@@ -112,35 +114,36 @@ class Workers:
         )
 
     async def _behind_relay(self, worker_id: int) -> None:
-        row = await self._state.store.read(lambda tx: tx.one("worker.home", worker_id=worker_id))
-        if row is not None and row[2] is not None:
-            self._state.outage[worker_id] = row[2]
+        home = await self._state.store.read(lambda tx: worker_records.find_home(tx, worker_id))
+        if home is not None and home.outage_s is not None:
+            self._state.outage[worker_id] = home.outage_s
 
-    def _claim(self, tx: Tx, caller: Caller, instance: str) -> Row:
-        """The planned worker of a bootstrap token, if this process may be it."""
-        row = tx.one("worker.planned", intent=caller.intent, idx=caller.index, site=caller.site)
-        if row is None:
+    def _claim(self, tx: Tx, caller: Caller, instance: str) -> PlannedWorker:
+        """The planned worker of a bootstrap token, if this process may be it. Raises Rejected."""
+        worker = worker_records.find_planned(tx, caller.intent, caller.index, caller.site)
+        if worker is None:
             remedy = "exit; the edge plans another one if there is work"
             raise Rejected(410, GONE, remedy=remedy, known=False)
-        _, _, first, phase, ending, deadline, registered = row
-        if registered is not None and first != instance:
+        registered = worker.registered is not None
+        if registered and worker.instance != instance:
             raise Rejected(
                 409,
                 "another pilot has registered with this token",
                 remedy="exit: this one is a stray",
             )
-        if registered is None and deadline is not None and self._state.now() > deadline:
+        late = worker.deadline is not None and self._state.now() > worker.deadline
+        if late and not registered:
             raise Rejected(410, "the deadline of this worker has passed", remedy="exit")
-        if phase == Phase.ENDED and registered is not None and ending != Ending.LOST:
+        if worker.phase == Phase.ENDED and registered and worker.ending != Ending.LOST:
             raise Rejected(410, GONE, remedy="exit")
         site = self._state.sites.get(caller.site)
-        if site is not None and caller.epoch < site.epoch and phase in UNSEEN:
+        if site is not None and caller.epoch < site.epoch and worker.phase in UNSEEN:
             raise Rejected(
                 410,
                 f"another edge has taken site {caller.site} and has not seen this worker",
                 remedy="exit: it was submitted after its edge had lost the site",
             )
-        return row
+        return worker
 
     async def acquire(self, ask: m.Acquire, caller: Caller) -> m.RawAcquired:
         """Lease jobs that fit together; wait for the first one."""
@@ -604,12 +607,14 @@ class Workers:
         """A worker that was taken for lost and speaks again, as the store knows it. That is said."""
 
         def change(tx: Tx) -> float:
-            row = tx.one("worker.state", worker_id=caller.worker_id)
-            if row is None or (row[0] == Phase.ENDED and row[1] != Ending.LOST):
-                known = row is not None
+            # The first of the two statements keeps the row to this change.
+            state = worker_records.find_state(tx, caller.worker_id)
+            worker = worker_records.find_worker(tx, caller.worker_id)
+            ended = state is not None and state.phase == Phase.ENDED and state.ending != Ending.LOST
+            if worker is None or ended:
+                known = worker is not None
                 raise Rejected(410, "this worker has ended", remedy="exit", known=known)
-            last = (tx.one("worker.row", worker_id=caller.worker_id) or row)[7]
-            silent_s = round(max(0.0, self._state.now() - (last or 0.0)), 1)
+            silent_s = round(max(0.0, self._state.now() - (worker.last_heard or 0.0)), 1)
             tx.run(
                 "worker.phase",
                 worker_id=caller.worker_id,

@@ -110,7 +110,7 @@ select w.host, a.state = 'lost' and a.code = :lost
 
 -- name: attempt.held_by
 -- Jobs that a worker has.
--- owner: checked by _take, _left, _free
+-- owner: checked by _take, _conclude_jobs, _free
 -- reads: attempt
 select job_id from attempt where worker_id = :worker_id and ended is null
 
