@@ -34,6 +34,10 @@ class AwakeClock:
         return self.now
 
 
+OF_PANDA = "attempt"
+"""The kind of record by which the store keeps an `OfPanda`; its name is `JOB.ATTEMPT`."""
+
+
 class OfPanda(Struct, frozen=True):
     """What is known of an attempt in a PanDA client's hands; kept, for its pilot says it once."""
 

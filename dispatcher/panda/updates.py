@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import JobUpdate
 from ailurus.protocol.states import FINAL, STAGES, JobState
-from dispatcher.memory.leases import Lease, OfPanda
+from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, mark_seen
 from dispatcher.panda.identity import Identity
@@ -29,9 +29,7 @@ from dispatcher.service.notices import PandaAttempt
 REGISTERED_S = 5.0
 """For this long a job that has ended is shown as `holding`. A PanDA server shows that until its Adder
 has registered the outputs; we register them before we answer, and its clients expect that state."""
-# Kinds of records in the store: what is known of an attempt, an `OfPanda`; and the error that the worker
-# of an attempt ended with.
-ATTEMPT = "attempt"
+# The kind of record in the store: the error that the worker of an attempt ended with.
 WORKER_ERROR = "worker said"
 TOBEKILLED = "tobekilled"
 ALREADY_DONE = "alreadydone"
@@ -72,7 +70,7 @@ async def _record(service: Service, lease: Lease, state: JobState, known: OfPand
     if not (moves or differs):
         return
     text = _encode(known).decode()
-    record = {"kind": ATTEMPT, "owner": "", "name": f"{lease.job_id}.{lease.attempt_nr}"}
+    record = {"kind": OF_PANDA, "owner": "", "name": f"{lease.job_id}.{lease.attempt_nr}"}
 
     def change(tx: Tx) -> None:
         if moves:
@@ -168,7 +166,7 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
         spec = specs.specification(tx, job_id, "job")
         key = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
         error = worker_records.find_fact(tx, WORKER_ERROR, **key)
-        for kind in (WORKER_ERROR, ATTEMPT):
+        for kind in (WORKER_ERROR, OF_PANDA):
             tx.run("fact.drop", kind=kind, **key)
         report = reports.report(
             sent, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.state.now(),

@@ -121,8 +121,13 @@ class OpenAttempt(Struct, frozen=True):
     attempt_nr: int
     worker_id: int
     state: str
-    data: str | None
-    """What is known of it if a PanDA client has it, encoded."""
+
+
+class TailRecord(Struct, frozen=True):
+    """The end of a running job's file, and when it came: `tail.get`."""
+
+    at: float
+    text: str
 
 
 class FailureRecord(Struct, frozen=True):
@@ -291,6 +296,12 @@ def counters(tx: Tx) -> list[CounterRecord]:
 def open_attempts(tx: Tx) -> list[OpenAttempt]:
     """The attempts that have not ended."""
     return [OpenAttempt(*row) for row in tx.all("attempt.open")]
+
+
+def find_tail(tx: Tx, job_id: int) -> TailRecord | None:
+    """The end of a job's file that came last."""
+    row = tx.one("tail.get", job_id=job_id)
+    return None if row is None else TailRecord(*row)
 
 
 def failures(tx: Tx, owner: str, since: float, most: int = 1000) -> list[FailureRecord]:

@@ -43,6 +43,15 @@ class SiteRecord(Struct, frozen=True):
     heard: float | None
 
 
+class ExcludedNode(Struct, frozen=True):
+    """A node that gets no jobs: `node.excluded`."""
+
+    site: str
+    host: str
+    until: float
+    reason: str
+
+
 class FactRecord(Struct, frozen=True):
     """What was last said of something, and when: `fact.get`."""
 
@@ -180,6 +189,11 @@ def workers_seen(tx: Tx, since: float) -> list[SeenWorker]:
 def processes(tx: Tx) -> list[ProcessRecord]:
     """The dispatchers on this store, in the order in which they came."""
     return [ProcessRecord(*row) for row in tx.all("process.all")]
+
+
+def excluded_nodes(tx: Tx, now: float) -> list[ExcludedNode]:
+    """The nodes that get no jobs now."""
+    return [ExcludedNode(*row) for row in tx.all("node.excluded", now=now)]
 
 
 def find_fact(tx: Tx, kind: str, owner: str, name: str) -> FactRecord | None:

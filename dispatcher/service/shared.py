@@ -293,16 +293,13 @@ class Shared:
 
     async def tail_came(self, lease: Lease, text: str) -> None:
         lease.tail, lease.tail_wanted = text, ""
-        name = {"kind": "tail", "owner": "", "name": str(lease.job_id)}
-        now = self._state.now()
-        await self._state.store.write(lambda tx: tx.run("fact.put", **name, at=now, data=text))
+        row = {"job_id": lease.job_id, "at": self._state.now(), "text": text}
+        await self._state.store.write(lambda tx: tx.run("tail.put", **row))
         await self.send(LogArrived(job_ids=(lease.job_id,)))
 
     async def tail_of(self, job_id: int, since: float) -> str | None:
-        fact = await self._state.store.read(
-            lambda tx: worker_records.find_fact(tx, "tail", "", str(job_id))
-        )
-        return fact.data if fact is not None and fact.at >= since else None
+        tail = await self._state.store.read(lambda tx: records.find_tail(tx, job_id))
+        return tail.text if tail is not None and tail.at >= since else None
 
     async def want_curve(self, job_id: int) -> None:
         await self.send(CurveRequest(job_ids=(job_id,)))

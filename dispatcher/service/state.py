@@ -32,7 +32,6 @@ PANDA = "PanDA"  # the version of workers that stand for PanDA's pilots
 HARVESTERS = "harvester:"
 """How the intents begin under which Harvester's workers are planned."""
 BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
-EXCLUDED = "excluded"  # the kind of fact
 
 
 class Settings(Struct, frozen=True, kw_only=True):

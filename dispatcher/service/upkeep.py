@@ -18,15 +18,15 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.black_holes import Exclusion
-from dispatcher.memory.leases import Lease, OfPanda
+from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, dependencies, records, retention, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.records import OpenAttempt
-from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
+from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
 from dispatcher.service.shared import BEAT_S
-from dispatcher.service.state import EXCLUDED, TICK_S, LiveWorker, State, end_worker, log
+from dispatcher.service.state import TICK_S, LiveWorker, State, end_worker, log
 
 PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for longer
@@ -37,7 +37,6 @@ STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
 TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
 _encode = msgspec.json.Encoder().encode
-_exclusion = msgspec.json.Decoder(Exclusion).decode
 _of_panda = msgspec.json.Decoder(OfPanda).decode
 
 
@@ -50,8 +49,9 @@ class _Stored(Struct, frozen=True):
     last_event: int
     patience: dict[int, float]
     outage: dict[int, float]
-    nodes: list[tuple[str, str, str]]
-    """Excluded ones: site, host, and until when and why, encoded."""
+    excluded: list[ExcludedNode]
+    of_panda: dict[str, str]
+    """What is known of attempts that PanDA clients have, encoded, by `JOB.ATTEMPT`."""
 
 
 class Upkeep:
@@ -71,15 +71,16 @@ class Upkeep:
         self._state.giver = await self._named()
         await self._state.store.write(lambda tx: tx.run("fact.sweep"))
         stored = await self._state.store.read(self._load)
-        for site, host, told in stored.nodes:
-            self._state.hosts.exclude((site, host), _exclusion(told))
+        for node in stored.excluded:
+            self._state.hosts.exclude((node.site, node.host), Exclusion(node.until, node.reason))
         self._state.patience.update(stored.patience)
         self._state.outage.update(stored.outage)
         for attempt in stored.attempts:
             lease = Lease(
                 attempt.job_id, attempt.attempt_nr, attempt.worker_id, JobState(attempt.state), 0.0
             )
-            lease.panda = _of_panda(attempt.data) if attempt.data else lease.panda
+            known = stored.of_panda.get(f"{attempt.job_id}.{attempt.attempt_nr}")
+            lease.panda = _of_panda(known) if known else lease.panda
             self._state.leases.add(lease)
         for worker in stored.workers:
             if worker.phase in (Phase.ACTIVE, Phase.DRAINING):
@@ -111,15 +112,13 @@ class Upkeep:
 
     async def _named(self) -> str:
         """The name of the store: made once, whoever is the first to open it."""
-        one = {"kind": "store", "owner": "", "name": "name"}
 
         def change(tx: Tx) -> None:
-            tx.run("fact.first", **one, at=self._state.now(), data=secrets.token_hex(8))
+            tx.run("about.first", name="name", value=secrets.token_hex(8))
 
         await self._state.store.write(change)
-        fact = await self._state.store.read(lambda tx: worker_records.find_fact(tx, **one))
-        assert fact is not None  # noqa: S101 - it was written above
-        return fact.data
+        row = await self._state.store.read(lambda tx: tx.one("about.get", name="name"))
+        return str(records.value(row, ""))
 
     def _load(self, tx: Tx) -> _Stored:
         self._state.shapes.update(records.shapes(tx))
@@ -130,7 +129,8 @@ class Upkeep:
             last_event=records.value(tx.one("event.last"), 0),
             patience=dict(tx.all("worker.patient")),
             outage=dict(tx.all("worker.behind_relay")),
-            nodes=tx.all("fact.since", kind=EXCLUDED, since=self._state.now()),
+            excluded=worker_records.excluded_nodes(tx, self._state.now()),
+            of_panda=dict(tx.all("fact.all", kind=OF_PANDA)),
         )
 
     async def _time(self, loop: Loop) -> None:

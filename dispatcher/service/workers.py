@@ -27,7 +27,7 @@ from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.rules.worker_records import PlannedWorker
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
-from dispatcher.service.state import EXCLUDED, LiveWorker, State, end_worker, log
+from dispatcher.service.state import LiveWorker, State, end_worker, log
 
 _encode = msgspec.json.Encoder().encode
 TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
@@ -492,16 +492,9 @@ class Workers:
             for one in workers:
                 tx.run("worker.drain", worker_id=one.worker_id, site=site)
             if found is not None:
-                told = _encode({"until": found.until, "reason": found.reason}).decode()
-                tx.run("fact.put", kind=EXCLUDED, owner=site, name=host, at=found.until, data=told)
-                tx.tell(
-                    "host",
-                    at=self._state.now(),
-                    site=site,
-                    host=host,
-                    until=found.until,
-                    reason=found.reason,
-                )
+                until, reason, now = found.until, found.reason, self._state.now()
+                tx.run("node.exclude", site=site, host=host, until=until, reason=reason)
+                tx.tell("host", at=now, site=site, host=host, until=until, reason=reason)
 
         await self._state.store.write(change)
         log.warning("host_excluded", site=site, host=host, reason=found and found.reason)

@@ -37,12 +37,9 @@ update attempt set state = 'sent', ended = null, code = 0, diagnosis = '', heard
     where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.open
--- Attempts that have not ended, with what is kept of them beside: leases are made from it at a start.
--- reads: attempt, panda_fact
-select a.job_id, a.attempt_nr, a.worker_id, a.state, f.data from attempt a
-    left join panda_fact f on f.kind = 'attempt' and f.owner = ''
-    and f.name = a.job_id || '.' || a.attempt_nr
-    where a.ended is null
+-- Attempts that have not ended: leases are made from them at a start.
+-- reads: attempt
+select job_id, attempt_nr, worker_id, state from attempt where ended is null
 
 -- name: attempt.get
 -- Worker and state of an attempt.
@@ -154,3 +151,14 @@ select name, url, size, adler32, job_id from file where job_id = :job_id order b
 -- reads: file, parent
 select f.name, f.url, f.size, f.adler32, f.md5 from parent p join file f on f.job_id = p.parent
     where p.child = :child
+
+-- name: tail.put
+-- The end of a running job's file, for all dispatchers on the store.
+-- writes: tail
+insert into tail (job_id, at, text) values (:job_id, :at, :text)
+    on conflict (job_id) do update set at = :at, text = :text
+
+-- name: tail.get
+-- When the end of a job's file came last, and what it was.
+-- reads: tail
+select at, text from tail where job_id = :job_id

@@ -4,12 +4,6 @@
 insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
     on conflict (kind, owner, name) do update set at = :at, data = :data
 
--- name: fact.first
--- The same, unless something has been said before.
--- writes: panda_fact
-insert into panda_fact (kind, owner, name, at, data) values (:kind, :owner, :name, :at, :data)
-    on conflict (kind, owner, name) do nothing
-
 -- name: fact.get
 -- When something was said last, and what.
 -- reads: panda_fact
@@ -26,6 +20,11 @@ delete from panda_fact where kind = :kind and owner = :owner and name = :name
 -- writes: panda_fact
 delete from panda_fact where kind in ('attempt', 'worker said')
     and name not in (select job_id || '.' || attempt_nr from attempt where ended is null)
+
+-- name: fact.all
+-- Everything of one kind.
+-- reads: panda_fact
+select name, data from panda_fact where kind = :kind
 
 -- name: fact.since
 -- What was said since a time, of everything of one kind.

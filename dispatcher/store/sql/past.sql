@@ -73,6 +73,11 @@ delete from parent where child in {ids}
 -- writes: sized
 delete from sized where job_id in {ids}
 
+-- name: old.drop_tail
+-- Delete the ends of files of jobs that are old now.
+-- writes: tail
+delete from tail where job_id in {ids}
+
 -- name: old.drop_job
 -- Delete jobs that are old now.
 -- writes: job

@@ -226,18 +226,15 @@ update site set heard = :heard where site = :site and instance = :instance
 -- reads: site
 select site, instance, epoch, slots, online, heard from site
 
--- name: process.beat
--- A dispatcher on this store lives; `knows`: the last migration it has.
--- writes: process
-insert into process (name, beat, knows) values (:name, 1, :knows)
-    on conflict (name) do update set beat = process.beat + 1
+-- name: node.exclude
+-- Give no jobs to a node for a while.
+-- owner: checked by _exclude
+-- writes: excluded_node
+insert into excluded_node (site, host, until, reason) values (:site, :host, :until, :reason)
+    on conflict (site, host) do update set until = :until, reason = :reason
 
--- name: process.all
--- The dispatchers on this store with their counts of beats.
--- reads: process
-select number, name, beat, knows from process order by number
-
--- name: process.drop
--- Forget a dispatcher that has ended.
--- writes: process
-delete from process where name = :name
+-- name: node.excluded
+-- The nodes that get no jobs now.
+-- reads: excluded_node
+select site, host, until, reason from excluded_node where until >= :now
+    order by site, host limit 10000

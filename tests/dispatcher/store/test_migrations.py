@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 
 import psycopg
 import pytest
@@ -66,3 +68,111 @@ def test_r7_the_versions_before_and_after_serve_side_by_side(postgres_server, mo
             open_store(database)
 
     asyncio.run(asyncio.wait_for(main(), 50))
+
+
+FACT = (
+    "insert into panda_fact (kind, owner, name, at, data) values ({0}, {0}, {0}, {0}, {0})"
+    " on conflict (kind, owner, name) do update set at = excluded.at, data = excluded.data"
+)
+FACTS = "select kind, owner, name, at, data from panda_fact where kind = {0}"
+
+
+class Before:
+    """A connection of the version before, which keeps in `panda_fact` what is not PanDA's."""
+
+    def __init__(self, place):
+        file = place.startswith("sqlite:///")
+        self._mark = "?" if file else "%s"
+        self._at = (
+            sqlite3.connect(place.removeprefix("sqlite:///"), isolation_level=None)
+            if file
+            else psycopg.connect(place, autocommit=True)
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._at.close()
+
+    def put(self, *fact):
+        self._at.execute(FACT.format(self._mark), fact)
+
+    def all(self, kind):
+        return self._at.execute(FACTS.format(self._mark), (kind,)).fetchall()
+
+    def undo(self):
+        """Make it a store that no step 240 has been applied to."""
+        for table in ("tail", "excluded_node", "about"):
+            self._at.execute(f"drop table {table}")
+        if self._mark == "?":
+            for name in ("excluded", "excluded_again", "about"):
+                self._at.execute(f"drop trigger {name}_of_before")
+        else:
+            self._at.execute("drop function native_of_before cascade")
+            self._at.execute("drop function native_for_before")
+        self._at.execute("delete from migration where number = 240")
+
+
+def native(tx):
+    """The excluded nodes and the name of the store."""
+    return tx.all("node.excluded", now=0.0), tx.one("about.get", name="name")
+
+
+def test_r7_what_left_the_table_of_pandas_facts_is_taken_along(place):
+    async def main():
+        async with bench(place):
+            pass
+        with Before(place) as before:
+            before.undo()
+            before.put("excluded", "s", "n1", 9e9, '{"until": 9e9, "reason": "fails"}')
+            ((*_, name),) = before.all("store")
+        async with bench(place) as b:
+            found = await b.service.store.read(native)
+            assert found == ([("s", "n1", 9e9, "fails")], (name,))
+            assert b.service.state.hosts.excluded(("s", "n1"), 0.0).reason == "fails"
+
+    asyncio.run(main())
+
+
+def test_r7_both_versions_know_what_either_says_of_nodes_and_the_store(place):
+    async def main():
+        async with bench(place) as b:
+            with Before(place) as before:
+                for until, reason in ((8e9, "fails"), (9e9, "fails again")):
+                    row = {"site": "s", "host": "ours", "until": until, "reason": reason}
+                    await b.service.store.write(lambda tx, row=row: tx.run("node.exclude", **row))
+                    before.put(
+                        "excluded",
+                        "s",
+                        "theirs",
+                        until,
+                        f'{{"until": {until}, "reason": "{reason}"}}',
+                    )
+                ((_, _, host, until, data), *_) = before.all("excluded")
+                assert (host, until) == ("ours", 9e9)
+                assert json.loads(data) == {"until": 9e9, "reason": "fails again"}
+                assert (await b.service.store.read(native))[0] == [
+                    ("s", "ours", 9e9, "fails again"),
+                    ("s", "theirs", 9e9, "fails again"),
+                ]
+                assert before.all("store")[0][4] == b.service.state.giver
+
+    asyncio.run(main())
+
+
+def test_r7_the_end_of_a_file_reaches_who_asked_at_the_other_version(postgres_server):
+    place = postgres_server.database()
+
+    async def main():
+        async with bench(place) as b:
+            store = b.service.store
+            with Before(place) as before:
+                for at, text in ((1.0, "a"), (2.0, "b")):
+                    before.put("tail", "", "7", at, text)
+                    row = {"job_id": 8, "at": at, "text": text}
+                    await store.write(lambda tx, row=row: tx.run("tail.put", **row))
+                assert await store.read(lambda tx: tx.one("tail.get", job_id=7)) == (2.0, "b")
+                assert ("tail", "", "8", 2.0, "b") in before.all("tail")
+
+    asyncio.run(main())
