@@ -93,8 +93,9 @@ def test_an_input_outside_the_storage_is_refused_by_name(field: Field, path: str
 def test_an_output_that_is_no_regular_file_is_refused(field: Field, make: str) -> None:
     detail = field.run(make, outputs=(OutputFile(name="o"),))
     assert code_of(detail) is Code.OUTPUT_UNSAFE
-    assert "o" in detail.row.diagnosis
-    assert detail.files == () or all(file.name != "o" for file in detail.files)
+    assert detail.row.diagnosis.startswith("outputs[0].name: 'o' is ")
+    assert "only a regular file can be an output" in detail.row.diagnosis
+    assert [file.name for file in detail.files] == ["log.tgz"]
 
 
 def test_a_missing_output_and_a_failing_payload_say_so(field: Field) -> None:
@@ -195,7 +196,7 @@ def test_p10_a_forged_report_in_the_directory_is_only_a_file(field: Field) -> No
 )
 def test_a_limit_passed_ends_the_job_with_pandas_code(field: Field, command, fields, code) -> None:
     detail = field.run(command, **fields)
-    assert code_of(detail) in (code, Code.OUT_OF_MEMORY)
+    assert code_of(detail) is code
 
 
 def test_a_cancelled_job_is_killed_within_a_heartbeat_or_two(field: Field) -> None:
@@ -340,7 +341,7 @@ def test_a_payload_that_gets_its_sites_signal_before_the_pilot_has_not_failed(
     field.dispatcher.in_state(job_id, JobState.RUNNING)
     (payload,) = until(lambda: processes_with(mark), 10)
     os.kill(payload, number)
-    time.sleep(0.2)
+    until(lambda: not processes_with(mark))  # the pilot now waits a second for a signal of its own
     pilot.signal(signal.SIGTERM)
     pilot.ended(15)
     detail = field.dispatcher.client.show(job_id)
@@ -361,7 +362,7 @@ def test_reports_wait_on_disk_while_the_dispatcher_is_down(frail: Field) -> None
     pilot = frail.pilot("--max-jobs", "1")
     frail.dispatcher.in_state(job_id, JobState.RUNNING)
     frail.dispatcher.kill()
-    time.sleep(2.5)
+    until(lambda: pilot.said("job_ended") and pilot.said("dispatcher_silent"))
     frail.dispatcher.start()
     assert frail.dispatcher.final(job_id).row.state is JobState.FINISHED
     assert pilot.ended() == 0
@@ -384,23 +385,3 @@ def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Fiel
             "activated",
         )
     store.close()
-
-
-def test_no_more_jobs_come_than_there_is_room_for_while_inputs_do(
-    field: Field, slow_store: SlowStore
-) -> None:
-    field.write_site(storage={"http_allow": [slow_store.url]})
-    inputs = (InputFile(name="in", url=f"{slow_store.url}/in"),)
-    jobs = [field.submit("true", cores=2, inputs=inputs) for _ in range(12)]
-    field.pilot()
-
-    def here() -> int:
-        shown = (field.dispatcher.client.show(one) for one in jobs)
-        return sum(one.row.state is not JobState.ACTIVATED for one in shown)
-
-    until(lambda: here() == 2)  # of two cores each, on four
-    time.sleep(0.5)
-    assert here() == 2
-    slow_store.patient.set()
-    for one in jobs:
-        assert field.dispatcher.final(one).row.state is JobState.FINISHED

@@ -14,6 +14,7 @@ import pytest
 from ailurus.loops import Down, Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Nonsense, Refused, Unreachable
 from pilot import serve
@@ -210,6 +211,26 @@ def test_a_full_pilot_waits_for_room(world):
     assert made._next_request() is None
     assert world.clock.waits[-1] is None
     end_all(world, made)
+    assert made._next_request().room.cores == 4
+
+
+def test_jobs_whose_inputs_still_come_have_their_room(world):
+    come, asked = threading.Event(), threading.Semaphore(0)
+
+    def slow(check: object) -> None:
+        asked.release()
+        assert come.wait(10)
+
+    world.storage.files["file:///i"] = b"x"
+    world.storage.on_call = slow
+    made = server_of(world)
+    inputs = (InputFile(name="i", url="file:///i"),)
+    made._take([assignment(1, cores=2, inputs=inputs), assignment(2, cores=2, inputs=inputs)])
+    assert asked.acquire(timeout=10)
+    assert asked.acquire(timeout=10)
+    assert made._next_request() is None
+    come.set()
+    joined()
     assert made._next_request().room.cores == 4
 
 

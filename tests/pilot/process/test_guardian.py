@@ -133,19 +133,27 @@ def test_signals_have_their_default_meaning_in_a_payload(spawner: GuardedSpawner
     assert ended.exit_code == -signal.SIGPIPE
 
 
-def test_term_spares_the_container_around_the_payload(spawner: GuardedSpawner) -> None:
+def test_term_spares_the_container_around_the_payload(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
     over = threading.Event()
     results: list[ProcessEnd] = []
-    inner = "trap 'exit 9' TERM; while :; do sleep 0.1; done"
-    outer = f'/bin/sh -c "{inner}" & wait $!; exit $?'
-    order = ProcessSpec(argv=["/bin/sh", "-c", f"trap '' TERM; {outer}"], depth=1)
-    key = spawner.spawn(order, lambda ended: (results.append(ended), over.set()))  # type: ignore[func-returns-value]
-    until(lambda: spawner.pid(key))
-    time.sleep(0.2)
+
+    def done(end: ProcessEnd) -> None:
+        results.append(end)
+        over.set()
+
+    up = tmp_path / "up"
+    payload = f"trap 'exit 9' TERM; touch {up}; while :; do sleep 0.02; done"
+    container = f'/bin/sh -c "{payload}" & wait $!; exit $?'  # by a TERM of its own it would die
+    order = ProcessSpec(
+        argv=["/bin/sh", "-c", container], depth=1, environment={"PATH": os.environ["PATH"]}
+    )
+    key = spawner.spawn(order, done)
+    until(up.exists)
     spawner.signal(key, signal.SIGTERM)
-    time.sleep(0.3)
-    spawner.signal(key, signal.SIGKILL)
     assert over.wait(10)
+    assert results[0].exit_code == 9
 
 
 def test_p6_what_a_payload_leaves_behind_is_killed_before_its_end_is_told(
