@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
 
 import pytest
 
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Report
 from pilot.upstream.spool import Begun, Spool
 
@@ -77,3 +79,81 @@ def test_r4_what_is_settled_without_room_to_say_so_is_reported_once_more(spool, 
     with room_for(0, spool):
         spool.own.settle([(1, 1)])
     assert owed_by_the_dead(spool, tmp_path)[1].report == report(1)
+
+
+def journals(directory):
+    return [
+        one.path.name for one in Spool(directory, f"next{len(list(directory.iterdir()))}").orphans()
+    ]
+
+
+def test_a_journal_of_a_pilot_that_lives_is_its_own(spool, tmp_path):
+    spool.own.begin([begun(1)])
+    assert journals(tmp_path / "spool") == []
+
+
+def test_what_is_torn_or_newer_spoils_nothing_that_is_whole(spool, tmp_path):
+    spool.own.begin([begun(1), begun(2)])
+    with spool.own.path.open("ab") as file:
+        file.write(
+            b'{"type":"of tomorrow"}\n{"type":"settled","job_id":1,"attempt_nr":1}\n{"type":"beg'
+        )
+    assert list(owed_by_the_dead(spool, tmp_path)) == [2]
+
+
+def test_a_link_and_another_users_journal_are_left_alone(spool, tmp_path, monkeypatch):
+    directory = tmp_path / "spool"
+    (directory / "link.journal").symlink_to("/etc/passwd")
+    (directory / "foreign.journal").touch()
+    fstat = os.fstat
+
+    def foreign(fd):
+        found = list(fstat(fd))
+        found[4] = os.geteuid() + 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", foreign)
+    assert journals(directory) == []
+
+
+def test_a_journal_that_its_pilot_removes_meanwhile_is_none(spool, tmp_path, monkeypatch):
+    directory = tmp_path / "spool"
+    (directory / "gone.journal").touch()
+    flock = fcntl.flock
+
+    def too_late(fd, how):
+        (directory / "gone.journal").unlink(missing_ok=True)
+        flock(fd, how)
+
+    made = Spool(directory, "next")
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    assert list(made.orphans()) == []
+
+
+def test_a_journal_without_debts_is_removed_and_one_with_them_stays(spool, tmp_path):
+    spool.own.begin([begun(1)])
+    spool.own.keep(report(1))
+    spool.own.settle([(1, 1), (9, 9)])
+    assert spool.own.path.stat().st_size == 0
+    spool.own.close()
+    assert not spool.own.path.exists()
+    other = Spool(tmp_path / "spool", "other")
+    other.own.begin([begun(1)])
+    assert other.own.directories() == [""]
+    other.own.close()
+    assert other.own.path.exists()
+
+
+@pytest.mark.parametrize("kind", ["open", "link", "under a file"])
+def test_a_spool_that_others_can_read_or_that_cannot_be_made_is_refused(tmp_path, kind):
+    directory = tmp_path / "spool"
+    if kind == "open":
+        directory.mkdir(mode=0o755)
+    elif kind == "link":
+        (tmp_path / "real").mkdir(mode=0o700)
+        directory.symlink_to(tmp_path / "real")
+    else:
+        directory.write_bytes(b"")
+        directory = directory / "below"
+    with pytest.raises(AilurusError, match="the spool"):
+        Spool(directory, "me")
