@@ -20,7 +20,7 @@ from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused, Unreachable
-from harvester_edge.relay.stock import Id, Job, Owed, Pilot, Stock
+from harvester_edge.relay.state import Id, Job, PendingReport, Pilot, RelayState
 from harvester_edge.relay.upstream import Upstream
 
 TELL_S = 1.0  # between words to the dispatcher: what gathers goes in one request
@@ -46,11 +46,11 @@ class Round(Struct, frozen=True):
 
 
 class Dispatcher:
-    """What passes between the stock and the dispatcher; `fetch` and `tell` run until they are
+    """What passes between the state and the dispatcher; `fetch` and `tell` run until they are
     cancelled."""
 
-    def __init__(self, stock: Stock, upstream: Upstream, log: Log) -> None:
-        self._stock, self._up, self._log = stock, upstream, log
+    def __init__(self, state: RelayState, upstream: Upstream, log: Log) -> None:
+        self._state, self._up, self._log = state, upstream, log
         self.wanted = asyncio.Event()  # somebody waits for jobs
         self._logs: list[tuple[int, m.LogPiece]] = []
         self._more: dict[str, float] = {}  # by queue: when the dispatcher last had more
@@ -88,7 +88,7 @@ class Dispatcher:
     async def register(self, ask: m.Register, credential: str) -> int:
         """Register a pilot there; what it is called."""
         got = await self._up.call("register", ask, m.Registered, token=credential)
-        self._stock.told_heartbeat_s = got.heartbeat_s
+        self._state.told_heartbeat_s = got.heartbeat_s
         return got.worker_id
 
     # asked for jobs ------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Dispatcher:
                 if not self._up.up:
                     await asyncio.sleep(TELL_S)  # `tell` finds out when it is there again
                 continue
-            ask = m.RelayAcquire(site=self._stock.terms.site, asks=now.asks, wait_s=now.wait_s)
+            ask = m.RelayAcquire(site=self._state.terms.site, asks=now.asks, wait_s=now.wait_s)
             try:
                 got = await self._up.call("relay_acquire", ask, m.RelayAcquired, wait_s=now.wait_s)
                 await self._arrived(got, now)
@@ -117,11 +117,11 @@ class Dispatcher:
         some ahead for those that run jobs."""
         able = [
             p
-            for p in self._stock.pilots.values()
+            for p in self._state.pilots.values()
             if p.worker_id and not (p.gone or p.ending or p.draining)
         ]
         ended = [
-            p for p in self._stock.pilots.values() if p.ending and p.worker_id and not p.settled
+            p for p in self._state.pilots.values() if p.ending and p.worker_id and not p.settled
         ]
         if last := [self._asking(p, NOTHING) for p in ended if not p.gone][:AT_ONCE]:
             return Round(tuple(last))
@@ -134,8 +134,8 @@ class Dispatcher:
             if time.monotonic() - since > MORE_S:
                 continue
             busy = [p for p in able if p.ask.queue == queue and p.holds]
-            missing = self._stock.terms.prefetch * sum(len(p.holds) for p in busy) - len(
-                self._stock.ready.get(queue, {})
+            missing = self._state.terms.prefetch * sum(len(p.holds) for p in busy) - len(
+                self._state.ready.get(queue, {})
             )
             busy.sort(key=lambda p: len(p.jobs) - len(p.holds))
             for pilot in busy[: min(missing, AT_ONCE)] if missing > 0 else ():
@@ -150,7 +150,7 @@ class Dispatcher:
         return m.RelayedAcquire(worker_id=pilot.worker_id, ask=named)
 
     async def _arrived(self, got: m.RelayAcquired, asked: Round) -> None:
-        by_id = {pilot.worker_id: pilot for pilot in self._stock.pilots.values() if pilot.worker_id}
+        by_id = {pilot.worker_id: pilot for pilot in self._state.pilots.values() if pilot.worker_id}
         news: list[tuple[Pilot, m.Acquired]] = []
         for one in got.workers:
             pilot = by_id.get(one.worker_id)
@@ -168,12 +168,12 @@ class Dispatcher:
         if asked.ahead and not news:
             self._more.clear()
         if news:
-            await self._stock.take(news)
+            await self._state.take(news)
         for pilot, answer in news:
             if answer.prefetch:
                 self._more[pilot.ask.queue] = time.monotonic()
             if pilot.waiting is None:  # it has hung up meanwhile: let others look
-                for other in self._stock.pilots.values():
+                for other in self._state.pilots.values():
                     other.woken.set()
             pilot.woken.set()
 
@@ -191,7 +191,7 @@ class Dispatcher:
             loop.turned(pause)
             await asyncio.sleep(pause)
             try:
-                await self.send(self._stock.due()[:BULK])
+                await self.send(self._state.due()[:BULK])
                 await self._register_late()
                 await self._look_for_silent()
                 await self._tell()
@@ -216,13 +216,13 @@ class Dispatcher:
             self._trouble.warning("report_refused", str(error), job_id=reports[0].job_id)
             return ()
 
-    async def send(self, owed: list[Owed]) -> dict[Id, m.ReportVerdict]:
+    async def send(self, owed: list[PendingReport]) -> dict[Id, m.ReportVerdict]:
         """Send reports that are owed. Those that the dispatcher that gave them has judged are
         forgotten here, and no others."""
         verdicts = await self.ask([one.report for one in owed])
         said = {(one.job_id, one.attempt_nr): one for one in verdicts}
-        judged: list[Owed] = []
-        kept: list[Owed] = []
+        judged: list[PendingReport] = []
+        kept: list[PendingReport] = []
         for one in owed:
             if (word := said.get(one.id)) is not None:
                 if authority.judged(one.seal, word) is not Judged.KEPT:
@@ -234,7 +234,7 @@ class Dispatcher:
             kept.append(one)
         for one in kept:
             one.again = time.monotonic() + KEPT_S
-        await self._stock.settle(judged)
+        await self._state.settle(judged)
         for one in judged:
             if (word := said[one.id]).verdict != authority.ACCEPTED:
                 self._log.warning(
@@ -246,7 +246,7 @@ class Dispatcher:
     async def _register_late(self) -> None:
         """Pilots that came while there was no dispatcher."""
         for pilot in [
-            one for one in self._stock.pilots.values() if not one.worker_id and not one.gone
+            one for one in self._state.pilots.values() if not one.worker_id and not one.gone
         ]:
             try:
                 worker_id = await self.register(pilot.ask, pilot.credential)
@@ -254,49 +254,49 @@ class Dispatcher:
                 self._log.warning("pilot_refused", host=pilot.ask.host, what=str(error))
                 self._dismiss(pilot)
                 continue
-            await self._stock.name(pilot, worker_id)
+            await self._state.name(pilot, worker_id)
 
     async def _look_for_silent(self) -> None:
         """Who is not heard any more is lost; but who was asleep itself has nothing to say about
         it."""
         now = time.monotonic()
         if (gap := now - self._looked) > ASLEEP_S:
-            for pilot in self._stock.pilots.values():
-                pilot.heard += gap
+            for pilot in self._state.pilots.values():
+                pilot.last_seen += gap
         self._looked = now
-        late = now - self._stock.silence_s
-        for pilot in list(self._stock.pilots.values()):
-            if not pilot.ending and pilot.waiting is None and pilot.heard < late:
+        late = now - self._state.silence_s
+        for pilot in list(self._state.pilots.values()):
+            if not pilot.ending and pilot.waiting is None and pilot.last_seen < late:
                 self._log.warning("pilot_lost", worker_id=pilot.worker_id, host=pilot.ask.host)
-                await self._stock.end(pilot, Ending.LOST, "the relay heard nothing more of it")
+                await self._state.end(pilot, Ending.LOST, "the relay heard nothing more of it")
 
     async def _tell(self) -> None:
         now = time.monotonic()
-        known = [pilot for pilot in self._stock.pilots.values() if pilot.worker_id]
+        known = [pilot for pilot in self._state.pilots.values() if pilot.worker_id]
         fresh = [
             pilot
             for pilot in known
             if not pilot.gone
             and (not pilot.ending or pilot.jobs)
-            and (pilot.fresh or (pilot.jobs and now - pilot.told > self._stock.heartbeat_s))
+            and (pilot.fresh or (pilot.jobs and now - pilot.forwarded > self._state.heartbeat_s))
         ][:2000]
-        back = [job for job in self._stock.jobs.values() if self._goes_back(job)][:MOST]
+        back = [job for job in self._state.jobs.values() if self._goes_back(job)][:MOST]
         lost = [
             job
-            for job in self._stock.jobs.values()
+            for job in self._state.jobs.values()
             if job.holder is not None and _is_lost(job.holder)
         ]
         lost = lost[:MOST]
-        dead = [job for job in self._stock.jobs.values() if job.owner.gone and job.holder is None]
+        dead = [job for job in self._state.jobs.values() if job.owner.gone and job.holder is None]
         done = [*back, *lost, *dead]
-        ended = [p for p in self._stock.pilots.values() if self._may_go(p, done)][:MOST]
+        ended = [p for p in self._state.pilots.values() if self._may_go(p, done)][:MOST]
         logs = self._next_logs()
         if not (fresh or done or ended or logs) and self._up.up:
             return
         for job in back:
             job.leaving = True
         ask = m.RelayBeat(
-            site=self._stock.terms.site,
+            site=self._state.terms.site,
             beats=tuple(m.RelayedBeat(worker_id=p.worker_id, beat=_beat(p)) for p in fresh),
             releases=tuple(
                 m.RelayedRelease(worker_id=job.owner.worker_id, release=m.Release(jobs=(_held(job),)))
@@ -325,10 +325,10 @@ class Dispatcher:
             if isinstance(error, Unreachable):
                 self._keep_ends(logs)
             raise
-        self._stock.told_heartbeat_s = told.heartbeat_s
+        self._state.told_heartbeat_s = told.heartbeat_s
         for pilot in fresh:
-            pilot.told = now
-        await self._stock.clear(done, [p for p in ended if self._may_go(p, done)])
+            pilot.forwarded = now
+        await self._state.clear(done, [p for p in ended if self._may_go(p, done)])
         self._heed(told)
 
     def _goes_back(self, job: Job) -> bool:
@@ -343,7 +343,7 @@ class Dispatcher:
         return bool(pilot.ending) and settled and not (pilot.jobs | pilot.holds) - set(done)
 
     def _heed(self, told: m.RelayBeatAnswer) -> None:
-        by_id = {pilot.worker_id: pilot for pilot in self._stock.pilots.values()}
+        by_id = {pilot.worker_id: pilot for pilot in self._state.pilots.values()}
         for word in told.workers:
             pilot = by_id.get(word.worker_id)
             if pilot is None:
@@ -355,7 +355,7 @@ class Dispatcher:
                 pilot.draining = True
                 pilot.woken.set()
             for command in word.told.commands:
-                job = self._stock.jobs.get((command.job_id, command.attempt_nr))
+                job = self._state.jobs.get((command.job_id, command.attempt_nr))
                 if job is not None and job.holder is None:
                     if command.action is m.Action.KILL:
                         # Given back, which for a cancelled one means: forgotten.
@@ -372,9 +372,7 @@ def _is_lost(pilot: Pilot) -> bool:
 
 def _beat(pilot: Pilot) -> m.Beat:
     """Its heartbeat: all that is leased in its name, whoever has it."""
-    return m.Beat(
-        jobs=(*_updates(pilot), *pilot.strangers), room=pilot.room, draining=pilot.draining
-    )
+    return m.Beat(jobs=(*_updates(pilot), *pilot.unknown), room=pilot.room, draining=pilot.draining)
 
 
 def _updates(pilot: Pilot) -> Iterator[m.Update]:

@@ -13,7 +13,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
 from harvester_edge.relay.pilots import Pilots
-from harvester_edge.relay.stock import No
+from harvester_edge.relay.state import Refusal
 
 ROUTES = ("register", "acquire", "beat", "report", "release", "log_pieces", "bye")
 BY_PATH = {PREFIX + BY_NAME[name].path: name for name in ROUTES}
@@ -34,8 +34,8 @@ class Door:
         """Status and body. `name` is one of `ROUTES`."""
         try:
             return 200, _encode(await self._call(name, token, _decode[name](body)))
-        except No as no:
-            return self.refusal(no)
+        except Refusal as refusal:
+            return self.refusal(refusal)
         except (msgspec.MsgspecError, RecursionError) as error:
             problem = m.Problem(title=str(error), status=422)
         except sqlite3.Error as error:
@@ -46,13 +46,13 @@ class Door:
             problem = m.Problem(title="a bug of the relay", status=500)
         return problem.status, _encode(problem)
 
-    def refusal(self, no: No) -> tuple[int, bytes]:
+    def refusal(self, refusal: Refusal) -> tuple[int, bytes]:
         """Status and body, in our name."""
-        problem = msgspec.structs.replace(no.problem, giver=self._pilots.name)
+        problem = msgspec.structs.replace(refusal.problem, giver=self._pilots.name)
         return problem.status, _encode(problem)
 
     def admit(self, name: str, token: str) -> None:
-        """Raise No for a caller that may not ask this, before its body is read."""
+        """Raise Refusal for a caller that may not ask this, before its body is read."""
         if name not in ("register", "report"):
             self._pilots.who(token)
 

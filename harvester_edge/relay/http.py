@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
-from harvester_edge.relay.stock import No
+from harvester_edge.relay.state import Refusal
 
 BODY_S = 120.0  # to send a body
 
@@ -25,14 +25,14 @@ def application(door: Door) -> Application:
         name = BY_PATH.get(scope["path"]) if scope["method"] == "POST" else None
         try:
             if name is None:
-                raise No(404, "a relay knows what pilots ask, and no more")
+                raise Refusal(404, "a relay knows what pilots ask, and no more")
             headers = dict(scope["headers"])
             kind, _, token = headers.get(b"authorization", b"").partition(b" ")
             shown = token.decode("latin-1") if kind.lower() == b"bearer" else ""
             door.admit(name, shown)
             body = await _body(receive, headers)
-        except No as no:
-            await _say(send, *door.refusal(no))
+        except Refusal as refusal:
+            await _say(send, *door.refusal(refusal))
         else:
             await _say(send, *await door.answer(name, shown, body))
 
@@ -40,10 +40,10 @@ def application(door: Door) -> Application:
 
 
 async def _body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
-    """The body of a request. Raises No when it is too long or too slow."""
+    """The body of a request. Raises Refusal when it is too long or too slow."""
     said = headers.get(b"content-length", b"0")
     if not said.isdigit() or len(said) > 18 or int(said) > LONGEST:
-        raise No(413, f"more than {LONGEST} bytes")
+        raise Refusal(413, f"more than {LONGEST} bytes")
     text = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -51,11 +51,11 @@ async def _body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
                 message = await receive()
                 text += message.get("body", b"")
                 if len(text) > LONGEST:
-                    raise No(413, f"more than {LONGEST} bytes")
+                    raise Refusal(413, f"more than {LONGEST} bytes")
                 if not message.get("more_body"):
                     return bytes(text) or b"{}"
     except TimeoutError:
-        raise No(408, f"the body took longer than {BODY_S:.0f} s") from None
+        raise Refusal(408, f"the body took longer than {BODY_S:.0f} s") from None
 
 
 async def _say(send: Send, status: int, body: bytes) -> None:

@@ -20,7 +20,7 @@ from ailurus.wire import authority
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.dispatcher import Dispatcher, verdict
 from harvester_edge.relay.proof import Planned
-from harvester_edge.relay.stock import GONE, Id, Job, No, Owed, Pilot, Stock
+from harvester_edge.relay.state import GONE, Id, Job, PendingReport, Pilot, Refusal, RelayState
 
 STEALABLE = 200  # jobs of others that are looked at for an idle pilot
 
@@ -37,46 +37,46 @@ class Pilots:
 
     def __init__(
         self,
-        stock: Stock,
+        state: RelayState,
         dispatcher: Dispatcher,
         proof: Callable[[str], Planned | None],
         log: Log,
     ) -> None:
-        self._stock, self._dispatcher = stock, dispatcher
+        self._state, self._dispatcher = state, dispatcher
         self._proof, self._log = proof, log
         self._registering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def name(self) -> str:
         """What pilots know this relay by."""
-        return self._stock.known_as
+        return self._state.known_as
 
     def who(self, token: str) -> Pilot:
         """The pilot that shows this token."""
-        if (pilot := self._stock.by_token.get(token)) is None:
-            raise No(401, "no valid token", remedy="register again")
+        if (pilot := self._state.by_token.get(token)) is None:
+            raise Refusal(401, "no valid token", remedy="register again")
         return pilot
 
     async def register(self, ask: m.Register, credential: str) -> m.Registered:
         lock = self._registering.setdefault(ask.instance, asyncio.Lock())
         async with lock:
-            pilot = self._stock.pilots.get(ask.instance) or await self._new(ask, credential)
+            pilot = self._state.pilots.get(ask.instance) or await self._new(ask, credential)
         if not hmac.compare_digest(pilot.credential.encode(), credential.encode()):
-            raise No(403, "another token has registered this instance", field="instance")
+            raise Refusal(403, "another token has registered this instance", field="instance")
         if pilot.gone or pilot.ending:
-            raise No(410, GONE, remedy="exit")
-        pilot.heard = time.monotonic()
+            raise Refusal(410, GONE, remedy="exit")
+        pilot.last_seen = time.monotonic()
         return m.Registered(
             worker_id=pilot.worker_id,
             token=pilot.token,
-            heartbeat_s=self._stock.heartbeat_s,
-            lease_s=self._stock.silence_s,
+            heartbeat_s=self._state.heartbeat_s,
+            lease_s=self._state.silence_s,
             giver=self.name,
         )
 
     async def _new(self, ask: m.Register, credential: str) -> Pilot:
-        if ask.site != self._stock.terms.site:
-            raise No(403, f"this is the relay of site {self._stock.terms.site}", field="site")
+        if ask.site != self._state.terms.site:
+            raise Refusal(403, f"this is the relay of site {self._state.terms.site}", field="site")
         planned = self._proof(credential)
         worker_id = 0
         try:
@@ -84,19 +84,21 @@ class Pilots:
                 await self._dispatcher.register(ask, credential) if self._dispatcher.up else 0
             )
         except Refused as error:
-            raise No(error.status, error.message, field=error.field, remedy=error.remedy) from None
+            raise Refusal(
+                error.status, error.message, field=error.field, remedy=error.remedy
+            ) from None
         except Unreachable:
             pass
         if not worker_id and planned is None:
-            raise No(503, "the dispatcher is away, and only it can check this token")
+            raise Refusal(503, "the dispatcher is away, and only it can check this token")
         pilot = Pilot(ask, secrets.token_urlsafe(32), credential, planned, time.monotonic())
         pilot.worker_id = worker_id
-        await self._stock.enter(pilot)
+        await self._state.enter(pilot)
         self._log.info("pilot_registered", worker_id=worker_id, host=ask.host)
         return pilot
 
     async def acquire(self, ask: m.Acquire, pilot: Pilot) -> m.Acquired:
-        self._stock.hear(pilot)
+        self._state.hear(pilot)
         again = [job for job in pilot.holds if job.request == ask.request_id]
         if again:
             return self._acquired(again, pilot)
@@ -105,7 +107,7 @@ class Pilots:
             while not (pilot.draining or pilot.ending):
                 pilot.woken.clear()
                 if picked := self._pick(ask, pilot):
-                    await self._stock.hand(picked, pilot, ask.request_id)
+                    await self._state.hand(picked, pilot, ask.request_id)
                     return self._acquired(picked, pilot)
                 left = deadline - time.monotonic()
                 if left <= 0 or pilot.reported != reported:  # it has more room by now: it asks anew
@@ -116,20 +118,20 @@ class Pilots:
                     await asyncio.wait_for(pilot.woken.wait(), left)
         finally:
             pilot.waiting = None
-            pilot.heard = time.monotonic()
+            pilot.last_seen = time.monotonic()
         return m.Acquired(jobs=(), drain=pilot.draining, giver=self.name)
 
     def _acquired(self, jobs: Iterable[Job], pilot: Pilot) -> m.Acquired:
         return m.Acquired(
             jobs=tuple(job.assignment for job in jobs),
             drain=pilot.draining,
-            prefetch=bool(self._stock.ready.get(pilot.ask.queue)),
+            prefetch=bool(self._state.ready.get(pilot.ask.queue)),
             giver=self.name,
         )
 
     def _pick(self, ask: m.Acquire, pilot: Pilot) -> list[Job]:
         """Jobs that wait here and fit together: the pilot's own, then others'."""
-        ready = self._stock.ready.get(pilot.ask.queue, {})
+        ready = self._state.ready.get(pilot.ask.queue, {})
         own = [job for job in pilot.jobs if job.holder is None]
         others = (job for _, job in zip(range(STEALABLE), ready, strict=False))
         picked: list[Job] = []
@@ -143,31 +145,31 @@ class Pilots:
         return picked
 
     async def beat(self, ask: m.Beat, pilot: Pilot) -> m.BeatAnswer:
-        self._stock.hear(pilot)
+        self._state.hear(pilot)
         pilot.room, pilot.fresh = ask.room, True
         if ask.draining:
             pilot.draining = True
             pilot.woken.set()
         strangers = []
         for update in ask.jobs:
-            job = self._stock.jobs.get((update.job_id, update.attempt_nr))
+            job = self._state.jobs.get((update.job_id, update.attempt_nr))
             if job is None or job.holder is not pilot:
                 strangers.append(update)
                 continue
             if update.tail is None and job.update is not None:
                 update = replace(update, tail=job.update.tail)  # noqa: PLW2901 - not yet passed on
             job.update, job.owner.fresh = update, True
-        pilot.strangers = tuple(strangers)
+        pilot.unknown = tuple(strangers)
         commands = tuple(pilot.commands.values())
         pilot.commands.clear()
         return m.BeatAnswer(
-            heartbeat_s=self._stock.heartbeat_s, commands=commands, drain=pilot.draining
+            heartbeat_s=self._state.heartbeat_s, commands=commands, drain=pilot.draining
         )
 
     async def report(self, ask: m.Reports) -> m.ReportVerdicts:
         """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may
         call this: a report counts for an attempt that is here only with that attempt's key."""
-        keep: list[Owed] = []
+        keep: list[PendingReport] = []
         strange: list[m.Report] = []
         said: list[m.ReportVerdict] = []
         for report in ask.reports:
@@ -175,40 +177,42 @@ class Pilots:
             if here is None:
                 strange.append(report)
             elif _same(here.report_key, report.report_key):
-                keep.append(Owed(report, here.seal))
+                keep.append(PendingReport(report, here.seal))
             else:
                 said.append(verdict(report, "badkey"))
         if strange and not self._dispatcher.up:
-            raise No(503, "the dispatcher is away, and these attempts did not come by this relay")
+            raise Refusal(
+                503, "the dispatcher is away, and these attempts did not come by this relay"
+            )
         await self._keep(keep)
         try:
             said += await self._dispatcher.ask(strange)
         except Unreachable:
-            raise No(503, "the dispatcher is away") from None
+            raise Refusal(503, "the dispatcher is away") from None
         except Refused as error:
-            raise No(error.status, error.message) from None
+            raise Refusal(error.status, error.message) from None
         return m.ReportVerdicts(verdicts=(*said, *await self._judged(keep)))
 
     def _here(self, report: m.Report) -> _Key | None:
         """The key and the seal of an attempt that is here, running or reported."""
         one = (report.job_id, report.attempt_nr)
-        if (job := self._stock.jobs.get(one)) is not None:
+        if (job := self._state.jobs.get(one)) is not None:
             return _Key(job.assignment.report_key, job.assignment.seal)
-        if (owed := self._stock.owed.get(one)) is not None:
+        if (owed := self._state.owed.get(one)) is not None:
             return _Key(owed.report.report_key, owed.seal)
         return None
 
-    async def _keep(self, keep: list[Owed]) -> None:
-        holders = [job.holder for one in keep if (job := self._stock.jobs.get(one.id)) is not None]
-        await self._stock.keep(keep)
+    async def _keep(self, keep: list[PendingReport]) -> None:
+        holders = [job.holder for one in keep if (job := self._state.jobs.get(one.id)) is not None]
+        await self._state.keep(keep)
         for holder in holders:
             if holder is not None:
                 holder.reported += 1
                 holder.woken.set()
 
-    async def _judged(self, keep: list[Owed]) -> list[m.ReportVerdict]:
+    async def _judged(self, keep: list[PendingReport]) -> list[m.ReportVerdict]:
         """The dispatcher's verdicts; what it does not judge now we have taken in its name."""
-        owed = [mine for one in keep if (mine := self._stock.owed.get(one.id)) is not None]
+        owed = [mine for one in keep if (mine := self._state.owed.get(one.id)) is not None]
         judged: dict[Id, m.ReportVerdict] = {}
         if self._dispatcher.up:
             with suppress(Unreachable, Refused):
@@ -218,26 +222,26 @@ class Pilots:
         ]
 
     async def release(self, ask: m.Release, pilot: Pilot) -> m.Done:
-        self._stock.hear(pilot)
+        self._state.hear(pilot)
         jobs = [
             job
             for one in ask.jobs
-            if (job := self._stock.jobs.get((one.job_id, one.attempt_nr))) is not None
+            if (job := self._state.jobs.get((one.job_id, one.attempt_nr))) is not None
             and job.holder is pilot
         ]
-        await self._stock.give_back(jobs)
+        await self._state.give_back(jobs)
         return m.Done()
 
     async def log_pieces(self, ask: m.LogPieces, pilot: Pilot) -> m.Done:
         """Live logs go on with the next word, or not at all."""
-        self._stock.hear(pilot)
+        self._state.hear(pilot)
         for piece in ask.pieces:
-            job = self._stock.jobs.get((piece.job_id, piece.attempt_nr))
+            job = self._state.jobs.get((piece.job_id, piece.attempt_nr))
             self._dispatcher.pass_on((pilot if job is None else job.owner).worker_id, piece)
         return m.Done()
 
     async def bye(self, ask: m.Bye, pilot: Pilot) -> m.Done:
-        await self._stock.end(pilot, ask.ending, ask.diagnosis)
+        await self._state.end(pilot, ask.ending, ask.diagnosis)
         return m.Done()
 
 

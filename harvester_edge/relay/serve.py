@@ -33,7 +33,7 @@ from harvester_edge.relay.http import application
 from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import planned
 from harvester_edge.relay.spool import Spool
-from harvester_edge.relay.stock import Stock, Terms
+from harvester_edge.relay.state import RelayState, Terms
 from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import THREADS, Upstream
 from harvester_edge.site import Site
@@ -66,10 +66,10 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     loops = Tasks(log)
     store = _store(site.relay_state / "relay.sqlite", loops)
     terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
-    stock = Stock(terms, store)
-    upstream = Upstream(client, stock, log)
-    dispatcher = Dispatcher(stock, upstream, log)
-    pilots = Pilots(stock, dispatcher, partial(planned, site.shared / "workers"), log)
+    state = RelayState(terms, store)
+    upstream = Upstream(client, state, log)
+    dispatcher = Dispatcher(state, upstream, log)
+    pilots = Pilots(state, dispatcher, partial(planned, site.shared / "workers"), log)
     door = Door(pilots, log)
     stop = asyncio.Event()
     for number in {signal.SIGTERM, signal.SIGINT} | entry.hangup():
@@ -79,12 +79,12 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
             if site.network == "spool":
                 spool = Spool(site.relay_spool, door, log, loops)
                 loops.task("spool", spool.serve, turn_s=STUCK_S)
-                log.info("relay_started", spool=str(spool.directory), **stock.counts())
+                log.info("relay_started", spool=str(spool.directory), **state.counts())
             else:
                 config = _config(site, door)
                 listener = stack.enter_context(contextlib.closing(_socket(site.relay.listen)))
                 loops.task("listen", partial(_listen, config, listener, loops))
-                log.info("relay_started", listen=site.relay.listen, **stock.counts())
+                log.info("relay_started", listen=site.relay.listen, **state.counts())
             loops.task("fetch", dispatcher.fetch)
             loops.task("tell", dispatcher.tell, turn_s=STUCK_S)
             loops.task(
@@ -95,7 +95,7 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
         await loops.end()
         upstream.close()
         store.close()
-        log.info("relay_stopped", **stock.counts())
+        log.info("relay_stopped", **state.counts())
 
 
 def _store(path: Path, loops: Tasks) -> Store:

@@ -39,10 +39,10 @@ def between(upstream: Upstream) -> relay.Dispatcher:
     async def clear(done: object, ended: object) -> None:
         pass
 
-    stock = SimpleNamespace(
+    state = SimpleNamespace(
         pilots={}, jobs={}, terms=SimpleNamespace(site="s"), told_heartbeat_s=1.0, clear=clear
     )
-    return relay.Dispatcher(stock, upstream, Log("test"))
+    return relay.Dispatcher(state, upstream, Log("test"))
 
 
 def piece(text: str, *, final: bool = False) -> m.LogPiece:

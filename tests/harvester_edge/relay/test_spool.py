@@ -23,7 +23,7 @@ from ailurus.wire.spool import SpoolClient, put
 from harvester_edge.relay import spool as spools
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.spool import Spool
-from harvester_edge.relay.stock import No
+from harvester_edge.relay.state import Refusal
 from tests.rig.programs import until
 
 ONCE = Patience(total_s=0.0)
@@ -40,7 +40,7 @@ class Echo:
 
     def who(self, token: str) -> str:
         if token != "good":
-            raise No(401, "no valid token")
+            raise Refusal(401, "no valid token")
         return token
 
     async def beat(self, ask: m.Beat, pilot: str) -> m.BeatAnswer:

@@ -16,7 +16,7 @@ from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, Refused, Unreachable
 from ailurus.wire.credentials import fixed_token
 from ailurus.wire.retry import Patience
-from harvester_edge.relay.stock import Owed, Stock, Terms
+from harvester_edge.relay.state import PendingReport, RelayState, Terms
 from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import Upstream
 from tests.harvester_edge.relay.world import World, play
@@ -78,15 +78,15 @@ def test_a_report_behind_a_relay_waits_for_the_right_dispatcher(tmp_path, who):
         back = stranger(w, who)
         assert await pilot.report(got) == "accepted"  # by the relay, which owes it now
         for _ in range(3):
-            for owed in w.stock.owed.values():
+            for owed in w.state.owed.values():
                 owed.again = 0.0
             await w.turn()
-        assert set(w.stock.owed) == {(one, 1)}
+        assert set(w.state.owed) == {(one, 1)}
         w.kill()
-        assert set(w.stock.owed) == {(one, 1)}
+        assert set(w.state.owed) == {(one, 1)}
         back()
         await w.turn(2)
-        assert w.stock.owed == {}
+        assert w.state.owed == {}
         assert await w.b.state(one) is S.FINISHED
 
     play(test, tmp_path)
@@ -101,9 +101,9 @@ def test_no_refusal_is_a_verdict(tmp_path, status):
         (got,) = await w.fill(pilot)
         back = stranger(w, lambda *_: Refused(m.Problem(title="no", status=status, giver="g")))
         assert await pilot.report(got) == "accepted"
-        assert set(w.stock.owed) == {(one, 1)}
+        assert set(w.state.owed) == {(one, 1)}
         back()
-        w.stock.owed[one, 1].again = 0.0
+        w.state.owed[one, 1].again = 0.0
         await w.turn(2)
         assert await w.b.state(one) is S.FINISHED
 
@@ -115,13 +115,13 @@ def test_a_report_that_is_always_refused_holds_up_no_other(tmp_path):
     async def test(w: World):
         for nr in range(10**6, 10**6 + 1000):
             report = m.Report(job_id=nr, attempt_nr=1, report_key="k", finished=True)
-            w.stock.owed[nr, 1] = Owed(report, "s", again=time.monotonic() + 60)
+            w.state.owed[nr, 1] = PendingReport(report, "s", again=time.monotonic() + 60)
         (pilot,) = await w.pilots()
         (one,) = await w.submit()
         (got,) = await w.fill(pilot)
         w.way.up = False  # kept here, so that the loop must send it
         await pilot.report(got)
-        await w.upper.send(w.stock.due()[:500])
+        await w.upper.send(w.state.due()[:500])
         assert await w.b.state(one) is S.FINISHED
 
     play(test, tmp_path)
@@ -139,27 +139,29 @@ def test_forged_reports_forget_nothing_that_is_owed(tmp_path):
         for one in got:
             assert await pilot.report(one) == "accepted"
         many = [
-            Owed(m.Report(job_id=10**6 + n, attempt_nr=1, report_key="k", finished=True), "s")
+            PendingReport(
+                m.Report(job_id=10**6 + n, attempt_nr=1, report_key="k", finished=True), "s"
+            )
             for n in range(1500)
         ]
-        await w.stock.keep(many)
+        await w.state.keep(many)
         w.way.cut = False
         for up in (False, True):
             w.way.up = up
-            for owed in list(w.stock.owed.values()):
+            for owed in list(w.state.owed.values()):
                 for key in ("forged", owed.report.report_key[:-1] + "x"):
                     forged = replace(owed.report, report_key=key, finished=False)
                     answer = await w.relay.report(m.Reports(reports=(forged,)))
                     assert [one.verdict for one in answer.verdicts] == ["badkey"]
                     assert answer.verdicts[0].seal == ""
-        assert len(w.stock.owed) == 1506
+        assert len(w.state.owed) == 1506
         w.kill()
-        assert len(w.stock.owed) == 1506
+        assert len(w.state.owed) == 1506
         w.way.up = True
-        await w.upper.send([w.stock.owed[one.job_id, 1] for one in got])
+        await w.upper.send([w.state.owed[one.job_id, 1] for one in got])
         assert {row.state for row in await w.rows(ids)} == {S.FINISHED}
         assert (
-            len(w.stock.owed) == 1500
+            len(w.state.owed) == 1500
         )  # the dispatcher knows none of these, so it may not be theirs
 
     play(test, tmp_path)
@@ -188,11 +190,13 @@ def test_only_the_report_that_was_sent_is_settled(tmp_path):
     async def main():
         store = Store(tmp_path / "relay.sqlite")
         try:
-            stock = Stock(Terms(site="here"), store)
-            good = Owed(m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True), "s")
-            await stock.keep([good])
-            await stock.settle([Owed(replace(good.report, finished=False), "s")])
-            assert list(stock.owed.values()) == [good]
+            state = RelayState(Terms(site="here"), store)
+            good = PendingReport(
+                m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True), "s"
+            )
+            await state.keep([good])
+            await state.settle([PendingReport(replace(good.report, finished=False), "s")])
+            assert list(state.owed.values()) == [good]
             assert store.all("select count(*) from report") == [(1,)]
         finally:
             store.close()
@@ -268,13 +272,13 @@ def test_the_version_before_can_read_and_write_what_this_one_left(tmp_path):
     async def main():
         store = Store(tmp_path / "relay.sqlite")
         report = m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
-        await Stock(Terms(site="here"), store).keep([Owed(report, "s")])
+        await RelayState(Terms(site="here"), store).keep([PendingReport(report, "s")])
         old = "insert or ignore into report values (?,?,?,?)"
         row = (2, 1, 0.0, msgspec.json.encode(replace(report, job_id=2)))
         await store.write(lambda db: db.execute(old, row))
         store.close()
         store = Store(tmp_path / "relay.sqlite")
-        owed = Stock(Terms(site="here"), store).owed
+        owed = RelayState(Terms(site="here"), store).owed
         store.close()
         assert {one: kept.seal for one, kept in owed.items()} == {(1, 1): "s", (2, 1): ""}
 

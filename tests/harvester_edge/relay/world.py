@@ -22,7 +22,7 @@ from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Refused, Unreachable
 from dispatcher.auth.caller import NOBODY, Caller
 from dispatcher.refusal import Rejected
-from harvester_edge.relay import stock
+from harvester_edge.relay import state
 from harvester_edge.relay.dispatcher import Dispatcher
 from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import NOTE, planned, sum_of
@@ -81,7 +81,7 @@ class Pilot:
         return got
 
     @property
-    def known(self) -> stock.Pilot:
+    def known(self) -> state.Pilot:
         return self.world.relay.who(self.token)
 
     async def acquire(
@@ -124,9 +124,9 @@ class World:
     def start(self) -> None:
         self.store = Store(self.directory / "relay.sqlite")
         log = Log("relay")
-        self.stock = stock.Stock(stock.Terms(site="here", prefetch=self.prefetch), self.store)
-        self.upper = Dispatcher(self.stock, self.way, log)  # type: ignore[arg-type]
-        self.relay = Pilots(self.stock, self.upper, lambda token: planned(self.places, token), log)
+        self.state = state.RelayState(state.Terms(site="here", prefetch=self.prefetch), self.store)
+        self.upper = Dispatcher(self.state, self.way, log)  # type: ignore[arg-type]
+        self.relay = Pilots(self.state, self.upper, lambda token: planned(self.places, token), log)
 
     def kill(self) -> None:
         """kill -9, and the next one on what is on disk."""
@@ -167,7 +167,7 @@ class World:
         upper = self.upper
         for _ in range(times):
             try:
-                await upper.send(self.stock.due()[:500])
+                await upper.send(self.state.due()[:500])
                 await upper._register_late()
                 await upper._tell()
                 now = upper._next()

@@ -1,8 +1,7 @@
-"""What the relay has, in memory and on disk, between pilots on one side and the dispatcher on the other.
+"""The relay's state, in memory and on disk: pilots, their jobs, reports that the dispatcher does not have.
 
-A pilot is answered at once from what is here, with or without a dispatcher. What it must be able to rely
-on is on disk first: its registration, the jobs it was given, its reports. Everything else is told again
-by whoever said it.
+A pilot is answered at once from it, with or without a dispatcher. What a pilot relies on is on disk first:
+its registration, the jobs it was given, its reports. Everything else is sent again by its sender.
 
 A job is leased in the name of one pilot, its *owner*, and may be run by another, its *holder*: while the
 dispatcher is away, or when the owner has too many. Its report has a key of its own, and its lease is
@@ -62,7 +61,7 @@ class Terms(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(eq=False)
-class Owed:
+class PendingReport:
     """A report that waits for the verdict of the dispatcher that gave the attempt. `again`: when it is
     sent next (`time.monotonic`)."""
 
@@ -75,7 +74,7 @@ class Owed:
         return self.report.job_id, self.report.attempt_nr
 
 
-class No(Exception):
+class Refusal(Exception):
     """A request that is refused, with what the pilot is told."""
 
     def __init__(self, status: int, title: str, *, field: str = "", remedy: str = "") -> None:
@@ -91,24 +90,30 @@ class Pilot:
     token: str
     credential: str
     planned: Planned | None
-    heard: float
+    last_seen: float
     worker_id: int = 0
     asked: int = 0
     reported: int = 0
     ending: str = ""
     diagnosis: str = ""
     room: Room = field(default_factory=lambda: Room(cores=0))
-    fresh: bool = True  # has something to tell
-    told: float = 0.0  # when its last heartbeat went on
+    fresh: bool = True
+    """Whether it has something that the dispatcher does not know."""
+    forwarded: float = 0.0
+    """When its last heartbeat went on."""
     draining: bool = False
-    settled: bool = False  # has ended, and nothing that was leased to it is on its way
+    settled: bool = False
+    """Whether it has ended, and nothing that was leased to it is on its way."""
     gone: bool = False
-    strangers: tuple[m.Update, ...] = ()  # attempts it lists that are not known here
+    unknown: tuple[m.Update, ...] = ()
+    """Attempts that it lists and that are not known here."""
     commands: dict[tuple[int, int, str], m.Command] = field(default_factory=dict)
     waiting: m.Acquire | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    jobs: set[Job] = field(default_factory=set)  # leased in its name
+    jobs: set[Job] = field(default_factory=set)
+    """Leased in its name."""
     holds: set[Job] = field(default_factory=set)
+    """Run by it."""
 
     @property
     def instance(self) -> str:
@@ -126,15 +131,17 @@ class Job:
     holder: Pilot | None = None
     request: str = ""
     update: m.Update | None = None
-    returned: bool = False  # given back by a pilot: goes back to the dispatcher unless one takes it
-    leaving: bool = False  # is on its way back
+    returned: bool = False
+    """Given back by a pilot: it goes back to the dispatcher unless another takes it."""
+    leaving: bool = False
+    """On its way back to the dispatcher."""
 
     @property
     def id(self) -> Id:
         return self.assignment.job_id, self.assignment.attempt_nr
 
 
-class Stock:
+class RelayState:
     """Pilots, the jobs that are leased to them, the reports that are owed. What a method writes is on
     disk before it is in memory."""
 
@@ -145,7 +152,7 @@ class Stock:
         self.by_token: dict[str, Pilot] = {}
         self.jobs: dict[Id, Job] = {}
         self.ready: dict[str, dict[Job, None]] = {}  # by queue, that nobody holds
-        self.owed: dict[Id, Owed] = {}
+        self.owed: dict[Id, PendingReport] = {}
         self.known_as = secrets.token_hex(8)  # what pilots know us by
         self.giver = ""  # what the dispatcher is called that gave what is here
         self.told_heartbeat_s = terms.heartbeat_s
@@ -170,7 +177,7 @@ class Stock:
             "select job_id, attempt_nr, report, coalesce(seal, '') from report"
             " left join seal using (job_id, attempt_nr)"
         ):
-            self.owed[job_id, attempt_nr] = Owed(_report(text), seal)
+            self.owed[job_id, attempt_nr] = PendingReport(_report(text), seal)
         names = dict(self._store.all("select whose, name from name"))
         self.giver = names.get("giver", "")
         self.known_as = names.get("relay") or self._store.first_name(self.known_as)
@@ -189,7 +196,7 @@ class Stock:
         )
         self.giver = giver
 
-    def due(self) -> list[Owed]:
+    def due(self) -> list[PendingReport]:
         """Reports that are to be sent now."""
         now = time.monotonic()
         return [one for one in self.owed.values() if one.again <= now]
@@ -213,9 +220,9 @@ class Stock:
         }
 
     def hear(self, pilot: Pilot) -> None:
-        pilot.heard = time.monotonic()
+        pilot.last_seen = time.monotonic()
         if pilot.gone:
-            raise No(410, GONE, remedy="exit")
+            raise Refusal(410, GONE, remedy="exit")
 
     def remember(self, pilot: Pilot) -> None:
         self.pilots[pilot.instance] = self.by_token[pilot.token] = pilot
@@ -248,7 +255,7 @@ class Stock:
     # on disk, then in memory ---------------------------------------------------------------------
 
     async def enter(self, pilot: Pilot) -> None:
-        """A pilot that has come. Raises No if its token has come with another one."""
+        """A pilot that has come. Raises Refusal if its token has come with another one."""
         planned = pilot.planned or Planned("", -1)
         row = (
             pilot.instance, pilot.token, pilot.credential, _encode(pilot.ask), planned.intent,
@@ -257,7 +264,9 @@ class Stock:
         try:
             await self._store.write(lambda db: db.execute(_NEW_PILOT, row))
         except sqlite3.IntegrityError:
-            raise No(409, "another pilot has registered with this token", remedy="exit") from None
+            raise Refusal(
+                409, "another pilot has registered with this token", remedy="exit"
+            ) from None
         self.remember(pilot)
 
     async def name(self, pilot: Pilot, worker_id: int) -> None:
@@ -317,7 +326,7 @@ class Stock:
             self.take_back(job)
             job.returned = True
 
-    async def keep(self, reports: Sequence[Owed]) -> None:
+    async def keep(self, reports: Sequence[PendingReport]) -> None:
         """Reports that are owed from now on. One that is owed already stays as it came first."""
         if not reports:
             return
@@ -336,7 +345,7 @@ class Stock:
             if (job := self.jobs.get(one.id)) is not None:
                 self.forget(job)
 
-    async def settle(self, judged: Iterable[Owed]) -> None:
+    async def settle(self, judged: Iterable[PendingReport]) -> None:
         """Forget reports that the dispatcher has judged: these, and no other of the same attempts."""
         mine = [one for one in judged if self.owed.get(one.id) is one]
         ids = [one.id for one in mine]
