@@ -6,33 +6,33 @@ import os
 
 from msgspec import Struct
 
+# The paths of its node that every sandbox shows.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-"""What every sandbox shows of its node."""
 _Id = tuple[int, int]
 
 
-class Place(Struct, frozen=True):
-    """A path as it was looked at once: by name, by name without links, and by the directories themselves,
+class Location(Struct, frozen=True):
+    """A path as it was when it was looked at: by name, by name without links, and by the directories themselves,
     which a second mount or a file system without case shows under another name."""
 
     name: str
     real: str
     itself: _Id | None
+    # Itself and all above it but the root, beneath which everything is by name.
     within: frozenset[_Id | None]
-    """Itself and all above it but the root, beneath which everything is by name."""
 
-    def beneath(self, root: Place) -> bool:
+    def beneath(self, root: Location) -> bool:
         """Whether it is `root`, or lies beneath it."""
         if _within(self.name, root.name) or _within(self.real, root.real):
             return True
         return root.itself is not None and root.itself in self.within
 
-    def overlaps(self, other: Place) -> bool:
+    def overlaps(self, other: Location) -> bool:
         """Whether either lies beneath the other."""
         return self.beneath(other) or other.beneath(self)
 
 
-def look(path: str) -> Place:
+def look(path: str) -> Location:
     """A path as it is now; it need not be there."""
     name = os.path.abspath(path)  # noqa: PTH100  text in, text out
     real = step = os.path.realpath(name)
@@ -40,7 +40,7 @@ def look(path: str) -> Place:
     while step != "/":
         within.add(_identity(step))
         step = os.path.dirname(step)  # noqa: PTH120  text in, text out
-    return Place(name, real, _identity(real), frozenset(within))
+    return Location(name, real, _identity(real), frozenset(within))
 
 
 def _within(path: str, root: str) -> bool:
@@ -50,6 +50,7 @@ def _within(path: str, root: str) -> bool:
 def _identity(path: str) -> _Id | None:
     try:
         found = os.stat(path)  # noqa: PTH116  text in, text out
-    except (OSError, ValueError):  # ValueError: a NUL in it
+    # ValueError: a NUL in it.
+    except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""What every program does first, whoever started it and wherever."""
+"""The first steps of every program: standard descriptors and UTF-8."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def hangup() -> set[signal.Signals]:
 
 
 def _open_standard() -> None:
-    """Where a daemon closed 0, 1 or 2 the next file or socket would get that number, and what is written
-    to stderr go into it."""
+    """Open 0, 1 and 2 where a daemon closed them: else the next file or socket would get that number,
+    and receive what is written to stderr."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
             null = os.open(os.devnull, os.O_RDWR)
-            if null != fd:  # a lower one was not opened by us
+            # Else it got the number that is missing.
+            if null != fd:
                 os.dup2(null, fd)
                 os.close(null)
             os.set_inheritable(fd, True)

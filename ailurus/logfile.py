@@ -1,4 +1,4 @@
-"""The file that a program's log goes to."""
+"""The file of a program's log."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import IO
 
 BYTES, KEPT = 50_000_000, 3
-LOOK_S = 1.0  # between two looks whether the log is still where it was
+# Seconds between two looks whether the file is still in its place.
+LOOK_S = 1.0
 
 
 class LogFile(RotatingFileHandler):
-    """A file that is rotated when it is long, and opened anew when somebody else has moved it away: who
-    keeps writing to a file that was renamed, or deleted, writes for nobody."""
+    """A file that is rotated when it is long, and opened anew when another program has renamed or deleted
+    it: nobody reads what is written to that one."""
 
     _look_at = 0.0
 

@@ -1,12 +1,11 @@
 """The supervisor of endless loops: none of them ends, fails or stands still unnoticed.
 
-A loop is a function that never returns, kept by `Loops`, one for each process. What it raises is logged
-once with its trace, counted, and the function is called again after a pause that grows. It says
-`turned()` once a turn. A loop that does not come back in time, returns although nobody ended it, or stays
-longer in one turn than a turn can take, is *down*: `Loops.down()` names it, for readiness, heartbeats
-and `doctor`.
+A loop is a function that never returns, run by `Loops`, one for each process. What it raises is logged
+once with its trace, counted, and the function is called again after a pause that grows. It calls
+`turned()` once a turn. A loop that keeps failing, or stays longer in one turn than a turn can take, is
+*down*: `Loops.down()` names it, for readiness, heartbeats and `doctor`.
 
-Threads are kept here; tasks of asyncio, which a pilot must not import, in `ailurus.tasks`.
+Threads are here; tasks of asyncio, which a pilot must not import, in `ailurus.tasks`.
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from ailurus.logs import Log
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 # A loop that fails for so long is down.
 DOWN_S = 30.0
-# A loop that has turned, and has not failed for so long, is well again. Longer than any pause.
+# A loop that has turned, and has not failed for so long, is healthy again. Longer than any pause.
 CALM_S = 30.0
-SAY_AGAIN_S = 600.0
-# Between two looks at the clock no more time than this counts: a process that was stopped stood still as a whole.
+# Between two lines of the log about the same fault.
+REPEAT_S = 600.0
+# Between two looks at the clock no more time than this counts: a process that was stopped stood still as
+# a whole.
 STEP_S = 5.0
 Body = Callable[["Loop"], object]
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
@@ -37,7 +38,7 @@ class Ended(RuntimeError):
 
 
 class Down(Struct, frozen=True):
-    """A loop that does not do its work: why, and for how many seconds."""
+    """A loop that does not do its work: the reason, and for how many seconds."""
 
     loop: str
     why: str
@@ -48,7 +49,7 @@ class Down(Struct, frozen=True):
 
 
 class Loop:
-    """One endless function and how it fares. Made by `Loops.add`."""
+    """The state of one endless function. Made by `Loops.add`."""
 
     def __init__(
         self,
@@ -68,11 +69,12 @@ class Loop:
         self._turned_since = True
         self._pause_s = FIRST_PAUSE_S
         self._why = ""
-        self._said: dict[str, tuple[float, int]] = {}  # fault: when it was logged, failures then
+        # By fault: when it was logged, and the failures until then.
+        self._logged: dict[str, tuple[float, int]] = {}
 
     def turned(self, wait_s: float | None = 0.0) -> None:
-        """A turn went well, and the next one begins within `wait_s` seconds; None: when something happens,
-        and that is said by another call. To be called before a wait, however long that may be."""
+        """Note that a turn went well and the next one begins within `wait_s` seconds; None: with an event,
+        which is noted by another call. To be called before a wait, however long that may be."""
         now = self._clock()
         self._turned_since = True
         self._deadline = (
@@ -89,7 +91,7 @@ class Loop:
         self._failed_at, self._turned_since, self._deadline = now, False, None
         self.failures += 1
         self._why = f"{type(error).__name__}: {error}".rstrip(": ")[:300]
-        self._say(error, now, log)
+        self._log_fault(error, now, log)
         pause, self._pause_s = self._pause_s, min(2 * self._pause_s, self._longest_s)
         return pause
 
@@ -97,7 +99,7 @@ class Loop:
         """Why it does not work at `now`, if it does not."""
         self._heal(now)
         if self._failing_since is not None:
-            # One that goes on in between is down when its failures go on as well.
+            # One that turns between failures is down when these have gone on for so long.
             for_s = (self._failed_at if self._turned_since else now) - self._failing_since
             return Down(self.name, self._why, for_s) if for_s >= DOWN_S else None
         if self._deadline is not None and now > self._deadline:
@@ -112,7 +114,7 @@ class Loop:
 
     @property
     def failing(self) -> bool:
-        """Whether it failed and is not known to be well again."""
+        """Whether it failed and is not known to be healthy again."""
         return self._failing_since is not None
 
     def _heal(self, now: float) -> None:
@@ -122,27 +124,28 @@ class Loop:
             and now - self._failed_at >= CALM_S
         ):
             self._failing_since, self._pause_s = None, FIRST_PAUSE_S
-            self._said.clear()
+            self._logged.clear()
 
-    def _say(self, error: BaseException, now: float, log: Log) -> None:
-        """The same fault is the same kind of error, raised at the same place, numbers in its words apart."""
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+    def _log_fault(self, error: BaseException, now: float, log: Log) -> None:
+        """Log a fault when it is new, and then every ten minutes. The same fault is an error of the same
+        type, raised at the same line, with the same message but for numbers."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         fault = f"{type(error).__name__} {where} {_NUMBERS.sub('', str(error))[:200]}"
-        at, failures = self._said.get(fault, (None, 0))
+        at, failures = self._logged.get(fault, (None, 0))
         if at is None:
             log.error("loop_failed", trace=True, loop=self.name, why=self._why)
-        elif now - at >= SAY_AGAIN_S:
+        elif now - at >= REPEAT_S:
             log.error(
                 "loop_still_fails", loop=self.name, why=self._why, times=self.failures - failures
             )
         else:
             return
-        if len(self._said) > 100:
-            self._said.clear()
-        self._said[fault] = (now, self.failures)
+        if len(self._logged) > 100:
+            self._logged.clear()
+        self._logged[fault] = (now, self.failures)
 
 
 class Loops:
@@ -178,14 +181,14 @@ class Loops:
         found = (loop.down(now) for loop in list(self._loops.values()))
         return [one for one in found if one is not None]
 
-    def look_in(self) -> float | None:
-        """In how many seconds `down` may have something new to say; None: only after a failure."""
+    def next_check_s(self) -> float | None:
+        """In how many seconds `down` may change; None: only after a failure."""
         if any(loop.failing or loop.watched for loop in list(self._loops.values())):
             return STEP_S
         return None
 
     def now(self) -> float:
-        """Seconds that this process was awake. Any thread may ask."""
+        """Seconds that this process was awake. Any thread may call this."""
         now = self._clock()
         passed, self._looked = now - self._looked, now
         self._awake += min(max(passed, 0.0), STEP_S)
@@ -199,9 +202,9 @@ class Loops:
         loop = self._loops[name] = Loop(name, turn_s, self.now, longest_s)
         return loop
 
-    def slipped(self, name: str, error: BaseException) -> None:
-        """Count and log what one of many short pieces of work of this name raised: the others go on, and
-        the name is down only while they go on failing. Called while `error` is handled."""
+    def once_failed(self, name: str, error: BaseException) -> None:
+        """Count and log what one of many short tasks of this name raised: the others go on, and the name is
+        down only while they go on failing. Called while `error` is handled."""
         loop = self._loops.get(name) or self.add(name)
         self.note(loop, error)
         loop.turned(None)
@@ -214,8 +217,8 @@ class Loops:
         turn_s: float | None = None,
         over: Callable[[], bool] = lambda: False,
     ) -> threading.Thread:
-        """A started thread that keeps `body`; it ends when `body` returns while `over()` is true, or after
-        `close`. Raises RuntimeError when the system gives no thread."""
+        """A started thread that calls `body` again and again; it ends when `body` returns while `over()` is
+        true, or after `close`. Raises RuntimeError when the system gives no thread."""
         loop = self.add(name, turn_s)
         kept = threading.Thread(target=self.keep, args=(loop, body, over), name=name, daemon=True)
         kept.start()
@@ -242,5 +245,5 @@ class Loops:
             self._on_failure()
 
     def close(self) -> None:
-        """No loop is called again."""
+        """Call no loop again."""
         self._closing.set()

@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from typing import AnyStr
 
+# Errors of a file system that lacks the call. EPERM also means that the directory is closed; then the next
+# way fails with it too.
 _LACKING = frozenset(
     (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV)
 )
-"""How a file system says that it does not know the call. EPERM: also, that the directory is closed; then
-the next way says so too."""
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 
@@ -56,7 +56,7 @@ def _rename(draft: AnyStr, name: AnyStr, directory: int | None) -> None:
 
 
 def _claim(draft: AnyStr, name: AnyStr, directory: int | None) -> None:
-    """Take the name with an empty file, which only one can do, and put the finished one in its place."""
+    """Create an empty file of that name, which only one can, and rename the finished file over it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o600, dir_fd=directory))
     try:
@@ -67,7 +67,7 @@ def _claim(draft: AnyStr, name: AnyStr, directory: int | None) -> None:
 
 
 def synced(fd: int) -> None:
-    """Have an open file or directory on disk, where the file system knows how to."""
+    """Write an open file or directory to disk, where the file system can. Raises OSError."""
     try:
         os.fsync(fd)
     except OSError as error:

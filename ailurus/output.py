@@ -1,4 +1,4 @@
-"""What a verb shows: aligned columns on a terminal, tab-separated ones in a pipe, JSON with --json.
+"""The output of a verb: aligned columns on a terminal, tab-separated ones in a pipe, JSON with --json.
 
 Texts come from jobs and sites, so nothing in them may steer a terminal.
 """
@@ -23,7 +23,7 @@ _COLOUR = {
 
 
 class Output:
-    """Where a verb shows its answer."""
+    """The stream that a verb writes its answer to."""
 
     def __init__(self, *, as_json: bool = False, stream: TextIO | None = None) -> None:
         self.as_json = as_json
@@ -69,13 +69,13 @@ class Output:
 
     def csv(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Rows for a spreadsheet. A text that one would take for a formula is made a text by an
-        apostrophe (OWASP, CSV injection): who named a job may not run something at who opens a list."""
+        apostrophe (OWASP, CSV injection): the name of a job must run nothing where a list is opened."""
         writer = csv.writer(self._stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_harmless(cell) for cell in row] for row in rows)
         self._stream.flush()
 
-    def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
+    def pairs(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names with values, one a line."""
         shown = [(name, _flat(value)) for name, value in pairs if value not in (None, "")]
         width = max((len(name) for name, _ in shown), default=0)

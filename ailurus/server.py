@@ -1,9 +1,8 @@
 """The guarded server of every HTTP door, the dispatcher's and the relay's: uvicorn with bounds.
 
-Nobody holds memory or a connection by saying nothing, by sending slowly or without end, or by not reading
-what is answered; nobody takes all connections. TLS is counted from the accepted connection on, and a
-handshake has its time. How long a body may be is the application's to say; here it has an end. No pilot
-imports this.
+A client that sends nothing, slowly or without end, or does not read its answer, keeps neither memory nor a
+connection; no address takes all connections. TLS counts from the accepted connection on, and a handshake
+has a time limit. The application bounds each body; here it has an end. No pilot imports this.
 """
 
 from __future__ import annotations
@@ -24,47 +23,56 @@ from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Loop
 from ailurus.tasks import Tasks
 
-LONGEST_HEAD = 64 * 1024  # request line and header fields
-LONGEST_MESSAGE = 96 * 1024 * 1024  # all bytes of one request, its chunks and trailers included
-HEAD_S = 20.0  # a head that has begun, or a connection that says nothing, ends after this long
-MESSAGE_S = 150.0  # for all of a request: more than an application gives a body
-STALLED_S = 60.0  # an answer that its client does not read
-HANDSHAKE_S = 10.0  # for TLS, from the connection on
-GOODBYE_S = 2.0  # for the end of TLS, and of a connection that was refused
-RESERVE = 200  # descriptors that are no connection's
+# Bytes of a request line and header fields.
+LONGEST_HEAD = 64 * 1024
+# Bytes of one request, its chunks and trailers included.
+LONGEST_MESSAGE = 96 * 1024 * 1024
+# For a head that has begun, and for a new connection to begin one.
+HEAD_S = 20.0
+# For all of a request: more than an application gives a body.
+MESSAGE_S = 150.0
+# For a client to read its answer.
+STALLED_S = 60.0
+# For TLS, from the connection on.
+HANDSHAKE_S = 10.0
+# For the end of TLS, and of a connection that was refused.
+CLOSE_S = 2.0
+# Descriptors that are no connection's.
+RESERVE = 200
 # One address may hold one in so many of all connections: a proxy, or a site behind one address.
 SHARE = 2
 TICK_S = 1.0
-PARTING_S = 0.5  # when we end, a connection that was just in use may bring one more request
+# When the server ends, a connection that was just in use may bring one more request.
+LAST_REQUEST_S = 0.5
 _REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class Crowd:
-    """Who is connected: at most `most`, and at most a share of them from one address."""
+class ConnectionLimits:
+    """Counts connections: at most `most`, and at most a share of them from one address."""
 
     def __init__(self, most: int | None = None) -> None:
         """`most`: None is what the descriptors of this process allow."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = max(soft - RESERVE, soft // 2) if most is None else most
-        self.each = max(1, self.most // SHARE)
-        self.here: Counter[str] = Counter()
+        self.per_address = max(1, self.most // SHARE)
+        self.by_address: Counter[str] = Counter()
         self.count = 0
         self._trouble = ThrottledLog(Log("server"))
 
-    def enters(self, address: str) -> bool:
-        """Whether one more connection of the address is let in."""
-        if self.count >= self.most or self.here[address] >= self.each:
+    def admit(self, address: str) -> bool:
+        """Whether one more connection of the address is accepted; it counts until `release`."""
+        if self.count >= self.most or self.by_address[address] >= self.per_address:
             self._trouble.warning("connections_refused", f"{self.count} of {self.most}")
             return False
-        self.here[address] += 1
+        self.by_address[address] += 1
         self.count += 1
         return True
 
-    def leaves(self, address: str) -> None:
+    def release(self, address: str) -> None:
         self.count -= 1
-        self.here[address] -= 1
-        if self.here[address] <= 0:
-            del self.here[address]
+        self.by_address[address] -= 1
+        if self.by_address[address] <= 0:
+            del self.by_address[address]
 
 
 def address_of(peer: object) -> str:
@@ -79,27 +87,27 @@ class State(ServerState):
 
     ending = False
 
-    def __init__(self, crowd: Crowd | None = None) -> None:
+    def __init__(self, limits: ConnectionLimits | None = None) -> None:
         super().__init__()
-        self.crowd = crowd or Crowd()
+        self.limits = limits or ConnectionLimits()
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends without failing a request: every answer from then on says that it
-    is the last on its connection, and nobody is cut off who is just asking."""
+    """uvicorn's server, which ends without failing a request: every answer from then on is marked as the
+    last on its connection, and no request under way is cut off."""
 
     def __init__(
         self,
         config: uvicorn.Config,
         ending: Callable[[], None] = lambda: None,
-        crowd: Crowd | None = None,
+        limits: ConnectionLimits | None = None,
         loops: Tasks | None = None,
     ) -> None:
         """`ending` is called when it begins to end: it answers the requests that only wait. `loops` keep what
         accepts connections with TLS."""
         self._ends = asyncio.Event()
         super().__init__(config)
-        self.server_state: State = State(crowd)
+        self.server_state: State = State(limits)
         self.loops = loops or Tasks(Log("server"))
         self.servers: list[asyncio.base_events.Server] = []
         self._ending = ending
@@ -121,10 +129,11 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # the caller's: uvicorn's would end the process before the store is closed
+        # They are the caller's: uvicorn's would end the process before the store is closed.
+        yield
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until `should_exit`; however this ends, nobody is let in any more, or connected."""
+        """Serve until `should_exit`; however this ends, no connection stays or is accepted any more."""
         try:
             await super().serve(sockets)
         finally:
@@ -153,28 +162,29 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.server_state.ending = True
-        self._ending()  # they are answered below, on connections that are no longer kept
+        # Requests that wait are answered below, on connections that are no longer kept.
+        self._ending()
         await super().shutdown(sockets)
 
 
 class _Accepting:
-    """A listener with TLS. A connection counts from when it is accepted, so that nobody fills the door
-    with handshakes that never end."""
+    """A listener with TLS. A connection counts from when it is accepted, so that handshakes that never
+    end are bounded too."""
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext, server: Server) -> None:
         listener.setblocking(False)
         self._listener, self._tls, self._server = listener, tls, server
-        self._crowd = server.server_state.crowd
-        self._joining: set[asyncio.Task[None]] = set()
+        self._limits = server.server_state.limits
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._task = server.loops.task("accept", self._accept)
 
     def close(self) -> None:
-        for task in (self._task, *self._joining):
+        for task in (self._task, *self._handshakes):
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """As uvicorn asks of a server: until nobody is being let in."""
-        await asyncio.gather(self._task, *self._joining, return_exceptions=True)
+        """Wait until no handshake is under way; uvicorn calls this."""
+        await asyncio.gather(self._task, *self._handshakes, return_exceptions=True)
 
     async def _accept(self, kept: Loop) -> None:
         loop, trouble = asyncio.get_running_loop(), ThrottledLog(Log("server"))
@@ -184,35 +194,37 @@ class _Accepting:
                 one, peer = await loop.sock_accept(self._listener)
             except ConnectionError:
                 continue
-            except OSError as error:  # no descriptor is left, say
+            # For instance, no descriptor is left.
+            except OSError as error:
                 trouble.warning("accept_failed", str(error))
                 await asyncio.sleep(TICK_S)
                 continue
             address = address_of(peer)
-            if not self._crowd.enters(address):
+            if not self._limits.admit(address):
                 one.close()
                 continue
-            task = loop.create_task(self._join(one, address))
-            self._joining.add(task)
-            task.add_done_callback(self._joining.discard)
+            task = loop.create_task(self._handshake(one, address))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
 
-    async def _join(self, one: socket.socket, address: str) -> None:
+    async def _handshake(self, one: socket.socket, address: str) -> None:
         protocol = self._server.protocol()
-        protocol.entered = address
+        protocol.address = address
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 one,
                 ssl=self._tls,
                 ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=GOODBYE_S,
+                ssl_shutdown_timeout=CLOSE_S,
             )
-        except (OSError, asyncio.CancelledError):  # a time-out and faults of TLS are OSErrors
+        # A time-out and faults of TLS are OSErrors.
+        except (OSError, asyncio.CancelledError):
             one.close()
             protocol.leave()
 
 
-class _Joined:
+class _HeadWithBody:
     """The transport of one answer: its head goes out together with the first piece of its body, in one
     call of the system and one packet."""
 
@@ -244,28 +256,29 @@ class Guarded(HttpToolsProtocol):
     """One connection. Between requests uvicorn's own keep-alive time-out applies."""
 
     server_state: State
-    _in_head = False  # a head has begun and has not ended
+    # A head has begun and has not ended.
+    _in_head = False
     _bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    entered: str | None = None
-    """The address that it was let in for."""
+    # The address that it counts for.
+    address: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.entered is None:
+        if self.address is None:
             address = address_of(transport.get_extra_info("peername"))
-            if not self.server_state.crowd.enters(address):
+            if not self.server_state.limits.admit(address):
                 transport.abort()
                 return
-            self.entered = address
-        wait = PARTING_S if self.server_state.ending else HEAD_S
+            self.address = address
+        wait = LAST_REQUEST_S if self.server_state.ending else HEAD_S
         self._timer = self.loop.call_later(wait, self._end_soon)
 
     def shutdown(self) -> None:
         if self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
             self._settle()
-            self._timer = self.loop.call_later(PARTING_S, self.transport.close)
+            self._timer = self.loop.call_later(LAST_REQUEST_S, self.transport.close)
         else:
             self.cycle.keep_alive = False
 
@@ -276,10 +289,10 @@ class Guarded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def leave(self) -> None:
-        """It counts no more."""
-        if self.entered is not None:
-            self.server_state.crowd.leaves(self.entered)
-            self.entered = None
+        """Count it no more."""
+        if self.address is not None:
+            self.server_state.limits.release(self.address)
+            self.address = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -294,8 +307,10 @@ class Guarded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
-            return  # a client that was refused may go on sending: it is ignored
-        self._bytes += len(data)  # before the parser: what ends a message begins the count anew
+            # A client that was refused may go on sending: it is ignored.
+            return
+        # Before the parser: the end of a message begins the count anew.
+        self._bytes += len(data)
         super().data_received(data)
         if self._in_head:
             if self._bytes > LONGEST_HEAD and not self.transport.is_closing():
@@ -305,29 +320,32 @@ class Guarded(HttpToolsProtocol):
                 self._timer = self.loop.call_later(HEAD_S, self._end_soon)
         elif self._bytes > LONGEST_MESSAGE:
             self.transport.abort()
-        elif self._bytes and self._timer is None:  # the rest of a body is still to come
+        # The rest of a body is still to come.
+        elif self._bytes and self._timer is None:
             self._timer = self.loop.call_later(MESSAGE_S, self.transport.abort)
 
     def _end_soon(self) -> None:
         """Close; cut off a client that does not let go, for which TLS would wait."""
         self._settle()
         self.transport.close()
-        self._timer = self.loop.call_later(GOODBYE_S, self.transport.abort)
+        self._timer = self.loop.call_later(CLOSE_S, self.transport.abort)
 
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # a trailer after the body means nothing here
+        # A trailer after the body is ignored.
+        if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._settle()
         super().on_headers_complete()
-        if self.scope["method"] != "HEAD":  # then nothing follows the head
-            self.cycle.transport = _Joined(self.transport, self.cycle)  # type: ignore[assignment]
+        # Nothing follows the head of an answer to HEAD.
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = _HeadWithBody(self.transport, self.cycle)  # type: ignore[assignment]
         if self.server_state.ending:
             self.cycle.keep_alive = False
 

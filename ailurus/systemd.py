@@ -1,5 +1,5 @@
-"""What a service says to systemd, and what it is given: one datagram, two variables. Without systemd
-all of this does nothing. https://www.freedesktop.org/software/systemd/man/sd_notify.html"""
+"""Notices to systemd and sockets from it: one datagram, two variables. Without systemd all of this
+does nothing. https://www.freedesktop.org/software/systemd/man/sd_notify.html"""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 
-FIRST_FD = 3  # where inherited sockets begin
+# The first descriptor of inherited sockets.
+FIRST_FD = 3
 
 
-def notify(*news: str) -> None:
-    """Tell the service manager, if there is one: `notify("READY=1")`."""
+def notify(*states: str) -> None:
+    """Notify the service manager, if there is one: `notify("READY=1")`."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.sendto("\n".join(news).encode(), address)
+        line.sendto("\n".join(states).encode(), address)
 
 
 def reloading() -> None:
-    """Say that the configuration is being read anew; `READY=1` ends it."""
+    """Notify that the configuration is being read anew; `READY=1` ends it."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_s() -> float | None:
-    """How often to say `WATCHDOG=1`, if the manager watches: twice in its time."""
+    """Seconds between two `WATCHDOG=1`, if the manager watches: half of its time-out."""
     ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     text = os.environ.get("WATCHDOG_USEC", "") if ours else ""
     return int(text) / 2_000_000 if text.isdigit() and int(text) > 0 else None
@@ -50,7 +51,8 @@ def inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
 
 def hand_over(sockets: list[socket.socket], environment: MutableMapping[str, str]) -> None:
     """Leave these sockets to the program that takes this process's place by exec, right after."""
-    kept = [os.dup(one.fileno()) for one in sockets]  # none of them where they all are to go
+    # Copies, none of which has a number that they are all to get.
+    kept = [os.dup(one.fileno()) for one in sockets]
     while any(fd < FIRST_FD + len(kept) for fd in kept):
         kept = [os.dup(fd) for fd in kept]
     for nr, fd in enumerate(kept):

@@ -1,4 +1,4 @@
-"""The supervisor's form for asyncio: what `ailurus.loops` is for threads. No pilot imports it."""
+"""The supervisor of endless loops for asyncio, as `ailurus.loops` is for threads. No pilot imports it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Tasks(Loops):
         longest_s: float = LONGEST_PAUSE_S,
     ) -> asyncio.Task[None]:
         """A task that keeps `body` until it is cancelled."""
-        return self._held(self._keep(self.add(name, turn_s, longest_s), body))
+        return self._started(self._keep(self.add(name, turn_s, longest_s), body))
 
     def once(self, name: str, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that ends by itself: held until then, and what it raises is counted and logged under
-        `name`, which is down only while such tasks go on failing."""
-        task = self._held(what)
+        """A task that ends by itself. What it raises is counted and logged under `name`, which is down only
+        while such tasks go on failing."""
+        task = self._started(what)
         task.add_done_callback(partial(self._settled, name))
         return task
 
@@ -46,7 +46,7 @@ class Tasks(Loops):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _held(self, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def _started(self, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -60,7 +60,8 @@ class Tasks(Loops):
             except asyncio.CancelledError as error:
                 if _cancelled():
                     raise
-                pause_s = self.note(loop, error)  # something that it waited for was
+                # Not this task was cancelled but one that it waited for.
+                pause_s = self.note(loop, error)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the loop goes on
                 pause_s = self.note(loop, error)
             await asyncio.sleep(pause_s)
@@ -70,12 +71,12 @@ class Tasks(Loops):
             task.result()
         except asyncio.CancelledError as error:
             if not task.cancelling():
-                self.slipped(name, error)
-        except Exception as error:  # noqa: BLE001 -- nobody waits for it who could be told
-            self.slipped(name, error)
+                self.once_failed(name, error)
+        except Exception as error:  # noqa: BLE001 -- nobody awaits it
+            self.once_failed(name, error)
 
 
 def _cancelled() -> bool:
-    """Whether the running task was told to end."""
+    """Whether the running task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

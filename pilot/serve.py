@@ -182,7 +182,7 @@ class Server:
     def _next_look_s(self) -> float:
         """For how many seconds nothing can happen but a signal."""
         deadlines = [self._stop_by]
-        if (soon := self.loops.look_in()) is not None:
+        if (soon := self.loops.next_check_s()) is not None:
             deadlines.append(self._clock.monotonic() + soon)
         if self._terms.lifetime_s is not None and self._stop_by == float("inf"):
             deadlines.append(self._began + self._terms.lifetime_s - self._terms.grace_s)

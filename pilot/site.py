@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.apart import SYSTEM, Place, look
+from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
@@ -116,7 +116,7 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
             )
 
 
-def _made_here(root: Place, workdir: Place) -> bool:
+def _made_here(root: Location, workdir: Location) -> bool:
     """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
     beside = root.real.removeprefix(f"{workdir.real.rstrip('/')}/")
     # The storage of a pilot by hand is not one of them, where its home is its work directory.

@@ -253,7 +253,7 @@ def test_the_status_page_knows_which_numbered_tests_exist():
 BEGUN = {
     "ailurus/loops.py": {"thread": 1},
     "ailurus/server.py": {"_accept": 1},  # a handshake, which has its time
-    "ailurus/tasks.py": {"_held": 1},
+    "ailurus/tasks.py": {"_started": 1},
     "dispatcher/door/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
     "dispatcher/door/readiness.py": {"check": 1},  # whoever asks waits for it
     "dispatcher/console/live.py": {"_take": 1},  # the page that joins waits for it

@@ -32,7 +32,7 @@ def main(args: Namespace, out: Output) -> int:
     if not place.admin_token.exists():
         token = issuer.mint("admin", [Scope.ADMIN], YEAR_S).token
         keys.keep(place.admin_token, token.encode() + b"\n")
-    out.facts(
+    out.pairs(
         [
             ("store", place.store or shown(args.store)),
             ("keys", place.keys),

@@ -32,7 +32,7 @@ def main(args: Namespace, out: Output) -> int:
 def _show(job: JobDetail, out: Output) -> None:
     row, spec = job.row, job.spec
     last = job.attempts[-1] if job.attempts else None
-    out.facts(
+    out.pairs(
         [
             ("job", f"{row.job_id} {row.name}"),
             ("state", row.state),

@@ -27,7 +27,7 @@ def main(args: Namespace, out: Output) -> int:
     out.table(["jobs", "count"], seen.states.items())
     out.line()
     pilots = seen.pilots
-    out.facts(
+    out.pairs(
         [
             ("workers", ", ".join(f"{n} {phase}" for phase, n in seen.workers.items()) or "none"),
             ("pilots", f"{pilots.alive} alive, {pilots.used} of {pilots.cores} cores in use"),

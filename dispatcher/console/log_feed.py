@@ -72,7 +72,7 @@ class LogFeed(Feed):
                 await asyncio.sleep(LOG_AGAIN_S)  # no log yet
                 continue
             except Exception as error:  # noqa: BLE001 -- the page would never hear of this log again
-                self._service.loops.slipped("live_logs", error)
+                self._service.loops.once_failed("live_logs", error)
                 await asyncio.sleep(LOG_AGAIN_S)
                 continue
             if chunk.text or chunk.final:

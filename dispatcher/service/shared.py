@@ -134,7 +134,7 @@ class Shared:
             try:
                 self._follow(event)
             except Exception as error:  # noqa: BLE001 -- one that is not understood hides no other
-                self._state.loops.slipped("others", error)
+                self._state.loops.once_failed("others", error)
 
     def _follow(self, event: m.Event) -> None:
         if event.kind == "state" and event.job_id is not None:

@@ -223,7 +223,7 @@ class Postgres(Writing):
                     if isinstance(error, psycopg.Error) and not isinstance(error, _OF_A_CHANGE):
                         raise
                     if isinstance(error, psycopg.ProgrammingError):
-                        self.loops.slipped("commits", error)
+                        self.loops.once_failed("commits", error)
                     connection.execute("rollback to change")
                     tx.back_to(point)
                     answers.append((None, _ours(error)))

@@ -300,14 +300,14 @@ class Writing:
                 try:
                     listener(events)
                 except Exception as error:  # noqa: BLE001 -- one that fails must not cut off the others
-                    self.loops.slipped("listeners", error)
+                    self.loops.once_failed("listeners", error)
 
     def _spread(self, notice: str) -> None:
         for hearer in self._hearers:
             try:
                 hearer(notice)
             except Exception as error:  # noqa: BLE001 -- as above
-                self.loops.slipped("hearers", error)
+                self.loops.once_failed("hearers", error)
 
 
 def on_loop(

@@ -109,7 +109,7 @@ def _show(out: Output, answer: TraceAnswer) -> None:
         )
     for link in answer.chain:
         worker = link.worker
-        out.facts(
+        out.pairs(
             [
                 ("intent", f"{worker.intent}.{worker.index}"),
                 ("slot", f"{worker.slot} (queue {worker.queue})"),

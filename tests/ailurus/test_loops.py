@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from ailurus.logs import Log
-from ailurus.loops import CALM_S, DOWN_S, LONGEST_PAUSE_S, SAY_AGAIN_S, STEP_S, Loop, Loops
+from ailurus.loops import CALM_S, DOWN_S, LONGEST_PAUSE_S, REPEAT_S, STEP_S, Loop, Loops
 from ailurus.tasks import Tasks
 
 pytestmark = pytest.mark.field("K1")
@@ -115,7 +115,7 @@ def test_the_same_fault_is_logged_once_and_counted(loops, time, logged):
     assert [line["event"] for line in logged] == ["loop_failed"]
     # With its trace.
     assert logged[0]["exc_info"]
-    time.passes(SAY_AGAIN_S)
+    time.passes(REPEAT_S)
     fail(loops, loop, "no table 50")
     assert logged[-1]["event"] == "loop_still_fails"
     assert logged[-1]["times"] == 50

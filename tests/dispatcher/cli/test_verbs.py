@@ -502,7 +502,7 @@ def test_p11_texts_of_jobs_cannot_steer_a_terminal():
     out.raw(hostile)
     out.line(hostile)
     out.table(["x"], [[hostile]])
-    out.facts([("x", hostile)])
+    out.pairs([("x", hostile)])
     body = out._stream.text.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert not set(body) & set("\x1b\x07\x9b\u202e\r\x00")
     assert clean("a\tb\nc") == "a\tb\nc"

@@ -15,7 +15,7 @@ import uvloop
 
 from ailurus import server as servers
 from ailurus.logs import Log
-from ailurus.server import Crowd, Guarded, Server
+from ailurus.server import ConnectionLimits, Guarded, Server
 from harvester_edge.relay import http as relay_http
 from harvester_edge.relay import keys
 from harvester_edge.relay.door import Door as RelayDoor
@@ -37,14 +37,14 @@ class Nobody:
 class Open:
     """A door that listens."""
 
-    def __init__(self, app, tls, crowd):
-        self.crowd = crowd
+    def __init__(self, app, tls, limits):
+        self.limits = limits
         self.tls = tls
         files = {} if tls is None else {"ssl_certfile": tls[0], "ssl_keyfile": tls[1]}
         config = uvicorn.Config(
             app, http=Guarded, ws="none", lifespan="off", log_config=None, **files
         )
-        self.server = Server(config, crowd=crowd)
+        self.server = Server(config, limits=limits)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.writers = []
 
@@ -101,7 +101,7 @@ def opened(request, door, tmp_path):
 
     def play(test, most=100):
         async def main():
-            async with Open(app, tls, Crowd(most)) as one:
+            async with Open(app, tls, ConnectionLimits(most)) as one:
                 await asyncio.wait_for(test(one), 20)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -119,7 +119,7 @@ async def closed(reader, within_s):
 
 
 async def empty(one):
-    await until(lambda: one.crowd.count == 0)
+    await until(lambda: one.limits.count == 0)
 
 
 def test_who_asks_properly_is_answered(opened):
@@ -154,7 +154,7 @@ def test_a_head_without_end_is_cut_off_before_it_costs_memory(opened, line):
 @pytest.mark.parametrize("says", [b"", b"PO", HEAD.encode()])
 def test_who_says_nothing_or_half_of_it_is_let_go(opened, monkeypatch, says):
     monkeypatch.setattr(servers, "HEAD_S", 0.2)
-    monkeypatch.setattr(servers, "GOODBYE_S", 0.2)
+    monkeypatch.setattr(servers, "CLOSE_S", 0.2)
 
     async def test(one):
         reader, writer = await one.talk()
@@ -245,8 +245,8 @@ def test_nobody_takes_all_connections(opened):
 
     async def test(one):
         held = [await one.raw() for _ in range(40)]
-        await until(lambda: one.crowd.count == one.crowd.each)
-        assert one.crowd.each == 5
+        await until(lambda: one.limits.count == one.limits.per_address)
+        assert one.limits.per_address == 5
         refused = [await closed(reader, 5) for reader, _ in held[5:]]
         assert refused == [True] * 35
         assert await one.answer() == b""
@@ -268,11 +268,11 @@ def test_an_answer_that_nobody_reads_is_given_up(door, monkeypatch):
             await asyncio.sleep(0)
 
     async def main():
-        async with Open(endless, None, Crowd(10)) as one:
+        async with Open(endless, None, ConnectionLimits(10)) as one:
             _, writer = await one.talk()
             writer.transport.pause_reading()
             writer.write(GOOD)
-            await until(lambda: one.crowd.count == 1)
+            await until(lambda: one.limits.count == 1)
             await asyncio.wait_for(empty(one), 10)
             writer.transport.abort()
 
