@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from ailurus.protocol.errors import Code
 from pilot import run as runs
 from pilot.attempt import Attempt
+from pilot.node.gpus import Gpu
 from pilot.node.slots import Slot
-from pilot.ports import JobError, ProcessEnd, ProcessSpec, Runtime
+from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.run import Outcome, run
 from pilot.workdir import Workdir
 from tests.pilot.fakes import World
@@ -83,6 +85,30 @@ def test_the_environment_is_the_jobs_and_nothing_of_the_pilots(world, work, monk
     assert environment["AILURUS_ATTEMPT"] == "1.1"  # by it the guardian knows its own
     assert environment["AILURUS_CORES"] == environment["OMP_NUM_THREADS"] == "4"
     assert environment["TMPDIR"] == str(work.tmp)
+
+
+def test_a_payload_is_shown_its_gpus_and_gets_their_device_files_and_no_others(
+    world, work, monkeypatch
+):
+    boxes: list[Sandbox] = []
+
+    def wrap(argv: Sequence[str], box: Sandbox) -> Direct:
+        boxes.append(box)
+        return Direct(argv=argv, environment=box.environment, directory=box.directory)
+
+    monkeypatch.setattr(world.kit.container, "wrap", wrap)
+    gpus = tuple(
+        Gpu(name=f"GPU-{nr}", number=nr, key=f"{nr}", files=(f"/dev/nvidia{nr}", "/dev/nvidiactl"))
+        for nr in (1, 3)
+    )
+    ran(world, work, world.attempt(), Slot(world.kit.slots.total, gpus=gpus))
+    ran(world, work, world.attempt(), Slot(world.kit.slots.total))
+    with_gpus, without = boxes
+    assert with_gpus.environment["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-3"
+    assert with_gpus.devices == ("/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia3")
+    assert without.environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert without.environment["ROCR_VISIBLE_DEVICES"] == ""
+    assert without.devices == ()
 
 
 def test_a_runtime_gets_only_what_is_ours(world, work):

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ailurus.wire.credentials import TokenFile
 from ailurus.wire.panda import PandaClient
 from pilot import __main__ as program
 from pilot import start
+from pilot.node.claims import claim
+from pilot.node.gpus import Gpu
 from pilot.node.machine import Inventory
 from pilot.options import Options, parse
 from pilot.ports import JobError
@@ -264,6 +267,22 @@ def test_a_storage_that_cannot_be_made_or_used_fails_the_job(tmp_path, monkeypat
     monkeypatch.setattr(plugins, "load", lambda kind, name: unusable)
     with pytest.raises(JobError, match="the site's storage cannot be used: no"):
         start._transfers(Site(), options)("http")
+
+
+def test_two_pilots_of_a_node_have_no_gpu_in_common(tmp_path, link, monkeypatch, caplog):
+    gpus = tuple(Gpu(name=f"GPU-{n}", number=n, key=f"nvidia{n}", files=()) for n in range(3))
+    seen = Inventory(resources=Resources(cores=1, memory_mb=1), cpus=(0,), gpus=gpus)
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(start.machine, "look", lambda directory: seen)
+    monkeypatch.setattr(start, "claim", partial(claim, bases=[tmp_path / "locks"]))
+    site = Site(container=BARE, slots={"s": SlotChoice(queue="q", gpus=2)})
+    options = options_of(tmp_path)
+    with started(options, site, FakeGuarded()) as one, started(options, site, FakeGuarded()) as two:
+        assert one._kit.slots.total.gpus == 2
+        assert two._kit.slots.total.gpus == 1
+    assert "gpus_missing" in caplog.text
+    with started(options, site, FakeGuarded()) as again:
+        assert again._kit.slots.total.gpus == 2
 
 
 def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_says_so():
