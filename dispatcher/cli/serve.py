@@ -10,24 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import resource
-import signal
 import socket
-import ssl
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ailurus import systemd
 from ailurus.logs import Log
-from ailurus.loops import Loop
 from ailurus.output import Output
-from ailurus.protocol.errors import AilurusError
 from ailurus.tasks import Tasks
-from dispatcher.cli import listen
+from dispatcher.cli import listen, running
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
@@ -44,7 +38,6 @@ if TYPE_CHECKING:
     from dispatcher.service.state import Settings
     from dispatcher.telemetry.traces import Traces
 
-LOOK_S = 5.0
 GROUP = "group:"  # before the name of a group, where a user's could stand
 STOP_S = 5  # what is in hand has this long to finish
 TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
@@ -235,13 +228,13 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         live = Live(service)
         if issuer.foreign is not None:
             service.loops.task("issuers", issuer.foreign.keep_fresh)
-        service.loops.task("watchdog", _watchdog)
+        service.loops.task("watchdog", running.watchdog)
         traces = None if args.otlp is None else _traces(service, args.otlp)
         try:
             app = await _app(args, place, sockets, service, issuer, live, access)
             server = _server(app, args, service.loops)
             _say(args, out, place, sockets, public)
-            return await _until_told(args, server, issuer, access, sockets)
+            return await running.until_told(args, server, issuer, access, sockets)
         finally:
             live.close()
             if traces is not None:
@@ -293,8 +286,9 @@ async def _app(
     from dispatcher.auth.revocation import Revocations
     from dispatcher.console.app import console
     from dispatcher.door.access_log import Traffic
-    from dispatcher.door.app import App, DoorSettings, Waiting
+    from dispatcher.door.app import App
     from dispatcher.door.readiness import Readiness
+    from dispatcher.door.settings import DoorSettings, Waiting
     from dispatcher.panda.door import Panda, PandaSettings
     from dispatcher.telemetry.metrics import Metrics
 
@@ -370,94 +364,6 @@ def _server(app: Any, args: Namespace, loops: Tasks) -> Server:
             remedy="give a certificate chain and its key in PEM",
         ) from None
     return Server(config, ending=app.close, loops=loops)
-
-
-async def _until_told(
-    args: Namespace,
-    server: Server,
-    issuer: Issuer,
-    access: AccessLog | None,
-    sockets: list[socket.socket],
-) -> bool:
-    """Serve until a signal ends it. Whether it is to start again."""
-    again = False
-
-    def stop() -> None:
-        if server.should_exit:
-            server.force_exit = True
-        systemd.notify("STOPPING=1")
-        server.should_exit = True
-
-    def restart() -> None:
-        nonlocal again
-        again = True
-        systemd.reloading()
-        server.should_exit = True
-
-    def reload() -> None:
-        systemd.reloading()
-        if access is not None:
-            access.reopen()
-        _renew_certificate(args, server)
-        _renew_keys(args, issuer)
-        systemd.notify("READY=1")
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR2, restart)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    systemd.notify("READY=1")
-    # ours stay open: uvicorn closes what it is given
-    await server.serve(sockets=[one.dup() for one in sockets])
-    return again
-
-
-def _renew_certificate(args: Namespace, server: Server) -> None:
-    """Read the certificate anew, for connections from now on. One that is no good changes nothing."""
-    context = server.config.ssl
-    if context is None:
-        return
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            args.tls_cert, args.tls_key
-        )
-        context.load_cert_chain(args.tls_cert, args.tls_key)
-    except OSError as error:
-        log.error("certificate_refused", file=args.tls_cert, reason=str(error))  # noqa: TRY400
-    else:
-        log.info("certificate_read", file=args.tls_cert)
-
-
-def _renew_keys(args: Namespace, issuer: Issuer) -> None:
-    """Sign and check with the keys that are in the file now. A file that is no good changes nothing."""
-    from dispatcher.auth import keys
-
-    try:
-        kept = keys.read(place_of(args.store, args.keys).keys)
-        issuer.take(kept)
-    except (AilurusError, ValueError, TypeError) as error:
-        log.error("keys_refused", reason=str(error))  # noqa: TRY400
-    else:
-        log.info("keys_read", kids=[key.kid for key in kept.keys])
-
-
-async def _watchdog(loop: Loop) -> None:
-    """Tell the service manager that the event loop turns, and the log when descriptors run out."""
-    every = systemd.watchdog_s()
-    pause_s = LOOK_S if every is None else min(every, LOOK_S)
-    while True:
-        loop.turned(pause_s)
-        if every is not None:
-            systemd.notify("WATCHDOG=1")
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        try:
-            held = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- numbers are all that is wanted
-        except OSError:  # not even one for this
-            held = limit
-        if held > 0.9 * limit:  # beyond, connections are let go as they come
-            log.warning("descriptors_short", held=held, limit=limit)
-        await asyncio.sleep(pause_s)
 
 
 def _say(

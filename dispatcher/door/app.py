@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -25,62 +24,19 @@ from dispatcher.accounts import costs
 from dispatcher.accounts.rates import Limiter, TooMuch
 from dispatcher.auth.caller import NOBODY, BadToken, Caller
 from dispatcher.auth.oidc import UnknownKey
-from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import USER, Issuer, authorise
 from dispatcher.door import http, session
-from dispatcher.door.access_log import Traffic
 from dispatcher.door.http import Receive, Send
 from dispatcher.door.openapi import description
 from dispatcher.door.routing import Endpoint, Handler, Router, WrongMethod
+from dispatcher.door.settings import DoorSettings, Page
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.release import release
 
-Asgi = Callable[..., Awaitable[None]]
-Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
-Page = Callable[[str], Awaitable[tuple[bytes, str]]]  # of an Accept header: content and its type
-Check = Callable[[], Awaitable[None]]  # raises Rejected
-
 log = Log("http")
 METHODS = ("/server/panda/", "/api/v1/", "/api/latest/")
 PANDA = (*METHODS, "/cache/", "/trf/")
-
-
-class Waiting:
-    """The requests that wait for something to happen, streams included, with their callers."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[asyncio.Task[Any], Caller] = {}
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoorSettings:
-    """What a door has beside the routes of the service. What is None is not served, or not bounded."""
-
-    console: Asgi | None = None
-    """Answers `/` and `/console/…`."""
-    stream: Stream | None = None
-    """Gives the events of the route `stream`, as the bytes that are sent."""
-    panda: Asgi | None = None
-    """Answers what is under `PANDA`."""
-    ready: Check | None = None
-    """Raises Rejected while the dispatcher cannot serve."""
-    metrics: Page | None = None
-    """Answers /metrics."""
-    revocations: Revocations | None = None
-    limiter: Limiter | None = None
-    """Bounds each user."""
-    host_names: Collection[str] = ()
-    """Ours beside localhost and addresses."""
-    public: session.Public = session.NOT_TOLD
-    """Where browsers find us behind a proxy."""
-    giver: str = ""
-    """The name of the store."""
-    traffic: Traffic = field(default_factory=Traffic)
-    waiting: Waiting = field(default_factory=Waiting)
 
 
 class App:

@@ -9,11 +9,16 @@ from typing import Any
 from ailurus.protocol.api import ROUTES
 from dispatcher.accounts.rates import Limiter
 from dispatcher.ports import Store
+from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.edges import Edges
 from dispatcher.service.figures import Figures
+from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.intake import Intake
+from dispatcher.service.liveness import Liveness
+from dispatcher.service.nodes import Nodes
 from dispatcher.service.peers import Alone, Peers
 from dispatcher.service.reasons import Reasons
+from dispatcher.service.registration import Registration
 from dispatcher.service.relays import Relays
 from dispatcher.service.seals import Seals
 from dispatcher.service.shared import Shared
@@ -46,8 +51,12 @@ class Service:
         self.figures = Figures(state)
         self.intake = Intake(state, self.peers)
         self.users = Users(state, self.peers, self.intake, Reasons(state, self.figures))
-        self.workers = Workers(state, self.peers, self.seals, mint)
-        self.relays = Relays(state, self.workers)
+        liveness = Liveness(state)
+        self.registration = Registration(state, mint)
+        self.workers = Workers(state, self.peers, self.seals, liveness)
+        self.heartbeats = Heartbeats(state, self.peers, self.seals, liveness)
+        self.conclusions = Conclusions(state, self.seals, Nodes(state, self.peers))
+        self.relays = Relays(state, self.workers, self.heartbeats)
         self.edges = Edges(state, self.peers, mint)
         self.upkeep = Upkeep(state, self.peers)
 
@@ -69,7 +78,8 @@ class Service:
     def handlers(self) -> dict[str, Callable[..., Any]]:
         """The methods that answer routes, by the route's name. Raises TypeError if two parts answer one."""
         found: dict[str, Callable[..., Any]] = {}
-        parts = (self.users, self.intake, self.figures, self.workers, self.relays, self.edges)
+        of_workers = (self.registration, self.workers, self.heartbeats, self.conclusions)
+        parts = (self.users, self.intake, self.figures, *of_workers, self.relays, self.edges)
         for route in ROUTES:
             methods = [getattr(part, route.name) for part in parts if hasattr(part, route.name)]
             if len(methods) > 1:

@@ -15,6 +15,7 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, worker_records
 from dispatcher.rules.attempts import Claim
 from dispatcher.rules.worker_records import WorkerHome
+from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.state import LiveWorker, State
 from dispatcher.service.workers import Workers
 
@@ -26,9 +27,10 @@ GATHER_S = 0.02  # who gets a job at the same time comes with the same answer
 class Relays:
     """The part of the service that relays see."""
 
-    def __init__(self, state: State, workers: Workers) -> None:
+    def __init__(self, state: State, workers: Workers, heartbeats: Heartbeats) -> None:
         self._state = state
         self._workers = workers
+        self._heartbeats = heartbeats
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and what else workers said. The order is theirs: goodbyes come last."""
@@ -78,7 +80,7 @@ class Relays:
         return m.RawRelayedJobs(worker_id=one.worker_id, got=got)
 
     async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedBeatAnswer:
-        told = await self._for(site, one.worker_id, self._workers.beat, one.beat)
+        told = await self._for(site, one.worker_id, self._heartbeats.beat, one.beat)
         return m.RelayedBeatAnswer(worker_id=one.worker_id, told=told)
 
     async def _for(

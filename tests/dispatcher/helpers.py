@@ -63,7 +63,7 @@ class Worker:
         updates = tuple(
             m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
         )
-        return await self.service.workers.beat(m.Beat(jobs=updates, room=BIG), self.caller)
+        return await self.service.heartbeats.beat(m.Beat(jobs=updates, room=BIG), self.caller)
 
     async def report(self, one: m.RawAssignment, *, finished: bool = True, **facts: object) -> str:
         report = m.Report(
@@ -73,7 +73,7 @@ class Worker:
             finished=finished,
             **facts,
         )
-        answer = await self.service.workers.report(m.Reports(reports=(report,)), NOBODY)
+        answer = await self.service.conclusions.report(m.Reports(reports=(report,)), NOBODY)
         return answer.verdicts[0].verdict
 
 
@@ -92,7 +92,7 @@ class Bench:
     ) -> Worker:
         ask = m.Register(instance=new_id(), queue=queue, total=total, host=host, site=site)
         caller = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
-        return Worker(self.service, await self.service.workers.register(ask, caller), queue)
+        return Worker(self.service, await self.service.registration.register(ask, caller), queue)
 
     async def state(self, job_id: int) -> JobState:
         return (await self.service.users.show(None, ALICE, job_id=job_id)).row.state

@@ -17,7 +17,8 @@ from ailurus.protocol.api import PREFIX, ROUTES
 from dispatcher.auth import keys
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import Issuer
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store
 

@@ -21,7 +21,8 @@ from dispatcher.accounts.meter import METER
 from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
 from dispatcher.auth.tokens import USER
 from dispatcher.door import http
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 from dispatcher.panda.door import PandaSettings
 from dispatcher.rules import submission
 from dispatcher.service import search

@@ -263,7 +263,7 @@ def test_a_wrong_method_is_told_the_right_one(door):
 
 
 def test_a_job_id_arrives_as_a_number(door):
-    door.service.users.show = None
+    door.service.show = None
     asked = []
     endpoint = door.app._router._by_id[""]["GET"]
 

@@ -20,7 +20,8 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher.auth import oidc
 from dispatcher.auth.oidc import Foreign
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 from dispatcher.panda.door import Panda, PandaSettings
 
 AUDIENCE = "https://dispatcher.example.org"

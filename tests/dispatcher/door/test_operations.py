@@ -11,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ailurus.protocol.api import Scope
 from dispatcher.door.access_log import AccessLog, Traffic
-from dispatcher.door.app import App, DoorSettings, Waiting
+from dispatcher.door.app import App
 from dispatcher.door.readiness import Readiness
+from dispatcher.door.settings import DoorSettings, Waiting
 from dispatcher.ports import Unavailable
 from dispatcher.telemetry.metrics import QUEUES, Metrics
 

@@ -9,7 +9,8 @@ import pytest
 from ailurus.protocol.api import Scope
 from dispatcher.accounts.costs import JOB_S, REQUEST_S
 from dispatcher.accounts.rates import BURST_S, Limiter, Rates, TooMuch
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 
 RATES = Rates(per_s=10.0, held=3)
 BURST = int(RATES.per_s * BURST_S)

@@ -9,7 +9,8 @@ import pytest
 from ailurus.protocol.api import Scope
 from ailurus.protocol.errors import AilurusError
 from dispatcher.door import session
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 
 OURS = {"x-ailurus": "1", "origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-origin"}
 

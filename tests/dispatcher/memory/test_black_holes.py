@@ -77,7 +77,7 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, le
             await b.service.edges.intent(ask, EDGE)
             boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here", epoch=welcome.epoch)  # fmt: skip
             register = m.Register(instance=f"p{n}", queue="q", total=Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
-            registered = await b.service.workers.register(register, boot)
+            registered = await b.service.registration.register(register, boot)
             worker = Caller(subject="w", scopes=frozenset({Scope.WORKER}), worker_id=registered.worker_id, queue="q")  # fmt: skip
             acquire = m.Acquire(request_id="r", room=register.total)
             got = (await b.service.workers.acquire(acquire, worker)).jobs

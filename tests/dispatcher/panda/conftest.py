@@ -20,7 +20,8 @@ from ailurus.protocol.job import JobSpec
 from dispatcher.auth import keys
 from dispatcher.auth.caller import Caller
 from dispatcher.auth.tokens import Issuer
-from dispatcher.door.app import App, DoorSettings
+from dispatcher.door.app import App
+from dispatcher.door.settings import DoorSettings
 from dispatcher.panda.door import Panda, PandaSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store

@@ -142,7 +142,7 @@ def test_who_asks_for_one_file_is_not_shown_another(tmp_path):
             for file in told:
                 said = {"state": JobState.RUNNING, "since": 0.0, "tail": f"end of {file}"}
                 update = m.Update(job_id=job_id, attempt_nr=1, **said)
-                await b.service.workers.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+                await b.service.heartbeats.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
         assert await asked == ["end of a", "end of b", "end of c"]
 
     run(test, tmp_path)

@@ -465,7 +465,7 @@ def test_why_tells_never_from_not_now(place):
         assert (why.verdict, "No pilot serves queue q" in why.sentence) == ("later", True)
         worker = await b.worker()
         (got,) = await worker.acquire()
-        await b.service.workers.beat(
+        await b.service.heartbeats.beat(
             m.Beat(room=Room(cores=4, memory_mb=9000, disk_mb=9000)), worker.caller
         )
         why = await b.service.users.why(None, ALICE, job_id=two)
@@ -503,10 +503,10 @@ def test_a_worker_registers_once_with_its_bootstrap_token(place):
             epoch=welcome.epoch,
         )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
-        first = await b.service.workers.register(me, boot)
-        assert (await b.service.workers.register(me, boot)).worker_id == first.worker_id
+        first = await b.service.registration.register(me, boot)
+        assert (await b.service.registration.register(me, boot)).worker_id == first.worker_id
         with pytest.raises(Rejected, match="another pilot"):
-            await b.service.workers.register(
+            await b.service.registration.register(
                 m.Register(instance="other", queue="q", total=BIG), boot
             )
 
@@ -534,12 +534,12 @@ def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place,
         me = m.Register(instance="me", queue="q", total=BIG)
         if not vouched:
             with pytest.raises(Rejected, match="another edge has taken site here"):
-                await b.service.workers.register(me, boot)
+                await b.service.registration.register(me, boot)
             return
         news = m.WorkerObservation(intent="i1", index=0, phase=Phase.QUEUED)
         told = m.WorkerObservations(site="here", epoch=new.epoch, workers=(news,))
         await b.service.edges.workers_news(told, EDGE)
-        assert (await b.service.workers.register(me, boot)).worker_id
+        assert (await b.service.registration.register(me, boot)).worker_id
 
     run(test, place)
 
@@ -561,7 +561,7 @@ def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
             epoch=welcome.epoch,
         )  # fmt: skip
         me = m.Register(instance="me", queue="q", total=BIG)
-        worker = Worker(b.service, await b.service.workers.register(me, boot), "q")
+        worker = Worker(b.service, await b.service.registration.register(me, boot), "q")
         await worker.acquire()
         news = m.WorkerObservation(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
         told = m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,))
@@ -592,7 +592,7 @@ def test_a_worker_that_says_it_drains_is_given_nothing_more(place):
         worker = await b.worker()
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
         await until(lambda: b.service.hub.waiting("q"))
-        await b.service.workers.beat(m.Beat(room=BIG, draining=True), worker.caller)
+        await b.service.heartbeats.beat(m.Beat(room=BIG, draining=True), worker.caller)
         assert await asyncio.wait_for(waiting, 5) == []
         await b.submit()
         assert await worker.acquire() == []

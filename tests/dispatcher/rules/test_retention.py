@@ -187,7 +187,7 @@ def test_a_report_that_comes_after_its_job_was_moved_is_judged_under_its_seal(pl
         )
         forged = msgspec.structs.replace(report, report_key="x")
         ask = m.Reports(reports=(report, forged))
-        good, bad = (await b.service.workers.report(ask, None)).verdicts
+        good, bad = (await b.service.conclusions.report(ask, None)).verdicts
         assert (good.verdict, good.seal) == (word, got.seal)
         assert (bad.verdict, bad.seal) == ("badkey", "")
 

@@ -232,7 +232,7 @@ PLANNED = Caller(
 
 async def registers(one, caller, instance="p"):
     ask = m.Register(instance=instance, queue="q", total=BIG, host="n1")
-    return Worker(one.service, await one.service.workers.register(ask, caller), "q")
+    return Worker(one.service, await one.service.registration.register(ask, caller), "q")
 
 
 @pytest.mark.parametrize("caller", [PILOT, PLANNED], ids=["by hand", "of an edge"])

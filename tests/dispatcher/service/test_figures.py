@@ -264,7 +264,9 @@ def test_a_lost_pilot_is_a_problem_until_it_comes_back(place):
         assert (lost.kind, lost.queues) == ("pilots-lost", ("q",))
         assert "node7" in lost.sentence
         ask = m.Register(instance="i", queue="q", total=Room(cores=1))
-        await b.service.workers.register(ask, Caller(subject="p", scopes=frozenset({Scope.PILOT})))
+        await b.service.registration.register(
+            ask, Caller(subject="p", scopes=frozenset({Scope.PILOT}))
+        )
         assert [one.kind for one in (await overview(b)).troubles] == ["pilots-lost"]
         row = await b.service.store.read(lambda tx: tx.one("worker.row", worker_id=worker.id))
         assert row[5] == "lost"
@@ -296,7 +298,7 @@ def test_the_last_point_of_a_curve_is_what_the_attempt_says(place, sampled):
         if sampled:
             usage = m.Usage(cpu_s=0.1, wall_s=0.5, rss_kb=2000)
             at = {"job_id": one, "attempt_nr": 1, "state": S.RUNNING, "since": 0.0}
-            await b.service.workers.beat(
+            await b.service.heartbeats.beat(
                 m.Beat(jobs=(m.Update(**at, usage=usage),), room=Room(cores=1)), worker.caller
             )
         final = m.Usage(cpu_s=0.8, wall_s=1.0, max_rss_kb=100_000)

@@ -15,7 +15,7 @@ from dispatcher.auth.keys import made
 from dispatcher.auth.oidc import Foreign, Policy
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import Issuer
-from dispatcher.cli.serve import _watchdog
+from dispatcher.cli.running import watchdog
 from dispatcher.door.readiness import Readiness
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, bench
@@ -43,7 +43,7 @@ def test_every_loop_that_is_kept_has_its_test_below():
 def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, monkeypatch):
     monkeypatch.setattr("ailurus.loops.FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr("dispatcher.service.upkeep.TIDY_S", 0.01)
-    monkeypatch.setattr("dispatcher.cli.serve.LOOK_S", 0.01)
+    monkeypatch.setattr("dispatcher.cli.running.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.auth.oidc.HOURLY_S", 0.01)
     monkeypatch.setattr("dispatcher.store.postgres.LOOK_S", 0.01)
     turns = Turns(monkeypatch)
@@ -57,7 +57,7 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
             revocations = Revocations(service.store, issuer)
             await revocations.open()
             service.loops.task("issuers", Foreign(Policy(issuers=())).keep_fresh)
-            service.loops.task("watchdog", _watchdog)
+            service.loops.task("watchdog", watchdog)
             traces = Traces(service, "http://127.0.0.1:1")
 
             async def happens() -> None:

@@ -195,7 +195,7 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
             job_id=soft, attempt_nr=1, state=S.RUNNING, since=0.0, tail="the end",
             usage=m.Usage(cpu_s=2.0, wall_s=3.0, rss_kb=4),
         )  # fmt: skip
-        await two.service.workers.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+        await two.service.heartbeats.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
         assert (await tail).text == "the end"
         piece = m.LogPiece(
             job_id=soft, attempt_nr=held.attempt_nr, stream="stdout", offset=0, text="hi"

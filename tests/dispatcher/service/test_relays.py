@@ -33,7 +33,7 @@ async def planned(b, index: int = 0, outage_s: float | None = OUTAGE_S) -> Worke
         epoch=welcome.epoch, queue="q", site="here",
     )  # fmt: skip
     ask = m.Register(instance=f"i{index}", queue="q", total=BIG)
-    return Worker(b.service, await b.service.workers.register(ask, caller), "q")
+    return Worker(b.service, await b.service.registration.register(ask, caller), "q")
 
 
 def asks(*workers: Worker, request: str = "", wait_s: float = 0.0) -> m.RelayAcquire:

@@ -159,7 +159,7 @@ class World:
             epoch=self.epoch,
         )  # fmt: skip
         ask = m.Register(instance="p1", queue="q", total=BIG)
-        self.worker = Worker(b.service, await b.service.workers.register(ask, boot), "q")
+        self.worker = Worker(b.service, await b.service.registration.register(ask, boot), "q")
         (self.job,) = await b.submit(job("mine"))
         (self.got,) = await self.worker.acquire()
         await self.worker.beat(self.got)
@@ -245,11 +245,11 @@ class World:
         ask = m.Register(instance="p9", queue="q", total=BIG)
         boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", site="there")
         with pytest.raises(Rejected):
-            await self.service.workers.register(ask, boot)
-        theirs = await self.service.workers.register(ask, PILOT)
+            await self.service.registration.register(ask, boot)
+        theirs = await self.service.registration.register(ask, PILOT)
         other = Caller(subject="mallory", scopes=frozenset({Scope.PILOT}))
-        assert (await self.service.workers.register(ask, PILOT)).worker_id == theirs.worker_id
-        assert (await self.service.workers.register(ask, other)).worker_id != theirs.worker_id
+        assert (await self.service.registration.register(ask, PILOT)).worker_id == theirs.worker_id
+        assert (await self.service.registration.register(ask, other)).worker_id != theirs.worker_id
 
     async def acquire(self):
         assert not await self.stranger.acquire()
@@ -366,6 +366,6 @@ def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
             )
             holder = b.service.state.leases.of(int(sent["PandaID"])).worker_id
             ask = m.Register(instance="panda:q@n1", queue="q", total=Room(cores=1))
-            assert (await b.service.workers.register(ask, PILOT)).worker_id != holder
+            assert (await b.service.registration.register(ask, PILOT)).worker_id != holder
 
     asyncio.run(main())

@@ -1,0 +1,101 @@
+"""Final reports of attempts, each authorised by its own key."""
+
+from __future__ import annotations
+
+import hmac
+
+import msgspec
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.states import Refusal
+from dispatcher.auth.caller import Caller
+from dispatcher.ports import Ahead, Tx
+from dispatcher.rules import attempts, records, retention
+from dispatcher.service.nodes import Nodes
+from dispatcher.service.seals import Seals
+from dispatcher.service.state import State
+
+_encode = msgspec.json.Encoder().encode
+LATE = 10  # reports of one request that are looked for among jobs that were moved away
+
+
+class Conclusions:
+    """Takes final reports."""
+
+    def __init__(self, state: State, seals: Seals, nodes: Nodes) -> None:
+        self._state = state
+        self._seals = seals
+        self._nodes = nodes
+
+    async def report(self, ask: m.Reports, caller: Caller) -> m.ReportVerdicts:
+        """Final reports, each authorised by its own key."""
+
+        def change(tx: Tx) -> list[m.ReportVerdict]:
+            return [self._conclude(tx, report) for report in ask.reports]
+
+        held = {report.job_id: self._state.leases.of(report.job_id) for report in ask.reports}
+        files = sum(len(report.files) for report in ask.reports)
+        ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
+        verdicts = await self._state.store.write(change, ahead)
+        for report, verdict in zip(ask.reports, verdicts, strict=True):
+            if verdict.verdict == "accepted":
+                lease = held[report.job_id]
+                if lease is not None and not (
+                    report.finished or lease.attempt_nr == report.attempt_nr
+                ):
+                    continue  # it counted before, and has come again: another attempt goes on
+                self._state.leases.drop(report.job_id)
+                self._state.log_arrived(report.job_id)
+                if (
+                    lease is not None
+                    and (worker := self._state.live.get(lease.worker_id)) is not None
+                ):
+                    worker.ended += 1
+                    if worker.waits is not None and not worker.waits.done():
+                        worker.waits.set_result(None)
+                if lease is not None and lease.attempt_nr == report.attempt_nr:
+                    await self._nodes.count(lease, report)
+        strange = [nr for nr, verdict in enumerate(verdicts) if not verdict.seal][:LATE]
+        if strange:
+            late = await self._state.store.read(
+                lambda tx: [self._judged_long_ago(tx, ask.reports[nr]) for nr in strange]
+            )
+            for nr, judged in zip(strange, late, strict=True):
+                verdicts[nr] = verdicts[nr] if judged is None else judged
+        return m.ReportVerdicts(verdicts=tuple(verdicts))
+
+    def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.ReportVerdict | None:
+        """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
+        detail = retention.kept(tx, report.job_id)
+        for one in detail.attempts if detail is not None else ():
+            key, seal = self._seals.of_attempt(report.job_id, one.attempt_nr, one.worker_id)
+            if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
+                key.encode(), report.report_key.encode()
+            ):
+                counted = one.state in attempts.REPORTED
+                return m.ReportVerdict(
+                    job_id=report.job_id,
+                    attempt_nr=report.attempt_nr,
+                    verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
+                    seal=seal,
+                )
+        return None
+
+    def _conclude(self, tx: Tx, report: m.Report) -> m.ReportVerdict:
+        """A verdict; under the attempt's seal if the attempt is known and the key is its own."""
+        attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
+        worker_id = attempt.worker_id if attempt is not None else 0
+        key, seal = self._seals.of_attempt(report.job_id, report.attempt_nr, worker_id)
+        if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
+            return m.ReportVerdict(
+                job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey"
+            )
+        lease = self._state.leases.held(worker_id, report.job_id, report.attempt_nr)
+        curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
+        refusal = attempts.conclude(tx, report, curve=curve, now=self._state.now())
+        return m.ReportVerdict(
+            job_id=report.job_id,
+            attempt_nr=report.attempt_nr,
+            verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",
+            seal=seal,
+        )

@@ -1,0 +1,166 @@
+"""Workers' heartbeats: leases are renewed, and workers told what to do with their jobs."""
+
+from __future__ import annotations
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.states import FINAL, WITH_WORKER
+from dispatcher.auth.caller import Caller
+from dispatcher.memory.leases import Lease
+from dispatcher.ports import Ahead, Tx
+from dispatcher.rules import attempts, records
+from dispatcher.rules.attempts import Claim
+from dispatcher.service.liveness import Liveness
+from dispatcher.service.peers import Peers
+from dispatcher.service.seals import Seals
+from dispatcher.service.state import LiveWorker, State, log
+
+
+class Heartbeats:
+    """Answers heartbeats."""
+
+    def __init__(self, state: State, peers: Peers, seals: Seals, liveness: Liveness) -> None:
+        self._state = state
+        self._peers = peers
+        self._seals = seals
+        self._liveness = liveness
+
+    async def beat(self, ask: m.Beat, caller: Caller) -> m.BeatAnswer:
+        """Renew the leases of all attempts listed, and say what to do with them."""
+        heard = await self._liveness.worker_of(caller)
+        heard.room, heard.flushed = ask.room, False
+        if ask.draining and not heard.draining:
+            heard.draining = True
+            self._state.hub.wake(heard.worker_id)
+        until_s = self._liveness.renew(heard)
+        news: list[tuple[Lease, m.Update]] = []
+        strangers: list[m.Update] = []
+        commands: list[m.Command] = []
+        for update in ask.jobs:
+            lease = self._state.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
+            if lease is None:
+                strangers.append(update)
+                continue
+            self._state.leases.renew(lease, until_s, heard.last)
+            if update.usage is not None:
+                lease.sample(self._state.now(), update.usage)
+            if update.tail is not None:
+                await self._peers.tail_came(lease, update.tail)
+            if update.state is not lease.state:
+                news.append((lease, update))
+            commands += self._commands(lease)
+        if news:
+            written = await self._state.store.write(
+                lambda tx: self._mark(tx, news), Ahead([lease.job_id for lease, _ in news])
+            )
+            for lease, update in news:
+                lease.state = update.state
+            for lease in written:
+                self._state.leases.written(lease)
+        if strangers or heard.strays:
+            commands += await self._strangers(heard, strangers)
+        if heard.silent:  # what it lost and has no more may be handed to it again, too
+            heard.silent = False
+            self._state.hub.wake(heard.worker_id)
+        return m.BeatAnswer(
+            heartbeat_s=self._state.heartbeat_s, commands=tuple(commands), drain=heard.draining
+        )
+
+    def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
+        """Those for which something was written."""
+        return [
+            lease
+            for lease, update in news
+            if attempts.mark(tx, _claim(update, lease.worker_id), now=self._state.now())
+        ]
+
+    def _commands(self, lease: Lease) -> list[m.Command]:
+        wanted = []
+        if lease.soft_kill:
+            wanted.append((m.Action.SOFT_KILL, ""))
+        if lease.tail_wanted:
+            wanted.append((m.Action.TAIL, lease.tail_wanted))
+        if lease.log_wanted > self._state.awake.now:
+            wanted.append((m.Action.LOG, f"{lease.log_wanted - self._state.awake.now:.0f}"))
+        return [
+            m.Command(
+                job_id=lease.job_id,
+                attempt_nr=lease.attempt_nr,
+                action=action,
+                argument=argument,
+                seal=self._seals.seal(lease.job_id, lease.attempt_nr, lease.worker_id),
+            )
+            for action, argument in wanted
+        ]
+
+    async def _strangers(self, heard: LiveWorker, updates: list[m.Update]) -> list[m.Command]:
+        """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
+        its own it holds again, also when it was given up for lost and nobody else has begun it. One that
+        was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
+        their seals if the store knows them."""
+
+        def known(tx: Tx) -> list[str | None]:
+            return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
+
+        found = list(
+            zip(updates, await self._state.store.read(known) if updates else (), strict=True)
+        )
+        held = [update for update, state in found if state in WITH_WORKER]
+        if lost := [update for update, state in found if state == "lost"]:
+            held += await self._resume(heard, lost)
+        for update in held:
+            if (
+                self._state.leases.of(update.job_id) is None
+            ):  # not between a commit and its note in memory
+                self._hold(heard, update)
+        heard.strays = tuple(one.job_id for one in lost if one not in held)
+        return [
+            m.Command(
+                job_id=update.job_id,
+                attempt_nr=update.attempt_nr,
+                action=m.Action.KILL,
+                seal=""
+                if state is None
+                else self._seals.seal(update.job_id, update.attempt_nr, heard.worker_id),
+            )
+            for update, state in found
+            if not state
+        ]
+
+    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
+        """The state of an attempt of this worker which may still win; blank for one that may not, None for
+        one that is not this worker's."""
+        job = records.find_job(tx, update.job_id)
+        attempt = records.find_attempt(tx, update.job_id, update.attempt_nr)
+        if attempt is None or attempt.worker_id != worker_id:
+            return None
+        if job is None or job.state in FINAL:
+            return ""
+        may_win = attempt.state == "lost" or attempt.state in WITH_WORKER
+        return attempt.state if may_win else ""
+
+    async def _resume(self, heard: LiveWorker, lost: list[m.Update]) -> list[m.Update]:
+        """Those of the lost attempts that go on as the current ones."""
+
+        def change(tx: Tx) -> list[m.Update]:
+            return [
+                update
+                for update in lost
+                if attempts.resume(tx, _claim(update, heard.worker_id), now=self._state.now())
+            ]
+
+        back = await self._state.store.write(change)
+        if back:
+            jobs = [update.job_id for update in back]
+            log.info("attempts_taken_up_again", worker_id=heard.worker_id, jobs=jobs)
+        return back
+
+    def _hold(self, heard: LiveWorker, update: m.Update) -> None:
+        until_s = self._state.awake.now + self._state.length(heard.worker_id)
+        lease = Lease(update.job_id, update.attempt_nr, heard.worker_id, update.state, until_s)
+        self._state.leases.add(lease)
+        self._state.leases.renew(lease, until_s, heard.last)
+
+
+def _claim(update: m.Update, worker_id: int) -> Claim:
+    """What a worker says of an attempt."""
+    return Claim(update.job_id, update.attempt_nr, worker_id, update.state, update.since)
