@@ -104,7 +104,8 @@ def responsible(number: int, target: Target) -> Responsible:
     as the node's: that mistake costs another attempt, the opposite one loses a job."""
     if number in _NODE_FAULTS:
         return Responsible.NODE
-    if number == errno.E2BIG and target is Target.RUNTIME:  # its arguments are the job's words
+    # Its arguments are the job's words.
+    if number == errno.E2BIG and target is Target.RUNTIME:
         return Responsible.JOB
     if target is Target.RUNTIME:
         return Responsible.RUNTIME

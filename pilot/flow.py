@@ -45,7 +45,7 @@ def carry(attempt: Attempt, kit: Kit) -> None:
 
 
 def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
-    """The final word about an attempt; None: it was not begun, and can be given back."""
+    """The final report of an attempt; None: it was not begun, and can be given back."""
     outcome: Outcome | None = None
     files: tuple[DoneFile, ...] = ()
     error: JobError | None = None
@@ -79,7 +79,8 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
     else:
         files = (*files, *keep_log(attempt, work, kit.stage, None))
     written(attempt, work)
-    left = undeclared(attempt.spec, work) if error is None else ""  # a failed one's are in its log
+    # The log of a failed attempt has such files.
+    left = undeclared(attempt.spec, work) if error is None else ""
     return report_of(attempt, kit, outcome, files, error, stderr_tail(work), left)
 
 
@@ -95,7 +96,8 @@ def _unexpected(attempt: Attempt, bug: Exception) -> JobError:
 
 
 def acceptable(spec: JobSpec, kit: Kit) -> None:
-    """Refuse what this pilot cannot do, by the name of the field that asks for it."""
+    """Raise JobError for a job that this pilot cannot run, with the field that asks for too
+    much."""
     try:
         check_program(spec)
     except AilurusError as error:
@@ -124,7 +126,7 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
 
 
 def written(attempt: Attempt, work: Workdir) -> None:
-    """Note how long the payload's output is, so that whoever keeps a part of it can say so."""
+    """Note how long the payload's output is: the dispatcher may keep only a part of it."""
     attempt.usage = replace(
         attempt.usage, stdout_bytes=size_of(work.stdout), stderr_bytes=size_of(work.stderr)
     )
@@ -139,7 +141,7 @@ def report_of(
     tail: str,
     left: str = "",
 ) -> Report:
-    """The final word about an attempt; that of a finished one says what it `left` behind."""
+    """The final report of an attempt; that of a finished one names the files that it `left`."""
     return Report(
         job_id=attempt.id[0],
         attempt_nr=attempt.id[1],
@@ -171,7 +173,8 @@ def conclude(report: Report, attempt: Attempt, kit: Kit) -> None:
     attempt.work = None
     try:
         kit.journal.keep(report)
-    except OSError as error:  # it is still sent from memory
+    except OSError as error:
+        # It is still sent from memory.
         _log.error("spool_failed", job_id=attempt.id[0], what=error.strerror)
     except Exception:  # noqa: BLE001
         _log.error("spool_failed", trace=True, job_id=attempt.id[0])

@@ -16,7 +16,7 @@ from pilot.upstream.spool import Journal
 
 @dataclass(frozen=True)
 class Kit:
-    """The pilot's parts, handed to whoever needs them."""
+    """The pilot's parts, which its threads share."""
 
     host: str
     clock: Clock

@@ -51,7 +51,8 @@ class Options(Struct, frozen=True, kw_only=True):
     max_jobs: int | None = None
     recover: bool = False
     grace_s: float = 20.0
-    dialect: Dialect | None = None  # None: ask
+    dialect: Dialect | None = None
+    """None: the server is asked."""
     heartbeat_s: float | None = None
     patience_s: float = 60.0
     log_file: Path | None = None
@@ -201,7 +202,7 @@ def _duration(text: str) -> float:
 
 
 def _data(env: Mapping[str, str]) -> Path | None:
-    """Where the outputs of a pilot started by hand go unless it is told."""
+    """Where the outputs of a pilot started by hand go by default."""
     home = Path(env.get("HOME", ""))
     return home / "ailurus-data" if home.is_absolute() else None
 

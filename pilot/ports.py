@@ -1,4 +1,4 @@
-"""What the pilot asks of its surroundings, in its own words. A port exists when something needs it.
+"""The pilot's ports: what it needs of its surroundings. A port exists when something needs it.
 
 AilurusError
 └── JobError      this job fails, with PanDA's code; the pilot lives on
@@ -144,7 +144,7 @@ class Container(Protocol):
     none."""
 
     def ran(self, status: str) -> bool:
-        """Whether the payload ran, by what was told on `status_fd`; else the runtime itself
+        """Whether the payload ran, by the text on `status_fd`; else the runtime itself
         failed."""
 
     def tmp(self, directory: str) -> str:

@@ -254,13 +254,15 @@ class Server:
                 return
             except Nonsense as error:
                 nonsense += authority.newer(error, self._link.registered.giver)
-                if nonsense == MOST_NONSENSE:  # a job for a newer pilot, which may have it
+                # A job for a newer pilot, which may have it.
+                if nonsense == MOST_NONSENSE:
                     self._log.error("dispatcher_not_understood", what=str(error))
                     self.drain(f"the dispatcher is not understood: {error}", Ending.FAILED)
                     return
                 self._trouble.warning("dispatcher_not_understood", str(error))
                 self._pause(next(pauses))
-            except AilurusError as error:  # the same request again: its answer may be on its way
+            except AilurusError as error:
+                # The same request again: its answer may be on its way.
                 self._trouble.warning("dispatcher_silent", str(error), request=request.request_id)
                 self._pause(next(pauses))
                 request = replace(request, wait_s=self._longest(request.wait_s))
@@ -268,7 +270,8 @@ class Server:
                 self._trouble.resolved("dispatcher_silent")
                 pauses, nonsense, request = backoff(), 0, None
                 empty = self._accept(answer, empty)
-            gc.enable()  # the start is over
+            # The start is over.
+            gc.enable()
 
     def _accept(self, answer: m.Acquired, empty: int) -> int:
         """Take the jobs of an answer; how many answers in a row had none."""
@@ -276,7 +279,8 @@ class Server:
         if answer.jobs:
             empty = 0
             self._take(answer.jobs)
-        elif not self._jobs:  # beside jobs the answer may only mean that one of them has ended
+        elif not self._jobs:
+            # Beside jobs the answer may only mean that one of them has ended.
             empty += 1
         if answer.drain:
             self.drain("the dispatcher drains this worker")
@@ -329,7 +333,8 @@ class Server:
             wait_s = BUSY_POLL_S if self._jobs else IDLE_POLL_S
             return Vacancy(room, min(room.cores, left), wait_s)
         if self._prefetch and slots.waiting() < max(1, slots.total.cores // 16):
-            self._prefetch = False  # until the dispatcher allows it again
+            # Until the dispatcher allows it again.
+            self._prefetch = False
             return Vacancy(slots.total, 1, AHEAD_POLL_S, ahead=True)
         return None
 
@@ -338,7 +343,8 @@ class Server:
         taken = [Attempt(job, self._changed, self._settled, self._clock) for job in jobs]
         try:
             kit.journal.begin([self._begun(attempt) for attempt in taken])
-        except OSError as error:  # the leases of a pilot that dies now run out: slower, not lost
+        except OSError as error:
+            # The leases of a pilot that dies now run out: slower, not lost.
             self._log.error("spool_failed", what=error.strerror)
         except Exception:  # noqa: BLE001 - as above: what has been taken is carried, come what may
             self._log.error("spool_failed", trace=True)

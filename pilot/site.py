@@ -38,7 +38,8 @@ class Storage(Struct, frozen=True):
 
 
 class ContainerChoice(Struct, frozen=True):
-    default: str = ""  # empty: bubblewrap
+    # empty: bubblewrap.
+    default: str = ""
     bare: bool = False
     network: bool = True
     """Whether a payload that asks for the network gets it: the host's, loopback included."""
@@ -51,12 +52,18 @@ class ContainerChoice(Struct, frozen=True):
 class Limits(Struct, frozen=True):
     """Limits of single jobs at this site."""
 
-    stdout: Size = "2GiB"  # stdout and stderr together
-    output: Size = "500GiB"  # one output file
-    inputs: Size = "0"  # all inputs of a job together; 0: no limit
-    looping: Duration = "2h"  # no file touched for so long; 0: never
-    staging: Duration = "2h"  # one file
-    grace: Duration = 10  # between TERM and KILL
+    # Stdout and stderr together.
+    stdout: Size = "2GiB"
+    # One output file.
+    output: Size = "500GiB"
+    # All inputs of a job together; 0: no limit.
+    inputs: Size = "0"
+    # No file touched for so long; 0: never.
+    looping: Duration = "2h"
+    # One file.
+    staging: Duration = "2h"
+    # Between TERM and KILL.
+    grace: Duration = 10
 
 
 class SlotChoice(Struct, frozen=True):
@@ -85,7 +92,8 @@ class Site(Struct, frozen=True):
     pilot: PilotChoice = PilotChoice()
 
     def slot(self, name: str, queue: str) -> SlotChoice:
-        """The slot called `name`, or the one that serves `queue`."""
+        """The slot called `name`, or the only one that serves `queue`. Raises AilurusError for an
+        unknown name."""
         if name:
             if name not in self.slots:
                 known = ", ".join(self.slots) or "none"
@@ -117,7 +125,8 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
 
 
 def _made_here(root: Location, workdir: Location) -> bool:
-    """Whether a path leads into a directory of pilots in `workdir`; others may lie beside them."""
+    """Whether a path leads into a directory of pilots in `workdir`; other directories may lie
+    beside them."""
     beside = root.real.removeprefix(f"{workdir.real.rstrip('/')}/")
     # The storage of a pilot by hand is not one of them, where its home is its work directory.
     return beside != root.real and beside.startswith("ailurus-") and beside != "ailurus-data"
@@ -157,8 +166,8 @@ def megabytes(size: Size | None, otherwise: int) -> int:
 
 
 def read(path: Path | None) -> Site:
-    """The pilot's parts of the site file at `path`. An edge's copy of it (JSON) has no `~` and
-    `$`."""
+    """The pilot's parts of the site file at `path`. Raises AilurusError. An edge's copy of it
+    (JSON) has no `~` and `$`."""
     if path is None:
         return Site()
     tree = _tree(path)

@@ -345,7 +345,8 @@ def recover(options: Options, site: Site) -> None:
     keep_apart(site, options.workdir, (options.spool, options.token_file))
     instance = secrets.token_hex(8)
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
-    foreign = options.dialect in ("v1", "legacy")  # a PanDA server knows no keys
+    # A PanDA server knows no keys.
+    foreign = options.dialect in ("v1", "legacy")
     token = TokenFile(options.token_file) if foreign and options.token_file else None
     stage = _stage(options, site)
     reporter = Reporter(_link(options, token, nobody), stage.delete)

@@ -22,7 +22,8 @@ from pilot.blame import Target, job_error
 SCRIPT = "ailurus_script"
 """What the pilot calls the script of a job, in the payload's directory."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WALKED = 50_000  # entries looked at in one walk; who has more is measured by these
+# Entries looked at in one walk; a job with more is measured by these.
+_WALKED = 50_000
 
 
 class Workdir:
@@ -57,6 +58,7 @@ class Workdir:
         return True
 
     def make(self) -> None:
+        """Make the directories. Raises JobError, which the node is blamed for."""
         try:
             for directory in (self.path, self.directory, self.tmp):
                 directory.mkdir(mode=0o700)
@@ -161,7 +163,8 @@ def remove_tree(top: Path) -> None:
                 here = _entered(name, root)
                 try:
                     for child in _emptied(here):
-                        os.close(_entered(child, here))  # to be moved it must be writable
+                        # To be moved it must be writable.
+                        os.close(_entered(child, here))
                         fresh = f".ailurus-rm-{next(moved)}"
                         os.rename(child, fresh, src_dir_fd=here, dst_dir_fd=root)
                         todo.append(fresh)

@@ -25,12 +25,15 @@ from pilot.site import Bounds
 from pilot.workdir import SCRIPT, Workdir
 
 T = TypeVar("T")
-MOST_COUNTED, MOST_NAMED = 1000, 5  # of the files that a payload left and nobody declared
+# How many undeclared files are counted, and how many are named.
+MOST_COUNTED, MOST_NAMED = 1000, 5
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
 request, and a report that is longer would never arrive."""
-PAUSES_S = (0.5, 3.0)  # before the second and the third try
-_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)  # of a link, a socket, a device
+# Before the second and the third try.
+PAUSES_S = (0.5, 3.0)
+# What opening a link, a socket or a device fails with.
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
 
 
 class Stage:
@@ -56,22 +59,23 @@ class Stage:
         return bool(self._default)
 
     def allowed(self, attempt: Attempt) -> None:
-        """Refuse now what could not be staged later: a job that cannot end well is not begun."""
+        """Raise JobError for a job whose files could not be staged later, so that it does not
+        begin."""
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}].url"):
                 url = _parsed(file.url)
                 self._transfers(url.scheme).allowed(url)
-        told = 0
+        named_bytes = 0
         for index, output in enumerate(attempt.spec.outputs):
             with _field(f"outputs[{index}].url"):
                 url = self.physical(attempt.id, output)
                 self._transfers(url.scheme).allowed(url)
-                told += FILE_BYTES + len(output.name) + len(url.text.encode())
-        if told > REPORT_BYTES:
+                named_bytes += FILE_BYTES + len(output.name) + len(url.text.encode())
+        if named_bytes > REPORT_BYTES:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
                 f"names and URLs of the {len(attempt.spec.outputs)} outputs are longer than the report of a job "
-                f"may be: {told} bytes, of {REPORT_BYTES}",
+                f"may be: {named_bytes} bytes, of {REPORT_BYTES}",
                 field="outputs",
                 remedy="give them shorter directories, or pack them into one file",
             )
@@ -84,7 +88,8 @@ class Stage:
             )
 
     def physical(self, of: tuple[int, int], file: OutputFile) -> Url:
-        """Where an attempt's output goes: no attempt overwrites another's."""
+        """The URL of an attempt's output, which no other attempt has. Raises JobError if there is
+        none."""
         directory = file.url or self._default
         if not directory:
             raise JobError(
@@ -111,7 +116,8 @@ class Stage:
         return urls
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
-        left = attempt.spec.disk_mb << 20  # for inputs whose size nobody declared
+        # The room for inputs of undeclared size.
+        left = attempt.spec.disk_mb << 20
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}]"):
                 get = partial(self._get, file, work, left if file.size is None else file.size)
@@ -120,7 +126,7 @@ class Stage:
 
     def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under
-        way when the job was stopped, for it may have arrived unacknowledged."""
+        way when the job was stopped, for it may have arrived unacknowledged. Raises JobError."""
         done: list[DoneFile] = []
         under_way = ""
         try:
@@ -154,7 +160,8 @@ class Stage:
         )
 
     def delete(self, urls: Sequence[str]) -> list[str]:
-        """Remove files of an attempt that did not count; those that could not be."""
+        """Remove the files of an attempt that did not count. Returns those that could not be
+        removed."""
         left = []
         for text in urls:
             try:
@@ -169,7 +176,8 @@ class Stage:
         with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
             try:
                 into = work.create(file.name)
-            except FileExistsError:  # of an earlier try
+            except FileExistsError:
+                # An earlier try left it.
                 (work.directory / file.name).unlink()
                 into = work.create(file.name)
         try:
@@ -269,7 +277,8 @@ def undeclared(spec: JobSpec, work: Workdir) -> str:
     return f"left {what} not declared: {', '.join(names)}{', …' * (len(left) > MOST_NAMED)}"
 
 
-@lru_cache(100)  # a site's default directory, for each job anew
+# Each job parses the site's default directory.
+@lru_cache(100)
 def _parsed(url: str) -> Url:
     try:
         return Url.parse(url)

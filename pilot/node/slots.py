@@ -1,8 +1,8 @@
-"""Slots: who holds which cores, memory, disk and GPUs, and who is next.
+"""Slots: which job occupies which cores, memory, disk and GPUs, and which is next.
 
-Who waits is ordered by priority, then longest estimate first (jobs without one last), then arrival;
-whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is the order
-and nothing else: the pilot's threads and `pack` both use it.
+Waiting jobs are ordered by priority, then longest estimate first (jobs without one last), then
+arrival; whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is
+the order and nothing else: the pilot's threads and `pack` both use it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Line(Generic[T]):
-    """Who waits for a slot, by shape: so a thousand wide jobs cost a narrow one nothing."""
+    """What waits for a slot, by shape: so a thousand wide jobs cost a narrow one nothing."""
 
     def __init__(self) -> None:
         self._heaps: dict[Resources, list[tuple[int, float, int, T]]] = {}
@@ -52,7 +52,7 @@ class Line(Generic[T]):
         return taken, free
 
     def needs(self) -> Iterator[Resources]:
-        """What those who wait will hold."""
+        """What each waiting item will occupy."""
         for need, heap in self._heaps.items():
             yield from itertools.repeat(need, len(heap))
 

@@ -25,10 +25,13 @@ from pilot.process.usage import ENTRY_BYTES, Disk, Nameless, NodeUse, charge
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
-SHARE = 0.0025  # of one core, for samples; the same again for looking at disks
+# The share of one core for samples; disks have as much again.
+SHARE = 0.0025
 SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
-FINAL_ENTRIES = 50_000  # looked at in one go, before a payload starts and when it has ended
-BEFORE_BYTES = 2 * ENTRY_BYTES  # the directories that the pilot makes
+# How many entries are looked at in one go, before a payload starts and when it has ended.
+FINAL_ENTRIES = 50_000
+# What the directories take that the pilot makes.
+BEFORE_BYTES = 2 * ENTRY_BYTES
 # Files without a name are searched for when the node has so much more in memory or on disk than at
 # the last search: they cannot have grown by more. A node where others free as much is searched
 # every few minutes.
@@ -115,7 +118,8 @@ class Supervisor:
             and self._looked_at
             and now > self._wake_at + SUSPENDED_S
         ):
-            for one in watched:  # we were stopped, and perhaps they as well: no idleness of theirs
+            # The node was suspended, and perhaps the payloads too: they were not idle.
+            for one in watched:
                 one.signs.alive_at += now - self._looked_at
         self._looked_at = now
         wake_at = float("inf")
@@ -243,7 +247,8 @@ class Supervisor:
     def _disk(self, one: _Watched, now: float) -> None:
         walked = one.disk.step()
         self._disk_limit(one, one.disk, one.nameless.disk)
-        if not walked:  # what is not seen yet may be what changes
+        # What is not seen yet may be what changes.
+        if not walked:
             return
         one.signs.wrote("files", one.disk.mark, now)
         own = one.attempt.spec.looping_s

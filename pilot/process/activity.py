@@ -8,8 +8,10 @@ above.
 
 from __future__ import annotations
 
-CPU_SHARE, CPU_LEAST_S = 0.02, 0.05  # of one core, between two looks
-IO_RATE, IO_LEAST = 20_000.0, 65_536  # bytes a second, and bytes, likewise
+# CPU time between two looks that is a sign: a share of one core, and seconds.
+CPU_SHARE, CPU_LEAST_S = 0.02, 0.05
+# I/O that is one: bytes a second, and bytes.
+IO_RATE, IO_LEAST = 20_000.0, 65_536
 
 
 class Signs:

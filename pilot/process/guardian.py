@@ -43,14 +43,20 @@ from pilot.process.kill import (
 if TYPE_CHECKING:
     import resource
 
-LEFTOVERS_S = 5.0  # how long an ending waits for what its payload left behind to be gone
-AGAIN_S = 1.0  # after an ending: the kernel's list of children may miss one that just came
-EXEC_S = 0.5  # an exec is over by then, many times
-SOON_S = 0.05  # until strangers are looked at again, and how long a start may go untold
+# How long an ending waits for what its payload left behind to be gone.
+LEFTOVERS_S = 5.0
+# After an ending: the kernel's list of children may miss one that just came.
+AGAIN_S = 1.0
+# An exec is over by then, many times.
+EXEC_S = 0.5
+# Until strangers are looked at again, and how long the news of a start may wait.
+SOON_S = 0.05
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _CHILD = re.compile(r'"child-pid": *(\d+)')
-_IGNORED = [signal.Signals[f"SIG{name}"] for name in _NAMES]  # it ends when the pilot does
-_DEFAULT = [*_IGNORED, signal.SIGXFSZ]  # what we ignore, or Python does, a payload does not
+# It ends when the pilot does, and by no signal.
+_IGNORED = [signal.Signals[f"SIG{name}"] for name in _NAMES]
+# What we ignore, or Python does, a payload does not.
+_DEFAULT = [*_IGNORED, signal.SIGXFSZ]
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
 
 
@@ -118,14 +124,17 @@ def start() -> tuple[socket.socket, int]:
         return ours, pid
     try:
         _be_guardian(theirs)
-    finally:  # whatever happens, this process must not go on as a second pilot
+    finally:
+        # Whatever happens, this process must not go on as a second pilot.
         os._exit(70)
 
 
 def _be_guardian(link: socket.socket) -> NoReturn:
-    import resource  # of no use to the pilot
+    # Of no use to the pilot.
+    import resource
 
-    gc.freeze()  # a collection would write to what is shared with the pilot, and so copy it
+    # A collection would write to what is shared with the pilot, and so copy it.
+    gc.freeze()
     os.setsid()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -139,9 +148,11 @@ def _be_guardian(link: socket.socket) -> NoReturn:
     os.chdir("/")
     os.umask(0o022)
     become_subreaper()
-    with contextlib.suppress(OSError):  # when memory runs out payloads go first
+    # When memory runs out payloads go first.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("300", encoding="utf-8")
-    become_undumpable()  # afterwards, its files in /proc are root's
+    # Last, for its files in /proc are root's afterwards.
+    become_undumpable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Guardian(link).serve()
     os._exit(0)
@@ -162,7 +173,8 @@ def _in_memory(data: bytes) -> int:
 
 def _outputs(order: Spawn) -> list[tuple[int, str]]:
     found = ((1, order.stdout), (2, order.stderr))
-    return [(fd, path) for fd, path in found if path != "/dev/null"]  # that is ours already
+    # /dev/null is ours already.
+    return [(fd, path) for fd, path in found if path != "/dev/null"]
 
 
 def _try_outputs(order: Spawn) -> None:
@@ -179,16 +191,23 @@ class Guardian:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._running: dict[int, Spawn] = {}  # by process id
-        self._pids: dict[int, int] = {}  # by key
-        self._status: dict[int, int] = {}  # by process id: where its status can be read
+        # What runs, by process id.
+        self._running: dict[int, Spawn] = {}
+        # Process ids by key.
+        self._pids: dict[int, int] = {}
+        # By process id: where its status can be read.
+        self._status: dict[int, int] = {}
         # By key, until when they wait for their leftovers to be gone.
         self._ended: dict[int, tuple[float, ProcessEnd]] = {}
-        self._inner: dict[int, int] = {}  # process ids that runtimes started in sandboxes → key
-        self._spared: dict[int, int] = {}  # orphans of payloads that still run → their payload
-        self._unsure: dict[int, float] = {}  # orphans without an environment → until when is well
+        # Process ids that runtimes started in sandboxes → key.
+        self._inner: dict[int, int] = {}
+        # Orphans of payloads that still run → their payload.
+        self._spared: dict[int, int] = {}
+        # Orphans without an environment → until when is well.
+        self._unsure: dict[int, float] = {}
         self._answers: list[Started | ProcessEnd] = []
-        self._started: list[Started | ProcessEnd] = []  # told with the next answer, or soon
+        # Sent with the next answer, or soon.
+        self._started: list[Started | ProcessEnd] = []
         self._again_at = 0.0
         self._all_cpus = os.sched_getaffinity(0)
         me = os.getpid()
@@ -257,14 +276,16 @@ class Guardian:
             self._started.append(Started(message.key, pid))
         elif (pid := self._pids.get(message.key, 0)) and pid in self._running:
             if message.number == signal.SIGKILL:
-                os.kill(pid, signal.SIGKILL)  # its leftovers are strangers then, and go too
+                # Its leftovers are strangers then, and go too.
+                os.kill(pid, signal.SIGKILL)
             else:
                 signal_tree(pid, message.number, self._running[pid].depth)
 
     def _spawn(self, order: Spawn) -> int:
         """Start it. Raises NotPrepared for what is ours, OSError or ValueError for the
         program's."""
-        opened: list[int] = []  # closed again when it has them
+        # Closed again once the program has them.
+        opened: list[int] = []
         actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
         ]
@@ -274,7 +295,8 @@ class Guardian:
                 if order.cpus:
                     os.sched_setaffinity(0, order.cpus)
                 if order.directory != "/":
-                    os.chdir(order.directory)  # posix_spawn has none of its own; we have one thread
+                    # posix_spawn has none of its own; we have one thread.
+                    os.chdir(order.directory)
                 if order.status_fd:
                     status, writer = os.pipe()
                     opened.append(writer)
@@ -313,7 +335,8 @@ class Guardian:
         """What an ended program wrote to its status channel."""
         if (fd := self._status.pop(pid, None)) is None:
             return ""
-        os.set_blocking(fd, False)  # whoever else has the writer is not waited for
+        # Another process that has the writer is not waited for.
+        os.set_blocking(fd, False)
         try:
             return os.read(fd, 1 << 16).decode("utf-8", "replace")
         except OSError:
@@ -322,7 +345,7 @@ class Guardian:
             os.close(fd)
 
     def _reap(self) -> None:
-        """Collect all that ended, kill what no running payload answers for, then say who ended."""
+        """Collect all that ended, kill what belongs to no running payload, then report the ends."""
         usages: dict[int, resource.struct_rusage] = {}
         while True:
             try:
@@ -400,7 +423,8 @@ class Guardian:
 
     def _child_pids(self) -> list[int]:
         text = b""
-        while piece := os.pread(self._children, 1 << 16, len(text)):  # one read gives a page
+        # One read gives a page.
+        while piece := os.pread(self._children, 1 << 16, len(text)):
             text += piece
         return [int(pid) for pid in text.split()]
 

@@ -8,15 +8,17 @@ import signal
 import time
 from pathlib import Path
 
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+
 
 def become_subreaper() -> None:
     """Orphans below this process become its children, not init's."""
-    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def become_undumpable() -> None:
     """Nobody of the same user may read this process's memory, environment or descriptors."""
-    _prctl(4, 0)  # PR_SET_DUMPABLE
+    _prctl(PR_SET_DUMPABLE, 0)
 
 
 def kill_descendants(root: int, *, spare: int = 0) -> None:
@@ -30,7 +32,8 @@ def kill_descendants(root: int, *, spare: int = 0) -> None:
         except ChildProcessError:
             return
         if below:
-            time.sleep(0.005)  # the kernel is taking them down; nothing tells when a tree is gone
+            # The kernel is taking them down; nothing tells when a tree is gone.
+            time.sleep(0.005)
 
 
 def kill_tree(pid: int) -> None:
@@ -38,7 +41,8 @@ def kill_tree(pid: int) -> None:
 
 
 def _stop_and_kill(pids: list[int]) -> None:
-    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: a fork bomb forks no further
+    # Stopped first: a fork bomb forks no further.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, number)

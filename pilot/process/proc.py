@@ -16,7 +16,8 @@ _PSS = re.compile(rb"(?m)^(Pss|Pss_Shmem):\s+(\d+)")
 
 class Process(Struct, frozen=True, gc=False):
     parent: int
-    cpu_s: float  # its own and that of children it waited for
+    cpu_s: float
+    """Its own and that of children it waited for."""
     rss_kb: int
 
 
@@ -45,7 +46,8 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, l
     found = {}
     for root in roots:
         tree = [root] if root in processes else []
-        for pid in tree:  # grows while we walk it
+        # The list grows while the loop walks it.
+        for pid in tree:
             tree += children.get(pid, ())
         found[root] = tree
     return found
@@ -54,9 +56,12 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, l
 class Io(Struct, frozen=True, gc=False):
     """Bytes that a process and the children it waited for moved."""
 
-    read: int  # from storage
-    written: int  # to storage
-    moved: int  # by read, write and their like, to and from whatever it was
+    read: int
+    """From storage."""
+    written: int
+    """To storage."""
+    moved: int
+    """By read, write and their like, to and from any file, pipe or socket."""
 
 
 def io_of(pid: int) -> Io | None:

@@ -29,7 +29,8 @@ class GuardedSpawner:
         self.guardian_pid = guardian_pid
         self._link = link
         self._buffer = bytearray()
-        self._lock = threading.Lock()  # of the sending side
+        # For the sending side.
+        self._lock = threading.Lock()
         self._keys = itertools.count(1)
         self._waiting: dict[int, Callable[[ProcessEnd], None]] = {}
         self._pids: dict[int, int] = {}
@@ -78,15 +79,17 @@ class GuardedSpawner:
         try:
             while self.turn():
                 pass
-        except Exception:  # noqa: BLE001 - who is not understood is as good as dead
-            from ailurus.logs import Log  # late: the guardian would have it in its memory
+        except Exception:  # noqa: BLE001 - a guardian that sends nonsense is as good as dead
+            # Late, or the guardian would have it in its memory.
+            from ailurus.logs import Log
 
             Log("pilot.process.spawner").error("guardian_not_understood", trace=True)
         if not self._lost:
             self._lost = True
             with contextlib.suppress(OSError):
-                self._link.shutdown(socket.SHUT_RDWR)  # one that still lives ends by this
-            # Its children are ours now: nobody may outlive the only one who could stop them.
+                # One that still lives ends by this.
+                self._link.shutdown(socket.SHUT_RDWR)
+            # Its children are ours now: none may outlive the only process that could stop them.
             kill.kill_descendants(os.getpid())
             on_loss()
             for key in list(self._waiting):
@@ -115,7 +118,8 @@ class GuardedSpawner:
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            os.kill(self.guardian_pid, signal.SIGCONT)  # one that somebody stopped would never end
+            # One that somebody stopped would never end.
+            os.kill(self.guardian_pid, signal.SIGCONT)
             os.waitpid(self.guardian_pid, 0)
         self._link.close()
 

@@ -31,9 +31,12 @@ system does that for the few that grow, and a payload for as many as it likes (`
 STEP = 20_000
 """Entries looked at in one step of a walk: 80 ms."""
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PIDFD_GETFD = 438  # on every architecture
-_NUMBERS = 1 << 16  # of descriptors looked at of a process that hides them
-_INODE_KB = 1  # of a file in memory, with its name
+# The number of this system call on every architecture.
+_PIDFD_GETFD = 438
+# How many descriptors are looked at of a process that hides them.
+_NUMBERS = 1 << 16
+# What the inode of a file in memory takes, with its name.
+_INODE_KB = 1
 # What a file system allocates ahead of a file that grows: as much again, and this.
 _SLACK = 64 << 10
 
@@ -61,7 +64,7 @@ class Disk:
 
     def anew(self) -> Disk:
         """Another count, from the start, of the directories that these were: whatever lies in their
-        places by now, and whoever still counts here."""
+        places by now, and while another thread still counts here."""
         other = Disk(())
         other._tops = self._tops
         return other
@@ -103,7 +106,8 @@ class Disk:
             except OSError as error:
                 self._missed(error)
                 continue
-            if path in self._tops:  # its time says that names came and went, though none is left
+            # Its time says that names came and went, though none is left.
+            if path in self._tops:
                 self._mark += hash((path, found.st_ctime_ns))
             try:
                 with os.scandir(handle) as entries:
@@ -120,7 +124,7 @@ class Disk:
                 os.close(handle)
 
     def _missed(self, error: OSError) -> None:
-        """What goes away while it is looked at is no error; what no path reaches is said."""
+        """An entry that goes away meanwhile is no error; one that no path reaches is noted."""
         self._seen += 1
         self.too_deep |= error.errno == errno.ENAMETOOLONG
 
@@ -180,7 +184,8 @@ def nameless(pids: Iterable[int], disk_device: int) -> Nameless:
 def _held_open(pid: int) -> Iterator[os.stat_result]:
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names, not paths
-    except PermissionError:  # it made itself undumpable, or runs a program that nobody may read
+    except PermissionError:
+        # It made itself undumpable, or runs a program that nobody may read.
         yield from _hidden(pid)
         return
     except OSError:
@@ -192,7 +197,7 @@ def _held_open(pid: int) -> Iterator[os.stat_result]:
 
 def _hidden(pid: int) -> Iterator[os.stat_result]:
     """The open files of a process whose list of them is shut to its own user, one number after the
-    other: whoever made its namespace may take a copy of each."""
+    other: the user who made its namespace may take a copy of each."""
     size = proc.counter(f"/proc/{pid}/status", b"FDSize:") or 0
     with contextlib.suppress(OSError):
         process = os.pidfd_open(pid)

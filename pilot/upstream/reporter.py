@@ -348,7 +348,8 @@ class Reporter:
             return self._link.reports.call("report", reports, answer=m.ReportVerdicts).verdicts
         except Refused as error:
             if len(batch) > 1 and authority.divisible(error):
-                half = len(batch) // 2  # one of them is at fault, and must not delay the rest
+                # One of them is at fault, and must not delay the rest.
+                half = len(batch) // 2
                 return self._verdicts_of(batch[:half]) + self._verdicts_of(batch[half:])
             self._why_refused = str(error)
             return ()
@@ -399,7 +400,8 @@ class Reporter:
         refused = ""
         try:
             self._link.call("release", m.Release(jobs=jobs), answer=m.Done)
-        except Refused as error:  # they stay in the spool: the next pilot reports them as killed
+        except Refused as error:
+            # They stay in the spool: the next pilot reports them as killed.
             refused = str(error)
             self._log.error("release_refused", what=refused)
         with self._news:

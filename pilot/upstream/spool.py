@@ -39,7 +39,8 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
     outputs: tuple[str, ...] = ()
     directory: str = ""
     host: str = ""
-    seal: str = ""  # by which the dispatcher's verdict is known
+    # By which the dispatcher's verdict is known.
+    seal: str = ""
 
 
 class Kept(Struct, frozen=True, tag="report"):
@@ -77,8 +78,10 @@ class Journal:
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._written = self._synced = 0
-        self._end = 0  # what lies behind it is the torn rest of a write that failed
-        self._began: dict[Id, tuple[int, int]] = {}  # where the line of an open attempt lies
+        # What lies behind it is the torn rest of a write that failed.
+        self._end = 0
+        # Where the line of an open attempt lies.
+        self._began: dict[Id, tuple[int, int]] = {}
 
     def begin(self, attempts: Iterable[Begun]) -> None:
         with self._lock:
@@ -111,13 +114,14 @@ class Journal:
 
     def settle(self, ids: Iterable[Id]) -> None:
         """Nothing is owed for these any more. Without room to say so they are reported once more by
-        whoever comes next, and counted once."""
+        the next pilot, and counted once."""
         with self._lock:
             settled = [one for one in ids if self._open.pop(one, None) is not None]
             for one in settled:
                 self._began.pop(one, None)
             if not self._open:
-                os.ftruncate(self._fd, 0)  # nothing is owed: the shortest journal says so
+                # Nothing is owed: the shortest journal says so.
+                os.ftruncate(self._fd, 0)
                 self._end = 0
                 return
             try:
@@ -136,7 +140,7 @@ class Journal:
         return [one.directory for one in self._open.values() if isinstance(one, Begun)]
 
     def close(self) -> None:
-        """Leave the journal to whoever comes next, or remove it if nothing is owed."""
+        """Leave the journal to the next pilot, or remove it if nothing is owed."""
         with self._lock:
             if not self._open:
                 with contextlib.suppress(OSError):
@@ -167,7 +171,8 @@ class Journal:
                 try:
                     line = _line.decode(text)
                 except msgspec.MsgspecError:
-                    continue  # torn by a crash, or a newer pilot's: the rest still counts
+                    # Torn by a crash, or a newer pilot's: the rest still counts.
+                    continue
                 if isinstance(line, Begun):
                     self._open[line.job_id, line.attempt_nr] = line
                 elif isinstance(line, Kept):
@@ -188,7 +193,8 @@ class Spool:
         self.own = Journal(path, fd)
 
     def orphans(self) -> Iterator[Journal]:
-        """Journals of pilots that are dead: ours from now on."""
+        """Journals of pilots that are dead: ours from now on. Those that cannot be read or locked
+        are left alone."""
         for path in sorted(self.directory.glob("*.journal")):
             if path == self.own.path:
                 continue
@@ -201,7 +207,8 @@ class Spool:
                     raise OSError
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink == 0:
-                    raise OSError  # its pilot removed it between our two calls
+                    # Its pilot removed it between our two calls.
+                    raise OSError
             except OSError:
                 os.close(fd)
                 continue
@@ -226,7 +233,7 @@ def _killed(begun: Begun) -> Owed:
 
 
 def _private(directory: Path) -> None:
-    """A directory of mode 700 that is ours: whoever can read a spool can report in our name."""
+    """A directory of mode 700 that is ours: a user who can read a spool can report in our name."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.lstat()
