@@ -340,7 +340,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "dispatcher/cli/serve.py: arguments",
-    "dispatcher/rules/why.py: waiting",
     "examples/z_peak/workflow.py: workflow",
     "tests/harvester_edge/relay/test_relay.py: test_r1_whatever_fails_when_each_job_ends_once",
     "tests/pilot/test_hostile_payload.py: test_a_hostile_payload_reads_no_credential",

@@ -19,7 +19,6 @@ from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import dependencies, records, retention, transitions
-from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.lanes import Lanes
 
 TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
@@ -182,24 +181,19 @@ def still_ours(tx: Tx, request: Request, first: int) -> None:
         raise Taken
 
 
-# A change takes plain values, each by name.
-def add(  # noqa: PLR0913
+def add(
     tx: Tx,
     jobs: Sequence[Prepared],
+    lanes: Lanes,
     *,
-    at: int,
     first: int,
     owner: str,
-    shapes: dict[int, Shape],
     ranks: Sequence[float],
     now: float,
-    group: str,
-    turns: Turns,
 ) -> None:
-    """Store the jobs `at …` of a request that begins with job `first`; nobody sees them yet, and
-    what they wait for is stored by `link`. `ranks`: whose turn comes when, among the users of the
-    `group`."""
-    lanes = Lanes(tx, owner, group, turns, shapes, now)
+    """Store some jobs of a request, of which `first` is the id of the first; nobody sees them yet, and
+    what they wait for is stored by `link`. `ranks`: when each job's turn comes, among the users of
+    its owner's group."""
     new: list[dict[str, Any]] = [
         {
             "job_id": job_id,
@@ -210,12 +204,12 @@ def add(  # noqa: PLR0913
             "retry_all": job.spec.max_attempts is not None,
             "created": now,
             "owner": owner,
-            "rank": ranks[job_id - first - at],
+            "rank": rank,
             "name": job.spec.name,
             "spec": job.body,
             "wants": job.wants,
         }
-        for job_id, job in enumerate(jobs, start=first + at)
+        for job_id, (job, rank) in enumerate(zip(jobs, ranks, strict=True), start=first)
     ]
     transitions.define(tx, new, owner=owner)
     tx.many("body.add", new)
@@ -307,8 +301,9 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
     transitions.open_range(tx, first, last, now=now)
     for job_id, code, diagnosis in doomed:
         dependencies.fail(tx, records.get_job(tx, job_id), code=code, diagnosis=diagnosis, now=now)
-    for job_id, *_ in doomed[:1]:
-        tx.tell("unfolding", at=now, job_id=job_id)
+    failed = [job_id for job_id, *_ in doomed]
+    if failed:
+        tx.tell("unfolding", at=now, job_id=failed[0])
     for new_id, job_id in enumerate(request.retries, start=first):
         tx.tell("retried", at=now, job_id=job_id, by=request.by, new=new_id)
         tx.tell("retry", at=now, job_id=new_id, by=request.by, of=job_id)

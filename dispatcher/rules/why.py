@@ -82,35 +82,26 @@ def waiting(
         )
 
     queue = f"queue {row.queue}" if row.queue else "any queue"
-    place = (
-        f"of the jobs like it, {ahead} are in front of it"
-        if ahead
-        else "of the jobs like it, it is the first"
-    )
-    if group is not None:
-        name = f"group {group.name}" if group.name else "users without a group"
-        place += f"; {name}, with {group.waiting} jobs waiting, gets {group.due:.0%} of the turns"
+    place = _place(ahead, group)
     if not offers:
         return answer(
             "later",
             f"No pilot serves {queue} and no site offers one; {place}.",
             remedy=helps or "start a pilot or an edge for this queue, or submit to another one",
         )
-    if fault := impossible(spec, shape, offers):
+    field, fault = impossible(spec, shape, offers) or ("", "")
+    if fault:
         return answer(
             "never",
-            f"It can never start: {fault[1]}.",
+            f"It can never start: {fault}.",
             sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
-            f"ask for less `{fault[0]}`, or let a site offer a larger slot",
+            f"ask for less `{field}`, or let a site offer a larger slot",
         )
     foreign = sum(offer.foreign for offer in offers)
-    offers = [offer for offer in offers if not offer.foreign]
-    if not offers:
-        return answer(
-            "later",
-            f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job; {place}.",
-        )
-    fitting = [offer for offer in offers if not short_of(shape, offer.total)]
+    if foreign == len(offers):
+        sentence = f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job"
+        return answer("later", f"{sentence}; {place}.")
+    fitting = [one for one in offers if not (one.foreign or short_of(shape, one.total))]
     workers = [offer for offer in fitting if offer.free is not None]
     if not workers:
         held = {trouble.site for trouble in troubles if trouble.site}
@@ -126,6 +117,19 @@ def waiting(
         f"All {len(workers)} pilots that could hold it are busy; {place}.",
         [f"{n} pilots: it {reason}" for reason, n in busy.most_common()],
     )
+
+
+def _place(ahead: int, group: GroupRow | None) -> str:
+    """Where a job stands among those like it, and its group among the groups, as a phrase."""
+    place = (
+        f"of the jobs like it, {ahead} are in front of it"
+        if ahead
+        else "of the jobs like it, it is the first"
+    )
+    if group is None:
+        return place
+    name = f"group {group.name}" if group.name else "users without a group"
+    return f"{place}; {name}, with {group.waiting} jobs waiting, gets {group.due:.0%} of the turns"
 
 
 def elsewhere(

@@ -22,6 +22,7 @@ from dispatcher.refusal import Rejected
 from dispatcher.release import release
 from dispatcher.rules import retention, retries, submission, user_turns, why
 from dispatcher.rules.group_turns import group_of
+from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
@@ -267,14 +268,11 @@ class _Storing:
         submission.add(
             tx,
             part,
-            at=at,
-            first=self._first,
+            Lanes(tx, request.owner, request.group, state.turns, state.shapes, self._now),
+            first=self._first + at,
             owner=request.owner,
-            shapes=state.shapes,
             ranks=[self._begins[job.spec.queue] + end for job, end in zip(part, ends, strict=True)],
             now=self._now,
-            group=request.group,
-            turns=state.turns,
         )
 
     def link(self, tx: Tx, links: Sequence[submission.Link]) -> None:

@@ -47,22 +47,22 @@ class Searches:
     ) -> tuple[list[JobRow], int | None]:
         most, before, width = values["most"], values["before"], FIRST
         ends = time.monotonic() + SEARCH_S
-        rows: list[JobRow] = []
+        jobs: list[JobRow] = []
         while True:
-            part = {**values, "before": before, "most": most - len(rows)}
+            part = {**values, "before": before, "most": most - len(jobs)}
             async with self._slice:
                 began = time.perf_counter()
                 found, before, least = await self._store.read(
                     lambda tx, part=part, width=width: _slice(tx, wanted, part, width)  # type: ignore[misc]
                 )
                 took = time.perf_counter() - began
-            rows += found
-            if len(rows) == most:
-                return rows, rows[-1].job_id
+            jobs += found
+            if len(jobs) == most:
+                return jobs, jobs[-1].job_id
             if before <= least:
-                return rows, None
+                return jobs, None
             if time.monotonic() > ends:
-                return rows, before
+                return jobs, before
             if took > SLICE_S:
                 width = max(FIRST, width // 2)
             elif took < SLICE_S / 4:

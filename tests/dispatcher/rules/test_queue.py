@@ -79,6 +79,7 @@ def test_ten_thousand_jobs_arrive_all_or_none_and_once(place):
 
 def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
     from dispatcher.rules import submission
+    from dispatcher.rules.lanes import Lanes
 
     async def crash():
         async with bench(place) as b:
@@ -91,14 +92,11 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
                 submission.add(
                     tx,
                     jobs[:3],
-                    at=0,
+                    Lanes(tx, "alice", "", b.service.state.turns, {}, 1.0),
                     first=first,
                     owner="alice",
-                    shapes={},
                     ranks=[0.0] * 3,
                     now=1.0,
-                    group="",
-                    turns=b.service.state.turns,
                 )
 
             await b.service.store.write(half)

@@ -18,6 +18,7 @@ from ailurus.protocol.resources import Shape
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.rules import queue, records, retention, submission
 from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.queue import LeaseRequest
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import ALICE, BIG, bench, job, request
@@ -122,9 +123,14 @@ class Memory:
         asked = replace(request(name, by=group), group=group)
         first = submission.begin(tx, asked, 1, process="", now=1.0)
         submission.add(
-            tx, submission.prepare([job(cores=cores)]), at=0, first=first, owner=group,
-            shapes=self.shapes, ranks=[0.0], now=1.0, group=group, turns=self.turns,
-        )  # fmt: skip
+            tx,
+            submission.prepare([job(cores=cores)]),
+            Lanes(tx, group, group, self.turns, self.shapes, 1.0),
+            first=first,
+            owner=group,
+            ranks=[0.0],
+            now=1.0,
+        )
         submission.open_up(tx, asked, first, 1, now=1.0)
         if not good:
             raise ValueError("no")
