@@ -1,4 +1,4 @@
-"""Ailurus: what its programs share, and what a user's Python imports (`from ailurus import Client`)."""
+"""What the programs of Ailurus share, and what users import: `from ailurus import Client`."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ _Id = tuple[int, int]
 
 
 class Location(Struct, frozen=True):
-    """A path as it was when it was looked at: by name, by name without links, and by the directories themselves,
-    which a second mount or a file system without case shows under another name."""
+    """A path as it was when it was looked at: by name, by name without links, and by the
+    directories themselves, which a second mount or a file system without case shows under another
+    name."""
 
     name: str
     real: str

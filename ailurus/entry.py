@@ -20,8 +20,8 @@ def hangup() -> set[signal.Signals]:
 
 
 def _open_standard() -> None:
-    """Open 0, 1 and 2 where a daemon closed them: else the next file or socket would get that number,
-    and receive what is written to stderr."""
+    """Open 0, 1 and 2 where a daemon closed them: else the next file or socket would get that
+    number, and receive what is written to stderr."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
@@ -37,10 +37,11 @@ def _open_standard() -> None:
 
 
 def _see_to_utf8() -> None:
-    """Start this program once more in Python's UTF-8 mode, if it is not in it or would be no different.
+    """Start this program once more in Python's UTF-8 mode, if it is not in it or would be no
+    different.
 
-    Job files, messages and site files are UTF-8. In a locale as de_DE.ISO-8859-1 Python would give a
-    payload's command, variables and names of files to the system in that: other bytes than were
+    Job files, messages and site files are UTF-8. In a locale as de_DE.ISO-8859-1 Python would give
+    a payload's command, variables and names of files to the system in that: other bytes than were
     submitted, or none. In the locales C and POSIX Python does it by itself; frozen it is built in.
     """
     if sys.getfilesystemencoding() != "utf-8" and not getattr(sys, "frozen", False):

@@ -1,7 +1,7 @@
 """GET requests to servers that are no dispatcher, by requests: issuers of tokens, CRIC, probes.
 
-Nothing of it is hot, and no pilot imports it. A proxy and other authorities are used where the caller
-names them; the environment and `.netrc` decide nothing.
+Nothing of it is hot, and no pilot imports it. A proxy and other authorities are used where the
+caller names them; the environment and `.netrc` decide nothing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def session(*, ca: str = "", pin: str = "", proxy: str = "") -> requests.Session
 def get(
     within: requests.Session, url: str, *, timeout_s: float, max_bytes: int = MIB
 ) -> tuple[int, bytes]:
-    """Status and body of the answer at `url`. A redirect is an answer like others: it is not followed.
+    """Status and body of the answer at `url`. A redirect is an answer like others: it is not
+    followed.
 
     Raises AilurusError when no whole answer of at most `max_bytes` comes within `timeout_s`.
     """

@@ -14,8 +14,8 @@ LOOK_S = 1.0
 
 
 class LogFile(RotatingFileHandler):
-    """A file that is rotated when it is long, and opened anew when another program has renamed or deleted
-    it: nobody reads what is written to that one."""
+    """A file that is rotated when it is long, and opened anew when another program has renamed or
+    deleted it: nobody reads what is written to that one."""
 
     _look_at = 0.0
 

@@ -1,9 +1,9 @@
 """The supervisor of endless loops: none of them ends, fails or stands still unnoticed.
 
-A loop is a function that never returns, run by `Loops`, one for each process. What it raises is logged
-once with its trace, counted, and the function is called again after a pause that grows. It calls
-`turned()` once a turn. A loop that keeps failing, or stays longer in one turn than a turn can take, is
-*down*: `Loops.down()` names it, for readiness, heartbeats and `doctor`.
+A loop is a function that never returns, run by `Loops`, one for each process. What it raises is
+logged once with its trace, counted, and the function is called again after a pause that grows. It
+calls `turned()` once a turn. A loop that keeps failing, or stays longer in one turn than a turn can
+take, is *down*: `Loops.down()` names it, for readiness, heartbeats and `doctor`.
 
 Threads are here; tasks of asyncio, which a pilot must not import, in `ailurus.tasks`.
 """
@@ -26,8 +26,8 @@ DOWN_S = 30.0
 CALM_S = 30.0
 # Between two lines of the log about the same fault.
 REPEAT_S = 600.0
-# Between two looks at the clock no more time than this counts: a process that was stopped stood still as
-# a whole.
+# Between two looks at the clock no more time than this counts: a process that was stopped stood
+# still as a whole.
 STEP_S = 5.0
 Body = Callable[["Loop"], object]
 _NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
@@ -73,8 +73,9 @@ class Loop:
         self._logged: dict[str, tuple[float, int]] = {}
 
     def turned(self, wait_s: float | None = 0.0) -> None:
-        """Note that a turn went well and the next one begins within `wait_s` seconds; None: with an event,
-        which is noted by another call. To be called before a wait, however long that may be."""
+        """Note that a turn went well and the next one begins within `wait_s` seconds; None: with
+        an event, which is noted by another call. To be called before a wait, however long that
+        may be."""
         now = self._clock()
         self._turned_since = True
         self._deadline = (
@@ -82,8 +83,8 @@ class Loop:
         )
 
     def failed(self, error: BaseException, log: Log) -> float:
-        """Note what a turn raised. Called while it is handled; returns the pause before the next try in
-        seconds."""
+        """Note what a turn raised. Called while it is handled; returns the pause before the next
+        try in seconds."""
         now = self._clock()
         self._heal(now)
         if self._failing_since is None:
@@ -127,8 +128,8 @@ class Loop:
             self._logged.clear()
 
     def _log_fault(self, error: BaseException, now: float, log: Log) -> None:
-        """Log a fault when it is new, and then every ten minutes. The same fault is an error of the same
-        type, raised at the same line, with the same message but for numbers."""
+        """Log a fault when it is new, and then every ten minutes. The same fault is an error of the
+        same type, raised at the same line, with the same message but for numbers."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -197,14 +198,14 @@ class Loops:
     def add(
         self, name: str, turn_s: float | None = None, longest_s: float = LONGEST_PAUSE_S
     ) -> Loop:
-        """Register a loop that its caller runs. `turn_s`: seconds that one turn can take; None: no bound.
-        `longest_s`: the longest pause between two tries."""
+        """Register a loop that its caller runs. `turn_s`: seconds that one turn can take; None: no
+        bound. `longest_s`: the longest pause between two tries."""
         loop = self._loops[name] = Loop(name, turn_s, self.now, longest_s)
         return loop
 
     def once_failed(self, name: str, error: BaseException) -> None:
-        """Count and log what one of many short tasks of this name raised: the others go on, and the name is
-        down only while they go on failing. Called while `error` is handled."""
+        """Count and log what one of many short tasks of this name raised: the others go on, and the
+        name is down only while they go on failing. Called while `error` is handled."""
         loop = self._loops.get(name) or self.add(name)
         self.note(loop, error)
         loop.turned(None)
@@ -217,8 +218,8 @@ class Loops:
         turn_s: float | None = None,
         over: Callable[[], bool] = lambda: False,
     ) -> threading.Thread:
-        """A started thread that calls `body` again and again; it ends when `body` returns while `over()` is
-        true, or after `close`. Raises RuntimeError when the system gives no thread."""
+        """A started thread that calls `body` again and again; it ends when `body` returns while
+        `over()` is true, or after `close`. Raises RuntimeError when the system gives no thread."""
         loop = self.add(name, turn_s)
         kept = threading.Thread(target=self.keep, args=(loop, body, over), name=name, daemon=True)
         kept.start()
@@ -232,13 +233,14 @@ class Loops:
                 if over() or self._closing.is_set():
                     return
                 raise Ended("it returned although nobody had ended it")
-            except BaseException as error:  # noqa: BLE001 -- a thread that exits is as silent as one that fails
+            # A thread that exits is as silent as one that fails.
+            except BaseException as error:  # noqa: BLE001
                 pause_s = self.note(loop, error)
             self._closing.wait(pause_s)
 
     def note(self, loop: Loop, error: BaseException) -> float:
-        """Count and log what a turn of `loop` raised; returns the pause before the next in seconds. Called
-        while `error` is handled."""
+        """Count and log what a turn of `loop` raised; returns the pause before the next in seconds.
+        Called while `error` is handled."""
         try:
             return loop.failed(error, self._log)
         finally:

@@ -1,9 +1,10 @@
 """Numbered steps that make a program's tables, and bring those of an older version up to date.
 
-A step is a file `NNNN_name.pre.sql` or `NNNN_name.post.sql`. A `pre` step only adds: the version before
-may go on with the tables, so a program can be put back by one version. A `post` step takes something
-away or changes its meaning: a version that does not know it refuses the file. Which steps were applied
-stands in a table `migration`, with a digest of their text: a file that was published is never edited.
+A step is a file `NNNN_name.pre.sql` or `NNNN_name.post.sql`. A `pre` step only adds: the version
+before may go on with the tables, so a program can be put back by one version. A `post` step takes
+something away or changes its meaning: a version that does not know it refuses the file. Which steps
+were applied stands in a table `migration`, with a digest of their text: a file that was published
+is never edited.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _NOTE = "insert into migration (number, name, digest, applied) values (?, ?, ?, 
 
 
 class Migration(Struct, frozen=True):
-    """One step of a schema. `pre` runs before the new version serves, `post` after the old is gone."""
+    """One step of a schema. `pre` runs before the new version serves, `post` after the old is
+    gone."""
 
     number: int
     name: str
@@ -65,7 +67,8 @@ def pending(
 ) -> list[Migration]:
     """The steps that are still to be applied, given the digests and names of those that were.
 
-    Raises Unfit if an applied step is not ours, unless a version after this one only added something.
+    Raises Unfit if an applied step is not ours, unless a version after this one only added
+    something.
     """
     for step in steps:
         if done.get(step.number, step.digest) != step.digest:
@@ -89,9 +92,9 @@ def migrate(
 ) -> None:
     """Apply to the file at `path`, in one transaction, the steps that it lacks.
 
-    `text` is what SQLite runs for a step. `adopted` returns the numbers of the steps that a file without
-    a table of migrations has already. Raises AilurusError if another version made the file, and
-    sqlite3.Error.
+    `text` is what SQLite runs for a step. `adopted` returns the numbers of the steps that a file
+    without a table of migrations has already. Raises AilurusError if another version made the file,
+    and sqlite3.Error.
     """
     try:
         if connection.execute(_EXISTS).fetchone() and not _missing(connection, steps):

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 from typing import AnyStr
 
-# Errors of a file system that lacks the call. EPERM also means that the directory is closed; then the next
-# way fails with it too.
+# Errors of a file system that lacks the call. EPERM also means that the directory is closed; then
+# the next way fails with it too.
 _LACKING = frozenset(
     (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV)
 )
@@ -18,11 +18,11 @@ _AT_FDCWD = -100
 
 
 def name_once(draft: AnyStr, name: AnyStr, *, directory: int | None = None) -> str:
-    """Give the file `draft` the name `name` as well or instead, if nothing has it. Returns the way it was
-    done: `link`, `renameat2`, or `claim`, whose file is empty for a moment.
+    """Give the file `draft` the name `name` as well or instead, if nothing has it. Returns the way
+    it was done: `link`, `renameat2`, or `claim`, whose file is empty for a moment.
 
-    Both names lie on one file system, relative ones in the open `directory`. Raises FileExistsError, or
-    OSError with the last way's reason.
+    Both names lie on one file system, relative ones in the open `directory`. Raises
+    FileExistsError, or OSError with the last way's reason.
     """
     ways: list[tuple[str, Callable[[AnyStr, AnyStr, int | None], None]]] = [
         ("link", _link),
@@ -56,7 +56,8 @@ def _rename(draft: AnyStr, name: AnyStr, directory: int | None) -> None:
 
 
 def _claim(draft: AnyStr, name: AnyStr, directory: int | None) -> None:
-    """Create an empty file of that name, which only one can, and rename the finished file over it."""
+    """Create an empty file of that name, which only one can, and rename the finished file over
+    it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o600, dir_fd=directory))
     try:

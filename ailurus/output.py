@@ -1,4 +1,5 @@
-"""The output of a verb: aligned columns on a terminal, tab-separated ones in a pipe, JSON with --json.
+"""The output of a verb: aligned columns on a terminal, tab-separated ones in a pipe, JSON with
+--json.
 
 Texts come from jobs and sites, so nothing in them may steer a terminal.
 """
@@ -69,7 +70,8 @@ class Output:
 
     def csv(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Rows for a spreadsheet. A text that one would take for a formula is made a text by an
-        apostrophe (OWASP, CSV injection): the name of a job must run nothing where a list is opened."""
+        apostrophe (OWASP, CSV injection): the name of a job must run nothing where a list is
+        opened."""
         writer = csv.writer(self._stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_harmless(cell) for cell in row] for row in rows)

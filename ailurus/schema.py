@@ -7,8 +7,8 @@ from typing import Any
 
 
 def even(schema: Any) -> Any:
-    """A schema whose descriptions are without the indentation of the code that they come from: since
-    Python 3.13 docstrings have none, before they have."""
+    """A schema whose descriptions are without the indentation of the code that they come from:
+    since Python 3.13 docstrings have none, before they have."""
     if isinstance(schema, dict):
         return {
             key: cleandoc(value) if key == "description" and isinstance(value, str) else even(value)

@@ -1,8 +1,9 @@
 """The guarded server of every HTTP door, the dispatcher's and the relay's: uvicorn with bounds.
 
-A client that sends nothing, slowly or without end, or does not read its answer, keeps neither memory nor a
-connection; no address takes all connections. TLS counts from the accepted connection on, and a handshake
-has a time limit. The application bounds each body; here it has an end. No pilot imports this.
+A client that sends nothing, slowly or without end, or does not read its answer, keeps neither
+memory nor a connection; no address takes all connections. TLS counts from the accepted connection
+on, and a handshake has a time limit. The application bounds each body; here it has an end. No pilot
+imports this.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ SHARE = 2
 TICK_S = 1.0
 # When the server ends, a connection that was just in use may bring one more request.
 LAST_REQUEST_S = 0.5
-_REFUSAL = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_REFUSAL = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"connection: close\r\ncontent-length: 0\r\n\r\n"
+)
 
 
 class ConnectionLimits:
@@ -76,8 +80,8 @@ class ConnectionLimits:
 
 
 def address_of(peer: object) -> str:
-    """The address by which a connection is counted; of IPv6 the /64 network, whose owner numbers its hosts
-    at will."""
+    """The address by which a connection is counted; of IPv6 the /64 network, whose owner numbers
+    its hosts at will."""
     host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
     return ":".join(host.split(":")[:4])
 
@@ -93,8 +97,8 @@ class State(ServerState):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends without failing a request: every answer from then on is marked as the
-    last on its connection, and no request under way is cut off."""
+    """uvicorn's server, which ends without failing a request: every answer from then on is marked
+    as the last on its connection, and no request under way is cut off."""
 
     def __init__(
         self,
@@ -103,8 +107,8 @@ class Server(uvicorn.Server):
         limits: ConnectionLimits | None = None,
         loops: Tasks | None = None,
     ) -> None:
-        """`ending` is called when it begins to end: it answers the requests that only wait. `loops` keep what
-        accepts connections with TLS."""
+        """`ending` is called when it begins to end: it answers the requests that only wait. `loops`
+        keep what accepts connections with TLS."""
         self._ends = asyncio.Event()
         super().__init__(config)
         self.server_state: State = State(limits)
@@ -122,7 +126,8 @@ class Server(uvicorn.Server):
             self._ends.set()
 
     async def main_loop(self) -> None:
-        """Once a second, for the date; uvicorn's own ten times are ten times that the process wakes."""
+        """Once a second, for the date; uvicorn's own ten times are ten times that the process
+        wakes."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ends.wait(), TICK_S)
@@ -133,7 +138,8 @@ class Server(uvicorn.Server):
         yield
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until `should_exit`; however this ends, no connection stays or is accepted any more."""
+        """Serve until `should_exit`; however this ends, no connection stays or is accepted any
+        more."""
         try:
             await super().serve(sockets)
         finally:
@@ -168,8 +174,8 @@ class Server(uvicorn.Server):
 
 
 class _Accepting:
-    """A listener with TLS. A connection counts from when it is accepted, so that handshakes that never
-    end are bounded too."""
+    """A listener with TLS. A connection counts from when it is accepted, so that handshakes that
+    never end are bounded too."""
 
     def __init__(self, listener: socket.socket, tls: ssl.SSLContext, server: Server) -> None:
         listener.setblocking(False)
@@ -225,8 +231,8 @@ class _Accepting:
 
 
 class _HeadWithBody:
-    """The transport of one answer: its head goes out together with the first piece of its body, in one
-    call of the system and one packet."""
+    """The transport of one answer: its head goes out together with the first piece of its body, in
+    one call of the system and one packet."""
 
     __slots__ = ("_cycle", "_head", "_transport")
 
@@ -345,7 +351,8 @@ class Guarded(HttpToolsProtocol):
         super().on_headers_complete()
         # Nothing follows the head of an answer to HEAD.
         if self.scope["method"] != "HEAD":
-            self.cycle.transport = _HeadWithBody(self.transport, self.cycle)  # type: ignore[assignment]
+            joined = _HeadWithBody(self.transport, self.cycle)
+            self.cycle.transport = joined  # type: ignore[assignment]
         if self.server_state.ending:
             self.cycle.keep_alive = False
 

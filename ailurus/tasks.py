@@ -1,4 +1,5 @@
-"""The supervisor of endless loops for asyncio, as `ailurus.loops` is for threads. No pilot imports it."""
+"""The supervisor of endless loops for asyncio, as `ailurus.loops` is for threads. No pilot imports
+it."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ class Tasks(Loops):
         return self._started(self._keep(self.add(name, turn_s, longest_s), body))
 
     def once(self, name: str, what: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that ends by itself. What it raises is counted and logged under `name`, which is down only
-        while such tasks go on failing."""
+        """A task that ends by itself. What it raises is counted and logged under `name`, which is
+        down only while such tasks go on failing."""
         task = self._started(what)
         task.add_done_callback(partial(self._settled, name))
         return task

@@ -54,7 +54,8 @@ def _check_lengths(spec: JobSpec) -> None:
     for field, size in sizes.items():
         if size > LONGEST_WORD:
             raise AilurusError(
-                f"it has {size} bytes, and Linux hands no program more than {LONGEST_WORD} in one piece",
+                f"it has {size} bytes, and Linux hands no program more than {LONGEST_WORD} in one "
+                "piece",
                 field=field,
                 remedy="use `script`" if field == "command" else "put it into an input file",
             )

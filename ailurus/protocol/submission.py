@@ -282,7 +282,8 @@ def check(jobs: Sequence[JobSpec]) -> None:
             makers = [parent for parent in parents if file.name in outputs[parent]]
             if not file.url and not job.depends_on:
                 raise AilurusError(
-                    f"input {file.name!r} has no url and the job depends on none that could make it",
+                    f"input {file.name!r} has no url and the job depends on none that could make "
+                    "it",
                     field=f"{where}.inputs[{nr}].url",
                     remedy="give a url, or name the job that makes it in depends_on",
                 )

@@ -68,9 +68,8 @@ class Url(Struct, frozen=True, gc=False):
                 remedy="write scheme://host/path; other characters as %XX",
             )
         scheme, userinfo, six, host, port, path, query, fragment = parts.groups()
-        return Url(
-            scheme.lower(), six or host, path or "", userinfo, int(port) if port else None, query, fragment
-        )  # fmt: skip
+        number = int(port) if port else None
+        return Url(scheme.lower(), six or host, path or "", userinfo, number, query, fragment)
 
     @staticmethod
     def of_path(path: str) -> Url:

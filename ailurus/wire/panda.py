@@ -91,7 +91,7 @@ class PandaClient:
         once = Patience(total_s=0.0)
         return cast(A, getattr(self, f"_{name}")(ask, wait_s, patience or once))
 
-    # --- the routes ----------------------------------------------------------------------------------
+    # --- the routes -------------------------------------------------------------------------------
 
     def _register(self, ask: m.Register, wait_s: float, patience: Patience) -> m.Registered:
         self._notify("system/is_alive", "isAlive", {}, patience, method="GET")
@@ -250,7 +250,7 @@ class PandaClient:
             self._update(update, patience)
         return m.Done()
 
-    # --- how it is sent ------------------------------------------------------------------------------
+    # --- how it is sent ---------------------------------------------------------------------------
 
     def _job_update(
         self, job_id: int, attempt_nr: int, *, usage: m.Usage | None = None, **more: Any

@@ -73,4 +73,5 @@ def key_file(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Where the key lies: `PANDA_AUTH_TOKEN_KEY` is its name, or its path."""
     name = environment.get("PANDA_AUTH_TOKEN_KEY", "")
     place = environment.get("OIDC_AUTH_DIR") or environment.get("PANDA_AUTH_DIR") or ""
-    return Path(os.path.dirname(place), name) if name else None  # noqa: PTH120 -- `dir/` is dir, as there
+    # Of `dir/` the directory is `dir`, as Pilot 3 reads it.
+    return Path(os.path.dirname(place), name) if name else None  # noqa: PTH120

@@ -94,7 +94,7 @@ class SpoolClient(Client):
 def put(path: Path, text: bytes) -> None:
     """Write a file that is complete as soon as it exists. Raises OSError."""
     draft = path.with_name(f".{path.name}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(text)
     draft.rename(path)
 
