@@ -50,7 +50,6 @@ def holds(
     parse: Callable[[str], object],
     texts: list[str],
     *refusals: type[Exception],
-    examples: int = 300,
 ) -> None:
     """Every damaged text is parsed, or refused as its callers expect."""
 
@@ -115,7 +114,9 @@ def test_h6_a_body_of_a_panda_client_is_read_or_refused(body, kind, packed):
 @given(damaged([json.dumps({"request_id": "r", "jobs": [{"name": "j", "command": "true", "cores": 2}]})]))  # fmt: skip
 def test_h6_a_submission_is_read_or_refused(text):
     with suppress(Rejected):
-        http.decode(msgspec.json.Decoder(m.Submit).decode, text.encode())
+        assert isinstance(
+            http.decode(msgspec.json.Decoder(m.Submit).decode, text.encode()), m.Submit
+        )
 
 
 def test_h6_a_job_file_is_read_or_refused(tmp_path):
@@ -140,4 +141,5 @@ TEXTS = [path.read_text() for path in sorted(SHIPPED.glob("*.yaml"))]
 def test_h6_a_site_file_is_judged(tmp_path, text):
     path = tmp_path / "site.yaml"
     path.write_text(text)
-    faults(path)
+    # whatever it says, it can be shown: with its line, and the rule that it breaks
+    assert all(one.line >= 0 and one.rule and str(one) for one in faults(path))

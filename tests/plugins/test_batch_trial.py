@@ -114,7 +114,8 @@ def test_numbers_of_pbs(text, value):
 @given(st.text(max_size=20))
 def test_no_value_at_all_breaks_the_count(text):
     host = {"ncpus": text, text: text}
-    assert fit.fits({"ncpus": 4, "x": text}, host) in (True, False)
+    assert isinstance(fit.fits({"ncpus": 4, "x": text}, host), bool)
+    assert not fit.fits({"ncpus": 4}, {**host, "ncpus": "3"})
 
 
 # --- HTCondor -------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
     assert job in run("jobs", "--name", "one").out
     assert "one" in run("show", job).out
     assert "jobs\tcount" in run("status").out
-    assert "q" in run("queues").out
+    queues = [line.split("\t") for line in run("queues").out.splitlines()]
+    assert [line[0] for line in queues] == ["queue", "q"]
     assert run("workers").code == 0
     assert f"job {job}" in run("show", job).out.replace("\t", " ")
     assert "submitted" in run("events").out
@@ -73,8 +74,8 @@ def test_json_is_one_document_with_its_schema(run, verb):
 
 def test_events_are_json_lines(run, jobfile):
     ids(run("submit", jobfile(ONE)))
-    lines = run("events", "--json").out.splitlines()
-    assert all(json.loads(line)["seq"] for line in lines)
+    events = [json.loads(line) for line in run("events", "--json").out.splitlines()]
+    assert [one["seq"] for one in events] == sorted({one["seq"] for one in events}) != []
 
 
 def test_a_sweep_of_ten_thousand_is_one_call(run, jobfile):

@@ -173,18 +173,18 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(door, worker, honest):
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "status"),
     [
-        {"content-type": "text/plain"},
-        {"content-type": "application/x-www-form-urlencoded"},
-        {"content-encoding": "gzip"},
-        {"content-length": "-1"},
-        {"content-length": "9" * 30},
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-encoding": "gzip"}, 415),
+        ({"content-length": "-1"}, 413),
+        ({"content-length": "9" * 30}, 413),
     ],
 )
-def test_a_body_of_another_kind_is_refused(door, worker, headers):
+def test_a_body_of_another_kind_is_refused(door, worker, headers, status):
     answer = door.ask("POST", "/worker/beat", {"room": {}}, token=worker, headers=headers)
-    assert answer.status in (413, 415)
+    assert answer.status == status
 
 
 def test_a_body_that_never_comes_is_given_up(door, worker, monkeypatch):
@@ -213,22 +213,22 @@ def test_a_body_that_never_comes_is_given_up(door, worker, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("query", "field"),
+    ("query", "status", "field"),
     [
-        ("limit=0", "limit"),
-        ("limit=x", "limit"),
-        ("limit=1&limit=2", "limit"),
-        ("before=18446744073709551616", "before"),
-        ("stat=failed", "stat"),
-        ("name=" + "x" * 300, "name"),
-        ("%ff=1", ""),
-        ("name=%ff", ""),
-        ("&".join(f"a{nr}=1" for nr in range(100)), ""),
+        ("limit=0", 422, "limit"),
+        ("limit=x", 422, "limit"),
+        ("limit=1&limit=2", 422, "limit"),
+        ("before=18446744073709551616", 422, "before"),
+        ("stat=failed", 422, "stat"),
+        ("name=" + "x" * 300, 422, "name"),
+        ("%ff=1", 400, ""),
+        ("name=%ff", 400, ""),
+        ("&".join(f"a{nr}=1" for nr in range(100)), 400, ""),
     ],
 )
-def test_a_wrong_query_names_the_field(door, query, field):
+def test_a_wrong_query_names_the_field(door, query, status, field):
     answer = door.ask("GET", f"/jobs?{query}", token=door.token(Scope.READ))
-    assert answer.status in (400, 422)
+    assert answer.status == status
     assert answer.json["field"] == field
     assert not door.service.asked
 

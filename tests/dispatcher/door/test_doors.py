@@ -210,13 +210,15 @@ def test_the_relay_says_why_a_slow_body_was_not_taken(opened, monkeypatch, reque
     opened(test)
 
 
-@pytest.mark.parametrize("length", ["99999999999", "9" * 40, "400000000"])
-def test_a_body_that_says_it_is_long_is_not_read(opened, length):
+@pytest.mark.parametrize(
+    ("length", "status"), [("99999999999", b"413"), ("9" * 40, b"400"), ("400000000", b"413")]
+)
+def test_a_body_that_says_it_is_long_is_not_read(opened, length, status):
     async def test(one):
         reader, writer = await one.talk()
         writer.write(f"{HEAD}Content-Length: {length}\r\n\r\n".encode())
         said = await asyncio.wait_for(reader.read(12), 5)
-        assert said[9:12] in (b"413", b"400")
+        assert said[9:12] == status
         writer.transport.abort()
 
     opened(test)
