@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from ailurus.protocol.resources import Resources
 
 BACKOFF_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
-PATIENCE = 3  # failed starts in a row before the breaker opens
+# Failed starts in a row before the breaker opens.
+PATIENCE = 3
 TROUBLES = frozenset(
     {"breaker", "dispatcher", "files", "history", "listing", "submission", "unclear"}
 )
@@ -32,13 +33,18 @@ class Limits(Struct, frozen=True, kw_only=True):
     queued: int
     per_cycle: int
     floor: int = 0
-    max_shrink: float = 1.0  # the share of its workers that one change of limits may drain unasked
-    queued_ratio: float | None = None  # of the active workers may wait beside them, ...
-    queued_floor: int = 0  # ... or so many if that is more
-    attenuation: float = 1.0  # this part of the demand is asked for at once: 3 means a third
+    max_shrink: float = 1.0
+    """The share of the site's workers that one change of limits may drain without a confirmation."""
+    queued_ratio: float | None = None
+    """Workers that may wait for each active one."""
+    queued_floor: int = 0
+    """Workers that may wait however few are active."""
+    attenuation: float = 1.0
+    """The demand is divided by this: 3 means that a third of it is submitted at once."""
     cores: int | None = None
     memory_mb: int | None = None
-    node_hours: float | None = None  # of the period that runs
+    node_hours: float | None = None
+    """Of the current period."""
 
 
 class Cost(Resources, frozen=True, kw_only=True):
@@ -71,8 +77,10 @@ class SlotSeen(Struct, frozen=True, kw_only=True):
     name: str
     wanted: int
     breaker: Breaker = Breaker()
-    room: int | None = None  # what a limit of its own leaves open
-    cost: Cost = Cost()  # of one worker
+    room: int | None = None
+    """What the slot's own limit leaves open; None: it has none."""
+    cost: Cost = Cost()
+    """Of one worker."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -80,17 +88,28 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     slots: tuple[SlotSeen, ...]
     total: int = 0
-    queued: int = 0  # asked for, not yet registered; an unclear submission counts
-    active: int = 0  # registered, not draining
-    cost: Cost = Cost()  # of all workers; node-hours: of the period, spent and still to be spent
-    paused: str = ""  # who or what paused the site
-    dispatcher_fault: str = ""  # why the dispatcher gave no answer
-    listing_fault: str = ""  # why there is no fresh listing of the batch system
-    files_fault: str = ""  # why no pilot can be started from the edge's directories
-    drain: bool = False  # the site is to be emptied
-    inputs: tuple[str, ...] = ()  # what was seen, in words
-    never: tuple[str, ...] = ()  # demand that no slot of the site can serve
-    doubt: str = ""  # which workers wait for somebody, or are not seen now, and why
+    queued: int = 0
+    """Submitted, not yet registered; an unclear submission counts."""
+    active: int = 0
+    """Registered, not draining."""
+    cost: Cost = Cost()
+    """Of all workers; node-hours: of the period, spent and still to be spent."""
+    paused: str = ""
+    """Who or what paused the site."""
+    dispatcher_fault: str = ""
+    """Why the dispatcher gave no answer."""
+    listing_fault: str = ""
+    """Why there is no fresh listing of the batch system."""
+    files_fault: str = ""
+    """Why no pilot can be started from the edge's directories."""
+    drain: bool = False
+    """The site is to be emptied."""
+    inputs: tuple[str, ...] = ()
+    """What was seen, in words."""
+    never: tuple[str, ...] = ()
+    """Demand that no slot of the site can serve."""
+    doubt: str = ""
+    """Which workers wait for somebody, or are not seen now, and why."""
     limbo: Limbo | None = None
 
 
@@ -100,7 +119,8 @@ class Limbo(Struct, frozen=True, kw_only=True):
 
     name: str
     why: str
-    rest: Snapshot  # what would be seen without them
+    rest: Snapshot
+    """What would be seen without them."""
 
 
 class Bound(Struct, frozen=True, kw_only=True):
@@ -114,13 +134,16 @@ class Bound(Struct, frozen=True, kw_only=True):
 class Decision(Struct, frozen=True, kw_only=True):
     """What to do, and why not more."""
 
-    submit: dict[str, int]  # workers by slot
-    drain: int  # of the registered ones, idle ones first
+    submit: dict[str, int]
+    """Workers by slot."""
+    drain: int
+    """Of the registered ones, idle ones first."""
     binding: Bound
     bounds: tuple[Bound, ...]
     notes: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    spare: int = 0  # how many more the site could take if there were work for them
+    spare: int = 0
+    """How many more the site could take if there were work for them."""
 
     @property
     def count(self) -> int:
@@ -337,7 +360,8 @@ def _spread(
     slots = {slot.name: slot for slot in seen.slots}
     wants = {name: want for name, want in _wants(seen, limits).items() if want > 0}
     given: dict[str, int] = {}
-    short: set[str] = set()  # costs that kept somebody out
+    # Costs that kept somebody out.
+    short: set[str] = set()
     taken, split = 0, None
     while taken < count and wants:
         for name in list(wants):

@@ -235,7 +235,8 @@ def _loops(site: Site) -> Iterator[Finding]:
     """What does not do its work, of an edge and a relay that run here."""
     try:
         faults = down(site)
-    except OSError:  # the question before has said why nobody can look
+    # The question before has said why nobody can look.
+    except OSError:
         return
     for said in faults:
         remedy = "its log has a line `loop_failed` with the trace" if "the loop `" in said else ""

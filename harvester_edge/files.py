@@ -13,12 +13,14 @@ def write_whole(path: Path, text: bytes, mode: int = 0o644, *, lasting: bool = F
     new.unlink(missing_ok=True)
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
-            os.fchmod(file.fileno(), mode)  # whatever the umask
+            # Whatever the umask.
+            os.fchmod(file.fileno(), mode)
             file.write(text)
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-    except OSError as error:  # a full disk names no file
+    # A full disk names no file.
+    except OSError as error:
         new.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
     new.replace(path)

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from ailurus.protocol.messages import ShapeDemand
 from ailurus.protocol.resources import KINDS, Room, Shape
 
-_COARSE_S = 300.0  # times left are rounded down to this, so that equal rooms stay equal
+# Times left are rounded down to this, so that equal rooms stay equal.
+_COARSE_S = 300.0
 
 
 class Bin(NamedTuple):

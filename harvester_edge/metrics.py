@@ -105,7 +105,8 @@ def serve(site: Site, listen: str) -> WSGIServer:
         raise AilurusError(f"{listen!r} is no address", remedy="127.0.0.1:9108")
     try:
         server, _ = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry(site))
-    except (OSError, UnicodeError, OverflowError) as error:  # a name or a port that is none
+    # A name or a port that is none.
+    except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise AilurusError(f"cannot listen on {listen}: {why}", remedy="127.0.0.1:9108") from None
     return server

@@ -37,7 +37,8 @@ def make(path: Path, mode: int = 0o700) -> None:
     if path.is_dir():
         return
     make(path.parent, mode)
-    path.mkdir(mode=mode, exist_ok=True)  # no umask adds to it
+    # No umask adds to it.
+    path.mkdir(mode=mode, exist_ok=True)
 
 
 def not_ours(path: Path) -> tuple[str, str] | None:
@@ -66,7 +67,8 @@ def tighten(path: Path) -> None:
         if found.st_uid == os.geteuid() and found.st_mode & OTHERS_WRITE:
             path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
     except OSError:
-        return  # the check that follows says why
+        # The check that follows says why.
+        return
 
 
 def writable_above(path: Path) -> Iterator[Path]:

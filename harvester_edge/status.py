@@ -38,16 +38,19 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     """What `status --json` prints."""
 
     site: str
-    running: int | None  # the edge's process
+    running: int | None
+    """The edge's process."""
     looked: float | None
     paused: bool
     max_total: int
     slots: list[SlotStatus]
     decision: Decision | None
     decided: float | None
-    node_hours: float | None = None  # of the budget's period that have ended
+    node_hours: float | None = None
+    """Of the budget's period that have ended."""
     budget: float | None = None
-    down: tuple[str, ...] = ()  # loops of edge and relay that do not do their work, and why
+    down: tuple[str, ...] = ()
+    """Loops of edge and relay that do not do their work, and why."""
     loop_failures: dict[str, int] = {}
 
 

@@ -350,7 +350,7 @@ LONG_FUNCTIONS = {
 WIDE_LINES = {
     "ailurus": 0,
     "dispatcher": 310,
-    "harvester_edge": 75,
+    "harvester_edge": 77,
     "pilot": 0,
     "plugins": 38,
     "scripts": 30,

@@ -17,7 +17,8 @@ from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.cli.exits import CONFIGURATION, SOFTWARE, USAGE, code_of
 
-VERBS = {  # → harvester_edge/cli/VERB.py, its first line of help
+# → harvester_edge/cli/VERB.py, its first line of help.
+VERBS = {
     "run": "provision the site until told to stop",
     "tick": "one cycle, for cron",
     "status": "the site's workers in numbers, and whether its edge runs",
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code_of(error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has enough; nothing is left to flush into
+    # The reader has enough; nothing is left to flush into.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:

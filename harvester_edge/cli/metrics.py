@@ -40,7 +40,8 @@ def _write(site: Site, file: Path) -> None:
     from harvester_edge.cli.exits import CannotCreate
 
     try:
-        if file.is_dir():  # asked first: the page would be written beside it before that is found
+        # Asked first: the page would be written beside it before that is found.
+        if file.is_dir():
             raise IsADirectoryError(EISDIR, strerror(EISDIR))
         metrics.write(site, file)
     except OSError as error:

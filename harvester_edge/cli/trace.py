@@ -28,7 +28,8 @@ class Link(msgspec.Struct, kw_only=True):
     worker: Worker
     logs: str
     host: str = ""
-    jobs: tuple[m.TracedAttempt, ...] = ()  # that it had, by the dispatcher's word
+    jobs: tuple[m.TracedAttempt, ...] = ()
+    """Jobs that the worker had, as the dispatcher knows them."""
 
 
 class TraceAnswer(msgspec.Struct, kw_only=True):
@@ -36,7 +37,8 @@ class TraceAnswer(msgspec.Struct, kw_only=True):
 
     site: str
     job_id: int | None
-    attempts: tuple[m.TracedAttempt, ...]  # of that job, on workers of this site
+    attempts: tuple[m.TracedAttempt, ...]
+    """Attempts of that job on workers of this site."""
     chain: list[Link]
     note: str = ""
 
@@ -66,7 +68,8 @@ def _trace(args: Namespace, out: Output, site: Site, book: Book) -> int:
     workers = [] if args.job else book.search(args.id)
     job_id = None
     attempts: tuple[m.TracedAttempt, ...] = ()
-    if not workers and args.id.isdecimal() and len(args.id) < 19:  # more digits has no job's id
+    # More digits has no job's id.
+    if not workers and args.id.isdecimal() and len(args.id) < 19:
         job_id = int(args.id)
         attempts = connect.attempts(site, m.TraceRequest(site=site.site, job_id=job_id))
         workers = [w for one in attempts for w in book.search(str(one.worker_id))]

@@ -22,16 +22,20 @@ class WhyAnswer(msgspec.Struct, kw_only=True):
     site: str
     since: float
     decision: Decision
-    running: int | None = None  # the edge's process id
-    looked: float | None = None  # when it last looked
-    down: tuple[str, ...] = ()  # loops that do not do their work, and why
+    running: int | None = None
+    """The edge's process id."""
+    looked: float | None = None
+    """When it last looked."""
+    down: tuple[str, ...] = ()
+    """Loops that do not do their work, and why."""
 
 
 class HistoryAnswer(msgspec.Struct, kw_only=True):
     """What `why --history N --json` prints."""
 
     site: str
-    decisions: list[Decided]  # the latest last
+    decisions: list[Decided]
+    """The latest last."""
     running: int | None = None
     looked: float | None = None
 

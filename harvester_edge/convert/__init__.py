@@ -33,7 +33,8 @@ from harvester_edge.lint.document import PROFILES
 
 DEEPEST = 50
 TYPES = (("submitter", dict, "object"), ("templateQueueName", str, "text"))
-BLAMED = {  # what a profile says, and what does not go with it
+# What a profile says, and what does not go with it.
+BLAMED = {
     "policy.start_grace": "slots.std.walltime",
     "scaling.idle_exit": "slots.std.walltime",
     "backend.options.signal_before": "slots.std.walltime",
@@ -48,7 +49,8 @@ def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         found = _json(name, text)
         if not isinstance(found, dict):
             raise AilurusError(f"{name} holds no object of queues")
-        if _is_cric(found):  # one queue by itself
+        # One queue by itself.
+        if _is_cric(found):
             found = {str(found.get("nickname") or found.get("name") or name): found}
         for queue, told in found.items():
             if not isinstance(told, dict):
@@ -158,7 +160,8 @@ def _site(queue: str, harvester: dict[str, Any], cric: dict[str, Any]) -> Conver
     for key, value in cric.items():
         _carry(one, CRIC, key, value, "cric.")
     submitter = harvester.get("submitter") or {}
-    shape(one, submitter)  # first: limits are multiplied by nodes
+    # First: limits are multiplied by nodes.
+    shape(one, submitter)
     for key, value in submitter.items():
         _carry(one, SUBMITTER, key, value, "submitter.")
     for key, value in harvester.items():

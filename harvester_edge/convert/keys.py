@@ -13,13 +13,16 @@ from typing import Any
 
 from msgspec import Struct, field
 
-KINDS = (  # what the submitter's module is called, our profile, how its partition or queue is called
+# What the submitter's module is called, our profile, how its partition or queue is called.
+KINDS = (
     ("slurm", "slurm-shared", "partition"),
     ("pbs", "pbs-wholenode", "queue"),
     ("htcondor", "htcondor", ""),
 )
-MOST = 1_000_000  # larger numbers mean: no limit
-LARGEST = 10**9  # MB or seconds; larger ones are mistakes
+# Larger numbers mean: no limit.
+MOST = 1_000_000
+# MB or seconds; larger ones are mistakes.
+LARGEST = 10**9
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 _DECIMAL = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*")
 
@@ -259,7 +262,8 @@ def _container(one: Converted, key: str, value: Any) -> None:
     one.lose(key, value, "the site's container is chosen by `container`")
 
 
-STATUS = {  # our policy.status, and what of theirs it does not say
+# Our policy.status, and what of theirs it does not say.
+STATUS = {
     "online": ("online", ""),
     "active": ("online", ""),
     "test": ("online", "here pilots take any job of the queue, not tests only"),
@@ -308,7 +312,8 @@ HARVESTER: dict[str, Rule | str] = {
 SUBMITTER: dict[str, Rule | str] = {
     "module": lambda one, key, value: None,
     "name": lambda one, key, value: None,
-    **dict.fromkeys(SHAPE, lambda one, key, value: None),  # `shape` has told
+    # `shape` has told.
+    **dict.fromkeys(SHAPE, lambda one, key, value: None),
     **dict.fromkeys(("localQueueName", "localQueue", "localqueue", "queue", "partition"), _named),
     **dict.fromkeys(("projectName", "projectname", "project", "account"), _account),
     "nCoreFactor": "slots.std.cores is what a worker has",

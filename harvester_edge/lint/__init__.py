@@ -73,7 +73,8 @@ def _errors(tree: Tree) -> list[Fault]:
         return found
     try:
         site = msgspec.convert(tree.data, Site)
-    except msgspec.ValidationError as error:  # what the schema lets through and the type does not
+    # What the schema lets through and the type does not.
+    except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$.")
         at = tuple(where.rstrip("`").split("[")[0].split(".")) if where else ()
         return [tree.fault(at, "E010", message, "see `site_configs/site.schema.json`")]
@@ -115,7 +116,8 @@ def _explained(error: Any, tree: Tree) -> Iterator[Fault]:
         remedy = nearest(str(value), known)
         yield tree.fault(path, "E011", f"{_shown(value)} is not allowed", remedy)
     elif error.validator == "anyOf" and isinstance(value, dict) and _is_part(schema):
-        for one in error.context or ():  # a part that may be left out: what is wrong inside it
+        # A part that may be left out: what is wrong inside it.
+        for one in error.context or ():
             if one.schema.get("type") != "null":
                 yield from _explained(one, tree)
     else:
@@ -126,7 +128,8 @@ def _misfit(error: Any, path: At, tree: Tree) -> Fault:
     """A value of the wrong type, form or size."""
     schema, value = error.schema, error.instance
     remedy = _example(schema, path[-1] if path else 0)
-    if "propertyNames" in error.absolute_schema_path:  # the name itself is wrong
+    # The name itself is wrong.
+    if "propertyNames" in error.absolute_schema_path:
         path, remedy = (*path, value), _example(schema, 0)
     message = f"{_shown(value)} is not {_wanted(schema)}"
     if error.validator in BOUNDS:
@@ -153,7 +156,8 @@ TYPES = {
     "array": "a list",
     "object": "a map of keys",
 }
-BOUNDS = {  # by the schema's word: what a value is, and what it should be
+# By the schema's word: what a value is, and what it should be.
+BOUNDS = {
     "minimum": ("too small", "at least"),
     "exclusiveMinimum": ("too small", "more than"),
     "maximum": ("too large", "at most"),

@@ -45,7 +45,8 @@ def _wrong(url: str) -> tuple[str, str, str] | None:
     try:
         parts = urlsplit(url)
         name, port = parts.hostname, parts.port
-    except ValueError as error:  # `http://[`, a port that is none
+    # `http://[`, a port that is none.
+    except ValueError as error:
         return "E010", f"{shown(url)} is no address: {error}", remedy
     if parts.password is not None:
         remedy = "leave it out, and make it another: who reads the file has it"
@@ -99,7 +100,8 @@ def files(site: Site, tree: Tree) -> Iterator[Fault]:
     if relay is not None and site.network != "direct":
         remedy = token_remedy("relay", site.site, relay.token_file)
         told.append((("relay", "token_file"), relay.token_file, True, remedy))
-    if site.backend.kind == "local":  # what nodes read lies on this machine too
+    # What nodes read lies on this machine too.
+    if site.backend.kind == "local":
         told.append((("pilot", "program"), site.pilot.program, False, "where is the pilot?"))
         at: At = ("dispatcher", "panda", "pilot_token_file")
         told.append((at, panda.pilot_token_file if panda else None, True, "a pilot's token"))
@@ -115,7 +117,8 @@ def _unfit(path: str, remedy: str, *, secret: bool) -> tuple[str, str] | None:
     refuses."""
     try:
         found = Path(path).stat(follow_symlinks=not secret)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+    # ValueError: a NUL in it.
+    except (OSError, ValueError) as error:
         return f"cannot find {path} on this machine: {getattr(error, 'strerror', error)}", remedy
     if stat.S_ISLNK(found.st_mode):
         return f"{path} is a symbolic link", "name the file itself"

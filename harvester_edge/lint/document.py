@@ -101,7 +101,8 @@ def _profile(name: str, path: Path) -> Path | None:
 def _is_file(place: Path) -> bool:
     try:
         return place.is_file()
-    except OSError:  # a name that is too long for one
+    # A name that is too long for one.
+    except OSError:
         return False
 
 
@@ -135,7 +136,8 @@ def _parse(path: Path) -> Tree:
         return tree
     except (
         yaml.reader.ReaderError
-    ) as error:  # its text is there, with a character that YAML forbids
+        # Its text is there, with a character that YAML forbids.
+    ) as error:
         line = path.read_text(encoding="utf-8").count("\n", 0, error.position) + 1
         tree.marks[()] = (str(path), line)
         message = f"not YAML: the character U+{_number(error.character):04X}"
@@ -236,7 +238,8 @@ def _scalar(node: yaml.ScalarNode, path: At, tree: Tree) -> Any:
         value = read_as(text)
         if not isinstance(value, float) or math.isfinite(value):
             return value
-    except ValueError:  # a number of thousands of digits
+    # A number of thousands of digits.
+    except ValueError:
         pass
     message = f"{text if len(text) < 60 else text[:57] + '…'} is no number to reckon with"
     tree.faults.append(tree.fault(path, "E010", message, "a number, or leave the key out"))

@@ -145,7 +145,8 @@ def _within(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]:
         (("scaling", "idle_exit"), duration_s(site.scaling.idle_exit), "is never idle for {} s"),
         (("policy", "start_grace"), duration_s(site.policy.start_grace), "is not waited for {} s"),
     ]
-    if isinstance(signal, int) and signal < 10**9:  # no option may be more, as is said elsewhere
+    # No option may be more, as is said elsewhere.
+    if isinstance(signal, int) and signal < 10**9:
         place: At = ("slots", name, "extra") if extra else ("backend", "options")
         told.append(((*place, "signal_before"), signal, "cannot be told {} s before"))
     long = [one for one in told if one[1] >= walltime]

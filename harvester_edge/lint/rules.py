@@ -57,7 +57,8 @@ RULES = {
     "W012": "nodes do not see what they must share with the edge",
 }
 
-KIND_POLL_S = 30.0  # controllers of shared batch systems are not asked more often than this
+# Controllers of shared batch systems are not asked more often than this.
+KIND_POLL_S = 30.0
 VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run")  # noqa: S108  looked for, not used
 
 

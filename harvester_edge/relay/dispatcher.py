@@ -23,17 +23,27 @@ from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.state import Id, Job, PendingReport, Pilot, RelayState
 from harvester_edge.relay.upstream import Upstream
 
-TELL_S = 1.0  # between words to the dispatcher: what gathers goes in one request
-LONGEST_PAUSE_S = 15.0  # between tries while there is none
-POLL_S = 5.0  # of a long poll for jobs; whoever begins to wait joins the next one
-AT_ONCE = 200  # pilots whose acquires go in one request
-PIECES, PIECES_BYTES = 1000, 4_000_000  # of logs in one word, and of live ones that wait for it
-ENDS_BYTES = 32_000_000  # of the last pieces of logs that wait for a dispatcher
+# Between words to the dispatcher: what gathers goes in one request.
+TELL_S = 1.0
+# Between tries while there is none.
+LONGEST_PAUSE_S = 15.0
+# Of a long poll for jobs; whoever begins to wait joins the next one.
+POLL_S = 5.0
+# Pilots whose acquires go in one request.
+AT_ONCE = 200
+# Of logs in one word, and of live ones that wait for it.
+PIECES, PIECES_BYTES = 1000, 4_000_000
+# Of the last pieces of logs that wait for a dispatcher.
+ENDS_BYTES = 32_000_000
 BULK = 500
-KEPT_S = 60.0  # before a report is sent again that strangers judged, or that was refused
-MOST = 5000  # of anything in one word; the rest goes with the next
-ASLEEP_S = 60.0  # between two looks for silent pilots: the relay itself was stopped
-MORE_S = 60.0  # how long the dispatcher's word that there is more work counts
+# Before a report is sent again that strangers judged, or that was refused.
+KEPT_S = 60.0
+# Of anything in one word; the rest goes with the next.
+MOST = 5000
+# Between two looks for silent pilots: the relay itself was stopped.
+ASLEEP_S = 60.0
+# How long the dispatcher's word that there is more work counts.
+MORE_S = 60.0
 NOTHING = m.Acquire(request_id="-", room=Room(cores=0))
 
 
@@ -51,9 +61,11 @@ class Dispatcher:
 
     def __init__(self, state: RelayState, upstream: Upstream, log: Log) -> None:
         self._state, self._up, self._log = state, upstream, log
-        self.wanted = asyncio.Event()  # somebody waits for jobs
+        # Somebody waits for jobs.
+        self.wanted = asyncio.Event()
         self._logs: list[tuple[int, m.LogPiece]] = []
-        self._more: dict[str, float] = {}  # by queue: when the dispatcher last had more
+        # By queue: when the dispatcher last had more.
+        self._more: dict[str, float] = {}
         self._looked = time.monotonic()
         self._trouble = ThrottledLog(log)
 
@@ -103,7 +115,8 @@ class Dispatcher:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.wanted.wait(), TELL_S)
                 if not self._up.up:
-                    await asyncio.sleep(TELL_S)  # `tell` finds out when it is there again
+                    # `tell` finds out when it is there again.
+                    await asyncio.sleep(TELL_S)
                 continue
             ask = m.RelayAcquire(site=self._state.terms.site, asks=now.asks, wait_s=now.wait_s)
             try:
@@ -172,7 +185,8 @@ class Dispatcher:
         for pilot, answer in news:
             if answer.prefetch:
                 self._more[pilot.ask.queue] = time.monotonic()
-            if pilot.waiting is None:  # it has hung up meanwhile: let others look
+            # It has hung up meanwhile: let others look.
+            if pilot.waiting is None:
                 for other in self._state.pilots.values():
                     other.woken.set()
             pilot.woken.set()
@@ -210,7 +224,8 @@ class Dispatcher:
         except Refused as error:
             if not authority.divisible(error):
                 raise
-            if len(reports) > 1:  # one of them is at fault, and must not hold up the others
+            # One of them is at fault, and must not hold up the others.
+            if len(reports) > 1:
                 half = len(reports) // 2
                 return await self.ask(reports[:half]) + await self.ask(reports[half:])
             self._trouble.warning("report_refused", str(error), job_id=reports[0].job_id)

@@ -9,7 +9,8 @@ from typing import Any
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
 from harvester_edge.relay.state import Refusal
 
-BODY_S = 120.0  # to send a body
+# To send a body.
+BODY_S = 120.0
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

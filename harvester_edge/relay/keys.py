@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.files import write_whole
 
-YEARS = 20  # nothing but the pin is believed, so nothing is gained by an earlier end
+# Nothing but the pin is believed, so nothing is gained by an earlier end.
+YEARS = 20
 
 
 def made(directory: Path, url: str) -> tuple[Path, Path]:

@@ -22,7 +22,8 @@ from harvester_edge.relay.dispatcher import Dispatcher, verdict
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.state import GONE, Id, Job, PendingReport, Pilot, Refusal, RelayState
 
-STEALABLE = 200  # jobs of others that are looked at for an idle pilot
+# Jobs of others that are looked at for an idle pilot.
+STEALABLE = 200
 
 
 class _Key(NamedTuple):
@@ -110,7 +111,8 @@ class Pilots:
                     await self._state.hand(picked, pilot, ask.request_id)
                     return self._acquired(picked, pilot)
                 left = deadline - time.monotonic()
-                if left <= 0 or pilot.reported != reported:  # it has more room by now: it asks anew
+                # It has more room by now: it asks anew.
+                if left <= 0 or pilot.reported != reported:
                     break
                 pilot.waiting = ask
                 self._dispatcher.wanted.set()

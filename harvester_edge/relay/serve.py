@@ -38,9 +38,12 @@ from harvester_edge.relay.store import Store
 from harvester_edge.relay.upstream import THREADS, Upstream
 from harvester_edge.site import Site
 
-STUCK_S = 120.0  # no turn takes longer: a dispatcher that is silent is given up before
-SAY_S = 5.0  # how often is said how the loops fare, if that has changed
-KEEP_S = 15  # an idle connection is dear in memory, a new one in time
+# No turn takes longer: a dispatcher that is silent is given up before.
+STUCK_S = 120.0
+# How often is said how the loops fare, if that has changed.
+SAY_S = 5.0
+# An idle connection is dear in memory, a new one in time.
+KEEP_S = 15
 BACKLOG = 4096
 
 
@@ -55,7 +58,8 @@ def run(site: Site, log: Log, heartbeat_s: float) -> None:
     for path, key in ((site.shared, "paths.shared"), (site.relay_state, "paths.state")):
         owned.own(path, key)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some descriptors a pilot
+    # Some descriptors a pilot.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     uvloop.run(_serve(site, log, heartbeat_s))
 
 
@@ -124,7 +128,8 @@ async def _listen(
     config: uvicorn.Config, listener: socket.socket, loops: Tasks, loop: Loop
 ) -> None:
     loop.turned(None)
-    with contextlib.closing(listener.dup()) as copy:  # uvicorn closes what it is given
+    # Uvicorn closes what it is given.
+    with contextlib.closing(listener.dup()) as copy:
         await Server(config, loops=loops).serve(sockets=[copy])
 
 

@@ -16,11 +16,14 @@ from ailurus.tasks import Tasks
 from ailurus.wire.spool import FANS, SpoolReply, SpoolRequest, put
 from harvester_edge.relay.door import BY_PATH, LONGEST, Door
 
-LOOK_S, IDLE_LOOK_S = 0.5, 2.0  # between two looks at the sixteen directories
+# Between two looks at the sixteen directories.
+LOOK_S, IDLE_LOOK_S = 0.5, 2.0
 IDLE_AFTER_S = 30.0
-LEFT_S = 3600.0  # an answer that nobody took, and a draft that nobody finished, go after so long
+# An answer that nobody took, and a draft that nobody finished, go after so long.
+LEFT_S = 3600.0
 SWEEP_S = 300.0
-AGAIN_S = 30.0  # after a file that could not be read, answered or removed
+# After a file that could not be read, answered or removed.
+AGAIN_S = 30.0
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(SpoolRequest).decode
 
@@ -31,7 +34,8 @@ class Spool:
     def __init__(self, directory: Path, door: Door, log: Log, loops: Tasks) -> None:
         self.directory, self._door, self._log, self._loops = directory, door, log, loops
         self._busy: set[Path] = set()
-        self._later: dict[Path, float] = {}  # what could not be answered, and when to look again
+        # What could not be answered, and when to look again.
+        self._later: dict[Path, float] = {}
         self._make()
 
     def _make(self) -> None:
@@ -59,7 +63,8 @@ class Spool:
     def _look(self) -> list[Path]:
         try:
             return [path for fan in FANS for path in self._asked(self.directory / "ask" / fan)]
-        except FileNotFoundError:  # somebody has tidied up
+        # Somebody has tidied up.
+        except FileNotFoundError:
             self._make()
             return []
 
@@ -104,7 +109,8 @@ class Spool:
             try:
                 if path.lstat().st_mtime < old:
                     path.unlink()
-            except OSError:  # it is gone, or none of ours: a directory, say
+            # It is gone, or none of ours: a directory, say.
+            except OSError:
                 continue
 
 

@@ -28,7 +28,8 @@ from ailurus.protocol.worker import Ending
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.store import Store
 
-BEATS_PER_S = 150  # more pilots than this many heartbeats a second serve are told to beat slower
+# More pilots than this many heartbeats a second serve are told to beat slower.
+BEATS_PER_S = 150
 GONE = "this worker has ended"
 _encode = msgspec.json.Encoder().encode
 _assignment = msgspec.json.Decoder(m.Assignment).decode
@@ -151,10 +152,13 @@ class RelayState:
         self.pilots: dict[str, Pilot] = {}
         self.by_token: dict[str, Pilot] = {}
         self.jobs: dict[Id, Job] = {}
-        self.ready: dict[str, dict[Job, None]] = {}  # by queue, that nobody holds
+        # By queue, that nobody holds.
+        self.ready: dict[str, dict[Job, None]] = {}
         self.owed: dict[Id, PendingReport] = {}
-        self.known_as = secrets.token_hex(8)  # what pilots know us by
-        self.giver = ""  # what the dispatcher is called that gave what is here
+        # What pilots know us by.
+        self.known_as = secrets.token_hex(8)
+        # What the dispatcher is called that gave what is here.
+        self.giver = ""
         self.told_heartbeat_s = terms.heartbeat_s
         self._load()
 

@@ -17,7 +17,8 @@ from ailurus.wire.retry import Patience
 
 A = TypeVar("A", bound=msgspec.Struct)
 ONCE = Patience(total_s=0.0)
-ANSWER_S = 10.0  # beyond what it was asked to wait: a dispatcher that needs longer is none
+# Beyond what it was asked to wait: a dispatcher that needs longer is none.
+ANSWER_S = 10.0
 THREADS = 16
 
 

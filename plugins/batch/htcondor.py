@@ -345,7 +345,8 @@ PHASE = {
 }
 """Where a JobStatus puts a worker; in the history a removed one has ended."""
 BY_POLICY = "The job attribute PeriodicRemove expression"
-TOO_LONG, TOO_MUCH = 47, 34  # codes of holds: execution time, memory
+# Codes of holds: execution time, memory.
+TOO_LONG, TOO_MUCH = 47, 34
 
 
 def parse(text: str, root: Path) -> tuple[Sighting, ...]:

@@ -66,7 +66,8 @@ echo "$$ ${20} $boot" > running.new && mv running.new running && exec sh ./scrip
 PASSED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
 """What a worker has of the edge's environment: no token, no setting of the edge's own."""
 VOID = "void"
-WALLTIME_EXIT = 124  # of timeout(1)
+# Of timeout(1).
+WALLTIME_EXIT = 124
 
 
 class LocalOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,12 +92,15 @@ class Local(Batch):
         root: Path,
         prefix: str,
         *,
-        timeout_s: float = 60.0,  # of commands: it runs none
+        # Of commands: it runs none.
+        timeout_s: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._options, self._root, self._prefix, self._clock = options, root, prefix, clock
-        self._ended: dict[Path, Sighting] = {}  # what has ended is read once
-        self._children: list[int] = []  # to be reaped
+        # What has ended is read once.
+        self._ended: dict[Path, Sighting] = {}
+        # To be reaped.
+        self._children: list[int] = []
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         ids: dict[int, BatchId] = {}
@@ -119,7 +123,8 @@ class Local(Batch):
             argv, stdin=null, stdout=null, stderr=null, env=passed, start_new_session=True
         )
         failpoint("local.spawned")
-        child.returncode = 0  # it is not waited for here: its end is in its files
+        # It is not waited for here: its end is in its files.
+        child.returncode = 0
         self._children.append(child.pid)
         _make_once(place / "spawned", _who(child.pid))
 
@@ -172,7 +177,8 @@ class Local(Batch):
         if not claim:
             if _alive(spawned):
                 return msgspec.structs.replace(sighting, phase=Phase.QUEUED)
-            _make_once(place / "claim", VOID)  # its wrapper died first, unless it claims just now
+            # Its wrapper died first, unless it claims just now.
+            _make_once(place / "claim", VOID)
             claim = _read(place / "claim")
         # The order matters: a process that ends between two looks has left its record by the second.
         alive = _alive(_read(place / "running")) or _alive(claim)

@@ -129,8 +129,10 @@ class PBS(Batch):
         self._options, self._root, self._prefix = options, root, prefix
         settings = ("PBS_CONF_FILE", "PBS_EXEC", "PBS_SERVER", "PBS_DEFAULT")
         self._run = run or runner(timeout_s, settings)
-        self.history = options.history  # until the server says that it keeps none
-        self._known = ""  # our name there
+        # Until the server says that it keeps none.
+        self.history = options.history
+        # Our name there.
+        self._known = ""
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.directory / "script"
@@ -216,7 +218,8 @@ class PBS(Batch):
         past = ("-x",) if self.history else ()
         for job in sorted({re.sub(r"\[\d*\]", "[]", one) for one in ids}):
             ran = self._command("qstat", *past, *_JSON, job)
-            if ran.code == 0:  # else it has just answered, so they are not there
+            # Else it has just answered, so they are not there.
+            if ran.code == 0:
                 found = parse(output_of("qstat", ran), "", self._root)
                 yield from (
                     renamed_job(one, tag) for one in found if one.batch_id in ids and one.tag != tag
@@ -226,7 +229,8 @@ class PBS(Batch):
         past = ("-x",) if history else ()
         for batch_id in output_of("qselect", self._command("qselect", *past, *which)).split():
             ran = self._command("qstat", *past, *_JSON, batch_id)
-            if ran.code not in GONE:  # it left between the two
+            # It left between the two.
+            if ran.code not in GONE:
                 yield from parse(output_of("qstat", ran), prefix, self._root)
 
     def cancel(self, ids: Collection[BatchId]) -> None:
@@ -248,7 +252,8 @@ _LOST = re.compile(
     r"cannot connect|Connection (refused|reset)|ommunication failure|timed out|End of File|"
     r"Premature end|No route|errno=",
 )
-GONE = (35, 153)  # finished; unknown
+# Finished; unknown.
+GONE = (35, 153)
 _GONE = re.compile(r"Job has finished|Unknown Job Id")
 
 
@@ -318,7 +323,8 @@ def node(order: Order) -> str:
 
 
 class _Job(Struct, frozen=True):
-    Job_Name: str | int | float  # a name like 0123 comes as a number
+    Job_Name: str | int | float
+    """A name like 0123 comes as a number."""
     job_state: str
     Job_Owner: str = ""
     substate: int = 0
@@ -343,7 +349,8 @@ PHASE = {
 end."""
 DETAIL = {"S": "suspended", "U": "suspended: its machine is in use"}
 OVER_WALLTIME, OVER_MEMORY, OVER_CPU = -29, (-26, -27), (-24, -25, -28)
-TERMINATED = 91  # substate of what qdel ended
+# Substate of what qdel ended.
+TERMINATED = 91
 
 
 def parse(text: str, prefix: str, root: Path, owner: str = "") -> Iterator[Sighting]:
@@ -364,7 +371,8 @@ def parse(text: str, prefix: str, root: Path, owner: str = "") -> Iterator[Sight
             own = number if index is None else f"{number}[{index}]"
             yield from _sightings(BatchId(own), tag, int(index or 0), one, root)
             continue
-        if one.job_state in "QHWT" or one.substate == TERMINATED:  # before it began, or never
+        # Before it began, or never.
+        if one.job_state in "QHWT" or one.substate == TERMINATED:
             for nr in tasks(str(one.array_indices_submitted)):
                 if f"{number}[{nr}]{batch_id.partition(']')[2]}" not in jobs:
                     yield from _sightings(BatchId(f"{number}[{nr}]"), tag, nr, one, root)

@@ -71,7 +71,8 @@ def asked(order: Order, chunk: str, *, memory: bool) -> Asked:
         wants["ngpus"] = order.gpus
     for part in chunk.split(":"):
         name, _, value = part.partition("=")
-        if name and name not in ("mpiprocs", "ompthreads"):  # not taken from any host
+        # Not taken from any host.
+        if name and name not in ("mpiprocs", "ompthreads"):
             wants[name] = value
     return Asked(chunk=wants, hosts=order.nodes, walltime_s=order.walltime_s)
 
@@ -146,7 +147,8 @@ def fits(chunk: Resources, host: Resources) -> bool:
         if wanted is not None and there is not None:
             if wanted > there:
                 return False
-        elif str(value) not in str(host.get(key, "")).split(","):  # one of a list is enough
+        # One of a list is enough.
+        elif str(value) not in str(host.get(key, "")).split(","):
             return False
     return True
 

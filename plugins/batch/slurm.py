@@ -50,7 +50,8 @@ Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:,&|()\[\]*=+@%/-]*(?!\n)$", m
 
 
 LONG_S = 30 * 86400.0
-SLACK_MIN, DAY_MIN = 60, 1440  # the controller's clock may be another
+# The controller's clock may be another.
+SLACK_MIN, DAY_MIN = 60, 1440
 
 _FOUND = "the edge finds its workers by it"
 _FILES = "a worker's files lie in its own directory"
@@ -132,7 +133,8 @@ class Slurm(Batch):
         self._options, self._root, self._prefix = options, root, prefix
         settings = ("SLURM_CONF", "SLURM_JWT", "SLURM_CONF_SERVER")
         self._run = run or runner(timeout_s, settings)
-        self.history = options.history  # until sacct says that there are no accounts
+        # Until sacct says that there are no accounts.
+        self.history = options.history
 
     def submit(self, order: Order, tag: Tag) -> Accepted | Rejected | Unclear:
         script = order.directory / "script"
@@ -185,7 +187,8 @@ class Slurm(Batch):
             return [
                 renamed_job(one, tag) for one in found if one.batch_id in ids and one.tag != tag
             ]
-        except BatchError:  # it has just answered, so they are not there
+        # It has just answered, so they are not there.
+        except BatchError:
             return []
 
     def cancel(self, ids: Collection[BatchId]) -> None:
@@ -261,10 +264,12 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
         f"--output={place}/{own}stdout", f"--error={place}/{own}stderr",
         "--export=ALL", "--propagate=NONE",
     ]  # fmt: skip
-    if early:  # to the script, which is the pilot, or to the steps, which are
+    # To the script, which is the pilot, or to the steps, which are.
+    if early:
         argv.append(f"--signal={'' if many else 'B:'}USR1@{early}")
     if many:
-        argv += ["--ntasks-per-node=1", "--no-kill"]  # a lost node is one lost worker
+        # A lost node is one lost worker.
+        argv += ["--ntasks-per-node=1", "--no-kill"]
     if order.wait_s:
         argv.append(f"--deadline=now+{order.wait_s + order.walltime_s}")
     if options.memory:
@@ -293,7 +298,8 @@ def job(order: Order) -> str:
     argv = [
         "srun", f"--nodes={order.nodes}", f"--ntasks={order.nodes}", "--ntasks-per-node=1",
         f"--cpus-per-task={order.cores}",
-        "--overlap",  # leave what is allocated to the steps of payloads, too
+        # Leave what is allocated to the steps of payloads, too.
+        "--overlap",
         # one that ends, or its node, leaves the others alone
         "--kill-on-bad-exit=0", "--wait=0", "--no-kill",
         "--input=none", "/bin/sh", "-c", node,
@@ -305,7 +311,8 @@ def job(order: Order) -> str:
 
 PHASE = {
     **dict.fromkeys(("PENDING", "REQUEUED", "REQUEUE_FED"), Phase.QUEUED),
-    **dict.fromkeys(("CONFIGURING", "POWER_UP_NODE"), Phase.QUEUED),  # its nodes are being made
+    # Its nodes are being made.
+    **dict.fromkeys(("CONFIGURING", "POWER_UP_NODE"), Phase.QUEUED),
     **dict.fromkeys(("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"), Phase.HELD),
     **dict.fromkeys(("SUSPENDED", "STOPPED"), Phase.HELD),
     **dict.fromkeys(("RUNNING", "RESIZING", "SIGNALING", "EXPEDITING"), Phase.STARTING),
