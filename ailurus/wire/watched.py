@@ -39,7 +39,7 @@ def watching(check: Callable[[], None]) -> Iterator[None]:
         _check.reset(token)
 
 
-class Offer:
+class OfferedBody:
     """A request's body that is sent if it is wanted."""
 
     wanted = True
@@ -146,7 +146,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Http(HTTPConnection):
-    _offer: Offer | None = None
+    _offer: OfferedBody | None = None
     sock: Any
 
     def connect(self) -> None:
@@ -155,7 +155,7 @@ class _Http(HTTPConnection):
 
     def request(self, method: str, url: str, body: Any = None, *more: Any, **options: Any) -> None:
         headers = options.get("headers") or (more[0] if more else {})
-        asks = isinstance(body, Offer) and "Expect" in headers
+        asks = isinstance(body, OfferedBody) and "Expect" in headers
         self._offer = body if asks else None
         super().request(method, url, body, *more, **options)
 

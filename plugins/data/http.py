@@ -17,7 +17,7 @@ from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
-from ailurus.wire.watched import POOLS, Offer, watching
+from ailurus.wire.watched import POOLS, OfferedBody, watching
 from pilot.blame import OSErrorsOn, Target
 from pilot.ports import TAKEN, Check, Copied, JobError
 
@@ -239,7 +239,7 @@ class _Exists(JobError):
     """There is a file of that name."""
 
 
-class _Measured(Offer):
+class _Measured(OfferedBody):
     """An open file as a request's body, measured while it is sent."""
 
     def __init__(self, source: int) -> None:
