@@ -1,8 +1,8 @@
 """A copy of the queue at one instant, taken while it is served, and a queue made from a copy.
 
-After a restore nothing that was given out later comes again: jobs, events and workers get ids beyond
-a gap. So a pilot that took a job after the back-up cannot report for an attempt of the restored queue,
-whose workers have other numbers.
+After a restore jobs, events and workers get ids beyond a gap, so no id that was given out after the
+back-up is given again. A pilot that took a job after the back-up thus cannot report for an attempt
+of the restored queue, whose workers have other numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from dispatcher.ports import Tx
 from dispatcher.store import SQLITE as PREFIX
 from dispatcher.store import open_store, path_of
 
-GAP = 1_000_000  # ids left out by a restore: more than were given since any sensible back-up
+# Ids that a restore leaves out: more than are given between two back-ups.
+GAP = 1_000_000
 FILE, DUMP = "queue.db", "queue.pgdump"
 LONGEST_S = 6 * 3600.0
 
@@ -39,9 +40,8 @@ def save(url: str, folder: Path) -> Path:
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
-            source.backup(
-                copy
-            )  # in one step: a snapshot, beside which the dispatcher goes on writing
+            # In one step: a snapshot, while the dispatcher goes on writing.
+            source.backup(copy)
             if (fault := copy.execute("pragma quick_check").fetchone()[0]) != "ok":
                 raise AilurusError(f"the copy is not whole: {fault}", remedy="is the disk sound?")
     except sqlite3.Error as error:
@@ -50,7 +50,7 @@ def save(url: str, folder: Path) -> Path:
 
 
 def load(url: str, folder: Path) -> None:
-    """Make the queue from the copy in `folder`. What is there already stays. Raises AilurusError."""
+    """Make the queue from the copy in `folder`. Raises AilurusError, also if a queue is there."""
     path = path_of(url)
     if path is not None:
         _load_file(path, _there(folder / FILE))
@@ -77,7 +77,8 @@ def _load_file(path: Path, copied: Path) -> None:
     draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)  # of one that was killed
+        # One may be left of a restore that was killed.
+        draft.unlink(missing_ok=True)
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(copied)) as source, closing(sqlite3.connect(draft)) as copy:
             source.backup(copy)

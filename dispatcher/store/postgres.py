@@ -1,9 +1,9 @@
-"""The queue in PostgreSQL, where several dispatchers may be on it.
+"""The queue in PostgreSQL, which several dispatchers may serve at once.
 
-As in the embedded store one writer thread runs the changes that have gathered and commits once. What
-a change reads of a row that it will write is locked as it is read. The events of a commit get
-their numbers under one lock that is held to its end: they have no gap, and whoever sees one
-sees all before it.
+As in SQLite one writer thread runs the changes that have gathered, and commits once. A row that a
+change reads in order to write it is locked when it is read. The events of a commit get their
+numbers under one lock that lasts until its end: they have no gap, and a reader that sees one sees
+all before it. See `docs/commits.md`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ from dispatcher.store.writer import Again, Answers, Asked, Drafted, Writing, on_
 
 T = TypeVar("T")
 READERS = 4
-TRIES = 5  # of a commit that others were in the way of
-STUCK_S = 60.0  # one look for events takes no longer
-LOOK_S = 2.0  # how often is asked for events whose notice was lost
-PAGE = 2000  # events read at once
-SCHEMA_LOCK = 4_113_200_1  # advisory: one process at a time changes the tables
+# How often a commit that met another dispatcher's is run.
+TRIES = 5
+# Longer than one look for events ever takes.
+STUCK_S = 60.0
+# How often the store looks for events whose notice was lost.
+LOOK_S = 2.0
+# Events that are read at once.
+PAGE = 2000
+# The advisory lock under which one process at a time changes the tables.
+SCHEMA_LOCK = 4_113_200_1
 BULLETINS = "ailurus_bulletins"
-LONGEST = 7900  # bytes of a notice
+# The longest notice that PostgreSQL carries, in bytes.
+LONGEST = 7900
 
 # A dispatcher that is stopped in the middle of a commit must not hold up the others for long.
 STANDING_STILL = "set idle_in_transaction_session_timeout = '5s'"
@@ -54,14 +60,16 @@ ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
     "tcp_user_timeout": 15_000,  # ms
 }
 
-# Each statement has its index. Left to itself, the planner keeps a plan made when a table was small, and
-# reads all of it: 50 ms a heartbeat among 300,000 jobs, until the table is next analysed.
+# Each statement has its index. Left to itself, the planner keeps a plan from when a table was small
+# and reads all of it: 50 ms a heartbeat among 300,000 jobs, until the table is next analysed.
 PLANS = (
     "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
 )
-PLANS_S = 1.0  # then all is planned anew: a join must not begin at a table that has grown since
+# How long plans are kept: a join must not begin at a table that has grown since.
+PLANS_S = 1.0
 
-PROBES = 8  # connections that look for our session behind a pooler
+# Connections that look for our session behind a pooler.
+PROBES = 8
 POOLED = "a pooler between us and PostgreSQL gives a session to others between transactions"
 UNPOOLED = "connect to the server itself, or set pool_mode = session for this database"
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
@@ -86,7 +94,7 @@ class _Number(Dumper):
 
 
 class Postgres(Writing):
-    """A `Store` in a database of its own, shared by all dispatchers that are given its URL."""
+    """A `Store` in a database that all dispatchers with its URL share."""
 
     alone = False
 
@@ -104,7 +112,8 @@ class Postgres(Writing):
         self._known = self._last_event(self._writer)
         self._pid = _session(self._writer)
         self._plans_until = 0.0
-        self._order = threading.Lock()  # who delivers events
+        # Only its holder delivers events.
+        self._order = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._local = threading.local()
         self._open: list[Connection] = []
@@ -139,7 +148,7 @@ class Postgres(Writing):
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    # --- reading -------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------
 
     def _read(self, query: Callable[[Tx], T]) -> T:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -157,7 +166,7 @@ class Postgres(Writing):
             _let_go(connection)
             raise _ours(error) from error
 
-    # --- writing -------------------------------------------------------------------------------------
+    # --- writing ---------------------------------------------------------------------------------
 
     def _next(self) -> list[Asked]:
         return self._gathered()
@@ -186,7 +195,7 @@ class Postgres(Writing):
         raise Unavailable("other dispatchers were in the way")
 
     def _once(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
-        """All changes in one pipeline."""
+        """Run all changes in one pipeline. Raises Again if one fails after it has written."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True, shares=True)
         with _undone(connection, tx), connection.pipeline() as tx.pipeline:
@@ -209,7 +218,7 @@ class Postgres(Writing):
         return answers, tx.numbered()
 
     def _each(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
-        """Each change in a savepoint of its own, so that one that fails harms no other."""
+        """Run each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
         with _undone(connection, tx):
@@ -238,7 +247,7 @@ class Postgres(Writing):
         answers: Answers,
         events: list[Event],
     ) -> None:
-        """Events go out in their order: at once if nobody else's come before, else as they are read."""
+        """Deliver events in order: at once, unless another dispatcher's must be read first."""
         with self._order:
             mine: Sequence[Event] = ()
             if events and events[0].seq == self._known + 1:
@@ -246,7 +255,7 @@ class Postgres(Writing):
                 mine = events
             on_loop(loop, self._answer, batch, answers, mine)
 
-    # --- what others commit --------------------------------------------------------------------------
+    # --- events of other dispatchers -------------------------------------------------------------
 
     def _listen(self, kept: Loop) -> None:
         with _connect(self._url) as connection:
@@ -274,7 +283,7 @@ class Postgres(Writing):
                     on_loop(self._loop, self._spread, notice.payload)
 
     def _catch_up(self, connection: Connection, kept: Loop) -> None:
-        """Deliver what others have committed."""
+        """Deliver the events that other dispatchers have committed."""
         text = postgres_statements()["event.after"].for_psycopg().encode()
         while self._loop is not None:
             kept.turned()
@@ -297,7 +306,7 @@ class Postgres(Writing):
             if len(rows) < PAGE:
                 return
 
-    # --- tables --------------------------------------------------------------------------------------
+    # --- tables ----------------------------------------------------------------------------------
 
     @staticmethod
     def _last_event(connection: Connection) -> int:
@@ -305,7 +314,7 @@ class Postgres(Writing):
         return int(row[0]) if row else 0
 
     def _schema(self, connection: Connection) -> None:
-        """What only adds, before we serve; what takes away is left to `finish_schema`."""
+        """Apply the `pre` steps before we serve; `finish_schema` applies the others."""
         try:
             _apply(connection, post=False)
         except Unfit as unfit:
@@ -317,7 +326,8 @@ class Postgres(Writing):
     def _finish(self) -> bool:
         try:
             with _connect(self._url) as connection:
-                connection.execute("set lock_timeout = '2s'")  # others wait behind who waits
+                # Every other request waits behind one that waits for a table.
+                connection.execute("set lock_timeout = '2s'")
                 _apply(connection, post=True)
         except (psycopg.OperationalError, Unavailable) as error:
             log.info("schema_not_finished", reason=str(error).splitlines()[0])
@@ -326,7 +336,7 @@ class Postgres(Writing):
 
 
 def _apply(connection: Connection, *, post: bool) -> None:
-    """Steps that only add, each in its place; with `post` those that take something away as well."""
+    """Apply `pre` steps in their order, and with `post` all steps. Raises Unfit."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
         connection.execute(
@@ -334,7 +344,8 @@ def _apply(connection: Connection, *, post: bool) -> None:
             "(number bigint primary key, name text, digest text, applied timestamptz)"
         )
         done = connection.execute("select number, digest, name from migration").fetchall()
-        fresh = not done  # nobody can be on it
+        # No other dispatcher can be on an empty database.
+        fresh = not done
         for step in check({nr: text for nr, text, _ in done}, {nr: name for nr, _, name in done}):
             if step.post and not (post or fresh):
                 continue
@@ -359,8 +370,8 @@ def _undone(connection: Connection, tx: PostgresTx) -> Iterator[None]:
         raise
 
 
-# What the values of one change can bring about. A table that is not there, a right that was revoked, a
-# statement that a pooler lost are faults of the place, whoever asks.
+# Errors that the values of one change can cause. A missing table, a revoked right or a statement
+# that a pooler lost is a fault of the database, whatever the change.
 _OF_VALUES = (psycopg.DataError, psycopg.IntegrityError)
 _OF_A_CHANGE = (*_OF_VALUES, psycopg.ProgrammingError)
 
@@ -382,24 +393,28 @@ def _connect(url: str) -> Connection:
 
 
 def _session(connection: Connection) -> int:
-    """The server's process behind a connection. What libpq says of it is a pooler's invention."""
+    """The server's process behind a connection, which libpq does not know behind a pooler."""
     row = connection.execute("select pg_backend_pid()").fetchone()
     return int(row[0]) if row else 0
 
 
 def check_sessions(url: str, connection: Connection) -> None:
-    """Raise AilurusError if a pooler lends the session of `connection` to others between transactions:
-    what we set, prepare and listen to would be theirs, and nobody would hear of another's commits."""
+    """Raise AilurusError if a pooler lends the session of `connection` to other clients.
+
+    What we set, prepare and listen to would be theirs, and our events would reach no other.
+    """
     session = _session(connection)
     pooled = session != connection.info.backend_pid
     others: list[Connection] = []
     try:
         for _ in range(PROBES if pooled else 1):
             others.append(other := _connect(url))
-            other.execute("begin")  # so that each of them has one of its own
+            # So that each connection has a session of its own.
+            other.execute("begin")
             if _session(other) == session:
                 raise AilurusError(POOLED, field="--store", remedy=UNPOOLED)
-    except errors.ProtocolViolation as error:  # not even a transaction is let through
+    # The pooler lets not even a transaction through.
+    except errors.ProtocolViolation as error:
         raise AilurusError(
             f"{POOLED}: {str(error).strip()}", field="--store", remedy=UNPOOLED
         ) from None
@@ -411,14 +426,14 @@ def check_sessions(url: str, connection: Connection) -> None:
 
 
 def _let_go(connection: Connection | None) -> None:
-    """A connection in an unknown state is not used again."""
+    """Close a connection whose state is unknown."""
     if connection is not None:
         with contextlib.suppress(psycopg.Error):
             connection.close()
 
 
 def _ours(error: Exception) -> Exception:
-    """An error in the words of the port."""
+    """The error that the port promises instead of this one."""
     if isinstance(error, errors.NumericValueOutOfRange):
         return OverflowError(str(error))
     if isinstance(error, psycopg.Error) and not isinstance(error, _OF_VALUES):

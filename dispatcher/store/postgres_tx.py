@@ -1,10 +1,11 @@
 """A transaction on PostgreSQL that seldom waits for the server.
 
-Each wait costs both sides some 0.05 ms, each statement half as much. So a commit reads ahead, in one go,
-what its changes said that they will look at, and what one asks for it reads for those behind it as well;
-and it writes late: changes of rows are gathered and sent as one statement for all. The rules above
-notice neither: what was read ahead is forgotten when something is written that it may depend on, and
-what is gathered is sent before a statement that names the same table.
+A round trip costs both sides some 0.05 ms, a statement half as much. So a commit reads ahead, in
+one round trip, what its changes announced in their `Ahead`; and it writes late: rows are gathered
+and sent as one statement for all of them. A change notices neither. What was read ahead is
+forgotten as soon as something is written on which it may depend, and gathered rows are sent before
+any statement that names their table. Which tables a statement names, it declares in `sql/`. See
+`docs/commits.md`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from dispatcher.store.writer import Draft
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 EVENTS = "ailurus_events"
-MORE = 512  # ready jobs held for the changes behind the one that asks
+# Ready jobs read for the later changes of a commit, at most.
+MORE = 512
 
-PART = 1000  # rows of a statement that takes many
+# Rows that are sent in one statement, at most.
+PART = 1000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[int]).decode
@@ -47,24 +50,29 @@ _READ_AHEAD = frozenset().union(*(_TABLES[name] for name in READING_AHEAD))
 
 
 class _Shelf(Struct):
-    """Ready jobs of one queue and shape, held, best first."""
+    """Ready jobs of one queue and shape that this commit has locked, best first."""
 
     rows: dict[int, Row]
-    whole: bool  # no others were ready
+    whole: bool
+    """No other jobs were ready."""
 
 
 class PostgresTx(Draft):
-    """A transaction on one connection. What has no answer is sent with the next that has one."""
+    """A transaction on one connection.
+
+    Statements without an answer wait on the client until one with an answer is sent.
+    """
 
     def __init__(self, connection: Connection, *, writes: bool, shares: bool = False) -> None:
-        """`shares`: its changes are many, and none of them is undone by itself."""
+        """`writes`: statements lock rows; `shares`: many changes run in it, none in a savepoint."""
         super().__init__()
         self._connection = connection
         self._texts = _WRITER if writes else _READER
         self._numbers: psycopg.Cursor[Row] | None = None
         self._shares = shares
         self.pipeline: psycopg.Pipeline | None = None
-        self._more = 0  # jobs that all changes together may ask for
+        # Jobs that the changes of this commit request together.
+        self._more = 0
         self._forget()
         self._late: dict[str, list[bytes]] = {}
         self._late_rows: set[tuple[Any, ...]] = set()
@@ -90,11 +98,13 @@ class PostgresTx(Draft):
         self._shelves: dict[tuple[str, int], _Shelf] = {}
         self._bodies: dict[int, Row] = {}
 
-    # --- reading ahead -------------------------------------------------------------------------------
+    # --- reading ahead ---------------------------------------------------------------------------
 
     def foresee(self, aheads: Iterable[Ahead]) -> None:
-        """Read, and where it will be written hold, what changes will look at: in one go, and jobs always
-        in the same order."""
+        """Read in one round trip what the changes announced, and lock the jobs among it.
+
+        Jobs are locked in the order of their ids, so that no two commits wait for each other.
+        """
         jobs: set[int] = set()
         attempts: set[int] = set()
         asks = []
@@ -142,7 +152,7 @@ class PostgresTx(Draft):
             self._standing.update((row[0], row[5:]) for row in rows)
         return [row[:3] for row in islice(shelf.rows.values(), most)]
 
-    # --- statements ----------------------------------------------------------------------------------
+    # --- statements ------------------------------------------------------------------------------
 
     def one(self, query: str, **values: Any) -> Row | None:
         answer = self._answer.get(query)
@@ -186,7 +196,8 @@ class PostgresTx(Draft):
     def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
         cursor = self._ask(query, values)
         if self.pipeline is not None:
-            self.pipeline.sync()  # the server then knows that it waits for us, and for how long
+            # The server then counts its wait for us, and ends a transaction that stands still.
+            self.pipeline.sync()
         return cursor
 
     def _ask(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
@@ -194,7 +205,7 @@ class PostgresTx(Draft):
         return self._connection.execute(self._texts[query], values)
 
     def _before(self, query: str, values: Mapping[str, Any]) -> None:
-        """Send what the statement must find written, and forget what is not so any more after it."""
+        """Send the rows that a statement must find, and forget what its change makes wrong."""
         statement, tables = _STATEMENTS[query], _TABLES[query]
         if not self._late_tables.isdisjoint(tables):
             self._send()
@@ -209,7 +220,7 @@ class PostgresTx(Draft):
             self._forget()
 
     def _note(self, query: str, values: Mapping[str, Any]) -> None:
-        """What was read ahead and is not so any more after a late statement."""
+        """Forget what a gathered row makes wrong of what was read ahead."""
         job_id = values["job_id"]
         if "attempt" in _STATEMENTS[query].writes:
             self._attempts.pop((job_id, values["attempt_nr"]), None)
@@ -224,10 +235,10 @@ class PostgresTx(Draft):
         for shelf in self._shelves.values():
             shelf.rows.pop(job_id, None)
 
-    # --- writing late --------------------------------------------------------------------------------
+    # --- writing late ----------------------------------------------------------------------------
 
     def _send(self) -> None:
-        """Write down what was gathered, each statement once for all its rows."""
+        """Send the gathered rows, each statement once for all of its rows."""
         late, self._late = self._late, {}
         self._late_rows.clear()
         self._late_tables.clear()
@@ -241,13 +252,15 @@ class PostgresTx(Draft):
             self._connection.execute(self._texts[query], {"rows": _array(part)})
 
     def settle(self) -> None:
-        """Write what was gathered, counters and events, once for all changes of a commit, and commit.
+        """Write gathered rows, counters and events once for all changes, and commit.
 
-        All in one go: the lock that the events' number is must not wait for a client that stands still.
+        It is one pipeline: the row with the last event's number is locked here, and a client that
+        stands still must not keep other dispatchers waiting for it.
         """
         self._send()
         n = len(self.events)
-        if n:  # numbered from the last of them, which only the server knows
+        # Only the server knows the last number: these are counted back from it.
+        if n:
             rows = [_json(_event_row(event, event.seq - n)) for event in self.events]
             self._numbers = self._ask(
                 "event.next", {"by": n, "channel": EVENTS, "rows": _array(rows)}
@@ -261,7 +274,7 @@ class PostgresTx(Draft):
         self._connection.execute("commit")
 
     def numbered(self) -> list[Event]:
-        """The events with their numbers, after the commit."""
+        """The events with the numbers that the server gave them; call it after the commit."""
         row = self._numbers.fetchone() if self._numbers is not None else None
         before = row[0] - len(self.events) if row is not None else 0
         return [msgspec.structs.replace(event, seq=before + event.seq) for event in self.events]

@@ -1,7 +1,7 @@
 """The statements of `sql/`, as shipped beside this file, in both dialects.
 
-`README.md` in `sql/` explains the lines above a statement. Statements are written for both stores; one
-that PostgreSQL needs otherwise stands in `sql/postgres.sql` as well, under the same name.
+`sql/README.md` explains the lines above a statement. Both databases run the same statements; one
+that PostgreSQL needs in other words stands in `sql/postgres.sql` as well, under the same name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIALECTS = ("sqlite.sql", "postgres.sql")
 
 
 class Statement(Struct, frozen=True):
-    """A statement, and what the lines above it declare; `sql/README.md` says what each of them means."""
+    """A statement and what the lines above it declare, as `sql/README.md` explains them."""
 
     text: str
     """With `:name` for parameters."""
@@ -55,7 +55,7 @@ def postgres_statements() -> dict[str, Statement]:
 
 
 def _read(dialect: str) -> tuple[dict[str, Statement], dict[str, str]]:
-    """The statements and the fragments of all files but the other dialect's; those of `dialect` win."""
+    """Statements and fragments of all files but the other dialect's; those of `dialect` win."""
     folder = files("dispatcher.store").joinpath("sql")
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
     found: dict[str, Statement] = {}
@@ -88,7 +88,10 @@ def _expanded(found: tuple[dict[str, Statement], dict[str, str]]) -> dict[str, S
 
 
 def parse(text: str) -> list[tuple[str, str, Statement]]:
-    """The entries of a file: `name` or `fragment`, its name, and what it declares. Raises ValueError."""
+    """The entries of a file: its kind (`name` or `fragment`), its name and its declaration.
+
+    Raises ValueError for an entry without a text.
+    """
     found = []
     for kind, block in _blocks(text):
         name, *lines = block

@@ -1,8 +1,8 @@
-"""The queue in one SQLite file: one writer that shares commits, a few readers beside it.
+"""The queue in one SQLite file: one writer that shares commits, and a few readers beside it.
 
-Brief changes are run on the event loop, where they are asked for: in a thread beside it each of their
-statements waits for the interpreter, a quarter of a request's CPU. Only the commit itself, which waits
-for the disk, and changes that may be long are the thread's.
+Brief changes run on the event loop: in a thread beside it each of their statements would wait for
+the interpreter, a quarter of a request's CPU. The writer thread runs changes that may be long, and
+every commit, which waits for the disk. See `docs/commits.md`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ from dispatcher.store.writer import Again, Answers, Asked, Draft, Drafted, Writi
 
 T = TypeVar("T")
 READERS = 2
-ENTERED = 1000  # events of jobs that are entered in their order at once
-AHEAD = 1000  # numbers of events that are set aside at once: a process that is killed leaves out as many
-BRIEF = 64  # steps of changes that are run on the event loop together
-LOCKED_MS = 100  # the event loop waits so long for whoever else writes to the file
+# Events that are entered under their jobs at once.
+ENTERED = 1000
+# Numbers of events that are set aside at once: a process that is killed leaves out as many.
+AHEAD = 1000
+# Steps (`Ahead.steps`) of the changes that run on the event loop together, at most.
+BRIEF = 64
+# How long the event loop waits for another process that writes to the file.
+LOCKED_MS = 100
 _encode = msgspec.json.Encoder().encode
 _TEXTS = {name: one.text for name, one in statements().items()}
 _WRITES = frozenset(name for name, one in statements().items() if one.writes)
@@ -44,7 +48,7 @@ class SqliteTx(Draft):
     def __init__(
         self, connection: sqlite3.Connection, last_event: int = 0, set_aside: int = 0
     ) -> None:
-        """`set_aside`: the last number of an event that nobody else will be given."""
+        """`set_aside`: the last number of an event that was reserved for this process."""
         super().__init__(last_event)
         self.connection = connection
         self.set_aside = set_aside
@@ -53,7 +57,8 @@ class SqliteTx(Draft):
         self.wrote |= query in _WRITES
         cursor = self.connection.execute(_TEXTS[query], values)
         row: Row | None = cursor.fetchone()
-        cursor.close()  # a statement left half read would hold its snapshot
+        # A statement that is left half read would keep its snapshot.
+        cursor.close()
         return row
 
     def all(self, query: str, **values: Any) -> list[Row]:
@@ -105,7 +110,7 @@ class SqliteTx(Draft):
             self._set_aside(self._last_event - self.set_aside)
 
     def enter(self, entered: int) -> int:
-        """Enter events under their jobs, once enough have come after `entered`; the last that is."""
+        """Enter events under their jobs once enough follow `entered`; returns the last entered."""
         last = self._last_event + len(self.events)
         if last - entered < ENTERED:
             return entered
@@ -146,19 +151,20 @@ class Sqlite(Writing):
 
     @staticmethod
     def _clock() -> float:
-        return (
-            time.thread_time()
-        )  # it reads in this thread: what others do meanwhile is not counted
+        # It reads in this thread: the work of other threads is not counted.
+        return time.thread_time()
 
     async def spread(self, notice: str) -> None:
         self._spread(notice)
 
     async def finish_schema(self) -> bool:
-        return True  # nobody else can be on it: it was done at the start
+        # No other process can be on the file: all steps ran at the start.
+        return True
 
     async def close(self) -> None:
         await self._stop()
-        with contextlib.suppress(sqlite3.Error):  # then some numbers are left out
+        # If it fails, some numbers of events are left out.
+        with contextlib.suppress(sqlite3.Error):
             SqliteTx(self._writer, self._last_event, self._set_aside).give_back()
         for connection in (*self._reading, self._writer):
             connection.close()
@@ -177,7 +183,7 @@ class Sqlite(Writing):
             connection.execute("rollback")
 
     def _gathered(self) -> list[Asked]:
-        """As many as are brief together; behind one that may be long, all."""
+        """The first changes that are brief together; all, if the first may be long."""
         steps = number = 0
         for _, _, ahead in self._asked:
             steps += ahead.steps
@@ -189,8 +195,8 @@ class Sqlite(Writing):
     def _draft(self, batch: Sequence[Asked]) -> Drafted:
         """Run brief changes; the thread only commits them.
 
-        None leaves them to the thread, before any has run: they may be long, or another process writes
-        to the file. It also runs them anew, each by itself, when one failed after it had written.
+        Returns None to leave them to the thread: they may be long, another process writes to the
+        file, or one of them failed after it had written and each must run again by itself.
         """
         if not _brief(batch):
             return None
@@ -198,7 +204,8 @@ class Sqlite(Writing):
             return self._drafted(batch, _all)
         except Again:
             return None
-        except Exception as error:  # noqa: BLE001 -- not of one change: the thread answers all with it
+        # It broke the commit, not one change: the thread answers all changes with it.
+        except Exception as error:  # noqa: BLE001
             return None if _locked(error) else error
 
     def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
@@ -216,7 +223,8 @@ class Sqlite(Writing):
         return tx.answers, tx.events
 
     def _again(self, batch: Sequence[Asked]) -> SqliteTx:
-        if not _brief(batch):  # those that are have failed together
+        # Brief changes that come here have already failed together.
+        if not _brief(batch):
             with contextlib.suppress(Again):
                 return self._drafted(batch, _all)
         return self._drafted(batch, _each)
@@ -233,7 +241,7 @@ class Sqlite(Writing):
 
     @contextlib.contextmanager
     def _undone(self, tx: SqliteTx) -> Iterator[None]:
-        """What the transaction has done is undone if it fails, in memory too."""
+        """Undo what the transaction did if the block fails, in memory too."""
         try:
             yield
         except BaseException:
@@ -254,7 +262,7 @@ def _brief(batch: Sequence[Asked]) -> bool:
 
 
 def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
-    """One change after the other, as nearly always. Raises Again if one fails after it has written."""
+    """Run one change after the other. Raises Again if one fails after it has written."""
     answers: Answers = []
     for change, _, _ in batch:
         tx.wrote = False
@@ -262,7 +270,8 @@ def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
             answers.append((change(tx), None))
         except (sqlite3.OperationalError, sqlite3.InternalError):
             raise
-        except Exception as error:  # noqa: BLE001 - the caller's: it travels to who asked for the change
+        # The change's own: it is raised to its caller.
+        except Exception as error:  # noqa: BLE001
             if tx.wrote:
                 raise Again from None
             answers.append((None, error))
@@ -270,7 +279,7 @@ def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
 
 
 def _each(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
-    """Each change in a savepoint of its own, so that one that fails harms no other."""
+    """Run each change in a savepoint of its own, so that one that fails harms no other."""
     answers: Answers = []
     for change, _, _ in batch:
         point = tx.mark()

@@ -1,4 +1,4 @@
-"""What both stores share: the draft of a commit, and the thread that commits while others gather."""
+"""What both stores share: the draft of a commit, and the thread that commits."""
 
 from __future__ import annotations
 
@@ -33,19 +33,24 @@ Assigned = tuple[MutableMapping[Any, Any], Any, Any]
 
 ABSENT = object()
 
-TOGETHER = 512  # changes that may share a commit
+# Changes that share a commit, at most.
+TOGETHER = 512
 SLOW_S = 0.25
 log = Log("store")
 
 
 class Again(Exception):
-    """A change failed after it had written: run all of them once more, each by itself."""
+    """A change failed after it had written: all changes must run again, each by itself."""
 
 
 class Draft:
-    """What the changes of one commit count and tell, written down once when it is settled."""
+    """The counters, events and memory that the changes of one commit move.
 
-    wrote = False  # since somebody set it to False
+    Counters and events are written once, when the commit is settled.
+    """
+
+    wrote = False
+    """Whether anything was written since a store set it to False."""
 
     def __init__(self, last_event: int = 0) -> None:
         self._last_event = last_event
@@ -87,13 +92,13 @@ class Draft:
         table[key] = value
 
     def mark(self) -> Mark:
-        """What has been said so far."""
+        """What has been counted, told and assigned so far, for `back_to`."""
         counts = self.counts.copy() if self.counts else Counter()
         owned = self.owned.copy() if self.owned else Counter()
         return counts, owned, self.failures.copy(), len(self.events), len(self.assigned)
 
     def back_to(self, point: Mark) -> None:
-        """Unsay what was said since `mark`."""
+        """Undo what was counted, told and assigned since `mark`."""
         self.counts, self.owned, self.failures, events, assigned = point
         del self.events[events:]
         self.unassign(assigned)
@@ -108,7 +113,7 @@ class Draft:
                 table[key] = before
 
     def moves(self) -> list[dict[str, Any]]:
-        """The counters that move; always in the same order, so that no two commits wait in a ring."""
+        """The counters that move, in one order, so that no two commits wait for each other."""
         return [
             {"queue": q, "shape_id": shape, "state": state, "by": by}
             for (q, shape, state), by in sorted(self.counts.items())
@@ -136,11 +141,12 @@ _Begun = tuple[asyncio.AbstractEventLoop, list[Asked], Drafted]
 
 
 class Writing:
-    """A store that commits in a thread of its own, once for all changes that have gathered meanwhile."""
+    """A store that commits in a thread of its own, once for all changes that have gathered."""
 
     def __init__(self, readers: int) -> None:
         self._asked: deque[Asked] = deque()
-        self._at_rest = asyncio.Event()  # nothing is being committed, and nothing is about to be
+        # Set while nothing is being committed, nor about to be.
+        self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
@@ -155,7 +161,8 @@ class Writing:
         self._asked.append((change, done, ahead))
         if self._at_rest.is_set():
             self._at_rest.clear()
-            loop.call_soon(self._begin, loop)  # with all that others ask for until then
+            # With all changes that are requested until the loop comes round.
+            loop.call_soon(self._begin, loop)
         return await done
 
     async def read(self, query: Callable[[Tx], T]) -> T:
@@ -168,7 +175,7 @@ class Writing:
         except BaseException:
             meter.turn.release()
             raise
-        # who hangs up stops no reader: the turn ends with the reading, not with the wish for it
+        # A caller that hangs up does not stop the reader: the turn ends when the reading ends.
         reading.add_done_callback(lambda _: meter.turn.release())
         return await asyncio.shield(reading)
 
@@ -181,7 +188,7 @@ class Writing:
 
     @staticmethod
     def _clock() -> float:
-        """Of what a reader is busy for."""
+        """The clock by which a reading is charged, in seconds."""
         return time.perf_counter()
 
     def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
@@ -208,7 +215,7 @@ class Writing:
     def _draft(self, batch: Sequence[Asked]) -> Drafted:
         """Run the changes on the event loop without committing them; raises nothing.
 
-        None leaves them to the thread. An exception is the reason why none of them can be committed.
+        None leaves them to the thread. An exception says why none of them can be committed.
         """
         return None
 
@@ -220,7 +227,7 @@ class Writing:
         raise NotImplementedError
 
     def _gathered(self) -> list[Asked]:
-        """What the next commit is to hold, in the order in which it was asked for."""
+        """Take the changes of the next commit from the list, in their order."""
         return [self._asked.popleft() for _ in range(min(TOGETHER, len(self._asked)))]
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -236,8 +243,10 @@ class Writing:
         self._ended.set()
 
     def _turn(self) -> bool:
-        """Commit what is given next, and what gathers meanwhile; False: there will be nothing. Nothing is
-        kept of it until the next turn."""
+        """Commit the next batch and what gathers meanwhile; returns False when the store closes.
+
+        No batch is kept until the next turn.
+        """
         begun = self._begun.get()
         if begun is None:
             return False
@@ -251,11 +260,11 @@ class Writing:
         return True
 
     def _next(self) -> list[Asked]:
-        """What the thread may go on with by itself."""
+        """The batch with which the thread goes on by itself; empty: it waits for the event loop."""
         return []
 
     def _commit(self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Drafted) -> None:
-        """Answer all. What the store itself refuses fails all of them."""
+        """Run and commit a batch, and answer it. What breaks the commit fails all its changes."""
         began = time.perf_counter()
         events: list[Event] = []
         try:
@@ -263,7 +272,8 @@ class Writing:
         except Unavailable as error:
             log.warning("commit_failed", reason=str(error), changes=len(batch))
             answers = [(None, error)] * len(batch)
-        except Exception as error:  # noqa: BLE001 -- a bug of ours fails these, and stops nobody else
+        # A bug of ours fails these changes, and must not stop the thread.
+        except Exception as error:  # noqa: BLE001
             log.error("commit_broke", trace=True, changes=len(batch))  # noqa: TRY400
             answers = [(None, error)] * len(batch)
         except BaseException as error:
@@ -299,7 +309,8 @@ class Writing:
             for listener in self._listeners:
                 try:
                     listener(events)
-                except Exception as error:  # noqa: BLE001 -- one that fails must not cut off the others
+                # One that fails must not cut off the others.
+                except Exception as error:  # noqa: BLE001
                     self.loops.once_failed("listeners", error)
 
     def _spread(self, notice: str) -> None:
@@ -313,7 +324,7 @@ class Writing:
 def on_loop(
     loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: object
 ) -> None:
-    """Have `what` called on the event loop, unless that has ended: then nobody waits any more."""
+    """Call `what` on the event loop, unless the loop has ended: then no caller waits any more."""
     try:
         loop.call_soon_threadsafe(what, *arguments)
     except RuntimeError:
