@@ -149,6 +149,18 @@ class Refusal(StrEnum):
     ILLEGAL = "illegal"
 
 
+class ReportOutcome(StrEnum):
+    """What becomes of a final report, as `ReportVerdict.verdict` says it: it counts, or why not."""
+
+    ACCEPTED = "accepted"
+    # The report key is not that attempt's, or there is no such attempt.
+    BAD_KEY = "badkey"
+    ALREADY_DONE = Refusal.ALREADY_DONE.value
+    BAD_ATTEMPT = Refusal.BAD_ATTEMPT.value
+    NOT_YOURS = Refusal.NOT_YOURS.value
+    ILLEGAL = Refusal.ILLEGAL.value
+
+
 class Progress(Struct, frozen=True):
     """The part of a job that decides what may happen to it."""
 

@@ -22,12 +22,12 @@ import hmac
 from enum import Enum, auto
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.states import ReportOutcome
 from ailurus.wire.client import STRANGER, Nonsense, Refused
 
 PANDA = "panda"
 """The giver of a PanDA server's answers: it has no name of its own."""
 UNKNOWN = "the server that answers is not known to be the dispatcher"
-ACCEPTED = "accepted"
 # Said to a worker, and not to a request: the token is no good, the worker is a stray or has ended.
 DISMISSALS = frozenset({401, 403, 409, 410})
 # A server that answers so is no dispatcher for this request, though it may be one for others.
@@ -35,7 +35,7 @@ WRONG_DOOR = frozenset({404, 405, 421})
 # The fault is in the request, not in its sender.
 FAULTS = frozenset({400, 413, 422})
 # Verdicts of a dispatcher from before seals which it gave only after it had checked the report key.
-_CHECKED = frozenset({ACCEPTED, "alreadydone", "badattemptnr", "notyours", "illegal"})
+_CHECKED = frozenset(ReportOutcome) - {ReportOutcome.BAD_KEY}
 
 
 class Judged(Enum):
@@ -59,12 +59,12 @@ def judged(given: str, verdict: m.ReportVerdict) -> Judged:
     """What becomes of the report of an attempt that came with the seal `given`."""
     if not given:
         return Judged.SETTLED if verdict.verdict in _CHECKED else Judged.KEPT
-    if not verdict.seal and verdict.verdict == ACCEPTED:
+    if not verdict.seal and verdict.verdict == ReportOutcome.ACCEPTED:
         # The store went back to a dispatcher from before seals.
         return Judged.SETTLED
     if not sealed(given, verdict.seal):
         return Judged.KEPT
-    return Judged.SETTLED if verdict.verdict == ACCEPTED else Judged.LOST
+    return Judged.SETTLED if verdict.verdict == ReportOutcome.ACCEPTED else Judged.LOST
 
 
 def known(error: Refused, giver: str) -> bool:

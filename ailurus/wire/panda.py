@@ -24,7 +24,7 @@ from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.panda_acquire import JobRequest, acquire_arguments
 from ailurus.protocol.panda_job import PandaAttempt, read_attempt
 from ailurus.protocol.panda_update import JobUpdate, outputs_of, update_fields
-from ailurus.protocol.states import JobState
+from ailurus.protocol.states import JobState, ReportOutcome
 from ailurus.wire.authority import PANDA
 from ailurus.wire.client import STRANGER, Client, Nonsense, Refused, Unreachable
 from ailurus.wire.credentials import Trust
@@ -205,7 +205,9 @@ class PandaClient:
             # `alreadydone` and `tobekilled` may answer our own report, come a second time
             verdicts.append(
                 m.ReportVerdict(
-                    job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="accepted"
+                    job_id=report.job_id,
+                    attempt_nr=report.attempt_nr,
+                    verdict=ReportOutcome.ACCEPTED,
                 )
             )
         return m.ReportVerdicts(verdicts=tuple(verdicts))

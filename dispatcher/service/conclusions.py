@@ -7,7 +7,7 @@ import hmac
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.states import Refusal
+from ailurus.protocol.states import ReportOutcome
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention
@@ -38,7 +38,7 @@ class Conclusions:
         ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
         verdicts = await self._state.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
-            if verdict.verdict == "accepted":
+            if verdict.verdict == ReportOutcome.ACCEPTED:
                 lease = held[report.job_id]
                 if lease is not None and not (
                     report.finished or lease.attempt_nr == report.attempt_nr
@@ -73,10 +73,11 @@ class Conclusions:
                 key.encode(), report.report_key.encode()
             ):
                 counted = one.state in attempts.REPORTED
+                outcome = ReportOutcome.ACCEPTED if counted else ReportOutcome.ALREADY_DONE
                 return m.ReportVerdict(
                     job_id=report.job_id,
                     attempt_nr=report.attempt_nr,
-                    verdict="accepted" if counted else Refusal.ALREADY_DONE.value,
+                    verdict=outcome,
                     seal=seal,
                 )
         return None
@@ -88,7 +89,7 @@ class Conclusions:
         key, seal = self._seals.of_attempt(report.job_id, report.attempt_nr, worker_id)
         if attempt is None or not hmac.compare_digest(key.encode(), report.report_key.encode()):
             return m.ReportVerdict(
-                job_id=report.job_id, attempt_nr=report.attempt_nr, verdict="badkey"
+                job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=ReportOutcome.BAD_KEY
             )
         lease = self._state.leases.held(worker_id, report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
@@ -96,6 +97,6 @@ class Conclusions:
         return m.ReportVerdict(
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,
-            verdict=refusal.value if isinstance(refusal, Refusal) else "accepted",
+            verdict=ReportOutcome.ACCEPTED if refusal is None else ReportOutcome(refusal),
             seal=seal,
         )

@@ -15,7 +15,7 @@ from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
-from ailurus.protocol.states import JobState
+from ailurus.protocol.states import JobState, ReportOutcome
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
@@ -251,7 +251,7 @@ class Dispatcher:
             one.again = time.monotonic() + KEPT_S
         await self._state.settle(judged)
         for one in judged:
-            if (word := said[one.id]).verdict != authority.ACCEPTED:
+            if (word := said[one.id]).verdict != ReportOutcome.ACCEPTED:
                 self._log.warning(
                     "report_not_counted", job_id=one.id[0], attempt_nr=one.id[1], why=word.verdict,
                     files=[file.url for file in one.report.files],
@@ -405,8 +405,8 @@ def _held(job: Job) -> m.AttemptKey:
     return m.AttemptKey(job_id=job.id[0], attempt_nr=job.id[1])
 
 
-def verdict(report: m.Report, word: str, seal: str = "") -> m.ReportVerdict:
+def verdict(report: m.Report, outcome: ReportOutcome, seal: str = "") -> m.ReportVerdict:
     """What is said about a report."""
     return m.ReportVerdict(
-        job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=word, seal=seal
+        job_id=report.job_id, attempt_nr=report.attempt_nr, verdict=outcome, seal=seal
     )

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
-from ailurus.wire import authority
+from ailurus.protocol.states import ReportOutcome
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.dispatcher import Dispatcher, verdict
 from harvester_edge.relay.proof import Planned
@@ -181,7 +181,7 @@ class Pilots:
             elif _same(here.report_key, report.report_key):
                 keep.append(PendingReport(report, here.seal))
             else:
-                said.append(verdict(report, "badkey"))
+                said.append(verdict(report, ReportOutcome.BAD_KEY))
         if strange and not self._dispatcher.up:
             raise Refusal(
                 503, "the dispatcher is away, and these attempts did not come by this relay"
@@ -220,7 +220,8 @@ class Pilots:
             with suppress(Unreachable, Refused):
                 judged = await self._dispatcher.send(owed)
         return [
-            judged.get(one.id) or verdict(one.report, authority.ACCEPTED, one.seal) for one in keep
+            judged.get(one.id) or verdict(one.report, ReportOutcome.ACCEPTED, one.seal)
+            for one in keep
         ]
 
     async def release(self, ask: m.Release, pilot: Pilot) -> m.Done:

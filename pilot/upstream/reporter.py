@@ -20,6 +20,7 @@ from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import Room
+from ailurus.protocol.states import ReportOutcome
 from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused
@@ -370,7 +371,7 @@ class Reporter:
 
     def _settle(self, one: PendingReport, judged: Judged, why: str) -> None:
         urls = [file.url for file in one.report.files]
-        if why != authority.ACCEPTED:
+        if why != ReportOutcome.ACCEPTED:
             deleted = judged is Judged.LOST
             self._log.info(
                 "report_not_counted",

@@ -210,7 +210,7 @@ class Reports(LenientRequest):
 
 
 class ReportVerdict(Answer):
-    """Whether a report was accepted: `accepted`, `alreadydone`, `badattemptnr`, `badkey`.
+    """Whether a report was accepted: a `ReportOutcome`, or one that only a newer dispatcher knows.
 
     With the attempt's seal it is final: the report need not be sent again, and if it was not
     accepted its files are to be deleted. Without the seal it is not from the dispatcher of this
