@@ -1,8 +1,8 @@
 """The edge's memory: one SQLite file. What it says was done is on disk before it is done.
 
 A row of `worker` is an intent before anything else: it is committed as `planned`, committed as
-`submitting` before the submit command runs, and gets its outcome after. `why`, `status`, `workers` and
-`trace` read this file and nothing else, so they work while the edge or the dispatcher is down.
+`submitting` before the submit command runs, and gets its outcome after. `why`, `status`, `workers`
+and `trace` read this file and nothing else, so they work while the edge or the dispatcher is down.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _of_the_disk() -> Iterator[None]:
 
 
 def connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A file of the edge's, whose changes are on disk when they are done. What a bad disk refuses is
-    raised as BookUnwritable."""
+    """A file of the edge's, whose changes are on disk when they are done. What a bad disk refuses
+    is raised as BookUnwritable."""
     if not read_only:
         with suppress(OSError):  # whatever the umask, nobody else writes it
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
@@ -165,7 +165,8 @@ class Book:
             )
 
     def _used(self) -> bool:
-        """Whether an edge has had its site with this book: one that never got so far claims nothing."""
+        """Whether an edge has had its site with this book: one that never got so far claims
+        nothing."""
         (known,) = self._db.execute("select exists (select 1 from worker)").fetchone()
         return bool(known) or bool(self.meta("epoch"))
 
@@ -199,8 +200,8 @@ class Book:
             self.set_meta("answers_since", repr(since))
 
     def instance(self) -> str:
-        """This edge's name at the dispatcher: a restarted edge gets its site back at once. A copy of the
-        book, whose original may be in use, has another name."""
+        """This edge's name at the dispatcher: a restarted edge gets its site back at once. A copy
+        of the book, whose original may be in use, has another name."""
         here = _place(self.path)
         there = self.meta("instance_of", here)
         if there == here:
@@ -247,8 +248,8 @@ class Book:
         return self._workers("order by phase = 'ended', ended desc, planned desc limit ?", limit)
 
     def search(self, name: str) -> list[Worker]:
-        """Workers by intent, intent.index, batch id, the batch id of a whole array or cluster, or the
-        dispatcher's worker id."""
+        """Workers by intent, intent.index, batch id, the batch id of a whole array or cluster, or
+        the dispatcher's worker id."""
         array = _ARRAY.match(name)
         number = int(name) if array and len(name) < 19 and name.isdecimal() else -1  # SQLite's most
         found = self._workers(
@@ -355,8 +356,8 @@ def _place(path: Path) -> str:
 
 
 def _same_place(there: str, here: str) -> bool:
-    """Whether both are the same file, of one machine: renamed, or a container that begins again, it is the
-    same as long as one of its names is."""
+    """Whether both are the same file, of one machine: renamed, or a container that begins again, it
+    is the same as long as one of its names is."""
     (was, *old), (now, *new) = there.split(" "), here.split(" ")
     return was == now and (old[:1] == new[:1] or old[1:] == new[1:])
 

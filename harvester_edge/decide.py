@@ -34,7 +34,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     per_cycle: int
     floor: int = 0
     max_shrink: float = 1.0
-    """The share of the site's workers that one change of limits may drain without a confirmation."""
+    """The share of the site's workers that one change of limits may drain without a
+    confirmation."""
     queued_ratio: float | None = None
     """Workers that may wait for each active one."""
     queued_floor: int = 0

@@ -145,7 +145,8 @@ def _by_batch_system(worker: Worker, seen: Evidence, times: Times) -> Worker:
     if sighting.phase is not None and worker.diagnosis.startswith(UNKNOWN):
         worker = replace(worker, diagnosis="")
     if sighting.phase is Phase.ENDED:
-        # The dispatcher may count a pilot as living after its batch job has ended, until it notices.
+        # The dispatcher may count a pilot as living after its batch job has ended, until it
+        # notices.
         return _ended(worker, seen, sighting.ending or Ending.FAILED, sighting.detail)
     if is_alive(seen.row):
         return worker
@@ -164,7 +165,8 @@ def _runs_without_pilot(worker: Worker, seen: Evidence, times: Times) -> Worker:
     """The batch system runs it and no living pilot is known."""
     started = worker.started or seen.now
     if worker.registered is not None:
-        # Its pilot has left and the job is about to end, or it is silent: nothing shows that it is gone.
+        # Its pilot has left and the job is about to end, or it is silent: nothing shows that it is
+        # gone.
         gone = seen.row is not None and seen.row.ending not in (None, Ending.LOST)
         phase = Phase.DRAINING if gone else Phase.ACTIVE
         return replace(worker, phase=phase, started=started, ending=None, ended=None)

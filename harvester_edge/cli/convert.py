@@ -78,7 +78,8 @@ def main(args: Namespace, out: Output) -> int:
 
 
 def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
-    """Write all files, or say why none can be: two queues' would be one, or it is somebody's already."""
+    """Write all files, or say why none can be: two queues' would be one, or it is somebody's
+    already."""
     from harvester_edge.cli.exits import NotFound
 
     files: dict[Path, Converted] = {}
@@ -101,8 +102,8 @@ def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
 
 
 def _queues(sources: Sequence[str], ca: str, proxy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The queues in files and at addresses. Raises NotFound for one that is of no use: it is no site
-    file, whose faults are 78."""
+    """The queues in files and at addresses. Raises NotFound for one that is of no use: it is no
+    site file, whose faults are 78."""
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.convert import read
 

@@ -44,7 +44,8 @@ def word(args: Namespace, out: Output, name: str) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EEXIST):
             raise
-        # A full disk has room for the word, if not for the reason; and somebody else may say it just now.
+        # A full disk has room for the word, if not for the reason; and somebody else may say it
+        # just now.
         (site.state / name).touch()
     return show(out, site.site, site.state)
 

@@ -191,7 +191,8 @@ def _real(text: str) -> float:
     return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-# YAML 1.2's core schema, https://yaml.org/spec/1.2.2/#103-core-schema. 1.1, which the library reads by
+# YAML 1.2's core schema, https://yaml.org/spec/1.2.2/#103-core-schema. 1.1, which the library reads
+# by
 # itself, has `010` for eight, `1:30` for ninety and `no` for false.
 CORE: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
     f"tag:yaml.org,2002:{name}": (re.compile(rf"(?:{form})\Z"), read_as)

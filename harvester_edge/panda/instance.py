@@ -80,7 +80,7 @@ class Instance:
         # What the next order of a slot is for.
         self._next: dict[str, Target] = {}
 
-    # --- the port ------------------------------------------------------------------------------------
+    # --- the port ---------------------------------------------------------------------------------
 
     def hello(self, ask: m.Hello) -> m.Welcome:
         """Send a heartbeat. The site is ours as long as nobody else uses the instance's name."""
@@ -164,7 +164,7 @@ class Instance:
     def close(self) -> None:
         self._store.close()
 
-    # --- the server's commands -----------------------------------------------------------------------
+    # --- the server's commands --------------------------------------------------------------------
 
     def _introduction(self, now: float) -> dict[str, Any]:
         """What the first heartbeat says."""
@@ -213,7 +213,7 @@ class Instance:
         self._condemned = self._store.condemned()
         self._log.info("workers_condemned", command=command, workers=len(keys))
 
-    # --- demand --------------------------------------------------------------------------------------
+    # --- demand -----------------------------------------------------------------------------------
 
     def _targeted(
         self, live: Collection[Worker]
@@ -291,7 +291,7 @@ class Instance:
     def _queues(self) -> list[str]:
         return sorted({slot.queue for slot in self._site.slots.values()})
 
-    # --- reports -------------------------------------------------------------------------------------
+    # --- reports ----------------------------------------------------------------------------------
 
     def _send_statistics(self, live: Collection[Worker], still_open: Open) -> None:
         purposes = self._store.purposes()

@@ -1,8 +1,8 @@
-"""What an instance must not forget, in one SQLite file beside the book: the numbers that it has given to
-workers, what the server has asked for, whom it has told to kill.
+"""What an instance must not forget, in one SQLite file beside the book: the numbers that it has
+given to workers, what the server has asked for, whom it has told to kill.
 
-The book's workers are the log of what has been started: a wish is open as long as fewer have been started
-since it came, so a crash neither loses nor doubles it.
+The book's workers are the log of what has been started: a target is open as long as fewer have been
+started since it came, so a crash neither loses nor doubles it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Store:
         return {intent: (label, kind) for intent, label, kind in rows}
 
     def intents_for(self, target: Target) -> list[str]:
-        """The intents that a wish has had so far."""
+        """The intents that were submitted for a target since it came."""
         rows = self._db.execute(
             "select intent from intent where label = ? and kind = ? and at >= ?",
             (target.label, target.kind, target.at),

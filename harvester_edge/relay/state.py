@@ -1,12 +1,14 @@
-"""The relay's state, in memory and on disk: pilots, their jobs, reports that the dispatcher does not have.
+"""The relay's state, in memory and on disk: pilots, their jobs, reports that the dispatcher does
+not have.
 
-A pilot is answered at once from it, with or without a dispatcher. What a pilot relies on is on disk first:
-its registration, the jobs it was given, its reports. Everything else is sent again by its sender.
+A pilot is answered at once from it, with or without a dispatcher. What a pilot relies on is on disk
+first: its registration, the jobs it was given, its reports. Everything else is sent again by its
+sender.
 
-A job is leased in the name of one pilot, its *owner*, and may be run by another, its *holder*: while the
-dispatcher is away, or when the owner has too many. Its report has a key of its own, and its lease is
-renewed with its owner's heartbeats, so both pilots' affairs stay in order; an owner says goodbye when
-nobody holds a job of its any more.
+A job is leased in the name of one pilot, its *owner*, and may be run by another, its *holder*:
+while the dispatcher is away, or when the owner has too many. Its report has a key of its own, and
+its lease is renewed with its owner's heartbeats, so both pilots' affairs stay in order; an owner
+says goodbye when nobody holds a job of its any more.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ class Terms(Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class PendingReport:
-    """A report that waits for the verdict of the dispatcher that gave the attempt. `again`: when it is
-    sent next (`time.monotonic`)."""
+    """A report that waits for the verdict of the dispatcher that gave the attempt. `again`: when it
+    is sent next (`time.monotonic`)."""
 
     report: m.Report
     seal: str
@@ -143,8 +145,8 @@ class Job:
 
 
 class RelayState:
-    """Pilots, the jobs that are leased to them, the reports that are owed. What a method writes is on
-    disk before it is in memory."""
+    """Pilots, the jobs that are leased to them, the reports that are owed. What a method writes is
+    on disk before it is in memory."""
 
     def __init__(self, terms: Terms, store: Store) -> None:
         self.terms = terms
@@ -350,7 +352,8 @@ class RelayState:
                 self.forget(job)
 
     async def settle(self, judged: Iterable[PendingReport]) -> None:
-        """Forget reports that the dispatcher has judged: these, and no other of the same attempts."""
+        """Forget reports that the dispatcher has judged: these, and no other of the same
+        attempts."""
         mine = [one for one in judged if self.owed.get(one.id) is one]
         ids = [one.id for one in mine]
 

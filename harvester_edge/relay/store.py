@@ -1,7 +1,7 @@
 """What a relay must not forget, in one SQLite file.
 
-A change is a plain function of the connection. The writer thread runs those that have gathered, each in
-a savepoint, commits once, then answers all: what has been answered is on disk.
+A change is a plain function of the connection. The writer thread runs those that have gathered,
+each in a savepoint, commits once, then answers all: what has been answered is on disk.
 """
 
 from __future__ import annotations

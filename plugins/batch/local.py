@@ -180,7 +180,8 @@ class Local(Batch):
             # Its wrapper died first, unless it claims just now.
             _make_once(place / "claim", VOID)
             claim = _read(place / "claim")
-        # The order matters: a process that ends between two looks has left its record by the second.
+        # The order matters: a process that ends between two looks has left its record by the
+        # second.
         alive = _alive(_read(place / "running")) or _alive(claim)
         record = _read(place / "ended")
         if alive and not record:

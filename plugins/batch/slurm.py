@@ -240,7 +240,8 @@ class Slurm(Batch):
 
 _ID = re.compile(r"(\d+)(?:;[\w.-]+)?\n")
 _LOST = re.compile(
-    # By the texts of Slurm's error codes: the controller may have taken the job, and its word is lost.
+    # By the texts of Slurm's error codes: the controller may have taken the job, and its word is
+    # lost.
     r"Batch job submission failed: ([^:\n]*timed out|Unable to contact|[^:\n]*(connection|shutdown) failure|"
     r"Message (send|receive) failure|Zero Bytes|Insane message|Unexpected message|Header lengths|"
     r"Protocol authentication|Resource temporarily|Connection |Broken pipe|No route|Network is|"
