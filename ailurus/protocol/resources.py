@@ -113,7 +113,7 @@ class Shape(Resources, frozen=True, kw_only=True, order=True, gc=False):
 
     def fits(self, room: Room) -> bool:
         """Whether a job of this shape can start in `room`."""
-        # `within`, spelled out: an acquire compares each shape of its queue, and a call doubles that.
+        # As `within`, spelled out: an acquire compares each shape of its queue.
         return (
             self.cores <= room.cores
             and self.memory_mb <= room.memory_mb
