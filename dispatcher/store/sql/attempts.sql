@@ -15,8 +15,8 @@ select a.job_id, a.attempt_nr, j.shape_id from attempt a join job j on j.job_id 
 -- writes: attempt
 update attempt set state = :state,
     started = case when started is null and :state <> 'sent' then :since else started end,
-    running = case when running is null and :state in ('running',
-    'holding') then :since else running end,
+    running = case when running is null and :state in ('running', 'holding') then :since
+        else running end,
     holding = case when holding is null and :state = 'holding' then :since else holding end,
     heard = :now
     where job_id = :job_id and attempt_nr = :attempt_nr
@@ -25,9 +25,8 @@ update attempt set state = :state,
 -- How an attempt ended. A late report may still end one that was lost.
 -- writes: attempt
 update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code,
-    host = :host,
-    runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage, timing = :timing,
-    stderr_tail = :stderr_tail, curve = :curve
+    host = :host, runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage,
+    timing = :timing, stderr_tail = :stderr_tail, curve = :curve
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
 
 -- name: attempt.resume
@@ -52,9 +51,8 @@ select worker_id, state from attempt where job_id = :job_id and attempt_nr = :at
 -- owner: checked by _log_chunk, reason
 -- reads: attempt, worker
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started,
-    a.running, a.holding,
-    a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage, a.timing,
-    a.stderr_tail, w.registered
+    a.running, a.holding, a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage,
+    a.timing, a.stderr_tail, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id order by a.attempt_nr
 
@@ -130,8 +128,7 @@ select coalesce(max(stop), 0), coalesce(sum(stop - start), 0), count(*) from log
 -- owner: checked by keep, chunk, Held
 -- reads: log
 select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr
-    and stream = :stream
-    and stop > :offset order by start limit :most
+    and stream = :stream and stop > :offset order by start limit :most
 
 -- name: file.add
 -- An output that a job has left somewhere.

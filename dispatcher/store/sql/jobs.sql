@@ -60,16 +60,15 @@ update job set parents_left = parents_left + :n where job_id = :job_id
 -- Move a job that has not ended to its next state.
 -- writes: job
 update job set state = :state, attempt_nr = :attempt_nr, max_attempts = :max_attempts,
-    worker_id = :worker_id,
-    changed = :now, activated = case when :state = 'activated' then :now else activated end
+    worker_id = :worker_id, changed = :now,
+    activated = case when :state = 'activated' then :now else activated end
     where job_id = :job_id
 
 -- name: job.end
 -- Move a job to a final state, with the reason.
 -- writes: job
 update job set state = :state, changed = :now, code = :code, diagnosis = :diagnosis,
-    attempt_nr = :attempt_nr,
-    kind = :kind where job_id = :job_id
+    attempt_nr = :attempt_nr, kind = :kind where job_id = :job_id
 
 -- name: job.parent_done
 -- One parent fewer for each of these jobs; returns what decides whether they begin.
@@ -112,8 +111,7 @@ select min(activated) from (select activated from job
 -- fragment: job_columns
 -- A job as users see it.
 j.job_id, j.name, j.queue, j.owner, j.state, j.attempt_nr, j.priority, j.created, j.changed,
-    j.worker_id,
-    j.code, j.diagnosis
+    j.worker_id, j.code, j.diagnosis
 
 -- fragment: job_filter
 -- What all pages of jobs can be narrowed by; an empty value, or no code, narrows nothing.
@@ -142,8 +140,7 @@ select {job_columns} from job j where {job_filter} order by j.job_id desc limit 
 -- The same for a state in which no worker has the job: those states have an index.
 -- reads: job
 select {job_columns} from job j where j.state = :state
-    and j.state <> 'sent' and j.state <> 'starting' and j.state <> 'running'
-    and j.state <> 'holding'
+    and j.state <> 'sent' and j.state <> 'starting' and j.state <> 'running' and j.state <> 'holding'
     and {job_filter} order by j.job_id desc limit :most
 
 -- name: job.page_with_worker
@@ -151,8 +148,7 @@ select {job_columns} from job j where j.state = :state
 -- reads: attempt, job
 select {job_columns} from {open_attempts} cross join job j
     where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr
-    and j.state = :state
-    and {job_filter} order by j.job_id desc limit :most
+    and j.state = :state and {job_filter} order by j.job_id desc limit :most
 
 -- name: job.page_of_kind
 -- The same for one kind of failure.
@@ -172,8 +168,8 @@ select job_id, state, owner from job where job_id in {ids}
 select count(*) from (select 1 from job j, (select rank, job_id from job
     where job_id = :job_id) as me
     where j.queue = :queue and j.shape_id = :shape_id and j.state = 'activated'
-    and (j.priority > :priority
-    or (j.priority = :priority and (j.rank, j.job_id) < (me.rank, me.job_id)))
+        and (j.priority > :priority
+            or (j.priority = :priority and (j.rank, j.job_id) < (me.rank, me.job_id)))
     limit 100000) as before
 
 -- name: body.add
@@ -218,8 +214,8 @@ select child from parent where parent = :parent order by child limit :most
 -- Mark the next children as informed that their parent has ended; returns them.
 -- writes: parent
 update parent set told = 1 where parent = :parent and told = 0
-    and child in (select child from parent where parent = :parent and told = 0 order by child
-    limit :most)
+    and child in (select child from parent where parent = :parent and told = 0
+        order by child limit :most)
     returning child
 
 -- name: parent.drop_range
@@ -231,8 +227,8 @@ delete from parent where child between :first and :last
 -- Note that a job has ended whose children are yet to be informed; an answer only if it has any.
 -- reads: parent
 -- writes: unfolding
-insert into unfolding (job_id) select :job_id where exists (select 1 from parent
-    where parent = :job_id)
+insert into unfolding (job_id)
+    select :job_id where exists (select 1 from parent where parent = :job_id)
     on conflict do nothing returning job_id
 
 -- name: unfolding.any

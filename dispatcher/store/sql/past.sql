@@ -13,13 +13,13 @@ delete from event where seq in (select seq from (select seq, at from event order
 -- name: old.due
 -- Jobs that ended before a time and that no other waits for, oldest first.
 -- reads: job, parent, unfolding
-select job_id from job where (state = 'finished' or state = 'failed' or state = 'cancelled' or state = 'closed'
-    )
+select job_id from job
+    where (state = 'finished' or state = 'failed' or state = 'cancelled' or state = 'closed')
     and changed < :before
     and not exists (select 1 from unfolding u where u.job_id = job.job_id)
     and not exists (select 1 from parent p join job c on c.job_id = p.child
-        where p.parent = job.job_id and c.state not in ('finished', 'failed', 'cancelled',
-        'closed'))
+        where p.parent = job.job_id
+            and c.state not in ('finished', 'failed', 'cancelled', 'closed'))
     order by changed limit :most
 
 -- name: old.partition

@@ -1,8 +1,7 @@
 -- fragment: worker_columns
 -- A worker as users see it.
 worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx,
-    batch_id,
-    version, diagnosis, draining
+    batch_id, version, diagnosis, draining
 
 -- name: worker.plan
 -- A worker that an edge is about to submit.
@@ -38,8 +37,8 @@ select worker_id, idx, site from worker where intent = :intent order by idx
 -- writes: worker
 insert into worker (site, queue, host, phase, instance, batch_id, version, registered, last_heard,
     total, room)
-    values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now, :total,
-    :total)
+    values (:site, :queue, :host, 'active', :instance, :batch_id, :version, :now, :now,
+        :total, :total)
     returning worker_id
 
 -- name: worker.skip
@@ -54,8 +53,7 @@ insert into worker (worker_id, site, queue, phase, ending, ended, diagnosis)
 -- writes: worker
 update worker set phase = 'active', ending = null, ended = null, host = :host, instance = :instance,
     batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version,
-    registered = :now,
-    last_heard = :now, total = :total, room = :total where worker_id = :worker_id
+    registered = :now, last_heard = :now, total = :total, room = :total where worker_id = :worker_id
 
 -- name: worker.of_instance
 -- A worker that nobody planned, by the name that its pilot gave itself.
