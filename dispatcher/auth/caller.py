@@ -1,4 +1,4 @@
-"""Who asks: what a verified token says of its holder."""
+"""The caller of a request, as a verified token names it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ LINE = 32  # names in the line of a token
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """What a verified token says. The rules ask this, never the token."""
+    """The content of a verified token. The rules read this, never the token."""
 
     subject: str
-    scopes: frozenset[str] = frozenset()  # bare words: an edge's is Scope.EDGE, its site is below
+    # Without arguments: an edge's is Scope.EDGE, and its site is below.
+    scopes: frozenset[str] = frozenset()
     expires: float = 0.0
     token_id: str = ""
     site: str = ""  # of an edge, a bootstrap or a worker token
@@ -48,7 +49,7 @@ class Caller(Struct, frozen=True, kw_only=True):
         return self.subject == user or Scope.ADMIN in self.scopes
 
 
-NOBODY = Caller(subject="")
+ANONYMOUS = Caller(subject="")
 
 
 class BadToken(Rejected):

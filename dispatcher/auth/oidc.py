@@ -1,4 +1,4 @@
-"""Tokens of other issuers: who may sign, for whom, and what that lets them do here.
+"""Tokens of other issuers: who may sign, for which audience, and which scopes that gives here.
 
     issuers:
       - issuer: https://iam.example.org/
@@ -12,7 +12,7 @@
           - {claim: sub, has: 8f2c, scopes: [ailurus.admin]}
           - {scopes: [compute.read]}    # whoever has a good token
 
-What a token says never chooses how it is checked: the issuer must be one of these, the algorithm must be
+No content of a token chooses how it is checked: the issuer must be one of these, the algorithm must be
 allowed and fit the key, and the key is one of the issuer's own, fetched from where its discovery document
 says. Keys are fetched each hour, and for a key that is not known at most once a minute.
 """
@@ -41,9 +41,12 @@ from dispatcher.auth.caller import BadToken, Caller
 HOURLY_S = 3600.0
 AGAIN_S = 60.0
 FETCH_S = 10.0
-MOST_GROUPS = 100  # of a user, that are looked at
-LONGEST = 1024 * 1024  # bytes of a document
-ALGORITHMS = {  # by type of key; nothing symmetric, whatever a policy says
+# Groups of a user that are looked at.
+MOST_GROUPS = 100
+# Bytes of a document.
+LONGEST = 1024 * 1024
+# By type of key; nothing symmetric, whatever the policy allows.
+ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     "EC": ("ES256", "ES384", "ES512"),
     "OKP": ("EdDSA",),
@@ -55,8 +58,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Scopes for who has the claim `claim` with the value `has`, or with it in a list or as a word of
-    a text; without a claim, for everybody."""
+    """Scopes for tokens whose claim `claim` is `has`, or a list or a text of words with it; without a
+    claim, for all tokens."""
 
     scopes: tuple[Text, ...]
     claim: str = ""
@@ -64,7 +67,7 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Trusted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An issuer, and what its tokens are good for."""
+    """An issuer, and the scopes of its tokens here."""
 
     issuer: Text
     audience: Text | tuple[Text, ...]
@@ -87,7 +90,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class UnknownKey(BadToken):
-    """A token of a trusted issuer with a key that we have not seen: ask for its keys, then once more."""
+    """A token of a trusted issuer with an unknown key: after `refresh` it may be known."""
 
     def __init__(self, refresh: Callable[[], Awaitable[None]]) -> None:
         super().__init__("the token's key is not known")
@@ -133,11 +136,11 @@ def _check(one: Trusted, where: str) -> None:
                 field=f"{where}.algorithms",
                 remedy=", ".join(sorted(known)),
             )
-    for word in (*one.scopes, *(word for rule in one.rules for word in rule.scopes)):
-        edge = word.startswith(f"{Scope.EDGE}:") and len(word) > len(Scope.EDGE) + 1
-        if word not in _GRANTS and not edge:
+    for scope in (*one.scopes, *(scope for rule in one.rules for scope in rule.scopes)):
+        edge = scope.startswith(f"{Scope.EDGE}:") and len(scope) > len(Scope.EDGE) + 1
+        if scope not in _GRANTS and not edge:
             raise AilurusError(
-                f"no scope {word!r} can be given",
+                f"no scope {scope!r} can be given",
                 field=f"{where}.scopes",
                 remedy=f"{', '.join(sorted(_GRANTS))}, {Scope.EDGE}:SITE",
             )
@@ -160,7 +163,7 @@ class Keyring:
         self._trying: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Fetch the keys, at most once a minute; those who ask meanwhile wait for the same answer."""
+        """Fetch the keys, at most once a minute; callers meanwhile wait for the same answer."""
         if self._trying is None or self._trying.done():
             if time.monotonic() - self._tried < AGAIN_S:
                 return
@@ -169,7 +172,7 @@ class Keyring:
         await asyncio.shield(self._trying)
 
     async def _load(self) -> None:
-        """An issuer that does not answer leaves us the keys that we have."""
+        """Replace the keys; those that are there stay when the issuer does not answer."""
         try:
             self.keys = await asyncio.to_thread(self._published)
         except (OSError, ValueError, AilurusError) as error:
@@ -179,10 +182,10 @@ class Keyring:
 
     def _published(self) -> dict[str, jwt.PyJWK]:
         issuer = self.trusted.issuer
-        place = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
-        found = msgspec.json.decode(_document(self.trusted, place), type=_Discovery)
+        url = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+        found = msgspec.json.decode(_document(self.trusted, url), type=_Discovery)
         if found.issuer != issuer:
-            raise AilurusError(f"{place} is of another issuer, {found.issuer!r}")
+            raise AilurusError(f"{url} is of another issuer, {found.issuer!r}")
         if not _safe(found.jwks_uri):
             raise AilurusError(f"its keys are at {found.jwks_uri}, which is not https://")
         published = msgspec.json.decode(_document(self.trusted, found.jwks_uri), type=_KeySet)
@@ -192,7 +195,8 @@ class Keyring:
             if isinstance(kid, str) and one.get("use", "sig") == "sig":
                 try:
                     keys[kid] = jwt.PyJWK(one)
-                except jwt.PyJWTError:  # of a kind that nobody here needs
+                # Of a kind that is not used here.
+                except jwt.PyJWTError:
                     log.info("issuer_key_left_out", issuer=issuer, kid=kid)
         return keys
 
@@ -234,10 +238,10 @@ class Foreign:
         """The caller, and from when to when its token is good. Raises BadToken or UnknownKey."""
         try:
             header = jwt.get_unverified_header(token)
-            said = jwt.decode(token, options={"verify_signature": False}).get("iss")
+            issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise BadToken("this is not a token") from None
-        ring = self._rings.get(said) if isinstance(said, str) else None
+        ring = self._rings.get(issuer) if isinstance(issuer, str) else None
         if ring is None or not header.keys().isdisjoint(_CHOOSING):
             raise BadToken("the token is not of an issuer that is trusted here")
         kid, algorithm = header.get("kid"), header.get("alg")
@@ -267,16 +271,16 @@ def _caller(trusted: Trusted, claims: _Claims, content: Mapping[str, Any]) -> Ca
     user = content.get(trusted.user)
     if not isinstance(user, str) or not user:
         raise BadToken(f"the token has no claim {trusted.user}")
-    words = {word for word in claims.scope.split() if word in trusted.scopes}
+    scopes = {scope for scope in claims.scope.split() if scope in trusted.scopes}
     for rule in trusted.rules:
         if not rule.claim or rule.has in _values(content.get(rule.claim)):
-            words.update(rule.scopes)
-    sites = [word.partition(":")[2] for word in words if word.startswith(f"{Scope.EDGE}:")]
+            scopes.update(rule.scopes)
+    sites = [scope.partition(":")[2] for scope in scopes if scope.startswith(f"{Scope.EDGE}:")]
     if len(sites) > 1:
         raise BadToken("an edge has one site, and this token would have several")
     return Caller(
         subject=f"{trusted.short}:{user}"[:300],
-        scopes=frozenset(Scope(word.partition(":")[0]) for word in words),
+        scopes=frozenset(Scope(scope.partition(":")[0]) for scope in scopes),
         expires=claims.exp,
         token_id=claims.jti,
         site=sites[0] if sites else "",

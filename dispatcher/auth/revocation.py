@@ -21,21 +21,21 @@ log = Log("revocation")
 
 
 class Revocations:
-    """Refuses tokens by their id, or all that somebody has had so far."""
+    """Revokes tokens by their id, or all tokens of a subject so far."""
 
     def __init__(self, store: Store, issuer: Issuer) -> None:
         self._store = store
         self._issuer = issuer
-        self._news = asyncio.Event()
+        self._pending = asyncio.Event()
 
     async def open(self) -> None:
-        """Read what was refused before, and hear of what others refuse."""
+        """Read what was revoked before, and follow what other dispatchers revoke."""
         await self._read()
-        self._store.listen(self._heed)
+        self._store.listen(self._on_events)
         self._store.loops.task("revocations", self._follow, turn_s=STUCK_S)
 
     async def revoke(self, ask: m.Revoke, caller: Caller) -> m.Done:
-        """As an administrator asked. It holds from the answer on."""
+        """Revoke on an administrator's request; in force from the answer on. Raises Rejected."""
         if bool(ask.subject) == bool(ask.token_id):
             raise Rejected(422, "a subject or a token's id is needed", field="subject")
         until = self._issuer.now() + LONGEST_S
@@ -65,21 +65,21 @@ class Revocations:
         await self._store.write(change)
         self._issuer.refuse([(what, made_before)])
 
-    def _heed(self, events: Sequence[Event]) -> None:
+    def _on_events(self, events: Sequence[Event]) -> None:
         if any(event.kind == KIND for event in events):
-            self._news.set()
+            self._pending.set()
 
     async def _follow(self, loop: Loop) -> None:
-        """Read again after each news, until it is read: a token that was refused elsewhere is refused here."""
+        """Read again after each event, until it is read: a token revoked elsewhere is revoked here."""
         while True:
             loop.turned(None)
-            await self._news.wait()
+            await self._pending.wait()
             loop.turned()
-            self._news.clear()
+            self._pending.clear()
             try:
                 await self._read()
             except Exception:
-                self._news.set()
+                self._pending.set()
                 raise
 
     async def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""Who asks: tokens of the WLCG JWT profile, made and checked with the store's own keys.
+"""Tokens of the WLCG JWT profile, made and checked with the store's own keys.
 
 A token is an ES256 JWT. Its header must be exactly `{alg, typ, kid}` with our algorithm and a key
 that is ours: nothing in a token ever chooses how it is checked. Checking costs 0.1 ms, so the answer
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.api import Route, Scope
 from ailurus.protocol.messages import Token
-from dispatcher.auth.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.caller import ANONYMOUS, BadToken, Caller
 from dispatcher.auth.keys import Keys
 from dispatcher.auth.oidc import Foreign
 from dispatcher.refusal import Rejected
@@ -60,7 +60,8 @@ class _Claims(Struct, frozen=True, kw_only=True):
     aud: str
     exp: int
     nbf: int
-    iat: float  # a part of a second tells a new token from one that was refused just before
+    # Its fraction of a second distinguishes a new token from one that was revoked just before.
+    iat: float
     jti: str
     scope: str
     site: str = ""
@@ -80,7 +81,7 @@ class Issuer:
         self._clock = clock
         self._known: dict[bytes, Caller] = {}
         self._refused: dict[str, float] = {}
-        self._heeding: list[Callable[[], None]] = []
+        self._on_revocation: list[Callable[[], None]] = []
         self.foreign: Foreign | None = None
         self.take(keys)
         self.tag = sha256(keys.issuer.encode()).hexdigest()[:8]
@@ -130,28 +131,28 @@ class Issuer:
         self._remember(_digest(text), _caller(msgspec.convert(content, _Claims)))
         return Token(token=text, expires=float(expires))
 
-    def asked(
+    def issue(
         self,
         subject: str,
         scopes: Iterable[str],
         lifetime_s: float,
         groups: Sequence[str] = (),
-        by: Caller = NOBODY,
+        by: Caller = ANONYMOUS,
     ) -> Token:
-        """A token that an administrator asked for: only scopes that a person, an edge or a pilot
-        started by hand may have. It ends with the very token that asked, were that stolen, and not with
-        others of the administrator's."""
-        for nr, word in enumerate(words := tuple(scopes)):
-            kind, colon, site = word.partition(":")
+        """A token on an administrator's request: only scopes that a person, an edge or a pilot started by
+        hand may have. It ends with the token of the request, in case that was stolen, and with no other
+        token of the administrator. Raises Rejected for another scope."""
+        for nr, scope in enumerate(requested := tuple(scopes)):
+            kind, colon, site = scope.partition(":")
             edge = kind in OF_SITE and _SITE.fullmatch(site)
-            if not edge and (colon or word not in ON_REQUEST):
+            if not edge and (colon or scope not in ON_REQUEST):
                 raise Rejected(
                     422,
-                    f"no token can be asked for with scope {word!r}",
+                    f"no token can be asked for with scope {scope!r}",
                     field=f"scopes[{nr}]",
                     remedy=f"known: {', '.join(sorted(ON_REQUEST))}, {Scope.EDGE}:SITE, {Scope.RELAY}:SITE",
                 )
-        if len({word.partition(":")[2] for word in words if word.startswith(OF_SITE)}) > 1:
+        if len({scope.partition(":")[2] for scope in requested if scope.startswith(OF_SITE)}) > 1:
             raise Rejected(
                 422,
                 "an edge or a relay has one site",
@@ -159,9 +160,9 @@ class Issuer:
                 remedy="make a token for each",
             )
         claims = {"wlcg.groups": tuple(groups)} if groups else {}
-        if by is not NOBODY:
+        if by is not ANONYMOUS:
             claims["of"] = tuple(name for name in by.line if name.startswith("id:"))
-        return self.mint(subject, words, lifetime_s, **claims)
+        return self.mint(subject, requested, lifetime_s, **claims)
 
     def caller(self, token: str) -> Caller:
         """Who holds `token`. Raises BadToken."""
@@ -185,12 +186,12 @@ class Issuer:
         """Refuse tokens made before a time, by `id:JTI` or `sub:SUBJECT`. See `Revocations`."""
         self._refused.update(refused)
         self._known.clear()
-        for heed in self._heeding:
-            heed()
+        for callback in self._on_revocation:
+            callback()
 
-    def after_refusing(self, heed: Callable[[], None]) -> None:
-        """Have `heed` called whenever tokens have been refused that were good."""
-        self._heeding.append(heed)
+    def on_revocation(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever tokens that were good have been revoked."""
+        self._on_revocation.append(callback)
 
     def revoked(self, caller: Caller) -> bool:
         """Whether the token of `caller`, or one that it came of, has been refused since it was checked."""
@@ -233,17 +234,17 @@ def _digest(token: str) -> bytes:
 
 
 def _caller(claims: _Claims) -> Caller:
-    words, site = set(), claims.site
-    for word in claims.scope.split():
-        kind, colon, argument = word.partition(":")
+    granted, site = set(), claims.site
+    for scope in claims.scope.split():
+        kind, colon, argument = scope.partition(":")
         if kind in OF_SITE and colon:
-            words.add(kind)
+            granted.add(kind)
             site = argument
         else:
-            words.add(word)
+            granted.add(scope)
     return Caller(
         subject=claims.sub,
-        scopes=frozenset(words),
+        scopes=frozenset(granted),
         expires=float(claims.exp),
         token_id=claims.jti,
         site=site,
@@ -273,7 +274,7 @@ def authorise(route: Route, caller: Caller) -> None:
     """Raise Rejected unless `permitted`."""
     if permitted(route, caller):
         return
-    if caller is NOBODY:
+    if caller is ANONYMOUS:
         raise BadToken("the request has no token")
     raise Rejected(
         403,

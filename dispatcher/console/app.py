@@ -1,6 +1,6 @@
 """Serves the console's files: all from memory, each with its hash as ETag, under a strict policy.
 
-The pages hold no data: they ask the public API like any other client. So nothing here needs a token.
+The pages hold no data: they call the public API like any other client. So nothing here needs a token.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def policy(script: str) -> str:
             "base-uri 'none'",
             "form-action 'self'",
             "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",  # no text becomes markup, even by mistake
+            # No text becomes markup, even by mistake.
+            "require-trusted-types-for 'script'",
             "trusted-types 'none'",
         ]
     )
@@ -114,16 +115,16 @@ def console(static: Path = STATIC) -> Application:
         elif file is None:
             await _answer(send, 404, [(b"content-type", b"text/plain")], b"no such page\n")
         else:
-            asked = dict(scope["headers"])
-            await _send_file(send, file, asked, head=scope["method"] == "HEAD")
+            headers = dict(scope["headers"])
+            await _send_file(send, file, headers, head=scope["method"] == "HEAD")
 
     return app
 
 
-async def _send_file(send: Send, file: File, asked: dict[bytes, bytes], *, head: bool) -> None:
-    if file.etag in asked.get(b"if-none-match", b""):
+async def _send_file(send: Send, file: File, request: dict[bytes, bytes], *, head: bool) -> None:
+    if file.etag in request.get(b"if-none-match", b""):
         await _answer(send, 304, file.headers)
-    elif b"gzip" in asked.get(b"accept-encoding", b""):
+    elif b"gzip" in request.get(b"accept-encoding", b""):
         zipped = [*file.headers, (b"content-encoding", b"gzip")]
         await _answer(send, 200, zipped, file.zipped, head=head)
     else:

@@ -1,4 +1,4 @@
-"""The topics of a live page: each asks the service what is new and says it as one event.
+"""The topics of a live page: each reads from the service what is new and makes one event of it.
 
 `look` returns what the pages that are here need, `snapshot` what one that joins needs.
 """
@@ -28,8 +28,10 @@ from ailurus.protocol.states import FINAL
 from ailurus.tasks import Tasks
 from dispatcher.auth.caller import Caller
 
-MOST_EVENTS = 500  # of one pass; more, and lists are told to load again
-QUIET_S = 2.0  # how often is asked what changes without an event: rates, resource use
+# Of one pass; with more, pages load their lists again.
+MOST_EVENTS = 500
+# Between two reads of what changes without an event: rates, resource use.
+QUIET_S = 2.0
 WORKERS_S = 1.0
 OWN_JOBS = 500  # the newest of a user: these move in a list
 OWN_S = 0.5
@@ -38,14 +40,14 @@ BYTES_PER_S = 500_000  # of one topic to one page: big lists come less often
 _encode = msgspec.json.Encoder().encode
 
 
-class Heard(Protocol):
+class HubLike(Protocol):
     """Knows the number of the last committed event."""
 
     seq: int
 
 
 class Users(Protocol):
-    """What users may ask about jobs."""
+    """The service's calls for users about jobs."""
 
     async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...
     async def events(self, ask: EventsQuery, caller: Caller) -> m.Events: ...
@@ -68,7 +70,7 @@ class Watched(Protocol):
     @property
     def loops(self) -> Tasks: ...
     @property
-    def hub(self) -> Heard: ...
+    def hub(self) -> HubLike: ...
     @property
     def users(self) -> Users: ...
     @property
@@ -81,7 +83,7 @@ def encoded(kind: str, content: object, seq: int | None = None) -> bytes:
     return b"%sevent: %s\ndata: %s\n\n" % (head, kind.encode(), _encode(content))
 
 
-class News:
+class EventReader:
     """The events that were committed since the last look, for all topics together."""
 
     def __init__(self, service: Watched) -> None:
@@ -102,8 +104,8 @@ class News:
 _OURSELVES = Caller(subject="", scopes=frozenset({Scope.ADMIN}))
 
 
-# What is the same for all is asked for as who may see least.
-_ANYBODY = Caller(subject="", scopes=frozenset({Scope.READ}))
+# What is the same for all is read as the caller that may see least.
+_LEAST = Caller(subject="", scopes=frozenset({Scope.READ}))
 
 
 class Feed:
@@ -115,7 +117,7 @@ class Feed:
         self._service = service
         self._caller = caller
         self._job_id = job_id
-        self._asked = 0.0
+        self._read_at = 0.0
         self._last = b""
         self.fresh = b""  # what the pages get in this pass
         self.users = 0
@@ -136,13 +138,13 @@ class Feed:
         return self._last
 
     def close(self) -> None:
-        """Nobody looks any more."""
+        """End it: no page looks any more."""
 
     def _due(self, period_s: float) -> bool:
-        return time.monotonic() - self._asked >= period_s
+        return time.monotonic() - self._read_at >= period_s
 
     def _changed(self, kind: str, content: object) -> bytes:
-        self._asked = time.monotonic()
+        self._read_at = time.monotonic()
         now, self._last = self._last, encoded(kind, content)
         return self._last if self._last != now else b""
 
@@ -178,10 +180,10 @@ class JobsFeed(Feed):
             if event.kind == "submitted":
                 submitted += event.data.get("jobs", 1)
             elif event.kind == "state" and event.job_id is not None:
-                told = {key: event.data[key] for key in _TOLD if key in event.data}
+                copied = {key: event.data[key] for key in _COPIED if key in event.data}
                 change = changes.setdefault(event.job_id, {"job_id": event.job_id})
-                change.update(told, changed=event.at)
-        return self._said(list(changes.values()), submitted, reload=len(events) >= MOST_EVENTS)
+                change.update(copied, changed=event.at)
+        return self._event(list(changes.values()), submitted, reload=len(events) >= MOST_EVENTS)
 
     def snapshot(self) -> bytes:
         """A page that joins loads its list itself."""
@@ -190,27 +192,27 @@ class JobsFeed(Feed):
     _late = False
 
     async def _compared(self, before: dict[int, m.JobRow]) -> bytes:
-        """Events do not say whose job it is: the caller's newest jobs are read and compared."""
+        """Events name no owner: the caller's newest jobs are read and compared."""
         self._late = not self._due(OWN_S)
         if self._late:
             return b""
-        self._asked = time.monotonic()
+        self._read_at = time.monotonic()
         self._rows = now = await self._own()
         changes = [row for job_id, row in now.items() if before.get(job_id, row) != row]
-        return self._said(changes, sum(job_id not in before for job_id in now))
+        return self._event(changes, sum(job_id not in before for job_id in now))
 
     async def _own(self) -> dict[int, m.JobRow]:
         page = await self._service.users.jobs(JobsQuery(limit=OWN_JOBS), self._caller)
         return {row.job_id: row for row in page.jobs}
 
-    def _said(self, changes: Sequence[object], submitted: int, *, reload: bool = False) -> bytes:
+    def _event(self, changes: Sequence[object], submitted: int, *, reload: bool = False) -> bytes:
         if not changes and not submitted:
             return b""
         content = {"changes": changes, "submitted": submitted, "reload": reload}
         return encoded("jobs", content)
 
 
-_TOLD = ("state", "attempt_nr", "worker_id", "code")
+_COPIED = ("state", "attempt_nr", "worker_id", "code")
 
 
 class WorkersFeed(Feed):
@@ -221,7 +223,7 @@ class WorkersFeed(Feed):
     async def look(self, events: Sequence[m.Event]) -> bytes:
         if not self._due(max(WORKERS_S, len(self._last) / BYTES_PER_S)):
             return b""
-        rows = await self._service.figures.workers(WorkersQuery(), _ANYBODY)
+        rows = await self._service.figures.workers(WorkersQuery(), _LEAST)
         return self._changed("workers", rows)
 
 
@@ -237,7 +239,7 @@ class JobFeed(Feed):
         touched = any(event.job_id == self._job_id for event in events)
         if not touched and self._content and (self._final or not self._due(QUIET_S)):
             return b""
-        self._asked = time.monotonic()
+        self._read_at = time.monotonic()
         ask: dict[str, Any] = {"caller": self._caller, "job_id": self._job_id}
         detail = await self._service.users.show(NoQuery(), **ask)
         why = await self._service.users.why(NoQuery(), **ask)

@@ -21,10 +21,10 @@ from dispatcher.accounts.meter import METER, Meter
 from dispatcher.auth.caller import Caller
 from dispatcher.console.feeds import (
     MOST_EVENTS,
+    EventReader,
     Feed,
     JobFeed,
     JobsFeed,
-    News,
     OverviewFeed,
     Watched,
     WorkersFeed,
@@ -36,7 +36,8 @@ from dispatcher.refusal import Rejected
 
 PERIOD_S = 0.25  # four frames a second
 SHARE = 0.2  # of one core, at most, goes into looking; busier, frames come further apart
-SHARE_EACH = 0.1  # of the time goes at most into what one user looks at: then others' come first
+# Part of the time that goes at most into the topics of one user: then those of others come first.
+SHARE_EACH = 0.1
 DEAR_S = (
     0.02  # what takes longer is on its user's account alone, and nobody else's frames wait for it
 )
@@ -94,7 +95,7 @@ class Channel:
     def __init__(self, feeds: list[Feed]) -> None:
         self.feeds = feeds
         self.pages: set[Page] = set()
-        self.said = time.monotonic()
+        self.sent_at = time.monotonic()
 
 
 class Live:
@@ -104,7 +105,7 @@ class Live:
         self._service = service
         self._channels: dict[tuple[str, tuple[str, ...]], Channel] = {}
         self._feeds: dict[tuple[str, str], Feed] = {}
-        self._news = News(service)
+        self._events = EventReader(service)
         self._loops = service.loops
         self._loop = self._loops.add("live")
         self._task: asyncio.Task[None] | None = None
@@ -124,7 +125,7 @@ class Live:
             channel = self._channels.setdefault((rights, topics), Channel(taken))
             channel.pages.add(page)  # before the snapshot is read: nothing falls between the two
             if self._task is None or self._task.done():
-                self._news = News(self._service)
+                self._events = EventReader(self._service)
                 self._task = self._loops.once("live", self._run())
             yield b"retry: %d\n\n" % RETRY_MS + b"".join(feed.snapshot() for feed in taken)
             while frame := await page.take():
@@ -182,7 +183,7 @@ class Live:
         """Ask what is new, for whom it is longest ago first. The seconds that it took, of what is dear
         only a part."""
         try:
-            events = await self._news.since()
+            events = await self._events.since()
         except (Rejected, Unavailable):
             return 0.0  # the store cannot answer now: the next pass asks again
         spent, now = 0.0, time.monotonic()
@@ -215,11 +216,11 @@ class Live:
         beat = encoded("beat", {"now": time.time()})
         for channel in self._channels.values():
             frame = b"".join(feed.fresh for feed in channel.feeds)
-            if not frame and now - channel.said >= HEARTBEAT_S:
+            if not frame and now - channel.sent_at >= HEARTBEAT_S:
                 frame = b": beat\n" + beat
             if not frame:
                 continue
-            channel.said = now
+            channel.sent_at = now
             for page in list(channel.pages):
                 if page.expires and time.time() >= page.expires:
                     page.close()

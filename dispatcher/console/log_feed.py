@@ -22,7 +22,7 @@ _STREAMS = ("stdout", "stderr")
 
 
 class LogFeed(Feed):
-    """Both streams of a job's latest attempt. That somebody looks makes its pilot send them."""
+    """Both streams of a job's latest attempt. While a page looks at them, its pilot sends them."""
 
     def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
         super().__init__(service, caller, job_id)
@@ -71,7 +71,7 @@ class LogFeed(Feed):
             except Rejected:
                 await asyncio.sleep(LOG_AGAIN_S)  # no log yet
                 continue
-            except Exception as error:  # noqa: BLE001 -- the page would never hear of this log again
+            except Exception as error:  # noqa: BLE001 -- else the page would get no more of this log
                 self._service.loops.once_failed("live_logs", error)
                 await asyncio.sleep(LOG_AGAIN_S)
                 continue
@@ -82,14 +82,15 @@ class LogFeed(Feed):
             offset = chunk.end
 
     def _keep(self, stream: str, chunk: m.LogChunk) -> None:
-        said = {
+        event = {
             "job_id": self._job_id,
             "attempt_nr": self._attempt_nr,
             "stream": stream,
             **msgspec.structs.asdict(chunk),
         }
-        self._pending.append(said)
+        self._pending.append(event)
         kept = self._kept.setdefault(stream, deque())
-        kept.append(said)
+        kept.append(event)
         while sum(len(chunk["text"]) for chunk in kept) - len(kept[0]["text"]) > KEPT_LOG:
-            kept.popleft()  # a page that wants what was before asks for it
+            # A page loads earlier text by itself.
+            kept.popleft()

@@ -1,6 +1,6 @@
 """What the door sees of every request: counted and timed by route, and a line in the access log.
 
-It costs about a microsecond a request: plain dictionaries, which `/metrics` reads when somebody asks.
+It costs about a microsecond a request: plain dictionaries, which `/metrics` reads on request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ailurus.protocol.errors import AilurusError
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 FLUSH_S = 0.25
-LARGE = 64 * 1024  # bytes of lines that are written at once
+# Bytes of lines that are written at once.
+LARGE = 64 * 1024
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 log = Log("access")
 
@@ -33,25 +34,32 @@ class Tally(Struct):
     """The requests of one route."""
 
     statuses: Counter[int]
-    buckets: list[int]  # not cumulated; the last is what took longer than all bounds
+    # Not cumulated; the last counts requests longer than all bounds.
+    buckets: list[int]
     seconds: float = 0.0
 
 
 class Entry(Struct):
-    """A line of the access log. No path and no query: somebody may put a token there."""
+    """A line of the access log. No path and no query: a client may put a token there."""
 
-    time: str  # RFC 3339, UTC
+    # RFC 3339, UTC.
+    time: str
     status: int
     method: str
-    route: str  # `panda` and `console` are each one
+    # `panda` and `console` are each one.
+    route: str
     ms: float
-    request_id: str  # the trace id of the client's traceparent, else ours
-    caller: str  # subject of the token, "" without one
-    client: str  # its address
+    # The trace id of the client's traceparent, else ours.
+    request_id: str
+    # Subject of the token; blank without one.
+    caller: str
+    # Its address.
+    client: str
 
 
 class AccessLog:
-    """A file that gets a JSON line a request, a quarter of a second late. Raises AilurusError."""
+    """A file that gets a JSON line a request, a quarter of a second late. Raises AilurusError when it
+    cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,7 +80,7 @@ class AccessLog:
             self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
     def flush(self) -> None:
-        """Write what has gathered. A disk that takes nothing costs these lines, not the service."""
+        """Write the gathered lines. A disk that is full costs these lines, not the service."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
@@ -85,7 +93,7 @@ class AccessLog:
             log.warning("access_log_lost", lines=len(lines), reason=error.strerror)
 
     def reopen(self) -> None:
-        """Go on in a new file, after somebody has moved the old one away."""
+        """Go on in a new file, after the old one was moved away. Raises AilurusError."""
         self.flush()
         fresh = self._opened()
         os.close(self._file)
@@ -117,7 +125,7 @@ class Traffic:
         self._second = (0, "")
 
     def name(self, headers: dict[bytes, bytes]) -> str:
-        """What a request is called in logs and problems: its trace id, or one of ours."""
+        """The id of a request in logs and problems: its trace id, or one of ours."""
         given = headers.get(b"traceparent")
         if given is not None and (match := _TRACE.fullmatch(given)):
             return match[1].decode()
@@ -126,7 +134,7 @@ class Traffic:
     def note(
         self, scope: dict[str, Any], headers: dict[bytes, bytes], status: int, seconds: float
     ) -> None:
-        """Count a request that has been answered. What the door learnt of it is in its scope."""
+        """Count an answered request. Its route and caller are in its scope."""
         route = scope.get("route", "")
         tally = self.routes.get(route)
         if tally is None:

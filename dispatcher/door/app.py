@@ -22,7 +22,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, Route, Scope, SignIn, StreamQuery
 from dispatcher.accounts import costs
 from dispatcher.accounts.rates import Limiter, TooMuch
-from dispatcher.auth.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.caller import ANONYMOUS, BadToken, Caller
 from dispatcher.auth.oidc import UnknownKey
 from dispatcher.auth.tokens import USER, Issuer, authorise
 from dispatcher.door import http, session
@@ -64,7 +64,7 @@ class App:
         self.limiter = settings.limiter
         self.traffic = settings.traffic
         self.waiting = settings.waiting
-        issuer.after_refusing(self._let_go)
+        issuer.on_revocation(self._let_go)
         self._closing = False
         own: dict[str, Handler] = {"token": self._token, "revoke": self._revoke}
         self._router = Router({**handlers, **own})
@@ -177,7 +177,7 @@ class App:
                 public=self._public,
             )
         try:
-            caller = NOBODY if token is None else self._issuer.caller(token)
+            caller = ANONYMOUS if token is None else self._issuer.caller(token)
         except UnknownKey as unknown:
             await unknown.refresh()
             caller = self._issuer.caller(token or "")
@@ -338,7 +338,7 @@ class App:
         await http.answer_json(send, m.Done(), (b"set-cookie", cookie))
 
     async def _token(self, ask: m.NewToken, caller: Caller) -> m.Token:
-        token = self._issuer.asked(ask.subject, ask.scopes, ask.lifetime_s, ask.groups, by=caller)
+        token = self._issuer.issue(ask.subject, ask.scopes, ask.lifetime_s, ask.groups, by=caller)
         log.info("token_made", by=caller.subject, subject=ask.subject, scopes=ask.scopes)
         return token
 

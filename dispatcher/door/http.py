@@ -38,10 +38,13 @@ BODIES = {
     "relay_tell": 32 * MIB,
     "relay_acquire": 8 * MIB,
 }
-BIG = 256 * 1024  # a submission above this is decoded in pieces, so that others get their turn
-BODY_S = 120.0  # to send a body
+# Bytes of a submission above which it is decoded in pieces, so that other requests get their turn.
+BIG = 256 * 1024
+# For a client to send a body.
+BODY_S = 120.0
 _PIECE = 128 * 1024
-MOST_JOBS = 100_000  # of a submission, see `Submit`
+# Of a submission, see `Submit`.
+MOST_JOBS = 100_000
 
 _HALF = re.compile("surrogate pair|unexpected end of hex escape")  # as msgspec says it
 _HALF_LAST = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\"[\]}\s]*\Z")
@@ -110,15 +113,15 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> Body:
 
 async def read_bytes(receive: Receive, headers: Headers, limit: int) -> Body:
     """The body of a request, whatever it is. Raises Rejected when it is too long or cut off."""
-    said = headers.get(b"content-length", b"0")
-    if not said.isdigit() or len(said) > 18 or int(said) > limit:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 18 or int(length) > limit:
         raise _too_long(limit)
     message = await receive()
     first: bytes = message.get("body", b"")
     body: Body = first
     received = len(first)
     if message.get("more_body"):
-        body, add = _space(int(said))
+        body, add = _space(int(length))
         most = len(body) or limit
         add(first)
         try:
@@ -223,7 +226,7 @@ def _part(body: Body, at: int, end: int) -> tuple[tuple[JobSpec, ...], int]:
 
 
 async def _one_by_one(body: Body) -> m.Submit:
-    """Any submission, job after job; what is wrong with it is told by its place."""
+    """Any submission, decoded job after job; a fault names the field by its position. Raises Rejected."""
     outer = decode(_jobs.decode, body)
     specs: list[JobSpec] = []
     done = 0
@@ -256,7 +259,7 @@ def decode(read: Callable[[Any], T], body: Any, where: str = "") -> T:
 
 
 def refused(error: AilurusError) -> Rejected:
-    """A fault in what was asked, as the problem that says so."""
+    """A fault in a request, as the problem of the answer."""
     return Rejected(422, error.message, field=error.field, remedy=error.remedy)
 
 

@@ -11,28 +11,29 @@ from ailurus.logs import Log
 from dispatcher.ports import Store, Tx, Unavailable
 from dispatcher.refusal import Rejected
 
-PATIENCE_S = 3.0  # a store that takes longer to commit nothing serves nobody well
+# A store that takes longer for an empty commit is not ready.
+PATIENCE_S = 3.0
 FRESH_S = 1.0  # anybody may ask: the store is asked once in this time, for all of them
 log = Log("health")
 
 
 class Readiness:
-    """Asks the store, not more often than once a second."""
+    """Whether the store commits, checked at most once a second."""
 
     def __init__(self, store: Store, dry: Callable[[Tx], None] = lambda _: None) -> None:
         """`dry` tries to hand out the next job, without doing it."""
         self._store = store
         self._dry = dry
-        self._asking: asyncio.Task[str] | None = None
-        self._asked = 0.0
+        self._checking: asyncio.Task[str] | None = None
+        self._checked_at = 0.0
 
     async def check(self) -> None:
         """Raise Rejected (503) unless the store has just committed and no loop is down."""
         now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now - self._asked > FRESH_S):
-            self._asked = now
-            self._asking = asyncio.create_task(self._ask())
-        if fault := await asyncio.shield(self._asking):
+        if self._checking is None or (self._checking.done() and now - self._checked_at > FRESH_S):
+            self._checked_at = now
+            self._checking = asyncio.create_task(self._check())
+        if fault := await asyncio.shield(self._checking):
             raise Rejected(503, "the store does not answer", detail=fault)
         if down := self._store.loops.down():
             raise Rejected(
@@ -42,7 +43,7 @@ class Readiness:
                 remedy="its log has a line `loop_failed` with the trace",
             )
 
-    async def _ask(self) -> str:
+    async def _check(self) -> str:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._store.write(lambda tx: tx.one("event.last"))

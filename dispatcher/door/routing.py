@@ -22,7 +22,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     handler: Handler | None  # None: a stream of events
     decode: Callable[[Any], Any]  # the body of a POST, the query of a GET
     limit: int  # bytes of a body
-    waits: str  # the field that asks to hold the request; "" if none does
+    # The field for how long the request may wait; blank if there is none.
+    waits: str
     encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 

@@ -1,4 +1,4 @@
-"""What a browser may do: sign in with a token, and ask as the page it came from.
+"""Sessions of browsers: signing in with a token, and requests from our own page.
 
 A cookie is sent by the browser whoever made it ask. So a request that relies on one must come from
 our own page: its Origin is this host, Fetch Metadata says the same, and what changes something
@@ -139,14 +139,14 @@ def same_origin(headers: Headers, *, method: str, scheme: str, public: Public = 
     if host and public.origin.endswith(b"://" + host):  # by that name we are reached in one way
         ours = public.origin
     if origin is not None and origin.lower() != ours and not public.is_asked(headers):
-        told = origin[:200].decode("latin-1")
+        sent = origin[:200].decode("latin-1")
         raise Rejected(
             403,
             "the request comes from another origin",
             field="Origin",
-            detail=f"it comes from {told}, and this dispatcher is {ours[:200].decode('latin-1')}",
+            detail=f"it comes from {sent}, and this dispatcher is {ours[:200].decode('latin-1')}",
             remedy="if that is its address behind a proxy, start it with --public-url "
-            + (told if _ORIGIN.match(told) else "URL"),
+            + (sent if _ORIGIN.match(sent) else "URL"),
         )
     if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
         raise Rejected(403, "the request comes from another site", field="Sec-Fetch-Site")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from ailurus.protocol.api import Scope
-from dispatcher.auth.caller import NOBODY, BadToken, Caller
+from dispatcher.auth.caller import ANONYMOUS, BadToken, Caller
 from dispatcher.auth.tokens import Issuer
 
 
@@ -20,7 +20,7 @@ class Identity(Struct, frozen=True):
     @property
     def known(self) -> bool:
         """Whether it has shown a token."""
-        return self.caller is not NOBODY
+        return self.caller is not ANONYMOUS
 
     @property
     def production(self) -> bool:
@@ -46,7 +46,7 @@ def identify(issuer: Issuer, authorization: bytes | None, opened: Collection[str
     Raises BadToken for a token that is not good: it never counts as none.
     """
     if authorization is None:
-        return Identity(NOBODY, frozenset(opened))
+        return Identity(ANONYMOUS, frozenset(opened))
     scheme, _, token = authorization.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
         raise BadToken("the request has no bearer token")

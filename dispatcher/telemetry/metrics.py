@@ -1,4 +1,4 @@
-"""`/metrics`, in the words of Prometheus: read when asked for, from where the numbers are kept anyway.
+"""`/metrics` in Prometheus' format: read on request, from where the numbers are kept anyway.
 
 Base units; labels are bounded: never a job, never a user, and the largest queues by name.
 """
@@ -28,20 +28,21 @@ from dispatcher.door.access_log import BOUNDS_S, Traffic
 from dispatcher.ports import Row
 from dispatcher.service import Service
 
-QUEUES = 100  # shown by name; jobs of the others are counted together as `other`
+# Shown by name; jobs of further ones are counted together as `other`.
+QUEUES = 100
 
 
 class Metrics(Collector):
     """The figures of one dispatcher. Made before the first request, so that no job's end is missed."""
 
     def __init__(
-        self, service: Service, traffic: Traffic, store: Path | None, held: Callable[[], int]
+        self, service: Service, traffic: Traffic, store: Path | None, waiting: Callable[[], int]
     ) -> None:
-        """`store`: the file of an embedded store; `held`: how many requests wait for something."""
+        """`store`: the file of an embedded store; `waiting`: how many requests wait for something."""
         self._service = service
         self._traffic = traffic
         self._store = store
-        self._held = held
+        self._waiting = waiting
         self._ended: Counter[str] = Counter()
         self._jobs: list[Row] = []
         self._registry = CollectorRegistry()
@@ -123,7 +124,7 @@ class Metrics(Collector):
         yield total
         yield times
         yield GaugeMetricFamily(
-            "ailurus_http_requests_held", "Requests that wait for something", value=self._held()
+            "ailurus_http_requests_held", "Requests that wait for something", value=self._waiting()
         )
 
     def _loops(self) -> Iterator[Metric]:

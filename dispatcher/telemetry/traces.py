@@ -1,10 +1,10 @@
-"""Traces of jobs for OpenTelemetry: one trace a job, from submission to its end, told when it has ended.
+"""Traces of jobs for OpenTelemetry: one trace a job, from submission to its end, sent when it has ended.
 
     job ── attempt ── stage_in, run, stage_out
 
-Nothing of this is in the way of a request: a job's end is heard of after its commit, and what is told
-of it is read from the store, a few at a time. Where nobody collects, the oldest are forgotten.
-Names follow OpenTelemetry's conventions for CI/CD; PanDA's words stand beside them.
+No request waits for it: the end of a job is noticed after its commit, and its content read from the
+store, a few at a time. Without a collector the oldest are forgotten. Names follow OpenTelemetry's
+conventions for CI/CD; PanDA's names stand beside them.
 """
 
 from __future__ import annotations
@@ -32,19 +32,21 @@ from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
 
-REMEMBERED = 10_000  # ended jobs that are not told yet
-PAUSE_S = 0.002  # between two jobs, for the requests that wait
+# Ended jobs that are not sent yet.
+REMEMBERED = 10_000
+# Between two jobs, for the requests that wait.
+PAUSE_S = 0.002
 _RESULT = {
     JobState.FINISHED: "success",
     JobState.FAILED: "failure",
     JobState.CANCELLED: "cancellation",
 }
-_WHO = Caller(subject="traces", scopes=frozenset({Scope.ADMIN}))
+_READER = Caller(subject="traces", scopes=frozenset({Scope.ADMIN}))
 log = Log("traces")
 
 
 class Traces:
-    """Tells a collector of each job that has ended. Made and closed with the dispatcher."""
+    """Sends a trace of each ended job to a collector. Made and closed with the dispatcher."""
 
     def __init__(self, service: Service, endpoint: str) -> None:
         """`endpoint`: of OTLP over HTTP, such as http://127.0.0.1:4318."""
@@ -58,22 +60,22 @@ class Traces:
         self._service = service
         self._ended: deque[int] = deque(maxlen=REMEMBERED)
         self._more = asyncio.Event()
-        self._telling = service.loops.task("traces", self._tell_all)
-        service.store.listen(self._heed)
+        self._sending = service.loops.task("traces", self._send_all)
+        service.store.listen(self._on_events)
 
     async def close(self) -> None:
-        """Send what has been told of."""
-        self._telling.cancel()
-        await asyncio.gather(self._telling, return_exceptions=True)
+        """Send what has gathered."""
+        self._sending.cancel()
+        await asyncio.gather(self._sending, return_exceptions=True)
         await asyncio.to_thread(self._provider.shutdown)
 
-    def _heed(self, events: Sequence[Event]) -> None:
+    def _on_events(self, events: Sequence[Event]) -> None:
         for event in events:
             if event.job_id is not None and event.data.get("state") in FINAL:
                 self._ended.append(event.job_id)
                 self._more.set()
 
-    async def _tell_all(self, loop: Loop) -> None:
+    async def _send_all(self, loop: Loop) -> None:
         while True:
             loop.turned(None)
             if not self._ended:  # else it failed in between
@@ -82,12 +84,12 @@ class Traces:
             while self._ended:
                 job_id = self._ended.popleft()
                 try:
-                    self._tell(await self._service.users.show(NoQuery(), _WHO, job_id=job_id))
+                    self._record(await self._service.users.show(NoQuery(), _READER, job_id=job_id))
                 except (Rejected, Unavailable) as error:
                     log.info("job_not_traced", job_id=job_id, reason=str(error))
                 await asyncio.sleep(PAUSE_S)
 
-    def _tell(self, job: m.JobDetail) -> None:
+    def _record(self, job: m.JobDetail) -> None:
         row = job.row
         whole = self._begun("job", row.created, None)
         whole.set_attributes(

@@ -12,7 +12,7 @@ from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
-from dispatcher.auth.caller import NOBODY, Caller
+from dispatcher.auth.caller import ANONYMOUS, Caller
 from dispatcher.rules.submission import Request
 from dispatcher.service import Service
 from dispatcher.service.state import Settings
@@ -73,7 +73,7 @@ class Worker:
             finished=finished,
             **facts,
         )
-        answer = await self.service.conclusions.report(m.Reports(reports=(report,)), NOBODY)
+        answer = await self.service.conclusions.report(m.Reports(reports=(report,)), ANONYMOUS)
         return answer.verdicts[0].verdict
 
 

@@ -185,7 +185,7 @@ def test_a_worker_that_a_revoked_token_registered_is_refused(dispatcher):
 
 @pytest.mark.field("A13")
 def test_what_an_edge_planned_with_a_revoked_token_cannot_begin(dispatcher):
-    edge = dispatcher.issuer.asked("edge", [f"{Scope.EDGE}:s"], 3600).token
+    edge = dispatcher.issuer.issue("edge", [f"{Scope.EDGE}:s"], 3600).token
     hello = {"site": "s", "instance": "e", "slots": []}
     epoch = dispatcher.ask("POST", "/edge/hello", hello, token=edge).json["epoch"]
     intent = {

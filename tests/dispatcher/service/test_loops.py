@@ -10,7 +10,7 @@ import dispatcher as program
 from ailurus.loops import Loop
 from ailurus.protocol.api import Scope
 from ailurus.protocol.messages import Revoke
-from dispatcher.auth.caller import NOBODY
+from dispatcher.auth.caller import ANONYMOUS
 from dispatcher.auth.keys import made
 from dispatcher.auth.oidc import Foreign, Policy
 from dispatcher.auth.revocation import Revocations
@@ -75,8 +75,8 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
             await happens()
             await until(lambda: turns.since[name] > before)
             assert {n: f for n, f in service.loops.failures().items() if f} == {name: 1}
-            service.loops._tasks.discard(traces._telling)
-            traces._telling.cancel()
+            service.loops._tasks.discard(traces._sending)
+            traces._sending.cancel()
             await asyncio.to_thread(traces._provider.shutdown)
 
     asyncio.run(main())
@@ -139,7 +139,7 @@ def test_a_revocation_that_could_not_be_read_at_once_is_read_later(tmp_path, mon
             ours, theirs = (Revocations(one.service.store, issuer) for issuer in (here, there))
             await ours.open()
             await theirs.open()
-            token = there.asked("alice", [str(Scope.READ)], 3600.0).token
+            token = there.issue("alice", [str(Scope.READ)], 3600.0).token
             read, broken = theirs._read, [Boom(), Boom()]
 
             async def fails_first() -> None:
@@ -148,7 +148,7 @@ def test_a_revocation_that_could_not_be_read_at_once_is_read_later(tmp_path, mon
                 await read()
 
             monkeypatch.setattr(theirs, "_read", fails_first)
-            await ours.revoke(Revoke(subject="alice"), NOBODY)
+            await ours.revoke(Revoke(subject="alice"), ANONYMOUS)
 
             def refused() -> bool:
                 try:

@@ -96,6 +96,6 @@ def test_a_collector_that_is_not_there_costs_no_job(tmp_path):
         (only,) = await worker.acquire()
         assert await worker.report(only) == "accepted"
         assert await one.state(ids[0]) == JobState.FINISHED
-        traces._telling.cancel()
+        traces._sending.cancel()
 
     run(test, tmp_path)
