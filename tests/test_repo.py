@@ -178,6 +178,14 @@ def test_nothing_names_a_registry_or_a_developers_machine():
     assert [str(path) for path, text in texts() if found.search(text)] == []
 
 
+def test_benchmarks_stand_on_the_tests_rig_and_nothing_on_them():
+    imports = re.compile(r"^\s*(?:from|import) benchmarks\b", re.MULTILINE)
+    ours = ("tests", "ailurus", "dispatcher", "harvester_edge", "pilot", "plugins")
+    assert [str(path) for path, text in texts(*ours) if imports.search(text)] == []
+    rig = [path.name for path, text in texts("scripts/benchmarks") if "from tests.rig" in text]
+    assert "__main__.py" in rig
+
+
 def test_locks_name_no_index_and_hash_every_package():
     for path, text in texts("locks/*.txt"):
         entries = re.sub(r"\s*#.*", "", text).replace("\\\n", "").strip().splitlines()

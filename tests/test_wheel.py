@@ -1,4 +1,5 @@
-"""Which code is tested: the tree's, or in the environment of `scripts/setup --wheel` what is installed."""
+"""Which code is tested: the tree's, or in the environment of `scripts/setup --wheel` what is
+installed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ NAMES = {
     "herd": "10,000 pilots come back at once after a kill -9 of the dispatcher",
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
-    "scale": "100,000 jobs queued beside 1,000, and a crowd of pilots",
+    "scale": "100,000 jobs queued beside 1,000, and many pilots",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -74,7 +74,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--times", type=float, default=10, help="run4: ATLAS's load so many times (default 10)"
     )
-    parser.add_argument("--pilots", type=int, default=0, help="scale, herd: a crowd of so many")
+    parser.add_argument("--pilots", type=int, default=0, help="scale, herd: how many")
     parser.add_argument(
         "--requests", type=int, default=1_000_000, help="fuzz: how many (default 1,000,000)"
     )

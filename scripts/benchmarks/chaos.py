@@ -11,7 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import halfway
+from benchmarks import killed_submit
 from tests.rig import batch_kills, history
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import Postgres, Rig, null_job, until
@@ -40,7 +40,7 @@ def run(args: Namespace) -> Iterator[Figure]:
     if args.stop:
         yield from stopped(args.seed)
     if not args.postgres:
-        yield from halfway.run(args.seed)
+        yield from killed_submit.run(args.seed)
 
 
 def _network(args: Namespace) -> Callable[[int], Fault] | None:

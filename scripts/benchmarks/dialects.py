@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 from benchmarks import load
 from benchmarks.dispatcher import used_s
 from benchmarks.load import Lines, Load
-from benchmarks.speech import DIALECTS, Dialect, Said, daily, ninety_ten, queued, wrk
+from benchmarks.pilot_requests import (
+    DIALECTS,
+    Dialect,
+    PilotRequest,
+    daily,
+    ninety_ten,
+    queued,
+    wrk,
+)
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import TUNED, Postgres, Rig, certificate, server, until
 
@@ -47,10 +55,10 @@ def _rig(rig: Rig, where: str, seed: int, *, tls: bool) -> Iterator[Figure]:
             bare, bare_ms = measure_bare(close=close)
             half = slice(HELD // 2, None) if close else slice(0, HELD // 2)
             for dialect in dialects:
-                said = ninety_ten(
+                requests = ninety_ten(
                     dialect, dialect.held[half], ("starting", "running", "transferring")
                 )
-                seen, ms = _measured(rig, said, close=close)
+                seen, ms = _measured(rig, requests, close=close)
                 name = f"dialects: {where}{dialect.name}, {how}"
                 wrong = f"{seen.failed} failed; " if seen.failed else ""
                 yield figure(name, seen.rate, "/s", peer=bare.rate, at_least=0.6 if close else 0.5,
@@ -64,13 +72,13 @@ def _rig(rig: Rig, where: str, seed: int, *, tls: bool) -> Iterator[Figure]:
 
 
 def _day(rig: Rig, dialect: Dialect, where: str, seed: int, *, tls: bool, close: bool) -> Figure:
-    """ATLAS's load for some seconds, in jobs that nothing has been said of."""
+    """ATLAS's load for some seconds, in jobs without any update yet."""
     fresh = dialect.held[-NODES_AND_JOBS:]
     fresh = fresh[: len(fresh) // 2] if close else fresh[len(fresh) // 2 :]
-    said = daily(dialect, fresh, updates=UPDATES, jobs=JOBS, seconds=DAY_S)
+    requests = daily(dialect, fresh, updates=UPDATES, jobs=JOBS, seconds=DAY_S)
     began = used_s(rig, rig.dispatcher.pid)
     seen = wrk(
-        rig.url, said, rig.directory, seconds=DAY_S, connections=64, close=close,
+        rig.url, requests, rig.directory, seconds=DAY_S, connections=64, close=close,
         per_s=UPDATES + JOBS,
     )  # fmt: skip
     share = 100 * (used_s(rig, rig.dispatcher.pid) - began) / DAY_S
@@ -83,9 +91,9 @@ def _day(rig: Rig, dialect: Dialect, where: str, seed: int, *, tls: bool, close:
 NODES_AND_JOBS = 2 * (64 + JOBS * DAY_S)
 
 
-def _measured(rig: Rig, said: list[Said], *, close: bool) -> tuple[Load, float]:
+def _measured(rig: Rig, requests: list[PilotRequest], *, close: bool) -> tuple[Load, float]:
     before = used_s(rig, rig.dispatcher.pid)
-    seen = wrk(rig.url, said, rig.directory, seconds=SECONDS, close=close)
+    seen = wrk(rig.url, requests, rig.directory, seconds=SECONDS, close=close)
     return seen, 1000 * (used_s(rig, rig.dispatcher.pid) - before) / seen.requests
 
 

@@ -30,7 +30,7 @@ from dispatcher.door.openapi import description
 from dispatcher.panda import legacy, v1
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import QUEUE, SITE, Rig, null_job
-from tests.rig.random_content import EDGES, IDS, Maker, impatient
+from tests.rig.random_content import EDGES, IDS, RandomContent, impatient
 
 CLIENTS = 3
 HANGS_S = 20.0
@@ -104,7 +104,9 @@ class Chance:
         self._tokens = tokens
         document = description()
         schemas = document["components"]["schemas"]
-        self._makers = [Maker(schemas, seed + nr, wrong) for nr, wrong in enumerate((0, 0.02, 0.2))]
+        self._contents = [
+            RandomContent(schemas, seed + nr, wrong) for nr, wrong in enumerate((0, 0.02, 0.2))
+        ]
         self._operations = {
             route.name: document["paths"][PREFIX + route.path][route.method.lower()]
             for route in ROUTES
@@ -127,20 +129,20 @@ class Chance:
 
     def _native(self) -> tuple[bytes, Route]:
         route = self._chance.choice(self._routes)
-        maker = self._chance.choice(self._makers)
+        random_content = self._chance.choice(self._contents)
         number = self._chance.choice([self._chance.randint(1, IDS), 0, 999, 2**63, "x", -1])
         path = PREFIX + route.path.replace("{job_id}", str(number))
         operation, body = self._operations[route.name], b""
         if route.method == "GET":
             given = {
-                one["name"]: maker.of(one["schema"])
+                one["name"]: random_content.of(one["schema"])
                 for one in operation.get("parameters", [])
                 if one["in"] == "query" and self._chance.random() < 0.5
             }
             path += "?" + urlencode(impatient(route.ask, given), errors="replace")
         else:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            body = _text(impatient(route.ask, maker.of(schema)))
+            body = _text(impatient(route.ask, random_content.of(schema)))
         scope = route.scope
         kinds = scope if scope in self._tokens else "user"
         token = self._token(kinds)

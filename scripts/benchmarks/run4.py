@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from benchmarks import load
 from benchmarks.dialects import JOBS, UPDATES
 from benchmarks.load import Load
-from benchmarks.speech import NODES, Dialect, daily, native, queued, wrk
+from benchmarks.pilot_requests import NODES, Dialect, daily, native, queued, wrk
 from tests.rig import proc
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import TUNED, Postgres, Rig
@@ -60,10 +60,10 @@ def _step(rig: Rig, dialect: Dialect, first: int, count: int, times: float) -> t
     """One rate for some seconds, and what it took of the cores."""
     updates, jobs = UPDATES * times, JOBS * times
     held = dialect.held[first : first + count]
-    said = daily(dialect, held, updates=updates, jobs=jobs, seconds=SECONDS)
+    requests = daily(dialect, held, updates=updates, jobs=jobs, seconds=SECONDS)
     dispatcher, server = proc.cpu_s(rig.dispatcher.pid), _server(rig)
     seen = wrk(
-        rig.url, said, rig.directory, seconds=SECONDS,
+        rig.url, requests, rig.directory, seconds=SECONDS,
         connections=CONNECTIONS, per_s=updates + jobs,
     )  # fmt: skip
     share = 100 * (proc.cpu_s(rig.dispatcher.pid) - dispatcher) / SECONDS

@@ -1,4 +1,4 @@
-"""Many jobs queued beside a thousand, and a crowd of pilots: nothing gets slower or larger than it
+"""Many jobs queued beside a thousand, and many pilots: nothing gets slower or larger than it
 must."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
-from benchmarks import crowd
+from benchmarks import many_pilots
 from tests.rig import proc
 from tests.rig.figure import Figure, figure, percentile
 from tests.rig.programs import QUEUE, SITE, TUNED, Postgres, Rig, null_job
@@ -27,7 +27,8 @@ ROOM = Room(cores=1, memory_mb=10**6, disk_mb=10**6)
 
 
 def run(args: Namespace) -> Iterator[Figure]:
-    """One dispatcher, first with few jobs, then with many; then the crowd; then an unclean stop."""
+    """One dispatcher, first with few jobs, then with many; then many pilots; then an unclean
+    stop."""
     many_jobs = args.jobs or MANY
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(Postgres(*TUNED)) if args.postgres else None
@@ -43,7 +44,7 @@ def run(args: Namespace) -> Iterator[Figure]:
         yield figure(f"scale: submitted, {where}", rate, "jobs/s", at_least=10_000)
         yield from _compared(where, few, many)
         if args.pilots:
-            yield from crowd.run(rig, args.pilots)
+            yield from many_pilots.run(rig, args.pilots)
         rss = proc.use(rig.dispatcher.pid).rss_mb
         yield figure(f"scale: memory, {where}", rss, "MB", at_most=1024)
         rig.dispatcher.kill()

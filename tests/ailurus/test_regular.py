@@ -1,4 +1,5 @@
-"""Files that somebody else may have put there: no link is followed, and nothing makes a reader wait."""
+"""Files that somebody else may have put there: no link is followed, and nothing makes a reader
+wait."""
 
 from __future__ import annotations
 

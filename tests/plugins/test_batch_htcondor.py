@@ -139,7 +139,8 @@ def test_the_submit_file_says_what_the_slot_asks():
     assert "QDate > 60" in text
 
 
-# --- listing the history -----------------------------------------------------------------------------
+# --- listing the history
+# -----------------------------------------------------------------------------
 
 
 def test_the_history_is_asked_for_our_own_clusters(tmp_path):

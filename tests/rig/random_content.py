@@ -12,7 +12,7 @@ EDGES: list[Any] = [
 IDS = 30  # numbers up to here are tried as ids: some of them are
 
 
-class Maker:
+class RandomContent:
     """One seed, one sequence of contents."""
 
     def __init__(self, schemas: dict[str, Any], seed: int, wrong: float) -> None:

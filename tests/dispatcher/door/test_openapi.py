@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from ailurus.protocol.api import PREFIX, ROUTES, Scope
 from dispatcher.door.openapi import description
-from tests.rig.random_content import Maker, impatient
+from tests.rig.random_content import RandomContent, impatient
 
 DOCUMENT = description()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -87,31 +87,35 @@ def everybody(dispatcher):
 )
 @given(seed=st.integers(0, 2**32))
 def test_h1_nothing_that_a_client_sends_is_answered_with_a_5xx(dispatcher, everybody, seed):
-    maker = Maker(SCHEMAS, seed, wrong=random.Random(seed).choice([0.0, 0.02, 0.2]))
+    random_content = RandomContent(
+        SCHEMAS, seed, wrong=random.Random(seed).choice([0.0, 0.02, 0.2])
+    )
     for route in ROUTES:
         if route.answer is None:
             continue
-        path = route.path.replace("{job_id}", str(maker.chance.choice([1, 2, 0, 999, 2**63])))
+        path = route.path.replace(
+            "{job_id}", str(random_content.chance.choice([1, 2, 0, 999, 2**63]))
+        )
         operation = DOCUMENT["paths"][PREFIX + route.path][route.method.lower()]
         content = None
         if route.method == "GET":
             query = {
-                one["name"]: maker.of(one["schema"])
+                one["name"]: random_content.of(one["schema"])
                 for one in operation.get("parameters", [])
-                if one["in"] == "query" and maker.chance.random() < 0.5
+                if one["in"] == "query" and random_content.chance.random() < 0.5
             }
             path += "?" + urllib.parse.urlencode(impatient(route.ask, query), errors="replace")
         else:
             body = operation["requestBody"]["content"]["application/json"]["schema"]
-            content = impatient(route.ask, maker.of(body))
-        token = maker.chance.choice([*everybody.values(), None])
+            content = impatient(route.ask, random_content.of(body))
+        token = random_content.chance.choice([*everybody.values(), None])
         for name, scope in (
             ("worker", Scope.WORKER),
             ("edge", Scope.EDGE),
             ("relay", Scope.RELAY),
             ("user", Scope.READ),
         ):
-            if route.scope is scope and maker.chance.random() < 0.8:
+            if route.scope is scope and random_content.chance.random() < 0.8:
                 token = everybody[name]
         answer = dispatcher.ask(route.method, path, content, token=token)
         assert answer.status < 500, (route.name, path, content, answer.body)

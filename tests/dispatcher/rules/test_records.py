@@ -115,7 +115,8 @@ def test_no_column_is_taken_by_its_number():
 
 
 def test_rows_of_more_than_three_columns_become_records(columns):
-    """Where a statement is named, its rows are unpacked: by those who make records, or few columns."""
+    """Where a statement is named, its rows are unpacked: by those who make records, or few
+    columns."""
     wide = {
         name
         for name, one in statements().items()

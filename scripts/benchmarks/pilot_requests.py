@@ -30,7 +30,7 @@ PAD = {"environment": {"PAD": "x" * 2700}}
 CHANGES = ("starting", "running", "transferring", "finished")
 _encode = msgspec.json.Encoder().encode
 _LUA = """
-local said, turn = {}, 0
+local requests, turn = {}, 0
 local function bytes(hex) return (hex:gsub("..", function(c) return string.char(tonumber(c, 16)) end)) end
 function init()  -- called once wrk knows the host
   for line in io.lines("%(file)s") do
@@ -38,12 +38,12 @@ function init()  -- called once wrk knows the host
     local headers = {["Content-Type"] = kind, ["Accept"] = accept, ["User-Agent"] = "pilot/3.7.0.36"}
     if token ~= "" then headers["Authorization"] = "Bearer " .. token end
     if %(close)s then headers["Connection"] = "close" end
-    said[#said + 1] = wrk.format("POST", path, headers, bytes(body))
+    requests[#requests + 1] = wrk.format("POST", path, headers, bytes(body))
   end
 end
 function request()
-    turn = turn %% #said + 1
-    return said[turn]
+    turn = turn %% #requests + 1
+    return requests[turn]
 end
 %(pace)s
 """
@@ -60,7 +60,7 @@ end
 """
 
 
-class Said(Struct, frozen=True):
+class PilotRequest(Struct, frozen=True):
     """One request."""
 
     path: str
@@ -70,7 +70,7 @@ class Said(Struct, frozen=True):
     body: bytes
 
 
-class Held(Struct, frozen=True):
+class LeasedJob(Struct, frozen=True):
     """An attempt that a pilot of this dialect holds."""
 
     job_id: int
@@ -83,14 +83,14 @@ class Dialect(Struct, frozen=True):
     """How pilots of a kind ask for a job, and say that one is in a state."""
 
     name: str
-    acquire: Callable[[int], Said]
-    update: Callable[[Held, str], Said]
-    held: tuple[Held, ...]
+    acquire: Callable[[int], PilotRequest]
+    update: Callable[[LeasedJob, str], PilotRequest]
+    held: tuple[LeasedJob, ...]
 
 
 def wrk(
     url: str,
-    said: Sequence[Said],
+    requests: Sequence[PilotRequest],
     place: Path,
     *,
     seconds: int,
@@ -99,12 +99,12 @@ def wrk(
     per_s: float = 0.0,
 ) -> Load:
     """Send the requests in order, as fast as they are answered or so many a second."""
-    file = place / "said.txt"
+    file = place / "requests.txt"
     file.write_text(
-        "".join(f"{o.path}\t{o.kind}\t{o.accept}\t{o.token}\t{o.body.hex()}\n" for o in said)
+        "".join(f"{o.path}\t{o.kind}\t{o.accept}\t{o.token}\t{o.body.hex()}\n" for o in requests)
     )
     pace = _PACE % {"per_s": per_s} if per_s else ""
-    script = place / "said.lua"
+    script = place / "requests.lua"
     script.write_text(_LUA % {"file": file, "close": str(close).lower(), "pace": pace})
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script, url]
     return load.read(run(*map(str, argv), seconds=seconds + 60))
@@ -120,22 +120,22 @@ def queued(rig: Rig, jobs: int) -> None:
 def native(rig: Rig, held: int) -> Dialect:
     """Our own: a worker a node, registered, with a token of its own."""
     workers = [rig.worker(cores=10**6) for _ in range(NODES)]
-    taken: list[Held] = []
+    taken: list[LeasedJob] = []
     for nr, (registered, client) in enumerate(workers):
         ask = m.Acquire(request_id=f"hold-{nr}", room=BOUNDLESS, count=held // NODES)
         jobs = client.call("acquire", ask, answer=m.Acquired).jobs
-        taken += (Held(j.job_id, j.attempt_nr, j.report_key, registered.token) for j in jobs)
+        taken += (LeasedJob(j.job_id, j.attempt_nr, j.report_key, registered.token) for j in jobs)
     numbers = iter(range(10**9))
 
-    def said(name: str, token: str, ask: Any) -> Said:
+    def encoded(name: str, token: str, ask: Any) -> PilotRequest:
         json_ = "application/json"
-        return Said(PREFIX + BY_NAME[name].path, json_, json_, token, _encode(ask))
+        return PilotRequest(PREFIX + BY_NAME[name].path, json_, json_, token, _encode(ask))
 
-    def acquire(nr: int) -> Said:
+    def acquire(nr: int) -> PilotRequest:
         ask = m.Acquire(request_id=f"a{next(numbers)}", room=ROOM)
-        return said("acquire", workers[nr % NODES][0].token, ask)
+        return encoded("acquire", workers[nr % NODES][0].token, ask)
 
-    def update(one: Held, state: str) -> Said:
+    def update(one: LeasedJob, state: str) -> PilotRequest:
         usage = m.Usage(cpu_s=1.0, wall_s=1.0, rss_kb=1000)
         if state == "finished":
             report = m.Report(
@@ -145,17 +145,17 @@ def native(rig: Rig, held: int) -> Dialect:
                 finished=True,
                 usage=usage,
             )
-            return said("report", one.token, m.Reports(reports=(report,)))
+            return encoded("report", one.token, m.Reports(reports=(report,)))
         word = JobState.HOLDING if state == "transferring" else JobState(state)
         told = m.Update(
             job_id=one.job_id, attempt_nr=one.attempt_nr, state=word, since=1.0, usage=usage
         )
-        return said("beat", one.token, m.Beat(room=ROOM, jobs=(told,)))
+        return encoded("beat", one.token, m.Beat(room=ROOM, jobs=(told,)))
 
     return Dialect("native", acquire, update, tuple(taken))
 
 
-def _told(one: Held, state: str, spelling: str) -> dict[str, Any]:
+def _told(one: LeasedJob, state: str, spelling: str) -> dict[str, Any]:
     """An update with the fields that Pilot 3 sends while a payload runs."""
     values = {
         "job_id": one.job_id,
@@ -188,7 +188,7 @@ def _told(one: Held, state: str, spelling: str) -> dict[str, Any]:
 
 
 def _panda(
-    rig: Rig, held: int, name: str, encoded: Callable[[str, dict[str, Any]], Said]
+    rig: Rig, held: int, name: str, encoded: Callable[[str, dict[str, Any]], PilotRequest]
 ) -> Dialect:
     """A dialect of PanDA's, whose jobs are taken by asking v1 for many at once."""
     spelling = "v1" if name == "v1" else "legacy"
@@ -197,15 +197,15 @@ def _panda(
     if spelling == "legacy":
         site, key = "siteName", "getJob"
 
-    def acquire(nr: int) -> Said:
+    def acquire(nr: int) -> PilotRequest:
         given: dict[str, Any] = {site: QUEUE, node: f"n{nr % NODES}"}
         return encoded(key, given)
 
-    def update(one: Held, state: str) -> Said:
+    def update(one: LeasedJob, state: str) -> PilotRequest:
         method = "pilot/update_job" if spelling == "v1" else "updateJob"
         return encoded(method, _told(one, state, spelling))
 
-    return Dialect(name, acquire, update, tuple(Held(nr, 1, "", "") for nr in ids))
+    return Dialect(name, acquire, update, tuple(LeasedJob(nr, 1, "", "") for nr in ids))
 
 
 def _taken(rig: Rig, held: int, name: str) -> Iterator[int]:
@@ -227,9 +227,11 @@ def legacy_form(rig: Rig, held: int) -> Dialect:
     """curl's form, text in the answer: pilots of old."""
     token = rig.pilot_token.read_text().strip()
 
-    def encoded(method: str, given: dict[str, Any]) -> Said:
+    def encoded(method: str, given: dict[str, Any]) -> PilotRequest:
         kind = "application/x-www-form-urlencoded"
-        return Said(f"/server/panda/{method}", kind, "text/plain", token, urlencode(given).encode())
+        return PilotRequest(
+            f"/server/panda/{method}", kind, "text/plain", token, urlencode(given).encode()
+        )
 
     return _panda(rig, held, "legacy form", encoded)
 
@@ -238,10 +240,10 @@ def legacy_packed(rig: Rig, held: int) -> Dialect:
     """gzip'd JSON, as Pilot 3 sends it to a legacy server."""
     token = rig.pilot_token.read_text().strip()
 
-    def encoded(method: str, given: dict[str, Any]) -> Said:
+    def encoded(method: str, given: dict[str, Any]) -> PilotRequest:
         body = gzip.compress(json.dumps(given).encode(), 6)
         json_ = "application/json"
-        return Said(f"/server/panda/{method}", json_, json_, token, body)
+        return PilotRequest(f"/server/panda/{method}", json_, json_, token, body)
 
     return _panda(rig, held, "legacy packed", encoded)
 
@@ -250,9 +252,9 @@ def v1(rig: Rig, held: int) -> Dialect:
     """JSON, as Pilot 3 sends it to a server of today."""
     token = rig.pilot_token.read_text().strip()
 
-    def encoded(method: str, given: dict[str, Any]) -> Said:
+    def encoded(method: str, given: dict[str, Any]) -> PilotRequest:
         json_ = "application/json"
-        return Said(f"/api/v1/{method}", json_, json_, token, json.dumps(given).encode())
+        return PilotRequest(f"/api/v1/{method}", json_, json_, token, json.dumps(given).encode())
 
     return _panda(rig, held, "v1", encoded)
 
@@ -260,34 +262,36 @@ def v1(rig: Rig, held: int) -> Dialect:
 DIALECTS = (native, legacy_form, legacy_packed, v1)
 
 
-def ninety_ten(dialect: Dialect, held: Iterable[Held], states: Sequence[str]) -> list[Said]:
+def ninety_ten(
+    dialect: Dialect, held: Iterable[LeasedJob], states: Sequence[str]
+) -> list[PilotRequest]:
     """Changes of state and acquires, nine to one."""
     held = list(held)
-    said: list[Said] = []
+    requests: list[PilotRequest] = []
     for state in states:
         for one in held:
-            said.append(dialect.update(one, state))
-            if len(said) % 10 == 9:
-                said.append(dialect.acquire(len(said)))
-    return said
+            requests.append(dialect.update(one, state))
+            if len(requests) % 10 == 9:
+                requests.append(dialect.acquire(len(requests)))
+    return requests
 
 
 def daily(
-    dialect: Dialect, held: Sequence[Held], *, updates: float, jobs: float, seconds: float
-) -> list[Said]:
+    dialect: Dialect, held: Sequence[LeasedJob], *, updates: float, jobs: float, seconds: float
+) -> list[PilotRequest]:
     """Each second so many jobs from acquire to final, in turns, and heartbeats that only renew for
     the rest of the updates."""
     count = min(int(jobs * seconds), len(held) - NODES)
     renewed = held[count:]
     chance = random.Random(1)
     filler = round(updates / jobs) - len(CHANGES) + 1
-    said: list[Said] = []
+    requests: list[PilotRequest] = []
     for nr, one in enumerate(held[:count]):
-        said.append(dialect.acquire(nr))
+        requests.append(dialect.acquire(nr))
         for state in CHANGES:
-            said.append(dialect.update(one, state))
-            said += (
+            requests.append(dialect.update(one, state))
+            requests += (
                 dialect.update(chance.choice(renewed), "running")
                 for _ in range(filler // len(CHANGES))
             )
-    return said
+    return requests

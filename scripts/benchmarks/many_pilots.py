@@ -20,7 +20,7 @@ WAITING = 2000
 SECONDS = 20
 WAKES = 200
 LINES = 64  # kept connections over which the heartbeats come
-EMPTY = "crowd"  # a queue without a job, so that they wait
+EMPTY = "empty"  # a queue without a job, so that they wait
 
 
 def run(rig: Rig, pilots: int) -> Iterator[Figure]:
