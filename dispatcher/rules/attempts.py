@@ -20,8 +20,10 @@ from dispatcher.rules.records import JobRecord
 
 log = Log("queue")
 _encode = msgspec.json.Encoder().encode
-REPORTED = frozenset({"finished", "failed"})  # states of attempts whose report has been accepted
-SUSPECT = 3  # workers lost while they had a job: it may be what kills them
+# States of attempts whose report has been accepted.
+REPORTED = frozenset({"finished", "failed"})
+# Workers lost while they had a job: it may be what kills them.
+SUSPECT = 3
 _END_OF_ATTEMPT: dict[str, object] = {
     "exit_code": None,
     "host": "",
@@ -50,7 +52,8 @@ def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
     """Note how far a worker says that an attempt of its has come. A claim that does not apply
     changes nothing. Whether anything was written, and with it that the worker lives."""
     job = records.find_job(tx, claim.job_id)
-    if job is None or job.worker_id != claim.worker_id:  # a claim about one job harms no other
+    # A claim about one job harms no other.
+    if job is None or job.worker_id != claim.worker_id:
         return False
     after = transitions.advance(tx, job, claim.state, claim.attempt_nr, now=now)
     if isinstance(after, Refusal) or after.state is job.state:
@@ -69,7 +72,8 @@ def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
 def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
     """Take the final report of an attempt. None: it counts, also when it comes a second time.
     `curve`: the samples of its heartbeats, encoded. Raises NoSuchJob."""
-    job = records.get_job(tx, report.job_id)  # first: it waits for whoever reports the same job now
+    # First, because this waits for a change that reports the same job now.
+    job = records.get_job(tx, report.job_id)
     attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
     if attempt is None:
         return Refusal.BAD_ATTEMPT
@@ -123,7 +127,8 @@ def expire(
     """
     job = records.find_job(tx, claim.job_id)
     if job is None or job.worker_id != claim.worker_id:
-        return  # nothing to try again; the leases of other jobs expire all the same
+        # Nothing to try again; the leases of other jobs expire all the same.
+        return
     blameless = ending is Ending.PREEMPTED or (
         ending is Ending.NODE_FAIL and sum(tried_on(tx, claim.job_id).values()) < SUSPECT
     )
@@ -182,7 +187,7 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
 
 
 def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
-    """Fail a job that no worker can be given: its owner is told why, and no other job waits behind
+    """Fail a job that no worker can be given: its diagnosis says why, and no other job waits behind
     it. Raises NoSuchJob."""
     job = records.get_job(tx, job_id)
     diagnosis = f"it cannot be handed out: {why}"[:2000]

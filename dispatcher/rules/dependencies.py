@@ -8,14 +8,17 @@ from dispatcher.ports import Tx
 from dispatcher.rules import records, transitions
 from dispatcher.rules.records import JobRecord
 
-SLICE = 500  # children informed in one commit: a wide fan-out must not hold up every heartbeat
-AT_ONCE = 8  # children informed in the commit that ends their parent
+# Children informed in one commit: a wide fan-out must not hold up every heartbeat.
+SLICE = 500
+# Children informed in the commit that ends their parent.
+AT_ONCE = 8
 
 
 def ended(tx: Tx, job: JobRecord, *, now: float) -> None:
     """Inform the children of a job that has just ended; the rest of them is left to `unfold`."""
     if tx.one("unfolding.add", job_id=job.job_id) is None:
-        return  # no job depends on it
+        # No job depends on it.
+        return
     if _inform(tx, job.job_id, job.state, job.name, AT_ONCE, now) < AT_ONCE:
         tx.run("unfolding.done", job_id=job.job_id)
     if tx.one("unfolding.any", most=1):

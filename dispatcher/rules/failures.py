@@ -13,8 +13,10 @@ from dispatcher.ports import Tx
 from dispatcher.rules import records
 
 KINDS = 100
-LONGEST = 160  # characters of what is compared
-SHOWN = 300  # characters of an example
+# Characters of what is compared.
+LONGEST = 160
+# Characters of an example.
+SHOWN = 300
 _PATH = re.compile(r"/[^\s:,]+")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|\d+")
 

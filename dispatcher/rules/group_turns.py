@@ -1,4 +1,4 @@
-"""Turns between groups of users: each has its share of what a queue hands out, whoever waits behind
+"""Turns between groups of users: each has its share of what a queue hands out, however many jobs wait behind
 it.
 
 Which groups there are is configured (`serve --share group:NAME=N`); everybody else is in the group
@@ -22,7 +22,8 @@ from ailurus.protocol.resources import Shape
 from dispatcher.ports import Tx
 from dispatcher.rules import records
 
-FIRST_LANE = 10**9  # numbers of lanes begin here, those of shapes never get there
+# Numbers of lanes begin here, those of shapes never get there.
+FIRST_LANE = 10**9
 
 Ready = tuple[str, int, int]
 """How many jobs are ready: queue, lane, number (`counter.ready`)."""
@@ -53,9 +54,12 @@ class Turns:
 
     def __init__(self, shares: Mapping[str, float] | None = None) -> None:
         self.shares = dict(shares or {})
-        self._names: dict[int, str] = {}  # of lanes: the group's, for many sizes with the owner's
-        self._clocks: dict[tuple[str, str], float] = {}  # by queue and group
-        self._now: dict[str, float] = {}  # the turn that was taken last, by queue
+        # Of lanes: the group's, for many sizes with the owner's.
+        self._names: dict[int, str] = {}
+        # By queue and group.
+        self._clocks: dict[tuple[str, str], float] = {}
+        # The turn that was taken last, by queue.
+        self._now: dict[str, float] = {}
         self.taken: Counter[tuple[str, str]] = Counter()
         """Cores handed out since the start, by queue and group, where there were several."""
 
@@ -87,7 +91,8 @@ class Turns:
     def _name(self, tx: Tx, number: int) -> str:
         if number < FIRST_LANE:
             return ""
-        if number not in self._names:  # another process was the first to meet it
+        # Another process was the first to meet it.
+        if number not in self._names:
             for one, name in tx.all("lane.all"):
                 tx.assign(self._names, one, name)
         return self._names[number]
@@ -117,8 +122,8 @@ class Turns:
     def merged(
         self, queue: str, offers: Mapping[str, Iterator[tuple[int, Shape]]]
     ) -> Iterator[Candidate]:
-        """The jobs that groups offer a worker of `queue`, whoever's turn it is first. A job that is
-        handed out is `take`n before the next one is asked for."""
+        """The jobs that groups offer a worker of `queue`, in the order of their turns. The caller calls
+        `take` for a job that it leases before it takes the next one."""
         left = {group: offers[group] for group in sorted(offers)}
         while left:
             group = min(left, key=lambda one: self._clock(queue, one))

@@ -20,7 +20,8 @@ from dispatcher.rules.group_turns import Turns
 
 MOST = 32
 LOOKED_AT = 100
-NEW_S = 60.0  # a lane counts so long at least: jobs of this very commit are in no counter yet
+# A lane counts so long at least: jobs of this very commit are in no counter yet.
+NEW_S = 60.0
 
 
 class Lanes:
@@ -38,7 +39,8 @@ class Lanes:
         """`shapes`: of the service; new ones are added with the change, for the next lease."""
         self._tx, self._owner, self._group, self._turns = tx, owner, group, turns
         self._shapes, self._now = shapes, now
-        self._left: dict[str, int] = {}  # lanes, by queue
+        # Lanes, by queue.
+        self._left: dict[str, int] = {}
         self._known: dict[tuple[str, Shape], int] = {}
 
     def number(self, queue: str, shape: Shape) -> int:

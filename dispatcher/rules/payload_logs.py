@@ -14,14 +14,15 @@ END_BYTES = 256 * 1024
 """Of the last piece of a stream, which is kept whatever came before it."""
 ROW_BYTES = 256
 """What a piece is counted for besides its text: many small ones cost more than few large ones."""
-PIECES = 64  # of one answer
+# Of one answer.
+PIECES = 64
 WRITING = frozenset({"sent", "starting", "running", "holding"})
 MAY_COME_BACK = frozenset({*WRITING, "lost"})
 """States of attempts that may still say what they write; a last piece may come after the report."""
 
 
-class Held:
-    """What a transaction has learnt of one stream: where it ends, and how much of it is kept."""
+class KeptStream:
+    """One stream as a transaction sees it: where it ends, and how much of it is kept."""
 
     def __init__(self, tx: Tx, place: Mapping[str, object]) -> None:
         row = tx.one("log.held", **place)
@@ -33,7 +34,8 @@ class Held:
         end."""
         data = piece.text.encode()
         stop = piece.offset + len(data)
-        data = data[max(0, self.stop - piece.offset) :]  # what came before stays as it came
+        # What came before stays as it came.
+        data = data[max(0, self.stop - piece.offset) :]
         room = most + (END_BYTES if piece.final else 0)
         room -= self.kept + (self.pieces + 1) * ROW_BYTES
         if len(data) > room:
@@ -48,7 +50,7 @@ class Held:
 def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
     """Keep pieces of the output of a worker's own attempts. A log longer than `most` bytes a stream
     is cut, not refused."""
-    streams: dict[tuple[int, int, str], Held | None] = {}
+    streams: dict[tuple[int, int, str], KeptStream | None] = {}
     for piece in ask.pieces:
         key = (piece.job_id, piece.attempt_nr, piece.stream)
         if key not in streams:
@@ -60,17 +62,17 @@ def keep(tx: Tx, ask: m.LogPieces, worker_id: int, most: int) -> None:
             attempt = records.find_attempt(tx, piece.job_id, piece.attempt_nr)
             mine = attempt if attempt is not None and attempt.worker_id == worker_id else None
             kept = mine is not None and (mine.state in MAY_COME_BACK or piece.final)
-            streams[key] = Held(tx, place) if kept else None
-        if (held := streams[key]) is not None:
-            held.add(piece, most)
+            streams[key] = KeptStream(tx, place) if kept else None
+        if (stream := streams[key]) is not None:
+            stream.add(piece, most)
 
 
 def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: m.Attempt) -> m.LogChunk:
     """The part of an attempt's output that begins at the requested offset, without a hole in it;
     where nothing is kept there, what follows the hole."""
     place = {"job_id": job_id, "attempt_nr": attempt.attempt_nr, "stream": ask.stream}
-    held, ended = Held(tx, place), attempt.ended is not None
-    asked = max(0, held.stop + ask.offset) if ask.offset < 0 else min(ask.offset, held.stop)
+    stream, ended = KeptStream(tx, place), attempt.ended is not None
+    asked = max(0, stream.stop + ask.offset) if ask.offset < 0 else min(ask.offset, stream.stop)
     start = end = asked
     data = b""
     for first, stop, piece in tx.all("log.from", offset=asked, most=PIECES, **place):
@@ -84,10 +86,10 @@ def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: m.Attempt) -> m.LogChunk:
         offset=start,
         end=end,
         text=data.decode("utf-8", "replace"),
-        final=ended and end >= held.stop,
+        final=ended and end >= stream.stop,
         skipped=start - asked,
-        size=max(held.stop, wrote),
-        kept=held.kept,
+        size=max(stream.stop, wrote),
+        kept=stream.kept,
         attempt_nr=attempt.attempt_nr,
     )
 

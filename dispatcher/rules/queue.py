@@ -21,7 +21,8 @@ from dispatcher.rules.records import JobRecord
 from dispatcher.rules.specs import Unfit
 
 ANYTHING = Room(cores=1_000_000, memory_mb=2**62, disk_mb=2**62, gpus=1_000_000, nodes=1_000_000)
-PASSED = 100  # ready jobs looked at beyond those requested, once some must not run on this node
+# Ready jobs looked at beyond those requested, once some must not run on this node.
+PASSED = 100
 
 
 class LeaseRequest(Struct, frozen=True, kw_only=True):
@@ -235,7 +236,8 @@ def _fitting(tx: Tx, request: LeaseRequest, memory: Memory) -> Iterator[tuple[st
 
 
 def _shape(tx: Tx, memory: Memory, number: int) -> Shape:
-    if number not in memory.shapes:  # another process was the first to meet it
+    # Another process was the first to meet it.
+    if number not in memory.shapes:
         for one, shape in records.shapes(tx).items():
             tx.assign(memory.shapes, one, shape)
     return memory.shapes[number]

@@ -22,7 +22,8 @@ from dispatcher.ports import Row, Tx
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")  # of a shape, as stored
+# Of a shape, as stored.
+_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
 _STATES = {state.value: state for state in JobState}
 
 

@@ -14,7 +14,8 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import JobRow
 from ailurus.protocol.states import JobState
 
-PARENTS = 20  # named in one command
+# Named in one command.
+PARENTS = 20
 
 
 class Remedy(Struct, frozen=True):
@@ -66,8 +67,8 @@ def of(code: int) -> Remedy:
     return _OTHERS if passing else Remedy("see `dispatcher show {id}`")
 
 
-def after(row: JobRow, parents: Sequence[tuple[int, str]], told: str = "") -> str:
-    """What helps a failed job, as a sentence whose commands are not refused. `told`: by its
+def after(row: JobRow, parents: Sequence[tuple[int, str]], advice: str = "") -> str:
+    """What helps a failed job, as a sentence whose commands are not refused. `advice`: of its
     pilot."""
     if row.code == Code.PARENT_FAILED:
         bad = [parent for parent, state in parents if state not in ("", JobState.FINISHED)]
@@ -77,7 +78,7 @@ def after(row: JobRow, parents: Sequence[tuple[int, str]], told: str = "") -> st
         which = f"job {bad[0]}" if len(bad) == 1 else "the jobs that it depends on"
         return f"mend what failed in {which}, then retry both together: `dispatcher retry {ids}`"
     remedy = of(row.code)
-    first = told or remedy.text.format(id=row.job_id)
+    first = advice or remedy.text.format(id=row.job_id)
     if remedy.again:
         return f"{first}; then `dispatcher retry {row.job_id}`"
     return f"{first}; then submit it anew: a retry would fail alike"

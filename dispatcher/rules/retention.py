@@ -16,8 +16,10 @@ from dispatcher.ports import Tx
 from dispatcher.rules import records, specs, views
 from dispatcher.rules.views import StoredJob
 
-SLICE = 50  # jobs moved in one commit
-EVENTS = 2000  # events and submissions forgotten in one commit
+# Jobs moved in one commit.
+SLICE = 50
+# Events and submissions forgotten in one commit.
+EVENTS = 2000
 _encode = msgspec.json.Encoder().encode
 _detail = msgspec.json.Decoder(m.JobDetail).decode
 

@@ -1,6 +1,6 @@
 """How final jobs are tried again: as new jobs, once each, with their owner and what they wait for.
 
-The tries of a job are a chain: each is the retry of the one before. Whoever names any of them means
+The tries of a job are a chain: each is the retry of the one before. To retry any of them is to retry
 the latest: if it is under way nothing new is made, if it ended without success it gets a retry of
 its own. A new try waits for the latest try of each parent: one made by the same request, one under
 way, or one that has finished, whose outputs are there. A parent without any of these is tried again
@@ -95,6 +95,7 @@ class Tries:
         return [found[job_id] for job_id in job_ids]
 
     def state(self, job_id: int) -> JobState:
+        """The state of a job; `closed` for one that was dropped with its month."""
         if job_id not in self._states:
             found = retention.states_of(self._tx, (job_id,)).get(job_id)
             # None: dropped with its month

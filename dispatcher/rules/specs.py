@@ -80,7 +80,8 @@ def _completed(stored: BodyRecord | None, made: Mapping[str, MadeFile]) -> bytes
 
 def _located(file: InputFile, made: Mapping[str, MadeFile]) -> InputFile:
     """An input, with where the parent that made it left it."""
-    if file.url or file.name not in made:  # an optional output that was not made: the pilot says so
+    # An optional output that was not made: the pilot says so.
+    if file.url or file.name not in made:
         return file
     try:
         return msgspec.convert(msgspec.structs.asdict(made[file.name]), InputFile)

@@ -21,10 +21,14 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import dependencies, records, retention, transitions
 from dispatcher.rules.lanes import Lanes
 
-TOGETHER = 1000  # jobs of one commit: heartbeats get their turn between two
-FEW, SHORT = 10, 32_000  # jobs, and characters of them, that are prepared on the event loop
-LINKS = 1000  # that a job waits for another: of one commit
-MOST_LINKS = 1_000_000  # of one submission
+# Jobs of one commit: heartbeats get their turn between two.
+TOGETHER = 1000
+# Jobs, and characters of them, that are prepared on the event loop.
+FEW, SHORT = 10, 32_000
+# That a job waits for another: of one commit.
+LINKS = 1000
+# Of one submission.
+MOST_LINKS = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -112,7 +116,8 @@ def digest_of(jobs: Sequence[Prepared]) -> str:
     """What a request says. Defaults are left out of a body, so it is the same in the next
     version."""
     digest = hashlib.sha256()
-    for at in range(0, len(jobs), 100):  # all together would be a copy of them
+    # All together would be a copy of them.
+    for at in range(0, len(jobs), 100):
         digest.update(b"\n" * (at > 0) + b"\n".join(job.body for job in jobs[at : at + 100]))
     return digest.hexdigest()
 
@@ -224,18 +229,19 @@ def add(
 
 
 class Link(NamedTuple):
-    """That a job waits for another: their places in the request, or the other's id and where it was
-    said."""
+    """That a job waits for another: their places in the request, or the id of the other and its place in
+    `depends_on`."""
 
     child: int
     parent: int
-    nr: int = -1  # in `depends_on`; below 0: the parent is of this request
+    # In `depends_on`; below 0: the parent is of this request.
+    nr: int = -1
 
 
 def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
     """What the jobs of a request wait for, each once. `places`: of its jobs, by name.
 
-    Jobs in a row that wait for the same ones are told of parent by parent: the rows of one lie
+    Jobs in a row that wait for the same ones come parent by parent: the rows of one parent lie
     together.
     """
     waiting = ((nr, job) for nr, job in enumerate(jobs) if job.spec.depends_on or job.after)

@@ -11,7 +11,8 @@ from msgspec import Struct
 from ailurus.protocol.messages import SiteRow, Trouble
 from dispatcher.memory.losses import Loss
 
-FORGOTTEN_S = 86_400.0  # a silent edge is a trouble for so long, though no job waits for its site
+# A silent edge is a trouble for so long, though no job waits for its site.
+FORGOTTEN_S = 86_400.0
 ORDINARY = frozenset(
     {
         "demand",
@@ -26,7 +27,8 @@ ORDINARY = frozenset(
     }
 )
 """Bounds on a site's pilots that bind while all is well. Any other is a reason to look."""
-GRACE_S = 10.0  # so long a job may wait before its queue counts as served by nobody
+# So long a job may wait before its queue counts as served by nobody.
+GRACE_S = 10.0
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -34,7 +36,8 @@ class Seen(Struct, frozen=True, kw_only=True):
 
     now: float
     sites: Sequence[SiteRow]
-    serving: Mapping[str, int]  # workers by queue
+    # Workers by queue.
+    serving: Mapping[str, int]
     # By queue: since when its most silent pilot, late by now, says nothing.
     silent: Mapping[str, float]
     silent_count: int = 0

@@ -19,8 +19,10 @@ class Offer(Struct, frozen=True, kw_only=True):
 
     name: str
     total: Room
-    free: Room | None = None  # None: a slot, no worker yet
-    site: str = ""  # of a slot
+    # None: a slot, no worker yet.
+    free: Room | None = None
+    # Of a slot.
+    site: str = ""
     foreign: bool = False
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
 
@@ -37,7 +39,7 @@ def short_of(shape: Shape, room: Room) -> str:
 
 
 def sizes(offers: Iterable[Offer]) -> list[Offer]:
-    """One offer of each size: what is asked of each for many jobs."""
+    """One offer of each size: many jobs are compared with each size once."""
     return list({(offer.total, offer.foreign): offer for offer in offers}.values())
 
 
@@ -133,9 +135,9 @@ def _place(ahead: int, group: GroupRow | None) -> str:
 
 
 def elsewhere(
-    row: JobRow, parents: Sequence[tuple[int, str]], told: str = "", late: bool = False
+    row: JobRow, parents: Sequence[tuple[int, str]], advice: str = "", late: bool = False
 ) -> Why:
-    """Why a job in any other state is in it. `told`: what helps, by the pilot of its last attempt;
+    """Why a job in any other state is in it. `advice`: what helps, by the pilot of its last attempt;
     `late`: its pilot has missed a heartbeat."""
     blockers: tuple[str, ...] = ()
     verdict, remedy = "runs", ""
@@ -156,7 +158,7 @@ def elsewhere(
             + "."
         )
         if row.state is JobState.FAILED:
-            remedy = remedies.after(row, parents, told)
+            remedy = remedies.after(row, parents, advice)
     elif row.state is JobState.DEFINED:
         verdict, sentence = "now", "Its submission is being stored."
     return Why(

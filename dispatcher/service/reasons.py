@@ -40,8 +40,8 @@ class Reasons:
             attempts = views.attempts(tx, job.job_id)
             return sorted(failed), attempts[-1].remedy if attempts else ""
 
-        parents, told = await self._state.store.read(gather)
-        return why.elsewhere(job, parents, told, late=self._is_late(job))
+        parents, advice = await self._state.store.read(gather)
+        return why.elsewhere(job, parents, advice, late=self._is_late(job))
 
     def _is_late(self, job: m.JobRow) -> bool:
         heard = self._state.live.get(job.worker_id or 0)

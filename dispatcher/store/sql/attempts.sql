@@ -111,21 +111,21 @@ select job_id from attempt where worker_id = :worker_id and ended is null
 
 -- name: log.add
 -- A piece of a job's output.
--- owner: checked by keep, chunk, Held
+-- owner: checked by keep, chunk, KeptStream
 -- writes: log
 insert into log (job_id, attempt_nr, stream, start, stop, piece)
     values (:job_id, :attempt_nr, :stream, :start, :stop, :piece) on conflict do nothing
 
 -- name: log.held
 -- Where the kept output of an attempt ends, its size and its number of pieces.
--- owner: checked by keep, chunk, Held
+-- owner: checked by keep, chunk, KeptStream
 -- reads: log
 select coalesce(max(stop), 0), coalesce(sum(stop - start), 0), count(*) from log
     where job_id = :job_id and attempt_nr = :attempt_nr and stream = :stream
 
 -- name: log.from
 -- The kept output of an attempt from an offset on.
--- owner: checked by keep, chunk, Held
+-- owner: checked by keep, chunk, KeptStream
 -- reads: log
 select start, stop, piece from log where job_id = :job_id and attempt_nr = :attempt_nr
     and stream = :stream and stop > :offset order by start limit :most
