@@ -36,8 +36,9 @@ KEYS = {
     "site", "harvester",
 }  # fmt: skip
 DOORS = {
-    "users", "workers", "edges", "relays", "feeds", "live", "acquire", "calls", "commands", "files",
-    "figures", "harvester", "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
+    "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
+    "relays", "feeds", "live", "acquire", "calls", "commands", "files", "figures", "harvester",
+    "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
 }  # fmt: skip
 """Modules that answer callers: what they look up by a key, a caller may have named."""
 READERS = (records, worker_records, views)
