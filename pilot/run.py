@@ -139,9 +139,10 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
         "OPENBLAS_NUM_THREADS": cores,
         "MKL_NUM_THREADS": cores,
         "NUMEXPR_NUM_THREADS": cores,
-        **gpus.visible(slot.gpus),
     }
-    return {**ours, **attempt.spec.environment, "AILURUS_ATTEMPT": attempt.name}
+    # Last what no job chooses: which GPUs are its own, and by what its processes are found.
+    fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
+    return {**ours, **attempt.spec.environment, **fixed}
 
 
 def _argv(attempt: Attempt, work: Workdir) -> list[str]:
