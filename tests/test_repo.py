@@ -356,13 +356,11 @@ LONG_FUNCTIONS = {
 }
 # How many lines of each folder are too long, at most.
 WIDE_LINES = {
-    "ailurus": 0,
-    "dispatcher": 310,
-    "harvester_edge": 46,
-    "pilot": 0,
-    "plugins": 36,
-    "scripts": 30,
-    "tests": 65,
+    "dispatcher": 215,
+    "harvester_edge": 19,
+    "plugins": 23,
+    "scripts": 28,
+    "tests": 59,
 }
 
 
