@@ -176,7 +176,7 @@ class Book:
             self.set_meta("site", site)
 
     def meta(self, name: str, default: str = "") -> str:
-        """A word kept for good; `default` is written if there is none yet."""
+        """The value of a name; `default` is written if there is none yet."""
         row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
         if row is None and default:
             self._db.execute("insert into meta (name, value) values (?, ?)", (name, default))
@@ -214,7 +214,7 @@ class Book:
     # workers -------------------------------------------------------------------------------------
 
     def keep(self, workers: Iterable[Worker]) -> None:
-        """Write workers; the dispatcher is to be told."""
+        """Write workers, as changed since the last report."""
         self._db.executemany(_UPSERT, (_row(worker) for worker in workers))
 
     def live(self) -> list[Worker]:

@@ -106,7 +106,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     drain: bool = False
     """The site is to be emptied."""
     inputs: tuple[str, ...] = ()
-    """What was seen, in words."""
+    """What was seen, in sentences."""
     never: tuple[str, ...] = ()
     """Demand that no slot of the site can serve."""
     doubt: str = ""
@@ -302,9 +302,9 @@ def _bounds_of_slots(seen: Snapshot, limits: Limits) -> list[Bound]:
         room = sum(_wants(seen, limits, own_limits=False).values())
         bounds.append(Bound(room=room, name="breaker", why="; ".join(reasons)))
     if any(slot.room is not None for slot in seen.slots):
-        told = (f"{s.name}: room for {max(0, s.room)}" for s in seen.slots if s.room is not None)
+        shares = (f"{s.name}: room for {max(0, s.room)}" for s in seen.slots if s.room is not None)
         room = sum(_wants(seen, limits).values())
-        bounds.append(Bound(room=room, name="slots", why=", ".join(told)))
+        bounds.append(Bound(room=room, name="slots", why=", ".join(shares)))
     return bounds
 
 
@@ -399,7 +399,7 @@ def _spread(
 
 def _budgets(seen: Snapshot, limits: Limits) -> list[_Budget]:
     used, gb = seen.cost, 1024
-    told = (
+    kinds = (
         ("cores", "max_cores", limits.cores, used.cores, 1, "{:.0f} of {:.0f} cores are taken"),
         ("memory_mb", "max_memory", limits.memory_mb, used.memory_mb, gb,
          "{:.1f} of {:.1f} GiB of memory are taken"),
@@ -408,7 +408,7 @@ def _budgets(seen: Snapshot, limits: Limits) -> list[_Budget]:
     )  # fmt: skip
     return [
         _Budget(kind, key, most - taken, why.format(taken / unit, most / unit))
-        for kind, key, most, taken, unit, why in told
+        for kind, key, most, taken, unit, why in kinds
         if most is not None
     ]
 

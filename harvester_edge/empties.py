@@ -69,7 +69,7 @@ def _in_vain(edge: Edge, worker: Worker, asks: list[m.ShapeDemand]) -> bool:
 
 
 def _jobs(edge: Edge, worker: Worker) -> int | None:
-    """How many jobs a pilot has had, by its own word; None: it left none."""
+    """How many jobs a pilot has had, as it wrote when it left; None: it wrote nothing."""
     try:
         return int(
             (edge.worker_directories / worker.intent / str(worker.index) / LEFT).read_text("ascii")[

@@ -70,7 +70,7 @@ def capacity(place: Bin, ask: ShapeDemand) -> int:
 
 
 def describe(shape: Shape) -> str:
-    """A shape in words."""
+    """A shape as text."""
     parts = [f"{shape.cores} cores", f"{shape.memory_mb} MB", f"{shape.disk_mb} MB disk"]
     parts += [f"{shape.gpus} GPUs"] * bool(shape.gpus) + [f"{shape.nodes} nodes"] * (
         shape.nodes > 1

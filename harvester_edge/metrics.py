@@ -1,4 +1,4 @@
-"""A site's figures in the words of Prometheus, from the edge's book: also while the edge is down.
+"""A site's figures in Prometheus' text format, from the edge's book: also while the edge is down.
 
 Labels are bounded: slots, phases, endings and limits of one site, never a worker or a job.
 """

@@ -52,13 +52,13 @@ def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
         # One queue by itself.
         if _is_cric(found):
             found = {str(found.get("nickname") or found.get("name") or name): found}
-        for queue, told in found.items():
-            if not isinstance(told, dict):
+        for queue, config in found.items():
+            if not isinstance(config, dict):
                 raise AilurusError(f"{name}: {queue} is no queue", remedy="a JSON object by queue")
             for key, kind, what in TYPES:
-                if not isinstance(told.get(key), kind | None):
+                if not isinstance(config.get(key), kind | None):
                     raise AilurusError(f"{name}: {queue}: {key} is no {what}")
-            (cric if _is_cric(told) else harvester)[queue] = told
+            (cric if _is_cric(config) else harvester)[queue] = config
     return harvester, cric
 
 
@@ -89,17 +89,17 @@ def _deeper(value: Any, most: int) -> bool:
     return bool(layer)
 
 
-def _is_cric(told: Mapping[str, Any]) -> bool:
-    return ("corecount" in told or "maxrss" in told or "panda_resource" in told) and (
-        "submitter" not in told
+def _is_cric(config: Mapping[str, Any]) -> bool:
+    return ("corecount" in config or "maxrss" in config or "panda_resource" in config) and (
+        "submitter" not in config
     )
 
 
 def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[Converted]:
     """A site for each queue; a template is no queue unless nothing else is there."""
-    used = {name for told in harvester.values() if (name := told.get("templateQueueName"))}
+    used = {name for config in harvester.values() if (name := config.get("templateQueueName"))}
     templates = {
-        name for name, told in harvester.items() if told.get("isTemplateQueue") or name in used
+        name for name, config in harvester.items() if config.get("isTemplateQueue") or name in used
     }
     queues = [*dict.fromkeys([*harvester, *cric])]
     for queue in [name for name in queues if name not in templates] or queues:
@@ -116,13 +116,13 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
 def _resolved(queue: str, harvester: Mapping[str, Any]) -> dict[str, Any]:
     """A queue over its template; plugin blocks are merged key by key, `common` into the
     submitter's."""
-    told = harvester.get(queue, {})
-    template = told.get("templateQueueName")
+    config = harvester.get(queue, {})
+    template = config.get("templateQueueName")
     base = harvester.get(template, {}) if template else {}
-    merged = {**base, **told}
-    for key in base.keys() & told.keys():
-        if isinstance(base[key], dict) and isinstance(told[key], dict):
-            merged[key] = {**base[key], **told[key]}
+    merged = {**base, **config}
+    for key in base.keys() & config.keys():
+        if isinstance(base[key], dict) and isinstance(config[key], dict):
+            merged[key] = {**base[key], **config[key]}
     if isinstance(merged.get("common"), dict) and merged.get("submitter"):
         merged["submitter"] = {**merged.pop("common"), **merged["submitter"]}
     return merged

@@ -141,15 +141,15 @@ def _within(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault]:
     walltime, ends = slot.walltime_s, f"a worker of slot {name} ends after {slot.walltime_s} s"
     extra = "signal_before" in slot.extra
     signal = {**site.backend.options, **slot.extra}.get("signal_before")
-    told: list[tuple[At, float, str]] = [
+    earlier: list[tuple[At, float, str]] = [
         (("scaling", "idle_exit"), duration_s(site.scaling.idle_exit), "is never idle for {} s"),
         (("policy", "start_grace"), duration_s(site.policy.start_grace), "is not waited for {} s"),
     ]
     # No option may be more, as is said elsewhere.
     if isinstance(signal, int) and signal < 10**9:
         place: At = ("slots", name, "extra") if extra else ("backend", "options")
-        told.append(((*place, "signal_before"), signal, "cannot be told {} s before"))
-    long = [one for one in told if one[1] >= walltime]
+        earlier.append(((*place, "signal_before"), signal, "cannot be told {} s before"))
+    long = [one for one in earlier if one[1] >= walltime]
     theirs = [one for one in long if not tree.own(one[0])]
     for at, time, why in long:
         if (at, time, why) not in theirs:
