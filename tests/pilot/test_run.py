@@ -101,7 +101,12 @@ def test_a_payload_is_shown_its_gpus_and_gets_their_device_files_and_no_others(
         Gpu(name=f"GPU-{nr}", number=nr, key=f"{nr}", files=(f"/dev/nvidia{nr}", "/dev/nvidiactl"))
         for nr in (1, 3)
     )
-    ran(world, work, world.attempt(environment={"CUDA_VISIBLE_DEVICES": "0"}), Slot(world.kit.slots.total, gpus=gpus))
+    ran(
+        world,
+        work,
+        world.attempt(environment={"CUDA_VISIBLE_DEVICES": "0"}),
+        Slot(world.kit.slots.total, gpus=gpus),
+    )
     ran(world, work, world.attempt(), Slot(world.kit.slots.total))
     with_gpus, without = boxes
     assert with_gpus.environment["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-3"
