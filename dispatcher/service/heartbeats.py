@@ -26,21 +26,21 @@ class Heartbeats:
 
     async def beat(self, ask: m.Beat, caller: Caller) -> m.BeatAnswer:
         """Renew the leases of all attempts listed, and say what to do with them."""
-        heard = await self._liveness.worker_of(caller)
-        heard.room, heard.flushed = ask.room, False
-        if ask.draining and not heard.draining:
-            heard.draining = True
-            self._state.hub.wake(heard.worker_id)
-        until_s = self._liveness.renew(heard)
+        worker = await self._liveness.worker_of(caller)
+        worker.room, worker.flushed = ask.room, False
+        if ask.draining and not worker.draining:
+            worker.draining = True
+            self._state.hub.wake(worker.worker_id)
+        until_s = self._liveness.renew(worker)
         news: list[tuple[Lease, m.Update]] = []
         strangers: list[m.Update] = []
         commands: list[m.Command] = []
         for update in ask.jobs:
-            lease = self._state.leases.held(heard.worker_id, update.job_id, update.attempt_nr)
+            lease = self._state.leases.held(worker.worker_id, update.job_id, update.attempt_nr)
             if lease is None:
                 strangers.append(update)
                 continue
-            self._state.leases.renew(lease, until_s, heard.last)
+            self._state.leases.renew(lease, until_s, worker.last)
             if update.usage is not None:
                 lease.sample(self._state.now(), update.usage)
             if update.tail is not None:
@@ -56,13 +56,13 @@ class Heartbeats:
                 lease.state = update.state
             for lease in written:
                 self._state.leases.written(lease)
-        if strangers or heard.strays:
-            commands += await self._strangers(heard, strangers)
-        if heard.silent:  # what it lost and has no more may be handed to it again, too
-            heard.silent = False
-            self._state.hub.wake(heard.worker_id)
+        if strangers or worker.strays:
+            commands += await self._strangers(worker, strangers)
+        if worker.silent:  # what it lost and has no more may be handed to it again, too
+            worker.silent = False
+            self._state.hub.wake(worker.worker_id)
         return m.BeatAnswer(
-            heartbeat_s=self._state.heartbeat_s, commands=tuple(commands), drain=heard.draining
+            heartbeat_s=self._state.heartbeat_s, commands=tuple(commands), drain=worker.draining
         )
 
     def _mark(self, tx: Tx, news: list[tuple[Lease, m.Update]]) -> list[Lease]:
@@ -92,27 +92,27 @@ class Heartbeats:
             for action, argument in wanted
         ]
 
-    async def _strangers(self, heard: LiveWorker, updates: list[m.Update]) -> list[m.Command]:
+    async def _strangers(self, worker: LiveWorker, updates: list[m.Update]) -> list[m.Command]:
         """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
         its own it holds again, also when it was given up for lost and nobody else has begun it. One that
         was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
         their seals if the store knows them."""
 
         def known(tx: Tx) -> list[str | None]:
-            return [self._attempt_of(tx, heard.worker_id, update) for update in updates]
+            return [self._attempt_of(tx, worker.worker_id, update) for update in updates]
 
         found = list(
             zip(updates, await self._state.store.read(known) if updates else (), strict=True)
         )
         held = [update for update, state in found if state in WITH_WORKER]
         if lost := [update for update, state in found if state == "lost"]:
-            held += await self._resume(heard, lost)
+            held += await self._resume(worker, lost)
         for update in held:
             if (
                 self._state.leases.of(update.job_id) is None
             ):  # not between a commit and its note in memory
-                self._hold(heard, update)
-        heard.strays = tuple(one.job_id for one in lost if one not in held)
+                self._hold(worker, update)
+        worker.strays = tuple(one.job_id for one in lost if one not in held)
         return [
             m.Command(
                 job_id=update.job_id,
@@ -120,7 +120,7 @@ class Heartbeats:
                 action=m.Action.KILL,
                 seal=""
                 if state is None
-                else self._seals.seal(update.job_id, update.attempt_nr, heard.worker_id),
+                else self._seals.seal(update.job_id, update.attempt_nr, worker.worker_id),
             )
             for update, state in found
             if not state
@@ -138,27 +138,27 @@ class Heartbeats:
         may_win = attempt.state == "lost" or attempt.state in WITH_WORKER
         return attempt.state if may_win else ""
 
-    async def _resume(self, heard: LiveWorker, lost: list[m.Update]) -> list[m.Update]:
+    async def _resume(self, worker: LiveWorker, lost: list[m.Update]) -> list[m.Update]:
         """Those of the lost attempts that go on as the current ones."""
 
         def change(tx: Tx) -> list[m.Update]:
             return [
                 update
                 for update in lost
-                if attempts.resume(tx, _claim(update, heard.worker_id), now=self._state.now())
+                if attempts.resume(tx, _claim(update, worker.worker_id), now=self._state.now())
             ]
 
         back = await self._state.store.write(change)
         if back:
             jobs = [update.job_id for update in back]
-            log.info("attempts_taken_up_again", worker_id=heard.worker_id, jobs=jobs)
+            log.info("attempts_taken_up_again", worker_id=worker.worker_id, jobs=jobs)
         return back
 
-    def _hold(self, heard: LiveWorker, update: m.Update) -> None:
-        until_s = self._state.awake.now + self._state.length(heard.worker_id)
-        lease = Lease(update.job_id, update.attempt_nr, heard.worker_id, update.state, until_s)
+    def _hold(self, worker: LiveWorker, update: m.Update) -> None:
+        until_s = self._state.awake.now + self._state.length(worker.worker_id)
+        lease = Lease(update.job_id, update.attempt_nr, worker.worker_id, update.state, until_s)
         self._state.leases.add(lease)
-        self._state.leases.renew(lease, until_s, heard.last)
+        self._state.leases.renew(lease, until_s, worker.last)
 
 
 def _claim(update: m.Update, worker_id: int) -> Claim:

@@ -16,17 +16,17 @@ class Liveness:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def renew(self, heard: LiveWorker) -> float:
-        """Note that a worker was heard. Until when it and its leases hold, in awake time."""
-        until = self._state.awake.now + self._state.length(heard.worker_id)
-        heard.last, heard.until, heard.flushed = self._state.now(), until, False
+    def renew(self, worker: LiveWorker) -> float:
+        """Note that a worker has spoken. Returns until when it and its leases hold, in awake time."""
+        until = self._state.awake.now + self._state.length(worker.worker_id)
+        worker.last, worker.until, worker.flushed = self._state.now(), until, False
         return until
 
     async def worker_of(self, caller: Caller) -> LiveWorker:
         """The worker of a token. One that was given up for lost and speaks again is taken back."""
-        heard = self._state.live.get(caller.worker_id)
-        if heard is not None:
-            return heard
+        worker = self._state.live.get(caller.worker_id)
+        if worker is not None:
+            return worker
         return await self._state.load_worker(caller.worker_id) or await self._back(caller)
 
     async def _back(self, caller: Caller) -> LiveWorker:
@@ -62,7 +62,7 @@ class Liveness:
 
         silent_s = await self._state.store.write(change)
         log.warning("worker_back", worker_id=caller.worker_id, silent_s=silent_s)
-        if (heard := await self._state.load_worker(caller.worker_id)) is None:
+        if (worker := await self._state.load_worker(caller.worker_id)) is None:
             raise Rejected(410, "this worker has ended", remedy="exit")
-        heard.silent = True
-        return heard
+        worker.silent = True
+        return worker

@@ -20,10 +20,10 @@ class Nodes:
 
     async def count(self, lease: Lease, report: m.Report) -> None:
         """What a report says about the node; a node that fails job after job is excluded."""
-        heard = self._state.live.get(lease.worker_id)
-        if heard is None or not lease.begun or report.code in TAKEN_AWAY:
+        worker = self._state.live.get(lease.worker_id)
+        if worker is None or not lease.begun or report.code in TAKEN_AWAY:
             return
-        node, now = (heard.site, heard.host), self._state.now()
+        node, now = (worker.site, worker.host), self._state.now()
         verdict = Verdict(
             node,
             lease.owner,
@@ -42,7 +42,7 @@ class Nodes:
         others = [
             other
             for other in self._state.live.values()
-            if other.site == heard.site and other.host != heard.host
+            if other.site == worker.site and other.host != worker.host
         ]
         runs = any(
             held.owner == lease.owner and held.begun and now - held.begun > 2 * verdict.lasted_s + 5

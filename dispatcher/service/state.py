@@ -35,7 +35,7 @@ BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are t
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What `dispatcher serve` was told."""
+    """The options of `dispatcher serve` that concern the queue."""
 
     heartbeat_s: float = 10.0
     beats_per_lease: int = 3
@@ -47,7 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class LiveWorker(Struct):
-    """What memory knows of a worker; `last` is flushed to the store in bulk."""
+    """A worker that lives, as far as memory knows it. When it was last seen is written in bulk."""
 
     worker_id: int
     site: str
@@ -56,13 +56,18 @@ class LiveWorker(Struct):
     room: Room
     total: Room
     last: float
-    until: float  # awake time after which it counts as lost
+    # Awake time after which it counts as lost.
+    until: float
     draining: bool = False
     flushed: bool = False
-    ended: int = 0  # of its jobs, so far
-    waits: Signal | None = None  # of its acquire that is held here
-    silent: bool = False  # it, or a lease of its, has run out, and it has not said what it has
-    strays: tuple[int, ...] = ()  # jobs that it says it runs, and that are another's by now
+    # How many of its jobs have ended since it registered here.
+    ended: int = 0
+    # Wakes its acquire that waits here.
+    waits: Signal | None = None
+    # It or a lease of it has run out, and it has not reported since which jobs it has.
+    silent: bool = False
+    # Jobs that it reports to run and that are leased to another worker by now.
+    strays: tuple[int, ...] = ()
     passing: bool = False
     """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
 

@@ -35,44 +35,44 @@ class Workers:
 
     async def acquire(self, ask: m.Acquire, caller: Caller) -> m.RawAcquired:
         """Lease jobs that fit together; wait for the first one."""
-        heard = await self._liveness.worker_of(caller)
+        worker = await self._liveness.worker_of(caller)
         if not ask.ahead:
-            heard.room = ask.room
-        heard.draining |= (
-            self._state.hosts.excluded((heard.site, heard.host), self._state.now()) is not None
+            worker.room = ask.room
+        worker.draining |= (
+            self._state.hosts.excluded((worker.site, worker.host), self._state.now()) is not None
         )
-        leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, heard)
-        self._liveness.renew(heard)
+        leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, worker)
+        self._liveness.renew(worker)
         return m.RawAcquired(
-            jobs=tuple(self._assigned(job, heard.worker_id) for job in leased),
-            drain=heard.draining,
-            prefetch=bool(leased) and not self._state.hub.waiting(heard.queue),
+            jobs=tuple(self._assigned(job, worker.worker_id) for job in leased),
+            drain=worker.draining,
+            prefetch=bool(leased) and not self._state.hub.waiting(worker.queue),
             giver=self._state.giver,
         )
 
-    async def _at_once(self, ask: m.Acquire, heard: LiveWorker) -> list[Leased]:
+    async def _at_once(self, ask: m.Acquire, worker: LiveWorker) -> list[Leased]:
         """What there is for a worker now."""
         while True:
-            given = await self._lease(ask, heard)
+            given = await self._lease(ask, worker)
             if given.jobs or not given.unfit:  # else what stood in front is out of the way now
                 return given.jobs
 
-    async def _awaited(self, ask: m.Acquire, heard: LiveWorker) -> list[Leased]:
+    async def _awaited(self, ask: m.Acquire, worker: LiveWorker) -> list[Leased]:
         """The same, or what comes within the time that it waits."""
-        deadline, ended = time.monotonic() + ask.wait_s, heard.ended
+        deadline, ended = time.monotonic() + ask.wait_s, worker.ended
         leased: list[Leased] = []
         while not leased:
-            waiter = self._state.hub.expect_job(heard.queue, ask.room, heard.worker_id)
-            heard.waits = waiter.woken
+            waiter = self._state.hub.expect_job(worker.queue, ask.room, worker.worker_id)
+            worker.waits = waiter.woken
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
-                given = await asyncio.shield(asyncio.create_task(self._lease(ask, heard)))
+                given = await asyncio.shield(asyncio.create_task(self._lease(ask, worker)))
                 leased = given.jobs
                 if given.unfit and not leased:
                     continue  # what stood in front is out of the way now
                 left = deadline - time.monotonic()
                 # When one of its jobs has ended it has more room than it asked for: let it ask anew.
-                over = leased or heard.draining or heard.ended != ended or left <= 0
+                over = leased or worker.draining or worker.ended != ended or left <= 0
                 if over or not await until(waiter.woken, left):
                     break
             finally:
@@ -89,37 +89,37 @@ class Workers:
             seal=seal,
         )
 
-    async def _lease(self, ask: m.Acquire, heard: LiveWorker) -> Given:
-        # Such a worker gets nothing new; what it was leased and never heard of comes again.
-        full = heard.draining or self._state.leases.alone(heard.worker_id)
-        busy = self._state.leases.busy(heard.worker_id)
+    async def _lease(self, ask: m.Acquire, worker: LiveWorker) -> Given:
+        # Such a worker gets nothing new; what it was leased and never learnt of comes again.
+        full = worker.draining or self._state.leases.alone(worker.worker_id)
+        busy = self._state.leases.busy(worker.worker_id)
 
         def change(tx: Tx) -> Given:
             request = LeaseRequest(
-                worker_id=heard.worker_id,
+                worker_id=worker.worker_id,
                 request_id=ask.request_id,
-                queue=heard.queue,
+                queue=worker.queue,
                 room=Room(cores=0) if full else ask.room,
                 count=ask.count,
-                host=heard.host,
-                elsewhere=lambda shape: self._elsewhere(heard, shape),
+                host=worker.host,
+                elsewhere=lambda shape: self._elsewhere(worker, shape),
                 busy=busy,
-                silent=heard.silent,
+                silent=worker.silent,
             )
             return queue.lease(
                 tx, request, Memory(self._state.shapes, self._state.turns), now=self._state.now()
             )
 
         given = await self._state.store.write(
-            change, Ahead(ask=Asks(heard.worker_id, ask.request_id, heard.queue, ask.count))
+            change, Ahead(ask=Asks(worker.worker_id, ask.request_id, worker.queue, ask.count))
         )
-        until_s = self._state.awake.now + self._state.length(heard.worker_id)
+        until_s = self._state.awake.now + self._state.length(worker.worker_id)
         for job in given.jobs:
             self._state.leases.add(
                 Lease(
                     job.job_id,
                     job.attempt_nr,
-                    heard.worker_id,
+                    worker.worker_id,
                     JobState.SENT,
                     until_s,
                     owner=job.owner,
@@ -128,18 +128,18 @@ class Workers:
                 )
             )
             if not ask.ahead:
-                heard.room = heard.room.less(job.shape)
+                worker.room = worker.room.less(job.shape)
         return given
 
     def dry(self, tx: Tx) -> None:
         """Try to hand out the next job without doing it. Raises what would stop a queue."""
         queue.dry(tx, Memory(self._state.shapes, self._state.turns))
 
-    def _elsewhere(self, heard: LiveWorker, shape: Shape) -> bool:
+    def _elsewhere(self, worker: LiveWorker, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""
         return any(
-            other.queue == heard.queue
-            and other.host != heard.host
+            other.queue == worker.queue
+            and other.host != worker.host
             and not other.draining
             and shape.fits(other.total)
             for other in self._state.live.values()
@@ -147,11 +147,11 @@ class Workers:
 
     async def release(self, ask: m.Release, caller: Caller) -> m.Done:
         """Prefetched jobs given back."""
-        heard = await self._liveness.worker_of(caller)
+        worker = await self._liveness.worker_of(caller)
         held = [
             lease
             for job in ask.jobs
-            if (lease := self._state.leases.held(heard.worker_id, job.job_id, job.attempt_nr))
+            if (lease := self._state.leases.held(worker.worker_id, job.job_id, job.attempt_nr))
         ]
         await self._give_back(held)
         return m.Done()
