@@ -20,7 +20,7 @@ from dispatcher.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of
 from dispatcher.panda.updates import WORKER_ERROR, renew
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, records, worker_records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
 from dispatcher.service.state import end_worker
 
@@ -206,7 +206,7 @@ def _conclude_jobs(
         reason = f"worker was {reported.status} while the job was {job.state}"
         attempts.expire(
             tx,
-            Claim(job_id, job.attempt_nr, job.worker_id),
+            WorkerAttempt(job_id, job.attempt_nr, job.worker_id),
             reason=f"{reason} : {reported.diagnosis}"[:2000] if reported.diagnosis else reason,
             code=WORKER_ENDED,
             now=now,

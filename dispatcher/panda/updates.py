@@ -22,7 +22,7 @@ from dispatcher.panda.acquire import LEASE_S, mark_seen
 from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention, specs, views, worker_records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
 from dispatcher.service.notices import PandaAttempt
 
@@ -115,7 +115,9 @@ def renew(service: Service, lease: Lease) -> None:
 def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
     now = service.state.now()
     attempts.mark(
-        tx, Claim(lease.job_id, lease.attempt_nr, lease.worker_id, state, since=now), now=now
+        tx,
+        WorkerAttempt(lease.job_id, lease.attempt_nr, lease.worker_id, state, since=now),
+        now=now,
     )
 
 

@@ -37,7 +37,7 @@ _END_OF_ATTEMPT: dict[str, object] = {
 }
 
 
-class Claim(Struct, frozen=True):
+class WorkerAttempt(Struct, frozen=True):
     """An attempt, and the worker that says, or is taken, to have it."""
 
     job_id: int
@@ -48,22 +48,22 @@ class Claim(Struct, frozen=True):
     """When the attempt came into `state`, in seconds since 1970."""
 
 
-def mark(tx: Tx, claim: Claim, *, now: float) -> bool:
-    """Note how far a worker says that an attempt of its has come. A claim that does not apply
+def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
+    """Note how far a worker says that an attempt of its has come. A report that does not apply
     changes nothing. Whether anything was written, and with it that the worker lives."""
-    job = records.find_job(tx, claim.job_id)
-    # A claim about one job harms no other.
-    if job is None or job.worker_id != claim.worker_id:
+    job = records.find_job(tx, attempt.job_id)
+    # A report about one job harms no other.
+    if job is None or job.worker_id != attempt.worker_id:
         return False
-    after = transitions.advance(tx, job, claim.state, claim.attempt_nr, now=now)
+    after = transitions.advance(tx, job, attempt.state, attempt.attempt_nr, now=now)
     if isinstance(after, Refusal) or after.state is job.state:
         return False
     tx.run(
         "attempt.mark",
-        job_id=claim.job_id,
-        attempt_nr=claim.attempt_nr,
-        state=claim.state,
-        since=min(claim.since, now),
+        job_id=attempt.job_id,
+        attempt_nr=attempt.attempt_nr,
+        state=attempt.state,
+        since=min(attempt.since, now),
         now=now,
     )
     return True
@@ -112,7 +112,7 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
 
 def expire(
     tx: Tx,
-    claim: Claim,
+    attempt: WorkerAttempt,
     *,
     reason: str,
     code: int,
@@ -125,16 +125,16 @@ def expire(
     A preemption is not the job's fault. A failed node is not either, until it becomes a habit: then
     it may be the job that fails them.
     """
-    job = records.find_job(tx, claim.job_id)
-    if job is None or job.worker_id != claim.worker_id:
+    job = records.find_job(tx, attempt.job_id)
+    if job is None or job.worker_id != attempt.worker_id:
         # Nothing to try again; the leases of other jobs expire all the same.
         return
     blameless = ending is Ending.PREEMPTED or (
-        ending is Ending.NODE_FAIL and sum(tried_on(tx, claim.job_id).values()) < SUSPECT
+        ending is Ending.NODE_FAIL and sum(tried_on(tx, attempt.job_id).values()) < SUSPECT
     )
     lost = m.Report(
-        job_id=claim.job_id,
-        attempt_nr=claim.attempt_nr,
+        job_id=attempt.job_id,
+        attempt_nr=attempt.attempt_nr,
         report_key="-",
         finished=False,
         transient=True,
@@ -144,33 +144,33 @@ def expire(
     after = transitions.conclude(tx, job, lost, blameless=blameless, now=now)
     if isinstance(after, Refusal):
         return
-    _end(tx, claim.job_id, claim.attempt_nr, "lost", now, code=code, diagnosis=reason)
-    _settle(tx, job, after, claim.attempt_nr, now=now)
+    _end(tx, attempt.job_id, attempt.attempt_nr, "lost", now, code=code, diagnosis=reason)
+    _settle(tx, job, after, attempt.attempt_nr, now=now)
 
 
-def resume(tx: Tx, claim: Claim, *, now: float) -> bool:
+def resume(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     """Let an attempt that was lost go on, if its worker says that it still has it and no newer
     attempt has begun. Whether it is that worker's now."""
-    job = records.find_job(tx, claim.job_id)
-    if job is None or not is_lost(tx, claim):
+    job = records.find_job(tx, attempt.job_id)
+    if job is None or not is_lost(tx, attempt):
         return False
-    after = transitions.resume(tx, job, claim.attempt_nr, claim.worker_id, now=now)
+    after = transitions.resume(tx, job, attempt.attempt_nr, attempt.worker_id, now=now)
     if isinstance(after, Refusal):
         return False
-    tx.run("attempt.resume", job_id=claim.job_id, attempt_nr=claim.attempt_nr, now=now)
-    mark(tx, claim, now=now)
+    tx.run("attempt.resume", job_id=attempt.job_id, attempt_nr=attempt.attempt_nr, now=now)
+    mark(tx, attempt, now=now)
     return True
 
 
-def release(tx: Tx, claim: Claim, *, now: float) -> bool:
+def release(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     """Take back a job that its worker has not started. Whether the worker has it no more: an
     attempt that has begun is not taken back, and stays its worker's."""
-    job = records.find_job(tx, claim.job_id)
-    if job is None or job.worker_id != claim.worker_id or job.attempt_nr != claim.attempt_nr:
+    job = records.find_job(tx, attempt.job_id)
+    if job is None or job.worker_id != attempt.worker_id or job.attempt_nr != attempt.attempt_nr:
         return True
-    if isinstance(transitions.release(tx, job, claim.attempt_nr, now=now), Refusal):
+    if isinstance(transitions.release(tx, job, attempt.attempt_nr, now=now), Refusal):
         return job.state not in WITH_WORKER
-    _end(tx, claim.job_id, claim.attempt_nr, "released", now)
+    _end(tx, attempt.job_id, attempt.attempt_nr, "released", now)
     return True
 
 
@@ -201,10 +201,10 @@ def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
     log.error("job_not_handed_out", job_id=job_id, user=job.owner, reason=why[:2000])
 
 
-def is_lost(tx: Tx, claim: Claim) -> bool:
+def is_lost(tx: Tx, attempt: WorkerAttempt) -> bool:
     """Whether an attempt is that worker's, and was given up when the worker was taken for lost."""
-    attempt = records.find_attempt(tx, claim.job_id, claim.attempt_nr)
-    return attempt is not None and attempt.worker_id == claim.worker_id and attempt.state == "lost"
+    stored = records.find_attempt(tx, attempt.job_id, attempt.attempt_nr)
+    return stored is not None and stored.worker_id == attempt.worker_id and stored.state == "lost"
 
 
 def tried_on(tx: Tx, job_id: int) -> dict[str, int]:

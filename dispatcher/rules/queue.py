@@ -15,7 +15,7 @@ from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState, Refusal
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, lanes, records, specs, transitions
-from dispatcher.rules.attempts import SUSPECT, Claim
+from dispatcher.rules.attempts import SUSPECT, WorkerAttempt
 from dispatcher.rules.group_turns import Candidate, Turns
 from dispatcher.rules.records import JobRecord
 from dispatcher.rules.specs import Unfit
@@ -162,7 +162,7 @@ def _begin(tx: Tx, job: JobRecord, request: LeaseRequest, *, now: float) -> int:
 
 
 def _is_lost(tx: Tx, job: JobRecord, worker_id: int) -> bool:
-    return attempts.is_lost(tx, Claim(job.job_id, job.attempt_nr, worker_id))
+    return attempts.is_lost(tx, WorkerAttempt(job.job_id, job.attempt_nr, worker_id))
 
 
 def _answered(tx: Tx, request: LeaseRequest) -> list[tuple[int, int, int]]:

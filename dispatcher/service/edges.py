@@ -18,7 +18,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, lanes, queue, records, views, worker_records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import SiteLease, State, end_worker, foreign
@@ -240,7 +240,7 @@ class Edges:
                 if job is not None and job.worker_id == worker_id:
                     attempts.expire(
                         tx,
-                        Claim(job_id, job.attempt_nr, worker_id),
+                        WorkerAttempt(job_id, job.attempt_nr, worker_id),
                         reason=reason,
                         code=Code.PREEMPTED
                         if news.ending is Ending.PREEMPTED

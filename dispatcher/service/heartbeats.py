@@ -8,7 +8,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
@@ -70,7 +70,7 @@ class Heartbeats:
         return [
             lease
             for lease, update in news
-            if attempts.mark(tx, _claim(update, lease.worker_id), now=self._state.now())
+            if attempts.mark(tx, _attempt(update, lease.worker_id), now=self._state.now())
         ]
 
     def _commands(self, lease: Lease) -> list[m.Command]:
@@ -145,7 +145,7 @@ class Heartbeats:
             return [
                 update
                 for update in lost
-                if attempts.resume(tx, _claim(update, worker.worker_id), now=self._state.now())
+                if attempts.resume(tx, _attempt(update, worker.worker_id), now=self._state.now())
             ]
 
         back = await self._state.store.write(change)
@@ -161,6 +161,6 @@ class Heartbeats:
         self._state.leases.renew(lease, until_s, worker.last)
 
 
-def _claim(update: m.Update, worker_id: int) -> Claim:
+def _attempt(update: m.Update, worker_id: int) -> WorkerAttempt:
     """What a worker says of an attempt."""
-    return Claim(update.job_id, update.attempt_nr, worker_id, update.state, update.since)
+    return WorkerAttempt(update.job_id, update.attempt_nr, worker_id, update.state, update.since)

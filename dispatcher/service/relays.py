@@ -13,7 +13,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, worker_records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerHome
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.state import LiveWorker, State
@@ -122,7 +122,7 @@ class Relays:
             for lease in leases:
                 attempts.expire(
                     tx,
-                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
+                    WorkerAttempt(lease.job_id, lease.attempt_nr, lease.worker_id),
                     reason=f"lost heartbeat: the relay of {ask.site} hears nothing of its worker",
                     code=Code.LOST_HEARTBEAT,
                     now=self._state.now(),

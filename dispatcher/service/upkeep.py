@@ -21,7 +21,7 @@ from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, dependencies, records, retention, worker_records
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.records import OpenAttempt
 from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
@@ -191,7 +191,7 @@ class Upkeep:
                 reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
                 attempts.expire(
                     tx,
-                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
+                    WorkerAttempt(lease.job_id, lease.attempt_nr, lease.worker_id),
                     reason=reason,
                     code=Code.LOST_HEARTBEAT,
                     now=now,

@@ -16,7 +16,7 @@ from dispatcher.memory.leases import Lease
 from dispatcher.memory.waiting import until
 from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.rules import attempts, payload_logs, queue
-from dispatcher.rules.attempts import Claim
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
@@ -168,7 +168,7 @@ class Workers:
                 for lease in leases
                 if not attempts.release(
                     tx,
-                    Claim(lease.job_id, lease.attempt_nr, lease.worker_id),
+                    WorkerAttempt(lease.job_id, lease.attempt_nr, lease.worker_id),
                     now=self._state.now(),
                 )
             ]

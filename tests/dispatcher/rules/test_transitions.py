@@ -151,14 +151,14 @@ def test_a_job_that_has_ended_is_left_as_it_is(tmp_path):
         worker = await b.worker()
         (got,) = await worker.acquire()
         await worker.report(got)
-        claim = attempts.Claim(job_id, got.attempt_nr, worker.id, S.RUNNING)
+        attempt = attempts.WorkerAttempt(job_id, got.attempt_nr, worker.id, S.RUNNING)
 
         def change(tx: Tx) -> list[object]:
             return [
-                attempts.mark(tx, claim, now=1.0),
-                attempts.resume(tx, claim, now=1.0),
+                attempts.mark(tx, attempt, now=1.0),
+                attempts.resume(tx, attempt, now=1.0),
                 attempts.cancel(tx, job_id=job_id, by="alice", now=1.0),
-                attempts.expire(tx, claim, reason="", code=1, now=1.0),
+                attempts.expire(tx, attempt, reason="", code=1, now=1.0),
                 attempts.fail_unfit(tx, job_id=job_id, why="", now=1.0),
                 records.get_job(tx, job_id).state,
             ]
