@@ -1,5 +1,5 @@
-"""Turns between groups of users: each has its share of what a queue hands out, however many jobs wait behind
-it.
+"""Turns between groups of users: each has its share of what a queue hands out, however many jobs
+wait behind it.
 
 Which groups there are is configured (`serve --share group:NAME=N`); everybody else is in the group
 without a name. A job's group stands in its *lane*: the number of a shape and a group, which is used
@@ -122,8 +122,8 @@ class Turns:
     def merged(
         self, queue: str, offers: Mapping[str, Iterator[tuple[int, Shape]]]
     ) -> Iterator[Candidate]:
-        """The jobs that groups offer a worker of `queue`, in the order of their turns. The caller calls
-        `take` for a job that it leases before it takes the next one."""
+        """The jobs that groups offer a worker of `queue`, in the order of their turns. The caller
+        calls `take` for a job that it leases before it takes the next one."""
         left = {group: offers[group] for group in sorted(offers)}
         while left:
             group = min(left, key=lambda one: self._clock(queue, one))

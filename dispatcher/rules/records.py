@@ -306,6 +306,7 @@ def find_tail(tx: Tx, job_id: int) -> TailRecord | None:
 
 
 def failures(tx: Tx, owner: str, since: float, most: int = 1000) -> list[FailureRecord]:
-    """The most frequent kinds of failures of an owner, or of all if it is blank, that still occur."""
+    """The most frequent kinds of failures of an owner, or of all if it is blank, that still
+    occur."""
     found = tx.all("failure.top", owner=owner, since=since, most=most)
     return [FailureRecord(*row) for row in found]

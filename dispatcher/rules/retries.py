@@ -1,10 +1,10 @@
 """How final jobs are tried again: as new jobs, once each, with their owner and what they wait for.
 
-The tries of a job are a chain: each is the retry of the one before. To retry any of them is to retry
-the latest: if it is under way nothing new is made, if it ended without success it gets a retry of
-its own. A new try waits for the latest try of each parent: one made by the same request, one under
-way, or one that has finished, whose outputs are there. A parent without any of these is tried again
-together with its child, or the child is refused.
+The tries of a job are a chain: each is the retry of the one before. To retry any of them is to
+retry the latest: if it is under way nothing new is made, if it ended without success it gets a
+retry of its own. A new try waits for the latest try of each parent: one made by the same request,
+one under way, or one that has finished, whose outputs are there. A parent without any of these is
+tried again together with its child, or the child is refused.
 """
 
 from __future__ import annotations

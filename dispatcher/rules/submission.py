@@ -196,9 +196,9 @@ def add(
     ranks: Sequence[float],
     now: float,
 ) -> None:
-    """Store some jobs of a request, of which `first` is the id of the first; nobody sees them yet, and
-    what they wait for is stored by `link`. `ranks`: when each job's turn comes, among the users of
-    its owner's group."""
+    """Store some jobs of a request, of which `first` is the id of the first; nobody sees them yet,
+    and what they wait for is stored by `link`. `ranks`: when each job's turn comes, among the users
+    of its owner's group."""
     new: list[dict[str, Any]] = [
         {
             "job_id": job_id,
@@ -229,8 +229,8 @@ def add(
 
 
 class Link(NamedTuple):
-    """That a job waits for another: their places in the request, or the id of the other and its place in
-    `depends_on`."""
+    """That a job waits for another: their places in the request, or the id of the other and its
+    place in `depends_on`."""
 
     child: int
     parent: int

@@ -2,8 +2,8 @@
 
 Each change asks the table in `ailurus/protocol/states.py` first, and then writes what the table
 answered: the row of the job, the counters, and the event. No other module runs a statement that
-writes a job's state; a test holds that. Attempts end elsewhere (`attempts.py`), and the jobs that wait
-for a job that has ended are informed by its caller (`dependencies.py`).
+writes a job's state; a test holds that. Attempts end elsewhere (`attempts.py`), and the jobs that
+wait for a job that has ended are informed by its caller (`dependencies.py`).
 """
 
 from __future__ import annotations

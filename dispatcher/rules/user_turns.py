@@ -31,8 +31,8 @@ def turns(jobs: Iterable[tuple[str, int]], share: float) -> tuple[list[float], d
 def begin(
     tx: Tx, owner: str, takes: Mapping[str, float], group: str, turns: Turns
 ) -> dict[str, float]:
-    """Take turns for a user, as many as it `takes` in each queue. Returns where they begin; the user's
-    next turns begin behind them. Users of one group take turns among each other."""
+    """Take turns for a user, as many as it `takes` in each queue. Returns where they begin; the
+    user's next turns begin behind them. Users of one group take turns among each other."""
     begins = {}
     for queue in sorted(takes):
         heads = [

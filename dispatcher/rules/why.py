@@ -137,8 +137,8 @@ def _place(ahead: int, group: GroupRow | None) -> str:
 def elsewhere(
     row: JobRow, parents: Sequence[tuple[int, str]], advice: str = "", late: bool = False
 ) -> Why:
-    """Why a job in any other state is in it. `advice`: what helps, by the pilot of its last attempt;
-    `late`: its pilot has missed a heartbeat."""
+    """Why a job in any other state is in it. `advice`: what helps, by the pilot of its last
+    attempt; `late`: its pilot has missed a heartbeat."""
     blockers: tuple[str, ...] = ()
     verdict, remedy = "runs", ""
     sentence = f"It is {row.state} on worker {row.worker_id}."
