@@ -1,9 +1,9 @@
 """The price list: what the requests of users cost, in seconds of the dispatcher's time.
 
-An account is kept in requests, and a request stands for `REQUEST_S`: what costs more is charged beside
-it, so that a user at the rate allowed keeps the dispatcher busy for a quarter of its time, whatever is
-asked. What is asked of the store is measured (`meter`); the rest is declared here, and a test multiplies
-it by what one message may hold.
+An account is kept in requests, and a request stands for `REQUEST_S`: what costs more is charged
+beside it, so that a user at the rate allowed keeps the dispatcher busy for a quarter of its time,
+whatever is asked. What is asked of the store is measured (`meter`); the rest is declared here, and
+a test multiplies it by what one message may hold.
 """
 
 from __future__ import annotations

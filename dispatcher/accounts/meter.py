@@ -12,8 +12,8 @@ class Meter(Struct):
     """Seconds that readers were busy for one request."""
 
     turn: asyncio.Lock
-    """Of all requests of a user one is read for at a time: what they cost is known afterwards, and by then
-    a hundred could have been let in, with everybody else behind them."""
+    """Of all requests of a user one is read for at a time: what they cost is known afterwards, and
+    by then a hundred could have been let in, with everybody else behind them."""
     seconds: float = 0.0
 
 

@@ -1,11 +1,12 @@
-"""How much one user may ask for, so that the others are served: in memory, a dictionary look-up a request.
+"""How much one user may ask for, so that the others are served: in memory, a dictionary look-up a
+request.
 
-One account for whatever door a user comes through. It is kept in requests; what a request costs beside
-itself (`costs`, and the time of reading that it took) is charged to it afterwards.
+One account for whatever door a user comes through. It is kept in requests; what a request costs
+beside itself (`costs`, and the time of reading that it took) is charged to it afterwards.
 
-Workers and edges are not bounded here: what they ask follows from the jobs that there are, and from the
-heartbeat that they are told. Dispatchers on one store tell each other each second what those users have
-spent who ask for much, so that several together give a user little more than one would.
+Workers and edges are not bounded here: what they ask follows from the jobs that there are, and from
+the heartbeat that they are told. Dispatchers on one store tell each other each second what those
+users have spent who ask for much, so that several together give a user little more than one would.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class Limiter:
         return account
 
     def spend(self, subject: str, seconds: float) -> None:
-        """Count what a request costs beside itself. It is not refused for it: what follows it waits."""
+        """Count what a request costs beside itself. It is not refused for it: what follows it
+        waits."""
         subject = _name(subject)
         account = self._accounts.get(subject)
         if account is not None and seconds:
@@ -124,8 +126,8 @@ class Limiter:
 
     @contextmanager
     def holding(self, subject: str, watched: int = 0) -> Iterator[None]:
-        """Count a request that waits while it does, for so many jobs. Raises TooMuch when there are too
-        many."""
+        """Count a request that waits while it does, for so many jobs. Raises TooMuch when there are
+        too many."""
         subject = _name(subject)
         if watched and self._watched[subject] + watched > self._rates.watched:
             raise TooMuch(

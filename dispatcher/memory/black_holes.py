@@ -1,13 +1,13 @@
 """Nodes that fail job after job while others do not: black holes.
 
-What they did with their last jobs is memory, which a restart learns anew; dispatchers on one store tell
-each other of what may exclude a node (`telling`). Who is excluded is in the store as well.
+What they did with their last jobs is memory, which a restart learns anew; dispatchers on one store
+tell each other of what may exclude a node (`telling`). Who is excluded is in the store as well.
 
-A node is excluded when its last three jobs failed, each within a minute, and that is the node's fault:
-jobs of the same owners do better on other nodes. Where they fail elsewhere too, or there is no elsewhere,
-it is the jobs' fault, and nothing is excluded. Nor is it by one user's word: the three are of two owners,
-or each failed for what the node lacks, as its pilot says. At most a third of a site's nodes ever are: a wrong
-verdict never drains a site.
+A node is excluded when its last three jobs failed, each within a minute, and that is the node's
+fault: jobs of the same owners do better on other nodes. Where they fail elsewhere too, or there is
+no elsewhere, it is the jobs' fault, and nothing is excluded. Nor is it by one user's word: the
+three are of two owners, or each failed for what the node lacks, as its pilot says. At most a third
+of a site's nodes ever are: a wrong verdict never drains a site.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Hosts:
         return len(last) == IN_A_ROW and not any(one.good or one.lasted_s > QUICK_S for one in last)
 
     def telling(self, verdict: Verdict) -> bool:
-        """Whether others must hear of a verdict: it is against its node, or another was before it."""
+        """Whether others must hear of a verdict: it is against its node, or another was before
+        it."""
         last = self._last.get(verdict.node, ())
         return bool(verdict.node[1]) and any(
             not one.good and one.lasted_s <= QUICK_S for one in last
@@ -77,8 +78,9 @@ class Hosts:
         self._last.pop(node, None)
 
     def judge(self, node: Node, *, runs_elsewhere: bool, heard_of: int, now: float) -> bool:
-        """Exclude a node under suspicion, if it is its fault. `runs_elsewhere`: jobs of these owners run
-        on other nodes for longer than they lasted here; `heard_of`: nodes of its site."""
+        """Exclude a node under suspicion, if it is its fault. `runs_elsewhere`: jobs of these
+        owners run on other nodes for longer than they lasted here; `heard_of`: nodes of its
+        site."""
         if self.excluded(node, now) is not None:
             return False
         last = self._last[node]

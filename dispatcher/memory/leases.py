@@ -1,4 +1,5 @@
-"""Who holds which attempt, and until when. In memory: hearing of a worker is no change to be stored.
+"""Who holds which attempt, and until when. In memory: hearing of a worker is no change to be
+stored.
 
 Time here is *awake* time: it stands still while the dispatcher is stopped, swapped out or down, so
 that no lease runs out when nobody could renew it. At its start every lease has its full length.

@@ -83,7 +83,8 @@ class Hub:
         return len(self._workers[queue])
 
     def expect_job(self, queue: str, room: Room, worker_id: int = 0) -> Waiter:
-        """A waiter for the next job that fits; registered before looking, so that none is missed."""
+        """A waiter for the next job that fits; registered before looking, so that none is
+        missed."""
         waiter = Waiter(queue, room, worker_id, asyncio.get_running_loop().create_future())
         self._workers[queue][waiter] = None
         return waiter

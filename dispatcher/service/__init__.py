@@ -41,7 +41,8 @@ class Service:
         clock: Callable[[], float] = time.time,
         limiter: Limiter | None = None,
     ) -> None:
-        """`mint(subject, scopes, lifetime_s, **claims)` makes tokens; `limiter` has the users' accounts."""
+        """`mint(subject, scopes, lifetime_s, **claims)` makes tokens; `limiter` has the users'
+        accounts."""
         self.state = state = State(store, settings or Settings(), clock, limiter)
         self.store = store
         self.loops = store.loops
@@ -68,7 +69,7 @@ class Service:
         return service
 
     async def close(self) -> None:
-        """Let everybody go, write what was heard, close the store."""
+        """Release all waiting requests, write when workers were last seen, close the store."""
         await self.upkeep.close()
 
     async def tick(self, now: float) -> None:
@@ -76,7 +77,8 @@ class Service:
         await self.upkeep.tick(now)
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
-        """The methods that answer routes, by the route's name. Raises TypeError if two parts answer one."""
+        """The methods that answer routes, by the route's name. Raises TypeError if two parts answer
+        one."""
         found: dict[str, Callable[..., Any]] = {}
         of_workers = (self.registration, self.workers, self.heartbeats, self.conclusions)
         parts = (self.users, self.intake, self.figures, *of_workers, self.relays, self.edges)

@@ -65,7 +65,8 @@ class Conclusions:
         return m.ReportVerdicts(verdicts=tuple(verdicts))
 
     def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.ReportVerdict | None:
-        """The verdict about an attempt of a job that was moved away since: its sender would keep it else."""
+        """The verdict about an attempt of a job that was moved away since: its sender would keep it
+        else."""
         detail = retention.kept(tx, report.job_id)
         for one in detail.attempts if detail is not None else ():
             key, seal = self._seals.of_attempt(report.job_id, one.attempt_nr, one.worker_id)

@@ -1,4 +1,4 @@
-"""What edges ask: the lease of a site, demand, tokens for the workers they are about to submit."""
+"""Requests of edges: the lease of a site, demand, tokens for the workers that they submit next."""
 
 from __future__ import annotations
 
@@ -154,7 +154,8 @@ class Edges:
         )
 
     async def intent(self, ask: m.NewIntent, caller: Caller) -> m.Bootstraps:
-        """Plan workers and give each its bootstrap token; the same intent again gets the same workers."""
+        """Plan workers and give each its bootstrap token; the same intent again gets the same
+        workers."""
         self._lease_of(ask.site, ask.epoch, caller)
 
         def plan(tx: Tx) -> None:
@@ -203,7 +204,8 @@ class Edges:
         return m.Bootstraps(tokens=tuple(tokens))
 
     async def workers_news(self, ask: m.WorkerObservations, caller: Caller) -> m.Done:
-        """What the batch system says of workers. What they say themselves weighs more while they live."""
+        """What the batch system says of workers. What they say themselves weighs more while they
+        live."""
         self._lease_of(ask.site, ask.epoch, caller)
         ended = await self._state.store.write(
             lambda tx: [self._take(tx, news, ask.site) for news in ask.workers]

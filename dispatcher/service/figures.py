@@ -1,4 +1,5 @@
-"""The system in figures: counters that commits keep, sums over what is in memory, and what is wrong.
+"""The system in figures: counters that commits keep, sums over what is in memory, and what is
+wrong.
 
 No sum is made of a list that may be cut, and a list that is cut has its true length beside it.
 """
@@ -25,7 +26,8 @@ from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.state import State
 
 SHARE = 0.1
-"""At most this part of the time goes into gathering what serves the queues: a thousand pages ask at once."""
+"""At most this part of the time goes into gathering what serves the queues: a thousand pages ask at
+once."""
 FRESH_S = 5.0  # awake: no page shows who was silent longer ago
 LATE = 2 / 3  # a pilot that says nothing for this part of its lease counts as silent
 FAILED_S = 86_400.0  # failures of the last day are spoken of
@@ -64,7 +66,8 @@ class Figures:
     def __init__(self, state: State) -> None:
         self._state = state
         self._supply: tuple[float, float, Supply] | None = None
-        """What serves the queues, good until a reading of the monotonic clock, and until an awake time."""
+        """What serves the queues, good until a reading of the monotonic clock, and until an awake
+        time."""
 
     async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
         """The system in numbers: all jobs for an administrator, the caller's own for a user."""

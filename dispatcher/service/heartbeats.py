@@ -93,10 +93,10 @@ class Heartbeats:
         ]
 
     async def _strangers(self, worker: LiveWorker, updates: list[m.Update]) -> list[m.Command]:
-        """Attempts that a worker says it has, and memory does not know as its own. What the store knows as
-        its own it holds again, also when it was given up for lost and nobody else has begun it. One that
-        was begun anew elsewhere goes on, for its report may still win; the others are told to stop, under
-        their seals if the store knows them."""
+        """Attempts that a worker says it has, and memory does not know as its own. What the store
+        knows as its own it holds again, also when it was given up for lost and nobody else has
+        begun it. One that was begun anew elsewhere goes on, for its report may still win; the
+        others are told to stop, under their seals if the store knows them."""
 
         def known(tx: Tx) -> list[str | None]:
             return [self._attempt_of(tx, worker.worker_id, update) for update in updates]
@@ -127,8 +127,8 @@ class Heartbeats:
         ]
 
     def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
-        """The state of an attempt of this worker which may still win; blank for one that may not, None for
-        one that is not this worker's."""
+        """The state of an attempt of this worker which may still win; blank for one that may not,
+        None for one that is not this worker's."""
         job = records.find_job(tx, update.job_id)
         attempt = records.find_attempt(tx, update.job_id, update.attempt_nr)
         if attempt is None or attempt.worker_id != worker_id:

@@ -63,8 +63,8 @@ class Intake:
     async def _read(
         self, ask: m.Submit, caller: Caller
     ) -> tuple[list[Prepared], str, submission.Known | None]:
-        """The jobs as they are stored, what they say, and the first answer to a request that comes again.
-        A brief one that is in order is taken for new: storing it tells."""
+        """The jobs as they are stored, what they say, and the first answer to a request that comes
+        again. A brief one that is in order is taken for new: storing it tells."""
         if submission.brief(ask.jobs) and len(self._state.live) <= FEW_WORKERS:
             with suppress(Rejected):  # it may have been in order when it came first
                 return *self._prepared(ask, known=False), None
@@ -78,8 +78,8 @@ class Intake:
     async def _once(
         self, request: Request, jobs: Sequence[Prepared], known: submission.Known | None = None
     ) -> m.Submitted:
-        """Store a request, or give its first answer again, if it is `known`. Raises Rejected if that was
-        another one."""
+        """Store a request, or give its first answer again, if it is `known`. Raises Rejected if
+        that was another one."""
         if known is None:
             try:
                 return await self._store_jobs(jobs, request)
@@ -92,7 +92,8 @@ class Intake:
         return known.answer
 
     def _prepared(self, ask: m.Submit, *, known: bool) -> tuple[list[Prepared], str]:
-        """The jobs as they are stored, and what they say; if they are `known`, they were good then."""
+        """The jobs as they are stored, and what they say; if they are `known`, they were good
+        then."""
         if known:
             jobs = submission.prepare(ask.jobs)
         else:
@@ -129,7 +130,8 @@ class Intake:
                 )
 
     async def _store_jobs(self, jobs: Sequence[Prepared], request: Request) -> m.Submitted:
-        """All jobs in one commit if they are few; else in slices that nobody sees before the last."""
+        """All jobs in one commit if they are few; else in slices that nobody sees before the
+        last."""
         if len(jobs) <= INLINE:
             storing, few, links = self._begun(jobs, request)
         else:
@@ -156,14 +158,15 @@ class Intake:
     def _begun(
         self, jobs: Sequence[Prepared], request: Request
     ) -> tuple[_Storing, list[submission.Link], Iterator[submission.Link]]:
-        """A request on its way, and what its jobs wait for: what fits a commit, and what is left."""
+        """A request on its way, and what its jobs wait for: what fits a commit, and what is
+        left."""
         storing = _Storing(self._state, self._peers.name, request, jobs)
         links = storing.links()
         return storing, list(islice(links, submission.LINKS + 1)), links
 
     async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
-        """New jobs with the specifications of final ones, and with their owner. A job whose retry is
-        under way is not tried twice: the answer names that one. The rules are in `retries`."""
+        """New jobs with the specifications of final ones, and with their owner. A job whose retry
+        is under way is not tried twice: the answer names that one. The rules are in `retries`."""
         await self.states_of(ask.job_ids, caller)
         lock = self._submitting.setdefault((caller.subject, ""), asyncio.Lock())
         async with lock:  # of two at once the second finds what the first has made
@@ -222,7 +225,8 @@ class Intake:
 
 
 class _Storing:
-    """A request on its way into the store; its methods are the changes, in the order in which they are made."""
+    """A request on its way into the store; its methods are the changes, in the order in which they
+    are made."""
 
     def __init__(
         self, state: State, process: str, request: Request, jobs: Sequence[Prepared]

@@ -17,7 +17,8 @@ class Liveness:
         self._state = state
 
     def renew(self, worker: LiveWorker) -> float:
-        """Note that a worker has spoken. Returns until when it and its leases hold, in awake time."""
+        """Note that a worker has spoken. Returns until when it and its leases hold, in awake
+        time."""
         until = self._state.awake.now + self._state.length(worker.worker_id)
         worker.last, worker.until, worker.flushed = self._state.now(), until, False
         return until
@@ -30,7 +31,8 @@ class Liveness:
         return await self._state.load_worker(caller.worker_id) or await self._back(caller)
 
     async def _back(self, caller: Caller) -> LiveWorker:
-        """A worker that was taken for lost and speaks again, as the store knows it. That is said."""
+        """A worker that was taken for lost and speaks again, as the store knows it. That is
+        said."""
 
         def change(tx: Tx) -> float:
             # The first of the two statements keeps the row to this change.

@@ -1,7 +1,7 @@
 """What dispatchers on one store tell each other beside the events: notices that no store keeps.
 
-They are JSON on a channel of the database, read by dispatchers of other versions: the names of kinds and
-fields stay as they are, and a kind that is not known here is ignored.
+They are JSON on a channel of the database, read by dispatchers of other versions: the names of
+kinds and fields stay as they are, and a kind that is not known here is ignored.
 """
 
 from __future__ import annotations

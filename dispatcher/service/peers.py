@@ -1,4 +1,5 @@
-"""What the service asks of the other dispatchers on its store, and the answers where there are none."""
+"""What the service asks of the other dispatchers on its store, and the answers where there are
+none."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Peers(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether it is ours to end leases, to tell children of ended jobs, to move old jobs away."""
+        """Whether it is ours to end leases, to tell children of ended jobs, to move old jobs
+        away."""
 
     async def join(self) -> int:
         """Begin to follow them, before memory is read from the store. How many submissions a former
@@ -56,8 +58,8 @@ class Peers(Protocol):
         """Seconds between two writes of what was heard here."""
 
     def grace_s(self) -> float:
-        """Awake seconds after a failed step of time in which no lease may end: so long others may have
-        been unable to say what they heard."""
+        """Awake seconds after a failed step of time in which no lease may end: so long others may
+        have been unable to say what they heard."""
 
     def write_heard(
         self, tx: Tx, attempts: Sequence[Mapping[str, Any]], sites: Sequence[Mapping[str, Any]]

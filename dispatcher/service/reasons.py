@@ -73,7 +73,8 @@ class Reasons:
         return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong)
 
     async def _stuck(self, job_id: int) -> list[tuple[int, str]]:
-        """The jobs for which this one waits and that can never start, with what is wrong with each."""
+        """The jobs for which this one waits and that can never start, with what is wrong with
+        each."""
         above = await self._state.store.read(lambda tx: _above(tx, job_id, OPEN))
         faults: dict[tuple[str, int], str] = {}
         stuck = []
@@ -96,7 +97,8 @@ class Reasons:
 
 
 def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[JobRecord]:
-    """The ancestors of a job that are in one of these states, and so are all between it and them."""
+    """The ancestors of a job that are in one of these states, and so are all between it and
+    them."""
     found: dict[int, JobRecord] = {}
     todo = [job_id]
     for child in todo:

@@ -41,8 +41,8 @@ class Registration:
         self._mint = mint
 
     async def register(self, ask: m.Register, caller: Caller) -> m.Registered:
-        """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token. Raises
-        Rejected."""
+        """Begin a worker: the planned one of a bootstrap token, or a new one for a pilot token.
+        Raises Rejected."""
         planned = caller.may(Scope.BOOTSTRAP)
         site, queue = (caller.site, caller.queue) if planned else (ask.site, ask.queue)
         written = await self._state.store.write(lambda tx: self._write(tx, ask, caller))

@@ -1,4 +1,4 @@
-"""What relays ask: the words of many workers in one request, each as if it had come by itself."""
+"""Requests of relays: those of many workers in one, each served as if it had come by itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Relays:
         self._heartbeats = heartbeats
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
-        """Heartbeats, and what else workers said. The order is theirs: goodbyes come last."""
+        """Heartbeats, and the other reports of workers, in this order: the ends of workers come
+        last."""
         told = await asyncio.gather(*(self._beat(one, ask.site) for one in ask.beats))
         for release in ask.releases:
             await self._for(ask.site, release.worker_id, self._workers.release, release.release)
@@ -48,7 +49,7 @@ class Relays:
         )
 
     async def relay_acquire(self, ask: m.RelayAcquire, caller: Caller) -> m.RawRelayAcquired:
-        """Lease jobs to workers. Whoever is not answered asks again and gets what it was leased."""
+        """Lease jobs to workers. One without an answer asks again and gets what it was leased."""
         tasks = {
             asyncio.create_task(self._acquire(one, ask.site, ask.wait_s)): one for one in ask.asks
         }

@@ -16,9 +16,10 @@ class Seals:
     def of_attempt(self, job_id: int, attempt_nr: int, worker_id: int) -> tuple[str, str]:
         """The report key of an attempt and its seal.
 
-        The key authorises the attempt's final report. The seal comes with the attempt and again with what
-        ends it: it shows that the answer is this dispatcher's, and that its store knows the attempt. They
-        are two parts of one HMAC: the key, which every report holds, says nothing about the seal.
+        The key authorises the attempt's final report. The seal comes with the attempt and again
+        with what ends it: it shows that the answer is this dispatcher's, and that its store knows
+        the attempt. They are two parts of one HMAC: the key, which every report holds, says nothing
+        about the seal.
         """
         made = self._derived(f"{job_id}.{attempt_nr}.{worker_id}")
         return made[:KEY], made[KEY:]

@@ -1,7 +1,7 @@
 """Pages of jobs, newest first, read in slices of their ids.
 
-Whatever is searched for, a slice holds a reader for about `SLICE_S`. A user has one search at a time, and all
-searches together leave a reader free.
+Whatever is searched for, a slice holds a reader for about `SLICE_S`. A user has one search at a
+time, and all searches together leave a reader free.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Searches:
 def _slice(
     tx: Tx, wanted: Sequence[JobState], values: Mapping[str, Any], width: int
 ) -> tuple[list[JobRow], int, int]:
-    """The rows among the `width` ids below `before`; the least of these ids; the least id of all jobs."""
+    """The rows among the `width` ids below `before`; the least of these ids; the least id of all
+    jobs."""
     least, last = records.job_range(tx)
     before = min(values["before"], last + 1)
     held = [state for state in wanted if state in WITH_WORKER]

@@ -1,8 +1,8 @@
-"""What the processes on one store know of each other. Only where the store is shared.
+"""Several dispatchers on one store: how each follows the others.
 
-Each holds the whole state in memory, as one alone does, and follows the others by the events of their
-commits. When a worker was last heard is no event: who hears it flushes it to the store in bulk, and
-the leader, before it takes something for lost, looks whether another has heard of it since.
+Each holds the whole state in memory, as one alone does, and follows its peers by the events of
+their commits. When a worker was last seen is no event: the dispatcher that it speaks to writes it
+in bulk, and the leader reads it before it ends a lease.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Shared:
         self._early: list[m.Event] | None = []
         self._read_until = 0.0
 
-    # --- who is there --------------------------------------------------------------------------------
+    # --- who is there ---
 
     @property
     def leads(self) -> bool:
-        """Whether we were the first of the living, so lately that nobody can have taken us for gone: who
-        cannot say that it lives, leads no more before another does."""
+        """Whether we were the first of the living, so lately that nobody can have taken us for
+        gone: who cannot say that it lives, leads no more before another does."""
         return _clock() < self._leads_until
 
     async def join(self) -> int:
@@ -85,8 +85,8 @@ class Shared:
         return took_over
 
     async def _say_alive(self) -> bool:
-        """Say that we live, and see who else does. The first of the living leads. Whether we do from now
-        on."""
+        """Write that we live, and read which peers do. The first of the living leads. Whether we do
+        from now on."""
         began = _clock()
 
         def change(tx: Tx) -> list[ProcessRecord]:
@@ -119,7 +119,7 @@ class Shared:
         self._leads_until = 0.0
         await self._state.store.write(lambda tx: _bury(tx, [self.name]))
 
-    # --- what they did -------------------------------------------------------------------------------
+    # --- what they did ---
 
     def follow(self, last_event: int) -> None:
         early, self._early = self._early or [], None
@@ -186,7 +186,7 @@ class Shared:
         if stored is not None:
             self._state.know_site(stored)
 
-    # --- what they heard -----------------------------------------------------------------------------
+    # --- what they heard ---
 
     async def catch_up(self) -> None:
         state = self._state
@@ -234,15 +234,15 @@ class Shared:
         return held
 
     async def _look_for_jobs(self) -> None:
-        """Wake who waits for a job that is there: its notice may have been lost, or another process may
-        have held it for a moment and let go."""
+        """Wake who waits for a job that is there: its notice may have been lost, or another process
+        may have held it for a moment and let go."""
         if not self._state.hub.anybody:
             return
         for one in await self._state.store.read(records.counters):
             if one.state == JobState.ACTIVATED:
                 self._state.hub.ready(one.queue, one.shape_id, one.n)
 
-    # --- notices -------------------------------------------------------------------------------------
+    # --- notices ---
 
     def _hear(self, text: str) -> None:
         """Take a notice of any dispatcher. Raises msgspec.DecodeError for what is none."""
@@ -278,12 +278,12 @@ class Shared:
         await self._spread(NodeVerdict(text=_encode(verdict).decode(), process=self.name))
 
     async def _send_spending(self) -> None:
-        """Tell what users have spent here since the last time, if it is much."""
+        """Send what users have spent here since the last time, if it is much."""
         limiter = self._state.limiter
         if limiter is not None and (spending := limiter.spending()):
             await self._spread(UserSpending(text=_encode(spending).decode(), process=self.name))
 
-    # --- what users look at --------------------------------------------------------------------------
+    # --- what users look at ---
 
     async def log_arrived(self, job_id: int) -> None:
         self._state.log_arrived(job_id)

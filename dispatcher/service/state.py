@@ -1,4 +1,5 @@
-"""What all parts of the service share: the store, the time, and what memory holds beside the store."""
+"""What all parts of the service share: the store, the time, and what memory holds beside the
+store."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class SiteLease(Struct):
 
 
 class State:
-    """The store, and what is in memory beside it, which can be rebuilt from the store at a start."""
+    """The store, and what is in memory beside it, which can be rebuilt from the store at a
+    start."""
 
     def __init__(
         self,
@@ -106,7 +108,8 @@ class State:
         self.leases = Leases()
         self.live: dict[int, LiveWorker] = {}
         self.losses = 0
-        """How often workers were taken for lost: what was read of one before is not true any more."""
+        """How often workers were taken for lost: what was read of one before is not true any
+        more."""
         self.patience: dict[int, float] = {}
         """Seconds that PanDA's clients may be silent, by worker."""
         self.outage: dict[int, float] = {}
@@ -170,8 +173,8 @@ class State:
         return self.live.get(worker_id) or self.recall(stored)
 
     def forget_worker(self, worker_id: int) -> None:
-        """Drop a worker that has ended from memory. How long it may be silent is kept while it holds leases;
-        `forget_lengths` drops that later."""
+        """Drop a worker that has ended from memory. How long it may be silent is kept while it
+        holds leases; `forget_lengths` drops that later."""
         self.live.pop(worker_id, None)
         if not self.leases.busy(worker_id):
             self._forget_length(worker_id)
@@ -203,8 +206,8 @@ class State:
         return lease
 
     def hold_all(self) -> None:
-        """Give every lease its full length from now on. Whoever found nobody to talk to waits for a while
-        before it tries again: none is shorter than that."""
+        """Give every lease its full length from now on. Whoever found nobody to talk to waits for a
+        while before it tries again: none is shorter than that."""
         for lease in self.leases.all():
             self.leases.hold(lease, self._full(lease.worker_id))
         for heard in self.live.values():
@@ -214,8 +217,8 @@ class State:
         return self.awake.now + max(self.length(worker_id), 2 * LONGEST_BACKOFF_S)
 
     def offers(self, queue: str) -> list[Offer]:
-        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live workers.
-        Any thread may ask: others come and go meanwhile."""
+        """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live
+        workers. Any thread may ask: others come and go meanwhile."""
         slots = [
             Offer(name=f"{site}/{slot.name}", total=slot.room, site=site)
             for site, lease in list(self.sites.items())
@@ -267,7 +270,8 @@ class State:
 
 
 def foreign(version: str, intent: str) -> bool:
-    """Whether a worker stands for a PanDA pilot: no edge of ours has it, and none may count on it."""
+    """Whether a worker stands for a PanDA pilot: no edge of ours has it, and none may count on
+    it."""
     return version == PANDA or intent.startswith(HARVESTERS)
 
 

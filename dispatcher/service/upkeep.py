@@ -1,5 +1,6 @@
-"""What time does to the queue, and its start and end: leases that run out, what was heard that is written in
-bulk, children of ended jobs that are told, old jobs that are moved away."""
+"""The start and the end of the service, and its work in the background: it ends leases that have
+run out, writes in bulk when workers were last seen, releases children of ended jobs and moves old
+jobs away."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ from dispatcher.service.shared import BEAT_S
 from dispatcher.service.state import TICK_S, LiveWorker, State, end_worker, log
 
 PASSED_S = 300.0
-"""PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for longer
-and holds none is gone."""
+"""PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for
+longer and holds none is gone."""
 FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
 FAILING_S = 2.0  # the longest pause of the loop that says we live: others count 5 s of silence
 STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
@@ -55,7 +56,7 @@ class _Stored(Struct, frozen=True):
 
 
 class Upkeep:
-    """The part of the service that begins, ends, and does what is due meanwhile."""
+    """Starts and closes the service, and does what is due at each step of time."""
 
     def __init__(self, state: State, peers: Peers) -> None:
         self._state = state
@@ -64,7 +65,7 @@ class Upkeep:
         self._no_expiry_before = self._flushed = self._beaten = 0.0  # awake times
 
     async def start(self) -> None:
-        """Read what a former process left, and begin what time does."""
+        """Read what a former process left, and start the loops."""
         self._state.store.listen(self._state.hub)
         self._state.store.listen(self._heed)
         dropped = await self._peers.join()
@@ -103,7 +104,7 @@ class Upkeep:
             self._state.loops.task("tidy", self._tidy, turn_s=STUCK_S)
 
     async def close(self) -> None:
-        """Let everybody go, write what was heard, close the store."""
+        """Release all waiting requests, write when workers were last seen, close the store."""
         await self._state.loops.end()
         self._state.hub.wake_all()
         await self._flush()
@@ -145,7 +146,8 @@ class Upkeep:
 
     async def tick(self, now: float) -> None:
         """Do all that is due at `now`, which awake time becomes: say that we live, follow the other
-        dispatchers, write what was heard, end leases that have run out. Raises Unavailable."""
+        dispatchers, write when workers were last seen, end leases that have run out. Raises
+        Unavailable."""
         self._state.awake.now = now
         if now - self._beaten >= BEAT_S:
             if await self._peers.beat():
@@ -160,7 +162,8 @@ class Upkeep:
             await self._expire(now)
 
     def _take_over(self) -> None:
-        """Begin to lead: whatever others may have heard, every lease has its full length again."""
+        """Begin to lead. Every lease has its full length again: its worker may have spoken to a
+        peer."""
         self._state.hold_all()
         self._unfold.set()
 

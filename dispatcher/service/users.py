@@ -1,4 +1,4 @@
-"""What users ask: look, wait, cancel; what they hand in is in `intake`."""
+"""Requests of users about their jobs: to look, wait and cancel. Submissions are in `intake.py`."""
 
 from __future__ import annotations
 
@@ -196,7 +196,8 @@ class Users:
         return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
-        """The end of a file in a running job's directory; its pilot answers at its next heartbeat."""
+        """The end of a file in a running job's directory; its pilot answers at its next
+        heartbeat."""
         await self._found(job_id, caller)
         lease = self._state.leases.of(job_id)
         if lease is None:

@@ -159,8 +159,9 @@ class Workers:
     async def _give_back(
         self, leases: Sequence[Lease], then: Callable[[Tx], None] | None = None
     ) -> None:
-        """Let others have what a worker never began, and do what is `then` to be done with it. What it has
-        begun, as the store knows, stays leased: it is tried again when the worker is gone."""
+        """Let others have what a worker never began, and do what is `then` to be done with it. What
+        it has begun, as the store knows, stays leased: it is tried again when the worker is
+        gone."""
 
         def change(tx: Tx) -> list[Lease]:
             kept = [
