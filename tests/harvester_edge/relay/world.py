@@ -20,7 +20,7 @@ from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Refused, Unreachable
-from dispatcher.auth.caller import NOBODY, Caller
+from dispatcher.auth.caller import ANONYMOUS, Caller
 from dispatcher.refusal import Rejected
 from harvester_edge.relay import state
 from harvester_edge.relay.dispatcher import Dispatcher
@@ -54,7 +54,7 @@ class Way:
             raise Unreachable("cut")
         route = BY_NAME[name]
         asked = msgspec.json.decode(msgspec.json.encode(ask), type=route.ask)
-        caller = _bootstrap(token) if token else NOBODY if name == "report" else RELAY
+        caller = _bootstrap(token) if token else ANONYMOUS if name == "report" else RELAY
         try:
             got = await self.service.handlers()[name](asked, caller)
         except Rejected as no:
