@@ -1,16 +1,23 @@
-"""The rules hold on both stores: a test that asks for `place` is run on each."""
+"""The rules hold on both stores: a test that asks for `place`, or a service on it, is run on each.
+
+A test that is a coroutine function runs on an event loop of its own, with `b` a service that is open.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import itertools
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.dispatcher.helpers import Bench, bench
 
 FIXTURE = Path(__file__).parents[2] / "scripts/fixtures/postgres"
 _numbers = itertools.count()
@@ -98,3 +105,35 @@ def place(request, tmp_path) -> Iterator[str]:
     url = server.database()
     yield url
     server.drop(url)
+
+
+@pytest.fixture
+def b(request, place) -> AbstractAsyncContextManager[Bench]:
+    """A service on an empty store, with the settings of the test's marker `settings`."""
+    marker = request.node.get_closest_marker("settings")
+    return bench(place, **(marker.kwargs if marker else {}))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "settings(**settings): of the service that the test is given"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine function; what it is given and must be entered is entered on the same loop."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    given = {name: pyfuncitem.funcargs[name] for name in names}
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            for name, value in given.items():
+                if isinstance(value, AbstractAsyncContextManager):
+                    given[name] = await stack.enter_async_context(value)
+            await asyncio.wait_for(pyfuncitem.obj(**given), 30)
+
+    asyncio.run(main())
+    return True

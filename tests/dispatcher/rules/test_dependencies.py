@@ -48,55 +48,49 @@ def test_a_commit_holds_a_bounded_number_of_rows(tmp_path, slices):
     run(test, tmp_path)
 
 
-def test_one_job_with_more_parents_than_a_slice_waits_for_all(place, monkeypatch):
+async def test_one_job_with_more_parents_than_a_slice_waits_for_all(b, monkeypatch):
     monkeypatch.setattr(submission, "LINKS", 4)
 
-    async def test(b):
-        parents = await b.submit(*(job(f"p{nr}") for nr in range(10)))
-        twice = (*parents, *parents[:3])
-        child, _, other = await b.submit(
-            job("c", depends_on=(*twice, "sister"), queue="q2"),
-            job("sister", queue="q3"),
-            job("d", depends_on=tuple(parents[:1]), queue="q2"),
-        )
-        worker, third = await b.worker(), await b.worker("q3")
-        for left in range(10, 0, -1):
-            assert await b.state(child) is S.PENDING, left
-            (got,) = await worker.acquire()
-            await worker.report(got)
-        assert (await b.state(child), await b.state(other)) == (S.PENDING, S.ACTIVATED)
-        (got,) = await third.acquire()
-        await third.report(got)
-        assert await b.state(child) is S.ACTIVATED
-
-    run(test, place)
+    parents = await b.submit(*(job(f"p{nr}") for nr in range(10)))
+    twice = (*parents, *parents[:3])
+    child, _, other = await b.submit(
+        job("c", depends_on=(*twice, "sister"), queue="q2"),
+        job("sister", queue="q3"),
+        job("d", depends_on=tuple(parents[:1]), queue="q2"),
+    )
+    worker, third = await b.worker(), await b.worker("q3")
+    for left in range(10, 0, -1):
+        assert await b.state(child) is S.PENDING, left
+        (got,) = await worker.acquire()
+        await worker.report(got)
+    assert (await b.state(child), await b.state(other)) == (S.PENDING, S.ACTIVATED)
+    (got,) = await third.acquire()
+    await third.report(got)
+    assert await b.state(child) is S.ACTIVATED
 
 
 @pytest.mark.parametrize("fault", ["another user's", "no such job", "failed"])
-def test_a_submission_refused_in_the_middle_leaves_nothing(place, monkeypatch, fault):
+async def test_a_submission_refused_in_the_middle_leaves_nothing(b, monkeypatch, fault):
     monkeypatch.setattr(submission, "LINKS", 3)
 
-    async def test(b):
-        parents = await b.submit(*(job(f"p{nr}") for nr in range(7)))
-        bad = 10**9
-        if fault == "another user's":
-            (bad,) = await b.submit(caller=BOB)
-        elif fault == "failed":
-            (bad,) = await b.submit(job("bad"))
-            await b.service.users.cancel(_cancel(bad), ALICE)
-        jobs = [job(f"c{nr}", depends_on=tuple(parents)) for nr in range(3)]
-        with pytest.raises(Rejected) as refused:
-            await b.submit(*jobs, job("last", depends_on=(*parents, bad)))
-        assert refused.value.field == "jobs[3].depends_on[7]"
-        assert {row.name[0] for row in (await b.listed()).jobs} <= {"p", "b"}
-        counts = await b.service.store.read(lambda tx: tx.all("counter.all"))
-        assert not [row for row in counts if row[2] == S.DEFINED]
-        children = await b.service.store.read(
-            lambda tx: tx.all("parent.children", parent=parents[0], most=9)
-        )
-        assert children == []
-
-    run(test, place)
+    parents = await b.submit(*(job(f"p{nr}") for nr in range(7)))
+    bad = 10**9
+    if fault == "another user's":
+        (bad,) = await b.submit(caller=BOB)
+    elif fault == "failed":
+        (bad,) = await b.submit(job("bad"))
+        await b.service.users.cancel(_cancel(bad), ALICE)
+    jobs = [job(f"c{nr}", depends_on=tuple(parents)) for nr in range(3)]
+    with pytest.raises(Rejected) as refused:
+        await b.submit(*jobs, job("last", depends_on=(*parents, bad)))
+    assert refused.value.field == "jobs[3].depends_on[7]"
+    assert {row.name[0] for row in (await b.listed()).jobs} <= {"p", "b"}
+    counts = await b.service.store.read(lambda tx: tx.all("counter.all"))
+    assert not [row for row in counts if row[2] == S.DEFINED]
+    children = await b.service.store.read(
+        lambda tx: tx.all("parent.children", parent=parents[0], most=9)
+    )
+    assert children == []
 
 
 def _cancel(job_id):
@@ -105,24 +99,21 @@ def _cancel(job_id):
     return m.Cancel(job_ids=(job_id,))
 
 
-def test_a_parent_that_still_tells_its_children_counts_once(place, monkeypatch):
+async def test_a_parent_that_still_tells_its_children_counts_once(b, monkeypatch):
     """It has finished before the child was submitted, but has not told all of its older children
     yet."""
     monkeypatch.setattr(dependencies, "AT_ONCE", 0)
     monkeypatch.setattr(dependencies, "SLICE", 0)
 
-    async def test(b):
-        first, second = await b.submit(job("first"), job("second", queue="q2"))
-        await b.submit(*(job(f"old{nr}", depends_on=(first,), queue="q3") for nr in range(3)))
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        await worker.report(got)
-        (child,) = await b.submit(job("child", depends_on=(first, second), queue="q3"))
-        monkeypatch.setattr(dependencies, "SLICE", 500)
-        await b.service.store.write(lambda tx: dependencies.unfold(tx, now=1.0))
-        assert await b.state(child) is S.PENDING
-
-    run(test, place)
+    first, second = await b.submit(job("first"), job("second", queue="q2"))
+    await b.submit(*(job(f"old{nr}", depends_on=(first,), queue="q3") for nr in range(3)))
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    await worker.report(got)
+    (child,) = await b.submit(job("child", depends_on=(first, second), queue="q3"))
+    monkeypatch.setattr(dependencies, "SLICE", 500)
+    await b.service.store.write(lambda tx: dependencies.unfold(tx, now=1.0))
+    assert await b.state(child) is S.PENDING
 
 
 def test_more_dependencies_than_a_submission_may_have_are_refused_with_a_sentence(

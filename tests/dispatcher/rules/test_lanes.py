@@ -62,109 +62,87 @@ def test_an_acquire_costs_the_same_whatever_the_number_of_sizes(tmp_path, asked)
     run(test, tmp_path)
 
 
-def test_each_job_is_given_room_of_its_own_size(place, monkeypatch):
+async def test_each_job_is_given_room_of_its_own_size(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 3)
 
-    async def test(b):
-        ids = await b.submit(*sizes(12))
-        small = await b.worker(total=Room(cores=16, memory_mb=2000, disk_mb=90_000))
-        got = await small.acquire(12, room=Room(cores=16, memory_mb=2000, disk_mb=90_000))
-        assert [one.job_id for one in got] == ids[:3]  # 250 + 500 + 750, and no 1000 beside them
-        again = await small.acquire(12, room=Room(cores=1, memory_mb=1750, disk_mb=9000))
-        assert [one.job_id for one in again] == ids[3:4]
-        big = await b.worker()
-        got = await big.acquire(12)
-        assert [one.job_id for one in got] == ids[4:]
-
-    run(test, place)
+    ids = await b.submit(*sizes(12))
+    small = await b.worker(total=Room(cores=16, memory_mb=2000, disk_mb=90_000))
+    got = await small.acquire(12, room=Room(cores=16, memory_mb=2000, disk_mb=90_000))
+    assert [one.job_id for one in got] == ids[:3]  # 250 + 500 + 750, and no 1000 beside them
+    again = await small.acquire(12, room=Room(cores=1, memory_mb=1750, disk_mb=9000))
+    assert [one.job_id for one in again] == ids[3:4]
+    big = await b.worker()
+    got = await big.acquire(12)
+    assert [one.job_id for one in got] == ids[4:]
 
 
-def test_a_request_repeated_takes_the_same_room_again(place, monkeypatch):
+async def test_a_request_repeated_takes_the_same_room_again(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 1)
 
-    async def test(b):
-        await b.submit(*sizes(4))
-        worker = await b.worker()
-        first = await worker.acquire(4, request="r")
-        assert [one.job_id for one in await worker.acquire(4, request="r")] == [
-            one.job_id for one in first
-        ]
-        room = b.service.state.live[worker.id].room
-        assert room.memory_mb == BIG.memory_mb - 250 * (1 + 2 + 3 + 4)
-
-    run(test, place)
+    await b.submit(*sizes(4))
+    worker = await b.worker()
+    first = await worker.acquire(4, request="r")
+    assert [one.job_id for one in await worker.acquire(4, request="r")] == [
+        one.job_id for one in first
+    ]
+    room = b.service.state.live[worker.id].room
+    assert room.memory_mb == BIG.memory_mb - 250 * (1 + 2 + 3 + 4)
 
 
-def test_what_fits_nobody_holds_up_only_the_lane_it_is_in(place, monkeypatch):
+async def test_what_fits_nobody_holds_up_only_the_lane_it_is_in(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 2)
     monkeypatch.setattr(lanes, "LOOKED_AT", 5)
 
-    async def test(b):
-        await b.submit(*(job(f"w{nr}", cores=100 + nr, priority=9) for nr in range(20)))
-        (hers,) = await b.submit(job("small"))
-        (theirs,) = await b.submit(job("theirs", memory_mb=4000), caller=BOB)
-        worker = await b.worker()
-        assert [one.job_id for one in await worker.acquire()] == [theirs]
-        assert await b.state(hers) is S.ACTIVATED
-
-    run(test, place)
+    await b.submit(*(job(f"w{nr}", cores=100 + nr, priority=9) for nr in range(20)))
+    (hers,) = await b.submit(job("small"))
+    (theirs,) = await b.submit(job("theirs", memory_mb=4000), caller=BOB)
+    worker = await b.worker()
+    assert [one.job_id for one in await worker.acquire()] == [theirs]
+    assert await b.state(hers) is S.ACTIVATED
 
 
-def test_many_submissions_at_once_have_no_more_lanes_together(place, monkeypatch):
+async def test_many_submissions_at_once_have_no_more_lanes_together(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 3)
 
-    async def test(b):
-        (parent,) = await b.submit(job("parent", queue="q2"))
-        await asyncio.gather(
-            *(
-                b.submit(*(job(f"j{nr}", cores=at + nr, depends_on=(parent,)) for nr in range(5)))
-                for at in range(1, 60, 5)
-            )
+    (parent,) = await b.submit(job("parent", queue="q2"))
+    await asyncio.gather(
+        *(
+            b.submit(*(job(f"j{nr}", cores=at + nr, depends_on=(parent,)) for nr in range(5)))
+            for at in range(1, 60, 5)
         )
-        rows = await b.service.store.read(lambda tx: tx.all("counter.all"))
-        assert len([row for row in rows if row[2] == S.PENDING]) == 3 + 1
-        assert sum(row[3] for row in rows if row[2] == S.PENDING) == 60
+    )
+    rows = await b.service.store.read(lambda tx: tx.all("counter.all"))
+    assert len([row for row in rows if row[2] == S.PENDING]) == 3 + 1
+    assert sum(row[3] for row in rows if row[2] == S.PENDING) == 60
 
-    run(test, place)
 
-
-def test_sizes_that_are_done_make_room_for_others(place, monkeypatch):
+async def test_sizes_that_are_done_make_room_for_others(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 3)
     monkeypatch.setattr(lanes, "NEW_S", 0.0)
 
-    async def test(b):
-        async def lanes() -> int:
-            rows = await b.service.store.read(lambda tx: tx.all("counter.ready", queue="q"))
-            return len(rows)
+    async def shown() -> int:
+        rows = await b.service.store.read(lambda tx: tx.all("counter.ready", queue="q"))
+        return len(rows)
 
-        await b.submit(*sizes(3))
-        worker = await b.worker()
-        for got in await worker.acquire(3):
-            await worker.report(got)
-        await b.submit(*(job(f"k{nr}", cores=nr + 2) for nr in range(3)))
-        assert await lanes() == 3
-        await b.submit(*(job(f"l{nr}", cores=nr + 5) for nr in range(3)))
-        assert await lanes() == 4
-
-    run(test, place)
+    await b.submit(*sizes(3))
+    worker = await b.worker()
+    for got in await worker.acquire(3):
+        await worker.report(got)
+    await b.submit(*(job(f"k{nr}", cores=nr + 2) for nr in range(3)))
+    assert await shown() == 3
+    await b.submit(*(job(f"l{nr}", cores=nr + 5) for nr in range(3)))
+    assert await shown() == 4
 
 
-def test_an_edge_is_told_of_the_sizes_that_are_next(place, monkeypatch):
+async def test_an_edge_is_told_of_the_sizes_that_are_next(b, monkeypatch):
     monkeypatch.setattr(lanes, "MOST", 2)
 
-    async def test(b):
-        await b.submit(*sizes(5), *sizes(1))
-        slot = m.SlotShape(name="s", queue="q", room=BIG)
-        welcome = await b.service.edges.hello(
-            m.Hello(site="here", instance="e", slots=(slot,)), EDGE
-        )
-        demand = await b.service.edges.demand(
-            m.DemandRequest(site="here", epoch=welcome.epoch), EDGE
-        )
-        told = {one.shape.memory_mb: one.jobs for one in demand.shapes}
-        assert told == {250: 2, 500: 1, 750: 1, 1000: 1, 1250: 1}
-
-    run(test, place)
+    await b.submit(*sizes(5), *sizes(1))
+    slot = m.SlotShape(name="s", queue="q", room=BIG)
+    welcome = await b.service.edges.hello(m.Hello(site="here", instance="e", slots=(slot,)), EDGE)
+    demand = await b.service.edges.demand(m.DemandRequest(site="here", epoch=welcome.epoch), EDGE)
+    told = {one.shape.memory_mb: one.jobs for one in demand.shapes}
+    assert told == {250: 2, 500: 1, 750: 1, 1000: 1, 1250: 1}
 
 
 def test_a_panda_pilot_gets_those_that_suit_it(tmp_path, monkeypatch):

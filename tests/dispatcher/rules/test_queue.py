@@ -23,58 +23,44 @@ S = JobState
 CAROL = Caller(subject="carol", scopes=ALICE.scopes)
 
 
-def test_a_job_goes_from_submission_to_its_end(place):
-    async def test(b):
-        (one,) = await b.submit()
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        assert (got.job_id, got.attempt_nr, await b.state(one)) == (one, 1, S.SENT)
-        await worker.beat(got, state=S.STARTING)
-        await worker.beat(got)
-        assert await b.state(one) is S.RUNNING
-        assert await worker.report(got, exit_code=0) == "accepted"
-        assert await b.state(one) is S.FINISHED
-        overview = await b.service.figures.overview(None, ALICE)
-        assert {s: n for s, n in overview.states.items() if n} == {S.FINISHED: 1}
-
-    run(test, place)
+async def test_a_job_goes_from_submission_to_its_end(b):
+    (one,) = await b.submit()
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    assert (got.job_id, got.attempt_nr, await b.state(one)) == (one, 1, S.SENT)
+    await worker.beat(got, state=S.STARTING)
+    await worker.beat(got)
+    assert await b.state(one) is S.RUNNING
+    assert await worker.report(got, exit_code=0) == "accepted"
+    assert await b.state(one) is S.FINISHED
+    overview = await b.service.figures.overview(None, ALICE)
+    assert {s: n for s, n in overview.states.items() if n} == {S.FINISHED: 1}
 
 
-def test_a_submission_repeated_is_the_first_one(place):
-    async def test(b):
-        first = await b.submit(job("a"), job("b"), request="once")
-        assert await b.submit(job("a"), job("b"), request="once") == first
-        assert await b.submit(request="once", caller=BOB) != first  # another user's own id
-
-    run(test, place)
+async def test_a_submission_repeated_is_the_first_one(b):
+    first = await b.submit(job("a"), job("b"), request="once")
+    assert await b.submit(job("a"), job("b"), request="once") == first
+    assert await b.submit(request="once", caller=BOB) != first  # another user's own id
 
 
 @pytest.mark.parametrize("jobs", [1, 20])
-def test_a_submission_repeated_is_the_first_one_though_nobody_could_run_it_now(place, jobs):
-    async def test(b):
-        large = [job(f"j{nr}", cores=BIG.cores + 1) for nr in range(jobs)]
-        first = await b.submit(*large, request="once")
-        await b.worker()
-        assert await b.submit(*large, request="once") == first
-        with pytest.raises(Rejected, match="no queue can ever run"):
-            await b.submit(*large, request="another")
-
-    run(test, place)
+async def test_a_submission_repeated_is_the_first_one_though_nobody_could_run_it_now(b, jobs):
+    large = [job(f"j{nr}", cores=BIG.cores + 1) for nr in range(jobs)]
+    first = await b.submit(*large, request="once")
+    await b.worker()
+    assert await b.submit(*large, request="once") == first
+    with pytest.raises(Rejected, match="no queue can ever run"):
+        await b.submit(*large, request="another")
 
 
-def test_ten_thousand_jobs_arrive_all_or_none_and_once(place):
+async def test_ten_thousand_jobs_arrive_all_or_none_and_once(b):
     many = tuple(job(f"j{i}") for i in range(10_000))
 
-    async def test(b):
-        both = await asyncio.gather(
-            b.submit(*many, request="bulk"), b.submit(*many, request="bulk")
-        )
-        assert both[0] == both[1]
-        assert len(set(both[0])) == 10_000
-        overview = await b.service.figures.overview(None, ALICE)
-        assert overview.states[S.ACTIVATED] == 10_000
-
-    run(test, place)
+    both = await asyncio.gather(b.submit(*many, request="bulk"), b.submit(*many, request="bulk"))
+    assert both[0] == both[1]
+    assert len(set(both[0])) == 10_000
+    overview = await b.service.figures.overview(None, ALICE)
+    assert overview.states[S.ACTIVATED] == 10_000
 
 
 def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
@@ -110,316 +96,247 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
     run(again, place)
 
 
-def test_an_acquire_repeated_gets_the_same_jobs(place):
-    async def test(b):
-        await b.submit(job("a"), job("b"))
-        worker = await b.worker()
-        first = await worker.acquire(request="r")
-        again = await worker.acquire(request="r")
-        assert [(j.job_id, j.attempt_nr, j.report_key) for j in again] == [
-            (j.job_id, j.attempt_nr, j.report_key) for j in first
-        ]
-
-    run(test, place)
+async def test_an_acquire_repeated_gets_the_same_jobs(b):
+    await b.submit(job("a"), job("b"))
+    worker = await b.worker()
+    first = await worker.acquire(request="r")
+    again = await worker.acquire(request="r")
+    assert [(j.job_id, j.attempt_nr, j.report_key) for j in again] == [
+        (j.job_id, j.attempt_nr, j.report_key) for j in first
+    ]
 
 
-def test_jobs_that_do_not_fit_never_stand_in_front(place):
-    async def test(b):
-        await b.submit(job("wide", cores=8, priority=10))
-        (small,) = await b.submit(job("small", cores=1))
-        worker = await b.worker()
-        got = await worker.acquire(count=5, room=Room(cores=2, memory_mb=4000, disk_mb=4000))
-        assert [j.job_id for j in got] == [small]
-
-    run(test, place)
+async def test_jobs_that_do_not_fit_never_stand_in_front(b):
+    await b.submit(job("wide", cores=8, priority=10))
+    (small,) = await b.submit(job("small", cores=1))
+    worker = await b.worker()
+    got = await worker.acquire(count=5, room=Room(cores=2, memory_mb=4000, disk_mb=4000))
+    assert [j.job_id for j in got] == [small]
 
 
-def test_jobs_handed_out_together_fit_together_best_priority_first(place):
-    async def test(b):
-        low, high = await b.submit(job("low", cores=2), job("high", cores=2, priority=5))
-        worker = await b.worker()
-        got = await worker.acquire(count=5, room=Room(cores=3, memory_mb=9000, disk_mb=9000))
-        assert [j.job_id for j in got] == [high]
-        assert await b.state(low) is S.ACTIVATED
-
-    run(test, place)
+async def test_jobs_handed_out_together_fit_together_best_priority_first(b):
+    low, high = await b.submit(job("low", cores=2), job("high", cores=2, priority=5))
+    worker = await b.worker()
+    got = await worker.acquire(count=5, room=Room(cores=3, memory_mb=9000, disk_mb=9000))
+    assert [j.job_id for j in got] == [high]
+    assert await b.state(low) is S.ACTIVATED
 
 
-def test_a_waiting_worker_is_woken_by_a_submission(place):
-    async def test(b):
-        worker = await b.worker()
-        waiting = asyncio.create_task(worker.acquire(wait_s=20))
-        await until(lambda: b.service.hub.waiting("q"))
-        ids = await b.submit()
-        assert [j.job_id for j in await asyncio.wait_for(waiting, 2)] == ids
-
-    run(test, place)
+async def test_a_waiting_worker_is_woken_by_a_submission(b):
+    worker = await b.worker()
+    waiting = asyncio.create_task(worker.acquire(wait_s=20))
+    await until(lambda: b.service.hub.waiting("q"))
+    ids = await b.submit()
+    assert [j.job_id for j in await asyncio.wait_for(waiting, 2)] == ids
 
 
-def test_a_worker_that_waits_beside_a_job_asks_anew_when_that_has_ended(place):
-    async def test(b):
-        await b.submit(job("first"), job("wide", cores=2))
-        worker = await b.worker()
-        (first,) = await worker.acquire(room=Room(cores=1, memory_mb=9000, disk_mb=9000))
-        left = Room(cores=1, memory_mb=9000, disk_mb=9000)
-        waiting = asyncio.create_task(worker.acquire(room=left, wait_s=20))
-        await until(lambda: b.service.hub.waiting("q"))
-        await worker.report(first)  # it has room for the wide one now, which it did not ask for
-        assert await asyncio.wait_for(waiting, 2) == []
-        assert [j.job_id for j in await worker.acquire()] != []
-
-    run(test, place)
+async def test_a_worker_that_waits_beside_a_job_asks_anew_when_that_has_ended(b):
+    await b.submit(job("first"), job("wide", cores=2))
+    worker = await b.worker()
+    (first,) = await worker.acquire(room=Room(cores=1, memory_mb=9000, disk_mb=9000))
+    left = Room(cores=1, memory_mb=9000, disk_mb=9000)
+    waiting = asyncio.create_task(worker.acquire(room=left, wait_s=20))
+    await until(lambda: b.service.hub.waiting("q"))
+    await worker.report(first)  # it has room for the wide one now, which it did not ask for
+    assert await asyncio.wait_for(waiting, 2) == []
+    assert [j.job_id for j in await worker.acquire()] != []
 
 
-def test_a_worker_that_hung_up_while_waiting_gets_no_job(place):
-    async def test(b):
-        gone, there = await b.worker(), await b.worker()
-        waiting = asyncio.create_task(gone.acquire(wait_s=20))
-        await until(lambda: b.service.hub.waiting("q"))
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        ids = await b.submit()
-        assert [j.job_id for j in await there.acquire()] == ids
-
-    run(test, place)
+async def test_a_worker_that_hung_up_while_waiting_gets_no_job(b):
+    gone, there = await b.worker(), await b.worker()
+    waiting = asyncio.create_task(gone.acquire(wait_s=20))
+    await until(lambda: b.service.hub.waiting("q"))
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    ids = await b.submit()
+    assert [j.job_id for j in await there.acquire()] == ids
 
 
-def test_a_job_without_a_queue_goes_to_any(place):
-    async def test(b):
-        ids = await b.submit(job(queue=""))
-        worker = await b.worker(queue="anything")
-        assert [j.job_id for j in await worker.acquire()] == ids
-
-    run(test, place)
+async def test_a_job_without_a_queue_goes_to_any(b):
+    ids = await b.submit(job(queue=""))
+    worker = await b.worker(queue="anything")
+    assert [j.job_id for j in await worker.acquire()] == ids
 
 
-def test_a_lost_lease_makes_a_new_attempt(place):
-    async def test(b):
-        await b.submit()
-        first = await (await b.worker()).acquire()
-        await b.forward(31)
-        second = await (await b.worker()).acquire()
-        assert (second[0].job_id, second[0].attempt_nr) == (first[0].job_id, 2)
-
-    run(test, place)
+async def test_a_lost_lease_makes_a_new_attempt(b):
+    await b.submit()
+    first = await (await b.worker()).acquire()
+    await b.forward(31)
+    second = await (await b.worker()).acquire()
+    assert (second[0].job_id, second[0].attempt_nr) == (first[0].job_id, 2)
 
 
-def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(place):
-    async def test(b):
-        kept, lost = await b.submit(job("a"), job("b"))
-        worker = await b.worker()
-        got = await worker.acquire(count=2)
-        for _ in range(4):
-            await b.forward(20)
-            await worker.beat(*(j for j in got if j.job_id == kept))
-        assert (await b.state(kept), await b.state(lost)) == (S.RUNNING, S.ACTIVATED)
-
-    run(test, place)
+async def test_a_heartbeat_renews_the_leases_it_lists_and_no_other(b):
+    kept, lost = await b.submit(job("a"), job("b"))
+    worker = await b.worker()
+    got = await worker.acquire(count=2)
+    for _ in range(4):
+        await b.forward(20)
+        await worker.beat(*(j for j in got if j.job_id == kept))
+    assert (await b.state(kept), await b.state(lost)) == (S.RUNNING, S.ACTIVATED)
 
 
-def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(place):
-    async def test(b):
-        (one,) = await b.submit()
-        slow, quick = await b.worker(), await b.worker()
-        (first,) = await slow.acquire()
-        await b.forward(31)
-        (second,) = await quick.acquire()
-        assert (await slow.beat(first)).commands == ()  # lost, yet its report may still win
-        assert await slow.report(first) == "accepted"
-        assert [c.action for c in (await quick.beat(second)).commands] == [m.Action.KILL]
-        assert await quick.report(second) == "alreadydone"
-        detail = await b.service.users.show(None, ALICE, job_id=one)
-        assert [a.state for a in detail.attempts] == ["finished", "overtaken"]
-        assert detail.row.attempt_nr == 1
-
-    run(test, place)
+async def test_the_first_finished_attempt_wins_and_the_other_is_told_to_stop(b):
+    (one,) = await b.submit()
+    slow, quick = await b.worker(), await b.worker()
+    (first,) = await slow.acquire()
+    await b.forward(31)
+    (second,) = await quick.acquire()
+    assert (await slow.beat(first)).commands == ()  # lost, yet its report may still win
+    assert await slow.report(first) == "accepted"
+    assert [c.action for c in (await quick.beat(second)).commands] == [m.Action.KILL]
+    assert await quick.report(second) == "alreadydone"
+    detail = await b.service.users.show(None, ALICE, job_id=one)
+    assert [a.state for a in detail.attempts] == ["finished", "overtaken"]
+    assert detail.row.attempt_nr == 1
 
 
-def test_a_report_whose_answer_was_lost_is_accepted_again(place):
-    async def test(b):
-        await b.submit(job(outputs=(OutputFile(name="o"),)))
-        worker = await b.worker()
+async def test_a_report_whose_answer_was_lost_is_accepted_again(b):
+    await b.submit(job(outputs=(OutputFile(name="o"),)))
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    file = m.DoneFile(name="o", url="file:///s/1.1.o", size=3, adler32="00000001")
+    verdicts = [await worker.report(got, files=(file,)) for _ in range(3)]
+    assert verdicts == ["accepted"] * 3
+
+
+async def test_a_report_needs_the_key_of_its_attempt(b):
+    (one,) = await b.submit()
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    assert await worker.report(got, key="forged") == "badkey"
+    assert await b.state(one) is S.SENT
+
+
+async def test_t4_a_worker_reaches_only_its_own_attempts(b):
+    (one,) = await b.submit()
+    mine, other = await b.worker(), await b.worker()
+    (got,) = await mine.acquire()
+    await other.beat(got)
+    piece = m.LogPiece(job_id=one, attempt_nr=1, stream="stdout", offset=0, text="forged")
+    await b.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
+    ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=1),))
+    await b.service.workers.release(ask, other.caller)
+    assert await b.state(one) is S.SENT
+    assert (await b.service.users.log(LogQuery(), ALICE, job_id=one)).text == ""
+    assert await mine.report(got) == "accepted"
+
+
+async def test_a_log_ends_with_its_job_though_none_of_it_ran(b):
+    (one,) = await b.submit()
+    ask = LogQuery(wait_s=20.0)
+    follower = asyncio.create_task(b.service.users.log(ask, ALICE, job_id=one))
+    assert not (await b.service.users.log(LogQuery(), ALICE, job_id=one)).final
+    await b.service.users.cancel(m.Cancel(job_ids=(one,)), ALICE)
+    assert (await asyncio.wait_for(follower, 5)).final
+    assert (await b.service.users.log(ask, ALICE, job_id=one)).final
+
+
+async def test_the_log_of_an_attempt_that_is_not_there_is_refused_with_the_field(b):
+    (one,) = await b.submit()
+    for has in ("none of it has begun", "it has 1 to 1"):
+        with pytest.raises(Rejected) as refused:
+            await b.service.users.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
+        told = refused.value
+        assert (told.status, told.field, told.remedy) == (404, "attempt_nr", has)
+        await (await b.worker()).acquire()
+
+
+async def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(b):
+    unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
+    worker = await b.worker()
+    first, second = await worker.acquire(count=2)
+    await worker.report(first, finished=False, transient=True, code=Code.STAGE_IN_FAILED)
+    await worker.report(second, finished=False, code=Code.PAYLOAD_FAILED, exit_code=3)
+    assert (await b.state(unlucky), await b.state(wrong)) == (S.ACTIVATED, S.FAILED)
+
+
+async def test_max_attempts_asked_for_counts_every_failure(b):
+    (one,) = await b.submit(job(max_attempts=2))
+    worker = await b.worker()
+    for attempt_nr, state in ((1, S.ACTIVATED), (2, S.FAILED)):
         (got,) = await worker.acquire()
-        file = m.DoneFile(name="o", url="file:///s/1.1.o", size=3, adler32="00000001")
-        verdicts = [await worker.report(got, files=(file,)) for _ in range(3)]
-        assert verdicts == ["accepted"] * 3
-
-    run(test, place)
+        assert got.attempt_nr == attempt_nr
+        await worker.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
+        assert await b.state(one) is state
 
 
-def test_a_report_needs_the_key_of_its_attempt(place):
-    async def test(b):
-        (one,) = await b.submit()
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        assert await worker.report(got, key="forged") == "badkey"
-        assert await b.state(one) is S.SENT
-
-    run(test, place)
+async def test_a_job_given_back_is_not_counted_as_an_attempt(b):
+    (one,) = await b.submit(job(max_attempts=1))
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=got.attempt_nr),))
+    await b.service.workers.release(ask, worker.caller)
+    assert [j.job_id for j in await worker.acquire()] == [one]
 
 
-def test_t4_a_worker_reaches_only_its_own_attempts(place):
-    async def test(b):
-        (one,) = await b.submit()
-        mine, other = await b.worker(), await b.worker()
-        (got,) = await mine.acquire()
-        await other.beat(got)
-        piece = m.LogPiece(job_id=one, attempt_nr=1, stream="stdout", offset=0, text="forged")
-        await b.service.workers.log_pieces(m.LogPieces(pieces=(piece,)), other.caller)
-        ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=1),))
-        await b.service.workers.release(ask, other.caller)
-        assert await b.state(one) is S.SENT
-        assert (await b.service.users.log(LogQuery(), ALICE, job_id=one)).text == ""
-        assert await mine.report(got) == "accepted"
-
-    run(test, place)
-
-
-def test_a_log_ends_with_its_job_though_none_of_it_ran(place):
-    async def test(b):
-        (one,) = await b.submit()
-        ask = LogQuery(wait_s=20.0)
-        follower = asyncio.create_task(b.service.users.log(ask, ALICE, job_id=one))
-        assert not (await b.service.users.log(LogQuery(), ALICE, job_id=one)).final
-        await b.service.users.cancel(m.Cancel(job_ids=(one,)), ALICE)
-        assert (await asyncio.wait_for(follower, 5)).final
-        assert (await b.service.users.log(ask, ALICE, job_id=one)).final
-
-    run(test, place)
+async def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(b):
+    out = (OutputFile(name="o.root"),)
+    ids = await b.submit(
+        job("a", outputs=out),
+        job("b"),
+        job("c", depends_on=("a", "b"), inputs=(InputFile(name="o.root"),)),
+    )
+    worker = await b.worker()
+    first, second = await worker.acquire(count=3)
+    file = m.DoneFile(name="o.root", url="file:///s/1.1.o.root", size=3, adler32="0000000a")
+    await worker.report(first, files=(file,))
+    assert await b.state(ids[2]) is S.PENDING
+    await worker.report(second)
+    (child,) = await worker.acquire()
+    assert child.job_id == ids[2]
+    assert b'"url":"file:///s/1.1.o.root"' in bytes(child.spec)
+    assert b'"adler32":"0000000a"' in bytes(child.spec)
 
 
-def test_the_log_of_an_attempt_that_is_not_there_is_refused_with_the_field(place):
-    async def test(b):
-        (one,) = await b.submit()
-        for has in ("none of it has begun", "it has 1 to 1"):
-            with pytest.raises(Rejected) as refused:
-                await b.service.users.log(LogQuery(attempt_nr=99, wait_s=20.0), ALICE, job_id=one)
-            told = refused.value
-            assert (told.status, told.field, told.remedy) == (404, "attempt_nr", has)
-            await (await b.worker()).acquire()
-
-    run(test, place)
-
-
-def test_a_transient_failure_is_tried_again_and_a_payloads_own_is_not(place):
-    async def test(b):
-        unlucky, wrong = await b.submit(job("unlucky"), job("wrong"))
-        worker = await b.worker()
-        first, second = await worker.acquire(count=2)
-        await worker.report(first, finished=False, transient=True, code=Code.STAGE_IN_FAILED)
-        await worker.report(second, finished=False, code=Code.PAYLOAD_FAILED, exit_code=3)
-        assert (await b.state(unlucky), await b.state(wrong)) == (S.ACTIVATED, S.FAILED)
-
-    run(test, place)
+async def test_a_failed_parent_ends_its_descendants_with_that_reason(b):
+    ids = await b.submit(
+        job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",)), job("d")
+    )
+    worker = await b.worker()
+    got = await worker.acquire(count=2)
+    await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
+    await b.service.users.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
+    rows = (await b.service.users.jobs(JobsQuery(), ALICE)).jobs
+    said = {row.name: (row.state, row.diagnosis) for row in rows}
+    assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
+    assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
+    assert said["d"][0] is S.SENT
 
 
-def test_max_attempts_asked_for_counts_every_failure(place):
-    async def test(b):
-        (one,) = await b.submit(job(max_attempts=2))
-        worker = await b.worker()
-        for attempt_nr, state in ((1, S.ACTIVATED), (2, S.FAILED)):
-            (got,) = await worker.acquire()
-            assert got.attempt_nr == attempt_nr
-            await worker.report(got, finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
-            assert await b.state(one) is state
-
-    run(test, place)
-
-
-def test_a_job_given_back_is_not_counted_as_an_attempt(place):
-    async def test(b):
-        (one,) = await b.submit(job(max_attempts=1))
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        ask = m.Release(jobs=(m.AttemptKey(job_id=one, attempt_nr=got.attempt_nr),))
-        await b.service.workers.release(ask, worker.caller)
-        assert [j.job_id for j in await worker.acquire()] == [one]
-
-    run(test, place)
+async def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(b):
+    ids = await b.submit(job("a"), *(job(f"c{i}", depends_on=("a",)) for i in range(1800)))
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    await worker.report(got)
+    for _ in range(100):
+        states = (await b.service.figures.overview(None, ALICE)).states
+        if states.get(S.ACTIVATED) == len(ids) - 1:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail(f"not all released: {states}")
 
 
-def test_children_begin_when_all_parents_have_finished_and_read_their_outputs(place):
-    async def test(b):
-        out = (OutputFile(name="o.root"),)
-        ids = await b.submit(
-            job("a", outputs=out),
-            job("b"),
-            job("c", depends_on=("a", "b"), inputs=(InputFile(name="o.root"),)),
-        )
-        worker = await b.worker()
-        first, second = await worker.acquire(count=3)
-        file = m.DoneFile(name="o.root", url="file:///s/1.1.o.root", size=3, adler32="0000000a")
-        await worker.report(first, files=(file,))
-        assert await b.state(ids[2]) is S.PENDING
-        await worker.report(second)
-        (child,) = await worker.acquire()
-        assert child.job_id == ids[2]
-        assert b'"url":"file:///s/1.1.o.root"' in bytes(child.spec)
-        assert b'"adler32":"0000000a"' in bytes(child.spec)
-
-    run(test, place)
+async def test_a_cancelled_job_stops_its_pilot_and_its_children(b):
+    ids = await b.submit(job("a"), job("b", depends_on=("a",)))
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    answer = await b.service.users.cancel(m.Cancel(job_ids=(ids[0],)), ALICE)
+    assert answer.cancelled == (ids[0],)
+    assert [c.action for c in (await worker.beat(got)).commands] == [m.Action.KILL]
+    assert await worker.report(got) == "alreadydone"
+    assert [await b.state(one) for one in ids] == [S.CANCELLED, S.FAILED]
 
 
-def test_a_failed_parent_ends_its_descendants_with_that_reason(place):
-    async def test(b):
-        ids = await b.submit(
-            job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",)), job("d")
-        )
-        worker = await b.worker()
-        got = await worker.acquire(count=2)
-        await worker.report(got[0], finished=False, code=Code.PAYLOAD_FAILED, exit_code=1)
-        await b.service.users.wait(m.WaitJobs(job_ids=tuple(ids[:3]), timeout_s=5), ALICE)
-        rows = (await b.service.users.jobs(JobsQuery(), ALICE)).jobs
-        said = {row.name: (row.state, row.diagnosis) for row in rows}
-        assert said["b"] == (S.FAILED, f"depends on job {ids[0]} (a), which is failed")
-        assert said["c"] == (S.FAILED, f"depends on job {ids[1]} (b), which is failed")
-        assert said["d"][0] is S.SENT
-
-    run(test, place)
-
-
-def test_a_wide_fan_out_is_released_in_slices_and_all_of_it(place):
-    async def test(b):
-        ids = await b.submit(job("a"), *(job(f"c{i}", depends_on=("a",)) for i in range(1800)))
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        await worker.report(got)
-        for _ in range(100):
-            states = (await b.service.figures.overview(None, ALICE)).states
-            if states.get(S.ACTIVATED) == len(ids) - 1:
-                return
-            await asyncio.sleep(0.02)
-        pytest.fail(f"not all released: {states}")
-
-    run(test, place)
-
-
-def test_a_cancelled_job_stops_its_pilot_and_its_children(place):
-    async def test(b):
-        ids = await b.submit(job("a"), job("b", depends_on=("a",)))
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        answer = await b.service.users.cancel(m.Cancel(job_ids=(ids[0],)), ALICE)
-        assert answer.cancelled == (ids[0],)
-        assert [c.action for c in (await worker.beat(got)).commands] == [m.Action.KILL]
-        assert await worker.report(got) == "alreadydone"
-        assert [await b.state(one) for one in ids] == [S.CANCELLED, S.FAILED]
-
-    run(test, place)
-
-
-def test_a_job_of_another_user_does_not_exist(place):
-    async def test(b):
-        (one,) = await b.submit()
-        for ask in (
-            b.service.users.show(None, BOB, job_id=one),
-            b.service.users.cancel(m.Cancel(job_ids=(one,)), BOB),
-            b.service.intake.submit(m.Submit(request_id="x", jobs=(job(depends_on=(one,)),)), BOB),
-        ):
-            with pytest.raises(Rejected, match=f"there is no job {one}"):
-                await ask
-
-    run(test, place)
+async def test_a_job_of_another_user_does_not_exist(b):
+    (one,) = await b.submit()
+    for ask in (
+        b.service.users.show(None, BOB, job_id=one),
+        b.service.users.cancel(m.Cancel(job_ids=(one,)), BOB),
+        b.service.intake.submit(m.Submit(request_id="x", jobs=(job(depends_on=(one,)),)), BOB),
+    ):
+        with pytest.raises(Rejected, match=f"there is no job {one}"):
+            await ask
 
 
 def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(place):
@@ -444,189 +361,158 @@ def test_a_restarted_dispatcher_knows_all_and_gives_every_lease_its_full_length(
     run(after, place)
 
 
-def test_a_job_that_no_queue_can_run_is_refused_with_the_field(place):
-    async def test(b):
-        slot = m.SlotShape(name="std", queue="q", room=Room(cores=4, memory_mb=9000, disk_mb=9000))
-        await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
-        with pytest.raises(Rejected) as refused:
-            await b.submit(job(cores=64))
-        assert refused.value.field == "jobs[0].cores"
-        assert "64 cores are asked for, the largest slot of its queues has 4" in refused.value.title
-
-    run(test, place)
+async def test_a_job_that_no_queue_can_run_is_refused_with_the_field(b):
+    slot = m.SlotShape(name="std", queue="q", room=Room(cores=4, memory_mb=9000, disk_mb=9000))
+    await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=(slot,)), EDGE)
+    with pytest.raises(Rejected) as refused:
+        await b.submit(job(cores=64))
+    assert refused.value.field == "jobs[0].cores"
+    assert "64 cores are asked for, the largest slot of its queues has 4" in refused.value.title
 
 
-def test_why_tells_never_from_not_now(place):
-    async def test(b):
-        one, two = await b.submit(job("a", cores=12), job("b", cores=12))
-        why = await b.service.users.why(None, ALICE, job_id=one)
-        assert (why.verdict, "No pilot serves queue q" in why.sentence) == ("later", True)
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        await b.service.heartbeats.beat(
-            m.Beat(room=Room(cores=4, memory_mb=9000, disk_mb=9000)), worker.caller
-        )
-        why = await b.service.users.why(None, ALICE, job_id=two)
-        assert why.blockers == ("1 pilots: it needs 12 cores, has 4",)
-        assert (await b.service.users.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
-
-    run(test, place)
+async def test_why_tells_never_from_not_now(b):
+    one, two = await b.submit(job("a", cores=12), job("b", cores=12))
+    why = await b.service.users.why(None, ALICE, job_id=one)
+    assert (why.verdict, "No pilot serves queue q" in why.sentence) == ("later", True)
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    await b.service.heartbeats.beat(
+        m.Beat(room=Room(cores=4, memory_mb=9000, disk_mb=9000)), worker.caller
+    )
+    why = await b.service.users.why(None, ALICE, job_id=two)
+    assert why.blockers == ("1 pilots: it needs 12 cores, has 4",)
+    assert (await b.service.users.why(None, ALICE, job_id=got.job_id)).verdict == "runs"
 
 
-def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(place):
-    async def test(b):
-        first = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
-        with pytest.raises(Rejected, match="another edge"):
-            await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        await b.forward(121)
-        second = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        assert second.epoch == first.epoch + 1
-        with pytest.raises(Rejected, match="is over"):
-            await b.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
-
-    run(test, place)
+async def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(b):
+    first = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+    with pytest.raises(Rejected, match="another edge"):
+        await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+    await b.forward(121)
+    second = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(Rejected, match="is over"):
+        await b.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
 
 
-def test_a_worker_registers_once_with_its_bootstrap_token(place):
+async def test_a_worker_registers_once_with_its_bootstrap_token(b):
     from ailurus.protocol.api import Scope
 
-    async def test(b):
-        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
-        ask = m.NewIntent(
-            site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
+    welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+    ask = m.NewIntent(
+        site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
+    )
+    assert len((await b.service.edges.intent(ask, EDGE)).tokens) == 1
+    boot = Caller(
+        subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+        epoch=welcome.epoch,
+    )  # fmt: skip
+    me = m.Register(instance="me", queue="q", total=BIG)
+    first = await b.service.registration.register(me, boot)
+    assert (await b.service.registration.register(me, boot)).worker_id == first.worker_id
+    with pytest.raises(Rejected, match="another pilot"):
+        await b.service.registration.register(
+            m.Register(instance="other", queue="q", total=BIG), boot
         )
-        assert len((await b.service.edges.intent(ask, EDGE)).tokens) == 1
-        boot = Caller(
-            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
-            epoch=welcome.epoch,
-        )  # fmt: skip
-        me = m.Register(instance="me", queue="q", total=BIG)
-        first = await b.service.registration.register(me, boot)
-        assert (await b.service.registration.register(me, boot)).worker_id == first.worker_id
-        with pytest.raises(Rejected, match="another pilot"):
-            await b.service.registration.register(
-                m.Register(instance="other", queue="q", total=BIG), boot
-            )
-
-    run(test, place)
 
 
 @pytest.mark.parametrize("vouched", [True, False])
-def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(place, vouched):
+async def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(b, vouched):
     """A worker that its edge submitted after it had lost the site is a stray, and takes no job."""
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Phase
 
-    async def test(b):
-        old = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
-        ask = m.NewIntent(
-            site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9
-        )
-        await b.service.edges.intent(ask, EDGE)
-        await b.forward(121)
-        new = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
-        boot = Caller(
-            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
-            epoch=old.epoch,
-        )  # fmt: skip
-        me = m.Register(instance="me", queue="q", total=BIG)
-        if not vouched:
-            with pytest.raises(Rejected, match="another edge has taken site here"):
-                await b.service.registration.register(me, boot)
-            return
-        news = m.WorkerObservation(intent="i1", index=0, phase=Phase.QUEUED)
-        told = m.WorkerObservations(site="here", epoch=new.epoch, workers=(news,))
-        await b.service.edges.workers_news(told, EDGE)
-        assert (await b.service.registration.register(me, boot)).worker_id
-
-    run(test, place)
+    old = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+    ask = m.NewIntent(site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9)
+    await b.service.edges.intent(ask, EDGE)
+    await b.forward(121)
+    new = await b.service.edges.hello(m.Hello(site="here", instance="e2", slots=()), EDGE)
+    boot = Caller(
+        subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+        epoch=old.epoch,
+    )  # fmt: skip
+    me = m.Register(instance="me", queue="q", total=BIG)
+    if not vouched:
+        with pytest.raises(Rejected, match="another edge has taken site here"):
+            await b.service.registration.register(me, boot)
+        return
+    news = m.WorkerObservation(intent="i1", index=0, phase=Phase.QUEUED)
+    told = m.WorkerObservations(site="here", epoch=new.epoch, workers=(news,))
+    await b.service.edges.workers_news(told, EDGE)
+    assert (await b.service.registration.register(me, boot)).worker_id
 
 
-def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(place):
+async def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(b):
     from ailurus.protocol.api import Scope
     from ailurus.protocol.worker import Ending, Phase
     from tests.dispatcher.helpers import Worker
 
-    async def test(b):
-        (one,) = await b.submit()
-        welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
-        ask = m.NewIntent(
-            site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
-        )
-        await b.service.edges.intent(ask, EDGE)
-        boot = Caller(
-            subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
-            epoch=welcome.epoch,
-        )  # fmt: skip
-        me = m.Register(instance="me", queue="q", total=BIG)
-        worker = Worker(b.service, await b.service.registration.register(me, boot), "q")
-        await worker.acquire()
-        news = m.WorkerObservation(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
-        told = m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,))
-        await b.service.edges.workers_news(told, EDGE)
-        assert await b.state(one) is S.ACTIVATED
-
-    run(test, place)
+    (one,) = await b.submit()
+    welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
+    ask = m.NewIntent(
+        site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
+    )
+    await b.service.edges.intent(ask, EDGE)
+    boot = Caller(
+        subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent="i1", queue="q", site="here",
+        epoch=welcome.epoch,
+    )  # fmt: skip
+    me = m.Register(instance="me", queue="q", total=BIG)
+    worker = Worker(b.service, await b.service.registration.register(me, boot), "q")
+    await worker.acquire()
+    news = m.WorkerObservation(intent="i1", index=0, phase=Phase.ENDED, ending=Ending.NODE_FAIL)
+    told = m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,))
+    await b.service.edges.workers_news(told, EDGE)
+    assert await b.state(one) is S.ACTIVATED
 
 
-def test_what_a_worker_never_began_goes_to_others_when_it_says_goodbye(place):
-    async def test(b):
-        begun, unbegun = await b.submit(job("a"), job("b"))
-        worker = await b.worker()
-        first, _ = await worker.acquire(count=2)
-        await worker.beat(first, state=S.RUNNING)
-        await b.service.workers.bye(m.Bye(ending=Ending.DONE), worker.caller)
-        assert await b.state(unbegun) is S.ACTIVATED
-        assert await b.state(begun) is S.RUNNING  # its report may be on its way, from the spool
-        other = await b.worker()
-        (again,) = await other.acquire(count=2)
-        assert (again.job_id, again.attempt_nr) == (unbegun, 2)
-
-    run(test, place)
+async def test_what_a_worker_never_began_goes_to_others_when_it_says_goodbye(b):
+    begun, unbegun = await b.submit(job("a"), job("b"))
+    worker = await b.worker()
+    first, _ = await worker.acquire(count=2)
+    await worker.beat(first, state=S.RUNNING)
+    await b.service.workers.bye(m.Bye(ending=Ending.DONE), worker.caller)
+    assert await b.state(unbegun) is S.ACTIVATED
+    assert await b.state(begun) is S.RUNNING  # its report may be on its way, from the spool
+    other = await b.worker()
+    (again,) = await other.acquire(count=2)
+    assert (again.job_id, again.attempt_nr) == (unbegun, 2)
 
 
-def test_a_worker_that_says_it_drains_is_given_nothing_more(place):
-    async def test(b):
-        worker = await b.worker()
-        waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await until(lambda: b.service.hub.waiting("q"))
-        await b.service.heartbeats.beat(m.Beat(room=BIG, draining=True), worker.caller)
-        assert await asyncio.wait_for(waiting, 5) == []
-        await b.submit()
-        assert await worker.acquire() == []
-
-    run(test, place)
+async def test_a_worker_that_says_it_drains_is_given_nothing_more(b):
+    worker = await b.worker()
+    waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
+    await until(lambda: b.service.hub.waiting("q"))
+    await b.service.heartbeats.beat(m.Beat(room=BIG, draining=True), worker.caller)
+    assert await asyncio.wait_for(waiting, 5) == []
+    await b.submit()
+    assert await worker.acquire() == []
 
 
-def test_what_is_leased_is_no_longer_free(place):
-    async def test(b):
-        await b.submit(*(job(f"j{n}", cores=4, memory_mb=4000) for n in range(3)))
-        worker = await b.worker()
-        await worker.acquire(count=2)
-        heard = b.service.state.live[worker.id]
-        assert (heard.room.cores, heard.room.memory_mb) == (8, 64_000 - 2 * 4000)
-        ask = m.Acquire(request_id="next", room=BIG, ahead=True)  # staged in while both run
-        assert (await b.service.workers.acquire(ask, worker.caller)).jobs
-        assert heard.room.cores == 8
-        await b.submit(job("wide", cores=16))
-        assert await worker.acquire()  # it says that it has room: so it had, and has none now
-        assert heard.room.cores == 0
-
-    run(test, place)
+async def test_what_is_leased_is_no_longer_free(b):
+    await b.submit(*(job(f"j{n}", cores=4, memory_mb=4000) for n in range(3)))
+    worker = await b.worker()
+    await worker.acquire(count=2)
+    heard = b.service.state.live[worker.id]
+    assert (heard.room.cores, heard.room.memory_mb) == (8, 64_000 - 2 * 4000)
+    ask = m.Acquire(request_id="next", room=BIG, ahead=True)  # staged in while both run
+    assert (await b.service.workers.acquire(ask, worker.caller)).jobs
+    assert heard.room.cores == 8
+    await b.submit(job("wide", cores=16))
+    assert await worker.acquire()  # it says that it has room: so it had, and has none now
+    assert heard.room.cores == 0
 
 
-def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(place):
-    async def test(b):
-        await b.submit(job("mc_1"), job("mc_2"), job("data"))
-        for name, found in (("data", 1), ("mc_*", 2), ("mc_", 0), ("*", 3), ("", 3)):
-            for state in ("", "activated"):
-                page = await b.service.users.jobs(JobsQuery(name=name, state=state), ALICE)
-                assert len(page.jobs) == found, name
-
-    run(test, place)
+async def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(b):
+    await b.submit(job("mc_1"), job("mc_2"), job("data"))
+    for name, found in (("data", 1), ("mc_*", 2), ("mc_", 0), ("*", 3), ("", 3)):
+        for state in ("", "activated"):
+            page = await b.service.users.jobs(JobsQuery(name=name, state=state), ALICE)
+            assert len(page.jobs) == found, name
 
 
-def test_users_take_turns_however_much_one_of_them_has_submitted(place):
+@pytest.mark.settings(shares={"carol": 3.0})
+async def test_users_take_turns_however_much_one_of_them_has_submitted(b):
     async def order(b, worker, n):
         jobs = [one.job_id for _ in range(n) for one in await worker.acquire()]
         owners = {}
@@ -635,21 +521,18 @@ def test_users_take_turns_however_much_one_of_them_has_submitted(place):
             owners |= {row.job_id: row.user[0] for row in rows}
         return "".join(owners[one] for one in jobs)
 
-    async def test(b):
-        await b.submit(*(job(f"j{i}") for i in range(60)))
-        worker = await b.worker()
-        assert await order(b, worker, 10) == "a" * 10
-        await b.submit(*(job(f"j{i}") for i in range(5)), caller=BOB)
-        assert await order(b, worker, 12) == "aabababababa"
-        await b.submit(*(job(f"j{i}", cores=2) for i in range(4)), caller=BOB)
-        await b.submit(*(job(f"j{i}") for i in range(40)), caller=CAROL)
-        taken = await order(b, worker, 24)
-        share = {user: taken.count(user) for user in "abc"}  # b's jobs take two turns each
-        assert share == {"a": 6, "b": 2, "c": 16}, taken  # of c's, three make one
-        await b.submit(job("urgent", priority=1), caller=BOB)
-        assert await order(b, worker, 1) == "b"
-
-    run(test, place, shares={"carol": 3.0})
+    await b.submit(*(job(f"j{i}") for i in range(60)))
+    worker = await b.worker()
+    assert await order(b, worker, 10) == "a" * 10
+    await b.submit(*(job(f"j{i}") for i in range(5)), caller=BOB)
+    assert await order(b, worker, 12) == "aabababababa"
+    await b.submit(*(job(f"j{i}", cores=2) for i in range(4)), caller=BOB)
+    await b.submit(*(job(f"j{i}") for i in range(40)), caller=CAROL)
+    taken = await order(b, worker, 24)
+    share = {user: taken.count(user) for user in "abc"}  # b's jobs take two turns each
+    assert share == {"a": 6, "b": 2, "c": 16}, taken  # of c's, three make one
+    await b.submit(job("urgent", priority=1), caller=BOB)
+    assert await order(b, worker, 1) == "b"
 
 
 async def together(b, *calls, return_exceptions=False):
@@ -665,85 +548,68 @@ async def together(b, *calls, return_exceptions=False):
     return await asyncio.gather(*tasks, return_exceptions=return_exceptions)
 
 
-def test_neither_the_key_nor_the_seal_of_an_attempt_is_found_in_another_or_in_each_other(place):
-    async def test(b):
-        attempts = [(1, 1, 1), (1, 2, 1), (11, 1, 1), (1, 1, 11)]
-        words = [word for one in attempts for word in b.service.seals.of_attempt(*one)]
-        assert min(map(len, words)) >= 24
-        assert not [(a, b) for a in words for b in words if a is not b and a in b]
-        assert b.service.seals.seal(1, 2, 1) == words[3]
-
-    run(test, place)
+async def test_neither_the_key_nor_the_seal_of_an_attempt_is_found_in_another_or_in_each_other(b):
+    attempts = [(1, 1, 1), (1, 2, 1), (11, 1, 1), (1, 1, 11)]
+    words = [word for one in attempts for word in b.service.seals.of_attempt(*one)]
+    assert min(map(len, words)) >= 24
+    assert not [(a, b) for a in words for b in words if a is not b and a in b]
+    assert b.service.seals.seal(1, 2, 1) == words[3]
 
 
-def test_acquires_that_share_a_commit_get_the_best_jobs_once_each(place):
-    async def test(b):
-        ids = await b.submit(*(job(f"j{nr}", priority=nr) for nr in range(6)))
-        workers = [await b.worker() for _ in range(4)]
-        got = await together(b, *(worker.acquire(2) for worker in workers))
-        assert sorted(one.job_id for jobs in got for one in jobs) == ids
-        assert [[one.job_id for one in jobs] for jobs in got[:2]] == [ids[:3:-1], ids[3:1:-1]]
-        assert got[3] == []
-
-    run(test, place)
+async def test_acquires_that_share_a_commit_get_the_best_jobs_once_each(b):
+    ids = await b.submit(*(job(f"j{nr}", priority=nr) for nr in range(6)))
+    workers = [await b.worker() for _ in range(4)]
+    got = await together(b, *(worker.acquire(2) for worker in workers))
+    assert sorted(one.job_id for jobs in got for one in jobs) == ids
+    assert [[one.job_id for one in jobs] for jobs in got[:2]] == [ids[:3:-1], ids[3:1:-1]]
+    assert got[3] == []
 
 
-def test_an_acquire_sent_twice_at_once_gets_one_job_twice(place):
-    async def test(b):
-        await b.submit(job("a"), job("b"))
-        worker = await b.worker()
-        one, two = await together(b, worker.acquire(request="same"), worker.acquire(request="same"))
-        assert [got.job_id for got in one] == [got.job_id for got in two]
-
-    run(test, place)
+async def test_an_acquire_sent_twice_at_once_gets_one_job_twice(b):
+    await b.submit(job("a"), job("b"))
+    worker = await b.worker()
+    one, two = await together(b, worker.acquire(request="same"), worker.acquire(request="same"))
+    assert [got.job_id for got in one] == [got.job_id for got in two]
 
 
-def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(place):
-    async def test(b):
-        low, high = await b.submit(job("low"), job("high", priority=9))
-        first, second = await b.worker(), await b.worker()
-        (held,) = await first.acquire()
-        assert held.job_id == high
-        await together(
-            b,
-            first.beat(held, state=S.STARTING),
-            first.beat(held, state=S.RUNNING),
-            b.service.users.cancel(m.Cancel(job_ids=(low,)), ALICE),
-            first.report(held, finished=False, transient=True, code=Code.STAGE_IN_FAILED),
-            second.acquire(),  # it gets what the report gave back
-        )
-        assert (await b.state(low), await b.state(high)) == (S.CANCELLED, S.SENT)
-        told = [
-            (e.job_id, e.data["state"]) for e in await b.told() if e.kind == "state" and e.job_id
-        ]
-        of_high = [state for job_id, state in told if job_id == high]
-        assert of_high == [S.SENT, S.STARTING, S.RUNNING, S.ACTIVATED, S.SENT]
-        attempts = (await b.service.users.show(None, ALICE, job_id=high)).attempts
-        assert [(one.state, one.running is not None) for one in attempts] == [
-            ("failed", True),
-            ("sent", False),
-        ]
-        overview = await b.service.figures.overview(None, ALICE)
-        assert {s: n for s, n in overview.states.items() if n} == {S.CANCELLED: 1, S.SENT: 1}
-
-    run(test, place)
+async def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(b):
+    low, high = await b.submit(job("low"), job("high", priority=9))
+    first, second = await b.worker(), await b.worker()
+    (held,) = await first.acquire()
+    assert held.job_id == high
+    await together(
+        b,
+        first.beat(held, state=S.STARTING),
+        first.beat(held, state=S.RUNNING),
+        b.service.users.cancel(m.Cancel(job_ids=(low,)), ALICE),
+        first.report(held, finished=False, transient=True, code=Code.STAGE_IN_FAILED),
+        second.acquire(),  # it gets what the report gave back
+    )
+    assert (await b.state(low), await b.state(high)) == (S.CANCELLED, S.SENT)
+    told = [(e.job_id, e.data["state"]) for e in await b.told() if e.kind == "state" and e.job_id]
+    of_high = [state for job_id, state in told if job_id == high]
+    assert of_high == [S.SENT, S.STARTING, S.RUNNING, S.ACTIVATED, S.SENT]
+    attempts = (await b.service.users.show(None, ALICE, job_id=high)).attempts
+    assert [(one.state, one.running is not None) for one in attempts] == [
+        ("failed", True),
+        ("sent", False),
+    ]
+    overview = await b.service.figures.overview(None, ALICE)
+    assert {s: n for s, n in overview.states.items() if n} == {S.CANCELLED: 1, S.SENT: 1}
 
 
-def test_a_report_that_fails_in_a_shared_commit_harms_no_other(place):
-    async def test(b):
-        await b.submit(job("a"), job("b"), job("c"))
-        worker = await b.worker()
-        held = await worker.acquire(3)
-        answers = await together(
-            b,
-            worker.report(held[0], diagnosis="a\0b"),
-            worker.report(held[1], exit_code=2**70),
-            worker.report(held[2]),
-            return_exceptions=True,
-        )
-        assert answers[::2] == ["accepted", "accepted"]
-        assert isinstance(answers[1], OverflowError)
-        states = [await b.state(one.job_id) for one in held]
-        assert states == [S.FINISHED, S.SENT, S.FINISHED]
-
-    run(test, place)
+async def test_a_report_that_fails_in_a_shared_commit_harms_no_other(b):
+    await b.submit(job("a"), job("b"), job("c"))
+    worker = await b.worker()
+    held = await worker.acquire(3)
+    answers = await together(
+        b,
+        worker.report(held[0], diagnosis="a\0b"),
+        worker.report(held[1], exit_code=2**70),
+        worker.report(held[2]),
+        return_exceptions=True,
+    )
+    assert answers[::2] == ["accepted", "accepted"]
+    assert isinstance(answers[1], OverflowError)
+    states = [await b.state(one.job_id) for one in held]
+    assert states == [S.FINISHED, S.SENT, S.FINISHED]

@@ -136,13 +136,10 @@ def test_each_change_is_tried():
     assert set(Change) - set(CHANGES) == {Change.BLOCK}  # a submission's
 
 
-def test_a_submission_is_opened_as_the_table_has_it(place):
-    async def test(b):
+async def test_a_submission_is_opened_as_the_table_has_it(b):
         parent, child = await b.submit(job("parent"), job("child", depends_on=("parent",)))
         assert await b.state(parent) is TABLE[Change.ACTIVATE].to
         assert await b.state(child) is TABLE[Change.BLOCK].to
-
-    run(test, place)
 
 
 def test_a_job_that_has_ended_is_left_as_it_is(tmp_path):

@@ -28,33 +28,27 @@ async def hello(b, **fields):
 
 
 @pytest.mark.field("H6")
-def test_that_a_job_can_never_start_passes_to_all_that_wait_for_it(place):
-    async def test(b):
-        huge, child, grandchild, other = await b.submit(
-            job("huge", cores=5000),
-            job("child", depends_on=("huge",)),
-            job("grandchild", depends_on=("child",)),
-            job("other"),
-        )
-        assert (await why(b, grandchild)).verdict == "later"
-        await b.worker(total=SMALL)
-        assert [(await why(b, one)).verdict for one in (huge, child, grandchild)] == ["never"] * 3
-        told = await why(b, grandchild)
-        assert f"job {huge}" in told.sentence
-        assert "5000 cores" in told.sentence
-        assert (await why(b, other)).verdict == "now"
-
-    run(test, place)
+async def test_that_a_job_can_never_start_passes_to_all_that_wait_for_it(b):
+    huge, child, grandchild, other = await b.submit(
+        job("huge", cores=5000),
+        job("child", depends_on=("huge",)),
+        job("grandchild", depends_on=("child",)),
+        job("other"),
+    )
+    assert (await why(b, grandchild)).verdict == "later"
+    await b.worker(total=SMALL)
+    assert [(await why(b, one)).verdict for one in (huge, child, grandchild)] == ["never"] * 3
+    told = await why(b, grandchild)
+    assert f"job {huge}" in told.sentence
+    assert "5000 cores" in told.sentence
+    assert (await why(b, other)).verdict == "now"
 
 
 @pytest.mark.field("H6")
-def test_a_job_whose_ancestors_can_start_just_waits(place):
-    async def test(b):
-        _, child = await b.submit(job("p"), job("c", depends_on=("p",)))
-        await b.worker(total=SMALL)
-        assert (await why(b, child)).verdict == "later"
-
-    run(test, place)
+async def test_a_job_whose_ancestors_can_start_just_waits(b):
+    _, child = await b.submit(job("p"), job("c", depends_on=("p",)))
+    await b.worker(total=SMALL)
+    assert (await why(b, child)).verdict == "later"
 
 
 async def failed(b, code, **facts):
@@ -91,61 +85,49 @@ def test_what_the_pilot_says_helps_comes_first(tmp_path):
 
 
 @pytest.mark.field("H6")
-def test_a_child_of_a_failed_job_is_advised_what_is_not_refused(place):
-    async def test(b):
-        first, second, third = await b.submit(
-            job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",))
-        )
-        (got,) = await (await b.worker()).acquire()
-        await (await b.worker()).report(got, finished=False, code=1305, diagnosis="no")
-        while await b.state(third) is not JobState.FAILED:
-            await b.service.store.read(lambda tx: None)
-        remedy = (await why(b, third)).remedy
-        assert f"`dispatcher retry {first} {second} {third}`" in remedy
-        with pytest.raises(Rejected):
-            await b.service.intake.retry(m.Retry(job_ids=(third,)), ALICE)
-        ids = tuple(int(word) for word in remedy.split("retry ")[-1].strip("`").split())
-        assert len((await b.service.intake.retry(m.Retry(job_ids=ids), ALICE)).job_ids) == 3
-
-    run(test, place)
+async def test_a_child_of_a_failed_job_is_advised_what_is_not_refused(b):
+    first, second, third = await b.submit(
+        job("a"), job("b", depends_on=("a",)), job("c", depends_on=("b",))
+    )
+    (got,) = await (await b.worker()).acquire()
+    await (await b.worker()).report(got, finished=False, code=1305, diagnosis="no")
+    while await b.state(third) is not JobState.FAILED:
+        await b.service.store.read(lambda tx: None)
+    remedy = (await why(b, third)).remedy
+    assert f"`dispatcher retry {first} {second} {third}`" in remedy
+    with pytest.raises(Rejected):
+        await b.service.intake.retry(m.Retry(job_ids=(third,)), ALICE)
+    ids = tuple(int(word) for word in remedy.split("retry ")[-1].strip("`").split())
+    assert len((await b.service.intake.retry(m.Retry(job_ids=ids), ALICE)).job_ids) == 3
 
 
 @pytest.mark.field("H7")
-def test_why_names_the_silent_edge_that_would_serve_the_job(place):
-    async def test(b):
-        await hello(b)
-        (one,) = await b.submit()
-        assert "can provision one" in (await why(b, one)).sentence
-        await b.forward(500.0)
-        told = await why(b, one)
-        assert "nobody provisions one now" in told.sentence
-        assert any("the edge of site here is silent" in text for text in told.blockers)
-        assert "harvester-edge run" in told.remedy
-
-    run(test, place)
+async def test_why_names_the_silent_edge_that_would_serve_the_job(b):
+    await hello(b)
+    (one,) = await b.submit()
+    assert "can provision one" in (await why(b, one)).sentence
+    await b.forward(500.0)
+    told = await why(b, one)
+    assert "nobody provisions one now" in told.sentence
+    assert any("the edge of site here is silent" in text for text in told.blockers)
+    assert "harvester-edge run" in told.remedy
 
 
 @pytest.mark.field("H7")
-def test_why_names_the_paused_site(place):
-    async def test(b):
-        await hello(b, online=False)
-        (one,) = await b.submit()
-        told = await why(b, one)
-        assert any("site here is paused" in text for text in told.blockers)
-        assert "resume" in told.remedy
-
-    run(test, place)
+async def test_why_names_the_paused_site(b):
+    await hello(b, online=False)
+    (one,) = await b.submit()
+    told = await why(b, one)
+    assert any("site here is paused" in text for text in told.blockers)
+    assert "resume" in told.remedy
 
 
 @pytest.mark.field("H7")
-def test_why_of_a_running_job_tells_that_its_pilot_is_late(place):
-    async def test(b):
-        (one,) = await b.submit()
-        worker = await b.worker()
-        (got,) = await worker.acquire()
-        await worker.beat(got)
-        assert "heartbeat" not in (await why(b, one)).sentence
-        await b.forward(25.0)
-        assert "missed a heartbeat" in (await why(b, one)).sentence
-
-    run(test, place)
+async def test_why_of_a_running_job_tells_that_its_pilot_is_late(b):
+    (one,) = await b.submit()
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    await worker.beat(got)
+    assert "heartbeat" not in (await why(b, one)).sentence
+    await b.forward(25.0)
+    assert "missed a heartbeat" in (await why(b, one)).sentence
