@@ -1,6 +1,7 @@
 """The rules hold on both stores: a test that asks for `place`, or a service on it, is run on each.
 
-A test that is a coroutine function runs on an event loop of its own, with `b` a service that is open.
+A test that is a coroutine function runs on an event loop of its own, with `b` a service that is
+open.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a coroutine function; what it is given and must be entered is entered on the same loop."""
+    """Run a coroutine function; what it is given and must be entered is entered on the same
+    loop."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = inspect.signature(pyfuncitem.obj).parameters

@@ -137,9 +137,9 @@ def test_each_change_is_tried():
 
 
 async def test_a_submission_is_opened_as_the_table_has_it(b):
-        parent, child = await b.submit(job("parent"), job("child", depends_on=("parent",)))
-        assert await b.state(parent) is TABLE[Change.ACTIVATE].to
-        assert await b.state(child) is TABLE[Change.BLOCK].to
+    parent, child = await b.submit(job("parent"), job("child", depends_on=("parent",)))
+    assert await b.state(parent) is TABLE[Change.ACTIVATE].to
+    assert await b.state(child) is TABLE[Change.BLOCK].to
 
 
 def test_a_job_that_has_ended_is_left_as_it_is(tmp_path):
