@@ -128,10 +128,10 @@ class Text:
         """There is nothing to remove."""
 
 
-class Nice:
+class Lowest:
     """No container: the payload runs as the pilot's user, after everything else on the node."""
 
-    name = "nice"
+    name = "lowest"
     private = False
     depth = 0
     status_fd = 0
