@@ -60,7 +60,9 @@ def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
     assert "one" in run("show", job).out
     assert "jobs\tcount" in run("status").out
     queues = [line.split("\t") for line in run("queues").out.splitlines()]
-    assert [line[0] for line in queues] == ["queue", "q"]
+    # Other tests have queues on the same dispatcher.
+    assert queues[0][0] == "queue"
+    assert "q" in [line[0] for line in queues[1:]]
     assert run("workers").code == 0
     assert f"job {job}" in run("show", job).out.replace("\t", " ")
     assert "submitted" in run("events").out
@@ -465,8 +467,10 @@ def test_every_verb_has_help(run, verb):
 
 def test_client_verbs_import_no_server(environment, server):
     words = "import sys; from dispatcher.cli import main; main(['status']); print(*sys.modules)"
+    # What measures coverage loads modules of its own.
+    plain = {name: text for name, text in environment.items() if not name.startswith("COVERAGE")}
     ran = subprocess.run(
-        [sys.executable, "-c", words], env=environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", words], env=plain, check=True, capture_output=True, text=True
     )
     loaded = {name.partition(".")[0] for name in ran.stdout.split()}
     assert not loaded & {
