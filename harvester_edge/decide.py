@@ -93,6 +93,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """Submitted, not yet registered; an unclear submission counts."""
     active: int = 0
     """Registered, not draining."""
+    draining: int = 0
+    """They leave when their payloads have ended, and take no other."""
     cost: Cost = Cost()
     """Of all workers; node-hours: of the period, spent and still to be spent."""
     paused: str = ""
@@ -417,17 +419,22 @@ def _shrink(seen: Snapshot, limits: Limits) -> tuple[int, tuple[str, ...]]:
     """Workers to drain. A payload is never killed: drained workers finish what they have."""
     if seen.drain:
         return seen.active, ()
-    excess = min(seen.total - limits.total, seen.active)
+    # Those that drain already may take hours, and are the answer to an excess seen before.
+    staying = seen.total - seen.draining
+    excess = staying - limits.total
     if excess <= 0:
         return 0, ()
-    share = excess / seen.total
+    exist = f"{seen.total} exist" + f", of which {seen.draining} drain," * bool(seen.draining)
+    # Of the whole excess: what cannot be drained yet would be once it has registered.
+    share = excess / staying
     if share > limits.max_shrink:
         asks = (
-            f"{seen.total} workers exist and the limit is now {limits.total}: draining {share:.0%} of "
-            f"them needs your word: raise policy.max_shrink ({limits.max_shrink:.0%}) or the limit"
+            f"{exist} and the limit is now {limits.total}: to drain {share:.0%} of those that stay "
+            f"needs your word: raise policy.max_shrink ({limits.max_shrink:.0%}) or the limit"
         )
         return 0, (asks,)
-    return excess, (f"{excess} are drained: {seen.total} exist and the limit is {limits.total}",)
+    drain = min(excess, seen.active)
+    return drain, (f"{drain} are drained: {exist} and the limit is {limits.total}",) * bool(drain)
 
 
 def _minutes(seconds: float) -> str:

@@ -110,6 +110,7 @@ class _Counting(NamedTuple):
             "total": len(workers),
             "queued": waiting.total(),
             "active": active,
+            "draining": sum(worker.phase is Phase.DRAINING for worker in workers),
             "cost": _occupied(self.site, there, self.around.spent_node_hours),
             "inputs": (*sentences, *self.seen.demand.sentences),
             "never": wants.never,

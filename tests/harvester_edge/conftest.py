@@ -155,6 +155,9 @@ class MemoryDispatcher:
 
     def _drain(self, ask: m.DrainWorkers) -> m.Done:
         self.drained += ask.worker_ids
+        for key, row in self.rows.items():
+            if row.worker_id in ask.worker_ids:
+                self.rows[key] = msgspec.structs.replace(row, phase=Phase.DRAINING)
         return m.Done()
 
     def register(self, intent: str, index: int = 0, *, free: int = 0, cores: int = 1) -> None:

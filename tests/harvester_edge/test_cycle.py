@@ -537,6 +537,21 @@ def test_b6_a_lowered_limit_drains_a_few_idle_ones_first(world):
     assert not world.batch.cancelled
 
 
+def test_b6_workers_that_drain_for_long_are_not_made_up_for_by_others(world):
+    tag = started(world, count=4)
+    world.configure(max_total=3)
+    world.cycle(5)
+    assert len(world.dispatcher.drained) == 1
+    index = world.dispatcher.drained[0] - 1
+    world.dispatcher.end(tag, Ending.DONE, index)
+    world.batch.jobs[tag, index] = replace(
+        world.batch.jobs[tag, index], phase=Phase.ENDED, ending=Ending.DONE
+    )
+    world.cycle(5)
+    assert len(world.workers()) == 3
+    assert len(world.dispatcher.drained) == 1
+
+
 def test_b6_a_wrong_limit_never_removes_most_workers(world):
     started(world, count=4)
     world.configure(max_total=0)

@@ -46,6 +46,7 @@ snapshots = st.builds(
     total=small,
     queued=small,
     active=small,
+    draining=small,
     cost=st.builds(Cost, cores=small, memory_mb=small, node_hours=st.floats(0, 100)),
     paused=words,
     dispatcher_fault=words,
@@ -138,7 +139,31 @@ def test_a_drain_never_exceeds_what_is_active_or_the_share_allowed(seen, limits)
     made = decide(seen, limits)
     assert 0 <= made.drain <= seen.active
     if made.drain and not seen.drain:
-        assert made.drain <= limits.max_shrink * seen.total
+        assert made.drain <= limits.max_shrink * (seen.total - seen.draining) + 1e-6
+
+
+@given(st.data(), small, small, all_limits)
+def test_however_many_cycles_no_fewer_stay_than_the_limit_says(data, active, queued, limits):
+    """Payloads are long: those that drain leave at some time, and the queued ones register."""
+    draining, first = 0, active + queued
+    wanted = 0
+    for _ in range(8):
+        total = active + queued + draining
+        sight = seen(0, total=total, queued=queued, active=active, draining=draining)
+        drain = decide(sight, limits).drain
+        active, draining, wanted = active - drain, draining + drain, wanted + drain
+        left, came = data.draw(st.integers(0, draining)), data.draw(st.integers(0, queued))
+        active, queued, draining = active + came, queued - came, draining - left
+        assert active + queued >= min(first, limits.total)
+    assert wanted <= limits.max_shrink * first + 1e-6
+
+
+def test_what_cannot_be_drained_yet_counts_for_the_share_that_needs_a_word():
+    """Else a wrong limit would empty a site a few at a time, as the queued workers register."""
+    wrong = Limits(total=0, queued=9, per_cycle=9, max_shrink=0.5)
+    made = decide(seen(0, total=100, queued=95, active=5), wrong)
+    assert made.drain == 0
+    assert "to drain 100% of those that stay needs your word" in made.notes[0]
 
 
 def seen(wanted, each=None, **counts):
