@@ -169,7 +169,7 @@ class Upkeep:
 
     async def _expire(self, awake: float) -> None:
         late = self._state.leases.expired(awake)
-        lost = [h for h in self._state.live.values() if h.until < awake or self._passed(h)]
+        lost = [one for one in self._state.live.values() if self._is_lost(one, awake)]
         held = await self._peers.still_held(late)
         late = [lease for lease in late if lease.job_id not in held]
         if not late and not lost:
@@ -179,17 +179,12 @@ class Upkeep:
             if (quiet := self._state.live.get(worker_id)) is not None:
                 quiet.silent = True
 
-        def gone() -> list[LiveWorker]:
-            """Those that have not spoken, nor come back, while the change was on its way."""
-            return [
-                h
-                for h in lost
-                if self._state.live.get(h.worker_id) is h and (h.until < awake or self._passed(h))
-            ]
-
-        def change(tx: Tx) -> None:
+        def change(tx: Tx) -> tuple[list[Lease], list[LiveWorker]]:
+            """End what is still late. Whoever has spoken while the change was on its way goes on."""
             now = self._state.now()
-            for lease in late:
+            leases = [one for one in late if one.until < awake and self._is_current(one)]
+            workers = [one for one in lost if self._is_lost(one, awake)]
+            for lease in leases:
                 silent = self._state.length(lease.worker_id)
                 reason = f"lost heartbeat: worker {lease.worker_id} was silent for {silent:.0f} s"
                 attempts.expire(
@@ -199,20 +194,32 @@ class Upkeep:
                     code=Code.LOST_HEARTBEAT,
                     now=now,
                 )
-            for heard in gone():
-                where = {"site": heard.site, "queue": heard.queue, "host": heard.host}
-                passed = self._passed(heard)
+            for worker in workers:
+                where = {"site": worker.site, "queue": worker.queue, "host": worker.host}
+                passed = self._passed(worker)
                 ending = Ending.DONE if passed else Ending.LOST
                 why = "" if passed else "lost heartbeat"
-                end_worker(tx, heard.worker_id, ending, why, now=now, **where)
+                end_worker(tx, worker.worker_id, ending, why, now=now, **where)
+            return leases, workers
 
-        await self._state.store.write(change)
-        for lease in late:
-            if lease.until < awake:  # not renewed while the change was on its way
+        # What the store has ended leaves memory, renewed since or not: the next heartbeat then reads
+        # there whether it may go on.
+        leases, workers = await self._state.store.write(change)
+        for lease in leases:
+            if self._is_current(lease):
                 self._state.leases.drop(lease.job_id)
         self._state.losses += 1
-        for heard in gone():
-            self._state.forget_worker(heard.worker_id)
+        for worker in workers:
+            if self._state.live.get(worker.worker_id) is worker:
+                self._state.forget_worker(worker.worker_id)
+
+    def _is_current(self, lease: Lease) -> bool:
+        return self._state.leases.of(lease.job_id) is lease
+
+    def _is_lost(self, worker: LiveWorker, awake: float) -> bool:
+        """Whether a worker of memory has been silent for too long."""
+        known = self._state.live.get(worker.worker_id) is worker
+        return known and (worker.until < awake or self._passed(worker))
 
     def _passed(self, heard: LiveWorker) -> bool:
         """Whether a pilot that was only passing by is gone."""

@@ -14,7 +14,7 @@ from ailurus.protocol.states import FINAL, JobState, Progress, Refusal, resume
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
-from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, run
+from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, job, run
 from tests.turns import until
 
 S = JobState
@@ -159,6 +159,59 @@ def test_a_lost_attempt_that_was_begun_anew_is_shown_where_it_runs_and_the_newer
         assert (await row(one, first)).jobs == ()
 
     run(test, place)
+
+
+async def ends_late(one, worker, got, when):
+    """Let a lease run out, whose worker beats beside the commit that ends it."""
+    await one.forward(29)
+    store = one.service.state.store
+    write = store.write
+
+    async def slow(change, *ahead):
+        if when == "before":
+            await worker.beat(got)
+        answer = await write(change, *ahead)
+        if when == "after":
+            await worker.beat(got)
+        return answer
+
+    store.write = slow
+    await one.forward(2)
+    store.write = write
+
+
+@pytest.mark.field("H4")
+def test_a_lease_that_is_renewed_while_its_end_waits_for_the_disk_holds(tmp_path):
+    async def test(one):
+        (id_,) = await one.submit(job(max_attempts=1))
+        worker = await one.worker()
+        (got,) = await worker.acquire()
+        await worker.beat(got)
+        await ends_late(one, worker, got, "before")
+        assert await one.state(id_) is S.RUNNING
+        assert not (await worker.beat(got)).commands
+        assert await worker.report(got) == "accepted"
+
+    run(test, tmp_path)
+
+
+@pytest.mark.field("H4")
+@pytest.mark.parametrize(("attempts", "state"), [(1, S.FAILED), (2, S.RUNNING)])
+def test_a_lease_that_is_renewed_when_the_store_has_ended_it_is_what_the_store_says(
+    tmp_path, attempts, state
+):
+    async def test(one):
+        (id_,) = await one.submit(job(max_attempts=attempts))
+        worker = await one.worker()
+        (got,) = await worker.acquire()
+        await worker.beat(got)
+        await ends_late(one, worker, got, "after")
+        stops = [command.action for command in (await worker.beat(got)).commands]
+        assert stops == [m.Action.KILL] * (state is S.FAILED)
+        assert await one.state(id_) is state
+        assert (await row(one, worker)).phase == "active"
+
+    run(test, tmp_path)
 
 
 @pytest.mark.field("H4")
