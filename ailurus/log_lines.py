@@ -25,15 +25,29 @@ def bound(logger: logging.Logger, fields: Mapping[str, Any]) -> BoundLogger:
 @cache
 def formatter(*, for_terminal: bool) -> ProcessorFormatter:
     """A formatter for lines of ours and of libraries."""
-    render: list[Processor] = [_ordered, JSONRenderer(default=_text)]
+    render: list[Processor] = [_ordered, JSONRenderer()]
     if for_terminal:
         render = [_terminal_line]
     return ProcessorFormatter(processors=render, foreign_pre_chain=_PREPARE)
 
 
 def _without_secrets(_logger: Any, _method: str, line: EventDict) -> EventDict:
-    """Take the secrets of URLs out of all texts."""
-    return {key: shown(value) if isinstance(value, str) else value for key, value in line.items()}
+    """Take the secrets of URLs out of all fields. Keys that begin with `_` are structlog's own."""
+    return {key: value if key[0] == "_" else _shown(value) for key, value in line.items()}
+
+
+def _shown(value: Any) -> Any:
+    """A field's value of JSON's kinds, without the secrets of URLs at any depth. What JSON does not
+    know, as an exception or a path, is its text."""
+    if isinstance(value, str):
+        return shown(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_shown(one) for one in value]
+    return shown(str(value))
 
 
 def _ordered(_logger: Any, _method: str, line: EventDict) -> EventDict:
@@ -63,10 +77,6 @@ def _terminal_line(_logger: Any, _method: str, line: EventDict) -> str:
 def _fields(line: EventDict) -> dict[str, Any]:
     own = ("event", "exception", "_record", "_from_structlog")
     return {key: value for key, value in line.items() if key not in own}
-
-
-def _text(thing: object) -> str:
-    return shown(str(thing))
 
 
 # What happens to a line before it is a record of the standard library, and to a library's record.

@@ -10,10 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ailurus import logs
 from ailurus.logs import Log, ThrottledLog
+
+
+class Endpoint(msgspec.Struct):
+    url: str
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -63,6 +68,51 @@ def test_libraries_join_in_with_their_warnings_and_no_secrets(tmp_path: Path) ->
     assert (line["level"], line["log"]) == ("warning", "urllib3.connectionpool")
     assert line["event"].startswith("retrying http://h/d?")
     assert "S3CRET" not in line["event"]
+
+
+URL = "https://user:hunter2@h/x?X-Amz-Signature=S3CRET"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (URL, "https://h/x?…"),
+        ([URL, 7], ["https://h/x?…", 7]),
+        ((URL,), ["https://h/x?…"]),
+        ({URL}, ["https://h/x?…"]),
+        ({"a": {URL: [(URL, None)]}}, {"a": {"https://h/x?…": [["https://h/x?…", None]]}}),
+        (OSError(f"no answer from {URL}"), "no answer from https://h/x?…"),
+        ([ValueError(URL)], ["https://h/x?…"]),
+        (Path("/tmp/x"), "/tmp/x"),
+        (Endpoint(URL), "Endpoint(url='https://h/x?…')"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("for_terminal", [False, True])
+def test_no_field_shows_the_secrets_of_a_url_however_deep(
+    monkeypatch: pytest.MonkeyPatch, value: Any, written: Any, for_terminal: bool
+) -> None:
+    stderr = io.StringIO()
+    stderr.isatty = lambda: for_terminal  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logs.configure()
+    Log("test", bound=value).info("report_not_counted", left=value)
+    line = stderr.getvalue()
+    assert "S3CRET" not in line
+    assert "hunter2" not in line
+    if for_terminal:
+        assert f"left={written!r}" in line
+    else:
+        assert json.loads(line)["left"] == json.loads(line)["bound"] == written
+
+
+def test_a_trace_shows_no_secrets_either(tmp_path: Path) -> None:
+    logs.configure(tmp_path / "log")
+    try:
+        raise LookupError(URL)
+    except LookupError:
+        Log("test").error("loop_failed", trace=True)
+    assert "S3CRET" not in (tmp_path / "log").read_text("utf-8")
 
 
 def test_a_terminal_gets_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> None:
