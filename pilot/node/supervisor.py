@@ -74,6 +74,8 @@ class Supervisor:
         self._sampler: Sampler = sampler or ProcSampler()
         self._watched: dict[Attempt, _Watched] = {}
         self._news = threading.Event()
+        # Guards `_wake_at`.
+        self._lock = threading.Lock()
         self._wake_at = float("inf")
         self._sample_at = 0.0
         self._looked_at = 0.0
@@ -92,10 +94,12 @@ class Supervisor:
             self._last_look(watched)
 
     def wake_by(self, at: float) -> None:
-        """See to it that the supervisor looks at `at`."""
-        if at < self._wake_at:
+        """See to it that the supervisor looks at `at`. Any thread may call this."""
+        with self._lock:
+            if at >= self._wake_at:
+                return
             self._wake_at = at
-            self._news.set()
+        self._news.set()
 
     def close(self) -> None:
         self.closed = True
@@ -105,19 +109,24 @@ class Supervisor:
         """The thread: until `close`."""
         while not self.closed:
             self._news.clear()
-            self._wake_at = self._look(self._clock.monotonic())
+            left = self._turn() - self._clock.monotonic()
             loop.turned(None)
-            left = self._wake_at - self._clock.monotonic()
             self._clock.wait(self._news, None if left == float("inf") else max(0.0, left))
 
-    def _look(self, now: float) -> float:
-        """Enforce what is due; when to look again."""
+    def _turn(self) -> float:
+        """Look, and return when to look again: sooner if `wake_by` was called meanwhile, as the
+        look may have missed what it was called for."""
+        with self._lock:
+            due, self._wake_at = self._wake_at, float("inf")
+        wake_at = self._look(self._clock.monotonic(), due)
+        with self._lock:
+            self._wake_at = min(self._wake_at, wake_at)
+            return self._wake_at
+
+    def _look(self, now: float, due: float = float("inf")) -> float:
+        """Enforce what is due; when to look again. `due`: when this look was to be."""
         watched = list(self._watched.values())
-        if (
-            now - self._looked_at > SUSPENDED_S
-            and self._looked_at
-            and now > self._wake_at + SUSPENDED_S
-        ):
+        if now - self._looked_at > SUSPENDED_S and self._looked_at and now > due + SUSPENDED_S:
             # The node was suspended, and perhaps the payloads too: they were not idle.
             for one in watched:
                 one.signs.alive_at += now - self._looked_at

@@ -239,8 +239,10 @@ def test_the_jobs_own_limit_of_looping_comes_before_the_sites(watched, own, code
 def test_a_node_that_was_suspended_makes_nobody_loop(watched):
     watch = watched(Limits(looping=100))
     idle(watch, 50)
-    watch.supervisor._wake_at = watch.clock.now + 1
-    assert watch.after(3600) is None
+    due = watch.clock.now + 1
+    watch.clock.forward(3600)
+    watch.supervisor._look(watch.clock.now, due)
+    assert watch.attempt.stopped is None
     assert idle(watch, 40) is None
     assert idle(watch, 60) is Code.LOOPING_JOB
 
@@ -313,6 +315,31 @@ def test_a_stop_with_grace_wakes_it_in_time(watched):
     watch.supervisor.wake_by(watch.attempt.kill_at)
     assert watch.supervisor._news.is_set()
     assert watch.supervisor._look(watch.clock.now) <= watch.clock.now + 2
+
+
+def test_a_payload_that_starts_during_a_look_has_its_limits(watched):
+    """The look has not seen it, and was due before the payload begins to count."""
+    watch = watched(walltime_s=5)
+    supervisor, look = watch.supervisor, watch.supervisor._look
+    late = supervisor._watched.pop(watch.attempt)
+
+    def look_and_start(now: float, *due: float) -> float:
+        again_at = look(now, *due)
+        supervisor._look = look
+        supervisor._watched[watch.attempt] = late
+        supervisor.wake_by(now + 1)
+        return again_at
+
+    def ended() -> None:
+        assert watch.clock.waits[-1] is not None
+        if watch.attempt.stopped is not None:
+            supervisor.close()
+
+    supervisor._look, watch.clock.while_waiting = look_and_start, ended
+    supervisor.wake_by(watch.clock.now)
+    supervisor.run(Loop("supervisor", None, lambda: watch.clock.now))
+    assert watch.attempt.stopped.code is Code.WALLTIME
+    assert watch.clock.now == 1005.0
 
 
 def test_the_device_of_a_directory_that_is_gone_is_no_device(tmp_path):
