@@ -165,7 +165,7 @@ class Reporter:
     def drain(self) -> None:
         """Report to the dispatcher, before anything else, that this pilot takes no more jobs."""
         with self._news:
-            self._draining, self._beat_at = True, 0.0
+            self._draining = True
             self._news.notify()
 
     def idle(self) -> bool:
@@ -241,7 +241,8 @@ class Reporter:
             at = min(at, self._changes_at)
         if self._logs.has_watched:
             at = min(at, now + LIVE_S)
-        if self._released or self._logs.has_ends or len(refused) < len(self._owed):
+        drain_due = self._draining and not self._drain_reported
+        if drain_due or self._released or self._logs.has_ends or len(refused) < len(self._owed):
             at = now
         return max(at, self._retry_at) - now
 
@@ -282,7 +283,8 @@ class Reporter:
                     self._changed.update(ids)
                 raise
             self._heartbeat_s = answer.heartbeat_s
-            self._drain_reported |= beat.draining
+            # A dispatcher that drains the pilot knows.
+            self._drain_reported |= beat.draining or answer.drain
             if answer.drain:
                 service.drain("the dispatcher drains this worker")
             for command in answer.commands:

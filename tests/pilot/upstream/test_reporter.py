@@ -116,6 +116,21 @@ def test_a_drain_is_reported_before_anything_else_and_until_it_has_arrived(world
     assert world.turn() == []
 
 
+def test_a_drain_that_begins_during_a_heartbeat_is_reported_at_once(world, reporter):
+    def drained(name: str, request: m.Beat) -> m.BeatAnswer:
+        reporter.drain()
+        return m.BeatAnswer(heartbeat_s=10.0)
+
+    world.link.answers["beat"] = deque([drained])
+    world.clock.forward(10)
+    world.turn()
+    assert not world.link.sent("beat")[-1].draining
+    assert reporter._due_in() == 0
+    world.turn()
+    assert world.link.sent("beat")[-1].draining
+    assert reporter._due_in() == 10
+
+
 def test_the_dispatchers_drain_reaches_the_service(world):
     world.link.answers["beat"] = m.BeatAnswer(heartbeat_s=10.0, drain=True)
     world.clock.forward(10)
