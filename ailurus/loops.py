@@ -163,6 +163,8 @@ class Loops:
         self._log = log
         self._on_failure = on_failure
         self._clock = clock
+        # Guards the two times: a look of one thread within another's would count time twice.
+        self._lock = threading.Lock()
         self._awake, self._looked = 0.0, clock()
         self._closing = threading.Event()
         self._loops: dict[str, Loop] = {}
@@ -190,10 +192,11 @@ class Loops:
 
     def now(self) -> float:
         """Seconds that this process was awake. Any thread may call this."""
-        now = self._clock()
-        passed, self._looked = now - self._looked, now
-        self._awake += min(max(passed, 0.0), STEP_S)
-        return self._awake
+        with self._lock:
+            now = self._clock()
+            passed, self._looked = now - self._looked, now
+            self._awake += min(max(passed, 0.0), STEP_S)
+            return self._awake
 
     def add(
         self, name: str, turn_s: float | None = None, longest_s: float = LONGEST_PAUSE_S

@@ -50,6 +50,27 @@ def fail(loops: Loops, loop: Loop, text: str = "no table") -> float:
         return loops.note(loop, error)
 
 
+def test_time_counts_once_where_two_threads_look_at_once():
+    at = [0.0]
+
+    def clock() -> float:
+        """What the first thread reads is old before it counts, unless the second has to wait."""
+        read = at[0]
+        if threading.current_thread().name == "first":
+            at[0] = 4.0
+            second.start()
+            second.join(0.05)
+        return read
+
+    loops = Loops(Log("test"), clock=clock)
+    first, second = (threading.Thread(target=loops.now, name=name) for name in ("first", "second"))
+    at[0] = 3.0
+    first.start()
+    first.join()
+    second.join()
+    assert loops.now() == 4.0
+
+
 def test_a_loop_that_fails_for_long_is_down_with_its_reason(loops, time):
     loop = loops.add("expiry")
     fail(loops, loop)
