@@ -19,6 +19,8 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.wire.connection import authorities
 
 MIB = 1024 * 1024
+# Bytes that are read and unpacked at once.
+PIECE = 64 * 1024
 
 
 class _Adapter(HTTPAdapter):
@@ -89,7 +91,9 @@ def get(
             stream=True,
         )
         with answer:
-            while piece := answer.raw.read1(decode_content=True):
+            # With a bound: without one, read1 makes room for as much as the server announces,
+            # unpacks all that it gets, and does not notice an answer that ends too early.
+            while piece := answer.raw.read1(PIECE, decode_content=True):
                 body += piece
                 if len(body) > max_bytes:
                     raise AilurusError(f"{url} answers with more than {max_bytes} bytes")

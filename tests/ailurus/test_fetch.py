@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import ssl
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+import urllib3
 
 from ailurus import fetch
 from ailurus.protocol.errors import AilurusError
@@ -114,6 +116,58 @@ def test_an_answer_that_is_too_long_is_not_read_to_its_end() -> None:
         assert len(got(url)) == 1000
     with serving(answer) as url, pytest.raises(AilurusError, match="more than 1000 bytes"):
         got(url)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Content-Length": "99999999999999999"},
+        {"Content-Length": "9" * 30},
+        {"Transfer-Encoding": "chunked"},
+    ],
+    ids=["long", "longer", "chunk"],
+)
+def test_an_answer_need_not_be_as_long_as_it_says(header: dict[str, str]) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.protocol_version = "HTTP/1.1"
+        request.send_response(200)
+        for name, value in header.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(b"7fffffffffffffff\r\nabc")
+        request.close_connection = True
+
+    with serving(answer) as url, pytest.raises(AilurusError, match="does not answer"):
+        got(url)
+
+
+def test_an_answer_that_ends_too_early_is_none() -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "5")
+        request.end_headers()
+        request.wfile.write(b"ab")
+
+    with serving(answer) as url, pytest.raises(AilurusError, match="does not answer"):
+        got(url)
+
+
+def test_no_more_is_unpacked_than_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0
+    unpack = urllib3.response.GzipDecoder.decompress
+
+    def noted(self: object, data: bytes, max_length: int = -1) -> bytes:
+        nonlocal longest
+        piece = unpack(self, data, max_length)
+        longest = max(longest, len(piece))
+        return piece
+
+    monkeypatch.setattr(urllib3.response.GzipDecoder, "decompress", noted)
+    bomb = gzip.compress(gzip.compress(bytes(30_000_000)))
+    answer = page(bomb, **{"Content-Encoding": "gzip, gzip"})
+    with serving(answer) as url, pytest.raises(AilurusError, match="more than 1000 bytes"):
+        got(url)
+    assert 1000 < longest < 10 * fetch.PIECE
 
 
 def test_an_answer_that_dribbles_has_an_end() -> None:
