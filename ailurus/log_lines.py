@@ -33,7 +33,16 @@ def formatter(*, for_terminal: bool) -> ProcessorFormatter:
 
 def _without_secrets(_logger: Any, _method: str, line: EventDict) -> EventDict:
     """Take the secrets of URLs out of all fields. Keys that begin with `_` are structlog's own."""
-    return {key: value if key[0] == "_" else _shown(value) for key, value in line.items()}
+    return {key: value if key[:1] == "_" else _safe(value) for key, value in line.items()}
+
+
+def _safe(value: Any) -> Any:
+    """The value of a field as it is shown. No value makes the caller of a logger fail: one may have
+    itself inside, be changed by another thread, or have no text."""
+    try:
+        return _shown(value)
+    except Exception:  # noqa: BLE001
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _shown(value: Any) -> Any:
@@ -44,10 +53,15 @@ def _shown(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, Mapping):
-        return {_shown(key): _shown(one) for key, one in value.items()}
+        return {_key(key): _shown(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_shown(one) for one in value]
     return shown(str(value))
+
+
+def _key(key: Any) -> Any:
+    """The key of a mapping, which JSON knows."""
+    return key if key is None or isinstance(key, int | float) else shown(str(key))
 
 
 def _ordered(_logger: Any, _method: str, line: EventDict) -> EventDict:
@@ -67,11 +81,15 @@ def _ordered(_logger: Any, _method: str, line: EventDict) -> EventDict:
 
 
 def _terminal_line(_logger: Any, _method: str, line: EventDict) -> str:
+    # Late: no pilot has a terminal.
+    from ailurus.output import clean
+
     record: logging.LogRecord = line["_record"]
     second = time.strftime("%H:%M:%S", time.localtime(record.created))
     fields = " ".join(f"{key}={value!r}" for key, value in _fields(line).items())
     text = f"{second} {record.levelname.lower():7} {line['event']} {fields}".rstrip()
-    return f"{text}\n{line['exception']}" if "exception" in line else text
+    # A library's text and an exception's may be another program's: they must not steer a terminal.
+    return clean(f"{text}\n{line['exception']}" if "exception" in line else text)
 
 
 def _fields(line: EventDict) -> dict[str, Any]:

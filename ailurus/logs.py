@@ -138,5 +138,6 @@ def _log_lines() -> ModuleType:
         from ailurus import log_lines
     finally:
         if absent:
-            del sys.modules["rich"]
+            # Another thread that logs its first line may have been faster.
+            sys.modules.pop("rich", None)
     return log_lines

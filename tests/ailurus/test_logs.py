@@ -127,6 +127,49 @@ def test_a_terminal_gets_keys_and_values(monkeypatch: pytest.MonkeyPatch) -> Non
     assert written.endswith(" warning disk_full path='/tmp' free_mb=0\n")
 
 
+def test_no_text_steers_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = io.StringIO()
+    stderr.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", stderr)
+    logs.configure()
+    logging.getLogger("urllib3").warning("answers %s", "\x1b[2J")
+    try:
+        raise LookupError("\x1b[31mred")
+    except LookupError:
+        Log("test").error("loop_failed", trace=True, why="\x1b[0m")
+    assert "red" in stderr.getvalue()
+    assert "\x1b" not in stderr.getvalue()
+
+
+class Textless:
+    def __str__(self) -> str:
+        raise RuntimeError("it has none")
+
+
+def itself_inside() -> list[Any]:
+    made: list[Any] = []
+    made.append(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Textless(), "a Textless that cannot be shown"),
+        (itself_inside(), "a list that cannot be shown"),
+        ({(1, 2): 3, None: 4, 5: 6}, {"(1, 2)": 3, "null": 4, "5": 6}),
+    ],
+    ids=["textless", "itself", "keys"],
+)
+def test_no_value_makes_the_caller_of_a_logger_fail(
+    tmp_path: Path, value: Any, written: Any
+) -> None:
+    logs.configure(tmp_path / "log")
+    Log("test").info("odd", value=value)
+    (line,) = lines_of(tmp_path / "log")
+    assert line["value"] == written
+
+
 def test_a_later_configuration_replaces_the_one_before(tmp_path: Path) -> None:
     logs.configure(tmp_path / "first")
     logs.configure(tmp_path / "second")
