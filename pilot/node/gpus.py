@@ -24,7 +24,7 @@ _NVIDIA_BY_NUMBER = (*_BY_NUMBER, "NVIDIA_VISIBLE_DEVICES")
 _NVIDIA_COMMON = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 _WHOLE = re.compile(r"GPU (\d+): .*\(UUID: ([^)]+)\)")
 _INSTANCE = re.compile(r"\s+MIG .*\(UUID: ([^)]+)\)")
-_ORDINAL = re.compile(r"[A-Za-z]*(\d+)")
+_ORDINAL = re.compile(r"[A-Za-z]*([0-9]{1,9})")
 """`0`, or HTCondor's `CUDA0`."""
 
 

@@ -129,6 +129,7 @@ def test_without_the_drivers_files_in_proc_the_devices_are_counted(tmp_path):
         ({"CUDA_VISIBLE_DEVICES": "0,-1,1"}, [0]),
         ({"CUDA_VISIBLE_DEVICES": "7"}, []),
         ({"CUDA_VISIBLE_DEVICES": "GPU-"}, []),
+        ({"CUDA_VISIBLE_DEVICES": f"{'9' * 5000},1"}, [1]),
         ({"GPU_DEVICE_ORDINAL": "3"}, [3]),
         ({"CUDA_VISIBLE_DEVICES": "1", "GPU_DEVICE_ORDINAL": "0", "SLURM_JOB_GPUS": "2"}, [1]),
         ({"SLURM_JOB_GPUS": "2,0"}, [0, 2]),
