@@ -135,6 +135,26 @@ def test_r7_what_left_the_table_of_pandas_facts_is_taken_along(place):
     asyncio.run(main())
 
 
+def test_r7_a_nul_in_a_reason_stops_neither_the_upgrade_nor_the_version_before(place):
+    async def main():
+        async with bench(place):
+            pass
+        reason = r'{"until": 9e9, "reason": "a\u0000b"}'
+        with Before(place) as before:
+            before.undo()
+            before.put("excluded", "s", "n1", 9e9, reason)
+        async with bench(place) as b:
+            with Before(place) as before:
+                before.put("excluded", "s", "n2", 9e9, reason)
+            excluded, _ = await b.service.store.read(native)
+            assert [(site, host, why[0]) for site, host, _, why in excluded] == [
+                ("s", "n1", "a"),
+                ("s", "n2", "a"),
+            ]
+
+    asyncio.run(main())
+
+
 def test_r7_both_versions_know_what_either_says_of_nodes_and_the_store(place):
     async def main():
         async with bench(place) as b:

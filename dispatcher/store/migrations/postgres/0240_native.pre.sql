@@ -1,7 +1,11 @@
+-- The version before must not write between the copy and the triggers. A reason may have a NUL,
+-- which PostgreSQL's text cannot.
+lock table panda_fact in share row exclusive mode;
 insert into tail (job_id, at, text)
     select name::bigint, at, data from panda_fact where kind = 'tail';
 insert into excluded_node (site, host, until, reason)
-    select owner, name, at, data::json ->> 'reason' from panda_fact where kind = 'excluded';
+    select owner, name, at, replace(data, '\u0000', '\ufffd')::json ->> 'reason'
+    from panda_fact where kind = 'excluded';
 insert into about (name, value) select name, data from panda_fact where kind = 'store';
 create function native_of_before() returns trigger language plpgsql as $$
 begin
@@ -10,7 +14,8 @@ begin
             on conflict (job_id) do update set at = excluded.at, text = excluded.text;
     elsif new.kind = 'excluded' then
         insert into excluded_node (site, host, until, reason)
-            values (new.owner, new.name, new.at, new.data::json ->> 'reason')
+            values (new.owner, new.name, new.at,
+                replace(new.data, '\u0000', '\ufffd')::json ->> 'reason')
             on conflict (site, host) do update set until = excluded.until, reason = excluded.reason;
     else
         insert into about (name, value) values (new.name, new.data) on conflict do nothing;
