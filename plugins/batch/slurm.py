@@ -339,9 +339,12 @@ USUAL = frozenset({"", "None", "Priority", "Resources"})
 
 
 def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
-    """Tasks of arrays whose name begins with the prefix; other lines are not about us."""
+    """Tasks of arrays whose name begins with the prefix; other lines are not about us. Raises
+    BatchError for half a row: left out, it would be a worker that is gone."""
     for line in text.splitlines():
         fields = line.split("|", 5)
+        if 1 < len(fields) < 6 and fields[0].isdecimal():
+            raise BatchError(f"squeue: a row of {len(fields)} columns instead of 6: {line}")
         if len(fields) < 6 or not fields[5].startswith(prefix) or not fields[0].isdecimal():
             continue
         job, task, state, reason, nodes, name = fields
@@ -353,8 +356,11 @@ def parse_squeue(text: str, prefix: str, root: Path) -> Iterator[Sighting]:
 def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
     """A state may say by whom: CANCELLED by 1000. Tasks that never began share a line: 1350_[4-9];
     or 1350, where they might not even have begun, which stands for all without a line of their
-    own."""
-    rows = [fields for line in text.splitlines() if len(fields := line.split("|")) == 4]
+    own. Raises BatchError for half a row."""
+    lines = [line.split("|") for line in text.splitlines()]
+    if odd := [one for one in lines if 1 < len(one) != 4 and one[0][:1].isdecimal()]:
+        raise BatchError(f"sacct: a row of {len(odd[0])} columns instead of 4: {'|'.join(odd[0])}")
+    rows = [fields for fields in lines if len(fields) == 4]
     told = [tasks(row[0].partition("_")[2].strip("[]")) for row in rows]
     for row, known in zip(rows, told, strict=True):
         job, many, _ = row[0].partition("_")

@@ -100,6 +100,7 @@ SLURM = Case(
         *_recorded("slurm", "err_timeout_squeue", "err_down_squeue", "err_munge_down"),
         Ran(0, "", "slurm_load_jobs error: Unexpected message received\n"),
         Ran(0, f"17|3|RUNNING|None|n1|{TAG}\n17|4|RUNN"),
+        Ran(0, f"17|3|RUNNING|None|n1|{TAG}\n17|4|RUNN\n"),
     ],
     gone=[SILENT],
     not_cancelled=_recorded("slurm", "err_down_scancel"),

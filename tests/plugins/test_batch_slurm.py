@@ -36,6 +36,12 @@ def test_nodes_to_avoid_are_named_as_slurm_names_them(tmp_path):
     assert not any("--exclude" in word for word in sbatch(SlurmOptions(), order(tmp_path, 1), TAG))
 
 
+@pytest.mark.parametrize("row", ["17_4|COMPL", "17|COMPLETED|0:0", "17_4|COMPLETED|0:0|n1|n2"])
+def test_half_a_row_of_the_accounts_is_no_answer(row):
+    with pytest.raises(BatchError, match="sacct: a row of"):
+        list(parse_sacct(f"17_3|COMPLETED|0:0|n1\n{row}\n", TAG, Path("/nowhere")))
+
+
 # --- states ---------------------------------------------------------------------------------------
 
 STATES = {
