@@ -140,7 +140,7 @@ def make_order(
         write_whole(directory / "bootstrap", credential.encode(), mode=0o600)
     write_site_file(edge.site)
     pilot_file.note(edge.site, how.directory)
-    return order_of(edge.site, how, len(credentials), edge.batch.index, exclude)
+    return order_of(edge.site, how, len(credentials), edge.batch, exclude)
 
 
 def report(edge: Edge) -> None:

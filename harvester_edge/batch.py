@@ -8,6 +8,7 @@ from plugins import load
 
 REQUIRED = (
     "Options",
+    "batch_id",
     "cancel",
     "find",
     "grace_s",

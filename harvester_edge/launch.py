@@ -8,7 +8,7 @@ from ailurus.paths import expanded
 from ailurus.protocol.units import duration_s
 from harvester_edge.client import trust
 from harvester_edge.connect import access
-from harvester_edge.ports import Order
+from harvester_edge.ports import Batch, Order
 from harvester_edge.relay import keys
 from harvester_edge.render import Launch, script
 from harvester_edge.shared_files import pilot_program, site_file
@@ -37,14 +37,13 @@ def launch(site: Site, slot: str, tag: str) -> Launch:
 
 
 def order_of(
-    site: Site, how: Launch, count: int, index: str, exclude: tuple[str, ...] = ()
+    site: Site, how: Launch, count: int, batch: Batch, exclude: tuple[str, ...] = ()
 ) -> Order:
-    """The order for `count` workers. `index`: a worker's number, as a shell expression of the
-    plugin."""
+    """The order for `count` workers."""
     slot = site.slots[how.slot]
     room = slot.room()
     return Order(
-        script=script(how, index),
+        script=script(how, batch.index, batch.batch_id),
         directory=how.directory,
         count=count,
         nodes=slot.nodes,

@@ -124,6 +124,9 @@ class Batch(Protocol):
     """How long a worker must be absent from the listings to be lost."""
     index: str
     """The worker's index in its order, as a shell expression in the script."""
+    batch_id: str = ""
+    """The batch system's id of the worker, as a shell expression in the script; empty: the pilot
+    knows the variable that has it, or there is none."""
     most_nodes: int = 1
     """Nodes that one allocation may have."""
     history: bool = True
@@ -161,6 +164,7 @@ class BatchClass(Protocol):
     Options: type[Struct]
     poll_s: float
     index: str
+    batch_id: str
     most_nodes: int
 
     def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch:

@@ -49,8 +49,9 @@ class Launch(Struct, frozen=True, kw_only=True):
         return f"{self.work}/spool"
 
 
-def script(launch: Launch, index: str) -> str:
-    """A script for any batch system. `index` is the shell expression of the worker's number."""
+def script(launch: Launch, index: str, batch_id: str = "") -> str:
+    """A script for any batch system. `index` and `batch_id` are shell expressions: of the worker's
+    number, and of its id in the batch system."""
     options = {
         "--url": launch.url,
         "--queue": launch.queue,
@@ -69,6 +70,7 @@ def script(launch: Launch, index: str) -> str:
         "#!/bin/sh\n"
         # A batch system reads its directives up to the first command: no value can become one.
         "set -u\n"
+        + f"export AILURUS_BATCH_ID={batch_id}\n" * bool(batch_id)
         + _credential(launch, index)
         + " \\\n    ".join((f"exec {shlex.quote(launch.program)}", *lines))
         + "\n"

@@ -41,6 +41,9 @@ from pilot.upstream.spool import Spool
 from pilot.workdir import remove_tree
 
 log = Log("pilot")
+# Where a pilot finds its id in the batch system: what the edge's script says, and otherwise what
+# Slurm, PBS and LSF say in every job. HTCondor says it nowhere: its plugin does.
+_BATCH_IDS = ("AILURUS_BATCH_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
 @contextmanager
@@ -329,9 +332,9 @@ def _pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[int]:
 
 
 def _batch_id() -> str:
-    return next(
-        (os.environ[name] for name in ("SLURM_JOB_ID", "PBS_JOBID") if name in os.environ), ""
-    )
+    """The batch system's id of the job that this pilot is, where the edge's script or the batch
+    system says it."""
+    return next((os.environ[name] for name in _BATCH_IDS if name in os.environ), "")
 
 
 def recover(options: Options, site: Site) -> None:

@@ -35,8 +35,8 @@ def main(args: Namespace, out: Output) -> int:
         raise NotFound(
             f"{site.site} has no slot {slot!r}", remedy=f"known: {', '.join(site.slots)}"
         )
-    index = batch_class(site.backend.kind).index
-    text = script(launch(site, slot, "INTENT"), index)
+    batch = batch_class(site.backend.kind)
+    text = script(launch(site, slot, "INTENT"), batch.index, batch.batch_id)
     if out.as_json:
         out.document(RenderAnswer(site.site, slot, text))
     else:

@@ -121,6 +121,7 @@ class HTCondor(Batch):
     settle_s = 60.0
     grace_s = 180.0
     index = '"$AILURUS_INDEX"'
+    batch_id = '"$AILURUS_CLUSTER.$AILURUS_INDEX"'
 
     def __init__(
         self,
@@ -259,7 +260,7 @@ def submit_file(options: HTCondorOptions, order: Order, tag: Tag) -> str:
     lines = [
         "universe = vanilla",
         f"executable = {place}/script",
-        'environment = "AILURUS_INDEX=$(Process)"',
+        'environment = "AILURUS_INDEX=$(Process) AILURUS_CLUSTER=$(Cluster)"',
         f"initialdir = {place}/$(Process)",
         "output = stdout",
         "error = stderr",

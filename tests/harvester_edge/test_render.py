@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester_edge import lint
+from harvester_edge.batch import batch_class
 from harvester_edge.panda.pilots import access
 from harvester_edge.render import Launch, script
 from harvester_edge.site import PandaPart
@@ -109,3 +110,31 @@ def test_a_pilot_of_a_panda_server_gets_its_number_and_harvesters_variables(tmp_
         "HARVESTER_WORKER_ID=4711", f"AILURUS_LEFT_FILE={tmp_path}/3/left",
     } <= set(env)  # fmt: skip
     assert not any(line.startswith("AILURUS_BOOTSTRAP_FILE") for line in env)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "batch_id"),
+    [
+        ("htcondor", {"AILURUS_INDEX": "3", "AILURUS_CLUSTER": "17"}, ["AILURUS_BATCH_ID=17.3"]),
+        # The pilot knows their own variables.
+        ("slurm", {"SLURM_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}, []),
+        ("pbs", {"PBS_JOBID": "17.pbs"}, []),
+    ],
+)
+def test_the_script_gives_a_pilot_its_batch_id_where_the_plugin_says_it(
+    tmp_path, kind, variables, batch_id
+):
+    batch = batch_class(kind)
+    program = tmp_path / "pilot"
+    program.write_text(f"#!/bin/sh\nenv > {tmp_path}/env\n")
+    program.chmod(0o755)
+    text = script(
+        Launch(
+            program=str(program), url="u", queue="q", slot="s", site_file=Path("/s"), work="/w",
+            directory=tmp_path, lifetime_s=60, idle_exit_s=5,
+        ),
+        batch.index, batch.batch_id,
+    )  # fmt: skip
+    subprocess.run(["sh", "-c", text], check=True, env={"PATH": "/usr/bin:/bin", **variables})
+    env = (tmp_path / "env").read_text().splitlines()
+    assert [line for line in env if line.startswith("AILURUS_BATCH_ID=")] == batch_id

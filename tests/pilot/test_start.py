@@ -295,12 +295,14 @@ def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_say
     assert start._pinned(pinned, Resources(cores=len(cpus) + 1), seen) == ()
 
 
-def test_a_batch_system_says_which_of_its_jobs_a_pilot_is(monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.delenv("PBS_JOBID", raising=False)
+def test_the_script_or_a_batch_system_says_which_of_its_jobs_a_pilot_is(monkeypatch):
+    for name in ("AILURUS_BATCH_ID", "SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"):
+        monkeypatch.delenv(name, raising=False)
     assert start._batch_id() == ""
-    monkeypatch.setenv("PBS_JOBID", "7.pbs")
-    assert start._batch_id() == "7.pbs"
+    # As they apply one over the other: a plugin's word over what is inherited.
+    for name in ("LSB_JOBID", "PBS_JOBID", "SLURM_JOB_ID", "AILURUS_BATCH_ID"):
+        monkeypatch.setenv(name, f"of {name}")
+        assert start._batch_id() == f"of {name}"
 
 
 # the program --------------------------------------------------------------------------------------

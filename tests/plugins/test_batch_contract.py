@@ -270,7 +270,7 @@ def test_local_ends_what_never_began(local, tmp_path):
 
 def test_a_plugin_that_lacks_something_is_refused_with_what_it_lacks(monkeypatch):
     monkeypatch.setitem(TABLE["batch"], "half", "tests.plugins.test_batch_contract:Half")
-    with pytest.raises(AilurusError, match="the batch plugin half lacks Options, cancel"):
+    with pytest.raises(AilurusError, match="the batch plugin half lacks Options, batch_id, cancel"):
         batch_class("half")
 
 

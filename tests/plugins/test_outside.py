@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_a_site_file_may_name_it_and_its_options_are_checked(installed, tmp_path
 
 
 TAKEN = Ran(0, "Job <17> is submitted to queue <long>.\n")
-LISTED = Ran(0, "17|1|RUN|aabcdtag[1]\n17|2|EXIT|aabcdtag[2]\n17|3|ODD|aabcdtag[3]\n9|1|RUN|x[1]\n")
+LISTED = Ran(0, "17|1|RUN|aabcdtag[1]\n17|2|EXIT|aabcdtag[2]\n17|3|ODD|aabcdtag[3]\n9|-|RUN|x\n")
 
 
 def test_its_batch_system_keeps_the_ports_promises(installed, tmp_path):
@@ -87,6 +88,13 @@ def test_its_batch_system_keeps_the_ports_promises(installed, tmp_path):
     batch.cancel(["17[1]"])
     assert batch.trial(order(tmp_path), "aabcdtag") is None
     assert not batch.history
+    assert expanded_by_a_shell(batch.index) == "0"
+    assert expanded_by_a_shell(batch.batch_id) == "17[1]"
+
+
+def expanded_by_a_shell(expression: str) -> str:
+    env = {"LSB_JOBID": "17", "LSB_JOBINDEX": "1"}
+    return subprocess.check_output(["/bin/sh", "-c", f"printf %s {expression}"], env=env, text=True)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,14 @@ def test_its_submission_is_never_guessed(installed, tmp_path, answer, outcome):
     assert isinstance(lsf(tmp_path, answer).submit(order(tmp_path), "aabcdtag"), outcome)
 
 
-@pytest.mark.parametrize("answer", [HUNG, Ran(1, "", "boom\n"), Ran(0, "17|1|RUN|aabcdt")])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HUNG, Ran(1, "", "boom\n"), Ran(0, "17|1|RUN|aabcdt"),
+        Ran(0, LISTED.out + "17|4|RUN\n"), Ran(0, "Welcome to the cluster\n" + LISTED.out),
+        Ran(0, LISTED.out + "17|-|RUN|aabcdtag[4]\n"),
+    ],
+)  # fmt: skip
 def test_its_listing_is_an_error_where_it_is_none(installed, tmp_path, answer):
     with pytest.raises(BatchError):
         lsf(tmp_path, answer).listing()
