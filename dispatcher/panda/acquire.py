@@ -13,9 +13,7 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
-from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.memory.leases import Lease
 from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.rules import attempts, queue, records, specs, worker_records
@@ -209,8 +207,7 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
     mark_seen(service, worker_id, wanted.site, wanted.request.node, wanted.size, passing=passing)
     until = service.state.awake.now + LEASE_S
     for job in given.jobs:
-        lease = Lease(job.job_id, job.attempt_nr, worker_id, JobState.SENT, until)
-        service.state.leases.add(lease)
+        service.state.hold(job.attempt, until)
     jobs, faults = _translated(service, wanted, worker_id, given.jobs)
     if faults:
         await _fail(service, faults)
@@ -227,7 +224,7 @@ def _translated(
         try:
             jobs.append(panda.job_dictionary(_sent(service, wanted, worker_id, job)) | more)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
-            faults[job.job_id] = f"no PanDA pilot can be given it: {fault!r}"
+            faults[job.attempt.job_id] = f"no PanDA pilot can be given it: {fault!r}"
     return jobs, faults
 
 
@@ -274,10 +271,10 @@ def _suits(wanted: Acquisition) -> Callable[[Shape], bool]:
 def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) -> panda.PandaJob:
     label = wanted.request.label
     sent = panda.PandaJob(
-        job_id=job.job_id,
-        attempt_nr=job.attempt_nr,
+        job_id=job.attempt.job_id,
+        attempt_nr=job.attempt.attempt_nr,
         spec=specs.decoded(job.spec)[0],
-        owner=job.owner,
+        owner=job.attempt.owner,
         label=label if label not in ("", "unified") else "managed",
         transformation=f"{wanted.transforms}/{panda.TRANSFORM}",
         queue=wanted.site,
@@ -286,7 +283,7 @@ def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) ->
     arguments = panda.packed(sent)
     # Too long for a command line: the transform fetches them.
     if len(arguments) > LONGEST_ARGUMENTS:
-        name = f"{job.job_id}.{job.attempt_nr}"
+        name = f"{job.attempt.job_id}.{job.attempt.attempt_nr}"
         # It stands in a URL, and is good for reading this alone.
         key = service.seals.key(f"panda job {name}.{worker_id}")
         arguments = f"-n {name} -u {wanted.home}/trf/job/{name}.{worker_id}.{key}"

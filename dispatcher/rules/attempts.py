@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
+from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
 from ailurus.protocol.worker import Ending
@@ -46,6 +47,48 @@ class WorkerAttempt(Struct, frozen=True):
     state: JobState = JobState.SENT
     since: float = 0.0
     """When the attempt came into `state`, in seconds since 1970."""
+
+
+class OpenAttempt(Struct, frozen=True):
+    """An attempt that has not ended, with all that its lease takes from the store."""
+
+    job_id: int
+    attempt_nr: int
+    worker_id: int
+    state: JobState
+    owner: str
+    alone: bool
+    """Its job is suspect: nothing else runs beside it."""
+
+
+def open_attempts(tx: Tx) -> list[OpenAttempt]:
+    """The attempts that have not ended."""
+    return [
+        OpenAttempt(
+            one.job_id,
+            one.attempt_nr,
+            one.worker_id,
+            JobState(one.state),
+            one.owner,
+            is_suspect(tx, one.job_id, one.attempt_nr),
+        )
+        for one in records.open_attempts(tx)
+    ]
+
+
+def find_open(tx: Tx, job_id: int) -> OpenAttempt | None:
+    """The attempt of a job that has not ended."""
+    job = records.find_job(tx, job_id)
+    if job is None or job.worker_id is None or job.state not in WITH_WORKER:
+        return None
+    alone = is_suspect(tx, job_id, job.attempt_nr)
+    return OpenAttempt(job_id, job.attempt_nr, job.worker_id, job.state, job.owner, alone)
+
+
+def is_suspect(tx: Tx, job_id: int, attempt_nr: int) -> bool:
+    """Whether a job in that attempt has lost so many workers that it may be what kills them."""
+    # Most jobs have too few attempts: nothing is read for them.
+    return attempt_nr > SUSPECT and sum(tried_on(tx, job_id).values()) >= SUSPECT
 
 
 def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
@@ -154,10 +197,12 @@ def resume(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     job = records.find_job(tx, attempt.job_id)
     if job is None or not is_lost(tx, attempt):
         return False
-    after = transitions.resume(tx, job, attempt.attempt_nr, attempt.worker_id, now=now)
-    if isinstance(after, Refusal):
+    if isinstance(states.resume(job, attempt.attempt_nr), Refusal):
         return False
+    # First, as this attempt counts no longer among those that lost a worker.
     tx.run("attempt.resume", job_id=attempt.job_id, attempt_nr=attempt.attempt_nr, now=now)
+    alone = is_suspect(tx, attempt.job_id, attempt.attempt_nr)
+    transitions.resume(tx, job, attempt.attempt_nr, attempt.worker_id, alone=alone, now=now)
     mark(tx, attempt, now=now)
     return True
 

@@ -15,7 +15,7 @@ from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState, Refusal
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, lanes, records, specs, transitions
-from dispatcher.rules.attempts import SUSPECT, WorkerAttempt
+from dispatcher.rules.attempts import SUSPECT, OpenAttempt, WorkerAttempt
 from dispatcher.rules.group_turns import Candidate, Turns
 from dispatcher.rules.records import JobRecord
 from dispatcher.rules.specs import Unfit
@@ -60,13 +60,9 @@ class Memory(Struct, frozen=True):
 class Leased(Struct, frozen=True):
     """An attempt as it goes to its worker."""
 
-    job_id: int
-    attempt_nr: int
+    attempt: OpenAttempt
     shape: Shape
     spec: bytes
-    owner: str = ""
-    alone: bool = False
-    """Its workers keep getting lost: nothing else runs beside it."""
 
 
 class Given(Struct, frozen=True):
@@ -86,7 +82,7 @@ def lease(tx: Tx, request: LeaseRequest, memory: Memory, *, now: float) -> Given
     handed out, for whatever is wrong with it, fails, and the next is taken.
     """
     if request.again and (known := _answered(tx, request)):
-        return _given_again(tx, known, memory, now=now)
+        return _given_again(tx, request, known, memory, now=now)
     leased: list[Leased] = []
     unfit, room = 0, request.room
     passed: set[int] = set()
@@ -117,8 +113,7 @@ def lease(tx: Tx, request: LeaseRequest, memory: Memory, *, now: float) -> Given
         room = room.less(shape)
         if group is not None:
             memory.turns.take(tx, request.queue, group, shape.cores)
-        attempt_nr = _begin(tx, job, request, now=now)
-        leased.append(Leased(job_id, attempt_nr, shape, spec, job.owner, alone=alone))
+        leased.append(Leased(_begin(tx, job, request, alone=alone, now=now), shape, spec))
         if alone:
             break
     return Given(leased, unfit)
@@ -146,19 +141,22 @@ def dry(tx: Tx, memory: Memory, most: int = 20) -> None:
                 specs.body(tx, job_id)
 
 
-def _begin(tx: Tx, job: JobRecord, request: LeaseRequest, *, now: float) -> int:
-    """Begin an attempt of a job. Returns its number."""
-    after = transitions.lease(tx, job, request.worker_id, now=now)
+def _begin(
+    tx: Tx, job: JobRecord, request: LeaseRequest, *, alone: bool, now: float
+) -> OpenAttempt:
+    """Begin an attempt of a job."""
+    worker_id = request.worker_id
+    after = transitions.lease(tx, job, worker_id, alone=alone, now=now)
     assert isinstance(after, JobRecord)  # noqa: S101 -- the table was asked before
     tx.run(
         "attempt.add",
         job_id=job.job_id,
         attempt_nr=after.attempt_nr,
-        worker_id=request.worker_id,
+        worker_id=worker_id,
         request=request.request_id,
         now=now,
     )
-    return after.attempt_nr
+    return OpenAttempt(job.job_id, after.attempt_nr, worker_id, after.state, job.owner, alone)
 
 
 def _is_lost(tx: Tx, job: JobRecord, worker_id: int) -> bool:
@@ -171,18 +169,27 @@ def _answered(tx: Tx, request: LeaseRequest) -> list[tuple[int, int, int]]:
 
 
 def _given_again(
-    tx: Tx, known: Sequence[tuple[int, int, int]], memory: Memory, *, now: float
+    tx: Tx,
+    request: LeaseRequest,
+    known: Sequence[tuple[int, int, int]],
+    memory: Memory,
+    *,
+    now: float,
 ) -> Given:
     """The answer to a request that was answered before."""
     leased = []
-    for job_id, attempt_nr, shape_id in known:
+    for job_id, _, shape_id in known:
+        attempt = attempts.find_open(tx, job_id)
+        # Another dispatcher may have ended it since.
+        if attempt is None or attempt.worker_id != request.worker_id:
+            continue
         try:
             spec = specs.body(tx, job_id)
         except Unfit as fault:
             attempts.fail_unfit(tx, job_id=job_id, why=str(fault), now=now)
         else:
             shape = records.find_size(tx, job_id) or _shape(tx, memory, shape_id)
-            leased.append(Leased(job_id, attempt_nr, shape, spec))
+            leased.append(Leased(attempt, shape, spec))
     return Given(leased, len(known) - len(leased))
 
 

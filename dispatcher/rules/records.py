@@ -115,13 +115,14 @@ class BrokenRequest(Struct, frozen=True):
     jobs: int
 
 
-class OpenAttempt(Struct, frozen=True):
-    """An attempt that has not ended: `attempt.open`."""
+class OpenRecord(Struct, frozen=True):
+    """An attempt that has not ended, and the owner of its job: `attempt.open`."""
 
     job_id: int
     attempt_nr: int
     worker_id: int
     state: str
+    owner: str
 
 
 class TailRecord(Struct, frozen=True):
@@ -294,9 +295,9 @@ def counters(tx: Tx) -> list[CounterRecord]:
     return [CounterRecord(*row) for row in tx.all("counter.all")]
 
 
-def open_attempts(tx: Tx) -> list[OpenAttempt]:
+def open_attempts(tx: Tx) -> list[OpenRecord]:
     """The attempts that have not ended."""
-    return [OpenAttempt(*row) for row in tx.all("attempt.open")]
+    return [OpenRecord(*row) for row in tx.all("attempt.open")]
 
 
 def find_tail(tx: Tx, job_id: int) -> TailRecord | None:

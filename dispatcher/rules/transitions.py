@@ -76,9 +76,11 @@ def activate(tx: Tx, children: Iterable[ChildRecord], *, now: float) -> None:
         _tell(tx, child, state, now=now, attempt_nr=child.attempt_nr)
 
 
-def lease(tx: Tx, job: JobRecord, worker_id: int, *, now: float) -> JobRecord | Refusal:
-    """Lease a job to a worker."""
-    return _move(tx, job, states.lease(job), worker_id, now=now)
+def lease(
+    tx: Tx, job: JobRecord, worker_id: int, *, alone: bool, now: float
+) -> JobRecord | Refusal:
+    """Lease a job to a worker. `alone`: nothing else is to run beside it."""
+    return _move(tx, job, states.lease(job), worker_id, now=now, **_of_lease(job, alone))
 
 
 def advance(
@@ -90,10 +92,17 @@ def advance(
 
 
 def resume(
-    tx: Tx, job: JobRecord, attempt_nr: int, worker_id: int, *, now: float
+    tx: Tx, job: JobRecord, attempt_nr: int, worker_id: int, *, alone: bool, now: float
 ) -> JobRecord | Refusal:
-    """Lease a job again to the worker that was taken for lost with it."""
-    return _move(tx, job, states.resume(job, attempt_nr), worker_id, now=now)
+    """Lease a job again to the worker that was taken for lost with it. `alone`: nothing else is to
+    run beside it."""
+    after = states.resume(job, attempt_nr)
+    return _move(tx, job, after, worker_id, now=now, **_of_lease(job, alone))
+
+
+def _of_lease(job: JobRecord, alone: bool) -> dict[str, Any]:
+    """What other dispatchers make their leases of, besides what each event says."""
+    return {"user": job.owner, **({"alone": True} if alone else {})}
 
 
 def release(tx: Tx, job: JobRecord, attempt_nr: int, *, now: float) -> JobRecord | Refusal:
@@ -139,8 +148,9 @@ def _move(
     worker_id: int | None,
     *,
     now: float,
+    **data: Any,
 ) -> JobRecord | Refusal:
-    """Write a change to a state that is not final."""
+    """Write a change to a state that is not final. `data` goes into the event."""
     if isinstance(after, Refusal) or after.state is before.state:
         return after
     tx.run(
@@ -152,7 +162,8 @@ def _move(
         worker_id=worker_id,
         now=now,
     )
-    _tell(tx, before, after.state, now=now, attempt_nr=after.attempt_nr, worker_id=worker_id)
+    more = {**data, "attempt_nr": after.attempt_nr, "worker_id": worker_id}
+    _tell(tx, before, after.state, now=now, **more)
     return after
 
 

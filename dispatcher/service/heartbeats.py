@@ -107,11 +107,7 @@ class Heartbeats:
         held = [update for update, state in found if state in WITH_WORKER]
         if lost := [update for update, state in found if state == "lost"]:
             held += await self._resume(worker, lost)
-        for update in held:
-            if (
-                self._state.leases.of(update.job_id) is None
-            ):  # not between a commit and its note in memory
-                self._hold(worker, update)
+        await self._hold(worker, held)
         worker.strays = tuple(one.job_id for one in lost if one not in held)
         return [
             m.Command(
@@ -154,11 +150,21 @@ class Heartbeats:
             log.info("attempts_taken_up_again", worker_id=worker.worker_id, jobs=jobs)
         return back
 
-    def _hold(self, worker: LiveWorker, update: m.Update) -> None:
+    async def _hold(self, worker: LiveWorker, updates: list[m.Update]) -> None:
+        """Hold attempts in memory that the store knows as this worker's."""
+        if not updates:
+            return
+        found = await self._state.store.read(
+            lambda tx: [attempts.find_open(tx, update.job_id) for update in updates]
+        )
         until_s = self._state.awake.now + self._state.length(worker.worker_id)
-        lease = Lease(update.job_id, update.attempt_nr, worker.worker_id, update.state, until_s)
-        self._state.leases.add(lease)
-        self._state.leases.renew(lease, until_s, worker.last)
+        for attempt in found:
+            if attempt is None or attempt.worker_id != worker.worker_id:
+                continue
+            # Not between a commit and its note in memory.
+            if self._state.leases.of(attempt.job_id) is None:
+                lease = self._state.hold(attempt, until_s)
+                self._state.leases.renew(lease, until_s, worker.last)
 
 
 def _attempt(update: m.Update, worker_id: int) -> WorkerAttempt:

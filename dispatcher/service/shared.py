@@ -25,6 +25,7 @@ from dispatcher.memory.black_holes import Exclusion, Verdict
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Tx
 from dispatcher.rules import records, submission, worker_records
+from dispatcher.rules.attempts import OpenAttempt
 from dispatcher.rules.worker_records import ProcessRecord
 from dispatcher.service import notices
 from dispatcher.service.notices import (
@@ -158,7 +159,10 @@ class Shared:
                 attempt_nr,
             ):
                 until = self._state.awake.now + self._state.length(event.worker_id)
-                leases.add(Lease(job_id, attempt_nr, event.worker_id, state, until, begun=event.at))
+                # A version before names neither.
+                owner, alone = event.data.get("user", ""), event.data.get("alone", False)
+                attempt = OpenAttempt(job_id, attempt_nr, event.worker_id, state, owner, alone)
+                self._state.hold(attempt, until, begun=event.at)
         elif lease is not None and lease.attempt_nr == attempt_nr:
             lease.state = state
 

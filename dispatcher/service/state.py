@@ -17,11 +17,12 @@ from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.accounts.rates import Limiter
 from dispatcher.memory.black_holes import Hosts
-from dispatcher.memory.leases import AwakeClock, Leases
+from dispatcher.memory.leases import AwakeClock, Lease, Leases
 from dispatcher.memory.waiting import Hub, Signal
 from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import views, worker_records
+from dispatcher.rules.attempts import OpenAttempt
 from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.views import StoredJob
 from dispatcher.rules.why import Offer
@@ -203,6 +204,22 @@ class State:
             stored.instance, stored.epoch, slots, bool(stored.online), until, heard, room, word
         )
         self.sites[stored.site] = lease
+        return lease
+
+    def hold(self, attempt: OpenAttempt, until: float, begun: float = 0.0) -> Lease:
+        """Hold an attempt in memory from here on: all leases are made here. `until` is awake time;
+        `begun` is when it was leased, if that was since this dispatcher started."""
+        lease = Lease(
+            attempt.job_id,
+            attempt.attempt_nr,
+            attempt.worker_id,
+            attempt.state,
+            until,
+            owner=attempt.owner,
+            begun=begun,
+            alone=attempt.alone,
+        )
+        self.leases.add(lease)
         return lease
 
     def hold_all(self) -> None:

@@ -16,14 +16,12 @@ from msgspec import Struct
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
-from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, dependencies, records, retention, worker_records
-from dispatcher.rules.attempts import WorkerAttempt
-from dispatcher.rules.records import OpenAttempt
+from dispatcher.rules.attempts import OpenAttempt, WorkerAttempt
 from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
 from dispatcher.service.shared import BEAT_S
@@ -77,12 +75,9 @@ class Upkeep:
         self._state.patience.update(stored.patience)
         self._state.outage.update(stored.outage)
         for attempt in stored.attempts:
-            lease = Lease(
-                attempt.job_id, attempt.attempt_nr, attempt.worker_id, JobState(attempt.state), 0.0
-            )
+            lease = self._state.hold(attempt, 0.0)
             known = stored.of_panda.get(f"{attempt.job_id}.{attempt.attempt_nr}")
             lease.panda = _of_panda(known) if known else lease.panda
-            self._state.leases.add(lease)
         for worker in stored.workers:
             if worker.phase in (Phase.ACTIVE, Phase.DRAINING):
                 self._state.recall(worker)
@@ -124,7 +119,7 @@ class Upkeep:
     def _load(self, tx: Tx) -> _Stored:
         self._state.shapes.update(records.shapes(tx))
         return _Stored(
-            attempts=records.open_attempts(tx),
+            attempts=attempts.open_attempts(tx),
             workers=worker_records.workers_alive(tx),
             sites=worker_records.sites(tx),
             last_event=records.value(tx.one("event.last"), 0),

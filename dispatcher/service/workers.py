@@ -80,10 +80,12 @@ class Workers:
         return leased
 
     def _assigned(self, job: Leased, worker_id: int) -> m.RawAssignment:
-        report_key, seal = self._seals.of_attempt(job.job_id, job.attempt_nr, worker_id)
+        report_key, seal = self._seals.of_attempt(
+            job.attempt.job_id, job.attempt.attempt_nr, worker_id
+        )
         return m.RawAssignment(
-            job_id=job.job_id,
-            attempt_nr=job.attempt_nr,
+            job_id=job.attempt.job_id,
+            attempt_nr=job.attempt.attempt_nr,
             report_key=report_key,
             spec=msgspec.Raw(job.spec),
             seal=seal,
@@ -115,18 +117,12 @@ class Workers:
         )
         until_s = self._state.awake.now + self._state.length(worker.worker_id)
         for job in given.jobs:
-            self._state.leases.add(
-                Lease(
-                    job.job_id,
-                    job.attempt_nr,
-                    worker.worker_id,
-                    JobState.SENT,
-                    until_s,
-                    owner=job.owner,
-                    begun=self._state.now(),
-                    alone=job.alone,
-                )
-            )
+            got = job.attempt
+            lease = self._state.leases.held(worker.worker_id, got.job_id, got.attempt_nr)
+            if lease is None:
+                self._state.hold(got, until_s, begun=self._state.now())
+            else:  # a repeated request: what is known of the attempt stays known
+                self._state.leases.hold(lease, until_s)
             if not ask.ahead:
                 worker.room = worker.room.less(job.shape)
         return given

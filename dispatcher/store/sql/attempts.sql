@@ -36,9 +36,10 @@ update attempt set state = 'sent', ended = null, code = 0, diagnosis = '', heard
     where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.open
--- Attempts that have not ended: leases are made from them at a start.
--- reads: attempt
-select job_id, attempt_nr, worker_id, state from attempt where ended is null
+-- Attempts that have not ended, and the owners of their jobs: leases are made from them at a start.
+-- reads: attempt, job
+select a.job_id, a.attempt_nr, a.worker_id, a.state, j.owner
+    from attempt a join job j on j.job_id = a.job_id where a.ended is null
 
 -- name: attempt.get
 -- Worker and state of an attempt.

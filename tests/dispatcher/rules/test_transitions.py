@@ -92,7 +92,7 @@ def report(*, finished: bool) -> m.Report:
 
 
 CHANGES = {
-    Change.LEASE: lambda tx, job: transitions.lease(tx, job, 7, now=1.0),
+    Change.LEASE: lambda tx, job: transitions.lease(tx, job, 7, alone=False, now=1.0),
     Change.START: lambda tx, job: transitions.advance(tx, job, S.STARTING, 1, now=1.0),
     Change.RUN: lambda tx, job: transitions.advance(tx, job, S.RUNNING, 1, now=1.0),
     Change.HOLD: lambda tx, job: transitions.advance(tx, job, S.HOLDING, 1, now=1.0),
@@ -100,7 +100,7 @@ CHANGES = {
         tx, job, report(finished=False), blameless=True, now=1.0
     ),
     Change.RELEASE: lambda tx, job: transitions.release(tx, job, 1, now=1.0),
-    Change.RESUME: lambda tx, job: transitions.resume(tx, job, 1, 7, now=1.0),
+    Change.RESUME: lambda tx, job: transitions.resume(tx, job, 1, 7, alone=False, now=1.0),
     Change.FINISH: lambda tx, job: transitions.conclude(
         tx, job, report(finished=True), blameless=False, now=1.0
     ),
