@@ -15,6 +15,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ailurus.logs import Log
+
+log = Log("gpus")
 SMI_TIMEOUT_S = 30.0
 NO_GPU = frozenset({"", "-1", "none", "void", "nodevfiles"})
 """What a batch system or a container writes where a job has no GPU, in lower case."""
@@ -116,6 +119,10 @@ def _nvidia(root: Path, run: Run, usable: Callable[[Path], bool]) -> list[Gpu]:
         found = [("", number) for number in sorted(int(one) for one in numbers if one.isdigit())]
     found = [(uuid, number) for uuid, number in found if usable(root / f"dev/nvidia{number}")]
     instances = _mig_instances(root, run) if found else {}
+    if instances is None:
+        # Which GPUs are divided is not known: a whole one may have parts that another pilot uses.
+        log.warning("gpus_unnamed", found=len(found), by="nvidia-smi -L")
+        return []
     gpus: list[Gpu] = []
     for uuid, number in found:
         node = f"nvidia{number}"
@@ -138,12 +145,15 @@ def _information(file: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _mig_instances(root: Path, run: Run) -> dict[str, list[str]]:
-    """UUIDs of MIG instances by the UUID of their GPU. Only `nvidia-smi` names them, and it takes
-    its time, so it runs only where the driver shows that there are any."""
+def _mig_instances(root: Path, run: Run) -> dict[str, list[str]] | None:
+    """UUIDs of MIG instances by the UUID of their GPU; None: there are some, and nothing names them.
+
+    Only `nvidia-smi` does, and it takes its time, so it runs only where the driver shows any.
+    """
     if not any(root.glob("proc/driver/nvidia/capabilities/gpu*/mig/gi*")):
         return {}
-    return parse_smi(run(["nvidia-smi", "-L"]))
+    named = parse_smi(run(["nvidia-smi", "-L"]))
+    return named if any(named.values()) else None
 
 
 def parse_smi(text: str) -> dict[str, list[str]]:

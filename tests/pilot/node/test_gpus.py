@@ -170,6 +170,13 @@ def test_mig_instances_stand_for_their_gpu(tmp_path):
     assert gpus.find(environment, root, run=lambda argv: SMI_MIG) == (found[1],)
 
 
+@pytest.mark.parametrize("text", ["", "GPU 0: A100 (UUID: GPU-9de3d0e8)\n"])
+def test_gpus_whose_division_is_not_known_are_not_handed_out(tmp_path, text):
+    root = nvidia_node(tmp_path)
+    (root / "proc/driver/nvidia/capabilities/gpu0/mig/gi7").mkdir(parents=True)
+    assert gpus.find({}, root, run=lambda argv: text) == ()
+
+
 def test_older_names_of_mig_instances_are_read_too():
     (instances,) = parse_smi(SMI_OLD_MIG).values()
     assert instances[1] == "MIG-GPU-b8ea3855-276c-c9cb-b366-c6fa655957c5/1/1"
