@@ -146,7 +146,7 @@ def _information(file: Path) -> dict[str, str]:
 
 
 def _mig_instances(root: Path, run: Run) -> dict[str, list[str]] | None:
-    """UUIDs of MIG instances by the UUID of their GPU; None: there are some, and nothing names them.
+    """UUIDs of MIG instances by the UUID of their GPU; None: there are some, and none is named.
 
     Only `nvidia-smi` does, and it takes its time, so it runs only where the driver shows any.
     """
