@@ -106,6 +106,12 @@ class Leases:
                 del self._by_worker[lease.worker_id]
         return lease
 
+    def drop_attempt(self, job_id: int, attempt_nr: int) -> None:
+        """Forget the lease of an attempt that has ended, unless a newer one has begun by now."""
+        lease = self.of(job_id)
+        if lease is not None and lease.attempt_nr == attempt_nr:
+            self.drop(job_id)
+
     def of(self, job_id: int) -> Lease | None:
         return self._by_job.get(job_id)
 

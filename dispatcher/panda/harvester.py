@@ -106,8 +106,8 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
         ]
 
     for taken in await service.store.write(change):
-        for job_id in taken.lost:
-            service.state.leases.drop(job_id)
+        for job_id, attempt_nr in taken.lost:
+            service.state.leases.drop_attempt(job_id, attempt_nr)
         if taken.ended:
             service.state.forget_worker(taken.worker_id)
         elif heard := service.state.live.get(taken.worker_id):
@@ -128,7 +128,8 @@ class _Taken(Struct, frozen=True):
     site: str
     host: str
     ended: bool = False
-    lost: tuple[int, ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
+    """Jobs and their attempts."""
 
 
 def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _Taken:
@@ -183,8 +184,8 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
 
 def _conclude_jobs(
     tx: Tx, harvester_id: str, reported: HarvesterWorker, worker_id: int, now: float
-) -> list[int]:
-    """Store for the jobs of an ended worker why it ended; returns the lost ones. Where the instance says
+) -> list[tuple[int, int]]:
+    """Store for the jobs of an ended worker why it ended; returns the lost attempts. Where the instance says
     that nobody else reports them (`syncLevel` 1), those that still ran are lost. A job that stages out
     is not: the end of a worker may be known before the last update of its pilot."""
     own = worker_records.find_by_instance(tx, instance_of(harvester_id))
@@ -211,7 +212,7 @@ def _conclude_jobs(
             code=WORKER_ENDED,
             now=now,
         )
-        lost.append(job_id)
+        lost.append((job_id, job.attempt_nr))
     return lost
 
 

@@ -178,7 +178,10 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
 
     if not await service.store.write(change, Ahead([job_id], attempts=True)):
         return ALREADY_DONE
-    service.state.leases.drop(job_id)
+    if sent.state == "finished":
+        service.state.leases.drop(job_id)
+    else:
+        service.state.leases.drop_attempt(job_id, attempt_nr)
     service.state.log_arrived(job_id)
     return None
 

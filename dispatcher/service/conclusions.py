@@ -9,6 +9,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import ReportOutcome
 from dispatcher.auth.caller import Caller
+from dispatcher.memory.leases import Lease
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention
 from dispatcher.service.nodes import Nodes
@@ -39,22 +40,7 @@ class Conclusions:
         verdicts = await self._state.store.write(change, ahead)
         for report, verdict in zip(ask.reports, verdicts, strict=True):
             if verdict.verdict == ReportOutcome.ACCEPTED:
-                lease = held[report.job_id]
-                if lease is not None and not (
-                    report.finished or lease.attempt_nr == report.attempt_nr
-                ):
-                    continue  # it counted before, and has come again: another attempt goes on
-                self._state.leases.drop(report.job_id)
-                self._state.log_arrived(report.job_id)
-                if (
-                    lease is not None
-                    and (worker := self._state.live.get(lease.worker_id)) is not None
-                ):
-                    worker.ended += 1
-                    if worker.waits is not None and not worker.waits.done():
-                        worker.waits.set_result(None)
-                if lease is not None and lease.attempt_nr == report.attempt_nr:
-                    await self._nodes.count(lease, report)
+                await self._forget(report, held[report.job_id])
         strange = [nr for nr, verdict in enumerate(verdicts) if not verdict.seal][:LATE]
         if strange:
             late = await self._state.store.read(
@@ -63,6 +49,26 @@ class Conclusions:
             for nr, judged in zip(strange, late, strict=True):
                 verdicts[nr] = verdicts[nr] if judged is None else judged
         return m.ReportVerdicts(verdicts=tuple(verdicts))
+
+    async def _forget(self, report: m.Report, lease: Lease | None) -> None:
+        """Drop from memory what an accepted report has ended; `lease` was its job's before. A
+        report that comes again leaves a newer attempt alone, unless it says that the job has
+        finished."""
+        if report.finished:
+            self._state.leases.drop(report.job_id)
+        else:
+            self._state.leases.drop_attempt(report.job_id, report.attempt_nr)
+        self._state.log_arrived(report.job_id)
+        own = lease is not None and lease.attempt_nr == report.attempt_nr
+        if lease is None or not (report.finished or own):
+            return
+        worker = self._state.live.get(lease.worker_id)
+        if worker is not None:
+            worker.ended += 1
+            if worker.waits is not None and not worker.waits.done():
+                worker.waits.set_result(None)
+        if own:
+            await self._nodes.count(lease, report)
 
     def _judged_long_ago(self, tx: Tx, report: m.Report) -> m.ReportVerdict | None:
         """The verdict about an attempt of a job that was moved away since: its sender would keep it

@@ -131,4 +131,4 @@ class Relays:
 
         await self._state.store.write(change)
         for lease in leases:
-            self._state.leases.drop(lease.job_id)
+            self._state.leases.drop_attempt(lease.job_id, lease.attempt_nr)

@@ -177,7 +177,11 @@ class Upkeep:
         def change(tx: Tx) -> tuple[list[Lease], list[LiveWorker]]:
             """End what is still late. Whoever has spoken while the change was on its way goes on."""
             now = self._state.now()
-            leases = [one for one in late if one.until < awake and self._is_current(one)]
+            leases = [
+                one
+                for one in late
+                if one.until < awake and self._state.leases.of(one.job_id) is one
+            ]
             workers = [one for one in lost if self._is_lost(one, awake)]
             for lease in leases:
                 silent = self._state.length(lease.worker_id)
@@ -201,15 +205,11 @@ class Upkeep:
         # there whether it may go on.
         leases, workers = await self._state.store.write(change)
         for lease in leases:
-            if self._is_current(lease):
-                self._state.leases.drop(lease.job_id)
+            self._state.leases.drop_attempt(lease.job_id, lease.attempt_nr)
         self._state.losses += 1
         for worker in workers:
             if self._state.live.get(worker.worker_id) is worker:
                 self._state.forget_worker(worker.worker_id)
-
-    def _is_current(self, lease: Lease) -> bool:
-        return self._state.leases.of(lease.job_id) is lease
 
     def _is_lost(self, worker: LiveWorker, awake: float) -> bool:
         """Whether a worker of memory has been silent for too long."""

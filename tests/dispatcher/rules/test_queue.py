@@ -572,6 +572,17 @@ async def test_an_acquire_sent_twice_at_once_gets_one_job_twice(b):
     assert [got.job_id for got in one] == [got.job_id for got in two]
 
 
+async def test_a_report_that_comes_again_leaves_the_lease_of_a_newer_attempt(b):
+    (id_,) = await b.submit(job(max_attempts=2))
+    first, second = await b.worker(), await b.worker()
+    (got,) = await first.acquire()
+    failed = {"finished": False, "transient": True}
+    assert await first.report(got, **failed) == "accepted"
+    ((new,), verdict) = await together(b, second.acquire(), first.report(got, **failed))
+    assert (new.attempt_nr, verdict) == (2, "accepted")
+    assert b.service.state.leases.held(second.id, id_, 2)
+
+
 async def test_what_a_commit_writes_is_seen_by_the_changes_behind_it(b):
     low, high = await b.submit(job("low"), job("high", priority=9))
     first, second = await b.worker(), await b.worker()
