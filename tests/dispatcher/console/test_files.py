@@ -65,6 +65,14 @@ def test_every_import_leads_somewhere(path: Path):
         assert name in known if not name.startswith(".") else (path.parent / name).is_file(), name
 
 
+def test_each_page_of_the_table_is_drawn_by_a_view():
+    query, main = ((STATIC / "js" / name).read_text() for name in ("query.js", "main.js"))
+    (table,) = re.findall(r"const PAGES = \{\n(.*?)\n\};", query, re.DOTALL)
+    (views,) = re.findall(r"const VIEWS = \{(.*)\};", main)
+    pages = re.findall(r"^  (\w+): \{ title: .*, key: ", table, re.MULTILINE)
+    assert {*pages, "job"} == set(re.findall(r"(\w+):", views))
+
+
 def test_nothing_comes_from_elsewhere():
     ours = [*MODULES, *STATIC.glob("*.css"), STATIC / "index.html"]
     address = re.compile(r"(https?:)?//[a-z0-9.-]+\.[a-z]{2,}|@import|url\(")

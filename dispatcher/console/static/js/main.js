@@ -7,7 +7,7 @@ import { get, post, signedIn } from "./api.js";
 import { heardAt, overview, start, status, stop } from "./live.js";
 import { html, Tail } from "./parts.js";
 import { moment, short, grouped } from "./format.js";
-import { link, parse, spoken, understand } from "./query.js";
+import { PAGES, link, parse, spoken, understand } from "./query.js";
 import { Help, SignIn } from "./welcome.js";
 import { Overview } from "./overview.js";
 import { Jobs } from "./jobs.js";
@@ -18,9 +18,10 @@ import { Queues } from "./queues.js";
 const place = signal(parse(location.hash));
 const helping = signal(false);
 const theme = signal(document.documentElement.dataset.theme ?? "system");
-const PAGES = { overview: Overview, jobs: Jobs, job: Job, pilots: Pilots, queues: Queues };
-const NAV = /** @type {const} */ ([["overview", "Overview"], ["jobs", "Jobs"], ["pilots", "Pilots"], ["queues", "Queues"]]);
-const KEYS = { o: "overview", j: "jobs", p: "pilots", q: "queues" };
+/** @type {Record<keyof PAGES | "job", import("preact").ComponentType<any>>} */
+const VIEWS = { overview: Overview, jobs: Jobs, job: Job, pilots: Pilots, queues: Queues };
+const NAV = Object.entries(PAGES);
+const KEYS = Object.fromEntries(NAV.map(([name, { key }]) => [key, name]));
 
 /** @param {Parameters<typeof link>[0]} to */
 const go = (to) => { location.hash = link(to); };
@@ -44,9 +45,9 @@ addEventListener("keydown", (event) => {
     search.select();
   } else if (event.key === "?") helping.value = !helping.value;
   else if (event.key === "g") prefixed = Date.now();
-  else if (Date.now() - prefixed < 1200 && event.key in KEYS) {
+  else if (Date.now() - prefixed < 1200 && Object.hasOwn(KEYS, event.key)) {
     prefixed = 0;
-    go({ page: KEYS[/** @type {keyof KEYS} */ (event.key)] });
+    go({ page: KEYS[event.key] });
   }
 });
 
@@ -100,18 +101,18 @@ async function signOut() {
 
 function Frame() {
   const { page, id, params } = place.value;
-  const Page = PAGES[/** @type {keyof PAGES} */ (page)];
+  const Page = VIEWS[/** @type {keyof VIEWS} */ (page)];
   const here = page === "job" ? "jobs" : page;
   const running = overview.value ? grouped(overview.value.states).running : 0;
   useEffect(() => {
-    const title = id === null ? (NAV.find(([name]) => name === page)?.[1] ?? "") : `Job ${id}`;
+    const title = id === null ? (PAGES[/** @type {keyof PAGES} */ (page)]?.title ?? "") : `Job ${id}`;
     document.title = `${title} · Ailurus`;
   }, [page, id]);
   return html`
     <a class="skip" href="#main" onClick=${(/** @type {Event} */ e) => { e.preventDefault(); document.querySelector("main")?.focus(); }}>Skip to the page</a>
     <header class="top">
       <a class="brand" href="#/" aria-label="Ailurus, overview"><${Tail} /><span>Ailurus</span></a>
-      <nav aria-label="Pages">${NAV.map(([name, title]) => html`
+      <nav aria-label="Pages">${NAV.map(([name, { title }]) => html`
         <a key=${name} href=${link({ page: name })} aria-current=${here === name ? "page" : undefined} data-nav=${name}>
           <${Icon} name=${name} /><span>${title}</span>${name === "jobs" && running > 0 && html`<b title="running now">${short(running)}</b>`}</a>`)}
       </nav>

@@ -2,7 +2,14 @@
 
 /** @typedef {{page: string, id: number | null, params: Record<string, string>}} Place */
 
-const PAGES = new Set(["overview", "jobs", "job", "pilots", "queues"]);
+/** The pages by their names in addresses: what the navigation calls each, and its key after `g`. A
+ *  job's own page is `jobs/ID`. `main.js` has what draws each. */
+export const PAGES = {
+  overview: { title: "Overview", key: "o" },
+  jobs: { title: "Jobs", key: "j" },
+  pilots: { title: "Pilots", key: "p" },
+  queues: { title: "Queues", key: "q" },
+};
 
 /** @param {string} hash @returns {Place} */
 export function parse(hash) {
@@ -10,7 +17,7 @@ export function parse(hash) {
   const [name, id] = path.split("/", 2);
   const params = Object.fromEntries(new URLSearchParams(search));
   if (name === "jobs" && /^\d{1,15}$/.test(id ?? "")) return { page: "job", id: Number(id), params };
-  return { page: PAGES.has(name) && name !== "job" ? name : "overview", id: null, params };
+  return { page: Object.hasOwn(PAGES, name) ? name : "overview", id: null, params };
 }
 
 /** @param {Partial<Place>} place */
