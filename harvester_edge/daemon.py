@@ -15,11 +15,10 @@ from typing import IO
 
 from ailurus.loops import Loops
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.units import size_mb
 from harvester_edge import lease, owned, shared_files
 from harvester_edge.act import act, report, tidy
 from harvester_edge.book import BookUnwritable
-from harvester_edge.decide import Bound, Decision, Limits, decide, undone
+from harvester_edge.decide import Bound, Decision, decide, undone
 from harvester_edge.edge import Edge
 from harvester_edge.lease import SiteTaken
 from harvester_edge.loop_status import LoopStatusWriter
@@ -28,8 +27,7 @@ from harvester_edge.reconcile import Changes, Observation, reconcile
 from harvester_edge.record import record
 from harvester_edge.recover import recover
 from harvester_edge.relay.behind import behind
-from harvester_edge.site import Site, percent
-from harvester_edge.snapshot import snapshot
+from harvester_edge.snapshot import limits, snapshot
 
 TIDY_S = 600.0
 _LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
@@ -160,25 +158,6 @@ def _afterwards(edge: Edge, seen: Observation, changes: Changes) -> None:
     recover(edge, changes.ended, dispatcher_answers=answers)
     if edge.recovery.process is None and answers:
         report(edge)
-
-
-def limits(site: Site) -> Limits:
-    """What the site allows, as the decision takes it."""
-    scaling = site.scaling
-    ratio, budget = scaling.queued_ratio, scaling.budget
-    return Limits(
-        total=scaling.max_total,
-        queued=scaling.max_queued,
-        per_cycle=scaling.per_cycle,
-        floor=scaling.floor,
-        max_shrink=percent(site.policy.max_shrink),
-        queued_ratio=ratio.of_running if ratio else None,
-        queued_floor=ratio.floor if ratio else 0,
-        attenuation=scaling.attenuation,
-        cores=scaling.max_cores,
-        memory_mb=None if scaling.max_memory is None else size_mb(scaling.max_memory),
-        node_hours=budget.node_hours * percent(budget.stop_at) if budget else None,
-    )
 
 
 @contextmanager

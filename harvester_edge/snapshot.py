@@ -1,5 +1,5 @@
-"""Sums up an observation as `decide` takes it: demand fitted to slots, what workers occupy, who
-says stop. Pure."""
+"""Sums up a site's limits and an observation as `decide` takes them: demand fitted to slots, what
+workers occupy, who says stop. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,34 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.units import size_mb
 from ailurus.protocol.worker import Outcome, Phase
-from harvester_edge.decide import Breaker, Cost, Health, Limbo, SlotSeen, Snapshot, breaker
+from harvester_edge.decide import Breaker, Cost, Health, Limbo, Limits, SlotSeen, Snapshot, breaker
 from harvester_edge.evidence import UNKNOWN, Worker
 from harvester_edge.fit import Bin, fit
 from harvester_edge.ports import RENAMED
 from harvester_edge.reconcile import Observation
-from harvester_edge.site import Site
+from harvester_edge.site import Site, percent
 from harvester_edge.upstream import Key
+
+
+def limits(site: Site) -> Limits:
+    """What the site allows, as the decision takes it."""
+    scaling = site.scaling
+    ratio, budget = scaling.queued_ratio, scaling.budget
+    return Limits(
+        total=scaling.max_total,
+        queued=scaling.max_queued,
+        per_cycle=scaling.per_cycle,
+        floor=scaling.floor,
+        max_shrink=percent(site.policy.max_shrink),
+        queued_ratio=ratio.of_running if ratio else None,
+        queued_floor=ratio.floor if ratio else 0,
+        attenuation=scaling.attenuation,
+        cores=scaling.max_cores,
+        memory_mb=None if scaling.max_memory is None else size_mb(scaling.max_memory),
+        node_hours=budget.node_hours * percent(budget.stop_at) if budget else None,
+    )
 
 
 class Circumstances(NamedTuple):

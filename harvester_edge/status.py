@@ -12,12 +12,12 @@ import msgspec
 from ailurus.protocol.units import duration_s
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
-from harvester_edge.daemon import began, holder, last_look, limits
+from harvester_edge.daemon import began, holder, last_look
 from harvester_edge.decide import Decision, Health
 from harvester_edge.empties import key
 from harvester_edge.loop_status import read
 from harvester_edge.site import Site
-from harvester_edge.snapshot import period_begin
+from harvester_edge.snapshot import limits, period_begin
 
 WORDS = ("pause", "drain")
 """Names of the files in the state directory that say so; an admin may touch and remove them too."""
