@@ -18,6 +18,8 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 ANY_NUMBER = 1_000_000
+NOTICE_BYTES = 7900
+"""The longest notice between dispatchers: PostgreSQL carries 8000 bytes."""
 Row = tuple[Any, ...]
 
 
@@ -113,7 +115,7 @@ class Store(Protocol):
 
     async def spread(self, notice: str) -> None:
         """Send a short text to all processes on this store, this one included. It may get lost. Raises
-        ValueError for one that is too long."""
+        ValueError for one of more than `NOTICE_BYTES`."""
 
     def hear(self, hearer: Callable[[str], None]) -> None:
         """Have `hearer` called on the event loop with each text that is spread."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from heapq import nlargest
+from itertools import islice
 from operator import itemgetter
 from weakref import WeakValueDictionary
 
@@ -48,6 +49,11 @@ class Spending(Struct, frozen=True):
 
     spent: dict[str, float] = {}
     held: dict[str, int] = {}
+
+    def half(self) -> Spending:
+        """The same of half of the users: of those who asked for most."""
+        spent = dict(islice(self.spent.items(), len(self.spent) // 2))
+        return Spending(spent, dict(islice(self.held.items(), len(self.held) // 2)))
 
 
 class TooMuch(Rejected):

@@ -23,7 +23,7 @@ from ailurus.protocol.worker import Phase
 from dispatcher.accounts.rates import Spending
 from dispatcher.memory.black_holes import Exclusion, Verdict
 from dispatcher.memory.leases import Lease
-from dispatcher.ports import Tx
+from dispatcher.ports import NOTICE_BYTES, Tx
 from dispatcher.rules import records, submission, worker_records
 from dispatcher.rules.attempts import OpenAttempt
 from dispatcher.rules.worker_records import ProcessRecord
@@ -284,8 +284,14 @@ class Shared:
     async def _send_spending(self) -> None:
         """Send what users have spent here since the last time, if it is much."""
         limiter = self._state.limiter
-        if limiter is not None and (spending := limiter.spending()):
-            await self._spread(UserSpending(text=_encode(spending).decode(), process=self.name))
+        if limiter is None or (spending := limiter.spending()) is None:
+            return
+        while len(notice := notices.encode(self._spending(spending)).encode()) > NOTICE_BYTES:
+            spending = spending.half()  # users have long names
+        await self._state.store.spread(notice.decode())
+
+    def _spending(self, spending: Spending) -> UserSpending:
+        return UserSpending(text=_encode(spending).decode(), process=self.name)
 
     # --- what users look at ---
 

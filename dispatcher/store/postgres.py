@@ -28,7 +28,7 @@ from ailurus.loops import Loop
 from ailurus.migrations import Unfit
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import Event
-from dispatcher.ports import NOTHING, Ahead, Tx, Unavailable
+from dispatcher.ports import NOTHING, NOTICE_BYTES, Ahead, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import postgres_statements
 from dispatcher.store.schema import check, for_postgres
@@ -47,8 +47,6 @@ PAGE = 2000
 # The advisory lock under which one process at a time changes the tables.
 SCHEMA_LOCK = 4_113_200_1
 BULLETINS = "ailurus_bulletins"
-# The longest notice that PostgreSQL carries, in bytes.
-LONGEST = 7900
 
 # A dispatcher that is stopped in the middle of a commit must not hold up the others for long.
 STANDING_STILL = "set idle_in_transaction_session_timeout = '5s'"
@@ -129,8 +127,8 @@ class Postgres(Writing):
         return await super().write(change, ahead)
 
     async def spread(self, notice: str) -> None:
-        if len(notice) > LONGEST:
-            raise ValueError("a notice is short")
+        if len(notice.encode()) > NOTICE_BYTES:
+            raise ValueError(f"a notice has at most {NOTICE_BYTES} bytes")
 
         def notify(tx: Tx) -> None:
             tx.run("bulletin.spread", channel=BULLETINS, text=notice)

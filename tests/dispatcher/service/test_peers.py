@@ -340,11 +340,15 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
     run_two(test, database)
 
 
-def test_h7_what_is_told_of_rates_fits_a_notice_whatever_users_are_called(database):
+@pytest.mark.parametrize("letters", ['"\\é\n', '"'])
+def test_h7_what_is_told_of_rates_fits_a_notice_whatever_users_are_called(database, letters):
     async def test(one, two):
-        one.service.state.limiter = Limiter(Rates(per_s=1.0, held=10), clock=lambda: 0.0)
-        for nr in range(40):
-            one.service.state.limiter.ask(f"iam:{nr}" + '"\\é\n' * 70)
-        await one.forward(1)
+        one.service.state.limiter = limiter = Limiter(Rates(per_s=1.0, held=10), clock=lambda: 0.0)
+        with contextlib.ExitStack() as stack:
+            for nr in range(40):
+                user = f"iam:{nr}" + letters * 70
+                limiter.ask(user)
+                stack.enter_context(limiter.holding(user))
+            await one.forward(1)
 
     run_two(test, database)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher.ports import Unavailable
+from dispatcher.ports import NOTICE_BYTES, Unavailable
 from dispatcher.store import open_store
 from tests.turns import until
 
@@ -66,6 +66,18 @@ def test_what_is_spread_reaches_every_process(database):
         assert heard == ["a notice"] * 2
 
     with_stores(test, database, database)
+
+
+@pytest.mark.parametrize("letter", ["a", "é"])
+def test_a_notice_that_has_too_many_bytes_is_refused_as_such(database, letter):
+    fits = letter * (NOTICE_BYTES // len(letter.encode()))
+
+    async def test(one):
+        await one.spread(fits)
+        with pytest.raises(ValueError, match="7900 bytes"):
+            await one.spread(fits + letter)
+
+    with_stores(test, database)
 
 
 def test_changes_that_stand_in_each_others_way_both_happen(database):
