@@ -52,7 +52,7 @@ class Peers(Protocol):
         """Tell them that we live and what users have spent here. Whether we lead from now on."""
 
     async def catch_up(self) -> None:
-        """Learn when they have last heard of workers."""
+        """Learn when they have last heard of workers and edges."""
 
     def flush_s(self) -> float:
         """Seconds between two writes of what was heard here."""
@@ -61,10 +61,11 @@ class Peers(Protocol):
         """Awake seconds after a failed step of time in which no lease may end: so long others may
         have been unable to say what they heard."""
 
-    def write_heard(
-        self, tx: Tx, attempts: Sequence[Mapping[str, Any]], sites: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Write when attempts and sites were last heard of, where they look for it."""
+    def write_heard(self, tx: Tx, attempts: Sequence[Mapping[str, Any]]) -> None:
+        """Write when attempts were last heard of, where they look for it."""
+
+    async def write_sites(self, sites: Sequence[Mapping[str, Any]]) -> None:
+        """Write when the edges of sites were last heard, where they look for it."""
 
     async def still_held(self, late: Sequence[Lease]) -> set[int]:
         """The jobs of late leases for which a worker has spoken to another dispatcher since."""
@@ -121,9 +122,10 @@ class Alone:
     def grace_s(self) -> float:
         return 0.0
 
-    def write_heard(
-        self, tx: Tx, attempts: Sequence[Mapping[str, Any]], sites: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def write_heard(self, tx: Tx, attempts: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    async def write_sites(self, sites: Sequence[Mapping[str, Any]]) -> None:
         pass
 
     async def still_held(self, late: Sequence[Lease]) -> set[int]:

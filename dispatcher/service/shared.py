@@ -195,7 +195,15 @@ class Shared:
     async def catch_up(self) -> None:
         state = self._state
         since = self._read_until - SKEW_S
-        for seen in await state.store.read(lambda tx: worker_records.workers_seen(tx, since)):
+        workers, sites = await state.store.read(
+            lambda tx: (worker_records.workers_seen(tx, since), worker_records.sites(tx))
+        )
+        for site in sites:
+            lease = state.sites.get(site.site)
+            # What was heard here is newer than its row.
+            if lease is None or (site.heard or 0.0) > lease.heard:
+                state.know_site(site)
+        for seen in workers:
             self._read_until = max(self._read_until, seen.last_heard)
             heard = state.live.get(seen.worker_id)
             if heard is None:
@@ -215,11 +223,12 @@ class Shared:
     def grace_s(self) -> float:
         return 2 * self.flush_s() + 2 * BEAT_S
 
-    def write_heard(
-        self, tx: Tx, attempts: Sequence[Mapping[str, Any]], sites: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def write_heard(self, tx: Tx, attempts: Sequence[Mapping[str, Any]]) -> None:
         tx.many("attempt.heard", attempts)
-        tx.many("site.heard", sites)
+
+    async def write_sites(self, sites: Sequence[Mapping[str, Any]]) -> None:
+        if sites:
+            await self._state.store.write(lambda tx: tx.many("site.heard", sites))
 
     async def still_held(self, late: Sequence[Lease]) -> set[int]:
         if not late:

@@ -242,8 +242,7 @@ class Upkeep:
 
         def change(tx: Tx, first: int) -> None:
             tx.many("worker.heard", workers[first : first + FLUSHED])
-            part = attempts[first : first + FLUSHED]
-            self._peers.write_heard(tx, part, () if first else sites)
+            self._peers.write_heard(tx, attempts[first : first + FLUSHED])
 
         try:
             for first in range(0, max(len(workers), len(attempts)), FLUSHED):
@@ -253,6 +252,7 @@ class Upkeep:
                 heard.flushed = False
             self._state.leases.unwritten(leases)
             raise
+        await self._peers.write_sites(sites)
 
     def _heed(self, events: Sequence[m.Event]) -> None:
         if any(event.kind == "unfolding" for event in events):

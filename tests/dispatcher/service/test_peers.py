@@ -239,6 +239,24 @@ def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
     run_two(test, database)
 
 
+def test_a_site_whose_dispatcher_has_no_pilot_keeps_its_edge_at_the_others(database):
+    def hello(instance):
+        return m.Hello(site="here", instance=instance, slots=())
+
+    async def test(one, two):
+        first = await one.service.edges.hello(hello("e1"), EDGE)
+        for _ in range(2):
+            await forward(90, one, two)
+            await one.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
+            await forward(11, one, two)
+        (site,) = (await two.service.figures.overview(None, ALICE)).sites
+        assert site.heard
+        with pytest.raises(Rejected, match="another edge"):
+            await two.service.edges.hello(hello("e2"), EDGE)
+
+    run_two(test, database)
+
+
 def test_a_submission_sent_to_both_is_one(database):
     many = [job(f"j{i}") for i in range(2500)]
 
