@@ -232,15 +232,6 @@ def test_every_decision_is_in_the_index_with_its_number():
         )
 
 
-def test_the_architecture_page_names_only_files_that_exist():
-    page = (ROOT / "docs/architecture.md").read_text()
-    known = {path.relative_to(ROOT).as_posix() for path in tree("*.py")}
-    named = set(re.findall(r"`([\w/]+\.py)", page))
-    assert named
-    gone = {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in known)}
-    assert gone == {"plugins/batch/NAME.py"}  # the page's own blank to fill in
-
-
 def test_the_status_page_knows_which_numbered_tests_exist():
     page = (ROOT / "docs/status.md").read_text()
     page = page[page.index("## The numbered attack and failure tests") :]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ailurus.protocol.states import JobState
 from dispatcher.console.app import STATIC, console
 
 HERE = Path(__file__).parent
@@ -71,6 +72,12 @@ def test_each_page_of_the_table_is_drawn_by_a_view():
     (views,) = re.findall(r"const VIEWS = \{(.*)\};", main)
     pages = re.findall(r"^  (\w+): \{ title: .*, key: ", table, re.MULTILINE)
     assert {*pages, "job"} == set(re.findall(r"(\w+):", views))
+
+
+def test_each_state_of_a_job_is_in_a_group():
+    text = (STATIC / "js" / "format.js").read_text()
+    (table,) = re.findall(r"const GROUP = \{(.*?)\};", text, re.DOTALL)
+    assert set(re.findall(r"(\w+):", table)) == set(JobState)
 
 
 def test_nothing_comes_from_elsewhere():
