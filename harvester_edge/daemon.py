@@ -30,7 +30,7 @@ from harvester_edge.relay.behind import behind
 from harvester_edge.snapshot import limits, snapshot
 
 TIDY_S = 600.0
-_LEAVING = Bound(room=0, name="paused", why="the edge drains its workers and stops")
+_LEAVING = Bound(allowed=0, name="paused", why="the edge drains its workers and stops")
 
 
 def cycle(edge: Edge) -> Decision:

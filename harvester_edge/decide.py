@@ -66,9 +66,9 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 class Breaker(Struct, frozen=True, kw_only=True):
-    """What the failures of a slot leave open. `room` None: everything."""
+    """What the failures of a slot leave open. `allowed` None: everything."""
 
-    room: int | None = None
+    allowed: int | None = None
     reason: str = ""
 
 
@@ -78,7 +78,7 @@ class SlotSeen(Struct, frozen=True, kw_only=True):
     name: str
     wanted: int
     breaker: Breaker = Breaker()
-    room: int | None = None
+    allowed: int | None = None
     """What the slot's own limit leaves open; None: it has none."""
     cost: Cost = Cost()
     """Of one worker."""
@@ -126,10 +126,10 @@ class Limbo(Struct, frozen=True, kw_only=True):
     """What would be seen without them."""
 
 
-class Bound(Struct, frozen=True, kw_only=True):
-    """One reason not to submit more than `room` workers."""
+class Bound(Struct, frozen=True, kw_only=True, rename={"allowed": "room"}):
+    """One reason not to submit more than `allowed` workers; books and `--json` call it `room`."""
 
-    room: int
+    allowed: int
     name: str
     why: str
 
@@ -187,8 +187,8 @@ def breaker(
     failed = f"{health.failures} {what}; last: {health.reason or 'no message'}"
     if wait > 0:
         # Told coarsely: a text that changes each second would make each cycle a new decision.
-        return Breaker(room=0, reason=f"{failed}; a probe within {_minutes(BACKOFF_S[step])}")
-    return Breaker(room=0 if starting else nodes, reason=f"{failed}; one probe at a time")
+        return Breaker(allowed=0, reason=f"{failed}; a probe within {_minutes(BACKOFF_S[step])}")
+    return Breaker(allowed=0 if starting else nodes, reason=f"{failed}; one probe at a time")
 
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
@@ -197,7 +197,7 @@ def decide(seen: Snapshot, limits: Limits) -> Decision:
     made = _decide(seen, limits)
     if seen.limbo is None or _decide(seen.limbo.rest, limits).count <= made.count:
         return made
-    binding = Bound(room=made.count, name=seen.limbo.name, why=seen.limbo.why)
+    binding = Bound(allowed=made.count, name=seen.limbo.name, why=seen.limbo.why)
     return replace(made, binding=binding, bounds=(binding, *made.bounds))
 
 
@@ -207,23 +207,23 @@ def undone(made: Decision, failed: Mapping[str, str]) -> Decision:
         return made
     submit = {slot: count for slot, count in made.submit.items() if slot not in failed}
     why = "; ".join(f"{slot}: {reason}" for slot, reason in failed.items())
-    binding = Bound(room=sum(submit.values()), name="submission", why=why)
+    binding = Bound(allowed=sum(submit.values()), name="submission", why=why)
     return replace(made, submit=submit, binding=binding, bounds=(binding, *made.bounds))
 
 
 def _decide(seen: Snapshot, limits: Limits) -> Decision:
     bounds = _bounds(seen, limits)
-    least = min(bounds, key=lambda bound: bound.room)
-    submit, costs, split = _spread(max(0, least.room), seen, limits)
+    least = min(bounds, key=lambda bound: bound.allowed)
+    submit, costs, split = _spread(max(0, least.allowed), seen, limits)
     bounds += costs
     if split:
         whole = f"{least.why}; {split.cost.nodes} of slot {split.name} start together or not at all"
-        bounds.append(Bound(room=sum(submit.values()), name=least.name, why=whole))
+        bounds.append(Bound(allowed=sum(submit.values()), name=least.name, why=whole))
     drain, notes = _shrink(seen, limits)
     return Decision(
         submit=submit,
         drain=drain,
-        binding=min(bounds, key=lambda bound: bound.room),
+        binding=min(bounds, key=lambda bound: bound.allowed),
         bounds=tuple(bounds),
         notes=(*notes, *(f"never: {what}" for what in seen.never)),
         inputs=seen.inputs,
@@ -234,13 +234,13 @@ def _decide(seen: Snapshot, limits: Limits) -> Decision:
 def _spare(taken: int, seen: Snapshot, bounds: list[Bound]) -> int:
     """Workers that the site could still take: none if no slot of it starts any now."""
     if all(
-        slot.breaker.room is not None or (slot.room is not None and slot.room <= 0)
+        slot.breaker.allowed is not None or (slot.allowed is not None and slot.allowed <= 0)
         for slot in seen.slots
     ):
         return 0
     of_demand = ("demand", "floor", "attenuation", "breaker", "slots", "per_cycle")
-    rooms = [bound.room for bound in bounds if bound.name not in of_demand]
-    return max(0, min(rooms) - taken)
+    allowances = [bound.allowed for bound in bounds if bound.name not in of_demand]
+    return max(0, min(allowances) - taken)
 
 
 def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
@@ -248,7 +248,7 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
     wanted = sum(slot.wanted for slot in seen.slots)
     missing = _whole_up(limits.floor - seen.total, seen.slots[0]) if seen.slots else 0
     bounds = [
-        Bound(room=0, name=name, why=why)
+        Bound(allowed=0, name=name, why=why)
         for name, why in (
             ("paused", seen.paused),
             ("dispatcher", seen.dispatcher_fault),
@@ -259,19 +259,19 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
     ]
     if missing > wanted:
         bounds.append(
-            Bound(room=missing, name="floor", why=f"{limits.floor} are kept whatever the demand")
+            Bound(allowed=missing, name="floor", why=f"{limits.floor} are kept whatever the demand")
         )
     else:
-        bounds.append(Bound(room=wanted, name="demand", why=_demand(wanted, seen)))
+        bounds.append(Bound(allowed=wanted, name="demand", why=_demand(wanted, seen)))
     bounds += _bounds_of_slots(seen, limits)
     bounds += [
         Bound(
-            room=limits.total - seen.total,
+            allowed=limits.total - seen.total,
             name="total",
             why=f"{seen.total} of {limits.total} exist{_doubt(seen)}",
         ),
         Bound(
-            room=limits.queued - seen.queued,
+            allowed=limits.queued - seen.queued,
             name="queued",
             why=f"{seen.queued} of {limits.queued} wait to start{_doubt(seen)}",
         ),
@@ -282,14 +282,16 @@ def _bounds(seen: Snapshot, limits: Limits) -> list[Bound]:
             f"{seen.queued} wait to start; beside {seen.active} active ones {most} may "
             f"({limits.queued_ratio:g} of them, at least {limits.queued_floor})"
         )
-        bounds.append(Bound(room=most - seen.queued, name="queued_ratio", why=why))
+        bounds.append(Bound(allowed=most - seen.queued, name="queued_ratio", why=why))
     if limits.attenuation > 1:
-        room = max(missing, math.ceil(wanted / limits.attenuation))
+        allowed = max(missing, math.ceil(wanted / limits.attenuation))
         why = (
             f"{wanted} would have work, of which one in {limits.attenuation:g} is asked for at once"
         )
-        bounds.append(Bound(room=room, name="attenuation", why=why))
-    bounds.append(Bound(room=limits.per_cycle, name="per_cycle", why=f"{limits.per_cycle} a cycle"))
+        bounds.append(Bound(allowed=allowed, name="attenuation", why=why))
+    bounds.append(
+        Bound(allowed=limits.per_cycle, name="per_cycle", why=f"{limits.per_cycle} a cycle")
+    )
     return bounds
 
 
@@ -297,16 +299,18 @@ def _bounds_of_slots(seen: Snapshot, limits: Limits) -> list[Bound]:
     """What breakers and limits of single slots leave of the demand: in turn, so that each says its
     part."""
     bounds = []
-    if any(slot.breaker.room is not None for slot in seen.slots):
+    if any(slot.breaker.allowed is not None for slot in seen.slots):
         reasons = (
-            f"{s.name}: {s.breaker.reason}" for s in seen.slots if s.breaker.room is not None
+            f"{s.name}: {s.breaker.reason}" for s in seen.slots if s.breaker.allowed is not None
         )
-        room = sum(_wants(seen, limits, own_limits=False).values())
-        bounds.append(Bound(room=room, name="breaker", why="; ".join(reasons)))
-    if any(slot.room is not None for slot in seen.slots):
-        shares = (f"{s.name}: room for {max(0, s.room)}" for s in seen.slots if s.room is not None)
-        room = sum(_wants(seen, limits).values())
-        bounds.append(Bound(room=room, name="slots", why=", ".join(shares)))
+        allowed = sum(_wants(seen, limits, own_limits=False).values())
+        bounds.append(Bound(allowed=allowed, name="breaker", why="; ".join(reasons)))
+    if any(slot.allowed is not None for slot in seen.slots):
+        shares = (
+            f"{s.name}: room for {max(0, s.allowed)}" for s in seen.slots if s.allowed is not None
+        )
+        allowed = sum(_wants(seen, limits).values())
+        bounds.append(Bound(allowed=allowed, name="slots", why=", ".join(shares)))
     return bounds
 
 
@@ -328,8 +332,8 @@ def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[s
     wants = {}
     extra = limits.floor - seen.total - sum(slot.wanted for slot in seen.slots)
     for slot in seen.slots:
-        rooms = [slot.breaker.room, slot.room if own_limits else None]
-        most = min((max(0, room) for room in rooms if room is not None), default=None)
+        allowances = [slot.breaker.allowed, slot.allowed if own_limits else None]
+        most = min((max(0, allowed) for allowed in allowances if allowed is not None), default=None)
         want = slot.wanted + _whole_up(extra, slot)
         want = want if most is None else min(want, most)
         wants[slot.name] = want // slot.cost.nodes * slot.cost.nodes
@@ -394,8 +398,10 @@ def _spread(
     for budget in budgets:
         kind = budget.kind
         each = min((getattr(slot.cost, kind) for slot in seen.slots), default=0)
-        room = taken + (math.floor(max(0.0, left[kind]) / each) if each else count + 1)
-        bounds.append(Bound(room=taken if kind in short else room, name=budget.key, why=budget.why))
+        allowed = taken + (math.floor(max(0.0, left[kind]) / each) if each else count + 1)
+        bounds.append(
+            Bound(allowed=taken if kind in short else allowed, name=budget.key, why=budget.why)
+        )
     return given, bounds, split if taken < count else None
 
 

@@ -60,7 +60,7 @@ def families(seen: StatusAnswer) -> Iterator[Metric]:
         room = _family("limit_room", "How many more workers a limit leaves room for.", "limit")
         binds = _family("limit_binds", "1 for the limit that binds.", "limit")
         for bound in seen.decision.bounds:
-            room.add_metric([seen.site, bound.name], max(0, bound.room))
+            room.add_metric([seen.site, bound.name], max(0, bound.allowed))
             binds.add_metric(
                 [seen.site, bound.name], float(bound.name == seen.decision.binding.name)
             )

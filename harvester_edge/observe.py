@@ -115,7 +115,8 @@ def _site_decision(decision: Decision, at: float) -> m.SiteDecision:
         sentence=decision.sentence[:2000],
         binding=decision.binding.name,
         bounds=tuple(
-            m.SiteBound(name=one.name, room=one.room, why=one.why[:2000]) for one in decision.bounds
+            m.SiteBound(name=one.name, room=one.allowed, why=one.why[:2000])
+            for one in decision.bounds
         ),
         notes=tuple(note[:2000] for note in (*decision.inputs, *decision.notes)[:50]),
     )

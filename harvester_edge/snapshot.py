@@ -119,7 +119,7 @@ class _Counting(NamedTuple):
                 name=name,
                 wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
                 breaker=_breaker(name, slot.nodes, unregistered, workers, self.around),
-                room=None if slot.max_total is None else slot.max_total - there[name],
+                allowed=None if slot.max_total is None else slot.max_total - there[name],
                 cost=cost_of(self.site, name),
             )
             for name, slot in self.site.slots.items()
@@ -150,14 +150,14 @@ def _breaker(
     renamed = [one for one in waiting if one.diagnosis.startswith(RENAMED)]
     if renamed:
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
-        return Breaker(room=0, reason=f"of {ids} {renamed[0].diagnosis}")
+        return Breaker(allowed=0, reason=f"of {ids} {renamed[0].diagnosis}")
     starts = breaker(around.starts[name], now=around.now, starting=len(waiting), nodes=nodes)
     # Of pilots that left empty one is tried at a time, and watched to its end.
     empty = around.empty[name]
     tried = sum(worker.slot == name and worker.planned >= empty.since for worker in workers)
     what = "pilots in a row left without a job"
     left = breaker(empty, now=around.now, starting=tried, nodes=nodes, what=what)
-    return min((starts, left), key=lambda one: math.inf if one.room is None else one.room)
+    return min((starts, left), key=lambda one: math.inf if one.allowed is None else one.allowed)
 
 
 def _in_limbo(worker: Worker) -> bool:

@@ -57,7 +57,7 @@ def page(seen: StatusAnswer, history: deque[int]) -> RenderableType:
             why.add_column(name)
         for bound in seen.decision.bounds:
             binds = bound.name == seen.decision.binding.name
-            row = (bound.name, str(max(0, bound.room)), clean(bound.why))
+            row = (bound.name, str(max(0, bound.allowed)), clean(bound.why))
             why.add_row(*(Text(cell) for cell in row), style="bold" if binds else "dim")
         parts += [why]
         parts += [

@@ -95,7 +95,7 @@ def show(
         (
             (
                 "→ " + bound.name if bound is _binding(decision) else bound.name,
-                max(0, bound.room),
+                max(0, bound.allowed),
                 bound.why,
             )
             for bound in decision.bounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from harvester_edge.decide import (
     BACKOFF_S,
+    Bound,
     Breaker,
     Cost,
     Health,
@@ -32,8 +34,8 @@ slots = st.lists(
         SlotSeen,
         name=st.uuids().map(str),
         wanted=small,
-        breaker=st.builds(Breaker, room=st.none() | st.integers(0, 1), reason=st.just("failed")),
-        room=st.none() | st.integers(-5, 20),
+        breaker=st.builds(Breaker, allowed=st.none() | st.integers(0, 1), reason=st.just("failed")),
+        allowed=st.none() | st.integers(-5, 20),
         cost=costs,
     ),
     min_size=1,
@@ -73,7 +75,7 @@ def check_caps(seen, limits, made):
     """No limit is exceeded by what was decided; what was exceeded before is not made worse."""
     assert all(count > 0 for count in made.submit.values())
     for bound in made.bounds:
-        assert made.count <= max(0, bound.room)
+        assert made.count <= max(0, bound.allowed)
     if made.count:
         assert seen.total + made.count <= limits.total
         assert seen.queued + made.count <= limits.queued
@@ -87,9 +89,9 @@ def check_caps(seen, limits, made):
             assert most is None or not asked or used + asked <= most + 1e-6
     for slot in seen.slots:
         assert made.submit.get(slot.name, 0) % slot.cost.nodes == 0
-        for room in (slot.breaker.room, slot.room):
-            if room is not None:
-                assert made.submit.get(slot.name, 0) <= max(0, room)
+        for allowed in (slot.breaker.allowed, slot.allowed):
+            if allowed is not None:
+                assert made.submit.get(slot.name, 0) <= max(0, allowed)
 
 
 @given(snapshots, all_limits)
@@ -102,7 +104,7 @@ def test_all_that_the_smallest_bound_allows_is_submitted(seen, limits):
     made = decide(seen, limits)
     assert made.binding in made.bounds
     assert made.binding.why
-    assert made.count == max(0, made.binding.room)
+    assert made.count == max(0, made.binding.allowed)
 
 
 def grown(seen, data):
@@ -140,6 +142,12 @@ def test_a_drain_never_exceeds_what_is_active_or_the_share_allowed(seen, limits)
     assert 0 <= made.drain <= seen.active
     if made.drain and not seen.drain:
         assert made.drain <= limits.max_shrink * (seen.total - seen.draining) + 1e-6
+
+
+def test_a_bound_is_written_as_the_version_before_reads_it():
+    text = msgspec.json.encode(Bound(allowed=3, name="total", why="1 of 4 exist"))
+    assert text == b'{"room":3,"name":"total","why":"1 of 4 exist"}'
+    assert msgspec.json.decode(text, type=Bound).allowed == 3
 
 
 @given(st.data(), small, small, all_limits)
@@ -245,7 +253,7 @@ def test_what_leaves_no_room_for_a_whole_allocation_is_what_binds(caps, binding)
     made = decide(
         Snapshot(slots=(wide,)), Limits(**{"total": 99, "queued": 99, "per_cycle": 99} | caps)
     )
-    assert (made.submit, made.binding.name, made.binding.room) == ({}, binding, 0)
+    assert (made.submit, made.binding.name, made.binding.allowed) == ({}, binding, 0)
 
 
 def test_what_is_too_little_for_an_allocation_goes_to_slots_of_one_node():
@@ -266,19 +274,19 @@ def test_a_floor_is_reached_by_whole_allocations():
 
 
 def test_a_limit_of_a_slot_is_its_own():
-    slots = (SlotSeen(name="a", wanted=9, room=2), SlotSeen(name="b", wanted=3))
+    slots = (SlotSeen(name="a", wanted=9, allowed=2), SlotSeen(name="b", wanted=3))
     made = decide(Snapshot(slots=slots), Limits(total=99, queued=99, per_cycle=99))
     assert made.submit == {"a": 2, "b": 3}
     assert (made.binding.name, made.binding.why) == ("slots", "a: room for 2")
 
 
 def test_the_breaker_lets_one_probe_through_a_step():
-    assert breaker(Health(failures=2, since=0), now=0, starting=0).room is None
+    assert breaker(Health(failures=2, since=0), now=0, starting=0).allowed is None
     for step, wait in enumerate(BACKOFF_S):
         failed = Health(failures=3 + step, since=1000.0, reason="no such partition")
-        assert breaker(failed, now=1000.0 + wait - 1, starting=0).room == 0
-        assert breaker(failed, now=1000.0 + wait, starting=0).room == 1
-        assert breaker(failed, now=1000.0 + wait, starting=1).room == 0
+        assert breaker(failed, now=1000.0 + wait - 1, starting=0).allowed == 0
+        assert breaker(failed, now=1000.0 + wait, starting=0).allowed == 1
+        assert breaker(failed, now=1000.0 + wait, starting=1).allowed == 0
         assert "no such partition" in breaker(failed, now=1000.0, starting=0).reason
     last = Health(failures=99, since=0.0)
-    assert breaker(last, now=BACKOFF_S[-1], starting=0).room == 1
+    assert breaker(last, now=BACKOFF_S[-1], starting=0).allowed == 1

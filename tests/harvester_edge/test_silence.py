@@ -308,7 +308,7 @@ def _lives(steps: list[tuple[str, int]], place: Path) -> int:
                         steps,
                         decision.sentence,
                     )
-                    assert decision.binding.room <= 0
+                    assert decision.binding.allowed <= 0
             # Hidden workers counted for nothing: once they are shown again there are too many.
             if len(world.batch.jobs) > QUEUED:
                 told.append("wait to start")

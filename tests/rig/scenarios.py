@@ -26,8 +26,8 @@ def scenario(chance: random.Random) -> tuple[Snapshot, Limits]:
         SlotSeen(
             name=f"s{n}",
             wanted=chance.choice((0, 1, 5, 60)),
-            breaker=Breaker(room=chance.choice((None, None, 0, 1)), reason="failed"),
-            room=maybe(chance.randrange(-5, 20)),
+            breaker=Breaker(allowed=chance.choice((None, None, 0, 1)), reason="failed"),
+            allowed=maybe(chance.randrange(-5, 20)),
             cost=any_cost(1),
         )
         for n in range(chance.randrange(1, 5))
@@ -81,7 +81,7 @@ def excess(seen: Snapshot, limits: Limits, made: Decision) -> list[str]:
         room = None if cap is None else cap + 1e-6
         caps.append((kind, asked and getattr(seen.cost, kind) + asked, room))
     for slot in seen.slots:
-        for room in (slot.breaker.room, slot.room):
-            left = None if room is None else max(0, room)
+        for allowed in (slot.breaker.allowed, slot.allowed):
+            left = None if allowed is None else max(0, allowed)
             caps.append((slot.name, made.submit.get(slot.name, 0), left))
     return [name for name, value, most in caps if most is not None and value and value > most]
