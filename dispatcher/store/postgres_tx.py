@@ -185,13 +185,15 @@ class PostgresTx(Draft):
         self._late.setdefault(query, []).append(_json(values))
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
-        self.wrote = True
-        self._before(query, {})
-        if _STATEMENTS[query].key:
-            self._rows(query, [_json(row) for row in values])
+        statement, rows = _STATEMENTS[query], list(values)
+        # Rows differ in what they make wrong only where each has its ids.
+        for row in rows if statement.forgets == "ids" else rows[:1]:
+            self._before(query, row)
+        if statement.key:
+            self._rows(query, [_json(row) for row in rows])
             return
         with self._connection.cursor() as cursor:
-            cursor.executemany(self._texts[query], list(values))
+            cursor.executemany(self._texts[query], rows)
 
     def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:
         cursor = self._ask(query, values)

@@ -10,8 +10,9 @@ import time
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from dispatcher.ports import NOTICE_BYTES, Unavailable
+from dispatcher.ports import NOTICE_BYTES, Ahead, Unavailable
 from dispatcher.store import open_store
+from tests.dispatcher.helpers import job, run
 from tests.turns import until
 
 PLAN = {"site": "s", "queue": "q", "deadline": None}
@@ -78,6 +79,22 @@ def test_a_notice_that_has_too_many_bytes_is_refused_as_such(database, letter):
             await one.spread(fits + letter)
 
     with_stores(test, database)
+
+
+def test_what_is_read_after_many_rows_with_ids_is_what_they_wrote(database):
+    async def test(b):
+        ids = await b.submit(job("a"), job("b"))
+
+        def change(tx):
+            before = [tx.one("job.standing", job_id=id_)[0] for id_ in ids]
+            rows = [{"ids": f"[{id_}]", "state": "pending", "now": 1.0} for id_ in ids]
+            tx.many("job.activate", rows)
+            return before, [tx.one("job.standing", job_id=id_)[0] for id_ in ids]
+
+        before, after = await b.service.store.write(change, Ahead(ids))
+        assert (before, after) == (["activated"] * 2, ["pending"] * 2)
+
+    run(test, database)
 
 
 def test_changes_that_stand_in_each_others_way_both_happen(database):
