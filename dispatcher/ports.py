@@ -1,7 +1,8 @@
 """What the dispatcher asks of its store.
 
-A change is a plain function of a transaction: `write` runs those that have gathered, each in a
-savepoint, commits once, and answers all. So durability is shared, and nobody above knows.
+A change is a plain function of a transaction: `write` runs those that have gathered, commits once,
+and answers all. If one fails that has written, all are run a second time, each in a savepoint. So
+durability is shared, and nobody above knows.
 """
 
 from __future__ import annotations

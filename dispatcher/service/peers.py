@@ -35,8 +35,8 @@ class Peers(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether it is ours to end leases, to tell children of ended jobs, to move old jobs
-        away."""
+        """Whether we do what only one dispatcher may: end leases, inform children of ended jobs,
+        archive."""
 
     async def join(self) -> int:
         """Begin to follow them, before memory is read from the store. How many submissions a former
