@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import FINAL, WITH_WORKER
 from dispatcher.auth.caller import Caller
@@ -13,6 +15,19 @@ from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
 from dispatcher.service.state import LiveWorker, State, log
+
+
+class _Claim(Enum):
+    """What the store says of an attempt that a worker lists."""
+
+    OWN = auto()
+    """It is this worker's."""
+    LOST = auto()
+    """It was given up when this worker was taken for lost; its report may still win."""
+    OVER = auto()
+    """It was this worker's, and can win no more."""
+    UNKNOWN = auto()
+    """It is not this worker's."""
 
 
 class Heartbeats:
@@ -98,14 +113,13 @@ class Heartbeats:
         begun it. One that was begun anew elsewhere goes on, for its report may still win; the
         others are told to stop, under their seals if the store knows them."""
 
-        def known(tx: Tx) -> list[str | None]:
-            return [self._attempt_of(tx, worker.worker_id, update) for update in updates]
+        def known(tx: Tx) -> list[_Claim]:
+            return [_claim(tx, worker.worker_id, update) for update in updates]
 
-        found = list(
-            zip(updates, await self._state.store.read(known) if updates else (), strict=True)
-        )
-        held = [update for update, state in found if state in WITH_WORKER]
-        if lost := [update for update, state in found if state == "lost"]:
+        claims = await self._state.store.read(known) if updates else []
+        found = list(zip(updates, claims, strict=True))
+        held = [update for update, claim in found if claim is _Claim.OWN]
+        if lost := [update for update, claim in found if claim is _Claim.LOST]:
             held += await self._resume(worker, lost)
         await self._hold(worker, held)
         worker.strays = tuple(one.job_id for one in lost if one not in held)
@@ -115,24 +129,12 @@ class Heartbeats:
                 attempt_nr=update.attempt_nr,
                 action=m.Action.KILL,
                 seal=""
-                if state is None
+                if claim is _Claim.UNKNOWN
                 else self._seals.seal(update.job_id, update.attempt_nr, worker.worker_id),
             )
-            for update, state in found
-            if not state
+            for update, claim in found
+            if claim in (_Claim.OVER, _Claim.UNKNOWN)
         ]
-
-    def _attempt_of(self, tx: Tx, worker_id: int, update: m.Update) -> str | None:
-        """The state of an attempt of this worker which may still win; blank for one that may not,
-        None for one that is not this worker's."""
-        job = records.find_job(tx, update.job_id)
-        attempt = records.find_attempt(tx, update.job_id, update.attempt_nr)
-        if attempt is None or attempt.worker_id != worker_id:
-            return None
-        if job is None or job.state in FINAL:
-            return ""
-        may_win = attempt.state == "lost" or attempt.state in WITH_WORKER
-        return attempt.state if may_win else ""
 
     async def _resume(self, worker: LiveWorker, lost: list[m.Update]) -> list[m.Update]:
         """Those of the lost attempts that go on as the current ones."""
@@ -165,6 +167,18 @@ class Heartbeats:
             if self._state.leases.of(attempt.job_id) is None:
                 lease = self._state.hold(attempt, until_s)
                 self._state.leases.renew(lease, until_s, worker.last)
+
+
+def _claim(tx: Tx, worker_id: int, update: m.Update) -> _Claim:
+    job = records.find_job(tx, update.job_id)
+    attempt = records.find_attempt(tx, update.job_id, update.attempt_nr)
+    if attempt is None or attempt.worker_id != worker_id:
+        return _Claim.UNKNOWN
+    if job is None or job.state in FINAL:
+        return _Claim.OVER
+    if attempt.state in WITH_WORKER:
+        return _Claim.OWN
+    return _Claim.LOST if attempt.state == "lost" else _Claim.OVER
 
 
 def _attempt(update: m.Update, worker_id: int) -> WorkerAttempt:
