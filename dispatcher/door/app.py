@@ -28,21 +28,25 @@ from dispatcher.auth.tokens import USER, Issuer, authorise
 from dispatcher.door import http, session
 from dispatcher.door.http import Receive, Send
 from dispatcher.door.openapi import description
-from dispatcher.door.routing import Endpoint, Handler, Router, WrongMethod
+from dispatcher.door.routing import (
+    PANDA_FILES,
+    PANDA_METHODS,
+    Endpoint,
+    Handler,
+    Router,
+    WrongMethod,
+)
 from dispatcher.door.settings import DoorSettings, Page
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.release import release
 
 log = Log("http")
-METHODS = ("/server/panda/", "/api/v1/", "/api/latest/")
-PANDA = (*METHODS, "/cache/", "/trf/")
 
 
 class App:
     """The application: `handlers` has one for each route, by its name."""
 
-    # The parts of a door, each of which may be missing; `serve` and tests name them.
     def __init__(
         self,
         handlers: Mapping[str, Handler],
@@ -261,13 +265,13 @@ class App:
         elif path == "/metrics" and self._metrics is not None:
             scope["route"] = "metrics"
             await self._show_metrics(self._metrics, scope, send)
-        elif self._panda is not None and path.startswith(PANDA):
+        elif self._panda is not None and path.startswith((*PANDA_METHODS, *PANDA_FILES)):
             scope["route"] = "panda"
             if self._issuer.foreign is not None:
                 _, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
                 await self._learn(token.decode("latin-1").strip())
             await self._panda(scope, receive, self._noting(scope, send))
-            if scope.get("status") == 200 and path.startswith(METHODS):
+            if scope.get("status") == 200 and path.startswith(PANDA_METHODS):
                 scope["route"] = path[1:]  # only what exists is answered so: names are bounded
         elif self._console is not None and (path == "/" or path.startswith("/console")):
             scope["route"] = "console"

@@ -12,6 +12,11 @@ from ailurus.protocol.api import PREFIX, ROUTES, Route
 from dispatcher.door import http
 from dispatcher.refusal import Rejected
 
+# Where PanDA's clients find their methods and files.
+PANDA_LEGACY = "/server/panda/"
+PANDA_METHODS = (PANDA_LEGACY, "/api/v1/", "/api/latest/")
+PANDA_CACHE = "/cache/"
+PANDA_FILES = (PANDA_CACHE, "/trf/")
 Handler = Callable[..., Awaitable[Any]]
 
 

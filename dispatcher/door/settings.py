@@ -39,7 +39,7 @@ class DoorSettings:
     stream: Stream | None = None
     """Gives the events of the route `stream`, as the bytes that are sent."""
     panda: Asgi | None = None
-    """Answers what is under `PANDA`."""
+    """Answers what is under the prefixes of PanDA in `routing.py`."""
     ready: Check | None = None
     """Raises Rejected while the dispatcher cannot serve."""
     metrics: Page | None = None

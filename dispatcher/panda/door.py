@@ -22,6 +22,7 @@ from dispatcher.accounts.rates import Limiter, TooMuch
 from dispatcher.auth.caller import BadToken
 from dispatcher.auth.tokens import Issuer
 from dispatcher.door import http
+from dispatcher.door.routing import PANDA_CACHE, PANDA_FILES, PANDA_LEGACY
 from dispatcher.panda import bodies, legacy, uploads, v1
 from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
@@ -53,7 +54,7 @@ class PandaSettings(Struct, frozen=True, kw_only=True):
 
 
 class Panda:
-    """Answers everything under `dispatcher.door.app.PANDA`."""
+    """Answers everything under the prefixes of PanDA in `dispatcher/door/routing.py`."""
 
     def __init__(self, service: Service, issuer: Issuer, settings: PandaSettings) -> None:
         self._issuer = issuer
@@ -67,11 +68,11 @@ class Panda:
         path: str = scope["path"]
         headers = dict(scope["headers"])
         try:
-            if path.startswith(("/cache/", "/trf/")):
+            if path.startswith(PANDA_FILES):
                 await self._file(path, scope["method"], headers, send)
                 return
-            if path.startswith("/server/panda/"):
-                name = path.removeprefix("/server/panda/")
+            if path.startswith(PANDA_LEGACY):
+                name = path.removeprefix(PANDA_LEGACY)
                 status, content, kind = await self._answer_legacy(name, scope, headers, receive)
             else:
                 _, _, version, name = path.split("/", 3)
@@ -100,9 +101,9 @@ class Panda:
     async def _file(self, path: str, method: str, headers: Headers, send: http.Send) -> None:
         content = await self._files.get(path) if method in ("GET", "HEAD") else None
         token = headers.get(b"authorization")
-        kept = content is None and path.startswith("/cache/")
+        kept = content is None and path.startswith(PANDA_CACHE)
         if kept and identify(self._issuer, token, self._open).production:
-            content = await uploads.get(self._calls.service, path.removeprefix("/cache/"))
+            content = await uploads.get(self._calls.service, path.removeprefix(PANDA_CACHE))
         if content is None:
             await _send(send, 404, b"ERROR : no such file", bodies.TEXT)
         else:

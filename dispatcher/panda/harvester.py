@@ -30,7 +30,7 @@ WORKER_ENDED = 300
 RUNS = (JobState.STARTING, JobState.RUNNING)
 # Jobs that one worker can report.
 MOST_JOBS = 1000
-ACTIVE = ("activated", "starting", "holding", "running", "sent", "assigned", "transferring")
+ACTIVE = frozenset({JobState.ACTIVATED, *WITH_WORKER})
 # These are shown even as 0.
 SHOWN = ("activated", "assigned", "running")
 _PHASES = {
@@ -116,7 +116,7 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
     for one in read:
         for job_id in (one.jobs or []) if one is not None and one.status not in _ENDINGS else []:
             lease = service.state.leases.of(job_id)
-            if lease is not None and lease.worker_id in service.state.patience:
+            if lease is not None and lease.worker_id in service.state.panda_silence_s:
                 renew(service, lease)
     return [one is not None for one in read]
 

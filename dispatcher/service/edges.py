@@ -21,7 +21,7 @@ from dispatcher.rules import attempts, lanes, queue, records, views, worker_reco
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.peers import Peers
-from dispatcher.service.state import SiteLease, State, end_worker, foreign
+from dispatcher.service.state import HARVESTERS, SiteLease, State, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
 MINTED = 50  # tokens signed in one go: others get their turn between two
@@ -160,7 +160,7 @@ class Edges:
 
         def plan(tx: Tx) -> None:
             rows = tx.all("worker.of_intent", intent=ask.intent)
-            if ask.intent.startswith("harvester:") or any(site != ask.site for *_, site in rows):
+            if ask.intent.startswith(HARVESTERS) or any(site != ask.site for *_, site in rows):
                 raise Rejected(
                     409,
                     "this intent is not of this site",
