@@ -305,7 +305,7 @@ async def _app(
         console=console(),
         stream=live.stream,
         panda=Panda(service, issuer, panda),
-        ready=Readiness(service.store, service.workers.dry).check,
+        ready=Readiness(service.store, service.workers.rehearse).check,
         metrics=Metrics(service, traffic, place.store, waiting.__len__).page,
         revocations=revocations,
         limiter=service.state.limiter,

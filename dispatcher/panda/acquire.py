@@ -332,7 +332,7 @@ def mark_seen(
     passing: bool = False,
 ) -> None:
     """Note that a PanDA client was seen: it may be silent for three of its heartbeats."""
-    service.state.patience[worker_id] = LEASE_S
+    service.state.panda_silence_s[worker_id] = LEASE_S
     heard = service.state.live.get(worker_id)
     if heard is None:
         heard = service.state.remember(

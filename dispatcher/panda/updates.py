@@ -87,7 +87,7 @@ async def _record(service: Service, lease: Lease, state: JobState, known: OfPand
 def _holds(service: Service, identity: Identity, lease: Lease, attempt_nr: int | None) -> bool:
     heard = service.state.live.get(lease.worker_id)
     return (
-        lease.worker_id in service.state.patience
+        lease.worker_id in service.state.panda_silence_s
         and attempt_nr in (None, lease.attempt_nr)
         and (identity.production or (heard is not None and identity.serves(heard.queue)))
     )

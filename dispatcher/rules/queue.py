@@ -128,9 +128,9 @@ def any_ready(tx: Tx, request: LeaseRequest, memory: Memory) -> bool:
     )
 
 
-def dry(tx: Tx, memory: Memory, most: int = 20) -> None:
-    """Do what handing out the next job does before it writes, for some of the queues where jobs
-    wait. Raises what would stop a queue; a job that is unfit stops none."""
+def rehearse(tx: Tx, memory: Memory, most: int = 20) -> None:
+    """Run the reads of `lease` for one job a queue, for readiness; raise what would stop that
+    queue. `most`: of so many queues."""
     names = {one.queue for one in records.counters(tx) if one.state == JobState.ACTIVATED}
     for name in sorted(names)[:most]:
         request = LeaseRequest(queue=name, room=ANYTHING)

@@ -110,7 +110,7 @@ class Registration:
     async def _behind_relay(self, worker_id: int) -> None:
         home = await self._state.store.read(lambda tx: worker_records.find_home(tx, worker_id))
         if home is not None and home.outage_s is not None:
-            self._state.outage[worker_id] = home.outage_s
+            self._state.relay_silence_s[worker_id] = home.outage_s
 
     def _claim(self, tx: Tx, caller: Caller, instance: str) -> PlannedWorker:
         """The planned worker of a bootstrap token, if this process may be it. Raises Rejected."""

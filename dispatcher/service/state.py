@@ -111,10 +111,10 @@ class State:
         self.losses = 0
         """How often workers were taken for lost: what was read of one before is not true any
         more."""
-        self.patience: dict[int, float] = {}
+        self.panda_silence_s: dict[int, float] = {}
         """Seconds that PanDA's clients may be silent, by worker."""
-        self.outage: dict[int, float] = {}
-        """The same of workers behind relays."""
+        self.relay_silence_s: dict[int, float] = {}
+        """Seconds that workers behind relays may be silent: an outage of the relay's network."""
         self.sites: dict[str, SiteLease] = {}
         self.hosts = Hosts()
         self.turns = Turns(settings.groups)
@@ -133,7 +133,11 @@ class State:
 
     def length(self, worker_id: int) -> float:
         """How long a worker may be silent: PanDA's clients report each half hour."""
-        return self.patience.get(worker_id) or self.outage.get(worker_id) or self.lease_s
+        return (
+            self.panda_silence_s.get(worker_id)
+            or self.relay_silence_s.get(worker_id)
+            or self.lease_s
+        )
 
     def remember(
         self, worker_id: int, site: str, queue: str, host: str, total: Room, last: float
@@ -168,7 +172,9 @@ class State:
                 break
         if stored is None or lengths is None or stored.phase == Phase.ENDED:
             return None
-        for table, length in zip((self.patience, self.outage), lengths, strict=True):
+        for table, length in zip(
+            (self.panda_silence_s, self.relay_silence_s), lengths, strict=True
+        ):
             if length is not None:
                 table[worker_id] = length
         return self.live.get(worker_id) or self.recall(stored)
@@ -182,13 +188,15 @@ class State:
 
     def forget_lengths(self) -> None:
         """Drop the lengths of leases of workers that are no longer known and hold no leases."""
-        for worker_id in (self.patience.keys() | self.outage.keys()) - self.live.keys():
+        for worker_id in (
+            self.panda_silence_s.keys() | self.relay_silence_s.keys()
+        ) - self.live.keys():
             if not self.leases.busy(worker_id):
                 self._forget_length(worker_id)
 
     def _forget_length(self, worker_id: int) -> None:
-        self.patience.pop(worker_id, None)
-        self.outage.pop(worker_id, None)
+        self.panda_silence_s.pop(worker_id, None)
+        self.relay_silence_s.pop(worker_id, None)
 
     def know_site(self, stored: SiteRecord) -> SiteLease:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
@@ -247,7 +255,7 @@ class State:
                 name=f"worker {heard.worker_id}",
                 total=heard.total,
                 free=heard.room,
-                foreign=heard.worker_id in self.patience,
+                foreign=heard.worker_id in self.panda_silence_s,
             )
             for heard in list(self.live.values())
             if queue in ("", heard.queue) and not heard.draining

@@ -31,7 +31,8 @@ PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for
 longer and holds none is gone."""
 FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
-FAILING_S = 2.0  # the longest pause of the loop that says we live: others count 5 s of silence
+# The longest pause of the loop that says we live: well below `GONE_S` of `shared.py`.
+FAILING_S = 2.0
 STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
 TIDY_S = 60.0
 TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
@@ -46,8 +47,8 @@ class _Stored(Struct, frozen=True):
     workers: list[WorkerRecord]
     sites: list[SiteRecord]
     last_event: int
-    patience: dict[int, float]
-    outage: dict[int, float]
+    panda_silence_s: dict[int, float]
+    relay_silence_s: dict[int, float]
     excluded: list[ExcludedNode]
     of_panda: dict[str, str]
     """What is known of attempts that PanDA clients have, encoded, by `JOB.ATTEMPT`."""
@@ -72,8 +73,8 @@ class Upkeep:
         stored = await self._state.store.read(self._load)
         for node in stored.excluded:
             self._state.hosts.exclude((node.site, node.host), Exclusion(node.until, node.reason))
-        self._state.patience.update(stored.patience)
-        self._state.outage.update(stored.outage)
+        self._state.panda_silence_s.update(stored.panda_silence_s)
+        self._state.relay_silence_s.update(stored.relay_silence_s)
         for attempt in stored.attempts:
             lease = self._state.hold(attempt, 0.0)
             known = stored.of_panda.get(f"{attempt.job_id}.{attempt.attempt_nr}")
@@ -123,8 +124,8 @@ class Upkeep:
             workers=worker_records.workers_alive(tx),
             sites=worker_records.sites(tx),
             last_event=records.value(tx.one("event.last"), 0),
-            patience=dict(tx.all("worker.patient")),
-            outage=dict(tx.all("worker.behind_relay")),
+            panda_silence_s=dict(tx.all("worker.patient")),
+            relay_silence_s=dict(tx.all("worker.behind_relay")),
             excluded=worker_records.excluded_nodes(tx, self._state.now()),
             of_panda=dict(tx.all("fact.all", kind=OF_PANDA)),
         )

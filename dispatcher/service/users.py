@@ -206,7 +206,7 @@ class Users:
                 f"job {job_id} is not running",
                 remedy="see `dispatcher logs` for what it wrote",
             )
-        if lease.worker_id in self._state.patience and ask.file != "stdout":
+        if lease.worker_id in self._state.panda_silence_s and ask.file != "stdout":
             raise Rejected(
                 409,
                 f"job {job_id} runs on a PanDA pilot, which shows the end of stdout and no other file",

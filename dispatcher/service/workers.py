@@ -127,9 +127,9 @@ class Workers:
                 worker.room = worker.room.less(job.shape)
         return given
 
-    def dry(self, tx: Tx) -> None:
-        """Try to hand out the next job without doing it. Raises what would stop a queue."""
-        queue.dry(tx, Memory(self._state.shapes, self._state.turns))
+    def rehearse(self, tx: Tx) -> None:
+        """Run the reads of a lease for one job a queue. Raises what would stop that queue."""
+        queue.rehearse(tx, Memory(self._state.shapes, self._state.turns))
 
     def _elsewhere(self, worker: LiveWorker, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""

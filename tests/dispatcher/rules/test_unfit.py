@@ -166,12 +166,12 @@ def test_readiness_tries_to_hand_out_a_job(tmp_path, monkeypatch):
     async def test(b):
         bad, _ = await b.submit(job("bad", priority=9), job("good"))
         damage(b, bad, b"{")
-        readiness = Readiness(b.service.store, b.service.workers.dry)
+        readiness = Readiness(b.service.store, b.service.workers.rehearse)
         await readiness.check()
         assert await b.state(bad) is S.ACTIVATED  # it only looks
         monkeypatch.setattr(attempts, "tried_on", lambda tx, job_id: 1 / 0)
         with pytest.raises(Rejected) as refused:
-            await Readiness(b.service.store, b.service.workers.dry).check()
+            await Readiness(b.service.store, b.service.workers.rehearse).check()
         assert refused.value.status == 503
         assert "ZeroDivisionError" in refused.value.detail
 

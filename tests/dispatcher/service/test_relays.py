@@ -90,7 +90,7 @@ def test_a_worker_that_ended_is_forgotten_whole(place, busy):
             m.WorkerObservations(site="here", epoch=1, workers=ended), EDGE
         )
         assert not b.service.state.live
-        assert not b.service.state.outage
+        assert not b.service.state.relay_silence_s
 
     run(test, place)
 
@@ -108,7 +108,7 @@ def test_a_worker_that_says_goodbye_keeps_its_length_while_it_holds_a_job(place)
             await b.forward(OUTAGE_S + 1)
         assert await b.state(one) is S.ACTIVATED
         await b.forward(FLUSH_S)
-        assert not b.service.state.outage
+        assert not b.service.state.relay_silence_s
 
     run(test, place)
 
