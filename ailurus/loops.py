@@ -97,15 +97,16 @@ class Loop:
         return pause
 
     def down(self, now: float) -> Down | None:
-        """Why it does not work at `now`, if it does not."""
-        self._heal(now)
-        if self._failing_since is not None:
+        """Why it does not work at `now`, if it does not. Any thread may call this: it changes
+        nothing, and reads once what the loop's own thread may change meanwhile."""
+        since, deadline = self._failing_since, self._deadline
+        if since is not None and not self._calm(now):
             # One that turns between failures is down when these have gone on for so long.
-            for_s = (self._failed_at if self._turned_since else now) - self._failing_since
+            for_s = (self._failed_at if self._turned_since else now) - since
             return Down(self.name, self._why, for_s) if for_s >= DOWN_S else None
-        if self._deadline is not None and now > self._deadline:
+        if deadline is not None and now > deadline:
             why = f"one turn takes longer than {self._turn_s:g} s"
-            return Down(self.name, why, now - self._deadline + (self._turn_s or 0.0))
+            return Down(self.name, why, now - deadline + (self._turn_s or 0.0))
         return None
 
     @property
@@ -116,14 +117,13 @@ class Loop:
     @property
     def failing(self) -> bool:
         """Whether it failed and is not known to be healthy again."""
-        return self._failing_since is not None
+        return self._failing_since is not None and not self._calm(self._clock())
+
+    def _calm(self, now: float) -> bool:
+        return self._turned_since and now - self._failed_at >= CALM_S
 
     def _heal(self, now: float) -> None:
-        if (
-            self._failing_since is not None
-            and self._turned_since
-            and now - self._failed_at >= CALM_S
-        ):
+        if self._failing_since is not None and self._calm(now):
             self._failing_since, self._pause_s = None, FIRST_PAUSE_S
             self._logged.clear()
 

@@ -71,6 +71,19 @@ def test_time_counts_once_where_two_threads_look_at_once():
     assert loops.now() == 4.0
 
 
+def test_to_ask_whether_a_loop_is_down_changes_nothing_of_it(loops, time):
+    """Other threads ask, while its own may note a failure."""
+    loop = loops.add("expiry")
+    fail(loops, loop)
+    time.passes(1)
+    loop.turned()
+    time.passes(CALM_S)
+    before = dict(vars(loop))
+    assert loops.down() == []
+    assert loops.next_check_s() is None
+    assert vars(loop) == before
+
+
 def test_a_loop_that_fails_for_long_is_down_with_its_reason(loops, time):
     loop = loops.add("expiry")
     fail(loops, loop)
