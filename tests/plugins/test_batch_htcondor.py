@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,18 @@ def test_an_accepted_cluster_has_an_id_for_each_worker(tmp_path, stem, cluster, 
     batch, _ = plugin(tmp_path, recorded("htcondor", f"submit_terse{stem}"))
     accepted = batch.submit(order(tmp_path, count), TAG)
     assert accepted == Accepted({n: f"{cluster}.{n}" for n in range(count)})
+
+
+def test_the_submit_file_sets_the_variables_that_the_script_reads():
+    (line,) = re.findall(
+        r'^environment = "(.*)"$',
+        submit_file(HTCondorOptions(), order(Path("/a")), TAG),
+        re.MULTILINE,
+    )
+    given = dict(one.split("=") for one in line.split())
+    assert given == {"AILURUS_INDEX": "$(Process)", "AILURUS_CLUSTER": "$(Cluster)"}
+    read = re.findall(r"\$(\w+)", HTCondor.index + HTCondor.batch_id)
+    assert set(read) == set(given)
 
 
 def test_the_submit_file_says_what_the_slot_asks():
