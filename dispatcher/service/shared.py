@@ -200,7 +200,7 @@ class Shared:
         )
         for site in sites:
             lease = state.sites.get(site.site)
-            # What was heard here is newer than its row.
+            # Else its row is no newer than what was heard here.
             if lease is None or (site.heard or 0.0) > lease.heard:
                 state.know_site(site)
         for seen in workers:

@@ -206,6 +206,8 @@ class State:
         until = self.awake.now + self.settings.edge_lease_s
         if lease is not None and (lease.instance, lease.epoch) == (stored.instance, stored.epoch):
             until = until if heard > lease.heard else lease.until
+            # A row that was read late must not make the next one look newer than it is.
+            heard = max(heard, lease.heard)
         slots = msgspec.json.decode(stored.slots, type=tuple[SlotShape, ...])
         room, word = (lease.room, lease.word) if lease is not None else (None, None)
         lease = SiteLease(

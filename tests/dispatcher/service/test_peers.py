@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import LogQuery, NoQuery, SamplesQuery, TailQuery
@@ -15,7 +16,7 @@ from dispatcher.accounts.rates import Limiter, Rates, TooMuch
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.rules.worker_records import find_site
-from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request
+from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request, run
 from tests.turns import until
 
 S = JobState
@@ -370,3 +371,17 @@ def test_h7_what_is_told_of_rates_fits_a_notice_whatever_users_are_called(databa
             await one.forward(1)
 
     run_two(test, database)
+
+
+def test_a_row_of_a_site_that_is_read_late_makes_no_later_one_look_new(tmp_path):
+    async def test(b):
+        await b.service.edges.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
+        late = await b.service.store.read(lambda tx: find_site(tx, "here"))
+        state, lease = b.service.state, b.service.state.sites["here"]
+        heard = lease.heard = late.heard + 5.0
+        state.know_site(late)
+        await b.forward(30)
+        state.know_site(replace(late, heard=heard))  # as it was written meanwhile
+        assert (state.sites["here"].heard, state.sites["here"].until) == (heard, lease.until)
+
+    run(test, tmp_path)
