@@ -160,8 +160,9 @@ class Heartbeats:
             lambda tx: [attempts.find_open(tx, update.job_id) for update in updates]
         )
         until_s = self._state.awake.now + self._state.length(worker.worker_id)
-        for attempt in found:
-            if attempt is None or attempt.worker_id != worker.worker_id:
+        for update, attempt in zip(updates, found, strict=True):
+            current = attempt and (attempt.worker_id, attempt.attempt_nr)
+            if attempt is None or current != (worker.worker_id, update.attempt_nr):
                 continue
             # Not between a commit and its note in memory.
             if self._state.leases.of(attempt.job_id) is None:
