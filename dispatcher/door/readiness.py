@@ -20,10 +20,10 @@ log = Log("health")
 class Readiness:
     """Whether the store commits, checked at most once a second."""
 
-    def __init__(self, store: Store, dry: Callable[[Tx], None] = lambda _: None) -> None:
-        """`dry` tries to hand out the next job, without doing it."""
+    def __init__(self, store: Store, rehearse: Callable[[Tx], None] = lambda _: None) -> None:
+        """`rehearse` runs the reads that precede a lease, and raises what would stop a queue."""
         self._store = store
-        self._dry = dry
+        self._rehearse = rehearse
         self._checking: asyncio.Task[str] | None = None
         self._checked_at = 0.0
 
@@ -47,7 +47,7 @@ class Readiness:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._store.write(lambda tx: tx.one("event.last"))
-                await self._store.read(self._dry)
+                await self._store.read(self._rehearse)
         except TimeoutError:
             return f"no commit within {PATIENCE_S:g} s"
         except Unavailable as error:

@@ -130,7 +130,7 @@ def any_ready(tx: Tx, request: LeaseRequest, memory: Memory) -> bool:
 
 def rehearse(tx: Tx, memory: Memory, most: int = 20) -> None:
     """Run the reads of `lease` for one job a queue, for readiness; raise what would stop that
-    queue. `most`: of so many queues."""
+    queue. At most `most` queues are tried."""
     names = {one.queue for one in records.counters(tx) if one.state == JobState.ACTIVATED}
     for name in sorted(names)[:most]:
         request = LeaseRequest(queue=name, room=ANYTHING)
