@@ -20,6 +20,7 @@ from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
 from ailurus.protocol.resources import Resources
+from pilot.clock import SystemClock
 from pilot.files.stage import Stage
 from pilot.node import supervisor
 from pilot.node.slots import Slot
@@ -269,7 +270,10 @@ def box() -> Iterator[Any]:
     thread.start()
     with guarded() as spawner:
         yield SimpleNamespace(
-            container=Bubblewrap(container_setup()), spawner=spawner, supervisor=supervisor
+            clock=SystemClock(),
+            container=Bubblewrap(container_setup()),
+            spawner=spawner,
+            supervisor=supervisor,
         )
     supervisor.close()
     thread.join()
