@@ -338,7 +338,6 @@ LONG_FILES = {
     "tests/standins/pbs/pbs.py",
 }
 LONG_FUNCTIONS = {
-    "dispatcher/cli/serve.py: arguments",
     "examples/z_peak/workflow.py: workflow",
     "tests/harvester_edge/relay/test_relay.py: test_r1_whatever_fails_when_each_job_ends_once",
     "tests/pilot/test_hostile_payload.py: test_a_hostile_payload_reads_no_credential",

@@ -47,9 +47,21 @@ log = Log("serve")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import rate, some_time
-
     store_arguments(parser)
+    _door_arguments(parser)
+    _queue_arguments(parser)
+    _panda_arguments(parser)
+    parser.add_argument(
+        "--access-log", type=Path, metavar="FILE", help="a JSON line a request; HUP opens it anew"
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+
+
+def _door_arguments(parser: ArgumentParser) -> None:
+    """Where it listens, and by which names it is called."""
     parser.add_argument(
         "--listen", default="127.0.0.1:8080", metavar="ADDRESS:PORT", help="port 0: any free one"
     )
@@ -78,6 +90,12 @@ def arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="listen beyond loopback although anybody on the way can read tokens",
     )
+
+
+def _queue_arguments(parser: ArgumentParser) -> None:
+    """How long and for whom the queue works, and who may call."""
+    from dispatcher.cli.words import rate, some_time
+
     parser.add_argument(
         "--heartbeat", type=some_time, metavar="10s", help="how often workers report"
     )
@@ -118,6 +136,9 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="URL",
         help="where traces of jobs are sent, as OTLP over HTTP: http://127.0.0.1:4318",
     )
+
+
+def _panda_arguments(parser: ArgumentParser) -> None:
     panda = parser.add_argument_group("clients of PanDA")
     panda.add_argument(
         "--panda-open",
@@ -140,13 +161,6 @@ def arguments(parser: ArgumentParser) -> None:
     )
     panda.add_argument(
         "--panda-transforms", default="", metavar="URL", help="where pilots get the transform"
-    )
-    parser.add_argument(
-        "--access-log", type=Path, metavar="FILE", help="a JSON line a request; HUP opens it anew"
-    )
-    parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines; default: stderr")
-    parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
 
 
