@@ -37,9 +37,9 @@ from dispatcher.door.routing import (
     WrongMethod,
 )
 from dispatcher.door.settings import DoorSettings, Page
+from dispatcher.freeing import free_in_parts
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
-from dispatcher.release import release
 
 log = Log("http")
 
@@ -165,7 +165,7 @@ class App:
             if route.name == "submit":
                 jobs = list(ask.jobs)
                 del ask
-                await release(jobs)
+                await free_in_parts(jobs)
 
     async def _caller(
         self, route: Route, scope: dict[str, Any], headers: dict[bytes, bytes]

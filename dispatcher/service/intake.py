@@ -17,9 +17,9 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.submission import check
 from dispatcher.accounts import costs
 from dispatcher.auth.caller import Caller
+from dispatcher.freeing import free_in_parts
 from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.refusal import Rejected
-from dispatcher.release import release
 from dispatcher.rules import retention, retries, submission, user_turns, why
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.lanes import Lanes
@@ -57,7 +57,7 @@ class Intake:
                 jobs,
                 known,
             )
-            await release(jobs)
+            await free_in_parts(jobs)
             return answer
 
     async def _read(

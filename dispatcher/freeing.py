@@ -1,4 +1,4 @@
-"""How many objects are freed without holding up the event loop."""
+"""Many objects are freed in parts, between which the event loop serves others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 AT_ONCE = 500  # objects
 
 
-async def release(objects: list[Any]) -> None:
+async def free_in_parts(objects: list[Any]) -> None:
     """Empty a long list in parts, between which others are served: freeing the ten thousand jobs of a
     submission in one go takes 4 ms. The caller gives up its other references first."""
     while len(objects) > AT_ONCE:
