@@ -69,6 +69,95 @@ class Transfer(Protocol):
         """Remove `url`; that it does not exist is no error."""
 
 
+class ToGet(Struct, frozen=True, kw_only=True):
+    """A file that a mover brings to this node."""
+
+    key: int
+    url: str
+    path: str
+    """Where it goes: nothing is there yet, and no payload reaches it."""
+    size: int | None = None
+    """Bytes that are declared or that the catalogue says; None: nobody knows."""
+    adler32: str | None = None
+    md5: str | None = None
+    """Declared, so the mover measures it, too."""
+
+
+class ToPut(Struct, frozen=True, kw_only=True):
+    """A file that a mover takes from this node to storage, where nothing of its name may be."""
+
+    key: int
+    url: str
+    path: str
+    """A regular file that nobody writes any more."""
+    size: int
+    """Bytes."""
+
+
+class Moved(Struct, frozen=True, kw_only=True, tag=True):
+    """A file arrived, whole; what was measured on the way."""
+
+    key: int
+    size: int
+    adler32: str
+    md5: str | None = None
+    url: str = ""
+    """Where it came from or is now, if the mover chose that (a replica of a catalogue)."""
+
+
+class NotMoved(Struct, frozen=True, kw_only=True, tag=True):
+    """A file did not arrive, and nothing of it is left where it should have gone."""
+
+    key: int
+    code: Code
+    message: str
+    remedy: str = ""
+    transient: bool = False
+
+
+class Progress(Struct, frozen=True, kw_only=True, tag=True):
+    """How many bytes of a file have been moved."""
+
+    key: int
+    moved_bytes: int
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """One file of what a URL names: of a data set, or of a directory."""
+
+    name: str
+    """Relative to what was asked for; it may have sub-directories, never `..`."""
+    url: str
+    size: int | None = None
+    adler32: str | None = None
+
+
+Tell = Callable[[Moved | NotMoved | Progress], None]
+"""What a mover calls: once for each file with its end, before that as often as it likes with
+progress. From one thread at a time."""
+
+
+class Mover(Protocol):
+    """Moves batches of files with a library of its own, in a child process that the pilot can
+    afford to lose: it has the site's storage credentials, and nothing else of the pilot.
+
+    Made with the plugin's own `Options`, a frozen Struct that the site file fills. Overwrites
+    nothing. What it raises costs the whole batch; what concerns one file is told as NotMoved.
+    """
+
+    def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        """Bring the files."""
+
+    def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        """Take the files to storage; directories on the way are made."""
+
+    def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
+        """Remove files; that one does not exist is no error. Returns why, of each that is left."""
+
+    def expand(self, url: str) -> Sequence[Found]:
+        """The files that `url` names: itself, or those of a data set or directory."""
+
+
 class Sandbox(Struct, frozen=True, kw_only=True):
     """What a payload may see and use: its directory, its environment, the network or not."""
 
