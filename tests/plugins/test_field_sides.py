@@ -28,6 +28,8 @@ from tests.pilot.attempts import attempt_of, open_up
 @pytest.fixture
 def full() -> Iterator[int]:
     """A file on a node without space."""
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("this user may not write to /dev/full here")
     fd = os.open("/dev/full", os.O_WRONLY)
     yield fd
     os.close(fd)
