@@ -6,6 +6,7 @@ from typing import Annotated, NewType
 
 from msgspec import Meta, Struct
 
+from ailurus.protocol.did import DidText, Scope
 from ailurus.protocol.fields import (
     Adler32,
     Md5,
@@ -29,7 +30,8 @@ class InputFile(
     """A file that is in the job's directory when the payload starts.
 
     Without `url` it is the output of that name of a job in `depends_on`: the dispatcher fills in
-    where it is and its checksum when the job is handed out.
+    where it is and its checksum when the job is handed out. `rucio://scope:name` may name a data
+    set or a container: then `name` is a directory with its files.
     """
 
     name: Name
@@ -46,12 +48,19 @@ class OutputFile(
     """A file that the payload leaves in its directory, and the storage directory it goes to.
 
     The physical name carries job and attempt, so that no attempt overwrites another's file; without
-    `url` it goes to the default storage of the site that ran the job.
+    `url` it goes to the default storage of the site that ran the job. With `scope` it goes to the
+    site's storage in Rucio, and when the job has finished the dispatcher registers it there, as
+    `scope:JOB.ATTEMPT.NAME`.
     """
 
     name: Name
     url: DirectoryUrl = ""
     optional: bool = False
+    scope: Scope = ""
+    dataset: DidText = ""
+    """The data set of Rucio into which it is put, closed when nothing more comes into it."""
+    lifetime_s: Annotated[int, Meta(ge=1, le=3_153_600_000)] | None = None
+    """How long Rucio keeps it; None: for ever."""
 
 
 class JobSpec(

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import panda
+from ailurus.protocol.did import Did
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import LOG, JobSpec
 from ailurus.protocol.resources import Room
@@ -154,7 +155,7 @@ def _inputs(dictionary: Mapping[str, Any]) -> list[dict[str, Any]]:
         whole = _URL.fullmatch(name)
         file: dict[str, Any] = {
             "name": _named(name) if whole else name.rsplit("/", 1)[-1],
-            "url": name if whole else Url("rucio", columns["scopeIn"][nr]).joined(name).text,
+            "url": name if whole else Did(columns["scopeIn"][nr], name).url().text,
         }
         if size := panda.number(columns["fsize"][nr]):  # 0: the server does not know it
             file["size"] = size

@@ -14,11 +14,13 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Meta
 
+from ailurus.protocol.did import SCHEME, Did, DidText, Scope, rse_of
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.fields import Adler32, Key, Md5, Name, QueueName, Text, Variable
 from ailurus.protocol.job import LOG, InputFile, JobSpec, OutputFile
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
+from ailurus.protocol.registered import check_registered
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
 
@@ -33,6 +35,8 @@ _UNITS: dict[
     "estimate": ("estimate_s", duration_s),
     "looping": ("looping_s", duration_s),
 }
+# The same of an output.
+_OF_OUTPUT = {"lifetime": ("lifetime_s", lambda text: int(duration_s(text)))}
 _FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
 _KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
@@ -42,7 +46,7 @@ _BOUND = re.compile(r"(of length )?([<>]=?) (\S+)$")
 _WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _ALLOWED = {
     meta.pattern: meta.description
-    for kind in (Name, QueueName, Text, Variable, FileUrl, Adler32, Md5, Key)
+    for kind in (Name, QueueName, Text, Variable, FileUrl, Adler32, Md5, Key, Scope, DidText)
     for meta in get_args(kind)
     if isinstance(meta, Meta)
 }
@@ -130,16 +134,9 @@ def _filled(value: Any, point: Mapping[str, object]) -> Any:
 
 
 def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
-    fields = dict(entry)
-    for word, (name, read) in _UNITS.items():
-        if word in fields:
-            try:
-                fields[name] = read(fields.pop(word))
-            except AilurusError as error:
-                field = f"{where}.{word}"
-                raise AilurusError(error.message, field=field, remedy=error.remedy) from None
-    for kind, short in (("inputs", _input), ("outputs", _output)):
-        fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, short)
+    fields = _measured(entry, _UNITS, where)
+    for kind, read in (("inputs", _input), ("outputs", _output)):
+        fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, read)
     if isinstance(fields.get("depends_on"), str | int):
         fields["depends_on"] = [fields["depends_on"]]
     if isinstance(fields.get("environment"), Mapping):  # YAML reads `N: 3` as a number
@@ -162,13 +159,32 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
     return job
 
 
-def _files(files: Any, where: str, base: str, short: Any) -> Any:
+def _measured(
+    entry: Mapping[str, Any], units: Mapping[str, tuple[str, Callable[[Any], float]]], where: str
+) -> dict[str, Any]:
+    """The fields of an entry, amounts as numbers in the field's unit."""
+    fields = dict(entry)
+    for word, (name, read) in units.items():
+        if word in fields:
+            try:
+                fields[name] = read(fields.pop(word))
+            except AilurusError as error:
+                field = f"{where}.{word}"
+                raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+    return fields
+
+
+def _files(files: Any, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
     if not isinstance(files, list | tuple):
         return files or ()
-    return [
-        _short(one, f"{where}[{nr}]", base, short) if isinstance(one, str) else _located(one, base)
-        for nr, one in enumerate(files)
-    ]
+    units = _OF_OUTPUT if read is _output else {}
+
+    def entry(one: Any, where: str) -> Any:
+        if isinstance(one, str):
+            return _short(one, where, base, read)
+        return _located(_measured(one, units, where), base) if isinstance(one, Mapping) else one
+
+    return [entry(one, f"{where}[{nr}]") for nr, one in enumerate(files)]
 
 
 def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
@@ -193,11 +209,14 @@ def _input(url: Url) -> dict[str, str]:
 
 
 def _output(url: Url) -> dict[str, str]:
+    if url.scheme == SCHEME:
+        did = Did.of_url(url)
+        return {"name": did.name, "scope": did.scope}
     return {"name": url.name, "url": url.parent.text}
 
 
-def _located(entry: Any, base: str) -> Any:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str):
+def _located(entry: dict[str, Any], base: str) -> dict[str, Any]:
+    if not isinstance(entry.get("url"), str):
         return entry
     return {**entry, "url": _url(entry["url"], base)}
 
@@ -262,6 +281,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
             continue
         _check_files(job.inputs, f"{where}.inputs")
         _check_files(job.outputs, f"{where}.outputs")
+        check_registered(job.outputs, f"{where}.outputs")
         for nr, output in enumerate(job.outputs):
             if output.name == LOG:
                 raise AilurusError(
@@ -323,6 +343,9 @@ def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
 def _check_url(text: str, where: str) -> None:
     try:
         url = Url.parse(text)
+        if url.scheme == SCHEME:
+            Did.of_url(url)
+            rse_of(url)
     except AilurusError as error:
         raise AilurusError(error.message, field=where, remedy=error.remedy) from None
     if url.scheme == "file" and (url.query is not None or url.fragment is not None):

@@ -40,6 +40,8 @@ _PARTS: Final = (
     r"(?:\?([^#\x00-\x20]*))?"
     r"(?:#([^\x00-\x20]*))?"
 )
+# Of Rucio: what comes after the scope is the path, from its colon on; names may have slashes.
+_DID_PARTS: Final = r"(rucio)://([^/?#@:\[\]\\\x00-\x20]+)(:[^?#\x00-\x20]+)(?:\?([^#\x00-\x20]*))?"
 _PORTS: Final = {"http": 80, "https": 443}
 # And letters, digits, -._~.
 _IN_A_SEGMENT: Final = "!$&'()*+,;=:@"
@@ -50,8 +52,9 @@ class Url(Struct, frozen=True, gc=False):
 
     # In lower case.
     scheme: str
-    # An IPv6 address without its brackets.
+    # An IPv6 address without its brackets; of `rucio:` the scope.
     host: str = ""
+    # Of `rucio:` the name, with the colon before it.
     path: str = ""
     userinfo: str | None = None
     port: int | None = None
@@ -61,6 +64,8 @@ class Url(Struct, frozen=True, gc=False):
     @staticmethod
     def parse(text: str) -> Url:
         """The URL in a text. Raises AilurusError, whose message shows no secrets either."""
+        if text.startswith("rucio:") and (did := re.fullmatch(_DID_PARTS, text)):
+            return Url(did[1], did[2], did[3], query=did[4])
         parts = re.fullmatch(_PARTS, text) if _encodable(text) else None
         if parts is None or int(parts[5] or 0) > 65535:
             raise AilurusError(
@@ -127,7 +132,8 @@ class Url(Struct, frozen=True, gc=False):
     @property
     def name(self) -> str:
         """The name of the file: the last one on the path, decoded; empty after a last slash."""
-        return self.segments[-1].decode("utf-8", "replace") if self.path else ""
+        last = re.split("[/:]" if self.scheme == "rucio" else "/", self.path)[-1]
+        return unquote_to_bytes(last).decode("utf-8", "replace")
 
     @property
     def parent(self) -> Url:

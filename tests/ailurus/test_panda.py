@@ -193,8 +193,8 @@ def test_a_foreign_input_carries_its_scope_size_and_checksum(theirs):
         "checksum": "ad:0000abcd,md:" + "0" * 32,
     }
     one, two, _ = read_attempt(job, ROOM, lambda _: JobSpec(name="x")).spec.inputs
-    assert (one.url, one.size, one.adler32) == ("rucio://user.x/a.root", 7, "0000abcd")
-    assert (two.url, two.size, two.md5) == ("rucio://user.y/b.root", 8, "0" * 32)
+    assert (one.url, one.size, one.adler32) == ("rucio://user.x:a.root", 7, "0000abcd")
+    assert (two.url, two.size, two.md5) == ("rucio://user.y:b.root", 8, "0" * 32)
 
 
 @pytest.mark.field("L1")
