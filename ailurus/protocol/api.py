@@ -176,6 +176,27 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "revoke", P, "/tokens/revoke", Scope.ADMIN, m.Revoke, m.Done, "Refuse tokens from now on"
     ),
+    Route(
+        "credentials", G, "/credentials", Scope.READ, NoQuery, m.CredentialRows, "One's credentials"
+    ),
+    Route(
+        "keep_credential",
+        P,
+        "/credentials",
+        Scope.CREATE,
+        m.NewCredential,
+        m.CredentialRow,
+        "Keep a credential for one's jobs",
+    ),
+    Route(
+        "forget_credentials",
+        P,
+        "/credentials/forget",
+        Scope.CREATE,
+        m.ForgetCredentials,
+        m.Done,
+        "Forget credentials",
+    ),
     Route("sign_in", P, "/session", None, SignIn, m.Done, "Start a browser session"),
     Route("sign_out", P, "/session/end", None, m.StrictRequest, m.Done, "End a browser session"),
     Route(
@@ -221,6 +242,15 @@ ROUTES: tuple[Route, ...] = (
         m.RelayAcquire,
         m.RelayAcquired,
         "Lease jobs to workers behind a relay",
+    ),
+    Route(
+        "job_credentials",
+        P,
+        "/worker/credentials",
+        Scope.WORKER,
+        m.CredentialsRequest,
+        m.Credentials,
+        "Credentials of a leased job",
     ),
     Route("bye", P, "/worker/bye", Scope.WORKER, m.Bye, m.Done, "A pilot ends"),
     Route(

@@ -62,6 +62,8 @@ class Code(IntEnum):
     NO_PROTOCOL = 1313, "no data plugin for this URL"
     NOT_IMPLEMENTED = 1300, "this pilot cannot run such a job"
     STORAGE_FORBIDDEN = 1338, "the site does not allow this storage location"
+    MISSING_CREDENTIALS = 1364, "a credential that the job names cannot be had"
+    CREDENTIAL_EXPIRED = 1373, "a credential of the job has expired"
     RESOURCE_UNAVAILABLE = 1344, "the node lacks something at the moment", True
     COMMAND_TIMEOUT = 1367, "a command timed out", True
     PREEMPTED = 1379, "the batch system preempted the worker", True

@@ -63,6 +63,19 @@ class OutputFile(
     """How long Rucio keeps it; None: for ever."""
 
 
+class CredentialUse(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
+):
+    """A credential of the submitter, by the name under which the dispatcher keeps it.
+
+    The pilot moves the job's files with it. The payload has it only if the job says so.
+    """
+
+    name: Name
+    payload: bool = False
+    """Whether the payload gets it, as a file that a variable names."""
+
+
 class JobSpec(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
 ):
@@ -92,6 +105,8 @@ class JobSpec(
     loopingCheck false); None: as the site says."""
     launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")] = "single"
     environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
+    credentials: Annotated[tuple[CredentialUse, ...], Meta(max_length=8)] = ()
+    """What its files are moved with in place of the site's own credentials."""
     network: bool = False
     """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0

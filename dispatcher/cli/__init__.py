@@ -30,6 +30,7 @@ VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "queues": "queues and what waits in them",
     "workers": "workers and their heartbeats",
     "events": "what happened",
+    "credential": "keep what your jobs show to storage",
     "token": "make or revoke a token (administrators)",
     "keys": "change the keys that sign tokens",
     "backup": "copy queue and keys into a folder, while they are served",

@@ -142,6 +142,24 @@ class FailureRecord(Struct, frozen=True):
     last: float
 
 
+class CredentialRecord(Struct, frozen=True):
+    """A credential of a user, without the secret: `credential.all`."""
+
+    name: str
+    kind: str
+    expires: float | None
+    subject: str
+    changed: float
+
+
+class SealedCredential(Struct, frozen=True):
+    """A credential as it is stored: `credential.get`."""
+
+    kind: str
+    expires: float | None
+    sealed: str
+
+
 class OldJob(Struct, frozen=True):
     """A job that was moved away: `old.states_of`."""
 
@@ -311,3 +329,14 @@ def failures(tx: Tx, owner: str, since: float, most: int = 1000) -> list[Failure
     occur."""
     found = tx.all("failure.top", owner=owner, since=since, most=most)
     return [FailureRecord(*row) for row in found]
+
+
+def credentials(tx: Tx, owner: str) -> list[CredentialRecord]:
+    """A user's credentials, by name."""
+    return [CredentialRecord(*row) for row in tx.all("credential.all", owner=owner)]
+
+
+def find_credential(tx: Tx, owner: str, name: str) -> SealedCredential | None:
+    """A credential of a user."""
+    row = tx.one("credential.get", owner=owner, name=name)
+    return None if row is None else SealedCredential(*row)

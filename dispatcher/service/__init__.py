@@ -10,6 +10,7 @@ from ailurus.protocol.api import ROUTES
 from dispatcher.accounts.rates import Limiter
 from dispatcher.ports import Store
 from dispatcher.service.conclusions import Conclusions
+from dispatcher.service.delegation import Delegation
 from dispatcher.service.edges import Edges
 from dispatcher.service.figures import Figures
 from dispatcher.service.heartbeats import Heartbeats
@@ -52,6 +53,7 @@ class Service:
         self.figures = Figures(state)
         self.intake = Intake(state, self.peers)
         self.users = Users(state, self.peers, self.intake, Reasons(state, self.figures))
+        self.delegation = Delegation(state, secret)
         liveness = Liveness(state)
         self.registration = Registration(state, mint)
         self.workers = Workers(state, self.peers, self.seals, liveness)
@@ -81,7 +83,8 @@ class Service:
         one."""
         found: dict[str, Callable[..., Any]] = {}
         of_workers = (self.registration, self.workers, self.heartbeats, self.conclusions)
-        parts = (self.users, self.intake, self.figures, *of_workers, self.relays, self.edges)
+        of_users = (self.users, self.intake, self.delegation, self.figures)
+        parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:
             methods = [getattr(part, route.name) for part in parts if hasattr(part, route.name)]
             if len(methods) > 1:

@@ -20,7 +20,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.freeing import free_in_parts
 from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.refusal import Rejected
-from dispatcher.rules import retention, retries, submission, user_turns, why
+from dispatcher.rules import credentials, retention, retries, submission, user_turns, why
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
@@ -45,6 +45,8 @@ class Intake:
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
         async with lock:  # the same request again waits until the first has been stored
             jobs, digest, known = await self._read(ask, caller)
+            if known is None:
+                await self._has_credentials(ask, caller.subject)
             answer = await self._once(
                 Request(
                     by=caller.subject,
@@ -71,6 +73,24 @@ class Intake:
         known = await self._known(caller.subject, ask.request_id)
         jobs, digest = await asyncio.to_thread(self._prepared, ask, known=known is not None)
         return jobs, digest, known
+
+    async def _has_credentials(self, ask: m.Submit, owner: str) -> None:
+        """Raise Rejected for a job that names a credential which its user does not have; not for a
+        request that comes again, when it may have been forgotten."""
+        if not any(job.credentials for job in ask.jobs):
+            return
+        rows = await self._state.store.read(lambda tx: credentials.rows(tx, owner))
+        names = {row.name for row in rows}
+        for index, job in enumerate(ask.jobs):
+            for nr, use in enumerate(job.credentials):
+                if use.name in names or await self._known(owner, ask.request_id) is not None:
+                    continue
+                raise Rejected(
+                    422,
+                    f"you have no credential {use.name!r} here",
+                    field=f"jobs[{index}].credentials[{nr}]",
+                    remedy=f"`dispatcher credential keep {use.name} --file FILE` first",
+                )
 
     async def _known(self, by: str, request_id: str) -> submission.Known | None:
         return await self._state.store.read(lambda tx: submission.known(tx, by, request_id))

@@ -7,6 +7,8 @@ import itertools
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import jwt
+
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
 from ailurus.protocol.job import JobSpec
@@ -31,6 +33,12 @@ def new_id() -> str:
 
 def job(name: str = "job", **fields: object) -> JobSpec:
     return JobSpec(**{"name": name, "command": "true", "queue": "q", **fields})
+
+
+def token(expires: float | None = None, sub: str = "alice") -> str:
+    """A bearer token for some storage, which nobody here verifies."""
+    claims = {"sub": sub} | ({} if expires is None else {"exp": expires})
+    return jwt.encode(claims, "of a storage far away from here, 256 bits", "HS256")
 
 
 def request(name: str, by: str = "alice") -> Request:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from ailurus.protocol.fields import Key, Whole
+from ailurus.protocol.fields import Key, Name, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
-from ailurus.protocol.messages.workers import Usage
+from ailurus.protocol.messages.workers import CredentialKind, Usage
 from ailurus.protocol.states import JobState
 
 
@@ -110,6 +110,34 @@ class JobDetail(Answer):
     retry_by: str = ""
     retried_as: int | None = None
     """The job that retries this one."""
+
+
+class NewCredential(StrictRequest):
+    """Keeps a credential of the caller under a name, in place of one that it has by now."""
+
+    name: Name
+    # A token (a JWT), or a proxy: certificates and key in PEM.
+    secret: Annotated[str, Meta(min_length=1, max_length=65_536)]
+
+
+class ForgetCredentials(StrictRequest):
+    names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)]
+
+
+class CredentialRow(Answer):
+    """What people see of a credential: never the secret."""
+
+    name: str
+    kind: CredentialKind
+    # When it expires, in seconds since the epoch; None: it does not say.
+    expires: float | None
+    # Whom it is for, as it says itself.
+    subject: str
+    changed: float
+
+
+class CredentialRows(Answer):
+    credentials: tuple[CredentialRow, ...]
 
 
 class Why(Answer):

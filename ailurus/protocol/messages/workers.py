@@ -253,6 +253,34 @@ class LogPieces(LenientRequest):
     pieces: Annotated[tuple[LogPiece, ...], Meta(min_length=1, max_length=1000)]
 
 
+class CredentialKind(StrEnum):
+    """What a credential is, and so how programs find it."""
+
+    TOKEN = "token"  # noqa: S105 - a word, no secret
+    PROXY = "proxy"
+
+
+class CredentialsRequest(LenientRequest):
+    """A worker asks for the credentials of an attempt that is leased to it."""
+
+    job_id: Whole
+    attempt_nr: Whole
+
+
+class Credential(Answer):
+    name: str
+    kind: CredentialKind
+    secret: str
+    expires: float | None = None
+    payload: bool = False
+
+
+class Credentials(Answer):
+    """Those that the job names, as they are now: the user may have renewed them."""
+
+    credentials: tuple[Credential, ...] = ()
+
+
 class Bye(LenientRequest):
     """The worker exits, and why."""
 

@@ -16,6 +16,7 @@ import dispatcher
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
+from ailurus.protocol.job import CredentialUse
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
@@ -25,7 +26,7 @@ from dispatcher.console.live import Live
 from dispatcher.refusal import Rejected
 from dispatcher.rules import records, views, worker_records
 from dispatcher.store.queries import statements
-from tests.dispatcher.helpers import BIG, BOB, EDGE, Worker, bench, job
+from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, Worker, bench, job, token
 
 pytestmark = pytest.mark.field("A4")
 
@@ -36,7 +37,7 @@ KEYS = {
     "site", "harvester",
 }  # fmt: skip
 DOORS = {
-    "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
+    "delegation", "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
     "relays", "feeds", "live", "acquire", "calls", "commands", "files", "figures", "harvester",
     "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
 }  # fmt: skip
@@ -161,7 +162,9 @@ class World:
         )  # fmt: skip
         ask = m.Register(instance="p1", queue="q", total=BIG)
         self.worker = Worker(b.service, await b.service.registration.register(ask, boot), "q")
-        (self.job,) = await b.submit(job("mine"))
+        ask = m.NewCredential(name="proxy", secret=token())
+        await b.service.delegation.keep_credential(ask, ALICE)
+        (self.job,) = await b.submit(job("mine", credentials=(CredentialUse(name="proxy"),)))
         (self.got,) = await self.worker.acquire()
         await self.worker.beat(self.got)
         (self.parent,) = await b.submit(job("parent", queue="elsewhere"))
@@ -186,6 +189,7 @@ class World:
                 " from worker where site = 'here'",
                 "planned": "select count(*) from worker where intent = 'i1'",
                 "log": "select count(*) from log",
+                "credential": "select * from credential where owner = 'alice'",
                 "site": "select site, instance, epoch, online from site",
             }
             return {name: tx.connection.execute(text).fetchall() for name, text in tables.items()}
@@ -228,6 +232,21 @@ class World:
 
     async def stream(self):
         await anext(Live(self.service).stream(api.StreamQuery(topics=f"job:{self.job}"), BOB))
+
+    async def credentials(self):
+        rows = (await self.service.delegation.credentials(api.NoQuery(), BOB)).credentials
+        assert not rows
+
+    async def keep_credential(self):
+        ask = m.NewCredential(name="proxy", secret=token(sub="bob"))
+        await self.service.delegation.keep_credential(ask, BOB)
+
+    async def forget_credentials(self):
+        await self.service.delegation.forget_credentials(m.ForgetCredentials(names=("proxy",)), BOB)
+
+    async def job_credentials(self):
+        ask = m.CredentialsRequest(job_id=self.job, attempt_nr=1)
+        await self.service.delegation.job_credentials(ask, self.stranger.caller)
 
     async def jobs(self):
         page = await self.service.users.jobs(api.JobsQuery(user="alice"), BOB)
@@ -323,7 +342,7 @@ NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out",
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("events", "stream"), 404),
-    **dict.fromkeys(("hello", "demand"), 403),
+    **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
     "intent": 409,
 }
