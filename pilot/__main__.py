@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
     entry.prepare()
+    if sys.argv[1:2] == ["--mover"]:
+        # How a frozen pilot starts the process of a transfer library.
+        from pilot.process import mover
+
+        mover.main()
     from pilot.process import spawner as spawners
 
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):

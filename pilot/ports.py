@@ -89,7 +89,8 @@ class ToPut(Struct, frozen=True, kw_only=True):
     key: int
     url: str
     path: str
-    """A regular file that nobody writes any more."""
+    """A regular file that nobody writes any more: `/proc/self/fd/N`, so a program that the mover
+    starts needs N in its `pass_fds`."""
     size: int
     """Bytes."""
 
@@ -116,7 +117,8 @@ class NotMoved(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag=True):
-    """How many bytes of a file have been moved."""
+    """How many bytes of a file have been moved. The first one, be it of 0 bytes, says that the file
+    has begun: its time counts from then on."""
 
     key: int
     moved_bytes: int
@@ -267,6 +269,9 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
     filter: bytes = b""
     """What it reads from the descriptor FILTER, likewise."""
+    socket: int = -1
+    """A socket of the pilot, of which the program gets a copy as descriptor 3; -1: none. Beside 0
+    to 2 it inherits nothing else."""
 
 
 class ProcessEnd(Struct, frozen=True, kw_only=True, array_like=True, tag=True):

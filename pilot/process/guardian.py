@@ -6,8 +6,8 @@ nothing gets away. It ends when its socket does, which is what a pilot's death l
 included.
 
     pilot → guardian   Spawn, Signal      guardian → pilot   Started, ProcessEnd
-    a frame is four bytes of length and a MessagePack list of these; what gathers goes in one frame,
-    and that something started is no news worth a frame of its own
+    what gathers goes in one frame, and that something started is no news worth a frame of its own;
+    the frame of a program that gets a socket brings the descriptor
 
 Children are reaped with wait4(-1): a subreaper gets orphans that it never started, of which no
 pidfd could tell it.
@@ -24,7 +24,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from pilot.ports import ARGUMENTS, FILTER, ProcessEnd
+from pilot.process.frames import SOCKET, frame, frames, receive
 from pilot.process.kill import (
     become_subreaper,
     become_undumpable,
@@ -72,6 +72,7 @@ class Spawn(msgspec.Struct, array_like=True, tag=True):
     status_fd: int = 0
     arguments: bytes = b""
     filter: bytes = b""
+    socket: bool = False
 
 
 class NotPrepared(Exception):
@@ -94,25 +95,7 @@ class Started(msgspec.Struct, array_like=True, tag=True):
 
 Message = Spawn | Signal
 Answer = Started | ProcessEnd
-_encode = msgspec.msgpack.Encoder().encode
 _messages = msgspec.msgpack.Decoder(list[Message])
-
-
-def frame(messages: list[Spawn | Signal] | list[Started | ProcessEnd]) -> bytes:
-    body = _encode(messages)
-    return struct.pack("!I", len(body)) + body
-
-
-def frames(buffer: bytearray) -> list[bytes]:
-    """Take the whole frames off the front of `buffer`."""
-    found = []
-    while len(buffer) >= 4:
-        end = 4 + int.from_bytes(buffer[:4], "big")
-        if len(buffer) < end:
-            break
-        found.append(bytes(buffer[4:end]))
-        del buffer[:end]
-    return found
 
 
 def start() -> tuple[socket.socket, int]:
@@ -209,6 +192,8 @@ class Guardian:
         # Sent with the next answer, or soon.
         self._started: list[Started | ProcessEnd] = []
         self._again_at = 0.0
+        # Sockets that came, for programs in the same order.
+        self._sockets: list[int] = []
         self._all_cpus = os.sched_getaffinity(0)
         me = os.getpid()
         self._children = os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY | os.O_CLOEXEC)
@@ -230,9 +215,10 @@ class Guardian:
                     bell.recv(65536)
                     continue
                 try:
-                    data = self._link.recv(1 << 18)
+                    data, fds = receive(self._link)
                 except OSError:
-                    data = b""
+                    data, fds = b"", []
+                self._sockets += fds
                 if not data:
                     self._end()
                     return
@@ -292,6 +278,10 @@ class Guardian:
         status = 0
         try:
             try:
+                # First: it is this program's, whatever fails.
+                if order.socket:
+                    opened.append(self._taken_socket())
+                    actions.append((os.POSIX_SPAWN_DUP2, opened[-1], SOCKET))
                 if order.cpus:
                     os.sched_setaffinity(0, order.cpus)
                 if order.directory != "/":
@@ -330,6 +320,12 @@ class Guardian:
                 os.chdir("/")
             if order.cpus:
                 os.sched_setaffinity(0, self._all_cpus)
+
+    def _taken_socket(self) -> int:
+        if not self._sockets:
+            # The kernel drops what exceeds the limit of open files.
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self._sockets.pop(0)
 
     def _status_text(self, pid: int) -> str:
         """What an ended program wrote to its status channel."""

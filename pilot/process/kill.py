@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 
 def become_subreaper() -> None:
@@ -19,6 +19,11 @@ def become_subreaper() -> None:
 def become_undumpable() -> None:
     """Nobody of the same user may read this process's memory, environment or descriptors."""
     _prctl(PR_SET_DUMPABLE, 0)
+
+
+def die_with_parent() -> None:
+    """This process is killed when the one that started it ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kill_descendants(root: int, *, spare: int = 0) -> None:

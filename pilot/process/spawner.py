@@ -16,7 +16,7 @@ import msgspec
 
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import guardian, kill
+from pilot.process import frames, guardian, kill
 from pilot.process.guardian import Answer, Signal, Spawn, Started
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
@@ -60,10 +60,11 @@ class GuardedSpawner:
                     order.status_fd,
                     order.arguments,
                     order.filter,
+                    order.socket >= 0,
                 )
             )
         keys = [message.key for message in messages]
-        if not self._send(messages):
+        if not self._send(messages, [order.socket for order, _ in orders if order.socket >= 0]):
             for key in keys:
                 self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
         return keys
@@ -104,7 +105,7 @@ class GuardedSpawner:
         except OSError:
             data = b""
         self._buffer += data
-        for body in guardian.frames(self._buffer):
+        for body in frames.frames(self._buffer):
             for answer in _answers.decode(body):
                 if isinstance(answer, Started):
                     self._pids[answer.key] = answer.pid
@@ -128,10 +129,10 @@ class GuardedSpawner:
         if (done := self._waiting.pop(ended.key, None)) is not None:
             done(ended)
 
-    def _send(self, messages: list[Spawn | Signal]) -> bool:
+    def _send(self, messages: list[Spawn | Signal], sockets: Sequence[int] = ()) -> bool:
         with self._lock:
             try:
-                self._link.sendall(guardian.frame(messages))
+                frames.send(self._link, frames.frame(messages), sockets)
             except OSError:
                 return False
         return True

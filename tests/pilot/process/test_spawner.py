@@ -10,7 +10,7 @@ import pytest
 
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import guardian, kill, spawner
+from pilot.process import frames, guardian, kill, spawner
 from pilot.process.guardian import Signal, Spawn, Started
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.fakes import Any
@@ -29,7 +29,7 @@ def ends() -> Iterator[tuple[GuardedSpawner, socket.socket]]:
 def read(theirs: socket.socket) -> list[Any]:
     """The messages that the guardian has got."""
     decode = guardian._messages.decode
-    bodies = guardian.frames(bytearray(theirs.recv(1 << 16)))
+    bodies = frames.frames(bytearray(theirs.recv(1 << 16)))
     return [message for body in bodies for message in decode(body)]
 
 
@@ -40,11 +40,11 @@ def test_a_start_is_asked_for_and_its_end_is_handed_out_once(ends):
     (message,) = read(theirs)
     assert isinstance(message, Spawn)
     assert (message.key, message.argv) == (key, ["true"])
-    theirs.sendall(guardian.frame([Started(key, 77)]))
+    theirs.sendall(frames.frame([Started(key, 77)]))
     assert made.turn()
     assert made.pid(key) == 77
     end = ProcessEnd(key=key, exit_code=3)
-    theirs.sendall(guardian.frame([end, end]))
+    theirs.sendall(frames.frame([end, end]))
     assert made.turn()
     assert ended == [end]
     assert made.pid(key) is None
@@ -54,7 +54,7 @@ def test_a_frame_may_come_in_pieces_and_several_together(ends):
     made, theirs = ends
     ended: list[ProcessEnd] = []
     keys = made.spawn_all([(TRUE, ended.append), (TRUE, ended.append)])
-    data = b"".join(guardian.frame([ProcessEnd(key=key)]) for key in keys)
+    data = b"".join(frames.frame([ProcessEnd(key=key)]) for key in keys)
     theirs.sendall(data[:7])
     made.turn()
     assert ended == []

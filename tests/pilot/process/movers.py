@@ -1,0 +1,122 @@
+"""A mover of the tests' own, which fails as its URLs say, and the program that runs it.
+
+`copy:PATH` is copied; other words before the colon are what goes wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+import plugins
+from ailurus.protocol.errors import Code
+from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.process import mover
+from pilot.process.frames import SOCKET
+
+
+class Trouble:
+    """Copies between URLs `WORD:PATH` and files of this node."""
+
+    class Options(Struct, frozen=True):
+        marks: str = ""
+        """A directory in which calls are noted."""
+        setup: str = ""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        if options.setup == "import":
+            import no_such_library  # noqa: F401
+        if options.setup == "refuse":
+            raise JobError(Code.SERVICE_UNAVAILABLE, "no token", remedy="renew it")
+        if options.setup == "die":
+            self._die()
+
+    def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        for file in files:
+            word, _, path = file.url.partition(":")
+            self._note(f"get {file.key}")
+            self._one(word, file, path, file.path, tell)
+
+    def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        for file in files:
+            word, _, path = file.url.partition(":")
+            self._note(f"put {file.key}")
+            self._one(word, file, file.path, path, tell)
+
+    def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
+        if "die:" in urls:
+            self._die()
+        left = {}
+        for url in urls:
+            path = Path(url.partition(":")[2])
+            if path.is_dir():
+                left[url] = "it is a directory"
+            else:
+                path.unlink(missing_ok=True)
+        return left
+
+    def expand(self, url: str) -> Sequence[Found]:
+        top = Path(url.partition(":")[2])
+        return [
+            Found(name=path.name, url=f"copy:{path}", size=path.stat().st_size)
+            for path in sorted(top.iterdir())
+        ]
+
+    def _note(self, text: str) -> None:
+        if self.options.marks:
+            with Path(f"{self.options.marks}/calls").open("a", encoding="utf-8") as notes:
+                notes.write(text + "\n")
+
+    @staticmethod
+    def _die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _one(self, word: str, file: ToGet | ToPut, source: str, target: str, tell: Tell) -> None:
+        if word not in {"silent", "stop"}:
+            tell(Progress(key=file.key, moved_bytes=0))
+        if word == "hang":
+            subprocess.Popen(["sleep", "87654"], start_new_session=True)
+            threading.Event().wait()
+        if word == "die":
+            self._die()
+        if word == "once" and not Path(f"{self.options.marks}/died").exists():
+            Path(f"{self.options.marks}/died").touch()
+            self._die()
+        if word == "raise":
+            raise RuntimeError("no such thing")
+        if word == "busy":
+            tell(NotMoved(key=file.key, code=Code.STAGE_IN_FAILED, message="busy", transient=True))
+            return
+        if word == "flood":
+            for moved in range(200_000):
+                tell(Progress(key=file.key, moved_bytes=moved))
+        if word == "nonsense":
+            os.write(SOCKET, b"\xff" * 100)
+            threading.Event().wait()
+        if word == "stop":
+            tell(Progress(key=file.key, moved_bytes=1 << 40))
+            threading.Event().wait()
+        if word == "forget":
+            return
+        data = Path(source).read_bytes()
+        if word == "link":
+            Path(target).symlink_to(source)
+        else:
+            Path(target).write_bytes(data)
+        size = len(data) + (word == "lie")
+        tell(Moved(key=file.key, size=size, adler32=f"{zlib.adler32(data):08x}"))
+        if word == "twice":
+            tell(NotMoved(key=file.key, code=Code.STAGE_IN_FAILED, message="after all not"))
+
+
+if __name__ == "__main__":
+    plugins.TABLE["mover"] = {"trouble": f"{__name__}:Trouble"}
+    mover.main()
