@@ -137,16 +137,6 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
     fields = _measured(entry, _UNITS, where)
     for kind, read in (("inputs", _input), ("outputs", _output)):
         fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, read)
-    fields = dict(entry)
-    for word, (name, read) in _UNITS.items():
-        if word in fields:
-            try:
-                fields[name] = read(fields.pop(word))
-            except AilurusError as error:
-                field = f"{where}.{word}"
-                raise AilurusError(error.message, field=field, remedy=error.remedy) from None
-    for kind, short in (("inputs", _input), ("outputs", _output)):
-        fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, short)
     if isinstance(fields.get("credentials"), list | tuple):
         fields["credentials"] = [
             {"name": one} if isinstance(one, str) else one for one in fields["credentials"]
