@@ -8,7 +8,8 @@ ends once.
 
 `TABLE` is the program. Nothing else says which state follows which: the functions below add what is
 required of the attempt, and `dispatcher/rules/transitions.py`, the only place where a job changes
-state, writes what they return. `docs/states.md` is drawn from the table, and a test compares them.
+state, writes what they return. `ATTEMPT_TABLE` is the same for an attempt, which
+`dispatcher/rules/attempts.py` moves. `docs/states.md` is drawn from both, and a test compares them.
 """
 
 from __future__ import annotations
@@ -159,6 +160,104 @@ class ReportOutcome(StrEnum):
     BAD_ATTEMPT = Refusal.BAD_ATTEMPT.value
     NOT_YOURS = Refusal.NOT_YOURS.value
     ILLEGAL = Refusal.ILLEGAL.value
+
+
+class AttemptState(StrEnum):
+    """An attempt's state. While a worker has it, it is in the state of its job."""
+
+    SENT = S.SENT.value
+    STARTING = S.STARTING.value
+    RUNNING = S.RUNNING.value
+    HOLDING = S.HOLDING.value
+    FINISHED = S.FINISHED.value
+    FAILED = S.FAILED.value
+    LOST = "lost"
+    RELEASED = "released"
+    CANCELLED = S.CANCELLED.value
+    OVERTAKEN = "overtaken"
+    # The same words as the refusals of the report, which users have read in lists since the start.
+    ALREADY_DONE = Refusal.ALREADY_DONE.value
+    BAD_ATTEMPT = Refusal.BAD_ATTEMPT.value
+
+
+A = AttemptState
+FIRST_OF_ATTEMPT = A.SENT
+OPEN_ATTEMPT = frozenset(AttemptState(state) for state in STAGES)
+"""States of an attempt that its worker has. All others are ends."""
+REPORTED = frozenset({A.FINISHED, A.FAILED})
+"""States of an attempt whose report has been accepted."""
+MAY_COME_BACK = OPEN_ATTEMPT | {A.LOST}
+"""States of an attempt whose worker may still report of it."""
+
+
+class AttemptChange(StrEnum):
+    """What can happen to an attempt."""
+
+    START = "start"
+    RUN = "run"
+    HOLD = "hold"
+    FINISH = "finish"
+    FAIL = "fail"
+    LOSE = "lose"
+    RESUME = "resume"
+    RELEASE = "release"
+    CANCEL = "cancel"
+    OVERTAKE = "overtake"
+    COME_LATE = "come late"
+    COME_SECOND = "come second"
+
+
+class AttemptStep(Struct, frozen=True):
+    """Where a change of an attempt leads, and from which states."""
+
+    to: AttemptState
+    start: frozenset[AttemptState]
+    when: str
+
+
+AC = AttemptChange
+ATTEMPT_TABLE: dict[AttemptChange, AttemptStep] = {
+    AC.START: AttemptStep(A.STARTING, frozenset({A.SENT}), "its worker says that it stages in"),
+    AC.RUN: AttemptStep(A.RUNNING, frozenset({A.SENT, A.STARTING}), "its worker says that it runs"),
+    AC.HOLD: AttemptStep(
+        A.HOLDING,
+        frozenset({A.SENT, A.STARTING, A.RUNNING}),
+        "its worker says that it stages out",
+    ),
+    AC.FINISH: AttemptStep(
+        A.FINISHED, MAY_COME_BACK, "its report counts: the first that finished wins"
+    ),
+    AC.FAIL: AttemptStep(
+        A.FAILED, OPEN_ATTEMPT, "its report counts, or no pilot can be given its job"
+    ),
+    AC.LOSE: AttemptStep(A.LOST, OPEN_ATTEMPT, "its worker is gone"),
+    AC.RESUME: AttemptStep(
+        A.SENT, frozenset({A.LOST}), "its worker is back, and no newer attempt has begun"
+    ),
+    AC.RELEASE: AttemptStep(
+        A.RELEASED, frozenset({A.SENT, A.STARTING}), "its worker gives it back unstarted"
+    ),
+    AC.CANCEL: AttemptStep(A.CANCELLED, OPEN_ATTEMPT, "its job's owner cancels the job"),
+    AC.OVERTAKE: AttemptStep(A.OVERTAKEN, OPEN_ATTEMPT, "an earlier attempt finished first"),
+    AC.COME_LATE: AttemptStep(
+        A.ALREADY_DONE, MAY_COME_BACK, "its report came when the job had ended"
+    ),
+    AC.COME_SECOND: AttemptStep(
+        A.BAD_ATTEMPT,
+        MAY_COME_BACK,
+        "its report of a failure came when the attempt had been given up",
+    ),
+}
+REFUSED = {Refusal.ALREADY_DONE: AC.COME_LATE, Refusal.BAD_ATTEMPT: AC.COME_SECOND}
+"""How an attempt ends whose report was refused."""
+REACHED = {A.STARTING: AC.START, A.RUNNING: AC.RUN, A.HOLDING: AC.HOLD}
+"""The change by which an attempt comes into the state that its worker reports."""
+
+
+def attempt_after(state: AttemptState, change: AttemptChange) -> AttemptState | None:
+    """The state that follows `state`; None where the table has no such step."""
+    step = ATTEMPT_TABLE[change]
+    return step.to if state in step.start else None
 
 
 class Progress(Struct, frozen=True):

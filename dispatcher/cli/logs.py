@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
+from ailurus.protocol.states import WITH_WORKER, AttemptState
 from dispatcher.cli.connection import connect
 from dispatcher.cli.exits import NO_INPUT, OK
 
@@ -57,7 +58,6 @@ def main(args: Namespace, out: Output) -> int:
 
 def _running(client: Client, args: Namespace) -> bool:
     """Whether a pilot has the job, and so may have output that it sends only when somebody looks."""
-    from ailurus.protocol.states import WITH_WORKER
 
     job = client.show(args.id)
     if job.row.state not in WITH_WORKER or args.attempt not in (None, job.row.attempt_nr):
@@ -101,7 +101,7 @@ def _why_nothing(job: JobDetail, args: Namespace) -> str:
     if not attempts:
         return f"job {row.job_id} is {row.state}, and has not run"
     last = attempts[-1]
-    if last.state == "lost":
+    if last.state == AttemptState.LOST:
         return f"attempt {last.attempt_nr} of job {row.job_id} is lost, and its output with it"
     if last.ended is None:
         return f"job {row.job_id} is {row.state}, and has written nothing to {args.stream} yet"

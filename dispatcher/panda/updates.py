@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import JobUpdate
-from ailurus.protocol.states import FINAL, STAGES, JobState
+from ailurus.protocol.states import FINAL, REPORTED, STAGES, JobState
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.panda import reports
 from dispatcher.panda.acquire import LEASE_S, mark_seen
@@ -163,7 +163,7 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
 
     def change(tx: Tx) -> bool:
         attempt = records.find_attempt(tx, job_id, attempt_nr)
-        if attempt is None or attempt.state in attempts.REPORTED:
+        if attempt is None or attempt.state in REPORTED:
             return False
         spec = specs.specification(tx, job_id, "job")
         key = {"owner": "", "name": f"{job_id}.{attempt_nr}"}

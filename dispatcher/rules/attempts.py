@@ -1,7 +1,9 @@
 """How attempts go on and end: by what their workers report, by time, and by the hand of a user.
 
 An attempt is the pair of a job's id and a number. Each function here moves the job first
-(`transitions.py`), whose answer says whether the rest applies.
+(`transitions.py`), whose answer says whether the rest applies. No other module runs a statement
+that writes an attempt's state; `ATTEMPT_TABLE` of `ailurus/protocol/states.py` has all changes, and
+a test holds both.
 """
 
 from __future__ import annotations
@@ -13,7 +15,18 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
-from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Refusal
+from ailurus.protocol.states import (
+    FINAL,
+    REACHED,
+    REFUSED,
+    REPORTED,
+    WITH_WORKER,
+    AttemptChange,
+    AttemptState,
+    JobState,
+    Refusal,
+    attempt_after,
+)
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Tx
 from dispatcher.rules import dependencies, records, transitions
@@ -21,8 +34,6 @@ from dispatcher.rules.records import JobRecord
 
 log = Log("queue")
 _encode = msgspec.json.Encoder().encode
-# States of attempts whose report has been accepted.
-REPORTED = frozenset({"finished", "failed"})
 # Workers lost while they had a job: it may be what kills them.
 SUSPECT = 3
 _END_OF_ATTEMPT: dict[str, object] = {
@@ -91,6 +102,18 @@ def is_suspect(tx: Tx, job_id: int, attempt_nr: int) -> bool:
     return attempt_nr > SUSPECT and sum(tried_on(tx, job_id).values()) >= SUSPECT
 
 
+def begin(tx: Tx, job: JobRecord, worker_id: int, *, request_id: str, now: float) -> None:
+    """Add the attempt that a lease of a job has begun. `request_id`: of the request that gets it."""
+    tx.run(
+        "attempt.add",
+        job_id=job.job_id,
+        attempt_nr=job.attempt_nr,
+        worker_id=worker_id,
+        request=request_id,
+        now=now,
+    )
+
+
 def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     """Note how far a worker says that an attempt of its has come. A report that does not apply
     changes nothing. Whether anything was written, and with it that the worker lives."""
@@ -101,14 +124,10 @@ def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     after = transitions.advance(tx, job, attempt.state, attempt.attempt_nr, now=now)
     if isinstance(after, Refusal) or after.state is job.state:
         return False
-    tx.run(
-        "attempt.mark",
-        job_id=attempt.job_id,
-        attempt_nr=attempt.attempt_nr,
-        state=attempt.state,
-        since=min(attempt.since, now),
-        now=now,
-    )
+    change = REACHED[AttemptState(attempt.state)]
+    since = min(attempt.since, now)
+    key = (job.job_id, job.attempt_nr)
+    _write(tx, "attempt.mark", key, AttemptState(job.state), change, since=since, now=now)
     return True
 
 
@@ -122,16 +141,18 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
         return Refusal.BAD_ATTEMPT
     if attempt.state in REPORTED:
         return None
+    key = (report.job_id, report.attempt_nr)
     blameless = report.code in TAKEN_AWAY
     after = transitions.conclude(tx, job, report, blameless=blameless, now=now)
     if isinstance(after, Refusal):
-        _end(tx, report.job_id, report.attempt_nr, after.value, now, code=report.code)
+        if (change := REFUSED.get(after)) is not None:
+            _end(tx, key, attempt.state, change, now, code=report.code)
         return after
     _end(
         tx,
-        report.job_id,
-        report.attempt_nr,
-        "finished" if report.finished else "failed",
+        key,
+        attempt.state,
+        AttemptChange.FINISH if report.finished else AttemptChange.FAIL,
         now,
         code=report.code,
         exit_code=report.exit_code,
@@ -187,7 +208,7 @@ def expire(
     after = transitions.conclude(tx, job, lost, blameless=blameless, now=now)
     if isinstance(after, Refusal):
         return
-    _end(tx, attempt.job_id, attempt.attempt_nr, "lost", now, code=code, diagnosis=reason)
+    _end_current(tx, job, AttemptChange.LOSE, now, code=code, diagnosis=reason)
     _settle(tx, job, after, attempt.attempt_nr, now=now)
 
 
@@ -200,7 +221,8 @@ def resume(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     if isinstance(states.resume(job, attempt.attempt_nr), Refusal):
         return False
     # First, as this attempt counts no longer among those that lost a worker.
-    tx.run("attempt.resume", job_id=attempt.job_id, attempt_nr=attempt.attempt_nr, now=now)
+    key = (attempt.job_id, attempt.attempt_nr)
+    _write(tx, "attempt.resume", key, AttemptState.LOST, AttemptChange.RESUME, now=now)
     alone = is_suspect(tx, attempt.job_id, attempt.attempt_nr)
     transitions.resume(tx, job, attempt.attempt_nr, attempt.worker_id, alone=alone, now=now)
     mark(tx, attempt, now=now)
@@ -215,7 +237,7 @@ def release(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
         return True
     if isinstance(transitions.release(tx, job, attempt.attempt_nr, now=now), Refusal):
         return job.state not in WITH_WORKER
-    _end(tx, attempt.job_id, attempt.attempt_nr, "released", now)
+    _end_current(tx, job, AttemptChange.RELEASE, now)
     return True
 
 
@@ -226,7 +248,7 @@ def cancel(tx: Tx, *, job_id: int, by: str, now: float) -> bool:
     if isinstance(after, Refusal):
         return False
     if job.state in WITH_WORKER:
-        _end(tx, job_id, job.attempt_nr, "cancelled", now, diagnosis=f"cancelled by {by}")
+        _end_current(tx, job, AttemptChange.CANCEL, now, diagnosis=f"cancelled by {by}")
     dependencies.ended(tx, after, now=now)
     return True
 
@@ -241,7 +263,7 @@ def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
     if isinstance(after, Refusal):
         return
     if job.state in WITH_WORKER:
-        _end(tx, job_id, job.attempt_nr, "failed", now, code=code, diagnosis=diagnosis)
+        _end_current(tx, job, AttemptChange.FAIL, now, code=code, diagnosis=diagnosis)
     dependencies.ended(tx, after, now=now)
     log.error("job_not_handed_out", job_id=job_id, user=job.owner, reason=why[:2000])
 
@@ -249,7 +271,9 @@ def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
 def is_lost(tx: Tx, attempt: WorkerAttempt) -> bool:
     """Whether an attempt is that worker's, and was given up when the worker was taken for lost."""
     stored = records.find_attempt(tx, attempt.job_id, attempt.attempt_nr)
-    return stored is not None and stored.worker_id == attempt.worker_id and stored.state == "lost"
+    if stored is None or stored.worker_id != attempt.worker_id:
+        return False
+    return stored.state is AttemptState.LOST
 
 
 def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
@@ -268,20 +292,42 @@ def _settle(tx: Tx, before: JobRecord, after: JobRecord, attempt_nr: int, *, now
         return
     if before.attempt_nr != attempt_nr and before.state in WITH_WORKER:
         diagnosis = "an earlier attempt finished first"
-        _end(tx, before.job_id, before.attempt_nr, "overtaken", now, diagnosis=diagnosis)
+        _end_current(tx, before, AttemptChange.OVERTAKE, now, diagnosis=diagnosis)
     dependencies.ended(tx, after, now=now)
 
 
-def _end(
-    tx: Tx, job_id: int, attempt_nr: int, state: str, now: float, code: int = 0, **data: object
+def _end_current(
+    tx: Tx, before: JobRecord, change: AttemptChange, now: float, code: int = 0, diagnosis: str = ""
 ) -> None:
-    """End an attempt, with what its report said."""
-    tx.run(
-        "attempt.end",
-        **{**_END_OF_ATTEMPT, **data},
-        job_id=job_id,
-        attempt_nr=attempt_nr,
-        state=state,
-        ended=now,
-        code=code,
-    )
+    """End the attempt that a worker has of a job; `before`: the job before it moved."""
+    key, state = (before.job_id, before.attempt_nr), AttemptState(before.state)
+    _end(tx, key, state, change, now, code, diagnosis=diagnosis)
+
+
+def _end(
+    tx: Tx,
+    key: tuple[int, int],
+    before: AttemptState,
+    change: AttemptChange,
+    now: float,
+    code: int = 0,
+    **data: object,
+) -> None:
+    """End an attempt, with what its report said. `key`: its job and number."""
+    said = {**_END_OF_ATTEMPT, **data}
+    _write(tx, "attempt.end", key, before, change, **said, ended=now, code=code)
+
+
+def _write(
+    tx: Tx,
+    statement: str,
+    key: tuple[int, int],
+    before: AttemptState,
+    change: AttemptChange,
+    **values: object,
+) -> None:
+    """Write what the table says of a change. One that it has not changes nothing: an end is
+    final."""
+    after = attempt_after(before, change)
+    if after is not None:
+        tx.run(statement, job_id=key[0], attempt_nr=key[1], state=after, **values)

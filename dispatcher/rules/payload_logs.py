@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import LogQuery
-from ailurus.protocol.states import WITH_WORKER
+from ailurus.protocol.states import MAY_COME_BACK
 from dispatcher.ports import Tx
 from dispatcher.rules import records
 
@@ -17,8 +17,6 @@ ROW_BYTES = 256
 """What a piece is counted for besides its text: many small ones cost more than few large ones."""
 # Of one answer.
 PIECES = 64
-MAY_COME_BACK = frozenset({*WITH_WORKER, "lost"})
-"""States of attempts that may still say what they write; a last piece may come after the report."""
 
 
 class KeptStream:

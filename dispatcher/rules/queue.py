@@ -148,14 +148,7 @@ def _begin(
     worker_id = request.worker_id
     after = transitions.lease(tx, job, worker_id, alone=alone, now=now)
     assert isinstance(after, JobRecord)  # noqa: S101 -- the table was asked before
-    tx.run(
-        "attempt.add",
-        job_id=job.job_id,
-        attempt_nr=after.attempt_nr,
-        worker_id=worker_id,
-        request=request.request_id,
-        now=now,
-    )
+    attempts.begin(tx, after, worker_id, request_id=request.request_id, now=now)
     return OpenAttempt(job.job_id, after.attempt_nr, worker_id, after.state, job.owner, alone)
 
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.resources import Shape
-from ailurus.protocol.states import JobState, Progress
+from ailurus.protocol.states import AttemptState, JobState, Progress
 from dispatcher.ports import Row, Tx
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class AttemptRecord(Struct, frozen=True):
     """Whose an attempt is, and how far it is: `attempt.get`."""
 
     worker_id: int
-    state: str
+    state: AttemptState
 
 
 class BodyRecord(Struct, frozen=True):
@@ -267,7 +267,7 @@ def defined(tx: Tx, first: int, last: int) -> list[DefinedRecord]:
 def find_attempt(tx: Tx, job_id: int, attempt_nr: int) -> AttemptRecord | None:
     """An attempt of a job."""
     row = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
-    return None if row is None else AttemptRecord(*row)
+    return None if row is None else AttemptRecord(row[0], AttemptState(row[1]))
 
 
 def find_body(tx: Tx, job_id: int) -> BodyRecord | None:

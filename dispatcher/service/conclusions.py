@@ -7,7 +7,7 @@ import hmac
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.states import ReportOutcome
+from ailurus.protocol.states import REPORTED, ReportOutcome
 from dispatcher.auth.caller import Caller
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Ahead, Tx
@@ -79,7 +79,7 @@ class Conclusions:
             if one.attempt_nr == report.attempt_nr and hmac.compare_digest(
                 key.encode(), report.report_key.encode()
             ):
-                counted = one.state in attempts.REPORTED
+                counted = one.state in REPORTED
                 outcome = ReportOutcome.ACCEPTED if counted else ReportOutcome.ALREADY_DONE
                 return m.ReportVerdict(
                     job_id=report.job_id,

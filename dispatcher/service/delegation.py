@@ -10,7 +10,7 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.states import WITH_WORKER
+from ailurus.protocol.states import OPEN_ATTEMPT
 from dispatcher.auth.caller import Caller
 from dispatcher.auth.delegated import Vault, describe
 from dispatcher.ports import Tx
@@ -67,7 +67,7 @@ class Delegation:
             job = records.find_job(tx, ask.job_id)
             attempt = records.find_attempt(tx, ask.job_id, ask.attempt_nr)
             own = attempt is not None and attempt.worker_id == caller.worker_id
-            if job is None or attempt is None or not own or attempt.state not in WITH_WORKER:
+            if job is None or attempt is None or not own or attempt.state not in OPEN_ATTEMPT:
                 raise Rejected(
                     403, "this attempt is not leased to the caller", field="job_id, attempt_nr"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.states import FINAL, WITH_WORKER
+from ailurus.protocol.states import FINAL, OPEN_ATTEMPT, AttemptState
 from dispatcher.auth.caller import Caller
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Ahead, Tx
@@ -177,9 +177,9 @@ def _claim(tx: Tx, worker_id: int, update: m.Update) -> _Claim:
         return _Claim.UNKNOWN
     if job is None or job.state in FINAL:
         return _Claim.OVER
-    if attempt.state in WITH_WORKER:
+    if attempt.state in OPEN_ATTEMPT:
         return _Claim.OWN
-    return _Claim.LOST if attempt.state == "lost" else _Claim.OVER
+    return _Claim.LOST if attempt.state is AttemptState.LOST else _Claim.OVER
 
 
 def _attempt(update: m.Update, worker_id: int) -> WorkerAttempt:

@@ -12,13 +12,19 @@ from hypothesis import strategies as st
 
 from ailurus.protocol import states
 from ailurus.protocol.states import (
+    ATTEMPT_TABLE,
     FINAL,
     FIRST,
+    FIRST_OF_ATTEMPT,
+    MAY_COME_BACK,
     NEXT,
+    REACHED,
     STAGES,
     TABLE,
     UNUSED,
     WITH_WORKER,
+    AttemptChange,
+    AttemptState,
     Change,
     JobState,
     Progress,
@@ -121,6 +127,29 @@ def test_nothing_leads_out_of_a_final_state_or_into_one_of_pandas_own():
     for step in TABLE.values():
         assert not step.start & FINAL
         assert not (step.start | {step.to}) & UNUSED
+
+
+def test_every_state_of_an_attempt_is_entered_and_only_a_lost_one_comes_back():
+    entered = {FIRST_OF_ATTEMPT} | {step.to for step in ATTEMPT_TABLE.values()}
+    assert entered == set(AttemptState)
+    assert set(ATTEMPT_TABLE) == set(AttemptChange)
+    for step in ATTEMPT_TABLE.values():
+        assert step.start <= MAY_COME_BACK
+
+
+def test_an_open_attempt_moves_on_as_its_job_does():
+    for state, change in REACHED.items():
+        of_job = TABLE[Change(change.value)]
+        assert ATTEMPT_TABLE[change].to.value == state.value == of_job.to.value
+        assert {one.value for one in ATTEMPT_TABLE[change].start} == {
+            one.value for one in of_job.start
+        }
+
+
+@given(st.sampled_from(AttemptState), st.sampled_from(AttemptChange))
+def test_a_change_of_an_attempt_that_the_table_has_not_leads_nowhere(state, change):
+    step = ATTEMPT_TABLE[change]
+    assert states.attempt_after(state, change) is (step.to if state in step.start else None)
 
 
 @given(st.sampled_from(S), st.sampled_from(Change))

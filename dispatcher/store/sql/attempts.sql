@@ -32,7 +32,7 @@ update attempt set state = :state, ended = :ended, exit_code = :exit_code, code 
 -- name: attempt.resume
 -- Take an attempt for running again that was lost too early.
 -- writes: attempt
-update attempt set state = 'sent', ended = null, code = 0, diagnosis = '', heard = :now
+update attempt set state = :state, ended = null, code = 0, diagnosis = '', heard = :now
     where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.open

@@ -11,7 +11,17 @@ import pytest
 import dispatcher
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
-from ailurus.protocol.states import FINAL, TABLE, WITH_WORKER, Change, JobState, Refusal
+from ailurus.protocol.states import (
+    ATTEMPT_TABLE,
+    FINAL,
+    MAY_COME_BACK,
+    TABLE,
+    WITH_WORKER,
+    AttemptState,
+    Change,
+    JobState,
+    Refusal,
+)
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, records, transitions
 from dispatcher.store.queries import postgres_statements, statements
@@ -44,6 +54,29 @@ def test_only_transitions_run_a_statement_that_writes_the_state_of_a_job():
         if isinstance(node, ast.Constant) and node.value in names
     }
     assert found == {("rules/transitions.py", name) for name in names}
+
+
+def test_only_attempts_run_a_statement_that_writes_the_state_of_an_attempt():
+    writes = re.compile(r"(insert into|update) attempt\b.*\bstate\b", re.DOTALL)
+    names = {
+        name
+        for name, one in statements().items()
+        if writes.search(one.text.partition(" where ")[0])
+    }
+    assert names == {"attempt.add", "attempt.mark", "attempt.end", "attempt.resume"}
+    found = {
+        (file.relative_to(SOURCES).as_posix(), node.value)
+        for file in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    } - {("store/postgres_tx.py", "attempt.add"), ("store/postgres_tx.py", "attempt.end")}
+    assert found == {("rules/attempts.py", name) for name in names}
+
+
+def test_an_end_of_an_attempt_is_written_from_the_states_that_the_table_starts_from():
+    assert {state for step in ATTEMPT_TABLE.values() for state in step.start} == MAY_COME_BACK
+    end = statements()["attempt.end"].text
+    assert f"(ended is null or state = '{AttemptState.LOST}')" in end
 
 
 def test_no_statement_knows_which_state_follows_another():
