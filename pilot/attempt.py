@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.messages import Assignment, Usage
+from ailurus.protocol.messages import Assignment, Credential, Usage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
 from pilot.ports import JobError, Spawner
@@ -39,6 +39,8 @@ class Attempt:
         self.usage = Usage()
         # The answer to a `tail` command, for the next heartbeat.
         self.tail: str | None = None
+        # Of its user, as they were fetched last.
+        self.credentials: tuple[Credential, ...] = ()
         # Wakes its own thread: a slot was granted, or the attempt is to stop.
         self.wakeup = threading.Event()
         self.work: Workdir | None = None

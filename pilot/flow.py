@@ -55,6 +55,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         work.make()
         attempt.work = work
         with _phase(attempt, kit.clock, JobState.STARTING, "stage_in"):
+            attempt.credentials = kit.delegation.fetch(attempt)
             kit.stage.stage_in(attempt, work)
         staged = kit.clock.monotonic()
         with kit.slots.slot_for(attempt) as slot:
@@ -65,6 +66,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         if outcome.error is not None:
             raise outcome.error
         with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
+            attempt.credentials = kit.delegation.fetch(attempt)
             files = kit.stage.stage_out(attempt, work)
     except JobError as expected:
         error = expected

@@ -10,6 +10,7 @@ from pilot.files.stage import Stage
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.ports import Container, Spawner
+from pilot.upstream.delegated import Delegation
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal
 
@@ -26,5 +27,6 @@ class Kit:
     stage: Stage
     slots: Slots
     supervisor: Supervisor
+    delegation: Delegation
     reporter: Reporter
     journal: Journal

@@ -17,6 +17,7 @@ from ailurus.protocol.program import interpreter
 from ailurus.regular import open_regular
 from pilot import blame
 from pilot.attempt import Attempt
+from pilot.files import granted
 from pilot.node import gpus
 from pilot.node.slots import Slot
 from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
@@ -80,8 +81,9 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
     kills = OomKills()
     began = kit.clock.monotonic()
     with kit.supervisor.watching(attempt, work):
+        granted.write(attempt.credentials, work)
         attempt.start_payload(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
-        kit.clock.wait(over)
+        _wait(over, attempt, work, kit)
         attempt.payload_ended()
     ended = results[0]
     attempt.usage = replace(
@@ -93,6 +95,20 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         processes=0,
     )
     return _outcome(attempt, work, ended, kit, kills)
+
+
+def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> None:
+    """Wait for the payload's end, and meanwhile renew the credentials that it was granted. That one
+    cannot be renewed ends no payload: it may need it no more."""
+    if not granted.granted(attempt.credentials):
+        kit.clock.wait(over)
+        return
+    while not kit.clock.wait(over, kit.delegation.next_look_s(attempt.credentials)):
+        try:
+            attempt.credentials = kit.delegation.fetch(attempt)
+            granted.write(attempt.credentials, work)
+        except JobError as error:
+            attempt.note(f"credentials not renewed: {error}")
 
 
 def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
@@ -142,7 +158,8 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
     }
     # Last what no job chooses: which GPUs are its own, and by what its processes are found.
     fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
-    return {**ours, **attempt.spec.environment, **fixed}
+    found = granted.variables(attempt.credentials, kit.container.tmp(str(work.tmp)))
+    return {**ours, **found, **attempt.spec.environment, **fixed}
 
 
 def _argv(attempt: Attempt, work: Workdir) -> list[str]:

@@ -35,6 +35,7 @@ from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
+from pilot.upstream.delegated import Delegation
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Spool
@@ -87,6 +88,7 @@ def started(
             stage=stage,
             slots=Slots(total, _pinned(site, total, seen), claims.gpus),
             supervisor=Supervisor(bounds_of(site.limits), clock),
+            delegation=Delegation(link, clock),
             reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
         )

@@ -33,6 +33,7 @@ from pilot.process.proc import Io, Mapped, Process
 from pilot.process.signals import NUDGE
 from pilot.process.usage import Nameless, NodeUse
 from pilot.site import Limits, bounds_of
+from pilot.upstream.delegated import Delegation
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
 
@@ -313,6 +314,7 @@ class World:
             stage=stage,
             slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
             supervisor=Supervisor(bounds, self.clock, self.sampler),
+            delegation=Delegation(link, self.clock),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
             journal=self.spool.own,
         )

@@ -83,6 +83,7 @@ def kit_of(directory: Path) -> Any:
         clock=SYSTEM,
         directory=directory,
         container=SimpleNamespace(name="c", accepts=lambda spec: None),
+        delegation=SimpleNamespace(fetch=lambda attempt: ()),
         stage=SimpleNamespace(
             allowed=lambda attempt: None,
             stage_in=lambda attempt, work: None,

@@ -128,6 +128,7 @@ ASKS = {
     "log_pieces": m.LogPieces(
         pieces=(m.LogPiece(job_id=1, attempt_nr=1, stream="stdout", offset=0, text="x"),)
     ),
+    "job_credentials": m.CredentialsRequest(job_id=1, attempt_nr=1),
     "bye": m.Bye(ending="done"),
 }
 

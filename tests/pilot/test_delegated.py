@@ -1,0 +1,180 @@
+"""Credentials of a job's user, in the pilot: fetched, renewed, and given to the payload that was
+granted them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import CredentialUse, OutputFile
+from ailurus.wire.client import Refused, Unreachable
+from pilot.files import granted
+from pilot.flow import carry
+from pilot.ports import ProcessEnd, ProcessSpec
+from pilot.workdir import Workdir
+from tests.pilot.fakes import World
+
+NEVER = None
+SECRET = "s3cret"
+
+
+def credential(name="t", *, payload=False, expires=NEVER, secret=SECRET, kind="token"):
+    return m.Credential(
+        name=name, kind=m.CredentialKind(kind), secret=secret, payload=payload, expires=expires
+    )
+
+
+def given(*credentials):
+    return m.Credentials(credentials=credentials)
+
+
+def uses(*names):
+    return tuple(CredentialUse(name=name) for name in names)
+
+
+def carried(world, **fields):
+    """The report of an attempt that names credential `t`."""
+    fields.setdefault("credentials", uses("t"))
+    carry(world.attempt(**fields), world.kit)
+    (report,) = world.reports()
+    return report
+
+
+def test_a_job_that_names_none_asks_for_none(tmp_path):
+    world = World(tmp_path)
+    assert carried(world, credentials=()).finished
+    assert not world.link.sent("job_credentials")
+
+
+def test_they_are_fetched_before_stage_in_and_again_before_stage_out(tmp_path):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = given(credential())
+    assert carried(world).finished
+    asked = world.link.sent("job_credentials")
+    assert [(one.job_id, one.attempt_nr) for one in asked] == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (given(), Code.MISSING_CREDENTIALS),
+        (given(credential(expires=5.0)), Code.CREDENTIAL_EXPIRED),
+        (Refused(m.Problem(title="no such route", status=404)), Code.MISSING_CREDENTIALS),
+    ],
+)
+def test_a_job_without_its_credential_fails_with_a_remedy(tmp_path, answer, code):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = answer
+    report = carried(world)
+    assert (report.code, report.finished, report.transient) == (code, False, False)
+    assert report.remedy
+    assert not world.spawner.started
+
+
+def test_a_dispatcher_that_is_away_is_waited_for(tmp_path):
+    world = World(tmp_path)
+    away = Unreachable("nobody answers")
+    answers = deque([away, away, given(credential()), given(credential())])
+    world.link.answers["job_credentials"] = answers
+    assert carried(world).finished
+
+
+def test_one_that_stays_away_gives_the_job_to_another_attempt(tmp_path):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = Unreachable("nobody answers")
+    report = carried(world)
+    assert (report.code, report.transient) == (Code.SERVICE_UNAVAILABLE, True)
+
+
+def test_only_a_payload_that_was_granted_one_has_it(tmp_path):
+    seen: list[tuple[ProcessSpec, list[str]]] = []
+
+    def program(spec: ProcessSpec) -> ProcessEnd:
+        tmp = Path(spec.environment["TMPDIR"])
+        seen.append((spec, sorted(p.read_text() for p in tmp.rglob("*") if p.is_file())))
+        return ProcessEnd(key=1)
+
+    world = World(tmp_path, program)
+    proxy = credential("p", kind="proxy", payload=True, secret="PEM")
+    world.link.answers["job_credentials"] = given(credential(), proxy)
+    assert carried(world, credentials=uses("t", "p")).finished
+    ((spec, texts),) = seen
+    assert texts == ["PEM"]
+    assert "BEARER_TOKEN_FILE" not in spec.environment
+    path = Path(spec.environment["X509_USER_PROXY"])
+    assert path.name == "p"
+    assert SECRET not in repr(spec)
+    assert "PEM" not in repr(spec)
+
+
+def test_a_jobs_own_variable_stands_before_ours(tmp_path):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = given(credential(payload=True))
+    carried(world, environment={"BEARER_TOKEN_FILE": "mine"})
+    assert world.spawner.started[0].environment["BEARER_TOKEN_FILE"] == "mine"
+
+
+def test_no_log_has_them(tmp_path):
+    world = World(tmp_path, lambda spec: ProcessEnd(key=1, exit_code=3))
+    world.link.answers["job_credentials"] = given(credential(payload=True))
+    report = carried(world, outputs=(OutputFile(name="o"),))
+    data = world.storage.files["file:///out/1.1.log.tgz"]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        texts = [tar.extractfile(one).read() for one in tar.getmembers()]
+    assert not any(SECRET.encode() in text for text in texts)
+    assert SECRET not in repr(report)
+
+
+def test_they_are_renewed_while_the_payload_runs(tmp_path):
+    world = World(tmp_path, lambda spec: None)
+    began = world.clock.time()
+    old = credential(payload=True, secret="old", expires=began + 1000)
+    new = credential(payload=True, secret="new", expires=began + 9000)
+    world.link.answers["job_credentials"] = deque([given(old), given(new), given(new)])
+    looked: list[str] = []
+
+    def meanwhile() -> None:
+        if world.spawner.started and not looked:
+            looked.append("once")
+        elif looked == ["once"]:
+            (file,) = [p for p in world.directory.rglob("t") if p.is_file()]
+            looked.append(file.read_text())
+            world.spawner.end(ProcessEnd(key=1))
+
+    world.clock.while_waiting = meanwhile
+    assert carried(world).finished
+    assert looked == ["once", "new"]
+    assert 500.0 in world.clock.waits  # half of what was left of its life
+
+
+def test_a_renewal_that_fails_ends_no_payload(tmp_path):
+    world = World(tmp_path, lambda spec: None)
+    ours = given(credential(payload=True, expires=world.clock.time() + 1000))
+    world.link.answers["job_credentials"] = deque([ours, given(), ours, ours])
+    rounds: list[int] = []
+
+    def meanwhile() -> None:
+        if world.spawner.started:
+            rounds.append(1)
+            if len(rounds) == 3:
+                world.spawner.end(ProcessEnd(key=1))
+
+    world.clock.while_waiting = meanwhile
+    assert carried(world).finished
+
+
+def test_a_link_that_the_payload_made_is_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        (work.tmp / granted.FOLDER).symlink_to(outside)
+        with pytest.raises(Exception, match="credentials"):
+            granted.write([credential(payload=True)], work)
+    assert not list(outside.iterdir())
