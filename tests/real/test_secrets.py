@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,9 @@ from typing import Self
 import msgspec
 import pytest
 
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import CredentialUse
+from tests.dispatcher.helpers import token
 from tests.rig import proc
 from tests.rig.programs import Rig, null_job
 from tests.rig.proxy import Proxy
@@ -77,7 +81,6 @@ def texts(rig: Rig) -> Iterator[tuple[str, bytes]]:
 
 def answers(rig: Rig, job_ids: tuple[int, ...]) -> Iterator[tuple[str, bytes]]:
     """What anybody is shown: lists, jobs, logs, events, pages."""
-    from ailurus.protocol import messages as m
     from ailurus.protocol.api import EventsQuery
 
     client, encode = rig.client, msgspec.json.encode
@@ -99,7 +102,13 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
     with Rig(heartbeat_s=0.5, serve=("--log-level", "debug"), **SITE) as rig:
         with Proxy(rig.port, keep=True) as proxy, Watch(rig.mark) as watch:
             rig.through(proxy.url)
-            mark = {"environment": {"AILURUS_RIG": rig.mark}}
+            delegated = token(time.time() + 3600)
+            ask = m.NewCredential(name="storage", secret=delegated)
+            rig.client.call("keep_credential", ask, answer=m.CredentialRow)
+            mark = {
+                "environment": {"AILURUS_RIG": rig.mark},
+                "credentials": (CredentialUse(name="storage"),),
+            }
             job_ids = rig.client.submit(
                 [
                     null_job(
@@ -131,9 +140,10 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
 
     assert list(states.values()) == ["finished", "failed", "finished"]
     assert leftovers == []
-    # the scanner scans: tokens of a user, an edge, a worker and its bootstrap, and keys of three
-    # reports
-    assert len(secrets) >= 4 + 2 + 3
+    # the scanner scans: tokens of a user, an edge, a worker and its bootstrap, a credential of the
+    # user's, and keys of three reports
+    assert len(secrets) >= 4 + 2 + 1 + 3
+    assert delegated.encode() in secrets
     assert any(b"out.txt" in one for one in watch.seen)
     assert any(name.endswith("tgz:stdout") or "tgz:" in name for name, _ in everywhere)
     assert found == []
