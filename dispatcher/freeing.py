@@ -9,8 +9,8 @@ AT_ONCE = 500  # objects
 
 
 async def free_in_parts(objects: list[Any]) -> None:
-    """Empty a long list in parts, between which others are served: freeing the ten thousand jobs of a
-    submission in one go takes 4 ms. The caller gives up its other references first."""
+    """Empty a long list in parts, between which others are served: freeing the ten thousand jobs of
+    a submission in one go takes 4 ms. The caller gives up its other references first."""
     while len(objects) > AT_ONCE:
         del objects[-AT_ONCE:]
         await asyncio.sleep(0)

@@ -34,7 +34,8 @@ class Asks(Struct, frozen=True):
 
 
 class Ahead(Struct, frozen=True):
-    """What a change will look at, which a store may read together with what others in its commit will.
+    """What a change will look at, which a store may read together with what others in its commit
+    will.
 
     It changes no answer, only how often a server is waited for and where the change is run.
     """
@@ -47,8 +48,8 @@ class Ahead(Struct, frozen=True):
 
     @property
     def steps(self) -> int:
-        """How long it is, in jobs and rows; a change that names no job may be of any length, unless it
-        says that this is `all`."""
+        """How long it is, in jobs and rows; a change that names no job may be of any length, unless
+        it says that this is `all`."""
         jobs = len(self.jobs) + (self.ask.count if self.ask else 0)
         return jobs + self.rows if jobs or self.all else ANY_NUMBER
 
@@ -69,8 +70,8 @@ class Tx(Protocol):
         """The statement once for each of `values`."""
 
     def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
-        """Move the counters of jobs of that queue, shape and state, and of that owner, queue and state;
-        summed up once a commit."""
+        """Move the counters of jobs of that queue, shape and state, and of that owner, queue and
+        state; summed up once a commit."""
 
     def failed(self, kind: int, example: str, at: float) -> None:
         """Move the counter of failures of a kind; summed up once a commit."""
@@ -87,8 +88,8 @@ class Tx(Protocol):
         """Write an event, and give it to the listeners after the commit."""
 
     def assign(self, table: MutableMapping[K, V], key: K, value: V) -> None:
-        """Set `table[key]` in memory. If the change is undone, because it fails, because it is run again
-        for a neighbour's failure, or because the commit fails, so is this."""
+        """Set `table[key]` in memory. If the change is undone, because it fails, because it is run
+        again for a neighbour's failure, or because the commit fails, so is this."""
 
 
 NOTHING = Ahead()
@@ -105,7 +106,8 @@ class Store(Protocol):
         """Whether no other process can be on this store."""
 
     async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
-        """The result of `change`, after it is durable. Raises what `change` raised, or Unavailable."""
+        """The result of `change`, after it is durable. Raises what `change` raised, or
+        Unavailable."""
 
     async def read(self, query: Callable[[Tx], T]) -> T:
         """The result of `query` on a recent committed state."""
@@ -115,8 +117,8 @@ class Store(Protocol):
         in their order."""
 
     async def spread(self, notice: str) -> None:
-        """Send a short text to all processes on this store, this one included. It may get lost. Raises
-        ValueError for one of more than `NOTICE_BYTES`."""
+        """Send a short text to all processes on this store, this one included. It may get lost.
+        Raises ValueError for one of more than `NOTICE_BYTES`."""
 
     def hear(self, hearer: Callable[[str], None]) -> None:
         """Have `hearer` called on the event loop with each text that is spread."""

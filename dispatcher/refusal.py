@@ -16,8 +16,8 @@ class Rejected(Exception):
         detail: str = "",
         known: bool = True,
     ) -> None:
-        """`known`: False where the caller's token is of a worker that our store does not have: then it may
-        be another store's, which alone can send it away."""
+        """`known`: False where the caller's token is of a worker that our store does not have: then
+        it may be another store's, which alone can send it away."""
         super().__init__(title)
         self.status = status
         self.title = title

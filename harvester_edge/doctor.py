@@ -197,9 +197,14 @@ def _pilot(site: Site) -> str:
         raise Trouble(f"{program} cannot be executed", "pilot.file or pilot.program")
     try:
         ran = subprocess.run(
-            [program, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False,
+            [program, "--version"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=False,
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise Trouble(f"{program} --version does not end") from None
     if ran.returncode:

@@ -29,7 +29,8 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 def load(kind: str, name: str) -> Any:
-    """Import the plugin of a kind and name, and return its class. Raises AilurusError if there is none."""
+    """Import the plugin of a kind and name, and return its class. Raises AilurusError if there is
+    none."""
     where = TABLE.get(kind, {}).get(name) or _installed(kind).get(name)
     if where is None:
         known = names(kind)

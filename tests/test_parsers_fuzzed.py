@@ -97,10 +97,26 @@ def test_h6_a_legacy_dictionary_is_read_or_refused():
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=300), st.sampled_from(["application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "", "x"]), st.booleans())  # fmt: skip
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=b",
+            "",
+            "x",
+        ]
+    ),
+    st.booleans(),
+)
 @example(b"\x1f\x8b", "application/json", False)
 @example(b"[" * 50_000, "application/json", False)
-@example(b"--b\r\nContent-Disposition: form-data; name=\xff\r\n\r\n\r\n--b--", "multipart/form-data; boundary=b", False)  # fmt: skip
+@example(
+    b"--b\r\nContent-Disposition: form-data; name=\xff\r\n\r\n\r\n--b--",
+    "multipart/form-data; boundary=b",
+    False,
+)
 def test_h6_a_body_of_a_panda_client_is_read_or_refused(body, kind, packed):
     headers = {b"content-type": kind.encode()}
     try:
@@ -111,7 +127,11 @@ def test_h6_a_body_of_a_panda_client_is_read_or_refused(body, kind, packed):
 
 
 @settings(max_examples=300)
-@given(damaged([json.dumps({"request_id": "r", "jobs": [{"name": "j", "command": "true", "cores": 2}]})]))  # fmt: skip
+@given(
+    damaged(
+        [json.dumps({"request_id": "r", "jobs": [{"name": "j", "command": "true", "cores": 2}]})]
+    )
+)
 def test_h6_a_submission_is_read_or_refused(text):
     with suppress(Rejected):
         assert isinstance(
@@ -126,7 +146,11 @@ def test_h6_a_job_file_is_read_or_refused(tmp_path):
         path.write_text(text)
         JobFiles([str(path)])
 
-    holds(read, ["name: j\ncommand: true\nmemory: 4GiB\nsweep: {i: [1, 2]}\n", "- {name: a, command: b}\n"], AilurusError)  # fmt: skip
+    holds(
+        read,
+        ["name: j\ncommand: true\nmemory: 4GiB\nsweep: {i: [1, 2]}\n", "- {name: a, command: b}\n"],
+        AilurusError,
+    )
 
 
 TEXTS = [path.read_text() for path in sorted(SHIPPED.glob("*.yaml"))]

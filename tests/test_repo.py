@@ -328,15 +328,7 @@ def test_the_status_page_counts_what_the_field_broke():
 # lists only shrink: whoever makes one of these short takes its line out.
 FILE_LINES, FUNCTION_LINES, LINE_LENGTH = 450, 60, 100
 CODE = ("*.py", "*.js", "*.mjs", "*.css", "*.html", "*.sql", "*.sh", "scripts", ".ci")
-LONG_FILES = {
-    "examples/z_peak/demo.py",
-    "tests/dispatcher/cli/test_verbs.py",
-    "tests/dispatcher/panda/test_answers.py",
-    "tests/dispatcher/rules/test_queue.py",
-    "tests/harvester_edge/test_cycle.py",
-    "tests/plugins/test_data_http.py",
-    "tests/standins/pbs/pbs.py",
-}
+LONG_FILES = {"examples/z_peak/demo.py", "tests/plugins/test_data_http.py"}
 LONG_FUNCTIONS = {
     "examples/z_peak/workflow.py: workflow",
     "tests/harvester_edge/relay/test_relay.py: test_r1_whatever_fails_when_each_job_ends_once",
@@ -344,14 +336,9 @@ LONG_FUNCTIONS = {
     "tests/real/panda_questions.py: legacy",
     "tests/real/panda_questions.py: v1",
 }
+PRAGMA = re.compile(r"  # (noqa|type: ignore).*")
 # How many lines of each folder are too long, at most.
-WIDE_LINES = {
-    "dispatcher": 150,
-    "harvester_edge": 19,
-    "plugins": 23,
-    "scripts": 28,
-    "tests": 65,
-}
+WIDE_LINES = {"dispatcher": 59, "plugins": 13}
 
 
 def functions(code: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -365,7 +352,8 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def wide_lines(code: str) -> Iterator[int]:
-    """Lines that are too long, but for those of a table or of a text that is data."""
+    """Lines that are too long, but for those of a table or of a text that is data. What a line says
+    to a tool does not count, as for ruff; a sentence for people stays whole, to be found."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = list(ast.walk(ast.parse(code)))
     docstrings = {
@@ -377,10 +365,12 @@ def wide_lines(code: str) -> Iterator[int]:
     for node in nodes:
         table = isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict)
         data = isinstance(node, ast.Constant | ast.JoinedStr) and node not in docstrings
+        if data and node.end_lineno == node.lineno and node.end_col_offset - node.col_offset > 60:
+            free.add(node.lineno)
         if (table or data) and node.end_lineno != node.lineno:
             free.update(range(node.lineno, (node.end_lineno or 0) + 1))
     for number, line in enumerate(code.splitlines(), 1):
-        if len(line) > LINE_LENGTH and number not in free:
+        if len(PRAGMA.sub("", line)) > LINE_LENGTH and number not in free:
             yield number
 
 

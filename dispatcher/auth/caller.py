@@ -36,7 +36,8 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     @property
     def line(self) -> tuple[str, ...]:
-        """The line of a token that this one's holder makes; of a long one the first and the latest names."""
+        """The line of a token that this one's holder makes; of a long one the first and the latest
+        names."""
         line = tuple(dict.fromkeys(self.names))
         return line if len(line) <= LINE else (*line[:2], *line[2 - LINE :])
 
@@ -53,7 +54,8 @@ ANONYMOUS = Caller(subject="")
 
 
 class BadToken(Rejected):
-    """A token that is none, is not ours, or is not good now. All such look the same from outside."""
+    """A token that is none, is not ours, or is not good now. All such look the same from
+    outside."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(

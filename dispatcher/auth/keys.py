@@ -55,7 +55,8 @@ def made() -> Keys:
 def keep(path: Path, text: bytes) -> bool:
     """Write a secret that only this user can read. False if the file is already there: it stays.
 
-    Complete or absent, whatever is killed when: the file appears as a finished one that is given its name.
+    Complete or absent, whatever is killed when: the file appears as a finished one that is given
+    its name.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -77,7 +78,8 @@ def keep(path: Path, text: bytes) -> bool:
 
 
 def replace(path: Path, kept: Keys) -> None:
-    """Write other keys in place of those in `path`: the old ones or the new ones, never half of them."""
+    """Write other keys in place of those in `path`: the old ones or the new ones, never half of
+    them."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         keep(fresh, msgspec.json.encode(kept))
@@ -87,7 +89,8 @@ def replace(path: Path, kept: Keys) -> None:
 
 
 def read(path: Path) -> Keys:
-    """The keys in `path`. Raises AilurusError: also for a file that others could have read or changed."""
+    """The keys in `path`. Raises AilurusError: also for a file that others could have read or
+    changed."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

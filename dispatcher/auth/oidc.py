@@ -12,9 +12,9 @@
           - {claim: sub, has: 8f2c, scopes: [ailurus.admin]}
           - {scopes: [compute.read]}    # whoever has a good token
 
-No content of a token chooses how it is checked: the issuer must be one of these, the algorithm must be
-allowed and fit the key, and the key is one of the issuer's own, fetched from where its discovery document
-says. Keys are fetched each hour, and for a key that is not known at most once a minute.
+No content of a token chooses how it is checked: the issuer must be one of these, the algorithm must
+be allowed and fit the key, and the key is one of the issuer's own, fetched from where its discovery
+document says. Keys are fetched each hour, and for a key that is not known at most once a minute.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 
 
 class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Scopes for tokens whose claim `claim` is `has`, or a list or a text of words with it; without a
-    claim, for all tokens."""
+    """Scopes for tokens whose claim `claim` is `has`, or a list or a text of words with it; without
+    a claim, for all tokens."""
 
     scopes: tuple[Text, ...]
     claim: str = ""

@@ -49,7 +49,8 @@ class Revocations:
         return m.Done()
 
     async def end(self, token: str) -> None:
-        """Refuse this token from now on: a session that signed out. One that is not good is none."""
+        """Refuse this token from now on: a session that signed out. One that is not good is
+        none."""
         with suppress(BadToken):
             caller = self._issuer.caller(token)
             await self._refuse(f"id:{caller.token_id}", caller.expires, caller.expires)
@@ -70,7 +71,8 @@ class Revocations:
             self._pending.set()
 
     async def _follow(self, loop: Loop) -> None:
-        """Read again after each event, until it is read: a token revoked elsewhere is revoked here."""
+        """Read again after each event, until it is read: a token revoked elsewhere is revoked
+        here."""
         while True:
             loop.turned(None)
             await self._pending.wait()

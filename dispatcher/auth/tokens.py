@@ -1,8 +1,8 @@
 """Tokens of the WLCG JWT profile, made and checked with the store's own keys.
 
 A token is an ES256 JWT. Its header must be exactly `{alg, typ, kid}` with our algorithm and a key
-that is ours: nothing in a token ever chooses how it is checked. Checking costs 0.1 ms, so the answer
-is kept by the token's hash until it expires.
+that is ours: nothing in a token ever chooses how it is checked. Checking costs 0.1 ms, so the
+answer is kept by the token's hash until it expires.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ class Issuer:
         groups: Sequence[str] = (),
         by: Caller = ANONYMOUS,
     ) -> Token:
-        """A token on an administrator's request: only scopes that a person, an edge or a pilot started by
-        hand may have. It ends with the token of the request, in case that was stolen, and with no other
-        token of the administrator. Raises Rejected for another scope."""
+        """A token on an administrator's request: only scopes that a person, an edge or a pilot
+        started by hand may have. It ends with the token of the request, in case that was stolen,
+        and with no other token of the administrator. Raises Rejected for another scope."""
         for nr, scope in enumerate(requested := tuple(scopes)):
             kind, colon, site = scope.partition(":")
             edge = kind in OF_SITE and _SITE.fullmatch(site)
@@ -194,7 +194,8 @@ class Issuer:
         self._on_revocation.append(callback)
 
     def revoked(self, caller: Caller) -> bool:
-        """Whether the token of `caller`, or one that it came of, has been refused since it was checked."""
+        """Whether the token of `caller`, or one that it came of, has been refused since it was
+        checked."""
         return any(caller.made < self._refused.get(name, 0.0) for name in caller.names)
 
     def _checked(self, token: str) -> Caller:

@@ -54,7 +54,8 @@ class Parser(ArgumentParser):
 
 
 def parser_for(*filled: str | None) -> ArgumentParser:
-    """The parser; only the arguments of these verbs are filled in, so that a start imports one verb."""
+    """The parser; only the arguments of these verbs are filled in, so that a start imports one
+    verb."""
     parser = Parser(
         prog="dispatcher",
         description="Holds the queue: what waits, who runs it, what came of it.",

@@ -1,4 +1,5 @@
-"""`dispatcher backup`: queue and keys of a dispatcher, whether it runs or not, into a new folder."""
+"""`dispatcher backup`: queue and keys of a dispatcher, whether it runs or not, into a new
+folder."""
 
 from __future__ import annotations
 

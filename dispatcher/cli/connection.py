@@ -48,7 +48,8 @@ def connect(args: Namespace, *, patience_s: float = 5.0) -> Client:
 
 
 class Silence:
-    """Says on stderr that nobody answers: who waits at a terminal must not think that all is well."""
+    """Says on stderr that nobody answers: who waits at a terminal must not think that all is
+    well."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url, self._clock = url, clock

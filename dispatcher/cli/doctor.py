@@ -1,4 +1,5 @@
-"""`dispatcher doctor`: looks, changes nothing, and says what to do. Exit code 78 if something is wrong."""
+"""`dispatcher doctor`: looks, changes nothing, and says what to do. Exit code 78 if something is
+wrong."""
 
 from __future__ import annotations
 
@@ -91,19 +92,34 @@ def keys(there: Place, now: float) -> Iterator[Finding]:
         remedy = getattr(error, "remedy", "") or "restore them from a back-up"
         yield Finding("keys", "wrong", str(getattr(error, "message", error)), remedy)
         return
-    if there.keys.parent.stat().st_mode & stat.S_IWOTH and not there.keys.parent.stat().st_mode & stat.S_ISVTX:  # fmt: skip
-        yield Finding("keys", "wrong", f"anybody may replace them in {there.keys.parent}", "chmod o-w")  # fmt: skip
+    if (
+        there.keys.parent.stat().st_mode & stat.S_IWOTH
+        and not there.keys.parent.stat().st_mode & stat.S_ISVTX
+    ):
+        yield Finding(
+            "keys", "wrong", f"anybody may replace them in {there.keys.parent}", "chmod o-w"
+        )
     else:
         yield Finding("keys", "ok", f"{there.keys}, only yours to read")
     if not there.admin_token.exists():
         return
     if there.admin_token.stat().st_mode & 0o077:
-        yield Finding("admin token", "wrong", "others can read it", f"chmod 600 {there.admin_token}, and revoke it")  # fmt: skip
+        yield Finding(
+            "admin token",
+            "wrong",
+            "others can read it",
+            f"chmod 600 {there.admin_token}, and revoke it",
+        )
         return
     try:
         left = issuer.caller(there.admin_token.read_text("utf-8").strip()).expires - now
     except Exception as error:  # noqa: BLE001 -- whatever it is, the token is no good
-        yield Finding("admin token", "warning", f"it is not good: {error}", f"rm {there.admin_token}; dispatcher init")  # fmt: skip
+        yield Finding(
+            "admin token",
+            "warning",
+            f"it is not good: {error}",
+            f"rm {there.admin_token}; dispatcher init",
+        )
         return
     yield _ends("admin token", left, f"rm {there.admin_token}; dispatcher init")
 
@@ -180,7 +196,8 @@ def disk(folder: Path) -> Finding:
 
 
 def clock() -> Finding:
-    """Whether somebody keeps the clock: tokens are good by it. Leases go by another that never jumps."""
+    """Whether somebody keeps the clock: tokens are good by it. Leases go by another that never
+    jumps."""
 
     class Timex(ctypes.Structure):
         _fields_ = (

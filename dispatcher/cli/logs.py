@@ -57,7 +57,8 @@ def main(args: Namespace, out: Output) -> int:
 
 
 def _running(client: Client, args: Namespace) -> bool:
-    """Whether a pilot has the job, and so may have output that it sends only when somebody looks."""
+    """Whether a pilot has the job, and so may have output that it sends only when somebody
+    looks."""
 
     job = client.show(args.id)
     if job.row.state not in WITH_WORKER or args.attempt not in (None, job.row.attempt_nr):
@@ -72,8 +73,8 @@ def _cut(missing: int, after: bool) -> str:
 
 
 def _ended(client: Client, args: Namespace, last: LogChunk) -> tuple[int, int]:
-    """Say what of the output is missing, and where it is. The exit code, which is 66 if there was some
-    and none of it is here, and the attempt that has begun meanwhile; 0: none."""
+    """Say what of the output is missing, and where it is. The exit code, which is 66 if there was
+    some and none of it is here, and the attempt that has begun meanwhile; 0: none."""
     job = client.show(args.id)
     later = job.attempts[-1].attempt_nr if job.attempts else 0
     later = later if 0 < last.attempt_nr < later else 0

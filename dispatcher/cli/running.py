@@ -1,4 +1,5 @@
-"""What happens while `dispatcher serve` serves: signals, new keys and certificates, the watchdog."""
+"""What happens while `dispatcher serve` serves: signals, new keys and certificates, the
+watchdog."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ async def until_told(
 
 
 def _renew_certificate(args: Namespace, server: Server) -> None:
-    """Read the certificate anew, for connections from now on. One that is no good changes nothing."""
+    """Read the certificate anew, for connections from now on. One that is no good changes
+    nothing."""
     context = server.config.ssl
     if context is None:
         return
@@ -84,7 +86,8 @@ def _renew_certificate(args: Namespace, server: Server) -> None:
 
 
 def _renew_keys(args: Namespace, issuer: Issuer) -> None:
-    """Sign and check with the keys that are in the file now. A file that is no good changes nothing."""
+    """Sign and check with the keys that are in the file now. A file that is no good changes
+    nothing."""
     from dispatcher.auth import keys
 
     try:

@@ -1,8 +1,8 @@
 """`dispatcher serve`: one process, one event loop, one store.
 
-Signals: TERM and INT end it once what is in hand is answered, the second one at once; HUP reads keys
-and certificate anew and reopens the access log; USR2 starts it anew in its place, from what is installed
-now, without closing its door.
+Signals: TERM and INT end it once what is in hand is answered, the second one at once; HUP reads
+keys and certificate anew and reopens the access log; USR2 starts it anew in its place, from what is
+installed now, without closing its door.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`dispatcher token`: a token for a person, an edge or a pilot, into a file only you can read; and its end."""
+"""`dispatcher token`: a token for a person, an edge or a pilot, into a file only you can read; and
+its end."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ def span(text: str) -> float:
 
 
 def some_time(text: str) -> float:
-    """Seconds, more than none: a lease of 0 s has run out when it begins. Raises ArgumentTypeError."""
+    """Seconds, more than none: a lease of 0 s has run out when it begins. Raises
+    ArgumentTypeError."""
     seconds = span(text)
     if seconds <= 0:
         raise ArgumentTypeError(f"{text!r} is no time at all (write 10s, say)")

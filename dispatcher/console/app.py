@@ -1,6 +1,7 @@
 """Serves the console's files: all from memory, each with its hash as ETag, under a strict policy.
 
-The pages hold no data: they call the public API like any other client. So nothing here needs a token.
+The pages hold no data: they call the public API like any other client. So nothing here needs a
+token.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class EventReader:
         return answer.events
 
 
-# Reads all events, as only administrators may: a feed shows a caller no more of them than is theirs.
+# Reads all events, as only administrators may: a feed shows a caller no more of them than is
+# theirs.
 _OURSELVES = Caller(subject="", scopes=frozenset({Scope.ADMIN}))
 
 
@@ -150,8 +151,8 @@ class Feed:
 
 
 class OverviewFeed(Feed):
-    """The system in numbers, as the caller may see it: at each change, and now and then for the rates.
-    Users are many, and most events are others': theirs come now and then."""
+    """The system in numbers, as the caller may see it: at each change, and now and then for the
+    rates. Users are many, and most events are others': theirs come now and then."""
 
     async def look(self, events: Sequence[m.Event]) -> bytes:
         mine = events and self._caller.may(Scope.ADMIN)

@@ -99,7 +99,8 @@ class Channel:
 
 
 class Live:
-    """The route `stream`. `service` answers the questions; nothing here knows a rule of the queue."""
+    """The route `stream`. `service` answers the questions; nothing here knows a rule of the
+    queue."""
 
     def __init__(self, service: Watched) -> None:
         self._service = service
@@ -180,8 +181,8 @@ class Live:
             await asyncio.sleep(max(PERIOD_S - took, spent / SHARE - spent))
 
     async def _look(self) -> float:
-        """Ask what is new, for whom it is longest ago first. The seconds that it took, of what is dear
-        only a part."""
+        """Ask what is new, for whom it is longest ago first. The seconds that it took, of what is
+        dear only a part."""
         try:
             events = await self._events.since()
         except (Rejected, Unavailable):

@@ -1,1 +1,2 @@
-"""The door: HTTP, its routes and answers, browsers' sessions, the access log. It knows no rule and no transaction."""
+"""The door: HTTP, its routes and answers, browsers' sessions, the access log. It knows no rule and
+no transaction."""

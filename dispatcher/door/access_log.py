@@ -58,8 +58,8 @@ class Entry(Struct):
 
 
 class AccessLog:
-    """A file that gets a JSON line a request, a quarter of a second late. Raises AilurusError when it
-    cannot be opened."""
+    """A file that gets a JSON line a request, a quarter of a second late. Raises AilurusError when
+    it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

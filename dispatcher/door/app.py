@@ -222,8 +222,9 @@ class App:
         given: dict[str, int],
         receive: Receive,
     ) -> Any:
-        """A call that may wait for something to happen. It is ended when its client is gone, for a job
-        must not be handed to nobody; when the dispatcher stops, it is answered as things are."""
+        """A call that may wait for something to happen. It is ended when its client is gone, for a
+        job must not be handed to nobody; when the dispatcher stops, it is answered as things
+        are."""
 
         def call(ask: Any) -> Awaitable[Any]:
             return endpoint.handler(ask, caller, **given)  # type: ignore[misc]
@@ -294,7 +295,8 @@ class App:
         return noted
 
     async def _learn(self, token: str) -> None:
-        """Fetch the key of a foreign token that is new, so that its caller can be found afterwards."""
+        """Fetch the key of a foreign token that is new, so that its caller can be found
+        afterwards."""
         try:
             self._issuer.caller(token)
         except UnknownKey as unknown:

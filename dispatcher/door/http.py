@@ -75,7 +75,8 @@ async def answer_json(send: Send, content: object, *headers: tuple[bytes, bytes]
 async def answer_problem(
     send: Send, error: Rejected, *headers: tuple[bytes, bytes], giver: str = ""
 ) -> None:
-    """Send a refusal as an RFC 9457 problem. `giver`: our name, by which a client knows whose refusal it is."""
+    """Send a refusal as an RFC 9457 problem. `giver`: our name, by which a client knows whose
+    refusal it is."""
     problem = m.Problem(
         title=error.title,
         status=error.status,
@@ -102,7 +103,8 @@ def check_twice(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 async def read_body(receive: Receive, headers: Headers, limit: int) -> Body:
-    """The body of a request. Raises Rejected when it is too long, cut off or not JSON by its type."""
+    """The body of a request. Raises Rejected when it is too long, cut off or not JSON by its
+    type."""
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind not in (b"application/json", b""):
         raise Rejected(415, "the body is not JSON", remedy="send Content-Type: application/json")
@@ -143,9 +145,9 @@ async def read_bytes(receive: Receive, headers: Headers, limit: int) -> Body:
 
 
 def _space(length: int) -> tuple[bytearray | mmap, Callable[[bytes], object]]:
-    """Where a body of this length is put together, and what adds a piece to it. A large body gets its memory
-    page by page: a bytearray of ten megabytes that grows is sometimes copied, which takes 4 ms. Raises
-    MemoryError."""
+    """Where a body of this length is put together, and what adds a piece to it. A large body gets
+    its memory page by page: a bytearray of ten megabytes that grows is sometimes copied, which
+    takes 4 ms. Raises MemoryError."""
     if length <= BIG:
         body = bytearray()
         return body, body.extend
@@ -179,14 +181,14 @@ _job = msgspec.json.Decoder(JobSpec)
 
 
 async def decode_submission(body: Body) -> m.Submit:
-    """A big submission, some jobs at a time with pauses: msgspec holds the interpreter while it decodes,
-    so a thread would stop the event loop as long as decoding here in one go."""
+    """A big submission, some jobs at a time with pauses: msgspec holds the interpreter while it
+    decodes, so a thread would stop the event loop as long as decoding here in one go."""
     return await _in_parts(body) or await _one_by_one(body)
 
 
 async def _in_parts(body: Body) -> m.Submit | None:
-    """A submission as our clients write it, decoded part by part. None: it is written in another way,
-    or there is something wrong with it, which `_one_by_one` names.
+    """A submission as our clients write it, decoded part by part. None: it is written in another
+    way, or there is something wrong with it, which `_one_by_one` names.
 
     What begins at a job and decodes as a list of jobs ends with a job: where that is, is guessed.
     """
@@ -209,7 +211,8 @@ async def _in_parts(body: Body) -> m.Submit | None:
 
 
 def _part(body: Body, at: int, end: int) -> tuple[tuple[JobSpec, ...], int]:
-    """The jobs of one part that begins at `at`, and where the next one begins. Raises DecodeError."""
+    """The jobs of one part that begins at `at`, and where the next one begins. Raises
+    DecodeError."""
     found = at + _PIECE
     for nr in range(_CUTS):
         found = body.find(b"},{", found, end) if found < end else -1
@@ -226,7 +229,8 @@ def _part(body: Body, at: int, end: int) -> tuple[tuple[JobSpec, ...], int]:
 
 
 async def _one_by_one(body: Body) -> m.Submit:
-    """Any submission, decoded job after job; a fault names the field by its position. Raises Rejected."""
+    """Any submission, decoded job after job; a fault names the field by its position. Raises
+    Rejected."""
     outer = decode(_jobs.decode, body)
     specs: list[JobSpec] = []
     done = 0

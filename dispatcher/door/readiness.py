@@ -1,5 +1,5 @@
-"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits, when the next job
-could be handed out, and when its loops turn."""
+"""Whether this dispatcher can serve now, for `/readyz`: it can when its store commits, when the
+next job could be handed out, and when its loops turn."""
 
 from __future__ import annotations
 

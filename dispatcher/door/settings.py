@@ -32,7 +32,8 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class DoorSettings:
-    """What a door has beside the routes of the service. What is None is not served, or not bounded."""
+    """What a door has beside the routes of the service. What is None is not served, or not
+    bounded."""
 
     console: Asgi | None = None
     """Answers `/` and `/console/…`."""

@@ -103,7 +103,8 @@ def is_suspect(tx: Tx, job_id: int, attempt_nr: int) -> bool:
 
 
 def begin(tx: Tx, job: JobRecord, worker_id: int, *, request_id: str, now: float) -> None:
-    """Add the attempt that a lease of a job has begun. `request_id`: of the request that gets it."""
+    """Add the attempt that a lease of a job has begun. `request_id`: of the request that gets
+    it."""
     tx.run(
         "attempt.add",
         job_id=job.job_id,

@@ -33,12 +33,14 @@ QUEUES = 100
 
 
 class Metrics(Collector):
-    """The figures of one dispatcher. Made before the first request, so that no job's end is missed."""
+    """The figures of one dispatcher. Made before the first request, so that no job's end is
+    missed."""
 
     def __init__(
         self, service: Service, traffic: Traffic, store: Path | None, waiting: Callable[[], int]
     ) -> None:
-        """`store`: the file of an embedded store; `waiting`: how many requests wait for something."""
+        """`store`: the file of an embedded store; `waiting`: how many requests wait for
+        something."""
         self._service = service
         self._traffic = traffic
         self._store = store

@@ -1,4 +1,5 @@
-"""Traces of jobs for OpenTelemetry: one trace a job, from submission to its end, sent when it has ended.
+"""Traces of jobs for OpenTelemetry: one trace a job, from submission to its end, sent when it has
+ended.
 
     job ── attempt ── stage_in, run, stage_out
 

@@ -30,10 +30,24 @@ class ConvertAnswer(msgspec.Struct):
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE",
-                        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data), or its https:// address; of both: merged by queue")  # fmt: skip
-    parser.add_argument("--ca", default="", metavar="FILE", help="who may sign that server's certificate; default: whom this machine trusts")  # fmt: skip
-    parser.add_argument("--proxy", default="", metavar="URL", help="the way to that server; default: none, whatever the environment says")  # fmt: skip
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data), or its https:// address; of both: merged by queue",
+    )
+    parser.add_argument(
+        "--ca",
+        default="",
+        metavar="FILE",
+        help="who may sign that server's certificate; default: whom this machine trusts",
+    )
+    parser.add_argument(
+        "--proxy",
+        default="",
+        metavar="URL",
+        help="the way to that server; default: none, whatever the environment says",
+    )
     parser.add_argument("--queue", default="", help="only this one")
     parser.add_argument(
         "--out",

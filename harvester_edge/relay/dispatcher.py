@@ -253,9 +253,12 @@ class Dispatcher:
         for one in judged:
             if (word := said[one.id]).verdict != ReportOutcome.ACCEPTED:
                 self._log.warning(
-                    "report_not_counted", job_id=one.id[0], attempt_nr=one.id[1], why=word.verdict,
+                    "report_not_counted",
+                    job_id=one.id[0],
+                    attempt_nr=one.id[1],
+                    why=word.verdict,
                     files=[file.url for file in one.report.files],
-                )  # fmt: skip
+                )
         return {one.id: said[one.id] for one in judged}
 
     async def _register_late(self) -> None:
@@ -313,21 +316,11 @@ class Dispatcher:
         ask = m.RelayBeat(
             site=self._state.terms.site,
             beats=tuple(m.RelayedBeat(worker_id=p.worker_id, beat=_beat(p)) for p in fresh),
-            releases=tuple(
-                m.RelayedRelease(worker_id=job.owner.worker_id, release=m.Release(jobs=(_held(job),)))
-                for job in back
-            ),
+            releases=tuple(_release(job) for job in back),
             logs=tuple(m.RelayedLog(worker_id=w, log=m.LogPieces(pieces=(p,))) for w, p in logs),
             lost=tuple(_held(job) for job in lost),
-            byes=tuple(
-                m.RelayedBye(
-                    worker_id=p.worker_id,
-                    bye=m.Bye(ending=Ending(p.ending), diagnosis=p.diagnosis),
-                )
-                for p in ended
-                if p.worker_id and not p.gone
-            ),
-        )  # fmt: skip
+            byes=tuple(_bye(p) for p in ended if p.worker_id and not p.gone),
+        )
         for pilot in fresh:
             pilot.fresh = False
         try:
@@ -399,6 +392,15 @@ def _updates(pilot: Pilot) -> Iterator[m.Update]:
         else:
             yield job.update
             job.update = replace(job.update, tail=None)
+
+
+def _release(job: Job) -> m.RelayedRelease:
+    return m.RelayedRelease(worker_id=job.owner.worker_id, release=m.Release(jobs=(_held(job),)))
+
+
+def _bye(pilot: Pilot) -> m.RelayedBye:
+    bye = m.Bye(ending=Ending(pilot.ending), diagnosis=pilot.diagnosis)
+    return m.RelayedBye(worker_id=pilot.worker_id, bye=bye)
 
 
 def _held(job: Job) -> m.AttemptKey:

@@ -1,8 +1,8 @@
 """`file:` URLs, beneath the site's storage roots and nowhere else.
 
-A path is walked from a root's descriptor, one name at a time, following no link: so neither `..` nor a
-symbolic link nor a race leads out. Names are bytes, decoded from the URL one by one and never again:
-no locale and no `%2F` makes another path of them.
+A path is walked from a root's descriptor, one name at a time, following no link: so neither `..`
+nor a symbolic link nor a race leads out. Names are bytes, decoded from the URL one by one and never
+again: no locale and no `%2F` makes another path of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class File:
     """Copies with adler32 computed on the way."""
 
     def __init__(self, *, roots: Sequence[str] = (), **_: object) -> None:
-        # A root itself may be reached through links: the site wrote it. Beneath it none are followed.
+        # A root itself may be reached through links: the site wrote it. Beneath it none are
+        # followed.
         paths = [given.encode("utf-8", "surrogateescape") for given in roots]
         self._roots = sorted(
             {(_names(path), os.path.realpath(path)) for path in paths}
@@ -207,8 +208,8 @@ def _unlink(name: bytes, parent: int, url: Url) -> None:
 
 
 def _part(name: bytes) -> bytes:
-    """What a file is called until it is whole. Its name has one writer, for it carries the attempt: so
-    whoever deletes what an attempt left finds this too."""
+    """What a file is called until it is whole. Its name has one writer, for it carries the attempt:
+    so whoever deletes what an attempt left finds this too."""
     return b".%b.part" % name[:240]
 
 

@@ -49,12 +49,22 @@ def run(args: Namespace) -> Iterator[Figure]:
     delays = [
         at - told[job_id, state] for job_id, state, at in arrived.seen if (job_id, state) in told
     ]
-    yield figure("console: 1,000 pages, 20 changes/s", share, "% of a core", at_most=10,
-                 note=f"without pages {alone:.1f} %; {arrived.bytes / 1e6:.0f} MB sent")  # fmt: skip
+    yield figure(
+        "console: 1,000 pages, 20 changes/s",
+        share,
+        "% of a core",
+        at_most=10,
+        note=f"without pages {alone:.1f} %; {arrived.bytes / 1e6:.0f} MB sent",
+    )
     yield figure("console: change to page, p99", percentile(delays, 0.99), "s", at_most=0.5,
                  note=f"{len(delays)} seen; p50 {percentile(delays, 0.5):.3f} s")  # fmt: skip
-    yield figure("console: memory a page", 1024 * (after.rss_mb - before.rss_mb) / PAGES, "kB",
-                 at_most=100, note=f"{arrived.closed} closed early" if arrived.closed else "")  # fmt: skip
+    yield figure(
+        "console: memory a page",
+        1024 * (after.rss_mb - before.rss_mb) / PAGES,
+        "kB",
+        at_most=100,
+        note=f"{arrived.closed} closed early" if arrived.closed else "",
+    )
 
 
 def _held(rig: Rig, worker: Client, jobs: int) -> list[m.Assignment]:

@@ -41,8 +41,14 @@ def run(args: Namespace) -> Iterator[Figure]:
         rate = (jobs - LAYER) / (time.monotonic() - began)
         yield figure(f"dag: submitted, {where}", rate, "jobs/s", at_least=10_000)
         many = _finish(worker, FINISHED)
-        yield figure(f"dag: finished with 2 children each, {where}", many, "/s", peer=few,
-                     at_least=0.5, note=f"in groups of {AT_ONCE}; peer: {LAYER:,} jobs")  # fmt: skip
+        yield figure(
+            f"dag: finished with 2 children each, {where}",
+            many,
+            "/s",
+            peer=few,
+            at_least=0.5,
+            note=f"in groups of {AT_ONCE}; peer: {LAYER:,} jobs",
+        )
         beats = Beats(rig.worker()[1])
         beats.during(0.5)
         quiet = beats.during(3.0)
@@ -114,8 +120,14 @@ def _fan(
                 raise TimeoutError("the fan was not released")
         took = time.perf_counter() - began
     yield figure(f"dag: {FAN:,} children released, {where}", took, "s", at_most=1)
-    yield figure("dag: heartbeats' p99 meanwhile", 1000 * percentile(seen, 0.99), "ms",
-                 peer=1000 * percentile(quiet, 0.99), at_most=3, note=f"{len(seen)} beats; peer: quiet")  # fmt: skip
+    yield figure(
+        "dag: heartbeats' p99 meanwhile",
+        1000 * percentile(seen, 0.99),
+        "ms",
+        peer=1000 * percentile(quiet, 0.99),
+        at_most=3,
+        note=f"{len(seen)} beats; peer: quiet",
+    )
 
 
 def _chain(rig: Rig, worker: Client, where: str) -> Iterator[Figure]:

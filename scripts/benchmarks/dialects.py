@@ -64,8 +64,14 @@ def _rig(rig: Rig, where: str, seed: int, *, tls: bool) -> Iterator[Figure]:
                 yield figure(name, seen.rate, "/s", peer=bare.rate, at_least=0.6 if close else 0.5,
                              seed=seed, note=f"{wrong}p99 {seen.p99_ms:.0f} ms, bare {bare.p99_ms:.0f}; "
                              f"a PanDA server {OLD_RATE:.0f}/s")  # fmt: skip
-                yield figure(f"{name}, CPU a request", ms, "ms", at_most=1.0 if close else 0.3,
-                             seed=seed, note=f"bare {bare_ms:.3f} ms, a PanDA server {OLD_MS:.0f} ms")  # fmt: skip
+                yield figure(
+                    f"{name}, CPU a request",
+                    ms,
+                    "ms",
+                    at_most=1.0 if close else 0.3,
+                    seed=seed,
+                    note=f"bare {bare_ms:.3f} ms, a PanDA server {OLD_MS:.0f} ms",
+                )
     for close in (False, True) if tls else (False,):
         for dialect in dialects:
             yield _day(rig, dialect, where, seed, tls=tls, close=close)
@@ -83,9 +89,14 @@ def _day(rig: Rig, dialect: Dialect, where: str, seed: int, *, tls: bool, close:
     )  # fmt: skip
     share = 100 * (used_s(rig, rig.dispatcher.pid) - began) / DAY_S
     how = ("TLS" if tls else "plain") + (", a new connection each" if close else ", kept")
-    return figure(f"dialects: {where}ATLAS's load, {dialect.name}, {how}", share, "% of a core",
-                  at_most=40 if close else 10, seed=seed,
-                  note=f"{seen.rate:.0f} requests/s, p99 {seen.p99_ms:.0f} ms, {seen.failed} failed")  # fmt: skip
+    return figure(
+        f"dialects: {where}ATLAS's load, {dialect.name}, {how}",
+        share,
+        "% of a core",
+        at_most=40 if close else 10,
+        seed=seed,
+        note=f"{seen.rate:.0f} requests/s, p99 {seen.p99_ms:.0f} ms, {seen.failed} failed",
+    )
 
 
 NODES_AND_JOBS = 2 * (64 + JOBS * DAY_S)
@@ -103,7 +114,9 @@ def _bare(rig: Rig, *, tls: bool) -> Iterator[Callable[..., tuple[Load, float]]]
     place = rig.directory
     chance = random.Random(1)
     beats = [f'0\t{{"id": {chance.randrange(1, BARE)}}}' for _ in range(20_000)]
-    lines = Lines(tokens=[], beats=beats, acquires=["0\t{}"], beat_path="/beat", acquire_path="/acquire")  # fmt: skip
+    lines = Lines(
+        tokens=[], beats=beats, acquires=["0\t{}"], beat_path="/beat", acquire_path="/acquire"
+    )
     (place / "bare").mkdir()
     secured = certificate(place / "bare")[:2] if tls else ()
     store = rig.postgres.database() if rig.postgres else place / "bare.db"

@@ -92,15 +92,37 @@ def _figures(
     for kind in ("kept", "new"):
         ours, bare = f"ours {kind}", f"bare {kind}"
         wrong = sum(seen.failed for seen, _ in rounds[ours])
-        yield figure(f"dispatcher: {where}90:10, {kind} connections", middle(ours, lambda s: s.rate), "/s",
-                     peer=middle(bare, lambda s: s.rate), at_least=0.5, seed=seed,
-                     note=f"{wrong} failed" if wrong else "")  # fmt: skip
-        yield figure(f"dispatcher: {where}CPU a request, {kind}", spent(ours), "ms",
-                     at_most=0.3, seed=seed, note=f"bare {spent(bare):.3f} ms")  # fmt: skip
-        yield figure(f"dispatcher: {where}p99, {kind}", middle(ours, lambda s: s.p99_ms), "ms", seed=seed,
-                     peer=middle(bare, lambda s: s.p99_ms))  # fmt: skip
-    yield figure(f"dispatcher: {where}beats that only renew", middle("ours renewals", lambda s: s.rate),
-                 "/s", note=f"{spent('ours renewals'):.3f} ms a request", seed=seed)  # fmt: skip
+        yield figure(
+            f"dispatcher: {where}90:10, {kind} connections",
+            middle(ours, lambda s: s.rate),
+            "/s",
+            peer=middle(bare, lambda s: s.rate),
+            at_least=0.5,
+            seed=seed,
+            note=f"{wrong} failed" if wrong else "",
+        )
+        yield figure(
+            f"dispatcher: {where}CPU a request, {kind}",
+            spent(ours),
+            "ms",
+            at_most=0.3,
+            seed=seed,
+            note=f"bare {spent(bare):.3f} ms",
+        )
+        yield figure(
+            f"dispatcher: {where}p99, {kind}",
+            middle(ours, lambda s: s.p99_ms),
+            "ms",
+            seed=seed,
+            peer=middle(bare, lambda s: s.p99_ms),
+        )
+    yield figure(
+        f"dispatcher: {where}beats that only renew",
+        middle("ours renewals", lambda s: s.rate),
+        "/s",
+        note=f"{spent('ours renewals'):.3f} ms a request",
+        seed=seed,
+    )
 
 
 def prepared(rig: Rig) -> tuple[Lines, Lines]:

@@ -67,8 +67,12 @@ def run(args: Namespace) -> Iterator[Figure]:
         _look_inside(rig, faults)
         rss_mb = rig.dispatcher.use().rss_mb
         note = "; ".join(f"{n} × {kind}: {faults.first[kind]}" for kind, n in faults.count.items())
-        yield figure("fuzz: requests", sum(sent.values()), seed=args.seed,
-                     note=" ".join(f"{status}: {n}" for status, n in sorted(sent.items())))  # fmt: skip
+        yield figure(
+            "fuzz: requests",
+            sum(sent.values()),
+            seed=args.seed,
+            note=" ".join(f"{status}: {n}" for status, n in sorted(sent.items())),
+        )
         yield figure("fuzz: rate", sum(sent.values()) / took, "/s", seed=args.seed)
         yield figure(
             "fuzz: faults", sum(faults.count.values()), at_most=0, seed=args.seed, note=note
@@ -179,7 +183,10 @@ class Chance:
             body = gzip.compress(body, 1) if packed else body
         else:
             kind = "multipart/form-data; boundary=b"
-            parts = (f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in given.items())  # fmt: skip
+            parts = (
+                f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'
+                for n, v in given.items()
+            )
             body = ("".join(parts) + "--b--\r\n").encode("utf-8", "replace")
         return _request(verb, path, self._damaged(body), kind, self._token("panda"))
 
@@ -193,7 +200,16 @@ class Chance:
             )
         if word in ("siteName", "site") and roll < 0.8:
             return QUEUE
-        if word in ("jobList", "workers", "paramsList", "metrics", "data", "eventRanges", "dialogs", "command_ids"):  # fmt: skip
+        if word in (
+            "jobList",
+            "workers",
+            "paramsList",
+            "metrics",
+            "data",
+            "eventRanges",
+            "dialogs",
+            "command_ids",
+        ):
             return json.dumps(self._deep(3))
         return self._chance.choice([*EDGES, "NULL", "None", "1", "a"])
 
@@ -242,8 +258,13 @@ class Chance:
             return body
         at = self._chance.randrange(len(body))
         return self._chance.choice(
-            [body[:at], body[:at] + bytes([self._chance.randrange(256)]) + body[at + 1 :], body * 2, b"[" * 3000]
-        )  # fmt: skip
+            [
+                body[:at],
+                body[:at] + bytes([self._chance.randrange(256)]) + body[at + 1 :],
+                body * 2,
+                b"[" * 3000,
+            ]
+        )
 
 
 def _text(content: Any) -> bytes:

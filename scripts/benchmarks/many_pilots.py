@@ -32,8 +32,13 @@ def run(rig: Rig, pilots: int) -> Iterator[Figure]:
     before = proc.use(rig.dispatcher.pid).rss_mb
     share, late, wakes, after = asyncio.run(_crowd(rig, tokens))
     n = len(tokens)
-    yield figure(f"scale: {n:,} pilots, a heartbeat a minute, {WAITING:,} waiting", share,
-                 "% of a core", at_most=6, note=f"heartbeats' p99 {1000 * percentile(late, 0.99):.1f} ms")  # fmt: skip
+    yield figure(
+        f"scale: {n:,} pilots, a heartbeat a minute, {WAITING:,} waiting",
+        share,
+        "% of a core",
+        at_most=6,
+        note=f"heartbeats' p99 {1000 * percentile(late, 0.99):.1f} ms",
+    )
     yield figure("scale: memory of those that wait", after - before, "MB", at_most=250)
     yield figure("scale: wake-up of a waiting pilot, p50", 1000 * statistics.median(wakes), "ms")
     yield figure("scale: wake-up of a waiting pilot, p99", 1000 * percentile(wakes, 0.99), "ms",

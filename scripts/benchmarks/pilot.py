@@ -40,8 +40,14 @@ def _start_and_exit() -> Iterator[Figure]:
     with Rig() as rig, Proxy(rig.port) as proxy:
         began = [_one_job(rig, proxy, BIN / "pilot") for _ in range(STARTS)]
         start = statistics.median(one[0] for one in began)
-        yield figure("pilot: start to first acquire", start, "s", peer=lean, at_most=4,
-                     note="peer: Python with lean imports")  # fmt: skip
+        yield figure(
+            "pilot: start to first acquire",
+            start,
+            "s",
+            peer=lean,
+            at_most=4,
+            note="peer: Python with lean imports",
+        )
         yield figure("pilot: start to first acquire", start, "s", at_most=0.4)
         ended = statistics.median(one[1] for one in began)
         yield figure("pilot: last report to exit", ended, "s", at_most=0.2)
@@ -51,8 +57,13 @@ def _start_and_exit() -> Iterator[Figure]:
             )
             return
         first, *others = [_one_job(rig, proxy, FROZEN)[0] for _ in range(1 + STARTS)]
-        yield figure("pilot as a file: first start to first acquire", first, "s", at_most=1.0,
-                     note=f"{FROZEN.stat().st_size / 1e6:.0f} MB")  # fmt: skip
+        yield figure(
+            "pilot as a file: first start to first acquire",
+            first,
+            "s",
+            at_most=1.0,
+            note=f"{FROZEN.stat().st_size / 1e6:.0f} MB",
+        )
         yield figure(
             "pilot as a file: start to first acquire", statistics.median(others), "s", at_most=0.4
         )
@@ -93,16 +104,32 @@ def _memory_and_watching() -> Iterator[Figure]:
             running = payloads
             until(partial(_runs, rig, running), 60, f"{running} payloads run")
             time.sleep(1)
-            yield figure(f"pilot: memory, {payloads} payloads", _weight(pilot), "MB", at_most=at_most,
-                         note=f"{pilot.use().threads} threads")  # fmt: skip
+            yield figure(
+                f"pilot: memory, {payloads} payloads",
+                _weight(pilot),
+                "MB",
+                at_most=at_most,
+                note=f"{pilot.use().threads} threads",
+            )
         scan = _scan()
         before, began = _cpu(pilot), time.monotonic()
         time.sleep(WATCHED_S)
         spent, took = _cpu(pilot) - before, time.monotonic() - began
-    yield figure(f"pilot: watching {MANY} × 4 processes", 100 * spent / took, "% of a core",
-                 at_most=0.5, note=f"one bare scan {1000 * scan:.0f} ms")  # fmt: skip
-    yield figure("pilot: the same, in 10 s", 1000 * spent / took * 10, "ms", peer=1000 * scan,
-                 at_most=1.5, note="peer: one bare scan of /proc")  # fmt: skip
+    yield figure(
+        f"pilot: watching {MANY} × 4 processes",
+        100 * spent / took,
+        "% of a core",
+        at_most=0.5,
+        note=f"one bare scan {1000 * scan:.0f} ms",
+    )
+    yield figure(
+        "pilot: the same, in 10 s",
+        1000 * spent / took * 10,
+        "ms",
+        peer=1000 * scan,
+        at_most=1.5,
+        note="peer: one bare scan of /proc",
+    )
 
 
 def _runs(rig: Rig, payloads: int) -> bool:
@@ -152,14 +179,28 @@ def _many_jobs() -> Iterator[Figure]:
             took = _through(rig, JOBS)
             late, spent = pilot.use(), _cpu(pilot) - cpu
             bare.append(JOBS / chain.packed(int(port), JOBS, SLOTS))
-    yield figure("pilot: 1,000 null jobs, 16 slots", JOBS / took, "/s", peer=statistics.mean(bare),
-                 at_least=0.25, note="peer: bare packed chain")  # fmt: skip
+    yield figure(
+        "pilot: 1,000 null jobs, 16 slots",
+        JOBS / took,
+        "/s",
+        peer=statistics.mean(bare),
+        at_least=0.25,
+        note="peer: bare packed chain",
+    )
     yield figure("pilot: CPU a null job", 1000 * spent / JOBS, "ms", at_most=5)
-    yield figure("pilot: growth of memory over 1,000 jobs", late.rss_mb - early.rss_mb, "MB",
-                 at_most=2, note=f"{early.rss_mb:.1f} → {late.rss_mb:.1f} MB")  # fmt: skip
-    yield figure("pilot: growth of descriptors over 1,000 jobs",
-                 late.descriptors - early.descriptors, at_most=0,
-                 note=f"{early.descriptors} → {late.descriptors}")  # fmt: skip
+    yield figure(
+        "pilot: growth of memory over 1,000 jobs",
+        late.rss_mb - early.rss_mb,
+        "MB",
+        at_most=2,
+        note=f"{early.rss_mb:.1f} → {late.rss_mb:.1f} MB",
+    )
+    yield figure(
+        "pilot: growth of descriptors over 1,000 jobs",
+        late.descriptors - early.descriptors,
+        at_most=0,
+        note=f"{early.descriptors} → {late.descriptors}",
+    )
 
 
 def _through(rig: Rig, jobs: int) -> float:

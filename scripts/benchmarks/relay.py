@@ -107,8 +107,13 @@ def run(args: Namespace) -> Iterator[Figure]:
         after, dispatcher = relay.use(), rig.dispatcher.use()
     share = 100 * (after.cpu_s - before.cpu_s) / took
     rate = len(pilots.delays) / took
-    yield figure("relay: 10,000 pilots, a heartbeat a minute each", share, "% of a core", at_most=25,
-                 note=f"{rate:.0f}/s, each on a new TLS connection; set up in {set_up:.0f} s")  # fmt: skip
+    yield figure(
+        "relay: 10,000 pilots, a heartbeat a minute each",
+        share,
+        "% of a core",
+        at_most=25,
+        note=f"{rate:.0f}/s, each on a new TLS connection; set up in {set_up:.0f} s",
+    )
     yield figure(
         "relay: its memory then", after.rss_mb, "MB", note=f"{after.descriptors} descriptors"
     )

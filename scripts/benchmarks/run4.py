@@ -52,8 +52,13 @@ def run(args: Namespace) -> Iterator[Figure]:
             if not good:
                 break
             held = times
-        yield figure(f"run4: {where}most that was held", held, "× ATLAS's load", seed=args.seed,
-                     note=f"{held * UPDATES:.0f} updates/s + {held * JOBS:.0f} jobs/s; then: {note}")  # fmt: skip
+        yield figure(
+            f"run4: {where}most that was held",
+            held,
+            "× ATLAS's load",
+            seed=args.seed,
+            note=f"{held * UPDATES:.0f} updates/s + {held * JOBS:.0f} jobs/s; then: {note}",
+        )
 
 
 def _step(rig: Rig, dialect: Dialect, first: int, count: int, times: float) -> tuple[Load, str]:

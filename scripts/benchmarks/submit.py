@@ -59,18 +59,39 @@ def run(args: Namespace) -> Iterator[Figure]:
         lines_s = time.perf_counter() - began
     best = min(ours)
     size = f"{len(body) / 1e6:.1f} MB"
-    yield figure("submit: 10,000 jobs in one request", best, "s", peer=min(bare), at_most=2.5,
-                 note=f"{size}; peer: bare decode + insert")  # fmt: skip
+    yield figure(
+        "submit: 10,000 jobs in one request",
+        best,
+        "s",
+        peer=min(bare),
+        at_most=2.5,
+        note=f"{size}; peer: bare decode + insert",
+    )
     yield figure("submit: the same", best, "s", at_most=2)
     p99 = 1000 * percentile(busy, 0.99)
-    yield figure("submit: heartbeats' p99 meanwhile", p99, "ms", peer=1000 * percentile(quiet, 0.99),
-                 at_most=3, note=f"{len(busy)} beats; peer: quiet")  # fmt: skip
+    yield figure(
+        "submit: heartbeats' p99 meanwhile",
+        p99,
+        "ms",
+        peer=1000 * percentile(quiet, 0.99),
+        at_most=3,
+        note=f"{len(busy)} beats; peer: quiet",
+    )
     lines = children * PARENTS
-    yield figure("submit: what jobs wait for", 1e6 * lines_s / lines, "us a line",
-                 note=f"{children} jobs, each after {PARENTS}: {lines_s:.0f} s")  # fmt: skip
-    yield figure("submit: heartbeats' p99 meanwhile, too", 1000 * percentile(linked, 0.99), "ms",
-                 peer=1000 * percentile(quiet_after, 0.99), at_most=3,
-                 note=f"{len(linked)} beats; peer: quiet")  # fmt: skip
+    yield figure(
+        "submit: what jobs wait for",
+        1e6 * lines_s / lines,
+        "us a line",
+        note=f"{children} jobs, each after {PARENTS}: {lines_s:.0f} s",
+    )
+    yield figure(
+        "submit: heartbeats' p99 meanwhile, too",
+        1000 * percentile(linked, 0.99),
+        "ms",
+        peer=1000 * percentile(quiet_after, 0.99),
+        at_most=3,
+        note=f"{len(linked)} beats; peer: quiet",
+    )
 
 
 def _body(jobs_of_it: int = JOBS) -> bytes:

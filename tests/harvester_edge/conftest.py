@@ -250,3 +250,16 @@ def make_world(tree: dict[str, Any]) -> World:
         log=Log("edge"),
     )
     return World(edge, batch, dispatcher, clock)
+
+
+def started(world, count=1):
+    """The tag of workers that demand has brought and whose pilots have registered."""
+    world.dispatcher.jobs = count
+    world.cycle()
+    tag = world.batch.orders[0][0]
+    world.batch.set(Phase.STARTING)
+    for index in range(count):
+        world.dispatcher.register(tag, index)
+    world.dispatcher.jobs = 0
+    world.cycle()
+    return tag

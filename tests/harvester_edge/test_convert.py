@@ -53,10 +53,19 @@ GRID = {
     "T2/one queue": {"queueStatus": "online", "templateQueueName": "grid.pull", "maxWorkers": 300},
 }
 CRIC = {
-    "nickname": "T2/one queue", "panda_resource": "T2", "status": "online", "corecount": 8,
-    "maxrss": 16_000, "maxwdir": 160_000, "maxtime": 172_800, "queues": [{"ce_endpoint": "ce:9619"}],
-    "container_type": "singularity:pilot", "copytools": {"rucio": {}}, "timefloor": 0, "brandnew": [1],
-}  # fmt: skip
+    "nickname": "T2/one queue",
+    "panda_resource": "T2",
+    "status": "online",
+    "corecount": 8,
+    "maxrss": 16_000,
+    "maxwdir": 160_000,
+    "maxtime": 172_800,
+    "queues": [{"ce_endpoint": "ce:9619"}],
+    "container_type": "singularity:pilot",
+    "copytools": {"rucio": {}},
+    "timefloor": 0,
+    "brandnew": [1],
+}
 
 
 def sites(tmp_path, **files):
@@ -194,7 +203,11 @@ def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
 @pytest.mark.parametrize(
     ("keys", "lose", "why"),
     [
-        ({"nQueueLimitWorkerRatio": 40, "nQueueLimitWorkerMin": 3_000_000}, "nQueueLimitWorkerMin", "1000000"),
+        (
+            {"nQueueLimitWorkerRatio": 40, "nQueueLimitWorkerMin": 3_000_000},
+            "nQueueLimitWorkerMin",
+            "1000000",
+        ),
         ({"submitter_localQueueName": ["a", "b"]}, "submitter.localQueueName", "not a name"),
         ({"submitter_partition": {"a": 1}}, "submitter.partition", "not a name"),
         ({"submitter_partition": "a b"}, "submitter.partition", "lint"),
@@ -204,7 +217,7 @@ def test_a_ratio_that_is_none_is_in_the_report(tmp_path, value):
         ({"submitter_nCore": 2_000_000}, "submitter.nCore", "1000000"),
         ({"submitter_nNode": 10**4000, "submitter_nCore": 10**4000}, "submitter.nNode", "1000000"),
     ],
-)  # fmt: skip
+)
 def test_what_lint_refuses_is_reported_and_left_out(tmp_path, keys, lose, why):
     one, _ = sites(tmp_path, h={"Q": slurm(**keys)})["Q"]
     assert why in lost(one)[lose]
@@ -212,8 +225,17 @@ def test_what_lint_refuses_is_reported_and_left_out(tmp_path, keys, lose, why):
 
 
 @pytest.mark.parametrize(
-    "told", [{"maxtime": 1}, {"maxtime": 100}, {"maxtime": 600}, {"maxtime": 10**30}, {"maxrss": 10**30}, {"maxwdir": 10**30}, {"corecount": 10**30}]
-)  # fmt: skip
+    "told",
+    [
+        {"maxtime": 1},
+        {"maxtime": 100},
+        {"maxtime": 600},
+        {"maxtime": 10**30},
+        {"maxrss": 10**30},
+        {"maxwdir": 10**30},
+        {"corecount": 10**30},
+    ],
+)
 def test_a_shape_that_no_worker_can_have_is_reported_and_left_out(tmp_path, told):
     for queue in ({}, {"h": {"Q": slurm()}}, {"h": {"Q": {"submitter": {"module": "pbs"}}}}):
         one, site = sites(tmp_path, **queue, c={"Q": {"panda_resource": "Q", **told}})["Q"]
@@ -227,8 +249,16 @@ def test_a_shape_that_no_worker_can_have_is_reported_and_left_out(tmp_path, told
 
 @pytest.mark.parametrize(
     ("queue", "name"),
-    [("", "site"), ("-x", "x"), ("é", "_"), ("a b", "a_b"), ("q" * 300, "q" * 200), ("@", "site"), ("\0", "_")],
-)  # fmt: skip
+    [
+        ("", "site"),
+        ("-x", "x"),
+        ("é", "_"),
+        ("a b", "a_b"),
+        ("q" * 300, "q" * 200),
+        ("@", "site"),
+        ("\0", "_"),
+    ],
+)
 def test_a_queue_that_cannot_be_called_so_here_is_reported(tmp_path, queue, name):
     one, site = sites(tmp_path, h={queue: slurm()})[queue]
     assert site.slots["std"].queue == name

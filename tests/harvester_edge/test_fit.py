@@ -27,9 +27,11 @@ shapes = st.builds(
 )
 queues = st.sampled_from(["a", "b"])
 demands = st.lists(
-    st.builds(ShapeDemand, queue=st.sampled_from(["a", "b", ""]), shape=shapes, jobs=st.integers(1, 200)),
+    st.builds(
+        ShapeDemand, queue=st.sampled_from(["a", "b", ""]), shape=shapes, jobs=st.integers(1, 200)
+    ),
     max_size=4,
-)  # fmt: skip
+)
 bins = st.builds(Bin, queue=queues, room=rooms)
 SLOTS = {
     "a": Bin("a", Room(cores=4, memory_mb=16_000, disk_mb=50_000, seconds_left=86_000.0)),

@@ -44,20 +44,39 @@ class Here:
         admin = root / "d.admin-token"
         self.client = Client(self.url, TokenFile(admin))
         subprocess.run(
-            [BIN / "dispatcher", "token", "--url", self.url, "--token-file", admin, "--subject",
-             "edge-demo", "--scope", "edge", "--site", "demo", "--out", root / "edge.token"],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                BIN / "dispatcher",
+                "token",
+                "--url",
+                self.url,
+                "--token-file",
+                admin,
+                "--subject",
+                "edge-demo",
+                "--scope",
+                "edge",
+                "--site",
+                "demo",
+                "--out",
+                root / "edge.token",
+            ],
+            check=True,
+            capture_output=True,
+        )
         (root / "storage").mkdir()
         tree = {
-            "schema": 1, "site": "demo", "extends": "local",
+            "schema": 1,
+            "site": "demo",
+            "extends": "local",
             "backend": {"limits": {"poll": "1s"}},
             "dispatcher": {"url": self.url, "token_file": str(root / "edge.token")},
             "paths": {"work": str(root / "work"), "state": str(root / "state")},
-            "slots": {"std": {"queue": "demo", "cores": 2, "memory": "4G", "disk": "1G", "walltime": "1h"}},
+            "slots": {
+                "std": {"queue": "demo", "cores": 2, "memory": "4G", "disk": "1G", "walltime": "1h"}
+            },
             "scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "2s"},
             "storage": {"roots": [str(root / "storage")]},
-        }  # fmt: skip
+        }
         (root / "site.yaml").write_text(json.dumps(tree))
 
     def start(self, program: str, *args: str) -> subprocess.Popen[str]:
@@ -174,9 +193,10 @@ def test_a_finished_job_is_reported_although_its_pilot_died_and_no_other_comes(h
     here.until(lambda: any((here.root / "work" / "spool").glob("*.journal")))
     here.until(
         lambda: any(
-            b'"report"' in one.read_bytes() for one in (here.root / "work" / "spool").glob("*.journal")
+            b'"report"' in one.read_bytes()
+            for one in (here.root / "work" / "spool").glob("*.journal")
         )
-    )  # fmt: skip
+    )
     for pid in here.pilots().values():
         os.kill(pid, signal.SIGKILL)
     here.running["dispatcher"].send_signal(signal.SIGCONT)

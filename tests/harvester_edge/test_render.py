@@ -16,9 +16,26 @@ from harvester_edge.render import Launch, script
 from harvester_edge.site import PandaPart
 
 HOSTILE = [
-    "$(touch /tmp/pwned)", "`id`", "a b", "a'b", 'a"b', "a\nb", "a\n#SBATCH --account=root", ";reboot",
-    "-rf", "a\\b", "$HOME", "*", "~", "a|b", "a&b", "é\u202e", "#PBS -l", "!!", "",
-]  # fmt: skip
+    "$(touch /tmp/pwned)",
+    "`id`",
+    "a b",
+    "a'b",
+    'a"b',
+    "a\nb",
+    "a\n#SBATCH --account=root",
+    ";reboot",
+    "-rf",
+    "a\\b",
+    "$HOME",
+    "*",
+    "~",
+    "a|b",
+    "a&b",
+    "é\u202e",
+    "#PBS -l",
+    "!!",
+    "",
+]
 
 
 def ran(tmp_path: Path, value: str) -> tuple[list[str], str]:
@@ -32,18 +49,28 @@ def ran(tmp_path: Path, value: str) -> tuple[list[str], str]:
         program.chmod(0o755)
     text = script(
         Launch(
-            program=str(program), url=value, queue=value, slot=value, site_file=Path("/s" + value),
-            work=value, directory=Path("/p" + value), lifetime_s=60, idle_exit_s=5,
+            program=str(program),
+            url=value,
+            queue=value,
+            slot=value,
+            site_file=Path("/s" + value),
+            work=value,
+            directory=Path("/p" + value),
+            lifetime_s=60,
+            idle_exit_s=5,
         ),
         '"$AILURUS_INDEX"',
-    )  # fmt: skip
+    )
     directives = [
         line for line in text.split("\nset -u\n")[0].splitlines()[1:] if line.startswith("#")
     ]
     assert directives == []
     subprocess.run(
-        ["sh", "-c", text], check=True, env={"AILURUS_INDEX": "3", "PATH": "/usr/bin:/bin"}, cwd=tmp_path
-    )  # fmt: skip
+        ["sh", "-c", text],
+        check=True,
+        env={"AILURUS_INDEX": "3", "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+    )
     return (tmp_path / "argv").read_bytes().decode().split("\0")[:-1], (
         tmp_path / "env"
     ).read_bytes().decode()
@@ -69,17 +96,22 @@ def test_b1_lint_refuses_such_a_queue_or_slot(tmp_path, value):
 
     for field in ("queue", "slot", "site"):
         tree = {
-            "schema": 1, "site": value if field == "site" else "x", "extends": "local",
+            "schema": 1,
+            "site": value if field == "site" else "x",
+            "extends": "local",
             "dispatcher": {"url": "http://h", "token_file": "/t"},
             "paths": {"work": "/w", "state": "/s"},
             "slots": {
                 value if field == "slot" else "std": {
-                    "queue": value if field == "queue" else "q", "cores": 1, "memory": "1G",
-                    "disk": "1G", "walltime": "1h",
+                    "queue": value if field == "queue" else "q",
+                    "cores": 1,
+                    "memory": "1G",
+                    "disk": "1G",
+                    "walltime": "1h",
                 }
             },
             "scaling": {"max_total": 1},
-        }  # fmt: skip
+        }
         file = tmp_path / "site.yaml"
         file.write_bytes(msgspec.json.encode(tree))
         assert lint.faults(file), field
@@ -98,17 +130,28 @@ def test_a_pilot_of_a_panda_server_gets_its_number_and_harvesters_variables(tmp_
     program.chmod(0o755)
     text = script(
         Launch(
-            program=str(program), url="u", queue="q", slot="s", site_file=Path("/s"), work="/w",
-            directory=tmp_path, lifetime_s=60, idle_exit_s=5, access=given,
+            program=str(program),
+            url="u",
+            queue="q",
+            slot="s",
+            site_file=Path("/s"),
+            work="/w",
+            directory=tmp_path,
+            lifetime_s=60,
+            idle_exit_s=5,
+            access=given,
         ),
         "3",
-    )  # fmt: skip
+    )
     subprocess.run(["sh", "-c", text], check=True, env={"PATH": "/usr/bin:/bin"})
     env = (tmp_path / "env").read_text().splitlines()
     assert {
-        "HARVESTER_ID=h", "PANDA_JSID=harvester-h", "PANDA_AUTH_ORIGIN=atlas:pilot",
-        "HARVESTER_WORKER_ID=4711", f"AILURUS_LEFT_FILE={tmp_path}/3/left",
-    } <= set(env)  # fmt: skip
+        "HARVESTER_ID=h",
+        "PANDA_JSID=harvester-h",
+        "PANDA_AUTH_ORIGIN=atlas:pilot",
+        "HARVESTER_WORKER_ID=4711",
+        f"AILURUS_LEFT_FILE={tmp_path}/3/left",
+    } <= set(env)
     assert not any(line.startswith("AILURUS_BOOTSTRAP_FILE") for line in env)
 
 
@@ -130,11 +173,19 @@ def test_the_script_gives_a_pilot_its_batch_id_where_the_plugin_says_it(
     program.chmod(0o755)
     text = script(
         Launch(
-            program=str(program), url="u", queue="q", slot="s", site_file=Path("/s"), work="/w",
-            directory=tmp_path, lifetime_s=60, idle_exit_s=5,
+            program=str(program),
+            url="u",
+            queue="q",
+            slot="s",
+            site_file=Path("/s"),
+            work="/w",
+            directory=tmp_path,
+            lifetime_s=60,
+            idle_exit_s=5,
         ),
-        batch.index, batch.batch_id,
-    )  # fmt: skip
+        batch.index,
+        batch.batch_id,
+    )
     subprocess.run(["sh", "-c", text], check=True, env={"PATH": "/usr/bin:/bin", **variables})
     env = (tmp_path / "env").read_text().splitlines()
     assert [line for line in env if line.startswith("AILURUS_BATCH_ID=")] == batch_id

@@ -209,9 +209,11 @@ def test_a_map_where_an_option_belongs_is_one_fault(tmp_path):
     assert "4: backend.options.grace_s: {'a': 1} is not a text or a whole number or" in found
 
 
-SLURM = GOOD.replace("extends: local", "extends: slurm-shared\ncontacts: [me@here.example]").replace(
-    "state: /var/s", "state: /var/s\n  shared: /nfs/s"
-).replace("http://127.0.0.1:8080", "https://dispatcher.example")  # fmt: skip
+SLURM = (
+    GOOD.replace("extends: local", "extends: slurm-shared\ncontacts: [me@here.example]")
+    .replace("state: /var/s", "state: /var/s\n  shared: /nfs/s")
+    .replace("http://127.0.0.1:8080", "https://dispatcher.example")
+)
 FOUR = SLURM.replace("    cores: 2", "    cores: 2\n    nodes: 4").replace(
     "max_total: 2", "max_total: 40"
 )

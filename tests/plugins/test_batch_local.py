@@ -120,7 +120,9 @@ order = msgspec.json.decode((root / "order").read_bytes(), type=Order, dec_hook=
 Local(LocalOptions(), root, "a").submit(order, sys.argv[2])
 """
     subprocess.run(
-        [sys.executable, "-c", code, str(root), TAG], check=True, env={**os.environ, "PYTHONPATH": "."}
+        [sys.executable, "-c", code, str(root), TAG],
+        check=True,
+        env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     (running,) = began(root)
     (seen,) = local(root).listing()

@@ -99,7 +99,10 @@ def test_all_that_the_plugins_say_themselves_is_theirs_to_say(tmp_path):
     assert said - free <= QSUB.own.keys()
     lines = submit_file(HTCondorOptions(), asked, TAG).splitlines()
     names = {line.partition("=")[0].strip().lower().removeprefix("my.") for line in lines[:-1]}
-    assert names - {"batch_name", "kill_sig", "want_graceful_removal", "job_max_vacate_time"} <= OWN.keys()  # fmt: skip
+    assert (
+        names - {"batch_name", "kill_sig", "want_graceful_removal", "job_max_vacate_time"}
+        <= OWN.keys()
+    )
 
 
 @pytest.mark.field("K3", "K6")

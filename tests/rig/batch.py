@@ -72,7 +72,8 @@ class System:
     kind: str
     environment: dict[str, str]
     live: Callable[[], list[str]]
-    """Names of workers that it has, waiting or running: one "TAG.INDEX" for each, twice if twice."""
+    """Names of workers that it has, waiting or running: one "TAG.INDEX" for each, twice if
+    twice."""
     empty: Callable[[], None]
     """Ends all of them."""
     prefix: tuple[str, ...] = ()
@@ -220,8 +221,19 @@ class Rig:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.started.clear()
-        self.start("dispatcher", BIN / "dispatcher", "serve", "--store", store, "--listen",
-                   f"127.0.0.1:{port}", "--heartbeat", "2s", "--edge-lease", f"{LEASE_S}s")  # fmt: skip
+        self.start(
+            "dispatcher",
+            BIN / "dispatcher",
+            "serve",
+            "--store",
+            store,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--heartbeat",
+            "2s",
+            "--edge-lease",
+            f"{LEASE_S}s",
+        )
         until(lambda: _answers(port), 20, "the dispatcher answers")
 
     def configure(self, name: str = "real", state: str = "state", **site: Any) -> Path:

@@ -23,9 +23,11 @@ FAILPOINTS = (
 )  # fmt: skip
 """Where the edge kills itself (ailurus/failpoint.py)."""
 KILLS = ("kill-before", "kill-during", "kill-after")
-"""When the submit command kills the edge: before it has asked the batch system, while, and after."""
+"""When the submit command kills the edge: before it has asked the batch system, while, and
+after."""
 LIES = ("accept-and-hang", "accept-and-fail", "banner", "two-ids", "half-a-line")
-"""What the submit command says of a submission that was accepted; the edge is killed when it knows."""
+"""What the submit command says of a submission that was accepted; the edge is killed when it
+knows."""
 PLACES = (*FAILPOINTS, *KILLS, *LIES)
 LOCAL = (*FAILPOINTS, "local.spawned")
 NEVER_ASKED = ("edge.planned", "edge.tokens", "edge.submitting", "kill-before")

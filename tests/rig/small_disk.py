@@ -88,9 +88,15 @@ class FullDisk:
         pad = {"PAD": "".join(f"{self._chance.getrandbits(32):x}" for _ in range(10_000))}
         command = f"printf '{TEXT}' > out.txt"
         jobs = tuple(
-            null_job(nr, name=f"full-{nr}-{one}", command=command, outputs=[{"name": "out.txt"}], environment=pad)
+            null_job(
+                nr,
+                name=f"full-{nr}-{one}",
+                command=command,
+                outputs=[{"name": "out.txt"}],
+                environment=pad,
+            )
             for one in range(2)
-        )  # fmt: skip
+        )
         ask = m.Submit(request_id=f"full-{nr}", jobs=jobs)
         self._asked.append(ask)
         headers = {"Authorization": f"Bearer {rig.admin_token.read_text().strip()}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,3 +119,31 @@ def run(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> Call
         return Ran(code, seen.out, seen.err)
 
     return verb
+
+
+@pytest.fixture
+def jobfile(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "jobs.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(params=["closed", "deaf"])
+def silent_door(request):
+    """An address where nobody listens, or where a connection is taken and nothing said."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        if request.param == "closed":
+            door.close()
+        yield f"http://127.0.0.1:{port}"
+
+
+ONE = "name: one\ncommand: 'true'\nqueue: q\n"
+
+
+def ids(ran) -> list[str]:
+    assert ran.code == 0, ran.err
+    return ran.out.split()

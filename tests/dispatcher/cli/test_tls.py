@@ -108,8 +108,9 @@ def test_a_renewed_certificate_is_shown_after_hup_and_a_bad_one_never(secured):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.org:8080", "http://192.0.2.1", "http://[2001:db8::1]:1", "http://0.0.0.0"]
-)  # fmt: skip
+    "url",
+    ["http://example.org:8080", "http://192.0.2.1", "http://[2001:db8::1]:1", "http://0.0.0.0"],
+)
 def test_no_token_is_sent_in_the_clear_beyond_this_machine(url):
     with pytest.raises(AilurusError, match="plain HTTP") as caught:
         Client(url, fixed_token("secret"))
@@ -118,8 +119,15 @@ def test_no_token_is_sent_in_the_clear_beyond_this_machine(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1", "http://127.9.9.9", "http://[::1]:1", "http://localhost:1", "https://example.org"]
-)  # fmt: skip
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "http://127.9.9.9",
+        "http://[::1]:1",
+        "http://localhost:1",
+        "https://example.org",
+    ],
+)
 def test_loopback_and_tls_are_fine(url):
     Client(url, fixed_token("secret"))
 

@@ -71,10 +71,20 @@ class Iam:
     def token(self, kid="rsa", key=None, algorithm=None, header=(), **claims) -> str:
         default, own = self.published.get(kid, ("RS256", self.rsa))
         now = time.time()
-        content = {"iss": self.url, "aud": AUDIENCE, "sub": "8f2c", "iat": now, "nbf": now,
-                   "exp": now + 600, "jti": "j1", **claims}  # fmt: skip
+        content = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "8f2c",
+            "iat": now,
+            "nbf": now,
+            "exp": now + 600,
+            "jti": "j1",
+            **claims,
+        }
         content = {name: value for name, value in content.items() if value is not None}
-        return jwt.encode(content, key or own, algorithm or default, headers={"kid": kid, **dict(header)})  # fmt: skip
+        return jwt.encode(
+            content, key or own, algorithm or default, headers={"kid": kid, **dict(header)}
+        )
 
     def close(self) -> None:
         self.server.shutdown()
@@ -137,7 +147,10 @@ READS = {"scope": "compute.read openid"}
 def test_a_token_of_a_trusted_issuer_opens_what_the_policy_says(trusting, iam, kid):
     assert asked(trusting, iam.token(kid, **READS)).status == 200
     assert asked(trusting, iam.token(kid)).status == 403
-    assert asked(trusting, iam.token(kid, **READS, aud="https://wlcg.cern.ch/jwt/v1/any")).status == 200  # fmt: skip
+    assert (
+        asked(trusting, iam.token(kid, **READS, aud="https://wlcg.cern.ch/jwt/v1/any")).status
+        == 200
+    )
     assert asked(trusting, trusting.token(Scope.READ)).status == 200  # ours still do
 
 
@@ -150,7 +163,10 @@ def test_groups_and_subjects_become_roles(trusting, iam):
     assert asked(trusting, iam.token(sub="boss"), "/events").status == 200
     edge = {"site": "HERE", "instance": "e", "slots": []}
     assert asked(trusting, iam.token(edge="here"), "/edge/hello", "POST", edge).status == 200
-    assert asked(trusting, iam.token(edge="here"), "/edge/hello", "POST", edge | {"site": "B"}).status == 403  # fmt: skip
+    assert (
+        asked(trusting, iam.token(edge="here"), "/edge/hello", "POST", edge | {"site": "B"}).status
+        == 403
+    )
 
 
 def test_the_groups_of_a_token_are_the_callers_in_the_order_of_its_claim(dispatcher, policy, iam):
@@ -183,9 +199,18 @@ def test_what_the_token_asks_for_beyond_the_policy_is_not_given(trusting, iam):
 
 @pytest.mark.parametrize(
     "claims",
-    [{"aud": "https://other.example"}, {"aud": None}, {"iss": "https://evil.example/"},
-     {"exp": 1}, {"exp": None}, {"nbf": 4e9}, {"sub": None}, {"sub": 7}, {"exp": "soon"}],
-)  # fmt: skip
+    [
+        {"aud": "https://other.example"},
+        {"aud": None},
+        {"iss": "https://evil.example/"},
+        {"exp": 1},
+        {"exp": None},
+        {"nbf": 4e9},
+        {"sub": None},
+        {"sub": 7},
+        {"exp": "soon"},
+    ],
+)
 def test_t2_a_foreign_token_that_is_not_good_is_refused(trusting, iam, claims):
     assert asked(trusting, iam.token(**READS)).status == 200
     assert asked(trusting, iam.token(**READS | claims)).status == 401
@@ -254,8 +279,13 @@ def test_an_issuer_that_is_down_leaves_its_known_keys_good(trusting, iam):
 
 @pytest.mark.parametrize(
     "discovery",
-    [{"issuer": "https://evil.example/"}, {"jwks_uri": "http://192.0.2.1/jwk"}, {"jwks_uri": "file:///etc/passwd"}, {"jwks_uri": 7}],
-)  # fmt: skip
+    [
+        {"issuer": "https://evil.example/"},
+        {"jwks_uri": "http://192.0.2.1/jwk"},
+        {"jwks_uri": "file:///etc/passwd"},
+        {"jwks_uri": 7},
+    ],
+)
 def test_a_discovery_document_that_leads_elsewhere_is_not_followed(trusting, iam, discovery):
     iam.discovery = discovery
     assert asked(trusting, iam.token(**READS)).status == 401

@@ -147,7 +147,12 @@ def test_labels_stay_bounded_whatever_users_call_their_queues(watched):
 
 def test_the_access_log_says_who_asked_what_and_how_it_ended(watched, tmp_path):
     ids, token = submit(watched, {})
-    watched.ask("GET", f"/jobs/{ids[0]}", token=token, headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})  # fmt: skip
+    watched.ask(
+        "GET",
+        f"/jobs/{ids[0]}",
+        token=token,
+        headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+    )
     answer = watched.ask("GET", "/jobs/999", token=token)
     watched.app.traffic._access.flush()
     first, second, third = lines(tmp_path)
@@ -159,7 +164,13 @@ def test_the_access_log_says_who_asked_what_and_how_it_ended(watched, tmp_path):
 
 def test_t6_no_token_gets_into_the_access_log_wherever_it_is_put(watched, tmp_path):
     canary = watched.token(Scope.READ)
-    for path in (f"/{canary}", f"/jobs?token={canary}", f"//{canary}", f"/jobs/{canary}", f"//server/panda/{canary}"):  # fmt: skip
+    for path in (
+        f"/{canary}",
+        f"/jobs?token={canary}",
+        f"//{canary}",
+        f"/jobs/{canary}",
+        f"//server/panda/{canary}",
+    ):
         watched.ask("GET", path, token=canary)
         watched.ask("GET", path, headers={"traceparent": canary, "authorization": canary})
     watched.app.traffic._access.flush()

@@ -66,7 +66,10 @@ def test_administrators_workers_and_edges_are_not_bounded(bounded):
     admin = bounded.token(Scope.ADMIN)
     assert set(asked(bounded, admin, BURST + 10)) == {200}
     worker = bounded.token(Scope.WORKER, worker_id=1)
-    beats = [bounded.ask("POST", "/worker/beat", {"room": {}}, token=worker).status for _ in range(BURST + 10)]  # fmt: skip
+    beats = [
+        bounded.ask("POST", "/worker/beat", {"room": {}}, token=worker).status
+        for _ in range(BURST + 10)
+    ]
     assert set(beats) == {200}
 
 

@@ -73,17 +73,35 @@ def test_r8_preemption_costs_no_attempt_and_a_dead_worker_does(place, ending, le
         (one,) = await b.submit(job("one", max_attempts=2))
         welcome = await b.service.edges.hello(m.Hello(site="here", instance="e", slots=()), EDGE)
         for n in range(4):
-            ask = m.NewIntent(site="here", epoch=welcome.epoch, intent=f"i{n}", queue="q", count=1, deadline=4e9)  # fmt: skip
+            ask = m.NewIntent(
+                site="here", epoch=welcome.epoch, intent=f"i{n}", queue="q", count=1, deadline=4e9
+            )
             await b.service.edges.intent(ask, EDGE)
-            boot = Caller(subject="b", scopes=frozenset({Scope.BOOTSTRAP}), intent=f"i{n}", queue="q", site="here", epoch=welcome.epoch)  # fmt: skip
-            register = m.Register(instance=f"p{n}", queue="q", total=Room(cores=1, memory_mb=4000, disk_mb=9000))  # fmt: skip
+            boot = Caller(
+                subject="b",
+                scopes=frozenset({Scope.BOOTSTRAP}),
+                intent=f"i{n}",
+                queue="q",
+                site="here",
+                epoch=welcome.epoch,
+            )
+            register = m.Register(
+                instance=f"p{n}", queue="q", total=Room(cores=1, memory_mb=4000, disk_mb=9000)
+            )
             registered = await b.service.registration.register(register, boot)
-            worker = Caller(subject="w", scopes=frozenset({Scope.WORKER}), worker_id=registered.worker_id, queue="q")  # fmt: skip
+            worker = Caller(
+                subject="w",
+                scopes=frozenset({Scope.WORKER}),
+                worker_id=registered.worker_id,
+                queue="q",
+            )
             acquire = m.Acquire(request_id="r", room=register.total)
             got = (await b.service.workers.acquire(acquire, worker)).jobs
             assert bool(got) is (left or n < 2)
             news = m.WorkerObservation(intent=f"i{n}", index=0, phase=Phase.ENDED, ending=ending)
-            await b.service.edges.workers_news(m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,)), EDGE)  # fmt: skip
+            await b.service.edges.workers_news(
+                m.WorkerObservations(site="here", epoch=welcome.epoch, workers=(news,)), EDGE
+            )
         assert await b.state(one) is (S.ACTIVATED if left else S.FAILED)
 
     run(test, place)

@@ -26,6 +26,17 @@ from dispatcher.panda.door import Panda, PandaSettings
 from dispatcher.service import Service
 from dispatcher.store import open_store
 
+WORKER = {
+    "workerID": 42,
+    "batchID": "28",
+    "status": "submitted",
+    "computingSite": "q",
+    "nCore": 1,
+    "jobType": "managed",
+    "resourceType": "SCORE",
+    "pandaid_list": [],
+}
+STATISTICS = json.dumps({"managed": {"SCORE": {"running": 1}}})
 RECORDED = Path(__file__).parents[2] / "recorded" / "panda"
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
 _numbers = itertools.count()
