@@ -54,20 +54,43 @@ METRICS = ["2026-11-28 00:00:00.000000", "host", "{}"]
 STATISTICS = json.dumps({"managed": {"SCORE": {"running": 1}}})
 
 
+RUNNING = {"job_id": 0, "attempt_nr": 1, "job_status": "running"}
+
+
+class Asked:
+    """Questions to `/api/v1/`: a path, what is always said, and one change a question."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str, Any]] = [("GET", "system/is_alive", {"x": 1})]
+
+    def post(self, path: str, base: dict[str, Any], *changes: dict[str, Any]) -> None:
+        self.all.extend(("POST", path, {**base, **change}) for change in changes)
+
+    def get(self, path: str, *params: dict[str, Any]) -> None:
+        self.all.extend(("GET", path, one) for one in params)
+
+
 def v1(job: int) -> list[Question]:
     """Questions to `/api/v1/`; `job` is one that the asker has acquired."""
-    asked: list[tuple[str, str, Any]] = [("GET", "system/is_alive", {"x": 1})]
+    ask = Asked()
+    _acquire(ask)
+    _updates(ask, job)
+    _workers(ask)
+    _harvester(ask, job)
+    _others(ask, job)
+    packed = {"GET": "get", "POST": "json"}
+    return [
+        *((verb, f"/api/v1/{path}", packed[verb], params) for verb, path, params in ask.all),
+        *(("POST", "/api/v1/pilot/acquire_jobs", "raw", body) for body in ("{not", "", "{}")),
+        ("POST", "/api/v1/pilot/acquire_jobs", "form", NOBODY),
+    ]
 
-    def post(path: str, base: dict[str, Any], *changes: dict[str, Any]) -> None:
-        asked.extend(("POST", path, {**base, **change}) for change in changes)
 
-    def get(path: str, *params: dict[str, Any]) -> None:
-        asked.extend(("GET", path, one) for one in params)
-
-    get("system/is_alive", {})
-    post("system/is_alive", {}, {})
-    post("pilot/acquire_jobs", {}, {}, {"b": 2}, {"site_name": 1}, {"site_name": None})
-    post(
+def _acquire(ask: Asked) -> None:
+    ask.get("system/is_alive", {})
+    ask.post("system/is_alive", {}, {})
+    ask.post("pilot/acquire_jobs", {}, {}, {"b": 2}, {"site_name": 1}, {"site_name": None})
+    ask.post(
         "pilot/acquire_jobs",
         NOBODY,
         *(
@@ -89,20 +112,25 @@ def v1(job: int) -> list[Question]:
         {"site_name": "", "prod_source_label": "managed"},
         {"a": 1, "b": 2},
     )
-    get("pilot/acquire_jobs", NOBODY)
+    ask.get("pilot/acquire_jobs", NOBODY)
     whole = {"site_name": QUEUE, "prod_source_label": "managed", "node": "n"}
-    post(
+    ask.post(
         "pilot/acquire_jobs",
         {**whole, "computing_element": QUEUE},
         {"n_jobs": 2, "scheduler_id": "harvester-h", "harvester_id": "h", "worker_id": 5},
         {"get_proxy_key": "True"},
     )
+
+
+def _updates(ask: Asked, job: int) -> None:
     for path in ("pilot/get_job_status", "job/get_status"):
-        get(path, {}, *({"job_ids": ids} for ids in ([job], [job, 99999999], [0], ["x"], ["None"])))
-        get(path, {"job_ids": [job], "timeout": "5.5"}, {"job_ids": [job], "timeout": "x"})
-        post(path, {"job_ids": [job]}, {})
-    update = {"job_id": job, "attempt_nr": 1, "job_status": "running"}
-    post(
+        ask.get(
+            path, {}, *({"job_ids": ids} for ids in ([job], [job, 99999999], [0], ["x"], ["None"]))
+        )
+        ask.get(path, {"job_ids": [job], "timeout": "5.5"}, {"job_ids": [job], "timeout": "x"})
+        ask.post(path, {"job_ids": [job]}, {})
+    update = {**RUNNING, "job_id": job}
+    ask.post(
         "pilot/update_job",
         update,
         {},
@@ -130,18 +158,21 @@ def v1(job: int) -> list[Question]:
         [{**good, "job_id": str(job)}],
         [{**good, "job_id": 9**9}],
     )
-    post("pilot/update_jobs_bulk", {}, {}, *({"job_list": one} for one in lists + more + odd))
-    post("pilot/update_jobs_bulk", {"job_list": []}, {"harvester_id": 5}, {"harvester_id": "h"})
+    ask.post("pilot/update_jobs_bulk", {}, {}, *({"job_list": one} for one in lists + more + odd))
+    ask.post("pilot/update_jobs_bulk", {"job_list": []}, {"harvester_id": 5}, {"harvester_id": "h"})
+
+
+def _workers(ask: Asked) -> None:
     worker = {"worker_id": 5, "harvester_id": "h", "status": "started"}
-    post("pilot/update_worker_status", {}, {})
-    post(
+    ask.post("pilot/update_worker_status", {}, {})
+    ask.post(
         "pilot/update_worker_status",
         worker,
         *({}, {"worker_id": "5"}, {"worker_id": "x"}, {"status": "running"}, {"status": None}),
         *({"status": "finished", "node_id": "n"}, {"x": 1}, {"node_id": 7}),
     )
     node = {"site": "S", "host_name": "slot1@n.x", "cpu_model": "AMD"}
-    post(
+    ask.post(
         "pilot/update_worker_node",
         node,
         *({}, {}, {"clock_speed": 1}, {"clock_speed": 1.0}, {"clock_speed": None}, {"x": 1}),
@@ -153,68 +184,97 @@ def v1(job: int) -> list[Question]:
         ),
     )
     gpu = {"site": "S", "host_name": "n.x", "vendor": "NVIDIA", "model": "A100", "count": 1}
-    post(
+    ask.post(
         "pilot/update_worker_node_gpu", gpu, {}, {}, {"count": "1"}, {"vram": 1.0}, {"vendor": None}
     )
+
+
+def _harvester(ask: Asked, job: int) -> None:
     here = {"harvester_id": "h"}
-    post("harvester/heartbeat", {**here, "data": {}}, {}, {"data": "{}"}, {"data": []}, {"x": 1})
-    post("harvester/heartbeat", {**here, "data": {}}, {"harvester_id": 5})
-    post(
+    ask.post(
+        "harvester/heartbeat", {**here, "data": {}}, {}, {"data": "{}"}, {"data": []}, {"x": 1}
+    )
+    ask.post("harvester/heartbeat", {**here, "data": {}}, {"harvester_id": 5})
+    ask.post(
         "harvester/acquire_commands",
         here,
         *({}, {"n_commands": 20}, {"n_commands": "20"}, {"n_commands": 20, "timeout": None}),
         {"n_commands": 20, "x": 1},
     )
     acknowledged = ([1], "1", ["1"], [99999], None)
-    post("harvester/acknowledge_commands", {}, {}, *({"command_ids": one} for one in acknowledged))
+    ask.post(
+        "harvester/acknowledge_commands", {}, {}, *({"command_ids": one} for one in acknowledged)
+    )
     running = {**WORKER, "status": "running", "pandaid_list": [job]}
     workers = ([WORKER], [running], [WORKER, {**WORKER, "workerID": 2}], "x", None, {})
-    post("harvester/update_workers", here, *({"workers": one} for one in workers))
+    ask.post("harvester/update_workers", here, *({"workers": one} for one in workers))
     place = {**here, "panda_queue": QUEUE}
-    post(
+    ask.post(
         "harvester/report_worker_statistics", place, {"statistics": STATISTICS}, {"statistics": {}}
     )
-    get("harvester/get_worker_statistics", {})
-    post("harvester/report_worker_statistics", place, {"statistics": "{}"})
-    get("harvester/get_worker_statistics", {})
+    ask.get("harvester/get_worker_statistics", {})
+    ask.post("harvester/report_worker_statistics", place, {"statistics": "{}"})
+    ask.get("harvester/get_worker_statistics", {})
     metrics = ([METRICS], [], [["a"]], "x", [METRICS, METRICS])
-    post("harvester/update_service_metrics", here, *({"metrics": one} for one in metrics))
-    post("harvester/add_dialogs", here, *({"dialogs": one} for one in ([DIALOG], [], "x")))
-    get("harvester/get_current_worker_id", {}, here, {"harvester_id": "nobody"})
-    get("metaconfig/get_resource_types", {})
-    post("metaconfig/get_resource_types", {}, {})
-    get("statistics/active_job_stats_by_site", {}, {"x": 1})
-    get("statistics/active_job_detailed_stats_by_site", {})
-    post("event/acquire_event_ranges", {"job_id": job}, {})
-    get("creds/get_access_token", {})
-    get("creds/get_key_pair", {"public_key_name": "a"})
-    post("job/set_debug_mode", {"job_id": job}, {"mode": "True"})
-    post("pilot/nothing", {}, {})
-    get("pilot/init_task_buffer", {})
-    failed = {**update, "job_status": "failed", "pilot_error_code": 1305, "trans_exit_code": 1}
-    post("pilot/update_job", failed, {}, {}, {"job_status": "running"})
-    packed = {"GET": "get", "POST": "json"}
-    return [
-        *((verb, f"/api/v1/{path}", packed[verb], params) for verb, path, params in asked),
-        *(("POST", "/api/v1/pilot/acquire_jobs", "raw", body) for body in ("{not", "", "{}")),
-        ("POST", "/api/v1/pilot/acquire_jobs", "form", NOBODY),
-    ]
+    ask.post("harvester/update_service_metrics", here, *({"metrics": one} for one in metrics))
+    ask.post("harvester/add_dialogs", here, *({"dialogs": one} for one in ([DIALOG], [], "x")))
+    ask.get("harvester/get_current_worker_id", {}, here, {"harvester_id": "nobody"})
 
 
-def legacy(job: int) -> list[Question]:
+def _others(ask: Asked, job: int) -> None:
+    ask.get("metaconfig/get_resource_types", {})
+    ask.post("metaconfig/get_resource_types", {}, {})
+    ask.get("statistics/active_job_stats_by_site", {}, {"x": 1})
+    ask.get("statistics/active_job_detailed_stats_by_site", {})
+    ask.post("event/acquire_event_ranges", {"job_id": job}, {})
+    ask.get("creds/get_access_token", {})
+    ask.get("creds/get_key_pair", {"public_key_name": "a"})
+    ask.post("job/set_debug_mode", {"job_id": job}, {"mode": "True"})
+    ask.post("pilot/nothing", {}, {})
+    ask.get("pilot/init_task_buffer", {})
+    failed = {
+        **RUNNING,
+        "job_id": job,
+        "job_status": "failed",
+        "pilot_error_code": 1305,
+        "trans_exit_code": 1,
+    }
+    ask.post("pilot/update_job", failed, {}, {}, {"job_status": "running"})
+
+
+UPDATE = {"jobId": 0, "state": "running", "attemptNr": 1, "siteName": QUEUE, "node": "n"}
+HOW = "form gz gz-accept form-accept"
+
+
+class AskedOfLegacy:
     """Questions to `/server/panda/`, as forms and packed JSON, by who reads JSON and who does
     not."""
-    asked: list[Question] = []
 
-    def ask(
-        name: str, *changes: dict[str, Any], how: str = "form gz gz-accept form-accept"
-    ) -> None:
-        asked.extend(
+    def __init__(self) -> None:
+        self.all: list[Question] = []
+
+    def __call__(self, name: str, *changes: dict[str, Any], how: str = HOW) -> None:
+        self.all.extend(
             ("GET" if one == "get" else "POST", f"/server/panda/{name}", one, params)
             for params in changes
             for one in how.split()
         )
 
+
+def legacy(job: int) -> list[Question]:
+    """Questions to `/server/panda/`; `job` is one that the asker has acquired."""
+    ask = AskedOfLegacy()
+    _legacy_pilot(ask, job)
+    _legacy_harvester(ask)
+    ask("noSuch", {}, how="form get")
+    ask("updateJob", {**UPDATE, "jobId": job, "state": "finished"}, how="gz gz")
+    ask("updateJob", {**UPDATE, "jobId": job}, how="gz")
+    ask("getStatus", {"ids": str(job)}, how="form")
+    ask("checkJobStatus", {"ids": str(job)}, how="form")
+    return ask.all
+
+
+def _legacy_pilot(ask: AskedOfLegacy, job: int) -> None:
     ask("isAlive", {}, how="get form gz")
     wanted: dict[str, Any] = {
         "siteName": "NOQ",
@@ -230,7 +290,7 @@ def legacy(job: int) -> list[Question]:
     ask("getJob", {}, wanted, {**wanted, "foo": 1}, {**wanted, "nJobs": 2}, {**wanted, **odd})
     here = {**wanted, "siteName": QUEUE, "computingElement": QUEUE}
     ask("getJob", {**here, "getProxyKey": "True", "worker_id": "7"}, here, how="gz-accept")
-    update = {"jobId": job, "state": "running", "attemptNr": 1, "siteName": QUEUE, "node": "n"}
+    update = {**UPDATE, "jobId": job}
     changes: list[dict[str, Any]] = [
         *({}, {"foo": 1}, {"token": "x"}, {"timeout": "60"}, {"stdout": "hey", "pilotLog": "x"}),
         *({"state": one} for one in ("starting", "dancing", "running")),
@@ -249,6 +309,9 @@ def legacy(job: int) -> list[Question]:
     ask("updateJobsInBulk", {"jobList": "x"}, {}, how="form")
     ask("getStatus", *({"ids": one} for one in (str(job), f"{job} 99999999", "", "x")))
     ask("checkJobStatus", {"ids": str(job)}, {"ids": f"{job},99999999"}, how="form form-accept")
+
+
+def _legacy_harvester(ask: AskedOfLegacy) -> None:
     worker = {"workerID": 5, "harvesterID": "h", "status": "started", "site": QUEUE, "node_id": "n"}
     ask("updateWorkerPilotStatus", worker, {**worker, "status": "finished"}, how="form gz")
     ask("updateWorkerPilotStatus", {**worker, "status": "x"}, {**worker, "workerID": "x"}, {})
@@ -268,9 +331,3 @@ def legacy(job: int) -> list[Question]:
     ask("reportWorkerStats_jobtype", told, how="form")
     ask("updateServiceMetrics", {"harvesterID": "h", "metrics": json.dumps([METRICS])}, how="form")
     ask("addHarvesterDialogs", {"harvesterID": "h", "dialogs": json.dumps([DIALOG])}, how="form")
-    ask("noSuch", {}, how="form get")
-    ask("updateJob", {**update, "state": "finished"}, how="gz gz")
-    ask("updateJob", update, how="gz")
-    ask("getStatus", {"ids": str(job)}, how="form")
-    ask("checkJobStatus", {"ids": str(job)}, how="form")
-    return asked

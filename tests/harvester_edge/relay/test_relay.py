@@ -335,40 +335,56 @@ def test_a_job_given_back_is_taken_by_another_or_goes_home(tmp_path):
     play(test, tmp_path)
 
 
+async def random_step(w: World, pilots: list[Pilot], chance: random.Random) -> None:
+    """One thing that may happen, and a turn of the relay."""
+    what = chance.random()
+    pilot = chance.choice(pilots)
+    if what < 0.06:
+        w.way.cut = not w.way.cut
+    elif what < 0.12:
+        w.kill()
+    elif what < 0.2:
+        await w.b.forward(chance.uniform(0, 300))
+    elif what < 0.25 and len(pilots) > 1 and not pilot.has:
+        await pilot.bye()
+        pilots.remove(pilot)
+    elif what < 0.30 and len(pilots) < 6:
+        (new,) = await w.plan()
+        await new.register()
+        pilots.append(new)
+    elif what < 0.5:
+        await pilot.beat()
+    elif what < 0.7 and pilot.has:
+        await pilot.report(chance.choice(list(pilot.has.values())))
+    elif len(pilot.has) < 3:
+        request = new_id()
+        asking = asyncio.create_task(pilot.acquire(wait_s=0.02, request=request))
+        await asyncio.sleep(0)
+        await w.turn()
+        first = await asking
+        if first and chance.random() < 0.3:  # it never heard the answer, and asks again
+            assert await pilot.acquire(request=request) == first
+    await w.turn()
+
+
+async def finish(w: World, pilots: list[Pilot], ids: list[int]) -> None:
+    """Nothing fails any more: the pilots end what there is."""
+    deadline = time.monotonic() + 20
+    while left := [row for row in await w.rows(ids) if row.state is not S.FINISHED]:
+        assert time.monotonic() < deadline, (left, w.state.counts(), w.state.jobs, pilots)
+        for pilot in pilots:
+            for got in list(pilot.has.values()):
+                await pilot.report(got)
+            asking = asyncio.create_task(pilot.acquire(wait_s=0.05))
+            await asyncio.sleep(0)
+            await w.turn(2)
+            await asking
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_r1_whatever_fails_when_each_job_ends_once(tmp_path, seed):
     """Outages, lost answers and kills of the relay at random; pilots that come and go in order."""
     chance = random.Random(seed)
-
-    async def step(w: World, pilots: list[Pilot]) -> None:
-        what = chance.random()
-        pilot = chance.choice(pilots)
-        if what < 0.06:
-            w.way.cut = not w.way.cut
-        elif what < 0.12:
-            w.kill()
-        elif what < 0.2:
-            await w.b.forward(chance.uniform(0, 300))
-        elif what < 0.25 and len(pilots) > 1 and not pilot.has:
-            await pilot.bye()
-            pilots.remove(pilot)
-        elif what < 0.30 and len(pilots) < 6:
-            (new,) = await w.plan()
-            await new.register()
-            pilots.append(new)
-        elif what < 0.5:
-            await pilot.beat()
-        elif what < 0.7 and pilot.has:
-            await pilot.report(chance.choice(list(pilot.has.values())))
-        elif len(pilot.has) < 3:
-            request = new_id()
-            asking = asyncio.create_task(pilot.acquire(wait_s=0.02, request=request))
-            await asyncio.sleep(0)
-            await w.turn()
-            first = await asking
-            if first and chance.random() < 0.3:  # it never heard the answer, and asks again
-                assert await pilot.acquire(request=request) == first
-        await w.turn()
 
     async def test(w: World):
         w.way.loses = lambda name: chance.random() < 0.1
@@ -376,23 +392,13 @@ def test_r1_whatever_fails_when_each_job_ends_once(tmp_path, seed):
         pilots = await settled(w, 3)
         for _ in range(250):
             try:
-                await step(w, pilots)
+                await random_step(w, pilots, chance)
             except Refusal as error:
                 if error.problem.status != 503:
                     raise
         w.way.cut, w.way.loses = False, lambda name: False
         await w.turn(2)
-        deadline = time.monotonic() + 20
-        while not all(row.state is S.FINISHED for row in await w.rows(ids)):
-            left = [row for row in await w.rows(ids) if row.state is not S.FINISHED]
-            assert time.monotonic() < deadline, (left, w.state.counts(), w.state.jobs, pilots)
-            for pilot in pilots:
-                for got in list(pilot.has.values()):
-                    await pilot.report(got)
-                asking = asyncio.create_task(pilot.acquire(wait_s=0.05))
-                await asyncio.sleep(0)
-                await w.turn(2)
-                await asking
+        await finish(w, pilots, ids)
         for one in ids:  # an attempt that was given back unbegun is none
             detail = await w.b.service.users.show(None, ALICE, job_id=one)
             assert [a.state for a in detail.attempts if a.state != "released"] == ["finished"]
