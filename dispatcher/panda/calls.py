@@ -13,12 +13,13 @@ from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_acquire import JobRequest, job_request
 from ailurus.protocol.panda_update import STATES, JobUpdate, read_update
 from dispatcher.auth.tokens import Issuer
-from dispatcher.panda import acquire, bodies, commands, harvester, updates, uploads
+from dispatcher.panda import bodies
 from dispatcher.panda.files import Queue
-from dispatcher.panda.identity import Identity
 from dispatcher.panda.v1 import METHODS, P, Refused, bound, failure, success
 from dispatcher.ports import Unavailable
 from dispatcher.service import Service
+from dispatcher.service.panda import acquire, commands, harvester, updates, uploads
+from dispatcher.service.panda.identity import Identity
 
 T = TypeVar("T")
 NO_JOBS = "No jobs in PanDA"
@@ -345,15 +346,17 @@ class Calls:
     # --- files ---------------------------------------------------------------------------------------
 
     async def upload_jedi_log(self, call: Call) -> dict[str, Any]:
+        file = call.given["file"]
         try:
-            name = await uploads.put(self.service, call.given["file"])
+            name = await uploads.put(self.service, file.name, file.data)
         except ValueError as error:
             return failure(str(error))
         return success(f"{call.home}/cache/{name}")
 
     async def update_jedi_log(self, call: Call) -> dict[str, Any]:
+        file = call.given["file"]
         try:
-            await uploads.append(self.service, call.given["file"])
+            await uploads.append(self.service, file.name, file.data)
         except ValueError as error:
             return failure(f"ERROR: cannot update file with {error}")
         return success(None)
@@ -361,7 +364,7 @@ class Calls:
     async def upload_hpo_checkpoint(self, call: Call) -> dict[str, Any]:
         file = call.given["file"]
         try:
-            name = await uploads.put(self.service, file, name=uploads.checkpoint(file.name))
+            name = await uploads.put(self.service, uploads.checkpoint(file.name), file.data)
         except ValueError as error:
             return failure(str(error))
         return success(f"/cache/{name}", f"Successfully placed at /cache/{name}")

@@ -23,15 +23,16 @@ from dispatcher.auth.caller import BadToken
 from dispatcher.auth.tokens import Issuer
 from dispatcher.door import http
 from dispatcher.door.routing import PANDA_CACHE, PANDA_FILES, PANDA_LEGACY
-from dispatcher.panda import bodies, legacy, uploads, v1
+from dispatcher.panda import bodies, legacy, v1
 from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
 from dispatcher.panda.files import Files
-from dispatcher.panda.identity import Identity, identify
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
+from dispatcher.service.panda import uploads
+from dispatcher.service.panda.identity import Identity, identify
 
 DOMA = "http://pandaserver-doma.cern.ch:25080/trf/user"
 """The one base URL from which every Pilot 3 takes a transform. Older ones take it from no other, and

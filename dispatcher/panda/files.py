@@ -5,7 +5,6 @@ These need no token, as with PanDA: a pilot loads them before it has read its ow
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -20,12 +19,10 @@ from ailurus.protocol import panda
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
-from dispatcher.panda import harvester
-from dispatcher.panda.acquire import BOUNDLESS, MANY_CORES
 from dispatcher.panda.queue_data import queue_data, storages
-from dispatcher.ports import Tx
-from dispatcher.rules import records, specs
 from dispatcher.service import Service
+from dispatcher.service.panda import acquire, harvester
+from dispatcher.service.panda.acquire import BOUNDLESS, MANY_CORES
 
 STORAGE = "AILURUS_DISK"
 _QUEUE = re.compile(
@@ -77,7 +74,7 @@ class Files:
             return script()
         if named := _JOB.fullmatch(path):
             job_id, attempt_nr, worker_id = (int(part) for part in named.groups()[:3])
-            return await self._job(job_id, attempt_nr, worker_id, named[4])
+            return await acquire.job_body(self._service, job_id, attempt_nr, worker_id, named[4])
         if path in _QUEUES:
             names = await harvester.by_type(self._service)
             return _encode(dict(self._good(names)))
@@ -87,18 +84,6 @@ class Files:
             one = self._queue(named[1])
             return _encode(one if named[2] else {named[1]: one})
         return None
-
-    async def _job(self, job_id: int, attempt_nr: int, worker_id: int, key: str) -> bytes | None:
-        """The part of a job that is too long for a command line, for a client that has its key."""
-        good = self._service.seals.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
-        if not hmac.compare_digest(good, key):
-            return None
-
-        def look(tx: Tx) -> bytes | None:
-            attempt = records.find_attempt(tx, job_id, attempt_nr)
-            return specs.body(tx, job_id) if attempt else None
-
-        return await self._service.store.read(look)
 
     def _good(self, names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Queues with the data of each; one whose file is bad hides no other."""

@@ -13,7 +13,7 @@ from ailurus.protocol import panda
 from ailurus.protocol.panda import number, text
 from ailurus.protocol.panda_acquire import ACQUIRE, job_request
 from ailurus.protocol.panda_update import STATES, UPDATE, read_update
-from dispatcher.panda import acquire, bodies, harvester, updates
+from dispatcher.panda import bodies
 from dispatcher.panda.bodies import BadBody
 from dispatcher.panda.calls import (
     BAD_WORKER_STATE,
@@ -28,6 +28,7 @@ from dispatcher.panda.calls import (
 )
 from dispatcher.panda.v1 import METHODS, Refused, bound
 from dispatcher.ports import Unavailable
+from dispatcher.service.panda import acquire, harvester, updates
 
 Answer = dict[str, Any] | list[Any] | str | int | None
 """An object: JSON or `k=v&k=v`, as the client wants. A list, a number or None: JSON as plain text.

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from ailurus.protocol.api import TailQuery
 from ailurus.protocol.job import OutputFile
-from dispatcher.panda import updates
 from dispatcher.refusal import Rejected
 from dispatcher.service.notices import TailRequest
+from dispatcher.service.panda import updates
 from tests.dispatcher.panda.conftest import ALICE, packed
 
 # --- the back channel -----------------------------------------------------------------------------

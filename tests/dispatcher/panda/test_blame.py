@@ -10,7 +10,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec, OutputFile
 from ailurus.protocol.panda_update import read_update
-from dispatcher.panda import reports
+from dispatcher.service.panda import reports
 
 FAILED = {"job_id": 1, "job_status": "failed"}
 

@@ -15,8 +15,8 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
-from dispatcher.panda import acquire as panda
 from dispatcher.rules import lanes
+from dispatcher.service.panda import acquire as panda
 from dispatcher.store.sqlite import SqliteTx
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
 

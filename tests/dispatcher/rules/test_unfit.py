@@ -15,9 +15,9 @@ from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.states import JobState
 from dispatcher.door.readiness import Readiness
-from dispatcher.panda import acquire as panda_acquire
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, retention
+from dispatcher.service.panda import acquire as panda_acquire
 from tests.dispatcher.helpers import ALICE, job, run
 
 S = JobState

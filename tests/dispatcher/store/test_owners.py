@@ -380,7 +380,7 @@ def test_an_edge_takes_no_name_of_a_harvesters(tmp_path):
 
 def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
     """Whoever knows how PanDA's pilots are named gets no token of theirs."""
-    from dispatcher.panda import acquire as panda
+    from dispatcher.service.panda import acquire as panda
 
     async def main() -> None:
         async with bench(tmp_path) as b:

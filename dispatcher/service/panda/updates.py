@@ -17,14 +17,14 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import JobUpdate
 from ailurus.protocol.states import FINAL, REPORTED, STAGES, JobState
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
-from dispatcher.panda import reports
-from dispatcher.panda.acquire import LEASE_S, mark_seen
-from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention, specs, views, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
 from dispatcher.service.notices import PandaAttempt
+from dispatcher.service.panda import reports
+from dispatcher.service.panda.acquire import LEASE_S, mark_seen
+from dispatcher.service.panda.identity import Identity
 
 REGISTERED_S = 5.0
 """For this long a job that has ended is shown as `holding`. A PanDA server shows that until its Adder

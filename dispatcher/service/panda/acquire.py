@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +15,12 @@ from ailurus.protocol import panda
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.panda.identity import Identity
 from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.rules import attempts, queue, records, specs, worker_records
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.rules.worker_records import KnownWorker
 from dispatcher.service import Service
+from dispatcher.service.panda.identity import Identity
 from dispatcher.service.state import HARVESTERS, PANDA, end_worker
 
 # Three of PanDA's heartbeats.
@@ -288,6 +289,22 @@ def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) ->
         key = service.seals.key(f"panda job {name}.{worker_id}")
         arguments = f"-n {name} -u {wanted.home}/trf/job/{name}.{worker_id}.{key}"
     return msgspec.structs.replace(sent, parameters=arguments)
+
+
+async def job_body(
+    service: Service, job_id: int, attempt_nr: int, worker_id: int, key: str
+) -> bytes | None:
+    """The part of a job that is too long for a command line, for a client that has its key. None:
+    it has not, or there is no such attempt."""
+    good = service.seals.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
+    if not hmac.compare_digest(good, key):
+        return None
+
+    def look(tx: Tx) -> bytes | None:
+        attempt = records.find_attempt(tx, job_id, attempt_nr)
+        return specs.body(tx, job_id) if attempt else None
+
+    return await service.store.read(look)
 
 
 async def worker_started(

@@ -9,7 +9,6 @@ import re
 import zlib
 from base64 import b64decode, b64encode
 
-from dispatcher.panda.bodies import Upload
 from dispatcher.ports import Tx
 from dispatcher.rules import worker_records
 from dispatcher.service import Service
@@ -21,24 +20,24 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
 _CHECKPOINT = re.compile(r"\d{1,18}_\d{1,18}")
 
 
-async def put(service: Service, file: Upload, *, name: str = "") -> str:
-    """Keep a file under its name, or under `name`. Raises ValueError for a name or size that is not
-    kept."""
-    named = _named(name or file.name)
-    if len(file.data) > LONGEST:
-        raise ValueError(f"Exceeded size limit {len(file.data)}>{LONGEST}")
-    await service.store.write(lambda tx: _keep(tx, named, file.data, service.state.now()))
+async def put(service: Service, name: str, data: bytes) -> str:
+    """Keep a file; returns the name under which it is kept. Raises ValueError for a name or size
+    that is not kept."""
+    named = _named(name)
+    if len(data) > LONGEST:
+        raise ValueError(f"Exceeded size limit {len(data)}>{LONGEST}")
+    await service.store.write(lambda tx: _keep(tx, named, data, service.state.now()))
     return named
 
 
-async def append(service: Service, file: Upload) -> None:
+async def append(service: Service, name: str, data: bytes) -> None:
     """Add a packed piece to a log. Raises ValueError for what is not packed or has no name."""
     engine = zlib.decompressobj()
     try:
-        piece = engine.decompress(file.data, LONGEST)
+        piece = engine.decompress(data, LONGEST)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    named = _named(file.name)
+    named = _named(name)
 
     def change(tx: Tx) -> None:
         _keep(tx, named, ((_kept(tx, named) or b"") + piece)[-LONGEST:], service.state.now())

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
-from dispatcher.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of, worker_of
-from dispatcher.panda.updates import WORKER_ERROR, renew
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, records, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
+from dispatcher.service.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of, worker_of
+from dispatcher.service.panda.updates import WORKER_ERROR, renew
 from dispatcher.service.state import end_worker
 
 STATISTICS_S = 4 * 3600.0

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from dispatcher.panda import harvester
-from dispatcher.panda.acquire import intent_of
 from dispatcher.ports import Tx
 from dispatcher.rules import records, worker_records
 from dispatcher.service import Service
+from dispatcher.service.panda import harvester
+from dispatcher.service.panda.acquire import intent_of
 
 START = "SET_N_WORKERS_JOBTYPE"
 STATISTICS = "REPORT_WORKER_STATS"
