@@ -29,7 +29,7 @@ class Log:
 
     def __init__(self, name: str, **fields: Any) -> None:
         self._name = name
-        self._fields = fields
+        self._fields = _renamed(fields)
         self._stdlib = logging.getLogger(f"ailurus.{name}")
         self._bound: BoundLogger | None = None
 
@@ -57,7 +57,14 @@ class Log:
             return
         if self._bound is None:
             self._bound = _log_lines().bound(self._stdlib, self._fields)
-        self._bound.log(level, event, **fields)
+        self._bound.log(level, event, **_renamed(fields))
+
+
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields without one called `level`, which each line has of its own: it becomes `level_`."""
+    if "level" not in fields:
+        return fields
+    return {("level_" if name == "level" else name): value for name, value in fields.items()}
 
 
 class ThrottledLog:

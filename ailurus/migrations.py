@@ -21,6 +21,7 @@ from ailurus.protocol.errors import AilurusError
 
 _TABLE = "create table if not exists migration (number integer primary key, name, digest, applied)"
 _EXISTS = "select 1 from sqlite_master where type = 'table' and name = 'migration'"
+_ANY_TABLE = "select 1 from sqlite_master where type = 'table'"
 _DONE = "select number, digest, name from migration"
 _NOTE = "insert into migration (number, name, digest, applied) values (?, ?, ?, unixepoch())"
 
@@ -93,8 +94,8 @@ def migrate(
     """Apply to the file at `path`, in one transaction, the steps that it lacks.
 
     `text` is what SQLite runs for a step. `adopted` returns the numbers of the steps that a file
-    without a table of migrations has already. Raises AilurusError if another version made the file,
-    and sqlite3.Error.
+    without a table of migrations has already. Raises AilurusError if another version or another
+    program made the file, and sqlite3.Error.
     """
     try:
         if connection.execute(_EXISTS).fetchone() and not _missing(connection, steps):
@@ -126,6 +127,8 @@ def _apply(
 ) -> None:
     if not connection.execute(_EXISTS).fetchone():
         there = frozenset(adopted(connection))
+        if not there and connection.execute(_ANY_TABLE).fetchone():
+            raise Unfit("another program's SQLite file", "name another file, or move this one away")
         connection.execute(_TABLE)
         for step in steps:
             if step.number in there:

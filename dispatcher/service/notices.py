@@ -6,10 +6,14 @@ kinds and fields stay as they are, and a kind that is not known here is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeVar
+
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-JOBS = 400  # of one notice, which is short
+from dispatcher.ports import NOTICE_BYTES
 
 
 class Notice(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -20,6 +24,19 @@ class OfJobs(Notice, frozen=True):
     """A notice about running jobs."""
 
     job_ids: tuple[int, ...] = ()
+
+
+J = TypeVar("J", bound=OfJobs)
+
+
+def parts(notice: J) -> Iterator[J]:
+    """The notice in parts of which each is short enough to be sent."""
+    half = len(notice.job_ids) // 2
+    if half and len(encode(notice).encode()) > NOTICE_BYTES:
+        yield from parts(replace(notice, job_ids=notice.job_ids[:half]))
+        yield from parts(replace(notice, job_ids=notice.job_ids[half:]))
+    else:
+        yield notice
 
 
 class SoftKill(OfJobs, frozen=True, tag="soft_kill"):

@@ -30,6 +30,8 @@ class _Written(NamedTuple):
     draining: bool
     lost: bool
     """Whether it had been taken for lost."""
+    outage_s: float | None
+    """How long its relay may be cut off; None: it has none."""
 
 
 class Registration:
@@ -47,8 +49,10 @@ class Registration:
         site, queue = (caller.site, caller.queue) if planned else (ask.site, ask.queue)
         written = await self._state.store.write(lambda tx: self._write(tx, ask, caller))
         worker_id = written.worker_id
-        if planned:
-            await self._behind_relay(worker_id)
+        # Nothing is awaited from here on: a change that ends the worker just after this one must
+        # find it in memory, to forget it.
+        if written.outage_s is not None:
+            self._state.relay_silence_s[worker_id] = written.outage_s
         before = self._state.live.get(worker_id)
         now = self._state.now()
         worker = self._state.remember(worker_id, site, queue, ask.host, ask.total, now)
@@ -105,12 +109,9 @@ class Registration:
             phase=str(Phase.ACTIVE),
             host=ask.host,
         )
-        return _Written(worker_id, stored is not None and bool(stored.draining), lost)
-
-    async def _behind_relay(self, worker_id: int) -> None:
-        home = await self._state.store.read(lambda tx: worker_records.find_home(tx, worker_id))
-        if home is not None and home.outage_s is not None:
-            self._state.relay_silence_s[worker_id] = home.outage_s
+        draining = stored is not None and bool(stored.draining)
+        home = worker_records.find_home(tx, worker_id) if planned else None
+        return _Written(worker_id, draining, lost, home.outage_s if home is not None else None)
 
     def _claim(self, tx: Tx, caller: Caller, instance: str) -> PlannedWorker:
         """The planned worker of a bootstrap token, if this process may be it. Raises Rejected."""

@@ -13,7 +13,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
@@ -279,8 +278,7 @@ class Shared:
                 apply(notice, self._state)
 
     async def send(self, notice: OfJobs) -> None:
-        for first in range(0, len(notice.job_ids), notices.JOBS):
-            part = replace(notice, job_ids=notice.job_ids[first : first + notices.JOBS])
+        for part in notices.parts(notice):
             apply(part, self._state)  # at once: that it comes back changes nothing
             await self._spread(part)
 

@@ -129,14 +129,8 @@ class Sqlite(Writing):
         self.path = path
         self._lock = _exclusive(path)
         try:
-            self._writer = _connect(path)
+            self._writer = _opened(path)
         except BaseException:
-            os.close(self._lock)
-            raise
-        try:
-            migrate(self._writer, migrations(), path, text=for_sqlite)
-        except BaseException:
-            self._writer.close()
             os.close(self._lock)
             raise
         self._writer.execute(f"pragma busy_timeout = {LOCKED_MS}").close()
@@ -317,6 +311,24 @@ def _exclusive(path: Path) -> int:
             remedy="stop it, or name another file",
         ) from None
     return lock
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A connection to the file with all tables. Raises AilurusError for one that is no store."""
+    try:
+        connection = _connect(path)
+        try:
+            migrate(connection, migrations(), path, text=for_sqlite)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise AilurusError(
+            f"cannot open the store {path}: {error}",
+            field="--store",
+            remedy="name a file that a dispatcher made, or a new one; is it on a local, writable disk?",
+        ) from None
+    return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:

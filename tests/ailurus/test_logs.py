@@ -35,6 +35,16 @@ def test_a_line_has_its_keys_in_order_and_the_fields_bound_once(tmp_path: Path) 
     assert line["time"].endswith("Z")
 
 
+def test_a_field_called_level_is_not_the_level_of_the_line(tmp_path: Path) -> None:
+    logs.configure(tmp_path / "log")
+    Log("edge", level=3).warning("pilot_said", level=2)
+    Log("edge", level=3).warning("pilot_said")
+    assert [(one["level"], one["level_"]) for one in lines_of(tmp_path / "log")] == [
+        ("warning", 2),
+        ("warning", 3),
+    ]
+
+
 def test_a_trace_stands_at_the_end_of_its_line(tmp_path: Path) -> None:
     logs.configure(tmp_path / "log")
     try:

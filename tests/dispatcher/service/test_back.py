@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -11,9 +12,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope, WorkersQuery
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import FINAL, JobState, Progress, Refusal, resume
+from ailurus.protocol.worker import Ending
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
+from dispatcher.service.state import end_worker
 from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, job, run
 from tests.turns import until
 
@@ -335,3 +338,23 @@ def test_who_is_to_drain_and_registers_again_still_is(place):
         assert (await worker.beat()).drain
 
     run(test, place)
+
+
+def test_a_worker_that_ends_just_after_it_registered_is_not_left_in_memory(tmp_path):
+    async def test(one):
+        (worker_id,) = await one.service.store.write(
+            lambda tx: tx.one(
+                "worker.plan", site="here", queue="q", intent="i", idx=0, deadline=None
+            )
+        )
+
+        async def ends():
+            state = one.service.state
+            change = partial(end_worker, worker_id=worker_id, ending=Ending.DONE, diagnosis="")
+            await state.store.write(lambda tx: change(tx, now=state.now()))
+            state.forget_worker(worker_id)
+
+        await asyncio.gather(registers(one, PLANNED), ends())
+        assert worker_id not in one.service.state.live
+
+    run(test, tmp_path / "store.sqlite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from dispatcher.ports import NOTICE_BYTES
 from dispatcher.service import notices
 
 BEFORE = [
@@ -33,6 +34,13 @@ BEFORE = [
 def test_a_notice_is_the_json_that_other_versions_know(notice, json):
     assert msgspec.json.decode(notices.encode(notice)) == json
     assert notices.decode(msgspec.json.encode(json).decode()) == notice
+
+
+def test_a_notice_of_many_long_ids_is_sent_in_parts_that_the_database_carries():
+    ids = tuple(range(2**62, 2**62 + 1000))
+    parts = list(notices.parts(notices.SoftKill(job_ids=ids)))
+    assert tuple(one for part in parts for one in part.job_ids) == ids
+    assert max(len(notices.encode(part).encode()) for part in parts) <= NOTICE_BYTES
 
 
 def test_every_kind_is_held():

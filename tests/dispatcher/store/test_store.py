@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -374,3 +375,18 @@ def test_who_else_writes_to_the_file_delays_a_change_and_does_not_stop_the_event
         await store.write(lambda tx: tx.tell("x", at=1.0), ahead)
 
     with_store(f"sqlite:///{tmp_path / 'queue.db'}", test)
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"not a database, but long enough to be read as one" * 90, None]
+)
+def test_a_file_that_is_no_store_is_named_with_what_helps(tmp_path, foreign):
+    path = tmp_path / "store.sqlite"
+    if foreign is None:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("create table job (theirs)")
+    else:
+        path.write_bytes(foreign)
+    with pytest.raises(AilurusError, match=re.escape(str(path))) as error:
+        open_store(f"sqlite:///{path}")
+    assert "another file" in error.value.remedy or "a new one" in error.value.remedy
