@@ -25,6 +25,9 @@ TABLE: dict[str, dict[str, str]] = {
         "http": "plugins.data.http:Http",
         "https": "plugins.data.http:Http",
     },
+    "mover": {
+        "xrootd": "plugins.data.xrootd:XRootD",
+    },
 }
 
 

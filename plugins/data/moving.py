@@ -1,0 +1,234 @@
+"""What movers share: how a failure of a library becomes PanDA's code with a remedy, how a local
+file is measured, where credentials are and where libraries lie."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import zlib
+from collections.abc import Mapping
+from enum import Enum
+from hashlib import md5 as new_md5
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.shown import shown
+from ailurus.protocol.units import duration_s
+from pilot.blame import Target, job_error
+from pilot.ports import TAKEN, Copied, JobError, NotMoved
+
+BLOCK = 1 << 20
+_DETAIL = 300
+# Where Debian and Red Hat put modules that belong to a system library.
+_SYSTEM = ("/usr/lib/python3/dist-packages", "/usr/lib64/python{}.{}/site-packages")
+
+
+class Way(Enum):
+    """Which way files go: it decides the code."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class _Codes(NamedTuple):
+    failed: Code
+    late: Code
+    adler32: Code
+
+
+_BY_WAY = {
+    Way.IN: _Codes(Code.STAGE_IN_FAILED, Code.STAGE_IN_TIMEOUT, Code.GET_ADLER_MISMATCH),
+    Way.OUT: _Codes(Code.STAGE_OUT_FAILED, Code.STAGE_OUT_TIMEOUT, Code.PUT_ADLER_MISMATCH),
+}
+
+
+class Trouble(Enum):
+    """What may be wrong with one file at a storage, in the words of no library: the text, the
+    remedy, whether it may pass."""
+
+    MISSING = "does not exist", "", False
+    EXISTS = "exists already, and outputs overwrite nothing", TAKEN, False
+    DENIED = (
+        "permission denied to the site's credential",
+        "does the token or proxy of the site's `storage` cover that path?",
+        False,
+    )
+    UNKNOWN_USER = (
+        "the storage does not accept the site's credential",
+        "renew the token or proxy that the site's `storage` names",
+        True,
+    )
+    FULL = (
+        "the storage has no space or quota left",
+        "free space there, or name another in `storage.alternative_output`",
+        True,
+    )
+    NOT_A_FILE = "is not a file", "name a file, or ask for the directory as inputs", False
+    BAD_NAME = "the storage does not take that name", "choose another name", False
+    STALLED = (
+        "the storage said nothing for too long",
+        "look at that server; `storage` says how long it may be silent (`stall`)",
+        True,
+    )
+    UNREACHABLE = "the storage cannot be reached", "look at that server and the way to it", True
+    UNTRUSTED = (
+        "the storage's certificate is not trusted, or ours is not",
+        "name the authorities in the site's `storage` (`ca`, `ca_dir`)",
+        False,
+    )
+    BUSY = "the storage is too busy, or the file is in use there", "it may pass", True
+    WRONG = (
+        "what arrived is not what was sent (adler32)",
+        "look at the disks of both sides; of a replica, declare it bad at the catalogue",
+        True,
+    )
+    UNSUPPORTED = "the storage does not do what is asked", "name another protocol for it", False
+    FAILED = "the transfer failed", "look at that server's log", True
+
+
+def trouble(way: Way, kind: Trouble, url: object, detail: str = "") -> JobError:
+    """The error of one file. `url` is shown as it prints; `detail` is the library's own sentence,
+    which decides nothing."""
+    text, remedy, transient = kind.value
+    codes = _BY_WAY[way]
+    code = {
+        Trouble.MISSING: Code.NO_SUCH_FILE,
+        Trouble.STALLED: codes.late,
+        Trouble.WRONG: codes.adler32,
+        Trouble.UNREACHABLE: Code.SERVICE_UNAVAILABLE,
+    }.get(kind, codes.failed)
+    said = shown(" ".join(detail.split()))[:_DETAIL]
+    message = f"{url} {text}" if text.startswith(("does", "exists", "is ")) else f"{url}: {text}"
+    return JobError(
+        code, f"{message} ({said})" if said else message, remedy=remedy, transient=transient
+    )
+
+
+def not_moved(key: int, error: JobError) -> NotMoved:
+    return NotMoved(
+        key=key,
+        code=error.code,
+        message=error.message,
+        remedy=error.remedy,
+        transient=error.transient,
+    )
+
+
+def local_trouble(number: int, what: str) -> JobError:
+    """The error of an errno on this node's side of a transfer."""
+    return job_error(number, what, Target.NODE)
+
+
+def measured(path: str, *, md5: bool = False) -> Copied:
+    """Size, adler32 and, if asked for, md5 of a file. Raises OSError."""
+    size, adler = 0, 1
+    digest = new_md5(usedforsecurity=False) if md5 else None
+    block = memoryview(bytearray(BLOCK))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while got := os.readv(fd, [block]):
+            piece = block[:got]
+            size, adler = size + got, zlib.adler32(piece, adler)
+            if digest is not None:
+                digest.update(piece)
+    finally:
+        os.close(fd)
+    return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+
+
+def padded(adler32: str) -> str:
+    """An adler32 as we write it: eight digits in lower case."""
+    return adler32.strip().lower().zfill(8)
+
+
+def drop(path: str) -> None:
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
+
+
+class GridOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of movers that use the grid's libraries. Credentials are named by file."""
+
+    token_file: str = ""
+    """A bearer token of the WLCG profile; read again for each batch."""
+    proxy: str = ""
+    """An X.509 proxy."""
+    ca_dir: str = ""
+    """A directory of hashed certificates of authorities, as /etc/grid-security/certificates."""
+    ca: str = ""
+    """A file of certificates of authorities: the fewer, the faster are davs transfers."""
+    parallel: int = 4
+    """Files at a time."""
+    stall: str | float | int = 60
+    """How long a server may say nothing; a number is seconds."""
+
+    @property
+    def stall_s(self) -> int:
+        return max(1, round(duration_s(self.stall)))
+
+
+# What the grid's libraries take from an environment; only the site file sets it for a mover.
+_VARIABLES = {
+    "token_file": "BEARER_TOKEN_FILE",
+    "proxy": "X509_USER_PROXY",
+    "ca_dir": "X509_CERT_DIR",
+    "ca": "SSL_CERT_FILE",
+}
+_FOREIGN = (
+    "XRD_",
+    "XrdSec",
+    "GFAL_",
+    "DAVIX_",
+    "BEARER_TOKEN",
+    "X509_",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+
+
+def credentials(options: GridOptions) -> Mapping[str, str]:
+    """The variables that name the site's credentials. Raises JobError if a file cannot be read:
+    every file would fail by it."""
+    found = {}
+    for field, variable in _VARIABLES.items():
+        path = getattr(options, field)
+        if not path:
+            continue
+        if not os.access(path, os.R_OK):
+            raise JobError(
+                Code.SERVICE_UNAVAILABLE,
+                f"the site's {field} {path} cannot be read on this node",
+                remedy="is it there, and the pilot's user's?",
+                transient=True,
+            )
+        found[variable] = path
+    return found
+
+
+def adopt(options: GridOptions) -> None:
+    """Set this process's environment for the grid's libraries: the site's words and no others.
+    Raises JobError as `credentials`."""
+    wanted = credentials(options)
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        del os.environ[name]
+    os.environ.update(wanted)
+
+
+def system_module(name: str) -> ModuleType:
+    """Import a module that a system's package may have brought for this Python. Raises
+    ImportError."""
+    try:
+        return import_module(name)
+    except ImportError:
+        for place in _SYSTEM:
+            directory = place.format(*sys.version_info[:2])
+            if directory not in sys.path and Path(directory).is_dir():
+                sys.path.append(directory)
+        return import_module(name)

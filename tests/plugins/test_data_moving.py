@@ -1,0 +1,81 @@
+"""What movers share, without a storage."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+import pytest
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
+from pilot.ports import JobError
+from plugins.data.moving import (
+    GridOptions,
+    Trouble,
+    Way,
+    adopt,
+    measured,
+    padded,
+    system_module,
+    trouble,
+)
+
+URL = Url.parse("davs://user:secret@host/store/f?authz=secret")
+
+
+@pytest.mark.parametrize("kind", Trouble)
+@pytest.mark.parametrize("way", Way)
+def test_each_trouble_has_a_code_of_its_way_and_shows_no_secret(kind, way):
+    error = trouble(way, kind, URL, "cannot open davs://host/store/f?authz=secret now")
+    wrong = "OUT" if way is Way.IN else "IN"
+    assert f"STAGE_{wrong}" not in error.code.name
+    assert "davs://host/store/f" in error.message
+    assert "secret" not in str(error)
+    assert error.remedy or kind is Trouble.MISSING
+
+
+def test_a_late_a_wrong_and_a_missing_file_have_codes_of_their_own():
+    codes = [
+        trouble(way, kind, URL).code
+        for kind in (Trouble.STALLED, Trouble.WRONG, Trouble.MISSING)
+        for way in Way
+    ]
+    assert codes == [
+        Code.STAGE_IN_TIMEOUT,
+        Code.STAGE_OUT_TIMEOUT,
+        Code.GET_ADLER_MISMATCH,
+        Code.PUT_ADLER_MISMATCH,
+        Code.NO_SUCH_FILE,
+        Code.NO_SUCH_FILE,
+    ]
+
+
+def test_a_file_is_measured(tmp_path):
+    data = bytes(range(256)) * 9000
+    (tmp_path / "f").write_bytes(data)
+    found = measured(str(tmp_path / "f"), md5=True)
+    assert (found.size, found.adler32) == (len(data), f"{zlib.adler32(data):08x}")
+    assert found.md5 == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    assert measured(str(tmp_path / "f")).md5 is None
+    assert padded("2A8014B") == "02a8014b"
+
+
+def test_only_the_sites_credentials_are_in_the_environment(tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    token.write_text("x")
+    environment = {"X509_USER_PROXY": "/tmp/theirs", "XRD_LOGLEVEL": "Dump", "PATH": "/bin"}
+    monkeypatch.setattr("os.environ", environment)
+    adopt(GridOptions(token_file=str(token)))
+    assert environment == {"BEARER_TOKEN_FILE": str(token), "PATH": "/bin"}
+
+
+def test_a_credential_that_cannot_be_read_is_named():
+    with pytest.raises(JobError, match="proxy /no/such/proxy") as caught:
+        adopt(GridOptions(proxy="/no/such/proxy"))
+    assert (caught.value.code, caught.value.transient) == (Code.SERVICE_UNAVAILABLE, True)
+
+
+def test_a_module_that_no_system_has_is_an_import_error():
+    with pytest.raises(ImportError, match="no_such_transfer_library"):
+        system_module("no_such_transfer_library")
