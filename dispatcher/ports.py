@@ -1,4 +1,4 @@
-"""What the dispatcher asks of its store.
+"""What the dispatcher asks of its store, and of a catalogue of data.
 
 A change is a plain function of a transaction: `write` runs those that have gathered, commits once,
 and answers all. If one fails that has written, all are run a second time, each in a savepoint. So
@@ -132,3 +132,75 @@ class Store(Protocol):
 
 class Unavailable(Exception):
     """The store cannot write now (a full disk, a lost server): nothing was changed, try again."""
+
+
+class NewFile(Struct, frozen=True, kw_only=True):
+    """An output in storage, as a catalogue is to know it."""
+
+    key: int
+    scope: str
+    name: str
+    rse: str
+    """The storage where it is."""
+    size: int
+    """Bytes."""
+    adler32: str
+    guid: str
+    dataset: str = ""
+    """`scope:name` of the data set that it belongs to; blank: none."""
+    lifetime_s: int | None = None
+    """How long it is to be kept; None: for ever."""
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """Why a catalogue did not do what was asked for one file or data set."""
+
+    key: int
+    reason: str
+    remedy: str = ""
+    transient: bool = False
+    """Whether the same may be done later."""
+
+
+class Away(Exception):
+    """The catalogue cannot be asked now: nothing is known of what was asked, ask again."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+class Content(Struct, frozen=True, kw_only=True):
+    """What an identifier names."""
+
+    kind: str
+    """`file`, `dataset` or `container`."""
+    open: bool
+    """Whether more files may come."""
+    files: tuple[tuple[str, int, str], ...]
+    """`scope:name`, bytes and adler32 of each file."""
+
+
+class Catalogue(Protocol):
+    """A catalogue of data, in a process of its own: it may block and crash.
+
+    Whatever it is told may have been told before: what is there as described is no fault. Each
+    method tells of the files that it did not do all for, by their keys, and raises Away when the
+    catalogue itself cannot be asked.
+    """
+
+    def register(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        """Let the catalogue know the files, and where they are."""
+
+    def attach(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        """Put registered files into their data sets, which are made or opened if need be."""
+
+    def keep(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        """Make rules that keep the files, or their data sets, where they are."""
+
+    def close(self, datasets: Sequence[str]) -> Sequence[Fault]:
+        """Let nothing more come into data sets; keys are their places. One that does not exist is
+        no fault."""
+
+    def resolve(self, did: str) -> Content | None:
+        """What `scope:name` names; None: nothing."""

@@ -16,6 +16,9 @@ TABLE: dict[str, dict[str, str]] = {
         "pbs": "plugins.batch.pbs:PBS",
         "slurm": "plugins.batch.slurm:Slurm",
     },
+    "catalogue": {
+        "rucio": "plugins.catalogue.rucio:Rucio",
+    },
     "container": {
         "bare": "plugins.container.bare:Bare",
         "bubblewrap": "plugins.container.bubblewrap:Bubblewrap",

@@ -253,6 +253,7 @@ BEGUN = {
     "ailurus/loops.py": {"thread": 1},
     "ailurus/server.py": {"_accept": 1},  # a handshake, which has its time
     "ailurus/tasks.py": {"_started": 1},
+    "dispatcher/catalogue/child.py": {"main": 1},  # its end ends the process
     "dispatcher/door/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
     "dispatcher/door/readiness.py": {"check": 1},  # whoever asks waits for it
     "dispatcher/console/live.py": {"_take": 1},  # the page that joins waits for it

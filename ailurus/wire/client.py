@@ -182,6 +182,11 @@ class Client:
         ask = m.Retry(job_ids=tuple(job_ids), request_id=request_id or uuid.uuid4().hex)
         return self.call("retry", ask, answer=m.Submitted)
 
+    def reregister(self, job_ids: Sequence[int]) -> m.Reregistered:
+        """Have outputs of jobs that the catalogue of data refused registered again."""
+        ask = m.Reregister(job_ids=tuple(job_ids))
+        return self.call("reregister", ask, answer=m.Reregistered)
+
     def overview(self) -> m.Overview:
         """The whole system in numbers."""
         return self.call("overview", answer=m.Overview)

@@ -24,6 +24,7 @@ OF: Mapping[str, Callable[[Any], float]] = {
         JOB_S * len(ask.jobs) + LINK_S * sum(len(job.depends_on) for job in ask.jobs)
     ),
     "retry": lambda ask: RETRIED_S * len(ask.job_ids),
+    "reregister": lambda ask: RETRIED_S * len(ask.job_ids),
     "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),
     "wait": lambda ask: WATCHED_S * len(ask.job_ids),
 }

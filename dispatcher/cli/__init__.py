@@ -27,6 +27,7 @@ VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
     "logs": "a job's output",
     "cancel": "cancel jobs",
     "retry": "submit final jobs anew",
+    "register": "have outputs registered again that the catalogue refused",
     "queues": "queues and what waits in them",
     "workers": "workers and their heartbeats",
     "events": "what happened",

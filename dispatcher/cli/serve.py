@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ailurus.server import Server
     from dispatcher.auth.keys import Keys
     from dispatcher.auth.tokens import Issuer
+    from dispatcher.catalogue.link import Link
+    from dispatcher.catalogue.settings import Settings as Catalogue
     from dispatcher.console.live import Live
     from dispatcher.door.access_log import AccessLog
     from dispatcher.door.app import App
@@ -114,6 +116,12 @@ def _queue_arguments(parser: ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="other issuers whose tokens are good here, in YAML",
+    )
+    parser.add_argument(
+        "--catalogue",
+        type=Path,
+        metavar="FILE",
+        help="the catalogue of data in which outputs are registered, in YAML",
     )
     parser.add_argument(
         "--retention",
@@ -218,6 +226,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
 
     public = _public(args).url  # what is wrong with an option is said before a store is opened
     settings = _settings(args)
+    link = None if settings.catalogue is None else _link(settings.catalogue)
     queue_data.check(args.panda_queues)
     kept = keys.read(place.keys)
     issuer = _issuer(args, kept)
@@ -238,6 +247,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             mint=mint,
             settings=settings,
             limiter=Limiter(Rates(per_s=args.rate)) if args.rate > 0 else None,
+            catalogue=None if link is None else link.ask,
         )
         live = Live(service)
         if issuer.foreign is not None:
@@ -254,6 +264,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
             if traces is not None:
                 await traces.close()
             await service.close()
+            if link is not None:
+                await link.close()
 
 
 def _public(args: Namespace) -> Public:
@@ -263,18 +275,27 @@ def _public(args: Namespace) -> Public:
 
 
 def _settings(args: Namespace) -> Settings:
+    from dispatcher.catalogue import settings as catalogues
     from dispatcher.service.state import Settings
 
     given = {
         "heartbeat_s": args.heartbeat,
         "edge_lease_s": args.edge_lease,
         "retention_s": args.retention,
+        "catalogue": None if args.catalogue is None else catalogues.read(args.catalogue),
         "shares": {name: share for name, share in args.share if not name.startswith(GROUP)},
         "groups": {
             name.removeprefix(GROUP): share for name, share in args.share if name.startswith(GROUP)
         },
     }
     return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _link(catalogue: Catalogue) -> Link:
+    from dispatcher.catalogue import talk
+    from dispatcher.catalogue.link import Link
+
+    return Link(talk.Begin(kind=catalogue.kind, options=catalogue.options))
 
 
 def _issuer(args: Namespace, kept: Keys) -> Issuer:

@@ -75,9 +75,14 @@ def _show(job: JobDetail, out: Output) -> None:
     if job.files:
         out.line()
         out.table(
-            ["file", "bytes", "adler32", "url"],
-            ((file.name, file.size, file.adler32, file.url) for file in job.files),
+            ["file", "bytes", "adler32", "url", "catalogue"],
+            ((f.name, f.size, f.adler32, f.url, f.registration) for f in job.files),
         )
+        for file in job.files:
+            if file.reason:
+                out.line(f"  {file.name}: {file.reason}")
+                if file.remedy:
+                    out.line(f"  → {file.remedy}")
 
 
 def _wants(job: JobDetail) -> str:

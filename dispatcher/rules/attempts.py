@@ -29,7 +29,7 @@ from ailurus.protocol.states import (
 )
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Tx
-from dispatcher.rules import dependencies, records, transitions
+from dispatcher.rules import dependencies, records, registrations, transitions
 from dispatcher.rules.records import JobRecord
 
 log = Log("queue")
@@ -171,6 +171,7 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
             "file.add",
             ({"job_id": report.job_id, **msgspec.structs.asdict(file)} for file in report.files),
         )
+        registrations.note(tx, job, report, now=now)
     _settle(tx, job, after, report.attempt_nr, now=now)
     return None
 

@@ -170,6 +170,33 @@ class OldJob(Struct, frozen=True):
     """The whole of it, where the version that moved it wrote no state."""
 
 
+class DueRecord(Struct, frozen=True):
+    """An output that the catalogue is to know: `registration.due`."""
+
+    job_id: int
+    name: str
+    owner: str
+    scope: str
+    lfn: str
+    rse: str
+    size: int
+    adler32: str
+    dataset: str
+    """`scope:name`; blank: none."""
+    lifetime_s: int | None
+    tries: int
+
+
+class RegistrationRecord(Struct, frozen=True):
+    """How far the registration of an output is: `registration.of_job`."""
+
+    name: str
+    state: str
+    """`due`, `done` or `refused`."""
+    reason: str
+    remedy: str
+
+
 class DefinedRecord(Struct, frozen=True):
     """How many jobs of a submission are alike: `job.defined_range`."""
 
@@ -340,3 +367,13 @@ def find_credential(tx: Tx, owner: str, name: str) -> SealedCredential | None:
     """A credential of a user."""
     row = tx.one("credential.get", owner=owner, name=name)
     return None if row is None else SealedCredential(*row)
+
+
+def due_registrations(tx: Tx, now: float, most: int) -> list[DueRecord]:
+    """Outputs that are to be registered now."""
+    return [DueRecord(*row) for row in tx.all("registration.due", now=now, most=most)]
+
+
+def registrations(tx: Tx, job_id: int) -> list[RegistrationRecord]:
+    """How far the registration of a job's outputs is."""
+    return [RegistrationRecord(*row) for row in tx.all("registration.of_job", job_id=job_id)]

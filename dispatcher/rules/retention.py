@@ -96,5 +96,6 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
         tx.count(job.queue, job.shape_id, job.state, -1, job.owner)
     ids = _encode(job_ids).decode()
     tx.run("failure.less", ids=ids)
+    tx.run("registration.drop", ids=ids)
     for what in ("log", "file", "attempt", "body", "parent", "sized", "tail", "job"):
         tx.run(f"old.drop_{what}", ids=ids)

@@ -317,6 +317,19 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
     return m.Submitted(job_ids=tuple(range(first, first + jobs)))
 
 
+def use_datasets(tx: Tx, jobs: Sequence[Prepared], first: int) -> None:
+    """Note which data sets the jobs of a request write to, so that each is closed after the last of
+    them."""
+    used: dict[str, tuple[int, int]] = {}
+    for job_id, job in enumerate(jobs, start=first):
+        for dataset in {file.dataset for file in job.spec.outputs if file.dataset}:
+            used[dataset] = used.get(dataset, (job_id, job_id))[0], job_id
+    tx.many(
+        "dataset_use.add",
+        ({"dataset": name, "first": a, "last": b} for name, (a, b) in used.items()),
+    )
+
+
 def drop(tx: Tx, owner: str, request_id: str, first: int, jobs: int) -> None:
     """Forget a request that was not accepted, with the jobs that nobody has seen."""
     clear(tx, first, first + jobs - 1)

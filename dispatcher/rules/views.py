@@ -16,6 +16,7 @@ from ailurus.protocol.shown import shown
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.ports import Row, Tx
+from dispatcher.rules import records
 from dispatcher.rules.worker_records import WorkerRecord
 
 _room = msgspec.json.Decoder(Room).decode
@@ -139,9 +140,19 @@ def _traced(row: Row) -> m.TracedAttempt:
 
 
 def files(tx: Tx, job_id: int) -> list[m.FileRecord]:
-    """The outputs of a job."""
+    """The outputs of a job, and how far the registration of each is."""
+    known = {one.name: one for one in records.registrations(tx, job_id)}
     return [
-        m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=maker)
+        m.FileRecord(
+            name=name,
+            url=url,
+            size=size,
+            adler32=adler32,
+            job_id=maker,
+            registration=known[name].state if name in known else "",
+            reason=known[name].reason if name in known else "",
+            remedy=known[name].remedy if name in known else "",
+        )
         for name, url, size, adler32, maker in tx.all("file.of_job", job_id=job_id)
     ]
 

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.messages import GroupRow, JobRow, Trouble, Why
+from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
 from ailurus.protocol.resources import KINDS, Room, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from dispatcher.rules import remedies
@@ -132,6 +133,29 @@ def _place(ahead: int, group: GroupRow | None) -> str:
         return place
     name = f"group {group.name}" if group.name else "users without a group"
     return f"{place}; {name}, with {group.waiting} jobs waiting, gets {group.due:.0%} of the turns"
+
+
+def unregistered(answer: Why, files: Sequence[FileRecord], away: Trouble | None) -> Why:
+    """The same of a job some of whose outputs are not in the catalogue of data."""
+    refused = [one for one in files if one.registration == "refused"]
+    due = [one for one in files if one.registration == "due"]
+    if not refused and not due:
+        return answer
+    said = [f"{one.name}: {one.reason}" for one in (*refused, *due) if one.reason]
+    if refused:
+        sentence = f"The catalogue refused {len(refused)} of its {len(files)} outputs."
+        helps = refused[0].remedy or "`dispatcher register` tries again what was refused"
+    else:
+        sentence = f"{len(due)} of its {len(files)} outputs are not in the catalogue yet."
+        helps = next((one.remedy for one in due if one.remedy), "")
+        if away is not None:
+            said, helps = [away.sentence, *said], helps or away.remedy
+    return replace(
+        answer,
+        sentence=f"{answer.sentence} {sentence}",
+        blockers=(*answer.blockers, *said[:20]),
+        remedy=answer.remedy or helps,
+    )
 
 
 def elsewhere(

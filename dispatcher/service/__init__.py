@@ -8,6 +8,7 @@ from typing import Any
 
 from ailurus.protocol.api import ROUTES
 from dispatcher.accounts.rates import Limiter
+from dispatcher.catalogue.link import Ask
 from dispatcher.ports import Store
 from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.delegation import Delegation
@@ -19,6 +20,7 @@ from dispatcher.service.liveness import Liveness
 from dispatcher.service.nodes import Nodes
 from dispatcher.service.peers import Alone, Peers
 from dispatcher.service.reasons import Reasons
+from dispatcher.service.registrar import Registrar
 from dispatcher.service.registration import Registration
 from dispatcher.service.relays import Relays
 from dispatcher.service.seals import Seals
@@ -41,18 +43,22 @@ class Service:
         settings: Settings | None = None,
         clock: Callable[[], float] = time.time,
         limiter: Limiter | None = None,
+        catalogue: Ask | None = None,
     ) -> None:
         """`mint(subject, scopes, lifetime_s, **claims)` makes tokens; `limiter` has the users'
-        accounts."""
+        accounts; `catalogue` is asked to register outputs."""
         self.state = state = State(store, settings or Settings(), clock, limiter)
         self.store = store
         self.loops = store.loops
         self.hub = state.hub
         self.seals = Seals(secret)
         self.peers: Peers = Alone(state) if store.alone else Shared(state)
-        self.figures = Figures(state)
+        self.registrar = Registrar(state, self.peers, catalogue)
+        self.figures = Figures(state, self.registrar)
         self.intake = Intake(state, self.peers)
-        self.users = Users(state, self.peers, self.intake, Reasons(state, self.figures))
+        self.users = Users(
+            state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
+        )
         self.delegation = Delegation(state, secret)
         liveness = Liveness(state)
         self.registration = Registration(state, mint)
@@ -68,6 +74,7 @@ class Service:
         """A running service on `store`; the arguments are the constructor's."""
         service = cls(store, **arguments)
         await service.upkeep.start()
+        service.registrar.start()
         return service
 
     async def close(self) -> None:
@@ -83,7 +90,7 @@ class Service:
         one."""
         found: dict[str, Callable[..., Any]] = {}
         of_workers = (self.registration, self.workers, self.heartbeats, self.conclusions)
-        of_users = (self.users, self.intake, self.delegation, self.figures)
+        of_users = (self.users, self.intake, self.delegation, self.figures, self.registrar)
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:
             methods = [getattr(part, route.name) for part in parts if hasattr(part, route.name)]

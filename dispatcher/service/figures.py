@@ -23,6 +23,7 @@ from dispatcher.rules import records, troubles, worker_records
 from dispatcher.rules.group_turns import Ready
 from dispatcher.rules.records import FailureRecord
 from dispatcher.rules.worker_records import WorkerRecord
+from dispatcher.service.registrar import Registrar
 from dispatcher.service.state import State
 
 SHARE = 0.1
@@ -63,8 +64,9 @@ class _Jobs(Struct):
 class Figures:
     """The part of the service that counts."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, registrar: Registrar) -> None:
         self._state = state
+        self._registrar = registrar
         self._supply: tuple[float, float, Supply] | None = None
         """What serves the queues, good until a reading of the monotonic clock, and until an awake
         time."""
@@ -219,7 +221,11 @@ class Figures:
     def _troubles(self, jobs: _Jobs, supply: Supply) -> tuple[m.Trouble, ...]:
         waiting, now = jobs.waiting, self._state.now()
         of_supply = [one for one in supply.troubles if troubles.worth_telling(one, waiting, now)]
-        return (*of_supply, *troubles.unserved(waiting, supply.serving, jobs.oldest, now))
+        return (
+            *self._registrar.troubles(),
+            *of_supply,
+            *troubles.unserved(waiting, supply.serving, jobs.oldest, now),
+        )
 
 
 def _whose(caller: Caller) -> str:

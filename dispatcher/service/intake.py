@@ -13,10 +13,12 @@ from weakref import WeakValueDictionary
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.submission import check
 from dispatcher.accounts import costs
 from dispatcher.auth.caller import Caller
+from dispatcher.catalogue import settings as scopes
 from dispatcher.freeing import free_in_parts
 from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.refusal import Rejected
@@ -47,6 +49,7 @@ class Intake:
             jobs, digest, known = await self._read(ask, caller)
             if known is None:
                 await self._has_credentials(ask, caller.subject)
+                self._registrable(ask.jobs, caller.subject)
             answer = await self._once(
                 Request(
                     by=caller.subject,
@@ -129,6 +132,11 @@ class Intake:
         submission.check_links(ask.jobs)
         return submission.prepare(ask.jobs)
 
+    def _registrable(self, jobs: Sequence[JobSpec], user: str) -> None:
+        """Raise Rejected for a job whose outputs its user may not have in a catalogue."""
+        for nr, job in enumerate(jobs):
+            scopes.check(self._state.settings.catalogue, job, user, f"jobs[{nr}]")
+
     def _possible(self, jobs: Sequence[Prepared]) -> None:
         """Raise Rejected for a job that no site can ever run."""
         good: set[tuple[str, Shape]] = set()  # many jobs are few shapes
@@ -202,6 +210,7 @@ class Intake:
                     links = sum(len(one.spec.depends_on) for one in plan.jobs)
                     self._state.limiter.spend(caller.subject, costs.LINK_S * links)
                 await asyncio.to_thread(self._possible, plan.jobs)
+                self._registrable([one.spec for one in plan.jobs], plan.owner)
                 mine = caller.subject == plan.owner
                 request = Request(
                     by=caller.subject,
@@ -308,6 +317,7 @@ class _Storing:
     def finish(self, tx: Tx) -> m.Submitted:
         """Let all jobs begin."""
         submission.still_ours(tx, self._request, self._first)
+        submission.use_datasets(tx, self._jobs, self._first)
         return submission.open_up(tx, self._request, self._first, len(self._jobs), now=self._now)
 
     def let_go(self) -> None:

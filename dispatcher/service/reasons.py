@@ -11,6 +11,7 @@ from dispatcher.ports import Tx
 from dispatcher.rules import records, specs, views, why
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
+from dispatcher.service.registrar import Registrar
 from dispatcher.service.state import State
 
 ANCESTORS = 500  # that are looked at, nearest first
@@ -21,8 +22,9 @@ OPEN = frozenset(JobState) - FINAL
 class Reasons:
     """The part of the service that explains."""
 
-    def __init__(self, state: State, figures: Figures) -> None:
+    def __init__(self, state: State, figures: Figures, registrar: Registrar) -> None:
         self._state = state
+        self._registrar = registrar
         self._figures = figures
 
     async def reason(self, job: m.JobRow) -> m.Why:
@@ -31,6 +33,10 @@ class Reasons:
             return await self._waiting(job)
         if job.state is JobState.PENDING and (stuck := await self._stuck(job.job_id)):
             return why.hopeless(job, stuck)
+
+        if job.state is JobState.FINISHED:
+            files = await self._state.store.read(lambda tx: views.files(tx, job.job_id))
+            return why.unregistered(why.elsewhere(job, []), files, self._registrar.away)
 
         def gather(tx: Tx) -> tuple[list[tuple[int, str]], str]:
             parents = records.parents(tx, job.job_id)

@@ -78,7 +78,7 @@ class Trouble(Answer):
     """A problem that an operator should look at."""
 
     # One of edge-silent, site-paused, site-held, pilots-lost, pilots-silent, nodes-excluded,
-    # unserved.
+    # unserved, catalogue-away, not-registered.
     kind: str
     sentence: str
     remedy: str = ""

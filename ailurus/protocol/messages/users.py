@@ -58,6 +58,11 @@ class FileRecord(Answer):
     size: int
     adler32: str
     job_id: int = 0
+    registration: str = ""
+    """In the catalogue of data: `due`, `done` or `refused`; blank: it is not to be there."""
+    reason: str = ""
+    """Why it is not there yet, or not at all."""
+    remedy: str = ""
 
 
 class Sample(Answer):
@@ -169,6 +174,17 @@ class Retry(StrictRequest):
 
     job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=100_000)]
     request_id: Key | None = None
+
+
+class Reregister(StrictRequest):
+    """Has outputs of jobs that the catalogue of data refused registered again."""
+
+    job_ids: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=10_000)]
+
+
+class Reregistered(Answer):
+    files: int
+    """How many outputs are tried again."""
 
 
 class Cancel(StrictRequest):

@@ -141,6 +141,7 @@ insert into file (job_id, name, url, size, adler32, md5) values (:job_id, :name,
 
 -- name: file.of_job
 -- The outputs of a job.
+-- owner: checked by reason
 -- reads: file
 select name, url, size, adler32, job_id from file where job_id = :job_id order by name
 

@@ -39,6 +39,7 @@ ITEM7 = pytest.mark.field("A7", "A9", "A21", "A27")
 MOST_UNITS = {
     "submit": {"jobs": costs.JOB_S, "links": costs.LINK_S},
     "retry": {"job_ids": costs.RETRIED_S},
+    "reregister": {"job_ids": costs.RETRIED_S},
     "cancel": {"job_ids": costs.CANCELLED_S},
     "wait": {"job_ids": costs.WATCHED_S},
 }
@@ -84,7 +85,8 @@ def test_a_user_keeps_the_dispatcher_busy_for_no_more_than_a_share(route):
 def _message(route: str, n: int) -> object:
     if route == "submit":
         return m.Submit(request_id="r", jobs=tuple(job(f"j{nr}") for nr in range(n)))
-    kind = {"retry": m.Retry, "cancel": m.Cancel, "wait": m.WaitJobs}[route]
+    kinds = {"retry": m.Retry, "reregister": m.Reregister, "cancel": m.Cancel, "wait": m.WaitJobs}
+    kind = kinds[route]
     return kind(job_ids=tuple(range(1, n + 1)))
 
 

@@ -19,6 +19,7 @@ from dispatcher.cli.running import watchdog
 from dispatcher.door.readiness import Readiness
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, bench
+from tests.rig.catalogue import InMemory
 from tests.turns import Boom, Turns, named, until
 
 pytestmark = pytest.mark.field("K1")
@@ -32,6 +33,7 @@ LOOPS = (
     "traces",
     "issuers",
     "watchdog",
+    "catalogue",
 )
 
 
@@ -45,6 +47,7 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
     monkeypatch.setattr("dispatcher.service.upkeep.TIDY_S", 0.01)
     monkeypatch.setattr("dispatcher.cli.running.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.auth.oidc.HOURLY_S", 0.01)
+    monkeypatch.setattr("dispatcher.service.registrar.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.store.postgres.LOOK_S", 0.01)
     turns = Turns(monkeypatch)
 
@@ -59,6 +62,8 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
             service.loops.task("issuers", Foreign(Policy(issuers=())).keep_fresh)
             service.loops.task("watchdog", watchdog)
             traces = Traces(service, "http://127.0.0.1:1")
+            service.registrar._ask = InMemory().ask
+            service.registrar.start()
 
             async def happens() -> None:
                 await one.submit()

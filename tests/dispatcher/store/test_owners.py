@@ -39,7 +39,7 @@ KEYS = {
 DOORS = {
     "delegation", "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
     "relays", "feeds", "live", "acquire", "calls", "commands", "files", "figures", "harvester",
-    "legacy", "payload_logs", "reasons", "retries", "updates", "uploads",
+    "legacy", "payload_logs", "reasons", "registrar", "retries", "updates", "uploads",
 }  # fmt: skip
 """Modules that answer callers: what they look up by a key, a caller may have named."""
 READERS = (records, worker_records, views)
@@ -224,6 +224,9 @@ class World:
     async def retry(self):
         await self.service.intake.retry(m.Retry(job_ids=(self.job,)), BOB)
 
+    async def reregister(self):
+        await self.service.registrar.reregister(m.Reregister(job_ids=(self.job,)), BOB)
+
     async def submit(self):
         await self.b.submit(job("child", depends_on=(self.parent,)), caller=BOB)
 
@@ -341,6 +344,7 @@ class World:
 NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
+    "reregister": 404,
     **dict.fromkeys(("events", "stream"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,

@@ -1,0 +1,147 @@
+"""Tells the catalogue of data about outputs: what reports have written down, until it is done.
+
+While the catalogue is away nothing is lost and nothing is written: it is asked again, at the latest
+after a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ailurus.loops import Loop
+from ailurus.protocol import messages as m
+from dispatcher.auth.caller import Caller
+from dispatcher.catalogue import talk
+from dispatcher.catalogue.link import CALL_S, Ask
+from dispatcher.ports import Away, Fault, Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import registrations
+from dispatcher.service.peers import Peers
+from dispatcher.service.state import State, log
+
+LOOK_S = 5.0
+"""How often it is looked whether data sets can be closed, and other dispatchers have left work."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+TURN_S = CALL_S + 60.0
+
+
+class Registrar:
+    """Asks the catalogue, where there is one."""
+
+    def __init__(self, state: State, peers: Peers, ask: Ask | None) -> None:
+        self._state = state
+        self._peers = peers
+        self._ask = ask
+        self._wake = asyncio.Event()
+        self._after = ""
+        self.away: m.Trouble | None = None
+        """Why the catalogue cannot be asked, if it cannot."""
+
+    def troubles(self) -> list[m.Trouble]:
+        """What an operator should look at."""
+        return [] if self.away is None else [self.away]
+
+    def start(self) -> None:
+        """Begin, if there is a catalogue."""
+        if self._ask is not None:
+            self._state.store.listen(self._heed)
+            self._state.loops.task("catalogue", self._run, turn_s=TURN_S)
+
+    async def reregister(self, ask: m.Reregister, caller: Caller) -> m.Reregistered:
+        """Try refused registrations of the caller's jobs again. Raises Rejected."""
+        for job_id in ask.job_ids:
+            await self._state.job_of(job_id, caller.owns)
+        if self._ask is None:
+            raise Rejected(
+                409, "this dispatcher has no catalogue", remedy="`dispatcher serve --catalogue`"
+            )
+
+        def change(tx: Tx) -> int:
+            now = self._state.now()
+            return sum(registrations.again(tx, job_id, now=now) for job_id in ask.job_ids)
+
+        return m.Reregistered(files=await self._state.store.write(change))
+
+    def _heed(self, events: Sequence[m.Event]) -> None:
+        if any(event.kind == "registering" for event in events):
+            self._wake.set()
+
+    async def _run(self, loop: Loop) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                loop.turned()
+                more = self._peers.leads and await self.turn()
+            except Away as away:
+                self._is_away(away)
+                loop.turned(pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            if not more:
+                loop.turned(LOOK_S)
+                await self._rest()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def turn(self) -> bool:
+        """Register some outputs that are due, and close some data sets. Whether there may be more
+        to do now. Raises Away."""
+        state = self._state
+        found = await state.store.read(lambda tx: registrations.due(tx, state.giver, state.now()))
+        if found:
+            faults = await self._faults(talk.Register(files=tuple(one.file for one in found)))
+            await state.store.write(
+                lambda tx: registrations.settle(tx, found, faults, now=state.now())
+            )
+        looked_after = self._after
+        complete, self._after = await state.store.read(
+            lambda tx: registrations.complete(tx, looked_after)
+        )
+        if complete:
+            names = tuple(one.dataset for one in complete)
+            left = await self._faults(talk.Close(datasets=names))
+            for key, fault in left.items():
+                log.warning("dataset_not_closed", dataset=names[key], reason=fault.reason)
+            done = [
+                one
+                for key, one in enumerate(complete)
+                if key not in left or not left[key].transient
+            ]
+            await state.store.write(lambda tx: registrations.close(tx, done, now=state.now()))
+        return len(found) == registrations.TOGETHER or bool(self._after)
+
+    async def _faults(self, request: talk.Request) -> dict[int, Fault]:
+        assert self._ask is not None  # noqa: S101 -- nothing runs without it
+        match await self._ask(request):
+            case talk.NotNow(reason=reason, remedy=remedy):
+                raise Away(reason, remedy)
+            case talk.Faults(faults=faults):
+                self._is_back()
+                return {fault.key: fault for fault in faults}
+            case other:
+                raise Away(f"the catalogue answered {type(other).__name__}")
+
+    def _is_away(self, away: Away) -> None:
+        since = self.away.since if self.away is not None else self._state.now()
+        if self.away is None:
+            log.warning("catalogue_away", reason=away.reason, remedy=away.remedy)
+        self.away = m.Trouble(
+            kind="catalogue-away",
+            sentence=f"the catalogue does not answer, outputs are registered later: {away.reason}",
+            remedy=away.remedy or "is it up? Nothing is lost: it is asked again each minute",
+            since=since,
+        )
+
+    def _is_back(self) -> None:
+        if self.away is not None:
+            log.info("catalogue_back", since=self.away.since)
+        self.away = None

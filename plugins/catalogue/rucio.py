@@ -1,0 +1,262 @@
+"""Rucio as the catalogue of outputs: replicas, data sets and rules, in bulk.
+
+All is asked for so that it may be asked for again: Rucio compares size and checksum of a file that
+it knows, and what is attached, ruled or closed already stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import cached_property, partial
+from itertools import groupby
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from dispatcher.ports import Away, Content, Fault, NewFile
+from plugins.rucio_client import ClientOptions, client_of
+
+# Of what was made or opened before, no more than this many names are remembered.
+_REMEMBERED = 10_000
+REMEDIES = {
+    "AccessDenied": "let the account of the dispatcher register there: attribute `admin`, or the scope",
+    "CannotAuthenticate": "look at `config` and `account` in the catalogue's options",
+    "InsufficientAccountLimit": "give the account more quota at that RSE: `rucio account limit add`",
+    "RSENotFound": "name an RSE of Rucio in the site file: `storage.rse`",
+    "ScopeNotFound": "let an administrator of Rucio add the scope",
+}
+"""What helps, by the type of Rucio's error."""
+# Whatever was asked, it may go well later.
+_LATER = (
+    "DatabaseException",
+    "ResourceTemporaryUnavailable",
+    "RSEWriteBlocked",
+    "RSEBlacklisted",
+    "ServiceUnavailable",
+    "RequestNotFound",
+)
+_AWAY = ("CannotAuthenticate", "CannotAuthorize", "ServerConnectionException", "NoAuthInformation")
+
+
+class RucioOptions(ClientOptions, frozen=True, kw_only=True):
+    """Rucio as it is written in the dispatcher's file."""
+
+    keep_at: Annotated[str, Meta(max_length=1000)] = ""
+    """An RSE expression: a data set is kept by one rule, on whichever of these its files are;
+    blank: by a rule for each file, where it is."""
+
+
+class Rucio:
+    """The port `Catalogue` on a server of Rucio."""
+
+    Options = RucioOptions
+
+    def __init__(self, options: RucioOptions) -> None:
+        self._options = options
+        self._ready: set[str] = set()
+
+    def register(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        faults = []
+        for rse, some in _groups(files, lambda file: file.rse):
+            faults += self._in_parts(some, partial(self._add, rse))
+        refused = {fault.key for fault in faults}
+        return faults + self._other([file for file in files if file.key not in refused])
+
+    def attach(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        faults = []
+        for dataset, some in _groups(files, lambda file: file.dataset):
+            if dataset:
+                faults += self._in_parts(some, partial(self._attach, dataset))
+        return faults
+
+    def keep(self, files: Sequence[NewFile]) -> Sequence[Fault]:
+        faults = []
+        # A rule at one storage would have what lies at others copied there.
+        for _, some in _groups(files, _kept_together):
+            faults += self._in_parts(some, self._rule)
+        return faults
+
+    def close(self, datasets: Sequence[str]) -> Sequence[Fault]:
+        faults = []
+        for key, dataset in enumerate(datasets):
+            scope, _, name = dataset.partition(":")
+            try:
+                if self._asked(partial(self._client.get_did, scope, name))["open"]:
+                    self._asked(partial(self._client.close, scope, name))
+                self._ready.discard(dataset)
+            except _Refused as refused:
+                # Nothing was ever put into it.
+                if refused.kind != "DataIdentifierNotFound":
+                    faults.append(refused.fault(key))
+        return faults
+
+    def resolve(self, did: str) -> Content | None:
+        scope, _, name = did.partition(":")
+        try:
+            known = self._asked(partial(self._client.get_did, scope, name))
+            files = self._asked(lambda: list(self._client.list_files(scope, name)))
+        except _Refused as refused:
+            if refused.kind == "DataIdentifierNotFound":
+                return None
+            raise Away(refused.reason, refused.remedy) from None
+        return Content(
+            kind=str(known["type"]).lower(),
+            open=bool(known.get("open")),
+            files=tuple((f"{f['scope']}:{f['name']}", f["bytes"], f["adler32"]) for f in files),
+        )
+
+    def _add(self, rse: str, files: Collection[NewFile]) -> None:
+        """Raises what Rucio raises."""
+        self._client.add_replicas(rse=rse, files=[_replica(file) for file in files])
+
+    def _attach(self, dataset: str, files: Collection[NewFile]) -> None:
+        """Raises what Rucio raises."""
+        scope, _, name = dataset.partition(":")
+        attachment = {"scope": scope, "name": name, "dids": [_did(file) for file in files]}
+        if dataset not in self._ready:
+            self._make(scope, name)
+            if len(self._ready) >= _REMEMBERED:
+                self._ready.clear()
+            self._ready.add(dataset)
+        try:
+            self._client.attach_dids_to_dids([attachment], ignore_duplicate=True)
+        except Exception:
+            # It may have been closed, or deleted, since: the next try looks.
+            self._ready.discard(dataset)
+            raise
+
+    def _make(self, scope: str, name: str) -> None:
+        """Have a data set that is open. Raises what Rucio raises."""
+        from rucio.common import exception
+
+        try:
+            if not self._client.get_did(scope, name)["open"]:
+                # A retried job writes to it again.
+                self._client.set_status(scope, name, open=True)
+        except exception.DataIdentifierNotFound:
+            with suppress(exception.DataIdentifierAlreadyExists):
+                self._client.add_dataset(scope, name)
+
+    def _rule(self, files: Sequence[NewFile]) -> None:
+        """Keep files where they are, or the one data set that they are of in the storages that the
+        operator names. Raises what Rucio raises."""
+        first = files[0]
+        if first.dataset and self._options.keep_at:
+            scope, _, name = first.dataset.partition(":")
+            self._add_rules([{"scope": scope, "name": name}], self._options.keep_at, first)
+        else:
+            self._add_rules(list(map(_did, files)), first.rse, first)
+
+    def _add_rules(self, dids: Sequence[dict[str, str]], where: str, first: NewFile) -> None:
+        from rucio.common import exception
+
+        try:
+            self._client.add_replication_rule(
+                list(dids), 1, where, grouping="NONE", lifetime=first.lifetime_s
+            )
+        except exception.DuplicateRule:
+            # One of them has it: which, Rucio does not say.
+            for did in dids if len(dids) > 1 else ():
+                self._add_rules([did], where, first)
+
+    def _in_parts(
+        self, files: Sequence[NewFile], what: Callable[[Sequence[NewFile]], object]
+    ) -> list[Fault]:
+        """Do something for all files at once; if that is refused for half of them, and so on, so
+        that a file for which it cannot be done spoils no other."""
+        try:
+            self._asked(partial(what, files))
+        except _Refused as refused:
+            if len(files) == 1:
+                return [self._explained(refused, files[0]).fault(files[0].key)]
+            half = len(files) // 2
+            return self._in_parts(files[:half], what) + self._in_parts(files[half:], what)
+        return []
+
+    def _other(self, files: Sequence[NewFile]) -> list[Fault]:
+        """Those that Rucio knew before with other contents: it takes them without a word."""
+        if not files:
+            return []
+        dids = list(map(_did, files))
+        known = {
+            (one["scope"], one["name"]): (one["bytes"], one["adler32"])
+            for one in self._asked(lambda: list(self._client.get_metadata_bulk(dids)))
+        }
+        return [
+            Fault(
+                key=file.key,
+                reason="Rucio knows a file of that name with other contents",
+                remedy="submit the job anew, or remove that file from Rucio",
+            )
+            for file in files
+            if known.get((file.scope, file.name)) != (file.size, file.adler32)
+        ]
+
+    def _explained(self, refused: _Refused, file: NewFile) -> _Refused:
+        """What a fault of Rucio's database, which has no name, is about."""
+        from rucio.common import exception
+
+        if refused.kind == "DatabaseException":
+            scopes = self._asked(self._client.list_scopes)
+            if file.scope not in scopes:
+                return _Refused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
+        return refused
+
+    def _asked(self, what: Callable[[], Any]) -> Any:
+        """What Rucio answers. Raises Away, or _Refused."""
+        import requests
+        from rucio.common import exception
+
+        try:
+            return what()
+        except requests.RequestException as error:
+            raise Away(f"Rucio cannot be reached: {type(error).__name__}") from None
+        except exception.RucioException as error:
+            refused = _Refused(error)
+            if refused.kind in _AWAY:
+                raise Away(refused.reason, refused.remedy) from None
+            raise refused from None
+
+    @cached_property
+    def _client(self) -> Any:
+        return client_of(self._options)
+
+
+class _Refused(Exception):
+    """An error of Rucio's, by its type."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.kind = type(error).__name__
+        self.reason = f"{self.kind}: {error}".replace("\n", " ")[:500]
+        self.remedy = REMEDIES.get(self.kind, "")
+        # Errors of the server itself come without a type of their own.
+        self.transient = self.kind in _LATER or self.kind == "RucioException"
+
+    def fault(self, key: int) -> Fault:
+        return Fault(key=key, reason=self.reason, remedy=self.remedy, transient=self.transient)
+
+
+def _did(file: NewFile) -> dict[str, str]:
+    return {"scope": file.scope, "name": file.name}
+
+
+def _replica(file: NewFile) -> dict[str, Any]:
+    return {
+        **_did(file),
+        "bytes": file.size,
+        "adler32": file.adler32,
+        "meta": {"guid": file.guid},
+    }
+
+
+def _kept_together(file: NewFile) -> tuple[str, str, int]:
+    """Files with one rule: those of a data set at an RSE."""
+    return file.dataset, file.rse, file.lifetime_s or 0
+
+
+def _groups(
+    files: Sequence[NewFile], key: Callable[[NewFile], Any]
+) -> list[tuple[Any, list[NewFile]]]:
+    return [(of, list(some)) for of, some in groupby(sorted(files, key=key), key)]

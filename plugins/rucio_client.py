@@ -1,0 +1,34 @@
+"""Clients of Rucio, for the mover and the catalogue: made of one file of settings, errors by type.
+
+`rucio` is imported here alone, and only in processes that can be lost.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+_Path = Annotated[str, Meta(min_length=1, max_length=4000)]
+
+
+class ClientOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How Rucio is reached."""
+
+    config: _Path
+    """A `rucio.cfg`: servers, and how the account shows who it is."""
+    account: Annotated[str, Meta(max_length=25)] = ""
+    """Instead of the one in `config`."""
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    """Of one request."""
+
+
+def client_of(options: ClientOptions) -> Any:
+    """A client, which has shown who it is. Raises what Rucio raises."""
+    # Without the second the client looks for parts of a server.
+    os.environ["RUCIO_CONFIG"] = options.config
+    os.environ["RUCIO_CLIENT_MODE"] = "1"
+    from rucio.client import Client
+
+    return Client(account=options.account or None, timeout=options.timeout_s)

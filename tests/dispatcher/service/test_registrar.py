@@ -1,0 +1,253 @@
+"""Outputs become known to the catalogue of data, each once, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.did import physical
+from ailurus.protocol.job import OutputFile
+from dispatcher.catalogue import settings
+from dispatcher.catalogue.settings import Settings as Scopes
+from dispatcher.ports import Away, Fault
+from dispatcher.refusal import Rejected
+from dispatcher.service import Service
+from tests.dispatcher.helpers import ALICE, BOB, Bench, bench, job
+from tests.rig.catalogue import InMemory
+
+SCOPES = Scopes(kind="rucio", scopes={"user.{user}": ("*",), "mc": ("bob",)})
+HITS = OutputFile(name="hits", scope="user.alice", dataset="user.alice:all", lifetime_s=60)
+BARE = OutputFile(name="bare", scope="user.alice")
+
+
+class Place(Bench):
+    """A service with a catalogue; its loop is moved by hand."""
+
+    def __init__(self, service: Service, catalogue: InMemory) -> None:
+        super().__init__(service)
+        self.catalogue = catalogue
+
+    async def turn(self) -> bool:
+        return await self.service.registrar.turn()
+
+    async def finish(self, one: m.RawAssignment, worker, *names: str, **more: object) -> str:
+        return await worker.report(one, files=done(one, *(names or ("hits",))), **more)
+
+    async def file(self, job_id: int, name: str = "hits") -> m.FileRecord:
+        shown = await self.service.users.show(None, ALICE, job_id=job_id)
+        return next(file for file in shown.files if file.name == name)
+
+    async def events(self, job_id: int) -> list[str]:
+        return [event.kind for event in await self.told() if event.job_id == job_id]
+
+
+def done(one: m.RawAssignment, *names: str, rse: str = "SITE") -> tuple[m.DoneFile, ...]:
+    return tuple(
+        m.DoneFile(
+            name=name,
+            url=physical("user.alice", one.job_id, one.attempt_nr, name).url(rse).text,
+            size=7,
+            adler32="0000abcd",
+        )
+        for name in names
+    )
+
+
+@pytest.fixture
+def at(place):
+    """Opens a service with a catalogue, on the same store each time."""
+    catalogue = InMemory()
+
+    @asynccontextmanager
+    async def opened():
+        async with bench(place, catalogue=SCOPES) as one:
+            one.service.registrar._ask = catalogue.ask
+            yield Place(one.service, catalogue)
+
+    return opened
+
+
+async def test_an_output_is_registered_when_its_job_has_finished(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS, BARE)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.turn()
+        assert b.catalogue.files == {}
+        await b.finish(one, worker, "hits", "bare")
+        assert (await b.file(job_id)).registration == "due"
+        await b.turn()
+        did = f"user.alice:{job_id}.1.hits"
+        known = b.catalogue.files[did]
+        assert (known.rse, known.size, known.adler32, known.lifetime_s) == (
+            "SITE",
+            7,
+            "0000abcd",
+            60,
+        )
+        assert b.catalogue.datasets == {"user.alice:all": [did]}
+        assert b.catalogue.rules == [f"{job_id}.1.bare at SITE", "user.alice:all at SITE"]
+        assert (await b.file(job_id)).registration == "done"
+        assert "registered" in await b.events(job_id)
+
+
+async def test_a_loser_registers_nothing(at):
+    async with at() as b:
+        await b.submit(job(outputs=(HITS,), max_attempts=3))
+        first, second = await b.worker(), await b.worker()
+        (one,) = await first.acquire()
+        await first.report(one, finished=False, code=1305, files=done(one, "hits"))
+        (two,) = await second.acquire()
+        await b.finish(two, second)
+        await first.report(one, files=done(one, "hits"))
+        await b.turn()
+        assert list(b.catalogue.files) == [f"user.alice:{two.job_id}.2.hits"]
+
+
+async def test_a_data_set_is_closed_after_the_last_job_that_writes_to_it(at):
+    async with at() as b:
+        await b.submit(job("a", outputs=(HITS,)), job("b", outputs=(HITS,)), job("c"))
+        worker = await b.worker()
+        one, two, three = await worker.acquire(3)
+        await b.finish(one, worker)
+        await b.turn()
+        assert b.catalogue.open == {"user.alice:all"}
+        await worker.report(two, finished=False, code=1305)
+        await b.turn()
+        assert b.catalogue.open == set()
+        assert "dataset_closed" in [event.kind for event in await b.told()]
+        await worker.report(three)
+
+
+async def test_a_data_set_with_a_refused_file_stays_open_until_it_is_retried(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(one, worker)
+        did = f"user.alice:{job_id}.1.hits"
+        b.catalogue.open.add("user.alice:all")
+        b.catalogue.refuse[did] = Fault(key=0, reason="no quota", remedy="ask for more")
+        await b.turn()
+        file = await b.file(job_id)
+        assert (file.registration, file.reason, file.remedy) == (
+            "refused",
+            "no quota",
+            "ask for more",
+        )
+        why = await b.service.users.why(None, ALICE, job_id=job_id)
+        assert "refused 1 of its 1 outputs" in why.sentence
+        assert why.blockers == ("hits: no quota",)
+        assert why.remedy == "ask for more"
+        assert b.catalogue.open == {"user.alice:all"}
+        ask = m.Reregister(job_ids=(job_id,))
+        with pytest.raises(Rejected):
+            await b.service.registrar.reregister(ask, BOB)
+        b.catalogue.refuse.clear()
+        assert (await b.service.registrar.reregister(ask, ALICE)).files == 1
+        await b.turn()
+        assert (await b.file(job_id)).registration == "done"
+        assert b.catalogue.open == set()
+
+
+async def test_what_may_go_well_later_is_tried_later(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(one, worker)
+        did = f"user.alice:{job_id}.1.hits"
+        b.catalogue.refuse[did] = Fault(key=0, reason="locked", transient=True)
+        await b.turn()
+        await b.turn()
+        assert b.catalogue.told == [did]
+        assert (await b.file(job_id)).registration == "due"
+        why = await b.service.users.why(None, ALICE, job_id=job_id)
+        assert "not in the catalogue yet" in why.sentence
+
+
+async def test_a_catalogue_that_is_away_delays_and_loses_nothing(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(one, worker)
+        b.catalogue.away = "connection refused"
+        for _ in range(3):
+            with pytest.raises(Away):
+                await b.turn()
+    async with at() as b:
+        b.catalogue.away = ""
+        await b.turn()
+        assert (await b.file(job_id)).registration == "done"
+
+
+async def test_a_dispatcher_killed_before_it_wrote_that_it_registered_does_so_again(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(one, worker)
+
+        async def dies(request):
+            await b.catalogue.ask(request)
+            raise asyncio.CancelledError
+
+        b.service.registrar._ask = dies
+        with pytest.raises(asyncio.CancelledError):
+            await b.turn()
+    async with at() as b:
+        await b.turn()
+        did = f"user.alice:{job_id}.1.hits"
+        assert b.catalogue.told == [did, did]
+        assert b.catalogue.datasets == {"user.alice:all": [did]}
+        assert len(b.catalogue.rules) == 1
+
+
+async def test_a_file_that_its_pilot_left_elsewhere_is_refused_with_a_reason(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await worker.report(one, files=done(one, "hits", rse=""))
+        file = await b.file(job_id)
+        assert file.registration == "refused"
+        assert "not as user.alice" in file.reason
+        await b.turn()
+        assert b.catalogue.told == []
+
+
+async def test_nobody_writes_to_a_scope_that_is_not_his(at):
+    async with at() as b:
+        for output, field in (
+            (OutputFile(name="x", scope="mc"), "scope"),
+            (OutputFile(name="x", scope="user.alice", dataset="mc:all"), "dataset"),
+        ):
+            with pytest.raises(Rejected) as refused:
+                await b.submit(job(outputs=(output,)))
+            assert refused.value.status == 403
+            assert refused.value.field == f"jobs[0].outputs[0].{field}"
+        await b.submit(job(outputs=(OutputFile(name="x", scope="mc"),)), caller=BOB)
+
+
+async def test_without_a_catalogue_no_output_goes_to_rucio(b):
+    with pytest.raises(Rejected) as refused:
+        await b.submit(job(outputs=(HITS,)))
+    assert "no catalogue" in str(refused.value)
+
+
+def test_the_file_of_the_catalogue_is_read_with_its_faults_named(tmp_path: Path):
+    file = tmp_path / "catalogue.yaml"
+    file.write_text(
+        "kind: rucio\noptions: {config: /x}\nscopes: {'user.{user}': ['*'], mc: [ann]}\n"
+    )
+    read = settings.read(file)
+    assert read.may_write("iam:ann", "user.iam_ann")
+    assert not read.may_write("bob", "mc")
+    file.write_text("kind: rucio\nscope: {}\n")
+    with pytest.raises(Exception, match="scope"):
+        settings.read(file)
