@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ailurus.logs import Log
-from ailurus.paths import directory_url, expanded
+from ailurus.paths import directory_url, expanded, expanded_options
 from ailurus.protocol.errors import AilurusError
 from harvester_edge import owned, pilot_file
 from harvester_edge.files import write_whole
@@ -125,13 +125,18 @@ def _content(site: Site) -> bytes:
         "schema": site.schema,
         "site": site.site,
         "slots": site.slots,
-        "storage": {
-            "roots": [expanded(root) for root in site.storage.roots],
-            "http_allow": site.storage.http_allow,
-            "http_proxy": site.storage.http_proxy or "",
-            "default_output": directory_url(site.storage.default_output),
-            "logs": site.storage.logs,
-        },
+        "storage": msgspec.structs.replace(
+            site.storage,
+            roots=tuple(expanded(root) for root in site.storage.roots),
+            http_proxy=site.storage.http_proxy or "",
+            default_output=directory_url(site.storage.default_output),
+            alternative_output=directory_url(site.storage.alternative_output),
+            **{
+                name: expanded_options(getattr(site.storage, name))
+                for name in ("http", "rucio", "xrootd", "gfal2", "s3")
+            },
+            options={name: expanded_options(one) for name, one in site.storage.options.items()},
+        ),
         "software": [expanded(path) for path in site.software],
         "container": msgspec.structs.replace(
             site.container, show=tuple(expanded(path) for path in site.container.show)

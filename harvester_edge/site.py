@@ -15,61 +15,22 @@ from ailurus.paths import expanded
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import LONGEST_DIRECTORY
+from harvester_edge.fields import (
+    AbsolutePath,
+    Duration,
+    Number,
+    Options,
+    Percent,
+    Positive,
+    QueueName,
+    Sha256,
+    Share,
+    Size,
+    Slug,
+    Text,
+    Url,
+)
 from harvester_edge.ports import MAX_NODES
-
-Slug = Annotated[
-    str,
-    Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(?!\n)$",
-         description="a name of lower-case letters, digits and -", examples=["here"]),
-]  # fmt: skip
-QueueName = Annotated[
-    str,
-    Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*(?!\n)$",
-         description="a queue's name: letters, digits and _ . : + @ = -", examples=["physics"]),
-]  # fmt: skip
-Duration = (
-    Annotated[
-        str,
-        Meta(pattern=r"^\s*(\d{1,9}(\.\d{1,9})?\s*[smhd]?|(\d{1,5}-)?\d{1,5}:\d\d:\d\d)\s*(?!\n)$",
-             description="a duration: 90s, 15m, 2h, 1d or 1-12:00:00", examples=["15m"]),
-    ]
-    | Annotated[int, Meta(ge=0, le=999_999_999, description="seconds")]
-)  # fmt: skip
-Size = (
-    Annotated[
-        str,
-        Meta(pattern=r"^\s*\d{1,15}(\.\d{1,9})?\s*([KMGTkmgt]i?)?[Bb]?\s*(?!\n)$",
-             description="a size: 500M, 4GiB", examples=["4GiB"]),
-    ]
-    | Annotated[int, Meta(ge=1, le=10**15, description="MB")]
-)  # fmt: skip
-AbsolutePath = Annotated[
-    str,
-    Meta(pattern=r"^[/$~][^\x00-\x1f]*(?!\n)$", max_length=1000,
-         description="an absolute path; $VARIABLE and ~ are expanded",
-         examples=["/var/lib/ailurus"]),
-]  # fmt: skip
-Url = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z][a-z0-9+.-]*://[^\x00-\x20]+(?!\n)$",
-        description="a URL such as https://host:port",
-        examples=["https://dispatcher.example:8443"],
-    ),
-]
-Percent = Annotated[
-    str,
-    Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%", examples=["50%"]),
-]
-Sha256 = Annotated[
-    str,
-    Meta(pattern=r"^[0-9a-f]{64}(?!\n)$", description="a SHA-256: 64 digits 0-9 a-f",
-         examples=["0123456789abcdef…"]),
-]  # fmt: skip
-Share = Annotated[float, Meta(ge=0, le=100)]
-Number = Annotated[int, Meta(ge=0, le=1_000_000)]
-Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
-Text = Annotated[str, Meta(max_length=2000)]
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,9 +49,6 @@ class Polling(_Part, frozen=True, kw_only=True):
     max_array: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     """Workers that one submission may have; more are submitted by several (Slurm's MaxArraySize -
     1, PBS's max_array_size)."""
-
-
-Options = dict[str, str | int | float | bool | list[str]]
 
 
 class Backend(_Part, frozen=True, kw_only=True):
@@ -253,6 +211,34 @@ class Policy(_Part, frozen=True, kw_only=True):
     """How long logs and records of ended workers are kept."""
 
 
+Destination = Annotated[
+    str,
+    Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+|[/$~][^\x00-\x1f]*)?(?!\n)$",
+         max_length=LONGEST_DIRECTORY,
+         description="a URL such as https://host/directory/, an absolute path, or empty",
+         examples=["https://storage.example/ailurus/"]),
+]  # fmt: skip
+Scheme = Annotated[
+    str,
+    Meta(pattern=r"^[a-z][a-z0-9+.-]*(?!\n)$", max_length=30,
+         description="a URL's scheme: letters, digits, + . and -", examples=["davs"]),
+]  # fmt: skip
+TransferName = Annotated[
+    str,
+    Meta(pattern=r"^[a-z][a-z0-9_.-]*(?!\n)$", max_length=50,
+         description="the name of a data or mover plugin", examples=["xrootd"]),
+]  # fmt: skip
+
+
+class Protocols(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """The schemes of the site's storage for each activity, the best first."""
+
+    read_lan: tuple[Scheme, ...] = ()
+    read_wan: tuple[Scheme, ...] = ()
+    write_lan: tuple[Scheme, ...] = ()
+    write_wan: tuple[Scheme, ...] = ()
+
+
 class Storage(_Part, frozen=True, kw_only=True):
     """What jobs may name. `file:` URLs resolve beneath `roots`."""
 
@@ -261,17 +247,37 @@ class Storage(_Part, frozen=True, kw_only=True):
     http_proxy: Url | None = None
     """What the pilots' http transfers go through. `http_proxy` in a node's environment changes
     nothing."""
-    default_output: Annotated[
-        str,
-        Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+|[/$~][^\x00-\x1f]*)?(?!\n)$",
-             max_length=LONGEST_DIRECTORY,
-             description="a URL such as https://host/directory/, an absolute path, or empty",
-             examples=["https://storage.example/ailurus/"]),
-    ] = ""  # fmt: skip
+    default_output: Destination = ""
     """Where outputs go that a job gives no place, and logs."""
     logs: Literal["failed", "all", "none"] = "failed"
     """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log:
     whole`, of all attempts, or of none."""
+    allow: tuple[Url, ...] = ()
+    """Prefixes of URLs of other schemes, beneath which jobs use the site's credentials:
+    `root://xrootd.example//store/`."""
+    alternative_output: Destination = ""
+    """Where an output goes that its own place does not take."""
+    rse: Annotated[str, Meta(max_length=255)] = ""
+    """What Rucio calls this storage."""
+    protocols: Protocols = Protocols()
+    plugins: dict[Scheme, TransferName] = {}
+    """Which plugin moves files of a scheme; left out: the usual one."""
+    direct_read: bool = False
+    """Whether a job may ask for the URLs of its inputs, to read them over the network."""
+    parallel: Annotated[int, Meta(ge=1, le=64)] = 4
+    """How many files of a pilot move at once by one plugin."""
+    min_speed: Size = "500K"
+    """Bytes a second: a file may take `min_time` and its size at this speed, and never longer than
+    `limits.staging`."""
+    min_time: Duration = "5m"
+    http: Options = {}
+    """Options of the plugins; credentials are named by the path of their file."""
+    rucio: Options = {}
+    xrootd: Options = {}
+    gfal2: Options = {}
+    s3: Options = {}
+    options: dict[TransferName, Options] = {}
+    """Of other plugins, by name."""
 
 
 class Container(_Part, frozen=True, kw_only=True):

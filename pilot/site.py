@@ -15,12 +15,25 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.apart import SYSTEM, Location, look
-from ailurus.paths import directory_url, expanded
+from ailurus.paths import directory_url, expanded, expanded_options, secret_files
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
+from plugins import MOVED_BY
 
 Size = str | int
 Duration = str | float | int
+Options = dict[str, Any]
+NAMED_OPTIONS = ("http", "rucio", "xrootd", "gfal2", "s3")
+"""Plugins whose options have a key of their own in `storage`."""
+
+
+class Protocols(Struct, frozen=True):
+    """The schemes of the site's storage for each activity, the best first."""
+
+    read_lan: tuple[str, ...] = ()
+    read_wan: tuple[str, ...] = ()
+    write_lan: tuple[str, ...] = ()
+    write_wan: tuple[str, ...] = ()
 
 
 class Storage(Struct, frozen=True):
@@ -34,7 +47,45 @@ class Storage(Struct, frozen=True):
     """What http transfers go through; no variable of the environment says it."""
     default_output: str = ""
     logs: str = "failed"
-    """Responsible log.tgz goes there: of failed attempts, `all` or `none`."""
+    """Whose log.tgz goes there: of failed attempts, `all` or `none`."""
+    allow: tuple[str, ...] = ()
+    """Prefixes of the URLs that movers serve."""
+    alternative_output: str = ""
+    """Where an output goes that its own place does not take."""
+    rse: str = ""
+    """What Rucio calls this storage."""
+    protocols: Protocols = Protocols()
+    plugins: dict[str, str] = {}
+    direct_read: bool = False
+    """Whether a job may ask for the URLs of its inputs."""
+    parallel: int = 4
+    """How many files move at once by one plugin."""
+    # Bytes a second.
+    min_speed: Size = "500K"
+    min_time: Duration = "5m"
+    http: Options = {}
+    rucio: Options = {}
+    xrootd: Options = {}
+    gfal2: Options = {}
+    s3: Options = {}
+    options: dict[str, Options] = {}
+    """Of other plugins, by name."""
+
+    def plugin(self, scheme: str) -> str:
+        """The name of the plugin that moves files of `scheme`."""
+        return self.plugins.get(scheme) or MOVED_BY.get(scheme, scheme)
+
+    def options_of(self, plugin: str) -> Options:
+        """What the site says to a plugin; credentials are named by the path of their file."""
+        if plugin not in NAMED_OPTIONS:
+            return self.options.get(plugin, {})
+        named: Options = getattr(self, plugin)
+        return named
+
+    def secret_files(self) -> list[Path]:
+        """The site's credentials for storage."""
+        parts = [*self.options.values(), *map(self.options_of, NAMED_OPTIONS)]
+        return [Path(path) for part in parts for path in secret_files(part).values()]
 
 
 class ContainerChoice(Struct, frozen=True):
@@ -106,6 +157,7 @@ class Site(Struct, frozen=True):
 def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and
     the directories that it makes in `workdir`. Raises AilurusError."""
+    own = [*own, *site.storage.secret_files()]
     here, mine = look(str(workdir)), [look(str(one)) for one in own if one is not None]
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
@@ -141,9 +193,18 @@ class Bounds(Struct, frozen=True):
     looping_s: float
     staging_s: float
     grace_s: float
+    min_speed: float = 500.0 * 1024
+    """Bytes a second."""
+    min_time_s: float = 300.0
+
+    def time_s(self, size: int | None) -> float:
+        """How long a file of so many bytes may take."""
+        if size is None:
+            return self.staging_s
+        return min(self.staging_s, self.min_time_s + size / self.min_speed)
 
 
-def bounds_of(limits: Limits) -> Bounds:
+def bounds_of(limits: Limits, storage: Storage = Storage()) -> Bounds:  # noqa: B008 - frozen
     """The limits in numbers. Raises AilurusError."""
     return Bounds(
         stdout_bytes=_bytes(limits.stdout),
@@ -152,6 +213,8 @@ def bounds_of(limits: Limits) -> Bounds:
         looping_s=duration_s(limits.looping),
         staging_s=duration_s(limits.staging),
         grace_s=duration_s(limits.grace),
+        min_speed=max(1, _bytes(storage.min_speed)),
+        min_time_s=duration_s(storage.min_time),
     )
 
 
@@ -185,6 +248,9 @@ def _expanded(site: Site) -> Site:
         site.storage,
         roots=tuple(map(expanded, site.storage.roots)),
         default_output=directory_url(site.storage.default_output),
+        alternative_output=directory_url(site.storage.alternative_output),
+        options={name: expanded_options(one) for name, one in site.storage.options.items()},
+        **{name: expanded_options(site.storage.options_of(name)) for name in NAMED_OPTIONS},
     )
     show = tuple(map(expanded, site.container.show))
     return replace(

@@ -159,7 +159,7 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
 
 
 def _stage(options: Options, site: Site, clock: Clock = SYSTEM) -> Stage:
-    storage, bounds = site.storage, bounds_of(site.limits)
+    storage, bounds = site.storage, bounds_of(site.limits, site.storage)
     return Stage(_transfers(site, options), storage.default_output, bounds, storage.logs, clock)
 
 

@@ -34,6 +34,14 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 
+MOVED_BY = {
+    "https": "http", "dav": "http", "davs": "http",
+    "root": "xrootd", "roots": "xrootd", "xroot": "xrootd",
+    "srm": "gfal2", "gsiftp": "gfal2",
+}  # fmt: skip
+"""The usual data or mover plugin of a URL's scheme, where it is not called as the scheme."""
+
+
 def load(kind: str, name: str) -> Any:
     """Import the plugin of a kind and name, and return its class. Raises AilurusError if there is
     none."""

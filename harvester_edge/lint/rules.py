@@ -13,16 +13,17 @@ import msgspec
 
 import plugins
 from ailurus.apart import SYSTEM, look
-from ailurus.paths import directory_url, expanded
+from ailurus.paths import directory_url, expanded, secret_files
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from harvester_edge.batch import batch_class
+from harvester_edge.fields import Options
 from harvester_edge.lint.addresses import addresses, files, host, loopback
 from harvester_edge.lint.document import At, Fault, Tree, dotted, nearest
 from harvester_edge.lint.limits import limits, times
 from harvester_edge.owned import token_remedy
-from harvester_edge.site import Options, Site
+from harvester_edge.site import Site
 
 RULES = {
     "E001": "the file is not YAML",
@@ -92,9 +93,22 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
         (("relay", "token_file"), site.relay.token_file if site.relay else None),
     )
     yield from ((at, path) for at, path in maybe if path is not None)
+    yield from _credentials(site)
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
     yield from ((("software", n), root) for n, root in enumerate(site.software))
     yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))
+
+
+def _credentials(site: Site) -> Iterator[tuple[At, str]]:
+    """The files of the site's credentials for storage."""
+    storage = site.storage
+    parts: list[tuple[At, Options]] = [
+        (("storage", name), getattr(storage, name))
+        for name in ("http", "rucio", "xrootd", "gfal2", "s3")
+    ]
+    parts += [(("storage", "options", name), part) for name, part in storage.options.items()]
+    for at, options in parts:
+        yield from (((*at, name), path) for name, path in secret_files(options).items())
 
 
 def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -176,6 +190,8 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
         (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
     ]
     told.append((("storage", "http_proxy"), storage.http_proxy or ""))
+    told += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
+    told.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
     told.append((("storage", "default_output"), directory_url(storage.default_output)))
     read: list[Url] = []
     for at, text in told:
@@ -191,7 +207,7 @@ def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
     if url.scheme == "file" and not any(_beneath(path, root) for root in storage.roots):
         yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
     allowed = read[: len(storage.http_allow)]
-    if url.scheme in {"http", "https"} and not any(map(url.within, allowed)):
+    if url.scheme in {"http", "https", "dav", "davs"} and not any(map(url.within, allowed)):
         yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
 
 
@@ -199,6 +215,7 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies
     beneath the other. Links are followed as this machine has them."""
     own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
+    own += [(at, path, look(_plain(path))) for at, path in _credentials(site)]
     shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
     roots = [(at, look(_plain(path))) for at, path in shown]
     system, work = [look(path) for path in SYSTEM], look(_plain(site.paths.work))
@@ -344,7 +361,14 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
         remedy = "`default: bubblewrap`, or `bare: true`"
         yield tree.fault(("container", "default"), "E024", message, remedy)
     scheme = directory_url(output).partition("://")[0]
-    if output and scheme not in transfers:
+    movers = plugins.names("mover")
+    for served, name in site.storage.plugins.items():
+        if name not in {*transfers, *movers}:
+            message = f"there is no data plugin {name!r}"
+            near = nearest(name, [*transfers, *movers])
+            yield tree.fault(("storage", "plugins", served), rule, message, near)
+    usual = plugins.MOVED_BY.get(scheme, scheme)
+    if output and site.storage.plugins.get(scheme, usual) not in {*transfers, *movers}:
         at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
         yield tree.fault(at, rule, message, nearest(scheme, transfers))
 

@@ -123,3 +123,26 @@ def test_roots_are_in_the_home_directory_of_somebody_who_has_one(monkeypatch):
     assert sites.in_home(["/home/u/d", "/home/u", "/x"]) == [Path("/home/u/d")]
     monkeypatch.setenv("HOME", "/")
     assert sites.in_home(["/d"]) == []
+
+
+def test_a_scheme_has_its_usual_plugin_unless_the_site_names_another():
+    storage = sites.Storage(plugins={"davs": "gfal2"}, options={"own": {"a": 1}})
+    assert [storage.plugin(one) for one in ("davs", "root", "https", "rucio", "x")] == [
+        "gfal2", "xrootd", "http", "rucio", "x",
+    ]  # fmt: skip
+    assert storage.options_of("own") == {"a": 1}
+    assert storage.options_of("roots") == {}
+
+
+def test_a_file_has_time_by_its_size_and_never_more_than_the_site_gives_any():
+    bounds = sites.bounds_of(sites.Limits(staging="1h"), sites.Storage(min_speed="1M"))
+    assert bounds.time_s(100 << 20) == 400
+    assert bounds.time_s(1 << 50) == bounds.time_s(None) == 3600
+
+
+def test_no_job_may_see_a_credential_of_the_storage(tmp_path):
+    storage = sites.Storage(roots=("/shared",), xrootd={"token_file": "/shared/token"})
+    with pytest.raises(AilurusError, match="jobs could read /shared/token"):
+        sites.keep_apart(sites.Site(storage=storage), tmp_path, ())
+    fine = sites.Storage(roots=("/shared",), xrootd={"ca_file": "/shared/ca"})
+    sites.keep_apart(sites.Site(storage=fine), tmp_path, ())

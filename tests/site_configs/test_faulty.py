@@ -70,7 +70,7 @@ SEEDED = [
     ("vega", "dispatcher:\n", PANDA % "vega.token", "W008", "  panda:"),
     ("vega", "dispatcher:\n", PANDA % "pilots.token, dialect: legacy", "E024", "  panda:"),
     ("vega", "url: https://dispatcher", "url: https://edge:secret@dispatcher", "E028", None),
-    ("example-t2", "default_output: https:", "default_output: root:", "E020", None),
+    ("example-t2", "default_output: https:", "default_output: gopher:", "E020", None),
     ("example-t2", "software:", "container: {default: docker}\nsoftware:", "E020", "container:"),
     ("example-t2", "software:", "container: {default: docker}\npilot: {program: /p}\nsoftware:", "W009", "container:"),
     ("vega", "  - dispatcher.token_file\n", "", "W010", "  token_file:"),
