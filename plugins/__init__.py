@@ -29,6 +29,7 @@ TABLE: dict[str, dict[str, str]] = {
         "https": "plugins.data.http:Http",
     },
     "mover": {
+        "gfal2": "plugins.data.gfal2:Gfal2",
         "xrootd": "plugins.data.xrootd:XRootD",
     },
 }

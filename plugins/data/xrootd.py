@@ -34,6 +34,9 @@ SERVER, LOCAL, CHECKSUM = 400, 402, 305
 """Codes of XrdCl: the server refused (its errno says why); this node did; checksums differ."""
 EXISTS, MISSING = 3018, 3011
 _UNSUPPORTED = 3013
+CLEARING_S = 5
+"""How long the removal of a broken upload may take. A server that is silent drops it later, for it
+was not closed."""
 # Flags of a stat; what to list a directory with (kXR_dstat); what to ask for (kXR_Qcksum).
 _POSC_PENDING, _DIRECTORY = 64, 2
 _WITH_SIZES, _CHECKSUM_QUERY = 1, 3
@@ -315,7 +318,7 @@ class _Batch:
         not there, or another's."""
         if status.code == SERVER and status.errno in _REFUSED_AT_OPENING:
             return
-        self._mover.server(url).rm(path_of(url))
+        self._mover.server(url).rm(path_of(url), timeout=CLEARING_S)
 
     def _same(self, file: ToPut, url: Url, status: Any) -> Moved:
         """What is there may be ours, of a try whose end was lost: a name has one writer."""

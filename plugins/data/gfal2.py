@@ -1,0 +1,308 @@
+"""`davs:`, `https:`, `root:`, `srm:` URLs by gfal2, where the site has its Python module.
+
+gfal2 tells what is wrong by errno. It compares no checksums here: ours is measured on the local
+file, the storage's is asked for where it has one, and that costs a third of gfal2's own way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.url import Url
+from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from plugins.data.moving import (
+    GridOptions,
+    Trouble,
+    Way,
+    adopt,
+    drop,
+    local_trouble,
+    measured,
+    not_moved,
+    padded,
+    system_module,
+    trouble,
+)
+from plugins.data.xrootd import path_of, settings
+
+_File = TypeVar("_File", ToGet, ToPut)
+SLOWEST_BYTES_S = 100_000
+"""gfal2 knows only a time for a whole file: that of this speed, after what a server may be silent."""
+UNKNOWN_S = 7200
+"""The same, of a file whose size nobody knows."""
+
+_BY_ERRNO = {
+    errno.ENOENT: Trouble.MISSING,
+    errno.EEXIST: Trouble.EXISTS,
+    # Also of a handshake that failed: the next may not.
+    errno.EACCES: Trouble.UNKNOWN_USER,
+    errno.EPERM: Trouble.DENIED,
+    errno.EROFS: Trouble.DENIED,
+    errno.ENOSPC: Trouble.FULL,
+    errno.EDQUOT: Trouble.FULL,
+    errno.EISDIR: Trouble.NOT_A_FILE,
+    errno.ENOTDIR: Trouble.NOT_A_FILE,
+    errno.ENAMETOOLONG: Trouble.BAD_NAME,
+    errno.EINVAL: Trouble.BAD_NAME,
+    errno.EILSEQ: Trouble.BAD_NAME,
+    errno.ETIMEDOUT: Trouble.STALLED,
+    errno.ETIME: Trouble.STALLED,
+    errno.EHOSTDOWN: Trouble.UNREACHABLE,
+    errno.EHOSTUNREACH: Trouble.UNREACHABLE,
+    errno.ENETUNREACH: Trouble.UNREACHABLE,
+    errno.ECONNREFUSED: Trouble.UNREACHABLE,
+    errno.ENOTCONN: Trouble.UNREACHABLE,
+    errno.EBUSY: Trouble.BUSY,
+    errno.EAGAIN: Trouble.BUSY,
+    errno.EKEYEXPIRED: Trouble.UNKNOWN_USER,
+    errno.EKEYREJECTED: Trouble.UNKNOWN_USER,
+    errno.ENOKEY: Trouble.UNKNOWN_USER,
+    errno.EPROTONOSUPPORT: Trouble.UNSUPPORTED,
+    errno.EOPNOTSUPP: Trouble.UNSUPPORTED,
+    errno.ENOSYS: Trouble.UNSUPPORTED,
+}
+_NO_CHECKSUM = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL}
+_LOCAL = {errno.ENOSPC, errno.EDQUOT}
+"""Of a download: the storage is only read."""
+
+
+def kind(number: int) -> Trouble:
+    """What an errno of gfal2 says is wrong."""
+    return _BY_ERRNO.get(number, Trouble.FAILED)
+
+
+def explained(way: Way, url: Url, number: int, detail: str) -> JobError:
+    """The error of a file, by gfal2's errno."""
+    if way is Way.IN and number in _LOCAL:
+        return local_trouble(number, f"cannot write its copy of {url}")
+    return trouble(way, kind(number), url, detail)
+
+
+def time_s(size: int | None, stall_s: int) -> int:
+    """How long gfal2 may take for a file of so many bytes, in seconds."""
+    return stall_s + (UNKNOWN_S if size is None else size // SLOWEST_BYTES_S)
+
+
+def address(url: Url) -> str:
+    """A URL as gfal2 takes it: of XRootD's with a path that is not encoded."""
+    if url.scheme not in {"root", "roots", "xroot", "xroots"}:
+        return url.sent
+    return f"{Url(url.scheme, url.host, '', url.userinfo, url.port).sent}/{path_of(url)}"
+
+
+class Gfal2:
+    """Moves files by several contexts of gfal2, each in a thread of its own at a time."""
+
+    class Options(GridOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """As of all the grid's libraries."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._adopt()
+        self._gfal2 = system_module("gfal2")
+        self._contexts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(options.parallel):
+            self._contexts.put(self._gfal2.creat_context())
+
+    def _adopt(self) -> None:
+        """Let its libraries have the site's credentials, and notice a server that is silent."""
+        adopt(self._options)
+        for name, value in settings(self._options.stall_s).items():
+            os.environ[f"XRD_{name.upper()}"] = str(value)
+
+    def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        self._each(Way.IN, files, tell, self._get)
+
+    def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        self._each(Way.OUT, files, tell, self._put)
+
+    def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
+        self._adopt()
+        left = {}
+        for text in urls:
+            url = Url.parse(text)
+            try:
+                with self._context(url) as context:
+                    context.unlink(address(url))
+            except self._gfal2.GError as error:
+                if error.code != errno.ENOENT:
+                    left[text] = str(explained(Way.OUT, url, error.code, error.message))
+        return left
+
+    def expand(self, url: str) -> Sequence[Found]:
+        self._adopt()
+        top = Url.parse(url)
+        try:
+            with self._context(top) as context:
+                found = context.stat(address(top))
+                if not stat.S_ISDIR(found.st_mode):
+                    return [Found(name=top.name, url=url, size=found.st_size)]
+                return list(_beneath(context, top, ""))
+        except self._gfal2.GError as error:
+            raise explained(Way.IN, top, error.code, error.message) from None
+
+    def _each(
+        self,
+        way: Way,
+        files: Sequence[_File],
+        tell: Tell,
+        move: Callable[[_File, Url, Callable[[int], None]], Moved],
+    ) -> None:
+        self._adopt()
+        lock = threading.Lock()
+
+        def say(news: Moved | NotMoved | Progress) -> None:
+            with lock:
+                tell(news)
+
+        def one(file: _File) -> None:
+            def progress(done: int) -> None:
+                say(Progress(key=file.key, moved_bytes=done))
+
+            try:
+                progress(0)
+                say(move(file, Url.parse(file.url), progress))
+            except JobError as error:
+                say(not_moved(file.key, error))
+            except AilurusError as error:
+                say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
+
+        with ThreadPoolExecutor(self._options.parallel) as pool:
+            list(pool.map(one, files))
+
+    def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
+        try:
+            with self._context(url) as context:
+                parameters = self._parameters(context, file.size, progress)
+                context.filecopy(parameters, address(url), f"file://{file.path}")
+                copied = measured(file.path, md5=file.md5 is not None)
+                theirs = None if file.adler32 else self._checksum(context, url)
+        except self._gfal2.GError as error:
+            drop(file.path)
+            raise explained(Way.IN, url, error.code, error.message) from None
+        except OSError as error:
+            drop(file.path)
+            raise local_trouble(error.errno or 0, f"cannot read its copy of {url}") from None
+        if theirs not in {None, copied.adler32}:
+            drop(file.path)
+            raise trouble(Way.IN, Trouble.WRONG, url, f"{copied.adler32}, there {theirs}")
+        return Moved(key=file.key, size=copied.size, adler32=copied.adler32, md5=copied.md5)
+
+    def _put(self, file: ToPut, url: Url, progress: Callable[[int], None]) -> Moved:
+        ours = measured(file.path)
+        with self._context(url) as context:
+            began = threading.Event()
+            try:
+                parameters = self._parameters(context, file.size, progress)
+                parameters.create_parent = True
+                parameters.event_callback = _on_transfer(began)
+                context.filecopy(parameters, f"file://{file.path}", address(url))
+                self._arrived(context, url, file.size, ours.adler32)
+            except self._gfal2.GError as error:
+                # It may be ours, of a try whose end was lost: a name has one writer.
+                same = error.code == errno.EEXIST and self._asked(context, url) == ours.adler32
+                if not same:
+                    self._clear(context, url, began)
+                    raise explained(Way.OUT, url, error.code, error.message) from None
+            except JobError:
+                self._clear(context, url, began)
+                raise
+        return Moved(key=file.key, size=ours.size, adler32=ours.adler32)
+
+    def _arrived(self, context: Any, url: Url, size: int, adler32: str) -> None:
+        """Raise JobError if the storage says that it has something else."""
+        theirs = self._checksum(context, url)
+        if theirs is None:
+            found = context.stat(address(url)).st_size
+            if found != size:
+                raise trouble(Way.OUT, Trouble.FAILED, url, f"{found} of {size} bytes arrived")
+        elif theirs != adler32:
+            raise trouble(Way.OUT, Trouble.WRONG, url, f"{adler32}, there {theirs}")
+
+    def _clear(self, context: Any, url: Url, began: threading.Event) -> None:
+        """Remove what an upload of ours left; before it began, nothing there is ours."""
+        if began.is_set():
+            with suppress(self._gfal2.GError):
+                context.unlink(address(url))
+
+    def _checksum(self, context: Any, url: Url) -> str | None:
+        """The storage's adler32; None: it has none. Raises GError."""
+        try:
+            return padded(context.checksum(address(url), "adler32"))
+        except self._gfal2.GError as error:
+            if error.code in _NO_CHECKSUM:
+                return None
+            raise
+
+    def _asked(self, context: Any, url: Url) -> str | None:
+        try:
+            return self._checksum(context, url)
+        except self._gfal2.GError:
+            return None
+
+    def _parameters(self, context: Any, size: int | None, progress: Callable[[int], None]) -> Any:
+        parameters = context.transfer_parameters()
+        parameters.overwrite = False
+        parameters.timeout = time_s(size, self._options.stall_s)
+        parameters.monitor_callback = lambda *seen: progress(int(seen[4]))
+        return parameters
+
+    @contextmanager
+    def _context(self, url: Url) -> Iterator[Any]:
+        """A context that nobody else uses, with the site's token for that server."""
+        context = self._contexts.get()
+        try:
+            if self._options.token_file:
+                server = Url(url.scheme, url.host, port=url.port).sent
+                token = self._gfal2.cred_new("BEARER", _token(self._options.token_file))
+                self._gfal2.cred_set(context, server, token)
+            yield context
+        finally:
+            self._contexts.put(context)
+
+
+def _on_transfer(began: threading.Event) -> Callable[[Any], None]:
+    def seen(event: Any) -> None:
+        if str(event.stage).startswith("TRANSFER"):
+            began.set()
+
+    return seen
+
+
+def _token(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except (OSError, ValueError):
+        raise JobError(
+            Code.SERVICE_UNAVAILABLE,
+            f"the site's token_file {path} cannot be read on this node",
+            remedy="is it there, and the pilot's user's?",
+            transient=True,
+        ) from None
+
+
+def _beneath(context: Any, directory: Url, above: str) -> Iterator[Found]:
+    """The files beneath a directory. Raises GError."""
+    entries = context.opendir(address(directory))
+    while True:
+        entry, found = entries.readpp()
+        if entry is None:
+            return
+        name = entry.d_name
+        if name in {"", ".", ".."} or "/" in name:
+            continue
+        url = directory.joined(name)
+        if stat.S_ISDIR(found.st_mode):
+            yield from _beneath(context, url, f"{above}{name}/")
+        else:
+            yield Found(name=f"{above}{name}", url=url.text, size=found.st_size)
