@@ -13,7 +13,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import Assignment, Credential, Usage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
-from pilot.ports import JobError, Spawner
+from pilot.ports import Image, JobError, Spawner
 
 if TYPE_CHECKING:
     from pilot.workdir import Workdir
@@ -44,6 +44,8 @@ class Attempt:
         # Wakes its own thread: a slot was granted, or the attempt is to stop.
         self.wakeup = threading.Event()
         self.work: Workdir | None = None
+        # What its container has prepared; None: it names none.
+        self.image: Image | None = None
         # What happened, for the log tarball.
         self.notes: list[str] = []
         # Seconds of each phase.

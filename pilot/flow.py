@@ -56,6 +56,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         attempt.work = work
         with _phase(attempt, kit.clock, JobState.STARTING, "stage_in"):
             attempt.credentials = kit.delegation.fetch(attempt)
+            attempt.image = kit.container.prepare(attempt.spec, attempt.check)
             kit.stage.stage_in(attempt, work)
         staged = kit.clock.monotonic()
         with kit.slots.slot_for(attempt) as slot:
@@ -159,7 +160,7 @@ def report_of(
         timing={name: round(seconds, 4) for name, seconds in attempt.timing.items()},
         ended=kit.clock.time(),
         host=kit.host,
-        runtime=kit.container.name,
+        runtime=kit.container.of(attempt.spec).name,
         stderr_tail=_clipped(tail),
     )
 

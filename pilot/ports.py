@@ -160,6 +160,21 @@ class Mover(Protocol):
         """The files that `url` names: itself, or those of a data set or directory."""
 
 
+class Image(Struct, frozen=True, kw_only=True):
+    """A job's image as it lies on this node."""
+
+    path: str
+    """A SIF or squashfs file, or the directory of a root file system."""
+    mark: str
+    """Changes when what is at the path does."""
+    offset: int = -1
+    """Where the squashfs begins in the file, bytes; -1: it is a directory."""
+
+
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+"""Where a payload's programs are looked for, unless its job or its image says so."""
+
+
 class Sandbox(Struct, frozen=True, kw_only=True):
     """What a payload may see and use: its directory, its environment, the network or not."""
 
@@ -172,6 +187,22 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     network: bool = False
     devices: tuple[str, ...] = ()
     """Device files, beside those that every payload has."""
+    image: Image | None = None
+    """What the container's `prepare` returned; None: the site's own system."""
+    own: str = ""
+    """A directory of this attempt that its payload does not see, for files of the container's."""
+
+
+class ImageCache(Struct, frozen=True, kw_only=True):
+    """Images of registries on this node, shared by its pilots."""
+
+    directory: str
+    registries: tuple[str, ...] = ()
+    """What references may begin with: `docker://registry.example.org/atlas/`."""
+    most_bytes: int
+    """What is used least goes when there is more."""
+    most_s: float
+    """So long after its last use an image goes."""
 
 
 class ContainerSetup(Struct, frozen=True, kw_only=True):
@@ -190,6 +221,12 @@ class ContainerSetup(Struct, frozen=True, kw_only=True):
     """Whether a job may ask for the network."""
     user_namespaces: bool = False
     """Whether a payload may make user namespaces of its own."""
+    images: tuple[str, ...] = ()
+    """Directories beneath which the images of jobs lie."""
+    cache: ImageCache | None = None
+    """Where images of registries are kept; None: jobs name none."""
+    spawner: Spawner | None = None
+    """What starts the processes that mount images; None: none is mounted."""
 
 
 class Direct(Struct, frozen=True, kw_only=True):
@@ -203,12 +240,14 @@ class Direct(Struct, frozen=True, kw_only=True):
 class Runtime(Struct, frozen=True, kw_only=True):
     """A container's own program, which starts the payload inside.
 
-    It has neither environment nor directory of its own to name: it runs in ours, so nothing that a
-    user wrote is there for a loader, a library or a shell to obey. What the payload is to have
-    inside, the program reads as data.
+    It runs in our environment and in no directory of a job's, so nothing that a user wrote is there
+    for a loader, a library or a shell to obey. What the payload is to have inside, the program
+    reads as data.
     """
 
     argv: Sequence[str]
+    environment: Mapping[str, str] = {}
+    """Its own, which the pilot made: where it finds its helpers, say. Nothing of a job's."""
     arguments: bytes = b""
     """What it reads from the descriptor ARGUMENTS: in no list of processes, and of any length."""
     filter: bytes = b""
@@ -223,7 +262,7 @@ the payload starts."""
 
 class Container(Protocol):
     """Wraps a payload's command so that it sees only its box. Made with the site's
-    `ContainerSetup`."""
+    `ContainerSetup`. Inherit from it for the defaults of `of`, `prepare` and `blame`."""
 
     name: str
     private: bool
@@ -234,15 +273,29 @@ class Container(Protocol):
     """The descriptor on which it tells how the payload ended, which no payload has; 0: it has
     none."""
 
+    def of(self, spec: JobSpec) -> Container:
+        """The runtime of such a job: this one, unless it chooses among several."""
+        return self
+
     def ran(self, status: str) -> bool:
         """Whether the payload ran, by the text on `status_fd`; else the runtime itself
         failed."""
+
+    def blame(self, image: Image | None, exit_code: int) -> JobError | None:
+        """Why a payload did not begin, where this runtime can find out; None: the runtime
+        failed."""
+        return None
 
     def tmp(self, directory: str) -> str:
         """Where the payload finds its `tmp`."""
 
     def accepts(self, spec: JobSpec) -> None:
         """Raise JobError if this container cannot run such a job."""
+
+    def prepare(self, spec: JobSpec, check: Check) -> Image | None:
+        """Have the image of a job on this node, ready for its payload; None: it has none. Takes
+        as long as a transfer may. Raises JobError."""
+        return None
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct | Runtime:
         """The process that runs `argv` inside `box`. Raises JobError for a box that cannot be

@@ -20,7 +20,7 @@ from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.node import gpus
 from pilot.node.slots import Slot
-from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
+from pilot.ports import PATH, Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pilot.kit import Kit
 
 TAIL_BYTES, TAIL_LINES = 4000, 20
-PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 SITE_SIGNALS = frozenset(
     {
         signal.SIGTERM,
@@ -55,6 +54,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
     """Run the payload in `slot`; returns when it has ended and nothing of it is left."""
+    container = kit.container.of(attempt.spec)
     box = Sandbox(
         directory=str(work.directory),
         tmp=str(work.tmp),
@@ -62,14 +62,16 @@ def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
         memory_mb=attempt.spec.memory_mb,
         network=attempt.spec.network,
         devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
+        image=attempt.image,
+        own=str(work.path),
     )
     order = replace(
-        started_as(kit.container.wrap(_argv(attempt, work), box), attempt.name),
+        started_as(container.wrap(_argv(attempt, work), box), attempt.name),
         stdout=str(work.stdout),
         stderr=str(work.stderr),
         cpus=slot.cpus,
-        depth=kit.container.depth,
-        status_fd=kit.container.status_fd,
+        depth=container.depth,
+        status_fd=container.status_fd,
     )
     over = threading.Event()
     results: list[ProcessEnd] = []
@@ -120,7 +122,7 @@ def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
         )
     return ProcessSpec(
         argv=process.argv,
-        environment={"AILURUS_ATTEMPT": name},
+        environment={**process.environment, "AILURUS_ATTEMPT": name},
         arguments=process.arguments,
         filter=process.filter,
     )
@@ -142,7 +144,7 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
     ours = {
         "PATH": PATH,
         "HOME": str(work.directory),
-        "TMPDIR": kit.container.tmp(str(work.tmp)),
+        "TMPDIR": kit.container.of(attempt.spec).tmp(str(work.tmp)),
         "USER": user_name(),
         "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
@@ -187,21 +189,25 @@ def _outcome(
     if error is None and exit_code - 128 in SITE_SIGNALS:
         error = attempt.stopped_within(TOGETHER_S)
     if error is None and (ended.errno or exit_code):
-        error = blame.ending(_evidence(attempt, work, ended, exit_code, kit, kills))
+        container = kit.container.of(attempt.spec)
+        if not ended.errno and exit_code <= 128 and not container.ran(ended.status):
+            error = container.blame(attempt.image, exit_code)
+        error = error or blame.ending(_evidence(attempt, work, ended, exit_code, kit, kills))
     return Outcome(exit_code=exit_code, error=error)
 
 
 def _evidence(
     attempt: Attempt, work: Workdir, ended: ProcessEnd, exit_code: int, kit: Kit, kills: OomKills
 ) -> blame.Evidence:
+    container = kit.container.of(attempt.spec)
     number, where = kills.since()
     last = (line for line in reversed(stderr_tail(work).splitlines()) if line.strip())
     return blame.Evidence(
         exit_code=exit_code,
         errno=ended.errno,
         before=ended.before,
-        runtime=kit.container.private,
-        ran=kit.container.ran(ended.status),
+        runtime=container.private,
+        ran=container.ran(ended.status),
         oom_kills=number,
         where=where,
         noexec=exit_code == blame.NOT_EXECUTABLE and not work.executes(),

@@ -89,7 +89,7 @@ class Storage(Struct, frozen=True):
 
 
 class ContainerChoice(Struct, frozen=True):
-    # empty: bubblewrap.
+    # empty: auto.
     default: str = ""
     bare: bool = False
     network: bool = True
@@ -98,6 +98,15 @@ class ContainerChoice(Struct, frozen=True):
     """Whether payloads may make user namespaces, and mounts in them."""
     show: tuple[str, ...] = ()
     """More paths that payloads see, read-only, where a node has them."""
+    images: tuple[str, ...] = ()
+    """Directories beneath which the images of jobs lie: SIF files and root file systems."""
+    registries: tuple[str, ...] = ()
+    """What references to images may begin with."""
+    cache: str = ""
+    """Where images of registries are kept on a node; empty: beside the pilots' directories."""
+    cache_size: Size = "50GiB"
+    cache_age: Duration = "30d"
+    """So long after its last use an image goes."""
 
 
 class Limits(Struct, frozen=True):
@@ -162,6 +171,7 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
     shown += [("container.show", path) for path in site.container.show]
+    shown += [("container.images", path) for path in site.container.images]
     shown += [("container", path) for path in SYSTEM]
     for key, path in shown:
         root = look(path)
@@ -252,12 +262,17 @@ def _expanded(site: Site) -> Site:
         options={name: expanded_options(one) for name, one in site.storage.options.items()},
         **{name: expanded_options(site.storage.options_of(name)) for name in NAMED_OPTIONS},
     )
-    show = tuple(map(expanded, site.container.show))
+    container = replace(
+        site.container,
+        show=tuple(map(expanded, site.container.show)),
+        images=tuple(map(expanded, site.container.images)),
+        cache=expanded(site.container.cache) if site.container.cache else "",
+    )
     return replace(
         site,
         storage=storage,
         software=tuple(map(expanded, site.software)),
-        container=replace(site.container, show=show),
+        container=container,
     )
 
 

@@ -17,7 +17,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Resources, Room
-from ailurus.protocol.units import duration_s
+from ailurus.protocol.units import duration_s, size_bytes
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
@@ -30,7 +30,7 @@ from pilot.node.machine import Inventory
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
-from pilot.ports import Container, ContainerSetup, JobError, Transfer
+from pilot.ports import Container, ContainerSetup, ImageCache, JobError, Spawner, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
 from pilot.serve import Server, Terms
@@ -65,7 +65,7 @@ def started(
     reports_left = False
     claims = NONE
     try:
-        container = _container(site, directory)
+        container = _container(site, directory, spawner)
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
@@ -252,8 +252,8 @@ def _credential(options: Options) -> Callable[..., str] | None:
     return None if options.token_file is None else TokenFile(options.token_file)
 
 
-def _container(site: Site, directory: Path) -> Container:
-    """The site's container; bubblewrap, where it names none. Raises AilurusError."""
+def _container(site: Site, directory: Path, spawner: Spawner) -> Container:
+    """The site's container; `auto`, where it names none. Raises AilurusError."""
     name = site.container.default or "bubblewrap"
     own = directory / "container"
     own.mkdir(mode=0o700)
@@ -265,9 +265,26 @@ def _container(site: Site, directory: Path) -> Container:
         bare=site.container.bare,
         network=site.container.network,
         user_namespaces=site.container.user_namespaces,
+        images=site.container.images,
+        cache=_image_cache(site, directory),
+        spawner=spawner,
     )
     made: Container = plugins.load("container", name)(setup)
     return made
+
+
+def _image_cache(site: Site, directory: Path) -> ImageCache | None:
+    """Where images of registries are kept, if jobs may name any."""
+    chosen = site.container
+    if not chosen.registries:
+        return None
+    beside = directory.parent / f"ailurus-images-{os.geteuid()}"
+    return ImageCache(
+        directory=chosen.cache or str(beside),
+        registries=chosen.registries,
+        most_bytes=size_bytes(str(chosen.cache_size)),
+        most_s=duration_s(chosen.cache_age),
+    )
 
 
 def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:

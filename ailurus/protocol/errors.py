@@ -59,6 +59,10 @@ class Code(IntEnum):
     SERVICE_UNAVAILABLE = 1324, "a service is not available", True
     CONTAINER_MISSING = 1325, "the container runtime is not available", True
     CONTAINER_FAILED = 1306, "the container runtime failed", True
+    IMAGE_UNUSABLE = 1309, "the container image cannot be run"
+    IMAGE_NOT_FOUND = 1360, "the container image was not found", True
+    NO_USER_NAMESPACE = 1340, "no user namespace can be made on this node", True
+    APPTAINER_MISSING = 1372, "Apptainer is not installed on this node", True
     NO_PROTOCOL = 1313, "no data plugin for this URL"
     NOT_IMPLEMENTED = 1300, "this pilot cannot run such a job"
     STORAGE_FORBIDDEN = 1338, "the site does not allow this storage location"
@@ -81,6 +85,8 @@ NODES = frozenset(
         Code.RESOURCE_UNAVAILABLE,
         Code.CONTAINER_MISSING,
         Code.CONTAINER_FAILED,
+        Code.NO_USER_NAMESPACE,
+        Code.APPTAINER_MISSING,
     }
 )
 """Codes for a fault of the node. No payload can cause one by how it ends."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import ContainerSetup, Direct, JobError, Sandbox
+from pilot.ports import Container, ContainerSetup, Direct, JobError, Sandbox
 
 
-class Bare:
+class Bare(Container):
     """Runs the command as it is."""
 
     name = "bare"

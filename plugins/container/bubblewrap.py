@@ -6,6 +6,8 @@ the payload no capability, yet root's uid: so /proc/sys, which asks only for tha
 bwrap itself runs with nothing that a user wrote. The payload's variables reach it as words on a
 descriptor, so they are in no list of processes either. A payload can write to its directory and to /tmp,
 which are counted as its disk, and to /dev/shm, which holds as much as its memory; and nowhere else.
+
+A job that names an image has that as its root instead of the node's system: `boxed_image.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,22 @@ from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
-from pilot.ports import ARGUMENTS, FILTER, ContainerSetup, JobError, Runtime, Sandbox
+from pilot.ports import (
+    ARGUMENTS,
+    FILTER,
+    Check,
+    Container,
+    ContainerSetup,
+    Image,
+    JobError,
+    Runtime,
+    Sandbox,
+)
 from plugins.container import keyrings, shown
+from plugins.container.boxed_image import ETC, BoxedImages, with_environment
+from plugins.container.images import unusable
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC_NETWORK = ("resolv.conf", "gai.conf")
 _PROC_FIXED = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
 STATUS_FD = 3
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
@@ -30,7 +43,7 @@ _VARIABLES = 2500
 """bwrap takes 9000 words; a variable is three, and the rest of a sandbox a few hundred."""
 
 
-class Bubblewrap:
+class Bubblewrap(Container):
     """Runs commands in sandboxes that `bwrap` makes."""
 
     name = "bubblewrap"
@@ -51,6 +64,7 @@ class Bubblewrap:
             True: str(shown.hosts(own / "hosts-network", network=True)),
         }
         self._fixed = _words(fixed(setup))
+        self._images = BoxedImages(setup)
         self._filter = keyrings.hidden()
         self._bwrap = self._working()
 
@@ -63,12 +77,7 @@ class Bubblewrap:
 
     def accepts(self, spec: JobSpec) -> None:
         if spec.container:
-            raise JobError(
-                Code.NOT_IMPLEMENTED,
-                f"this pilot cannot start the image {spec.container!r}: it has no Apptainer",
-                field="container",
-                remedy="leave `container` out to run on the site's own system in a sandbox",
-            )
+            self._images.accepts(spec)
         if spec.network and not self._setup.network:
             raise JobError(
                 Code.NOT_IMPLEMENTED,
@@ -84,15 +93,33 @@ class Bubblewrap:
                 remedy="put them into an input file that the payload reads",
             )
 
+    def prepare(self, spec: JobSpec, check: Check) -> Image | None:
+        return self._images.ready(spec.container, check) if spec.container else None
+
+    def blame(self, image: Image | None, exit_code: int) -> JobError | None:
+        """A sandbox that this node makes with its own system is not made with a bad image."""
+        if image is None or self._tried(self._bwrap):
+            return None
+        why = f"bubblewrap ended with exit code {exit_code} before the payload began"
+        return unusable(image.path, why)
+
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Runtime:
-        words = inside(box, self._setup, self._hosts[box.network])
+        fixed, enter = self._fixed, list[str]()
+        etc: tuple[str, ...] = ETC
+        if box.image is not None:
+            root = self._images.root(box.image)
+            fixed = _words(apart(self._setup) + root.words + kernel())
+            enter, etc = root.enter, root.etc
+            if root.scripts:
+                argv, box = with_environment(argv, box)
+        words = inside(box, self._setup, self._hosts[box.network], etc)
         return Runtime(
             argv=[
-                *(self._bwrap, "--json-status-fd", str(STATUS_FD)),
+                *(*enter, self._bwrap, "--json-status-fd", str(STATUS_FD)),
                 *("--seccomp", str(FILTER), "--args", str(ARGUMENTS), "--"),
                 *argv,
             ],
-            arguments=self._fixed + _words(words),
+            arguments=fixed + _words(words),
             filter=self._filter,
         )
 
@@ -152,8 +179,8 @@ def candidates() -> Iterator[str]:
         return
 
 
-def fixed(setup: ContainerSetup) -> list[str]:
-    """What every sandbox of this pilot has. Looks at the file system, and makes the payloads' /etc."""
+def apart(setup: ContainerSetup) -> list[str]:
+    """What sets every sandbox of this pilot apart, whatever its root."""
     words = [
         "--unshare-all",
         "--die-with-parent",
@@ -167,6 +194,13 @@ def fixed(setup: ContainerSetup) -> list[str]:
         not setup.user_namespaces
     ):  # in one of its own a payload has capabilities, and mounts cgroups
         words += ["--unshare-user", "--disable-userns"]
+    return words
+
+
+def fixed(setup: ContainerSetup) -> list[str]:
+    """What every sandbox of this pilot has on the node's system. Looks at the file system, and
+    makes the payloads' /etc."""
+    words = apart(setup)
     for path in _SYSTEM:
         if Path(path).is_symlink():
             words += ["--symlink", str(Path(path).readlink()), path]
@@ -174,21 +208,28 @@ def fixed(setup: ContainerSetup) -> list[str]:
             words += ["--ro-bind", path, path]
     for source, place in shown.etc(Path(setup.directory, "etc"), setup.user, setup.show):
         words += ["--ro-bind", source, place]
-    words += ["--proc", "/proc"]
+    words += [*kernel(), "--dir", "/run"]
+    return [*words, "--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
+
+
+def kernel() -> list[str]:
+    """/proc and /dev, without what is the node's."""
+    words = ["--proc", "/proc"]
     for name in _PROC_FIXED:
         if Path("/proc", name).exists():
             words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
     for name in _PROC_HIDDEN:
         if Path("/proc", name).exists():
             words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
-    words += ["--dev", "/dev", "--dir", "/run"]
-    words += ["--dir", "/var", "--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - inside
-    return words
+    return [*words, "--dev", "/dev"]
 
 
-def inside(box: Sandbox, setup: ContainerSetup, hosts: str) -> list[str]:
-    """What one payload's sandbox has beside that, in the order in which one covers another."""
+def inside(box: Sandbox, setup: ContainerSetup, hosts: str, etc: Sequence[str] = ETC) -> list[str]:
+    """What one payload's sandbox has beside that, in the order in which one covers another. `etc`:
+    files that can be covered in its /etc."""
     words = ["--bind", box.tmp, "/tmp"]  # noqa: S108 - inside the sandbox
+    if box.image is not None:
+        words += ["--bind", box.tmp, "/var/tmp"]  # noqa: S108 - as above
     for path in setup.software:
         words += ["--ro-bind", path, path]
     for path in setup.show:
@@ -197,10 +238,12 @@ def inside(box: Sandbox, setup: ContainerSetup, hosts: str) -> list[str]:
     words += ["--size", str(box.memory_mb << 20), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
     if box.directory != "/tmp":  # noqa: S108 - as above
         words += ["--bind", box.directory, box.directory]
-    words += ["--ro-bind", hosts, "/etc/hosts"]
     if box.network:
         words.append("--share-net")
-        for name in _ETC_NETWORK:
+    if "hosts" in etc:
+        words += ["--ro-bind", hosts, "/etc/hosts"]
+    for name in etc if box.network else ():
+        if name != "hosts":
             words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for device in box.devices:
         words += ["--dev-bind-try", device, device]

@@ -54,12 +54,12 @@ def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[
         with suppress(OSError):
             if _placed(f"{_HERE}/{name}", directory / name):
                 yield f"{_HERE}/{name}", f"{_HERE}/{name}"
-    _know(
+    know(
         directory / "passwd",
         os.geteuid(),
         f"{user}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
     )
-    _know(directory / "group", os.getegid(), f"{user}:x:{os.getegid()}:")
+    know(directory / "group", os.getegid(), f"{user}:x:{os.getegid()}:")
     for name in ("hosts", "resolv.conf", "gai.conf"):  # to be mounted on
         (directory / name).touch()
     yield from ((path, path) for path in SYS if Path(path).exists())
@@ -92,7 +92,7 @@ def _placed(source: str, place: Path) -> bool:
     return False
 
 
-def _know(path: Path, number: int, line: str) -> None:
+def know(path: Path, number: int, line: str) -> None:
     """Add `line` to a file of accounts unless it has one of that number."""
     known = path.read_bytes().splitlines() if path.exists() else []
     if not any(one.split(b":")[2:3] == [b"%d" % number] for one in known):

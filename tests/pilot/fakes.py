@@ -22,6 +22,7 @@ from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.ports import (
     Check,
+    Container,
     Copied,
     Direct,
     JobError,
@@ -106,7 +107,7 @@ class FakeSpawner:
         return 100 + key
 
 
-class FakeContainer:
+class FakeContainer(Container):
     """Nothing stands between. `refusal`: why it runs no job."""
 
     name, private, depth, status_fd = "fake", True, 0, 0

@@ -31,6 +31,7 @@ from pilot.ports import JobError, ProcessEnd
 from pilot.run import Outcome
 from pilot.serve import HANDLED_SIGNALS, Server, Terms
 from tests.pilot.attempts import attempt_of
+from tests.pilot.fakes import FakeContainer
 from tests.turns import named
 
 
@@ -82,7 +83,7 @@ def kit_of(directory: Path) -> Any:
         host="h",
         clock=SYSTEM,
         directory=directory,
-        container=SimpleNamespace(name="c", accepts=lambda spec: None),
+        container=FakeContainer(),
         delegation=SimpleNamespace(fetch=lambda attempt: ()),
         stage=SimpleNamespace(
             allowed=lambda attempt: None,

@@ -6,20 +6,19 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.job import JobSpec
-from pilot.ports import Container, ContainerSetup, JobError, ProcessEnd, Sandbox
+from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import started_as
 from plugins.container import shown
 from tests.pilot.helpers import guarded, until
-from tests.pilot.hostile import HOSTILE, NAME_INTO, PATH, library
+from tests.pilot.hostile import HOSTILE, NAME_INTO, library
+from tests.plugins.payloads import Job
 
 pytestmark = pytest.mark.real
 
@@ -28,62 +27,6 @@ pytestmark = pytest.mark.real
 def spawner() -> Iterator[GuardedSpawner]:
     with guarded() as made:
         yield made
-
-
-class Job:
-    """A payload that a container of a site runs here."""
-
-    def __init__(
-        self, spawner: GuardedSpawner, directory: Path, name: str, **setup: object
-    ) -> None:
-        own = directory / "container"
-        own.mkdir()
-        self.container: Container = plugins.load("container", name)(
-            ContainerSetup(directory=str(own), user="somebody", bare=True, **setup)  # type: ignore[arg-type]
-        )
-        self.spawner = spawner
-        self.work, self.tmp = directory / "work", directory / "tmp"
-        self.stdout, self.stderr = directory / "stdout", directory / "stderr"
-        for made in (self.work, self.tmp):
-            made.mkdir()
-
-    def start(
-        self,
-        command: str,
-        done: Callable[[ProcessEnd], None],
-        *,
-        environment: Mapping[str, str] | None = None,
-        memory_mb: int = 100,
-        network: bool = False,
-    ) -> int:
-        box = Sandbox(
-            directory=str(self.work),
-            tmp=str(self.tmp),
-            environment={"PATH": PATH, **(environment or {})},
-            memory_mb=memory_mb,
-            network=network,
-        )
-        order = replace(
-            started_as(self.container.wrap(["/bin/sh", "-c", command], box), "7.1"),
-            stdout=str(self.stdout),
-            stderr=str(self.stderr),
-            status_fd=self.container.status_fd,
-        )
-        return self.spawner.spawn(order, done)
-
-    def run(self, command: str, **more: object) -> ProcessEnd:
-        over, results = threading.Event(), []
-
-        def done(ended: ProcessEnd) -> None:
-            results.append(ended)
-            over.set()
-
-        self.start(command, done, **more)  # type: ignore[arg-type]
-        assert over.wait(20)
-        return results[0]
-
-    def said(self) -> str:
-        return self.stdout.read_text() + self.stderr.read_text()
 
 
 @pytest.fixture(params=sorted(plugins.TABLE["container"]))
