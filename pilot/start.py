@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plugins
 from ailurus import __version__
@@ -22,6 +23,7 @@ from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
 from pilot.clock import SYSTEM, Clock
+from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
@@ -40,6 +42,9 @@ from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Spool
 from pilot.workdir import remove_tree
+
+if TYPE_CHECKING:
+    from pilot.process.children import Launch
 
 log = Log("pilot")
 # Where a pilot finds its id in the batch system: what the edge's script says, and otherwise what
@@ -78,7 +83,7 @@ def started(
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
-        stage = _stage(options, site, clock)
+        stage = _stage(options, site, clock, spawner, directory)
         kit = Kit(
             host=registration.host,
             clock=clock,
@@ -158,9 +163,32 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
     )
 
 
-def _stage(options: Options, site: Site, clock: Clock = SYSTEM) -> Stage:
+def _stage(
+    options: Options,
+    site: Site,
+    clock: Clock = SYSTEM,
+    spawner: GuardedSpawner | None = None,
+    directory: Path | None = None,
+) -> Stage:
+    """`spawner` and `directory` None: nothing but what the pilot moves itself."""
     storage, bounds = site.storage, bounds_of(site.limits, site.storage)
-    return Stage(_transfers(site, options), storage.default_output, bounds, storage.logs, clock)
+
+    def launch() -> Launch:
+        from pilot.process.children import Launch, mover_command, mover_environment
+
+        assert spawner is not None  # noqa: S101
+        assert directory is not None  # noqa: S101
+        return Launch(
+            spawner=spawner,
+            directory=directory / "movers",
+            command=mover_command(),
+            environment=mover_environment(os.environ),
+            parallel=storage.parallel,
+        )
+
+    movers = Movers(storage, bounds, launch if spawner and directory else None, clock)
+    transfers = _transfers(site, options)
+    return Stage(transfers, storage.default_output, bounds, storage, movers, clock)
 
 
 def _reporter(link: Link, stage: Stage, site: Site, container: Container, clock: Clock) -> Reporter:
@@ -293,7 +321,7 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
     @cache
     def transfer(scheme: str) -> Transfer:
         try:
-            kind = plugins.load("data", scheme)
+            kind = plugins.load("data", site.storage.plugin(scheme))
         except AilurusError as error:
             raise JobError(
                 Code.NO_PROTOCOL, f"no data plugin for {scheme!r} URLs", remedy=error.remedy

@@ -81,6 +81,34 @@ class Workdir:
         with _opened(self.directory) as parent:
             return os.open(name, flags, mode, dir_fd=parent)
 
+    def adopt(self, incoming: Path, name: str) -> int:
+        """Move a file that came beside the job's directory into the payload's, under `name`, whose
+        directories are made; its size. ValueError if it is not a plain file of ours, else
+        OSError."""
+        *parents, last = Path(name).parts
+        if ".." in (*parents, last) or Path(name).is_absolute():
+            raise ValueError(f"{name!r} leaves the job's directory")
+        found = incoming.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            raise ValueError(f"what came as {name!r} is not a regular file of the pilot's")
+        here = os.open(self.directory, _DIRECTORY)
+        try:
+            for part in parents:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=here)
+                below = os.open(part, _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = below
+            os.rename(incoming, last, dst_dir_fd=here)
+            there = os.stat(last, dir_fd=here, follow_symlinks=False)
+            if (there.st_ino, there.st_dev) != (found.st_ino, found.st_dev):
+                os.unlink(last, dir_fd=here)
+                raise ValueError(f"what came as {name!r} was exchanged meanwhile")
+            os.chmod(last, 0o600, dir_fd=here)
+        finally:
+            os.close(here)
+        return there.st_size
+
     def open(self, name: str) -> int:
         """A regular file beneath the payload's directory, open for reading; OSError(ELOOP…) or
         ValueError if it is anything else. `name` may have directories, but no `..` and no link."""

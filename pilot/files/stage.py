@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from itertools import islice
 from typing import TypeVar
 
-from ailurus.protocol import job
+from ailurus.protocol import did, job
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
@@ -19,9 +19,10 @@ from ailurus.protocol.url import LONGEST, Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.clock import SYSTEM, Clock
+from pilot.files.movers import Movers, ToStore, compare
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.process.usage import ENTRY_BYTES, charge
-from pilot.site import Bounds
+from pilot.site import Bounds, Storage
 from pilot.workdir import SCRIPT, Workdir
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ MOST_COUNTED, MOST_NAMED = 1000, 5
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
 request, and a report that is longer would never arrive."""
+MOST_OPEN = 100
+"""Outputs that are open at once for a mover."""
 # Before the second and the third try.
 PAUSES_S = (0.5, 3.0)
 # What opening a link, a socket or a device fails with.
@@ -44,11 +47,14 @@ class Stage:
         transfers: Callable[[str], Transfer],
         default_output: str,
         bounds: Bounds,
-        logs: str = "failed",
+        storage: Storage = Storage(),  # noqa: B008 - frozen
+        movers: Movers | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`logs`: whose log.tgz is kept, see `site.Storage`."""
-        self.logs = logs
+        self.logs = storage.logs
+        """Whose log.tgz is kept, see `site.Storage`."""
+        self._movers = movers or Movers(storage, bounds)
+        self._rse, self._alternative = storage.rse, storage.alternative_output
         self._transfers = transfers
         self._default = default_output
         self._bounds = bounds
@@ -63,13 +69,12 @@ class Stage:
         begin."""
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}].url"):
-                url = _parsed(file.url)
-                self._transfers(url.scheme).allowed(url)
+                self._allow(_parsed(file.url))
         named_bytes = 0
         for index, output in enumerate(attempt.spec.outputs):
             with _field(f"outputs[{index}].url"):
                 url = self.physical(attempt.id, output)
-                self._transfers(url.scheme).allowed(url)
+                self._allow(url)
                 named_bytes += FILE_BYTES + len(output.name) + len(url.text.encode())
         if named_bytes > REPORT_BYTES:
             raise JobError(
@@ -87,10 +92,18 @@ class Stage:
                 field="inputs",
             )
 
-    def physical(self, of: tuple[int, int], file: OutputFile) -> Url:
-        """The URL of an attempt's output, which no other attempt has. Raises JobError if there is
-        none."""
-        directory = file.url or self._default
+    def _allow(self, url: Url) -> None:
+        if self._movers.serve(url.scheme):
+            self._movers.allowed(url)
+        else:
+            self._transfers(url.scheme).allowed(url)
+
+    def physical(self, of: tuple[int, int], file: OutputFile, *, instead: str = "") -> Url:
+        """The URL of an attempt's output, which no other attempt has; in the directory `instead`,
+        if its own takes nothing. Raises JobError if there is none."""
+        if file.scope and not instead:
+            return self._registered(of, file)
+        directory = instead or file.url or self._default
         if not directory:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
@@ -107,69 +120,162 @@ class Stage:
             )
         return url
 
+    def _registered(self, of: tuple[int, int], file: OutputFile) -> Url:
+        """Where an output goes that Rucio will know."""
+        if not self._rse:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"output {file.name!r} belongs to Rucio, and this site names no storage there",
+                remedy="let the site file say `storage.rse`",
+            )
+        return did.physical(file.scope, *of, file.name).url(self._rse)
+
     def planned(self, of: tuple[int, int], spec: JobSpec) -> list[str]:
         """All that an attempt may leave in storage."""
         urls = []
         for file in (*spec.outputs, LOG):
             with contextlib.suppress(JobError):
                 urls.append(self.physical(of, file).text)
+                if self._alternative and not file.scope:
+                    urls.append(self.physical(of, file, instead=self._alternative).text)
         return urls
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
         # The room for inputs of undeclared size.
         left = attempt.spec.disk_mb << 20
+        wanted = []
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}]"):
+                url = _parsed(file.url)
+                if self._movers.serve(url.scheme):
+                    watch = self._movers.watch(attempt)
+                    wanted += self._movers.expanded(index, file, url, watch)
+                    continue
                 get = partial(self._get, file, work, left if file.size is None else file.size)
                 taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)
                 left -= taken if file.size is None else 0
+        self._movers.fetch(attempt, work, wanted, left)
 
     def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under
         way when the job was stopped, for it may have arrived unacknowledged. Raises JobError."""
         done: list[DoneFile] = []
-        under_way = ""
+        batch: list[tuple[int, OutputFile, int]] = []
         try:
             for index, file in enumerate(attempt.spec.outputs):
                 with _field(f"outputs[{index}].name"):
-                    source = self._output(file, work)
-                    if source is None:
+                    if (source := self._output(file, work)) is None:
                         continue
-                    try:
-                        under_way = self.physical(attempt.id, file).text
-                        done.append(self.put(attempt, file, source))
-                        under_way = ""
-                    finally:
-                        os.close(source)
+                    batch.append((index, file, source))
+                    if not self._movers.serve(self.physical(attempt.id, file).scheme):
+                        batch.pop()
+                        try:
+                            done.append(self._put_alone(attempt, file, source))
+                        finally:
+                            os.close(source)
+                if len(batch) == MOST_OPEN:
+                    done += self._put_batch(attempt, batch)
+            if batch:
+                done += self._put_batch(attempt, batch)
         except Exception:
-            unacknowledged = [under_way] if under_way and attempt.stopped is not None else []
-            self.delete([*(file.url for file in done), *unacknowledged])
+            self.delete([file.url for file in done])
             raise
-        return tuple(done)
+        finally:
+            for _, _, source in batch:
+                os.close(source)
+        order = {file.name: nr for nr, file in enumerate(attempt.spec.outputs)}
+        return tuple(sorted(done, key=lambda file: order[file.name]))
 
     def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
-        url = self.physical(attempt.id, file)
+        """Take one open file to storage. Raises JobError."""
+        if self._movers.serve(self.physical(attempt.id, file).scheme):
+            return self._movers.store(attempt, [self._to_store(attempt, 0, file, source)])[0]
+        return self._put_alone(attempt, file, source)
 
+    def _put_alone(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
+        try:
+            return self._put_at(attempt, self.physical(attempt.id, file), file, source)
+        except JobError as error:
+            if not self._goes_elsewhere(attempt, file, error):
+                raise
+        return self._put_elsewhere(attempt, file, source)
+
+    def _put_batch(
+        self, attempt: Attempt, batch: list[tuple[int, OutputFile, int]]
+    ) -> list[DoneFile]:
+        """Take open outputs to storage by their movers, and empty `batch`."""
+        outputs = [self._to_store(attempt, *one) for one in batch]
+        try:
+            try:
+                return self._movers.store(attempt, outputs)
+            except JobError as error:
+                if not all(self._goes_elsewhere(attempt, file, error) for _, file, _ in batch):
+                    raise
+            done: list[DoneFile] = []
+            try:
+                for index, file, source in batch:
+                    with _field(f"outputs[{index}].name"):
+                        done.append(self._put_elsewhere(attempt, file, source))
+            except Exception:
+                self.delete([file.url for file in done])
+                raise
+            return done
+        finally:
+            for _, _, source in batch:
+                os.close(source)
+            batch.clear()
+
+    def _put_elsewhere(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
+        url = self.physical(attempt.id, file, instead=self._alternative)
+        if self._movers.serve(url.scheme):
+            elsewhere = self._to_store(attempt, 0, file, source, instead=self._alternative)
+            return self._movers.store(attempt, [elsewhere])[0]
+        return self._put_at(attempt, url, file, source)
+
+    def _put_at(self, attempt: Attempt, url: Url, file: OutputFile, source: int) -> DoneFile:
         def once(check: Check) -> Copied:
             os.lseek(source, 0, os.SEEK_SET)
             return self._transfers(url.scheme).put(source, url, check)
 
-        copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT)
+        try:
+            copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT)
+        except JobError:
+            if attempt.stopped is not None:
+                # It may have arrived unacknowledged.
+                self.delete([url.text])
+            raise
         return DoneFile(
             name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
         )
+
+    def _goes_elsewhere(self, attempt: Attempt, file: OutputFile, error: JobError) -> bool:
+        """Whether an output that its own place did not take goes to the site's alternative."""
+        if not self._alternative or file.scope or attempt.stopped is not None:
+            return False
+        attempt.note(f"{file.name} goes to {self._alternative} after: {error}")
+        return True
+
+    def _to_store(
+        self, attempt: Attempt, index: int, file: OutputFile, source: int, instead: str = ""
+    ) -> ToStore:
+        url = self.physical(attempt.id, file, instead=instead)
+        return ToStore(field=f"outputs[{index}].name", name=file.name, url=url, source=source)
 
     def delete(self, urls: Sequence[str]) -> list[str]:
         """Remove the files of an attempt that did not count. Returns those that could not be
         removed."""
         left = []
+        moved = []
         for text in urls:
             try:
                 url = _parsed(text)
-                self._transfers(url.scheme).delete(url)
+                if self._movers.serve(url.scheme):
+                    moved.append(text)
+                else:
+                    self._transfers(url.scheme).delete(url)
             except JobError:
                 left.append(text)
-        return left
+        return left + self._movers.delete(moved)
 
     def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
         """Stage one input in, of at most `most` bytes; what it takes of the disk."""
@@ -187,7 +293,7 @@ class Stage:
             taken = charge(os.fstat(into))
         finally:
             os.close(into)
-        _compare(file, copied)
+        compare(file, copied)
         return taken
 
     def _repeated(self, attempt: Attempt, once: Callable[[Check], T], late: Code) -> T:
@@ -307,26 +413,6 @@ def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
         )
 
     return both
-
-
-def _compare(file: InputFile, copied: Copied) -> None:
-    """Hold what was declared against what came."""
-    if file.size is not None and file.size != copied.size:
-        raise JobError(
-            Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"
-        )
-    if file.adler32 is not None and file.adler32 != copied.adler32:
-        raise JobError(
-            Code.GET_ADLER_MISMATCH,
-            f"{file.name} has adler32 {copied.adler32}, declared is {file.adler32}",
-            remedy="the file is damaged, or the job declares another one",
-        )
-    if file.md5 is not None and file.md5 != copied.md5:
-        raise JobError(
-            Code.GET_MD5_MISMATCH,
-            f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
-            remedy="the file is damaged, or the job declares another one",
-        )
 
 
 @contextlib.contextmanager

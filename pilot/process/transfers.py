@@ -13,7 +13,7 @@ import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from msgspec import Struct
@@ -22,22 +22,9 @@ from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from pilot.clock import SYSTEM, Clock
 from pilot.ports import Check, Found, JobError, Moved, NotMoved, Progress, ToGet, ToPut
+from pilot.process import mover
 from pilot.process.children import Died, Launch, MoverChild
 from pilot.process.frames import MOST_FDS
-from pilot.process.mover import (
-    Answer,
-    Delete,
-    Deleted,
-    Expand,
-    Expansion,
-    Get,
-    Order,
-    Over,
-    Put,
-    Ready,
-    Refused,
-    Setup,
-)
 
 MOST_FILES = 1000
 """Of one batch; uploads have fewer, for each has an open file."""
@@ -92,7 +79,7 @@ class MoverPool:
         self, name: str, options: Mapping[str, Any], launch: Launch, clock: Clock = SYSTEM
     ) -> None:
         self.name = name
-        self._setup = Setup(name, dict(options))
+        self._setup = mover.Setup(name, dict(options))
         self._launch, self._clock = launch, clock
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -123,16 +110,16 @@ class MoverPool:
 
     def delete(self, urls: Sequence[str], watch: Watch) -> Mapping[str, str]:
         """Why, of each file that could not be removed. Raises JobError."""
-        answer = self._asked(Delete(list(urls)), watch)
-        return answer.left if isinstance(answer, Deleted) else {}
+        answer = self._asked(mover.Delete(list(urls)), watch)
+        return answer.left if isinstance(answer, mover.Deleted) else {}
 
     def expand(self, url: str, watch: Watch) -> Sequence[Found]:
         """The files that `url` names. Raises JobError."""
-        answer = self._asked(Expand(url), watch)
-        return answer.files if isinstance(answer, Expansion) else ()
+        answer = self._asked(mover.Expand(url), watch)
+        return answer.files if isinstance(answer, mover.Expansion) else ()
 
     def close(self) -> None:
-        """End the child that no job uses, and wait for that."""
+        """End the child that no job uses."""
         with self._lock:
             idle, self._idle = self._idle, None
             self._count -= idle is not None
@@ -155,10 +142,12 @@ class MoverPool:
                 with self._child(watch) as child:
                     batch.run(child, sources)
             except _Late as late:
+                self._remove(batch.written(), watch)
                 batch.late(late)
             except _Ended as ended:
                 batch.end(ended.key, ended.error)
             except Died as died:
+                self._remove(batch.written(), watch)
                 suspects = batch.suspects()
                 deaths.update(suspects)
                 for key in suspects:
@@ -172,7 +161,13 @@ class MoverPool:
             if batch.pending:
                 todo.appendleft([*batch.pending.values()])
 
-    def _asked(self, order: Order, watch: Watch) -> Answer:
+    def _remove(self, urls: Sequence[str], watch: Watch) -> None:
+        """What a child that is gone had begun to write: else the next one finds the name taken."""
+        with suppress(JobError):
+            if urls:
+                self.delete(urls, watch)
+
+    def _asked(self, order: mover.Order, watch: Watch) -> mover.Answer:
         """The answer to a call that moves nothing."""
         deadline = self._clock.monotonic() + CALL_S
         try:
@@ -260,9 +255,9 @@ class MoverPool:
                 child.send(self._setup)
                 for answer in child.answers():
                     watch.check()
-                    if isinstance(answer, Ready):
+                    if isinstance(answer, mover.Ready):
                         return child
-                    if answer is not None and not isinstance(answer, Over):
+                    if answer is not None and not isinstance(answer, mover.Over):
                         _accepted(answer)
                     if self._clock.monotonic() > deadline:
                         raise Died(f"its library did not load within {START_S:.0f} s")
@@ -321,6 +316,7 @@ class _Batch:
         self.moved = False
         self._ends, self._clock, self._watch = ends, clock, watch
         self._began: dict[int, float] = {}
+        self._written: set[int] = set()
         self._news_at = clock.monotonic()
         first = next(iter(files))
         self._late = Code.STAGE_OUT_TIMEOUT if isinstance(first, ToPut) else Code.STAGE_IN_TIMEOUT
@@ -332,14 +328,14 @@ class _Batch:
         files = list(self.pending.values())
         puts = [file for file in files if isinstance(file, ToPut)]
         gets = [file for file in files if isinstance(file, ToGet)]
-        order = Put(puts) if puts else Get(gets)
+        order = mover.Put(puts) if puts else mover.Get(gets)
         self._news_at = self._clock.monotonic()
         child.send(order, [sources[file.key] for file in files] if sources else ())
         for answer in child.answers():
             self._watch.check()
-            if isinstance(answer, Over):
+            if isinstance(answer, mover.Over):
                 break
-            if isinstance(answer, Refused):
+            if isinstance(answer, mover.Refused):
                 for key in list(self.pending):
                     self.end(key, _error(answer))
                 return
@@ -360,6 +356,8 @@ class _Batch:
         if news.key not in self.pending:
             return
         self._began.setdefault(news.key, self._clock.monotonic())
+        if news.moved_bytes:
+            self._written.add(news.key)
         try:
             self._watch.progress(news.key, news.moved_bytes)
         except JobError as error:
@@ -374,6 +372,11 @@ class _Batch:
             limit_s = self._watch.time_s(self.pending[key].size)
             if now - self._began.get(key, self._news_at) > limit_s:
                 raise _Late(key, limit_s)
+
+    def written(self) -> list[str]:
+        """Where uploads have written and not ended."""
+        pending = [self.pending[key] for key in self._written if key in self.pending]
+        return [file.url for file in pending if isinstance(file, ToPut)]
 
     def suspects(self) -> list[int]:
         """The files that were under way: those that have begun, else the first."""
@@ -421,13 +424,13 @@ class _Answered(Exception):
         self.error = error
 
 
-def _accepted(answer: Answer) -> Answer:
-    if isinstance(answer, Refused):
+def _accepted(answer: mover.Answer) -> mover.Answer:
+    if isinstance(answer, mover.Refused):
         raise _Answered(_error(answer))
     return answer
 
 
-def _error(refused: Refused) -> JobError:
+def _error(refused: mover.Refused) -> JobError:
     return JobError(
         refused.code, refused.message, remedy=refused.remedy, transient=refused.transient
     )

@@ -33,7 +33,7 @@ from pilot.ports import (
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.signals import NUDGE
 from pilot.process.usage import Nameless, NodeUse
-from pilot.site import Limits, bounds_of
+from pilot.site import Limits, Storage, bounds_of
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
@@ -304,7 +304,9 @@ class World:
     def kit_with(self, limits: Limits, logs: str = "failed", default: str = "file:///out") -> Kit:
         """The same parts at a site with these limits."""
         bounds = bounds_of(limits)
-        stage = Stage(lambda scheme: self.storage, default, bounds, logs, self.clock)
+        stage = Stage(
+            lambda scheme: self.storage, default, bounds, Storage(logs=logs), clock=self.clock
+        )
         link: Any = self.link
         return Kit(
             host="node",

@@ -115,7 +115,7 @@ def test_the_shipped_laptop_keeps_outputs() -> None:
 @pytest.mark.field("A3")
 @pytest.mark.parametrize("directory", ["http://h/".ljust(2600, "x"), "nowhere", "http://[::1"])
 def test_a_storage_that_makes_no_url_fails_one_job(directory: str) -> None:
-    made = stage.Stage(lambda _: None, directory, None, "none")
+    made = stage.Stage(lambda _: None, directory, None, site.Storage(logs="none"))
     with pytest.raises(JobError):
         made.physical((1, 1), OutputFile(name="out"))
     assert made.planned((1, 1), SPEC) == []
@@ -167,7 +167,9 @@ def test_an_input_that_drips_ends_with_its_limit_or_its_job(
     with Workdir(tmp_path / "job") as made:
         made.make()
         with pytest.raises(JobError) as caught:
-            stage.Stage(lambda _: drip, "", bounds, "none").stage_in(attempt, made)
+            stage.Stage(lambda _: drip, "", bounds, site.Storage(logs="none")).stage_in(
+                attempt, made
+            )
     assert caught.value.code is (Code.KILLED_BY_SERVER if stopped else Code.STAGE_IN_TIMEOUT)
     assert drip.tries == 1
 
@@ -181,7 +183,7 @@ def test_an_input_that_drips_ends_with_its_limit_or_its_job(
 def test_whatever_a_job_says_what_it_writes_carries_its_number(
     url: str, more: str, name: str
 ) -> None:
-    made = stage.Stage(lambda _: None, "", None, "none")
+    made = stage.Stage(lambda _: None, "", None, site.Storage(logs="none"))
     to = made.physical((58, 2), OutputFile(name=name, url=url + more))
     assert to.name == f"58.2.{name}"
     assert Url.parse(to.text).segments[-1] == to.name.encode()

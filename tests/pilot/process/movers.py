@@ -22,6 +22,15 @@ from pilot.process import mover
 from pilot.process.frames import SOCKET
 
 
+def _parts(url: str) -> tuple[str, str, str]:
+    """Of `copy:/path` or `x://host/copy:/path`."""
+    return url.removeprefix("x://h/").partition(":")
+
+
+def _path(url: str) -> str:
+    return _parts(url)[2]
+
+
 class Trouble:
     """Copies between URLs `WORD:PATH` and files of this node."""
 
@@ -29,6 +38,7 @@ class Trouble:
         marks: str = ""
         """A directory in which calls are noted."""
         setup: str = ""
+        urls: bool = False
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -41,13 +51,13 @@ class Trouble:
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
         for file in files:
-            word, _, path = file.url.partition(":")
+            word, _, path = _parts(file.url)
             self._note(f"get {file.key}")
             self._one(word, file, path, file.path, tell)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
         for file in files:
-            word, _, path = file.url.partition(":")
+            word, _, path = _parts(file.url)
             self._note(f"put {file.key}")
             self._one(word, file, file.path, path, tell)
 
@@ -56,7 +66,7 @@ class Trouble:
             self._die()
         left = {}
         for url in urls:
-            path = Path(url.partition(":")[2])
+            path = Path(_path(url))
             if path.is_dir():
                 left[url] = "it is a directory"
             else:
@@ -64,9 +74,13 @@ class Trouble:
         return left
 
     def expand(self, url: str) -> Sequence[Found]:
-        top = Path(url.partition(":")[2])
+        top = Path(_path(url))
         return [
-            Found(name=path.name, url=f"copy:{path}", size=path.stat().st_size)
+            Found(
+                name=path.name,
+                url=f"x://h/copy:{path}" if self.options.urls else f"copy:{path}",
+                size=path.stat().st_size,
+            )
             for path in sorted(top.iterdir())
         ]
 

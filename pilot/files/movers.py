@@ -1,0 +1,380 @@
+"""Files that transfer libraries move: a job's in batches, each with its own end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+import plugins
+from ailurus.protocol.did import SCHEME as RUCIO
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.job import InputFile
+from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.url import Url
+from pilot.attempt import Attempt
+from pilot.blame import OSErrorsOn, Target
+from pilot.clock import SYSTEM, Clock
+from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
+from pilot.site import Bounds, Storage
+from pilot.workdir import Workdir, remove_tree
+
+if TYPE_CHECKING:
+    # Late at run time: most pilots need none of it.
+    from pilot.process.children import Launch
+    from pilot.process.transfers import End, MoverPool, Watch
+
+T = TypeVar("T")
+PAUSES_S = (0.5, 3.0)
+"""Before the second and the third try of files whose failure may pass."""
+_TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """One file of a job's inputs."""
+
+    field: str
+    name: str
+    """In the job's directory; it may have sub-directories."""
+    url: Url
+    file: InputFile
+    """What is declared of it."""
+    size: int | None = None
+    """As the catalogue says, where nothing is declared."""
+
+
+class ToStore(Struct, frozen=True, kw_only=True):
+    """One open output and where it goes."""
+
+    field: str
+    name: str
+    url: Url
+    source: int
+
+
+class Movers:
+    """The movers of this site, by URL scheme."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        bounds: Bounds,
+        launch: Callable[[], Launch] | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        """`launch` None: this pilot moves nothing by them, as one that only sends old reports."""
+        self._storage, self._bounds, self._launch, self._clock = storage, bounds, launch, clock
+        self._pools: dict[str, MoverPool] = {}
+        self._numbers = itertools.count(1)
+        self._known = frozenset(plugins.TABLE.get("mover", ()))
+
+    def serve(self, scheme: str) -> bool:
+        """Whether files of `scheme` are moved by a mover."""
+        name = self._storage.plugin(scheme)
+        if name in self._known:
+            return True
+        # Entry points cost 45 ms, so they are read only for what is nowhere else.
+        return name not in plugins.TABLE["data"] and name in plugins.names("mover")
+
+    def allowed(self, url: Url) -> None:
+        """Raise JobError(STORAGE_FORBIDDEN) if the site does not let jobs use `url`."""
+        if url.scheme == RUCIO and (self._storage.rucio or self._storage.rse):
+            return
+        try:
+            prefixes = [Url.parse(prefix) for prefix in self._storage.allow]
+        except AilurusError as error:
+            raise JobError(Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}") from None
+        parts = url.path.split("/")
+        if ".." in parts or url.userinfo is not None or not any(map(url.within, prefixes)):
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"{url} is not in this site's storage.allow",
+                remedy="use the site's storage, or ask its admin to allow that prefix",
+            )
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+    def expanded(self, nr: int, file: InputFile, url: Url, watch: Watch) -> list[Wanted]:
+        """The files that an input names: itself, or those of a data set, which come into a
+        directory of its name. Raises JobError."""
+        field = f"inputs[{nr}]"
+        itself = Wanted(field=field, name=file.name, url=url, file=file)
+        if url.scheme != RUCIO and not url.path.endswith("/"):
+            return [itself]
+        found = self._pool(url.scheme).expand(url.text, watch)
+        if len(found) == 1 and found[0].url.partition("?")[0] == url.text.partition("?")[0]:
+            return [Wanted(field=field, name=file.name, url=url, file=file, size=found[0].size)]
+        wanted = []
+        for one in found:
+            if any(part in {"", ".", ".."} for part in one.name.split("/")) or "\0" in one.name:
+                raise JobError(
+                    Code.BAD_FILE_NAME, f"{url} has a file called {one.name!r}", field=field
+                )
+            declared = InputFile(name=file.name, url=file.url, adler32=one.adler32)
+            name = f"{file.name}/{one.name}"
+            part = Url.parse(one.url)
+            wanted.append(Wanted(field=field, name=name, url=part, file=declared, size=one.size))
+        return wanted
+
+    def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> None:
+        """Bring files into the job's directory; those of undeclared size have `left` bytes.
+        Raises JobError."""
+        if not wanted:
+            return
+        assert self._launch is not None  # noqa: S101 - a pilot with jobs has one
+        incoming = self._launch().directory / f"files-{next(self._numbers)}"
+        with OSErrorsOn(Target.NODE, "cannot make the directory for inputs"):
+            incoming.mkdir(mode=0o700, parents=True)
+            known = sum(_size(one) or 0 for one in wanted)
+            if known > (free := shutil.disk_usage(incoming).free):
+                raise JobError(
+                    Code.NO_LOCAL_SPACE,
+                    f"the inputs have {known} bytes, and {free} are free on this node",
+                    remedy="free space there; the job is tried again elsewhere",
+                )
+        room = _Room(wanted, left)
+        try:
+            for name, group in self._grouped(wanted, lambda one: one.url).items():
+                orders = [
+                    ToGet(
+                        key=key,
+                        url=wanted[key].url.text,
+                        path=str(incoming / str(key)),
+                        size=_size(wanted[key]),
+                        adler32=wanted[key].file.adler32,
+                        md5=wanted[key].file.md5,
+                    )
+                    for key in group
+                ]
+                watch = self.watch(attempt, room.check)
+                get = partial(self._pools[name].get, watch=watch)
+                for key, moved in self._repeated(attempt, orders, get, wanted).items():
+                    _adopt(wanted[key], moved, incoming / str(key), work)
+        finally:
+            remove_tree(incoming)
+
+    def store(self, attempt: Attempt, outputs: Sequence[ToStore]) -> list[DoneFile]:
+        """Take outputs to storage. Raises JobError of the first that did not arrive; those that
+        did are removed again."""
+        done: dict[int, DoneFile] = {}
+        # Of what is known not to be there by us: another's file may have the name.
+        refused: set[int] = set()
+
+        def put(files: Sequence[ToPut], pool: MoverPool) -> dict[int, End]:
+            sources = {file.key: outputs[file.key].source for file in files}
+            ends = pool.put(files, sources, self.watch(attempt))
+            for key, end in ends.items():
+                if isinstance(end, Moved):
+                    done[key] = _done(outputs[key], end)
+                elif end.code not in _TIMEOUTS:
+                    refused.add(key)
+            return ends
+
+        try:
+            for name, group in self._grouped(outputs, lambda one: one.url).items():
+                orders = [
+                    ToPut(
+                        key=key,
+                        url=outputs[key].url.text,
+                        path="",
+                        size=os.fstat(outputs[key].source).st_size,
+                    )
+                    for key in group
+                ]
+                call = partial(put, pool=self._pools[name])
+                for key, moved in self._repeated(attempt, orders, call, outputs).items():
+                    size = os.fstat(outputs[key].source).st_size
+                    if moved.size != size:
+                        raise JobError(
+                            Code.STAGE_OUT_FAILED,
+                            f"{outputs[key].name} has {size} bytes, and {moved.size} arrived",
+                            field=outputs[key].field,
+                            remedy="the job is tried again",
+                            transient=True,
+                        )
+        except BaseException:
+            # What was under way may have arrived unacknowledged.
+            unsure = range(len(outputs)) if attempt.stopped is not None else done
+            self.delete(
+                [outputs[key].url.text for key in unsure if key not in refused - done.keys()]
+            )
+            raise
+        return [done[key] for key in range(len(outputs))]
+
+    def delete(self, urls: Sequence[str]) -> list[str]:
+        """Remove files; those that are left."""
+        left: list[str] = []
+        by_scheme: dict[str, list[str]] = {}
+        for url in urls:
+            by_scheme.setdefault(url.partition("://")[0], []).append(url)
+        for scheme, group in by_scheme.items():
+            try:
+                left += self._pool(scheme).delete(group, self.watch(None))
+            except JobError:
+                left += group
+        return left
+
+    def watch(
+        self, attempt: Attempt | None, progress: Callable[[int, int], None] | None = None
+    ) -> Watch:
+        """What ends a transfer of `attempt`; None: nothing but its time."""
+        from pilot.process.transfers import Watch
+
+        check: Check = (lambda: None) if attempt is None else attempt.check
+        return Watch(
+            check=check,
+            wakeup=threading.Event() if attempt is None else attempt.wakeup,
+            time_s=self._bounds.time_s,
+            progress=progress or (lambda key, moved_bytes: None),
+        )
+
+    def _repeated(
+        self,
+        attempt: Attempt,
+        orders: Sequence[Any],
+        call: Callable[[Sequence[Any]], dict[int, End]],
+        named: Sequence[Wanted] | Sequence[ToStore],
+    ) -> dict[int, Moved]:
+        """Move files, up to three times those whose failure may pass. Raises JobError of the first
+        that did not come."""
+        arrived: dict[int, Moved] = {}
+        todo = list(orders)
+        for pause_s in (*PAUSES_S, None):
+            ends = call(todo)
+            failed = {key: end for key, end in ends.items() if isinstance(end, NotMoved)}
+            arrived |= {key: end for key, end in ends.items() if isinstance(end, Moved)}
+            final = [one for one in failed.values() if not one.transient or one.code in _TIMEOUTS]
+            if final or (failed and pause_s is None):
+                raise _error(min(final or failed.values(), key=lambda one: one.key), named)
+            if not failed:
+                break
+            first = min(failed.values(), key=lambda one: one.key)
+            attempt.note(f"tries {len(failed)} files again after: {first.message}")
+            self._clock.wait(attempt.wakeup, pause_s)
+            attempt.check()
+            todo = [order for order in todo if order.key in failed]
+        return arrived
+
+    def _grouped(self, files: Sequence[T], url_of: Callable[[T], Url]) -> Mapping[str, list[int]]:
+        """The keys of files by the name of their mover, whose pool there is afterwards."""
+        groups: dict[str, list[int]] = {}
+        for key, file in enumerate(files):
+            pool = self._pool(url_of(file).scheme)
+            groups.setdefault(pool.name, []).append(key)
+        return groups
+
+    def _pool(self, scheme: str) -> MoverPool:
+        name = self._storage.plugin(scheme)
+        if self._launch is None:
+            raise JobError(Code.SERVICE_UNAVAILABLE, f"this pilot starts no mover {name}")
+        if name not in self._pools:
+            from pilot.process.transfers import MoverPool
+
+            options = dict(self._storage.options_of(name))
+            if name == RUCIO:
+                options.setdefault("rse", self._storage.rse)
+                options.setdefault("protocols", asdict(self._storage.protocols))
+            pool = MoverPool(name, options, self._launch(), self._clock)
+            # Two threads may make one; the first counts.
+            self._pools.setdefault(name, pool)
+        return self._pools[name]
+
+
+class _Room:
+    """How much each input may bring: what is declared, or together what the job's disk has."""
+
+    def __init__(self, wanted: Sequence[Wanted], left: int) -> None:
+        self._wanted, self._left = wanted, left
+        self._bytes: dict[int, int] = {}
+
+    def check(self, key: int, moved_bytes: int) -> None:
+        """Raise JobError for what is too much."""
+        self._bytes[key] = moved_bytes
+        file = self._wanted[key].file
+        if file.size is not None:
+            if moved_bytes > file.size:
+                raise JobError(
+                    Code.STAGE_IN_FAILED,
+                    f"{file.name} has more than the {file.size} bytes declared",
+                    transient=False,
+                )
+            return
+        open_ = [key for key in self._bytes if self._wanted[key].file.size is None]
+        if sum(self._bytes[key] for key in open_) > self._left:
+            raise JobError(
+                Code.INPUTS_TOO_LARGE,
+                f"inputs without a declared size have more than the {self._left} bytes that the "
+                "job's disk has for them",
+                remedy="declare their `size`, which counts beside `disk`, or ask for more `disk`",
+            )
+
+
+def _adopt(wanted: Wanted, moved: Moved, incoming: Path, work: Workdir) -> None:
+    """Take a file that came into the job's directory, if it is what was told and declared. Raises
+    JobError."""
+    with OSErrorsOn(Target.NODE, f"cannot make the input {wanted.name!r}"):
+        if (size := incoming.lstat().st_size) != moved.size:
+            raise JobError(
+                Code.STAGE_IN_FAILED,
+                f"{wanted.name} has {size} bytes, and the mover said {moved.size}",
+                field=wanted.field,
+                remedy="the job is tried again",
+            )
+        try:
+            compare(wanted.file, Copied(size=size, adler32=moved.adler32, md5=moved.md5))
+            work.adopt(incoming, wanted.name)
+        except JobError as error:
+            error.field = wanted.field
+            raise
+        except ValueError as error:
+            raise JobError(Code.STAGE_IN_FAILED, str(error), field=wanted.field) from None
+
+
+def compare(file: InputFile, copied: Copied) -> None:
+    """Hold what was declared against what came. Raises JobError."""
+    if file.size is not None and file.size != copied.size:
+        raise JobError(
+            Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"
+        )
+    if file.adler32 is not None and file.adler32 != copied.adler32:
+        raise JobError(
+            Code.GET_ADLER_MISMATCH,
+            f"{file.name} has adler32 {copied.adler32}, declared is {file.adler32}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+    if file.md5 is not None and file.md5 != copied.md5:
+        raise JobError(
+            Code.GET_MD5_MISMATCH,
+            f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
+            remedy="the file is damaged, or the job declares another one",
+        )
+
+
+def _size(one: Wanted) -> int | None:
+    return one.size if one.file.size is None else one.file.size
+
+
+def _done(output: ToStore, moved: Moved) -> DoneFile:
+    return DoneFile(
+        name=output.name,
+        url=output.url.text,
+        size=moved.size,
+        adler32=moved.adler32,
+        md5=moved.md5,
+    )
+
+
+def _error(end: NotMoved, named: Sequence[Wanted] | Sequence[ToStore]) -> JobError:
+    one = named[end.key]
+    message = f"{one.name}: {end.message}"
+    return JobError(end.code, message, remedy=end.remedy, field=one.field, transient=end.transient)

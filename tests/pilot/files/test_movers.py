@@ -1,0 +1,156 @@
+"""Staging by movers: a job's files go together, each ends for itself, and nothing comes into a job
+that was not looked at."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import plugins
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile, OutputFile
+from pilot.files import movers as subject
+from pilot.files.movers import Movers
+from pilot.files.stage import Stage
+from pilot.ports import JobError
+from pilot.process import transfers
+from pilot.site import Limits, Storage, bounds_of
+from pilot.workdir import Workdir
+from tests.pilot.attempts import attempt_of
+from tests.pilot.helpers import guarded
+from tests.pilot.process.test_transfers import Rig
+
+
+class Site:
+    """A stage whose URLs `x://h/WORD:PATH` the tests' own mover serves."""
+
+    def __init__(self, rig: Rig, directory: Path, **storage: Any) -> None:
+        self.store = directory / "store"
+        self.store.mkdir(exist_ok=True)
+        options = {"trouble": {"marks": str(directory / "marks"), "urls": True}}
+        self.storage = Storage(
+            plugins={"x": "trouble"}, allow=("x://h/",), options=options, **storage
+        )
+        limits = bounds_of(Limits(), self.storage)
+        self.movers = Movers(self.storage, limits, lambda: rig.launch)
+        self.stage = Stage(lambda scheme: None, "", limits, self.storage, self.movers)  # type: ignore[arg-type,return-value]
+        self.work = Workdir(directory / "1.1")
+        self.work.make()
+
+    def input(self, name: str, data: bytes, word: str = "copy", **declared: Any) -> InputFile:
+        (self.store / name).write_bytes(data)
+        return InputFile(name=name, url=f"x://h/{word}:{self.store}/{name}", **declared)
+
+    def staged(self, *inputs: InputFile) -> dict[str, bytes]:
+        self.stage.stage_in(attempt_of("true", inputs=inputs), self.work)
+        return {path.name: path.read_bytes() for path in self.work.directory.iterdir()}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(transfers, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(subject, "PAUSES_S", (0.0, 0.0))
+    table = {**plugins.TABLE, "mover": {"trouble": "tests.pilot.process.movers:Trouble"}}
+    monkeypatch.setattr(plugins, "TABLE", table)
+    with guarded() as spawner:
+        rig = Rig(spawner, tmp_path)
+        made = Site(rig, tmp_path)
+        yield made
+        made.movers.close()
+
+
+def failing(site: Site, *inputs: InputFile) -> JobError:
+    with pytest.raises(JobError) as raised:
+        site.staged(*inputs)
+    return raised.value
+
+
+def test_inputs_come_under_their_names_and_nothing_else_is_left(site, tmp_path):
+    adler32 = f"{zlib.adler32(b'12'):08x}"
+    found = site.staged(site.input("a", b"1"), site.input("b", b"12", adler32=adler32, size=2))
+    assert found == {"a": b"1", "b": b"12"}
+    assert not list((tmp_path / "movers").glob("files-*"))
+
+
+@pytest.mark.parametrize(
+    ("word", "declared", "code"),
+    [
+        ("copy", {"size": 9}, Code.STAGE_IN_FAILED),
+        ("copy", {"adler32": "00000009"}, Code.GET_ADLER_MISMATCH),
+        ("lie", {}, Code.STAGE_IN_FAILED),
+        ("link", {}, Code.STAGE_IN_FAILED),
+        ("raise", {}, Code.STAGE_IN_FAILED),
+        ("busy", {}, Code.STAGE_IN_FAILED),
+    ],
+)
+def test_an_input_that_is_wrong_is_named_and_never_seen_by_the_payload(site, word, declared, code):
+    error = failing(site, site.input("good", b"1"), site.input("bad", b"12", word, **declared))
+    assert (error.code, error.field) == (code, "inputs[1]")
+    assert not (site.work.directory / "bad").exists()
+
+
+def test_a_url_outside_of_what_the_site_allows_is_refused_before_the_job_begins(site):
+    bad = InputFile(name="a", url="x://elsewhere/copy:/etc/passwd")
+    with pytest.raises(JobError) as raised:
+        site.stage.allowed(attempt_of("true", inputs=(bad,)))
+    assert (raised.value.code, raised.value.field) == (Code.STORAGE_FORBIDDEN, "inputs[0].url")
+
+
+def test_inputs_larger_than_the_node_are_refused_before_anything_moves(site):
+    error = failing(site, site.input("a", b"1", size=1 << 60))
+    assert error.code is Code.NO_LOCAL_SPACE
+
+
+def test_a_directory_becomes_a_directory_of_the_job(site):
+    (site.store / "set").mkdir()
+    (site.store / "set/one").write_bytes(b"1")
+    site.stage.stage_in(
+        attempt_of("true", inputs=(InputFile(name="d", url=f"x://h/copy:{site.store}/set/"),)),
+        site.work,
+    )
+    assert (site.work.directory / "d/one").read_bytes() == b"1"
+
+
+def stored(site: Site, *words: str) -> Any:
+    outputs = []
+    for number, word in enumerate(words):
+        (site.work.directory / f"o{number}").write_bytes(b"x" * number)
+        outputs.append(OutputFile(name=f"o{number}", url=f"x://h/{word}:{site.store}"))
+    return site.stage.stage_out(attempt_of("true", outputs=tuple(outputs)), site.work)
+
+
+def test_outputs_are_stored_in_their_order_with_their_sums(site):
+    files = stored(site, "copy", "copy", "copy")
+    assert [(file.name, file.size) for file in files] == [("o0", 0), ("o1", 1), ("o2", 2)]
+    assert files[2].adler32 == f"{zlib.adler32(b'xx'):08x}"
+    assert sorted(len(path.read_bytes()) for path in site.store.iterdir()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("word", ["raise", "busy", "lie", "die"])
+def test_all_outputs_arrive_or_none(site, word):
+    with pytest.raises(JobError) as raised:
+        stored(site, "copy", word)
+    assert raised.value.code is Code.STAGE_OUT_FAILED or word == "busy"
+    assert raised.value.field == "outputs[1].name"
+    assert list(site.store.iterdir()) == []
+
+
+def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    site.stage._alternative = f"x://h/copy:{other}"
+    (file,) = stored(site, "busy")
+    assert file.url.startswith(f"x://h/copy:{other}/")
+    assert [path.read_bytes() for path in other.iterdir()] == [b""]
+
+
+def test_an_output_of_rucio_needs_the_sites_name_there(site):
+    output = OutputFile(name="o", scope="user.a")
+    with pytest.raises(JobError, match=r"storage\.rse|no storage there"):
+        site.stage.physical((7, 1), output)
+    site.stage._rse = "RSE1"
+    assert site.stage.physical((7, 1), output).text == "rucio://user.a:7.1.o?rse=RSE1"
