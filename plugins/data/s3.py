@@ -1,0 +1,423 @@
+"""`s3:` URLs, by urllib3's kept connections and botocore's signer alone.
+
+`s3://BUCKET/KEY` where the site names its endpoint, else `s3://HOST:PORT/BUCKET/KEY`. An object is
+whole or not there; it carries its adler32 as metadata, by which a download is checked and an upload
+whose answer was lost is known again.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import stat
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from hashlib import md5 as new_md5
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+from xml.etree import ElementTree as ET
+
+import urllib3
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.units import duration_s
+from ailurus.protocol.url import Url
+from ailurus.wire.connection import verifying
+from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from plugins.data.moving import (
+    BLOCK,
+    Trouble,
+    Way,
+    drop,
+    local_trouble,
+    measured,
+    not_moved,
+    padded,
+    trouble,
+)
+
+PART_BYTES = 64 << 20
+"""Of an upload in parts; larger files go so."""
+_ADLER32 = "x-amz-meta-adler32"
+_File = TypeVar("_File", ToGet, ToPut)
+_BY_CODE = {
+    "NoSuchKey": Trouble.MISSING,
+    "NoSuchBucket": Trouble.MISSING,
+    "NoSuchUpload": Trouble.FAILED,
+    "PreconditionFailed": Trouble.EXISTS,
+    "AccessDenied": Trouble.DENIED,
+    "AllAccessDisabled": Trouble.DENIED,
+    "InvalidAccessKeyId": Trouble.UNKNOWN_USER,
+    "SignatureDoesNotMatch": Trouble.UNKNOWN_USER,
+    "ExpiredToken": Trouble.UNKNOWN_USER,
+    "InvalidToken": Trouble.UNKNOWN_USER,
+    "RequestTimeTooSkewed": Trouble.UNKNOWN_USER,
+    "QuotaExceeded": Trouble.FULL,
+    "InsufficientCapacity": Trouble.FULL,
+    "KeyTooLongError": Trouble.BAD_NAME,
+    "InvalidObjectName": Trouble.BAD_NAME,
+    "BadDigest": Trouble.WRONG,
+    "SlowDown": Trouble.BUSY,
+    "ServiceUnavailable": Trouble.BUSY,
+    "RequestTimeout": Trouble.STALLED,
+    "NotImplemented": Trouble.UNSUPPORTED,
+}
+_BY_STATUS = {
+    401: Trouble.UNKNOWN_USER,
+    403: Trouble.DENIED,
+    404: Trouble.MISSING,
+    408: Trouble.STALLED,
+    412: Trouble.EXISTS,
+    429: Trouble.BUSY,
+    501: Trouble.UNSUPPORTED,
+    503: Trouble.BUSY,
+    507: Trouble.FULL,
+}
+
+
+def kind(status: int, body: bytes) -> Trouble:
+    """What a refusal says is wrong: by S3's code, else by HTTP's."""
+    found = re.search(rb"<Code>(\w{1,64})</Code>", body)
+    by_code = _BY_CODE.get(found[1].decode()) if found else None
+    return by_code or _BY_STATUS.get(status, Trouble.FAILED)
+
+
+class _Refused(JobError):
+    """A server's answer that is no success; which trouble it is decides what follows."""
+
+    def __init__(self, way: Way, problem: Trouble, url: Url, status: int) -> None:
+        error = trouble(way, problem, url, f"HTTP {status}")
+        super().__init__(error.code, error.message, remedy=error.remedy, transient=error.transient)
+        self.problem = problem
+
+
+class S3:
+    """Moves objects, several at a time."""
+
+    class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """What a site says of its S3 storage."""
+
+        endpoint: str = ""
+        """As https://s3.example.org; empty: the host of each URL, by https."""
+        region: str = "default"
+        keys_file: str = ""
+        """As AWS's credentials: `[default]`, `aws_access_key_id`, `aws_secret_access_key`; for
+        nobody else to read. Empty: what is public."""
+        ca: str = ""
+        """A file of certificates of authorities."""
+        parallel: int = 4
+        stall: str | float | int = 60
+        """How long a server may say nothing; a number is seconds."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._endpoint = Url.parse(options.endpoint) if options.endpoint else None
+        self._sign = _signer(options)
+        more: dict[str, Any] = {}
+        if self._endpoint is None or self._endpoint.scheme == "https":
+            more["ssl_context"] = verifying(options.ca)
+        self._pool = urllib3.PoolManager(
+            maxsize=options.parallel,
+            retries=False,
+            timeout=urllib3.Timeout(connect=10.0, read=duration_s(options.stall)),
+            **more,
+        )
+
+    def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        self._each(Way.IN, files, tell, self._get)
+
+    def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        self._each(Way.OUT, files, tell, self._put)
+
+    def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
+        left = {}
+        for text in urls:
+            try:
+                self._ask("DELETE", Url.parse(text), Way.OUT)
+            except _Refused as error:
+                if error.problem is not Trouble.MISSING:
+                    left[text] = str(error)
+            except AilurusError as error:
+                left[text] = str(error)
+        return left
+
+    def expand(self, url: str) -> Sequence[Found]:
+        top = Url.parse(url)
+        try:
+            answer = self._ask("HEAD", top, Way.IN)
+        except _Refused as error:
+            if error.problem is not Trouble.MISSING:
+                raise
+            found = self._listed(top)
+            if not found:
+                raise
+            return found
+        size = int(answer.headers.get("Content-Length", 0))
+        adler32 = answer.headers.get(_ADLER32)
+        return [Found(name=top.name, url=url, size=size, adler32=adler32)]
+
+    def _listed(self, directory: Url) -> list[Found]:
+        """The objects whose keys begin with a directory's name."""
+        bucket, key = self._object(directory)
+        prefix = unquote(key).rstrip("/") + "/"
+        found: list[Found] = []
+        token: str | None = ""
+        while token is not None:
+            query = {"list-type": "2", "prefix": prefix}
+            query |= {"continuation-token": token} if token else {}
+            listing = self._ask("GET", bucket, Way.IN, query=query).data
+            page = ET.fromstring(listing)  # noqa: S314 - the site's own storage
+            space = page.tag.partition("}")[0] + "}" if page.tag.startswith("{") else ""
+            for entry in page.iter(f"{space}Contents"):
+                name = (entry.findtext(f"{space}Key") or "").removeprefix(prefix)
+                if not name or ".." in name.split("/"):
+                    continue
+                size = int(entry.findtext(f"{space}Size") or 0)
+                url = reduce(Url.joined, name.split("/"), directory)
+                found.append(Found(name=name, url=url.text, size=size))
+            token = page.findtext(f"{space}NextContinuationToken")
+        return found
+
+    def _each(
+        self,
+        way: Way,
+        files: Sequence[_File],
+        tell: Tell,
+        move: Callable[[_File, Url, Callable[[int], None]], Moved],
+    ) -> None:
+        lock = threading.Lock()
+
+        def say(news: Moved | NotMoved | Progress) -> None:
+            with lock:
+                tell(news)
+
+        def one(file: _File) -> None:
+            def progress(done: int) -> None:
+                say(Progress(key=file.key, moved_bytes=done))
+
+            try:
+                progress(0)
+                say(move(file, Url.parse(file.url), progress))
+            except JobError as error:
+                say(not_moved(file.key, error))
+            except AilurusError as error:
+                say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
+
+        with ThreadPoolExecutor(self._options.parallel) as pool:
+            list(pool.map(one, files))
+
+    def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
+        answer = self._ask("GET", url, Way.IN, whole=False)
+        size, adler = 0, 1
+        digest = new_md5(usedforsecurity=False) if file.md5 else None
+        try:
+            into = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(into, "wb", buffering=0) as copy:
+                for block in answer.stream(BLOCK, decode_content=False):
+                    adler, size = zlib.adler32(block, adler), size + len(block)
+                    if digest is not None:
+                        digest.update(block)
+                    piece = memoryview(block)
+                    while piece:
+                        piece = piece[copy.write(piece) :]
+                    progress(size)
+        except urllib3.exceptions.HTTPError as error:
+            drop(file.path)
+            raise _broken(Way.IN, url, error) from None
+        except OSError as error:
+            drop(file.path)
+            raise local_trouble(error.errno or 0, f"cannot write its copy of {url}") from None
+        finally:
+            answer.release_conn()
+        measured_as = f"{adler:08x}"
+        theirs = answer.headers.get(_ADLER32)
+        if theirs is not None and padded(theirs) != measured_as:
+            drop(file.path)
+            raise trouble(Way.IN, Trouble.WRONG, url, f"{measured_as}, there {theirs}")
+        md5 = digest.hexdigest() if digest else None
+        return Moved(key=file.key, size=size, adler32=measured_as, md5=md5)
+
+    def _put(self, file: ToPut, url: Url, progress: Callable[[int], None]) -> Moved:
+        ours = measured(file.path)
+        moved = Moved(key=file.key, size=ours.size, adler32=ours.adler32)
+        if (there := self._there(url)) is not None:
+            # It may be ours, of a try whose answer was lost: a name has one writer.
+            if there == ours.adler32:
+                return moved
+            raise trouble(Way.OUT, Trouble.EXISTS, url)
+        # No server is asked for `If-None-Match`: not all of them know it for uploads.
+        if ours.size > PART_BYTES:
+            self._in_parts(file, url, ours.adler32, progress)
+        else:
+            with Path(file.path).open("rb") as source:
+                self._ask("PUT", url, Way.OUT, body=source.read(), headers={_ADLER32: ours.adler32})
+        return moved
+
+    def _there(self, url: Url) -> str | None:
+        """The adler32 of what is there, or "" of what has none; None: nothing is there."""
+        try:
+            return self._ask("HEAD", url, Way.OUT).headers.get(_ADLER32, "")
+        except _Refused as error:
+            if error.problem is Trouble.MISSING:
+                return None
+            raise
+
+    def _in_parts(
+        self, file: ToPut, url: Url, adler32: str, progress: Callable[[int], None]
+    ) -> None:
+        begun = self._ask(
+            "POST", url, Way.OUT, query={"uploads": ""}, headers={_ADLER32: adler32}
+        ).data
+        found = re.search(rb"<UploadId>([^<]+)</UploadId>", begun)
+        if found is None:
+            raise trouble(Way.OUT, Trouble.FAILED, url, "no upload in parts was begun")
+        upload = {"uploadId": found[1].decode()}
+        try:
+            tags: list[str] = []
+            with Path(file.path).open("rb") as source:
+                while block := source.read(PART_BYTES):
+                    query = {"partNumber": str(len(tags) + 1), **upload}
+                    part = self._ask("PUT", url, Way.OUT, query=query, body=block)
+                    tags.append(part.headers.get("ETag", ""))
+                    progress(source.tell())
+            done = self._ask("POST", url, Way.OUT, query=upload, body=completion(tags)).data
+            # A failure may come after the success of its headers.
+            if b"<Error>" in done:
+                raise _Refused(Way.OUT, kind(200, done), url, 200)
+        except BaseException:
+            self._abort(url, upload)
+            raise
+
+    def _abort(self, url: Url, upload: dict[str, str]) -> None:
+        try:
+            self._ask("DELETE", url, Way.OUT, query=upload)
+        except JobError:
+            return
+
+    def _object(self, url: Url) -> tuple[Url, str]:
+        """The bucket, as an http URL, and the key in it, encoded. Raises JobError."""
+        if self._endpoint is None:
+            server = Url("https", url.host, port=url.port)
+            bucket, _, key = url.path.lstrip("/").partition("/")
+        else:
+            server = Url(self._endpoint.scheme, self._endpoint.host, port=self._endpoint.port)
+            bucket, key = url.host, url.path.lstrip("/")
+        if not bucket or not key:
+            raise trouble(Way.OUT, Trouble.BAD_NAME, url, "it names no bucket or no key")
+        return Url(server.scheme, server.host, f"/{bucket}", port=server.port), key
+
+    def _ask(
+        self,
+        method: str,
+        url: Url,
+        way: Way,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        whole: bool = True,
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer with a status of success. Raises JobError."""
+        if url.scheme == "s3":
+            bucket, key = self._object(url)
+            target = f"{bucket.sent}/{quote(unquote(key), safe='/~')}"
+        else:
+            target = url.sent
+        if query:
+            pairs = (f"{name}={quote(value, safe='~')}" for name, value in sorted(query.items()))
+            target += "?" + "&".join(pairs)
+        try:
+            signed = self._sign(method, target, {"Accept-Encoding": "identity", **(headers or {})})
+            answer = self._pool.request(
+                method,
+                target,
+                body=body,
+                headers=signed,
+                redirect=False,
+                preload_content=whole,
+            )
+            if 200 <= answer.status < 300:
+                return answer
+            said = answer.data
+        except urllib3.exceptions.HTTPError as error:
+            raise _broken(way, url, error) from None
+        raise _Refused(way, kind(answer.status, said), url, answer.status)
+
+
+def completion(tags: Sequence[str]) -> bytes:
+    """The document that puts an upload's parts together."""
+    parts = (
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"
+        for number, tag in enumerate(tags, 1)
+    )
+    return f"<CompleteMultipartUpload>{''.join(parts)}</CompleteMultipartUpload>".encode()
+
+
+def _broken(way: Way, url: Url, error: Exception) -> JobError:
+    """The error of a connection: urllib3's classes say what happened."""
+    known = (
+        (urllib3.exceptions.SSLError, Trouble.UNTRUSTED),
+        (urllib3.exceptions.NewConnectionError, Trouble.UNREACHABLE),
+        (urllib3.exceptions.ConnectTimeoutError, Trouble.UNREACHABLE),
+        (urllib3.exceptions.TimeoutError, Trouble.STALLED),
+    )
+    problem = next((one for kinds, one in known if isinstance(error, kinds)), Trouble.FAILED)
+    return trouble(way, problem, url, type(error).__name__)
+
+
+_Sign = Callable[[str, str, dict[str, str]], Mapping[str, str]]
+
+
+def _signer(options: S3.Options) -> _Sign:
+    """What adds a signature to a request's headers. Raises JobError, ImportError."""
+    if not options.keys_file:
+        return lambda method, target, headers: headers
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
+        """It signs no body: that would read each file once more."""
+
+        def payload(self, request: Any) -> str:
+            del request
+            return "UNSIGNED-PAYLOAD"
+
+    signer = Signer(Credentials(*keys(options.keys_file)), "s3", options.region)
+
+    def sign(method: str, target: str, headers: dict[str, str]) -> Mapping[str, str]:
+        request = AWSRequest(method, target, headers=headers)
+        signer.add_auth(request)
+        return dict(request.headers.items())
+
+    return sign
+
+
+def keys(path: str) -> tuple[str, str]:
+    """The access key and the secret of a file that is nobody else's. Raises JobError."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            found = configparser.ConfigParser(interpolation=None)
+            found.read_file(file)
+        pair = found["default"]["aws_access_key_id"], found["default"]["aws_secret_access_key"]
+    except (OSError, KeyError, ValueError, configparser.Error) as error:
+        raise JobError(
+            Code.SERVICE_UNAVAILABLE,
+            f"the site's keys_file {path} cannot be read ({type(error).__name__})",
+            remedy="write [default] with aws_access_key_id and aws_secret_access_key",
+        ) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise JobError(
+            Code.SERVICE_UNAVAILABLE,
+            f"the site's keys_file {path} can be read by others than its owner",
+            remedy=f"chmod 600 {path}",
+            transient=False,
+        )
+    return pair

@@ -1,0 +1,78 @@
+"""What an S3 gateway says, in our words, and the documents that it gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError, NotMoved, ToGet
+from plugins.data.moving import Trouble
+from plugins.data.s3 import S3, completion, keys, kind
+
+KEYS = "[default]\naws_access_key_id = AK\naws_secret_access_key = s%cret\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meant"),
+    [
+        (404, "NoSuchKey", Trouble.MISSING),
+        (403, "AccessDenied", Trouble.DENIED),
+        (403, "SignatureDoesNotMatch", Trouble.UNKNOWN_USER),
+        (400, "ExpiredToken", Trouble.UNKNOWN_USER),
+        (403, "QuotaExceeded", Trouble.FULL),
+        (503, "SlowDown", Trouble.BUSY),
+        (412, "", Trouble.EXISTS),
+        (403, "", Trouble.DENIED),
+        (500, "InternalError", Trouble.FAILED),
+    ],
+)
+def test_s3s_own_code_says_more_than_the_status(status, code, meant):
+    assert kind(status, f"<Error><Code>{code}</Code></Error>".encode()) is meant
+
+
+def test_parts_are_put_together_in_their_order():
+    assert completion(['"a"', '"b"']) == (
+        b"<CompleteMultipartUpload>"
+        b'<Part><PartNumber>1</PartNumber><ETag>"a"</ETag></Part>'
+        b'<Part><PartNumber>2</PartNumber><ETag>"b"</ETag></Part>'
+        b"</CompleteMultipartUpload>"
+    )
+
+
+def test_keys_are_read_from_a_file_of_ours_alone(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(KEYS)
+    path.chmod(0o600)
+    assert keys(str(path)) == ("AK", "s%cret")
+    path.chmod(0o640)
+    with pytest.raises(JobError, match="others than its owner") as caught:
+        keys(str(path))
+    assert caught.value.remedy == f"chmod 600 {path}"
+
+
+@pytest.mark.parametrize("text", ["", "[default]\naws_access_key_id = AK\n", "secret"])
+def test_a_file_of_keys_that_cannot_be_read_shows_nothing_of_itself(tmp_path, text):
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(JobError, match="cannot be read") as caught:
+        keys(str(path))
+    assert "secret:" not in str(caught.value)
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
+
+
+def test_a_server_that_is_away_is_told_for_each_file(tmp_path):
+    told: list[object] = []
+    mover = S3(S3.Options(endpoint="http://127.0.0.1:1"))
+    mover.get([ToGet(key=7, url="s3://bucket/f", path=str(tmp_path / "f"))], told.append)
+    end = told[-1]
+    assert isinstance(end, NotMoved)
+    assert (end.key, end.code, end.transient) == (7, Code.SERVICE_UNAVAILABLE, True)
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_url_without_a_key_is_told_as_a_bad_name(tmp_path):
+    told: list[object] = []
+    mover = S3(S3.Options(endpoint="http://127.0.0.1:1"))
+    mover.get([ToGet(key=7, url="s3://bucket", path=str(tmp_path / "f"))], told.append)
+    assert isinstance(told[-1], NotMoved)
+    assert "no bucket or no key" in told[-1].message
