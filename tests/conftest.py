@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import settings
 from structlog.testing import capture_logs
 
 from ailurus import logs
+from tests.rig import services
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
@@ -78,3 +80,42 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(build, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return made
+
+
+@pytest.fixture(scope="session")
+def xrootd(need: Callable[..., str]) -> Iterator[services.Service]:
+    """Storage by root:// and davs://, as scripts/fixtures/xrootd tells."""
+    services.xrootd_needed(need)
+    with services.running("xrootd") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def rucio(need: Callable[..., str]) -> Iterator[services.Service]:
+    """A catalogue with storage of its own, as scripts/fixtures/rucio tells."""
+    services.rucio_needed(need)
+    with services.running("rucio") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def ceph(need: Callable[..., str]) -> Iterator[services.Service]:
+    """Storage by S3, as scripts/fixtures/ceph tells."""
+    services.ceph_needed(need)
+    with services.running("ceph") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def apptainer(need: Callable[..., str]) -> Path:
+    """The command of a real Apptainer."""
+    return services.apptainer_needed(need)
+
+
+@pytest.fixture(scope="session")
+def busybox(need: Callable[..., str]) -> Iterator[Path]:
+    """An image that anybody may read, with a shell and little more."""
+    directory = Path(tempfile.mkdtemp(prefix="ailurus-image-"))
+    directory.chmod(0o755)
+    yield services.busybox_image(need, directory)
+    shutil.rmtree(directory)
