@@ -6,21 +6,128 @@ caller names them; the environment and `.netrc` decide nothing.
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
-import time
+import threading
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.wire.connection import authorities
+from ailurus.wire.connection import authorities, pools
 
 MIB = 1024 * 1024
 # Bytes that are read and unpacked at once.
 PIECE = 64 * 1024
+
+
+class _Exchange(threading.Thread):
+    """One GET in a thread of its own, which the caller can leave when its time is over.
+
+    A time-out of a socket bounds one read, not an exchange: a server that sends a byte now and then
+    passes it for ever. So whoever leaves shuts the sockets down, and the thread ends, too.
+    """
+
+    def __init__(self, within: requests.Session, url: str, timeout_s: float, max_bytes: int):
+        super().__init__(name="fetch", daemon=True)
+        self._within, self._url = within, url
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        # Guards `_sockets` and `_left`.
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._left = False
+        self.result: Future[tuple[int, bytes]] = Future()
+
+    def run(self) -> None:
+        try:
+            self.result.set_result(self._get())
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            reason = f"{self._url} does not answer: {error}"
+            self.result.set_exception(AilurusError(reason))
+        # Whatever it is, it belongs to the caller's thread.
+        except Exception as error:  # noqa: BLE001
+            self.result.set_exception(error)
+        finally:
+            with self._lock:
+                for one in self._sockets:
+                    one.close()
+                self._sockets.clear()
+
+    def _get(self) -> tuple[int, bytes]:
+        body = bytearray()
+        with self._within.get(
+            self._url,
+            # requests takes urllib3's, which bounds the connection and the answer together.
+            timeout=urllib3.Timeout(total=self._timeout_s),  # type: ignore[arg-type]
+            allow_redirects=False,
+            stream=True,
+        ) as answer:
+            # With a bound: without one, read1 makes room for as much as the server announces,
+            # unpacks all that it gets, and does not notice an answer that ends too early.
+            while piece := answer.raw.read1(PIECE, decode_content=True):
+                body += piece
+                if len(body) > self._max_bytes:
+                    raise AilurusError(
+                        f"{self._url} answers with more than {self._max_bytes} bytes"
+                    )
+            return answer.status_code, bytes(body)
+
+    def uses(self, connected: socket.socket) -> None:
+        """Note a connection of this exchange, before TLS takes its socket over."""
+        # A second descriptor of the same connection, as TLS closes the first.
+        also = socket.socket(fileno=os.dup(connected.fileno()))
+        with self._lock:
+            self._sockets.append(also)
+            if self._left:
+                _shut(also)
+
+    def leave(self) -> None:
+        """Shut down what it uses, now and later."""
+        with self._lock:
+            self._left = True
+            for one in self._sockets:
+                _shut(one)
+
+
+def _shut(connected: socket.socket) -> None:
+    # The peer may have closed it before.
+    with suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(HTTPConnection):
+    """Tells the exchange that it belongs to which sockets it uses."""
+
+    def _new_conn(self) -> socket.socket:
+        made = super()._new_conn()
+        _noted(made)
+        return made
+
+    def request(self, *words: Any, **options: Any) -> None:
+        # It may stand from an earlier exchange.
+        if self.sock is not None:
+            _noted(self.sock)
+        super().request(*words, **options)
+
+
+class _Https(_Http, HTTPSConnection):
+    pass
+
+
+def _noted(connected: socket.socket) -> None:
+    exchange = threading.current_thread()
+    if isinstance(exchange, _Exchange):
+        exchange.uses(connected)
+
+
+_POOLS = pools(_Http, _Https)
 
 
 class _Adapter(HTTPAdapter):
@@ -34,9 +141,12 @@ class _Adapter(HTTPAdapter):
         self, connections: int, maxsize: int, block: bool = False, **options: Any
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, **options, **self._tls)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        return super().proxy_manager_for(proxy, **options, **self._tls)
+        manager = super().proxy_manager_for(proxy, **options, **self._tls)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def cert_verify(self, *_: Any) -> None:
         """Leave connections as the options made them."""
@@ -68,6 +178,7 @@ def session(*, ca: str = "", pin: str = "", proxy: str = "") -> requests.Session
     except OSError as error:
         reason = error.strerror or error
         raise AilurusError(f"cannot use the authorities in {path}: {reason}") from None
+    made.mount("http://", _Adapter())
     made.mount("https://", _Adapter(ssl_context=context, **tls))
     return made
 
@@ -80,28 +191,13 @@ def get(
 
     Raises AilurusError when no whole answer of at most `max_bytes` comes within `timeout_s`.
     """
-    deadline = time.monotonic() + timeout_s
-    body = bytearray()
+    exchange = _Exchange(within, url, timeout_s, max_bytes)
+    exchange.start()
     try:
-        answer = within.get(
-            url,
-            # requests takes urllib3's, which bounds the connection and the answer together.
-            timeout=urllib3.Timeout(total=timeout_s),  # type: ignore[arg-type]
-            allow_redirects=False,
-            stream=True,
-        )
-        with answer:
-            # With a bound: without one, read1 makes room for as much as the server announces,
-            # unpacks all that it gets, and does not notice an answer that ends too early.
-            while piece := answer.raw.read1(PIECE, decode_content=True):
-                body += piece
-                if len(body) > max_bytes:
-                    raise AilurusError(f"{url} answers with more than {max_bytes} bytes")
-                if time.monotonic() > deadline:
-                    raise AilurusError(f"{url} answers for more than {timeout_s:g} s")
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise AilurusError(f"{url} does not answer: {error}") from None
-    return answer.status_code, bytes(body)
+        return exchange.result.result(timeout_s)
+    except TimeoutError:
+        exchange.leave()
+        raise AilurusError(f"{url} does not answer within {timeout_s:g} s") from None
 
 
 def document(

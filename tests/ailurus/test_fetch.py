@@ -170,20 +170,53 @@ def test_no_more_is_unpacked_than_may_come(monkeypatch: pytest.MonkeyPatch) -> N
     assert 1000 < longest < 10 * fetch.PIECE
 
 
-def test_an_answer_that_dribbles_has_an_end() -> None:
-    ends = threading.Event()
+def dribble(request: BaseHTTPRequestHandler, ended: threading.Event) -> None:
+    """Send a byte now and then, until the client has closed the connection."""
+    request.close_connection = True
+    try:
+        while not ended.wait(0.01):
+            request.wfile.write(b"x")
+    except OSError:
+        ended.set()
+
+
+@pytest.mark.parametrize("part", ["status", "header", "body"])
+def test_an_answer_that_dribbles_has_an_end(part: str) -> None:
+    ended = threading.Event()
 
     def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", "1000")
-        request.end_headers()
-        while not ends.wait(0.01):
-            request.wfile.write(b"x")
+        if part != "status":
+            request.send_response(200)
+            request.send_header("Content-Length", "100000")
+            request.flush_headers()
+        if part == "body":
+            request.end_headers()
+        dribble(request, ended)
 
     with serving(answer) as url:
-        with pytest.raises(AilurusError, match=r"for more than 0\.1 s"):
+        with pytest.raises(AilurusError, match=r"does not answer within 0\.1 s"):
             got(url, timeout_s=0.1)
-        ends.set()
+        assert ended.wait(10), "the connection is still open"
+
+
+def test_an_answer_on_a_connection_that_is_used_again_has_an_end() -> None:
+    ended, clients = threading.Event(), []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.protocol_version = "HTTP/1.1"
+        request.close_connection = False
+        clients.append(request.client_address)
+        if request.path == "/whole":
+            page(b"whole")(request)
+        else:
+            dribble(request, ended)
+
+    with serving(answer) as url, fetch.session() as session:
+        assert fetch.document(session, f"{url}/whole", timeout_s=5) == b"whole"
+        with pytest.raises(AilurusError, match=r"does not answer within 0\.1 s"):
+            fetch.get(session, f"{url}/dribbles", timeout_s=0.1)
+        assert ended.wait(10), "the connection is still open"
+    assert clients[0] == clients[1]
 
 
 def test_silence_ends_in_time() -> None:
