@@ -45,17 +45,15 @@ class _Watched:
         self.attempt, self.work = attempt, work
         self.began = now
         self.disk = Disk((work.directory, work.tmp))
-        if (
-            attempt.spec.inputs or attempt.spec.script
-        ):  # they are there by now, and count beside its disk
+        # What was staged is there by now, and counts beside the disk that the job asked for.
+        if attempt.spec.inputs or attempt.spec.script:
             self.disk.step(FINAL_ENTRIES)
         self.disk_limit = (attempt.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
         self.nameless = Nameless(0, 0)
+        # The least since the last search for files without a name.
         self.node = NodeUse(0, 0)
-        """The least since the last search for files without a name."""
         self.nameless_next, self.search_by, self.disk_next = now, now, now + 2.0
         self.pss_next = now + PSS_EVERY_S / 2
-        self.io: dict[int, proc.Io] = {}
         self.signs = Signs(now)
 
     @property
@@ -166,9 +164,11 @@ class Supervisor:
             cpu_s = sum(processes[p].cpu_s for p in tree)
             files = self._files_in_memory(one, tree, now, node)
             rss = mapped + (max(0, files - self._sampler.rss_shmem_kb(tree)) if files else 0)
-            for p in tree:
-                if (io := self._sampler.io_of(p)) is not None:
-                    one.io[p] = io
+            # Like CPU time, the I/O of a process passes to the parent that waits for it, so the
+            # processes that exist have all of it; what nobody waited for stays in the maximum.
+            # Parents are read before their children: a child that is waited for meanwhile is missed
+            # once, and never counted twice.
+            io = [found for p in tree if (found := self._sampler.io_of(p)) is not None]
             before = one.attempt.usage
             one.attempt.usage = replace(
                 before,
@@ -176,11 +176,11 @@ class Supervisor:
                 wall_s=round(now - one.began, 3),
                 rss_kb=rss,
                 max_rss_kb=max(before.max_rss_kb, rss),
-                read_bytes=sum(io.read for io in one.io.values()),
-                write_bytes=sum(io.written for io in one.io.values()),
+                read_bytes=max(before.read_bytes, sum(found.read for found in io)),
+                write_bytes=max(before.write_bytes, sum(found.written for found in io)),
                 processes=len(tree),
             )
-            one.signs.worked(cpu_s, sum(one.io[p].moved for p in tree if p in one.io), now)
+            one.signs.worked(cpu_s, sum(found.moved for found in io), now)
             self._memory(one, tree, mapped + files, files, now)
         for one in watched:
             self._logs(one, now)

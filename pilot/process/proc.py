@@ -39,7 +39,7 @@ def parse_stat(text: bytes) -> Process:
 
 
 def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, list[int]]:
-    """For each root: itself and all below it."""
+    """For each root: itself and all below it, each after its parent."""
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():
         children.setdefault(process.parent, []).append(pid)

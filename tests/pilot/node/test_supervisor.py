@@ -95,6 +95,31 @@ def test_a_payload_within_its_limits_runs_on_and_its_usage_is_noted(watch):
     assert (usage.rss_kb, usage.max_rss_kb, usage.cpu_s) == (20 * MB, 50 * MB, 3.0)
 
 
+def test_io_of_a_child_counts_once_before_and_after_its_parent_waited_for_it(watch):
+    child = ROOT + 1
+    watch.sampler.processes[child] = Process(ROOT, 0.0, MB)
+    watch.sampler.io = {ROOT: Io(1, 2, 0), child: Io(100, 200, 0)}
+    watch.after(1)
+    assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (101, 202)
+    del watch.sampler.processes[child]
+    watch.sampler.io = {ROOT: Io(101, 202, 0)}
+    watch.after(1)
+    assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (101, 202)
+    # Another process with the same number adds to it.
+    watch.sampler.processes[child] = Process(ROOT, 0.0, MB)
+    watch.sampler.io[child] = Io(10, 20, 0)
+    watch.after(1)
+    assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (111, 222)
+
+
+def test_io_of_a_child_that_nobody_waited_for_stays_in_the_sum(watch):
+    watch.uses()
+    watch.after(1)
+    watch.sampler.io = {ROOT: Io(1, 2, 0)}
+    watch.after(1)
+    assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (7, 8)
+
+
 def test_wall_time_ends_it_after_the_grace_time_of_the_site(watched):
     watch = watched(Limits(grace=7), walltime_s=60)
     assert watch.after(59) is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,25 @@ def test_io_and_memory_of_this_process_are_told_and_of_one_that_is_gone_are_not(
     assert proc.pss_kb([gone]) is None
     assert proc.rss_shmem_kb([gone]) == 0
     assert proc.shmem_kb() >= 0
+
+
+def test_the_io_of_a_child_passes_to_the_parent_that_waits_for_it(tmp_path):
+    """On this, the sums of the supervisor stand."""
+    if proc.io_of(os.getpid()) is None:
+        pytest.skip("this kernel does not count I/O by process")
+    writes = (
+        "import sys; print(open(sys.argv[1], 'wb').write(bytes(5_000_000)), flush=True); input()"
+    )
+    command = [sys.executable, "-c", writes, tmp_path / "file"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        alone = proc.io_of(os.getpid()).moved
+        assert proc.io_of(child.pid).moved >= 5_000_000
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert proc.io_of(os.getpid()).moved - alone < 5_000_000
+        child.wait()
+        assert proc.io_of(os.getpid()).moved - alone >= 5_000_000
 
 
 def test_a_counter_is_found_by_its_whole_name(tmp_path):
