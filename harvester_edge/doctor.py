@@ -62,8 +62,8 @@ class Finding(Struct, frozen=True, kw_only=True):
 class Trouble(Exception):
     """Why something is not good, and what would help."""
 
-    def __init__(self, said: str, remedy: str = "", *, warning: bool = False) -> None:
-        super().__init__(said)
+    def __init__(self, finding: str, remedy: str = "", *, warning: bool = False) -> None:
+        super().__init__(finding)
         self.remedy, self.warning = remedy, warning
 
 
@@ -75,25 +75,25 @@ def examine(path: Path) -> Iterator[Finding]:
         for fault in wrong:
             yield Finding(about="site file", verdict="bad", said=str(fault))
         return
-    told = f"{len(faults)} warnings: see `harvester-edge lint`" if faults else "no fault"
-    yield Finding(about="site file", verdict="warning" if faults else "good", said=told)
+    summary = f"{len(faults)} warnings: see `harvester-edge lint`" if faults else "no fault"
+    yield Finding(about="site file", verdict="warning" if faults else "good", said=summary)
     site = lint.load(path)
-    yield _asked("dispatcher", lambda: _dispatcher(site))
-    yield _asked("state", lambda: _state(site))
-    yield _asked("shared", lambda: _shared(site))
-    yield _asked("pilot", lambda: _pilot(site))
+    yield _checked("dispatcher", lambda: _dispatcher(site))
+    yield _checked("state", lambda: _state(site))
+    yield _checked("shared", lambda: _shared(site))
+    yield _checked("pilot", lambda: _pilot(site))
     for root in site.storage.roots:
-        yield _asked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
-    yield _asked("edge", lambda: _edge(site))
+        yield _checked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
+    yield _checked("edge", lambda: _edge(site))
     yield from _loops(site)
-    yield _asked("decision", lambda: _decision(site))
-    yield _asked("batch system", lambda: _listing(site))
-    yield _asked("history", lambda: _history(site))
+    yield _checked("decision", lambda: _decision(site))
+    yield _checked("batch system", lambda: _listing(site))
+    yield _checked("history", lambda: _history(site))
     for name in site.slots:
-        yield _asked(f"slot {name}", lambda name=name: _trial(site, name))  # type: ignore[misc]
+        yield _checked(f"slot {name}", lambda name=name: _trial(site, name))  # type: ignore[misc]
 
 
-def _asked(about: str, ask: Callable[[], str]) -> Finding:
+def _checked(about: str, ask: Callable[[], str]) -> Finding:
     try:
         return Finding(about=about, verdict="good", said=ask())
     except Trouble as one:
@@ -108,20 +108,20 @@ def _asked(about: str, ask: Callable[[], str]) -> Finding:
 def _dispatcher(site: Site) -> str:
     found = connect.probe(site)
     if found.skew_s > SKEW_S:
-        said = f"this machine's clock is {found.skew_s:.0f} s off the dispatcher's"
-        raise Trouble(said, "synchronise it: deadlines and tokens go by it", warning=True)
+        finding = f"this machine's clock is {found.skew_s:.0f} s off the dispatcher's"
+        raise Trouble(finding, "synchronise it: deadlines and tokens go by it", warning=True)
     return found.message
 
 
 def _state(site: Site) -> str:
-    said = _room(site.state)
+    finding = _room(site.state)
     if (book := site.state / "book.sqlite").exists():
         Book(book, site=site.site, read_only=True).close()
     kind = _filesystem(site.state)
     if kind in SHARED_KINDS:
         text = f"{site.state} is on {kind}: the book's locks are not safe there"
         raise Trouble(text, "a disk of this machine for paths.state")
-    return f"{said}, {kind}"
+    return f"{finding}, {kind}"
 
 
 def _shared(site: Site) -> str:
@@ -160,8 +160,8 @@ def _room(path: Path) -> str:
     if there == path and (wrong := owned.not_ours(path)):
         raise Trouble(*wrong)
     for above in owned.writable_above(path):
-        said = f"others may put another directory in the place of {path}, by {above}"
-        raise Trouble(said, "a place beneath directories of yours or of root", warning=True)
+        finding = f"others may put another directory in the place of {path}, by {above}"
+        raise Trouble(finding, "a place beneath directories of yours or of root", warning=True)
     free = os.statvfs(there)
     left_mb = free.f_bavail * free.f_frsize // 1024**2
     if left_mb < FREE_MB:
@@ -188,8 +188,8 @@ def _filesystem(path: Path) -> str:
 def _pilot(site: Site) -> str:
     program = pilot_program(site)
     if site.backend.kind != "local" and site.pilot.program and not Path(program).exists():
-        said = f"{program} is not on this machine: whether nodes have it is not known"
-        raise Trouble(said, warning=True)
+        finding = f"{program} is not on this machine: whether nodes have it is not known"
+        raise Trouble(finding, warning=True)
     if site.pilot.file is not None and not Path(program).exists():
         _whose(site, program)
         return f"{site.pilot.file} is handed out when the edge starts"
@@ -224,11 +224,11 @@ def _whose(site: Site, program: str) -> None:
     if site.pilot.file is not None:
         remedy += ", or its `sha256:` beside `file:`"
     if (owner := source.stat().st_uid) not in (0, os.geteuid()):
-        said = f"{source} is user {owner}'s, who decides what nodes run as you"
-        raise Trouble(said, remedy, warning=True)
+        finding = f"{source} is user {owner}'s, who decides what nodes run as you"
+        raise Trouble(finding, remedy, warning=True)
     for above in owned.writable_above(source):
-        said = f"others may put another program in the place of {source}, by {above}"
-        raise Trouble(said, remedy, warning=True)
+        finding = f"others may put another program in the place of {source}, by {above}"
+        raise Trouble(finding, remedy, warning=True)
 
 
 def _edge(site: Site) -> str:
@@ -243,9 +243,11 @@ def _loops(site: Site) -> Iterator[Finding]:
     # The question before has said why nobody can look.
     except OSError:
         return
-    for said in faults:
-        remedy = "its log has a line `loop_failed` with the trace" if "the loop `" in said else ""
-        yield Finding(about="loops", verdict="bad", said=said, remedy=remedy)
+    for finding in faults:
+        remedy = (
+            "its log has a line `loop_failed` with the trace" if "the loop `" in finding else ""
+        )
+        yield Finding(about="loops", verdict="bad", said=finding, remedy=remedy)
 
 
 def _decision(site: Site) -> str:
@@ -266,12 +268,12 @@ def _listing(site: Site) -> str:
     began = time.monotonic()
     found = make_batch(site, site.shared / "workers").listing()
     took = time.monotonic() - began
-    said = (
+    finding = (
         f"{site.backend.kind} answers in {took:.1f} s and shows {len(found)} workers of {site.site}"
     )
     if took > duration_s(site.backend.limits.command_timeout) / 2:
-        raise Trouble(said, "backend.limits.command_timeout is not far away", warning=True)
-    return said
+        raise Trouble(finding, "backend.limits.command_timeout is not far away", warning=True)
+    return finding
 
 
 def _history(site: Site) -> str:
@@ -285,8 +287,8 @@ def _history(site: Site) -> str:
             remedy += "; where the site keeps no history: `backend.options.history: false`"
         raise Trouble(error.message, remedy) from None
     if not batch.history:
-        said = f"{site.backend.kind} keeps none here: what ends between two looks counts as lost"
-        raise Trouble(said, "a `poll` shorter than ended jobs stay listed", warning=True)
+        finding = f"{site.backend.kind} keeps none here: what ends between two looks counts as lost"
+        raise Trouble(finding, "a `poll` shorter than ended jobs stay listed", warning=True)
     return f"{site.backend.kind} tells how workers ended"
 
 

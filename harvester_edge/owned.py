@@ -51,11 +51,11 @@ def not_ours(path: Path) -> tuple[str, str] | None:
     if not stat.S_ISDIR(found.st_mode):
         return f"{path} is no directory", "a directory of yours"
     if found.st_uid != os.geteuid():
-        said = f"{path} belongs to user {found.st_uid}, and this edge is user {os.geteuid()}"
-        return said, "a directory of its own user"
+        fault = f"{path} belongs to user {found.st_uid}, and this edge is user {os.geteuid()}"
+        return fault, "a directory of its own user"
     if found.st_mode & OTHERS_WRITE:
-        said = f"others can write to {path} (mode {stat.S_IMODE(found.st_mode):o})"
-        return said, f"look at what lies there, then `chmod go-w {path}`"
+        fault = f"others can write to {path} (mode {stat.S_IMODE(found.st_mode):o})"
+        return fault, f"look at what lies there, then `chmod go-w {path}`"
     return None
 
 

@@ -63,13 +63,13 @@ shorter."""
 def down(site: Site) -> tuple[str, ...]:
     """What edge and relay of the site, while they run, say of loops that do not do their work; and
     whether the edge says nothing at all."""
-    told = tuple(
+    findings = tuple(
         f"{who}: {one}"
         for who, state in (("edge", site.state), ("relay", site.relay_state))
         if holder(state) is not None
         for one in read(state).down
     )
-    return told + _full(site) + _stuck(site)
+    return findings + _full(site) + _stuck(site)
 
 
 def _full(site: Site) -> tuple[str, ...]:
@@ -95,9 +95,9 @@ def _stuck(site: Site) -> tuple[str, ...]:
     silent_s = time.time() - last if last else 0.0
     if silent_s < SILENT_S + 2 * poll_s + 5 * duration_s(limits.command_timeout):
         return ()
-    said = f"edge: process {process} has finished no cycle for {silent_s / 60:.0f} minutes"
+    silent = f"edge: process {process} has finished no cycle for {silent_s / 60:.0f} minutes"
     return (
-        f"{said}: is it stopped, or does a file system not answer (paths.state, paths.shared)?",
+        f"{silent}: is it stopped, or does a file system not answer (paths.state, paths.shared)?",
     )
 
 

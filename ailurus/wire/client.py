@@ -220,9 +220,9 @@ class Client:
             from ailurus.wire import strangers
 
             what = f"leads elsewhere (HTTP {status})" if status >= 300 else "answers something else"
-            said = strangers.words(body) if body.lstrip()[:1] == b"<" else str(error)
+            text = strangers.words(body) if body.lstrip()[:1] == b"<" else str(error)
             raise Nonsense(
-                f"{self.url} {what} when asked for {name}: «{said}»",
+                f"{self.url} {what} when asked for {name}: «{text}»",
                 remedy="is this address an Ailurus dispatcher?",
                 giver=_giver(body),
             ) from None

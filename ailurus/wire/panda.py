@@ -294,9 +294,9 @@ class PandaClient:
         if self._token is not None:
             self._token.renew(self._next_token)
 
-    def _next_token(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def _next_token(self, query: Mapping[str, str]) -> dict[str, Any]:
         path = "/api/v1/creds/get_access_token" if self._v1 else "/server/panda/get_access_token"
-        body = self._send("GET", f"{path}?{urlencode(asked)}", {}, Patience(total_s=0.0))
+        body = self._send("GET", f"{path}?{urlencode(query)}", {}, Patience(total_s=0.0))
         return self._object(body, "success" if self._v1 else "StatusCode")
 
     def _worker_status(self, status: str, patience: Patience) -> None:

@@ -45,7 +45,7 @@ class PandaToken:
             self._renewed = ""
         return self._renewed or self._first(fresh=fresh)
 
-    def renew(self, asked: Callable[[Mapping[str, str]], Mapping[str, Any]]) -> None:
+    def renew(self, request: Callable[[Mapping[str, str]], Mapping[str, Any]]) -> None:
         """Get the next token if it is time. Until that succeeds the current one stays in use."""
         with self._lock:
             if self._key_file is None or self._now() < self._due:
@@ -53,7 +53,7 @@ class PandaToken:
             self._due = self._now() + AGAIN_S
         try:
             key = self._key_file.read_text("utf-8").strip()
-            answer = asked({"client_name": CLIENT, "token_key": key})
+            answer = request({"client_name": CLIENT, "token_key": key})
         except (OSError, AilurusError) as error:
             log.warning("token_not_renewed", why=str(error))
             return

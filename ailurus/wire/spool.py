@@ -71,19 +71,19 @@ class SpoolClient(Client):
         self, method: str, url: str, body: bytes | None, kind: str, wait_s: float, *, fresh: bool
     ) -> tuple[int, bytes]:
         name, path = secrets.token_hex(16), url.removeprefix(self.url)
-        asked, answer = (self._directory / way / name[0] / name for way in ("ask", "answer"))
+        request, answer = (self._directory / way / name[0] / name for way in ("ask", "answer"))
         token = "" if self.token is None else self.token(fresh=fresh)
         end = time.time() + wait_s + SLACK_S
         pause = FIRST_S
         try:
-            put(asked, _encode(SpoolRequest(path, token, (body or b"{}").decode(), end)))
+            put(request, _encode(SpoolRequest(path, token, (body or b"{}").decode(), end)))
             while time.time() < end:
                 self._sleep(pause)
                 pause = min(pause * GROWTH, LONGEST_S)
                 if (text := taken(answer)) is not None:
                     reply = _reply(text)
                     return reply.status, reply.body.encode()
-            asked.unlink(missing_ok=True)
+            request.unlink(missing_ok=True)
         except OSError as error:
             raise urllib3.exceptions.HTTPError(f"{error.filename}: {error.strerror}") from None
         except msgspec.MsgspecError as error:

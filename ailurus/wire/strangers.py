@@ -35,11 +35,11 @@ def problem(status: int, body: bytes) -> Problem:
         name = f" {HTTPStatus(status).phrase}"
     except ValueError:
         name = ""
-    said = words(body)
+    quoted = words(body)
     return Problem(
         title=f"HTTP {status}{name}",
         status=0,
-        detail=f"not from a dispatcher; it says «{said}»" if said else "not from a dispatcher",
+        detail=f"not from a dispatcher; it says «{quoted}»" if quoted else "not from a dispatcher",
         remedy=_REMEDIES.get(status, "is this address an Ailurus dispatcher?"),
     )
 

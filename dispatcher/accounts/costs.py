@@ -37,11 +37,11 @@ def of_message(route: str, ask: Any) -> float:
     return 0.0 if cost is None else cost(ask)
 
 
-def of_body(said: bytes | None, limit: int) -> float:
+def of_body(declared: bytes | None, limit: int) -> float:
     """What a body costs before it is read: by the length that its head says, else the longest."""
-    if said is None:
+    if declared is None:
         return BYTE_S * limit
-    return BYTE_S * min(limit, int(said)) if said.isdigit() and len(said) < 19 else 0.0
+    return BYTE_S * min(limit, int(declared)) if declared.isdigit() and len(declared) < 19 else 0.0
 
 
 def of_answer(length: int) -> float:

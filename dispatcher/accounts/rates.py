@@ -82,7 +82,7 @@ class Limiter:
         self._watched: Counter[str] = Counter()
         self._spent: defaultdict[str, float] = defaultdict(float)  # since it was told
         self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}  # what waits, by process
-        self._told = False
+        self._shared = False
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def ask(self, subject: str) -> None:
@@ -169,19 +169,19 @@ class Limiter:
         spent = {one: n for one, n in most if n > least}
         held = {one: n for one, n in self._held.most_common(TOLD) if n >= self._rates.held * NOTE}
         self._spent.clear()
-        if not spent and not held and not self._told:
+        if not spent and not held and not self._shared:
             return None
-        self._told = bool(held)  # that nothing waits any more is told, too
+        self._shared = bool(held)  # that nothing waits any more is told, too
         return Spending(spent, held)
 
-    def hear(self, process: str, told: Spending) -> None:
+    def hear(self, process: str, reported: Spending) -> None:
         """Take what another dispatcher has told."""
-        for subject, spent in told.spent.items():
+        for subject, spent in reported.spent.items():
             self._account(subject).left -= spent
         self._elsewhere = {
             name: one for name, one in self._elsewhere.items() if one[0] > self._clock() - FRESH_S
         }
-        self._elsewhere[process] = (self._clock(), told.held)
+        self._elsewhere[process] = (self._clock(), reported.held)
 
     def _forget(self, now: float) -> None:
         """Forget who has not asked for so long that the account is full again."""

@@ -53,15 +53,15 @@ class Silence:
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url, self._clock = url, clock
-        self._began = self._last = self._said = -math.inf
+        self._began = self._last = self._warned = -math.inf
 
     def __call__(self, reason: str) -> None:
         now = self._clock()
         if now - self._last > LONGEST_PAUSE_S:
-            self._began, self._said = now, -math.inf
+            self._began, self._warned = now, -math.inf
         self._last = now
-        if now - self._began >= SAY_AFTER_S and now - self._said >= SAY_AGAIN_S:
-            self._said = now
+        if now - self._began >= SAY_AFTER_S and now - self._warned >= SAY_AGAIN_S:
+            self._warned = now
             sys.stderr.write(clean(f"dispatcher: no answer at {self._url} yet: {reason}\n"))
 
 

@@ -33,7 +33,7 @@ def main(args: Namespace, out: Output) -> int:
 
     client = connect(args, patience_s=60.0)
     attempt, offset, wait_s = args.attempt, 0, 0.0
-    printed = asked = False
+    printed = waited = False
     while True:
         query = LogQuery(stream=args.stream, attempt_nr=attempt, offset=offset, wait_s=wait_s)
         chunk = client.log(args.id, query)
@@ -45,14 +45,14 @@ def main(args: Namespace, out: Output) -> int:
         printed |= bool(chunk.text)
         moved = chunk.end > offset
         offset = chunk.end
-        asks = not (args.follow or asked or chunk.final or offset) and _running(client, args)
+        asks = not (args.follow or waited or chunk.final or offset) and _running(client, args)
         if not moved and (chunk.final or not (args.follow or asks)):
             code, later = _ended(client, args, chunk)
             if not (args.follow and args.attempt is None and later):
                 return code
             _say(f"attempt {attempt} of job {args.id} has ended; this is attempt {later}")
             attempt, offset, printed = later, 0, False
-        asked |= asks
+        waited |= asks
         wait_s = WAIT_S if (args.follow or asks) and not chunk.final else 0.0
 
 

@@ -316,8 +316,8 @@ def _end(
     **data: object,
 ) -> None:
     """End an attempt, with what its report said. `key`: its job and number."""
-    said = {**_END_OF_ATTEMPT, **data}
-    _write(tx, "attempt.end", key, before, change, **said, ended=now, code=code)
+    columns = {**_END_OF_ATTEMPT, **data}
+    _write(tx, "attempt.end", key, before, change, **columns, ended=now, code=code)
 
 
 def _write(

@@ -70,10 +70,10 @@ def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: m.Attempt) -> m.LogChunk:
     where nothing is kept there, what follows the hole."""
     place = {"job_id": job_id, "attempt_nr": attempt.attempt_nr, "stream": ask.stream}
     stream, ended = KeptStream(tx, place), attempt.ended is not None
-    asked = max(0, stream.stop + ask.offset) if ask.offset < 0 else min(ask.offset, stream.stop)
-    start = end = asked
+    wanted = max(0, stream.stop + ask.offset) if ask.offset < 0 else min(ask.offset, stream.stop)
+    start = end = wanted
     data = b""
-    for first, stop, piece in tx.all("log.from", offset=asked, most=PIECES, **place):
+    for first, stop, piece in tx.all("log.from", offset=wanted, most=PIECES, **place):
         if first > end and data:
             break
         start = max(start, first) if not data else start
@@ -85,7 +85,7 @@ def chunk(tx: Tx, ask: LogQuery, job_id: int, attempt: m.Attempt) -> m.LogChunk:
         end=end,
         text=data.decode("utf-8", "replace"),
         final=ended and end >= stream.stop,
-        skipped=start - asked,
+        skipped=start - wanted,
         size=max(stream.stop, wrote),
         kept=stream.kept,
         attempt_nr=attempt.attempt_nr,

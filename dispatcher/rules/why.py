@@ -56,8 +56,11 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[st
         most = max(getattr(offer.total, kind) for offer in offers)
         if getattr(shape, kind) > most:
             # A job file writes `memory: 4GB`.
-            field, asked = kind.removesuffix("_mb"), getattr(spec, kind)
-            return field, f"{asked} {unit} are asked for, the largest slot of its queues has {most}"
+            field, wanted = kind.removesuffix("_mb"), getattr(spec, kind)
+            return (
+                field,
+                f"{wanted} {unit} are asked for, the largest slot of its queues has {most}",
+            )
     return "walltime", "no single slot of its queues has all that is asked for"
 
 

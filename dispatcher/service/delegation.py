@@ -36,18 +36,18 @@ class Delegation:
         """Keep a credential of the caller. Raises Rejected for what is none, or has expired."""
         now = self._state.now()
         try:
-            said = describe(ask.secret)
+            described = describe(ask.secret)
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
-        if said.expires is not None and said.expires <= now:
+        if described.expires is not None and described.expires <= now:
             raise Rejected(
                 422, "the credential has expired", field="secret", remedy="make a new one"
             )
         row = m.CredentialRow(
             name=ask.name,
-            kind=said.kind,
-            expires=said.expires,
-            subject=said.subject,
+            kind=described.kind,
+            expires=described.expires,
+            subject=described.subject,
             changed=now,
         )
         sealed = self._vault.seal(caller.subject, ask.name, ask.secret)

@@ -109,8 +109,8 @@ def _leave_a_gap(tx: Tx) -> None:
 
 def _empty(url: str) -> bool:
     tables = "select count(*) from pg_tables where tablename = 'job'"
-    said = _run(["psql", "--no-psqlrc", "-Atc", tables], url)
-    return said.strip() == "0"
+    out = _run(["psql", "--no-psqlrc", "-Atc", tables], url)
+    return out.strip() == "0"
 
 
 def _there(path: Path) -> Path:

@@ -32,7 +32,7 @@ from dispatcher.ports import NOTHING, NOTICE_BYTES, Ahead, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import postgres_statements
 from dispatcher.store.schema import check, for_postgres
-from dispatcher.store.writer import Again, Answers, Asked, Drafted, Writing, on_loop
+from dispatcher.store.writer import Again, Answers, Drafted, Waiting, Writing, on_loop
 
 T = TypeVar("T")
 READERS = 4
@@ -166,10 +166,10 @@ class Postgres(Writing):
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def _next(self) -> list[Asked]:
+    def _next(self) -> list[Waiting]:
         return self._gathered()
 
-    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
         way = self._once
         for nr in range(TRIES):
             try:
@@ -192,7 +192,9 @@ class Postgres(Writing):
                 raise Unavailable(str(error)) from error
         raise Unavailable("other dispatchers were in the way")
 
-    def _once(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
+    def _once(
+        self, connection: Connection, batch: Sequence[Waiting]
+    ) -> tuple[Answers, list[Event]]:
         """Run all changes in one pipeline. Raises Again if one fails after it has written."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True, shares=True)
@@ -215,7 +217,9 @@ class Postgres(Writing):
             tx.settle()
         return answers, tx.numbered()
 
-    def _each(self, connection: Connection, batch: Sequence[Asked]) -> tuple[Answers, list[Event]]:
+    def _each(
+        self, connection: Connection, batch: Sequence[Waiting]
+    ) -> tuple[Answers, list[Event]]:
         """Run each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
@@ -241,7 +245,7 @@ class Postgres(Writing):
     def _committed(
         self,
         loop: asyncio.AbstractEventLoop,
-        batch: list[Asked],
+        batch: list[Waiting],
         answers: Answers,
         events: list[Event],
     ) -> None:

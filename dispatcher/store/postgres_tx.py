@@ -78,16 +78,16 @@ class PostgresTx(Draft):
         self._late_rows: set[tuple[Any, ...]] = set()
         self._late_tables: set[str] = set()
         self._answer: dict[str, Callable[[Mapping[str, Any]], list[Row] | None]] = {
-            "job.standing": lambda asked: _known(self._standing, asked["job_id"]),
-            "attempt.get": lambda asked: _known(
-                self._attempts, (asked["job_id"], asked["attempt_nr"])
+            "job.standing": lambda parameters: _known(self._standing, parameters["job_id"]),
+            "attempt.get": lambda parameters: _known(
+                self._attempts, (parameters["job_id"], parameters["attempt_nr"])
             ),
-            "attempt.of_request": lambda asked: self._requests.get(
-                (asked["worker_id"], asked["request"])
+            "attempt.of_request": lambda parameters: self._requests.get(
+                (parameters["worker_id"], parameters["request"])
             ),
-            "counter.ready": lambda asked: self._counters.get(asked["queue"]),
+            "counter.ready": lambda parameters: self._counters.get(parameters["queue"]),
             "job.ready": self._ready,
-            "body.get": lambda asked: _known(self._bodies, asked["job_id"]),
+            "body.get": lambda parameters: _known(self._bodies, parameters["job_id"]),
         }
 
     def _forget(self) -> None:
@@ -138,14 +138,14 @@ class PostgresTx(Draft):
     def _list(self, query: str, ids: set[int]) -> psycopg.Cursor[Row] | None:
         return self._ask(query, {"ids": _encode(sorted(ids)).decode()}) if ids else None
 
-    def _ready(self, asked: Mapping[str, Any]) -> list[Row] | None:
+    def _ready(self, parameters: Mapping[str, Any]) -> list[Row] | None:
         if not self._more:
             return None
-        most, place = asked["most"], (asked["queue"], asked["shape_id"])
+        most, place = parameters["most"], (parameters["queue"], parameters["shape_id"])
         shelf = self._shelves.get(place)
         if shelf is None or (len(shelf.rows) < most and not shelf.whole):
             wanted = most + self._more
-            rows = self._now("job.ready_whole", {**asked, "most": wanted}).fetchall()
+            rows = self._now("job.ready_whole", {**parameters, "most": wanted}).fetchall()
             shelf = _Shelf({row[0]: row for row in rows}, len(rows) < wanted)
             self._shelves[place] = shelf
             self._bodies.update((row[0], row[3:5]) for row in rows)

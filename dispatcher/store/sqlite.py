@@ -25,7 +25,7 @@ from ailurus.protocol.messages import Event
 from dispatcher.ports import Row, Tx, Unavailable
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
-from dispatcher.store.writer import Again, Answers, Asked, Draft, Drafted, Writing
+from dispatcher.store.writer import Again, Answers, Draft, Drafted, Waiting, Writing
 
 T = TypeVar("T")
 READERS = 2
@@ -176,17 +176,17 @@ class Sqlite(Writing):
         finally:
             connection.execute("rollback")
 
-    def _gathered(self) -> list[Asked]:
+    def _gathered(self) -> list[Waiting]:
         """The first changes that are brief together; all, if the first may be long."""
         steps = number = 0
-        for _, _, ahead in self._asked:
+        for _, _, ahead in self._waiting:
             steps += ahead.steps
             if steps > BRIEF:
                 break
             number += 1
-        return [self._asked.popleft() for _ in range(number)] or super()._gathered()
+        return [self._waiting.popleft() for _ in range(number)] or super()._gathered()
 
-    def _draft(self, batch: Sequence[Asked]) -> Drafted:
+    def _draft(self, batch: Sequence[Waiting]) -> Drafted:
         """Run brief changes; the thread only commits them.
 
         Returns None to leave them to the thread: they may be long, another process writes to the
@@ -202,7 +202,7 @@ class Sqlite(Writing):
         except Exception as error:  # noqa: BLE001
             return None if _locked(error) else error
 
-    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
         try:
             if isinstance(draft, Exception):
                 raise draft
@@ -216,7 +216,7 @@ class Sqlite(Writing):
         self._last_event += len(tx.events)
         return tx.answers, tx.events
 
-    def _again(self, batch: Sequence[Asked]) -> SqliteTx:
+    def _again(self, batch: Sequence[Waiting]) -> SqliteTx:
         # Brief changes that come here have already failed together.
         if not _brief(batch):
             with contextlib.suppress(Again):
@@ -224,7 +224,7 @@ class Sqlite(Writing):
         return self._drafted(batch, _each)
 
     def _drafted(
-        self, batch: Sequence[Asked], way: Callable[[SqliteTx, Sequence[Asked]], Answers]
+        self, batch: Sequence[Waiting], way: Callable[[SqliteTx, Sequence[Waiting]], Answers]
     ) -> SqliteTx:
         tx = SqliteTx(self._writer, self._last_event, self._set_aside)
         self._writer.execute("begin immediate")
@@ -251,11 +251,11 @@ def _locked(error: Exception) -> bool:
     return bool(code & 0xFF == sqlite3.SQLITE_BUSY)
 
 
-def _brief(batch: Sequence[Asked]) -> bool:
+def _brief(batch: Sequence[Waiting]) -> bool:
     return sum(ahead.steps for _, _, ahead in batch) <= BRIEF
 
 
-def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
+def _all(tx: SqliteTx, batch: Sequence[Waiting]) -> Answers:
     """Run one change after the other. Raises Again if one fails after it has written."""
     answers: Answers = []
     for change, _, _ in batch:
@@ -272,7 +272,7 @@ def _all(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
     return answers
 
 
-def _each(tx: SqliteTx, batch: Sequence[Asked]) -> Answers:
+def _each(tx: SqliteTx, batch: Sequence[Waiting]) -> Answers:
     """Run each change in a savepoint of its own, so that one that fails harms no other."""
     answers: Answers = []
     for change, _, _ in batch:

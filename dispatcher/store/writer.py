@@ -22,7 +22,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 Change = Callable[[Tx], Any]
-Asked = tuple[Change, asyncio.Future[Any], Ahead]
+Waiting = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 Owned = Counter[tuple[str, str, str]]
@@ -137,14 +137,14 @@ class Draft:
 
 
 Drafted = Draft | Exception | None
-_Begun = tuple[asyncio.AbstractEventLoop, list[Asked], Drafted]
+_Begun = tuple[asyncio.AbstractEventLoop, list[Waiting], Drafted]
 
 
 class Writing:
     """A store that commits in a thread of its own, once for all changes that have gathered."""
 
     def __init__(self, readers: int) -> None:
-        self._asked: deque[Asked] = deque()
+        self._waiting: deque[Waiting] = deque()
         # Set while nothing is being committed, nor about to be.
         self._at_rest = asyncio.Event()
         self._at_rest.set()
@@ -158,7 +158,7 @@ class Writing:
     async def write(self, change: Callable[[Tx], T], ahead: Ahead = NOTHING) -> T:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        self._asked.append((change, done, ahead))
+        self._waiting.append((change, done, ahead))
         if self._at_rest.is_set():
             self._at_rest.clear()
             # With all changes that are requested until the loop comes round.
@@ -212,23 +212,23 @@ class Writing:
     def _read(self, query: Callable[[Tx], T]) -> T:
         raise NotImplementedError
 
-    def _draft(self, batch: Sequence[Asked]) -> Drafted:
+    def _draft(self, batch: Sequence[Waiting]) -> Drafted:
         """Run the changes on the event loop without committing them; raises nothing.
 
         None leaves them to the thread. An exception says why none of them can be committed.
         """
         return None
 
-    def _run(self, batch: Sequence[Asked], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
         """Run the changes, unless they are drafted, and commit.
 
         Raises Unavailable for what the store itself refuses, and a `draft` that is an exception.
         """
         raise NotImplementedError
 
-    def _gathered(self) -> list[Asked]:
+    def _gathered(self) -> list[Waiting]:
         """Take the changes of the next commit from the list, in their order."""
-        return [self._asked.popleft() for _ in range(min(TOGETHER, len(self._asked)))]
+        return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         batch = self._gathered()
@@ -259,11 +259,13 @@ class Writing:
             on_loop(loop, self._begin, loop)
         return True
 
-    def _next(self) -> list[Asked]:
+    def _next(self) -> list[Waiting]:
         """The batch with which the thread goes on by itself; empty: it waits for the event loop."""
         return []
 
-    def _commit(self, loop: asyncio.AbstractEventLoop, batch: list[Asked], draft: Drafted) -> None:
+    def _commit(
+        self, loop: asyncio.AbstractEventLoop, batch: list[Waiting], draft: Drafted
+    ) -> None:
         """Run and commit a batch, and answer it. What breaks the commit fails all its changes."""
         began = time.perf_counter()
         events: list[Event] = []
@@ -288,13 +290,13 @@ class Writing:
     def _committed(
         self,
         loop: asyncio.AbstractEventLoop,
-        batch: list[Asked],
+        batch: list[Waiting],
         answers: Answers,
         events: list[Event],
     ) -> None:
         on_loop(loop, self._answer, batch, answers, events)
 
-    def _answer(self, batch: list[Asked], answers: Answers, events: Sequence[Event]) -> None:
+    def _answer(self, batch: list[Waiting], answers: Answers, events: Sequence[Event]) -> None:
         for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
             if done.cancelled():
                 continue

@@ -141,11 +141,11 @@ def _misfit(error: Any, path: At, tree: Tree) -> Fault:
 
 
 def _wanted(schema: Any) -> str:
-    told = []
+    forms = []
     for one in map(_resolved, _kinds(schema)):
         words = " or ".join(map(str, one.get("enum", ())))
-        told.append(one.get("description") or words or TYPES[one["type"]])
-    return " or ".join(dict.fromkeys(told))
+        forms.append(one.get("description") or words or TYPES[one["type"]])
+    return " or ".join(dict.fromkeys(forms))
 
 
 TYPES = {

@@ -17,10 +17,10 @@ from harvester_edge.site import Site
 
 def addresses(site: Site, tree: Tree) -> Iterator[Fault]:
     """Who asks and who is asked."""
-    told: list[tuple[At, str]] = [(("dispatcher", "url"), site.dispatcher.url)]
+    named: list[tuple[At, str]] = [(("dispatcher", "url"), site.dispatcher.url)]
     if site.dispatcher.pilot_url:
-        told.append((("dispatcher", "pilot_url"), site.dispatcher.pilot_url))
-    for at, url in told:
+        named.append((("dispatcher", "pilot_url"), site.dispatcher.pilot_url))
+    for at, url in named:
         if (wrong := _wrong(url)) is not None:
             yield tree.fault(at, *wrong)
         elif url.startswith("http://") and not loopback(url):
@@ -32,7 +32,7 @@ def addresses(site: Site, tree: Tree) -> Iterator[Fault]:
         if not _listens(site.relay.listen):
             message = f"{site.relay.listen} is no address of a machine"
             yield tree.fault(("relay", "listen"), "E010", message, "0.0.0.0:8443")
-    at, url = told[-1]
+    at, url = named[-1]
     if site.backend.kind != "local" and site.network == "direct" and loopback(url):
         message = f"{host(url)} on a node is the node itself"
         remedy = "set dispatcher.pilot_url to what nodes can reach"
@@ -92,20 +92,20 @@ def files(site: Site, tree: Tree) -> Iterator[Fault]:
     """Files that the edge reads. Warnings: lint may run on another machine than the edge, and looks
     for none that the site has still to confirm."""
     token, panda, relay = site.dispatcher.token_file, site.dispatcher.panda, site.relay
-    told: list[tuple[At, str | None, bool, str]] = [
+    named: list[tuple[At, str | None, bool, str]] = [
         (("dispatcher", "token_file"), token, True, token_remedy("edge", site.site, token)),
         (("dispatcher", "ca"), site.dispatcher.ca, False, "name a file in PEM"),
         (("pilot", "file"), site.pilot.file, False, "`scripts/build-pilot` makes it"),
     ]
     if relay is not None and site.network != "direct":
         remedy = token_remedy("relay", site.site, relay.token_file)
-        told.append((("relay", "token_file"), relay.token_file, True, remedy))
+        named.append((("relay", "token_file"), relay.token_file, True, remedy))
     # What nodes read lies on this machine too.
     if site.backend.kind == "local":
-        told.append((("pilot", "program"), site.pilot.program, False, "where is the pilot?"))
+        named.append((("pilot", "program"), site.pilot.program, False, "where is the pilot?"))
         at: At = ("dispatcher", "panda", "pilot_token_file")
-        told.append((at, panda.pilot_token_file if panda else None, True, "a pilot's token"))
-    for at, path, secret, remedy in told:
+        named.append((at, panda.pilot_token_file if panda else None, True, "a pilot's token"))
+    for at, path, secret, remedy in named:
         if path is None or "$" in expanded(path) or ".".join(map(str, at)) in site.confirm:
             continue
         if (wrong := _unfit(expanded(path), remedy, secret=secret)) is not None:

@@ -186,15 +186,15 @@ def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
 
 def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
     storage = site.storage
-    told: list[tuple[At, str]] = [
+    named: list[tuple[At, str]] = [
         (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
     ]
-    told.append((("storage", "http_proxy"), storage.http_proxy or ""))
-    told += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
-    told.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
-    told.append((("storage", "default_output"), directory_url(storage.default_output)))
+    named.append((("storage", "http_proxy"), storage.http_proxy or ""))
+    named += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
+    named.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
+    named.append((("storage", "default_output"), directory_url(storage.default_output)))
     read: list[Url] = []
-    for at, text in told:
+    for at, text in named:
         try:
             read += [Url.parse(text)] if text else []
         except AilurusError as error:
@@ -301,7 +301,9 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
     known = [one.name for one in msgspec.structs.fields(options)]
     places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
     places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]
-    for key, value, at in ((key, told[key], (*at, key)) for at, told in places for key in told):
+    for key, value, at in (
+        (key, options[key], (*at, key)) for at, options in places for key in options
+    ):
         if key not in known:
             message = f"{site.backend.kind} has no such option"
             yield tree.fault(at, "E020", message, nearest(key, known))
@@ -311,30 +313,30 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
 
 def _unlike(value: Any, key: str, options: Any) -> tuple[str, str] | None:
     """What is wrong with an option's value in words, and what would help."""
-    said = _refusal(value, key, options)
-    if said is None:
+    refusal = _refusal(value, key, options)
+    if refusal is None:
         return None
-    if found := re.match(r"Expected `(\w+)`, got `(\w+)`", said):
+    if found := re.match(r"Expected `(\w+)`, got `(\w+)`", refusal):
         remedy = WORDS.get(found[1], found[1])
         return f"this is {WORDS.get(found[2], found[2])}", f"{remedy} belongs here"
-    if found := re.match(r"Expected `\w+` (<=|>=|<|>) ([\d.]+)", said):
+    if found := re.match(r"Expected `\w+` (<=|>=|<|>) ([\d.]+)", refusal):
         than = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[found[1]]
         return f"{value} is out of range", f"{than} {found[2]}"
-    if "regex" in said:
+    if "regex" in refusal:
         many = isinstance(value, list)
         letters = dict.fromkeys("".join(value) if many else value)
         bad = [one for one in letters if _refusal([one] if many else one, key, options)]
         what = " ".join(map(repr, bad))
         return f"{what or 'a text of this form'} may not stand here", "leave it out"
-    return said, "leave it out: docs/edge.md says what a plugin keeps to itself"
+    return refusal, "leave it out: docs/edge.md says what a plugin keeps to itself"
 
 
 def _refusal(value: Any, key: str, options: Any) -> str | None:
     try:
         msgspec.convert({key: value}, options)
     except msgspec.ValidationError as error:
-        said = str(error).split(" - at")[0]
-        return None if "missing required" in said else said
+        refusal = str(error).split(" - at")[0]
+        return None if "missing required" in refusal else refusal
     return None
 
 

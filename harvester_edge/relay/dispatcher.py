@@ -100,7 +100,7 @@ class Dispatcher:
     async def register(self, ask: m.Register, credential: str) -> int:
         """Register a pilot there; what it is called."""
         got = await self._up.call("register", ask, m.Registered, token=credential)
-        self._state.told_heartbeat_s = got.heartbeat_s
+        self._state.upstream_heartbeat_s = got.heartbeat_s
         return got.worker_id
 
     # asked for jobs ------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Dispatcher:
         named = replace(ask, request_id=f"relay-{pilot.asked}", wait_s=0.0)
         return m.RelayedAcquire(worker_id=pilot.worker_id, ask=named)
 
-    async def _arrived(self, got: m.RelayAcquired, asked: Round) -> None:
+    async def _arrived(self, got: m.RelayAcquired, request: Round) -> None:
         by_id = {pilot.worker_id: pilot for pilot in self._state.pilots.values() if pilot.worker_id}
         news: list[tuple[Pilot, m.Acquired]] = []
         for one in got.workers:
@@ -178,7 +178,7 @@ class Dispatcher:
             if one.got is not None and one.got.drain:
                 pilot.draining = True
                 pilot.woken.set()
-        if asked.ahead and not news:
+        if request.ahead and not news:
             self._more.clear()
         if news:
             await self._state.take(news)
@@ -235,31 +235,31 @@ class Dispatcher:
         """Send reports that are owed. Those that the dispatcher that gave them has judged are
         forgotten here, and no others."""
         verdicts = await self.ask([one.report for one in owed])
-        said = {(one.job_id, one.attempt_nr): one for one in verdicts}
+        by_id = {(one.job_id, one.attempt_nr): one for one in verdicts}
         judged: list[PendingReport] = []
         kept: list[PendingReport] = []
         for one in owed:
-            if (word := said.get(one.id)) is not None:
-                if authority.judged(one.seal, word) is not Judged.KEPT:
+            if (given := by_id.get(one.id)) is not None:
+                if authority.judged(one.seal, given) is not Judged.KEPT:
                     judged.append(one)
                     continue
                 self._trouble.warning(
-                    "reports_kept", f"`{word.verdict}` from a server that gave none of them"
+                    "reports_kept", f"`{given.verdict}` from a server that gave none of them"
                 )
             kept.append(one)
         for one in kept:
             one.again = time.monotonic() + KEPT_S
         await self._state.settle(judged)
         for one in judged:
-            if (word := said[one.id]).verdict != ReportOutcome.ACCEPTED:
+            if (given := by_id[one.id]).verdict != ReportOutcome.ACCEPTED:
                 self._log.warning(
                     "report_not_counted",
                     job_id=one.id[0],
                     attempt_nr=one.id[1],
-                    why=word.verdict,
+                    why=given.verdict,
                     files=[file.url for file in one.report.files],
                 )
-        return {one.id: said[one.id] for one in judged}
+        return {one.id: by_id[one.id] for one in judged}
 
     async def _register_late(self) -> None:
         """Pilots that came while there was no dispatcher."""
@@ -324,7 +324,7 @@ class Dispatcher:
         for pilot in fresh:
             pilot.fresh = False
         try:
-            told = await self._up.call("relay_tell", ask, m.RelayBeatAnswer)
+            answer = await self._up.call("relay_tell", ask, m.RelayBeatAnswer)
         except BaseException as error:
             for job in back:
                 job.leaving = False
@@ -333,11 +333,11 @@ class Dispatcher:
             if isinstance(error, Unreachable):
                 self._keep_ends(logs)
             raise
-        self._state.told_heartbeat_s = told.heartbeat_s
+        self._state.upstream_heartbeat_s = answer.heartbeat_s
         for pilot in fresh:
             pilot.forwarded = now
         await self._state.clear(done, [p for p in ended if self._may_go(p, done)])
-        self._heed(told)
+        self._heed(answer)
 
     def _goes_back(self, job: Job) -> bool:
         """Whether a job that waits here is to be given back."""
@@ -350,19 +350,19 @@ class Dispatcher:
         settled = pilot.settled or pilot.gone or not pilot.worker_id
         return bool(pilot.ending) and settled and not (pilot.jobs | pilot.holds) - set(done)
 
-    def _heed(self, told: m.RelayBeatAnswer) -> None:
+    def _heed(self, answer: m.RelayBeatAnswer) -> None:
         by_id = {pilot.worker_id: pilot for pilot in self._state.pilots.values()}
-        for word in told.workers:
-            pilot = by_id.get(word.worker_id)
+        for one in answer.workers:
+            pilot = by_id.get(one.worker_id)
             if pilot is None:
                 continue
-            if word.told is None:
+            if one.told is None:
                 self._dismiss(pilot)
                 continue
-            if word.told.drain and not pilot.draining:
+            if one.told.drain and not pilot.draining:
                 pilot.draining = True
                 pilot.woken.set()
-            for command in word.told.commands:
+            for command in one.told.commands:
                 job = self._state.jobs.get((command.job_id, command.attempt_nr))
                 if job is not None and job.holder is None:
                     if command.action is m.Action.KILL:

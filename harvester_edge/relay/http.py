@@ -42,8 +42,8 @@ def application(door: Door) -> Application:
 
 async def _body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     """The body of a request. Raises Refusal when it is too long or too slow."""
-    said = headers.get(b"content-length", b"0")
-    if not said.isdigit() or len(said) > 18 or int(said) > LONGEST:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 18 or int(length) > LONGEST:
         raise Refusal(413, f"more than {LONGEST} bytes")
     text = bytearray()
     try:

@@ -173,7 +173,7 @@ class Pilots:
         call this: a report counts for an attempt that is here only with that attempt's key."""
         keep: list[PendingReport] = []
         strange: list[m.Report] = []
-        said: list[m.ReportVerdict] = []
+        given: list[m.ReportVerdict] = []
         for report in ask.reports:
             here = self._here(report)
             if here is None:
@@ -181,19 +181,19 @@ class Pilots:
             elif _same(here.report_key, report.report_key):
                 keep.append(PendingReport(report, here.seal))
             else:
-                said.append(verdict(report, ReportOutcome.BAD_KEY))
+                given.append(verdict(report, ReportOutcome.BAD_KEY))
         if strange and not self._dispatcher.up:
             raise Refusal(
                 503, "the dispatcher is away, and these attempts did not come by this relay"
             )
         await self._keep(keep)
         try:
-            said += await self._dispatcher.ask(strange)
+            given += await self._dispatcher.ask(strange)
         except Unreachable:
             raise Refusal(503, "the dispatcher is away") from None
         except Refused as error:
             raise Refusal(error.status, error.message) from None
-        return m.ReportVerdicts(verdicts=(*said, *await self._judged(keep)))
+        return m.ReportVerdicts(verdicts=(*given, *await self._judged(keep)))
 
     def _here(self, report: m.Report) -> _Key | None:
         """The key and the seal of an attempt that is here, running or reported."""

@@ -46,7 +46,7 @@ class Spool:
 
     async def serve(self, loop: Loop) -> None:
         """Look for requests, and answer each in a task of its own: some wait for a job."""
-        asked = swept = time.monotonic()
+        last_request = swept = time.monotonic()
         while True:
             loop.turned()
             found = await asyncio.to_thread(self._look)
@@ -54,21 +54,21 @@ class Spool:
             for path in found:
                 self._busy.add(path)
                 self._loops.once("answers", self._answer(path))
-            asked = now if found or self._busy else asked
+            last_request = now if found or self._busy else last_request
             if now - swept > SWEEP_S:
                 swept = now
                 await asyncio.to_thread(self._sweep)
-            await asyncio.sleep(LOOK_S if now - asked < IDLE_AFTER_S else IDLE_LOOK_S)
+            await asyncio.sleep(LOOK_S if now - last_request < IDLE_AFTER_S else IDLE_LOOK_S)
 
     def _look(self) -> list[Path]:
         try:
-            return [path for fan in FANS for path in self._asked(self.directory / "ask" / fan)]
+            return [path for fan in FANS for path in self._requests(self.directory / "ask" / fan)]
         # Somebody has tidied up.
         except FileNotFoundError:
             self._make()
             return []
 
-    def _asked(self, directory: Path) -> Iterator[Path]:
+    def _requests(self, directory: Path) -> Iterator[Path]:
         """The requests there: files that are whole. Nothing else of what may lie there is opened, a
         FIFO least of all."""
         with os.scandir(directory) as entries:

@@ -161,7 +161,7 @@ class RelayState:
         self.known_as = secrets.token_hex(8)
         # What the dispatcher is called that gave what is here.
         self.giver = ""
-        self.told_heartbeat_s = terms.heartbeat_s
+        self.upstream_heartbeat_s = terms.heartbeat_s
         self._load()
 
     def _load(self) -> None:
@@ -210,7 +210,9 @@ class RelayState:
     @property
     def heartbeat_s(self) -> float:
         """Told to every pilot."""
-        return max(self.terms.heartbeat_s, self.told_heartbeat_s, len(self.pilots) / BEATS_PER_S)
+        return max(
+            self.terms.heartbeat_s, self.upstream_heartbeat_s, len(self.pilots) / BEATS_PER_S
+        )
 
     @property
     def silence_s(self) -> float:

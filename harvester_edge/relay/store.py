@@ -101,12 +101,12 @@ class Store:
             if connection.in_transaction:
                 connection.execute("rollback")
             why = RuntimeError(f"the relay's writer broke: {error!r}")
-            _told([(done, why) for _, done in batch])
+            _answer_all([(done, why) for _, done in batch])
             raise
-        _told(results)
+        _answer_all(results)
 
 
-def _told(results: list[tuple[Done, BaseException | None]]) -> None:
+def _answer_all(results: list[tuple[Done, BaseException | None]]) -> None:
     """Have the event loop answer."""
     loop = results[0][0].get_loop()
     if not loop.is_closed():

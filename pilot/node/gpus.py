@@ -109,11 +109,11 @@ def _nvidia(root: Path, run: Run, usable: Callable[[Path], bool]) -> list[Gpu]:
     them."""
     found: list[tuple[str, int]] = []
     for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
-        said = _information(file)
-        if said.get("Device Minor", "").isdigit():
-            uuid = said.get("GPU UUID", "")
+        fields = _information(file)
+        if fields.get("Device Minor", "").isdigit():
+            uuid = fields.get("GPU UUID", "")
             # A GPU that the driver has not begun to use yet has question marks for a UUID.
-            found.append(("" if "?" in uuid else uuid, int(said["Device Minor"])))
+            found.append(("" if "?" in uuid else uuid, int(fields["Device Minor"])))
     if not found:
         numbers = (path.name.removeprefix("nvidia") for path in root.glob("dev/nvidia[0-9]*"))
         found = [("", number) for number in sorted(int(one) for one in numbers if one.isdigit())]
@@ -173,13 +173,13 @@ def _amd(root: Path, usable: Callable[[Path], bool]) -> list[Gpu]:
     gpus: list[Gpu] = []
     nodes = root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")
     for file in sorted(nodes, key=lambda file: int(file.parent.name)):
-        said = _properties(file)
-        render = said.get("drm_render_minor", 0)
+        fields = _properties(file)
+        render = fields.get("drm_render_minor", 0)
         # A CPU is a node too, without SIMD units. The properties of what is not ours read as
         # nothing.
-        if not said.get("simd_count") or not usable(root / f"dev/dri/renderD{render}"):
+        if not fields.get("simd_count") or not usable(root / f"dev/dri/renderD{render}"):
             continue
-        unique = said.get("unique_id", 0)
+        unique = fields.get("unique_id", 0)
         name = f"GPU-{unique:016x}" if unique else str(len(gpus))
         files = (f"/dev/dri/renderD{render}", "/dev/kfd")
         gpus.append(Gpu(name=name, number=len(gpus), key=f"renderD{render}", files=files, amd=True))

@@ -29,7 +29,7 @@ class Delegation:
         there or has expired, if the job is to stop, or if no dispatcher answers for long."""
         if not attempt.spec.credentials:
             return ()
-        given = self._asked(attempt).credentials
+        given = self._request(attempt).credentials
         has = {one.name for one in given}
         for use in attempt.spec.credentials:
             if use.name not in has:
@@ -56,7 +56,7 @@ class Delegation:
         left = [one.expires - now for one in given if one.expires is not None]
         return min(LATEST_S, max(SOONEST_S, min(left, default=LATEST_S) / 2))
 
-    def _asked(self, attempt: Attempt) -> m.Credentials:
+    def _request(self, attempt: Attempt) -> m.Credentials:
         request = m.CredentialsRequest(job_id=attempt.id[0], attempt_nr=attempt.id[1])
         deadline = self._clock.monotonic() + PATIENCE_S
         for pause_s in backoff():

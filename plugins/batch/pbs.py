@@ -167,7 +167,7 @@ class PBS(Batch):
             servers = self._about("qstat", "-B", "-f").Server.values()
             queue = next((one.default_queue for one in servers), "")
         queues = self._about("qstat", "-Q", "-f").Queue
-        what = fit.asked(order, options.chunk, memory=options.memory)
+        what = fit.requested(order, options.chunk, memory=options.memory)
         return fit.why_not(what, queue, queues, self._about("pbsnodes", "-a").nodes)
 
     def _about(self, *argv: str) -> fit.Answer:

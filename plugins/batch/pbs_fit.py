@@ -54,7 +54,7 @@ def read(text: str) -> Answer:
         raise BatchError(f"PBS's answer cannot be read: {error}") from None
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class Requested(Struct, frozen=True, kw_only=True):
     """What an order asks: of each host, and of all."""
 
     chunk: Resources
@@ -62,7 +62,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     walltime_s: int
 
 
-def asked(order: Order, chunk: str, *, memory: bool) -> Asked:
+def requested(order: Order, chunk: str, *, memory: bool) -> Requested:
     """`chunk`: what a site asks besides."""
     wants: Resources = {"ncpus": order.cores}
     if memory:
@@ -74,10 +74,12 @@ def asked(order: Order, chunk: str, *, memory: bool) -> Asked:
         # Not taken from any host.
         if name and name not in ("mpiprocs", "ompthreads"):
             wants[name] = value
-    return Asked(chunk=wants, hosts=order.nodes, walltime_s=order.walltime_s)
+    return Requested(chunk=wants, hosts=order.nodes, walltime_s=order.walltime_s)
 
 
-def why_not(what: Asked, name: str, queues: Mapping[str, Queue], nodes: Mapping[str, Node]) -> str:
+def why_not(
+    what: Requested, name: str, queues: Mapping[str, Queue], nodes: Mapping[str, Node]
+) -> str:
     """Why a worker would never start; nothing if it would, as far as anybody can tell."""
     if not name:
         return "the server has no default queue: name one"
@@ -89,7 +91,7 @@ def why_not(what: Asked, name: str, queues: Mapping[str, Queue], nodes: Mapping[
     )
 
 
-def _of_queue(what: Asked, name: str, queue: Queue) -> Iterator[str]:
+def _of_queue(what: Requested, name: str, queue: Queue) -> Iterator[str]:
     if queue.enabled != "True":
         yield f"queue {name} takes no job (not enabled)"
     if queue.started != "True":
@@ -106,7 +108,7 @@ def _of_queue(what: Asked, name: str, queue: Queue) -> Iterator[str]:
             yield f"queue {name} wants {key} {word} {value}; a worker asks for {shown(key, one)}"
 
 
-def _of_nodes(what: Asked, name: str, nodes: Mapping[str, Node]) -> str:
+def _of_nodes(what: Requested, name: str, nodes: Mapping[str, Node]) -> str:
     if not nodes:
         return "the server shows no node"
     bound = any(node.queue == name for node in nodes.values())

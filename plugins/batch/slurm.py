@@ -210,17 +210,17 @@ class Slurm(Batch):
             return iter(())
         minutes = math.ceil(age_s / 60) + SLACK_MIN
         try:
-            out = self._asked(tag, minutes)
+            out = self._sacct_text(tag, minutes)
         except BatchError as error:
             if "accounting storage is disabled" in str(error):
                 self.history = False
                 return iter(())
             if minutes <= DAY_MIN:
                 raise
-            out = self._asked(tag, DAY_MIN)
+            out = self._sacct_text(tag, DAY_MIN)
         return parse_sacct(out, tag, self._root)
 
-    def _asked(self, tag: Tag, minutes: int) -> str:
+    def _sacct_text(self, tag: Tag, minutes: int) -> str:
         argv = ["--allocations", "--parsable2", "--noheader", f"--starttime=now-{minutes}minutes",
                 "--endtime=now", f"--state={','.join(_ENDED)}", f"--format={_SACCT}",
                 f"--name={tag}"]  # fmt: skip
@@ -361,14 +361,16 @@ def parse_sacct(text: str, tag: Tag, root: Path) -> Iterator[Sighting]:
     if odd := [one for one in lines if 1 < len(one) != 4 and one[0][:1].isdecimal()]:
         raise BatchError(f"sacct: a row of {len(odd[0])} columns instead of 4: {'|'.join(odd[0])}")
     rows = [fields for fields in lines if len(fields) == 4]
-    told = [tasks(row[0].partition("_")[2].strip("[]")) for row in rows]
-    for row, known in zip(rows, told, strict=True):
+    indices = [tasks(row[0].partition("_")[2].strip("[]")) for row in rows]
+    for row, known in zip(rows, indices, strict=True):
         job, many, _ = row[0].partition("_")
         if not job.isdecimal():
             continue
         code = row[2].partition(":")
         how = f"killed by signal {code[2]}" if code[2] not in ("", "0") else f"exit code {code[0]}"
-        for one in known if many else sorted(_placed(tag, root) - {n for ns in told for n in ns}):
+        for one in (
+            known if many else sorted(_placed(tag, root) - {n for ns in indices for n in ns})
+        ):
             yield from _sightings(job, one, tag, row[1].split(" ", 1)[0], how, row[3], root)
 
 

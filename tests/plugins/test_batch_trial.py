@@ -71,7 +71,7 @@ def node(host, queue="", state="free", **more):
     return fit.Node(state=state, queue=queue, resources_available=have)
 
 
-ASKED = fit.Asked(chunk={"ncpus": 16}, hosts=1, walltime_s=60)
+ASKED = fit.Requested(chunk={"ncpus": 16}, hosts=1, walltime_s=60)
 QUEUES = {"q": fit.Queue(), "big": fit.Queue(), "route": fit.Queue(queue_type="Route")}
 
 
@@ -98,7 +98,7 @@ def test_a_minimum_of_a_queue_counts_all_hosts_of_an_allocation():
     queues = {"q": fit.Queue(resources_min={"nodect": 2, "ncpus": 30})}
     nodes = {"1": node("a", ncpus=16), "2": node("b", ncpus=16)}
     assert "nodect at least 2" in fit.why_not(ASKED, "q", queues, nodes)
-    two = fit.Asked(chunk={"ncpus": 16}, hosts=2, walltime_s=60)
+    two = fit.Requested(chunk={"ncpus": 16}, hosts=2, walltime_s=60)
     assert fit.why_not(two, "q", queues, nodes) == ""
 
 

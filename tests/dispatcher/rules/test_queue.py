@@ -345,7 +345,7 @@ async def together(b, *calls, return_exceptions=False):
     first = asyncio.create_task(store.write(lambda _: (begun.set(), go.wait(10))))
     await until(begun.is_set)
     tasks = [asyncio.create_task(call) for call in calls]
-    await until(lambda: len(store._asked) == len(calls))
+    await until(lambda: len(store._waiting) == len(calls))
     go.set()
     await first
     return await asyncio.gather(*tasks, return_exceptions=return_exceptions)

@@ -40,7 +40,7 @@ def between(upstream: Upstream) -> relay.Dispatcher:
         pass
 
     state = SimpleNamespace(
-        pilots={}, jobs={}, terms=SimpleNamespace(site="s"), told_heartbeat_s=1.0, clear=clear
+        pilots={}, jobs={}, terms=SimpleNamespace(site="s"), upstream_heartbeat_s=1.0, clear=clear
     )
     return relay.Dispatcher(state, upstream, Log("test"))
 
