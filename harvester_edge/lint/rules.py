@@ -301,9 +301,7 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
     known = [one.name for one in msgspec.structs.fields(options)]
     places: list[tuple[At, Options]] = [(("backend", "options"), site.backend.options)]
     places += [(("slots", name, "extra"), slot.extra) for name, slot in site.slots.items()]
-    for key, value, at in (
-        (key, options[key], (*at, key)) for at, options in places for key in options
-    ):
+    for key, value, at in ((key, given[key], (*at, key)) for at, given in places for key in given):
         if key not in known:
             message = f"{site.backend.kind} has no such option"
             yield tree.fault(at, "E020", message, nearest(key, known))
