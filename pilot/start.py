@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plugins
 from ailurus import __version__
@@ -330,7 +330,9 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
             for root in [options.storage] if options.storage else in_home(site.storage.roots):
                 _make_storage(root)
         try:
+            options_of = _options_of(site, site.storage.plugin(scheme))
             made: Transfer = kind(
+                **options_of,
                 roots=site.storage.roots,
                 http_allow=site.storage.http_allow,
                 http_proxy=site.storage.http_proxy,
@@ -342,6 +344,17 @@ def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
         return made
 
     return transfer
+
+
+def _options_of(site: Site, plugin: str) -> dict[str, Any]:
+    """What the site says to a transfer. A token is for the site's own storage, unless the site
+    names where else."""
+    said = site.storage.options_of(plugin)
+    if not said:
+        return {}
+    own = (site.storage.default_output, site.storage.alternative_output)
+    web = [url for url in own if url.startswith(("https://", "davs://"))]
+    return {"options": {"token_for": web, **said}}
 
 
 def _make_directory(directory: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import md5 as new_md5
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 import urllib3
+from msgspec.structs import replace
 
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
@@ -43,8 +45,12 @@ class Http:
         http_allow: Sequence[str] = (),
         http_proxy: str = "",
         ca: str = "",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._allow = [_plain(Url.parse(prefix)) for prefix in http_allow]
+        said = options or {}
+        self._token_file = str(said.get("token_file", ""))
+        self._token_for = [_web(Url.parse(prefix)) for prefix in said.get("token_for", ())]
+        self._allow = [_plain(_web(Url.parse(prefix))) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
         self._unanswered: set[str] = set()  # URLs of files that were sent whole, perhaps in vain
@@ -78,7 +84,7 @@ class Http:
         return pool
 
     def allowed(self, url: Url) -> None:
-        if any(_plain(url).within(prefix) for prefix in self._allow):
+        if any(_plain(_web(url)).within(prefix) for prefix in self._allow):
             return
         raise JobError(
             Code.STORAGE_FORBIDDEN,
@@ -91,7 +97,7 @@ class Http:
             return self._get(url, into, md5=md5)
 
     def _get(self, url: Url, into: int, *, md5: bool) -> Copied:
-        answer = self._ask("GET", url, None, Code.STAGE_IN_FAILED)
+        answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED)
         size, adler = 0, 1
         digest = new_md5(usedforsecurity=False) if md5 else None
         writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
@@ -114,11 +120,18 @@ class Http:
         return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
+        dav, url = url.scheme in {"dav", "davs"}, _web(url)
         body = _Measured(source)
         with watching(check):
             try:
-                answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
+                try:
+                    answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
+                except _NoParent:
+                    self._make_parents(url)
+                    answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
                 answer.close()
+                if dav and body.size == body.length:
+                    self._compare(url, body)
                 if body.size == body.length and _says_more(answer):
                     self._look_for(url, body.length)
             except _Exists:
@@ -136,6 +149,37 @@ class Http:
                 remedy="does something else answer at that address, a proxy or a portal?",
             )
         return Copied(size=body.size, adler32=f"{body.adler:08x}")
+
+    def _make_parents(self, url: Url) -> None:
+        """Make the directories that a file needs, from the top; those above what the site allows
+        are its own. Raises JobError."""
+        parents: list[Url] = []
+        here = url.parent
+        while any(here.within(prefix) for prefix in self._allow) and here.path != "/":
+            parents.append(here)
+            here = here.parent
+        for parent in reversed(parents):
+            answer = self._once("MKCOL", parent, None, Code.STAGE_OUT_FAILED, expects=False)
+            answer.close()
+            # 405: it exists. What else a server says, the upload that follows tells.
+
+    def _compare(self, url: Url, body: _Measured) -> None:
+        """Compare a file with what the server has of it, if it tells its adler32: one that differs
+        is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
+        try:
+            answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
+        except JobError:
+            return
+        answer.close()
+        told = _adler32(answer.headers.get("Digest", ""))
+        if told is None or told == body.adler:
+            return
+        self.delete(url)
+        raise JobError(
+            Code.PUT_ADLER_MISMATCH,
+            f"{url} has adler32 {told:08x} at its server, and {body.adler:08x} was sent",
+            remedy="the file is damaged on the way or at the server; the job is tried again",
+        )
 
     def _look_for(self, url: Url, size: int) -> None:
         """Raise JobError if no file of `size` bytes is there. Who does not let us look is believed."""
@@ -173,7 +217,7 @@ class Http:
 
     def delete(self, url: Url) -> None:
         try:
-            self._ask("DELETE", url, None, Code.STAGE_OUT_FAILED).close()
+            self._ask("DELETE", _web(url), None, Code.STAGE_OUT_FAILED).close()
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
@@ -196,6 +240,8 @@ class Http:
                 expects = False
             elif answer.status in _LEADS[method] and target:
                 url = _redirected(url, target)
+            elif method == "PUT" and answer.status in {404, 409}:
+                raise _NoParent.of(_refused(url, answer.status, code))
             else:
                 raise _refused(url, answer.status, code)
         raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
@@ -210,6 +256,10 @@ class Http:
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
         if expects:
             headers["Expect"] = "100-continue"
+        if method == "HEAD":
+            headers["Want-Digest"] = "adler32"
+        if token := self._token(url):
+            headers["Authorization"] = f"Bearer {token}"
         try:
             return pool.request(
                 method,
@@ -228,11 +278,49 @@ class Http:
         except urllib3.exceptions.HTTPError as error:
             raise JobError(code, f"{url}: {error}") from None
 
+    def _token(self, url: Url) -> str:
+        """The site's token, for its own storage alone and never in the clear; blank: none. It is
+        read each time, for it is renewed. Raises JobError."""
+        if not self._token_file or url.scheme != "https":
+            return ""
+        if not any(url.within(prefix) for prefix in self._token_for):
+            return ""
+        try:
+            with open(self._token_file, encoding="ascii") as file:  # noqa: PTH123 - for each file
+                return "".join(file.read().split())
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise JobError(
+                Code.SERVICE_UNAVAILABLE,
+                f"the site's token for {url} cannot be read: {why}",
+                remedy="look at storage.http.token_file of the site",
+            ) from None
+
+
+def _web(url: Url) -> Url:
+    """The URL that is asked: dav is http."""
+    scheme = {"dav": "http", "davs": "https"}.get(url.scheme)
+    return replace(url, scheme=scheme) if scheme else url
+
+
+def _adler32(digest: str) -> int | None:
+    """Of a `Digest` header, as RFC 3230 has it."""
+    found = re.search(r"(?:^|[,\s])adler32=([0-9a-f]{1,8})(?![^,\s])", digest, re.IGNORECASE)
+    return int(found[1], 16) if found else None
+
 
 def _says_more(answer: urllib3.BaseHTTPResponse) -> bool:
     """Whether a success may be another's than a store's: those say «created», or nothing."""
     empty = answer.headers.get("Content-Length") == "0"
     return answer.status not in {201, 204} and not empty
+
+
+class _NoParent(JobError):
+    """A directory on the way to a file may be missing."""
+
+    @classmethod
+    def of(cls, error: JobError) -> _NoParent:
+        return cls(error.code, error.message, remedy=error.remedy, transient=error.transient)
 
 
 class _Exists(JobError):

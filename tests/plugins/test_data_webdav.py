@@ -1,0 +1,146 @@
+"""WebDAV storage: parents are made, sums compared, and the site's token goes where it belongs."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import threading
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
+from pilot.ports import JobError
+from plugins.data.http import Http, _adler32
+
+
+class Dav(BaseHTTPRequestHandler):
+    """A store that wants parents, and says a sum on request."""
+
+    files: dict[str, bytes]
+    directories: set[str]
+    tokens: list[str | None]
+    digest = ""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_PUT(self) -> None:
+        self.tokens.append(self.headers["Authorization"])
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.rpartition("/")[0] not in self.directories:
+            self._answer(409)
+            return
+        self.files[self.path] = body
+        self._answer(201)
+
+    def do_MKCOL(self) -> None:
+        missing = self.path.rpartition("/")[0] not in self.directories
+        known = self.path in self.directories
+        if not missing:
+            self.directories.add(self.path)
+        self._answer(409 if missing else 405 if known else 201)
+
+    def do_HEAD(self) -> None:
+        data = self.files.get(self.path)
+        if data is None:
+            self._answer(404)
+            return
+        assert self.headers["Want-Digest"] == "adler32"
+        self._answer(200, self.digest.format(f"{zlib.adler32(data):08x}"), len(data))
+
+    def do_DELETE(self) -> None:
+        self._answer(204 if self.files.pop(self.path, None) is not None else 404)
+
+    def _answer(self, status: int, digest: str = "", length: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        if digest:
+            self.send_header("Digest", digest)
+        self.end_headers()
+
+
+@pytest.fixture
+def dav(tmp_path: Path) -> Iterator[type[Dav]]:
+    made = {"files": {}, "directories": {"", "/site"}, "tokens": []}
+    handler = type("Handler", (Dav,), made)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    handler.at = f"127.0.0.1:{server.server_port}/site"
+    handler.ca = str(tmp_path / "ca.pem")
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def put(dav: type[Dav], tmp_path: Path, name: str, **options: object) -> None:
+    made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca, options=options)
+    (tmp_path / "out").write_bytes(b"result")
+    source = os.open(tmp_path / "out", os.O_RDONLY)
+    try:
+        made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
+    finally:
+        os.close(source)
+        made._secure.clear()
+
+
+def test_missing_directories_are_made_beneath_what_the_site_allows(dav, tmp_path):
+    put(dav, tmp_path, "a/b/out")
+    assert dav.files == {"/site/a/b/out": b"result"}
+
+
+@pytest.mark.parametrize("digest", ["adler32={}", "md5=x==, ADLER32={}", "", "adler32=nonsense"])
+def test_a_sum_that_agrees_or_is_not_told_is_fine(dav, tmp_path, digest):
+    dav.digest = digest
+    put(dav, tmp_path, "out")
+    assert "/site/out" in dav.files
+
+
+def test_a_file_that_is_another_at_its_server_is_removed_and_said(dav, tmp_path):
+    dav.digest = "adler32=00000001"
+    with pytest.raises(JobError) as raised:
+        put(dav, tmp_path, "out")
+    assert raised.value.code is Code.PUT_ADLER_MISMATCH
+    assert raised.value.transient
+    assert dav.files == {}
+
+
+def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("abc.def\n")
+    put(dav, tmp_path, "one", token_file=str(token), token_for=[f"davs://{dav.at}"])
+    # It is renewed, and read anew.
+    token.write_text("ghi")
+    put(dav, tmp_path, "two", token_file=str(token), token_for=[f"https://{dav.at}"])
+    put(dav, tmp_path, "three", token_file=str(token), token_for=[f"https://{dav.at}/elsewhere"])
+    assert dav.tokens == ["Bearer abc.def", "Bearer ghi", None]
+
+
+def test_a_token_never_goes_in_the_clear(tmp_path):
+    (tmp_path / "token").write_text("abc")
+    made = Http(options={"token_file": str(tmp_path / "token"), "token_for": ["http://h/"]})
+    assert made._token(Url.parse("http://h/x")) == ""
+
+
+def test_a_token_that_is_missing_is_said_with_its_remedy(dav, tmp_path):
+    with pytest.raises(JobError, match=r"token .* cannot be read") as raised:
+        put(dav, tmp_path, "o", token_file="/no/such/token", token_for=[f"davs://{dav.at}"])
+    assert "token_file" in raised.value.remedy
+
+
+def test_a_digest_is_read_only_whole():
+    assert _adler32("adler32=1a") == 0x1A
+    assert _adler32("xadler32=1a") is None
+    assert _adler32("adler32=1234567890") is None
