@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 def client(service: Service, *argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command line client that trusts the service, and has no token but the one given."""
     usual = {k: v for k, v in os.environ.items() if k != "SSL_CERT_FILE"}
-    trust = {"X509_CERT_DIR": service.told["ca_dir"], "GFAL_PYTHONBIN": "/usr/bin/python3"}
+    trust = {"X509_CERT_DIR": service.facts["ca_dir"], "GFAL_PYTHONBIN": "/usr/bin/python3"}
     limits = {"XRD_CONNECTIONRETRY": "1", "XRD_REQUESTTIMEOUT": "10"}
     return subprocess.run(
         [*map(str, argv)],
@@ -56,7 +56,7 @@ def addresses(port: int) -> set[str]:
 
 
 def test_xrootd_listens_on_loopback_alone(xrootd):
-    urls = [xrootd.told[name] for name in ("root", "davs")] + list(xrootd.told["token"].values())
+    urls = [xrootd.facts[name] for name in ("root", "davs")] + list(xrootd.facts["token"].values())
     ports = {urlsplit(url).port for url in urls}
     loopback = socket.inet_aton("127.0.0.1")[::-1].hex().upper()
     assert len(ports) == 4
@@ -65,15 +65,15 @@ def test_xrootd_listens_on_loopback_alone(xrootd):
 
 def test_both_protocols_see_one_store(xrootd, source, tmp_path):
     back = tmp_path / "back"
-    assert client(xrootd, "xrdcp", source, f"{xrootd.told['root']}/a/b/file").returncode == 0
-    copied = client(xrootd, "gfal-copy", f"{xrootd.told['davs']}/a/b/file", f"file://{back}")
+    assert client(xrootd, "xrdcp", source, f"{xrootd.facts['root']}/a/b/file").returncode == 0
+    copied = client(xrootd, "gfal-copy", f"{xrootd.facts['davs']}/a/b/file", f"file://{back}")
     assert copied.returncode == 0, copied.stderr
     assert back.read_bytes() == CONTENT
-    assert Path(xrootd.told["store"], "a/b/file").read_bytes() == CONTENT
+    assert Path(xrootd.facts["store"], "a/b/file").read_bytes() == CONTENT
 
 
 def test_tokens_open_what_they_name_until_they_expire(xrootd, source):
-    url = f"{xrootd.told['token']['root']}/tokens/file"
+    url = f"{xrootd.facts['token']['root']}/tokens/file"
     good, expired = xrootd.ask("token"), xrootd.ask("token", "storage.modify:/", -60)
     elsewhere = xrootd.ask("token", "storage.modify:/elsewhere")
     assert client(xrootd, "xrdcp", source, url).returncode != 0
@@ -88,11 +88,11 @@ def test_tokens_open_what_they_name_until_they_expire(xrootd, source):
 
 
 def test_a_full_disk_says_so(xrootd, tmp_path):
-    if "full" not in xrootd.told:
+    if "full" not in xrootd.facts:
         pytest.skip("only root may mount a small file system")
     large = tmp_path / "large"
     large.write_bytes(bytes(2 << 20))
-    copied = client(xrootd, "xrdcp", large, f"{xrootd.told['root']}/{xrootd.told['full']}/large")
+    copied = client(xrootd, "xrdcp", large, f"{xrootd.facts['root']}/{xrootd.facts['full']}/large")
     assert "no space left on device" in copied.stderr
 
 
@@ -105,7 +105,7 @@ def test_rucio_keeps_files_by_each_protocol_and_the_traces(rucio, source, tmp_pa
         )
         assert (tmp_path / "got" / "user.alice" / f"in.{rse}").read_bytes() == CONTENT
         source = file
-    lines = Path(rucio.told["traces"]).read_text(encoding="utf-8").splitlines()
+    lines = Path(rucio.facts["traces"]).read_text(encoding="utf-8").splitlines()
     traces = [json.loads(line) for line in lines if line.startswith("{")]
     done = {(trace["eventType"], trace.get("remoteSite")) for trace in traces}
     assert done >= set(product(("upload", "download"), ("POSIX", "ROOT", "DAVS")))
@@ -139,12 +139,12 @@ def s3(url: str, account: dict[str, str], data: bytes | None = None) -> int:
 
 
 def test_a_bucket_belongs_to_its_user_and_has_a_quota(ceph):
-    told = ceph.told
-    file = f"{told['url']}/{told['bucket']}/file"
-    assert s3(file, told, CONTENT) == 200
-    assert s3(file, told) == 200
-    assert s3(file, told["other"]) == 403
-    assert s3(f"{told['url']}/{told['small']}/large", told, bytes(2 << 20)) == 403
+    facts = ceph.facts
+    file = f"{facts['url']}/{facts['bucket']}/file"
+    assert s3(file, facts, CONTENT) == 200
+    assert s3(file, facts) == 200
+    assert s3(file, facts["other"]) == 403
+    assert s3(f"{facts['url']}/{facts['small']}/large", facts, bytes(2 << 20)) == 403
 
 
 def test_apptainer_runs_an_image_as_its_caller(apptainer, busybox):

@@ -21,11 +21,11 @@ START_S = 120
 
 
 class Service:
-    """A service that runs in a directory of its own; `told` is the file that it wrote there."""
+    """A service that runs in a directory of its own; `facts` is the file that it wrote there."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.kind, self.directory = kind, directory
-        self.told: dict[str, Any] = json.loads(Path(self.ask("start")).read_text(encoding="utf-8"))
+        self.facts: dict[str, Any] = json.loads(Path(self.ask("start")).read_text(encoding="utf-8"))
 
     def ask(self, verb: str, *more: object) -> str:
         """What the fixture's verb prints.
