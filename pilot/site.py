@@ -82,6 +82,11 @@ class Storage(Struct, frozen=True):
         named: Options = getattr(self, plugin)
         return named
 
+    def all_options(self) -> dict[str, Options]:
+        """What the site says to each plugin that moves files for Rucio."""
+        named = {name: self.options_of(name) for name in NAMED_OPTIONS if name != "rucio"}
+        return {**self.options, **named}
+
     def secret_files(self) -> list[Path]:
         """The site's credentials for storage."""
         parts = [*self.options.values(), *map(self.options_of, NAMED_OPTIONS)]

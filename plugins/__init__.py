@@ -30,6 +30,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "mover": {
         "gfal2": "plugins.data.gfal2:Gfal2",
+        "rucio": "plugins.data.rucio:Rucio",
         "s3": "plugins.data.s3:S3",
         "xrootd": "plugins.data.xrootd:XRootD",
     },

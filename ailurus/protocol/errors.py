@@ -56,6 +56,8 @@ class Code(IntEnum):
     PAYLOAD_FAILED = 1305, "the payload failed"
     OUTPUT_UNSAFE = 1303, "an output is not a regular file"
     INTERNAL = 1319, "an internal problem of the pilot", True
+    RUCIO_UNAVAILABLE = 1316, "Rucio cannot be asked", True
+    NO_REPLICAS = 1326, "an input file has no replica that the site can read"
     SERVICE_UNAVAILABLE = 1324, "a service is not available", True
     CONTAINER_MISSING = 1325, "the container runtime is not available", True
     CONTAINER_FAILED = 1306, "the container runtime failed", True

@@ -284,6 +284,9 @@ class Movers:
             if name == RUCIO:
                 options.setdefault("rse", self._storage.rse)
                 options.setdefault("protocols", asdict(self._storage.protocols))
+                options.setdefault("plugins", self._storage.plugins)
+                options.setdefault("options", self._storage.all_options())
+                options.setdefault("roots", self._storage.roots)
             pool = MoverPool(name, options, self._launch(), self._clock)
             # Two threads may make one; the first counts.
             self._pools.setdefault(name, pool)

@@ -1,0 +1,54 @@
+"""Errors of Rucio's client, by their types, as those of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError
+
+_DENIED = (
+    "AccessDenied",
+    "CannotAuthenticate",
+    "CannotAuthorize",
+    "NoAuthInformation",
+    "MissingClientParameter",
+)
+_MISSING = ("DataIdentifierNotFound", "ReplicaNotFound", "ScopeNotFound")
+_SITES = ("RSENotFound", "RSEProtocolNotSupported", "RSEOperationNotSupported")
+
+
+@contextmanager
+def asked(
+    what: str, *, code: Code = Code.STAGE_IN_FAILED, missing_is_fine: bool = False
+) -> Iterator[None]:
+    """Ask Rucio about `what`; what it raises becomes a JobError, with `code` if nothing says more."""
+    import requests
+    from rucio.common import exception
+
+    try:
+        yield
+    except requests.RequestException as error:
+        raise JobError(
+            Code.RUCIO_UNAVAILABLE,
+            f"{what}: Rucio cannot be reached ({type(error).__name__})",
+            remedy="look at its server and the way to it",
+            transient=True,
+        ) from None
+    except exception.RucioException as error:
+        kind = type(error).__name__
+        if missing_is_fine and kind in _MISSING:
+            return
+        said = f"{what}: {kind}: {error}".replace("\n", " ")[:400]
+        if kind in _MISSING:
+            raise JobError(Code.NO_SUCH_FILE, said, remedy="is scope and name right?") from None
+        if kind in _DENIED:
+            raise JobError(
+                Code.RUCIO_UNAVAILABLE,
+                said,
+                remedy="look at the account of the pilot in `storage.rucio`",
+                transient=False,
+            ) from None
+        remedy = "name an RSE of Rucio: storage.rse" if kind in _SITES else "it may pass"
+        raise JobError(code, said, remedy=remedy, transient=kind not in _SITES) from None
