@@ -12,6 +12,9 @@ from msgspec import Meta, Struct
 
 _Path = Annotated[str, Meta(min_length=1, max_length=4000)]
 
+NEAR = ("file", "root", "davs", "https")
+FAR = ("root", "davs", "https", "file")
+
 
 class ClientOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How Rucio is reached."""
@@ -22,6 +25,30 @@ class ClientOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Instead of the one in `config`."""
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     """Of one request."""
+
+
+class Protocols(Struct, frozen=True, kw_only=True):
+    """The schemes by which storage is read and written, the best first; no other is used. Empty:
+    those that are usual."""
+
+    read_lan: tuple[str, ...] = ()
+    read_wan: tuple[str, ...] = ()
+    write_lan: tuple[str, ...] = ()
+    write_wan: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """To read the site's own storage."""
+        return self.read_lan or NEAR
+
+    @property
+    def other(self) -> tuple[str, ...]:
+        """To read all other storage."""
+        return self.read_wan or FAR
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.write_lan or self.write_wan or NEAR
 
 
 def client_of(options: ClientOptions) -> Any:

@@ -31,13 +31,11 @@ from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut, Transfer
 from plugins.data.moving import drop, not_moved, padded
 from plugins.data.rucio_errors import asked
-from plugins.rucio_client import ClientOptions, client_of
+from plugins.rucio_client import ClientOptions, Protocols, client_of
 
 MOST_LFNS = 100
 """Names in one request that says where files go: they stand in its URL."""
 TRACE_S = 5.0
-NEAR = ("file", "root", "davs", "https")
-FAR = ("root", "davs", "https", "file")
 _log = Log("pilot.rucio")
 
 
@@ -46,30 +44,6 @@ class Replica(Struct, frozen=True):
 
     rse: str
     url: str
-
-
-class Protocols(Struct, frozen=True, kw_only=True):
-    """The schemes by which storage is read and written, the best first; no other is used. Empty:
-    those that are usual."""
-
-    read_lan: tuple[str, ...] = ()
-    read_wan: tuple[str, ...] = ()
-    write_lan: tuple[str, ...] = ()
-    write_wan: tuple[str, ...] = ()
-
-    @property
-    def own(self) -> tuple[str, ...]:
-        """To read the site's own storage."""
-        return self.read_lan or NEAR
-
-    @property
-    def other(self) -> tuple[str, ...]:
-        """To read all other storage."""
-        return self.read_wan or FAR
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return self.write_lan or self.write_wan or NEAR
 
 
 class _Wanted(Struct):
