@@ -92,10 +92,6 @@ def test_h6_a_number_of_panda_is_a_number_or_none():
     holds(panda.number, ["1", "1.0", "NULL", "1e3", "-7", " 12 "])
 
 
-def test_h6_a_legacy_dictionary_is_read_or_refused():
-    holds(panda.from_text, ["PandaID=1&jobName=a&coreCount=NULL&inFiles=a,b&x=None"], ValueError)
-
-
 @settings(max_examples=300)
 @given(
     st.binary(max_size=300),

@@ -1,4 +1,4 @@
-"""PanDA's names for a job, as one table that is read in both directions.
+"""PanDA's names for a job, as one table.
 
 `panda_update` has the names of an update.
 
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
@@ -66,69 +66,67 @@ class Key(Struct, frozen=True):
     """A key of the job dictionary, in the order in which a PanDA server writes it."""
 
     name: str
-    read: Callable[[object], object] = text
     # The field of `JobSpec` or of `PandaJob` that it carries.
     ours: str = ""
     default: object = "NULL"
 
 
 JOB = (
-    Key("StatusCode", number, default=0),
-    Key("PandaID", number, "job_id"),
-    Key("prodSourceLabel", ours="label"),
+    Key("StatusCode", default=0),
+    Key("PandaID", "job_id"),
+    Key("prodSourceLabel", "label"),
     Key("swRelease"),
     Key("homepackage"),
-    Key("transformation", ours="transformation"),
-    Key("jobName", str, "name"),
-    Key("jobDefinitionID", number, default=1),
+    Key("transformation", "transformation"),
+    Key("jobName", "name"),
+    Key("jobDefinitionID", default=1),
     Key("cloud", default="WORLD"),
-    Key("inFiles", listing, default=""),
-    Key("dispatchDblock", listing, default=""),
-    Key("dispatchDBlockToken", listing, default=""),
-    Key("dispatchDBlockTokenForOut", listing, default=""),
-    Key("outFiles", listing, "outputs"),
-    Key("destinationDblock", listing, "outputs"),
-    Key("destinationDBlockToken", listing, default=""),
-    Key("prodDBlocks", listing, default=""),
-    Key("prodDBlockToken", listing, default=""),
-    Key("realDatasets", listing, "outputs"),
-    Key("realDatasetsIn", listing, default=""),
-    Key("fileDestinationSE", listing, "outputs"),
-    Key("logFile", ours="storage"),
+    Key("inFiles", default=""),
+    Key("dispatchDblock", default=""),
+    Key("dispatchDBlockToken", default=""),
+    Key("dispatchDBlockTokenForOut", default=""),
+    Key("outFiles", "outputs"),
+    Key("destinationDblock", "outputs"),
+    Key("destinationDBlockToken", default=""),
+    Key("prodDBlocks", default=""),
+    Key("prodDBlockToken", default=""),
+    Key("realDatasets", "outputs"),
+    Key("realDatasetsIn", default=""),
+    Key("fileDestinationSE", "outputs"),
+    Key("logFile", "storage"),
     Key("logGUID"),
-    Key("jobPars", ours="the rest of the specification"),
-    Key("attemptNr", number, "attempt_nr"),
-    Key("GUID", listing, default=""),
-    Key("checksum", listing, default=""),
-    Key("fsize", listing, default=""),
-    Key("scopeIn", listing, default=""),
-    Key("scopeOut", listing, "outputs"),
-    Key("scopeLog", ours="owner"),
-    Key("ddmEndPointIn", listing, default=""),
-    Key("ddmEndPointOut", listing, "storage"),
-    Key("destinationSE", ours="queue"),
-    Key("prodUserID", ours="owner"),
-    Key("maxCpuCount", number, default=0),
-    Key("minRamCount", number, "memory_mb"),
-    Key("maxDiskCount", number, "disk_mb"),
+    Key("jobPars", "the rest of the specification"),
+    Key("attemptNr", "attempt_nr"),
+    Key("GUID", default=""),
+    Key("checksum", default=""),
+    Key("fsize", default=""),
+    Key("scopeIn", default=""),
+    Key("scopeOut", "outputs"),
+    Key("scopeLog", "owner"),
+    Key("ddmEndPointIn", default=""),
+    Key("ddmEndPointOut", "storage"),
+    Key("destinationSE", "queue"),
+    Key("prodUserID", "owner"),
+    Key("maxCpuCount", default=0),
+    Key("minRamCount", "memory_mb"),
+    Key("maxDiskCount", "disk_mb"),
     Key("cmtConfig", default=""),
     Key("processingType", default="ailurus"),
     Key("transferType", default=""),
     Key("sourceSite"),
-    Key("currentPriority", number, "priority"),
-    Key("taskID", number, default=1),
-    Key("coreCount", number, "cores"),
+    Key("currentPriority", "priority"),
+    Key("taskID", default=1),
+    Key("coreCount", "cores"),
     Key("jobsetID"),
     Key("reqID"),
     Key("nucleus"),
-    Key("maxWalltime", number, "walltime_s"),
-    Key("resource_type", ours="the shape"),
-    Key("ioIntensity", number, default=None),
+    Key("maxWalltime", "walltime_s"),
+    Key("resource_type", "the shape"),
+    Key("ioIntensity", default=None),
     Key("ioIntensityUnit", default=None),
-    Key("nSent", number, "attempt_nr"),
+    Key("nSent", "attempt_nr"),
 )
 """`container_name`, `allowNoOutput` and `loopingCheck` (false) follow where a job has them."""
-_READ = {key.name: key.read for key in JOB}
 _NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
 
 
@@ -273,19 +271,6 @@ def read_job(dictionary: Mapping[str, object]) -> PandaJob:
 def to_text(dictionary: Mapping[str, object]) -> str:
     """A dictionary in the legacy spelling: URL-encoded, all values text."""
     return urlencode({name: str(value) for name, value in dictionary.items()})
-
-
-def from_text(body: str) -> dict[str, object]:
-    """The dictionary of a legacy text, with numbers as numbers. Raises ValueError."""
-    dictionary: dict[str, object] = {}
-    for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=1000):
-        if value == "None" and name != "jobName":
-            dictionary[name] = None
-        elif _READ.get(name) is number and (as_number := number(value)) is not None:
-            dictionary[name] = as_number
-        else:
-            dictionary[name] = value
-    return dictionary
 
 
 # --- resource types -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol import panda, units
+from ailurus.protocol import units
 from ailurus.protocol.api import ROUTES
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.jobfile import JobFiles
@@ -83,7 +83,6 @@ CASES: dict[str, Case] = {
     "legacy form": Case(_body("application/x-www-form-urlencoded"), (BadBody, Rejected), lambda: [_FORM]),
     "legacy and v1 JSON": Case(_body("application/json"), (BadBody, Rejected), lambda: ['{"jobId": 1, "x": [null]}']),
     "multipart": Case(_body("multipart/form-data; boundary=b"), (BadBody, Rejected), lambda: [_PARTS]),
-    "legacy job": Case(panda.from_text, (ValueError,), lambda: ["PandaID=1&jobName=a&coreCount=NULL&inFiles=a,b"]),
     "squeue": Case(lambda text: list(slurm.parse_squeue(text, "a1b2", NOWHERE)), (AilurusError,), _recorded("slurm/squeue*.out")),
     "sacct": Case(lambda text: list(slurm.parse_sacct(text, Tag("a1b2"), NOWHERE)), (AilurusError,), _recorded("slurm/sacct*.out")),
     "condor_q": Case(lambda text: htcondor.parse(text, NOWHERE), (AilurusError,), _recorded("htcondor/*.json.out")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import parse_qsl
 
 import msgspec
 import pytest
@@ -291,4 +292,4 @@ def test_a_job_may_be_called_what_panda_takes_for_nothing(word):
     )
     told = panda.job_dictionary(sent)
     assert panda.read_job(told).spec.name == word
-    assert panda.read_job(panda.from_text(panda.to_text(told))).spec.name == word
+    assert panda.read_job(dict(parse_qsl(panda.to_text(told)))).spec.name == word
