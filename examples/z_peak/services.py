@@ -1,0 +1,251 @@
+"""The directory of the demo and the programs that run in it: dispatcher, edge, batch system.
+
+Each ends with its block. What a kept demo leaves running is ended by the process ids in its files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from ailurus import Client
+from ailurus.protocol.errors import AilurusError
+from ailurus.wire.credentials import TokenFile
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+PHYSICS = ROOT / ".venv-physics"
+SCRIPTS = Path(__file__).resolve().parent
+FIXTURES = ("slurm", "htcondor")
+
+
+def prepare(place: Path) -> Path:
+    """An empty directory with the recorded data in its storage."""
+    if place.exists() and not (place / ".demo").exists() and any(place.iterdir()):
+        raise AilurusError(
+            f"{place} is not a former demo's", field="--dir", remedy="name an empty one"
+        )
+    shutil.rmtree(place, ignore_errors=True)
+    for folder in ("storage/data", "storage/out", "work", "edge", "log"):
+        (place / folder).mkdir(parents=True)
+    (place / ".demo").touch()
+    copy = [PHYSICS / "bin/python", SCRIPTS / "dataset.py", "--copy-to", place / "storage/data"]
+    subprocess.run([str(word) for word in copy], check=True, stdout=subprocess.DEVNULL)
+    return place
+
+
+@contextmanager
+def program(
+    place: Path, name: str, command: Sequence[object], **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of ours with its log in a file; asked to end when the block does."""
+    with (place / "log" / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            # Ctrl-C is ours to hand on, in order.
+            start_new_session=True,
+        )
+    (place / f"{name}.pid").write_text(str(process.pid))
+    try:
+        yield process
+    finally:
+        if (place / f"{name}.pid").exists():
+            end(process)
+            (place / f"{name}.pid").unlink()
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def programs(place: Path, port: int) -> Iterator[tuple[Client, str]]:
+    """A dispatcher that answers, and a client of it."""
+    store = f"sqlite:///{place}/queue.db"
+    subprocess.run(
+        [BIN / "dispatcher", "init", "--store", store], check=True, stdout=subprocess.DEVNULL
+    )
+    command = [BIN / "dispatcher", "serve", "--store", store, "--heartbeat", "2s"]
+    with program(place, "dispatcher", [*command, "--listen", f"127.0.0.1:{port}"]) as process:
+        url = address(place / "log/dispatcher.log", process)
+        yield Client(url, TokenFile(token_file(place))), url
+
+
+def address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where the dispatcher listens, as it says itself."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("listening on "):
+                return line.removeprefix("listening on ").strip()
+        time.sleep(0.02)
+    raise AilurusError(f"the dispatcher did not start: {log.read_text(encoding='utf-8')[-2000:]}")
+
+
+def token_file(place: Path) -> Path:
+    return place / "queue.admin-token"
+
+
+def edge_token(place: Path, url: str) -> None:
+    command = [
+        "token",
+        "--subject",
+        "edge-demo",
+        "--scope",
+        "ailurus.edge:demo",
+        "--lifetime",
+        "7d",
+    ]
+    subprocess.run(
+        [BIN / "dispatcher", *command, "--out", place / "edge.token"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=client_environment(place, url),
+    )
+
+
+def client_environment(place: Path, url: str) -> dict[str, str]:
+    return {**os.environ, "AILURUS_URL": url, "AILURUS_TOKEN_FILE": str(token_file(place))}
+
+
+def site_file(place: Path, url: str, kind: str = "local") -> Path:
+    """A site: this machine, in pilots of half its cores."""
+    cores = len(os.sched_getaffinity(0))
+    pilots = 2 if cores > 1 else 1
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2 * 8 // 10
+    if kind != "local":
+        # What the machines of the fixtures say they have.
+        memory_mb = min(memory_mb, 64_000)
+    slot = {
+        "queue": "demo",
+        "cores": cores // pilots,
+        "memory": f"{memory_mb // pilots}M",
+        "disk": "20GiB",
+        "walltime": "4h",
+    }
+    site = {
+        "schema": 1,
+        "site": "demo",
+        "backend": {"kind": kind, "limits": {"poll": "1s"}},
+        "dispatcher": {"url": url, "token_file": str(place / "edge.token")},
+        "paths": {"work": str(place / "work"), "state": str(place / "edge")},
+        "slots": {"half": slot},
+        "scaling": {
+            "max_total": pilots,
+            "max_queued": pilots,
+            "per_cycle": pilots,
+            "idle_exit": "20s",
+        },
+        "storage": {
+            "roots": [str(place / "storage")],
+            "default_output": f"file://{place}/storage/out",
+        },
+        "software": [str(PHYSICS), *interpreter(PHYSICS / "bin/python"), str(SCRIPTS)],
+        "container": {"default": "bubblewrap"},
+    }
+    path = place / "site.yaml"
+    path.write_text(yaml.safe_dump(site, sort_keys=False))
+    return path
+
+
+def interpreter(python: Path) -> list[str]:
+    """Where the interpreter of an environment lies, if payloads are not shown that anyway: below a
+    home, for example. Raises AilurusError if it does not run at all."""
+    ask = "import os, sys; print(sys.base_prefix, os.path.realpath(sys.executable), sep='\\n')"
+    try:
+        said = subprocess.run(
+            [python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        remedy = f"rm -r {python.parents[1]}, then scripts/setup --physics"
+        raise AilurusError(f"{python} does not run: {error}", remedy=remedy) from None
+    prefix, program = map(Path, said.splitlines())
+    homes = {prefix, program.parents[1]}
+    return sorted(str(home) for home in homes if not home.is_relative_to("/usr"))
+
+
+def keep(place: Path) -> None:
+    """Leave the programs to themselves: without its pid file nobody ends them at the end of a
+    block."""
+    for name in ("edge", "dispatcher"):
+        (place / f"{name}.pid").rename(place / f"{name}.kept")
+
+
+def stop_kept(place: Path) -> int:
+    """End the programs of a demo that was kept: only those whose start we wrote down ourselves."""
+    for name in ("edge", "dispatcher"):
+        note = place / f"{name}.kept"
+        if not note.exists():
+            continue
+        pid = int(note.read_text())
+        # Else the number is another process's by now.
+        if str(place).encode() in command_line(pid):
+            os.kill(pid, signal.SIGTERM)
+            while command_line(pid):
+                time.sleep(0.05)
+        note.unlink()
+    end_batch_systems(place)
+    return 0
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+# --- the batch system -----------------------------------------------------------------------------
+
+
+@contextmanager
+def batch_system(place: Path, kind: str) -> Iterator[dict[str, str]]:
+    """A real one on loopback, if asked for; the environment of who speaks to it."""
+    if kind == "local":
+        yield {}
+        return
+    setup = [ROOT / "scripts" / "setup", f"--{kind}"]
+    if os.getuid() == 0:
+        if kind == "htcondor":
+            raise AilurusError(
+                "HTCondor takes no jobs from root", remedy="run the demo as an ordinary user"
+            )
+        subprocess.run(setup, check=True)
+    command = [ROOT / "scripts" / "fixtures" / kind, "start", place / kind]
+    nodes = ["2", str(len(os.sched_getaffinity(0)))] if kind == "slurm" else []
+    started = subprocess.run([*command, *nodes], check=False, capture_output=True, text=True)
+    if started.returncode:
+        raise AilurusError(started.stderr.strip(), remedy=f"as root: {' '.join(map(str, setup))}")
+    try:
+        words = started.stdout.removeprefix("export ").split()
+        yield {
+            name: os.path.expandvars(value)
+            for name, _, value in (one.partition("=") for one in words)
+        }
+    finally:
+        if not (place / "edge.kept").exists():
+            end_batch_systems(place)
+
+
+def end_batch_systems(place: Path) -> None:
+    for name in FIXTURES:
+        if (place / name).exists():
+            subprocess.run([ROOT / "scripts" / "fixtures" / name, "stop", place / name], check=True)
