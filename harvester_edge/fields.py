@@ -46,6 +46,12 @@ Url = Annotated[
         examples=["https://dispatcher.example:8443"],
     ),
 ]
+Registry = Annotated[
+    str,
+    Meta(pattern=r"^(docker|oras)://[A-Za-z0-9][A-Za-z0-9._:/@-]*(?!\n)$", max_length=1000,
+         description="what references to images begin with, to the last slash",
+         examples=["docker://registry.example.org/atlas/"]),
+]  # fmt: skip
 Percent = Annotated[
     str,
     Meta(pattern=r"^(100|\d{1,2})%(?!\n)$", description="a percentage: 50%", examples=["50%"]),

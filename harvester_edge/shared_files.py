@@ -139,7 +139,11 @@ def _content(site: Site) -> bytes:
         ),
         "software": [expanded(path) for path in site.software],
         "container": msgspec.structs.replace(
-            site.container, show=tuple(expanded(path) for path in site.container.show)
+            site.container,
+            show=tuple(expanded(path) for path in site.container.show),
+            images=tuple(expanded(path) for path in site.container.images),
+            apptainer=expanded(site.container.apptainer or ""),
+            cache=expanded(site.container.cache or ""),
         ),
         "limits": site.limits,
         "pilot": {"pin": site.pilot.pin},

@@ -23,6 +23,7 @@ from harvester_edge.fields import (
     Percent,
     Positive,
     QueueName,
+    Registry,
     Sha256,
     Share,
     Size,
@@ -287,7 +288,7 @@ class Container(_Part, frozen=True, kw_only=True):
         str,
         Meta(pattern=r"^[a-z][a-z0-9_-]*(?!\n)$",
              description="a plugin's name: lower-case letters, digits, _ and -", examples=["bubblewrap"]),
-    ] = "bubblewrap"  # fmt: skip
+    ] = "auto"  # fmt: skip
     bare: bool = False
     network: bool = True
     """Whether a job that says `network: true` gets the node's network, its loopback included."""
@@ -297,6 +298,18 @@ class Container(_Part, frozen=True, kw_only=True):
     show: tuple[AbsolutePath, ...] = ()
     """More paths that payloads see, read-only, where a node has them: `/etc/condor/config.d`
     say."""
+    images: tuple[AbsolutePath, ...] = ()
+    """Directories beneath which the images of jobs lie: SIF files and root file systems."""
+    apptainer: AbsolutePath | None = None
+    """The directory of Apptainer's command, if it is in no usual one."""
+    registries: tuple[Registry, ...] = ()
+    """Images that jobs may name by reference. A node fetches each once."""
+    cache: AbsolutePath | None = None
+    """Where a node keeps them; unset: beside its pilots' directories."""
+    cache_size: Size = "50GiB"
+    """Images used least go when there is more."""
+    cache_age: Duration = "30d"
+    """So long after its last use an image goes."""
 
 
 class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):

@@ -223,6 +223,8 @@ class ContainerSetup(Struct, frozen=True, kw_only=True):
     """Whether a payload may make user namespaces of its own."""
     images: tuple[str, ...] = ()
     """Directories beneath which the images of jobs lie."""
+    apptainer: str = ""
+    """The directory of Apptainer's command, if it is in no usual one."""
     cache: ImageCache | None = None
     """Where images of registries are kept; None: jobs name none."""
     spawner: Spawner | None = None

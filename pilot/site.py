@@ -105,6 +105,8 @@ class ContainerChoice(Struct, frozen=True):
     """More paths that payloads see, read-only, where a node has them."""
     images: tuple[str, ...] = ()
     """Directories beneath which the images of jobs lie: SIF files and root file systems."""
+    apptainer: str = ""
+    """The directory of Apptainer's command, if it is in no usual one."""
     registries: tuple[str, ...] = ()
     """What references to images may begin with."""
     cache: str = ""

@@ -282,7 +282,7 @@ def _credential(options: Options) -> Callable[..., str] | None:
 
 def _container(site: Site, directory: Path, spawner: Spawner) -> Container:
     """The site's container; `auto`, where it names none. Raises AilurusError."""
-    name = site.container.default or "bubblewrap"
+    name = site.container.default or "auto"
     own = directory / "container"
     own.mkdir(mode=0o700)
     setup = ContainerSetup(
@@ -294,6 +294,7 @@ def _container(site: Site, directory: Path, spawner: Spawner) -> Container:
         network=site.container.network,
         user_namespaces=site.container.user_namespaces,
         images=site.container.images,
+        apptainer=site.container.apptainer,
         cache=_image_cache(site, directory),
         spawner=spawner,
     )

@@ -20,6 +20,8 @@ TABLE: dict[str, dict[str, str]] = {
         "rucio": "plugins.catalogue.rucio:Rucio",
     },
     "container": {
+        "apptainer": "plugins.container.apptainer:Apptainer",
+        "auto": "plugins.container.auto:Auto",
         "bare": "plugins.container.bare:Bare",
         "bubblewrap": "plugins.container.bubblewrap:Bubblewrap",
     },

@@ -27,7 +27,7 @@ from harvester_edge.ports import (
     Tag,
     Unclear,
 )
-from pilot.ports import Check, ContainerSetup, Copied, Direct, JobError, Sandbox
+from pilot.ports import Check, Container, ContainerSetup, Copied, Direct, JobError, Sandbox
 
 
 class LedgerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +128,7 @@ class Text:
         """There is nothing to remove."""
 
 
-class Lowest:
+class Lowest(Container):
     """No container: the payload runs as the pilot's user, after everything else on the node."""
 
     name = "lowest"

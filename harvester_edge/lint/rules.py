@@ -97,6 +97,7 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
     yield from ((("software", n), root) for n, root in enumerate(site.software))
     yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))
+    yield from ((("container", "images", n), path) for n, path in enumerate(site.container.images))
 
 
 def _credentials(site: Site) -> Iterator[tuple[At, str]]:
@@ -234,7 +235,9 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
 
 
-SHOWN: tuple[At, ...] = (("storage", "roots"), ("software",), ("container", "show"))
+SHOWN: tuple[At, ...] = (
+    ("storage", "roots"), ("software",), ("container", "show"), ("container", "images"),
+)  # fmt: skip
 """Keys that list what jobs read."""
 WORK: tuple[At, ...] = (("paths", "work"),)
 OWN: tuple[At, ...] = (

@@ -112,7 +112,7 @@ def test_a_good_file_has_no_faults(tmp_path):
         ("http://127.0.0.1:8080", "https://u:secret@h", "4: dispatcher.url: the password of u stands in it; leave it out, and make it another"),
         ("storage:", "relay: {token_file: /t, listen: '127.0.0.1:99999'}\nstorage:", "18: relay.listen: 127.0.0.1:99999 is no address of a machine; 0.0.0.0:8443  [E010]"),
         ("storage:", "relay: {token_file: /t, listen: '999.0.0.1:443'}\nstorage:", "18: relay.listen: 999.0.0.1:443 is no address"),
-        ("storage:", "container: {default: docker}\nstorage:", "18: container.default: there is no container plugin 'docker'; known: bare, bubblewrap"),
+        ("storage:", "container: {default: docker}\nstorage:", "18: container.default: there is no container plugin 'docker'; known: apptainer, auto, bare, bubblewrap"),
         ("storage:", "container: {default: bare}\nstorage:", "18: container.default: no pilot would start: `bare: false` forbids"),
         ("storage:", "storage:\n  default_output: s3://bucket/", "19: storage.default_output: there is no data plugin for s3://; known: file, http, https"),
         ("storage:", "storage:\n  default_output: file:///data/../etc", "19: storage.default_output: file:///data/../etc is beneath none of storage.roots"),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import plugins
 from ailurus.protocol.job import JobSpec
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
@@ -29,7 +28,7 @@ def spawner() -> Iterator[GuardedSpawner]:
         yield made
 
 
-@pytest.fixture(params=sorted(plugins.TABLE["container"]))
+@pytest.fixture(params=["bare", "bubblewrap"])
 def any_job(request: pytest.FixtureRequest, spawner: GuardedSpawner, tmp_path: Path) -> Job:
     return Job(spawner, tmp_path, request.param)
 
