@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from itertools import groupby
@@ -25,6 +26,8 @@ from dispatcher.rules.lanes import Lanes
 TOGETHER = 1000
 # Jobs, and characters of them, that are prepared on the event loop.
 FEW, SHORT = 10, 32_000
+# Jobs that a thread prepares in one go.
+IN_ONE_GO = 250
 # That a job waits for another: of one commit.
 LINKS = 1000
 # Of one submission.
@@ -84,7 +87,10 @@ def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
     same ones get one list of them: `links` compares no two of a million."""
     made: list[Prepared] = []
     last: tuple[int | str, ...] = ()
-    for spec in jobs:
+    for nr, spec in enumerate(jobs, start=1):
+        if nr % IN_ONE_GO == 0:
+            # The event loop gets the interpreter, and the core if it is queued behind this thread.
+            time.sleep(0)
         if spec.depends_on and spec.depends_on == last:
             spec = replace(spec, depends_on=last)  # noqa: PLW2901
         last = spec.depends_on

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ from dispatcher.store.writer import Again, Answers, Draft, Drafted, Waiting, Wri
 
 T = TypeVar("T")
 READERS = 2
+# Rows that are written in one go.
+ROWS = 250
 # Events that are entered under their jobs at once.
 ENTERED = 1000
 # Numbers of events that are set aside at once: a process that is killed leaves out as many.
@@ -71,7 +74,12 @@ class SqliteTx(Draft):
 
     def many(self, query: str, values: Iterable[Mapping[str, Any]]) -> None:
         self.wrote = True
-        self.connection.executemany(_TEXTS[query], values)
+        rows = iter(values)
+        while part := list(islice(rows, ROWS)):
+            self.connection.executemany(_TEXTS[query], part)
+            if len(part) == ROWS:
+                # Linux may queue the event loop behind this thread, on the same core, for 4 ms.
+                time.sleep(0)
 
     def settle(self) -> None:
         """Write counters and events: once for all changes of a commit."""
