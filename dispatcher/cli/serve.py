@@ -12,7 +12,6 @@ import contextlib
 import gc
 import resource
 import socket
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from dispatcher.cli import listen, running
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, Fault
 from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
+from dispatcher.turns import usual_turns
 
 if TYPE_CHECKING:
     from ailurus.server import Server
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 GROUP = "group:"  # before the name of a group, where a user's could stand
 STOP_S = 5  # what is in hand has this long to finish
-TURN_S = 0.0005  # so long the event loop waits for a thread that checks or stores a big submission
 # Allocations between collections of garbage: a whole one among 10,000 jobs takes 15 ms.
 RARELY = (50_000, 20, 100)
 log = Log("serve")
@@ -234,7 +233,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
-    sys.setswitchinterval(TURN_S)
+    usual_turns()
     gc.freeze()  # what is loaded by now stays
     gc.set_threshold(*RARELY)
     with contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, islice
 from weakref import WeakValueDictionary
@@ -28,6 +28,7 @@ from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
+from dispatcher.turns import short_turns
 
 INLINE = 100  # jobs whose turns are reckoned on the event loop
 FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
@@ -45,25 +46,31 @@ class Intake:
     async def submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
         """Accept all jobs of a request, once, however often it is sent."""
         lock = self._submitting.setdefault((caller.subject, ask.request_id), asyncio.Lock())
-        async with lock:  # the same request again waits until the first has been stored
-            jobs, digest, known = await self._read(ask, caller)
-            if known is None:
-                await self._has_credentials(ask, caller.subject)
-                self._registrable(ask.jobs, caller.subject)
-            answer = await self._once(
-                Request(
-                    by=caller.subject,
-                    request_id=ask.request_id,
-                    digest=digest,
-                    owner=caller.subject,
-                    sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
-                    group=group_of(caller.groups, self._state.settings.groups),
-                ),
-                jobs,
-                known,
-            )
-            await free_in_parts(jobs)
-            return answer
+        many = len(ask.jobs) > INLINE
+        # The same request again waits until the first has been stored.
+        async with lock:
+            with short_turns() if many else nullcontext():
+                return await self._submit(ask, caller)
+
+    async def _submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:
+        jobs, digest, known = await self._read(ask, caller)
+        if known is None:
+            await self._has_credentials(ask, caller.subject)
+            self._registrable(ask.jobs, caller.subject)
+        answer = await self._once(
+            Request(
+                by=caller.subject,
+                request_id=ask.request_id,
+                digest=digest,
+                owner=caller.subject,
+                sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
+                group=group_of(caller.groups, self._state.settings.groups),
+            ),
+            jobs,
+            known,
+        )
+        await free_in_parts(jobs)
+        return answer
 
     async def _read(
         self, ask: m.Submit, caller: Caller

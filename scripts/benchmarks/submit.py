@@ -27,6 +27,7 @@ JOBS = 10_000
 CHUNK = 2000  # jobs a commit, as the bare peer inserts them
 QUIET_S = 4.0
 ROUNDS = 10
+BEATS = 1000  # heartbeats beside submissions, so that their p99 is no single one of them
 PARENTS = 9000
 CHILDREN = 1000
 LINES_S = 90.0  # a machine that is slower submits fewer of them
@@ -47,6 +48,11 @@ def run(args: Namespace) -> Iterator[Figure]:
             sent = _body()
             with beats.beside() as seen:
                 ours.append(_ours(rig, sent))
+            busy += seen
+        while len(busy) < BEATS:
+            sent = _body()
+            with beats.beside() as seen:
+                _ours(rig, sent)
             busy += seen
         parents = _send(rig, _body(PARENTS))
         quiet_after = beats.during(QUIET_S)
