@@ -18,7 +18,7 @@ from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
 from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
-from pilot.files.stage import undeclared
+from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail

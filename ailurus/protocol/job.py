@@ -40,6 +40,8 @@ class InputFile(
     size: Whole | None = None
     adler32: Adler32 | None = None
     md5: Md5 | None = None
+    direct: bool = False
+    """The payload reads it over the network: the file of this name holds its URL."""
 
 
 class OutputFile(

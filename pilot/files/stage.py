@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from itertools import islice
 from typing import TypeVar
 
 from ailurus.protocol import did, job
@@ -23,11 +21,9 @@ from pilot.files.movers import Movers, ToStore, compare
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.process.usage import ENTRY_BYTES, charge
 from pilot.site import Bounds, Storage
-from pilot.workdir import SCRIPT, Workdir
+from pilot.workdir import Workdir
 
 T = TypeVar("T")
-# How many undeclared files are counted, and how many are named.
-MOST_COUNTED, MOST_NAMED = 1000, 5
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
 request, and a report that is longer would never arrive."""
@@ -54,6 +50,7 @@ class Stage:
         self.logs = storage.logs
         """Whose log.tgz is kept, see `site.Storage`."""
         self._movers = movers or Movers(storage, bounds)
+        self._direct_read = storage.direct_read
         self._rse, self._alternative = storage.rse, storage.alternative_output
         self._transfers = transfers
         self._default = default_output
@@ -69,7 +66,9 @@ class Stage:
         begin."""
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}].url"):
-                self._allow(_parsed(file.url))
+                self._allow(url := _parsed(file.url))
+                if file.direct:
+                    self._allow_direct(url)
         named_bytes = 0
         for index, output in enumerate(attempt.spec.outputs):
             with _field(f"outputs[{index}].url"):
@@ -97,6 +96,21 @@ class Stage:
             self._movers.allowed(url)
         else:
             self._transfers(url.scheme).allowed(url)
+
+    def _allow_direct(self, url: Url) -> None:
+        """Raise JobError if a payload may not read `url` itself."""
+        if not self._direct_read:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                "this site does not let payloads read inputs directly",
+                remedy="leave `direct` out, or let the site file say `storage.direct_read: true`",
+            )
+        if url.scheme == did.SCHEME:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"{url} is an identifier, which no program opens",
+                remedy="name the URL of a replica, or leave `direct` out",
+            )
 
     def physical(self, of: tuple[int, int], file: OutputFile, *, instead: str = "") -> Url:
         """The URL of an attempt's output, which no other attempt has; in the directory `instead`,
@@ -147,6 +161,9 @@ class Stage:
         for index, file in enumerate(attempt.spec.inputs):
             with _field(f"inputs[{index}]"):
                 url = _parsed(file.url)
+                if file.direct:
+                    _list(file, url, work)
+                    continue
                 if self._movers.serve(url.scheme):
                     watch = self._movers.watch(attempt)
                     wanted += self._movers.expanded(index, file, url, watch)
@@ -360,27 +377,17 @@ class Stage:
         return source
 
 
+def _list(file: InputFile, url: Url, work: Workdir) -> None:
+    """Write the URL of an input where its contents would be."""
+    with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
+        into = work.create(file.name)
+        try:
+            os.write(into, f"{url.text}\n".encode())
+        finally:
+            os.close(into)
+
+
 LOG = OutputFile(name=job.LOG, optional=True)
-
-
-def undeclared(spec: JobSpec, work: Workdir) -> str:
-    """What a payload left that goes with its directory, as a sentence; empty if there is
-    nothing."""
-    declared = {f"work/{file.name}" for file in spec.inputs}
-    declared |= {f"work/{file.name}" for file in spec.outputs}
-    if spec.script:
-        declared.add(f"work/{SCRIPT}")
-    found = (
-        name.removeprefix("work/")
-        for name, status in work.files(tmp=False)
-        if name not in declared and stat.S_ISREG(status.st_mode)
-    )
-    if not (left := list(islice(found, MOST_COUNTED))):
-        return ""
-    names = [name if len(name) <= 60 else name[:59] + "…" for name in sorted(left)[:MOST_NAMED]]
-    count = f"{len(left)} or more" if len(left) == MOST_COUNTED else f"{len(left)}"
-    what = "1 file that was" if len(left) == 1 else f"{count} files that were"
-    return f"left {what} not declared: {', '.join(names)}{', …' * (len(left) > MOST_NAMED)}"
 
 
 # Each job parses the site's default directory.

@@ -154,3 +154,12 @@ def test_an_output_of_rucio_needs_the_sites_name_there(site):
         site.stage.physical((7, 1), output)
     site.stage._rse = "RSE1"
     assert site.stage.physical((7, 1), output).text == "rucio://user.a:7.1.o?rse=RSE1"
+
+
+def test_a_payload_that_reads_directly_gets_the_url_where_the_site_lets_it(site):
+    file = InputFile(name="a", url=f"x://h/copy:{site.store}/a", direct=True)
+    with pytest.raises(JobError, match="directly"):
+        site.stage.allowed(attempt_of("true", inputs=(file,)))
+    site.stage._direct_read = True
+    site.stage.allowed(attempt_of("true", inputs=(file,)))
+    assert site.staged(file) == {"a": f"{file.url}\n".encode()}

@@ -13,6 +13,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from pilot.files import stage as stages
+from pilot.files.undeclared import undeclared
 from pilot.ports import Check, Copied, JobError
 from pilot.site import Limits
 from pilot.workdir import Workdir
@@ -304,18 +305,18 @@ def test_what_cannot_be_deleted_is_named(world):
 
 
 def test_what_a_payload_left_is_listed_shortly(world, work, monkeypatch):
-    monkeypatch.setattr(stages, "MOST_COUNTED", 8)
+    monkeypatch.setattr("pilot.files.undeclared.MOST_COUNTED", 8)
     spec = world.attempt(inputs=(declared(),), outputs=(OutputFile(name="o"),)).spec
-    assert stages.undeclared(spec, work) == ""
+    assert undeclared(spec, work) == ""
     for name in ("in", "o", "x" * 80):
         (work.directory / name).touch()
-    assert stages.undeclared(spec, work) == f"left 1 file that was not declared: {'x' * 59}…"
+    assert undeclared(spec, work) == f"left 1 file that was not declared: {'x' * 59}…"
     for number in range(9):
         (work.directory / f"f{number}").touch()
-    assert "left 8 or more files that were not declared: " in stages.undeclared(spec, work)
-    assert stages.undeclared(spec, work).endswith(", …")
+    assert "left 8 or more files that were not declared: " in undeclared(spec, work)
+    assert undeclared(spec, work).endswith(", …")
 
 
 def test_a_jobs_own_script_is_none_of_what_it_left(world, work):
     (work.directory / "ailurus_script").touch()
-    assert stages.undeclared(world.attempt("", script="true\n").spec, work) == ""
+    assert undeclared(world.attempt("", script="true\n").spec, work) == ""

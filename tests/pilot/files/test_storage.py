@@ -19,6 +19,7 @@ from ailurus.protocol.states import JobState
 from ailurus.protocol.url import Url
 from pilot import options, site
 from pilot.files import stage
+from pilot.files.undeclared import undeclared
 from pilot.ports import JobError
 from pilot.workdir import SCRIPT, Workdir
 from tests.pilot.attempts import attempt_of
@@ -42,30 +43,30 @@ def work(tmp_path: Path):
 
 
 def test_what_was_declared_is_not_named(work: Workdir) -> None:
-    assert stage.undeclared(SPEC, work) == ""
+    assert undeclared(SPEC, work) == ""
 
 
 def test_the_script_that_the_pilot_wrote_is_no_file_of_the_users(work: Workdir) -> None:
     os.close(work.create(SCRIPT))
     spec = replace(SPEC, command="", script="#!/bin/sh\ntrue\n")
-    assert stage.undeclared(spec, work) == ""
-    assert SCRIPT in stage.undeclared(SPEC, work)
+    assert undeclared(spec, work) == ""
+    assert SCRIPT in undeclared(SPEC, work)
 
 
 def test_what_goes_with_the_directory_is_named(work: Workdir) -> None:
     (work.directory / "hello.txt").touch()
-    assert stage.undeclared(SPEC, work) == "left 1 file that was not declared: hello.txt"
+    assert undeclared(SPEC, work) == "left 1 file that was not declared: hello.txt"
     (work.directory / "d").mkdir()
     (work.directory / "d" / "out").touch()
     (work.directory / "link").symlink_to("/etc/passwd")
-    found = stage.undeclared(SPEC, work)
+    found = undeclared(SPEC, work)
     assert found == "left 2 files that were not declared: d/out, hello.txt"
 
 
 def test_however_much_was_left_the_sentence_is_short(work: Workdir) -> None:
     for n in range(1100):
         (work.directory / f"{n:04}{'x' * 200}").touch()
-    found = stage.undeclared(SPEC, work)
+    found = undeclared(SPEC, work)
     assert found.startswith("left 1000 or more files that were not declared: ")
     assert len(found) < 500
     assert found.endswith("…, …")
