@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
+from dispatcher.events import Entry, Event
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -77,13 +77,7 @@ class Tx(Protocol):
         """Move the counter of failures of a kind; summed up once a commit."""
 
     def tell(
-        self,
-        kind: str,
-        *,
-        at: float,
-        job_id: int | None = None,
-        worker_id: int | None = None,
-        **data: Any,
+        self, event: Event, *, at: float, job_id: int | None = None, worker_id: int | None = None
     ) -> None:
         """Write an event, and give it to the listeners after the commit."""
 
@@ -112,7 +106,7 @@ class Store(Protocol):
     async def read(self, query: Callable[[Tx], T]) -> T:
         """The result of `query` on a recent committed state."""
 
-    def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
+    def listen(self, listener: Callable[[Sequence[Entry]], None]) -> None:
         """Have `listener` called on the event loop with the events of each commit, whoever made it,
         in their order."""
 

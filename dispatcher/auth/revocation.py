@@ -9,14 +9,13 @@ from contextlib import suppress
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
-from ailurus.protocol.messages import Event
 from dispatcher.auth.caller import BadToken, Caller
 from dispatcher.auth.tokens import LONGEST_S, Issuer
+from dispatcher.events import Entry, TokensRevoked
 from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
 
 STUCK_S = 60.0  # a store that takes longer to read a table is no good
-KIND = "token_revoked"
 log = Log("revocation")
 
 
@@ -61,13 +60,13 @@ class Revocations:
         def change(tx: Tx) -> None:
             tx.run("refused.trim", now=now)
             tx.run("refused.add", what=what, made_before=made_before, until=until)
-            tx.tell(KIND, at=now, what=what)
+            tx.tell(TokensRevoked(what=what), at=now)
 
         await self._store.write(change)
         self._issuer.refuse([(what, made_before)])
 
-    def _on_events(self, events: Sequence[Event]) -> None:
-        if any(event.kind == KIND for event in events):
+    def _on_events(self, entries: Sequence[Entry]) -> None:
+        if any(isinstance(one.event, TokensRevoked) for one in entries):
             self._pending.set()
 
     async def _follow(self, loop: Loop) -> None:

@@ -26,7 +26,9 @@ from ailurus.protocol.api import (
 )
 from ailurus.protocol.states import FINAL
 from ailurus.tasks import Tasks
+from dispatcher import events
 from dispatcher.auth.caller import Caller
+from dispatcher.events import Entry, StateChanged, Submitted
 
 # Of one pass; with more, pages load their lists again.
 MOST_EVENTS = 500
@@ -90,14 +92,14 @@ class EventReader:
         self._service = service
         self._last = service.hub.seq  # what was before is in the snapshots
 
-    async def since(self) -> Sequence[m.Event]:
+    async def since(self) -> Sequence[Entry]:
         """What was committed since the last time; costs nothing when nothing was."""
         if self._service.hub.seq == self._last:
             return ()
         ask = EventsQuery(after=self._last, limit=MOST_EVENTS)
         answer = await self._service.users.events(ask, _OURSELVES)
         self._last = answer.last
-        return answer.events
+        return [events.of_users(shown) for shown in answer.events]
 
 
 # Reads all events, as only administrators may: a feed shows a caller no more of them than is
@@ -123,14 +125,14 @@ class Feed:
         self.fresh = b""  # what the pages get in this pass
         self.users = 0
         self.looked = 0.0  # when, by the monotonic clock
-        self.missed: list[m.Event] = []  # since then
+        self.missed: list[Entry] = []  # since then
         self.ready: asyncio.Future[None]
 
     async def begin(self) -> None:
         """Read the first state; raises Rejected when the caller may not."""
         await self.look(())
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
+    async def look(self, entries: Sequence[Entry]) -> bytes:
         """What changed, as an event; nothing if nothing did."""
         raise NotImplementedError
 
@@ -154,8 +156,8 @@ class OverviewFeed(Feed):
     """The system in numbers, as the caller may see it: at each change, and now and then for the
     rates. Users are many, and most events are others': theirs come now and then."""
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
-        mine = events and self._caller.may(Scope.ADMIN)
+    async def look(self, entries: Sequence[Entry]) -> bytes:
+        mine = entries and self._caller.may(Scope.ADMIN)
         if not mine and not self._due(QUIET_S):
             return b""
         return self._changed(
@@ -172,19 +174,19 @@ class JobsFeed(Feed):
         if not self._caller.may(Scope.ADMIN):
             self._rows = await self._own()
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
+    async def look(self, entries: Sequence[Entry]) -> bytes:
         if self._rows is not None:
-            return await self._compared(self._rows) if events or self._late else b""
+            return await self._compared(self._rows) if entries or self._late else b""
         changes: dict[int, dict[str, Any]] = {}
         submitted = 0
-        for event in events:
-            if event.kind == "submitted":
-                submitted += event.data.get("jobs", 1)
-            elif event.kind == "state" and event.job_id is not None:
-                copied = {key: event.data[key] for key in _COPIED if key in event.data}
-                change = changes.setdefault(event.job_id, {"job_id": event.job_id})
-                change.update(copied, changed=event.at)
-        return self._event(list(changes.values()), submitted, reload=len(events) >= MOST_EVENTS)
+        for entry in entries:
+            match entry.event:
+                case Submitted(jobs=jobs):
+                    submitted += jobs
+                case StateChanged() as job if entry.job_id is not None:
+                    change = changes.setdefault(entry.job_id, {"job_id": entry.job_id})
+                    change.update(_moved(job, entry.worker_id), changed=entry.at)
+        return self._event(list(changes.values()), submitted, reload=len(entries) >= MOST_EVENTS)
 
     def snapshot(self) -> bytes:
         """A page that joins loads its list itself."""
@@ -213,7 +215,10 @@ class JobsFeed(Feed):
         return encoded("jobs", content)
 
 
-_COPIED = ("state", "attempt_nr", "worker_id", "code")
+def _moved(job: StateChanged, worker_id: int | None) -> dict[str, Any]:
+    """What is new in a job's row: its owner may see it."""
+    moved = {"attempt_nr": job.attempt_nr, "worker_id": worker_id, "code": job.code}
+    return {"state": job.state} | {key: value for key, value in moved.items() if value is not None}
 
 
 class WorkersFeed(Feed):
@@ -221,7 +226,7 @@ class WorkersFeed(Feed):
 
     same_for_all = True
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
+    async def look(self, entries: Sequence[Entry]) -> bytes:
         if not self._due(max(WORKERS_S, len(self._last) / BYTES_PER_S)):
             return b""
         rows = await self._service.figures.workers(WorkersQuery(), _LEAST)
@@ -236,8 +241,8 @@ class JobFeed(Feed):
     _samples: tuple[m.Sample, ...] = ()
     _content: dict[str, Any] | None = None
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
-        touched = any(event.job_id == self._job_id for event in events)
+    async def look(self, entries: Sequence[Entry]) -> bytes:
+        touched = any(entry.job_id == self._job_id for entry in entries)
         if not touched and self._content and (self._final or not self._due(QUIET_S)):
             return b""
         self._read_at = time.monotonic()

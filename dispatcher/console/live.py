@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Sequence
 
 from ailurus.logs import Log
 from ailurus.protocol.api import Scope, StreamQuery
-from ailurus.protocol.messages import Event
 from dispatcher.accounts.costs import BYTE_S
 from dispatcher.accounts.meter import METER, Meter
 from dispatcher.auth.caller import Caller
@@ -31,6 +30,7 @@ from dispatcher.console.feeds import (
     encoded,
 )
 from dispatcher.console.log_feed import LogFeed
+from dispatcher.events import Entry
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 
@@ -205,9 +205,9 @@ class Live:
             spent += min(took, DEAR_S)
         return spent
 
-    async def _ask(self, feed: Feed, topic: str, events: Sequence[Event]) -> None:
+    async def _ask(self, feed: Feed, topic: str, entries: Sequence[Entry]) -> None:
         try:
-            feed.fresh = await feed.look(events)
+            feed.fresh = await feed.look(entries)
         except (Rejected, Unavailable) as refused:
             feed.fresh = b""
             log.debug("live_refused", topic=topic, why=str(refused))

@@ -13,6 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import LogQuery, NoQuery
 from dispatcher.auth.caller import Caller
 from dispatcher.console.feeds import Feed, Watched, encoded
+from dispatcher.events import Entry, StateChanged
 from dispatcher.refusal import Rejected
 
 KEPT_LOG = 64_000  # characters of a live log that a page gets when it joins
@@ -36,10 +37,13 @@ class LogFeed(Feed):
         detail = await self._service.users.show(NoQuery(), **ask)
         self._restart(detail.row.attempt_nr)
 
-    async def look(self, events: Sequence[m.Event]) -> bytes:
-        for event in events:
-            if event.job_id == self._job_id and event.data.get("attempt_nr", 0) > self._attempt_nr:
-                self._restart(event.data["attempt_nr"])
+    async def look(self, entries: Sequence[Entry]) -> bytes:
+        for entry in entries:
+            event = entry.event
+            if entry.job_id == self._job_id and isinstance(event, StateChanged):
+                attempt_nr = event.attempt_nr or 0
+                if attempt_nr > self._attempt_nr:
+                    self._restart(attempt_nr)
         pending, self._pending = self._pending, []
         return b"".join(encoded("log", chunk) for chunk in pending)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ailurus.protocol.messages import Event
 from ailurus.protocol.worker import Ending, Phase
+from dispatcher.events import WorkerChanged
 
 BAD = frozenset({Ending.LOST, Ending.FAILED, Ending.NODE_FAIL, Ending.OOM})
 """Endings of workers that are nobody's wish."""
@@ -29,17 +29,14 @@ class Losses:
     def __init__(self) -> None:
         self._of: dict[int, Loss] = {}
 
-    def hear(self, event: Event) -> None:
+    def hear(self, at: float, worker_id: int, event: WorkerChanged) -> None:
         """Take an event about a worker. One that comes back was not lost."""
-        data, worker_id = event.data, event.worker_id
-        if worker_id is None:
-            return
-        if data.get("ending") in BAD:
-            queue, site, host = (str(data.get(name, "")) for name in ("queue", "site", "host"))
-            self._of[worker_id] = Loss(event.at, queue, site, host, str(data["ending"]))
+        if event.ending in BAD:
+            place = event.queue or "", event.site or "", event.host or ""
+            self._of[worker_id] = Loss(at, *place, str(event.ending))
             if len(self._of) > MOST:
                 del self._of[next(iter(self._of))]
-        elif data.get("phase") == Phase.ACTIVE:
+        elif event.phase is Phase.ACTIVE:
             self._of.pop(worker_id, None)
 
     def recent(self, now: float) -> list[Loss]:

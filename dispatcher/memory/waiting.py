@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from ailurus.protocol.messages import Event
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import FINAL, JobState
+from dispatcher.events import Entry, StateChanged, Submitted, WorkerChanged
 from dispatcher.memory.losses import Losses
 
 Signal = asyncio.Future[None]
@@ -63,18 +63,20 @@ class Hub:
         self.flow = Flow()
         self.losses = Losses()
 
-    def __call__(self, events: Sequence[Event]) -> None:
+    def __call__(self, entries: Sequence[Entry]) -> None:
         """Take the events of a commit."""
-        self.seq = events[-1].seq
-        for event in events:
-            state = event.data.get("state")
-            if state == JobState.ACTIVATED:
-                self.ready(event.data["queue"], event.data["shape_id"], event.data.get("jobs", 1))
-            elif event.job_id is not None and state in FINAL:
-                self.flow.add(event.at, state, event.data.get("user", ""))
-                _release(self._jobs.pop(event.job_id, set()))
-            elif event.kind == "worker":
-                self.losses.hear(event)
+        self.seq = entries[-1].seq
+        for entry in entries:
+            match entry.event:
+                case Submitted(state=JobState.ACTIVATED) as new:
+                    self.ready(new.queue, new.shape_id, new.jobs)
+                case StateChanged(state=JobState.ACTIVATED) as job:
+                    self.ready(job.queue, job.shape_id, 1)
+                case StateChanged() as job if job.state in FINAL and entry.job_id is not None:
+                    self.flow.add(entry.at, job.state, job.user or "")
+                    _release(self._jobs.pop(entry.job_id, set()))
+                case WorkerChanged() as worker if entry.worker_id is not None:
+                    self.losses.hear(entry.at, entry.worker_id, worker)
         _release(self._any)
         self._any = set()
 

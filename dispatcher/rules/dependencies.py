@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import JobState, Refusal
+from dispatcher.events import ChildrenDue
 from dispatcher.ports import Tx
 from dispatcher.rules import records, transitions
 from dispatcher.rules.records import JobRecord
@@ -22,7 +23,7 @@ def ended(tx: Tx, job: JobRecord, *, now: float) -> None:
     if _inform(tx, job.job_id, job.state, job.name, AT_ONCE, now) < AT_ONCE:
         tx.run("unfolding.done", job_id=job.job_id)
     if tx.one("unfolding.any", most=1):
-        tx.tell("unfolding", at=now, job_id=job.job_id)
+        tx.tell(ChildrenDue(), at=now, job_id=job.job_id)
 
 
 def unfold(tx: Tx, *, now: float) -> bool:

@@ -17,6 +17,7 @@ from ailurus.protocol.did import SCHEME, Did, physical, rse_of
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
 from ailurus.protocol.url import Url
+from dispatcher.events import DatasetClosed, NotRegistered, Registered, Registering
 from dispatcher.ports import Fault, NewFile, Tx
 from dispatcher.rules import records, specs
 from dispatcher.rules.records import DueRecord, JobRecord
@@ -47,7 +48,7 @@ def note(tx: Tx, job: JobRecord, report: m.Report, *, now: float) -> None:
     ]
     tx.many("registration.add", rows)
     if rows:
-        tx.tell("registering", at=now, job_id=job.job_id, files=len(rows))
+        tx.tell(Registering(files=len(rows)), at=now, job_id=job.job_id)
 
 
 def _outputs(tx: Tx, job: JobRecord) -> tuple[OutputFile, ...]:
@@ -129,21 +130,20 @@ def settle(tx: Tx, tried: Sequence[Due], faults: Mapping[int, Fault], *, now: fl
             remedy=fault.remedy[:_LONGEST_REASON] if fault is not None else "",
         )
         if state != "due":
-            tx.tell(
-                "registered" if fault is None else "not_registered",
-                at=now,
-                job_id=one.record.job_id,
+            settled = Registered if fault is None else NotRegistered
+            event = settled(
                 file=one.record.name,
                 did=f"{one.record.scope}:{one.record.lfn}",
                 reason=fault.reason if fault is not None else "",
             )
+            tx.tell(event, at=now, job_id=one.record.job_id)
 
 
 def again(tx: Tx, job_id: int, *, now: float) -> int:
     """Have a job's refused outputs tried again. How many."""
     found = tx.all("registration.again", job_id=job_id, now=now)
     if found:
-        tx.tell("registering", at=now, job_id=job_id, files=len(found))
+        tx.tell(Registering(files=len(found)), at=now, job_id=job_id)
     return len(found)
 
 
@@ -177,7 +177,7 @@ def close(tx: Tx, closed: Sequence[Complete], *, now: float) -> None:
     """Write down that data sets were closed."""
     for one in closed:
         tx.many("dataset_use.close", ({"dataset": one.dataset, "first": n} for n in one.uses))
-        tx.tell("dataset_closed", at=now, dataset=one.dataset)
+        tx.tell(DatasetClosed(dataset=one.dataset), at=now)
 
 
 def numbers(tx: Tx) -> tuple[int, int]:

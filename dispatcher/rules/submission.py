@@ -17,6 +17,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, shape_of
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import FINAL, FIRST, JobState
+from dispatcher.events import ChildrenDue, Retried, RetryOf
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import dependencies, records, retention, transitions
@@ -315,10 +316,10 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
         dependencies.fail(tx, records.get_job(tx, job_id), code=code, diagnosis=diagnosis, now=now)
     failed = [job_id for job_id, *_ in doomed]
     if failed:
-        tx.tell("unfolding", at=now, job_id=failed[0])
+        tx.tell(ChildrenDue(), at=now, job_id=failed[0])
     for new_id, job_id in enumerate(request.retries, start=first):
-        tx.tell("retried", at=now, job_id=job_id, by=request.by, new=new_id)
-        tx.tell("retry", at=now, job_id=new_id, by=request.by, of=job_id)
+        tx.tell(Retried(by=request.by, new=new_id), at=now, job_id=job_id)
+        tx.tell(RetryOf(by=request.by, of=job_id), at=now, job_id=new_id)
     tx.run("request.complete", owner=request.by, request_id=request.request_id)
     return m.Submitted(job_ids=tuple(range(first, first + jobs)))
 

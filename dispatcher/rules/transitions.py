@@ -18,6 +18,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import FINAL, Change, JobState, Refusal
+from dispatcher.events import StateChanged, Submitted
 from dispatcher.ports import Tx
 from dispatcher.rules import failures, records
 from dispatcher.rules.records import ChildRecord, JobRecord
@@ -42,16 +43,15 @@ def open_range(tx: Tx, first: int, last: int, *, now: float) -> None:
         state = blocked if group.blocked else ready
         tx.count(group.queue, group.shape_id, states.FIRST, -group.n, group.owner)
         tx.count(group.queue, group.shape_id, state, group.n, group.owner)
-        tx.tell(
-            "submitted",
-            at=now,
+        event = Submitted(
             queue=group.queue,
             shape_id=group.shape_id,
-            state=str(state),
+            state=state,
             jobs=group.n,
             first=first,
             last=last,
         )
+        tx.tell(event, at=now)
 
 
 def _defined_as(change: Change) -> JobState:
@@ -73,14 +73,22 @@ def activate(tx: Tx, children: Iterable[ChildRecord], *, now: float) -> None:
     ids = _encode([child.job_id for child, _ in ready]).decode()
     tx.run("job.activate", ids=ids, state=ready[0][1], now=now)
     for child, state in ready:
-        _tell(tx, child, state, now=now, attempt_nr=child.attempt_nr)
+        event = StateChanged(
+            state=state,
+            old=child.state,
+            queue=child.queue,
+            shape_id=child.shape_id,
+            attempt_nr=child.attempt_nr,
+        )
+        _tell(tx, child, event, now=now)
 
 
 def lease(
     tx: Tx, job: JobRecord, worker_id: int, *, alone: bool, now: float
 ) -> JobRecord | Refusal:
     """Lease a job to a worker. `alone`: nothing else is to run beside it."""
-    return _move(tx, job, states.lease(job), worker_id, now=now, **_of_lease(job, alone))
+    after = states.lease(job)
+    return _move(tx, job, after, worker_id, now=now, user=job.owner, alone=alone)
 
 
 def advance(
@@ -97,12 +105,7 @@ def resume(
     """Lease a job again to the worker that was taken for lost with it. `alone`: nothing else is to
     run beside it."""
     after = states.resume(job, attempt_nr)
-    return _move(tx, job, after, worker_id, now=now, **_of_lease(job, alone))
-
-
-def _of_lease(job: JobRecord, alone: bool) -> dict[str, Any]:
-    """What other dispatchers make their leases of, besides what each event says."""
-    return {"user": job.owner, **({"alone": True} if alone else {})}
+    return _move(tx, job, after, worker_id, now=now, user=job.owner, alone=alone)
 
 
 def release(tx: Tx, job: JobRecord, attempt_nr: int, *, now: float) -> JobRecord | Refusal:
@@ -148,9 +151,11 @@ def _move(
     worker_id: int | None,
     *,
     now: float,
-    **data: Any,
+    user: str | None = None,
+    alone: bool = False,
 ) -> JobRecord | Refusal:
-    """Write a change to a state that is not final. `data` goes into the event."""
+    """Write a change to a state that is not final. `user` and `alone`: of a lease; other
+    dispatchers make theirs of them."""
     if isinstance(after, Refusal) or after.state is before.state:
         return after
     tx.run(
@@ -162,8 +167,16 @@ def _move(
         worker_id=worker_id,
         now=now,
     )
-    more = {**data, "attempt_nr": after.attempt_nr, "worker_id": worker_id}
-    _tell(tx, before, after.state, now=now, **more)
+    event = StateChanged(
+        state=after.state,
+        old=before.state,
+        queue=before.queue,
+        shape_id=before.shape_id,
+        attempt_nr=after.attempt_nr,
+        user=user,
+        alone=alone,
+    )
+    _tell(tx, before, event, worker_id, now=now)
     return after
 
 
@@ -176,10 +189,10 @@ def _end(
     *,
     now: float,
     attempt_nr: int | None = None,
-    **data: Any,
+    by: str | None = None,
 ) -> JobRecord | Refusal:
     """Write a change to a final state. `attempt_nr`: whose end it is, unless it is the current
-    attempt's; `data` goes into the event."""
+    attempt's; `by`: who wanted it."""
     if isinstance(after, Refusal):
         return after
     code = int(code)
@@ -197,25 +210,29 @@ def _end(
         kind=kind,
         now=now,
     )
-    # `user`: a listener counts the jobs that end by user, and reads no row for it
-    more = {**data, "attempt_nr": attempt_nr, "code": code, "user": before.owner}
-    _tell(tx, before, after.state, now=now, **more)
+    event = StateChanged(
+        state=after.state,
+        old=before.state,
+        queue=before.queue,
+        shape_id=before.shape_id,
+        attempt_nr=attempt_nr,
+        code=code,
+        user=before.owner,
+        by=by,
+    )
+    _tell(tx, before, event, now=now)
     return after
 
 
 def _tell(
-    tx: Tx, before: JobRecord | ChildRecord, state: JobState, *, now: float, **data: Any
+    tx: Tx,
+    before: JobRecord | ChildRecord,
+    event: StateChanged,
+    worker_id: int | None = None,
+    *,
+    now: float,
 ) -> None:
     """Move the counters, and write the event of a change."""
     tx.count(before.queue, before.shape_id, before.state, -1, before.owner)
-    tx.count(before.queue, before.shape_id, state, +1, before.owner)
-    tx.tell(
-        "state",
-        at=now,
-        job_id=before.job_id,
-        state=str(state),
-        old=str(before.state),
-        queue=before.queue,
-        shape_id=before.shape_id,
-        **data,
-    )
+    tx.count(before.queue, before.shape_id, event.state, +1, before.owner)
+    tx.tell(event, at=now, job_id=before.job_id, worker_id=worker_id)

@@ -15,13 +15,14 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
+from dispatcher.events import EdgeChanged, WorkerChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, lanes, queue, records, views, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerRecord
 from dispatcher.service.peers import Peers
-from dispatcher.service.state import HARVESTERS, SiteLease, State, end_worker, foreign
+from dispatcher.service.state import HARVESTERS, SiteLease, State, WorkerEnd, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
 MINTED = 50  # tokens signed in one go: others get their turn between two
@@ -84,14 +85,8 @@ class Edges:
             online=int(ask.online),
             heard=self._state.now(),
         )
-        tx.tell(
-            "edge",
-            at=self._state.now(),
-            site=ask.site,
-            instance=ask.instance,
-            epoch=epoch,
-            online=ask.online,
-        )
+        event = EdgeChanged(site=ask.site, instance=ask.instance, epoch=epoch, online=ask.online)
+        tx.tell(event, at=self._state.now())
 
     async def demand(self, ask: m.DemandRequest, caller: Caller) -> m.Demand:
         """Ready jobs by shape in the site's queues, and the site's workers."""
@@ -226,16 +221,14 @@ class Edges:
         if news.phase is Phase.ENDED and news.ending is not None:
             if ending is not None and ending != "lost":
                 return None
-            end_worker(
-                tx,
-                worker_id,
-                news.ending,
-                news.diagnosis,
-                now=now,
+            end = WorkerEnd(
+                ending=news.ending,
+                diagnosis=news.diagnosis,
                 batch_id=news.batch_id,
                 site=site,
                 queue=worker.queue,
             )
+            end_worker(tx, worker_id, end, now=now)
             for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id):
                 job = records.find_job(tx, job_id)
                 reason = f"worker {worker_id} of site {site} ended: {news.ending}"
@@ -262,7 +255,7 @@ class Edges:
             diagnosis=news.diagnosis,
         )
         if kept != phase:
-            tx.tell("worker", at=now, worker_id=worker_id, phase=str(kept))
+            tx.tell(WorkerChanged(phase=Phase(kept)), at=now, worker_id=worker_id)
         return None
 
     async def drain(self, ask: m.DrainWorkers, caller: Caller) -> m.Done:
@@ -273,9 +266,8 @@ class Edges:
             for worker_id in ask.worker_ids:
                 if tx.one("worker.drain", worker_id=worker_id, site=ask.site) is None:
                     continue  # another site's, or it has ended
-                tx.tell(
-                    "worker", at=self._state.now(), worker_id=worker_id, phase=str(Phase.DRAINING)
-                )
+                drains = WorkerChanged(phase=Phase.DRAINING)
+                tx.tell(drains, at=self._state.now(), worker_id=worker_id)
 
         await self._state.store.write(change)
         for worker_id in ask.worker_ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
+from dispatcher.events import WorkerChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import worker_records
@@ -52,14 +53,8 @@ class Liveness:
                 batch_id="",
                 diagnosis=f"it was silent for {silent_s:.0f} s, taken for lost, and came back",
             )
-            tx.tell(
-                "worker",
-                at=self._state.now(),
-                worker_id=caller.worker_id,
-                phase=str(Phase.ACTIVE),
-                back=True,
-                silent_s=silent_s,
-            )
+            came = WorkerChanged(phase=Phase.ACTIVE, back=True, silent_s=silent_s)
+            tx.tell(came, at=self._state.now(), worker_id=caller.worker_id)
             return silent_s
 
         silent_s = await self._state.store.write(change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import NODES, TAKEN_AWAY
+from dispatcher.events import HostExcluded
 from dispatcher.memory.black_holes import Node, Verdict
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Tx
@@ -65,7 +66,8 @@ class Nodes:
             if found is not None:
                 until, reason, now = found.until, found.reason, self._state.now()
                 tx.run("node.exclude", site=site, host=host, until=until, reason=reason)
-                tx.tell("host", at=now, site=site, host=host, until=until, reason=reason)
+                event = HostExcluded(site=site, host=host, until=until, reason=reason)
+                tx.tell(event, at=now)
 
         await self._state.store.write(change)
         log.warning("host_excluded", site=site, host=host, reason=found and found.reason)

@@ -14,6 +14,7 @@ from ailurus.protocol import messages as m
 from dispatcher.auth.caller import Caller
 from dispatcher.catalogue import talk
 from dispatcher.catalogue.link import CALL_S, Ask
+from dispatcher.events import Entry, Registering
 from dispatcher.ports import Away, Fault, Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import registrations
@@ -63,8 +64,8 @@ class Registrar:
 
         return m.Reregistered(files=await self._state.store.write(change))
 
-    def _heed(self, events: Sequence[m.Event]) -> None:
-        if any(event.kind == "registering" for event in events):
+    def _heed(self, entries: Sequence[Entry]) -> None:
+        if any(isinstance(one.event, Registering) for one in entries):
             self._wake.set()
 
     async def _run(self, loop: Loop) -> None:

@@ -11,6 +11,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
+from dispatcher.events import WorkerChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import records, worker_records
@@ -102,13 +103,8 @@ class Registration:
             worker_id = known.worker_id
             tx.run("worker.register", worker_id=worker_id, **facts)
         stored = worker_records.find_worker(tx, worker_id)
-        tx.tell(
-            "worker",
-            at=self._state.now(),
-            worker_id=worker_id,
-            phase=str(Phase.ACTIVE),
-            host=ask.host,
-        )
+        came = WorkerChanged(phase=Phase.ACTIVE, host=ask.host)
+        tx.tell(came, at=self._state.now(), worker_id=worker_id)
         draining = stored is not None and bool(stored.draining)
         home = worker_records.find_home(tx, worker_id) if planned else None
         return _Written(worker_id, draining, lost, home.outage_s if home is not None else None)

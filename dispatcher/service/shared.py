@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 
 from ailurus.logs import Log
-from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
 from ailurus.protocol.worker import Phase
 from dispatcher.accounts.rates import Spending
+from dispatcher.events import EdgeChanged, Entry, HostExcluded, StateChanged, WorkerChanged
 from dispatcher.memory.black_holes import Exclusion, Verdict
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import NOTICE_BYTES, Tx
@@ -60,7 +60,7 @@ class Shared:
         self._knows = max(step.number for step in schema.migrations())
         self._old_schema = True
         self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
-        self._early: list[m.Event] | None = []
+        self._early: list[Entry] | None = []
         self._read_until = 0.0
 
     # --- who is there ---
@@ -123,62 +123,60 @@ class Shared:
 
     def follow(self, last_event: int) -> None:
         early, self._early = self._early or [], None
-        self([event for event in early if event.seq > last_event])
+        self([entry for entry in early if entry.seq > last_event])
 
-    def __call__(self, events: Sequence[m.Event]) -> None:
+    def __call__(self, entries: Sequence[Entry]) -> None:
         """Take the events of a commit, ours or another's."""
         if self._early is not None:
-            self._early += events
+            self._early += entries
             return
-        for event in events:
+        for entry in entries:
             try:
-                self._follow(event)
+                self._follow(entry)
             except Exception as error:  # noqa: BLE001 -- one that is not understood hides no other
                 self._state.loops.once_failed("others", error)
 
-    def _follow(self, event: m.Event) -> None:
-        if event.kind == "state" and event.job_id is not None:
-            self._job(event, event.job_id)
-        elif event.kind == "worker" and event.worker_id is not None:
-            self._worker(event, event.worker_id)
-        elif event.kind == "host":
-            self._host(event)
-        elif event.kind == "edge":
-            self._later(self.learn_site(event.data["site"]))
+    def _follow(self, entry: Entry) -> None:
+        match entry.event:
+            case StateChanged() as job if entry.job_id is not None:
+                self._job(entry.job_id, job, entry.worker_id, at=entry.at)
+            case WorkerChanged() as worker if entry.worker_id is not None:
+                self._worker(entry.worker_id, worker.phase)
+            case HostExcluded() as host:
+                self._host(host)
+            case EdgeChanged(site=site):
+                self._later(self.learn_site(site))
 
-    def _job(self, event: m.Event, job_id: int) -> None:
-        leases, state = self._state.leases, JobState(event.data["state"])
+    def _job(self, job_id: int, job: StateChanged, worker_id: int | None, *, at: float) -> None:
+        leases, state = self._state.leases, job.state
         lease = leases.of(job_id)
-        attempt_nr = event.data.get("attempt_nr", 0)
-        if state in FINAL or (state is JobState.ACTIVATED and event.data["old"] in WITH_WORKER):
+        attempt_nr = job.attempt_nr or 0
+        if state in FINAL or (state is JobState.ACTIVATED and job.old in WITH_WORKER):
             leases.drop(job_id)
-        elif state is JobState.SENT and event.worker_id is not None:
-            if lease is None or (lease.worker_id, lease.attempt_nr) != (
-                event.worker_id,
-                attempt_nr,
-            ):
-                until = self._state.awake.now + self._state.length(event.worker_id)
-                # A version before names neither.
-                owner, alone = event.data.get("user", ""), event.data.get("alone", False)
-                attempt = OpenAttempt(job_id, attempt_nr, event.worker_id, state, owner, alone)
-                self._state.hold(attempt, until, begun=event.at)
+        elif state is JobState.SENT and worker_id is not None:
+            if lease is None or (lease.worker_id, lease.attempt_nr) != (worker_id, attempt_nr):
+                until = self._state.awake.now + self._state.length(worker_id)
+                # A version before names no owner.
+                owner = job.user or ""
+                attempt = OpenAttempt(job_id, attempt_nr, worker_id, state, owner, job.alone)
+                self._state.hold(attempt, until, begun=at)
         elif lease is not None and lease.attempt_nr == attempt_nr:
             lease.state = state
 
-    def _worker(self, event: m.Event, worker_id: int) -> None:
-        state, phase = self._state, event.data.get("phase")
+    def _worker(self, worker_id: int, phase: Phase) -> None:
+        state = self._state
         heard = state.live.get(worker_id)
-        if phase == Phase.ENDED:
+        if phase is Phase.ENDED:
             state.forget_worker(worker_id)
-        elif phase == Phase.DRAINING and heard is not None:
+        elif phase is Phase.DRAINING and heard is not None:
             heard.draining = True
             state.hub.wake(worker_id)
-        elif phase == Phase.ACTIVE and heard is None:
+        elif phase is Phase.ACTIVE and heard is None:
             self._later(state.load_worker(worker_id))
 
-    def _host(self, event: m.Event) -> None:
-        state, node = self._state, (event.data["site"], event.data["host"])
-        state.hosts.exclude(node, Exclusion(event.data["until"], event.data["reason"]))
+    def _host(self, excluded: HostExcluded) -> None:
+        state, node = self._state, (excluded.site, excluded.host)
+        state.hosts.exclude(node, Exclusion(excluded.until, excluded.reason))
         for worker_id, heard in list(state.live.items()):
             if (heard.site, heard.host) == node:
                 heard.draining = True

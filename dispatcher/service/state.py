@@ -17,6 +17,7 @@ from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.accounts.rates import Limiter
 from dispatcher.catalogue.settings import Settings as Catalogue
+from dispatcher.events import WorkerChanged
 from dispatcher.memory.black_holes import Hosts
 from dispatcher.memory.leases import AwakeClock, Lease, Leases
 from dispatcher.memory.waiting import Hub, Signal
@@ -304,36 +305,29 @@ def foreign(version: str, intent: str) -> bool:
     return version == PANDA or intent.startswith(HARVESTERS)
 
 
-# A change takes plain values, each by name.
-def end_worker(  # noqa: PLR0913
-    tx: Tx,
-    worker_id: int,
-    ending: Ending,
-    diagnosis: str,
-    *,
-    now: float,
-    batch_id: str = "",
-    site: str = "",
-    queue: str = "",
-    host: str = "",
-) -> None:
-    """Write down that a worker has ended, and how. Where it was goes into the event alone."""
+class WorkerEnd(Struct, frozen=True, kw_only=True):
+    """How a worker ended, and where it was as far as the caller knows."""
+
+    ending: Ending
+    diagnosis: str = ""
+    batch_id: str = ""
+    site: str = ""
+    queue: str = ""
+    host: str = ""
+
+
+def end_worker(tx: Tx, worker_id: int, end: WorkerEnd, *, now: float) -> None:
+    """Write down that a worker has ended. Where it was goes into the event alone."""
     tx.run(
         "worker.phase",
         worker_id=worker_id,
         phase=Phase.ENDED,
-        ending=ending,
+        ending=end.ending,
         ended=now,
-        batch_id=batch_id,
-        diagnosis=diagnosis,
+        batch_id=end.batch_id,
+        diagnosis=end.diagnosis,
     )
-    tx.tell(
-        "worker",
-        at=now,
-        worker_id=worker_id,
-        phase=str(Phase.ENDED),
-        ending=str(ending),
-        site=site,
-        queue=queue,
-        host=host,
+    event = WorkerChanged(
+        phase=Phase.ENDED, ending=end.ending, site=end.site, queue=end.queue, host=end.host
     )
+    tx.tell(event, at=now, worker_id=worker_id)

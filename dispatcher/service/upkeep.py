@@ -14,9 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.loops import Loop
-from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.worker import Ending, Phase
+from dispatcher.events import ChildrenDue, Entry
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
@@ -25,7 +25,7 @@ from dispatcher.rules.attempts import OpenAttempt, WorkerAttempt
 from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
 from dispatcher.service.shared import BEAT_S
-from dispatcher.service.state import TICK_S, LiveWorker, State, end_worker, log
+from dispatcher.service.state import TICK_S, LiveWorker, State, WorkerEnd, end_worker, log
 
 PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for
@@ -195,11 +195,15 @@ class Upkeep:
                     now=now,
                 )
             for worker in workers:
-                where = {"site": worker.site, "queue": worker.queue, "host": worker.host}
                 passed = self._passed(worker)
-                ending = Ending.DONE if passed else Ending.LOST
-                why = "" if passed else "lost heartbeat"
-                end_worker(tx, worker.worker_id, ending, why, now=now, **where)
+                end = WorkerEnd(
+                    ending=Ending.DONE if passed else Ending.LOST,
+                    diagnosis="" if passed else "lost heartbeat",
+                    site=worker.site,
+                    queue=worker.queue,
+                    host=worker.host,
+                )
+                end_worker(tx, worker.worker_id, end, now=now)
             return leases, workers
 
         # What the store has ended leaves memory, renewed since or not: the next heartbeat then reads
@@ -255,8 +259,8 @@ class Upkeep:
             raise
         await self._peers.write_sites(sites)
 
-    def _heed(self, events: Sequence[m.Event]) -> None:
-        if any(event.kind == "unfolding" for event in events):
+    def _heed(self, entries: Sequence[Entry]) -> None:
+        if any(isinstance(one.event, ChildrenDue) for one in entries):
             self._unfold.set()
 
     async def _tidy(self, loop: Loop) -> None:

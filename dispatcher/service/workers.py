@@ -21,7 +21,7 @@ from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
-from dispatcher.service.state import LiveWorker, State, end_worker
+from dispatcher.service.state import LiveWorker, State, WorkerEnd, end_worker
 
 
 class Workers:
@@ -194,12 +194,12 @@ class Workers:
     async def bye(self, ask: m.Bye, caller: Caller) -> m.Done:
         """The worker has ended. What it was given and never began goes to others at once."""
         held = self._state.leases.of_worker(caller.worker_id)
-        where = {"site": caller.site, "queue": caller.queue}
+        end = WorkerEnd(
+            ending=ask.ending, diagnosis=ask.diagnosis, site=caller.site, queue=caller.queue
+        )
         await self._give_back(
             [lease for lease in held if lease.state is JobState.SENT],
-            lambda tx: end_worker(
-                tx, caller.worker_id, ask.ending, ask.diagnosis, now=self._state.now(), **where
-            ),
+            lambda tx: end_worker(tx, caller.worker_id, end, now=self._state.now()),
         )
         self._state.forget_worker(caller.worker_id)
         return m.Done()

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 import psycopg
 from psycopg import adapters, errors
 from psycopg.adapt import Dumper
@@ -27,12 +26,12 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.migrations import Unfit
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.messages import Event
+from dispatcher.events import Entry
 from dispatcher.ports import NOTHING, NOTICE_BYTES, Ahead, Tx, Unavailable
 from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
 from dispatcher.store.queries import postgres_statements
 from dispatcher.store.schema import check, for_postgres
-from dispatcher.store.writer import Again, Answers, Drafted, Waiting, Writing, on_loop
+from dispatcher.store.writer import Again, Answers, Drafted, Waiting, Writing, on_loop, read_event
 
 T = TypeVar("T")
 READERS = 4
@@ -72,7 +71,6 @@ POOLED = "a pooler between us and PostgreSQL gives a session to others between t
 UNPOOLED = "connect to the server itself, or set pool_mode = session for this database"
 IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
 log = Log("store")
-_event = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class _Text(StrDumperUnknown):
@@ -169,7 +167,7 @@ class Postgres(Writing):
     def _next(self) -> list[Waiting]:
         return self._gathered()
 
-    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Entry]]:
         way = self._once
         for nr in range(TRIES):
             try:
@@ -194,7 +192,7 @@ class Postgres(Writing):
 
     def _once(
         self, connection: Connection, batch: Sequence[Waiting]
-    ) -> tuple[Answers, list[Event]]:
+    ) -> tuple[Answers, list[Entry]]:
         """Run all changes in one pipeline. Raises Again if one fails after it has written."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True, shares=True)
@@ -219,7 +217,7 @@ class Postgres(Writing):
 
     def _each(
         self, connection: Connection, batch: Sequence[Waiting]
-    ) -> tuple[Answers, list[Event]]:
+    ) -> tuple[Answers, list[Entry]]:
         """Run each change in a savepoint of its own, so that one that fails harms no other."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True)
@@ -247,11 +245,11 @@ class Postgres(Writing):
         loop: asyncio.AbstractEventLoop,
         batch: list[Waiting],
         answers: Answers,
-        events: list[Event],
+        events: list[Entry],
     ) -> None:
         """Deliver events in order: at once, unless another dispatcher's must be read first."""
         with self._order:
-            mine: Sequence[Event] = ()
+            mine: Sequence[Entry] = ()
             if events and events[0].seq == self._known + 1:
                 self._known = events[-1].seq
                 mine = events
@@ -293,18 +291,7 @@ class Postgres(Writing):
                 rows = connection.execute(text, {"after": self._known, "most": PAGE}).fetchall()
                 if rows:
                     self._known = rows[-1][0]
-                    events = [
-                        Event(
-                            seq=seq,
-                            at=at,
-                            kind=kind,
-                            job_id=job_id,
-                            worker_id=worker_id,
-                            data=_event(data),
-                        )
-                        for seq, at, kind, job_id, worker_id, data in rows
-                    ]
-                    on_loop(self._loop, self._tell, events)
+                    on_loop(self._loop, self._tell, [read_event(row) for row in rows])
             if len(rows) < PAGE:
                 return
 

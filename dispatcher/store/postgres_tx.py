@@ -18,11 +18,11 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from ailurus.protocol.messages import Event
 from ailurus.protocol.states import JobState
+from dispatcher.events import Entry
 from dispatcher.ports import Ahead, Row
 from dispatcher.store.queries import postgres_statements
-from dispatcher.store.writer import Draft
+from dispatcher.store.writer import Draft, event_row
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -263,7 +263,7 @@ class PostgresTx(Draft):
         n = len(self.events)
         # Only the server knows the last number: these are counted back from it.
         if n:
-            rows = [_json(_event_row(event, event.seq - n)) for event in self.events]
+            rows = [_json(event_row(entry, entry.seq - n)) for entry in self.events]
             self._numbers = self._ask(
                 "event.next", {"by": n, "channel": EVENTS, "rows": _array(rows)}
             )
@@ -275,7 +275,7 @@ class PostgresTx(Draft):
             self._ask("failure.more", move)
         self._connection.execute("commit")
 
-    def numbered(self) -> list[Event]:
+    def numbered(self) -> list[Entry]:
         """The events with the numbers that the server gave them; call it after the commit."""
         row = self._numbers.fetchone() if self._numbers is not None else None
         before = row[0] - len(self.events) if row is not None else 0
@@ -285,17 +285,6 @@ class PostgresTx(Draft):
 def _known(table: Mapping[Any, Row], key: Any) -> list[Row] | None:
     row = table.get(key)
     return None if row is None else [row]
-
-
-def _event_row(event: Event, seq: int) -> dict[str, Any]:
-    return {
-        "seq": seq,
-        "at": event.at,
-        "kind": event.kind,
-        "job_id": event.job_id,
-        "worker_id": event.worker_id,
-        "data": _encode(event.data).decode(),
-    }
 
 
 def _array(rows: Sequence[bytes]) -> str:

@@ -22,11 +22,11 @@ import msgspec
 
 from ailurus.migrations import migrate
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.messages import Event
+from dispatcher.events import Entry
 from dispatcher.ports import Row, Tx, Unavailable
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
-from dispatcher.store.writer import Again, Answers, Draft, Drafted, Waiting, Writing
+from dispatcher.store.writer import Again, Answers, Draft, Drafted, Waiting, Writing, event_row
 
 T = TypeVar("T")
 READERS = 2
@@ -95,17 +95,7 @@ class SqliteTx(Draft):
             self._set_aside(more + AHEAD)
         self.many(
             "event.add",
-            (
-                {
-                    "seq": event.seq,
-                    "at": event.at,
-                    "kind": event.kind,
-                    "job_id": event.job_id,
-                    "worker_id": event.worker_id,
-                    "data": _encode(event.data).decode(),
-                }
-                for event in self.events
-            ),
+            (event_row(entry, entry.seq) for entry in self.events),
         )
 
     def _set_aside(self, by: int) -> None:
@@ -210,7 +200,7 @@ class Sqlite(Writing):
         except Exception as error:  # noqa: BLE001
             return None if _locked(error) else error
 
-    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Entry]]:
         try:
             if isinstance(draft, Exception):
                 raise draft

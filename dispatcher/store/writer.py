@@ -11,12 +11,14 @@ from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from ailurus.logs import Log
 from ailurus.loops import Loop
-from ailurus.protocol.messages import Event
 from ailurus.tasks import Tasks
 from dispatcher.accounts.meter import METER, Meter
-from dispatcher.ports import NOTHING, Ahead, Tx, Unavailable
+from dispatcher.events import KINDS, Entry, Event, Unknown
+from dispatcher.ports import NOTHING, Ahead, Row, Tx, Unavailable
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -39,6 +41,32 @@ SLOW_S = 0.25
 log = Log("store")
 
 
+_encode = msgspec.json.Encoder().encode
+_decoders = {kind: msgspec.json.Decoder(event) for kind, event in KINDS.items()}
+
+
+def event_row(entry: Entry, seq: int) -> dict[str, Any]:
+    """An event as the table has it, with its number there."""
+    return {
+        "seq": seq,
+        "at": entry.at,
+        "kind": entry.event.kind,
+        "job_id": entry.job_id,
+        "worker_id": entry.worker_id,
+        "data": _encode(entry.event).decode(),
+    }
+
+
+def read_event(row: Row) -> Entry:
+    """The event of a row of `event.after`, which another version may have written."""
+    seq, at, kind, job_id, worker_id, data = row
+    try:
+        event = _decoders[kind].decode(data)
+    except (KeyError, msgspec.DecodeError):
+        event = Unknown()
+    return Entry(seq=seq, at=at, job_id=job_id, worker_id=worker_id, event=event)
+
+
 class Again(Exception):
     """A change failed after it had written: all changes must run again, each by itself."""
 
@@ -57,7 +85,7 @@ class Draft:
         self.counts: Counts = Counter()
         self.owned: Owned = Counter()
         self.failures: Failed = {}
-        self.events: list[Event] = []
+        self.events: list[Entry] = []
         self.assigned: list[Assigned] = []
         self.answers: Answers = []
 
@@ -68,19 +96,11 @@ class Draft:
             self.owned[owner, queue, state] += by
 
     def tell(
-        self,
-        kind: str,
-        *,
-        at: float,
-        job_id: int | None = None,
-        worker_id: int | None = None,
-        **data: Any,
+        self, event: Event, *, at: float, job_id: int | None = None, worker_id: int | None = None
     ) -> None:
         self.wrote = True
         seq = self._last_event + len(self.events) + 1
-        self.events.append(
-            Event(seq=seq, at=at, kind=kind, job_id=job_id, worker_id=worker_id, data=data)
-        )
+        self.events.append(Entry(seq=seq, at=at, job_id=job_id, worker_id=worker_id, event=event))
 
     def failed(self, kind: int, example: str, at: float) -> None:
         self.wrote = True
@@ -149,7 +169,7 @@ class Writing:
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
-        self._listeners: list[Callable[[Sequence[Event]], None]] = []
+        self._listeners: list[Callable[[Sequence[Entry]], None]] = []
         self._hearers: list[Callable[[str], None]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self.loops = Tasks(Log("loops"))
@@ -191,7 +211,7 @@ class Writing:
         """The clock by which a reading is charged, in seconds."""
         return time.perf_counter()
 
-    def listen(self, listener: Callable[[Sequence[Event]], None]) -> None:
+    def listen(self, listener: Callable[[Sequence[Entry]], None]) -> None:
         self._listeners.append(listener)
 
     def hear(self, hearer: Callable[[str], None]) -> None:
@@ -219,7 +239,7 @@ class Writing:
         """
         return None
 
-    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Event]]:
+    def _run(self, batch: Sequence[Waiting], draft: Drafted) -> tuple[Answers, list[Entry]]:
         """Run the changes, unless they are drafted, and commit.
 
         Raises Unavailable for what the store itself refuses, and a `draft` that is an exception.
@@ -268,7 +288,7 @@ class Writing:
     ) -> None:
         """Run and commit a batch, and answer it. What breaks the commit fails all its changes."""
         began = time.perf_counter()
-        events: list[Event] = []
+        events: list[Entry] = []
         try:
             answers, events = self._run(batch, draft)
         except Unavailable as error:
@@ -292,11 +312,11 @@ class Writing:
         loop: asyncio.AbstractEventLoop,
         batch: list[Waiting],
         answers: Answers,
-        events: list[Event],
+        events: list[Entry],
     ) -> None:
         on_loop(loop, self._answer, batch, answers, events)
 
-    def _answer(self, batch: list[Waiting], answers: Answers, events: Sequence[Event]) -> None:
+    def _answer(self, batch: list[Waiting], answers: Answers, events: Sequence[Entry]) -> None:
         for (_, done, _), (answer, error) in zip(batch, answers, strict=True):
             if done.cancelled():
                 continue
@@ -306,7 +326,7 @@ class Writing:
                 done.set_exception(error)
         self._tell(events)
 
-    def _tell(self, events: Sequence[Event]) -> None:
+    def _tell(self, events: Sequence[Entry]) -> None:
         if events:
             for listener in self._listeners:
                 try:

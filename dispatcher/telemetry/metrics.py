@@ -22,9 +22,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ailurus import __version__
-from ailurus.protocol.messages import Event
 from ailurus.protocol.states import FINAL
 from dispatcher.door.access_log import BOUNDS_S, Traffic
+from dispatcher.events import Entry, StateChanged
 from dispatcher.ports import Row
 from dispatcher.service import Service
 
@@ -58,11 +58,11 @@ class Metrics(Collector):
         encoder, kind = choose_encoder(accept)
         return encoder(self._registry), kind
 
-    def _count(self, events: Sequence[Event]) -> None:
-        for event in events:
-            state = event.data.get("state")
-            if event.job_id is not None and state in FINAL:
-                self._ended[str(state)] += 1
+    def _count(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            event = entry.event
+            if isinstance(event, StateChanged) and event.state in FINAL:
+                self._ended[str(event.state)] += 1
 
     def collect(self) -> Iterator[Metric]:
         """All families; called by the encoder."""

@@ -26,9 +26,9 @@ from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, Scope
-from ailurus.protocol.messages import Event
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.auth.caller import Caller
+from dispatcher.events import Entry, StateChanged
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
@@ -70,10 +70,15 @@ class Traces:
         await asyncio.gather(self._sending, return_exceptions=True)
         await asyncio.to_thread(self._provider.shutdown)
 
-    def _on_events(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if event.job_id is not None and event.data.get("state") in FINAL:
-                self._ended.append(event.job_id)
+    def _on_events(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            event = entry.event
+            if (
+                isinstance(event, StateChanged)
+                and event.state in FINAL
+                and entry.job_id is not None
+            ):
+                self._ended.append(entry.job_id)
                 self._more.set()
 
     async def _send_all(self, loop: Loop) -> None:

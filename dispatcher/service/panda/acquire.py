@@ -15,13 +15,14 @@ from ailurus.protocol import panda
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
+from dispatcher.events import WorkerChanged
 from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.rules import attempts, queue, records, specs, worker_records
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.rules.worker_records import KnownWorker
 from dispatcher.service import Service
 from dispatcher.service.panda.identity import Identity
-from dispatcher.service.state import HARVESTERS, PANDA, end_worker
+from dispatcher.service.state import HARVESTERS, PANDA, WorkerEnd, end_worker
 
 # Three of PanDA's heartbeats.
 LEASE_S = 3 * 1800.0
@@ -148,7 +149,7 @@ def worker_of(
     tx.run("worker.serve", worker_id=worker_id, queue=site, lease_s=LEASE_S)
     if active:
         tx.run("worker.register", worker_id=worker_id, **columns)
-        tx.tell("worker", at=now, worker_id=worker_id, phase=str(Phase.ACTIVE))
+        tx.tell(WorkerChanged(phase=Phase.ACTIVE), at=now, worker_id=worker_id)
     return worker_id
 
 
@@ -332,7 +333,7 @@ async def worker_ended(service: Service, identity: Identity, key: WorkerKey) -> 
         known = worker_records.find_of_harvester(tx, key.intent, key.index)
         if known is None or not identity.serves(known.queue) or known.phase == Phase.ENDED:
             return 0
-        end_worker(tx, known.worker_id, Ending.DONE, "", now=service.state.now())
+        end_worker(tx, known.worker_id, WorkerEnd(ending=Ending.DONE), now=service.state.now())
         return known.worker_id
 
     if worker_id := await service.store.write(change):

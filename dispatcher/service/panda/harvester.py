@@ -16,13 +16,14 @@ from msgspec.structs import replace
 from ailurus.protocol import panda
 from ailurus.protocol.states import WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
+from dispatcher.events import HarvesterLine, WorkerChanged
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, records, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
 from dispatcher.service.panda.acquire import ANYTHING, WorkerKey, instance_of, intent_of, worker_of
 from dispatcher.service.panda.updates import WORKER_ERROR, renew
-from dispatcher.service.state import end_worker
+from dispatcher.service.state import WorkerEnd, end_worker
 
 STATISTICS_S = 4 * 3600.0
 # PanDA's code of a job whose worker ended while it ran.
@@ -161,7 +162,8 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
     if reported.status in _ENDINGS:
         if phase != Phase.ENDED or ending == Ending.LOST:
             ended = _ENDINGS[reported.status]
-            end_worker(tx, worker_id, ended, diagnosis, now=now, batch_id=batch_id)
+            end = WorkerEnd(ending=ended, diagnosis=diagnosis, batch_id=batch_id)
+            end_worker(tx, worker_id, end, now=now)
         lost = _conclude_jobs(tx, harvester_id, reported, worker_id, now)
         return replace(taken, ended=True, lost=tuple(lost))
     if phase == Phase.ENDED and (ending != Ending.LOST or reported.status not in _PHASES):
@@ -178,7 +180,7 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
         diagnosis=diagnosis,
     )
     if new_phase != phase:
-        tx.tell("worker", at=now, worker_id=worker_id, phase=str(new_phase))
+        tx.tell(WorkerChanged(phase=Phase(new_phase)), at=now, worker_id=worker_id)
     return taken
 
 
@@ -281,15 +283,14 @@ async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[An
 
     def change(tx: Tx) -> None:
         for line in lines:
-            tx.tell(
-                "harvester",
-                at=service.state.now(),
+            event = HarvesterLine(
                 instance=harvester_id,
                 module=_shown(line.module)[:200],
                 identifier=_shown(line.identifier)[:500],
                 level=_shown(line.level)[:50],
                 message=_shown(line.message)[:2000],
             )
+            tx.tell(event, at=service.state.now())
 
     await service.store.write(change)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from ailurus.logs import Log
@@ -28,6 +29,7 @@ from dispatcher.accounts.meter import METER
 from dispatcher.auth.caller import Caller
 from dispatcher.console import live as live_module
 from dispatcher.console.live import BEHIND, Live
+from dispatcher.events import StateChanged
 from dispatcher.refusal import Rejected
 
 ADMIN = Caller(subject="root", scopes=frozenset({Scope.READ, Scope.ADMIN}))
@@ -55,7 +57,10 @@ class Service:
     def tell(self, job_id: int, state: JobState, attempt_nr: int = 1) -> None:
         self.seq += 1
         self.states[job_id] = state
-        data = {"state": str(state), "attempt_nr": attempt_nr, "queue": "secret"}
+        event = StateChanged(
+            state=state, old=JobState.SENT, queue="secret", shape_id=1, attempt_nr=attempt_nr
+        )
+        data = msgspec.to_builtins(event)
         self.told.append(m.Event(seq=self.seq, at=5.0, kind="state", job_id=job_id, data=data))
 
     def _row(self, job_id: int) -> m.JobRow:

@@ -22,6 +22,7 @@ from ailurus.protocol.states import (
     JobState,
     Refusal,
 )
+from dispatcher.events import StateChanged, Submitted
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, records, transitions
 from dispatcher.store.queries import postgres_statements, statements
@@ -106,8 +107,8 @@ class Recorder:
     def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
         self.counted[state] = self.counted.get(state, 0) + by
 
-    def tell(self, kind: str, **data: object) -> None:
-        self.written.append((kind, data["state"]))
+    def tell(self, event: StateChanged | Submitted, **place: object) -> None:
+        self.written.append((event.kind, event.state))
 
     def failed(self, kind: int, example: str, at: float) -> None:
         pass

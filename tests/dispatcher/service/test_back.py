@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +15,7 @@ from ailurus.protocol.worker import Ending
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
-from dispatcher.service.state import end_worker
+from dispatcher.service.state import WorkerEnd, end_worker
 from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, job, run
 from tests.turns import until
 
@@ -350,8 +349,8 @@ def test_a_worker_that_ends_just_after_it_registered_is_not_left_in_memory(tmp_p
 
         async def ends():
             state = one.service.state
-            change = partial(end_worker, worker_id=worker_id, ending=Ending.DONE, diagnosis="")
-            await state.store.write(lambda tx: change(tx, now=state.now()))
+            end = WorkerEnd(ending=Ending.DONE)
+            await state.store.write(lambda tx: end_worker(tx, worker_id, end, now=state.now()))
             state.forget_worker(worker_id)
 
         await asyncio.gather(registers(one, PLANNED), ends())

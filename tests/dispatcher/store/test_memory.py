@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.resources import Shape
+from ailurus.protocol.worker import Phase
+from dispatcher.events import WorkerChanged
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.rules import queue, records, retention, submission
 from dispatcher.rules.group_turns import Turns
@@ -30,7 +32,7 @@ BRIEF = Ahead(rows=1, all=True)
 
 
 def fails_after_writing(tx):
-    tx.tell("worker", at=1.0)
+    tx.tell(WorkerChanged(phase=Phase.ACTIVE), at=1.0)
     raise ValueError("no")
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ailurus.protocol.errors import AilurusError
+from dispatcher.events import ChildrenDue, TokensRevoked
 from dispatcher.ports import NOTICE_BYTES, Ahead, Unavailable
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import job, run
@@ -40,12 +41,12 @@ def test_two_dispatchers_hear_all_events_in_one_order_without_a_gap(database):
         heard = {one: [], two: []}
         for store, seen in heard.items():
             store.listen(
-                lambda events, seen=seen: seen.extend((e.seq, e.data["by"]) for e in events)
+                lambda events, seen=seen: seen.extend((e.seq, e.event.what) for e in events)
             )
 
         async def say(store, name):
             for _ in range(100):
-                await store.write(lambda tx: tx.tell("x", at=1.0, by=name))
+                await store.write(lambda tx: tx.tell(TokensRevoked(what=str(name)), at=1.0))
 
         await asyncio.gather(*(say(s, n) for s, n in ((one, 1), (two, 2)) for _ in range(3)))
         await until(lambda: all(len(seen) == 600 for seen in heard.values()))
@@ -118,7 +119,7 @@ def test_changes_that_stand_in_each_others_way_both_happen(database):
                 if len(tries) == 1:  # both hold one row now
                     asyncio.run_coroutine_threadsafe(met.wait(), loop).result(10)
                 tx.one("worker.planned", intent="i", idx=1 - first, site="s")
-                tx.tell("x", at=1.0)
+                tx.tell(ChildrenDue(), at=1.0)
 
             return change
 
@@ -132,7 +133,7 @@ def test_changes_that_stand_in_each_others_way_both_happen(database):
 def test_a_number_too_large_and_a_nul_harm_only_whom_they_are_of(database):
     async def test(store):
         def good(tx):
-            tx.tell("x", at=1.0, text="a\0b")
+            tx.tell(TokensRevoked(what="a\0b"), at=1.0)
             tx.one("worker.plan", intent="a\0b", idx=1, **PLAN)
 
         def bad(tx):
@@ -191,10 +192,10 @@ def test_a_dispatcher_that_stands_still_in_a_commit_holds_up_the_others_for_seco
         stopped = asyncio.create_task(one.write(still))
         await until(locked.is_set)
         async with asyncio.timeout(7):
-            await two.write(lambda tx: tx.tell("x", at=1.0))
+            await two.write(lambda tx: tx.tell(ChildrenDue(), at=1.0))
         with pytest.raises(Unavailable):
             await stopped
-        await one.write(lambda tx: tx.tell("x", at=1.0))
+        await one.write(lambda tx: tx.tell(ChildrenDue(), at=1.0))
         events = await two.read(lambda tx: tx.all("event.after", after=0, most=9))
         assert [row[0] for row in events] == [1, 2]
 

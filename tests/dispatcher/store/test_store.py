@@ -13,18 +13,25 @@ from collections import defaultdict
 from contextlib import closing
 from functools import partial
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol.errors import AilurusError
+from dispatcher.events import Event
 from dispatcher.ports import NOTHING, Ahead, Unavailable
 from dispatcher.store import open_store, sqlite
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
 
 ADD = {"site": "s", "queue": "q", "intent": "", "idx": 0, "deadline": None}
+
+
+class Noted(Event, frozen=True):
+    kind = "test"
+    note: Any = None
 
 
 def with_store(place, test):
@@ -47,7 +54,7 @@ def test_a_change_that_raises_leaves_nothing_and_harms_no_other(place, ahead):
     def good(tx):
         tx.one("worker.plan", **ADD)
         tx.count("q", 1, "activated", 1)
-        tx.tell("worker", at=1.0)
+        tx.tell(Noted(), at=1.0)
 
     def bad(tx):
         good(tx)
@@ -72,7 +79,9 @@ def test_changes_that_arrive_together_share_a_commit_and_its_events_come_in_orde
 
     async def test(store):
         store.listen(lambda events: heard.append([event.seq for event in events]))
-        await asyncio.gather(*(store.write(lambda tx: tx.tell("x", at=1.0)) for _ in range(100)))
+        await asyncio.gather(
+            *(store.write(lambda tx: tx.tell(Noted(), at=1.0)) for _ in range(100))
+        )
         assert [seq for commit in heard for seq in commit] == list(range(1, 101))
         assert len(heard) < 50
 
@@ -87,14 +96,14 @@ def test_changes_are_made_in_the_order_in_which_they_were_asked_for(sizes):
 
     async def test(store):
         def change(tx, nr):
-            tx.tell("x", at=1.0, nr=nr)
+            tx.tell(Noted(note=nr), at=1.0)
             return nr
 
         asked = (
             store.write(partial(change, nr=nr), Ahead(jobs=range(size)))
             for nr, size in enumerate(sizes)
         )
-        store.listen(lambda events: made.extend(event.data["nr"] for event in events))
+        store.listen(lambda events: made.extend(one.event.note for one in events))
         assert await asyncio.gather(*asked) == made == list(range(len(sizes)))
 
     with TemporaryDirectory() as folder:
@@ -105,7 +114,7 @@ def test_changes_are_made_in_the_order_in_which_they_were_asked_for(sizes):
 def test_a_bug_in_what_a_commit_writes_down_stops_nobody_else(place, ahead):
     async def test(store):
         with pytest.raises(TypeError):
-            await store.write(lambda tx: tx.tell("x", at=1.0, data=object()), ahead)
+            await store.write(lambda tx: tx.tell(Noted(note=object()), at=1.0), ahead)
         await store.write(lambda tx: tx.one("worker.plan", **ADD), ahead)
         assert await store.read(workers) == 1
 
@@ -117,7 +126,7 @@ def test_a_brief_change_that_breaks_its_commit_is_run_once(tmp_path):
 
     def change(tx):
         runs.append(1)
-        tx.tell("worker", at=1.0, cause=object())
+        tx.tell(Noted(note=object()), at=1.0)
 
     async def test(store):
         with pytest.raises(TypeError):
@@ -139,7 +148,7 @@ def test_no_number_of_an_event_is_given_twice_and_none_is_left_out_unless_killed
     async def tell(store, events):
         def change(tx):
             for _ in range(events):
-                tx.tell("worker", at=1.0)
+                tx.tell(Noted(), at=1.0)
 
         seen = []
         store.listen(lambda batch: seen.extend(event.seq for event in batch))
@@ -246,7 +255,7 @@ def test_a_full_disk_refuses_changes_and_loses_none(tmp_path):
             kept, full = 0, False
             for _ in range(400):
                 try:
-                    await store.write(lambda tx: tx.tell("x", at=1.0, text=big))
+                    await store.write(lambda tx: tx.tell(Noted(note=big), at=1.0))
                     kept += 1
                 except Unavailable as error:
                     assert "full" in str(error)  # noqa: PT017 -- several may come, or none
@@ -255,7 +264,7 @@ def test_a_full_disk_refuses_changes_and_loses_none(tmp_path):
             rows = await store.read(lambda tx: tx.all("event.after", after=0, most=1000))
             assert [row[0] for row in rows] == list(range(1, kept + 1))
             await asyncio.to_thread(mount, "-o", "remount,size=9m", disk)
-            await store.write(lambda tx: tx.tell("x", at=1.0))
+            await store.write(lambda tx: tx.tell(Noted(), at=1.0))
 
         with_store(f"sqlite:///{disk / 'queue.db'}", test)
     finally:
@@ -267,8 +276,7 @@ def test_the_events_of_a_job_are_found_however_many_lie_between_and_go_with_thei
         for nr in range(50):
             await store.write(
                 lambda tx, nr=nr: [
-                    tx.tell("state", at=float(nr), job_id=1 + one % 3, step=one)
-                    for one in range(60)
+                    tx.tell(Noted(note=one), at=float(nr), job_id=1 + one % 3) for one in range(60)
                 ]
             )
 
@@ -370,9 +378,9 @@ def test_who_else_writes_to_the_file_delays_a_change_and_does_not_stop_the_event
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
             other.execute("begin immediate")
             with pytest.raises(Unavailable, match="locked"):
-                await asyncio.wait_for(store.write(lambda tx: tx.tell("x", at=1.0), ahead), 2)
+                await asyncio.wait_for(store.write(lambda tx: tx.tell(Noted(), at=1.0), ahead), 2)
             other.execute("rollback")
-        await store.write(lambda tx: tx.tell("x", at=1.0), ahead)
+        await store.write(lambda tx: tx.tell(Noted(), at=1.0), ahead)
 
     with_store(f"sqlite:///{tmp_path / 'queue.db'}", test)
 
