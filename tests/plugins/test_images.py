@@ -4,6 +4,7 @@ included."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
 from plugins.container import images, underlay
 from plugins.container.sif import BadImage, FileSystem, file_system
-from tests.pilot.helpers import guarded
+from tests.pilot.helpers import guarded, processes_with, until
 from tests.plugins import sifs
 from tests.plugins.payloads import Job
 
@@ -267,3 +268,19 @@ def test_the_image_says_its_variables_and_the_job_has_the_last_word(
     assert ended.exit_code == 0, boxed.said()
     assert boxed.said() == f"/opt/bin:/bin image job\n{wanted['B']}"
     assert list(boxed.work.iterdir()) == []
+
+
+@pytest.mark.real
+def test_a_mount_is_seen_by_nobody_else_and_made_again_when_its_process_is_killed(
+    boxed: Job, rootfs: Path, site: Path, need: Callable[..., str]
+) -> None:
+    need("mksquashfs", package="squashfs-tools")
+    need("squashfuse_ll", package="squashfuse")
+    name = str(sifs.sif(rootfs, site / "image.sif"))
+    assert boxed.run("true", image=name).exit_code == 0, boxed.said()
+    (pid,) = processes_with(f"{boxed.own}/container/image-1")
+    assert str(boxed.own) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes_with(f"{boxed.own}/container/image-1"))
+    until(lambda: boxed.run("true", image=name).exit_code == 0)
+    assert len(processes_with(f"{boxed.own}/container/image-2")) == 1
