@@ -36,12 +36,23 @@ class Registrar:
         self._ask = ask
         self._wake = asyncio.Event()
         self._after = ""
+        self.waiting = self.refused = 0
+        """Outputs that are to be registered, and those that were refused, as of the last turn."""
         self.away: m.Trouble | None = None
         """Why the catalogue cannot be asked, if it cannot."""
 
     def troubles(self) -> list[m.Trouble]:
         """What an operator should look at."""
-        return [] if self.away is None else [self.away]
+        found = [] if self.away is None else [self.away]
+        if self.refused:
+            found.append(
+                m.Trouble(
+                    kind="not-registered",
+                    sentence=f"the catalogue refused {self.refused} outputs",
+                    remedy="`dispatcher why JOB` says why; `dispatcher register JOB` tries again",
+                )
+            )
+        return found
 
     def start(self) -> None:
         """Begin, if there is a catalogue."""
@@ -118,6 +129,7 @@ class Registrar:
                 if key not in left or not left[key].transient
             ]
             await state.store.write(lambda tx: registrations.close(tx, done, now=state.now()))
+        self.waiting, self.refused = await state.store.read(registrations.numbers)
         return len(found) == registrations.TOGETHER or bool(self._after)
 
     async def _faults(self, request: talk.Request) -> dict[int, Fault]:

@@ -96,6 +96,20 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "ailurus_attempts", "Attempts in workers' hands", value=len(service.state.leases)
         )
+        registrar = service.registrar
+        registered: Counter[tuple[str]] = Counter()
+        registered["due",], registered["refused",] = registrar.waiting, registrar.refused
+        yield _gauge(
+            "ailurus_registrations",
+            "Outputs that the catalogue does not know yet, or refused",
+            ("state",),
+            registered,
+        )
+        yield GaugeMetricFamily(
+            "ailurus_catalogue_up",
+            "Whether the catalogue answers, where there is one",
+            value=registrar.away is None,
+        )
         yield GaugeMetricFamily(
             "ailurus_sites", "Sites with an edge", value=len(service.state.sites)
         )
