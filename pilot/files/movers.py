@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
+from pilot.files.delegated_pools import with_credentials, written
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
@@ -104,14 +106,15 @@ class Movers:
         for pool in self._pools.values():
             pool.close()
 
-    def expanded(self, nr: int, file: InputFile, url: Url, watch: Watch) -> list[Wanted]:
+    def expanded(self, nr: int, file: InputFile, url: Url, attempt: Attempt) -> list[Wanted]:
         """The files that an input names: itself, or those of a data set, which come into a
         directory of its name. Raises JobError."""
         field = f"inputs[{nr}]"
         itself = Wanted(field=field, name=file.name, url=url, file=file)
         if url.scheme != RUCIO and not url.path.endswith("/"):
             return [itself]
-        found = self._pool(url.scheme).expand(url.text, watch)
+        with self._pools_of(attempt) as pool_of:
+            found = pool_of(url.scheme).expand(url.text, self.watch(attempt))
         if len(found) == 1 and found[0].url.partition("?")[0] == url.text.partition("?")[0]:
             return [Wanted(field=field, name=file.name, url=url, file=file, size=found[0].size)]
         wanted = []
@@ -144,22 +147,12 @@ class Movers:
                 )
         room = _Room(wanted, left)
         try:
-            for name, group in self._grouped(wanted, lambda one: one.url).items():
-                orders = [
-                    ToGet(
-                        key=key,
-                        url=wanted[key].url.text,
-                        path=str(incoming / str(key)),
-                        size=_size(wanted[key]),
-                        adler32=wanted[key].file.adler32,
-                        md5=wanted[key].file.md5,
-                    )
-                    for key in group
-                ]
-                watch = self.watch(attempt, room.check)
-                get = partial(self._pools[name].get, watch=watch)
-                for key, moved in self._repeated(attempt, orders, get, wanted).items():
-                    _adopt(wanted[key], moved, incoming / str(key), work)
+            with self._pools_of(attempt) as pool_of:
+                for pool, group in _grouped([one.url for one in wanted], pool_of).items():
+                    orders = [_order(key, wanted[key], incoming) for key in group]
+                    get = partial(pool.get, watch=self.watch(attempt, room.check))
+                    for key, moved in self._repeated(attempt, orders, get, wanted).items():
+                        _adopt(wanted[key], moved, incoming / str(key), work)
         finally:
             remove_tree(incoming)
 
@@ -180,46 +173,33 @@ class Movers:
                     refused.add(key)
             return ends
 
-        try:
-            for name, group in self._grouped(outputs, lambda one: one.url).items():
-                orders = [
-                    ToPut(
-                        key=key,
-                        url=outputs[key].url.text,
-                        path="",
-                        size=os.fstat(outputs[key].source).st_size,
-                    )
-                    for key in group
-                ]
-                call = partial(put, pool=self._pools[name])
-                for key, moved in self._repeated(attempt, orders, call, outputs).items():
-                    size = os.fstat(outputs[key].source).st_size
-                    if moved.size != size:
-                        raise JobError(
-                            Code.STAGE_OUT_FAILED,
-                            f"{outputs[key].name} has {size} bytes, and {moved.size} arrived",
-                            field=outputs[key].field,
-                            remedy="the job is tried again",
-                            transient=True,
-                        )
-        except BaseException:
-            # What was under way may have arrived unacknowledged.
-            unsure = range(len(outputs)) if attempt.stopped is not None else done
-            self.delete(
-                [outputs[key].url.text for key in unsure if key not in refused - done.keys()]
-            )
-            raise
+        with self._pools_of(attempt) as pool_of:
+            try:
+                for pool, group in _grouped([one.url for one in outputs], pool_of).items():
+                    orders = [_parcel(key, outputs[key]) for key in group]
+                    call = partial(put, pool=pool)
+                    for key, moved in self._repeated(attempt, orders, call, outputs).items():
+                        _check_size(outputs[key], moved)
+            except BaseException:
+                # What was under way may have arrived unacknowledged.
+                unsure = range(len(outputs)) if attempt.stopped is not None else done
+                left = [key for key in unsure if key not in refused - done.keys()]
+                self._delete([outputs[key].url.text for key in left], pool_of)
+                raise
         return [done[key] for key in range(len(outputs))]
 
     def delete(self, urls: Sequence[str]) -> list[str]:
-        """Remove files; those that are left."""
+        """Remove files, as the site; those that are left."""
+        return self._delete(urls, self._pool)
+
+    def _delete(self, urls: Sequence[str], pool_of: Callable[[str], MoverPool]) -> list[str]:
         left: list[str] = []
         by_scheme: dict[str, list[str]] = {}
         for url in urls:
             by_scheme.setdefault(url.partition("://")[0], []).append(url)
         for scheme, group in by_scheme.items():
             try:
-                left += self._pool(scheme).delete(group, self.watch(None))
+                left += pool_of(scheme).delete(group, self.watch(None))
             except JobError:
                 left += group
         return left
@@ -265,32 +245,55 @@ class Movers:
             todo = [order for order in todo if order.key in failed]
         return arrived
 
-    def _grouped(self, files: Sequence[T], url_of: Callable[[T], Url]) -> Mapping[str, list[int]]:
-        """The keys of files by the name of their mover, whose pool there is afterwards."""
-        groups: dict[str, list[int]] = {}
-        for key, file in enumerate(files):
-            pool = self._pool(url_of(file).scheme)
-            groups.setdefault(pool.name, []).append(key)
-        return groups
-
     def _pool(self, scheme: str) -> MoverPool:
         name = self._storage.plugin(scheme)
         if self._launch is None:
             raise JobError(Code.SERVICE_UNAVAILABLE, f"this pilot starts no mover {name}")
         if name not in self._pools:
-            from pilot.process.transfers import MoverPool
-
-            options = dict(self._storage.options_of(name))
-            if name == RUCIO:
-                options.setdefault("rse", self._storage.rse)
-                options.setdefault("protocols", asdict(self._storage.protocols))
-                options.setdefault("plugins", self._storage.plugins)
-                options.setdefault("options", self._storage.all_options())
-                options.setdefault("roots", self._storage.roots)
-            pool = MoverPool(name, options, self._launch(), self._clock)
             # Two threads may make one; the first counts.
-            self._pools.setdefault(name, pool)
+            self._pools.setdefault(name, self._made(name, self._options(name)))
         return self._pools[name]
+
+    @contextmanager
+    def _pools_of(self, attempt: Attempt) -> Iterator[Callable[[str], MoverPool]]:
+        """The pool of a URL scheme for an attempt's files: the site's, or, with credentials of its
+        user, one that has these instead, and ends with the block."""
+        if not attempt.credentials or self._launch is None:
+            yield self._pool
+            return
+        made: dict[str, MoverPool] = {}
+        folder = self._launch().directory / f"credentials-{next(self._numbers)}"
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with written(attempt.credentials, folder) as named:
+
+            def pool_of(scheme: str) -> MoverPool:
+                name = self._storage.plugin(scheme)
+                if name not in made:
+                    options = with_credentials(name, self._options(name), named)
+                    made[name] = self._made(name, options)
+                return made[name]
+
+            try:
+                yield pool_of
+            finally:
+                for pool in made.values():
+                    pool.close()
+
+    def _options(self, name: str) -> dict[str, Any]:
+        options = dict(self._storage.options_of(name))
+        if name == RUCIO:
+            options.setdefault("rse", self._storage.rse)
+            options.setdefault("protocols", asdict(self._storage.protocols))
+            options.setdefault("plugins", self._storage.plugins)
+            options.setdefault("options", self._storage.all_options())
+            options.setdefault("roots", self._storage.roots)
+        return options
+
+    def _made(self, name: str, options: Mapping[str, Any]) -> MoverPool:
+        from pilot.process.transfers import MoverPool
+
+        assert self._launch is not None  # noqa: S101 - the callers looked
+        return MoverPool(name, options, self._launch(), self._clock)
 
 
 class _Room:
@@ -320,6 +323,43 @@ class _Room:
                 "job's disk has for them",
                 remedy="declare their `size`, which counts beside `disk`, or ask for more `disk`",
             )
+
+
+def _grouped(
+    urls: Sequence[Url], pool_of: Callable[[str], MoverPool]
+) -> Mapping[MoverPool, list[int]]:
+    """The numbers of URLs by the pool that moves their files."""
+    groups: dict[MoverPool, list[int]] = {}
+    for key, url in enumerate(urls):
+        groups.setdefault(pool_of(url.scheme), []).append(key)
+    return groups
+
+
+def _order(key: int, one: Wanted, incoming: Path) -> ToGet:
+    return ToGet(
+        key=key,
+        url=one.url.text,
+        path=str(incoming / str(key)),
+        size=_size(one),
+        adler32=one.file.adler32,
+        md5=one.file.md5,
+    )
+
+
+def _parcel(key: int, one: ToStore) -> ToPut:
+    return ToPut(key=key, url=one.url.text, path="", size=os.fstat(one.source).st_size)
+
+
+def _check_size(one: ToStore, moved: Moved) -> None:
+    """Raise JobError if not all of an output arrived."""
+    if moved.size != (size := os.fstat(one.source).st_size):
+        raise JobError(
+            Code.STAGE_OUT_FAILED,
+            f"{one.name} has {size} bytes, and {moved.size} arrived",
+            field=one.field,
+            remedy="the job is tried again",
+            transient=True,
+        )
 
 
 def _adopt(wanted: Wanted, moved: Moved, incoming: Path, work: Workdir) -> None:

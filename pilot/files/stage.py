@@ -165,8 +165,7 @@ class Stage:
                     _list(file, url, work)
                     continue
                 if self._movers.serve(url.scheme):
-                    watch = self._movers.watch(attempt)
-                    wanted += self._movers.expanded(index, file, url, watch)
+                    wanted += self._movers.expanded(index, file, url, attempt)
                     continue
                 get = partial(self._get, file, work, left if file.size is None else file.size)
                 taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)

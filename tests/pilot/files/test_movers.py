@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import plugins
+from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
+from pilot.files import delegated_pools
 from pilot.files import movers as subject
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
@@ -163,3 +165,47 @@ def test_a_payload_that_reads_directly_gets_the_url_where_the_site_lets_it(site)
     site.stage._direct_read = True
     site.stage.allowed(attempt_of("true", inputs=(file,)))
     assert site.staged(file) == {"a": f"{file.url}\n".encode()}
+
+
+def delegated(name: str, secret: str, kind: str = "token") -> m.Credential:
+    return m.Credential(name=name, kind=m.CredentialKind(kind), secret=secret)
+
+
+def shown(directory: Path) -> list[str]:
+    calls = (directory / "marks/calls").read_text().splitlines()
+    return [call.removeprefix("shows ") for call in calls if call.startswith("shows ")]
+
+
+def test_a_jobs_files_are_moved_with_its_users_credentials_and_no_others_are(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delegated_pools, "TAKE_CREDENTIALS", ("trouble",))
+    (tmp_path / "marks").mkdir(exist_ok=True)
+    attempt = attempt_of("true", inputs=(site.input("a", b"1"),))
+    attempt.credentials = (delegated("mine", "TOKEN"), delegated("p", "PROXY", "proxy"))
+    site.stage.stage_in(attempt, site.work)
+    assert shown(tmp_path) == ["TOKEN", "PROXY"]
+    site.stage.stage_in(attempt_of("true", inputs=(site.input("b", b"2"),)), site.work)
+    assert shown(tmp_path) == ["TOKEN", "PROXY"]  # the site has none
+
+
+def test_nothing_of_a_users_credentials_is_left_when_its_files_have_been_moved(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delegated_pools, "TAKE_CREDENTIALS", ("trouble",))
+    (tmp_path / "marks").mkdir(exist_ok=True)
+    attempt = attempt_of("true", inputs=(site.input("a", b"1"), site.input("z", b"", "raise")))
+    attempt.credentials = (delegated("mine", "s3cret"),)
+    with pytest.raises(JobError):
+        site.stage.stage_in(attempt, site.work)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "calls"]
+    assert not [path for path in left if b"s3cret" in path.read_bytes()]
+
+
+def test_the_mover_of_rucio_hands_them_to_those_beneath_it() -> None:
+    options = {"account": "site", "options": {"gfal2": {"ca": "/ca", "proxy": "/site"}}}
+    given = delegated_pools.with_credentials("rucio", options, {"token_file": "/t", "proxy": ""})
+    assert given["account"] == "site"
+    assert given["options"]["gfal2"] == {"ca": "/ca", "proxy": "", "token_file": "/t"}
+    assert given["options"]["xrootd"] == {"proxy": "", "token_file": "/t"}
+    assert delegated_pools.with_credentials("s3", {"a": 1}, {"proxy": "x"}) == {"a": 1}

@@ -39,6 +39,8 @@ class Trouble:
         """A directory in which calls are noted."""
         setup: str = ""
         urls: bool = False
+        token_file: str = ""
+        proxy: str = ""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -50,12 +52,14 @@ class Trouble:
             self._die()
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        self._shown()
         for file in files:
             word, _, path = _parts(file.url)
             self._note(f"get {file.key}")
             self._one(word, file, path, file.path, tell)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        self._shown()
         for file in files:
             word, _, path = _parts(file.url)
             self._note(f"put {file.key}")
@@ -83,6 +87,11 @@ class Trouble:
             )
             for path in sorted(top.iterdir())
         ]
+
+    def _shown(self) -> None:
+        for name in (self.options.token_file, self.options.proxy):
+            if name:
+                self._note(f"shows {Path(name).read_text(encoding='ascii')}")
 
     def _note(self, text: str) -> None:
         if self.options.marks:
