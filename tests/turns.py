@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -50,11 +48,3 @@ class Turns:
             turns.since[loop.name] += 1
 
         monkeypatch.setattr(Loop, "turned", turned)
-
-
-async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Return once `true()` is; fail the test after `seconds`. For what has no event to wait for:
-    threads, other processes, the insides of a server."""
-    async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

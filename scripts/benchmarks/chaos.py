@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from benchmarks import killed_submit
 from tests.rig import batch_kills, history
 from tests.rig.figure import Figure, figure
-from tests.rig.programs import Postgres, Rig, null_job, until
+from tests.rig.programs import Postgres, Rig, null_job
 from tests.rig.proxy import Fault, Proxy
 from tests.rig.settled import SITE, settled
 from tests.rig.small_disk import REFUSED, SETTINGS, FullDisk, mounted
+from tests.rig.waiting import until
 
 HEARTBEAT_S = 1.0
 LEASE_S = 3 * HEARTBEAT_S

@@ -22,7 +22,8 @@ from benchmarks.pilot_requests import (
     wrk,
 )
 from tests.rig.figure import Figure, figure
-from tests.rig.programs import TUNED, Postgres, Rig, certificate, server, until
+from tests.rig.programs import TUNED, Postgres, Rig, certificate, server
+from tests.rig.waiting import until
 
 HELD = 8_000  # attempts of each dialect
 ACQUIRED = 40_000

@@ -15,8 +15,9 @@ from pathlib import Path
 from benchmarks.bare import chain
 from tests.rig import proc
 from tests.rig.figure import ROOT, Figure, figure
-from tests.rig.programs import BIN, Program, Rig, null_job, server, until
+from tests.rig.programs import BIN, Program, Rig, null_job, server
 from tests.rig.proxy import Proxy
+from tests.rig.waiting import until
 
 LEAN = "import json, subprocess, selectors, signal, logging, argparse, ssl, http.client, dataclasses, threading, msgspec"
 FROZEN = ROOT / "dist/pilot"

@@ -19,7 +19,8 @@ from ailurus.protocol.api import BY_NAME, PREFIX
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from tests.rig.figure import Figure, figure, percentile
-from tests.rig.programs import BIN, QUEUE, SITE, Rig, free_port, null_job, until
+from tests.rig.programs import BIN, QUEUE, SITE, Rig, free_port, null_job
+from tests.rig.waiting import until
 
 PILOTS = 10_000
 SECONDS = 60.0

@@ -19,7 +19,8 @@ from harvester_edge.metrics import page
 from harvester_edge.relay import serve
 from harvester_edge.site import Site
 from harvester_edge.status import glance
-from tests.turns import Boom, Turns, named, until
+from tests.rig.waiting import eventually
+from tests.turns import Boom, Turns, named
 
 pytestmark = pytest.mark.field("K1")
 LOOPS = {
@@ -61,9 +62,9 @@ def test_a_loop_of_a_relay_that_something_was_thrown_into_goes_on(
             serve, "Store", lambda *given: stores.append(Store(*given)) or stores[0]
         )
         serving = asyncio.create_task(serve._serve(site, Log("relay"), 1.0))
-        await until(lambda: turns.since[name] >= 1 and not turns.failing)
+        await eventually(lambda: turns.since[name] >= 1 and not turns.failing)
         await stores[0].write(lambda connection: None)
-        await until(lambda: loop_status.read(site.relay_state).failures.get(name) == 1)
+        await eventually(lambda: loop_status.read(site.relay_state).failures.get(name) == 1)
         assert sum(loop_status.read(site.relay_state).failures.values()) == 1
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):

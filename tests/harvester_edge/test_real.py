@@ -17,9 +17,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
 from harvester_edge.book import Book
+from tests.rig.dispatcher import Dispatcher
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 BIN = Path(sys.executable).parent
@@ -30,39 +30,10 @@ class Here:
 
     def __init__(self, root: Path) -> None:
         self.root, self.running = root, {}
-        store = f"sqlite:///{root}/d.sqlite"
-        subprocess.run(
-            [BIN / "dispatcher", "init", "--store", store], check=True, capture_output=True
-        )
-        dispatcher = self.start(
-            "dispatcher",
-            *("serve", "--store", store, "--listen", "127.0.0.1:0", "--heartbeat", "1s"),
-        )
-        while not (line := dispatcher.stdout.readline()).startswith("listening on "):
-            assert dispatcher.poll() is None
-        self.url = line.split()[-1]
-        admin = root / "d.admin-token"
-        self.client = Client(self.url, TokenFile(admin))
-        subprocess.run(
-            [
-                BIN / "dispatcher",
-                "token",
-                "--url",
-                self.url,
-                "--token-file",
-                admin,
-                "--subject",
-                "edge-demo",
-                "--scope",
-                "edge",
-                "--site",
-                "demo",
-                "--out",
-                root / "edge.token",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        self.dispatcher = Dispatcher(root, "--heartbeat", "1s")
+        self.url, self.client = self.dispatcher.url, self.dispatcher.client
+        token = self.dispatcher.token("edge-demo", "ailurus.edge:demo")
+        (root / "edge.token").write_text(token)
         (root / "storage").mkdir()
         tree = {
             "schema": 1,
@@ -114,10 +85,10 @@ class Here:
         return found
 
     def until(self, true: Callable[[], object], seconds: float = 40) -> None:
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, (self.root / "harvester-edge.log").read_text()[-3000:]
-            time.sleep(0.1)
+        try:
+            until(true, seconds)
+        except TimeoutError:
+            pytest.fail((self.root / "harvester-edge.log").read_text()[-3000:])
 
 
 @pytest.fixture
@@ -128,6 +99,7 @@ def here(tmp_path: Path):
     place.until(lambda: not place.pilots() or not place.running.get("harvester-edge"))
     for program in list(place.running):
         place.kill(program, signal.SIGKILL)
+    place.dispatcher.kill()
     for pid in place.pilots().values():
         os.kill(pid, signal.SIGTERM)
     place.until(lambda: not place.pilots())
@@ -189,7 +161,7 @@ def test_a_finished_job_is_reported_although_its_pilot_died_and_no_other_comes(h
     edge = here.edge()
     (job,) = here.submit("sleep 1.5")
     here.until(lambda: here.client.show(job).row.state is JobState.RUNNING)
-    here.running["dispatcher"].send_signal(signal.SIGSTOP)
+    here.dispatcher.process.send_signal(signal.SIGSTOP)
     here.until(lambda: any((here.root / "work" / "spool").glob("*.journal")))
     here.until(
         lambda: any(
@@ -199,7 +171,7 @@ def test_a_finished_job_is_reported_although_its_pilot_died_and_no_other_comes(h
     )
     for pid in here.pilots().values():
         os.kill(pid, signal.SIGKILL)
-    here.running["dispatcher"].send_signal(signal.SIGCONT)
+    here.dispatcher.process.send_signal(signal.SIGCONT)
     here.until(lambda: here.client.show(job).row.state in FINAL)
     row = here.client.show(job).row
     assert (row.state, row.attempt_nr) == (JobState.FINISHED, 1)

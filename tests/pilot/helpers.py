@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
+from tests.rig import dispatcher as rig
+from tests.rig.waiting import until
 
 BIN = Path(sys.executable).parent
 
@@ -36,15 +35,6 @@ def guarded() -> Iterator[GuardedSpawner]:
         yield made
     finally:
         made.close()
-
-
-def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `true` returns once that is something; fails the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 def processes_with(mark: str) -> list[int]:
@@ -64,42 +54,13 @@ def _state(directory: Path) -> bytes:
     return (directory / "stat").read_bytes().rsplit(b") ", 1)[1][:1]
 
 
-class Dispatcher:
-    """A dispatcher process on a store of its own."""
+class Dispatcher(rig.Dispatcher):
+    """A dispatcher with a token for pilots, and jobs that need little."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.store = f"sqlite:///{directory}/store.db"
-        subprocess.run(
-            [BIN / "dispatcher", "init", "--store", self.store], check=True, capture_output=True
-        )
-        self.admin = directory / "store.admin-token"
-        self.port = "0"
-        self.start()
+        super().__init__(directory, "--heartbeat", "1s", "--log", directory / "log")
         self.pilot_token = directory / "pilot.token"
-        answer = self.client.call(
-            "token", m.NewToken(subject="pilots", scopes=("ailurus.pilot",)), answer=m.Token
-        )
-        self.pilot_token.write_text(answer.token)
-
-    def start(self) -> None:
-        command = [BIN / "dispatcher", "serve", "--store", self.store, "--heartbeat", "1s"]
-        self.process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{self.port}", "--log", self.directory / "log"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.url = line.split()[2]
-        self.port = self.url.rsplit(":", 1)[1]
-        self.client = Client(self.url, TokenFile(self.admin))
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.pilot_token.write_text(self.token("pilots", "ailurus.pilot"))
 
     def submit(self, command: str = "", **fields: Any) -> int:
         fields.setdefault("name", "job")

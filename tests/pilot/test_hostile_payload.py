@@ -15,8 +15,9 @@ import pytest
 
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Dispatcher, Field, until
+from tests.pilot.helpers import Dispatcher, Field
 from tests.pilot.hostile import HOSTILE, library
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 NOBODY = 65534

@@ -11,7 +11,8 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.states import JobState
 from tests.pilot.attempts import open_up
-from tests.pilot.helpers import BIN, Field, until
+from tests.pilot.helpers import BIN, Field
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.real
 NOBODY = 100_000 + os.getpid()  # a limit of processes is a user's

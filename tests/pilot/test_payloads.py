@@ -21,7 +21,8 @@ from ailurus.protocol.api import LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field, SlowStore, processes_with, until
+from tests.pilot.helpers import Field, SlowStore, processes_with
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.real
 

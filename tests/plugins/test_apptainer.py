@@ -12,10 +12,11 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
-from tests.pilot.helpers import guarded, until
+from tests.pilot.helpers import guarded
 from tests.pilot.hostile import HOSTILE
 from tests.plugins import sifs
 from tests.plugins.payloads import Job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 TREE = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import pytest
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import Accepted, BatchError, Order, Rejected, Tag
 from plugins.batch.local import RUN, WRAPPER, Local, LocalOptions, _signal
-from tests.pilot.helpers import until
+from tests.rig.waiting import until
 
 TAG = Tag("axxxx0000000000")
 

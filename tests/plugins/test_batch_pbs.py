@@ -17,7 +17,7 @@ from harvester_edge.ports import Accepted, BatchError, Tag
 from plugins.batch.commands import Ran
 from plugins.batch.pbs import PBS, PBSOptions, parse, qsub, scattered
 from tests.plugins.recordings import RECORDED, Player, order, recorded
-from tests.rig.batch import until
+from tests.rig.waiting import until
 
 TAG = Tag("aabcdtag")
 NOWHERE = Path("/nowhere")

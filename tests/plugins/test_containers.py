@@ -15,9 +15,10 @@ from ailurus.protocol.job import JobSpec
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
 from plugins.container import shown
-from tests.pilot.helpers import guarded, until
+from tests.pilot.helpers import guarded
 from tests.pilot.hostile import HOSTILE, NAME_INTO, library
 from tests.plugins.payloads import Job
+from tests.rig.waiting import until
 
 pytestmark = pytest.mark.real
 

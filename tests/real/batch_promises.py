@@ -10,8 +10,9 @@ import subprocess
 
 import pytest
 
-from tests.rig.batch import BIN, LEASE_S, Rig, as_user, clean, until
+from tests.rig.batch import BIN, LEASE_S, Rig, as_user, clean
 from tests.rig.batch_kills import FAILPOINTS, KILLS, LIES, kill, sleepers
+from tests.rig.waiting import until
 
 
 class Promises:

@@ -11,7 +11,8 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
-from tests.rig.programs import QUEUE, Rig, until
+from tests.rig.programs import QUEUE, Rig
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(60)]
 

@@ -13,7 +13,8 @@ from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
 from tests.rig import history
-from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
+from tests.rig.programs import BIN, QUEUE, Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 ID = "our-edge"

@@ -13,7 +13,8 @@ import yaml
 
 from tests.real import panda_server
 from tests.real.panda_server import ORIGIN, QUEUE, PandaServer
-from tests.rig.programs import BIN, Program, pilots_of, until
+from tests.rig.programs import BIN, Program, pilots_of
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 ID = "our-edge"

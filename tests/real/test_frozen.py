@@ -18,7 +18,8 @@ from ailurus.protocol.states import JobState
 from plugins.container.bubblewrap import candidates
 from scripts.bundle.entry import give_back
 from tests.rig import proc
-from tests.rig.programs import Rig, null_job, until
+from tests.rig.programs import Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 OLD_DEBIAN = Path(__file__).parents[2] / "scripts/fixtures/old-debian"

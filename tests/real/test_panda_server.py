@@ -14,7 +14,7 @@ import pytest
 
 from tests.real import panda_server
 from tests.real.panda_server import PandaServer
-from tests.rig.programs import until
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(180)]
 

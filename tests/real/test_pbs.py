@@ -12,8 +12,9 @@ import pytest
 
 from tests.real.batch_promises import Promises, refused
 from tests.rig import batch_systems
-from tests.rig.batch import Rig, until
+from tests.rig.batch import Rig
 from tests.rig.batch_kills import sleepers
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.batch, pytest.mark.timeout(180)]
 

@@ -21,7 +21,8 @@ from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.states import FINAL
 from ailurus.wire.client import Refused
 from tests.real import pilot3
-from tests.rig.programs import Program, Rig, until
+from tests.rig.programs import Program, Rig
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(240)]
 

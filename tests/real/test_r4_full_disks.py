@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.rig import history
-from tests.rig.programs import Rig, null_job, until
+from tests.rig.programs import Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [
     pytest.mark.real,

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from tests.rig import proc
-from tests.rig.programs import Rig, null_job, until
+from tests.rig.programs import Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 SITE = {"scaling": {"max_total": 4, "max_queued": 4, "per_cycle": 4, "idle_exit": "2s"}}

@@ -13,7 +13,8 @@ from ailurus.protocol.states import JobState
 from ailurus.wire.client import Client, Refused
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.retry import Patience
-from tests.rig.programs import BIN, QUEUE, Rig, null_job, until
+from tests.rig.programs import BIN, QUEUE, Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
 

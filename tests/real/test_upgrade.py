@@ -11,7 +11,8 @@ import os
 import pytest
 
 from tests.rig import history, version
-from tests.rig.programs import BIN, Rig, null_job, until
+from tests.rig.programs import BIN, Rig, null_job
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
 SITE = {"scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "3s"}}

@@ -20,7 +20,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from ailurus.protocol.api import WorkerRows, WorkersQuery
 from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
+from tests.rig.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -117,15 +117,6 @@ def free_port() -> int:
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             return port
-
-
-def until(what: Callable[[], object], seconds: float, why: str) -> None:
-    """Look again and again until `what` holds. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {why}")
-        time.sleep(0.05)
 
 
 class Rig:

@@ -14,9 +14,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.rig.batch import Rig, System, until
+from tests.rig.batch import Rig, System
 from tests.rig.batch_systems import SYSTEMS
 from tests.rig.figure import Figure, figure
+from tests.rig.waiting import until
 
 FAILPOINTS = (
     "edge.planned", "edge.tokens", "edge.submitting", "edge.submitted", "edge.recorded", "edge.reported",

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from tests.rig.batch import BIN, ROOT, System, until
+from tests.rig.batch import BIN, ROOT, System
+from tests.rig.waiting import until
 
 FIXTURES = ROOT / "scripts" / "fixtures"
 CONDOR = Path(os.environ.get("AILURUS_HTCONDOR", ROOT / "build" / "htcondor"))

@@ -13,8 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +28,7 @@ from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from tests.rig import proc
+from tests.rig.waiting import until
 
 BIN = Path(sys.executable).parent
 QUEUE = "bench"
@@ -41,15 +41,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def until(what: Callable[[], object], seconds: float, why: str, every_s: float = 0.02) -> None:
-    """Look again and again until `what` holds."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{why}: not within {seconds:g} s")
-        time.sleep(every_s)
 
 
 class Program:

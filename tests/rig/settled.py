@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from tests.rig import proc
-from tests.rig.programs import Rig, until
+from tests.rig.programs import Rig
+from tests.rig.waiting import until
 
 SITE: dict[str, Any] = {
     # as sites run it: only where payloads are kept apart do pilots of a node share their spool

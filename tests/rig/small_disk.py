@@ -18,7 +18,8 @@ import msgspec
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX
-from tests.rig.programs import Postgres, Rig, null_job, until
+from tests.rig.programs import Postgres, Rig, null_job
+from tests.rig.waiting import until
 
 SIZE_MB = 320
 SETTINGS = ("max_wal_size=64MB", "min_wal_size=32MB")

@@ -3,92 +3,43 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
 from dispatcher.cli import main
-
-
-@dataclass
-class Server:
-    """A dispatcher that listens."""
-
-    process: subprocess.Popen[str]
-    url: str
-    token_file: Path
-    store: str
-    said: list[str]
-
-    def client(self) -> Client:
-        return Client(self.url, TokenFile(self.token_file))
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
-
-
-def command(*words: str) -> list[str]:
-    """`dispatcher …` as an argument list."""
-    return [
-        sys.executable,
-        "-c",
-        "import sys; from dispatcher.cli import main; sys.exit(main())",
-        *words,
-    ]
-
-
-def start(directory: Path, *options: str, listen: str = "127.0.0.1:0") -> Server:
-    store = f"sqlite:///{directory}/queue.db"
-    subprocess.run(command("init", "--store", store), check=True, capture_output=True)
-    with (directory / "serve.log").open("a") as log:
-        process = subprocess.Popen(
-            command("serve", "--store", store, "--listen", listen, *options),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert process.stdout is not None
-    said = [process.stdout.readline().strip() for _ in range(2)]
-    url = said[0].removeprefix("listening on ")
-    return Server(process, url, directory / "queue.admin-token", store, said)
+from tests.rig.dispatcher import Dispatcher
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., Dispatcher]]:
     """Starts dispatchers on one store; what still runs is stopped at the end."""
-    started: list[Server] = []
+    started: list[Dispatcher] = []
 
-    def begin(*options: str, listen: str = "127.0.0.1:0") -> Server:
-        started.append(start(tmp_path, *options, listen=listen))
+    def begin(*options: str, listen: str = "127.0.0.1:0") -> Dispatcher:
+        started.append(Dispatcher(tmp_path, *options, listen=listen))
         return started[-1]
 
     yield begin
-    for server in started:
-        if server.process.poll() is None:
-            server.stop()
-        server.process.stdout.close()
+    for one in started:
+        one.stop()
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
     """One dispatcher for all tests that only need one."""
-    running = start(tmp_path_factory.mktemp("dispatcher"))
+    running = Dispatcher(tmp_path_factory.mktemp("dispatcher"))
     yield running
     running.stop()
-    running.process.stdout.close()
 
 
 @pytest.fixture
-def environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environment(
+    server: Dispatcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
     """This user's environment: the server is found, nothing else is."""
     for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)

@@ -37,7 +37,7 @@ def test_h9_numbers_and_other_texts_stay_as_they_are():
 def test_h9_jobs_are_exported_with_what_users_call_themselves_disarmed(run, server):
     scopes = ("compute.create", "compute.read")
     ask = m.NewToken(subject="@SUM", scopes=scopes)
-    token = server.client().call("token", ask, answer=m.Token).token
+    token = server.client.call("token", ask, answer=m.Token).token
     Client(server.url, fixed_token(token)).submit(
         [JobSpec(name="j", command="true", queue="export")], "formula"
     )

@@ -94,8 +94,7 @@ def test_sessions_survive_a_restart_and_ended_ones_do_not_come_back(serve):
         cookies.append(answer.getheader("set-cookie").partition(";")[0])
     kept, left = cookies
     assert asked(first, "POST", "/session/end", "{}", OURS | {"Cookie": left}).status == 200
-    first.process.kill()
-    first.process.wait()
+    first.kill()
     second = serve()
     assert asked(second, "GET", "/overview", headers={"Cookie": kept}).status == 200
     assert asked(second, "GET", "/overview", headers={"Cookie": left}).status == 401

@@ -26,6 +26,7 @@ from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import parser_for
+from tests.rig.waiting import until
 
 UNITS = sorted(Path(__file__).parents[3].glob("scripts/systemd/**/*.service"))
 
@@ -84,13 +85,6 @@ class Asking:
             line.close()
 
 
-def until(what, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def starts(directory: Path) -> int:
     return (directory / "serve.log").read_text().count("queue_opened")
 
@@ -98,7 +92,7 @@ def starts(directory: Path) -> int:
 @pytest.mark.slow
 def test_restarts_under_load_fail_no_request(serve, tmp_path):
     running = serve()
-    done = running.client().submit([JobSpec(name="kept", command="true")], "r")
+    done = running.client.submit([JobSpec(name="kept", command="true")], "r")
     with Asking(running) as clients:
         for nr in range(3):
             time.sleep(0.5)
@@ -108,14 +102,14 @@ def test_restarts_under_load_fail_no_request(serve, tmp_path):
             until(lambda before=before: clients.answered > before + 20)
     assert clients.failed == []
     assert running.process.poll() is None  # the same process all the time
-    assert running.client().show(done.job_ids[0]).row.name == "kept"
+    assert running.client.show(done.job_ids[0]).row.name == "kept"
 
 
 def test_who_waits_for_a_job_is_answered_when_it_restarts_and_gets_one_from_the_next(
     serve, tmp_path
 ):
     running = serve()
-    client = running.client()
+    client = running.client
     ask = m.NewToken(subject="p", scopes=("ailurus.pilot",))
     token = client.call("token", ask, answer=m.Token).token
     register = m.Register(instance="i", queue="q", total=ROOM)
@@ -134,7 +128,7 @@ def test_who_waits_for_a_job_is_answered_when_it_restarts_and_gets_one_from_the_
     time.sleep(0.3)
     running.process.send_signal(signal.SIGUSR2)
     until(lambda: starts(tmp_path) == 2)
-    running.client().submit([JobSpec(name="j", command="true", queue="q")], "r")
+    running.client.submit([JobSpec(name="j", command="true", queue="q")], "r")
     waiting.join(30)
     assert [len(one.jobs) for one in got] == [0, 1]
 

@@ -121,7 +121,7 @@ def test_a_second_dispatcher_on_the_same_store_is_refused(serve, tmp_path, capsy
 
 def test_sigterm_ends_it_at_once_although_pilots_wait_and_pages_look(serve):
     running = serve("--heartbeat", "1s")
-    client = running.client()
+    client = running.client
     token = client.call(
         "token", m.NewToken(subject="p", scopes=("ailurus.pilot",)), answer=m.Token
     ).token
@@ -152,12 +152,11 @@ def test_sigterm_ends_it_at_once_although_pilots_wait_and_pages_look(serve):
 
 def test_what_was_submitted_is_there_after_a_restart_and_old_tokens_hold(serve):
     first = serve()
-    done = first.client().submit([_job("kept")], "r")
-    first.process.kill()
-    first.process.wait()
+    done = first.client.submit([_job("kept")], "r")
+    first.kill()
     second = serve()
-    assert second.client().show(done.job_ids[0]).row.name == "kept"
-    assert second.client().submit([_job("kept")], "r").job_ids == done.job_ids
+    assert second.client.show(done.job_ids[0]).row.name == "kept"
+    assert second.client.submit([_job("kept")], "r").job_ids == done.job_ids
 
 
 def _job(name: str):
@@ -225,7 +224,7 @@ def test_h2_others_are_served_beside_a_thousand_idle_connections(server):
         for line in idle[::2]:
             line.sendall(b"POST /api/ailurus/v1/worker/report HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         began = time.monotonic()
-        assert server.client().overview().version
+        assert server.client.overview().version
         assert time.monotonic() - began < 10
     finally:
         for line in idle:
@@ -235,11 +234,11 @@ def test_h2_others_are_served_beside_a_thousand_idle_connections(server):
 @pytest.mark.slow
 def test_heartbeats_go_on_while_ten_thousand_jobs_are_submitted(serve):
     running = serve()
-    client = running.client()
+    client = running.client
     client.overview()
     jobs = [_job(f"j{nr}") for nr in range(10_000)]
     task = threading.Thread(target=lambda: client.submit(jobs, "many"))
-    beside = running.client()
+    beside = running.client
     task.start()
     slowest = 0.0
     while task.is_alive():

@@ -20,15 +20,14 @@ from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, NO_INPUT
 
 def test_r12_a_served_dispatcher_is_backed_up_lost_and_restored_with_its_tokens(serve, tmp_path):
     running = serve()
-    (job,) = running.client().submit([JobSpec(name="kept", command="true")], "r").job_ids
+    (job,) = running.client.submit([JobSpec(name="kept", command="true")], "r").job_ids
     out = tmp_path / "backup"
     assert main(["backup", "--store", running.store, "--out", str(out)]) == 0
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert main(["backup", "--store", running.store, "--out", str(out)]) == CANNOT_CREATE
     admin = running.token_file.read_text()
-    running.process.kill()
-    running.process.wait()
+    running.kill()
     for path in tmp_path.glob("queue.*"):
         path.unlink()
     assert main(["restore", "--store", running.store, "--from", str(out)]) == 0

@@ -125,7 +125,7 @@ def test_a_submit_killed_at_any_time_and_repeated_gives_exactly_its_jobs(
         [*words, name], env=environment, check=True, capture_output=True, text=True
     )
     first = [int(word) for word in done.stdout.split()]
-    queue = next(q for q in server.client().overview().queues if q.name == "killed")
+    queue = next(q for q in server.client.overview().queues if q.name == "killed")
     assert len(first) == 10_000
     assert sum(queue.states.values()) == 10_000 * (1 + told)
 

@@ -24,7 +24,7 @@ def pilot_of(server):
 
     def register(queue: str) -> Client:
         ask = m.NewToken(subject="p", scopes=("ailurus.pilot",))
-        token = server.client().call("token", ask, answer=m.Token).token
+        token = server.client.call("token", ask, answer=m.Token).token
         ask = m.Register(instance=os.urandom(4).hex(), queue=queue, total=ROOM)
         registered = Client(server.url, fixed_token(token)).call(
             "register", ask, answer=m.Registered

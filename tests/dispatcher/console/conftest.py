@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import Scope
 from ailurus.protocol.job import JobSpec
-from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
+from tests.rig import dispatcher as rig
 
 FLAGS = [
     "--headless=new",
@@ -29,75 +23,21 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-MAIN = "import sys; from dispatcher.cli import main; sys.exit(main())"
 ON_VIOLATION = """addEventListener("securitypolicyviolation", (e) =>
     console.error(`CSP ${e.violatedDirective} ${e.blockedURI} ${e.sample}`))"""
 
 
-@dataclass
-class Dispatcher:
-    """A dispatcher in a process of its own."""
-
-    directory: Path
-    url: str = "127.0.0.1:0"
-    process: subprocess.Popen[str] | None = None
-
-    @property
-    def token_file(self) -> Path:
-        return self.directory / "queue.admin-token"
-
-    @property
-    def client(self) -> Client:
-        return Client(self.url, TokenFile(self.token_file))
-
-    def start(self, *options: str) -> None:
-        """Serve, on the same port as before if there was one."""
-        store = f"sqlite:///{self.directory}/queue.db"
-        base = [sys.executable, "-c", MAIN]
-        if not self.token_file.exists():
-            subprocess.run([*base, "init", "--store", store], check=True, capture_output=True)
-        listen = self.url.removeprefix("http://")
-        with (self.directory / "serve.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [
-                    *base,
-                    "serve",
-                    "--store",
-                    store,
-                    "--listen",
-                    listen,
-                    "--heartbeat",
-                    "1s",
-                    *options,
-                ],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip().removeprefix("listening on ")
-        self.process.stdout.readline()
-
-    def stop(self) -> None:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(10)
-        self.process.stdout.close()
+class Dispatcher(rig.Dispatcher):
+    """A dispatcher to which a test speaks as its administrator."""
 
     def submit(self, *jobs: JobSpec) -> list[int]:
         ask = m.Submit(request_id=uuid.uuid4().hex, jobs=jobs)
         return list(self.client.call("submit", ask, answer=m.Submitted).job_ids)
 
-    def token(self, subject: str, *scopes: str) -> str:
-        ask = m.NewToken(subject=subject, scopes=scopes or (Scope.READ,))
-        return self.client.call("token", ask, answer=m.Token).token
-
 
 @pytest.fixture(scope="module")
 def dispatcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dispatcher]:
-    server = Dispatcher(tmp_path_factory.mktemp("dispatcher"))
-    server.start()
+    server = Dispatcher(tmp_path_factory.mktemp("dispatcher"), "--heartbeat", "1s")
     yield server
     server.stop()
 

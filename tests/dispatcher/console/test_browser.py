@@ -177,7 +177,7 @@ def test_a_viewer_sees_own_jobs_only(context, dispatcher: Dispatcher, seen: Seen
     (job_id,) = dispatcher.submit(JobSpec(name="not-yours", command="true", queue="x"))
     viewer = context.new_page()
     seen.watch(viewer)
-    sign_in(viewer, dispatcher.url, dispatcher.token("bob"))
+    sign_in(viewer, dispatcher.url, dispatcher.token("bob", Scope.READ))
     viewer.goto(f"{dispatcher.url}/console/#/jobs")
     expect(viewer.locator(".empty")).to_contain_text("No job yet")
     viewer.goto(f"{dispatcher.url}/console/#/jobs/{job_id}")

@@ -40,9 +40,8 @@ def proxied(tmp_path: Path, need: Callable[..., str]) -> Iterator[tuple[Dispatch
     """A dispatcher, its address behind nginx, and the certificate there."""
     nginx, port = need("nginx", package="nginx-light"), free_port()
     chain, key = certificate(tmp_path)
-    served = Dispatcher(tmp_path / "queue")
-    served.directory.mkdir()
-    served.start("--public-url", f"https://127.0.0.1:{port}")
+    (tmp_path / "queue").mkdir()
+    served = Dispatcher(tmp_path / "queue", "--public-url", f"https://127.0.0.1:{port}")
     (block,) = re.findall(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
     block = block.replace("http://127.0.0.1:8080", served.url).replace("443 ssl", f"{port} ssl")
     block = block.replace("ailurus.example.org", "127.0.0.1").replace("$host", "$http_host")

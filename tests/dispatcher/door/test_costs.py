@@ -28,7 +28,7 @@ from dispatcher.rules import submission
 from dispatcher.service import search
 from tests.dispatcher.helpers import ALICE, BOB, bench, job, run
 from tests.dispatcher.panda.conftest import Dispatcher
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 SHARE = 0.25  # of the dispatcher's time that one user may take for long
 ONE_MESSAGE_S = 15.0  # the dearest of all, in slices that others come between
@@ -233,7 +233,7 @@ def test_a_user_is_read_for_once_at_a_time_whatever_is_asked(tmp_path, gone):
 
         try:
             begun = [asyncio.create_task(asks("alice", dear)) for _ in range(20)]
-            await until(lambda: now)
+            await eventually(lambda: now)
             if gone:
                 begun[0].cancel()
             assert await asyncio.wait_for(asks("bob", lambda tx: tx.one("job.range")), 5)
@@ -275,7 +275,7 @@ def test_a_wait_for_many_jobs_holds_one_of_them(tmp_path):
             )
             for _ in range(20)
         ]
-        await until(lambda: sum(map(len, b.service.hub._jobs.values())) == 20)
+        await eventually(lambda: sum(map(len, b.service.hub._jobs.values())) == 20)
         assert len(b.service.hub._jobs) == 1
         while got := await worker.acquire(16):
             for one in reversed(got):
@@ -293,14 +293,14 @@ def test_who_is_refused_or_gone_leaves_nothing_that_waits(tmp_path):
         (mine,) = await b.submit()
         with pytest.raises(Exception, match="there is no job"):
             await b.service.users.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), BOB)
-        await until(lambda: not b.service.hub._jobs)
+        await eventually(lambda: not b.service.hub._jobs)
         waits = asyncio.create_task(
             b.service.users.wait(m.WaitJobs(job_ids=(mine,), timeout_s=60), ALICE)
         )
-        await until(lambda: b.service.hub._jobs)
+        await eventually(lambda: b.service.hub._jobs)
         waits.cancel()
         await asyncio.gather(waits, return_exceptions=True)
-        await until(lambda: not b.service.hub._jobs)
+        await eventually(lambda: not b.service.hub._jobs)
 
     run(test, tmp_path)
 

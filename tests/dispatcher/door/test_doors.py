@@ -20,7 +20,7 @@ from harvester_edge.relay import http as relay_http
 from harvester_edge.relay import keys
 from harvester_edge.relay.door import Door as RelayDoor
 from harvester_edge.relay.http import application
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.field("A17")
 REPORT = "/api/ailurus/v1/worker/report"
@@ -50,7 +50,7 @@ class Open:
 
     async def __aenter__(self):
         self.serving = asyncio.create_task(self.server.serve(sockets=[self.socket]))
-        await until(lambda: self.server.started)
+        await eventually(lambda: self.server.started)
         return self
 
     async def __aexit__(self, *_):
@@ -119,7 +119,7 @@ async def closed(reader, within_s):
 
 
 async def empty(one):
-    await until(lambda: one.limits.count == 0)
+    await eventually(lambda: one.limits.count == 0)
 
 
 def test_who_asks_properly_is_answered(opened):
@@ -247,7 +247,7 @@ def test_nobody_takes_all_connections(opened):
 
     async def test(one):
         held = [await one.raw() for _ in range(40)]
-        await until(lambda: one.limits.count == one.limits.per_address)
+        await eventually(lambda: one.limits.count == one.limits.per_address)
         assert one.limits.per_address == 5
         refused = [await closed(reader, 5) for reader, _ in held[5:]]
         assert refused == [True] * 35
@@ -274,7 +274,7 @@ def test_an_answer_that_nobody_reads_is_given_up(door, monkeypatch):
             _, writer = await one.talk()
             writer.transport.pause_reading()
             writer.write(GOOD)
-            await until(lambda: one.limits.count == 1)
+            await eventually(lambda: one.limits.count == 1)
             await asyncio.wait_for(empty(one), 10)
             writer.transport.abort()
 

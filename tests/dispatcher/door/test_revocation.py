@@ -19,7 +19,7 @@ from dispatcher.cli.exits import Fault
 from dispatcher.cli.keys import changed_by
 from dispatcher.door import session
 from dispatcher.store import open_store
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 
 def good(door, token) -> bool:
@@ -250,7 +250,7 @@ def test_what_waits_for_the_holder_of_a_revoked_token_is_let_go(dispatcher):
             "headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + token.encode())],
         }  # fmt: skip
         waiting = asyncio.create_task(dispatcher.app(scope, asyncio.Event().wait, send))
-        await until(lambda: len(dispatcher.app.waiting))
+        await eventually(lambda: len(dispatcher.app.waiting))
         dispatcher.issuer.refuse([(f"id:{caller.token_id}", time.time() + 100)])
         await asyncio.wait_for(waiting, 5)
         return sent[0]["status"]

@@ -16,7 +16,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, BIG, BOB, bench, job, request, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 S = JobState
 CAROL = Caller(subject="carol", scopes=ALICE.scopes)
@@ -124,7 +124,7 @@ async def test_jobs_handed_out_together_fit_together_best_priority_first(b):
 async def test_a_waiting_worker_is_woken_by_a_submission(b):
     worker = await b.worker()
     waiting = asyncio.create_task(worker.acquire(wait_s=20))
-    await until(lambda: b.service.hub.waiting("q"))
+    await eventually(lambda: b.service.hub.waiting("q"))
     ids = await b.submit()
     assert [j.job_id for j in await asyncio.wait_for(waiting, 2)] == ids
 
@@ -135,7 +135,7 @@ async def test_a_worker_that_waits_beside_a_job_asks_anew_when_that_has_ended(b)
     (first,) = await worker.acquire(room=Room(cores=1, memory_mb=9000, disk_mb=9000))
     left = Room(cores=1, memory_mb=9000, disk_mb=9000)
     waiting = asyncio.create_task(worker.acquire(room=left, wait_s=20))
-    await until(lambda: b.service.hub.waiting("q"))
+    await eventually(lambda: b.service.hub.waiting("q"))
     await worker.report(first)  # it has room for the wide one now, which it did not ask for
     assert await asyncio.wait_for(waiting, 2) == []
     assert [j.job_id for j in await worker.acquire()] != []
@@ -144,7 +144,7 @@ async def test_a_worker_that_waits_beside_a_job_asks_anew_when_that_has_ended(b)
 async def test_a_worker_that_hung_up_while_waiting_gets_no_job(b):
     gone, there = await b.worker(), await b.worker()
     waiting = asyncio.create_task(gone.acquire(wait_s=20))
-    await until(lambda: b.service.hub.waiting("q"))
+    await eventually(lambda: b.service.hub.waiting("q"))
     waiting.cancel()
     await asyncio.wait({waiting})
     ids = await b.submit()
@@ -343,9 +343,9 @@ async def together(b, *calls, return_exceptions=False):
     begun, go = threading.Event(), threading.Event()
     store = b.service.store
     first = asyncio.create_task(store.write(lambda _: (begun.set(), go.wait(10))))
-    await until(begun.is_set)
+    await eventually(begun.is_set)
     tasks = [asyncio.create_task(call) for call in calls]
-    await until(lambda: len(store._waiting) == len(calls))
+    await eventually(lambda: len(store._waiting) == len(calls))
     go.set()
     await first
     return await asyncio.gather(*tasks, return_exceptions=return_exceptions)

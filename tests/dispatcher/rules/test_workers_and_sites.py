@@ -14,7 +14,7 @@ from ailurus.protocol.worker import Ending
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 S = JobState
 CAROL = Caller(subject="carol", scopes=ALICE.scopes)
@@ -163,7 +163,7 @@ async def test_what_a_worker_never_began_goes_to_others_when_it_says_goodbye(b):
 async def test_a_worker_that_says_it_drains_is_given_nothing_more(b):
     worker = await b.worker()
     waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-    await until(lambda: b.service.hub.waiting("q"))
+    await eventually(lambda: b.service.hub.waiting("q"))
     await b.service.heartbeats.beat(m.Beat(room=BIG, draining=True), worker.caller)
     assert await asyncio.wait_for(waiting, 5) == []
     await b.submit()

@@ -17,7 +17,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
 from dispatcher.service.state import WorkerEnd, end_worker
 from tests.dispatcher.helpers import ALICE, BIG, Worker, bench, job, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 S = JobState
 
@@ -107,7 +107,7 @@ def test_a_worker_that_is_silent_gets_nothing_by_an_acquire_that_it_left_waiting
         worker = await one.worker()
         (got,) = await worker.acquire()
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await until(lambda: one.service.hub.waiting("q"))
+        await eventually(lambda: one.service.hub.waiting("q"))
         await one.forward(31)
         assert await one.state(job) is S.ACTIVATED
         await asyncio.sleep(0.1)
@@ -130,12 +130,12 @@ def test_a_worker_that_comes_back_with_nothing_gets_jobs_again(place):
         await worker.acquire()
         await one.forward(31)
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await until(lambda: one.service.hub.waiting("q"))
+        await eventually(lambda: one.service.hub.waiting("q"))
         (other,) = await one.submit()
         (at_once,) = await asyncio.wait_for(waiting, 5)  # of others' jobs it gets what it asks for
         assert at_once.job_id == other
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await until(lambda: one.service.hub.waiting("q"))
+        await eventually(lambda: one.service.hub.waiting("q"))
         await worker.beat(at_once)  # what it lost it has no more
         (again,) = await asyncio.wait_for(waiting, 5)
         assert (again.job_id, again.attempt_nr) == (job, 2)

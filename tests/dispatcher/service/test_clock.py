@@ -9,7 +9,7 @@ import pytest
 from ailurus.protocol.states import JobState
 from dispatcher.memory.leases import AwakeClock
 from tests.dispatcher.helpers import ALICE, job, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 HOUR = 3600.0
 
@@ -59,7 +59,7 @@ def test_r5_who_waits_for_a_job_waits_as_long_as_asked_whatever_the_clock_says(t
         worker = await one.worker()
         begun = one.service.state.now()
         waiting = asyncio.create_task(worker.acquire(wait_s=20))
-        await until(lambda: one.service.hub.waiting("q"))
+        await eventually(lambda: one.service.hub.waiting("q"))
         one.service.state.now = lambda: begun + HOUR
         assert not waiting.done()
         await one.submit()

@@ -20,7 +20,8 @@ from dispatcher.door.readiness import Readiness
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, bench
 from tests.rig.catalogue import InMemory
-from tests.turns import Boom, Turns, named, until
+from tests.rig.waiting import eventually
+from tests.turns import Boom, Turns, named
 
 pytestmark = pytest.mark.field("K1")
 LOOPS = (
@@ -74,11 +75,11 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
             assert set(service.loops.names) >= set(LOOPS)
             turns.failing = name
             await happens()
-            await until(lambda: service.loops.failures()[name] == 1)
-            await until(lambda: turns.since[name] >= 1)
+            await eventually(lambda: service.loops.failures()[name] == 1)
+            await eventually(lambda: turns.since[name] >= 1)
             before = turns.since[name]
             await happens()
-            await until(lambda: turns.since[name] > before)
+            await eventually(lambda: turns.since[name] > before)
             assert {n: f for n, f in service.loops.failures().items() if f} == {name: 1}
             service.loops._tasks.discard(traces._sending)
             traces._sending.cancel()
@@ -104,7 +105,7 @@ def test_it_is_not_ready_while_a_loop_is_down_and_says_which(tmp_path, monkeypat
                 await asyncio.Event().wait()
 
             one.service.loops.task("extra", body)
-            await until(lambda: one.service.loops.failures()["extra"] > 0)
+            await eventually(lambda: one.service.loops.failures()["extra"] > 0)
             with pytest.raises(Rejected) as refused:
                 await check()
             assert refused.value.status == 503
@@ -112,7 +113,7 @@ def test_it_is_not_ready_while_a_loop_is_down_and_says_which(tmp_path, monkeypat
             assert "no table" in (refused.value.detail or "")
             monkeypatch.setattr("ailurus.loops.CALM_S", 0.0)
             broken = False
-            await until(lambda: not one.service.loops.down())
+            await eventually(lambda: not one.service.loops.down())
             await check()
 
     asyncio.run(main())
@@ -129,7 +130,7 @@ def test_a_listener_that_fails_cuts_off_no_other(place):
             one.service.store.listen(broken)
             one.service.store.listen(heard.append)
             await one.submit()
-            await until(lambda: bool(heard))
+            await eventually(lambda: bool(heard))
             assert one.service.loops.failures()["listeners"] >= 1
 
     asyncio.run(main())
@@ -162,6 +163,6 @@ def test_a_revocation_that_could_not_be_read_at_once_is_read_later(tmp_path, mon
                     return True
                 return False
 
-            await until(refused)
+            await eventually(refused)
 
     asyncio.run(main())

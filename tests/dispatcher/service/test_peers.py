@@ -17,7 +17,7 @@ from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.rules.worker_records import find_site
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, bench, job, request, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 S = JobState
 
@@ -55,13 +55,13 @@ def test_a_job_is_acquired_here_beaten_there_and_reported_here(database):
         (id_,) = await one.submit()
         worker = await one.worker()
         (got,) = await at(two, worker).acquire()
-        await until(lambda: one.service.state.leases.of(id_))
+        await eventually(lambda: one.service.state.leases.of(id_))
         assert not (await worker.beat(got)).commands
-        await until(lambda: two.service.state.leases.of(id_).state is S.RUNNING)
+        await eventually(lambda: two.service.state.leases.of(id_).state is S.RUNNING)
         assert await at(two, worker).report(got) == "accepted"
         assert await worker.report(got) == "accepted"  # again, for the answer was lost
         assert await one.state(id_) is S.FINISHED
-        await until(lambda: not one.service.state.leases.of(id_))
+        await eventually(lambda: not one.service.state.leases.of(id_))
 
     run_two(test, database)
 
@@ -70,7 +70,7 @@ def test_a_waiting_worker_is_woken_by_a_submission_to_another_dispatcher(databas
     async def test(one, two):
         worker = await one.worker()
         waiting = asyncio.create_task(worker.acquire(wait_s=20.0))
-        await until(lambda: one.service.hub.waiting("q"))
+        await eventually(lambda: one.service.hub.waiting("q"))
         await two.submit()
         async with asyncio.timeout(2):
             assert len(await waiting) == 1
@@ -116,7 +116,7 @@ def test_a_worker_that_another_dispatcher_hears_keeps_its_lease(database):
         await one.submit()
         worker = await two.worker()
         (got,) = await worker.acquire()
-        await until(
+        await eventually(
             lambda: one.service.state.leases.of(got.job_id) and worker.id in one.service.state.live
         )
         assert one.service.peers.leads
@@ -135,7 +135,7 @@ def test_an_attempt_that_no_pilot_knows_of_is_lost_though_its_worker_speaks(data
         await one.submit(job("a"), job("b"))
         worker = await two.worker()
         known, lost = await worker.acquire(2)
-        await until(
+        await eventually(
             lambda: one.service.state.leases.of(lost.job_id) and worker.id in one.service.state.live
         )
         for _ in range(4):
@@ -152,13 +152,13 @@ def test_the_next_leads_when_the_first_is_gone_and_gives_every_lease_its_full_le
         await one.submit()
         worker = await one.worker()
         (got,) = await worker.acquire()
-        await until(lambda: two.service.state.leases.of(got.job_id))
+        await eventually(lambda: two.service.state.leases.of(got.job_id))
         assert one.service.peers.leads
         assert not two.service.peers.leads
         for task in one.service.loops._tasks:  # as if it had been killed
             task.cancel()
         await two.forward(29)
-        await until(lambda: two.service.peers.leads, 10)
+        await eventually(lambda: two.service.peers.leads, 10)
         await two.forward(25)
         assert await two.state(got.job_id) is S.SENT
         await two.forward(10)
@@ -173,10 +173,12 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
         worker = await two.worker()
         jobs = await worker.acquire(2)
         await worker.beat(*jobs)
-        await until(lambda: one.service.state.leases.of(soft) and one.service.state.leases.of(hard))
+        await eventually(
+            lambda: one.service.state.leases.of(soft) and one.service.state.leases.of(hard)
+        )
         await one.service.users.cancel(m.Cancel(job_ids=(soft,), soft=True), ALICE)
         await one.service.users.cancel(m.Cancel(job_ids=(hard,)), ALICE)
-        await until(
+        await eventually(
             lambda: (
                 two.service.state.leases.of(soft).soft_kill
                 and not two.service.state.leases.of(hard)
@@ -189,8 +191,8 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
             one.service.users.tail(TailQuery(file="log", wait_s=5.0), ALICE, job_id=soft)
         )
         look = asyncio.create_task(one.service.users.log(LogQuery(wait_s=5.0), ALICE, job_id=soft))
-        await until(lambda: two.service.state.leases.of(soft).tail_wanted == "log")
-        await until(lambda: two.service.state.leases.of(soft).log_wanted)
+        await eventually(lambda: two.service.state.leases.of(soft).tail_wanted == "log")
+        await eventually(lambda: two.service.state.leases.of(soft).log_wanted)
         (held,) = (one for one in jobs if one.job_id == soft)
         update = m.Update(
             job_id=soft, attempt_nr=1, state=S.RUNNING, since=0.0, tail="the end",
@@ -231,7 +233,7 @@ def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
         await forward(121, one, two)
         second = await two.service.edges.hello(hello("e2"), EDGE)
         assert second.epoch == first.epoch + 1
-        await until(lambda: one.service.state.sites["here"].epoch == second.epoch)
+        await eventually(lambda: one.service.state.sites["here"].epoch == second.epoch)
         with pytest.raises(Rejected, match="is over"):
             await one.service.edges.demand(m.DemandRequest(site="here", epoch=first.epoch), EDGE)
         with pytest.raises(Rejected, match="another edge"):
@@ -290,7 +292,7 @@ def test_what_a_process_that_is_gone_did_not_finish_to_store_is_forgotten(databa
             await two.submit(request="half")
         for task in one.service.loops._tasks:
             task.cancel()
-        await until(lambda: two.service.peers.leads, 10)
+        await eventually(lambda: two.service.peers.leads, 10)
         async with asyncio.timeout(5):
             while True:
                 try:
@@ -317,12 +319,12 @@ def test_a_node_that_fails_jobs_of_both_dispatchers_is_excluded_at_both_and_afte
             await at(side, hole).report(got, finished=False, transient=True, code=1344)
             if nr < 2:  # what one has heard, the other hears
                 other = (two, one)[nr % 2].service.state.hosts
-                await until(
+                await eventually(
                     lambda other=other, nr=nr: len(other._last.get(("s", "hole"), ())) == nr + 1
                 )
         for side in (one, two):
             hosts, now = side.service.state.hosts, side.service.state.now()
-            await until(lambda hosts=hosts, now=now: hosts.excluded(("s", "hole"), now))
+            await eventually(lambda hosts=hosts, now=now: hosts.excluded(("s", "hole"), now))
             ask = m.Acquire(request_id="more", room=BIG)
             assert not (await side.service.workers.acquire(ask, hole.caller)).jobs
         async with bench(database) as third:
@@ -345,7 +347,7 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
         sides[0].limiter.ask("bob")  # too little to be told
         with sides[0].limiter.holding("alice"), sides[0].limiter.holding("alice"):
             await one.forward(1)
-            await until(lambda: sides[1].limiter._account("alice").left == 50.0)
+            await eventually(lambda: sides[1].limiter._account("alice").left == 50.0)
             assert sides[1].limiter._account("bob").left == 100.0
             with contextlib.ExitStack() as stack:
                 for _ in range(6):  # of eight; two wait at the other dispatcher
@@ -353,7 +355,7 @@ def test_h7_two_dispatchers_give_a_user_little_more_than_one(database):
                 with pytest.raises(TooMuch):
                     stack.enter_context(sides[1].limiter.holding("alice"))
         await one.forward(1)
-        await until(lambda: not sides[1].limiter._held_elsewhere("alice"))
+        await eventually(lambda: not sides[1].limiter._held_elsewhere("alice"))
         assert sides[0].limiter._account("alice").left == 50.0  # its own word does not count twice
 
     run_two(test, database)

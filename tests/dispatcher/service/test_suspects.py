@@ -6,7 +6,7 @@ import asyncio
 
 from ailurus.protocol.states import JobState
 from tests.dispatcher.helpers import bench, job, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 S = JobState
 
@@ -94,8 +94,8 @@ def test_nothing_runs_beside_a_suspect_job_at_another_dispatcher(postgres_server
 
     async def test(one, two):
         worker, got = await suspect(one)
-        await until(lambda: two.service.state.leases.of(got.job_id))
-        await until(lambda: worker.id in two.service.state.live)
+        await eventually(lambda: two.service.state.leases.of(got.job_id))
+        await eventually(lambda: worker.id in two.service.state.live)
         worker.service = two.service
         await is_alone(two, worker, got)
 

@@ -14,7 +14,7 @@ from dispatcher.events import ChildrenDue, TokensRevoked
 from dispatcher.ports import NOTICE_BYTES, Ahead, Unavailable
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import job, run
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 PLAN = {"site": "s", "queue": "q", "deadline": None}
 
@@ -49,7 +49,7 @@ def test_two_dispatchers_hear_all_events_in_one_order_without_a_gap(database):
                 await store.write(lambda tx: tx.tell(TokensRevoked(what=str(name)), at=1.0))
 
         await asyncio.gather(*(say(s, n) for s, n in ((one, 1), (two, 2)) for _ in range(3)))
-        await until(lambda: all(len(seen) == 600 for seen in heard.values()))
+        await eventually(lambda: all(len(seen) == 600 for seen in heard.values()))
         assert [seq for seq, _ in heard[one]] == list(range(1, 601))
         assert heard[one] == heard[two]
 
@@ -64,7 +64,7 @@ def test_what_is_spread_reaches_every_process(database):
             await store.write(lambda tx: None)  # it knows its event loop from here on
         await asyncio.sleep(0.1)
         await one.spread("a notice")
-        await until(lambda: len(heard) == 2)
+        await eventually(lambda: len(heard) == 2)
         assert heard == ["a notice"] * 2
 
     with_stores(test, database, database)
@@ -165,12 +165,12 @@ def test_r1_a_killed_server_loses_nothing_acknowledged_and_is_found_again(own_se
         loads = [asyncio.create_task(load()) for _ in range(4)]
         for _ in range(2):
             before = len(kept)
-            await until(lambda before=before: len(kept) > before + 50)
+            await eventually(lambda before=before: len(kept) > before + 50)
             await asyncio.to_thread(own_server.kill)
             await asyncio.sleep(0.3)
             before = len(kept)
             await asyncio.to_thread(own_server.start)
-            await until(lambda before=before: len(kept) > before, 20)
+            await eventually(lambda before=before: len(kept) > before, 20)
         going = False
         await asyncio.gather(*loads)
         rows = await store.read(lambda tx: tx.all("worker.of_intent", intent="i"))
@@ -190,7 +190,7 @@ def test_a_dispatcher_that_stands_still_in_a_commit_holds_up_the_others_for_seco
             time.sleep(8)
 
         stopped = asyncio.create_task(one.write(still))
-        await until(locked.is_set)
+        await eventually(locked.is_set)
         async with asyncio.timeout(7):
             await two.write(lambda tx: tx.tell(ChildrenDue(), at=1.0))
         with pytest.raises(Unavailable):

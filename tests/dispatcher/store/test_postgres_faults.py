@@ -22,7 +22,7 @@ from dispatcher.cli.doctor import postgres as looked_at
 from dispatcher.ports import Unavailable
 from dispatcher.store import open_store
 from tests.dispatcher.helpers import bench
-from tests.turns import until
+from tests.rig.waiting import eventually
 
 pytestmark = pytest.mark.field("K1")
 
@@ -48,10 +48,10 @@ def test_while_a_table_is_renamed_nobody_leads_and_afterwards_leases_expire(data
             (job,) = await one.submit()
             worker = await one.worker()
             await worker.acquire()
-            await until(lambda: one.service.peers.leads or two.service.peers.leads)
+            await eventually(lambda: one.service.peers.leads or two.service.peers.leads)
             await asyncio.to_thread(admin.execute, "alter table process rename to x")
-            await until(lambda: all(service.loops.failures()["time"] for service in both))
-            await until(lambda: not any(service.peers.leads for service in both))
+            await eventually(lambda: all(service.loops.failures()["time"] for service in both))
+            await eventually(lambda: not any(service.peers.leads for service in both))
             await asyncio.to_thread(admin.execute, "alter table x rename to process")
             led: set[int] = set()
 
@@ -61,7 +61,7 @@ def test_while_a_table_is_renamed_nobody_leads_and_afterwards_leases_expire(data
                 led.update(leaders)
                 return bool(leaders) and not one.service.state.leases.of(job)
 
-            await until(expired)
+            await eventually(expired)
             assert led
             assert await one.state(job) is JobState.ACTIVATED  # its pilot was never heard again
 
@@ -71,7 +71,7 @@ def test_while_a_table_is_renamed_nobody_leads_and_afterwards_leases_expire(data
 def test_who_cannot_say_that_it_lives_leads_no_more_before_another_does(database, monkeypatch):
     async def main() -> None:
         async with bench(database) as one, bench(database) as two:
-            await until(lambda: one.service.peers.leads)
+            await eventually(lambda: one.service.peers.leads)
 
             async def cut_off(*_: object) -> None:
                 raise Unavailable("no route")
@@ -82,7 +82,7 @@ def test_who_cannot_say_that_it_lives_leads_no_more_before_another_does(database
                 assert not (one.service.peers.leads and two.service.peers.leads)
                 return two.service.peers.leads
 
-            await until(taken_over)
+            await eventually(taken_over)
             monkeypatch.undo()
 
     asyncio.run(main())
@@ -115,7 +115,7 @@ def test_what_is_said_on_the_channel_by_others_stops_no_loop(database, admin):
         async with bench(database) as one:
             await one.submit()
             admin.execute("notify ailurus_bulletins, 'no json'")
-            await until(lambda: one.service.loops.failures().get("hearers", 0) == 1)
+            await eventually(lambda: one.service.loops.failures().get("hearers", 0) == 1)
             assert one.service.loops.failures()["listen"] == 0
 
     asyncio.run(main())

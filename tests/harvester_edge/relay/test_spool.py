@@ -24,7 +24,7 @@ from harvester_edge.relay import spool as spools
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.spool import Spool
 from harvester_edge.relay.state import Refusal
-from tests.rig.programs import until
+from tests.rig.waiting import until
 
 ONCE = Patience(total_s=0.0)
 BEAT = m.Beat(room=Room(cores=1))

@@ -12,7 +12,7 @@ import pytest
 
 from pilot.node.claims import claim
 from pilot.node.gpus import Gpu
-from tests.pilot.helpers import until
+from tests.rig.waiting import until
 
 GPUS = tuple(Gpu(name=f"GPU-{nr}", number=nr, key=f"nvidia{nr}", files=()) for nr in range(4))
 OTHER_PILOT = """

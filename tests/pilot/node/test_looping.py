@@ -23,7 +23,8 @@ from pilot.process.usage import Disk
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
-from tests.pilot.helpers import guarded, until
+from tests.pilot.helpers import guarded
+from tests.rig.waiting import until
 
 
 @pytest.fixture

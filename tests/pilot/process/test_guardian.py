@@ -18,7 +18,8 @@ from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
-from tests.pilot.helpers import guarded, processes_with, until
+from tests.pilot.helpers import guarded, processes_with
+from tests.rig.waiting import until
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.process import transfers
 from pilot.process.children import Launch, mover_environment
 from pilot.process.transfers import MoverPool, Watch
-from tests.pilot.helpers import guarded, processes_with, until
+from tests.pilot.helpers import guarded, processes_with
+from tests.rig.waiting import until
 
 ROOT = Path(__file__).parents[3]
 

@@ -16,7 +16,8 @@ import pytest
 
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import BIN, until
+from tests.pilot.helpers import BIN
+from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.field("A2"), pytest.mark.slow]
 HTML = b"<html><body>no</body></html>"
