@@ -55,6 +55,18 @@ STAGES = (S.SENT, S.STARTING, S.RUNNING, S.HOLDING)
 """What an attempt goes through, in this order; it may leave out any but the first."""
 WITH_WORKER = frozenset(STAGES)
 """States in which a worker holds a lease on the job."""
+AT_WORK = WITH_WORKER - {S.SENT, S.HOLDING}
+"""States in which a worker has begun with the job and does not stage out yet."""
+TO_BE_SERVED = WITH_WORKER | {S.ACTIVATED}
+"""States for which there must be a worker."""
+OPEN = frozenset(S) - FINAL
+"""States of a job that has not ended."""
+UNSUCCESSFUL = FINAL - {S.FINISHED}
+"""Ends in which a job leaves no result."""
+BY_REPORT = frozenset({S.FINISHED, S.FAILED})
+"""Ends that the report of an attempt brings about."""
+STOPPED = FINAL - BY_REPORT
+"""All other ends."""
 
 
 class Change(StrEnum):
@@ -162,6 +174,30 @@ class ReportOutcome(StrEnum):
     ILLEGAL = Refusal.ILLEGAL.value
 
 
+class RegistrationState(StrEnum):
+    """How far an output is that a catalogue of data is to know, as `FileRecord.registration` says
+    it."""
+
+    DUE = "due"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class Outlook(StrEnum):
+    """What comes of a job as things are, as `Why.verdict` says it."""
+
+    # A worker has it.
+    RUNS = "runs"
+    # It has ended.
+    DONE = "done"
+    # Nothing is in its way.
+    NOW = "now"
+    # Something is in its way that may pass.
+    LATER = "later"
+    # Nothing that is here now can ever run it.
+    NEVER = "never"
+
+
 class AttemptState(StrEnum):
     """An attempt's state. While a worker has it, it is in the state of its job."""
 
@@ -184,8 +220,10 @@ A = AttemptState
 FIRST_OF_ATTEMPT = A.SENT
 OPEN_ATTEMPT = frozenset(AttemptState(state) for state in STAGES)
 """States of an attempt that its worker has. All others are ends."""
-REPORTED = frozenset({A.FINISHED, A.FAILED})
+REPORTED = frozenset(AttemptState(state) for state in BY_REPORT)
 """States of an attempt whose report has been accepted."""
+UNSUCCESSFUL_ATTEMPT = frozenset({A.FAILED, A.LOST})
+"""Ends of an attempt that may be the fault of its node."""
 MAY_COME_BACK = OPEN_ATTEMPT | {A.LOST}
 """States of an attempt whose worker may still report of it."""
 

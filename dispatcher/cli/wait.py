@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
 from ailurus.protocol.messages import JobStates, WaitJobs, Why
-from ailurus.protocol.states import FINAL, JobState
+from ailurus.protocol.states import FINAL, JobState, Outlook
 from dispatcher.cli import exits
 from dispatcher.cli.connection import connect
 
@@ -85,7 +85,7 @@ def _never(client: Client, job_ids: Sequence[int]) -> bool:
     never: list[Why] = []
     for job_id in job_ids[:ASK_WHY]:
         answer = client.why(job_id)
-        if answer.verdict != "never":  # most often the first one
+        if answer.verdict != Outlook.NEVER:  # most often the first one
             return False
         never.append(answer)
     for answer in never[:SAY_WHY]:

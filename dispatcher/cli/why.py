@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output
+from ailurus.protocol.states import Outlook
 from dispatcher.cli.connection import connect
 from dispatcher.cli.exits import NEVER, OK
 
@@ -26,4 +27,4 @@ def main(args: Namespace, out: Output) -> int:
             out.line(f"  - {blocker}")
         if why.remedy:
             out.line(f"  → {why.remedy}")
-    return NEVER if why.verdict == "never" else OK
+    return NEVER if why.verdict == Outlook.NEVER else OK

@@ -16,6 +16,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.did import SCHEME, Did, physical, rse_of
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
+from ailurus.protocol.states import RegistrationState
 from ailurus.protocol.url import Url
 from dispatcher.events import DatasetClosed, NotRegistered, Registered, Registering
 from dispatcher.ports import Fault, NewFile, Tx
@@ -85,7 +86,7 @@ def _row(
         "adler32": file.adler32,
         "dataset": output.dataset,
         "lifetime_s": output.lifetime_s,
-        "state": "refused" if reason else "due",
+        "state": RegistrationState.REFUSED if reason else RegistrationState.DUE,
         "due": now,
         "reason": reason[:_LONGEST_REASON],
         "remedy": "submit the job anew, to a site with a storage in Rucio" if reason else "",
@@ -118,18 +119,18 @@ def settle(tx: Tx, tried: Sequence[Due], faults: Mapping[int, Fault], *, now: fl
     """Write down what the catalogue made of some outputs; faults by the files' keys."""
     for one in tried:
         fault = faults.get(one.file.key)
-        state = "done" if fault is None else "due" if fault.transient else "refused"
+        state = _state_after(fault)
         pause_s = min(LONGEST_PAUSE_S, 5.0 * 2 ** min(one.record.tries, 10))
         tx.run(
             "registration.settle",
             job_id=one.record.job_id,
             name=one.record.name,
             state=state,
-            due=now + pause_s if state == "due" else now,
+            due=now + pause_s if state is RegistrationState.DUE else now,
             reason=fault.reason[:_LONGEST_REASON] if fault is not None else "",
             remedy=fault.remedy[:_LONGEST_REASON] if fault is not None else "",
         )
-        if state != "due":
+        if state is not RegistrationState.DUE:
             settled = Registered if fault is None else NotRegistered
             event = settled(
                 file=one.record.name,
@@ -137,6 +138,12 @@ def settle(tx: Tx, tried: Sequence[Due], faults: Mapping[int, Fault], *, now: fl
                 reason=fault.reason if fault is not None else "",
             )
             tx.tell(event, at=now, job_id=one.record.job_id)
+
+
+def _state_after(fault: Fault | None) -> RegistrationState:
+    if fault is None:
+        return RegistrationState.DONE
+    return RegistrationState.DUE if fault.transient else RegistrationState.REFUSED
 
 
 def again(tx: Tx, job_id: int, *, now: float) -> int:

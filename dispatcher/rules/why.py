@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
 from ailurus.protocol.resources import KINDS, Room, Shape
-from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Outlook, RegistrationState
 from dispatcher.rules import remedies
 
 
@@ -44,8 +44,24 @@ def sizes(offers: Iterable[Offer]) -> list[Offer]:
     return list({(offer.total, offer.foreign): offer for offer in offers}.values())
 
 
-def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[str, str] | None:
-    """The field, and what is wrong with it, if no offer could ever hold the job; else None.
+class Misfit(Struct, frozen=True):
+    """Why no offer can ever hold a job."""
+
+    field: str
+    """Of the job, as a job file names it."""
+    fault: str
+    """A phrase."""
+
+
+class Stuck(Struct, frozen=True):
+    """A job that can never start."""
+
+    job_id: int
+    fault: str
+
+
+def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit | None:
+    """Why no offer could ever hold the job; None if one could.
 
     Without any offer nothing is known, so nothing is impossible.
     """
@@ -57,11 +73,9 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> tuple[st
         if getattr(shape, kind) > most:
             # A job file writes `memory: 4GB`.
             field, wanted = kind.removesuffix("_mb"), getattr(spec, kind)
-            return (
-                field,
-                f"{wanted} {unit} are asked for, the largest slot of its queues has {most}",
-            )
-    return "walltime", "no single slot of its queues has all that is asked for"
+            fault = f"{wanted} {unit} are asked for, the largest slot of its queues has {most}"
+            return Misfit(field, fault)
+    return Misfit("walltime", "no single slot of its queues has all that is asked for")
 
 
 def waiting(
@@ -77,11 +91,13 @@ def waiting(
     wrong = [trouble.sentence for trouble in troubles]
     helps = next((trouble.remedy for trouble in troubles if trouble.remedy), "")
 
-    def answer(verdict: str, sentence: str, blockers: Sequence[str] = (), remedy: str = "") -> Why:
+    def answer(
+        outlook: Outlook, sentence: str, blockers: Sequence[str] = (), remedy: str = ""
+    ) -> Why:
         return Why(
             job_id=row.job_id,
             state=row.state,
-            verdict=verdict,
+            verdict=outlook,
             sentence=sentence,
             blockers=(*blockers, *wrong),
             remedy=remedy or helps,
@@ -91,35 +107,34 @@ def waiting(
     place = _place(ahead, group)
     if not offers:
         return answer(
-            "later",
+            Outlook.LATER,
             f"No pilot serves {queue} and no site offers one; {place}.",
             remedy=helps or "start a pilot or an edge for this queue, or submit to another one",
         )
-    field, fault = impossible(spec, shape, offers) or ("", "")
-    if fault:
+    if (misfit := impossible(spec, shape, offers)) is not None:
         return answer(
-            "never",
-            f"It can never start: {fault}.",
+            Outlook.NEVER,
+            f"It can never start: {misfit.fault}.",
             sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
-            f"ask for less `{field}`, or let a site offer a larger slot",
+            f"ask for less `{misfit.field}`, or let a site offer a larger slot",
         )
     foreign = sum(offer.foreign for offer in offers)
     if foreign == len(offers):
         sentence = f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job"
-        return answer("later", f"{sentence}; {place}.")
+        return answer(Outlook.LATER, f"{sentence}; {place}.")
     fitting = [one for one in offers if not (one.foreign or short_of(shape, one.total))]
     workers = [offer for offer in fitting if offer.free is not None]
     if not workers:
         held = {trouble.site for trouble in troubles if trouble.site}
         names = sorted({offer.name for offer in fitting if offer.site not in held})
         can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
-        return answer("later", f"No pilot that could hold it is running; {can}; {place}.")
+        return answer(Outlook.LATER, f"No pilot that could hold it is running; {can}; {place}.")
     busy = Counter(short_of(shape, offer.free) for offer in workers if offer.free is not None)
     free = busy.pop("", 0)
     if free:
-        return answer("now", f"{free} of {len(workers)} pilots have room for it; {place}.")
+        return answer(Outlook.NOW, f"{free} of {len(workers)} pilots have room for it; {place}.")
     return answer(
-        "later",
+        Outlook.LATER,
         f"All {len(workers)} pilots that could hold it are busy; {place}.",
         [f"{n} pilots: it {reason}" for reason, n in busy.most_common()],
     )
@@ -140,8 +155,8 @@ def _place(ahead: int, group: GroupRow | None) -> str:
 
 def unregistered(answer: Why, files: Sequence[FileRecord], away: Trouble | None) -> Why:
     """The same of a job some of whose outputs are not in the catalogue of data."""
-    refused = [one for one in files if one.registration == "refused"]
-    due = [one for one in files if one.registration == "due"]
+    refused = [one for one in files if one.registration == RegistrationState.REFUSED]
+    due = [one for one in files if one.registration == RegistrationState.DUE]
     if not refused and not due:
         return answer
     said = [f"{one.name}: {one.reason}" for one in (*refused, *due) if one.reason]
@@ -167,7 +182,7 @@ def elsewhere(
     """Why a job in any other state is in it. `advice`: what helps, by the pilot of its last
     attempt; `late`: its pilot has missed a heartbeat."""
     blockers: tuple[str, ...] = ()
-    verdict, remedy = "runs", ""
+    outlook, remedy = Outlook.RUNS, ""
     sentence = f"It is {row.state} on worker {row.worker_id}."
     if row.state in WITH_WORKER and late:
         sentence += " That pilot has missed a heartbeat: is it lost, another one gets the job."
@@ -175,10 +190,10 @@ def elsewhere(
         left = [
             f"job {parent} is {state}" for parent, state in parents if state != JobState.FINISHED
         ]
-        verdict, blockers = "later", tuple(left[:20])
+        outlook, blockers = Outlook.LATER, tuple(left[:20])
         sentence = f"It waits for {len(left)} of the {len(parents)} jobs that it depends on."
     elif row.state in FINAL:
-        verdict = "done"
+        outlook = Outlook.DONE
         sentence = (
             f"It is {row.state}"
             + (f" with code {row.code}: {row.diagnosis}" if row.code else "")
@@ -187,27 +202,27 @@ def elsewhere(
         if row.state is JobState.FAILED:
             remedy = remedies.after(row, parents, advice)
     elif row.state is JobState.DEFINED:
-        verdict, sentence = "now", "Its submission is being stored."
+        outlook, sentence = Outlook.NOW, "Its submission is being stored."
     return Why(
         job_id=row.job_id,
         state=row.state,
-        verdict=verdict,
+        verdict=outlook,
         sentence=sentence,
         blockers=blockers,
         remedy=remedy,
     )
 
 
-def hopeless(row: JobRow, above: Sequence[tuple[int, str]]) -> Why:
+def hopeless(row: JobRow, above: Sequence[Stuck]) -> Why:
     """Why a job that waits for others can never start: those of them, near or far, that cannot
     either, and what is wrong with each."""
-    job_id, fault = above[0]
+    job_id, fault = above[0].job_id, above[0].fault
     rest = f", and {len(above) - 1} more" if above[1:] else ""
     return Why(
         job_id=row.job_id,
         state=row.state,
-        verdict="never",
+        verdict=Outlook.NEVER,
         sentence=f"It can never start: it waits for job {job_id}{rest}, which can never start: {fault}.",
-        blockers=tuple(f"job {parent}: {why}" for parent, why in above[:20]),
+        blockers=tuple(f"job {one.job_id}: {one.fault}" for one in above[:20]),
         remedy=f"cancel job {job_id}, and submit it and what waits for it so that a site can hold it",
     )

@@ -154,13 +154,13 @@ class Intake:
                 continue
             if job.spec.queue not in offers:
                 offers[job.spec.queue] = why.sizes(self._state.offers(job.spec.queue))
-            fault = why.impossible(job.spec, job.shape, offers[job.spec.queue])
+            misfit = why.impossible(job.spec, job.shape, offers[job.spec.queue])
             good.add(kind)
-            if fault is not None:
+            if misfit is not None:
                 raise Rejected(
                     422,
-                    f"no queue can ever run job {job.spec.name!r}: {fault[1]}",
-                    field=f"jobs[{index}].{fault[0]}",
+                    f"no queue can ever run job {job.spec.name!r}: {misfit.fault}",
+                    field=f"jobs[{index}].{misfit.field}",
                     remedy="ask for less, or submit it once a site offers more",
                 )
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, shape_of
-from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from ailurus.protocol.states import OPEN, UNSUCCESSFUL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
 from dispatcher.rules import records, specs, views, why
 from dispatcher.rules.records import JobRecord
@@ -15,8 +15,6 @@ from dispatcher.service.registrar import Registrar
 from dispatcher.service.state import State
 
 ANCESTORS = 500  # that are looked at, nearest first
-BAD = frozenset(FINAL - {JobState.FINISHED})
-OPEN = frozenset(JobState) - FINAL
 
 
 class Reasons:
@@ -40,9 +38,9 @@ class Reasons:
 
         def gather(tx: Tx) -> tuple[list[tuple[int, str]], str]:
             parents = records.parents(tx, job.job_id)
-            if job.state not in BAD:
+            if job.state not in UNSUCCESSFUL:
                 return parents, ""
-            failed = [(one.job_id, one.state) for one in _above(tx, job.job_id, BAD)]
+            failed = [(one.job_id, one.state) for one in _above(tx, job.job_id, UNSUCCESSFUL)]
             attempts = views.attempts(tx, job.job_id)
             return sorted(failed), attempts[-1].remedy if attempts else ""
 
@@ -78,7 +76,7 @@ class Reasons:
         offers = self._state.offers(job.queue)
         return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong)
 
-    async def _stuck(self, job_id: int) -> list[tuple[int, str]]:
+    async def _stuck(self, job_id: int) -> list[why.Stuck]:
         """The jobs for which this one waits and that can never start, with what is wrong with
         each."""
         above = await self._state.store.read(lambda tx: _above(tx, job_id, OPEN))
@@ -91,15 +89,15 @@ class Reasons:
             if kind not in faults:
                 faults[kind] = await self._fault(one)
             if faults[kind]:
-                stuck.append((one.job_id, faults[kind]))
+                stuck.append(why.Stuck(one.job_id, faults[kind]))
         return stuck
 
     async def _fault(self, one: JobRecord) -> str:
         spec = await self._state.store.read(
             lambda tx: specs.specification(tx, one.job_id, one.name)
         )
-        _, fault = why.impossible(spec, shape_of(spec), self._state.offers(one.queue)) or ("", "")
-        return fault
+        misfit = why.impossible(spec, shape_of(spec), self._state.offers(one.queue))
+        return misfit.fault if misfit is not None else ""
 
 
 def _above(tx: Tx, job_id: int, states: Collection[str]) -> list[JobRecord]:

@@ -59,7 +59,7 @@ class FileRecord(Answer):
     adler32: str
     job_id: int = 0
     registration: str = ""
-    """In the catalogue of data: `due`, `done` or `refused`; blank: it is not to be there."""
+    """In the catalogue of data: a `RegistrationState`; blank: it is not to be there."""
     reason: str = ""
     """Why it is not there yet, or not at all."""
     remedy: str = ""
@@ -150,7 +150,7 @@ class Why(Answer):
 
     job_id: int
     state: JobState
-    # One of runs, done, now, later, never.
+    # An `Outlook`.
     verdict: str
     sentence: str
     blockers: tuple[str, ...] = ()
