@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from ailurus.protocol import panda
-from ailurus.protocol.states import WITH_WORKER, JobState
+from ailurus.protocol.states import AT_WORK, TO_BE_SERVED, WITH_WORKER, JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.events import HarvesterLine, WorkerChanged
 from dispatcher.ports import Tx
@@ -28,12 +28,10 @@ from dispatcher.service.state import WorkerEnd, end_worker
 STATISTICS_S = 4 * 3600.0
 # PanDA's code of a job whose worker ended while it ran.
 WORKER_ENDED = 300
-RUNS = (JobState.STARTING, JobState.RUNNING)
 # Jobs that one worker can report.
 MOST_JOBS = 1000
-ACTIVE = frozenset({JobState.ACTIVATED, *WITH_WORKER})
 # These are shown even as 0.
-SHOWN = ("activated", "assigned", "running")
+SHOWN = (JobState.ACTIVATED, JobState.ASSIGNED, JobState.RUNNING)
 _PHASES = {
     "submitted": Phase.QUEUED,
     "ready": Phase.QUEUED,
@@ -200,7 +198,7 @@ def _conclude_jobs(
         if job is None or job.state not in WITH_WORKER or job.worker_id not in holders:
             continue
         # A job that a pilot took and never began is lost too; an instance still uses one that it holds.
-        runs = job.state in RUNS or (job.state is JobState.SENT and job.worker_id == worker_id)
+        runs = job.state in AT_WORK or (job.state is JobState.SENT and job.worker_id == worker_id)
         if reported.sync_level != 1 or not runs:
             if reported.error_code:
                 error = f"{reported.error_code}: {reported.diagnosis or ''}"[:2000]
@@ -338,7 +336,7 @@ async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, i
     found: dict[str, dict[str, dict[str, dict[str, int]]]] = {site: {} for site in sites if site}
     for one in counters:
         name, state = one.queue, one.state
-        if state not in ACTIVE:
+        if state not in TO_BE_SERVED:
             continue
         shape = service.state.shapes[one.shape_id]
         if state == JobState.ACTIVATED and not shape.fits(ANYTHING):

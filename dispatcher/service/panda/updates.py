@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_update import JobUpdate
-from ailurus.protocol.states import FINAL, REPORTED, STAGES, JobState
+from ailurus.protocol.states import AT_WORK, BY_REPORT, FINAL, REPORTED, STAGES, STOPPED, JobState
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Ahead, Tx
 from dispatcher.rules import attempts, records, retention, specs, views, worker_records
@@ -34,8 +34,7 @@ WORKER_ERROR = "worker said"
 TOBEKILLED = "tobekilled"
 ALREADY_DONE = "alreadydone"
 # Any other state of an update is staging out.
-_STATES = {"starting": JobState.STARTING, "running": JobState.RUNNING}
-_ENDED = ("finished", "failed")
+_STAGES = {state.value: state for state in AT_WORK}
 _NUMBER = re.compile(r"\d+\.*\d+")
 _decode = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
@@ -53,9 +52,9 @@ async def update(service: Service, identity: Identity, sent: JobUpdate) -> str |
     _renew(service, lease, sent)
     if sent.stdout and (lease.tail_wanted or lease.panda.debug):
         await service.peers.tail_came(lease, sent.stdout)
-    if sent.state in _ENDED:
+    if sent.state in BY_REPORT:
         return await _conclude(service, sent, lease.job_id, lease.attempt_nr)
-    state = _STATES.get(sent.state, JobState.HOLDING)
+    state = _STAGES.get(sent.state, JobState.HOLDING)
     # An update that a later one overtook undoes nothing.
     if STAGES.index(state) <= STAGES.index(lease.state):
         state = lease.state
@@ -150,9 +149,9 @@ async def _update_unleased(
 def _answer_after_end(state: str, reported: str, *, since: float) -> str | None:
     """The answer to an update of a job that ended `since` seconds ago, as a PanDA server gives it while
     the outputs are being registered, and after that."""
-    if reported in _ENDED:
+    if reported in BY_REPORT:
         return ALREADY_DONE
-    if state in _ENDED and since < REGISTERED_S:
+    if state in BY_REPORT and since < REGISTERED_S:
         return None
     return ALREADY_DONE if state == JobState.FAILED else TOBEKILLED
 
@@ -201,7 +200,7 @@ async def states(
                 found.append((job_id, "", 0))
                 continue
             row = one.row
-            new = row.state in _ENDED and service.state.now() - row.changed < REGISTERED_S
+            new = row.state in BY_REPORT and service.state.now() - row.changed < REGISTERED_S
             state = JobState.HOLDING if new and old is None else row.state
             found.append((job_id, str(state), row.attempt_nr))
         return found
@@ -218,7 +217,7 @@ async def states_and_commands(
         lease = service.state.leases.of(job_id)
         if not state:
             answers.append({"status": "unknown", "command": TOBEKILLED})
-        elif state in (JobState.CANCELLED, JobState.CLOSED):
+        elif state in STOPPED:
             answers.append({"status": state, "command": TOBEKILLED})
         else:
             answers.append({"status": state, "command": command(lease) if lease else None})
