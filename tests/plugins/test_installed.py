@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
-import tomllib
-from contextlib import suppress
-from pathlib import Path
-
-import pytest
 from msgspec.structs import replace
 
 from ailurus.protocol.job import InputFile
@@ -20,7 +13,6 @@ from tests.pilot import conftest as pilots
 
 field, shared_dispatcher = pilots.field, pilots.shared_dispatcher
 
-EXAMPLE = Path(__file__).parents[2] / "examples/plugins"
 SITE = """\
 schema: 1
 site: outside
@@ -32,32 +24,6 @@ container: {default: lowest, bare: true}
 slots:
   one: {queue: q, cores: 1, memory: 2GiB, disk: 10GiB, walltime: 1h}
 """
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch) -> dict[str, str]:
-    """The example as it is installed; the environment that a program needs to see it.
-
-    scripts/test installs it beside the wheel. In a tree nothing is installed: what an installer
-    would write lies in a folder on the path.
-    """
-    with suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.distribution("ailurus-example-plugins")
-        return {}
-    folder = tmp_path / "site-packages"
-    info = folder / "ailurus_example_plugins-1.dist-info"
-    info.mkdir(parents=True)
-    shutil.copy(EXAMPLE / "example_plugins.py", folder)
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
-    lines = [
-        f"{name} = {where}" if where else f"[{name}]"
-        for group, points in project["entry-points"].items()
-        for name, where in [(group, ""), *points.items()]
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(str(folder))
-    return {"PYTHONPATH": str(folder)}
 
 
 def test_the_edge_finds_a_batch_system(installed, tmp_path):

@@ -1,11 +1,10 @@
-"""The example of docs/plugins.md: a package outside the tree, found by its entry points."""
+"""The example of docs/plugins.md: a page that shows it as it is, and plugins that keep the ports'
+promises."""
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -19,34 +18,24 @@ from ailurus.protocol.worker import Ending, Phase
 from harvester_edge import lint
 from harvester_edge.batch import batch_class
 from harvester_edge.ports import Accepted, Batch, BatchError, Rejected, Unclear
-from pilot.ports import ContainerSetup, JobError, Sandbox
+from pilot.ports import ContainerSetup, Copied, JobError, Sandbox
 from plugins.batch.commands import Ran
+from tests.plugins.conftest import EXAMPLE
 from tests.plugins.recordings import HUNG, MISSING, Player, order
 
 PAGE = Path(__file__).parents[2] / "docs/plugins.md"
+SHOWN = ("lsf", "text", "lowest")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """The page's package in a directory of Python's path."""
-    site = tmp_path / "site-packages"
-    info = site / "my_plugins-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "my_plugins.py").write_text("\n\n".join(blocks("python")))
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugins\nVersion: 1.0\n")
+def test_the_page_shows_the_example_as_it_is():
+    shown = [(EXAMPLE / f"example_plugins/{name}.py").read_text() for name in SHOWN]
+    assert blocks("python") == shown
     (toml,) = blocks("toml")
-    lines = [
-        re.sub(r'^\[project\.entry-points\."(.*)"\]$', r"[\1]", one) for one in toml.split("\n")
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines).replace('"', ""))
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    yield site
-    sys.modules.pop("my_plugins", None)
+    assert toml.rstrip() in (EXAMPLE / "pyproject.toml").read_text()
 
 
 def lsf(tmp_path: Path, *answers: Ran | BatchError) -> Batch:
@@ -122,14 +111,22 @@ def test_its_listing_is_an_error_where_it_is_none(installed, tmp_path, answer):
         lsf(tmp_path, answer).listing()
 
 
-def test_its_transfer_and_its_container_do_what_the_page_says(installed, tmp_path):
-    transfer = plugins.load("data", "empty")(roots=(), http_allow=(), http_proxy="", ca="")
+def test_its_transfer_reads_and_writes_nothing(installed, tmp_path):
+    transfer = plugins.load("data", "text")(roots=(), http_allow=(), http_proxy="", ca="")
+    url = Url.parse("text://x/hello")
     with (tmp_path / "file").open("wb") as file:
-        copied = transfer.get(Url.parse("empty://x/y"), file.fileno(), lambda: None, md5=False)
-    assert (copied.size, Path(tmp_path / "file").stat().st_size) == (0, 0)
-    with pytest.raises(JobError, match="takes nothing"):
-        transfer.put(0, Url.parse("empty://x/y"), lambda: None)
-    container = plugins.load("container", "nice")(ContainerSetup(directory="/d", user="u"))
+        copied = transfer.get(url, file.fileno(), lambda: None, md5=False)
+    assert copied == Copied(size=5, adler32="062c0215")
+    assert (tmp_path / "file").read_text() == "hello"
+    with pytest.raises(JobError, match="can only be read"):
+        transfer.put(0, url, lambda: None)
+
+
+def test_its_container_runs_payloads_only_where_the_site_lets_them_run_bare(installed):
+    kind = plugins.load("container", "lowest")
+    with pytest.raises(AilurusError, match="outside a container"):
+        kind(ContainerSetup(directory="/d", user="u", bare=False))
+    container = kind(ContainerSetup(directory="/d", user="u", bare=True))
     box = Sandbox(directory="/job", tmp="/tmp", environment={"A": "1"}, memory_mb=1)
     made = container.wrap(["true"], box)
-    assert (made.argv, made.directory) == (["/usr/bin/nice", "true"], "/job")
+    assert (made.argv, made.directory) == (["/usr/bin/nice", "-n", "19", "true"], "/job")
