@@ -115,6 +115,7 @@ class Book:
     """The book of one site's edge, in its state directory."""
 
     def __init__(self, path: Path, *, site: str = "", read_only: bool = False) -> None:
+        """Raises AilurusError if the book cannot be opened, or is another site's."""
         self.path = path
         if read_only and not path.exists():
             raise AilurusError(

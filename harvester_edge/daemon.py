@@ -162,7 +162,8 @@ def _afterwards(edge: Edge, seen: Observation, changes: Changes) -> None:
 
 @contextmanager
 def sole(state: Path, site: str) -> Iterator[None]:
-    """Be the only edge with this state directory, on this machine."""
+    """Be the only edge with this state directory, on this machine. Raises SiteTaken if there is
+    another."""
     owned.own(state, "paths.state")
     with (state / "lock").open("a+", encoding="utf-8") as file:
         if not _locked(file):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 def write_whole(path: Path, text: bytes, mode: int = 0o644, *, lasting: bool = False) -> None:
     """Write `path` in one step, with exactly that mode. `lasting`: it is on disk when this returns,
-    so that a loss of power leaves no empty file of that name. One writer at a time."""
+    so that a loss of power leaves no empty file of that name. One writer at a time. Raises OSError,
+    which names `path`."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     try:

@@ -95,7 +95,8 @@ def write(site: Site, file: Path) -> None:
 
 
 def serve(site: Site, listen: str) -> WSGIServer:
-    """Answer scrapes from a thread, for as long as the process lives."""
+    """Answer scrapes from a thread, for as long as the process lives. Raises AilurusError if
+    nothing can listen there."""
     from prometheus_client import start_http_server
 
     from ailurus.protocol.errors import AilurusError

@@ -58,6 +58,7 @@ class SpoolClient(Client):
         *,
         patience: Patience | None = None,
     ) -> None:
+        """Raises AilurusError if no relay serves the directory."""
         super().__init__("http://localhost", token, patience=patience)
         self.url = url
         self._directory = Path(url.removeprefix(SCHEME))

@@ -56,7 +56,7 @@ def keep(path: Path, text: bytes) -> bool:
     """Write a secret that only this user can read. False if the file is already there: it stays.
 
     Complete or absent, whatever is killed when: the file appears as a finished one that is given
-    its name.
+    its name. Raises AilurusError if it cannot be written.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -115,7 +115,8 @@ def _id_in(path: Path) -> str:
 
 
 def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
-    """The scopes of the words given."""
+    """The scopes of the words given. Raises Fault if a site is named and none of them is of a site,
+    or the other way round."""
     given = [SHORT.get(word, word) for word in words]
     if site is not None and not words:
         given = ["ailurus.edge"]

@@ -244,7 +244,7 @@ async def _one_by_one(body: Body) -> m.Submit:
 
 
 def decode(read: Callable[[Any], T], body: Any, where: str = "") -> T:
-    """`read(body)`; what is wrong with it becomes a problem that names the field."""
+    """`read(body)`. Raises Rejected, which names the field that is wrong."""
     try:
         return read(body)
     except msgspec.ValidationError as error:
@@ -268,7 +268,8 @@ def refused(error: AilurusError) -> Rejected:
 
 
 def decode_query(kind: type[T], query: bytes | bytearray) -> T:
-    """The query string as `kind`. A name twice, or one that is not known, is an error."""
+    """The query string as `kind`. Raises Rejected, also for a name twice and one that is not
+    known."""
     try:
         pairs = parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50

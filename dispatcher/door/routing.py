@@ -44,6 +44,7 @@ class Router:
     """The table of routes with their handlers, which are given by the routes' names."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        """Raises ValueError for a path that the table cannot hold."""
         self._plain: dict[str, dict[str, Endpoint]] = {}
         self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
         for route in ROUTES:
@@ -55,7 +56,8 @@ class Router:
             table.setdefault(tail if brace else head, {})[route.method] = _endpoint(route, handler)
 
     def find(self, path: str, method: str) -> tuple[Endpoint | None, int | None]:
-        """The endpoint and its job id. None: the description of the API."""
+        """The endpoint and its job id. None: the description of the API. Raises Rejected if there
+        is no such path, and WrongMethod if it has other methods."""
         job_id = None
         methods = self._plain.get(path)
         if methods is None and path.startswith("/jobs/"):

@@ -101,7 +101,8 @@ def _address(name: str) -> bool:
 
 
 def begin(issuer: Issuer, token: str, *, secure: bool) -> bytes:
-    """The Set-Cookie of a session for the holder of `token`, with a token of its own."""
+    """The Set-Cookie of a session for the holder of `token`, with a token of its own. Raises
+    BadToken, and Rejected if the token may not read."""
     caller = issuer.caller(token)
     if not caller.scopes & {Scope.READ, Scope.ADMIN}:
         raise Rejected(403, f"the token lacks scope {Scope.READ}", field="token")
@@ -118,7 +119,8 @@ def end(issuer: Issuer, *, secure: bool) -> bytes:
 def token_of(
     issuer: Issuer, headers: Headers, *, method: str, scheme: str, public: Public = NOT_TOLD
 ) -> str | None:
-    """The token that a request comes with, by header or by cookie."""
+    """The token that a request comes with, by header or by cookie. Raises BadToken for another kind
+    of header, and Rejected for a cookie that another page sent."""
     given = headers.get(b"authorization")
     if given is not None:
         kind, _, token = given.decode("latin-1").partition(" ")

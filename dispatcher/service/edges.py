@@ -39,7 +39,8 @@ class Edges:
         self._mint = mint
 
     async def hello(self, ask: m.Hello, caller: Caller) -> m.Welcome:
-        """Take or renew the lease of a site: one edge at a time provisions it."""
+        """Take or renew the lease of a site: one edge at a time provisions it. Raises Rejected
+        while another edge has it."""
         _at_home(ask.site, caller)
         await self._peers.learn_site(ask.site)  # its edge may have spoken to another dispatcher
         old = self._state.sites.get(ask.site)

@@ -118,7 +118,8 @@ class Users:
             await asyncio.sleep(0.05 if many else 0)  # many ends, one look
 
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
-        """Cancel jobs; softly: those that run may end by themselves."""
+        """Cancel jobs; softly: those that run may end by themselves. Raises Rejected for a job that
+        is still being submitted."""
         states = (await self._intake.states_of(ask.job_ids, caller)).states
         for nr, job_id in enumerate(ask.job_ids):
             if states[job_id] is JobState.DEFINED:
@@ -149,7 +150,8 @@ class Users:
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
 
     async def log(self, ask: api.LogQuery, caller: Caller, job_id: int) -> m.LogChunk:
-        """A piece of a job's output; asking for a running one's makes its pilot send it."""
+        """A piece of a job's output; asking for a running one's makes its pilot send it. Raises
+        Rejected if the output is no longer kept."""
         if isinstance(await self._found(job_id, caller), m.JobDetail):
             raise Rejected(
                 410,
@@ -196,8 +198,9 @@ class Users:
         return api.Samples(samples=tuple(sample for sample in curve if sample.at > ask.after))
 
     async def tail(self, ask: api.TailQuery, caller: Caller, job_id: int) -> api.Tail:
-        """The end of a file in a running job's directory; its pilot answers at its next
-        heartbeat."""
+        """The end of a file in a running job's directory; its pilot answers at its next heartbeat.
+        Raises Rejected if the job does not run, or its pilot cannot show that file or does not
+        answer."""
         await self._found(job_id, caller)
         lease = self._state.leases.of(job_id)
         if lease is None:
@@ -240,7 +243,8 @@ class Users:
         return await self._peers.tail_of(job_id, since)
 
     async def events(self, ask: api.EventsQuery, caller: Caller) -> m.Events:
-        """What happened after a point, to the caller's jobs; to everybody's for an admin."""
+        """What happened after a point, to the caller's jobs; to everybody's for an admin. Raises
+        Rejected if others ask for everybody's."""
         if ask.job_id is not None:
             await self._found(ask.job_id, caller)
         elif not caller.may(api.Scope.ADMIN):

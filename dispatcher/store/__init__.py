@@ -12,7 +12,8 @@ POSTGRES = ("postgresql://", "postgres://")
 
 
 def path_of(url: str) -> Path | None:
-    """The database file of `sqlite:///FILE`; None for a server."""
+    """The database file of `sqlite:///FILE`; None for a server. Raises AilurusError for what is
+    neither."""
     if url.startswith(POSTGRES):
         return None
     if not url.startswith(SQLITE) or url == SQLITE:

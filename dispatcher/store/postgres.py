@@ -125,6 +125,7 @@ class Postgres(Writing):
         return await super().write(change, ahead)
 
     async def spread(self, notice: str) -> None:
+        """Raises ValueError if the notice is longer than PostgreSQL takes."""
         if len(notice.encode()) > NOTICE_BYTES:
             raise ValueError(f"a notice has at most {NOTICE_BYTES} bytes")
 

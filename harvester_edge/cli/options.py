@@ -12,7 +12,7 @@ from harvester_edge.cli.exits import CannotCreate
 
 
 def seconds(text: str) -> float:
-    """A duration that is not nothing."""
+    """A duration that is not nothing. Raises ArgumentTypeError."""
     try:
         found = duration_s(text)
     except AilurusError as error:
@@ -23,7 +23,7 @@ def seconds(text: str) -> float:
 
 
 def address(text: str) -> str:
-    """HOST:PORT to listen at."""
+    """HOST:PORT to listen at. Raises ArgumentTypeError."""
     port = text.rpartition(":")[2]
     if not (port.isascii() and port.isdecimal() and int(port[:9]) < 65536 and len(port) < 6):
         raise ArgumentTypeError(f"{text!r} is no address (write 127.0.0.1:9108, say)")
@@ -31,14 +31,15 @@ def address(text: str) -> str:
 
 
 def count(text: str) -> int:
-    """How many, at least one; of a billion and more, a billion: the store counts no further."""
+    """How many, at least one; of a billion and more, a billion: the store counts no further. Raises
+    ArgumentTypeError."""
     if not (text.isascii() and text.isdecimal() and text.strip("0")):
         raise ArgumentTypeError(f"{text!r} is no number of things (write 10, say)")
     return min(int(text[:19]), 10**9)
 
 
 def log_to(file: Path | None, level: str) -> None:
-    """Send this process's log to the option's file."""
+    """Send this process's log to the option's file. Raises CannotCreate."""
     from ailurus import logs
 
     try:

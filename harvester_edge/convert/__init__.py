@@ -42,7 +42,8 @@ BLAMED = {
 
 
 def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Queues of Harvester and of CRIC in files: by name, as they stand there."""
+    """Queues of Harvester and of CRIC in files: by name, as they stand there. Raises AilurusError
+    for what holds no queues."""
     harvester: dict[str, Any] = {}
     cric: dict[str, Any] = {}
     for name, text in texts.items():

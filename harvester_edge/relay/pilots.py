@@ -53,12 +53,13 @@ class Pilots:
         return self._state.known_as
 
     def who(self, token: str) -> Pilot:
-        """The pilot that shows this token."""
+        """The pilot that shows this token. Raises Refusal for an unknown token."""
         if (pilot := self._state.by_token.get(token)) is None:
             raise Refusal(401, "no valid token", remedy="register again")
         return pilot
 
     async def register(self, ask: m.Register, credential: str) -> m.Registered:
+        """Know a pilot, once or again. Raises Refusal if it has ended or shows another token."""
         lock = self._registering.setdefault(ask.instance, asyncio.Lock())
         async with lock:
             pilot = self._state.pilots.get(ask.instance) or await self._new(ask, credential)
@@ -170,7 +171,8 @@ class Pilots:
 
     async def report(self, ask: m.Reports) -> m.ReportVerdicts:
         """Kept, then passed on; the dispatcher's verdict if it is there to give one. Anybody may
-        call this: a report counts for an attempt that is here only with that attempt's key."""
+        call this: a report counts for an attempt that is here only with that attempt's key. Raises
+        Refusal for attempts that came by another way while the dispatcher is away."""
         keep: list[PendingReport] = []
         strange: list[m.Report] = []
         given: list[m.ReportVerdict] = []

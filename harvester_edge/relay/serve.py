@@ -48,7 +48,7 @@ BACKLOG = 4096
 
 
 def run(site: Site, log: Log, heartbeat_s: float) -> None:
-    """Serve until TERM or INT."""
+    """Serve until TERM or INT. Raises AilurusError if the site needs no relay."""
     if site.relay is None or site.network == "direct":
         raise AilurusError(
             f"pilots of {site.site} speak to the dispatcher directly",

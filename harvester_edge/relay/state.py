@@ -228,6 +228,7 @@ class RelayState:
         }
 
     def hear(self, pilot: Pilot) -> None:
+        """Note that a pilot spoke. Raises Refusal if its instance was given up."""
         pilot.last_seen = time.monotonic()
         if pilot.gone:
             raise Refusal(410, GONE, remedy="exit")

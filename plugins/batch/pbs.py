@@ -354,7 +354,8 @@ TERMINATED = 91
 
 
 def parse(text: str, prefix: str, root: Path, owner: str = "") -> Iterator[Sighting]:
-    """The workers whose job's name begins with the prefix; of that owner, if one is given."""
+    """The workers whose job's name begins with the prefix; of that owner, if one is given. Raises
+    BatchError unless the text is an answer of qstat."""
     try:
         jobs = msgspec.json.decode(text, type=_Answer).Jobs if text.strip() else {}
     except msgspec.DecodeError as error:

@@ -48,6 +48,7 @@ class Answer(Struct, frozen=True):
 
 
 def read(text: str) -> Answer:
+    """The answer of pbsnodes or qstat. Raises BatchError if it is none."""
     try:
         return msgspec.json.decode(text, type=Answer)
     except msgspec.DecodeError as error:
