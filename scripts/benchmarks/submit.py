@@ -46,7 +46,8 @@ def run(args: Namespace) -> Iterator[Figure]:
 def _large(rig: Rig, beats: Beats) -> Iterator[Figure]:
     """Many jobs in one request."""
     body = _body()
-    bare, ours = [], []
+    bare: list[float] = []
+    ours: list[float] = []
     quiet = beats.during(QUIET_S)
     busy: list[float] = []
     while len(ours) < ROUNDS or len(busy) < BEATS:
