@@ -10,6 +10,7 @@ is never edited.
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
@@ -21,7 +22,8 @@ from ailurus.protocol.errors import AilurusError
 
 _TABLE = "create table if not exists migration (number integer primary key, name, digest, applied)"
 _EXISTS = "select 1 from sqlite_master where type = 'table' and name = 'migration'"
-_ANY_TABLE = "select 1 from sqlite_master where type = 'table'"
+_TABLES = "select name from sqlite_master where type = 'table'"
+_CREATES = re.compile(r"create table (?:if not exists )?(\w+)", re.IGNORECASE)
 _DONE = "select number, digest, name from migration"
 _NOTE = "insert into migration (number, name, digest, applied) values (?, ?, ?, unixepoch())"
 
@@ -127,7 +129,9 @@ def _apply(
 ) -> None:
     if not connection.execute(_EXISTS).fetchone():
         there = frozenset(adopted(connection))
-        if not there and connection.execute(_ANY_TABLE).fetchone():
+        found = {name for (name,) in connection.execute(_TABLES)}
+        ours = {name for step in steps for name in _CREATES.findall(step.sql)}
+        if found and not found & ours:
             raise Unfit("another program's SQLite file", "name another file, or move this one away")
         connection.execute(_TABLE)
         for step in steps:
