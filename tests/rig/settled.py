@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from typing import Any
 
 from tests.rig import proc
@@ -10,7 +10,7 @@ from tests.rig.programs import Rig
 from tests.rig.waiting import until
 
 SITE: dict[str, Any] = {
-    # as sites run it: only where payloads are kept apart do pilots of a node share their spool
+    # As sites run it: only where payloads are kept apart do pilots of a node share their spool.
     "container": {"default": "bubblewrap", "bare": False},
     "scaling": {"max_total": 3, "max_queued": 3, "per_cycle": 3, "idle_exit": "4s"},
 }
@@ -25,6 +25,8 @@ def settled(rig: Rig) -> list[str]:
         found.append(str(error))
     for program in reversed(rig.programs):
         program.stop()
-    time.sleep(0.2)
+    # Payloads end a moment after what started them.
+    with suppress(TimeoutError):
+        until(lambda: not proc.marked(rig.mark), 5)
     found += [f"process {pid} is left: {proc.words(pid)[:200]!r}" for pid in proc.marked(rig.mark)]
     return found

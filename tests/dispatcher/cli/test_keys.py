@@ -5,11 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import time
 from urllib.parse import urlsplit
 
 from ailurus.wire.credentials import TokenFile
 from dispatcher.cli import main
+from tests.rig.waiting import until
 
 OURS = {"X-Ailurus": "1", "Content-Type": "application/json"}
 
@@ -31,12 +31,9 @@ def asked(server, method, path, body="", headers=()):
     return answer
 
 
-def after_hup(server, what, seconds=20.0):
+def after_hup(server, what):
     server.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(what)
 
 
 def test_t7_a_running_dispatcher_takes_a_rotated_key_and_refuses_the_retired_one(

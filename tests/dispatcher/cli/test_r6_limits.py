@@ -7,11 +7,12 @@ import http.client
 import json
 import socket
 import subprocess
-import time
 from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.rig.waiting import until
 
 LIMIT = 64
 
@@ -62,17 +63,11 @@ def test_r6_connections_beyond_the_descriptors_are_let_go_and_the_others_served(
             stack.enter_context(socket.create_connection((address.hostname, address.port), 10))
             for _ in range(2 * LIMIT)
         ]
-        deadline = time.monotonic() + 20
-        while (refused := sum(map(let_go, lines))) < LIMIT:
-            assert time.monotonic() < deadline, refused
+        until(lambda: sum(map(let_go, lines)) >= LIMIT)
         assert any(answered(line) for line in lines if not let_go(line))
-        while "descriptors_short" not in (tmp_path / "serve.log").read_text():
-            assert time.monotonic() < deadline, "it says nothing"
-            time.sleep(0.1)
-    deadline = time.monotonic() + 20
-    while not ready(confined):
-        assert time.monotonic() < deadline, "it does not recover"
-        time.sleep(0.1)
+        log = tmp_path / "serve.log"
+        until(lambda: "descriptors_short" in log.read_text(), why="it says nothing")
+    until(lambda: ready(confined), why="it does not recover")
     assert confined.process.poll() is None
     events = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
     assert next(one for one in events if one["event"] == "descriptors_short")["limit"] == LIMIT

@@ -14,6 +14,7 @@ from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.service.peers import FLUSH_S
 from tests.dispatcher.helpers import ALICE, BIG, EDGE, Worker, new_id, run
+from tests.rig.waiting import eventually
 
 S = JobState
 RELAY = Caller(subject="relay", scopes=frozenset({Scope.RELAY}), site="here")
@@ -144,7 +145,7 @@ def test_the_first_job_answers_all_and_wakes_one(tmp_path):
         workers = [await planned(b, index) for index in range(3)]
         began = time.monotonic()
         held = asyncio.create_task(b.service.relays.relay_acquire(asks(*workers, wait_s=20), RELAY))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: b.service.hub.waiting("q"))
         await b.submit()
         answer = await held
         assert time.monotonic() - began < 5
