@@ -6,6 +6,7 @@ options:                          # those of the plugin
   account: ailurus
 scopes:                           # which users may have outputs in which scopes
   "user.{user}": ["*"]            # everybody in a scope of their own
+  user.carol: ["iam:carol"]       # a name that no scope can hold
   mc26: [ann, bob]
 """
 
@@ -36,10 +37,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scopes: Mapping[_Text, tuple[_Text, ...]]
 
     def may_write(self, user: str, scope: str) -> bool:
-        """Whether outputs of a user may be registered in a scope."""
-        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", user)
+        """Whether outputs of a user may be registered in a scope. `{user}` stands for a name as it
+        is: one that no scope can hold has none, lest two users share it."""
+        named = re.fullmatch(r"[A-Za-z0-9_.-]+", user) is not None
         return any(
-            scope == pattern.replace("{user}", plain) and ("*" in users or user in users)
+            scope == pattern.replace("{user}", user)
+            and ("*" in users or user in users)
+            and (named or "{user}" not in pattern)
             for pattern, users in self.scopes.items()
         )
 

@@ -246,7 +246,9 @@ def test_the_file_of_the_catalogue_is_read_with_its_faults_named(tmp_path: Path)
         "kind: rucio\noptions: {config: /x}\nscopes: {'user.{user}': ['*'], mc: [ann]}\n"
     )
     read = settings.read(file)
-    assert read.may_write("iam:ann", "user.iam_ann")
+    assert read.may_write("ann", "user.ann")
+    assert not read.may_write("iam:ann", "user.iam_ann")  # whose it would be, too
+    assert not read.may_write("ann", "user.{user}")
     assert not read.may_write("bob", "mc")
     file.write_text("kind: rucio\nscope: {}\n")
     with pytest.raises(Exception, match="scope"):
