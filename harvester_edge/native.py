@@ -18,7 +18,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 SHAPES_SHOWN = 5
 
 
-class Caller(Protocol):
+class NativeCaller(Protocol):
     """What this module uses of `Client`."""
 
     def call(self, name: str, ask: Any, *, answer: type[A]) -> A: ...
@@ -29,7 +29,7 @@ class Native:
 
     pilots_register = True
 
-    def __init__(self, client: Caller) -> None:
+    def __init__(self, client: NativeCaller) -> None:
         self._client = client
 
     def hello(self, ask: m.Hello) -> m.Welcome:

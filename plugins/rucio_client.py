@@ -27,7 +27,7 @@ class ClientOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Of one request."""
 
 
-class Protocols(Struct, frozen=True, kw_only=True):
+class RseProtocols(Struct, frozen=True, kw_only=True):
     """The schemes by which storage is read and written, the best first; no other is used. Empty:
     those that are usual."""
 

@@ -416,3 +416,26 @@ def test_the_rules_of_length_see_what_is_too_long():
     assert list(wide_lines(f'TABLE = (\n    ("{wide}", 1),\n)\n')) == []
     (function,) = functions("def f():\n" + "    pass\n" * FUNCTION_LINES)
     assert lines_of(function) == FUNCTION_LINES + 1
+
+
+PLUGINS_OF = {
+    "ailurus": (),
+    "dispatcher": ("catalogue",),
+    "harvester_edge": ("batch",),
+    "pilot": ("container", "data"),
+}
+
+
+@pytest.mark.parametrize("program", PLUGINS_OF)
+def test_a_public_class_has_its_name_alone_in_a_program_and_its_plugins(program: str) -> None:
+    rooms = [program, *(f"plugins/{kind}" for kind in PLUGINS_OF[program])]
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    # What several kinds of plugins share.
+    files += (ROOT / "plugins").glob("*.py") if PLUGINS_OF[program] else []
+    places: dict[str, list[str]] = {}
+    for path in files:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert places
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

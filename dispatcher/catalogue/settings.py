@@ -29,7 +29,7 @@ from dispatcher.refusal import Rejected
 _Text = Annotated[str, Meta(min_length=1, max_length=500)]
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CatalogueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file."""
 
     kind: _Text
@@ -48,12 +48,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
 
-def read(path: Path) -> Settings:
+def read(path: Path) -> CatalogueSettings:
     """The settings in a file. Raises AilurusError."""
     import yaml
 
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Settings)
+        return msgspec.convert(yaml.safe_load(path.read_text("utf-8")), CatalogueSettings)
     except OSError as error:
         raise AilurusError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -62,7 +62,7 @@ def read(path: Path) -> Settings:
         raise explained(error, str(path)) from None
 
 
-def check(settings: Settings | None, job: JobSpec, user: str, where: str) -> None:
+def check(settings: CatalogueSettings | None, job: JobSpec, user: str, where: str) -> None:
     """Raise Rejected for a job whose outputs its user may not register."""
     for nr, output in enumerate(job.outputs):
         if not output.scope:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ailurus.output import Output
 from dispatcher.cli import place
-from dispatcher.cli.exits import CANNOT_CREATE, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, CommandError
 
 KEYS = "keys.json"
 
@@ -26,7 +26,9 @@ def main(args: Namespace, out: Output) -> int:
 
     folder: Path = args.out.absolute()
     if folder.exists():
-        raise Fault(CANNOT_CREATE, f"{folder} is there", field="--out", remedy="name a new folder")
+        raise CommandError(
+            CANNOT_CREATE, f"{folder} is there", field="--out", remedy="name a new folder"
+        )
     kept = place.place_of(args.store, args.keys).keys
     keys.read(kept)
     draft = folder.with_name(f".{folder.name}.part")
@@ -38,7 +40,7 @@ def main(args: Namespace, out: Output) -> int:
         size = copy.stat().st_size
         draft.rename(folder)
     except OSError as error:
-        raise Fault(CANNOT_CREATE, f"cannot write {folder}: {error.strerror}") from None
+        raise CommandError(CANNOT_CREATE, f"cannot write {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     out.line(f"{size / 1e6:.1f} MB in {folder}; it holds the keys, so keep it as you keep them")

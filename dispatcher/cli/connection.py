@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ailurus.output import clean
-from dispatcher.cli.exits import CONFIGURATION, Fault
+from dispatcher.cli.exits import CONFIGURATION, CommandError
 
 if TYPE_CHECKING:
     from ailurus.wire.client import Client
@@ -66,7 +66,7 @@ class Silence:
 
 
 def found_token(option: str | None, environment: Mapping[str, str]) -> tuple[Path | None, str]:
-    """The token's file, or its text. Raises Fault when there is none."""
+    """The token's file, or its text. Raises CommandError when there is none."""
     if option:
         return Path(option), ""
     if named := environment.get("AILURUS_TOKEN_FILE"):
@@ -79,7 +79,7 @@ def found_token(option: str | None, environment: Mapping[str, str]) -> tuple[Pat
     for directory in (environment.get("XDG_RUNTIME_DIR"), "/tmp"):  # noqa: S108 -- WLCG's place
         if directory and _ours(path := Path(directory, name)):
             return path, ""
-    raise Fault(
+    raise CommandError(
         CONFIGURATION,
         "no token found",
         remedy="give --token-file FILE, or set AILURUS_TOKEN_FILE; `dispatcher init` made the first",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ailurus.output import Output, clock
 from dispatcher.cli.connection import connect
-from dispatcher.cli.exits import DATA, NO_INPUT, USAGE, Fault
+from dispatcher.cli.exits import DATA, NO_INPUT, USAGE, CommandError
 
 LONGEST = 65_536
 
@@ -48,7 +48,7 @@ def _keep(args: Namespace, out: Output) -> int:
     from ailurus.protocol.messages import CredentialRow, NewCredential
 
     if len(args.names) != 1 or not args.file:
-        raise Fault(
+        raise CommandError(
             USAGE,
             "which credential, and from where?",
             field="NAME, --file",
@@ -68,7 +68,9 @@ def _forget(args: Namespace, out: Output) -> int:
     from ailurus.protocol.messages import Done, ForgetCredentials
 
     if not args.names:
-        raise Fault(USAGE, "which credentials?", field="NAME", remedy="see `dispatcher credential`")
+        raise CommandError(
+            USAGE, "which credentials?", field="NAME", remedy="see `dispatcher credential`"
+        )
     done = connect(args).call(
         "forget_credentials", ForgetCredentials(names=tuple(args.names)), answer=Done
     )
@@ -88,9 +90,11 @@ def _read(name: str) -> str:
             with Path(name).open(encoding="ascii") as file:
                 text = file.read(LONGEST + 1)
     except OSError as error:
-        raise Fault(NO_INPUT, f"cannot read {name}: {error.strerror}", field="--file") from None
+        raise CommandError(
+            NO_INPUT, f"cannot read {name}: {error.strerror}", field="--file"
+        ) from None
     except UnicodeDecodeError:
-        raise Fault(DATA, f"{name} holds no credential", field="--file") from None
+        raise CommandError(DATA, f"{name} holds no credential", field="--file") from None
     if not text.strip() or len(text) > LONGEST:
-        raise Fault(DATA, f"{name} is empty or too long for a credential", field="--file")
+        raise CommandError(DATA, f"{name} is empty or too long for a credential", field="--file")
     return text

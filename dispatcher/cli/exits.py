@@ -20,7 +20,7 @@ CONFIGURATION = 78  # no token, no store, no keys
 _BY_STATUS = {401: NO_PERMISSION, 403: NO_PERMISSION, 404: NO_INPUT, 409: TRY_AGAIN, 410: NO_INPUT}
 
 
-class Fault(AilurusError):
+class CommandError(AilurusError):
     """An error of a command that knows its exit code."""
 
     def __init__(self, code: int, message: str, *, remedy: str = "", field: str = "") -> None:
@@ -33,7 +33,7 @@ def code_of(error: AilurusError) -> int:
     from ailurus.wire.client import Nonsense, Refused, Unreachable
 
     match error:
-        case Fault():
+        case CommandError():
             return error.code
         case Refused():
             return _BY_STATUS.get(error.status, DATA if error.status < 500 else UNAVAILABLE)

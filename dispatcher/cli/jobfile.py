@@ -15,7 +15,7 @@ import yaml
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
-from dispatcher.cli.exits import DATA, NO_INPUT, Fault
+from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
 
 LARGEST_FILE = 64 * 1024 * 1024
 MOST_NODES = 5_000_000  # after aliases are followed: an alias bomb has more
@@ -26,13 +26,14 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times fast
 
 
 class JobFiles:
-    """The jobs of all files, checked together. Raises Fault at the first thing that is wrong."""
+    """The jobs of all files, checked together. Raises CommandError at the first thing that is
+    wrong."""
 
     def __init__(self, names: list[str]) -> None:
         self._files = [JobFile(name) for name in names]
         self.jobs: tuple[JobSpec, ...] = tuple(job for file in self._files for job in file.jobs)
         if len(self.jobs) > MOST_JOBS:
-            raise Fault(
+            raise CommandError(
                 DATA, f"more than {MOST_JOBS} jobs", remedy="make several submissions of them"
             )
         try:
@@ -71,7 +72,7 @@ class JobFile:
         """Raise `error` with its place in this file."""
         line = _line(self._node or _composed(self._text), error.field)
         where = f"{self.name}:{line}: {error.field}" if error.field else f"{self.name}:{line}"
-        raise Fault(DATA, error.message, field=where, remedy=error.remedy) from None
+        raise CommandError(DATA, error.message, field=where, remedy=error.remedy) from None
 
     def entry_of(self, index: int) -> int:
         """Which entry of the file made job number `index`: a sweep makes many of one."""
@@ -108,12 +109,14 @@ class JobFile:
         loader = _Loader(self._text)
         try:
             if line := _too_deep(self._text):
-                raise Fault(DATA, f"nested more than {DEEPEST} deep", field=f"{self.name}:{line}")
+                raise CommandError(
+                    DATA, f"nested more than {DEEPEST} deep", field=f"{self.name}:{line}"
+                )
             self._node = loader.get_single_node()
             if self._node is None:
-                raise Fault(DATA, "the file is empty", field=f"{self.name}:1")
+                raise CommandError(DATA, "the file is empty", field=f"{self.name}:1")
             for node, path, what in _odd(self._node):
-                raise Fault(
+                raise CommandError(
                     DATA, what, field=f"{self.name}:{node.start_mark.line + 1}: {path}".rstrip(": ")
                 )
             return loader.construct_document(self._node)
@@ -121,12 +124,12 @@ class JobFile:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
             what = error.problem or "not YAML"
-            raise Fault(
+            raise CommandError(
                 DATA, what, field=f"{self.name}:{line}", remedy="see docs/jobs.md"
             ) from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             what = " ".join(str(error).split())[:200]
-            raise Fault(DATA, f"not YAML: {what}", field=f"{self.name}:1") from None
+            raise CommandError(DATA, f"not YAML: {what}", field=f"{self.name}:1") from None
         finally:
             loader.dispose()
 
@@ -137,12 +140,14 @@ def _read(name: str) -> tuple[str, str]:
             return sys.stdin.read(LARGEST_FILE), _utf8(Path.cwd())
         path = Path(name)
         if path.stat().st_size > LARGEST_FILE:
-            raise Fault(DATA, "longer than 64 MiB", field=name, remedy="split it, or use a sweep")
+            raise CommandError(
+                DATA, "longer than 64 MiB", field=name, remedy="split it, or use a sweep"
+            )
         return path.read_text("utf-8"), _utf8(path.absolute().parent)
     except OSError as error:
-        raise Fault(NO_INPUT, error.strerror or "unreadable", field=name) from None
+        raise CommandError(NO_INPUT, error.strerror or "unreadable", field=name) from None
     except UnicodeDecodeError as error:
-        raise Fault(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
+        raise CommandError(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
 
 
 def _utf8(path: Path) -> str:

@@ -12,7 +12,7 @@ from ailurus.protocol.messages import Answer
 from dispatcher.auth import keys
 from dispatcher.auth.keys import Keys
 from dispatcher.cli import place
-from dispatcher.cli.exits import DATA, Fault
+from dispatcher.cli.exits import DATA, CommandError
 
 
 class KeyList(Answer):
@@ -49,7 +49,7 @@ def main(args: Namespace, out: Output) -> int:
 
 
 def changed_by(action: str, kid: str, kept: Keys) -> Keys:
-    """The keys after an action. Raises Fault."""
+    """The keys after an action. Raises CommandError."""
     if action == "list":
         return kept
     if action in ("add", "rotate"):
@@ -60,9 +60,11 @@ def changed_by(action: str, kid: str, kept: Keys) -> Keys:
     others = tuple(key for key in kept.keys if key.kid != kid)
     if not named:
         known = ", ".join(key.kid for key in kept.keys)
-        raise Fault(DATA, f"there is no key {kid!r}", field="kid", remedy=f"known: {known}")
+        raise CommandError(DATA, f"there is no key {kid!r}", field="kid", remedy=f"known: {known}")
     if action == "use":
         return msgspec.structs.replace(kept, keys=(*named, *others))
     if not others:
-        raise Fault(DATA, "nothing would sign without this key", field="kid", remedy="rotate first")
+        raise CommandError(
+            DATA, "nothing would sign without this key", field="kid", remedy="rotate first"
+        )
     return msgspec.structs.replace(kept, keys=others)

@@ -9,16 +9,18 @@ import sys
 from argparse import Namespace
 
 from ailurus import systemd
-from dispatcher.cli.exits import UNAVAILABLE, USAGE, Fault
+from dispatcher.cli.exits import UNAVAILABLE, USAGE, CommandError
 
 BACKLOG = 2048
 
 
 def listeners(args: Namespace) -> list[socket.socket]:
     """The sockets to serve. Those inherited, from systemd or from our former self, come before
-    --listen. Raises Fault for an address that others can reach without TLS."""
+    --listen. Raises CommandError for an address that others can reach without TLS."""
     if bool(args.tls_cert) != bool(args.tls_key):
-        raise Fault(USAGE, "one of certificate and key is missing", field="--tls-cert, --tls-key")
+        raise CommandError(
+            USAGE, "one of certificate and key is missing", field="--tls-cert, --tls-key"
+        )
     given = systemd.inherited(os.environ)
     for one in given:
         _check_exposure(args, one.getsockname()[0])
@@ -49,7 +51,7 @@ def restart(sockets: list[socket.socket]) -> None:
 def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise Fault(
+        raise CommandError(
             USAGE, f"{text!r} is not ADDRESS:PORT", field="--listen", remedy="127.0.0.1:8080"
         )
     return host.strip("[]"), int(port)
@@ -61,7 +63,7 @@ def _check_exposure(args: Namespace, host: str) -> None:
     except ValueError:
         loopback = host == "localhost"
     if not (loopback or args.tls_cert or args.serve_everybody_without_tls):
-        raise Fault(
+        raise CommandError(
             USAGE,
             f"{host} can be reached by others, and without TLS they can read tokens on the way",
             field="--listen",
@@ -80,7 +82,7 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise Fault(
+        raise CommandError(
             UNAVAILABLE,
             f"cannot listen on {host}:{port}: {error.strerror}",
             remedy="choose another port",

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ailurus.protocol.job import JobSpec
-from dispatcher.cli.exits import CANNOT_CREATE, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, CommandError
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def request_id(url: str, jobs: Sequence[JobSpec]) -> Iterator[str]:
     try:
         handle = _locked(_directory() / digest)
     except OSError as error:
-        raise Fault(
+        raise CommandError(
             CANNOT_CREATE,
             f"cannot remember the submission: {error}",
             remedy="set XDG_STATE_HOME, or give --request-id",

@@ -9,7 +9,7 @@ from ailurus.output import Output
 from ailurus.protocol.shown import shown
 from dispatcher.cli import place
 from dispatcher.cli.backup import KEYS
-from dispatcher.cli.exits import NO_INPUT, Fault
+from dispatcher.cli.exits import NO_INPUT, CommandError
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def main(args: Namespace, out: Output) -> int:
 
     backed = args.folder / KEYS
     if not backed.is_file():
-        raise Fault(NO_INPUT, f"{args.folder} is no back-up", field="--from")
+        raise CommandError(NO_INPUT, f"{args.folder} is no back-up", field="--from")
     keys.read(backed)
     archive.load(args.store, args.folder)
     there = place.place_of(args.store, args.keys)

@@ -21,7 +21,7 @@ from ailurus.logs import Log
 from ailurus.output import Output
 from ailurus.tasks import Tasks
 from dispatcher.cli import listen, running
-from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, CommandError
 from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
 from dispatcher.turns import usual_turns
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dispatcher.auth.keys import Keys
     from dispatcher.auth.tokens import Issuer
     from dispatcher.catalogue.link import Link
-    from dispatcher.catalogue.settings import Settings as Catalogue
+    from dispatcher.catalogue.settings import CatalogueSettings
     from dispatcher.console.live import Live
     from dispatcher.door.access_log import AccessLog
     from dispatcher.door.app import App
@@ -190,7 +190,7 @@ def main(args: Namespace, out: Output) -> int:
             stack.enter_context(one)
         place = place_of(args.store, args.keys)
         if not place.keys.exists():
-            raise Fault(
+            raise CommandError(
                 CONFIGURATION,
                 f"{place.keys} is missing: nobody could show a token",
                 remedy=f"run `dispatcher init --store {args.store}` first",
@@ -198,7 +198,7 @@ def main(args: Namespace, out: Output) -> int:
         try:
             logs.configure(args.log, level=args.log_level)
         except OSError as error:
-            raise Fault(
+            raise CommandError(
                 CANNOT_CREATE,
                 f"cannot write {args.log}: {error.strerror}",
                 field="--log",
@@ -290,7 +290,7 @@ def _settings(args: Namespace) -> Settings:
     return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
-def _link(catalogue: Catalogue) -> Link:
+def _link(catalogue: CatalogueSettings) -> Link:
     from dispatcher.catalogue import talk
     from dispatcher.catalogue.link import Link
 
@@ -356,7 +356,7 @@ def _traces(service: Service, endpoint: str) -> Traces:
     try:
         from dispatcher.telemetry.traces import Traces
     except ImportError:
-        raise Fault(
+        raise CommandError(
             CONFIGURATION,
             "traces need OpenTelemetry",
             field="--otlp",
@@ -391,7 +391,7 @@ def _server(app: Any, args: Namespace, loops: Tasks) -> Server:
     try:
         config.load()
     except OSError as error:  # ssl.SSLError is one
-        raise Fault(
+        raise CommandError(
             CONFIGURATION,
             f"cannot use {args.tls_cert} with {args.tls_key}: {error.strerror or error}",
             field="--tls-cert",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ailurus.output import Output, clock
 from dispatcher.cli.connection import connect
-from dispatcher.cli.exits import CANNOT_CREATE, DATA, NO_INPUT, USAGE, Fault
+from dispatcher.cli.exits import CANNOT_CREATE, DATA, NO_INPUT, USAGE, CommandError
 
 SHORT = {
     "read": "compute.read",
@@ -66,7 +66,7 @@ def main(args: Namespace, out: Output) -> int:
     if args.action == "revoke":
         return _revoke(args, out)
     if not args.subject or not args.out:
-        raise Fault(
+        raise CommandError(
             USAGE,
             "whom is it for, and where to?",
             field="--subject, --out",
@@ -91,7 +91,9 @@ def _revoke(args: Namespace, out: Output) -> int:
     from ailurus.protocol.messages import Done, Revoke
 
     if sum(map(bool, (args.subject, args.file, args.id))) != 1:
-        raise Fault(USAGE, "which tokens?", field="--subject, --file or --id", remedy="give one")
+        raise CommandError(
+            USAGE, "which tokens?", field="--subject, --file or --id", remedy="give one"
+        )
     token_id = _id_in(Path(args.file)) if args.file else args.id or ""
     ask = Revoke(subject=args.subject or "", token_id=token_id)
     done = connect(args).call("revoke", ask, answer=Done)
@@ -108,9 +110,9 @@ def _id_in(path: Path) -> str:
         claims = path.read_text(encoding="utf-8").strip().split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["jti"]
     except OSError as error:
-        raise Fault(NO_INPUT, f"cannot read {path}: {error.strerror}") from None
+        raise CommandError(NO_INPUT, f"cannot read {path}: {error.strerror}") from None
     except (ValueError, LookupError, TypeError):
-        raise Fault(DATA, f"{path} holds no token", field="--file") from None
+        raise CommandError(DATA, f"{path} holds no token", field="--file") from None
     return str(found)
 
 
@@ -121,7 +123,7 @@ def scopes(words: list[str], site: str | None) -> tuple[str, ...]:
     if site is not None and not words:
         given = ["ailurus.edge"]
     if any(word in OF_SITE for word in given) != (site is not None):
-        raise Fault(
+        raise CommandError(
             USAGE,
             "the token of an edge or a relay names its site",
             field="--site",
@@ -142,4 +144,4 @@ def _write(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise Fault(CANNOT_CREATE, f"cannot write {path}: {error.strerror}") from None
+        raise CommandError(CANNOT_CREATE, f"cannot write {path}: {error.strerror}") from None

@@ -48,7 +48,7 @@ class HubLike(Protocol):
     seq: int
 
 
-class Users(Protocol):
+class WatchedUsers(Protocol):
     """The service's calls for users about jobs."""
 
     async def jobs(self, ask: JobsQuery, caller: Caller) -> m.JobPage: ...
@@ -59,7 +59,7 @@ class Users(Protocol):
     async def log(self, ask: LogQuery, caller: Caller, job_id: int) -> m.LogChunk: ...
 
 
-class Figures(Protocol):
+class WatchedFigures(Protocol):
     """The system in figures."""
 
     async def overview(self, ask: NoQuery, caller: Caller) -> m.Overview: ...
@@ -74,9 +74,9 @@ class Watched(Protocol):
     @property
     def hub(self) -> HubLike: ...
     @property
-    def users(self) -> Users: ...
+    def users(self) -> WatchedUsers: ...
     @property
-    def figures(self) -> Figures: ...
+    def figures(self) -> WatchedFigures: ...
 
 
 def encoded(kind: str, content: object, seq: int | None = None) -> bytes:

@@ -39,7 +39,7 @@ class Tally(Struct):
     seconds: float = 0.0
 
 
-class Entry(Struct):
+class AccessEntry(Struct):
     """A line of the access log. No path and no query: a client may put a token there."""
 
     # RFC 3339, UTC.
@@ -69,7 +69,7 @@ class AccessLog:
         self._flushing: asyncio.TimerHandle | None = None
         self._file = self._opened()
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: AccessEntry) -> None:
         """Keep a line; it is in the file soon."""
         line = self._encode(entry)
         self._lines.append(line)
@@ -145,7 +145,7 @@ class Traffic:
         if self._access is not None:
             client = scope.get("client")
             self._access.write(
-                Entry(
+                AccessEntry(
                     self._stamp(),
                     status,
                     scope["method"],

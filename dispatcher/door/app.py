@@ -64,7 +64,7 @@ class App:
         self._metrics = settings.metrics
         self._public = public = settings.public
         names = settings.host_names
-        self._hosts = session.Hosts([*names, public.host] if public.host else names)
+        self._hosts = session.AnsweredHosts([*names, public.host] if public.host else names)
         self.limiter = settings.limiter
         self.traffic = settings.traffic
         self.waiting = settings.waiting

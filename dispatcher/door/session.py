@@ -68,7 +68,7 @@ class Public(Struct, frozen=True):
 NOT_TOLD = Public()
 
 
-class Hosts:
+class AnsweredHosts:
     """Which Host headers are ours: localhost, any address, and the names given."""
 
     def __init__(self, names: Collection[str] = ()) -> None:

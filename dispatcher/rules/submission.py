@@ -235,7 +235,7 @@ def add(
         tx.many("sized.add", sized)
 
 
-class Link(NamedTuple):
+class ParentLink(NamedTuple):
     """That a job waits for another: their places in the request, or the id of the other and its
     place in `depends_on`."""
 
@@ -245,7 +245,7 @@ class Link(NamedTuple):
     nr: int = -1
 
 
-def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]:
+def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[ParentLink]:
     """What the jobs of a request wait for, each once. `places`: of its jobs, by name.
 
     Jobs in a row that wait for the same ones come parent by parent: the rows of one parent lie
@@ -264,15 +264,17 @@ def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Link]
                 inside.setdefault(places[parent])
         if inside or outside:
             children = [child for child, _ in group]
-            yield from (Link(child, place) for place in inside for child in children)
+            yield from (ParentLink(child, place) for place in inside for child in children)
             yield from (
-                Link(child, parent, nr) for parent, nr in outside.items() for child in children
+                ParentLink(child, parent, nr)
+                for parent, nr in outside.items()
+                for child in children
             )
 
 
 def link(
     tx: Tx,
-    part: Sequence[Link],
+    part: Sequence[ParentLink],
     jobs: Sequence[Prepared],
     filled: MutableMapping[int, Prepared],
     *,
@@ -372,7 +374,7 @@ def drop_broken(tx: Tx, process: str) -> int:
 
 
 def _parents(
-    tx: Tx, part: Sequence[Link], sees: str
+    tx: Tx, part: Sequence[ParentLink], sees: str
 ) -> tuple[dict[int, str], dict[int, Sequence[m.FileRecord]]]:
     """The states of the jobs from outside a request that some of its jobs wait for, and the files
     of those that were moved away. Raises Rejected for those that cannot be waited for."""

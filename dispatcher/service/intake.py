@@ -192,7 +192,7 @@ class Intake:
 
     def _begun(
         self, jobs: Sequence[Prepared], request: Request
-    ) -> tuple[_Storing, list[submission.Link], Iterator[submission.Link]]:
+    ) -> tuple[_Storing, list[submission.ParentLink], Iterator[submission.ParentLink]]:
         """A request on its way, and what its jobs wait for: what fits a commit, and what is
         left."""
         storing = _Storing(self._state, self._peers.name, request, jobs)
@@ -278,12 +278,12 @@ class _Storing:
         self._filled: dict[int, Prepared] = {}
         self._first = 0
 
-    def links(self) -> Iterator[submission.Link]:
+    def links(self) -> Iterator[submission.ParentLink]:
         """What the jobs wait for."""
         places = {job.spec.name: nr for nr, job in enumerate(self._jobs)}
         return submission.links(self._jobs, places)
 
-    def at_once(self, tx: Tx, links: Sequence[submission.Link]) -> m.Submitted:
+    def at_once(self, tx: Tx, links: Sequence[submission.ParentLink]) -> m.Submitted:
         """All of it in one commit."""
         self.begin(tx)
         self.add(tx, 0)
@@ -315,7 +315,7 @@ class _Storing:
             now=self._now,
         )
 
-    def link(self, tx: Tx, links: Sequence[submission.Link]) -> None:
+    def link(self, tx: Tx, links: Sequence[submission.ParentLink]) -> None:
         """Store some of what the jobs wait for."""
         submission.still_ours(tx, self._request, self._first)
         sees = self._request.sees

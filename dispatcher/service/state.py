@@ -16,7 +16,7 @@ from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from ailurus.wire.retry import LONGEST_BACKOFF_S
 from dispatcher.accounts.rates import Limiter
-from dispatcher.catalogue.settings import Settings as Catalogue
+from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.events import WorkerChanged
 from dispatcher.memory.black_holes import Hosts
 from dispatcher.memory.leases import AwakeClock, Lease, Leases
@@ -48,7 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     groups: Mapping[str, float] = {}  # the same of groups of users; '' is who is in none of them
     retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
     live_log_bytes: int = 16_000_000  # of one stream of one attempt
-    catalogue: Catalogue | None = None
+    catalogue: CatalogueSettings | None = None
 
 
 class LiveWorker(Struct):

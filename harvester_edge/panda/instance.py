@@ -25,7 +25,7 @@ from harvester_edge.book import Book
 from harvester_edge.decide import TROUBLES
 from harvester_edge.evidence import Worker
 from harvester_edge.panda import translate
-from harvester_edge.panda.store import Store
+from harvester_edge.panda.store import PandaStore
 from harvester_edge.panda.translate import Target, Type
 from harvester_edge.site import PandaPart, Site, Slot
 from harvester_edge.upstream import Demand, Key
@@ -41,7 +41,7 @@ Open = Mapping[tuple[str, str, str], int]
 """Pilots still to be started, by queue, label and resource type."""
 
 
-class Caller(Protocol):
+class PandaCaller(Protocol):
     """What this module uses of `Server`."""
 
     @property
@@ -59,7 +59,7 @@ class Instance:
         self,
         site: Site,
         part: PandaPart,
-        server: Caller,
+        server: PandaCaller,
         book: Book,
         live: Callable[[], Collection[Worker]],
         clock: Callable[[], float],
@@ -70,7 +70,7 @@ class Instance:
         self._live, self._clock, self._log = live, clock, log
         self._id = part.harvester_id
         self._host = socket.gethostname()
-        self._store = Store(site.state / "panda.sqlite")
+        self._store = PandaStore(site.state / "panda.sqlite")
         self._started = False
         self._statistics_sent = 0.0
         self._dialogs = 0

@@ -19,7 +19,7 @@ Key = tuple[str, int]
 MIGRATIONS = files("harvester_edge").joinpath("migrations", "panda")
 
 
-class Store:
+class PandaStore:
     """One writer: the edge's own loop."""
 
     def __init__(self, path: Path) -> None:

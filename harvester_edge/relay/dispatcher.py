@@ -21,7 +21,7 @@ from ailurus.wire import authority
 from ailurus.wire.authority import Judged
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.state import Id, Job, PendingReport, Pilot, RelayState
-from harvester_edge.relay.upstream import Upstream
+from harvester_edge.relay.upstream import RelayUpstream
 
 # Between words to the dispatcher: what gathers goes in one request.
 TELL_S = 1.0
@@ -55,11 +55,11 @@ class Round(Struct, frozen=True):
     ahead: bool = False
 
 
-class Dispatcher:
+class Exchange:
     """What passes between the state and the dispatcher; `fetch` and `tell` run until they are
     cancelled."""
 
-    def __init__(self, state: RelayState, upstream: Upstream, log: Log) -> None:
+    def __init__(self, state: RelayState, upstream: RelayUpstream, log: Log) -> None:
         self._state, self._up, self._log = state, upstream, log
         # Somebody waits for jobs.
         self.wanted = asyncio.Event()

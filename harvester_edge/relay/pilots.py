@@ -18,7 +18,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import ReportOutcome
 from ailurus.wire.client import Refused, Unreachable
-from harvester_edge.relay.dispatcher import Dispatcher, verdict
+from harvester_edge.relay.dispatcher import Exchange, verdict
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.state import GONE, Id, Job, PendingReport, Pilot, Refusal, RelayState
 
@@ -39,7 +39,7 @@ class Pilots:
     def __init__(
         self,
         state: RelayState,
-        dispatcher: Dispatcher,
+        dispatcher: Exchange,
         proof: Callable[[str], Planned | None],
         log: Log,
     ) -> None:

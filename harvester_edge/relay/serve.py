@@ -27,15 +27,15 @@ from harvester_edge import owned
 from harvester_edge.client import private, trust
 from harvester_edge.loop_status import LoopStatusWriter
 from harvester_edge.relay import keys
-from harvester_edge.relay.dispatcher import Dispatcher
+from harvester_edge.relay.dispatcher import Exchange
 from harvester_edge.relay.door import Door
 from harvester_edge.relay.http import application
 from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import planned
 from harvester_edge.relay.spool import Spool
 from harvester_edge.relay.state import RelayState, Terms
-from harvester_edge.relay.store import Store
-from harvester_edge.relay.upstream import THREADS, Upstream
+from harvester_edge.relay.store import RelayStore
+from harvester_edge.relay.upstream import THREADS, RelayUpstream
 from harvester_edge.site import Site
 
 # No turn takes longer: a dispatcher that is silent is given up before.
@@ -71,8 +71,8 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
     store = _store(site.relay_state / "relay.sqlite", loops)
     terms = Terms(site=site.site, prefetch=site.relay.prefetch, heartbeat_s=heartbeat_s)
     state = RelayState(terms, store)
-    upstream = Upstream(client, state, log)
-    dispatcher = Dispatcher(state, upstream, log)
+    upstream = RelayUpstream(client, state, log)
+    dispatcher = Exchange(state, upstream, log)
     pilots = Pilots(state, dispatcher, partial(planned, site.shared / "workers"), log)
     door = Door(pilots, log)
     stop = asyncio.Event()
@@ -102,9 +102,9 @@ async def _serve(site: Site, log: Log, heartbeat_s: float) -> None:
         log.info("relay_stopped", **state.counts())
 
 
-def _store(path: Path, loops: Tasks) -> Store:
+def _store(path: Path, loops: Tasks) -> RelayStore:
     try:
-        return Store(path, loops)
+        return RelayStore(path, loops)
     except sqlite3.Error as error:
         raise AilurusError(
             f"cannot use {path}: {error}",

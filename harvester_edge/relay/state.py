@@ -28,7 +28,7 @@ from ailurus.protocol.job import shape_of
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending
 from harvester_edge.relay.proof import Planned
-from harvester_edge.relay.store import Store
+from harvester_edge.relay.store import RelayStore
 
 # More pilots than this many heartbeats a second serve are told to beat slower.
 BEATS_PER_S = 150
@@ -148,7 +148,7 @@ class RelayState:
     """Pilots, the jobs that are leased to them, the reports that are owed. What a method writes is
     on disk before it is in memory."""
 
-    def __init__(self, terms: Terms, store: Store) -> None:
+    def __init__(self, terms: Terms, store: RelayStore) -> None:
         self.terms = terms
         self._store = store
         self.pilots: dict[str, Pilot] = {}

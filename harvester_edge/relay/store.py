@@ -25,7 +25,7 @@ Done = asyncio.Future[None]
 MIGRATIONS = files("harvester_edge").joinpath("migrations", "relay")
 
 
-class Store:
+class RelayStore:
     """The file, and the one thread that writes it."""
 
     def __init__(self, path: Path, loops: Loops | None = None) -> None:

@@ -33,7 +33,7 @@ class Holder(Protocol):
     async def meet(self, giver: str) -> None: ...
 
 
-class Upstream:
+class RelayUpstream:
     """Calls the dispatcher from threads. What was given up may still arrive: all of it may be
     repeated.
 

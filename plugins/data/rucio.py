@@ -31,7 +31,7 @@ from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut, Transfer
 from plugins.data.moving import drop, not_moved, padded
 from plugins.data.rucio_errors import asked
-from plugins.rucio_client import ClientOptions, Protocols, client_of
+from plugins.rucio_client import ClientOptions, RseProtocols, client_of
 
 MOST_LFNS = 100
 """Names in one request that says where files go: they stand in its URL."""
@@ -66,7 +66,7 @@ class Rucio:
 
         rse: str = ""
         """The site's own storage: where outputs go, and what is read first."""
-        protocols: Protocols = Protocols()
+        protocols: RseProtocols = RseProtocols()
         plugins: dict[str, str] = {}  # noqa: RUF012 -- msgspec copies it
         """By scheme, where it is not the usual plugin."""
         options: dict[str, dict[str, Any]] = {}  # noqa: RUF012

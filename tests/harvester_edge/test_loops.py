@@ -59,7 +59,7 @@ def test_a_loop_of_a_relay_that_something_was_thrown_into_goes_on(
     async def main() -> None:
         stores = []
         monkeypatch.setattr(
-            serve, "Store", lambda *given: stores.append(Store(*given)) or stores[0]
+            serve, "RelayStore", lambda *given: stores.append(RelayStore(*given)) or stores[0]
         )
         serving = asyncio.create_task(serve._serve(site, Log("relay"), 1.0))
         await eventually(lambda: turns.since[name] >= 1 and not turns.failing)
@@ -70,7 +70,7 @@ def test_a_loop_of_a_relay_that_something_was_thrown_into_goes_on(
         with contextlib.suppress(asyncio.CancelledError):
             await serving
 
-    from harvester_edge.relay.store import Store
+    from harvester_edge.relay.store import RelayStore
 
     asyncio.run(main())
 
@@ -158,12 +158,12 @@ def test_what_a_process_that_runs_no_more_said_is_not_shown(world):
 def test_a_relays_change_that_breaks_the_thread_is_answered_and_the_next_is_written(
     tmp_path, monkeypatch
 ):
-    from harvester_edge.relay.store import Store
+    from harvester_edge.relay.store import RelayStore
 
     monkeypatch.setattr("ailurus.loops.FIRST_PAUSE_S", 0.001)
 
     async def main() -> None:
-        store = Store(tmp_path / "relay.sqlite")
+        store = RelayStore(tmp_path / "relay.sqlite")
 
         def broken(_: object) -> None:
             raise SystemExit

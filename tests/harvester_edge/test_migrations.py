@@ -15,7 +15,7 @@ from harvester_edge.book import Book
 from harvester_edge.panda import store as panda
 from harvester_edge.relay import store as relay
 
-STORES = {"book": Book, "relay": relay.Store, "panda": panda.Store}
+STORES = {"book": Book, "relay": relay.RelayStore, "panda": panda.PandaStore}
 MIGRATIONS = {"book": book.MIGRATIONS, "relay": relay.MIGRATIONS, "panda": panda.MIGRATIONS}
 
 

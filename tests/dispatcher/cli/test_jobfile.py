@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from dispatcher.cli.exits import DATA, NO_INPUT, Fault
+from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
 from dispatcher.cli.jobfile import JobFiles
 
 
@@ -23,7 +23,7 @@ def file(tmp_path):
 
 
 def fault(file, text, name: str = "z.yaml") -> str:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(CommandError) as caught:
         JobFiles([file(text, name)])
     assert caught.value.code == DATA
     return str(caught.value).replace(file(text, name), name)
@@ -84,7 +84,7 @@ def test_a_fault_among_several_files_is_told_at_its_file(file):
         file(GOOD, "one.yaml"),
         file("name: b\ncommand: x\ndepends_on: [c]\n", "two.yaml"),
     )
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(CommandError) as caught:
         JobFiles([first, second])
     assert str(caught.value).startswith(f"{second}:3: jobs[0].depends_on[0]")
 
@@ -139,7 +139,7 @@ def test_hostile_files_are_refused_quickly(file, text):
 
 
 def test_a_missing_file_is_told_apart_from_a_bad_one(tmp_path):
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(CommandError) as caught:
         JobFiles([str(tmp_path / "none.yaml")])
     assert caught.value.code == NO_INPUT
 

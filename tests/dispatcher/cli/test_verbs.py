@@ -199,7 +199,7 @@ def test_words_of_scopes():
     assert scopes(["read", "compute.create"], None) == ("compute.read", "compute.create")
     assert scopes([], "a") == ("ailurus.edge:a",)
     assert len(scopes([], None)) == 4
-    with pytest.raises(exits.Fault):
+    with pytest.raises(exits.CommandError):
         scopes(["edge"], None)
 
 

@@ -15,7 +15,7 @@ from dispatcher.auth import keys
 from dispatcher.auth.caller import BadToken, Caller
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import Issuer
-from dispatcher.cli.exits import Fault
+from dispatcher.cli.exits import CommandError
 from dispatcher.cli.keys import changed_by
 from dispatcher.door import session
 from dispatcher.store import open_store
@@ -130,12 +130,12 @@ def test_a_key_is_known_everywhere_before_it_signs(some_keys):
 
 @pytest.mark.parametrize(("action", "kid"), [("use", "none"), ("retire", "none"), ("retire", "")])
 def test_a_key_that_is_not_there_is_named(some_keys, action, kid):
-    with pytest.raises(Fault, match="there is no key"):
+    with pytest.raises(CommandError, match="there is no key"):
         changed_by(action, kid, some_keys)
 
 
 def test_the_last_key_stays(some_keys):
-    with pytest.raises(Fault, match="nothing would sign"):
+    with pytest.raises(CommandError, match="nothing would sign"):
         changed_by("retire", some_keys.signing.kid, some_keys)
 
 

@@ -12,14 +12,14 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.did import physical
 from ailurus.protocol.job import OutputFile
 from dispatcher.catalogue import settings
-from dispatcher.catalogue.settings import Settings as Scopes
+from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.ports import Away, Fault
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
 from tests.dispatcher.helpers import ALICE, BOB, Bench, bench, job
 from tests.rig.catalogue import InMemory
 
-SCOPES = Scopes(kind="rucio", scopes={"user.{user}": ("*",), "mc": ("bob",)})
+SCOPES = CatalogueSettings(kind="rucio", scopes={"user.{user}": ("*",), "mc": ("bob",)})
 HITS = OutputFile(name="hits", scope="user.alice", dataset="user.alice:all", lifetime_s=60)
 BARE = OutputFile(name="bare", scope="user.alice")
 

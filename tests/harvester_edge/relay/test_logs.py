@@ -35,14 +35,14 @@ def upstream() -> Upstream:
 
 
 @pytest.fixture
-def between(upstream: Upstream) -> relay.Dispatcher:
+def between(upstream: Upstream) -> relay.Exchange:
     async def clear(done: object, ended: object) -> None:
         pass
 
     state = SimpleNamespace(
         pilots={}, jobs={}, terms=SimpleNamespace(site="s"), upstream_heartbeat_s=1.0, clear=clear
     )
-    return relay.Dispatcher(state, upstream, Log("test"))
+    return relay.Exchange(state, upstream, Log("test"))
 
 
 def piece(text: str, *, final: bool = False) -> m.LogPiece:

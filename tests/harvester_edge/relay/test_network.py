@@ -23,7 +23,7 @@ from harvester_edge.relay import keys
 from harvester_edge.relay.behind import behind
 from harvester_edge.relay.proof import NOTE, sum_of
 from harvester_edge.relay.serve import _store
-from harvester_edge.relay.store import Store
+from harvester_edge.relay.store import RelayStore
 from harvester_edge.site import Site
 
 RELAY = {"token_file": "/etc/ailurus/relay.token", "url": "https://login:8443"}
@@ -116,7 +116,7 @@ def test_a_path_may_hold_what_a_url_may_not(tree):
     tree["paths"]["state"] += "/a %20#?b"
     here = site(tree, network="spool", relay=RELAY)
     here.relay_state.mkdir(parents=True)
-    Store(here.relay_state / "relay.sqlite").close()
+    RelayStore(here.relay_state / "relay.sqlite").close()
     assert behind(here) == ""
 
 
@@ -127,7 +127,7 @@ def test_an_edge_judges_nobody_before_the_relay_has_told_everything(world, tree)
     world.cycle()
     world.batch.set(Phase.ACTIVE)
     here.relay_state.mkdir()
-    Store(here.relay_state / "relay.sqlite").close()
+    RelayStore(here.relay_state / "relay.sqlite").close()
     assert behind(here) == ""
     with closing(sqlite3.connect(here.relay_state / "relay.sqlite")) as db, db:
         db.execute(

@@ -17,8 +17,8 @@ from ailurus.wire.client import Client, Refused, Unreachable
 from ailurus.wire.credentials import fixed_token
 from ailurus.wire.retry import Patience
 from harvester_edge.relay.state import PendingReport, RelayState, Terms
-from harvester_edge.relay.store import Store
-from harvester_edge.relay.upstream import Upstream
+from harvester_edge.relay.store import RelayStore
+from harvester_edge.relay.upstream import RelayUpstream
 from tests.harvester_edge.relay.world import World, play
 
 S = JobState
@@ -188,7 +188,7 @@ def test_a_forged_report_in_one_request_with_the_good_one(tmp_path):
 @pytest.mark.field("A5")
 def test_only_the_report_that_was_sent_is_settled(tmp_path):
     async def main():
-        store = Store(tmp_path / "relay.sqlite")
+        store = RelayStore(tmp_path / "relay.sqlite")
         try:
             state = RelayState(Terms(site="here"), store)
             good = PendingReport(
@@ -226,7 +226,7 @@ def asked(said, holder):
     async def main():
         wire = Wire()
         wire.said = said
-        up = Upstream(wire, holder, Log("test"))
+        up = RelayUpstream(wire, holder, Log("test"))
         try:
             await up.call("relay_tell", m.RelayBeat(site="here"), m.RelayBeatAnswer)
         except (Unreachable, Refused) as error:
@@ -270,14 +270,14 @@ def test_the_dispatcher_itself_and_one_from_before_names_are_heard(giver):
 
 def test_the_version_before_can_read_and_write_what_this_one_left(tmp_path):
     async def main():
-        store = Store(tmp_path / "relay.sqlite")
+        store = RelayStore(tmp_path / "relay.sqlite")
         report = m.Report(job_id=1, attempt_nr=1, report_key="k", finished=True)
         await RelayState(Terms(site="here"), store).keep([PendingReport(report, "s")])
         old = "insert or ignore into report values (?,?,?,?)"
         row = (2, 1, 0.0, msgspec.json.encode(replace(report, job_id=2)))
         await store.write(lambda db: db.execute(old, row))
         store.close()
-        store = Store(tmp_path / "relay.sqlite")
+        store = RelayStore(tmp_path / "relay.sqlite")
         owed = RelayState(Terms(site="here"), store).owed
         store.close()
         assert {one: kept.seal for one, kept in owed.items()} == {(1, 1): "s", (2, 1): ""}

@@ -23,10 +23,10 @@ from ailurus.wire.client import Refused, Unreachable
 from dispatcher.auth.caller import ANONYMOUS, Caller
 from dispatcher.refusal import Rejected
 from harvester_edge.relay import state
-from harvester_edge.relay.dispatcher import Dispatcher
+from harvester_edge.relay.dispatcher import Exchange
 from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.proof import NOTE, planned, sum_of
-from harvester_edge.relay.store import Store
+from harvester_edge.relay.store import RelayStore
 from tests.dispatcher.helpers import ALICE, EDGE, bench, job, new_id
 
 RELAY = Caller(subject="relay", scopes=frozenset({Scope.RELAY}), site="here")
@@ -122,10 +122,10 @@ class World:
         self.start()
 
     def start(self) -> None:
-        self.store = Store(self.directory / "relay.sqlite")
+        self.store = RelayStore(self.directory / "relay.sqlite")
         log = Log("relay")
         self.state = state.RelayState(state.Terms(site="here", prefetch=self.prefetch), self.store)
-        self.upper = Dispatcher(self.state, self.way, log)  # type: ignore[arg-type]
+        self.upper = Exchange(self.state, self.way, log)  # type: ignore[arg-type]
         self.relay = Pilots(self.state, self.upper, lambda token: planned(self.places, token), log)
 
     def kill(self) -> None:
