@@ -1,8 +1,8 @@
 """Bytes to parameters and answers to bytes, as PanDA's servers do it.
 
-What a body may cost is bounded before it is read: its bytes, packed or not, and the values in it, for a
-byte of JSON may become a list of sixty. An anonymous client may send less. What is not small is read
-beside the event loop.
+What a body may cost is bounded before it is read: its bytes, packed or not, and the values in it,
+for a byte of JSON may become a list of sixty. An anonymous client may send less. What is not small
+is read beside the event loop.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class BadBody(Exception):
 
 
 class NotGzip(BadBody):
-    """Bytes that are not gzip's where they must be. A legacy server ends its process over it, so that it
-    is Apache which answers."""
+    """Bytes that are not gzip's where they must be. A legacy server ends its process over it, so
+    that it is Apache which answers."""
 
 
 def kind(headers: Headers) -> str:
@@ -76,7 +76,8 @@ def longest(*, known: bool) -> int:
 async def read(
     method: str, headers: Headers, query: bytes, body: bytes, *, packed: bool, known: bool
 ) -> dict[str, Any]:
-    """`parameters`, beside the event loop where that may take long; less from a caller not `known`."""
+    """`parameters`, beside the event loop where that may take long; less from a caller not
+    `known`."""
     small = len(body) <= SMALL and not (body[:2] == _GZIP and _grows(body))
     if small or method == "GET":
         return parameters(method, headers, query, body, packed=packed, known=known)
@@ -106,8 +107,8 @@ def parameters(
 ) -> dict[str, Any]:
     """The arguments of a request: the query of a GET, a form, or a JSON object.
 
-    Pilot 3 packs JSON without a header: packed bytes are known by how they begin. `packed`: JSON must
-    be packed, as legacy servers have it. Raises BadBody and Rejected.
+    Pilot 3 packs JSON without a header: packed bytes are known by how they begin. `packed`: JSON
+    must be packed, as legacy servers have it. Raises BadBody and Rejected.
     """
     if method == "GET":
         # A head is short: see ailurus/server.py.
@@ -147,7 +148,8 @@ def within(text: str) -> Any:
 
 
 def unzipped(data: bytes, most: int = LONGEST) -> bytes:
-    """The content of gzip'd data. Raises BadBody, and Rejected when it is more than `most` bytes."""
+    """The content of gzip'd data. Raises BadBody, and Rejected when it is more than `most`
+    bytes."""
     engine = zlib.decompressobj(wbits=31)
     try:
         plain = engine.decompress(data, most)
@@ -181,7 +183,8 @@ def form(data: bytes, most: int | None) -> dict[str, Any]:
 
 def _json(body: bytes) -> dict[str, Any]:
     try:
-        # The usual body is plain: nothing in it could be half a surrogate pair, nor another encoding.
+        # The usual body is plain: nothing in it could be half a surrogate pair, nor another
+        # encoding.
         plain = body.isascii() and b"\\u" not in body and b"\0" not in body
         given = json.loads(body.decode() if plain else body)
         whole = plain or not _SURROGATE.search(json.dumps(given, ensure_ascii=False))
@@ -225,16 +228,16 @@ def _head(lines: bytes) -> Message:
 
 
 def legacy(answer: Mapping[str, Any], headers: Headers) -> tuple[bytes, str]:
-    """A legacy answer: JSON for a client that reads it, else `k=v&k=v`. No newline: Pilot 3 looks at both
-    ends."""
+    """A legacy answer: JSON for a client that reads it, else `k=v&k=v`. No newline: Pilot 3 looks
+    at both ends."""
     if wants_json(headers):
         return json.dumps(answer).encode(), JSON
     return urlencode({name: str(value) for name, value in answer.items()}).encode(), TEXT
 
 
 def v1(answer: Mapping[str, Any], headers: Headers) -> bytes:
-    """A v1 answer: JSON for a client that reads or sends JSON, else as Python shows it. Its content type
-    is always text."""
+    """A v1 answer: JSON for a client that reads or sends JSON, else as Python shows it. Its content
+    type is always text."""
     if wants_json(headers) or kind(headers) == JSON:
         return json.dumps(answer).encode()
     return str(dict(answer)).encode()

@@ -63,7 +63,8 @@ def _ids(values: Sequence[Any]) -> list[int]:
 
 
 class Calls:
-    """One method a name of the table `v1.METHODS`. The door has checked the arguments and the role."""
+    """One method a name of the table `v1.METHODS`. The door has checked the arguments and the
+    role."""
 
     def __init__(
         self, service: Service, issuer: Issuer, queue: Callable[[str, str], Queue]
@@ -75,7 +76,7 @@ class Calls:
     async def is_alive(self, call: Call) -> dict[str, Any]:
         return success(None)
 
-    # --- pilots --------------------------------------------------------------------------------------
+    # --- pilots -----------------------------------------------------------------------------------
 
     async def acquire_jobs(self, call: Call) -> dict[str, Any]:
         request = job_request(call.given, "v1")
@@ -178,7 +179,8 @@ class Calls:
             if not isinstance(entry, dict):
                 shown = type(entry).__name__
                 return failure(f"failed with TypeError '{shown}' object is not subscriptable", [])
-            # Then nothing is applied; a PanDA server applies the entries before it, without saying so.
+            # Then nothing is applied; a PanDA server applies the entries before it, without saying
+            # so.
             for name in ("job_id", "job_status"):
                 if name not in entry:
                     return failure(f"failed with KeyError '{name}'", [])
@@ -220,7 +222,7 @@ class Calls:
         done = "Updated existing" if known else "Inserted new"
         return success(None, f"{done} worker node GPU.")
 
-    # --- the system, for pilots and Harvester ----------------------------------------------------------
+    # --- the system, for pilots and Harvester -----------------------------------------------------
 
     async def get_resource_types(self, call: Call) -> dict[str, Any]:
         return success(panda.resource_types())
@@ -261,7 +263,7 @@ class Calls:
     def _token_key(self, client: str) -> str:
         return self.service.seals.key(f"panda token of {client}")
 
-    # --- events: there is no event service here; the answers have the shapes that clients read -----------
+    # --- events: there is no event service here; the answers have the shapes that clients read ----
 
     async def acquire_event_ranges(self, call: Call) -> dict[str, Any]:
         return success({"StatusCode": 0, "eventRanges": []})
@@ -275,7 +277,7 @@ class Calls:
     async def get_available_event_range_count(self, call: Call) -> dict[str, Any]:
         return success(0)
 
-    # --- Harvester -----------------------------------------------------------------------------------
+    # --- Harvester --------------------------------------------------------------------------------
 
     async def heartbeat(self, call: Call) -> dict[str, Any]:
         data = call.given.get("data") or {}
@@ -343,7 +345,7 @@ class Calls:
             await commands.send(self.service, instance, "KILL_WORKERS", params, ack=False)
         return success(None)
 
-    # --- files ---------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     async def upload_jedi_log(self, call: Call) -> dict[str, Any]:
         file = call.given["file"]
@@ -381,7 +383,8 @@ class Calls:
 
 
 def _architecture_fault(given: Any) -> str:
-    """What is wrong with a pilot's account of its hardware; blank for nothing. We do not match by it."""
+    """What is wrong with a pilot's account of its hardware; blank for nothing. We do not match by
+    it."""
     if not given:
         return ""
     if isinstance(given, str):

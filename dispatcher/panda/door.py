@@ -1,8 +1,8 @@
-"""PanDA's dialects as an ASGI application: finds the dialect, the method and the client, and checks that
-the client may call it, before the body is read.
+"""PanDA's dialects as an ASGI application: finds the dialect, the method and the client, and checks
+that the client may call it, before the body is read.
 
-Errors are PanDA's: HTTP 403 with a text for a method or a token that is not good, 500 with a text for a
-body that cannot be read; all else is HTTP 200 with a code inside.
+Errors are PanDA's: HTTP 403 with a text for a method or a token that is not good, 500 with a text
+for a body that cannot be read; all else is HTTP 200 with a code inside.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Panda:
             kind = bodies.TEXT if path.startswith("/trf/user") else bodies.JSON
             await _send(send, 200, content, kind)
 
-    # --- legacy --------------------------------------------------------------------------------------
+    # --- legacy -----------------------------------------------------------------------------------
 
     async def _answer_legacy(
         self, name: str, scope: dict[str, Any], headers: Headers, receive: http.Receive
@@ -137,7 +137,7 @@ class Panda:
             answer = await _guarded(method, call, {"StatusCode": 30})
         return 200, *legacy.encoded(answer, headers)
 
-    # --- v1 ------------------------------------------------------------------------------------------
+    # --- v1 ---------------------------------------------------------------------------------------
 
     async def _answer_v1(
         self,
@@ -173,8 +173,9 @@ class Panda:
         return answer
 
     def _account(self, identity: Identity, scope: dict[str, Any]) -> tuple[Limiter, str] | None:
-        """The account of a request: the same as at our own door. Requests of pilots and Harvester follow from
-        the jobs that there are and have none; an anonymous client has that of its address."""
+        """The account of a request: the same as at our own door. Requests of pilots and Harvester
+        follow from the jobs that there are and have none; an anonymous client has that of its
+        address."""
         limiter = self._calls.service.state.limiter
         if limiter is None or identity.production or identity.admin:
             return None

@@ -59,8 +59,8 @@ def script() -> bytes:
 
 
 class Files:
-    """Answers GETs. `storage`: the directory that is the sites' file storage, if there is one; `folder`:
-    the operator's QUEUE.json and ddmendpoints.json."""
+    """Answers GETs. `storage`: the directory that is the sites' file storage, if there is one;
+    `folder`: the operator's QUEUE.json and ddmendpoints.json."""
 
     def __init__(self, service: Service, storage: str = "", folder: Path | None = None) -> None:
         self._service = service

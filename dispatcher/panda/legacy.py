@@ -1,4 +1,5 @@
-"""The methods of `/server/panda/`: text in, text or JSON out, values read leniently, names are not."""
+"""The methods of `/server/panda/`: text in, text or JSON out, values read leniently, names are
+not."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ _NAMES = {
 
 
 def checked(name: str, given: Mapping[str, Any]) -> None:
-    """Raise BadBody for parameters that a method does not have, or when one is missing that it needs."""
+    """Raise BadBody for parameters that a method does not have, or when one is missing that it
+    needs."""
     known, needed = _NAMES[name]
     for one in given:
         if one not in known:
@@ -282,7 +284,7 @@ class Legacy:
     async def _update_event_range(self, call: Call) -> Answer:
         return panda.to_text({"StatusCode": 30})
 
-    # --- Harvester -----------------------------------------------------------------------------------
+    # --- Harvester --------------------------------------------------------------------------------
 
     async def _get_commands(self, call: Call) -> Answer:
         given = {
@@ -325,8 +327,8 @@ class Legacy:
     def _pair(
         self, path: str, names: dict[str, str], done: str
     ) -> Callable[[Call], Awaitable[Answer]]:
-        """A method of v1 under its old name: arguments as JSON text, the answer as a pair, with `done`
-        where v1 has no data."""
+        """A method of v1 under its old name: arguments as JSON text, the answer as a pair, with
+        `done` where v1 has no data."""
         method = METHODS[path]
         kinds = {argument.name: argument.kind for argument in method.arguments}
 

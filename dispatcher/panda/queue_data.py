@@ -1,4 +1,5 @@
-"""The operator's folder of queue and storage data in CRIC's form: `QUEUE.json`, `ddmendpoints.json`.
+"""The operator's folder of queue and storage data in CRIC's form: `QUEUE.json`,
+`ddmendpoints.json`.
 
 A queue's file holds its data, or a map of its name to them.
 """

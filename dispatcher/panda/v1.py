@@ -1,8 +1,9 @@
 """The methods of `/api/v1/` as a table, read as strictly as PanDA reads them.
 
-The checks come in PanDA's order, with PanDA's messages: identity, role, HTTP method, which arguments,
-their types. `!` marks a required argument, `=` one whose default is not null, so that null is refused.
-`any` is not looked at, as there; `number` takes a float too. Those of a GET are cast from text.
+The checks come in PanDA's order, with PanDA's messages: identity, role, HTTP method, which
+arguments, their types. `!` marks a required argument, `=` one whose default is not null, so that
+null is refused. `any` is not looked at, as there; `number` takes a float too. Those of a GET are
+cast from text.
 """
 
 from __future__ import annotations
@@ -273,7 +274,8 @@ def _cast(argument: Argument, value: Any) -> Any:
 
 
 def _whole(text: str) -> int:
-    """A whole number; long ones keep their last digits. Raises ValueError, also for endless ones."""
+    """A whole number; long ones keep their last digits. Raises ValueError, also for endless
+    ones."""
     if len(text) > 40:
         raise ValueError("no number is so long")
     try:

@@ -170,13 +170,15 @@ class Upkeep:
         late = [lease for lease in late if lease.job_id not in held]
         if not late and not lost:
             return
-        # Before the commit wakes those who wait: a stopped pilot's own acquire may still be held here.
+        # Before the commit wakes those who wait: a stopped pilot's own acquire may still be held
+        # here.
         for worker_id in {*(lease.worker_id for lease in late), *(one.worker_id for one in lost)}:
             if (quiet := self._state.live.get(worker_id)) is not None:
                 quiet.silent = True
 
         def change(tx: Tx) -> tuple[list[Lease], list[LiveWorker]]:
-            """End what is still late. Whoever has spoken while the change was on its way goes on."""
+            """End what is still late. Whoever has spoken while the change was on its way goes
+            on."""
             now = self._state.now()
             leases = [
                 one
@@ -206,8 +208,8 @@ class Upkeep:
                 end_worker(tx, worker.worker_id, end, now=now)
             return leases, workers
 
-        # What the store has ended leaves memory, renewed since or not: the next heartbeat then reads
-        # there whether it may go on.
+        # What the store has ended leaves memory, renewed since or not: the next heartbeat then
+        # reads there whether it may go on.
         leases, workers = await self._state.store.write(change)
         for lease in leases:
             self._state.leases.drop_attempt(lease.job_id, lease.attempt_nr)

@@ -71,7 +71,8 @@ class Workers:
                 if given.unfit and not leased:
                     continue  # what stood in front is out of the way now
                 left = deadline - time.monotonic()
-                # When one of its jobs has ended it has more room than it asked for: let it ask anew.
+                # When one of its jobs has ended it has more room than it asked for: let it ask
+                # anew.
                 over = leased or worker.draining or worker.ended != ended or left <= 0
                 if over or not await until(waiter.woken, left):
                     break

@@ -182,7 +182,8 @@ class Http:
         )
 
     def _look_for(self, url: Url, size: int) -> None:
-        """Raise JobError if no file of `size` bytes is there. Who does not let us look is believed."""
+        """Raise JobError if no file of `size` bytes is there. Who does not let us look is
+        believed."""
         try:
             answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
         except JobError as error:
@@ -203,7 +204,8 @@ class Http:
         )
 
     def _arrived(self, url: Url, body: _Measured) -> bool:
-        """Whether what is there came by an earlier try of ours whose answer was lost: a name has one writer."""
+        """Whether what is there came by an earlier try of ours whose answer was lost: a name has
+        one writer."""
         if url.sent not in self._unanswered:
             return False
         answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
@@ -225,8 +227,8 @@ class Http:
     def _ask(
         self, method: str, url: Url, body: _Measured | None, code: Code
     ) -> urllib3.BaseHTTPResponse:
-        """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them gets
-        the body from its start."""
+        """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them
+        gets the body from its start."""
         first, expects = url, body is not None and body.length >= LARGE
         for _ in range(REDIRECTS + 1):
             self.allowed(url)

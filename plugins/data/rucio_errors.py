@@ -23,7 +23,8 @@ _SITES = ("RSENotFound", "RSEProtocolNotSupported", "RSEOperationNotSupported")
 def asked(
     what: str, *, code: Code = Code.STAGE_IN_FAILED, missing_is_fine: bool = False
 ) -> Iterator[None]:
-    """Ask Rucio about `what`; what it raises becomes a JobError, with `code` if nothing says more."""
+    """Ask Rucio about `what`; what it raises becomes a JobError, with `code` if nothing says
+    more."""
     import requests
     from rucio.common import exception
 

@@ -33,8 +33,8 @@ MANY_CORES = 1_000_000
 # Of one request.
 MOST_JOBS = 1000
 ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
-# A PanDA pilot requests a job when it can run one and is answered at once: between two requests nobody
-# can count on any room of it.
+# A PanDA pilot requests a job when it can run one and is answered at once: between two requests
+# nobody can count on any room of it.
 NO_ROOM = Room(cores=0)
 # Pilots without a worker id that are distinguished on one node.
 ON_A_NODE = 256
@@ -69,8 +69,8 @@ class Acquisition(Struct, frozen=True, kw_only=True):
 
 
 class WorkerKey(Struct, frozen=True):
-    """By what the store finds the worker that stands for a PanDA client: its instance, if the client has
-    no worker id; else the intent of its Harvester, and its number there."""
+    """By what the store finds the worker that stands for a PanDA client: its instance, if the
+    client has no worker id; else the intent of its Harvester, and its number there."""
 
     instance: str = ""
     intent: str = ""
@@ -83,7 +83,8 @@ def intent_of(harvester_id: str) -> str:
 
 
 def instance_of(harvester_id: str) -> str:
-    """The instance of the worker that stands for a Harvester which takes jobs to its own workers."""
+    """The instance of the worker that stands for a Harvester which takes jobs to its own
+    workers."""
     return f"panda:{harvester_id}"[:200]
 
 
@@ -98,8 +99,8 @@ def key_of(wanted: Acquisition) -> WorkerKey:
 
 
 def _free(tx: Tx, key: WorkerKey) -> WorkerKey:
-    """The key for a pilot without a worker id: each pilot on a node has a row of its own while it holds a
-    job."""
+    """The key for a pilot without a worker id: each pilot on a node has a row of its own while it
+    holds a job."""
     if key.intent:
         return key
     for nr in range(1, ON_A_NODE):
@@ -120,8 +121,8 @@ def worker_of(
     node: str = "",
     size: Room | None = None,
 ) -> int:
-    """The id of the worker, made if it is new; `active`: its pilot sent the request. What is blank or None
-    was not reported and stays as it is."""
+    """The id of the worker, made if it is new; `active`: its pilot sent the request. What is blank
+    or None was not reported and stays as it is."""
     columns = {
         "host": node[:500],
         "instance": key.instance,
@@ -219,7 +220,8 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
 def _translated(
     service: Service, wanted: Acquisition, worker_id: int, leased: list[Leased]
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Jobs as PanDA's dictionaries, and by its id why one cannot be written so: that one fails alone."""
+    """Jobs as PanDA's dictionaries, and by its id why one cannot be written so: that one fails
+    alone."""
     more = {"credname": "", "myproxy": ""} if wanted.proxy_key else {}
     jobs, faults = [], {}
     for job in leased:

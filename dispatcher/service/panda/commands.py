@@ -1,7 +1,7 @@
 """Commands for Harvester instances: one row a command and instance, as PanDA keeps them.
 
-An instance fetches its commands every few seconds. How many workers to start is worked out then, from
-the jobs that wait: for queues that it registered for, or where its workers fetch jobs.
+An instance fetches its commands every few seconds. How many workers to start is worked out then,
+from the jobs that wait: for queues that it registered for, or where its workers fetch jobs.
 """
 
 from __future__ import annotations

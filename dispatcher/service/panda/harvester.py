@@ -1,6 +1,7 @@
 """Harvester's instances, their workers and statistics, and jobs in numbers for them.
 
-A worker of a Harvester is a planned worker of ours: its intent is the instance, its index the worker id.
+A worker of a Harvester is a planned worker of ours: its intent is the instance, its index the
+worker id.
 """
 
 from __future__ import annotations
@@ -185,9 +186,10 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
 def _conclude_jobs(
     tx: Tx, harvester_id: str, reported: HarvesterWorker, worker_id: int, now: float
 ) -> list[tuple[int, int]]:
-    """Store for the jobs of an ended worker why it ended; returns the lost attempts. Where the instance says
-    that nobody else reports them (`syncLevel` 1), those that still ran are lost. A job that stages out
-    is not: the end of a worker may be known before the last update of its pilot."""
+    """Store for the jobs of an ended worker why it ended; returns the lost attempts. Where the
+    instance says that nobody else reports them (`syncLevel` 1), those that still ran are lost. A
+    job that stages out is not: the end of a worker may be known before the last update of its
+    pilot."""
     own = worker_records.find_by_instance(tx, instance_of(harvester_id))
     holders = {worker_id} if own is None else {worker_id, own.worker_id}
     held = [job_id for (job_id,) in tx.all("attempt.held_by", worker_id=worker_id)]
@@ -197,7 +199,8 @@ def _conclude_jobs(
         job = records.find_job(tx, job_id)
         if job is None or job.state not in WITH_WORKER or job.worker_id not in holders:
             continue
-        # A job that a pilot took and never began is lost too; an instance still uses one that it holds.
+        # A job that a pilot took and never began is lost too; an instance still uses one that it
+        # holds.
         runs = job.state in AT_WORK or (job.state is JobState.SENT and job.worker_id == worker_id)
         if reported.sync_level != 1 or not runs:
             if reported.error_code:
@@ -236,7 +239,8 @@ async def instances_of(service: Service, queue: str) -> list[str]:
 
 
 async def keep_statistics(service: Service, harvester_id: str, site: str, text: str) -> None:
-    """Store how many workers an instance has at a queue. Raises ValueError for another kind of text."""
+    """Store how many workers an instance has at a queue. Raises ValueError for another kind of
+    text."""
     try:
         table = _encode(_statistics(text)).decode()
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -258,7 +262,8 @@ async def statistics(service: Service) -> dict[str, dict[str, Statistics]]:
 
 
 async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[Any]) -> bool:
-    """Store the last figures of each host of an instance. False: these are none, and nothing is stored."""
+    """Store the last figures of each host of an instance. False: these are none, and nothing is
+    stored."""
     try:
         figures = msgspec.convert(metrics, list[tuple[str, str, str]])
     except msgspec.ValidationError:
@@ -273,7 +278,8 @@ async def keep_metrics(service: Service, harvester_id: str, metrics: Sequence[An
 
 
 async def keep_dialogs(service: Service, harvester_id: str, dialogs: Sequence[Any]) -> None:
-    """Make events of lines of an instance's log, for operators. Raises ValueError for other entries."""
+    """Make events of lines of an instance's log, for operators. Raises ValueError for other
+    entries."""
     try:
         lines = msgspec.convert(dialogs, list[Dialog])
     except msgspec.ValidationError as error:
@@ -300,7 +306,8 @@ def _shown(value: Scalar) -> str:
 async def keep_node(
     service: Service, kind: str, site: str, name: str, content: Mapping[str, Any]
 ) -> bool:
-    """Store the description of a node (`node`), or of one kind of GPU in it (`gpu`). Whether it was known."""
+    """Store the description of a node (`node`), or of one kind of GPU in it (`gpu`). Whether it was
+    known."""
     text = _encode(content).decode()[:20_000]
 
     def change(tx: Tx) -> bool:
@@ -315,7 +322,7 @@ def _put(tx: Tx, kind: str, owner: str, name: str, data: str, now: float) -> Non
     tx.run("fact.put", kind=kind, owner=owner[:200], name=name, at=now, data=data)
 
 
-# --- jobs in numbers -------------------------------------------------------------------------------
+# --- jobs in numbers ------------------------------------------------------------------------------
 
 
 async def by_site(service: Service) -> dict[str, dict[str, int]]:

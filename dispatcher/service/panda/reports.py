@@ -46,8 +46,8 @@ class Missing(Exception):
 def report(
     sent: JobUpdate, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
 ) -> m.Report:
-    """The report in a final update. `finished` becomes a failure where outputs are missing. `worker`:
-    the error that its worker ended with, if that was reported."""
+    """The report in a final update. `finished` becomes a failure where outputs are missing.
+    `worker`: the error that its worker ended with, if that was reported."""
     finished, fault = sent.state == "finished", ""
     files = () if finished else _log(sent, job_id, attempt_nr)
     if finished:
@@ -90,7 +90,8 @@ def _files(sent: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tupl
             continue
         if file.url and entry is None and file.name in by_transform:
             one = by_transform[file.name]
-            # only where it was to go: the report was written beside the payload, which can write too
+            # only where it was to go: the report was written beside the payload, which can write
+            # too
             entry = ReportedFile(fsize=one.size, adler32=one.adler32, surl=_placed(file.url, full))
         if entry is not None:
             files.append(_done(file.name, entry))

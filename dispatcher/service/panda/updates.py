@@ -1,7 +1,8 @@
 """Updates and questions of PanDA's clients about jobs, by PanDA's rules of attempts.
 
-An attempt in a PanDA client's hands has no report key: the caller's token stands for it, and an update
-counts only for the attempt that is current. Only attempts that such a client acquired can be updated.
+An attempt in a PanDA client's hands has no report key: the caller's token stands for it, and an
+update counts only for the attempt that is current. Only attempts that such a client acquired can be
+updated.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _holds(service: Service, identity: Identity, lease: Lease, attempt_nr: int |
 
 
 def _of_another_batch_job(known: str, reported: str) -> bool:
-    """Whether two batch jobs claim the same attempt. Numbers may differ: one is then the array's."""
+    """Whether two batch jobs claim the same attempt. Numbers may differ: one is then the
+    array's."""
     both = bool(known and reported and known != reported)
     return both and not (_NUMBER.fullmatch(known) or _NUMBER.fullmatch(reported))
 
@@ -147,8 +149,8 @@ async def _update_unleased(
 
 
 def _answer_after_end(state: str, reported: str, *, since: float) -> str | None:
-    """The answer to an update of a job that ended `since` seconds ago, as a PanDA server gives it while
-    the outputs are being registered, and after that."""
+    """The answer to an update of a job that ended `since` seconds ago, as a PanDA server gives it
+    while the outputs are being registered, and after that."""
     if reported in BY_REPORT:
         return ALREADY_DONE
     if state in BY_REPORT and since < REGISTERED_S:
@@ -227,8 +229,9 @@ async def states_and_commands(
 def command(lease: Lease) -> str | None:
     """The command for a pilot that holds a job: one word, which Harvester compares whole.
 
-    Only commands that `tests/real/test_pilot3.py` gives to a real one: a `tail FILE` in an answer to a
-    running job ends Pilot 3's logger, and the payload with it. `debug` brings the end of stdout as well.
+    Only commands that `tests/real/test_pilot3.py` gives to a real one: a `tail FILE` in an answer
+    to a running job ends Pilot 3's logger, and the payload with it. `debug` brings the end of
+    stdout as well.
     """
     if lease.soft_kill:
         return "softkill"
