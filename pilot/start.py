@@ -186,7 +186,9 @@ def _stage(
             parallel=storage.parallel,
         )
 
-    movers = Movers(storage, bounds, launch if spawner and directory else None, clock)
+    # Movers have none of our environment.
+    ca = options.trust.ca or os.environ.get("SSL_CERT_FILE", "")
+    movers = Movers(storage, bounds, launch if spawner and directory else None, clock, ca)
     transfers = _transfers(site, options)
     return Stage(transfers, storage.default_output, bounds, storage, movers, clock)
 

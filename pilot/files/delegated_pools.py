@@ -46,5 +46,8 @@ def with_credentials(
         return {**options, **named}
     if name == RUCIO:
         below = {one: {**options["options"].get(one, {}), **named} for one in TAKE_CREDENTIALS}
+        # An http transfer has no proxy.
+        token = {"token_file": named["token_file"]}
+        below["http"] = {**options["options"].get("http", {}), **token}
         return {**options, "options": {**options["options"], **below}}
     return dict(options)

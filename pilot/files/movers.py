@@ -71,9 +71,12 @@ class Movers:
         bounds: Bounds,
         launch: Callable[[], Launch] | None = None,
         clock: Clock = SYSTEM,
+        ca: str = "",
     ) -> None:
-        """`launch` None: this pilot moves nothing by them, as one that only sends old reports."""
+        """`launch` None: this pilot moves nothing by them, as one that only sends old reports.
+        `ca`: a file of the authorities that this pilot trusts; empty: the system's."""
         self._storage, self._bounds, self._launch, self._clock = storage, bounds, launch, clock
+        self._ca = ca
         self._pools: dict[str, MoverPool] = {}
         self._numbers = itertools.count(1)
         self._known = frozenset(plugins.TABLE.get("mover", ()))
@@ -287,6 +290,9 @@ class Movers:
             options.setdefault("plugins", self._storage.plugins)
             options.setdefault("options", self._storage.all_options())
             options.setdefault("roots", self._storage.roots)
+            options.setdefault("http_allow", self._storage.http_allow)
+            options.setdefault("http_proxy", self._storage.http_proxy)
+            options.setdefault("ca", self._ca)
         return options
 
     def _made(self, name: str, options: Mapping[str, Any]) -> MoverPool:

@@ -22,28 +22,21 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-import plugins
 from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol.did import Did, rse_of
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut, Transfer
+from pilot.ports import Found, JobError, Moved, NotMoved, Tell, ToGet, ToPut
 from plugins.data.moving import drop, not_moved, padded
 from plugins.data.rucio_errors import asked
+from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 from plugins.rucio_client import ClientOptions, RseProtocols, client_of
 
 MOST_LFNS = 100
 """Names in one request that says where files go: they stand in its URL."""
 TRACE_S = 5.0
 _log = Log("pilot.rucio")
-
-
-class Replica(Struct, frozen=True):
-    """A place where a file is, or may go."""
-
-    rse: str
-    url: str
 
 
 class _Wanted(Struct):
@@ -73,11 +66,16 @@ class Rucio:
         """Of these plugins, by name."""
         roots: tuple[str, ...] = ()
         """Directories beneath which storage of this node's file system lies."""
+        http_allow: tuple[str, ...] = ()
+        """More prefixes to which redirects may lead; where Rucio says that files are is allowed."""
+        http_proxy: str = ""
+        ca: str = ""
+        """A file of authorities for https; empty: the system's."""
         traces: bool = True
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._made: dict[str, Mover | Transfer] = {}
+        self._plugins = Plugins(options)
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
         wanted = self._located(files, tell)
@@ -102,19 +100,19 @@ class Rucio:
                 )
             tell(news)
 
-        by_plugin: dict[str, list[ToPut]] = {}
+        by_plugin: dict[Plugin, list[ToPut]] = {}
         for file in files:
             place = places[file.url]
-            by_plugin.setdefault(self._plugin(place.url), []).append(replace(file, url=place.url))
-        for name, some in by_plugin.items():
+            by_plugin.setdefault(self._plugins.of(place), []).append(replace(file, url=place.url))
+        for plugin, some in by_plugin.items():
             with _told_of_each(some, told):
-                self._put_by(name, some, told)
+                self._put_by(plugin, some, told)
         self._trace(traces)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
         left: dict[str, str] = {}
         for url, place in self._targets(urls).items():
-            plugin = self._by(self._plugin(place.url))
+            plugin = self._plugins.made(self._plugins.of(place))
             try:
                 if hasattr(plugin, "expand"):
                     for why in plugin.delete([place.url]).values():
@@ -252,19 +250,19 @@ class Rucio:
                 traces.append(self._traced("download", url, at, news.size, one.began))
             tell(news)
 
-        by_plugin: dict[str, list[ToGet]] = {}
+        by_plugin: dict[Plugin, list[ToGet]] = {}
         for one in wanted:
             one.began = time.time()
-            url = one.places[0].url
-            file = replace(one.file, url=url, size=one.size, adler32=one.adler32)
-            by_plugin.setdefault(self._plugin(url), []).append(file)
-        for name, some in by_plugin.items():
+            place = one.places[0]
+            file = replace(one.file, url=place.url, size=one.size, adler32=one.adler32)
+            by_plugin.setdefault(self._plugins.of(place), []).append(file)
+        for plugin, some in by_plugin.items():
             with _told_of_each(some, told):
-                self._get_by(name, some, told)
+                self._get_by(plugin, some, told)
         return again, traces
 
-    def _get_by(self, name: str, files: Sequence[ToGet], tell: Tell) -> None:
-        plugin = self._by(name)
+    def _get_by(self, by: Plugin, files: Sequence[ToGet], tell: Tell) -> None:
+        plugin = self._plugins.made(by)
         if hasattr(plugin, "expand"):
             plugin.get(files, tell)
             return
@@ -280,8 +278,8 @@ class Rucio:
             finally:
                 os.close(into)
 
-    def _put_by(self, name: str, files: Sequence[ToPut], tell: Tell) -> None:
-        plugin = self._by(name)
+    def _put_by(self, by: Plugin, files: Sequence[ToPut], tell: Tell) -> None:
+        plugin = self._plugins.made(by)
         if hasattr(plugin, "expand"):
             plugin.put(files, tell)
             return
@@ -295,20 +293,6 @@ class Rucio:
                 tell(Moved(key=file.key, size=copied.size, adler32=copied.adler32))
             finally:
                 os.close(source)
-
-    def _plugin(self, url: str) -> str:
-        scheme = url.partition(":")[0]
-        return self._options.plugins.get(scheme) or plugins.MOVED_BY.get(scheme, scheme)
-
-    def _by(self, name: str) -> Any:
-        if name not in self._made:
-            if name in plugins.TABLE["data"]:
-                self._made[name] = plugins.load("data", name)(roots=self._options.roots)
-            else:
-                kind = plugins.load("mover", name)
-                given = self._options.options.get(name, {})
-                self._made[name] = kind(msgspec.convert(given, kind.Options))
-        return self._made[name]
 
     # -- traces ------------------------------------------------------------------------------------
 

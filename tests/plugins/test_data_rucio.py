@@ -6,9 +6,11 @@ import pytest
 
 from ailurus.protocol.did import Did
 from ailurus.protocol.errors import Code
-from pilot.ports import Moved, NotMoved, ToGet
+from ailurus.protocol.url import Url
+from pilot.ports import JobError, Moved, NotMoved, ToGet
 from plugins.data import rucio
-from plugins.data.rucio import Replica, Rucio
+from plugins.data.rucio import Rucio
+from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 
 OPTIONS = Rucio.Options(config="/etc/rucio.cfg", rse="HERE")
 
@@ -47,3 +49,38 @@ def test_what_arrives_is_held_against_the_catalogue(size, adler32, good):
     if isinstance(got, NotMoved):
         assert got.code is Code.GET_ADLER_MISMATCH
         assert "HERE" in got.message
+
+
+OWN, OTHER = "davs://here:1094/a/b", "davs://far/a/b"
+
+
+def test_an_http_transfer_may_speak_to_the_server_that_rucio_named_and_to_no_other():
+    plugins = Plugins(OPTIONS)
+    transfer = plugins.made(plugins.of(Replica("HERE", OWN)))
+    transfer.allowed(Url.parse(OWN))
+    for elsewhere in (OTHER, "https://here/a/b", "http://here:1094/a/b"):
+        with pytest.raises(JobError) as caught:
+            transfer.allowed(Url.parse(elsewhere))
+        assert caught.value.code is Code.STORAGE_FORBIDDEN
+
+
+def test_the_sites_token_goes_to_its_own_storage_alone(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    plugins = Plugins(
+        Rucio.Options(config="/c", rse="HERE", options={"http": {"token_file": str(token)}})
+    )
+    sent = {
+        rse: plugins.made(plugins.of(Replica(rse, url)))._token(
+            Url.parse(url.replace("davs", "https"))
+        )
+        for rse, url in (("HERE", OWN), ("FAR", OTHER))
+    }
+    assert sent == {"HERE": "secret", "FAR": ""}
+
+
+def test_other_plugins_serve_all_places_of_a_scheme():
+    plugins = Plugins(Rucio.Options(config="/c", plugins={"davs": "gfal2"}))
+    assert plugins.of(Replica("A", OWN)) == plugins.of(Replica("B", OTHER)) == Plugin("gfal2")
+    assert plugins.of(Replica("A", "root://h//x")) == Plugin("xrootd")
+    assert plugins.of(Replica("A", "file://localhost:0/x")) == Plugin("file")

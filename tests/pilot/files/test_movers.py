@@ -208,4 +208,5 @@ def test_the_mover_of_rucio_hands_them_to_those_beneath_it() -> None:
     assert given["account"] == "site"
     assert given["options"]["gfal2"] == {"ca": "/ca", "proxy": "", "token_file": "/t"}
     assert given["options"]["xrootd"] == {"proxy": "", "token_file": "/t"}
+    assert given["options"]["http"] == {"token_file": "/t"}
     assert delegated_pools.with_credentials("s3", {"a": 1}, {"proxy": "x"}) == {"a": 1}
