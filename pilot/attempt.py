@@ -16,6 +16,7 @@ from pilot.clock import SYSTEM, Clock
 from pilot.ports import Image, JobError, Spawner
 
 if TYPE_CHECKING:
+    from pilot.progress import StagingProgress
     from pilot.workdir import Workdir
 
 MOST_NOTES = 200
@@ -41,6 +42,8 @@ class Attempt:
         self.tail: str | None = None
         # Of its user, as they were fetched last.
         self.credentials: tuple[Credential, ...] = ()
+        # While its files are moved.
+        self.staging: StagingProgress | None = None
         # Wakes its own thread: a slot was granted, or the attempt is to stop.
         self.wakeup = threading.Event()
         self.work: Workdir | None = None

@@ -10,7 +10,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
-    from ailurus.protocol.messages import Attempt, JobDetail
+    from ailurus.protocol.messages import Attempt, JobDetail, Staging
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("changed", clock(row.changed)),
             ("asks for", _wants(job)),
             ("command", spec.command or spec.script.partition("\n")[0] + " …"),
+            ("files", _staging(last.staging) if last and last.staging else ""),
             ("parents", " ".join(map(str, job.parents))),
             ("children", " ".join(map(str, job.children))),
             ("retry of", f"{job.retry_of} (by {job.retry_by})" if job.retry_of else ""),
@@ -83,6 +84,20 @@ def _show(job: JobDetail, out: Output) -> None:
                 out.line(f"  {file.name}: {file.reason}")
                 if file.remedy:
                     out.line(f"  → {file.remedy}")
+
+
+def _staging(now: Staging) -> str:
+    """How far the files have come, how fast, and how long the rest will take."""
+    text = f"{now.done} of {now.files} moved, {now.moved_bytes / 1e6:.1f}"
+    if now.total_bytes is not None:
+        text += f" of {now.total_bytes / 1e6:.1f}"
+    text += " MB"
+    rate = now.moved_bytes / now.seconds if now.seconds > 0 else 0.0
+    if rate >= 1:
+        text += f", {rate / 1e6:.1f} MB/s"
+        if now.total_bytes is not None:
+            text += f", {span((now.total_bytes - now.moved_bytes) / rate)} left"
+    return text
 
 
 def _wants(job: JobDetail) -> str:

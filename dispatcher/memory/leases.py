@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from ailurus.protocol.messages import Sample, Usage
+from ailurus.protocol.messages import Sample, Staging, Usage
 from ailurus.protocol.states import JobState
 
 CURVE = 240  # samples kept of a running attempt; then every other one is dropped
@@ -55,6 +55,7 @@ class Lease(Struct):
     state: JobState
     until: float  # awake time
     usage: Usage | None = None
+    staging: Staging | None = None
     curve: list[Sample] = []
     log_wanted: float = 0.0  # awake time until which somebody looks at the live log
     heard: float = 0.0  # when somebody last spoke for it, seconds since 1970

@@ -58,6 +58,7 @@ class Heartbeats:
             self._state.leases.renew(lease, until_s, worker.last)
             if update.usage is not None:
                 lease.sample(self._state.now(), update.usage)
+            lease.staging = update.staging
             if update.tail is not None:
                 await self._peers.tail_came(lease, update.tail)
             if update.state is not lease.state:

@@ -74,11 +74,13 @@ class Users:
             return found
         detail = await self._state.store.read(lambda tx: retention.detail(tx, found))
         lease = self._state.leases.of(job_id)
-        if lease is None or lease.usage is None or not detail.attempts:
-            if lease is not None:
-                await self._peers.want_curve(job_id)  # for the next look
+        if lease is not None and lease.usage is None:
+            await self._peers.want_curve(job_id)  # for the next look
+        if lease is None or not detail.attempts or not (lease.usage or lease.staging):
             return detail
-        live = msgspec.structs.replace(detail.attempts[-1], usage=lease.usage)
+        live = msgspec.structs.replace(
+            detail.attempts[-1], usage=lease.usage, staging=lease.staging
+        )
         return msgspec.structs.replace(detail, attempts=(*detail.attempts[:-1], live))
 
     async def _found(self, job_id: int, caller: Caller) -> StoredJob | m.JobDetail:

@@ -25,6 +25,7 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.delegated_pools import with_credentials, written
+from pilot.files.room import Room, Wanted
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
@@ -38,19 +39,6 @@ T = TypeVar("T")
 PAUSES_S = (0.5, 3.0)
 """Before the second and the third try of files whose failure may pass."""
 _TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
-
-
-class Wanted(Struct, frozen=True, kw_only=True):
-    """One file of a job's inputs."""
-
-    field: str
-    name: str
-    """In the job's directory; it may have sub-directories."""
-    url: Url
-    file: InputFile
-    """What is declared of it."""
-    size: int | None = None
-    """As the catalogue says, where nothing is declared."""
 
 
 class ToStore(Struct, frozen=True, kw_only=True):
@@ -148,7 +136,10 @@ class Movers:
                     f"the inputs have {known} bytes, and {free} are free on this node",
                     remedy="free space there; the job is tried again elsewhere",
                 )
-        room = _Room(wanted, left)
+        room = Room(wanted, left, attempt.staging)
+        for one in wanted:
+            if attempt.staging is not None:
+                attempt.staging.expect(one.name, _size(one))
         try:
             with self._pools_of(attempt) as pool_of:
                 for pool, group in _grouped([one.url for one in wanted], pool_of).items():
@@ -156,6 +147,8 @@ class Movers:
                     get = partial(pool.get, watch=self.watch(attempt, room.check))
                     for key, moved in self._repeated(attempt, orders, get, wanted).items():
                         _adopt(wanted[key], moved, incoming / str(key), work)
+                        if attempt.staging is not None:
+                            attempt.staging.done(wanted[key].name, moved.size)
         finally:
             remove_tree(incoming)
 
@@ -168,7 +161,7 @@ class Movers:
 
         def put(files: Sequence[ToPut], pool: MoverPool) -> dict[int, End]:
             sources = {file.key: outputs[file.key].source for file in files}
-            ends = pool.put(files, sources, self.watch(attempt))
+            ends = pool.put(files, sources, self.watch(attempt, _passed_on(attempt, outputs)))
             for key, end in ends.items():
                 if isinstance(end, Moved):
                     done[key] = _done(outputs[key], end)
@@ -183,6 +176,8 @@ class Movers:
                     call = partial(put, pool=pool)
                     for key, moved in self._repeated(attempt, orders, call, outputs).items():
                         _check_size(outputs[key], moved)
+                        if attempt.staging is not None:
+                            attempt.staging.done(outputs[key].name, moved.size)
             except BaseException:
                 # What was under way may have arrived unacknowledged.
                 unsure = range(len(outputs)) if attempt.stopped is not None else done
@@ -302,35 +297,6 @@ class Movers:
         return MoverPool(name, options, self._launch(), self._clock)
 
 
-class _Room:
-    """How much each input may bring: what is declared, or together what the job's disk has."""
-
-    def __init__(self, wanted: Sequence[Wanted], left: int) -> None:
-        self._wanted, self._left = wanted, left
-        self._bytes: dict[int, int] = {}
-
-    def check(self, key: int, moved_bytes: int) -> None:
-        """Raise JobError for what is too much."""
-        self._bytes[key] = moved_bytes
-        file = self._wanted[key].file
-        if file.size is not None:
-            if moved_bytes > file.size:
-                raise JobError(
-                    Code.STAGE_IN_FAILED,
-                    f"{file.name} has more than the {file.size} bytes declared",
-                    transient=False,
-                )
-            return
-        open_ = [key for key in self._bytes if self._wanted[key].file.size is None]
-        if sum(self._bytes[key] for key in open_) > self._left:
-            raise JobError(
-                Code.INPUTS_TOO_LARGE,
-                f"inputs without a declared size have more than the {self._left} bytes that the "
-                "job's disk has for them",
-                remedy="declare their `size`, which counts beside `disk`, or ask for more `disk`",
-            )
-
-
 def _grouped(
     urls: Sequence[Url], pool_of: Callable[[str], MoverPool]
 ) -> Mapping[MoverPool, list[int]]:
@@ -339,6 +305,16 @@ def _grouped(
     for key, url in enumerate(urls):
         groups.setdefault(pool_of(url.scheme), []).append(key)
     return groups
+
+
+def _passed_on(attempt: Attempt, files: Sequence[ToStore]) -> Callable[[int, int], None]:
+    """What notes the progress of an attempt's outputs, while it is asked for."""
+
+    def note(key: int, moved_bytes: int) -> None:
+        if attempt.staging is not None:
+            attempt.staging.moved(files[key].name, moved_bytes)
+
+    return note
 
 
 def _order(key: int, one: Wanted, incoming: Path) -> ToGet:

@@ -18,8 +18,10 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.clock import SYSTEM, Clock
 from pilot.files.movers import Movers, ToStore, compare
+from pilot.files.room import bounded
 from pilot.ports import Check, Copied, JobError, Transfer
-from pilot.process.usage import ENTRY_BYTES, charge
+from pilot.process.usage import charge
+from pilot.progress import StagingProgress
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir
 
@@ -155,6 +157,13 @@ class Stage:
         return urls
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
+        progress = attempt.staging = StagingProgress(self._clock)
+        try:
+            self._stage_in(attempt, work, progress)
+        finally:
+            attempt.staging = None
+
+    def _stage_in(self, attempt: Attempt, work: Workdir, progress: StagingProgress) -> None:
         # The room for inputs of undeclared size.
         left = attempt.spec.disk_mb << 20
         wanted = []
@@ -167,14 +176,25 @@ class Stage:
                 if self._movers.serve(url.scheme):
                     wanted += self._movers.expanded(index, file, url, attempt)
                     continue
+                progress.expect(file.name, file.size)
                 get = partial(self._get, file, work, left if file.size is None else file.size)
                 taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)
+                progress.done(file.name, taken)
                 left -= taken if file.size is None else 0
         self._movers.fetch(attempt, work, wanted, left)
 
     def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under
         way when the job was stopped, for it may have arrived unacknowledged. Raises JobError."""
+        attempt.staging = StagingProgress(self._clock)
+        try:
+            return self._stage_out(attempt, work, attempt.staging)
+        finally:
+            attempt.staging = None
+
+    def _stage_out(
+        self, attempt: Attempt, work: Workdir, progress: StagingProgress
+    ) -> tuple[DoneFile, ...]:
         done: list[DoneFile] = []
         batch: list[tuple[int, OutputFile, int]] = []
         try:
@@ -182,11 +202,13 @@ class Stage:
                 with _field(f"outputs[{index}].name"):
                     if (source := self._output(file, work)) is None:
                         continue
+                    progress.expect(file.name, os.fstat(source).st_size)
                     batch.append((index, file, source))
                     if not self._movers.serve(self.physical(attempt.id, file).scheme):
                         batch.pop()
                         try:
                             done.append(self._put_alone(attempt, file, source))
+                            progress.done(file.name, done[-1].size)
                         finally:
                             os.close(source)
                 if len(batch) == MOST_OPEN:
@@ -304,8 +326,8 @@ class Stage:
                 into = work.create(file.name)
         try:
             url = _parsed(file.url)
-            bounded = _bounded(file, into, most, check)
-            copied = self._transfers(url.scheme).get(url, into, bounded, md5=file.md5 is not None)
+            within = bounded(file, into, most, check)
+            copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
             taken = charge(os.fstat(into))
         finally:
             os.close(into)
@@ -396,29 +418,6 @@ def _parsed(url: str) -> Url:
         return Url.parse(url)
     except AilurusError as error:
         raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
-
-
-def _bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
-    """`check`, and that an input takes no more of the node's disk than its size: that which is
-    declared, or what the job's disk has left for it."""
-
-    def both() -> None:
-        check()
-        if charge(os.fstat(into)) <= most + ENTRY_BYTES:
-            return
-        if file.size is not None:
-            raise JobError(
-                Code.STAGE_IN_FAILED, f"{file.name} has more than the {file.size} bytes declared"
-            )
-        raise JobError(
-            Code.INPUTS_TOO_LARGE,
-            f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
-            "size is not declared",
-            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more "
-            "`disk`",
-        )
-
-    return both
 
 
 @contextlib.contextmanager

@@ -298,6 +298,7 @@ class Reporter:
 
     def _update(self, attempt: Attempt) -> m.Update:
         tail_text, attempt.tail = attempt.tail, None
+        staging = attempt.staging
         return m.Update(
             job_id=attempt.id[0],
             attempt_nr=attempt.id[1],
@@ -305,6 +306,7 @@ class Reporter:
             since=attempt.since,
             usage=attempt.usage,
             tail=tail_text,
+            staging=None if staging is None else staging.now(),
         )
 
     def _obey(self, command: m.Command) -> None:

@@ -109,6 +109,7 @@ from ailurus.protocol.messages.workers import (
     Reports,
     ReportVerdict,
     ReportVerdicts,
+    Staging,
     Update,
     Usage,
 )
@@ -194,6 +195,7 @@ __all__ = [
     "SiteDecision",
     "SiteRow",
     "SlotShape",
+    "Staging",
     "StrictRequest",
     "Submit",
     "Submitted",

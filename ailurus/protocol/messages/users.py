@@ -9,7 +9,7 @@ from msgspec import Meta, field
 from ailurus.protocol.fields import Key, Name, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
-from ailurus.protocol.messages.workers import CredentialKind, Usage
+from ailurus.protocol.messages.workers import CredentialKind, Staging, Usage
 from ailurus.protocol.states import JobState
 
 
@@ -94,6 +94,8 @@ class Attempt(Answer):
     # The container runtime that ran it.
     runtime: str = ""
     usage: Usage | None = None
+    # While it moves files, as its pilot said last.
+    staging: Staging | None = None
     timing: dict[str, float] = field(default_factory=dict)
     stderr_tail: str = ""
     # When its worker registered.

@@ -117,6 +117,18 @@ class RawAcquired(Answer):
     giver: str = ""
 
 
+class Staging(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far the files of an attempt have come, before its payload starts or after its end."""
+
+    files: Whole = 0
+    done: Whole = 0
+    moved_bytes: Whole = 0
+    # None: the size of some file is not known yet.
+    total_bytes: Whole | None = None
+    # Since it began.
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class Update(LenientRequest):
     """The state of an attempt that this worker has leased. Being listed renews the lease."""
 
@@ -129,6 +141,8 @@ class Update(LenientRequest):
     usage: Usage | None = None
     # The answer to a `tail` command.
     tail: LongText | None = None
+    # While files are moved.
+    staging: Staging | None = None
 
 
 class Beat(LenientRequest, kw_only=True):

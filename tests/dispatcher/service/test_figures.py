@@ -15,7 +15,7 @@ from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.rules import failures
-from tests.dispatcher.helpers import ALICE, BOB, EDGE, job, run
+from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, job, run
 
 BOSS = Caller(subject="boss", scopes=frozenset({Scope.READ, Scope.ADMIN}))
 S = JobState
@@ -313,3 +313,21 @@ def test_the_last_point_of_a_curve_is_what_the_attempt_says(place, sampled):
             assert (await b.service.users.samples(new, ALICE, job_id=one)).samples == samples[1:]
 
     run(test, place)
+
+
+async def test_how_far_its_files_are_is_shown_while_they_move(b):
+    (job_id,) = await b.submit()
+    worker = await b.worker()
+    (got,) = await worker.acquire()
+    staging = m.Staging(files=2, done=1, moved_bytes=5, total_bytes=9, seconds=1.0)
+    for told, shown in ((staging, staging), (None, None)):
+        update = m.Update(
+            job_id=got.job_id,
+            attempt_nr=got.attempt_nr,
+            state=JobState.STARTING,
+            since=0.0,
+            staging=told,
+        )
+        await b.service.heartbeats.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+        detail = await b.service.users.show(None, ALICE, job_id=job_id)
+        assert detail.attempts[-1].staging == shown

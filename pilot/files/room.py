@@ -1,0 +1,85 @@
+"""How much the inputs of a job may bring: of each what is declared, of the others what the job's
+disk has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile
+from ailurus.protocol.url import Url
+from pilot.ports import Check, JobError
+from pilot.process.usage import ENTRY_BYTES, charge
+from pilot.progress import StagingProgress
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """One file of a job's inputs."""
+
+    field: str
+    name: str
+    """In the job's directory; it may have sub-directories."""
+    url: Url
+    file: InputFile
+    """What is declared of it."""
+    size: int | None = None
+    """As the catalogue says, where nothing is declared."""
+
+
+class Room:
+    """How much each input may bring: what is declared, or together what the job's disk has."""
+
+    def __init__(
+        self, wanted: Sequence[Wanted], left: int, progress: StagingProgress | None = None
+    ) -> None:
+        self._wanted, self._left, self._progress = wanted, left, progress
+        self._bytes: dict[int, int] = {}
+
+    def check(self, key: int, moved_bytes: int) -> None:
+        """Raise JobError for what is too much."""
+        self._bytes[key] = moved_bytes
+        if self._progress is not None:
+            self._progress.moved(self._wanted[key].name, moved_bytes)
+        file = self._wanted[key].file
+        if file.size is not None:
+            if moved_bytes > file.size:
+                raise JobError(
+                    Code.STAGE_IN_FAILED,
+                    f"{file.name} has more than the {file.size} bytes declared",
+                    transient=False,
+                )
+            return
+        open_ = [key for key in self._bytes if self._wanted[key].file.size is None]
+        if sum(self._bytes[key] for key in open_) > self._left:
+            raise JobError(
+                Code.INPUTS_TOO_LARGE,
+                f"inputs without a declared size have more than the {self._left} bytes that the "
+                "job's disk has for them",
+                remedy="declare their `size`, which counts beside `disk`, or ask for more `disk`",
+            )
+
+
+def bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
+    """`check`, and that an input takes no more of the node's disk than its size: that which is
+    declared, or what the job's disk has left for it."""
+
+    def both() -> None:
+        check()
+        if charge(os.fstat(into)) <= most + ENTRY_BYTES:
+            return
+        if file.size is not None:
+            raise JobError(
+                Code.STAGE_IN_FAILED, f"{file.name} has more than the {file.size} bytes declared"
+            )
+        raise JobError(
+            Code.INPUTS_TOO_LARGE,
+            f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
+            "size is not declared",
+            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more "
+            "`disk`",
+        )
+
+    return both
