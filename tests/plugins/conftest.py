@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
+import threading
 import tomllib
+from collections.abc import Iterator
 from contextlib import suppress
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from plugins.data.http import Http
+from tests.plugins.http_stores import DATA, Door, Pool, Store, serving
 
 EXAMPLE = Path(__file__).parents[2] / "examples/plugins"
 
@@ -37,3 +44,44 @@ def installed(tmp_path, monkeypatch) -> dict[str, str]:
     (info / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(str(folder))
     return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture
+def store() -> Iterator[type[Store]]:
+    handler = type(
+        "Handler", (Store,), {"files": {"/ok/data": DATA, "/no/data": DATA}, "asked": []}
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    handler.url = f"http://127.0.0.1:{server.server_port}"
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def transfer(store) -> Iterator[Http]:
+    made = Http(http_allow=[store.url + "/ok/"])
+    yield made
+    made._pool.clear()
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT, 0o600)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def pool() -> Iterator[type[Store]]:
+    with serving(Pool) as made:
+        yield made
+
+
+@pytest.fixture
+def door(pool) -> Iterator[type[Door]]:
+    with serving(Door, location=f"{pool.url}/data/xyz?door=1") as made:
+        yield made
