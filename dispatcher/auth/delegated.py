@@ -73,7 +73,10 @@ def _bound(owner: str, name: str) -> bytes:
 
 
 def describe(text: str) -> Described:
-    """What a credential is. Raises AilurusError for a text that is none."""
+    """What a credential is. Raises AilurusError for a text that is none, or that no pilot could
+    write: its files are ASCII."""
+    if not text.isascii():
+        raise AilurusError("no credential (not ASCII)", field="secret", remedy=_FORMS)
     if "-----BEGIN" in text:
         return _read(_proxy, text)
     return _read(_token, text)
@@ -82,7 +85,7 @@ def describe(text: str) -> Described:
 def _read(read: Callable[[str], Described], text: str) -> Described:
     try:
         return read(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         # The parsers' own messages may quote what they read.
         what = f"no credential ({type(error).__name__})"
         raise AilurusError(what, field="secret", remedy=_FORMS) from None
@@ -125,5 +128,7 @@ def _key_of(text: str) -> bytes:
     begin = next((nr for nr, line in enumerate(lines) if "PRIVATE KEY-----" in line), None)
     if begin is None:
         raise ValueError("no private key")
-    end = next(nr for nr in range(begin + 1, len(lines) + 1) if "-----END" in lines[nr])
+    end = next((nr for nr in range(begin + 1, len(lines)) if "-----END" in lines[nr]), None)
+    if end is None:
+        raise ValueError("a private key without an end")
     return "\n".join(lines[begin : end + 1]).encode() + b"\n"
