@@ -1,7 +1,8 @@
 """Images of registries, fetched once a node by `apptainer pull`.
 
 CACHE/images/DIGEST.sif      an image, by the reference's own digest or by a hash of the reference
-CACHE/locks/DIGEST           held while it is fetched, shared while a pilot uses it
+CACHE/locks/DIGEST           held while it is fetched, shared while a pilot uses it; its time is
+                             that of the last use
 
 All pilots of one user on a node share the directory, which nobody else may write to. A reference
 with a digest (`@sha256:…`) is fetched once and never again; a tag is what it was when it was
@@ -102,7 +103,8 @@ class Cache:
                     os.close(held)
                 else:
                     self._held[place] = held
-        os.utime(place)
+        # Not the image's own time, by which it is told from one that was put in its place.
+        os.utime(_lock_file(place))
         evict(cache)
         return images.located(str(place), [str(place.parent)])
 
@@ -214,16 +216,16 @@ def evict(cache: ImageCache) -> list[Path]:
     known = []
     for path in Path(cache.directory, "images").glob("*.sif"):
         with suppress(OSError):
-            known.append((path.stat(), path))
-    known.sort(key=lambda one: one[0].st_mtime)
-    total = sum(found.st_size for found, _ in known)
+            known.append((_lock_file(path).stat().st_mtime, path.stat().st_size, path))
+    known.sort()
+    total = sum(size for _, size, _ in known)
     now = time.time()
-    for found, path in known:
-        if total <= cache.most_bytes and now - found.st_mtime <= cache.most_s:
+    for used, size, path in known:
+        if total <= cache.most_bytes and now - used <= cache.most_s:
             break
         if _removed(path):
             gone.append(path)
-            total -= found.st_size
+            total -= size
     return gone
 
 
