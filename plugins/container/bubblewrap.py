@@ -1,11 +1,13 @@
 """bubblewrap: the system and the site's software read-only, the job's directory, and nothing else.
 
-It needs no privilege where the kernel allows user namespaces; a probe run finds out. As root it gives
-the payload no capability, yet root's uid: so /proc/sys, which asks only for that uid, is read-only.
+It needs no privilege where the kernel allows user namespaces; a probe run finds out. As root it
+gives the payload no capability, yet root's uid: so /proc/sys, which asks only for that uid, is
+read-only.
 
 bwrap itself runs with nothing that a user wrote. The payload's variables reach it as words on a
-descriptor, so they are in no list of processes either. A payload can write to its directory and to /tmp,
-which are counted as its disk, and to /dev/shm, which holds as much as its memory; and nowhere else.
+descriptor, so they are in no list of processes either. A payload can write to its directory and to
+/tmp, which are counted as its disk, and to /dev/shm, which holds as much as its memory; and nowhere
+else.
 
 A job that names an image has that as its root instead of the node's system: `boxed_image.py`.
 """

@@ -1,9 +1,9 @@
 """A filter of system calls: without the kernel's keyrings, which know no sandbox.
 
-What a login left in them (Kerberos tickets, AFS tokens, keys of encrypted directories) is the pilot's. A
-process inherits its session's keyring wherever it goes, and whoever is of the same user may use that
-user's by its number, in any namespace: so a payload finds the calls missing, as on a kernel without
-keyrings. What the kernel itself does with keys, as for files of AFS, is as ever.
+What a login left in them (Kerberos tickets, AFS tokens, keys of encrypted directories) is the
+pilot's. A process inherits its session's keyring wherever it goes, and whoever is of the same user
+may use that user's by its number, in any namespace: so a payload finds the calls missing, as on a
+kernel without keyrings. What the kernel itself does with keys, as for files of AFS, is as ever.
 """
 
 from __future__ import annotations

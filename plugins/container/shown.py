@@ -1,7 +1,8 @@
-"""What payloads see of a node's /etc and /sys: what programs need to run, and nothing that is secret.
+"""What payloads see of a node's /etc and /sys: what programs need to run, and nothing secret.
 
-Small files are copied once a pilot into a directory that is every payload's /etc: mounting each of them
-would cost every payload 0.1 ms a file. Directories are mounted, so what a site changes in them shows.
+Small files are copied once a pilot into a directory that is every payload's /etc: mounting each of
+them would cost every payload 0.1 ms a file. Directories are mounted, so what a site changes in them
+shows.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ _HERE = "/etc"
 def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Make `directory` what payloads see as /etc; what to mount read-only, from where to where.
 
-    `user`: what this process's user is called, whose payloads these are. `show`: more paths, of which
-    those below /etc count; what this node lacks is left out.
+    `user`: what this process's user is called, whose payloads these are. `show`: more paths, of
+    which those below /etc count; what this node lacks is left out.
     """
     directory.mkdir(mode=0o755)
     yield str(directory), _HERE
@@ -77,7 +78,8 @@ def hosts(path: Path, *, network: bool) -> Path:
 
 
 def _placed(source: str, place: Path) -> bool:
-    """Copy a small file to `place`; True for a directory or a large file, which is to be mounted there."""
+    """Copy a small file to `place`; True for a directory or a large file, which is to be mounted
+    there."""
     seen = os.stat(source)  # noqa: PTH116 - eighty of them at each start of a pilot
     if stat.S_ISDIR(seen.st_mode):
         place.mkdir(parents=True, exist_ok=True)
