@@ -331,9 +331,7 @@ def test_the_status_page_counts_what_the_field_broke():
 FILE_LINES, FUNCTION_LINES, LINE_LENGTH = 450, 60, 100
 CODE = ("*.py", "*.js", "*.mjs", "*.css", "*.html", "*.sql", "*.sh", "scripts", ".ci")
 LONG_FILES: set[str] = set()
-LONG_FUNCTIONS = {
-    "tests/pilot/test_hostile_payload.py: test_a_hostile_payload_reads_no_credential",
-}
+LONG_FUNCTIONS: set[str] = set()
 PRAGMA = re.compile(r"  # (noqa|type: ignore).*")
 
 
