@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from pilot.ports import (
     Sandbox,
 )
 from plugins.container import shown
-from plugins.container.cache import Cache
+from plugins.container.cache import Cache, apptainer
 from plugins.container.images import unusable
 from plugins.container.mounts import PROGRAMS
 
@@ -172,10 +171,8 @@ class Apptainer(Container):
 
 def program(setup: ContainerSetup) -> str:
     """Where Apptainer is. Raises AilurusError if it is not on this node."""
-    path = f"{setup.apptainer}:{PROGRAMS}" if setup.apptainer else PROGRAMS
-    for name in ("apptainer", "singularity"):
-        if found := shutil.which(name, path=path):
-            return found
+    if found := apptainer(setup.apptainer):
+        return found
     raise AilurusError(
         "there is no Apptainer on this node",
         field="container.default",

@@ -49,7 +49,7 @@ class Cache:
 
     def __init__(self, setup: ContainerSetup) -> None:
         self._roots, self._cache = setup.images, setup.cache
-        self._spawner = setup.spawner
+        self._spawner, self._apptainer = setup.spawner, setup.apptainer
         self._held: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -93,7 +93,7 @@ class Cache:
             held = _locked(place, check)
             try:
                 if not place.exists():
-                    _pull(spawner, name, place, check)
+                    _pull(apptainer(self._apptainer), spawner, name, place, check)
                 fcntl.flock(held, fcntl.LOCK_SH)
             except BaseException:
                 os.close(held)
@@ -139,20 +139,27 @@ def _locked(place: Path, check: Check) -> int:
         raise
 
 
+def apptainer(directory: str) -> str | None:
+    """The command of Apptainer or Singularity, in `directory` or where programs are; None: it is
+    not on this node."""
+    path = f"{directory}:{PROGRAMS}" if directory else PROGRAMS
+    return shutil.which("apptainer", path=path) or shutil.which("singularity", path=path)
+
+
 def pull_command(program: str, name: str, into: Path) -> Sequence[str]:
     """How an image is fetched: whole into a file that is not there."""
     return [program, "--silent", "pull", "--disable-cache", "--force", str(into), name]
 
 
-def _pull(spawner: Spawner, name: str, place: Path, check: Check) -> None:
+def _pull(program: str | None, spawner: Spawner, name: str, place: Path, check: Check) -> None:
     """Fetch an image to `place`, whole or not at all. The directory's lock is held."""
-    program = shutil.which("apptainer", path=PROGRAMS) or shutil.which("singularity", path=PROGRAMS)
     if program is None:
         raise JobError(
             Code.APPTAINER_MISSING,
             f"this node has no Apptainer, which fetches the image {name}",
             field="container",
-            remedy="install Apptainer, or put the image into one of `container.images`",
+            remedy="install Apptainer or name its directory in `container.apptainer`, or put the image "
+            "into one of `container.images`",
         )
     part, said = place.with_suffix(f".part-{os.getpid()}"), place.with_suffix(".log")
     fetching = ProcessSpec(

@@ -41,7 +41,7 @@ def spawner() -> Iterator[GuardedSpawner]:
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def calls(tmp_path: Path) -> Path:
     """What the stand-in was asked for, a line each."""
     good, made = tmp_path / "good.sif", tmp_path / "calls"
     good.write_bytes(sifs.pieces([sifs.descriptor(4096, 96)], SUPERBLOCK))
@@ -51,7 +51,6 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = programs / "apptainer"
     script.write_text(PULL.format(calls=made, good=good))
     script.chmod(0o755)
-    monkeypatch.setattr(cache, "PROGRAMS", f"{programs}:{cache.PROGRAMS}")
     return made
 
 
@@ -65,7 +64,11 @@ def kept(directory: Path, most_bytes: int = 1 << 30, most_s: float = 1e6) -> Ima
 def made(tmp_path: Path, spawner: GuardedSpawner, calls: Path) -> Callable[[], cache.Cache]:
     """Makes the cache of one more pilot."""
     setup = ContainerSetup(
-        directory=str(tmp_path), user="somebody", cache=kept(tmp_path / "cache"), spawner=spawner
+        directory=str(tmp_path),
+        user="somebody",
+        apptainer=str(tmp_path / "programs"),
+        cache=kept(tmp_path / "cache"),
+        spawner=spawner,
     )
     return lambda: cache.Cache(setup)
 
