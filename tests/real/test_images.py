@@ -18,6 +18,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
 from tests.pilot.helpers import Dispatcher, Field, processes_with
+from tests.rig import services
 from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -44,6 +45,7 @@ def site(
     dispatcher: Dispatcher, user: int | None, busybox: Path, need: Callable[..., str]
 ) -> Iterator[Field]:
     """A site with images, in a directory that all users reach."""
+    services.fuse_needed()
     need("squashfuse_ll", package="squashfuse", option="--apptainer")
     directory = Path(tempfile.mkdtemp(prefix="ailurus-test-"))
     directory.chmod(0o755)

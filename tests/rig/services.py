@@ -74,8 +74,20 @@ def ceph_needed(need: Callable[..., str]) -> None:
         need(package, option="--ceph")
 
 
+def fuse_needed() -> None:
+    """Skip where not every user may mount images; root opens the device to all."""
+    device = Path("/dev/fuse")
+    if not device.exists():
+        pytest.skip("this machine has no /dev/fuse, by which images are mounted")
+    if device.stat().st_mode & 0o006 != 0o006:
+        if os.geteuid() != 0:
+            pytest.skip("/dev/fuse is not open to all users: chmod 666 /dev/fuse, as root")
+        device.chmod(0o666)
+
+
 def apptainer_needed(need: Callable[..., str]) -> Path:
     """The path of the command."""
+    fuse_needed()
     return Path(need("apptainer", option="--apptainer", where=f"{ROOT}/build/apptainer/bin"))
 
 
