@@ -54,11 +54,15 @@ class Experiment:
             serve=("--catalogue", catalogue, "--log-level", "debug"),
             storage=at.storage(rucio, rse),
         )
-        scopes = ("compute.read", "compute.create", "compute.modify")
-        self.token = self.rig.token(user, *scopes)
-        self.client = Client(self.rig.url, TokenFile(self.token))
-        ca = rucio.facts["xrootd"]["ca_file"]
-        self.pilot = self.rig.pilot("--log-level", "debug", "--ca", ca)
+        try:
+            scopes = ("compute.read", "compute.create", "compute.modify")
+            self.token = self.rig.token(user, *scopes)
+            self.client = Client(self.rig.url, TokenFile(self.token))
+            ca = rucio.facts["xrootd"]["ca_file"]
+            self.pilot = self.rig.pilot("--log-level", "debug", "--ca", ca)
+        except BaseException:
+            self.rig.close(keep=True)
+            raise
 
     def __enter__(self) -> Self:
         return self
