@@ -115,7 +115,7 @@ def apptainer(need: Callable[..., str]) -> Path:
 @pytest.fixture(scope="session")
 def busybox(need: Callable[..., str]) -> Iterator[Path]:
     """An image that anybody may read, with a shell and little more."""
-    directory = Path(tempfile.mkdtemp(prefix="ailurus-image-"))
-    directory.chmod(0o755)
-    yield services.busybox_image(need, directory)
-    shutil.rmtree(directory)
+    with tempfile.TemporaryDirectory(prefix="ailurus-image-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield services.busybox_image(need, directory)
