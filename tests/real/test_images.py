@@ -110,16 +110,19 @@ def test_a_job_runs_in_its_image_and_its_output_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "remedy"),
+    ("runtime", "name", "code", "remedy"),
     [
-        ("absent.sif", Code.IMAGE_NOT_FOUND, "is it there on other nodes"),
-        ("cut.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
-        ("damaged.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
+        ("bubblewrap", "absent.sif", Code.IMAGE_NOT_FOUND, "is it there on other nodes"),
+        ("bubblewrap", "cut.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
+        ("bubblewrap", "damaged.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
+        ("apptainer", "absent.sif", Code.IMAGE_NOT_FOUND, "is it there on other nodes"),
+        ("apptainer", "cut.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
     ],
 )
 def test_a_missing_or_damaged_image_fails_the_job_with_a_remedy(
-    site: Field, user: int | None, name: str, code: Code, remedy: str
+    site: Field, user: int | None, apptainer: Path, runtime: str, name: str, code: Code, remedy: str
 ) -> None:
+    runs_by(site, runtime, apptainer=str(apptainer.parent))
     images = site.directory / "images"
     whole = (images / "busybox.sif").read_bytes()
     (images / "cut.sif").write_bytes(whole[: len(whole) // 2])
