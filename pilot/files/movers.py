@@ -26,7 +26,7 @@ from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.delegated_pools import with_credentials, written
 from pilot.files.room import Room, Wanted
-from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
+from pilot.ports import Check, Copied, Found, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
 
@@ -116,9 +116,23 @@ class Movers:
                 )
             declared = InputFile(name=file.name, url=file.url, adler32=one.adler32)
             name = f"{file.name}/{one.name}"
-            part = Url.parse(one.url)
+            part = self._part(url, one, field)
             wanted.append(Wanted(field=field, name=name, url=part, file=declared, size=one.size))
         return wanted
+
+    def _part(self, url: Url, one: Found, field: str) -> Url:
+        """The URL of a file that a catalogue or a server listed, which may lie: it is held to the
+        site's rules as a job's own is. Raises JobError."""
+        try:
+            part = Url.parse(one.url)
+        except AilurusError as error:
+            what = f"{url} lists a file that has no URL: {error.message}"
+            raise JobError(Code.STAGE_IN_FAILED, what, field=field) from None
+        if one.size is not None and one.size < 0:
+            what = f"{url} lists {one.name!r} with {one.size} bytes"
+            raise JobError(Code.STAGE_IN_FAILED, what, field=field)
+        self.allowed(part)
+        return part
 
     def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> None:
         """Bring files into the job's directory; those of undeclared size have `left` bytes.

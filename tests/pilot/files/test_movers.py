@@ -6,6 +6,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pilot.files import delegated_pools
 from pilot.files import movers as subject
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
-from pilot.ports import JobError
+from pilot.ports import Found, JobError
 from pilot.process import transfers
 from pilot.site import Limits, Storage, bounds_of
 from pilot.workdir import Workdir
@@ -210,3 +211,19 @@ def test_the_mover_of_rucio_hands_them_to_those_beneath_it() -> None:
     assert given["options"]["xrootd"] == {"proxy": "", "token_file": "/t"}
     assert given["options"]["http"] == {"token_file": "/t"}
     assert delegated_pools.with_credentials("s3", {"a": 1}, {"proxy": "x"}) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (Found(name="a", url="x://elsewhere/copy:/a"), Code.STORAGE_FORBIDDEN),
+        (Found(name="a", url="x://h/../copy:/a"), Code.STORAGE_FORBIDDEN),
+        (Found(name="a", url="no URL"), Code.STAGE_IN_FAILED),
+        (Found(name="a", url="x://h/copy:/a", size=-1), Code.STAGE_IN_FAILED),
+    ],
+)
+def test_what_a_server_lists_is_held_to_the_sites_rules(site, monkeypatch, found, code):
+    pool = SimpleNamespace(expand=lambda url, watch: [found], close=lambda: None)
+    monkeypatch.setattr(site.movers, "_pool", lambda scheme: pool)
+    error = failing(site, InputFile(name="set", url="x://h/list:/"))
+    assert (error.code, error.field) == (code, "inputs[0]")
