@@ -7,6 +7,7 @@ holds. Owner and name are sealed with them, so no row can be put in the place of
 from __future__ import annotations
 
 import base64
+import math
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -98,10 +99,10 @@ def _token(text: str) -> Described:
         claims = jwt.decode(text.strip(), options={"verify_signature": False})
     except jwt.InvalidTokenError as error:
         raise ValueError(type(error).__name__) from None
-    expires, subject = claims.get("exp"), claims.get("sub", "")
-    return Described(
-        CredentialKind.TOKEN, None if expires is None else float(expires), str(subject)[:500]
-    )
+    expires = None if claims.get("exp") is None else float(claims["exp"])
+    if expires is not None and not math.isfinite(expires):
+        raise ValueError("an end that is no time")
+    return Described(CredentialKind.TOKEN, expires, str(claims.get("sub", ""))[:500])
 
 
 def _proxy(text: str) -> Described:

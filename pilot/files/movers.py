@@ -109,11 +109,17 @@ class Movers:
         if len(found) == 1 and found[0].url.partition("?")[0] == url.text.partition("?")[0]:
             return [Wanted(field=field, name=file.name, url=url, file=file, size=found[0].size)]
         wanted = []
+        names: set[str] = set()
         for one in found:
-            if any(part in {"", ".", ".."} for part in one.name.split("/")) or "\0" in one.name:
+            parts = one.name.split("/")
+            odd = "\0" in one.name or any(part in {"", ".", ".."} for part in parts)
+            if odd or one.name in names:
                 raise JobError(
-                    Code.BAD_FILE_NAME, f"{url} has a file called {one.name!r}", field=field
+                    Code.BAD_FILE_NAME,
+                    f"{url} has {'a' if odd else 'more than one'} file called {one.name!r}",
+                    field=field,
                 )
+            names.add(one.name)
             declared = InputFile(name=file.name, url=file.url, adler32=one.adler32)
             name = f"{file.name}/{one.name}"
             part = self._part(url, one, field)

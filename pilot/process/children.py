@@ -126,7 +126,7 @@ class MoverChild:
                 continue
             except OSError:
                 raise Died(self._how()) from None
-            except (ValueError, msgspec.MsgspecError) as error:
+            except (ValueError, RecursionError, msgspec.MsgspecError) as error:
                 raise Died(f"what it said was not understood ({error})") from None
             for some in found:
                 yield from some

@@ -32,3 +32,9 @@ def test_a_text_that_no_pilot_could_write_is_refused() -> None:
 def test_a_key_that_was_cut_off_is_refused() -> None:
     with pytest.raises(ValueError, match="without an end"):
         delegated._key_of("-----BEGIN PRIVATE KEY-----\nMIGH\n")
+
+
+@pytest.mark.parametrize("end", [b"NaN", b"Infinity", b"1e999"])
+def test_an_end_that_is_no_time_is_refused(end: bytes) -> None:
+    with pytest.raises(AilurusError, match="no credential"):
+        delegated.describe(_token(b'{"exp":' + end + b"}"))

@@ -227,3 +227,11 @@ def test_what_a_server_lists_is_held_to_the_sites_rules(site, monkeypatch, found
     monkeypatch.setattr(site.movers, "_pool", lambda scheme: pool)
     error = failing(site, InputFile(name="set", url="x://h/list:/"))
     assert (error.code, error.field) == (code, "inputs[0]")
+
+
+def test_a_list_with_one_name_twice_is_refused(site, monkeypatch):
+    twice = [Found(name="a", url="x://h/copy:/a"), Found(name="a", url="x://h/copy:/b")]
+    pool = SimpleNamespace(expand=lambda url, watch: twice, close=lambda: None)
+    monkeypatch.setattr(site.movers, "_pool", lambda scheme: pool)
+    error = failing(site, InputFile(name="set", url="x://h/list:/"))
+    assert (error.code, error.field) == (Code.BAD_FILE_NAME, "inputs[0]")

@@ -124,6 +124,10 @@ class Trouble:
         if word == "nonsense":
             os.write(SOCKET, b"\xff" * 100)
             threading.Event().wait()
+        if word == "deep":
+            body = b"\x91" + b"\x81\xa1k" * 100_000
+            os.write(SOCKET, len(body).to_bytes(4, "big") + body)
+            threading.Event().wait()
         if word == "stop":
             tell(Progress(key=file.key, moved_bytes=1 << 40))
             threading.Event().wait()

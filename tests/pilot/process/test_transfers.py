@@ -208,8 +208,9 @@ def test_a_flood_of_progress_stays_in_the_child(rig):
     assert 1 <= len(seen) < 20
 
 
-def test_a_child_that_talks_nonsense_is_replaced(rig):
-    ends = rig.pool.get(rig.files("nonsense", "copy"), rig.watch())
+@pytest.mark.parametrize("word", ["nonsense", "deep"])
+def test_a_child_that_talks_nonsense_is_replaced(rig, word):
+    ends = rig.pool.get(rig.files(word, "copy"), rig.watch())
     assert code(ends[1]) is Code.OK
     assert "not understood" in ends[0].message
 

@@ -16,6 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+# A Python that was told to be safe (PYTHONSAFEPATH) has no script's own directory on its path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 from moms import (
     HERE,
     MEMORY_GB,
