@@ -190,7 +190,9 @@ def _outcome(
         error = attempt.stopped_within(TOGETHER_S)
     if error is None and (ended.errno or exit_code):
         container = kit.container.of(attempt.spec)
-        if not ended.errno and exit_code <= 128 and not container.ran(ended.status):
+        # 128 and a signal's number: it was killed. 255 is how Apptainer says that it failed.
+        killed = 128 < exit_code <= 128 + signal.SIGRTMAX
+        if not ended.errno and not killed and not container.ran(ended.status):
             error = container.blame(attempt.image, exit_code)
         error = error or blame.ending(_evidence(attempt, work, ended, exit_code, kit, kills))
     return Outcome(exit_code=exit_code, error=error)

@@ -117,6 +117,7 @@ def test_a_job_runs_in_its_image_and_its_output_is_kept(
         ("bubblewrap", "damaged.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
         ("apptainer", "absent.sif", Code.IMAGE_NOT_FOUND, "is it there on other nodes"),
         ("apptainer", "cut.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
+        ("apptainer", "damaged.sif", Code.IMAGE_UNUSABLE, "build or copy it again"),
     ],
 )
 def test_a_missing_or_damaged_image_fails_the_job_with_a_remedy(
