@@ -62,7 +62,7 @@ def test_a_bare_squashfs_is_an_image_too() -> None:
         ([sifs.descriptor(4096, 96, machine=b"06\0")], SUPERBLOCK, "ppc64le"),
     ],
 )
-def test_a_table_that_does_not_fit_its_file_is_refused(
+def test_p12_a_table_that_does_not_fit_its_file_is_refused(
     table: list[bytes], data: bytes, why: str
 ) -> None:
     with pytest.raises(BadImage, match=why):
@@ -76,7 +76,9 @@ def test_a_header_that_points_out_of_its_file_is_refused(head: tuple[int, int]) 
 
 
 @given(st.data())
-def test_no_file_makes_the_reader_of_sifs_do_anything_but_refuse_it(data: st.DataObject) -> None:
+def test_p12_no_file_makes_the_reader_of_sifs_do_anything_but_refuse_it(
+    data: st.DataObject,
+) -> None:
     """Bytes changed at random, and cut anywhere: what is found lies in the file, or is refused."""
     whole = bytearray(sifs.pieces([sifs.descriptor(4096, 96)] * 2, SUPERBLOCK))
     for _ in range(data.draw(st.integers(0, 12))):
@@ -117,7 +119,7 @@ def test_an_image_lies_in_one_of_the_sites_directories(site: Path, tmp_path: Pat
     assert refused(site / "absent.sif", site).code is Code.IMAGE_NOT_FOUND
 
 
-def test_no_link_leads_out_of_the_sites_directories(site: Path, tmp_path: Path) -> None:
+def test_p12_no_link_leads_out_of_the_sites_directories(site: Path, tmp_path: Path) -> None:
     (tmp_path / "job.sif").write_bytes((site / "good.sif").read_bytes())
     (site / "link.sif").symlink_to(tmp_path / "job.sif")
     (site / "up").symlink_to(tmp_path)
@@ -138,7 +140,7 @@ def test_what_is_no_image_is_refused_at_once(site: Path, kind: str) -> None:
     assert refused(bad, site).code is Code.IMAGE_UNUSABLE
 
 
-def test_an_image_that_another_user_may_change_is_refused(site: Path) -> None:
+def test_p12_an_image_that_another_user_may_change_is_refused(site: Path) -> None:
     image = site / "good.sif"
     image.chmod(0o666)
     assert "another user may change" in str(refused(image, site))
