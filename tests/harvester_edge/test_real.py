@@ -33,6 +33,7 @@ class Here:
         self.dispatcher = Dispatcher(root, "--heartbeat", "1s")
         self.url, self.client = self.dispatcher.url, self.dispatcher.client
         token = self.dispatcher.token("edge-demo", "ailurus.edge:demo")
+        (root / "edge.token").touch(mode=0o600)
         (root / "edge.token").write_text(token)
         (root / "storage").mkdir()
         tree = {
