@@ -159,7 +159,7 @@ def test_p8_signals_reach_neither_pilot_nor_neighbour(field: Field) -> None:
 
 
 def test_p9_without_asking_there_is_no_network(field: Field) -> None:
-    port = field.dispatcher.port
+    port = field.dispatcher.url.rpartition(":")[2]
     connect = (
         f"{sys.executable} -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}), 3)'"
     )
@@ -372,7 +372,7 @@ def test_reports_wait_on_disk_while_the_dispatcher_is_down(frail: Field) -> None
 def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Field) -> None:
     job_id = frail.submit("true")
     frail.dispatcher.kill()
-    with closing(sqlite3.connect(frail.dispatcher.directory / "store.db")) as store, store:
+    with closing(sqlite3.connect(frail.dispatcher.directory / "queue.db")) as store, store:
         (spec,) = store.execute("select spec from body where job_id = ?", (job_id,)).fetchone()
         newer = json.dumps({**json.loads(spec), "colour": "red"}).encode()
         store.execute("update body set spec = ? where job_id = ?", (newer, job_id))
@@ -381,7 +381,7 @@ def test_r7_a_job_that_only_a_newer_pilot_understands_is_left_to_one(frail: Fiel
     pilot = frail.pilot()
     assert pilot.ended(60) == 78
     assert "colour" in pilot.log.read_text()
-    with closing(sqlite3.connect(frail.dispatcher.directory / "store.db")) as store, store:
+    with closing(sqlite3.connect(frail.dispatcher.directory / "queue.db")) as store, store:
         assert store.execute("select state from job where job_id = ?", (job_id,)).fetchone() == (
             "activated",
         )
