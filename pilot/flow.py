@@ -67,7 +67,8 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         if outcome.error is not None:
             raise outcome.error
         with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
-            attempt.credentials = kit.delegation.fetch(attempt)
+            if attempt.spec.outputs:
+                attempt.credentials = kit.delegation.fetch(attempt)
             files = kit.stage.stage_out(attempt, work)
     except JobError as expected:
         error = expected

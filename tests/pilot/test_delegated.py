@@ -55,7 +55,7 @@ def test_a_job_that_names_none_asks_for_none(tmp_path):
 def test_they_are_fetched_before_stage_in_and_again_before_stage_out(tmp_path):
     world = World(tmp_path)
     world.link.answers["job_credentials"] = given(credential())
-    assert carried(world).finished
+    assert carried(world, outputs=(OutputFile(name="o", optional=True),)).finished
     asked = world.link.sent("job_credentials")
     assert [(one.job_id, one.attempt_nr) for one in asked] == [(1, 1), (1, 1)]
 
@@ -178,3 +178,9 @@ def test_a_link_that_the_payload_made_is_not_followed(tmp_path):
         with pytest.raises(Exception, match="credentials"):
             granted.write([credential(payload=True)], work)
     assert not list(outside.iterdir())
+
+
+def test_a_job_that_leaves_nothing_needs_no_credential_at_its_end(tmp_path):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = deque([given(credential()), given()])
+    assert carried(world).finished
