@@ -12,30 +12,28 @@ import queue
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Tell, ToGet, ToPut
 from plugins.data.moving import (
     GridOptions,
     Trouble,
     Way,
     adopt,
     drop,
+    each_in_threads,
     local_trouble,
     measured,
-    not_moved,
     padded,
     system_module,
     trouble,
 )
 from plugins.data.xrootd import path_of, settings
 
-_File = TypeVar("_File", ToGet, ToPut)
 SLOWEST_BYTES_S = 100_000
 """gfal2 knows only a time for a whole file: that of this speed, after what a server may be silent."""
 UNKNOWN_S = 7200
@@ -121,10 +119,12 @@ class Gfal2:
             os.environ[f"XRD_{name.upper()}"] = str(value)
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
-        self._each(Way.IN, files, tell, self._get)
+        self._adopt()
+        each_in_threads(Way.IN, files, tell, self._get, self._options.parallel)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
-        self._each(Way.OUT, files, tell, self._put)
+        self._adopt()
+        each_in_threads(Way.OUT, files, tell, self._put, self._options.parallel)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
         self._adopt()
@@ -150,35 +150,6 @@ class Gfal2:
                 return list(_beneath(context, top, ""))
         except self._gfal2.GError as error:
             raise explained(Way.IN, top, error.code, error.message) from None
-
-    def _each(
-        self,
-        way: Way,
-        files: Sequence[_File],
-        tell: Tell,
-        move: Callable[[_File, Url, Callable[[int], None]], Moved],
-    ) -> None:
-        self._adopt()
-        lock = threading.Lock()
-
-        def say(news: Moved | NotMoved | Progress) -> None:
-            with lock:
-                tell(news)
-
-        def one(file: _File) -> None:
-            def progress(done: int) -> None:
-                say(Progress(key=file.key, moved_bytes=done))
-
-            try:
-                progress(0)
-                say(move(file, Url.parse(file.url), progress))
-            except JobError as error:
-                say(not_moved(file.key, error))
-            except AilurusError as error:
-                say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
-
-        with ThreadPoolExecutor(self._options.parallel) as pool:
-            list(pool.map(one, files))
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         try:

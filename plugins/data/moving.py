@@ -6,23 +6,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from hashlib import md5 as new_md5
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.shown import shown
 from ailurus.protocol.units import duration_s
+from ailurus.protocol.url import Url
 from pilot.blame import Target, job_error
-from pilot.ports import TAKEN, Copied, JobError, NotMoved
+from pilot.ports import TAKEN, Copied, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
 
+_File = TypeVar("_File", ToGet, ToPut)
 BLOCK = 1 << 20
 _DETAIL = 300
 # Where Debian and Red Hat put modules that belong to a system library.
@@ -232,3 +236,33 @@ def system_module(name: str) -> ModuleType:
             if directory not in sys.path and Path(directory).is_dir():
                 sys.path.append(directory)
         return import_module(name)
+
+
+def each_in_threads(
+    way: Way,
+    files: Sequence[_File],
+    tell: Tell,
+    move: Callable[[_File, Url, Callable[[int], None]], Moved],
+    parallel: int,
+) -> None:
+    """Move each file by `move`, some at a time, and tell how each ended."""
+    lock = threading.Lock()
+
+    def say(news: Moved | NotMoved | Progress) -> None:
+        with lock:
+            tell(news)
+
+    def one(file: _File) -> None:
+        def progress(done: int) -> None:
+            say(Progress(key=file.key, moved_bytes=done))
+
+        try:
+            progress(0)
+            say(move(file, Url.parse(file.url), progress))
+        except JobError as error:
+            say(not_moved(file.key, error))
+        except AilurusError as error:
+            say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
+
+    with ThreadPoolExecutor(parallel) as pool:
+        list(pool.map(one, files))

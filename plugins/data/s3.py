@@ -11,14 +11,12 @@ import configparser
 import os
 import re
 import stat
-import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from hashlib import md5 as new_md5
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 
@@ -29,15 +27,15 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
-from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Tell, ToGet, ToPut
 from plugins.data.moving import (
     BLOCK,
     Trouble,
     Way,
     drop,
+    each_in_threads,
     local_trouble,
     measured,
-    not_moved,
     padded,
     trouble,
 )
@@ -45,7 +43,6 @@ from plugins.data.moving import (
 PART_BYTES = 64 << 20
 """Of an upload in parts; larger files go so."""
 _ADLER32 = "x-amz-meta-adler32"
-_File = TypeVar("_File", ToGet, ToPut)
 _BY_CODE = {
     "NoSuchKey": Trouble.MISSING,
     "NoSuchBucket": Trouble.MISSING,
@@ -130,10 +127,10 @@ class S3:
         )
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
-        self._each(Way.IN, files, tell, self._get)
+        each_in_threads(Way.IN, files, tell, self._get, self._options.parallel)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
-        self._each(Way.OUT, files, tell, self._put)
+        each_in_threads(Way.OUT, files, tell, self._put, self._options.parallel)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
         left = {}
@@ -183,34 +180,6 @@ class S3:
                 found.append(Found(name=name, url=url.text, size=size))
             token = page.findtext(f"{space}NextContinuationToken")
         return found
-
-    def _each(
-        self,
-        way: Way,
-        files: Sequence[_File],
-        tell: Tell,
-        move: Callable[[_File, Url, Callable[[int], None]], Moved],
-    ) -> None:
-        lock = threading.Lock()
-
-        def say(news: Moved | NotMoved | Progress) -> None:
-            with lock:
-                tell(news)
-
-        def one(file: _File) -> None:
-            def progress(done: int) -> None:
-                say(Progress(key=file.key, moved_bytes=done))
-
-            try:
-                progress(0)
-                say(move(file, Url.parse(file.url), progress))
-            except JobError as error:
-                say(not_moved(file.key, error))
-            except AilurusError as error:
-                say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
-
-        with ThreadPoolExecutor(self._options.parallel) as pool:
-            list(pool.map(one, files))
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         answer = self._ask("GET", url, Way.IN, whole=False)
