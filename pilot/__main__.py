@@ -90,6 +90,11 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
         gc.enable()
         recover(options, site)
         return 0
+    if options.probe:
+        from pilot.probe import probe
+
+        probe(options, site, spawner)
+        return 0
     with started(options, site, spawner) as server:
         served = server.serve()
     if file := os.environ.get("AILURUS_LEFT_FILE"):

@@ -50,6 +50,9 @@ class Options(Struct, frozen=True, kw_only=True):
     idle_exit_s: float | None = None
     max_jobs: int | None = None
     recover: bool = False
+    probe: bool = False
+    image: str = ""
+    """What the probe starts; empty: what it finds."""
     grace_s: float = 20.0
     dialect: Dialect | None = None
     """None: the server is asked."""
@@ -132,6 +135,12 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only send what dead pilots left in --spool, without registering",
     )
+    add(
+        "--probe",
+        action="store_true",
+        help="only try storage, catalogue and container of --site, and say what came of it",
+    )
+    add("--image", default="", metavar="IMAGE", help="of the container that --probe starts")
     add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     add(
@@ -160,7 +169,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     AilurusError for a certificate that is none."""
     parser = _parser(env)
     given = parser.parse_args(argv)
-    if not given.url:
+    if not given.url and not given.probe:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")
     if given.recover and not given.spool:
         parser.error("--recover needs --spool: whose reports are to be sent?")
@@ -169,7 +178,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     bootstrap = env.get("AILURUS_BOOTSTRAP_FILE")
     token_file = given.token_file or env.get("AILURUS_TOKEN_FILE")
     return Options(
-        url=given.url,
+        url=given.url or "",
         queue=given.queue,
         site=given.site,
         slot=given.slot,
@@ -185,6 +194,8 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         idle_exit_s=given.idle_exit,
         max_jobs=given.max_jobs,
         recover=given.recover,
+        probe=given.probe,
+        image=given.image,
         grace_s=given.grace,
         dialect=given.dialect,
         heartbeat_s=given.heartbeat,

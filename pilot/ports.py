@@ -7,7 +7,7 @@ AilurusError
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -158,6 +158,15 @@ class Mover(Protocol):
 
     def expand(self, url: str) -> Sequence[Found]:
         """The files that `url` names: itself, or those of a data set or directory."""
+
+
+@runtime_checkable
+class Examines(Protocol):
+    """A mover that asks a service beside the storage, such as a catalogue. Others are none."""
+
+    def examine(self) -> Sequence[str]:
+        """What the service says of this site, a sentence each. Raises JobError for what would stop
+        its jobs."""
 
 
 class Image(Struct, frozen=True, kw_only=True):

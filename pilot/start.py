@@ -66,11 +66,11 @@ def started(
         _spellable(name, path)
     credential = _credential(options)
     instance = secrets.token_hex(8)
-    directory = _own_directory(options.workdir, instance)
+    directory = own_directory(options.workdir, instance)
     reports_left = False
     claims = NONE
     try:
-        container = _container(site, directory, spawner)
+        container = container_of(site, directory, spawner)
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
@@ -83,7 +83,7 @@ def started(
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
-        stage = _stage(options, site, clock, spawner, directory)
+        stage = stage_of(options, site, clock, spawner, directory)
         kit = Kit(
             host=registration.host,
             clock=clock,
@@ -113,7 +113,7 @@ def started(
             remove_tree(directory)
 
 
-def _own_directory(workdir: Path, instance: str) -> Path:
+def own_directory(workdir: Path, instance: str) -> Path:
     _make_directory(workdir)
     directory = workdir / f"ailurus-{instance}"
     directory.mkdir(mode=0o700)
@@ -163,7 +163,7 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
     )
 
 
-def _stage(
+def stage_of(
     options: Options,
     site: Site,
     clock: Clock = SYSTEM,
@@ -282,7 +282,7 @@ def _credential(options: Options) -> Callable[..., str] | None:
     return None if options.token_file is None else TokenFile(options.token_file)
 
 
-def _container(site: Site, directory: Path, spawner: Spawner) -> Container:
+def container_of(site: Site, directory: Path, spawner: Spawner) -> Container:
     """The site's container; `auto`, where it names none. Raises AilurusError."""
     name = site.container.default or "auto"
     own = directory / "container"
@@ -414,7 +414,7 @@ def recover(options: Options, site: Site) -> None:
     # A PanDA server knows no keys.
     foreign = options.dialect in ("v1", "legacy")
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = _stage(options, site)
+    stage = stage_of(options, site)
     reporter = Reporter(_link(options, token, nobody), stage.delete)
     spool = Spool(options.spool, instance)
     try:

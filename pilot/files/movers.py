@@ -93,6 +93,11 @@ class Movers:
                 remedy="use the site's storage, or ask its admin to allow that prefix",
             )
 
+    def examine(self, scheme: str, attempt: Attempt) -> Sequence[str]:
+        """What the service behind `scheme` says of this site; nothing, where its plugin asks none.
+        Raises JobError."""
+        return self._pool(scheme).examine(self.watch(attempt))
+
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()

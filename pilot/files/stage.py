@@ -315,6 +315,10 @@ class Stage:
                 left.append(text)
         return left + self._movers.delete(moved)
 
+    def examine(self, scheme: str, attempt: Attempt) -> Sequence[str]:
+        """What the service behind `scheme` says of this site. Raises JobError."""
+        return self._movers.examine(scheme, attempt)
+
     def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
         """Stage one input in, of at most `most` bytes; what it takes of the disk."""
         with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):

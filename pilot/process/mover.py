@@ -4,9 +4,9 @@ The guardian starts it with one socket, a directory and an environment of its ow
 may know comes over the socket: its options, batches of files, open files to upload. It ends with
 the socket, or with its parent.
 
-    pilot → mover   Setup, then one of Get, Put, Delete, Expand at a time
-    mover → pilot   Ready, Moved, NotMoved, Progress, Deleted, Expansion; at the end of each call
-                    Over or Refused
+    pilot → mover   Setup, then one of Get, Put, Delete, Expand, Examine at a time
+    mover → pilot   Ready, Moved, NotMoved, Progress, Deleted, Expansion, Examined; at the end of
+                    each call Over or Refused
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.errors import AilurusError, Code
-from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, ToGet, ToPut
+from pilot.ports import Examines, Found, JobError, Moved, Mover, NotMoved, Progress, ToGet, ToPut
 from pilot.process.frames import SOCKET, frame, frames, receive, send
 from pilot.process.kill import become_undumpable, die_with_parent
 
@@ -58,6 +58,10 @@ class Expand(Struct, frozen=True, tag=True):
     url: str
 
 
+class Examine(Struct, frozen=True, tag=True):
+    """For `harvester-edge doctor`: what the service behind the storage says of this site."""
+
+
 class Ready(Struct, frozen=True, tag=True):
     """The plugin is loaded and has taken its options."""
 
@@ -68,6 +72,10 @@ class Deleted(Struct, frozen=True, tag=True):
 
 class Expansion(Struct, frozen=True, tag=True):
     files: list[Found]
+
+
+class Examined(Struct, frozen=True, tag=True):
+    said: list[str]
 
 
 class Over(Struct, frozen=True, tag=True):
@@ -83,8 +91,8 @@ class Refused(Struct, frozen=True, tag=True):
     transient: bool = False
 
 
-Order = Setup | Get | Put | Delete | Expand
-Answer = Ready | Moved | NotMoved | Progress | Deleted | Expansion | Over | Refused
+Order = Setup | Get | Put | Delete | Expand | Examine
+Answer = Ready | Moved | NotMoved | Progress | Deleted | Expansion | Examined | Over | Refused
 _orders = msgspec.msgpack.Decoder(list[Order])
 
 
@@ -167,8 +175,10 @@ class _Child:
             mover.put(files, self._tell)
         elif isinstance(order, Delete):
             return [Deleted(dict(mover.delete(order.urls)))]
-        else:
+        elif isinstance(order, Expand):
             return [Expansion(list(mover.expand(order.url)))]
+        else:
+            return [Examined(list(mover.examine()) if isinstance(mover, Examines) else [])]
         return []
 
     def _tell(self, news: Moved | NotMoved | Progress) -> None:

@@ -118,6 +118,11 @@ class MoverPool:
         answer = self._asked(mover.Expand(url), watch)
         return answer.files if isinstance(answer, mover.Expansion) else ()
 
+    def examine(self, watch: Watch) -> Sequence[str]:
+        """What the service behind the storage says of this site. Raises JobError."""
+        answer = self._asked(mover.Examine(), watch)
+        return answer.said if isinstance(answer, mover.Examined) else ()
+
     def close(self) -> None:
         """End the child that no job uses."""
         with self._lock:

@@ -30,6 +30,7 @@ from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, NotMoved, Tell, ToGet, ToPut
 from plugins.data.moving import drop, not_moved, padded
 from plugins.data.rucio_errors import asked
+from plugins.data.rucio_examined import examined
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 from plugins.rucio_client import ClientOptions, RseProtocols, client_of
 
@@ -124,11 +125,16 @@ class Rucio:
         return left
 
     def expand(self, url: str) -> Sequence[Found]:
-        did = Did.of_url(Url.parse(url))
-        with asked(f"{did}"):
+        named = Url.parse(url)
+        did, known = Did.of_url(named), None
+        with asked(f"{did}", missing_is_fine=bool(rse_of(named))):
             known = self._client.get_did(did.scope, did.name)
-            if known["type"] == "FILE":
-                return [_found(did, Url.parse(url).name, known)]
+        if known is None:
+            # A parent's output that the catalogue does not know yet.
+            return [Found(name=named.name, url=url)]
+        if known["type"] == "FILE":
+            return [_found(did, named.name, known)]
+        with asked(f"{did}"):
             files = list(self._client.list_files(did.scope, did.name))
         names: dict[str, Found] = {}
         for one in files:
@@ -138,6 +144,9 @@ class Rucio:
             name = f"{inner.scope}/{name}" if name in names else name
             names[name] = _found(inner, name, one)
         return list(names.values())
+
+    def examine(self) -> Sequence[str]:
+        return examined(self._client, self._options.rse)
 
     # -- where files are ---------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ _DENIED = (
     "NoAuthInformation",
     "MissingClientParameter",
 )
+_CONFIGURATION = ("ConfigLoadingError", "ConfigNotFound")
 _MISSING = ("DataIdentifierNotFound", "ReplicaNotFound", "ScopeNotFound")
 _SITES = ("RSENotFound", "RSEProtocolNotSupported", "RSEOperationNotSupported")
 
@@ -49,6 +50,13 @@ def asked(
                 Code.RUCIO_UNAVAILABLE,
                 said,
                 remedy="look at the account of the pilot in `storage.rucio`",
+                transient=False,
+            ) from None
+        if kind in _CONFIGURATION:
+            raise JobError(
+                Code.RUCIO_UNAVAILABLE,
+                " ".join(said.split()),
+                remedy="look at the file that `storage.rucio.config` names",
                 transient=False,
             ) from None
         remedy = "name an RSE of Rucio: storage.rse" if kind in _SITES else "it may pass"

@@ -139,7 +139,7 @@ def test_reports_without_a_verdict_keep_the_directory_of_a_spool_that_lies_in_it
 
 
 def test_the_next_pilot_on_a_spool_takes_over_what_a_dead_one_left(tmp_path, link, monkeypatch):
-    monkeypatch.setattr(start, "_container", lambda *_: FakeContainer())
+    monkeypatch.setattr(start, "container_of", lambda *_: FakeContainer())
     spool = tmp_path / "spool"
     dead = Spool(spool, "dead")
     lost = tmp_path / "work" / "ailurus-dead" / "1.1"

@@ -1,0 +1,345 @@
+"""`pilot --probe`: tries catalogue, storage and container of a site, as its jobs use them.
+
+A small file is written, read, compared and removed wherever the site lets jobs write, by each
+protocol that the site file names; a program that does nothing runs in a container. No dispatcher is
+asked and no job taken. Each answer is a line of JSON on stdout, a `Finding`; the last one is about
+the probe itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol.did import SCHEME as RUCIO
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.finding import PROBE, Finding
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.messages import Assignment, DoneFile
+from ailurus.protocol.url import Url
+from pilot.attempt import Attempt
+from pilot.clock import SYSTEM
+from pilot.files.stage import Stage
+from pilot.options import Options
+from pilot.ports import PATH, Container, Image, JobError, ProcessEnd, Sandbox
+from pilot.process.spawner import GuardedSpawner
+from pilot.run import started_as, stderr_tail, user_name
+from pilot.site import Protocols, Site, Storage
+from pilot.start import container_of, own_directory, stage_of
+from pilot.workdir import Workdir, remove_tree
+
+FILE_BYTES = 64 * 1024
+STEP_S = 60
+"""For one file, one way."""
+PLACE_S = 150.0
+"""For all that is done at one place, or asked of the catalogue."""
+IMAGE_S = 600.0
+"""For a container, whose image may have to be fetched."""
+IMAGES = ("*.sif", "*.squashfs", "*.sqfs")
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Somewhere that jobs of the site write."""
+
+    name: str
+    storage: Storage
+    """The site's, so narrowed that files can go there alone."""
+    output: OutputFile
+    needed: bool = True
+    """Whether jobs come here by themselves; elsewhere some may only read."""
+
+
+class _Trial:
+    """What the tries have in common."""
+
+    def __init__(
+        self, options: Options, site: Site, spawner: GuardedSpawner, directory: Path
+    ) -> None:
+        self.site, self.spawner, self.directory = site, spawner, directory
+        self._options = options
+
+    def stage(self, storage: Storage, name: str) -> Stage:
+        """Staging as the pilot does it; its movers work in a directory of that name."""
+        limits = replace(self.site.limits, staging=STEP_S)
+        site = replace(self.site, storage=storage, limits=limits)
+        return stage_of(self._options, site, SYSTEM, self.spawner, self.directory / name)
+
+
+def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:
+    """Try everything, and write what came of it. Raises AilurusError for a site that cannot be
+    understood, OSError if there is no place to work in."""
+    began = time.monotonic()
+    wanted = places(site.storage, secrets.token_hex(6))
+    directory = own_directory(options.workdir, secrets.token_hex(8))
+    threading.Thread(target=spawner.listen, args=(lambda: None,), daemon=True).start()
+    trial = _Trial(options, site, spawner, directory)
+    try:
+        if site.storage.rucio or site.storage.rse:
+            _say(_answer("catalogue", partial(_catalogue, trial)))
+        for number, place in enumerate(wanted):
+            ask = partial(_stored, trial, place, f"place-{number}")
+            _say(_answer(f"storage {place.name}", ask, needed=place.needed))
+        image = options.image or _first_image(site)
+        _say(_answer("container", partial(_started, trial, image)))
+    finally:
+        remove_tree(directory)
+    took_s = time.monotonic() - began
+    ended = f"ended on {socket.gethostname()} as user {user_name()} after {took_s:.1f} s"
+    _say(Finding(about=PROBE, verdict="good", said=ended))
+
+
+def _say(finding: Finding) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(finding) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _answer(about: str, ask: Callable[[], str], *, needed: bool = True) -> Finding:
+    try:
+        return Finding(about=about, verdict="good", said=ask())
+    except AilurusError as error:
+        said, remedy = error.message, error.remedy
+    except OSError as error:
+        said, remedy = f"{error.filename or 'this node'}: {error.strerror}", ""
+    remedy = remedy or "the pilot's log has more"
+    if not needed:
+        remedy += "; if jobs only read there, all is well"
+    return Finding(about=about, verdict="bad" if needed else "warning", said=said, remedy=remedy)
+
+
+@contextmanager
+def _attempt(spec: JobSpec, most_s: float) -> Iterator[Attempt]:
+    """An attempt that nobody has leased; it is stopped after so many seconds."""
+    nobodys = Assignment(job_id=0, attempt_nr=0, report_key="", spec=spec)
+    attempt = Attempt(nobodys, lambda changed: None)
+    late = JobError(
+        Code.COMMAND_TIMEOUT,
+        f"nothing came of it within {most_s:.0f} s",
+        remedy="does that service answer? Its log, and that of the pilot, may say more",
+    )
+    timer = threading.Timer(most_s, attempt.stop, [late])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield attempt
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what was tried when it failed."""
+    try:
+        yield
+    except JobError as error:
+        message = f"{what}: {error.message}"
+        raise JobError(
+            error.code, message, remedy=error.remedy, transient=error.transient
+        ) from None
+
+
+# -- catalogue -------------------------------------------------------------------------------------
+
+
+def _catalogue(trial: _Trial) -> str:
+    spec = JobSpec(name=PROBE, command="true")
+    with _attempt(spec, PLACE_S) as attempt:
+        stage = trial.stage(trial.site.storage, "catalogue")
+        return "; ".join(stage.examine(RUCIO, attempt)) or "it was not asked anything"
+
+
+# -- storage ---------------------------------------------------------------------------------------
+
+
+def places(storage: Storage, mark: str) -> list[Place]:
+    """Where files are written, and how: the outputs' places, what else jobs may name, the site's
+    storage in Rucio by each of its protocols. Raises AilurusError for a URL that is none."""
+    output = OutputFile(name=f"ailurus-probe-{mark}")
+    usual = [Url.parse(url) for url in (storage.default_output, storage.alternative_output) if url]
+    roots = [Url.of_path(root) for root in storage.roots if os.access(root, os.W_OK)]
+    others = [
+        prefix
+        for prefix in [*map(Url.parse, storage.allow), *roots]
+        if not any(url.within(prefix) for url in usual)
+    ]
+    found = [
+        Place(
+            name=str(url),
+            # Where a site's token may go follows from this.
+            storage=replace(storage, default_output=url.text, alternative_output=""),
+            output=replace(output, url=url.text),
+            needed=url in usual,
+        )
+        for url in dict.fromkeys([*usual, *others])
+    ]
+    return found + (_in_rucio(storage, output) if storage.rse else [])
+
+
+def _in_rucio(storage: Storage, output: OutputFile) -> list[Place]:
+    named = storage.protocols
+    reads, writes = named.read_lan, named.write_lan or named.write_wan
+    account = str(storage.rucio.get("account") or "ailurus")
+    scoped = replace(output, scope=f"user.{account}"[:25])
+    quiet = replace(
+        storage, alternative_output="", rucio={**storage.rucio, "traces": False}
+    )  # fmt: skip
+    if not reads and not writes:
+        return [Place(name=storage.rse, storage=quiet, output=scoped)]
+    found = []
+    for scheme in dict.fromkeys((*writes, *reads)):
+        read = (scheme,) if scheme in reads or not reads else reads
+        write = (scheme,) if scheme in writes else writes
+        by = Protocols(read_lan=read, read_wan=read, write_lan=write)
+        one = replace(quiet, protocols=by)
+        found.append(Place(name=f"{storage.rse} by {scheme}", storage=one, output=scoped))
+    return found
+
+
+def _stored(trial: _Trial, place: Place, name: str) -> str:
+    """Write a file there, read it, compare it and remove it."""
+    stage = trial.stage(place.storage, name)
+    content = secrets.token_bytes(FILE_BYTES)
+    began = time.monotonic()
+    (trial.directory / name).mkdir(mode=0o700)
+    done = _written(trial, stage, place, content, name)
+    try:
+        _read_back(trial, stage, done, content, name)
+    except BaseException:
+        stage.delete([done.url])
+        raise
+    if stage.delete([done.url]):
+        raise JobError(
+            Code.STAGE_OUT_FAILED,
+            f"wrote and read a file, and cannot remove it: {Url.parse(done.url)}",
+            remedy="remove it by hand; may the site's credential delete?",
+        )
+    took_s = time.monotonic() - began
+    return f"wrote, read and removed {FILE_BYTES >> 10} KiB in {took_s:.2f} s, adler32 compared"
+
+
+def _written(trial: _Trial, stage: Stage, place: Place, content: bytes, name: str) -> DoneFile:
+    spec = JobSpec(name=PROBE, command="true", outputs=(place.output,))
+    with (
+        _attempt(spec, PLACE_S) as attempt,
+        Workdir(trial.directory / name / "out") as work,
+        _step("cannot write"),
+    ):
+        stage.allowed(attempt)
+        work.make()
+        (work.directory / place.output.name).write_bytes(content)
+        try:
+            (done,) = stage.stage_out(attempt, work)
+        except JobError as error:
+            # It may have arrived unacknowledged.
+            if error.code is not Code.SERVICE_UNAVAILABLE:
+                stage.delete(stage.planned(attempt.id, spec))
+            raise
+        return done
+
+
+def _read_back(trial: _Trial, stage: Stage, done: DoneFile, content: bytes, name: str) -> None:
+    """Raise JobError if what comes back is not what went."""
+    file = InputFile(name="back", url=done.url, size=done.size, adler32=done.adler32)
+    spec = JobSpec(name=PROBE, command="true", inputs=(file,))
+    with (
+        _attempt(spec, PLACE_S) as attempt,
+        Workdir(trial.directory / name / "in") as work,
+        _step("wrote a file, and cannot read it"),
+    ):
+        work.make()
+        stage.stage_in(attempt, work)
+        if (work.directory / file.name).read_bytes() != content:
+            raise JobError(
+                Code.GET_ADLER_MISMATCH, "it is another one", remedy="look at that storage's disks"
+            )
+
+
+# -- container -------------------------------------------------------------------------------------
+
+
+def _first_image(site: Site) -> str:
+    """An image of the site's, if it has one in a file."""
+    for directory in map(Path, site.container.images):
+        for form in IMAGES:
+            if found := sorted(directory.glob(form)):
+                return str(found[0])
+    return ""
+
+
+def _started(trial: _Trial, image: str) -> str:
+    """Run a program that does nothing, as payloads run."""
+    spec = JobSpec(name=PROBE, command="true", container=image)
+    began = time.monotonic()
+    container = container_of(trial.site, trial.directory, trial.spawner)
+    with (
+        _attempt(spec, IMAGE_S) as attempt,
+        Workdir(trial.directory / "payload") as work,
+        _step(f"no container of {image}" if image else "no container"),
+    ):
+        work.make()
+        container.accepts(spec)
+        prepared = container.prepare(spec, attempt.check)
+        runtime = container.of(spec)
+        ended = _ran(trial, runtime, prepared, attempt, work)
+        attempt.check()
+        _judge(runtime, prepared, ended, work)
+    took_s = time.monotonic() - began
+    what = image or "the node's own system"
+    return f"{runtime.name} ran a program in {what}, {took_s:.2f} s"
+
+
+def _ran(
+    trial: _Trial, runtime: Container, image: Image | None, attempt: Attempt, work: Workdir
+) -> ProcessEnd:
+    box = Sandbox(
+        directory=str(work.directory),
+        tmp=str(work.tmp),
+        environment={"PATH": PATH},
+        memory_mb=attempt.spec.memory_mb,
+        image=image,
+        own=str(work.path),
+    )
+    order = replace(
+        started_as(runtime.wrap(["/bin/sh", "-c", attempt.spec.command], box), attempt.name),
+        stdout=str(work.stdout),
+        stderr=str(work.stderr),
+        depth=runtime.depth,
+        status_fd=runtime.status_fd,
+    )
+    over, results = threading.Event(), list[ProcessEnd]()
+
+    def done(ended: ProcessEnd) -> None:
+        results.append(ended)
+        over.set()
+
+    attempt.start_payload(lambda: (trial.spawner, trial.spawner.spawn(order, done)))
+    over.wait()
+    attempt.payload_ended()
+    return results[0]
+
+
+def _judge(runtime: Container, image: Image | None, ended: ProcessEnd, work: Workdir) -> None:
+    """Raise JobError for a program that did not run well."""
+    if not ended.errno and not ended.exit_code:
+        return
+    error = None
+    if not ended.errno and not runtime.ran(ended.status):
+        error = runtime.blame(image, ended.exit_code)
+    how = os.strerror(ended.errno) if ended.errno else f"exit code {ended.exit_code}"
+    last = next((line for line in reversed(stderr_tail(work).splitlines()) if line.strip()), "")
+    raise error or JobError(
+        Code.CONTAINER_MISSING,
+        f"{runtime.name} failed: {how}{f' ({last[:300]})' if last else ''}",
+        remedy="does it work for this user by hand? docs/images.md",
+    )
