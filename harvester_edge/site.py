@@ -305,7 +305,8 @@ class Container(_Part, frozen=True, kw_only=True):
     registries: tuple[Registry, ...] = ()
     """Images that jobs may name by reference. A node fetches each once."""
     cache: AbsolutePath | None = None
-    """Where a node keeps them; unset: beside its pilots' directories."""
+    """In which directory a node keeps them, those of each user apart; unset: beside its pilots'
+    directories."""
     cache_size: Size = "50GiB"
     """Images used least go when there is more."""
     cache_age: Duration = "30d"

@@ -110,7 +110,8 @@ class ContainerChoice(Struct, frozen=True):
     registries: tuple[str, ...] = ()
     """What references to images may begin with."""
     cache: str = ""
-    """Where images of registries are kept on a node; empty: beside the pilots' directories."""
+    """In which directory a node's pilots keep images of registries, those of each user apart;
+    empty: beside the pilots' directories."""
     cache_size: Size = "50GiB"
     cache_age: Duration = "30d"
     """So long after its last use an image goes."""

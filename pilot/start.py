@@ -309,9 +309,9 @@ def _image_cache(site: Site, directory: Path) -> ImageCache | None:
     chosen = site.container
     if not chosen.registries:
         return None
-    beside = directory.parent / f"ailurus-images-{os.geteuid()}"
+    above = chosen.cache or directory.parent
     return ImageCache(
-        directory=chosen.cache or str(beside),
+        directory=str(Path(above, f"ailurus-images-{os.geteuid()}")),
         registries=chosen.registries,
         most_bytes=size_bytes(str(chosen.cache_size)),
         most_s=duration_s(chosen.cache_age),

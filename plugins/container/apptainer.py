@@ -34,9 +34,10 @@ from pilot.ports import (
     Sandbox,
 )
 from plugins.container import shown
-from plugins.container.cache import Cache, apptainer
+from plugins.container.cache import Cache
 from plugins.container.images import unusable
 from plugins.container.mounts import PROGRAMS
+from plugins.container.pulls import apptainer
 
 STATUS_FD = 3
 _BEGAN = "began"

@@ -1,12 +1,14 @@
-"""Images of registries, fetched once a node by `apptainer pull`.
+"""Images on this node: by path, or of registries, fetched once a node by `apptainer pull`.
 
-CACHE/images/DIGEST.sif      an image, by the reference's own digest or by a hash of the reference
-CACHE/locks/DIGEST           held while it is fetched, shared while a pilot uses it; its time is
-                             that of the last use
+CACHE/images/NAME.sif        an image; NAME is a hash of its reference
+CACHE/images/NAME.new/       what is being fetched, and Apptainer's temporary files
+CACHE/locks/NAME             held alone while it is fetched, shared while a pilot uses it; its time
+                             is that of the last use, its text the SHA-256 of the image
 
 All pilots of one user on a node share the directory, which nobody else may write to. A reference
-with a digest (`@sha256:…`) is fetched once and never again; a tag is what it was when it was
-fetched, until the image is evicted by age.
+with a digest (`@sha256:…`) is fetched once and never again, and each pilot holds the image against
+what was fetched before it first uses it; a tag is what it was when it was fetched, until the image
+is evicted by age. A path with a digest names a file that must have it.
 """
 
 from __future__ import annotations
@@ -15,32 +17,29 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
-import signal
+import stat
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from ailurus.protocol.errors import Code
-from pilot.blame import Target, job_error
+from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import (
     Check,
     ContainerSetup,
     Image,
     ImageCache,
     JobError,
-    ProcessEnd,
-    ProcessSpec,
     Spawner,
 )
 from plugins.container import images
-from plugins.container.mounts import PROGRAMS
+from plugins.container.pulls import apptainer, digest, pull, remove
 
-PULL_S = 3600.0
 _REFERENCE = re.compile(r"(?:docker|oras)://[A-Za-z0-9][A-Za-z0-9._:/@-]*")
-_SAID_BYTES = 2000
+_DIGEST = re.compile(r"@sha256:([0-9a-f]{64})\Z")
+_OTHERS_WRITE = 0o022
 _LOOK_S = 0.2
 
 
@@ -51,12 +50,13 @@ class Cache:
         self._roots, self._cache = setup.images, setup.cache
         self._spawner, self._apptainer = setup.spawner, setup.apptainer
         self._held: dict[Path, int] = {}
+        self._digests: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
 
     def allowed(self, name: str) -> None:
         """Raise JobError for an image that no job may name here."""
         if not images.is_reference(name):
-            images.allowed(name, self._roots)
+            images.allowed(_path(name)[0], self._roots)
             return
         cache = self._cache if self._spawner is not None else None
         registries = () if cache is None else cache.registries
@@ -74,7 +74,9 @@ class Cache:
         """The image, on this node. Raises JobError."""
         self.allowed(name)
         if not images.is_reference(name):
-            return images.located(name, self._roots)
+            path, wanted = _path(name)
+            image = images.located(path, self._roots)
+            return self._verified(image, wanted, check) if wanted else image
         assert self._cache is not None  # noqa: S101 - else no reference is allowed
         assert self._spawner is not None  # noqa: S101
         try:
@@ -90,14 +92,11 @@ class Cache:
         with self._lock:
             held = self._held.get(place)
         if held is None:
-            held = _locked(place, check)
-            try:
-                if not place.exists():
-                    _pull(apptainer(self._apptainer), spawner, name, place, check)
-                fcntl.flock(held, fcntl.LOCK_SH)
-            except BaseException:
-                os.close(held)
-                raise
+
+            def fetch() -> str:
+                return pull(apptainer(self._apptainer), spawner, name, place, check)
+
+            held = _held(place, _DIGEST.search(name) is not None, fetch, check)
             with self._lock:
                 if place in self._held:  # another job of this pilot was as quick
                     os.close(held)
@@ -108,10 +107,50 @@ class Cache:
         evict(cache)
         return images.located(str(place), [str(place.parent)])
 
+    def _verified(self, image: Image, wanted: str, check: Check) -> Image:
+        """An image of the site, if it has the digest that its job names. Raises JobError."""
+        if image.offset < 0:
+            raise images.unusable(image.path, "it is a directory, which has no digest")
+        if (image.path, image.mark) not in self._digests:
+            with OSErrorsOn(Target.STORAGE, f"cannot read the image {image.path}"):
+                self._digests[image.path, image.mark] = digest(Path(image.path), check)
+        if (found := self._digests[image.path, image.mark]) != wanted:
+            raise JobError(
+                Code.IMAGE_UNUSABLE,
+                f"the image {image.path} has the digest sha256:{found}, and the job names another",
+                field="container",
+                remedy="name the digest that `sha256sum` prints for the image you mean",
+            )
+        return image
+
+
+def _path(name: str) -> tuple[str, str]:
+    """The path and the digest of an image of the site; empty: it has none."""
+    found = _DIGEST.search(name)
+    return (name[: found.start()], found[1]) if found else (name, "")
+
 
 def _place(directory: Path, name: str) -> Path:
+    """Where the image `name` is to be. Raises JobError where another user could put one there."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    own, above = directory.lstat(), directory.parent.stat()
+    if (
+        not stat.S_ISDIR(own.st_mode)
+        or own.st_uid != os.geteuid()
+        or own.st_mode & _OTHERS_WRITE
+        or (above.st_mode & _OTHERS_WRITE and not above.st_mode & stat.S_ISVTX)
+    ):
+        raise JobError(
+            Code.CONTAINER_FAILED,
+            f"another user could put images into {directory}, the cache of images of this one",
+            field="container",
+            remedy="who made it? Remove it, or name another directory in `container.cache`",
+            transient=True,
+        )
     for part in ("images", "locks"):
-        (directory / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / part).mkdir(mode=0o700, exist_ok=True)
     return directory / "images" / f"{hashlib.sha256(name.encode()).hexdigest()}.sif"
 
 
@@ -119,134 +158,92 @@ def _lock_file(place: Path) -> Path:
     return place.parent.parent / "locks" / place.stem
 
 
-def _locked(place: Path, check: Check) -> int:
-    """The lock of an image, held alone. Waits for another pilot that fetches it."""
-    lock = os.open(_lock_file(place), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _opened_lock(place: Path) -> int:
+    return os.open(_lock_file(place), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _locked(lock: int, kind: int) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _held(place: Path, exact: bool, fetch: Callable[[], str], check: Check) -> int:
+    """The shared lock of an image, which is fetched if it is not there. Waits for another pilot
+    that fetches it. `exact`: it is held against what was fetched. Raises JobError and OSError."""
+    lock = _opened_lock(place)
+    intact = not exact
     try:
         while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if place.exists():  # it is there, and in use
-                    fcntl.flock(lock, fcntl.LOCK_SH)
+            alone = _locked(lock, fcntl.LOCK_EX)
+            if alone and place.exists():
+                intact = intact or _as_fetched(place, lock, check)
+            if alone and not (place.exists() and intact):
+                place.unlink(missing_ok=True)
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, fetch().encode(), 0)
+                intact = True
+            # A lock that changes its kind may be another's for a moment, who may evict the image.
+            if _locked(lock, fcntl.LOCK_SH):
+                if place.exists() and (intact or _as_fetched(place, lock, check)):
                     return lock
-                check()
-                time.sleep(_LOOK_S)
-            else:
-                return lock
+                if place.exists():
+                    raise _damaged(place)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            check()
+            time.sleep(_LOOK_S)
     except BaseException:
         os.close(lock)
         raise
 
 
-def apptainer(directory: str) -> str | None:
-    """The command of Apptainer or Singularity, in `directory` or where programs are; None: it is
-    not on this node."""
-    path = f"{directory}:{PROGRAMS}" if directory else PROGRAMS
-    return shutil.which("apptainer", path=path) or shutil.which("singularity", path=path)
+def _as_fetched(place: Path, lock: int, check: Check) -> bool:
+    return os.pread(lock, 64, 0).decode("ascii", "replace") == digest(place, check)
 
 
-def pull_command(program: str, name: str, into: Path) -> Sequence[str]:
-    """How an image is fetched: whole into a file that is not there."""
-    return [program, "--silent", "pull", "--disable-cache", "--force", str(into), name]
-
-
-def _pull(program: str | None, spawner: Spawner, name: str, place: Path, check: Check) -> None:
-    """Fetch an image to `place`, whole or not at all. The directory's lock is held."""
-    if program is None:
-        raise JobError(
-            Code.APPTAINER_MISSING,
-            f"this node has no Apptainer, which fetches the image {name}",
-            field="container",
-            remedy="install Apptainer or name its directory in `container.apptainer`, or put the image "
-            "into one of `container.images`",
-        )
-    part, said = place.with_suffix(f".part-{os.getpid()}"), place.with_suffix(".log")
-    fetching = ProcessSpec(
-        argv=pull_command(program, name, part),
-        environment={"PATH": PROGRAMS, "HOME": str(place.parent), "TMPDIR": str(place.parent)},
-        stdout=str(said),
-        stderr=str(said),
+def _damaged(place: Path) -> JobError:
+    return JobError(
+        Code.CONTAINER_FAILED,
+        f"{place} is not what was fetched, and other pilots use it",
+        field="container",
+        remedy="look at the disk of this node; the next pilot that is alone with it fetches it anew",
+        transient=True,
     )
-    try:
-        if _ended(spawner, fetching, check, name):
-            raise JobError(
-                Code.IMAGE_NOT_FOUND,
-                f"cannot fetch the image {name}: {_last(said)}",
-                field="container",
-                remedy="is the reference right, and does this node reach the registry?",
-                transient=True,
-            )
-        part.chmod(0o500)
-        part.rename(place)
-    finally:
-        part.unlink(missing_ok=True)
-        said.unlink(missing_ok=True)
-
-
-def _ended(spawner: Spawner, fetching: ProcessSpec, check: Check, name: str) -> int:
-    """How it ended: 0 if all is well. Ends it when the job is to stop."""
-    over = threading.Event()
-    results: list[ProcessEnd] = []
-
-    def done(ended: ProcessEnd) -> None:
-        results.append(ended)
-        over.set()
-
-    key = spawner.spawn(fetching, done)
-    deadline = time.monotonic() + PULL_S
-    try:
-        while not over.wait(_LOOK_S):
-            check()
-            if time.monotonic() > deadline:
-                raise JobError(
-                    Code.STAGE_IN_TIMEOUT,
-                    f"the image {name} was not fetched within {PULL_S:.0f} s",
-                    field="container",
-                )
-    except JobError:
-        spawner.signal(key, signal.SIGKILL)
-        over.wait(_LOOK_S)
-        raise
-    return results[0].exit_code or results[0].errno
-
-
-def _last(said: Path) -> str:
-    lines = said.read_bytes()[-_SAID_BYTES:].decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "Apptainer does not say why"
 
 
 def evict(cache: ImageCache) -> list[Path]:
     """Remove images that nobody uses: those too old, then the longest unused while there are too
-    many bytes. Returns them."""
+    many bytes; and what fetches left that were killed. Returns the images."""
     gone: list[Path] = []
     known = []
     for path in Path(cache.directory, "images").glob("*.sif"):
         with suppress(OSError):
             known.append((_lock_file(path).stat().st_mtime, path.stat().st_size, path))
+    for left in Path(cache.directory, "images").glob("*.new"):
+        _alone(left, remove)
     known.sort()
     total = sum(size for _, size, _ in known)
     now = time.time()
     for used, size, path in known:
         if total <= cache.most_bytes and now - used <= cache.most_s:
             break
-        if _removed(path):
+        if _alone(path, Path.unlink):
             gone.append(path)
             total -= size
     return gone
 
 
-def _removed(path: Path) -> bool:
-    """Remove an image unless somebody uses it."""
+def _alone(path: Path, act: Callable[[Path], None]) -> bool:
+    """Do something with an image unless somebody uses or fetches it."""
     try:
-        lock = os.open(
-            _lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        lock = _opened_lock(path)
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if not _locked(lock, fcntl.LOCK_EX):
+            return False
+        act(path)
     except OSError:
         return False
     finally:

@@ -4,6 +4,7 @@ script stands in for Apptainer."""
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import threading
 import time
@@ -79,6 +80,13 @@ def never() -> None:
 
 def files(tmp_path: Path) -> list[str]:
     return sorted(path.suffix for path in (tmp_path / "cache/images").iterdir())
+
+
+def refused(pilot: cache.Cache, name: str = NAME) -> JobError:
+    with pytest.raises(JobError) as error:
+        pilot.image(name, never)
+    assert error.value.remedy
+    return error.value
 
 
 def test_an_image_stays_the_same_for_each_job(made: Callable[[], cache.Cache]) -> None:
@@ -176,3 +184,159 @@ def test_an_image_in_use_is_not_evicted(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)
         assert [path.stem for path in cache.evict(kept(tmp_path, 100))] == ["new"]
     assert (tmp_path / "images/old.sif").exists()
+
+
+def theirs(directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, 4321, 4321)
+
+
+def linked(directory: Path) -> None:
+    (directory.parent / "elsewhere").mkdir()
+    directory.symlink_to("elsewhere")
+
+
+def open_to_a_group(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o770)
+
+
+def in_a_directory_of_everybody(directory: Path) -> None:
+    directory.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("attack", [theirs, linked, open_to_a_group, in_a_directory_of_everybody])
+def test_p12_nobody_else_puts_images_into_the_cache_of_a_user(
+    made: Callable[[], cache.Cache],
+    tmp_path: Path,
+    calls: Path,
+    attack: Callable[[Path], None],
+) -> None:
+    if attack is theirs and os.geteuid() != 0:
+        pytest.skip("gives a directory to another user")
+    attack(tmp_path / "cache")
+    error = refused(made())
+    assert error.code is Code.CONTAINER_FAILED
+    assert error.transient
+    assert "another user could put images" in str(error)
+    assert calls.read_text("utf-8") == ""
+
+
+def test_a_cache_beside_directories_of_others_is_taken(
+    made: Callable[[], cache.Cache], tmp_path: Path
+) -> None:
+    """/tmp, say: what is sticky is safe."""
+    tmp_path.chmod(0o1777)
+    assert made().image(NAME, never).offset == 4096
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_p12_a_link_in_place_of_a_lock_is_not_followed(
+    made: Callable[[], cache.Cache], tmp_path: Path
+) -> None:
+    image = made().image(NAME, never)
+    lock = tmp_path / "cache/locks" / Path(image.path).stem
+    lock.unlink()
+    lock.symlink_to(tmp_path / "precious")
+    refused(made())
+    assert not (tmp_path / "precious").exists()
+
+
+def spoilt(path: str) -> None:
+    """As by a disk: of the same size, and with a head that is whole."""
+    image = Path(path)
+    image.chmod(0o600)
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.write_bytes(data)
+
+
+def released(pilot: cache.Cache) -> None:
+    """As its end does."""
+    for lock in pilot._held.values():
+        os.close(lock)
+
+
+def test_what_is_no_longer_what_was_fetched_is_fetched_again(
+    made: Callable[[], cache.Cache], calls: Path, tmp_path: Path
+) -> None:
+    first = made()
+    image = first.image(NAME, never)
+    released(first)
+    spoilt(image.path)
+    assert Path(made().image(NAME, never).path).read_bytes() == (tmp_path / "good.sif").read_bytes()
+    assert len(calls.read_text("utf-8").splitlines()) == 2
+
+
+def test_a_damaged_image_that_others_use_is_this_nodes_fault(
+    made: Callable[[], cache.Cache],
+) -> None:
+    user = made()
+    spoilt(user.image(NAME, never).path)
+    error = refused(made())
+    assert error.code is Code.CONTAINER_FAILED
+    assert error.transient
+
+
+def test_a_tag_is_not_held_against_anything(made: Callable[[], cache.Cache], calls: Path) -> None:
+    name = f"{REGISTRY}analysis:v1"
+    spoilt(made().image(name, never).path)
+    made().image(name, never)
+    assert calls.read_text("utf-8").splitlines() == [name]
+
+
+def test_what_a_killed_fetch_left_is_removed_unless_it_goes_on(
+    made: Callable[[], cache.Cache], tmp_path: Path
+) -> None:
+    made().image(NAME, never)
+    images = tmp_path / "cache/images"
+    for name in ("dead", "alive"):
+        (images / f"{name}.new/build-temp/rootfs").mkdir(parents=True)
+        (images / f"{name}.new/build-temp/rootfs").chmod(0o500)
+    with (tmp_path / "cache/locks/alive").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cache.evict(kept(tmp_path / "cache")) == []
+    assert [path.stem for path in images.glob("*.new")] == ["alive"]
+
+
+def test_pilots_that_come_and_go_never_lose_an_image_that_they_use(
+    made: Callable[[], cache.Cache], tmp_path: Path
+) -> None:
+    """The cache has room for one image, and eight pilots want three."""
+    lost: list[object] = []
+
+    def pilots(nr: int) -> None:
+        for turn in range(6):
+            pilot = made()
+            try:
+                image = pilot.image(f"{REGISTRY}image-{(nr + turn) % 3}", never)
+                cache.evict(kept(tmp_path / "cache", most_bytes=4200))
+                if not Path(image.path).exists():
+                    lost.append(image)
+            except JobError as error:
+                lost.append(error)
+            released(pilot)
+
+    threads = [threading.Thread(target=pilots, args=(nr,)) for nr in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert lost == []
+    assert set(files(tmp_path)) <= {".sif"}
+
+
+def test_a_file_of_the_site_has_the_digest_that_its_job_names(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    (images / "root").mkdir(parents=True)
+    data = sifs.pieces([sifs.descriptor(4096, 96)], SUPERBLOCK)
+    (images / "x.sif").write_bytes(data)
+    setup = ContainerSetup(directory=str(tmp_path), user="somebody", images=(str(images),))
+    pilot, digest = cache.Cache(setup), hashlib.sha256(data).hexdigest()
+    assert pilot.image(f"{images}/x.sif@sha256:{digest}", never).path == f"{images}/x.sif"
+    wrong = refused(pilot, f"{images}/x.sif@sha256:{'0' * 64}")
+    assert (wrong.code, wrong.transient) == (Code.IMAGE_UNUSABLE, False)
+    assert digest in str(wrong)
+    (images / "x.sif").write_bytes(data + b"more")
+    assert refused(pilot, f"{images}/x.sif@sha256:{digest}").code is Code.IMAGE_UNUSABLE
+    assert "no digest" in str(refused(pilot, f"{images}/root@sha256:{digest}"))
