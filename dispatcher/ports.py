@@ -164,17 +164,6 @@ class Away(Exception):
         self.reason, self.remedy = reason, remedy
 
 
-class Content(Struct, frozen=True, kw_only=True):
-    """What an identifier names."""
-
-    kind: str
-    """`file`, `dataset` or `container`."""
-    open: bool
-    """Whether more files may come."""
-    files: tuple[tuple[str, int, str], ...]
-    """`scope:name`, bytes and adler32 of each file."""
-
-
 class Catalogue(Protocol):
     """A catalogue of data, in a process of its own: it may block and crash.
 
@@ -195,6 +184,3 @@ class Catalogue(Protocol):
     def close(self, datasets: Sequence[str]) -> Sequence[Fault]:
         """Let nothing more come into data sets; keys are their places. One that does not exist is
         no fault."""
-
-    def resolve(self, did: str) -> Content | None:
-        """What `scope:name` names; None: nothing."""

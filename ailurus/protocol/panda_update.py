@@ -85,7 +85,6 @@ UPDATE = (
     Name("source_site", "source_site", str),
     Name("destination_site", "destination_site", str),
 )
-V1_NAMES = tuple(name.v1 for name in UPDATE)
 
 
 class JobUpdate(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,7 +16,6 @@ from dispatcher.ports import Away
 
 CALL_S = 300.0
 """The longest that one request may take."""
-END_S = 5.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _PREFIXES = ("RUCIO_", "X509_", "SSL_CERT_", "REQUESTS_CA_")
 Ask = Callable[[talk.Request], Awaitable[talk.Answer]]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from dispatcher.ports import Away, Catalogue, Content, Fault, NewFile
+from dispatcher.ports import Away, Catalogue, Fault, NewFile
 
 
 class Begin(Struct, frozen=True, kw_only=True, tag=True):
@@ -33,22 +33,10 @@ class Close(Struct, frozen=True, kw_only=True, tag=True):
     datasets: tuple[str, ...]
 
 
-class Resolve(Struct, frozen=True, kw_only=True, tag=True):
-    """What an identifier names."""
-
-    did: str
-
-
 class Faults(Struct, frozen=True, kw_only=True, tag=True):
     """What could not be done; all else is done."""
 
     faults: tuple[Fault, ...] = ()
-
-
-class Resolved(Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to `Resolve`."""
-
-    content: Content | None = None
 
 
 class NotNow(Struct, frozen=True, kw_only=True, tag=True):
@@ -58,8 +46,8 @@ class NotNow(Struct, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
 
 
-Request = Register | Close | Resolve
-Answer = Faults | Resolved | NotNow
+Request = Register | Close
+Answer = Faults | NotNow
 LONGEST = 16 * 1024 * 1024
 """Bytes of a line."""
 
@@ -72,8 +60,6 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
                 return Faults(faults=tuple(_registered(catalogue, files)))
             case Close(datasets=datasets):
                 return Faults(faults=tuple(catalogue.close(datasets)))
-            case Resolve(did=did):
-                return Resolved(content=catalogue.resolve(did))
     except Away as away:
         return NotNow(reason=away.reason, remedy=away.remedy)
 

@@ -140,8 +140,6 @@ class Registrar:
             case talk.Faults(faults=faults):
                 self._is_back()
                 return {fault.key: fault for fault in faults}
-            case other:
-                raise Away(f"the catalogue answered {type(other).__name__}")
 
     def _is_away(self, away: Away) -> None:
         since = self.away.since if self.away is not None else self._state.now()

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from dispatcher.ports import Away, Content, Fault, NewFile
+from dispatcher.ports import Away, Fault, NewFile
 from plugins.rucio_client import ClientOptions, client_of
 
 # Of what was made or opened before, no more than this many names are remembered.
@@ -90,21 +90,6 @@ class Rucio:
                 if refused.kind != "DataIdentifierNotFound":
                     faults.append(refused.fault(key))
         return faults
-
-    def resolve(self, did: str) -> Content | None:
-        scope, _, name = did.partition(":")
-        try:
-            known = self._asked(partial(self._client.get_did, scope, name))
-            files = self._asked(lambda: list(self._client.list_files(scope, name)))
-        except _Refused as refused:
-            if refused.kind == "DataIdentifierNotFound":
-                return None
-            raise Away(refused.reason, refused.remedy) from None
-        return Content(
-            kind=str(known["type"]).lower(),
-            open=bool(known.get("open")),
-            files=tuple((f"{f['scope']}:{f['name']}", f["bytes"], f["adler32"]) for f in files),
-        )
 
     def _add(self, rse: str, files: Collection[NewFile]) -> None:
         """Raises what Rucio raises."""

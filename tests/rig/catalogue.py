@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from dispatcher.catalogue import talk
-from dispatcher.ports import Away, Content, Fault, NewFile
+from dispatcher.ports import Away, Fault, NewFile
 
 
 class InMemory:
@@ -57,10 +57,6 @@ class InMemory:
         self._reached()
         self.open -= set(datasets)
         return []
-
-    def resolve(self, did: str) -> Content | None:
-        self._reached()
-        return None
 
     def _refused(self, file: NewFile) -> Fault | None:
         return self.refuse.get(f"{file.scope}:{file.name}")
