@@ -1,6 +1,6 @@
-"""Clients of Rucio, for the mover and the catalogue: made of one file of settings, errors by type.
+"""Clients of Rucio, for the mover and the catalogue, made of one file of settings.
 
-`rucio` is imported here alone, and only in processes that can be lost.
+`rucio` is imported inside functions alone: only processes that can be lost come to call them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class RseProtocols(Struct, frozen=True, kw_only=True):
 
     @property
     def outputs(self) -> tuple[str, ...]:
+        """To write to any storage."""
         return self.write_lan or self.write_wan or NEAR
 
 

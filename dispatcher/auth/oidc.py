@@ -235,7 +235,8 @@ class Foreign:
             await asyncio.sleep(AGAIN_S if failed else HOURLY_S)
 
     def checked(self, token: str) -> tuple[Caller, float, float]:
-        """The caller, and from when to when its token is good. Raises BadToken or UnknownKey."""
+        """The caller, from when on its token is good, and when it was made. Raises BadToken or
+        UnknownKey."""
         try:
             header = jwt.get_unverified_header(token)
             issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
