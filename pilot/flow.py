@@ -82,7 +82,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         files = keep_log(attempt, work, kit.stage, error)
     else:
         files = (*files, *keep_log(attempt, work, kit.stage, None))
-    written(attempt, work)
+    measure_output(attempt, work)
     # The log of a failed attempt has such files.
     left = undeclared(attempt.spec, work) if error is None else ""
     return report_of(attempt, kit, outcome, files, error, stderr_tail(work), left)
@@ -129,7 +129,7 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
         )
 
 
-def written(attempt: Attempt, work: Workdir) -> None:
+def measure_output(attempt: Attempt, work: Workdir) -> None:
     """Note how long the payload's output is: the dispatcher may keep only a part of it."""
     attempt.usage = replace(
         attempt.usage, stdout_bytes=size_of(work.stdout), stderr_bytes=size_of(work.stderr)

@@ -7,7 +7,8 @@ from msgspec import Struct
 from ailurus.protocol.api import Scope
 from dispatcher.refusal import Rejected
 
-LINE = 32  # names in the line of a token
+# Names in the lineage of a token.
+MOST_ANCESTORS = 32
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -35,11 +36,13 @@ class Caller(Struct, frozen=True, kw_only=True):
         return (*self.of, *(f"{kind}:{name}" for kind, name in own if name))
 
     @property
-    def line(self) -> tuple[str, ...]:
-        """The line of a token that this one's holder makes; of a long one the first and the latest
-        names."""
-        line = tuple(dict.fromkeys(self.names))
-        return line if len(line) <= LINE else (*line[:2], *line[2 - LINE :])
+    def lineage(self) -> tuple[str, ...]:
+        """What a token that this one's holder makes has in its `of`; of a long lineage the first
+        and the latest names."""
+        names = tuple(dict.fromkeys(self.names))
+        if len(names) <= MOST_ANCESTORS:
+            return names
+        return (*names[:2], *names[2 - MOST_ANCESTORS :])
 
     def may(self, scope: Scope) -> bool:
         """Whether the token carries `scope`."""

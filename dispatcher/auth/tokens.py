@@ -161,7 +161,7 @@ class Issuer:
             )
         claims = {"wlcg.groups": tuple(groups)} if groups else {}
         if by is not ANONYMOUS:
-            claims["of"] = tuple(name for name in by.line if name.startswith("id:"))
+            claims["of"] = tuple(name for name in by.lineage if name.startswith("id:"))
         return self.mint(subject, requested, lifetime_s, **claims)
 
     def caller(self, token: str) -> Caller:
@@ -210,7 +210,7 @@ class Issuer:
         return caller
 
     def _ours(self, token: str) -> tuple[Caller, float, float]:
-        """The caller, from when on the token is good, and when it was made."""
+        """The caller, from when on the token is good, and when it was made. Raises BadToken."""
         try:
             given = jwt.get_unverified_header(token)
             if self.foreign is not None and given.get("kid") not in self._public:

@@ -107,7 +107,7 @@ def begin(issuer: Issuer, token: str, *, secure: bool) -> bytes:
     if not caller.scopes & {Scope.READ, Scope.ADMIN}:
         raise Rejected(403, f"the token lacks scope {Scope.READ}", field="token")
     lifetime = min(LONGEST_S, caller.expires - issuer.now())
-    minted = issuer.mint(caller.subject, sorted(caller.scopes & USER), lifetime, of=caller.line)
+    minted = issuer.mint(caller.subject, sorted(caller.scopes & USER), lifetime, of=caller.lineage)
     return _cookie(issuer, minted.token, int(lifetime), secure=secure)
 
 

@@ -258,7 +258,7 @@ class Calls:
         if not good or not identity.caller.may(Scope.PILOT):
             return None
         caller = identity.caller
-        return self.issuer.mint(caller.subject, (Scope.PILOT,), TOKEN_S, of=caller.line).token
+        return self.issuer.mint(caller.subject, (Scope.PILOT,), TOKEN_S, of=caller.lineage).token
 
     def _token_key(self, client: str) -> str:
         return self.service.seals.key(f"panda token of {client}")

@@ -100,7 +100,7 @@ def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
 
 
 def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
-    """One of them."""
+    """Encode one specification as it will be sent to a pilot. `after`: as in `Prepared`."""
     wants = sum(not file.url for file in spec.inputs)
     return Prepared(spec, _encode(spec), shape_of(spec), wants, after)
 
@@ -138,7 +138,7 @@ def known(tx: Tx, by: str, request_id: str) -> Known | None:
     return Known(m.Submitted(job_ids=ids, repeated=True), found.digest)
 
 
-def another(request_id: str) -> Rejected:
+def id_reused(request_id: str) -> Rejected:
     """The refusal of a request whose id stands for something else."""
     return Rejected(
         422,

@@ -192,7 +192,7 @@ class Edges:
                     epoch=ask.epoch,
                     queue=ask.queue,
                     site=ask.site,
-                    of=caller.line,
+                    of=caller.lineage,
                 )
             )
             if index % MINTED == 0:

@@ -118,7 +118,7 @@ class Intake:
         if known is None:
             raise Unavailable("another dispatcher is storing this request")
         if known.digest not in (None, request.digest):
-            raise submission.another(request.request_id)
+            raise submission.id_reused(request.request_id)
         return known.answer
 
     def _prepared(self, ask: m.Submit, *, known: bool) -> tuple[list[Prepared], str]:
@@ -240,7 +240,7 @@ class Intake:
     async def _retried(self, ask: m.Retry, key: str, known: submission.Known) -> m.Submitted:
         """The answer to a retry that comes again: of each job the try that was made then."""
         if known.digest != retries.digest_of(ask.job_ids):
-            raise submission.another(key)
+            raise submission.id_reused(key)
         then = set(known.answer.job_ids)
         ids = await self._state.store.read(lambda tx: retries.Tries(tx).made(ask.job_ids, then))
         return m.Submitted(job_ids=tuple(ids), repeated=True)

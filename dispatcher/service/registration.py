@@ -67,7 +67,7 @@ class Registration:
             worker_id=worker_id,
             site=site,
             queue=queue,
-            of=caller.line,
+            of=caller.lineage,
         )
         return m.Registered(
             worker_id=worker_id,

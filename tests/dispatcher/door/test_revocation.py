@@ -200,7 +200,7 @@ def test_what_was_renewed_and_renewed_again_ends_with_the_first(dispatcher):
     token = first = dispatcher.token(Scope.PILOT)
     line = []
     for _ in range(200):
-        token = issuer.mint("alice", [Scope.PILOT], 60, of=issuer.caller(token).line).token
+        token = issuer.mint("alice", [Scope.PILOT], 60, of=issuer.caller(token).lineage).token
         line.append(token)
     assert len(token) < 4000
     issuer.refuse([(f"id:{issuer.caller(line[-2]).token_id}", time.time() + 100)])
