@@ -156,7 +156,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     """Whether the same may be done later."""
 
 
-class Away(Exception):
+class CatalogueUnavailable(Exception):
     """The catalogue cannot be asked now: nothing is known of what was asked, ask again."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
@@ -168,8 +168,8 @@ class Catalogue(Protocol):
     """A catalogue of data, in a process of its own: it may block and crash.
 
     Whatever it is told may have been told before: what is there as described is no fault. Each
-    method tells of the files that it did not do all for, by their keys, and raises Away when the
-    catalogue itself cannot be asked.
+    method tells of the files that it did not do all for, by their keys, and raises
+    CatalogueUnavailable when the catalogue itself cannot be asked.
     """
 
     def register(self, files: Sequence[NewFile]) -> Sequence[Fault]:

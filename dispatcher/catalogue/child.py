@@ -13,8 +13,8 @@ import threading
 
 from ailurus import logs
 from ailurus.protocol.errors import AilurusError
-from dispatcher.catalogue import talk
-from dispatcher.ports import Away, Catalogue
+from dispatcher.catalogue import messages
+from dispatcher.ports import Catalogue, CatalogueUnavailable
 
 _log = logs.Log("catalogue")
 
@@ -26,23 +26,23 @@ def main() -> None:
     asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(line, asked), daemon=True).start()
     catalogue: Catalogue | None = None
-    begin = talk.begin(asked.get())
+    begin = messages.decode_begin(asked.get())
     while True:
-        request = talk.request(asked.get())
+        request = messages.decode_request(asked.get())
         try:
             catalogue = catalogue or _made(begin)
-            answer = talk.answer(catalogue, request)
-        except Away as away:
-            answer = talk.NotNow(reason=away.reason, remedy=away.remedy)
+            answer = messages.answer(catalogue, request)
+        except CatalogueUnavailable as away:
+            answer = messages.NotNow(reason=away.reason, remedy=away.remedy)
         except AilurusError as error:
-            answer = talk.NotNow(reason=error.message, remedy=error.remedy)
+            answer = messages.NotNow(reason=error.message, remedy=error.remedy)
         except Exception as error:  # noqa: BLE001 -- a bug of the plugin costs one answer
             _log.error("catalogue_failed", trace=True, request=type(request).__name__)
-            answer = talk.NotNow(reason=f"the plugin {begin.kind!r} failed: {error!r}"[:500])
-        line.sendall(talk.encode(answer) + b"\n")
+            answer = messages.NotNow(reason=f"the plugin {begin.kind!r} failed: {error!r}"[:500])
+        line.sendall(messages.encode(answer) + b"\n")
 
 
-def _made(begin: talk.Begin) -> Catalogue:
+def _made(begin: messages.Begin) -> Catalogue:
     import msgspec
 
     import plugins

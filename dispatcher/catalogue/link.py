@@ -11,20 +11,20 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable
 
-from dispatcher.catalogue import talk
-from dispatcher.ports import Away
+from dispatcher.catalogue import messages
+from dispatcher.ports import CatalogueUnavailable
 
 CALL_S = 300.0
 """The longest that one request may take."""
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _PREFIXES = ("RUCIO_", "X509_", "SSL_CERT_", "REQUESTS_CA_")
-Ask = Callable[[talk.Request], Awaitable[talk.Answer]]
+Ask = Callable[[messages.Request], Awaitable[messages.Answer]]
 
 
 class Link:
     """Asks a plugin `kind` with the operator's options, in a process of its own."""
 
-    def __init__(self, begin: talk.Begin, call_s: float = CALL_S) -> None:
+    def __init__(self, begin: messages.Begin, call_s: float = CALL_S) -> None:
         self._begin = begin
         self._call_s = call_s
         self._turn = asyncio.Lock()
@@ -32,20 +32,22 @@ class Link:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def ask(self, request: talk.Request) -> talk.Answer:
-        """The answer to a request. Raises Away, if the process has none."""
+    async def ask(self, request: messages.Request) -> messages.Answer:
+        """The answer to a request. Raises CatalogueUnavailable, if the process has none."""
         async with self._turn:
             try:
                 async with asyncio.timeout(self._call_s):
                     return await self._asked(request)
             except TimeoutError:
                 await self._kill()
-                raise Away(
+                raise CatalogueUnavailable(
                     f"the catalogue has not answered for {self._call_s:.0f} s", "is it up?"
                 ) from None
             except (OSError, ValueError, EOFError) as error:
                 code = await self._kill()
-                raise Away(f"the process of the catalogue ended ({code}): {error}") from None
+                raise CatalogueUnavailable(
+                    f"the process of the catalogue ended ({code}): {error}"
+                ) from None
             except BaseException:
                 await self._kill()
                 raise
@@ -54,17 +56,17 @@ class Link:
         """End the process."""
         await self._kill()
 
-    async def _asked(self, request: talk.Request) -> talk.Answer:
+    async def _asked(self, request: messages.Request) -> messages.Answer:
         if self._process is None or self._process.returncode is not None:
             await self._start()
         assert self._reader is not None  # noqa: S101 -- `_start` has set both
         assert self._writer is not None  # noqa: S101
-        self._writer.write(talk.encode(request) + b"\n")
+        self._writer.write(messages.encode(request) + b"\n")
         await self._writer.drain()
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
             raise EOFError("it said nothing")
-        answer: talk.Answer = talk.answered(line)
+        answer: messages.Answer = messages.decode_answer(line)
         return answer
 
     async def _start(self) -> None:
@@ -73,7 +75,7 @@ class Link:
         with theirs:
             ours.setblocking(False)
             self._reader, self._writer = await asyncio.open_connection(
-                sock=ours, limit=talk.LONGEST
+                sock=ours, limit=messages.LONGEST
             )
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -85,7 +87,7 @@ class Link:
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
             )
-        self._writer.write(talk.encode(self._begin) + b"\n")
+        self._writer.write(messages.encode(self._begin) + b"\n")
 
     async def _kill(self) -> int | None:
         process, writer = self._process, self._writer

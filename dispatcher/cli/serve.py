@@ -291,10 +291,10 @@ def _settings(args: Namespace) -> Settings:
 
 
 def _link(catalogue: CatalogueSettings) -> Link:
-    from dispatcher.catalogue import talk
+    from dispatcher.catalogue import messages
     from dispatcher.catalogue.link import Link
 
-    return Link(talk.Begin(kind=catalogue.kind, options=catalogue.options))
+    return Link(messages.Begin(kind=catalogue.kind, options=catalogue.options))
 
 
 def _issuer(args: Namespace, kept: Keys) -> Issuer:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from dispatcher.auth.caller import Caller
-from dispatcher.catalogue import talk
 from dispatcher.catalogue.link import CALL_S, Ask
+from dispatcher.catalogue.messages import Close, Faults, NotNow, Register, Request
 from dispatcher.events import Entry, Registering
-from dispatcher.ports import Away, Fault, Tx
+from dispatcher.ports import CatalogueUnavailable, Fault, Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import registrations
 from dispatcher.service.peers import Peers
@@ -85,7 +85,7 @@ class Registrar:
             try:
                 loop.turned()
                 more = self._peers.leads and await self.turn()
-            except Away as away:
+            except CatalogueUnavailable as away:
                 self._is_away(away)
                 loop.turned(pause_s)
                 await asyncio.sleep(pause_s)
@@ -106,11 +106,11 @@ class Registrar:
 
     async def turn(self) -> bool:
         """Register some outputs that are due, and close some data sets. Whether there may be more
-        to do now. Raises Away."""
+        to do now. Raises CatalogueUnavailable."""
         state = self._state
         found = await state.store.read(lambda tx: registrations.due(tx, state.giver, state.now()))
         if found:
-            faults = await self._faults(talk.Register(files=tuple(one.file for one in found)))
+            faults = await self._faults(Register(files=tuple(one.file for one in found)))
             await state.store.write(
                 lambda tx: registrations.settle(tx, found, faults, now=state.now())
             )
@@ -120,7 +120,7 @@ class Registrar:
         )
         if complete:
             names = tuple(one.dataset for one in complete)
-            left = await self._faults(talk.Close(datasets=names))
+            left = await self._faults(Close(datasets=names))
             for key, fault in left.items():
                 log.warning("dataset_not_closed", dataset=names[key], reason=fault.reason)
             done = [
@@ -132,16 +132,16 @@ class Registrar:
         self.waiting, self.refused = await state.store.read(registrations.numbers)
         return len(found) == registrations.TOGETHER or bool(self._after)
 
-    async def _faults(self, request: talk.Request) -> dict[int, Fault]:
+    async def _faults(self, request: Request) -> dict[int, Fault]:
         assert self._ask is not None  # noqa: S101 -- nothing runs without it
         match await self._ask(request):
-            case talk.NotNow(reason=reason, remedy=remedy):
-                raise Away(reason, remedy)
-            case talk.Faults(faults=faults):
+            case NotNow(reason=reason, remedy=remedy):
+                raise CatalogueUnavailable(reason, remedy)
+            case Faults(faults=faults):
                 self._is_back()
                 return {fault.key: fault for fault in faults}
 
-    def _is_away(self, away: Away) -> None:
+    def _is_away(self, away: CatalogueUnavailable) -> None:
         since = self.away.since if self.away is not None else self._state.now()
         if self.away is None:
             log.warning("catalogue_away", reason=away.reason, remedy=away.remedy)

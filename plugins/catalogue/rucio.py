@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from dispatcher.ports import Away, Fault, NewFile
+from dispatcher.ports import CatalogueUnavailable, Fault, NewFile
 from plugins.rucio_client import ClientOptions, client_of
 
 # Of what was made or opened before, no more than this many names are remembered.
@@ -189,18 +189,18 @@ class Rucio:
         return refused
 
     def _asked(self, what: Callable[[], Any]) -> Any:
-        """What Rucio answers. Raises Away, or _Refused."""
+        """What Rucio answers. Raises CatalogueUnavailable, or _Refused."""
         import requests
         from rucio.common import exception
 
         try:
             return what()
         except requests.RequestException as error:
-            raise Away(f"Rucio cannot be reached: {type(error).__name__}") from None
+            raise CatalogueUnavailable(f"Rucio cannot be reached: {type(error).__name__}") from None
         except exception.RucioException as error:
             refused = _Refused(error)
             if refused.kind in _AWAY:
-                raise Away(refused.reason, refused.remedy) from None
+                raise CatalogueUnavailable(refused.reason, refused.remedy) from None
             raise refused from None
 
     @cached_property

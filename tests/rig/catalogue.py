@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from dispatcher.catalogue import talk
-from dispatcher.ports import Away, Fault, NewFile
+from dispatcher.catalogue import messages
+from dispatcher.ports import CatalogueUnavailable, Fault, NewFile
 
 
 class InMemory:
@@ -22,9 +22,9 @@ class InMemory:
         self.refuse: dict[str, Fault] = {}
         self.away = ""
 
-    async def ask(self, request: talk.Request) -> talk.Answer:
+    async def ask(self, request: messages.Request) -> messages.Answer:
         """As the process of a catalogue would answer."""
-        return talk.answer(self, request)
+        return messages.answer(self, request)
 
     def register(self, files: Sequence[NewFile]) -> Sequence[Fault]:
         self._reached()
@@ -63,4 +63,4 @@ class InMemory:
 
     def _reached(self) -> None:
         if self.away:
-            raise Away(self.away)
+            raise CatalogueUnavailable(self.away)

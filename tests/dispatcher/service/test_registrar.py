@@ -13,7 +13,7 @@ from ailurus.protocol.did import physical
 from ailurus.protocol.job import OutputFile
 from dispatcher.catalogue import settings
 from dispatcher.catalogue.settings import CatalogueSettings
-from dispatcher.ports import Away, Fault
+from dispatcher.ports import CatalogueUnavailable, Fault
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
 from tests.dispatcher.helpers import ALICE, BOB, Bench, bench, job
@@ -178,7 +178,7 @@ async def test_a_catalogue_that_is_away_delays_and_loses_nothing(at):
         await b.finish(one, worker)
         b.catalogue.away = "connection refused"
         for _ in range(3):
-            with pytest.raises(Away):
+            with pytest.raises(CatalogueUnavailable):
                 await b.turn()
     async with at() as b:
         b.catalogue.away = ""

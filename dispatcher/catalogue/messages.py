@@ -1,4 +1,4 @@
-"""What the dispatcher and the process of its catalogue say to each other: a line of JSON each way.
+"""Messages between the dispatcher and the process of its catalogue: a line of JSON each way.
 
 `answer` is the whole of what that process does with a request.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from dispatcher.ports import Away, Catalogue, Fault, NewFile
+from dispatcher.ports import Catalogue, CatalogueUnavailable, Fault, NewFile
 
 
 class Begin(Struct, frozen=True, kw_only=True, tag=True):
@@ -60,7 +60,7 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
                 return Faults(faults=tuple(_registered(catalogue, files)))
             case Close(datasets=datasets):
                 return Faults(faults=tuple(catalogue.close(datasets)))
-    except Away as away:
+    except CatalogueUnavailable as away:
         return NotNow(reason=away.reason, remedy=away.remedy)
 
 
@@ -84,6 +84,6 @@ def _by_key(faults: Sequence[Fault]) -> Mapping[int, Fault]:
 
 
 encode = msgspec.json.Encoder().encode
-begin = msgspec.json.Decoder(Begin).decode
-request = msgspec.json.Decoder(Request).decode
-answered = msgspec.json.Decoder(Answer).decode
+decode_begin = msgspec.json.Decoder(Begin).decode
+decode_request = msgspec.json.Decoder(Request).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
