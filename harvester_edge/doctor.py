@@ -1,6 +1,7 @@
-"""Whether a site would work, asked of the site itself: read-only, one question after the other.
+"""Whether a site would work, asked of the site itself, one question after the other.
 
-Nothing is submitted and nothing taken: no lease of the site, no job, no file that stays.
+Nothing is taken and nothing stays: no lease of the site, no job of its users, no file. Only a probe
+on a node submits something, when it is asked for: one short job, which is removed again.
 """
 
 from __future__ import annotations
@@ -11,15 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import psutil
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.naming import name_once
 from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.finding import Finding, Verdict
 from ailurus.protocol.units import duration_s
 from harvester_edge import connect, lint, owned
 from harvester_edge.batch import batch_class
@@ -29,6 +29,7 @@ from harvester_edge.decide import TROUBLES
 from harvester_edge.edge import make_batch
 from harvester_edge.launch import launch, order_of
 from harvester_edge.ports import BatchError, Tag
+from harvester_edge.probe import Probe, probe
 from harvester_edge.shared_files import directories, pilot_program
 from harvester_edge.site import Site
 from harvester_edge.status import down, glance
@@ -50,15 +51,6 @@ FREE_MB = 1024
 FREE_INODES = 10_000
 
 
-class Finding(Struct, frozen=True, kw_only=True):
-    """The answer to one question."""
-
-    about: str
-    verdict: Literal["good", "warning", "bad"]
-    said: str
-    remedy: str = ""
-
-
 class Trouble(Exception):
     """Why something is not good, and what would help."""
 
@@ -67,8 +59,9 @@ class Trouble(Exception):
         self.remedy, self.warning = remedy, warning
 
 
-def examine(path: Path) -> Iterator[Finding]:
-    """All questions, in the order in which one would ask them."""
+def examine(path: Path, how: Probe | None = None) -> Iterator[Finding]:
+    """All questions, in the order in which one would ask them. `how`: a pilot tries storage,
+    catalogue and container; None: it does not."""
     faults = lint.faults(path)
     wrong = [fault for fault in faults if fault.rule.startswith("E")]
     if wrong:
@@ -91,13 +84,15 @@ def examine(path: Path) -> Iterator[Finding]:
     yield _checked("history", lambda: _history(site))
     for name in site.slots:
         yield _checked(f"slot {name}", lambda name=name: _trial(site, name))  # type: ignore[misc]
+    if how is not None:
+        yield from probe(site, how)
 
 
 def _checked(about: str, ask: Callable[[], str]) -> Finding:
     try:
         return Finding(about=about, verdict="good", said=ask())
     except Trouble as one:
-        verdict: Literal["warning", "bad"] = "warning" if one.warning else "bad"
+        verdict: Verdict = "warning" if one.warning else "bad"
         return Finding(about=about, verdict=verdict, said=str(one), remedy=one.remedy)
     except AilurusError as error:
         return Finding(about=about, verdict="bad", said=error.message, remedy=error.remedy)

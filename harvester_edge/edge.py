@@ -191,12 +191,13 @@ class SteadyClock:
         return round((time.time() - self()) / 60)
 
 
-def make_batch(site: Site, directories: Path) -> Batch:
-    """The batch system of a site. `directories`: those of its workers. Raises AilurusError."""
+def make_batch(site: Site, directories: Path, prefix: str = "") -> Batch:
+    """The batch system of a site. `directories`: those of its workers. `prefix`: what the tags begin
+    with; empty: as those of workers do. Raises AilurusError."""
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     timeout_s = duration_s(site.backend.limits.command_timeout)
-    return plugin(options, directories, site.tag_prefix, timeout_s=timeout_s)
+    return plugin(options, directories, prefix or site.tag_prefix, timeout_s=timeout_s)
 
 
 def open_edge(site: Site, log: Log, clock: Callable[[], float] | None = None) -> Edge:

@@ -77,6 +77,18 @@ def script(launch: Launch, index: str, batch_id: str = "") -> str:
     )
 
 
+def probe_words(launch: Launch, image: str) -> list[str]:
+    """The command by which the pilot tries the machine that it is on, and takes no job."""
+    words = [launch.program, "--probe", "--queue", launch.queue, "--slot", launch.slot]
+    words += ["--site", str(launch.site_file), "-a", launch.work, *launch.trust]
+    return [*words, "--image", image] if image else words
+
+
+def probe_script(launch: Launch, image: str) -> str:
+    """The same for a batch system; the answers come on stdout."""
+    return f"#!/bin/sh\nset -u\nexec {shlex.join(probe_words(launch, image))}\n"
+
+
 def _credential(launch: Launch, index: str) -> str:
     """The lines that hand a worker its credential: its bootstrap token, or its number at a PanDA
     server."""

@@ -108,7 +108,7 @@ def pilot_program(site: Site) -> str:
 def site_file(site: Site) -> Path:
     """The file with what pilots need to know of the site. Its name is the digest of its content, so
     that a worker keeps the configuration that it was submitted with."""
-    return site.shared / "sites" / f"{hashlib.sha256(_content(site)).hexdigest()[:12]}.json"
+    return site.shared / "sites" / f"{hashlib.sha256(content(site)).hexdigest()[:12]}.json"
 
 
 def write_site_file(site: Site) -> None:
@@ -116,12 +116,12 @@ def write_site_file(site: Site) -> None:
     path = site_file(site)
     if not path.exists():
         owned.make(path.parent)
-        write_whole(path, _content(site), lasting=True)
+        write_whole(path, content(site), lasting=True)
 
 
-def _content(site: Site) -> bytes:
-    """JSON, for which a pilot needs no YAML library."""
-    content = {
+def content(site: Site) -> bytes:
+    """What pilots are told of the site, as JSON, for which they need no YAML library."""
+    told = {
         "schema": site.schema,
         "site": site.site,
         "slots": site.slots,
@@ -148,4 +148,4 @@ def _content(site: Site) -> bytes:
         "limits": site.limits,
         "pilot": {"pin": site.pilot.pin},
     }
-    return msgspec.json.format(msgspec.json.encode(content))
+    return msgspec.json.format(msgspec.json.encode(told))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -81,6 +82,9 @@ def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:
     """Try everything, and write what came of it. Raises AilurusError for a site that cannot be
     understood, OSError if there is no place to work in."""
     began = time.monotonic()
+    # A batch job is told to end so: what is under way is cleared up.
+    signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     wanted = places(site.storage, secrets.token_hex(6))
     directory = own_directory(options.workdir, secrets.token_hex(8))
     threading.Thread(target=spawner.listen, args=(lambda: None,), daemon=True).start()
@@ -98,6 +102,10 @@ def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:
     took_s = time.monotonic() - began
     ended = f"ended on {socket.gethostname()} as user {user_name()} after {took_s:.1f} s"
     _say(Finding(about=PROBE, verdict="good", said=ended))
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _say(finding: Finding) -> None:
@@ -240,9 +248,9 @@ def _written(trial: _Trial, stage: Stage, place: Place, content: bytes, name: st
         (work.directory / place.output.name).write_bytes(content)
         try:
             (done,) = stage.stage_out(attempt, work)
-        except JobError as error:
+        except BaseException as error:
             # It may have arrived unacknowledged.
-            if error.code is not Code.SERVICE_UNAVAILABLE:
+            if not (isinstance(error, JobError) and error.code is Code.SERVICE_UNAVAILABLE):
                 stage.delete(stage.planned(attempt.id, spec))
             raise
         return done

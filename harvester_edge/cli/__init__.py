@@ -31,7 +31,7 @@ VERBS = {
     "trace": "everything known about an intent, a batch job, a worker or a job",
     "relay": "let pilots without a route out reach the dispatcher, until told to stop",
     "lint": "all that is wrong with site files",
-    "doctor": "whether the site would work: asks dispatcher, disks and batch system, changes nothing",
+    "doctor": "whether the site would work: asks dispatcher, disks, batch system, storage, containers",
     "convert": "site files from Harvester's queue configuration and CRIC's queue data",
     "render": "the batch script that a worker of a slot would get",
 }
