@@ -88,7 +88,7 @@ def _serve(options: Options, spawner: GuardedSpawner) -> int:
     site = sites.read(options.site) if options.site else sites.by_hand(options.storage)
     if options.recover:
         gc.enable()
-        recover(options, site)
+        recover(options, site, spawner)
         return 0
     if options.probe:
         from pilot.probe import probe

@@ -143,8 +143,9 @@ class Mover(Protocol):
     """Moves batches of files with a library of its own, in a child process that the pilot can
     afford to lose: it has the site's storage credentials, and nothing else of the pilot.
 
-    Made with the plugin's own `Options`, a frozen Struct that the site file fills. Overwrites
-    nothing. What it raises costs the whole batch; what concerns one file is told as NotMoved.
+    Made with the plugin's own `Options`, a frozen Struct that the site file fills. Inherit from it
+    for the default of `close`. Overwrites nothing. What it raises costs the whole batch; what
+    concerns one file is told as NotMoved.
     """
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
@@ -158,6 +159,10 @@ class Mover(Protocol):
 
     def expand(self, url: str) -> Sequence[Found]:
         """The files that `url` names: itself, or those of a data set or directory."""
+
+    def close(self) -> None:
+        """Finish what is done beside calls, as a word to a catalogue; nothing is asked for any
+        more. The process is killed where that takes longer than a few seconds."""
 
 
 @runtime_checkable

@@ -31,7 +31,6 @@ from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import Assignment, DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
-from pilot.clock import SYSTEM
 from pilot.files.stage import Stage
 from pilot.options import Options
 from pilot.ports import PATH, Container, Image, JobError, ProcessEnd, Sandbox
@@ -75,7 +74,7 @@ class _Trial:
         """Staging as the pilot does it; its movers work in a directory of that name."""
         limits = replace(self.site.limits, staging=STEP_S)
         site = replace(self.site, storage=storage, limits=limits)
-        return stage_of(self._options, site, SYSTEM, self.spawner, self.directory / name)
+        return stage_of(self._options, site, self.spawner, self.directory / name)
 
 
 def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:

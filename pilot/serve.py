@@ -79,8 +79,13 @@ class Vacancy(Struct, frozen=True):
     ahead: bool = False
 
 
+def no_thread() -> JobError:
+    """The error of a system that gives no thread."""
+    return job_error(errno.EAGAIN, "the pilot cannot start a thread", Target.NODE)
+
+
 class Server:
-    """Runs three threads beside the main one, and one for each job."""
+    """Runs four threads beside the main one, and one for each job."""
 
     def __init__(self, kit: Kit, link: Link, terms: Terms, signals: Signals | None = None) -> None:
         """Made in the main thread, where `HANDLED_SIGNALS` are blocked."""
@@ -149,7 +154,7 @@ class Server:
 
     def no_thread(self) -> JobError:
         """Drain, because the system gives no thread; the error to raise or to log."""
-        error = job_error(errno.EAGAIN, "the pilot cannot start a thread", Target.NODE)
+        error = no_thread()
         self.broken = True
         self.drain(str(error), Ending.FAILED)
         return error
@@ -168,6 +173,11 @@ class Server:
         try:
             self.loops.thread(
                 "reporter", lambda loop: reporter.run(loop, self), over=lambda: reporter.closed
+            )
+            self.loops.thread(
+                "cleaner",
+                lambda loop: reporter.cleaner.run(loop, self.reports_settled),
+                over=lambda: reporter.cleaner.closed,
             )
             self.loops.thread("supervisor", supervisor.run, over=lambda: supervisor.closed)
             self.loops.thread("acquirer", self._acquire, over=lambda: bool(self._draining))
@@ -223,7 +233,7 @@ class Server:
         supervisor."""
         self.broken = True
         self.drain(str(down), Ending.FAILED)
-        if down.loop != "acquirer" and self._stop_by == float("inf"):
+        if down.loop not in ("acquirer", "cleaner") and self._stop_by == float("inf"):
             why = JobError(Code.INTERNAL, f"the pilot itself failed: {down}", transient=True)
             self._stop_all(why, self._terms.grace_s)
 
@@ -376,6 +386,7 @@ class Server:
             directory=str(self._kit.directory / attempt.name),
             host=self._kit.host,
             seal=attempt.assignment.seal,
+            since=self._clock.time(),
         )
 
     def _carry(self, attempt: Attempt) -> None:

@@ -35,8 +35,9 @@ from pilot.options import Options
 from pilot.ports import Container, ContainerSetup, ImageCache, JobError, Spawner, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import user_name
-from pilot.serve import Server, Terms
+from pilot.serve import Server, Terms, no_thread
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
+from pilot.upstream.adoption import adopt
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
@@ -83,7 +84,7 @@ def started(
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
-        stage = stage_of(options, site, clock, spawner, directory)
+        stage = stage_of(options, site, spawner, directory, clock)
         kit = Kit(
             host=registration.host,
             clock=clock,
@@ -98,14 +99,15 @@ def started(
             journal=spool.own,
         )
         server = Server(kit, link, terms)
-        _adopt(spool, stage, kit.reporter)
+        adopt(spool, kit.reporter)
         try:
-            _listen(spawner, server)
+            _listen(spawner, server.guardian_lost, server.no_thread)
             yield server
         finally:
             kit.supervisor.close()
             kit.reporter.close()
             _send_bye(link, server)
+            stage.close()
             reports_left = _leave(spool, kit.reporter, directory)
     finally:
         claims.close()
@@ -166,18 +168,16 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
 def stage_of(
     options: Options,
     site: Site,
+    spawner: GuardedSpawner,
+    directory: Path,
     clock: Clock = SYSTEM,
-    spawner: GuardedSpawner | None = None,
-    directory: Path | None = None,
 ) -> Stage:
-    """`spawner` and `directory` None: nothing but what the pilot moves itself."""
+    """Moves files; `spawner` starts movers, and beneath `directory` are theirs."""
     storage, bounds = site.storage, bounds_of(site.limits, site.storage)
 
     def launch() -> Launch:
         from pilot.process.children import Launch, mover_command, mover_environment
 
-        assert spawner is not None  # noqa: S101
-        assert directory is not None  # noqa: S101
         return Launch(
             spawner=spawner,
             directory=directory / "movers",
@@ -188,7 +188,7 @@ def stage_of(
 
     # Movers have none of our environment.
     ca = options.trust.ca or os.environ.get("SSL_CERT_FILE", "")
-    movers = Movers(storage, bounds, launch if spawner and directory else None, clock, ca)
+    movers = Movers(storage, bounds, launch, clock, ca)
     transfers = _transfers(site, options)
     return Stage(transfers, storage.default_output, bounds, storage, movers, clock)
 
@@ -226,15 +226,16 @@ def _spellable(option: str, path: Path | None) -> None:
         ) from None
 
 
-def _listen(spawner: GuardedSpawner, server: Server) -> None:
-    """Let a thread hand out the guardian's answers. Raises JobError if the system gives none."""
-    thread = threading.Thread(
-        target=spawner.listen, args=(server.guardian_lost,), name="spawner", daemon=True
-    )
+def _listen(
+    spawner: GuardedSpawner, on_loss: Callable[[], None], no_thread: Callable[[], JobError]
+) -> None:
+    """Let a thread hand out the guardian's answers. Raises `no_thread()` if the system gives
+    none."""
+    thread = threading.Thread(target=spawner.listen, args=(on_loss,), name="spawner", daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        raise server.no_thread() from None
+        raise no_thread() from None
 
 
 def _link(
@@ -400,13 +401,15 @@ def _batch_id() -> str:
     return next((os.environ[name] for name in _BATCH_IDS if name in os.environ), "")
 
 
-def recover(options: Options, site: Site) -> None:
+def recover(options: Options, site: Site, spawner: GuardedSpawner) -> None:
     """Send the reports of dead pilots, as the next pilot on their spool would: for an edge that has
     no next one.
 
     Nothing is registered: each report is authorised by its own key. Raises AilurusError if a report
-    gets no verdict.
+    gets no verdict, or a file of an attempt that does not count is left.
     """
+    import tempfile
+
     assert options.spool is not None  # noqa: S101 - the options were checked
     keep_apart(site, options.workdir, (options.spool, options.token_file))
     instance = secrets.token_hex(8)
@@ -414,31 +417,17 @@ def recover(options: Options, site: Site) -> None:
     # A PanDA server knows no keys.
     foreign = options.dialect in ("v1", "legacy")
     token = TokenFile(options.token_file) if foreign and options.token_file else None
-    stage = stage_of(options, site)
-    reporter = Reporter(_link(options, token, nobody), stage.delete)
-    spool = Spool(options.spool, instance)
-    try:
-        _adopt(spool, stage, reporter)
-        reporter.flush()
-    finally:
-        spool.own.close()
-
-
-def _adopt(spool: Spool, stage: Stage, reporter: Reporter) -> None:
-    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and
-    directories."""
-    for journal in spool.orphans():
-        owed = journal.owed()
-        for one in owed:
-            stage.delete(one.leftovers)
-            reporter.owe(one.report, journal, seal=one.seal, adopted=True)
-        for directory in {str(Path(name).parent) for name in journal.directories()}:
-            if Path(directory).name.startswith("ailurus-"):
-                remove_tree(Path(directory))
-        if owed:
-            log.info("adopted", journal=journal.path.name, reports=len(owed))
-        else:
-            journal.close()
+    _listen(spawner, lambda: None, no_thread)
+    with tempfile.TemporaryDirectory(prefix="ailurus-recover-") as name:
+        stage = stage_of(options, site, spawner, Path(name))
+        reporter = Reporter(_link(options, token, nobody), stage.delete)
+        spool = Spool(options.spool, instance)
+        try:
+            adopt(spool, reporter)
+            reporter.flush()
+        finally:
+            spool.own.close()
+            stage.close()
 
 
 def _send_bye(link: Link, server: Server) -> None:

@@ -263,7 +263,6 @@ BEGUN = {
     },  # the request waits for it, or its lease is kept
     "dispatcher/service/relays.py": {"relay_acquire": 1},  # the request waits for them
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
-    "plugins/data/rucio.py": {"_trace": 1},  # nobody waits for traces; each has its time
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
     "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost
 }

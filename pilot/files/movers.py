@@ -99,7 +99,8 @@ class Movers:
         return self._pool(scheme).examine(self.watch(attempt))
 
     def close(self) -> None:
-        for pool in self._pools.values():
+        """End the children that no job uses."""
+        for pool in list(self._pools.values()):
             pool.close()
 
     def expanded(self, nr: int, file: InputFile, url: Url, attempt: Attempt) -> list[Wanted]:

@@ -319,6 +319,10 @@ class Stage:
         """What the service behind `scheme` says of this site. Raises JobError."""
         return self._movers.examine(scheme, attempt)
 
+    def close(self) -> None:
+        """Nothing is staged any more: the movers may finish, and end."""
+        self._movers.close()
+
     def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
         """Stage one input in, of at most `most` bytes; what it takes of the disk."""
         with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):

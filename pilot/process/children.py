@@ -24,6 +24,8 @@ STEP_S = 0.5
 """How long a job that was stopped may wait for an answer before it notices."""
 SEND_S = 30.0
 """How long a child may leave an order unread: it reads whenever it does nothing else."""
+FINISH_S = 5.0
+"""How long a child that nobody needs any more may finish what it does beside its calls."""
 # A stderr that a library floods.
 _STDERR_BYTES = 1 << 20
 _answers = msgspec.msgpack.Decoder(list[Answer])
@@ -130,6 +132,13 @@ class MoverChild:
                 raise Died(f"what it said was not understood ({error})") from None
             for some in found:
                 yield from some
+
+    def finish(self) -> None:
+        """Let it end by itself, and kill it where that takes too long."""
+        with suppress(OSError):
+            self._link.shutdown(socket.SHUT_WR)
+            self._ended.wait(FINISH_S)
+        self.end()
 
     def end(self) -> None:
         """Kill it with all that it started, and remove what it leaves."""

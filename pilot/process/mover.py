@@ -107,8 +107,10 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     link = socket.socket(fileno=SOCKET)
     link.set_inheritable(False)
+    child = _Child(link)
     with contextlib.suppress(OSError):
-        _Child(link).serve()
+        child.serve()
+    child.close()
     # Threads of a library may hang.
     os._exit(0)
 
@@ -134,6 +136,13 @@ class _Child:
             for body in frames(buffer):
                 for order in _orders.decode(body):
                     self._do(order, fds)
+
+    def close(self) -> None:
+        """Let the plugin finish; the pilot ends the wait."""
+        if self._mover is not None:
+            # Whatever it raises, nobody is there to hear it.
+            with contextlib.suppress(Exception):
+                self._mover.close()
 
     def _do(self, order: Order, fds: list[int]) -> None:
         failed = Code.STAGE_OUT_FAILED if isinstance(order, Put) else Code.STAGE_IN_FAILED

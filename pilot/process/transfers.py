@@ -124,12 +124,12 @@ class MoverPool:
         return answer.said if isinstance(answer, mover.Examined) else ()
 
     def close(self) -> None:
-        """End the child that no job uses."""
+        """End the child that no job uses, once it has finished what it does beside its calls."""
         with self._lock:
             idle, self._idle = self._idle, None
             self._count -= idle is not None
         if idle is not None:
-            idle.end()
+            idle.finish()
 
     def _move(
         self,
@@ -245,10 +245,10 @@ class MoverPool:
             else:
                 self._count -= 1
             waiting, self._waiting = self._waiting, []
-        if child is not None:
-            child.end()
         for wakeup in waiting:
             wakeup.set()
+        if child is not None:
+            child.finish()
 
     def _started(self, watch: Watch) -> MoverChild:
         """A new child that has loaded its plugin. Raises JobError."""

@@ -29,6 +29,7 @@ from pilot.attempt import Attempt, killed_by_server
 from pilot.clock import SYSTEM, Clock
 from pilot.files.live_log import Follower, Rest
 from pilot.files.tail import tail
+from pilot.upstream.cleaner import Cleaner
 from pilot.upstream.link import Dismissed, Link, backoff
 from pilot.upstream.log_sender import LogSender
 from pilot.upstream.spool import Id, Journal
@@ -86,9 +87,10 @@ class Reporter:
         verdict_wait_s: float = VERDICT_WAIT_S,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`delete` removes files of attempts that do not count; `grace_s` is between TERM and
-        KILL."""
-        self._link, self._delete, self._clock = link, delete, clock
+        """`delete` removes files of attempts that do not count, and returns those that are left;
+        `grace_s` is between TERM and KILL."""
+        self._link, self._clock = link, clock
+        self.cleaner = Cleaner(delete, clock)
         self._grace_s, self._verdict_wait_s = grace_s, verdict_wait_s
         self._logs = LogSender(link, clock)
         self._attempts: dict[Id, Attempt] = {}
@@ -175,27 +177,35 @@ class Reporter:
             one.refused is None or not (one.adopted or self._waited_enough(one.refused))
             for one in list(self._owed.values())
         )
-        return not (self._released or ends or owed)
+        return not (self._released or ends or owed) and self.cleaner.idle()
 
     def owes(self) -> int:
-        """How many reports have not been judged."""
-        return len(self._owed)
+        """How many reports have not been judged, and of how many attempts files are left."""
+        return len(self._owed) + self.cleaner.owes()
 
     def _waited_enough(self, since: float | None) -> bool:
         return since is not None and self._clock.monotonic() - since >= self._verdict_wait_s
 
     def close(self) -> None:
+        self.cleaner.close()
         with self._news:
             self.closed = True
             self._news.notify()
 
     def flush(self) -> None:
-        """Send all reports in the caller's thread. Raises AilurusError if any gets no verdict."""
+        """Send all reports in the caller's thread, and remove files. Raises AilurusError if any
+        gets no verdict, or is left."""
         self._send_reports()
+        self.cleaner.turn()
         if self._owed:
             raise AilurusError(
                 f"{len(self._owed)} reports stay in the spool: {self._why_refused}",
                 remedy="they are for another dispatcher, or its address is another's now",
+            )
+        if left := self.cleaner.owes():
+            raise AilurusError(
+                f"files of {left} attempts that do not count could not be removed",
+                remedy="does the storage answer? They are tried again",
             )
 
     # the thread ----------------------------------------------------------------------------------
@@ -385,8 +395,8 @@ class Reporter:
                 left=[] if deleted else urls,
             )
             if deleted:
-                self._delete(urls)
-        one.journal.settle([one.id])
+                self.cleaner.remove(one.id, urls, one.journal, one.report.ended)
+        self.cleaner.settle(one.id, one.journal)
         self._logs.forget(one.id)
         with self._news:
             if self._owed.get(one.id) is one:

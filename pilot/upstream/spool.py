@@ -41,6 +41,8 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
     host: str = ""
     # By which the dispatcher's verdict is known.
     seal: str = ""
+    # time.time() when it came.
+    since: float = 0.0
 
 
 class Kept(Struct, frozen=True, tag="report"):
@@ -56,11 +58,13 @@ class Settled(Struct, frozen=True, tag="settled"):
 
 
 class Owed(Struct, frozen=True):
-    """A report to send, what to delete of it first, and the seal by which its verdict is known."""
+    """A report to send, what to delete of it, and the seal by which its verdict is known."""
 
     report: Report
     leftovers: tuple[str, ...] = ()
     seal: str = ""
+    since: float = 0.0
+    """When the attempt came to its pilot, seconds since 1970; 0: nobody knows."""
 
 
 _log = Log("pilot.upstream.spool")
@@ -229,7 +233,7 @@ def _killed(begun: Begun) -> Owed:
         ended=time.time(),
         host=begun.host,
     )
-    return Owed(report, begun.outputs, begun.seal)
+    return Owed(report, begun.outputs, begun.seal, begun.since)
 
 
 def _private(directory: Path) -> None:

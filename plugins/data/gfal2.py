@@ -18,7 +18,7 @@ from typing import Any
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
     GridOptions,
     Trouble,
@@ -98,7 +98,7 @@ def address(url: Url) -> str:
     return f"{Url(url.scheme, url.host, '', url.userinfo, url.port).sent}/{path_of(url)}"
 
 
-class Gfal2:
+class Gfal2(Mover):
     """Moves files by several contexts of gfal2, each in a thread of its own at a time."""
 
     class Options(GridOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from ailurus.logs import Log
 from ailurus.protocol.did import Did, rse_of
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, NotMoved, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut
 from plugins.data.moving import drop, not_moved, padded
 from plugins.data.rucio_errors import asked
 from plugins.data.rucio_examined import examined
@@ -52,7 +52,7 @@ class _Wanted(Struct):
     failed: NotMoved | None = None
 
 
-class Rucio:
+class Rucio(Mover):
     """Moves files by identifiers of Rucio."""
 
     class Options(ClientOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +77,7 @@ class Rucio:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._plugins = Plugins(options)
+        self._tracing = ThreadPoolExecutor(1, "traces")
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
         wanted = self._located(files, tell)
@@ -147,6 +148,10 @@ class Rucio:
 
     def examine(self) -> Sequence[str]:
         return examined(self._client, self._options.rse)
+
+    def close(self) -> None:
+        """Send the last traces."""
+        self._tracing.shutdown()
 
     # -- where files are ---------------------------------------------------------------------------
 
@@ -336,7 +341,7 @@ class Rucio:
     def _trace(self, traces: Sequence[Mapping[str, Any]]) -> None:
         """Send traces beside the next batch: none waits for them."""
         if traces and self._options.traces:
-            threading.Thread(target=self._send, args=(list(traces),), daemon=True).start()
+            self._tracing.submit(self._send, list(traces))
 
     def _send(self, traces: Sequence[Mapping[str, Any]]) -> None:
         import requests

@@ -27,7 +27,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
-from pilot.ports import Found, JobError, Moved, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
     BLOCK,
     Trouble,
@@ -94,7 +94,7 @@ class _Refused(JobError):
         self.problem = problem
 
 
-class S3:
+class S3(Mover):
     """Moves objects, several at a time."""
 
     class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

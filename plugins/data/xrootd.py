@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
 from plugins.data.moving import (
     GridOptions,
     Trouble,
@@ -117,7 +117,7 @@ def settings(stall_s: int) -> dict[str, int]:
     }
 
 
-class XRootD:
+class XRootD(Mover):
     """Moves files by one copy process a batch."""
 
     class Options(GridOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -336,9 +336,10 @@ class World:
         return [owed.report for owed in self.spool.own.owed()]
 
     def turn(self) -> list[str]:
-        """One turn of the reporter; the names of its requests."""
+        """One turn of the reporter, and of the cleaner; the names of its requests."""
         before = len(self.link.requests)
         self.kit.reporter.turn(self.service)
+        self.kit.reporter.cleaner.turn()
         return [name for name, _ in self.link.requests[before:]]
 
     def owe(self, job_id: int = 1, *, seal: str = "", adopted: bool = False) -> m.Report:

@@ -41,6 +41,7 @@ class Office:
     closed = True
 
     def __init__(self) -> None:
+        self.cleaner: Any = SimpleNamespace(closed=True, run=lambda loop, done: None)
         self.owed: list[Report] = []
         self.released: list[Attempt] = []
         self.attempts: list[Attempt] = []
@@ -208,7 +209,7 @@ def test_jobs_without_a_thread_are_given_back_and_the_pilot_drains_as_failed(
 
 
 @pytest.mark.field("L6")
-@pytest.mark.parametrize("name", ["acquirer", "reporter", "supervisor"])
+@pytest.mark.parametrize("name", ["acquirer", "cleaner", "reporter", "supervisor"])
 def test_a_pilot_that_gets_no_thread_says_so_and_ends(
     server: Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -219,7 +220,7 @@ def test_a_pilot_that_gets_no_thread_says_so_and_ends(
 
 
 @pytest.mark.field("L6")
-@pytest.mark.parametrize("broken", ["acquirer", "reporter", "supervisor"])
+@pytest.mark.parametrize("broken", ["acquirer", "cleaner", "reporter", "supervisor"])
 def test_a_loop_that_does_not_recover_ends_the_pilot(
     server: Server, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -234,7 +235,7 @@ def test_a_loop_that_does_not_recover_ends_the_pilot(
         server._link.call = fails  # type: ignore[method-assign]
     else:
         server._link.call = lambda *_, **__: threading.Event().wait()  # type: ignore[method-assign]
-        part = getattr(kit, broken)
+        part = kit.reporter.cleaner if broken == "cleaner" else getattr(kit, broken)
         part.run, part.closed = fails, False
     served = server.serve()
     assert served.ending is Ending.FAILED
@@ -363,4 +364,4 @@ def test_a_directory_that_is_not_utf8_is_refused_before_anything_is_acquired(
 
 @pytest.mark.field("K1")
 def test_every_loop_of_the_pilot_is_thrown_into_above() -> None:
-    assert named(pilot, "thread") == {"acquirer", "reporter", "supervisor"}
+    assert named(pilot, "thread") == {"acquirer", "cleaner", "reporter", "supervisor"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -28,6 +29,8 @@ from pilot.node.gpus import Gpu
 from pilot.node.machine import Inventory
 from pilot.options import Options, parse
 from pilot.ports import JobError
+from pilot.process import children, guardian
+from pilot.process.spawner import GuardedSpawner
 from pilot.serve import HANDLED_SIGNALS, Served, Server
 from pilot.site import ContainerChoice, PilotChoice, Site, SlotChoice, Storage
 from pilot.start import recover, started
@@ -44,6 +47,10 @@ class FakeGuarded:
 
     def listen(self, on_loss: Any) -> None:
         pass
+
+
+def guarded() -> Any:
+    return FakeGuarded()
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +80,7 @@ def names(directory: Path) -> list[str]:
 
 
 def run(options: Options, site: Site = BARE_SITE, inside: Any = None) -> Server:
-    spawner: Any = FakeGuarded()
-    with started(options, site, spawner) as server:
+    with started(options, site, guarded()) as server:
         if inside is not None:
             inside(server)
     return server
@@ -159,11 +165,41 @@ def test_recover_sends_the_reports_of_the_dead_and_registers_nothing(tmp_path, l
     dead.own.begin([Begun(job_id=1, attempt_nr=1, report_key="k")])
     os.close(dead.own._fd)
     options = options_of(tmp_path, "--recover", "--spool", str(tmp_path / "spool"))
-    recover(options, Site())
+    recover(options, Site(), guarded())
     (sent,) = link.sent("report")
     assert [(one.job_id, one.code) for one in sent.reports] == [(1, Code.KILL_SIGNAL)]
-    recover(options, Site())
+    recover(options, Site(), guarded())
     assert len(link.sent("report")) == 1
+
+
+def test_recover_removes_what_a_mover_had_uploaded_and_says_what_is_left(
+    tmp_path, link, monkeypatch
+):
+    root = Path(__file__).parents[2]
+    environment = {"PATH": os.defpath, "PYTHONPATH": f"{root}:{':'.join(sys.path)}"}
+    command = [sys.executable, "-P", "-m", "tests.pilot.process.movers"]
+    monkeypatch.setattr(children, "mover_command", lambda: command)
+    monkeypatch.setattr(children, "mover_environment", lambda own: environment)
+    table = {**plugins.TABLE, "mover": {"trouble": "tests.pilot.process.movers:Trouble"}}
+    monkeypatch.setattr(plugins, "TABLE", table)
+    (tmp_path / "uploaded").touch()
+    (tmp_path / "directory").mkdir()
+    urls = [f"x://h/copy:{tmp_path}/{name}" for name in ("uploaded", "directory")]
+    dead = Spool(tmp_path / "spool", "dead")
+    dead.own.begin(
+        Begun(job_id=nr, attempt_nr=1, report_key="k", outputs=(url,))
+        for nr, url in enumerate(urls)
+    )
+    os.close(dead.own._fd)
+    options = options_of(tmp_path, "--recover", "--spool", str(tmp_path / "spool"))
+    site = Site(storage=Storage(plugins={"x": "trouble"}, allow=("x://h/",)))
+    with (
+        contextlib.closing(GuardedSpawner(*guardian.start())) as spawner,
+        pytest.raises(AilurusError, match="files of 1 attempts"),
+    ):
+        recover(options, site, spawner)
+    assert not (tmp_path / "uploaded").exists()
+    assert len(names(tmp_path / "spool")) == 1
 
 
 def test_recover_says_what_it_could_not_send(tmp_path, link):
@@ -175,7 +211,7 @@ def test_recover_says_what_it_could_not_send(tmp_path, link):
     os.close(dead.own._fd)
     options = options_of(tmp_path, "--recover", "--spool", str(tmp_path / "spool"))
     with pytest.raises(AilurusError, match="1 reports stay"):
-        recover(options, Site())
+        recover(options, Site(), guarded())
 
 
 def test_a_system_without_threads_is_said_so(tmp_path, link, monkeypatch):
@@ -370,7 +406,7 @@ def test_a_pilot_serves_and_tells_the_edge_how_many_jobs_it_had(tmp_path, monkey
 
 def test_a_pilot_that_is_to_recover_only_does_that(tmp_path, monkeypatch):
     done: list[object] = []
-    monkeypatch.setattr(start, "recover", lambda options, site: done.append(site))
+    monkeypatch.setattr(start, "recover", lambda options, site, spawner: done.append(site))
     (tmp_path / "s.json").write_bytes(b'{"site": "S"}')
     more = ("--recover", "--spool", str(tmp_path / "spool"), "--site", str(tmp_path / "s.json"))
     assert program._serve(options_of(tmp_path, *more), None) == 0

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 import plugins
 from ailurus.protocol.errors import Code
-from pilot.ports import Found, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
 from pilot.process import mover
 from pilot.process.frames import SOCKET
 
@@ -31,13 +31,14 @@ def _path(url: str) -> str:
     return _parts(url)[2]
 
 
-class Trouble:
+class Trouble(Mover):
     """Copies between URLs `WORD:PATH` and files of this node."""
 
     class Options(Struct, frozen=True):
         marks: str = ""
         """A directory in which calls are noted."""
         setup: str = ""
+        close: str = ""
         urls: bool = False
         token_file: str = ""
         proxy: str = ""
@@ -87,6 +88,12 @@ class Trouble:
             )
             for path in sorted(top.iterdir())
         ]
+
+    def close(self) -> None:
+        self._note("closes")
+        if self.options.close == "hang":
+            threading.Event().wait()
+        self._note("closed")
 
     def _shown(self) -> None:
         for name in (self.options.token_file, self.options.proxy):

@@ -16,7 +16,7 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
-from pilot.process import transfers
+from pilot.process import children, transfers
 from pilot.process.children import Launch, mover_environment
 from pilot.process.transfers import MoverPool, Watch
 from tests.pilot.helpers import guarded, processes_with
@@ -279,6 +279,21 @@ def test_a_data_set_is_listed_and_files_are_removed(rig, tmp_path):
     left = rig.pool.delete([f"copy:{tmp_path}/set/a", f"copy:{tmp_path}/set"], rig.watch())
     assert left == {f"copy:{tmp_path}/set": "it is a directory"}
     assert failing(lambda: rig.pool.delete(["die:"], rig.watch())).transient
+
+
+def test_a_child_that_nobody_needs_finishes_what_it_does_beside_its_calls(rig):
+    rig.pool.get(rig.files("copy"), rig.watch())
+    rig.pool.close()
+    assert rig.calls() == ["get 0", "closes", "closed"]
+
+
+def test_one_that_does_not_finish_is_killed(rig, monkeypatch):
+    monkeypatch.setattr(children, "FINISH_S", 0.2)
+    pool = rig.made(close="hang")
+    pool.get(rig.files("copy"), rig.watch())
+    pool.close()
+    assert rig.calls() == ["get 0", "closes"]
+    assert rig.pids() == []
 
 
 def test_nothing_survives_the_guardian(tmp_path):

@@ -233,6 +233,7 @@ class Owed:
     def turn(self):
         self.reporter._refused_at = 0.0
         assert not isinstance(raised(lambda: self.reporter._send(FakeService())), Dismissed)
+        self.reporter.cleaner.turn()
 
     def kept(self):
         return self.reporter.owes() == 1 and self.spool.own.owed()[0].report == self.report

@@ -1,0 +1,31 @@
+"""What dead pilots left in a spool goes on with the pilot that finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ailurus.logs import Log
+from pilot.upstream.reporter import Reporter
+from pilot.upstream.spool import Spool
+from pilot.workdir import remove_tree
+
+_log = Log("pilot")
+
+
+def adopt(spool: Spool, reporter: Reporter) -> None:
+    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and
+    directories."""
+    for journal in spool.orphans():
+        owed = journal.owed()
+        for one in owed:
+            reporter.cleaner.remove(
+                (one.report.job_id, one.report.attempt_nr), one.leftovers, journal, one.since
+            )
+            reporter.owe(one.report, journal, seal=one.seal, adopted=True)
+        for directory in {str(Path(name).parent) for name in journal.directories()}:
+            if Path(directory).name.startswith("ailurus-"):
+                remove_tree(Path(directory))
+        if owed:
+            _log.info("adopted", journal=journal.path.name, reports=len(owed))
+        else:
+            journal.close()
