@@ -382,7 +382,7 @@ class Server:
             job_id=attempt.id[0],
             attempt_nr=attempt.id[1],
             report_key=attempt.assignment.report_key,
-            outputs=tuple(self._kit.stage.planned(attempt.id, attempt.spec)),
+            outputs=tuple(self._kit.stage.planned(attempt)),
             directory=str(self._kit.directory / attempt.name),
             host=self._kit.host,
             seal=attempt.assignment.seal,

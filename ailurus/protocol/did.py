@@ -5,6 +5,7 @@ As a URL one is written `rucio://scope:name`; `?rse=RSE` names the storage where
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote
@@ -37,6 +38,10 @@ DidText = Annotated[
     ),
 ]
 """`scope:name` on the wire; blank: none."""
+Mark = Annotated[
+    str, Meta(max_length=16, pattern=r"^[a-z]*(?!\n)$", description="lower-case letters")
+]
+"""Of a dispatcher's store, as `store_mark` makes it; blank: none."""
 
 
 class Did(Struct, frozen=True, gc=False):
@@ -84,10 +89,19 @@ def rse_of(url: Url) -> str:
     return words.get("rse", "")
 
 
-def physical(scope: str, job_id: int, attempt_nr: int, name: str) -> Did:
-    """What an attempt's output is called in Rucio: it carries job and attempt, so that no attempt
-    overwrites another's file."""
-    return Did(scope, f"{job_id}.{attempt_nr}.{name}")
+def store_mark(store: str) -> str:
+    """Eight letters that stand for a dispatcher's store in the names of its jobs' outputs, so that
+    two stores in one scope of Rucio use no name twice."""
+    digest = hashlib.sha256(store.encode()).digest()
+    return "".join(chr(ord("a") + byte % 26) for byte in digest[:8])
+
+
+def physical(scope: str, job_id: int, attempt_nr: int, name: str, mark: str = "") -> Did:
+    """What an attempt's output is called in Rucio: it carries store, job and attempt, so that no
+    attempt overwrites another's file. `mark`: of the store; blank where its dispatcher is of a
+    version that gives none."""
+    numbered = f"{job_id}.{attempt_nr}.{name}"
+    return Did(scope, f"{mark}.{numbered}" if mark else numbered)
 
 
 def _climbs(name: str) -> bool:

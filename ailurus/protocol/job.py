@@ -52,7 +52,7 @@ class OutputFile(
     The physical name carries job and attempt, so that no attempt overwrites another's file; without
     `url` it goes to the default storage of the site that ran the job. With `scope` it goes to the
     site's storage in Rucio, and when the job has finished the dispatcher registers it there, as
-    `scope:JOB.ATTEMPT.NAME`.
+    `scope:STORE.JOB.ATTEMPT.NAME`.
     """
 
     name: Name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ailurus.protocol.did import Did, physical
+from ailurus.protocol.did import Did, physical, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
 
-# The largest job id and attempt: the name of an output carries both.
+# The largest job id and attempt: the name of an output carries both, and the mark of a store.
 _LONGEST_ID = 2**63 - 1, 100
+_A_MARK = store_mark("")
 
 
 def check_registered(outputs: Sequence[OutputFile], where: str) -> None:
@@ -36,7 +37,7 @@ def _check_scoped(file: OutputFile, field: str) -> None:
             remedy="the site's storage in Rucio takes what has a scope: leave the url out",
         )
     try:
-        Did.parse(str(physical(file.scope, *_LONGEST_ID, file.name)))
+        Did.parse(str(physical(file.scope, *_LONGEST_ID, file.name, _A_MARK)))
     except AilurusError as error:
         raise AilurusError(
             f"{file.name!r} cannot be a name in Rucio", field=f"{field}.name", remedy=error.remedy

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.did import SCHEME, Did, physical, rse_of
+from ailurus.protocol.did import SCHEME, Did, physical, rse_of, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
 from ailurus.protocol.states import RegistrationState
@@ -42,8 +42,9 @@ def note(tx: Tx, job: JobRecord, report: m.Report, *, now: float) -> None:
     if not report.finished or not any(file.url.startswith(_PREFIX) for file in report.files):
         return
     declared = {file.name: file for file in _outputs(tx, job) if file.scope}
+    mark = store_mark(str(records.value(tx.one("about.get", name="name"), "")))
     rows = [
-        _row(job, declared[file.name], report.attempt_nr, file, now)
+        _row(job, declared[file.name], report.attempt_nr, file, mark) | {"due": now}
         for file in report.files
         if file.name in declared
     ]
@@ -64,13 +65,17 @@ def _outputs(tx: Tx, job: JobRecord) -> tuple[OutputFile, ...]:
 
 
 def _row(
-    job: JobRecord, output: OutputFile, attempt_nr: int, file: m.DoneFile, now: float
+    job: JobRecord, output: OutputFile, attempt_nr: int, file: m.DoneFile, mark: str
 ) -> dict[str, object]:
-    did = physical(output.scope, job.job_id, attempt_nr, output.name)
+    named = output.scope, job.job_id, attempt_nr, output.name
+    did = physical(*named, mark)
     rse, reason = "", ""
     try:
         url = Url.parse(file.url)
         rse = rse_of(url)
+        # A pilot of an older version, or one that took the job from an older dispatcher.
+        if Did.of_url(url) == physical(*named):
+            did = physical(*named)
         if Did.of_url(url) != did or not rse:
             reason = f"its pilot left it at {url}, and not as {did} at a storage of Rucio"
     except AilurusError as error:
@@ -87,7 +92,6 @@ def _row(
         "dataset": output.dataset,
         "lifetime_s": output.lifetime_s,
         "state": RegistrationState.REFUSED if reason else RegistrationState.DUE,
-        "due": now,
         "reason": reason[:_LONGEST_REASON],
         "remedy": "submit the job anew, to a site with a storage in Rucio" if reason else "",
     }

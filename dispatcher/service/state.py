@@ -123,6 +123,8 @@ class State:
         self.turns = Turns(settings.groups)
         self.giver = ""
         """The name of the store, whichever dispatcher serves it."""
+        self.mark = ""
+        """The same, short, in the names of outputs in Rucio."""
         self._arrivals: dict[int, set[Signal]] = {}
 
     @property

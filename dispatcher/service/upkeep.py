@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.loops import Loop
+from ailurus.protocol.did import store_mark
 from ailurus.protocol.errors import Code
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.events import ChildrenDue, Entry
@@ -69,6 +70,7 @@ class Upkeep:
         self._state.store.listen(self._heed)
         dropped = await self._peers.join()
         self._state.giver = await self._named()
+        self._state.mark = store_mark(self._state.giver)
         await self._state.store.write(lambda tx: tx.run("fact.sweep"))
         stored = await self._state.store.read(self._load)
         for node in stored.excluded:

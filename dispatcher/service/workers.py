@@ -90,6 +90,7 @@ class Workers:
             report_key=report_key,
             spec=msgspec.Raw(job.spec),
             seal=seal,
+            mark=self._state.mark,
         )
 
     async def _lease(self, ask: m.Acquire, worker: LiveWorker) -> Given:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ailurus.protocol import did, job
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import LONGEST, Url
 from pilot.attempt import Attempt
@@ -74,7 +74,7 @@ class Stage:
         named_bytes = 0
         for index, output in enumerate(attempt.spec.outputs):
             with _field(f"outputs[{index}].url"):
-                url = self.physical(attempt.id, output)
+                url = self.physical(attempt, output)
                 self._allow(url)
                 named_bytes += FILE_BYTES + len(output.name) + len(url.text.encode())
         if named_bytes > REPORT_BYTES:
@@ -114,11 +114,11 @@ class Stage:
                 remedy="name the URL of a replica, or leave `direct` out",
             )
 
-    def physical(self, of: tuple[int, int], file: OutputFile, *, instead: str = "") -> Url:
+    def physical(self, attempt: Attempt, file: OutputFile, *, instead: str = "") -> Url:
         """The URL of an attempt's output, which no other attempt has; in the directory `instead`,
         if its own takes nothing. Raises JobError if there is none."""
         if file.scope and not instead:
-            return self._registered(of, file)
+            return self._registered(attempt, file)
         directory = instead or file.url or self._default
         if not directory:
             raise JobError(
@@ -127,7 +127,7 @@ class Stage:
                 remedy="give the output a url, the site file `storage.default_output`, or a pilot without "
                 "one --storage",
             )
-        url = _parsed(directory).joined(f"{of[0]}.{of[1]}.{file.name}")
+        url = _parsed(directory).joined(f"{attempt.name}.{file.name}")
         if len(url.text) > LONGEST:
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
@@ -136,7 +136,7 @@ class Stage:
             )
         return url
 
-    def _registered(self, of: tuple[int, int], file: OutputFile) -> Url:
+    def _registered(self, attempt: Attempt, file: OutputFile) -> Url:
         """Where an output goes that Rucio will know."""
         if not self._rse:
             raise JobError(
@@ -144,16 +144,17 @@ class Stage:
                 f"output {file.name!r} belongs to Rucio, and this site names no storage there",
                 remedy="let the site file say `storage.rse`",
             )
-        return did.physical(file.scope, *of, file.name).url(self._rse)
+        mark = attempt.assignment.mark
+        return did.physical(file.scope, *attempt.id, file.name, mark).url(self._rse)
 
-    def planned(self, of: tuple[int, int], spec: JobSpec) -> list[str]:
+    def planned(self, attempt: Attempt) -> list[str]:
         """All that an attempt may leave in storage."""
         urls = []
-        for file in (*spec.outputs, LOG):
+        for file in (*attempt.spec.outputs, LOG):
             with contextlib.suppress(JobError):
-                urls.append(self.physical(of, file).text)
+                urls.append(self.physical(attempt, file).text)
                 if self._alternative and not file.scope:
-                    urls.append(self.physical(of, file, instead=self._alternative).text)
+                    urls.append(self.physical(attempt, file, instead=self._alternative).text)
         return urls
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
@@ -204,7 +205,7 @@ class Stage:
                         continue
                     progress.expect(file.name, os.fstat(source).st_size)
                     batch.append((index, file, source))
-                    if not self._movers.serve(self.physical(attempt.id, file).scheme):
+                    if not self._movers.serve(self.physical(attempt, file).scheme):
                         batch.pop()
                         try:
                             done.append(self._put_alone(attempt, file, source))
@@ -226,13 +227,13 @@ class Stage:
 
     def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         """Take one open file to storage. Raises JobError."""
-        if self._movers.serve(self.physical(attempt.id, file).scheme):
+        if self._movers.serve(self.physical(attempt, file).scheme):
             return self._movers.store(attempt, [self._to_store(attempt, 0, file, source)])[0]
         return self._put_alone(attempt, file, source)
 
     def _put_alone(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         try:
-            return self._put_at(attempt, self.physical(attempt.id, file), file, source)
+            return self._put_at(attempt, self.physical(attempt, file), file, source)
         except JobError as error:
             if not self._goes_elsewhere(attempt, file, error):
                 raise
@@ -264,7 +265,7 @@ class Stage:
             batch.clear()
 
     def _put_elsewhere(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
-        url = self.physical(attempt.id, file, instead=self._alternative)
+        url = self.physical(attempt, file, instead=self._alternative)
         if self._movers.serve(url.scheme):
             elsewhere = self._to_store(attempt, 0, file, source, instead=self._alternative)
             return self._movers.store(attempt, [elsewhere])[0]
@@ -296,7 +297,7 @@ class Stage:
     def _to_store(
         self, attempt: Attempt, index: int, file: OutputFile, source: int, instead: str = ""
     ) -> ToStore:
-        url = self.physical(attempt.id, file, instead=instead)
+        url = self.physical(attempt, file, instead=instead)
         return ToStore(field=f"outputs[{index}].name", name=file.name, url=url, source=source)
 
     def delete(self, urls: Sequence[str]) -> list[str]:

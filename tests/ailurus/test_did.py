@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from ailurus.protocol.did import Did, physical, rse_of
+from ailurus.protocol.did import Did, physical, rse_of, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.submission import check, jobs_from
@@ -88,7 +90,15 @@ def test_a_job_names_its_data_in_rucio():
     assert job.inputs[0].name == "raw.2026"
     assert job.outputs[0] == OutputFile(name="hits.root", scope="user.ann")
     assert job.outputs[1].lifetime_s == 30 * 86_400
+
+
+def test_outputs_of_two_stores_share_no_name():
+    one, other = store_mark("one"), store_mark("other")
     assert str(physical("user.ann", 57, 2, "b")) == "user.ann:57.2.b"
+    assert str(physical("user.ann", 57, 2, "b", one)) == f"user.ann:{one}.57.2.b"
+    assert one != other
+    assert re.fullmatch("[a-z]{8}", one)
+    assert store_mark("one") == one
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,12 @@ def container_setup() -> ContainerSetup:
     return ContainerSetup(directory=own, user=user_name(), bare=True)
 
 
-def attempt_of(command: str = "", **fields: Any) -> Attempt:
+def attempt_of(
+    command: str = "", of: tuple[int, int] = (1, 1), mark: str = "", **fields: Any
+) -> Attempt:
     fields.setdefault("name", "job")
     spec = JobSpec(command=command, **fields)
-    assignment = Assignment(job_id=1, attempt_nr=1, report_key="k", spec=spec)
+    assignment = Assignment(job_id=of[0], attempt_nr=of[1], report_key="k", spec=spec, mark=mark)
     return Attempt(assignment, lambda attempt: None)
 
 

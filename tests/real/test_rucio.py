@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from ailurus.protocol.did import Did
 from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
 from tests.rig import proc
@@ -110,6 +112,11 @@ def output(name: str, dataset: str = "", lifetime: str = "") -> dict[str, str]:
     return {"name": name, "scope": "user.alice", **{key: one for key, one in said.items() if one}}
 
 
+def did_of(file: Any) -> str:
+    """What an output is called in Rucio."""
+    return str(Did.of_url(Url.parse(file.url)))
+
+
 def slowly(look: Callable[[], T], why: str) -> T:
     """`until`, for what costs a process each time."""
     return until(look, DONE_S, why, every_s=1.0)
@@ -117,7 +124,7 @@ def slowly(look: Callable[[], T], why: str) -> T:
 
 @pytest.fixture
 def mark() -> str:
-    """What names end in: every dispatcher begins with job 1, and they share one Rucio."""
+    """What names of data sets and inputs end in: all tests share one Rucio."""
     return token_hex(4)
 
 
@@ -186,8 +193,9 @@ def test_a_job_reads_and_writes_data_of_rucio(rucio, data, tmp_path, mark, rse):
                 "the data set is closed",
             )
         logs = b"".join(path.read_bytes() for path in here.rig.directory.glob("*.log"))
-    name, adler32 = f"{job_id}.1.{hits}", f"{zlib.adler32(HITS):08x}"
-    did = f"user.alice:{name}"
+    did, adler32 = did_of(file), f"{zlib.adler32(HITS):08x}"
+    name = did.partition(":")[2]
+    assert name.endswith(f".{job_id}.1.{hits}")
     assert (file.size, file.adler32) == (len(HITS), adler32)
     assert closed["files"] == [[did, len(HITS), adler32]]
     known = at.known(rucio, did)
@@ -208,6 +216,22 @@ def test_a_job_reads_and_writes_data_of_rucio(rucio, data, tmp_path, mark, rse):
     told, known_secrets = b"\n".join([logs, *processes.seen]), secrets(rucio)
     assert len(known_secrets) > len(rucio.facts["accounts"]), "no token is looked for"
     assert [one[:12] for one in known_secrets if one in told] == []
+
+
+def test_outputs_of_two_stores_share_a_scope_and_no_name(rucio, tmp_path, mark):
+    name, dids = f"same.{mark}", []
+    for content in ("one", "other"):
+        folder = tmp_path / content
+        folder.mkdir()
+        with Experiment(rucio, folder) as here:
+            job_id = here.submit(command=f"echo {content} > {name}", outputs=[output(name)])
+            here.finished(job_id)
+            dids.append((job_id, did_of(here.registration(job_id, "done"))))
+    (first_id, first), (second_id, second) = dids
+    assert first_id == second_id
+    assert first != second
+    sizes = [at.known(rucio, did)["files"][0][1] for did in (first, second)]
+    assert sizes == [len("one\n"), len("other\n")]
 
 
 def test_a_lost_replica_costs_a_try_and_the_last_one_the_job(rucio, data, tmp_path, mark):
@@ -298,8 +322,7 @@ def test_outputs_are_registered_once_whatever_is_away_or_killed(rucio, data, tmp
         job_id = here.submit(command=f"echo > {hits}", outputs=[output(hits, dataset)])
         here.finished(job_id)
         until(lambda: network.proxy.requests, DONE_S, "the catalogue is asked")
-        here.registration(job_id, "due")
-        did = f"user.alice:{job_id}.1.{hits}"
+        did = did_of(here.registration(job_id, "due"))
         assert at.known(rucio, did) is None
         here.rig.dispatcher.kill()
         here.rig.serve()

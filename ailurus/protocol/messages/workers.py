@@ -8,6 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct, field
 
+from ailurus.protocol.did import Mark
 from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, LenientRequest
@@ -88,6 +89,8 @@ class Assignment(Answer):
     keep_log: bool = False
     # Empty: the dispatcher is of a version without seals.
     seal: str = ""
+    mark: Mark = ""
+    """Of the dispatcher's store: names of outputs in Rucio begin so; blank: an older version."""
 
 
 class Acquired(Answer):
@@ -108,6 +111,7 @@ class RawAssignment(Answer):
     report_key: str
     spec: Raw
     seal: str = ""
+    mark: str = ""
 
 
 class RawAcquired(Answer):

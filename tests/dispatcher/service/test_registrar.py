@@ -6,10 +6,11 @@ import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.did import physical
+from ailurus.protocol.did import Did, physical
 from ailurus.protocol.job import OutputFile
 from dispatcher.catalogue import settings
 from dispatcher.catalogue.settings import CatalogueSettings
@@ -45,11 +46,15 @@ class Place(Bench):
         return [event.kind for event in await self.told() if event.job_id == job_id]
 
 
+def did_of(one: m.RawAssignment, name: str = "hits") -> str:
+    return str(physical("user.alice", one.job_id, one.attempt_nr, name, one.mark))
+
+
 def done(one: m.RawAssignment, *names: str, rse: str = "SITE") -> tuple[m.DoneFile, ...]:
     return tuple(
         m.DoneFile(
             name=name,
-            url=physical("user.alice", one.job_id, one.attempt_nr, name).url(rse).text,
+            url=Did.parse(did_of(one, name)).url(rse).text,
             size=7,
             adler32="0000abcd",
         )
@@ -81,7 +86,7 @@ async def test_an_output_is_registered_when_its_job_has_finished(at):
         await b.finish(one, worker, "hits", "bare")
         assert (await b.file(job_id)).registration == "due"
         await b.turn()
-        did = f"user.alice:{job_id}.1.hits"
+        did = did_of(one)
         known = b.catalogue.files[did]
         assert (known.rse, known.size, known.adler32, known.lifetime_s) == (
             "SITE",
@@ -90,9 +95,34 @@ async def test_an_output_is_registered_when_its_job_has_finished(at):
             60,
         )
         assert b.catalogue.datasets == {"user.alice:all": [did]}
-        assert b.catalogue.rules == [f"{job_id}.1.bare at SITE", "user.alice:all at SITE"]
+        assert b.catalogue.rules == [
+            f"{one.mark}.{job_id}.1.bare at SITE",
+            "user.alice:all at SITE",
+        ]
         assert (await b.file(job_id)).registration == "done"
         assert "registered" in await b.events(job_id)
+
+
+async def test_a_pilot_of_an_older_version_names_its_outputs_without_the_store(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(msgspec.structs.replace(one, mark=""), worker)
+        await b.turn()
+        assert list(b.catalogue.files) == [f"user.alice:{job_id}.1.hits"]
+        assert (await b.file(job_id)).registration == "done"
+
+
+async def test_an_output_with_the_mark_of_another_store_is_refused(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(msgspec.structs.replace(one, mark="abcdefgh"), worker)
+        await b.turn()
+        assert b.catalogue.files == {}
+        assert (await b.file(job_id)).registration == "refused"
 
 
 async def test_a_loser_registers_nothing(at):
@@ -105,7 +135,7 @@ async def test_a_loser_registers_nothing(at):
         await b.finish(two, second)
         await first.report(one, files=done(one, "hits"))
         await b.turn()
-        assert list(b.catalogue.files) == [f"user.alice:{two.job_id}.2.hits"]
+        assert list(b.catalogue.files) == [did_of(two)]
 
 
 async def test_a_data_set_is_closed_after_the_last_job_that_writes_to_it(at):
@@ -129,7 +159,7 @@ async def test_a_data_set_with_a_refused_file_stays_open_until_it_is_retried(at)
         worker = await b.worker()
         (one,) = await worker.acquire()
         await b.finish(one, worker)
-        did = f"user.alice:{job_id}.1.hits"
+        did = did_of(one)
         b.catalogue.open.add("user.alice:all")
         b.catalogue.refuse[did] = Fault(key=0, reason="no quota", remedy="ask for more")
         await b.turn()
@@ -160,7 +190,7 @@ async def test_what_may_go_well_later_is_tried_later(at):
         worker = await b.worker()
         (one,) = await worker.acquire()
         await b.finish(one, worker)
-        did = f"user.alice:{job_id}.1.hits"
+        did = did_of(one)
         b.catalogue.refuse[did] = Fault(key=0, reason="locked", transient=True)
         await b.turn()
         await b.turn()
@@ -188,7 +218,7 @@ async def test_a_catalogue_that_is_away_delays_and_loses_nothing(at):
 
 async def test_a_dispatcher_killed_before_it_wrote_that_it_registered_does_so_again(at):
     async with at() as b:
-        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        await b.submit(job(outputs=(HITS,)))
         worker = await b.worker()
         (one,) = await worker.acquire()
         await b.finish(one, worker)
@@ -202,7 +232,7 @@ async def test_a_dispatcher_killed_before_it_wrote_that_it_registered_does_so_ag
             await b.turn()
     async with at() as b:
         await b.turn()
-        did = f"user.alice:{job_id}.1.hits"
+        did = did_of(one)
         assert b.catalogue.told == [did, did]
         assert b.catalogue.datasets == {"user.alice:all": [did]}
         assert len(b.catalogue.rules) == 1

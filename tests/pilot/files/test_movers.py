@@ -154,9 +154,12 @@ def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tm
 def test_an_output_of_rucio_needs_the_sites_name_there(site):
     output = OutputFile(name="o", scope="user.a")
     with pytest.raises(JobError, match=r"storage\.rse|no storage there"):
-        site.stage.physical((7, 1), output)
+        site.stage.physical(attempt_of(), output)
     site.stage._rse = "RSE1"
-    assert site.stage.physical((7, 1), output).text == "rucio://user.a:7.1.o?rse=RSE1"
+    of_now = site.stage.physical(attempt_of(of=(7, 1), mark="abcdefgh"), output)
+    of_an_older_dispatcher = site.stage.physical(attempt_of(of=(7, 1)), output)
+    assert of_now.text == "rucio://user.a:abcdefgh.7.1.o?rse=RSE1"
+    assert of_an_older_dispatcher.text == "rucio://user.a:7.1.o?rse=RSE1"
 
 
 def test_a_payload_that_reads_directly_gets_the_url_where_the_site_lets_it(site):

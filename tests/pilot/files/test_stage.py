@@ -193,7 +193,7 @@ def test_a_site_without_default_storage_refuses_outputs_that_name_none(world):
     error = failing(lambda: stage.allowed(world.attempt(outputs=(OutputFile(name="o"),))))
     assert "no default storage" in error.message
     named = OutputFile(name="o", url="file:///d/")
-    assert stage.physical((1, 2), named).text == "file:///d/1.2.o"
+    assert stage.physical(world.attempt(), named).text == "file:///d/1.1.o"
 
 
 def test_outputs_whose_names_fit_in_no_report_are_refused(world, monkeypatch):
@@ -215,8 +215,8 @@ def test_inputs_that_are_too_large_together_are_refused(world, limit, refused):
 
 
 def test_all_that_an_attempt_may_leave_is_planned(world):
-    spec = world.attempt(outputs=(OutputFile(name="o"), OutputFile(name="p", url="no url"))).spec
-    assert world.kit.stage.planned((1, 2), spec) == ["file:///out/1.2.o", "file:///out/1.2.log.tgz"]
+    attempt = world.attempt(outputs=(OutputFile(name="o"), OutputFile(name="p", url="no url")))
+    assert world.kit.stage.planned(attempt) == ["file:///out/1.1.o", "file:///out/1.1.log.tgz"]
 
 
 # outputs ------------------------------------------------------------------------------------------
