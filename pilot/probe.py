@@ -250,7 +250,7 @@ def _written(trial: _Trial, stage: Stage, place: Place, content: bytes, name: st
         except BaseException as error:
             # It may have arrived unacknowledged.
             if not (isinstance(error, JobError) and error.code is Code.SERVICE_UNAVAILABLE):
-                stage.delete(stage.planned(attempt.id, spec))
+                stage.delete(stage.planned(attempt))
             raise
         return done
 
