@@ -13,7 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
-from ailurus.protocol.states import JobState
+from ailurus.protocol.states import AttemptState, JobState
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.ports import Row, Tx
 from dispatcher.rules import records
@@ -21,6 +21,7 @@ from dispatcher.rules.worker_records import WorkerRecord
 
 _room = msgspec.json.Decoder(Room).decode
 _usage = msgspec.json.Decoder(m.Usage).decode
+_staging = msgspec.json.Decoder(m.Staging).decode
 _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
 _data = msgspec.json.Decoder(dict[str, Any]).decode
@@ -74,10 +75,14 @@ def attempts(tx: Tx, job_id: int) -> list[m.Attempt]:
 
 
 def _attempt(row: Row) -> m.Attempt:
-    *plain, usage, timing, tail, registered = row
+    *plain, usage, staging, timing, tail, registered = row
+    attempt = dict(zip(_ATTEMPT, plain, strict=True))
+    # What was stored before the payload began is no longer so.
+    staged = staging is None or attempt["state"] == AttemptState.RUNNING
     return m.Attempt(
-        **dict(zip(_ATTEMPT, plain, strict=True)),
+        **attempt,
         usage=_usage(usage) if usage else None,
+        staging=None if staged else _staging(staging),
         timing=_timing(timing) if timing else {},
         stderr_tail=tail,
         registered=registered,

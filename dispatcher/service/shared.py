@@ -270,7 +270,7 @@ class Shared:
             case CurveRequest():
                 for job_id in notice.job_ids:
                     lease = self._state.leases.of(job_id)
-                    if lease is not None and lease.curve:
+                    if lease is not None and (lease.curve or lease.staging):
                         self._later(self._show_curve(lease))
             case _:
                 apply(notice, self._state)
@@ -320,7 +320,9 @@ class Shared:
         await self.send(CurveRequest(job_ids=(job_id,)))
 
     async def _show_curve(self, lease: Lease) -> None:
-        curve, usage = _encode(lease.curve).decode(), _encode(lease.usage).decode()
+        curve = _encode(lease.curve).decode()
+        usage = None if lease.usage is None else _encode(lease.usage).decode()
+        staging = None if lease.staging is None else _encode(lease.staging).decode()
         await self._state.store.write(
             lambda tx: tx.run(
                 "attempt.show",
@@ -328,6 +330,7 @@ class Shared:
                 attempt_nr=lease.attempt_nr,
                 curve=curve,
                 usage=usage,
+                staging=staging,
             )
         )
 

@@ -74,7 +74,7 @@ class Users:
             return found
         detail = await self._state.store.read(lambda tx: retention.detail(tx, found))
         lease = self._state.leases.of(job_id)
-        if lease is not None and lease.usage is None:
+        if lease is not None and lease.usage is None and lease.staging is None:
             await self._peers.want_curve(job_id)  # for the next look
         if lease is None or not detail.attempts or not (lease.usage or lease.staging):
             return detail

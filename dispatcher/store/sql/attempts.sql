@@ -53,7 +53,7 @@ select worker_id, state from attempt where job_id = :job_id and attempt_nr = :at
 -- reads: attempt, worker
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started,
     a.running, a.holding, a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage,
-    a.timing, a.stderr_tail, w.registered
+    case when a.ended is null then a.staging end, a.timing, a.stderr_tail, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id order by a.attempt_nr
 
@@ -68,9 +68,9 @@ update attempt set heard = :at where job_id = :job_id and attempt_nr = :attempt_
 select job_id, attempt_nr, heard from attempt where job_id in {ids} and ended is null
 
 -- name: attempt.show
--- What a running payload uses, as users see it.
+-- What a running payload uses and how far its files are, as users see it.
 -- writes: attempt
-update attempt set curve = :curve, usage = :usage where job_id = :job_id
+update attempt set curve = :curve, usage = :usage, staging = :staging where job_id = :job_id
     and attempt_nr = :attempt_nr and ended is null
 
 -- name: attempt.traced_job

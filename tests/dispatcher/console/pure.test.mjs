@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 const at = (/** @type {string} */ name) => import(`../../../dispatcher/console/static/js/${name}.js`);
-const { age, bytes, duration, grouped, short, statesOf } = await at("format");
+const { age, bytes, duration, grouped, short, staged, statesOf } = await at("format");
 const { pieces } = await at("ansi");
 const { Logbook, marked } = await at("logbook");
 const { lanes, totals } = await at("timeline");
@@ -17,6 +17,14 @@ test("numbers read as people write them", () => {
   assert.deepEqual([0.3, 3.9, 61].map(age), ["now", "3 s", "1 m 01 s"]);
   assert.deepEqual([0, 1023, 1536, 5 * 2 ** 30].map(bytes), ["0 B", "1023 B", "1.5 KiB", "5 GiB"]);
   assert.deepEqual([999, 12_345, 3_400_000].map(short), ["999", "12.3k", "3.4M"]);
+});
+
+test("files that move tell how far they are, and when they will be there only if that is known", () => {
+  const half = { files: 4, done: 1, moved_bytes: 2 ** 20, total_bytes: 3 * 2 ** 20, seconds: 2 };
+  assert.equal(staged(half), "1 of 4 files, 1 MiB of 3 MiB, 512 KiB/s, 4.0 s left");
+  assert.equal(staged({ ...half, total_bytes: null }), "1 of 4 files, 1 MiB, 512 KiB/s");
+  assert.equal(staged({ files: 2 }), "0 of 2 files, 0 B");
+  assert.equal(staged({ ...half, moved_bytes: 3 * 2 ** 20, done: 4 }), "4 of 4 files, 3 MiB of 3 MiB, 1.5 MiB/s");
 });
 
 test("every state is in one group, and a group's filter gives its states back", () => {

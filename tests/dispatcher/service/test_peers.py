@@ -218,6 +218,33 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
     run_two(test, database)
 
 
+def test_how_far_files_are_is_seen_at_the_dispatcher_that_their_pilot_does_not_talk_to(database):
+    async def test(one, two):
+        (job_id,) = await one.submit()
+        worker = await two.worker()
+        (got,) = await worker.acquire()
+
+        async def beat(state, staging):
+            update = m.Update(
+                job_id=got.job_id, attempt_nr=1, state=state, since=0.0, staging=staging
+            )
+            await two.service.heartbeats.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
+
+        async def seen():
+            detail = await one.service.users.show(NoQuery(), ALICE, job_id=job_id)
+            return detail.attempts[-1].staging
+
+        moving = m.Staging(files=2, done=1, moved_bytes=5, total_bytes=9, seconds=1.0)
+        await beat(S.STARTING, moving)
+        async with asyncio.timeout(3):
+            while await seen() != moving:
+                await asyncio.sleep(0.01)
+        await beat(S.RUNNING, None)
+        assert await seen() is None
+
+    run_two(test, database)
+
+
 def test_a_site_is_leased_to_one_edge_whichever_dispatcher_it_asks(database):
     def hello(instance):
         room = Room(cores=8, memory_mb=1000, disk_mb=1000)

@@ -41,6 +41,16 @@ export function bytes(bytes) {
   return `${step === 0 || value >= 100 ? Math.round(value) : value.toPrecision(3).replace(/\.?0+$/, "")} ${units[step]}`;
 }
 
+/** How far the files of an attempt have come, how fast, and how long the rest takes at that rate.
+ *  @param {{files?: number, done?: number, moved_bytes?: number, total_bytes?: number | null, seconds?: number}} staging */
+export function staged({ files = 0, done = 0, moved_bytes: moved = 0, total_bytes: total = null, seconds = 0 }) {
+  const rate = seconds > 0 ? moved / seconds : 0;
+  const parts = [`${count(done)} of ${count(files)} files`, total === null ? bytes(moved) : `${bytes(moved)} of ${bytes(total)}`];
+  if (rate >= 1) parts.push(`${bytes(rate)}/s`);
+  if (rate >= 1 && total !== null && total > moved) parts.push(`${duration((total - moved) / rate)} left`);
+  return parts.join(", ");
+}
+
 /** @param {number} mb mebibytes */
 export const megabytes = (mb) => bytes(mb * 1024 * 1024);
 

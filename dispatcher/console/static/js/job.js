@@ -3,7 +3,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, post } from "./api.js";
-import { FINAL, bytes, duration, megabytes, moment } from "./format.js";
+import { FINAL, bytes, duration, megabytes, moment, staged } from "./format.js";
 import { listen, now } from "./live.js";
 import { html, Ago, Card, Command, JobLink, State, Trouble } from "./parts.js";
 import { link } from "./query.js";
@@ -125,11 +125,22 @@ function Answer({ row, why, attempts, files }) {
       ${where && html`<p class="note">${where}</p>`}</section>`;
   }
   if (!why) return null;
+  const moving = last?.staging;
   return html`<section class="answer" data-verdict=${why.verdict} aria-label="Why it is where it is">
     <p class="lead">${why.sentence}</p>
+    ${moving && html`<${Staged} staging=${moving} />`}
     ${why.blockers.length > 0 && html`<ul>${why.blockers.map((/** @type {string} */ text, /** @type {number} */ at) => html`<li key=${at}>${text}</li>`)}</ul>`}
     ${why.remedy && html`<p class="remedy"><b>What helps:</b> ${why.remedy}</p>`}
   </section>`;
+}
+
+/** How far the files are that move before or after the payload. @param {{staging: any}} props */
+function Staged({ staging }) {
+  const { files, done, moved_bytes: moved, total_bytes: total } = { files: 0, done: 0, moved_bytes: 0, total_bytes: null, ...staging };
+  const part = Math.min(1, total ? moved / total : done / Math.max(1, files));
+  const text = staged(staging);
+  return html`<div class="staged"><div class="gauge" role="progressbar" aria-label="Files moved" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(100 * part)}
+    aria-valuetext=${text}><i style=${{ width: `${100 * part}%` }}></i></div><p class="note">${text}</p></div>`;
 }
 
 /** @param {{spec: any}} props */
