@@ -236,9 +236,10 @@ def test_how_far_files_are_is_seen_at_the_dispatcher_that_their_pilot_does_not_t
 
         moving = m.Staging(files=2, done=1, moved_bytes=5, total_bytes=9, seconds=1.0)
         await beat(S.STARTING, moving)
+        shown = None
         async with asyncio.timeout(3):
-            while await seen() != moving:
-                await asyncio.sleep(0.01)
+            while shown != moving:
+                shown = await seen()
         await beat(S.RUNNING, None)
         assert await seen() is None
 
