@@ -29,7 +29,7 @@ from harvester_edge.decide import TROUBLES
 from harvester_edge.edge import make_batch
 from harvester_edge.launch import launch, order_of
 from harvester_edge.ports import BatchError, Tag
-from harvester_edge.probe import Probe, probe
+from harvester_edge.probe import ProbeRequest, probe
 from harvester_edge.shared_files import directories, pilot_program
 from harvester_edge.site import Site
 from harvester_edge.status import down, glance
@@ -59,7 +59,7 @@ class Trouble(Exception):
         self.remedy, self.warning = remedy, warning
 
 
-def examine(path: Path, how: Probe | None = None) -> Iterator[Finding]:
+def examine(path: Path, how: ProbeRequest | None = None) -> Iterator[Finding]:
     """All questions, in the order in which one would ask them. `how`: a pilot tries storage,
     catalogue and container; None: it does not."""
     faults = lint.faults(path)

@@ -192,8 +192,8 @@ class SteadyClock:
 
 
 def make_batch(site: Site, directories: Path, prefix: str = "") -> Batch:
-    """The batch system of a site. `directories`: those of its workers. `prefix`: what the tags begin
-    with; empty: as those of workers do. Raises AilurusError."""
+    """The batch system of a site. `directories`: those of its workers. `prefix`: what its tags
+    begin with; empty: as workers' do. Raises AilurusError."""
     plugin = batch_class(site.backend.kind)
     options = msgspec.convert(site.backend.options, plugin.Options)
     timeout_s = duration_s(site.backend.limits.command_timeout)

@@ -52,7 +52,7 @@ _STDOUT_BYTES = 1 << 20
 _findings = msgspec.json.Decoder(Finding)
 
 
-class Probe(Struct, frozen=True, kw_only=True):
+class ProbeRequest(Struct, frozen=True, kw_only=True):
     """What is tried, and where."""
 
     image: str = ""
@@ -63,7 +63,7 @@ class Probe(Struct, frozen=True, kw_only=True):
     """For that job, queue included."""
 
 
-def probe(site: Site, how: Probe) -> Iterator[Finding]:
+def probe(site: Site, how: ProbeRequest) -> Iterator[Finding]:
     """What a pilot says; the last finding is about the probe itself."""
     asked = _here(site, how.image) if how.slot is None else _on_node(site, how)
     try:
@@ -156,7 +156,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 # -- on a node -------------------------------------------------------------------------------------
 
 
-def _on_node(site: Site, how: Probe) -> Iterator[Finding]:
+def _on_node(site: Site, how: ProbeRequest) -> Iterator[Finding]:
     slot = how.slot or next(iter(site.slots))
     if slot not in site.slots:
         raise AilurusError(f"the site has no slot {slot}", remedy=f"known: {', '.join(site.slots)}")

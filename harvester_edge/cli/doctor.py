@@ -1,5 +1,5 @@
-"""`harvester-edge doctor`: whether the site would work, asked of the dispatcher, the disks, the batch
-system, storage, the catalogue and containers. Nothing stays of what it tries."""
+"""`harvester-edge doctor`: whether the site would work, asked of the dispatcher, the disks, the
+batch system, storage, the catalogue and containers. Nothing stays of what it tries."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def arguments(parser: ArgumentParser) -> None:
 def main(args: Namespace, out: Output) -> int:
     """Examine, and say what would help."""
     from harvester_edge.doctor import examine
-    from harvester_edge.probe import Probe
+    from harvester_edge.probe import ProbeRequest
 
-    how = Probe(image=args.image, slot=args.node, wait_s=args.wait)
+    how = ProbeRequest(image=args.image, slot=args.node, wait_s=args.wait)
     findings = []
     for one in examine(args.config, None if args.no_probe else how):
         findings.append(one)

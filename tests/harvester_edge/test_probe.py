@@ -13,7 +13,7 @@ from ailurus.protocol.finding import Finding
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge import doctor, probe
 from harvester_edge.ports import Accepted, Rejected, Tag, Unclear
-from harvester_edge.probe import Probe
+from harvester_edge.probe import ProbeRequest
 from harvester_edge.site import Site
 from tests.harvester_edge.conftest import Clock, MemoryBatch
 
@@ -39,7 +39,7 @@ def pilot(tree, tmp_path):
 
 
 def said(site: Site, **how: object) -> list[Finding]:
-    return list(probe.probe(site, Probe(**how)))
+    return list(probe.probe(site, ProbeRequest(**how)))
 
 
 def test_the_pilots_answers_come_one_by_one(pilot):
@@ -77,7 +77,7 @@ def test_doctor_tries_nothing_unless_it_is_asked(pilot, tree, tmp_path):
     file.write_bytes(msgspec.json.encode(told))
     list(doctor.examine(file))
     assert not (tmp_path / "tried").exists()
-    list(doctor.examine(file, Probe()))
+    list(doctor.examine(file, ProbeRequest()))
     assert (tmp_path / "tried").exists()
 
 
