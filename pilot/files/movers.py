@@ -25,7 +25,7 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.delegated_pools import with_credentials, written
-from pilot.files.room import Room, Wanted
+from pilot.files.input_space import InputSpace, Wanted
 from pilot.ports import Check, Copied, Found, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
@@ -33,11 +33,11 @@ from pilot.workdir import Workdir, remove_tree
 if TYPE_CHECKING:
     # Late at run time: most pilots need none of it.
     from pilot.process.children import Launch
-    from pilot.process.transfers import End, MoverPool, Watch
+    from pilot.process.mover_pool import End, MoverPool, Watch
 
 T = TypeVar("T")
 PAUSES_S = (0.5, 3.0)
-"""Before the second and the third try of files whose failure may pass."""
+"""Before the second and the third try of a transfer whose failure may pass."""
 _TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
 
 
@@ -162,7 +162,7 @@ class Movers:
                     f"the inputs have {known} bytes, and {free} are free on this node",
                     remedy="free space there; the job is tried again elsewhere",
                 )
-        room = Room(wanted, left, attempt.staging)
+        space = InputSpace(wanted, left, attempt.staging)
         for one in wanted:
             if attempt.staging is not None:
                 attempt.staging.expect(one.name, _size(one))
@@ -170,7 +170,7 @@ class Movers:
             with self._pools_of(attempt) as pool_of:
                 for pool, group in _grouped([one.url for one in wanted], pool_of).items():
                     orders = [_order(key, wanted[key], incoming) for key in group]
-                    get = partial(pool.get, watch=self.watch(attempt, room.check))
+                    get = partial(pool.get, watch=self.watch(attempt, space.check))
                     for key, moved in self._repeated(attempt, orders, get, wanted).items():
                         _adopt(wanted[key], moved, incoming / str(key), work)
                         if attempt.staging is not None:
@@ -187,7 +187,7 @@ class Movers:
 
         def put(files: Sequence[ToPut], pool: MoverPool) -> dict[int, End]:
             sources = {file.key: outputs[file.key].source for file in files}
-            ends = pool.put(files, sources, self.watch(attempt, _passed_on(attempt, outputs)))
+            ends = pool.put(files, sources, self.watch(attempt, _progress_of(attempt, outputs)))
             for key, end in ends.items():
                 if isinstance(end, Moved):
                     done[key] = _done(outputs[key], end)
@@ -232,7 +232,7 @@ class Movers:
         self, attempt: Attempt | None, progress: Callable[[int, int], None] | None = None
     ) -> Watch:
         """What ends a transfer of `attempt`; None: nothing but its time."""
-        from pilot.process.transfers import Watch
+        from pilot.process.mover_pool import Watch
 
         check: Check = (lambda: None) if attempt is None else attempt.check
         return Watch(
@@ -317,7 +317,7 @@ class Movers:
         return options
 
     def _made(self, name: str, options: Mapping[str, Any]) -> MoverPool:
-        from pilot.process.transfers import MoverPool
+        from pilot.process.mover_pool import MoverPool
 
         assert self._launch is not None  # noqa: S101 - the callers looked
         return MoverPool(name, options, self._launch(), self._clock)
@@ -333,8 +333,8 @@ def _grouped(
     return groups
 
 
-def _passed_on(attempt: Attempt, files: Sequence[ToStore]) -> Callable[[int, int], None]:
-    """What notes the progress of an attempt's outputs, while it is asked for."""
+def _progress_of(attempt: Attempt, files: Sequence[ToStore]) -> Callable[[int, int], None]:
+    """What notes how far outputs are, for the attempt's heartbeats."""
 
     def note(key: int, moved_bytes: int) -> None:
         if attempt.staging is not None:
@@ -392,7 +392,7 @@ def _adopt(wanted: Wanted, moved: Moved, incoming: Path, work: Workdir) -> None:
 
 
 def compare(file: InputFile, copied: Copied) -> None:
-    """Hold what was declared against what came. Raises JobError."""
+    """Compare what came with what was declared. Raises JobError where they differ."""
     if file.size is not None and file.size != copied.size:
         raise JobError(
             Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"

@@ -17,8 +17,8 @@ from ailurus.protocol.url import LONGEST, Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.clock import SYSTEM, Clock
-from pilot.files.movers import Movers, ToStore, compare
-from pilot.files.room import bounded
+from pilot.files.input_space import bounded
+from pilot.files.movers import PAUSES_S, Movers, ToStore, compare
 from pilot.ports import Check, Copied, JobError, Transfer
 from pilot.process.usage import charge
 from pilot.progress import StagingProgress
@@ -31,8 +31,6 @@ REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 request, and a report that is longer would never arrive."""
 MOST_OPEN = 100
 """Outputs that are open at once for a mover."""
-# Before the second and the third try.
-PAUSES_S = (0.5, 3.0)
 # What opening a link, a socket or a device fails with.
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
 
@@ -158,6 +156,7 @@ class Stage:
         return urls
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
+        """Bring all inputs into the job's directory. Raises JobError."""
         progress = attempt.staging = StagingProgress(self._clock)
         try:
             self._stage_in(attempt, work, progress)
@@ -165,7 +164,7 @@ class Stage:
             attempt.staging = None
 
     def _stage_in(self, attempt: Attempt, work: Workdir, progress: StagingProgress) -> None:
-        # The room for inputs of undeclared size.
+        # Bytes for inputs of undeclared size.
         left = attempt.spec.disk_mb << 20
         wanted = []
         for index, file in enumerate(attempt.spec.inputs):

@@ -13,7 +13,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from pilot.ports import Moved, NotMoved, ToGet, ToPut
 from pilot.process.children import Launch, mover_command, mover_environment
-from pilot.process.transfers import MoverPool, Watch
+from pilot.process.mover_pool import MoverPool, Watch
 from plugins.data.moving import system_module
 from tests.pilot.helpers import guarded
 from tests.rig.services import Service

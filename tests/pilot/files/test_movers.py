@@ -20,12 +20,12 @@ from pilot.files import movers as subject
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.ports import Found, JobError
-from pilot.process import transfers
+from pilot.process import mover_pool
 from pilot.site import Limits, Storage, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
 from tests.pilot.helpers import guarded
-from tests.pilot.process.test_transfers import Rig
+from tests.pilot.process.test_mover_pool import Rig
 
 
 class Site:
@@ -55,7 +55,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(transfers, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(mover_pool, "PAUSES_S", (0.0,))
     monkeypatch.setattr(subject, "PAUSES_S", (0.0, 0.0))
     table = {**plugins.TABLE, "mover": {"trouble": "tests.pilot.process.movers:Trouble"}}
     monkeypatch.setattr(plugins, "TABLE", table)

@@ -16,9 +16,9 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
-from pilot.process import children, transfers
+from pilot.process import children, mover_pool
 from pilot.process.children import Launch, mover_environment
-from pilot.process.transfers import MoverPool, Watch
+from pilot.process.mover_pool import MoverPool, Watch
 from tests.pilot.helpers import guarded, processes_with
 from tests.rig.waiting import until
 
@@ -75,7 +75,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(transfers, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(mover_pool, "PAUSES_S", (0.0,))
     with guarded() as spawner:
         made = Rig(spawner, tmp_path)
         yield made
@@ -163,7 +163,7 @@ def test_a_file_that_kills_each_child_is_told_so_after_three(rig):
 
 def test_a_mover_that_dies_before_it_is_ready_is_given_up_after_a_few(rig):
     broken = rig.made(setup="die")
-    transfers.PAUSES_S = (0.0, 0.0, 0.0, 0.0, 0.0, 30.0)
+    mover_pool.PAUSES_S = (0.0, 0.0, 0.0, 0.0, 0.0, 30.0)
     error = failing(lambda: broken.get(rig.files("copy"), rig.watch()))
     assert error.code is Code.SERVICE_UNAVAILABLE
     assert "signal 9" in error.message
@@ -193,7 +193,7 @@ def test_what_a_mover_raises_is_told_of_each_file_that_had_no_end(rig):
 
 def test_a_file_of_which_nothing_is_said_has_failed(rig):
     ends = rig.pool.get(rig.files("forget"), rig.watch())
-    assert "without a word" in ends[0].message
+    assert "did not say how this file fared" in ends[0].message
 
 
 def test_the_first_word_of_a_file_counts(rig):

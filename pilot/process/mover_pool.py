@@ -1,10 +1,10 @@
-"""The pilot's end of its movers: batches of files go to a child process, and back comes how each
-file ended, whatever became of the child.
+"""The pilot's end of its movers: batches of files go to a child process, and each file comes back
+with how it ended, whatever became of the child.
 
-A file past its time costs the child, which is killed with all that it started: that file is told as
-late, and the others go to a new child. A child that dies costs no file its end either: those that
-it had begun are tried again one by one, and the one that kills children again and again is told so.
-A child belongs to one job at a time, so a job that stops takes down nobody else's transfer.
+A file that takes too long costs the child, which is killed with all that it started: that file has
+failed, and the others go to a new child. A child may die, too: the files that it had begun are then
+tried again one by one, and one that kills children again and again has failed. A child belongs to
+one job at a time, so a job that stops takes down nobody else's transfer.
 """
 
 from __future__ import annotations
@@ -354,7 +354,7 @@ class _Batch:
             if self.pending:
                 self._judge()
         for key in list(self.pending):
-            silent = "the transfer library ended without a word of this file"
+            silent = "the transfer library ended and did not say how this file fared"
             self.end(key, JobError(self._failed, silent, remedy="the job is tried again"))
 
     def _progressed(self, news: Progress) -> None:

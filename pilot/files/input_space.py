@@ -1,5 +1,5 @@
-"""How much the inputs of a job may bring: of each what is declared, of the others what the job's
-disk has."""
+"""How many bytes the inputs of a job may bring: each as many as are declared, and all others
+together what the job's disk has."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """As the catalogue says, where nothing is declared."""
 
 
-class Room:
-    """How much each input may bring: what is declared, or together what the job's disk has."""
+class InputSpace:
+    """How many bytes each input may bring: as many as are declared, and all others together what
+    the job's disk has left."""
 
     def __init__(
         self, wanted: Sequence[Wanted], left: int, progress: StagingProgress | None = None
@@ -39,7 +40,7 @@ class Room:
         self._bytes: dict[int, int] = {}
 
     def check(self, key: int, moved_bytes: int) -> None:
-        """Raise JobError for what is too much."""
+        """Note how many bytes of an input have come. Raises JobError for too many."""
         self._bytes[key] = moved_bytes
         if self._progress is not None:
             self._progress.moved(self._wanted[key].name, moved_bytes)
@@ -63,8 +64,8 @@ class Room:
 
 
 def bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
-    """`check`, and that an input takes no more of the node's disk than its size: that which is
-    declared, or what the job's disk has left for it."""
+    """`check`, which also raises JobError when the file `into` takes more of the node's disk than
+    `most` bytes: the declared size of the input, or what the job's disk has left for it."""
 
     def both() -> None:
         check()
