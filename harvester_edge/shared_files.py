@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from harvester_edge import owned, pilot_file
 from harvester_edge.files import write_whole
 from harvester_edge.site import Site
+from plugins import NAMED_OPTIONS
 
 
 def directories(site: Site) -> list[tuple[Path, str]]:
@@ -131,10 +132,7 @@ def content(site: Site) -> bytes:
             http_proxy=site.storage.http_proxy or "",
             default_output=directory_url(site.storage.default_output),
             alternative_output=directory_url(site.storage.alternative_output),
-            **{
-                name: expanded_options(getattr(site.storage, name))
-                for name in ("http", "rucio", "xrootd", "gfal2", "s3")
-            },
+            **{name: expanded_options(getattr(site.storage, name)) for name in NAMED_OPTIONS},
             options={name: expanded_options(one) for name, one in site.storage.options.items()},
         ),
         "software": [expanded(path) for path in site.software],

@@ -18,13 +18,11 @@ from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded, expanded_options, secret_files
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
-from plugins import MOVED_BY
+from plugins import MOVED_BY, NAMED_OPTIONS
 
 Size = str | int
 Duration = str | float | int
 Options = dict[str, Any]
-NAMED_OPTIONS = ("http", "rucio", "xrootd", "gfal2", "s3")
-"""Plugins whose options have a key of their own in `storage`."""
 
 
 class Protocols(Struct, frozen=True):

@@ -45,6 +45,8 @@ MOVED_BY = {
     "srm": "gfal2", "gsiftp": "gfal2",
 }  # fmt: skip
 """The usual data or mover plugin of a URL's scheme, where it is not called as the scheme."""
+NAMED_OPTIONS = ("http", "rucio", "xrootd", "gfal2", "s3")
+"""Plugins whose options have a key of their own in `storage` of a site file."""
 
 
 def load(kind: str, name: str) -> Any:

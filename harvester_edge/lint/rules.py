@@ -104,8 +104,7 @@ def _credentials(site: Site) -> Iterator[tuple[At, str]]:
     """The files of the site's credentials for storage."""
     storage = site.storage
     parts: list[tuple[At, Options]] = [
-        (("storage", name), getattr(storage, name))
-        for name in ("http", "rucio", "xrootd", "gfal2", "s3")
+        (("storage", name), getattr(storage, name)) for name in plugins.NAMED_OPTIONS
     ]
     parts += [(("storage", "options", name), part) for name, part in storage.options.items()]
     for at, options in parts:
