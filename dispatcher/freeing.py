@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-AT_ONCE = 500  # objects
+# Objects that are freed in one go.
+AT_ONCE = 500
 
 
 async def free_in_parts(objects: list[Any]) -> None:

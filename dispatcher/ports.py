@@ -41,10 +41,13 @@ class Ahead(Struct, frozen=True):
     """
 
     jobs: Sequence[int] = ()
-    attempts: bool = False  # of these jobs
+    # Whether it looks at the attempts of these jobs, too.
+    attempts: bool = False
     ask: Asks | None = None
-    rows: int = 0  # that it writes besides
-    all: bool = False  # these jobs and rows are all that it looks at and writes
+    # How many rows it writes besides.
+    rows: int = 0
+    # Whether these jobs and rows are all that it looks at and writes.
+    all: bool = False
 
     @property
     def steps(self) -> int:

@@ -19,15 +19,22 @@ class Caller(Struct, frozen=True, kw_only=True):
     scopes: frozenset[str] = frozenset()
     expires: float = 0.0
     token_id: str = ""
-    site: str = ""  # of an edge, a bootstrap or a worker token
-    worker_id: int = 0  # of a worker token
-    intent: str = ""  # of a bootstrap token: which planned worker this is
+    # Of an edge, a bootstrap or a worker token.
+    site: str = ""
+    # Of a worker token.
+    worker_id: int = 0
+    # Of a bootstrap token: which planned worker this is.
+    intent: str = ""
     index: int = 0
     epoch: int = 0
-    queue: str = ""  # of a bootstrap token
-    groups: tuple[str, ...] = ()  # that the token names, the first one first
-    made: float = 0.0  # when the token was made, seconds since 1970
-    of: tuple[str, ...] = ()  # the tokens and subjects that it came of, the first one first
+    # Of a bootstrap token.
+    queue: str = ""
+    # That the token names, the first one first.
+    groups: tuple[str, ...] = ()
+    # When the token was made, seconds since 1970.
+    made: float = 0.0
+    # The tokens and subjects that it came of, the first one first.
+    of: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ class Keys(Struct, frozen=True, kw_only=True):
 
     issuer: str
     keys: tuple[SigningKey, ...]
-    secret: str  # report keys of attempts are derived from it
+    # Report keys of attempts are derived from it.
+    secret: str
 
     @property
     def signing(self) -> SigningKey:

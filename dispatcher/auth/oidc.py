@@ -52,7 +52,8 @@ ALGORITHMS = {
     "OKP": ("EdDSA",),
 }
 _GRANTS = frozenset(Scope) - {Scope.WORKER, Scope.BOOTSTRAP, Scope.EDGE}
-_CHOOSING = {"jku", "x5u", "jwk", "x5c", "crit"}  # header fields that choose how to check
+# Header fields that choose how to check.
+_CHOOSING = {"jku", "x5u", "jwk", "x5c", "crit"}
 log = Log("oidc")
 Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 

@@ -15,7 +15,8 @@ from dispatcher.events import Entry, TokensRevoked
 from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
 
-STUCK_S = 60.0  # a store that takes longer to read a table is no good
+# A store that takes longer to read a table is no good.
+STUCK_S = 60.0
 log = Log("revocation")
 
 

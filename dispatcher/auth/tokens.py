@@ -31,17 +31,17 @@ from dispatcher.auth.keys import Keys
 from dispatcher.auth.oidc import Foreign
 from dispatcher.refusal import Rejected
 
-LONGEST = 8192  # characters of a token
-LONGEST_S = (
-    366 * 86_400.0
-)  # no token of ours lives longer; so long it is remembered that one was revoked
-REMEMBERED = 50_000  # tokens checked and not yet expired
+# Characters of a token.
+LONGEST = 8192
+# No token of ours lives longer; so long it is remembered that one was revoked.
+LONGEST_S = 366 * 86_400.0
+# Tokens checked and not yet expired.
+REMEMBERED = 50_000
 USER = frozenset({Scope.READ, Scope.CREATE, Scope.MODIFY, Scope.CANCEL, Scope.ADMIN})
-ON_REQUEST = USER | {
-    Scope.PILOT,
-    Scope.METRICS,
-}  # and `ailurus.edge:SITE`; the others are made by the rules
-OF_SITE = (Scope.EDGE, Scope.RELAY)  # each with `:SITE`
+# And `ailurus.edge:SITE`, `ailurus.relay:SITE`; tokens of all other scopes are made by the rules.
+ON_REQUEST = USER | {Scope.PILOT, Scope.METRICS}
+# Each with `:SITE`.
+OF_SITE = (Scope.EDGE, Scope.RELAY)
 _SITE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,199}")
 
 
@@ -71,7 +71,8 @@ class _Claims(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     queue: str = ""
     groups: tuple[str, ...] = msgspec.field(default=(), name="wlcg.groups")
-    of: tuple[str, ...] = ()  # Caller.of
+    # As `Caller.of`.
+    of: tuple[str, ...] = ()
 
 
 class Issuer:
@@ -179,7 +180,8 @@ class Issuer:
     def _remember(self, digest: bytes, caller: Caller) -> None:
         """Check a token no more until it expires: it is good, or of our own making."""
         if len(self._known) >= REMEMBERED:
-            del self._known[next(iter(self._known))]  # the oldest: it can be checked again
+            # The oldest: it can be checked again.
+            del self._known[next(iter(self._known))]
         self._known[digest] = caller
 
     def refuse(self, refused: Iterable[tuple[str, float]]) -> None:
@@ -264,7 +266,8 @@ def permitted(route: Route, caller: Caller) -> bool:
     """Whether the caller's scopes open the route. The one rule of who may call what."""
     if route.scope is None or route.scope in caller.scopes:
         return True
-    if route.scope in USER or route.scope is Scope.PILOT:  # an admin may run a pilot by hand
+    # An admin may run a pilot by hand.
+    if route.scope in USER or route.scope is Scope.PILOT:
         return Scope.ADMIN in caller.scopes or (
             route.name == "register" and Scope.BOOTSTRAP in caller.scopes
         )

@@ -17,7 +17,8 @@ from dispatcher.service.seals import Seals
 from dispatcher.service.state import State
 
 _encode = msgspec.json.Encoder().encode
-LATE = 10  # reports of one request that are looked for among jobs that were moved away
+# Reports of one request that are looked for among jobs that were moved away.
+LATE = 10
 
 
 class Conclusions:

@@ -25,8 +25,10 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import HARVESTERS, SiteLease, State, WorkerEnd, end_worker, foreign
 
 _encode = msgspec.json.Encoder().encode
-MINTED = 50  # tokens signed in one go: others get their turn between two
-RECENT_S = 900.0  # how long an ended worker is still told to its edge
+# Tokens signed in one go: others get their turn between two.
+MINTED = 50
+# How long an ended worker is still reported to its edge.
+RECENT_S = 900.0
 
 
 class Edges:
@@ -42,7 +44,8 @@ class Edges:
         """Take or renew the lease of a site: one edge at a time provisions it. Raises Rejected
         while another edge has it."""
         _at_home(ask.site, caller)
-        await self._peers.learn_site(ask.site)  # its edge may have spoken to another dispatcher
+        # Its edge may have spoken to another dispatcher.
+        await self._peers.learn_site(ask.site)
         old = self._state.sites.get(ask.site)
         if old is not None and old.instance != ask.instance and old.until > self._state.awake.now:
             raise Rejected(
@@ -104,12 +107,12 @@ class Edges:
             ]
             if any(one.shape_id not in self._state.shapes for one in ready):
                 self._state.shapes.update(records.shapes(tx))
-            of_shape: Counter[tuple[str, Shape]] = Counter()  # whatever group they are of
+            # By queue and shape, whatever the group.
+            of_shape: Counter[tuple[str, Shape]] = Counter()
             for one in ready:
                 name, number = one.queue, one.shape_id
-                if self._state.turns.mixed(
-                    tx, number
-                ):  # the first of them: what is behind is told when they are gone
+                # Of a mixed lane the first: what is behind them is reported when they are gone.
+                if self._state.turns.mixed(tx, number):
                     first = lanes.ready(tx, name, number, 1, queue.ANYTHING, lambda _: True)
                     of_shape.update((name, shape) for *_, shape in first)
                     continue
@@ -266,7 +269,8 @@ class Edges:
         def change(tx: Tx) -> None:
             for worker_id in ask.worker_ids:
                 if tx.one("worker.drain", worker_id=worker_id, site=ask.site) is None:
-                    continue  # another site's, or it has ended
+                    # Another site's, or it has ended.
+                    continue
                 drains = WorkerChanged(phase=Phase.DRAINING)
                 tx.tell(drains, at=self._state.now(), worker_id=worker_id)
 

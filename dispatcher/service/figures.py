@@ -29,10 +29,14 @@ from dispatcher.service.state import State
 SHARE = 0.1
 """At most this part of the time goes into gathering what serves the queues: a thousand pages ask at
 once."""
-FRESH_S = 5.0  # awake: no page shows who was silent longer ago
-LATE = 2 / 3  # a pilot that says nothing for this part of its lease counts as silent
-FAILED_S = 86_400.0  # failures of the last day are spoken of
-KINDS = 20  # kinds of failures that are listed
+# Awake seconds for which the supply counts as fresh.
+FRESH_S = 5.0
+# A pilot that says nothing for this part of its lease counts as silent.
+LATE = 2 / 3
+# Age of the failures that are shown.
+FAILED_S = 86_400.0
+# Kinds of failures that are listed.
+KINDS = 20
 Phases = tuple[str, str, int]
 """How many workers of a site are in a phase (`worker.phases`)."""
 
@@ -40,8 +44,10 @@ Phases = tuple[str, str, int]
 class Supply(Struct, frozen=True, kw_only=True):
     """What serves the queues, whoever asks."""
 
-    serving: Mapping[str, int]  # workers by queue
-    offered: Mapping[str, frozenset[str]]  # sites by queue
+    # Workers by queue.
+    serving: Mapping[str, int]
+    # Sites by queue.
+    offered: Mapping[str, frozenset[str]]
     sites: tuple[m.SiteRow, ...]
     phases: Mapping[str, int]
     pilots: m.PilotSums
@@ -120,7 +126,8 @@ class Figures:
 
         found, total = await self._state.store.read(gather)
         workers = [self._state.worker_row(one) for one in found]
-        if not caller.may(api.Scope.ADMIN):  # an intent is half of what makes an edge its worker's
+        # An intent is half of what makes an edge its worker's.
+        if not caller.may(api.Scope.ADMIN):
             workers = [replace(one, intent="", index=0) for one in workers]
         return api.WorkerRows(workers=tuple(workers), total=total)
 
@@ -152,7 +159,8 @@ class Figures:
         cores = used = late = 0
         for heard in self._state.live.values():
             serving[heard.queue] += 1
-            if heard.passing:  # a PanDA pilot: what it has is known only while it asks
+            # A PanDA pilot: what it has is known only while it asks.
+            if heard.passing:
                 continue
             cores += heard.total.cores
             used += max(0, heard.total.cores - heard.room.cores)

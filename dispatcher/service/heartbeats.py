@@ -74,7 +74,8 @@ class Heartbeats:
                 self._state.leases.written(lease)
         if strangers or worker.strays:
             commands += await self._strangers(worker, strangers)
-        if worker.silent:  # what it lost and has no more may be handed to it again, too
+        # What it lost and has no more may be handed to it again, too.
+        if worker.silent:
             worker.silent = False
             self._state.hub.wake(worker.worker_id)
         return m.BeatAnswer(

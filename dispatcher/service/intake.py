@@ -30,9 +30,12 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
 from dispatcher.turns import short_turns
 
-INLINE = 100  # jobs whose turns are reckoned on the event loop
-FEW_WORKERS = 100  # are asked on the event loop whether they can run a job
-ROWS = 4  # of a job: its own, its body, its size, its lane
+# Jobs whose turns are reckoned on the event loop.
+INLINE = 100
+# So few workers are compared with a job on the event loop.
+FEW_WORKERS = 100
+# Rows of a job: its own, its body, its size, its lane.
+ROWS = 4
 
 
 class Intake:
@@ -78,7 +81,8 @@ class Intake:
         """The jobs as they are stored, what they say, and the first answer to a request that comes
         again. A brief one that is in order is taken for new: storing it tells."""
         if submission.brief(ask.jobs) and len(self._state.live) <= FEW_WORKERS:
-            with suppress(Rejected):  # it may have been in order when it came first
+            # It may have been in order when it came first.
+            with suppress(Rejected):
                 return *self._prepared(ask, known=False), None
         known = await self._known(caller.subject, ask.request_id)
         jobs, digest = await asyncio.to_thread(self._prepared, ask, known=known is not None)
@@ -146,8 +150,9 @@ class Intake:
 
     def _possible(self, jobs: Sequence[Prepared]) -> None:
         """Raise Rejected for a job that no site can ever run."""
-        good: set[tuple[str, Shape]] = set()  # many jobs are few shapes
-        offers: dict[str, list[why.Offer]] = {}  # and many workers are few sizes
+        # Many jobs are few shapes, and many workers are few sizes.
+        good: set[tuple[str, Shape]] = set()
+        offers: dict[str, list[why.Offer]] = {}
         for index, job in enumerate(jobs):
             kind = (job.spec.queue, job.shape)
             if kind in good:
@@ -204,7 +209,8 @@ class Intake:
         is under way is not tried twice: the answer names that one. The rules are in `retries`."""
         await self.states_of(ask.job_ids, caller)
         lock = self._submitting.setdefault((caller.subject, ""), asyncio.Lock())
-        async with lock:  # of two at once the second finds what the first has made
+        # Of two at once the second finds what the first has made.
+        async with lock:
             key = ask.request_id
             known = await self._known(caller.subject, key) if key is not None else None
             if key is not None and known is not None:

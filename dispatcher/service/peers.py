@@ -22,7 +22,8 @@ from dispatcher.service.notices import (
 )
 from dispatcher.service.state import State
 
-FLUSH_S = 10.0  # how often is written what was heard
+# How often it is written when workers were last seen.
+FLUSH_S = 10.0
 _of_panda = msgspec.json.Decoder(OfPanda).decode
 
 

@@ -14,7 +14,8 @@ from dispatcher.service.figures import LATE, Figures
 from dispatcher.service.registrar import Registrar
 from dispatcher.service.state import State
 
-ANCESTORS = 500  # that are looked at, nearest first
+# Ancestors of a job that are looked at, nearest first.
+ANCESTORS = 500
 
 
 class Reasons:

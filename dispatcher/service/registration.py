@@ -19,8 +19,10 @@ from dispatcher.rules.worker_records import PlannedWorker
 from dispatcher.service.state import State
 
 _encode = msgspec.json.Encoder().encode
-TOKEN_S = 7 * 86_400.0  # a worker token ends with its worker, at the latest a week later
-UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)  # no edge has told that its batch system has it
+# A worker token ends with its worker, at the latest a week later.
+TOKEN_S = 7 * 86_400.0
+# No edge has told that its batch system has it.
+UNSEEN = (Phase.PLANNED, Phase.SUBMITTING)
 GONE = "this worker has been given up or was never planned"
 
 

@@ -21,7 +21,8 @@ from dispatcher.service.workers import Workers
 
 A = TypeVar("A")
 Q = TypeVar("Q")
-GATHER_S = 0.02  # who gets a job at the same time comes with the same answer
+# Who gets a job at the same time comes with the same answer.
+GATHER_S = 0.02
 
 
 class Relays:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 
-KEY = 40  # hexadecimal digits of a key; 24 are left of an HMAC for a seal
+# Hexadecimal digits of a key; 24 are left of an HMAC for a seal.
+KEY = 40
 
 
 class Seals:

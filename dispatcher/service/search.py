@@ -19,10 +19,13 @@ from ailurus.protocol.states import WITH_WORKER, JobState
 from dispatcher.ports import Store, Tx
 from dispatcher.rules import records, views
 
-FIRST = 2_000  # ids of the first slice: most lists end there
+# Ids of the first slice: most lists end there.
+FIRST = 2_000
 WIDEST = 1_000_000
-SLICE_S = 0.02  # what a slice should take
-SEARCH_S = 2.0  # after so long a page is handed over as far as it is
+# What a slice should take.
+SLICE_S = 0.02
+# After so long a page is handed over as far as it is.
+SEARCH_S = 2.0
 
 
 class Searches:

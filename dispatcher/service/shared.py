@@ -39,10 +39,14 @@ from dispatcher.service.peers import FLUSH_S, apply
 from dispatcher.service.state import State
 from dispatcher.store import schema
 
-BEAT_S = 1.0  # how often we say that we live
-GONE_S = 5.0  # a process that has not moved for so long is gone; its pilots speak to others
-BEFORE_S = 1.0  # so much sooner it stops to lead by itself
-SKEW_S = 5.0  # between the clocks of the dispatchers' hosts
+# How often we say that we live.
+BEAT_S = 1.0
+# A process that has not moved for so long is gone; its pilots speak to others.
+GONE_S = 5.0
+# So much sooner a leader stops leading by itself.
+BEFORE_S = 1.0
+# The most by which the clocks of the dispatchers' hosts differ.
+SKEW_S = 5.0
 log = Log("others")
 _encode = msgspec.json.Encoder().encode
 _room = msgspec.json.Decoder(Room).decode
@@ -59,7 +63,8 @@ class Shared:
         self._leads_until = 0.0
         self._knows = max(step.number for step in schema.migrations())
         self._old_schema = True
-        self._beats: dict[int, tuple[int, float]] = {}  # number: last beat, and when it moved
+        # Number: last beat, and when it moved.
+        self._beats: dict[int, tuple[int, float]] = {}
         self._early: list[Entry] | None = []
         self._read_until = 0.0
 
@@ -259,9 +264,11 @@ class Shared:
         notice = notices.decode(text)
         match notice:
             case None:
-                pass  # a newer version's
+                # A newer version's.
+                pass
             case NodeVerdict() | UserSpending() if notice.process == self.name:
-                pass  # counted when it was sent
+                # Counted when it was sent.
+                pass
             case NodeVerdict():
                 self._state.hosts.heard(_verdict(notice.text))
             case UserSpending():
@@ -277,7 +284,8 @@ class Shared:
 
     async def send(self, notice: OfJobs) -> None:
         for part in notices.parts(notice):
-            apply(part, self._state)  # at once: that it comes back changes nothing
+            # At once: that it comes back changes nothing.
+            apply(part, self._state)
             await self._spread(part)
 
     async def _spread(self, notice: Notice) -> None:
@@ -292,7 +300,8 @@ class Shared:
         if limiter is None or (spending := limiter.spending()) is None:
             return
         while len(notice := notices.encode(self._spending(spending)).encode()) > NOTICE_BYTES:
-            spending = spending.half()  # users have long names
+            # Users have long names.
+            spending = spending.half()
         await self._state.store.spread(notice.decode())
 
     def _spending(self, spending: Spending) -> UserSpending:

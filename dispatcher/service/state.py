@@ -32,10 +32,12 @@ from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
 
 log = Log("dispatcher")
 TICK_S = 0.5
-PANDA = "PanDA"  # the version of workers that stand for PanDA's pilots
+# The version of workers that stand for PanDA's pilots.
+PANDA = "PanDA"
 HARVESTERS = "harvester:"
 """How the intents begin under which Harvester's workers are planned."""
-BEATS_PER_S = 200  # more workers than this many heartbeats a second serve are told to beat slower
+# More workers than this many heartbeats a second serve are told to beat slower.
+BEATS_PER_S = 200
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -44,10 +46,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     heartbeat_s: float = 10.0
     beats_per_lease: int = 3
     edge_lease_s: float = 120.0
-    shares: Mapping[str, float] = {}  # of users; 1 of all others
-    groups: Mapping[str, float] = {}  # the same of groups of users; '' is who is in none of them
-    retention_s: float | None = None  # final jobs older than this are moved away, events forgotten
-    live_log_bytes: int = 16_000_000  # of one stream of one attempt
+    # Of users; 1 of all others.
+    shares: Mapping[str, float] = {}
+    # The same of groups of users; '' is who is in none of them.
+    groups: Mapping[str, float] = {}
+    # Final jobs older than this are moved away, events forgotten.
+    retention_s: float | None = None
+    # Of one stream of one attempt.
+    live_log_bytes: int = 16_000_000
     catalogue: CatalogueSettings | None = None
 
 
@@ -84,10 +90,14 @@ class SiteLease(Struct):
     epoch: int
     slots: tuple[SlotShape, ...]
     online: bool
-    until: float  # awake time
-    heard: float = 0.0  # when its edge was last heard, seconds since 1970
-    room: int | None = None  # how many more workers it could take, when it last asked
-    word: m.SiteDecision | None = None  # its last decision
+    # Awake time at which the lease ends.
+    until: float
+    # When its edge was last heard, seconds since 1970.
+    heard: float = 0.0
+    # How many more workers it could take, when it last asked.
+    room: int | None = None
+    # Its last decision.
+    word: m.SiteDecision | None = None
 
 
 class State:
@@ -173,7 +183,8 @@ class State:
                     tx.one("worker.lengths", worker_id=worker_id),
                 )
             )
-            if losses == self.losses:  # else it may have been lost since it was read
+            # Else it may have been lost since it was read.
+            if losses == self.losses:
                 break
         if stored is None or lengths is None or stored.phase == Phase.ENDED:
             return None
@@ -207,7 +218,8 @@ class State:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
         lease, heard = self.sites.get(stored.site), stored.heard or 0.0
         if lease is not None and stored.epoch < lease.epoch:
-            return lease  # the row was read before another edge took the site
+            # The row was read before another edge took the site.
+            return lease
         until = self.awake.now + self.settings.edge_lease_s
         if lease is not None and (lease.instance, lease.epoch) == (stored.instance, stored.epoch):
             until = until if heard > lease.heard else lease.until

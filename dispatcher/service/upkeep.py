@@ -31,12 +31,15 @@ from dispatcher.service.state import TICK_S, LiveWorker, State, WorkerEnd, end_w
 PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for
 longer and holds none is gone."""
-FLUSHED = 1000  # of a kind in one commit: ten thousand at once would hold up every heartbeat
+# Rows of a kind in one commit: ten thousand at once would hold up every heartbeat.
+FLUSHED = 1000
 # The longest pause of the loop that says we live: well below `GONE_S` of `shared.py`.
 FAILING_S = 2.0
-STUCK_S = 60.0  # no turn of a loop takes longer while the store does its work
+# No turn of a loop takes longer while the store does its work.
+STUCK_S = 60.0
 TIDY_S = 60.0
-TIDY_PAUSE_S = 0.05  # between two slices: others' requests come first
+# Between two slices: others' requests come first.
+TIDY_PAUSE_S = 0.05
 _encode = msgspec.json.Encoder().encode
 _of_panda = msgspec.json.Decoder(OfPanda).decode
 
@@ -62,7 +65,8 @@ class Upkeep:
         self._state = state
         self._peers = peers
         self._unfold = asyncio.Event()
-        self._no_expiry_before = self._flushed = self._beaten = 0.0  # awake times
+        # Awake times.
+        self._no_expiry_before = self._flushed = self._beaten = 0.0
 
     async def start(self) -> None:
         """Read what a former process left, and start the loops."""
@@ -138,7 +142,8 @@ class Upkeep:
             await asyncio.sleep(TICK_S)
             try:
                 await self.tick(self._state.awake.tick(time.monotonic()))
-            except Exception:  # a full disk: leases wait for it, as everybody does
+            except Exception:
+                # A full disk: leases wait for it, as everybody does.
                 self._no_expiry_before = self._state.awake.now + self._peers.grace_s()
                 raise
 
@@ -256,7 +261,8 @@ class Upkeep:
         try:
             for first in range(0, max(len(workers), len(attempts)), FLUSHED):
                 await self._state.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
-        except Exception:  # told with the next ones: others take for lost what they do not hear of
+        except Exception:
+            # Told with the next ones: others take for lost what they do not hear of.
             for heard in news:
                 heard.flushed = False
             self._state.leases.unwritten(leases)

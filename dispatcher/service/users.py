@@ -31,7 +31,8 @@ from dispatcher.service.reasons import Reasons
 from dispatcher.service.search import Searches
 from dispatcher.service.state import State
 
-LOOK_S = 30.0  # how long one look at a live log keeps it coming
+# How long one look at a live log keeps it coming.
+LOOK_S = 30.0
 
 
 class Users:
@@ -56,7 +57,8 @@ class Users:
             "owner": owner,
             "queue": ask.queue,
             "code": ask.code,
-            "name": "" if ask.name == "*" else ask.name,  # every name begins with nothing
+            # Every name begins with nothing.
+            "name": "" if ask.name == "*" else ask.name,
             "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
             "kind": ask.kind,
             "most": ask.limit,
@@ -75,7 +77,8 @@ class Users:
         detail = await self._state.store.read(lambda tx: retention.detail(tx, found))
         lease = self._state.leases.of(job_id)
         if lease is not None and lease.usage is None and lease.staging is None:
-            await self._peers.want_curve(job_id)  # for the next look
+            # For the next look.
+            await self._peers.want_curve(job_id)
         if lease is None or not detail.attempts or not (lease.usage or lease.staging):
             return detail
         live = msgspec.structs.replace(
@@ -97,7 +100,8 @@ class Users:
     async def wait(self, ask: m.WaitJobs, caller: Caller) -> m.JobStates:
         """States, once all jobs are final or the time is over."""
         deadline = time.monotonic() + ask.timeout_s
-        watched = ask.job_ids[-1:]  # one that is open is enough: as long as it is, so is the answer
+        # One that is open is enough: as long as it is, so is the answer.
+        watched = ask.job_ids[-1:]
         while True:
             signal = self._state.hub.expect_end(watched)
             try:
@@ -115,9 +119,11 @@ class Users:
                 watched = (open_[-1],)
                 continue
             many = len(open_) > 100
-            del answer, open_  # nothing is held while it waits
+            # Nothing is held while it waits.
+            del answer, open_
             await until(signal, left)
-            await asyncio.sleep(0.05 if many else 0)  # many ends, one look
+            # Many ends, one look.
+            await asyncio.sleep(0.05 if many else 0)
 
     async def cancel(self, ask: m.Cancel, caller: Caller) -> m.Cancelled:
         """Cancel jobs; softly: those that run may end by themselves. Raises Rejected for a job that
@@ -147,7 +153,8 @@ class Users:
             )
         for job_id in cancelled:
             self._state.leases.drop(job_id)
-            self._state.log_arrived(job_id)  # who follows its output learns that no more will come
+            # Who follows its output learns that no more will come.
+            self._state.log_arrived(job_id)
         done = [job_id for job_id in ask.job_ids if states[job_id] in FINAL]
         return m.Cancelled(cancelled=tuple(cancelled), already_done=tuple(done))
 
@@ -181,7 +188,8 @@ class Users:
                 raise _no_attempt(job_id, ask.attempt_nr, len(made))
             if not wanted:
                 job = records.find_job(tx, job_id)
-                ended = job is None or job.state in FINAL  # before it began: nothing will come
+                # Before it began: nothing will come.
+                ended = job is None or job.state in FINAL
                 return m.LogChunk(offset=0, end=0, text="", final=ended)
             return payload_logs.chunk(tx, ask, job_id, wanted[-1])
 
@@ -219,9 +227,8 @@ class Users:
                 remedy="ask for `stdout`, or look at its log once it has ended",
             )
         deadline = time.monotonic() + ask.wait_s
-        turn = self._tailing.setdefault(
-            job_id, asyncio.Lock()
-        )  # an answer does not say of which file it is
+        # An answer does not say of which file it is.
+        turn = self._tailing.setdefault(job_id, asyncio.Lock())
         try:
             await asyncio.wait_for(turn.acquire(), ask.wait_s if turn.locked() else None)
         except TimeoutError:

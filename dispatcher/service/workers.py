@@ -54,7 +54,8 @@ class Workers:
         """What there is for a worker now."""
         while True:
             given = await self._lease(ask, worker)
-            if given.jobs or not given.unfit:  # else what stood in front is out of the way now
+            # Else what stood in front is out of the way now.
+            if given.jobs or not given.unfit:
                 return given.jobs
 
     async def _awaited(self, ask: m.Acquire, worker: LiveWorker) -> list[Leased]:
@@ -69,7 +70,8 @@ class Workers:
                 given = await asyncio.shield(asyncio.create_task(self._lease(ask, worker)))
                 leased = given.jobs
                 if given.unfit and not leased:
-                    continue  # what stood in front is out of the way now
+                    # What stood in front is out of the way now.
+                    continue
                 left = deadline - time.monotonic()
                 # When one of its jobs has ended it has more room than it asked for: let it ask
                 # anew.
@@ -123,7 +125,8 @@ class Workers:
             lease = self._state.leases.held(worker.worker_id, got.job_id, got.attempt_nr)
             if lease is None:
                 self._state.hold(got, until_s, begun=self._state.now())
-            else:  # a repeated request: what is known of the attempt stays known
+            else:
+                # A repeated request: what is known of the attempt stays known.
                 self._state.leases.hold(lease, until_s)
             if not ask.ahead:
                 worker.room = worker.room.less(job.shape)
@@ -175,7 +178,8 @@ class Workers:
                 then(tx)
             return kept
 
-        for lease in leases:  # before the commit wakes somebody who leases it anew
+        # Before the commit wakes somebody who leases it anew.
+        for lease in leases:
             self._state.leases.drop(lease.job_id)
         kept = leases
         try:

@@ -146,9 +146,8 @@ def _take(tx: Tx, harvester_id: str, reported: HarvesterWorker, now: float) -> _
         )
         worker = worker_records.find_of_harvester(tx, intent, reported.worker_id)
         assert worker is not None  # noqa: S101 -- it was made just now
-        if (
-            not reported.jobs
-        ):  # its pilot fetches jobs itself: the instance can be reported to start more
+        # Its pilot fetches jobs itself: the instance can be commanded to start more.
+        if not reported.jobs:
             _put(tx, "pull", harvester_id, reported.site, "", now)
     worker_id, phase, ending = worker.worker_id, worker.phase, worker.ending
     batch_id, diagnosis = str(reported.batch_id or "")[:200], (reported.diagnosis or "")[:2000]

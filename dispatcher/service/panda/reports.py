@@ -24,7 +24,8 @@ from ailurus.protocol.panda_update import (
 )
 from ailurus.protocol.url import FileUrl, Url
 
-TEXT = 8000  # characters of a diagnosis
+# Characters of a diagnosis.
+TEXT = 8000
 _HEX = re.compile(r"[0-9a-f]{1,8}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _CODES = {int(code): code for code in Code}
@@ -60,7 +61,8 @@ def report(
     return m.Report(
         job_id=job_id,
         attempt_nr=attempt_nr,
-        report_key="-",  # the caller's token stands for it
+        # The caller's token stands for it.
+        report_key="-",
         finished=finished,
         code=code,
         diagnosis="" if finished else _diagnosis(sent, fault, worker),
