@@ -12,12 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 REQUEST_S = 0.005
-BYTE_S = 20e-9  # of a body: received, decoded, stored; or of an answer: encoded, sent
-JOB_S = 25e-6  # that is submitted
-LINK_S = 10e-6  # that a job waits for another
-RETRIED_S = 100e-6  # a job that is tried again
+# A byte of a body (received, decoded, stored) or of an answer (encoded, sent).
+BYTE_S = 20e-9
+# A job that is submitted.
+JOB_S = 25e-6
+# A dependency of one job on another.
+LINK_S = 10e-6
+# A job that is retried.
+RETRIED_S = 100e-6
 CANCELLED_S = 50e-6
-WATCHED_S = 1e-6  # a job that is waited for: its state is read, which is measured
+# A job that is waited for: its state is read, which is measured.
+WATCHED_S = 1e-6
 
 OF: Mapping[str, Callable[[Any], float]] = {
     "submit": lambda ask: (

@@ -28,20 +28,28 @@ from dispatcher.accounts.costs import REQUEST_S
 from dispatcher.accounts.meter import METER, Meter
 from dispatcher.refusal import Rejected
 
-BURST_S = 10.0  # what was not used for so long may be used at once
+# A user may ask at once for as much as is allowed in this time.
+BURST_S = 10.0
 REMEMBERED = 10_000
-NOTE = 0.1  # of what is allowed: less than this is not told to other dispatchers
-SHORT = 80  # characters
-TOLD = 20  # users at a time, those who ask for most: a notice is short
-FRESH_S = 5.0  # what another dispatcher said longer ago is over, or it is
+# The other dispatchers learn of users who spend more than this share of what is allowed.
+SHARED_ABOVE = 0.1
+# Users in one notice, those who spend most: a notice is short.
+MOST_SHARED = 20
+# A longer or odd name of a user goes into a notice as its hash; characters.
+LONGEST_NAME = 80
+# A peer silent for longer counts as stopped.
+PEER_TIMEOUT_S = 5.0
 
 
 class Rates(Struct, frozen=True, kw_only=True):
     """What each user may do."""
 
-    per_s: float = 50.0  # requests, over time
-    held: int = 100  # requests that wait for something at a time: long polls and streams
-    watched: int = 200_000  # jobs that these name, all together
+    # Requests, over time.
+    per_s: float = 50.0
+    # Requests that wait for something at a time: long polls and streams.
+    held: int = 100
+    # Jobs that these name, all together.
+    watched: int = 200_000
 
 
 class Spending(Struct, frozen=True):
@@ -80,8 +88,10 @@ class Limiter:
         self._accounts: dict[str, Account] = {}
         self._held: Counter[str] = Counter()
         self._watched: Counter[str] = Counter()
-        self._spent: defaultdict[str, float] = defaultdict(float)  # since it was told
-        self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}  # what waits, by process
+        # Requests since the last notice, by user.
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        # What waits at other dispatchers, and when they said so (monotonic), by process.
+        self._elsewhere: dict[str, tuple[float, dict[str, int]]] = {}
         self._shared = False
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -121,7 +131,8 @@ class Limiter:
 
     @contextmanager
     def metered(self, subject: str) -> Iterator[None]:
-        """Count what the store is read for meanwhile, one reading of the user's at a time."""
+        """Charge the time of reading the store while this lasts, one read of the user's at a
+        time."""
         meter = Meter(self._turns.setdefault(_name(subject), asyncio.Lock()))
         token = METER.set(meter)
         try:
@@ -158,28 +169,35 @@ class Limiter:
                 del self._held[subject], self._watched[subject]
 
     def _held_elsewhere(self, subject: str) -> int:
-        since = self._clock() - FRESH_S
+        since = self._clock() - PEER_TIMEOUT_S
         return sum(held.get(subject, 0) for at, held in self._elsewhere.values() if at > since)
 
     def spending(self) -> Spending | None:
-        """What to tell the others, once a second; None: nothing of note. Who asks for little is not
-        told: that much more a user may get from each dispatcher."""
-        least = self._rates.per_s * NOTE
-        most = nlargest(TOLD, self._spent.items(), key=itemgetter(1))
+        """The notice to the other dispatchers, once a second; None: none is needed. Users who spend
+        little are left out: so much more they may get from each dispatcher."""
+        least = self._rates.per_s * SHARED_ABOVE
+        most = nlargest(MOST_SHARED, self._spent.items(), key=itemgetter(1))
         spent = {one: n for one, n in most if n > least}
-        held = {one: n for one, n in self._held.most_common(TOLD) if n >= self._rates.held * NOTE}
+        held = {
+            one: n
+            for one, n in self._held.most_common(MOST_SHARED)
+            if n >= self._rates.held * SHARED_ABOVE
+        }
         self._spent.clear()
         if not spent and not held and not self._shared:
             return None
-        self._shared = bool(held)  # that nothing waits any more is told, too
+        # The others must learn as well that nothing waits any more.
+        self._shared = bool(held)
         return Spending(spent, held)
 
     def hear(self, process: str, reported: Spending) -> None:
-        """Take what another dispatcher has told."""
+        """Take the notice of another dispatcher."""
         for subject, spent in reported.spent.items():
             self._account(subject).left -= spent
         self._elsewhere = {
-            name: one for name, one in self._elsewhere.items() if one[0] > self._clock() - FRESH_S
+            name: one
+            for name, one in self._elsewhere.items()
+            if one[0] > self._clock() - PEER_TIMEOUT_S
         }
         self._elsewhere[process] = (self._clock(), reported.held)
 
@@ -194,6 +212,6 @@ class Limiter:
 
 def _name(subject: str) -> str:
     """What stands for a user in a notice, which is short."""
-    if len(subject) <= SHORT and subject.isascii() and subject.isprintable():
+    if len(subject) <= LONGEST_NAME and subject.isascii() and subject.isprintable():
         return subject
     return sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()
