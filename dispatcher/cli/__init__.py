@@ -15,7 +15,8 @@ from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.exits import USAGE, code_of
 
-VERBS = {  # → dispatcher/cli/VERB.py, its first line of help
+# → dispatcher/cli/VERB.py, its first line of help.
+VERBS = {
     "init": "make a store, its keys and the first admin token",
     "serve": "run the dispatcher",
     "submit": "submit jobs from files",
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has enough; nothing is left to flush into
+    except BrokenPipeError:
+        # The reader has enough; nothing is left to flush into.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

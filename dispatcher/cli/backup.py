@@ -33,7 +33,8 @@ def main(args: Namespace, out: Output) -> int:
     keys.read(kept)
     draft = folder.with_name(f".{folder.name}.part")
     try:
-        shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+        # Of one that was killed.
+        shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700, parents=True)
         keys.keep(draft / KEYS, kept.read_bytes())
         copy = archive.save(args.store, draft)

@@ -25,10 +25,14 @@ from dispatcher.cli.exits import CONFIGURATION
 from dispatcher.cli.place import Place
 
 DAY_S = 86_400.0
-SOON_S = 21 * DAY_S  # a certificate or token that ends within is told
-FREE = 1024**3  # bytes of disk below which it is told; a tenth of that is wrong
-LARGE = 2 * 1024**3  # a database above is not read through here
-_UNSYNCHRONISED = 0x0040  # STA_UNSYNC of adjtimex(2)
+# A certificate or token that ends within is told.
+SOON_S = 21 * DAY_S
+# Bytes of disk below which it is told; a tenth of that is wrong.
+FREE = 1024**3
+# A database above is not read through here.
+LARGE = 2 * 1024**3
+# STA_UNSYNC of adjtimex(2).
+_UNSYNCHRONISED = 0x0040
 
 
 class Finding(Struct, frozen=True):

@@ -18,11 +18,13 @@ from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
 
 LARGEST_FILE = 64 * 1024 * 1024
-MOST_NODES = 5_000_000  # after aliases are followed: an alias bomb has more
+# After aliases are followed: an alias bomb has more.
+MOST_NODES = 5_000_000
 DEEPEST = 50
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _UNIT = re.compile(r"_(mb|s)$")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times faster where it is built
+# Eight times faster where it is built.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class JobFiles:
@@ -103,7 +105,8 @@ class JobFile:
         try:
             return json.loads(self._text, object_pairs_hook=_once, parse_constant=_no_number)
         except (json.JSONDecodeError, _Twice, RecursionError):
-            return self._yaml()  # flow style looks like JSON; and it knows the line of a fault
+            # Flow style looks like JSON; and it knows the line of a fault.
+            return self._yaml()
 
     def _yaml(self) -> Any:
         loader = _Loader(self._text)
@@ -176,7 +179,8 @@ def _odd(root: yaml.Node) -> Iterator[tuple[yaml.Node, str, str]]:
     def visit(node: yaml.Node, path: str) -> Iterator[tuple[yaml.Node, str, str]]:
         if id(node) in sizes:
             return
-        sizes[id(node)] = MOST_NODES  # a node inside itself has no size
+        # A node inside itself has no size.
+        sizes[id(node)] = MOST_NODES
         total, seen = 1, set()
         for key, value, step in _children(node):
             if key is not None:
@@ -223,7 +227,8 @@ def _line(node: yaml.Node | None, field: str) -> int:
         steps = steps[1:]
         node = jobs or node
         if not isinstance(node, yaml.SequenceNode):
-            steps = steps[1:]  # the one job of the file
+            # The one job of the file.
+            steps = steps[1:]
     line = node.start_mark.line + 1
     for nr, step in enumerate(steps):
         below = _below(node, step)

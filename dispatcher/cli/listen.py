@@ -87,5 +87,6 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
             f"cannot listen on {host}:{port}: {error.strerror}",
             remedy="choose another port",
         ) from None
-    listener.listen(BACKLOG)  # from here on clients may connect: they are answered once we run
+    # From here on clients may connect: they are answered once we run.
+    listener.listen(BACKLOG)
     return listener

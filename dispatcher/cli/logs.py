@@ -37,7 +37,8 @@ def main(args: Namespace, out: Output) -> int:
     while True:
         query = LogQuery(stream=args.stream, attempt_nr=attempt, offset=offset, wait_s=wait_s)
         chunk = client.log(args.id, query)
-        attempt = chunk.attempt_nr or attempt  # one after the other: their offsets are their own
+        # One after the other: their offsets are their own.
+        attempt = chunk.attempt_nr or attempt
         if out.as_json:
             out.record(chunk)
         else:

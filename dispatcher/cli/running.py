@@ -110,8 +110,10 @@ async def watchdog(loop: Loop) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             held = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 -- numbers are all that is wanted
-        except OSError:  # not even one for this
+        except OSError:
+            # Not even one for this.
             held = limit
-        if held > 0.9 * limit:  # beyond, connections are let go as they come
+        # Beyond, connections are let go as they come.
+        if held > 0.9 * limit:
             log.warning("descriptors_short", held=held, limit=limit)
         await asyncio.sleep(pause_s)

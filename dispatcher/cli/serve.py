@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from dispatcher.service.state import Settings
     from dispatcher.telemetry.traces import Traces
 
-GROUP = "group:"  # before the name of a group, where a user's could stand
-STOP_S = 5  # what is in hand has this long to finish
+# Before the name of a group, where a user's could stand.
+GROUP = "group:"
+# What is in hand has this long to finish.
+STOP_S = 5
 # Allocations between collections of garbage: a whole one among 10,000 jobs takes 15 ms.
 RARELY = (50_000, 20, 100)
 log = Log("serve")
@@ -173,7 +175,8 @@ def _panda_arguments(parser: ArgumentParser) -> None:
 
 def _share(text: str) -> tuple[str, float]:
     user, _, share = text.rpartition("=")
-    if not user or not 0 < float(share) < 1e6:  # `inf` and `nan` are not either
+    # `inf` and `nan` are not either.
+    if not user or not 0 < float(share) < 1e6:
         raise ValueError
     return user, float(share)
 
@@ -205,7 +208,8 @@ def main(args: Namespace, out: Output) -> int:
                 remedy="name a file in a directory that this user may write to",
             ) from None
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor a waiting pilot
+        # A descriptor a waiting pilot.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             again = runner.run(_serve(args, out, place, sockets))
         if again:
@@ -223,7 +227,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     from dispatcher.service import Service
     from dispatcher.store import open_store
 
-    public = _public(args).url  # what is wrong with an option is said before a store is opened
+    # What is wrong with an option is said before a store is opened.
+    public = _public(args).url
     settings = _settings(args)
     link = None if settings.catalogue is None else _link(settings.catalogue)
     queue_data.check(args.panda_queues)
@@ -234,7 +239,8 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
     usual_turns()
-    gc.freeze()  # what is loaded by now stays
+    # What is loaded by now stays.
+    gc.freeze()
     gc.set_threshold(*RARELY)
     with contextlib.ExitStack() as stack:
         access = None
@@ -390,7 +396,8 @@ def _server(app: Any, args: Namespace, loops: Tasks) -> Server:
     )
     try:
         config.load()
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:
+        # ssl.SSLError is one.
         raise CommandError(
             CONFIGURATION,
             f"cannot use {args.tls_cert} with {args.tls_key}: {error.strerror or error}",

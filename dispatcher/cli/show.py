@@ -111,7 +111,8 @@ def _wants(job: JobDetail) -> str:
 
 def attempt_cells(one: Attempt) -> tuple[object, ...]:
     staged = one.running - one.started if one.running and one.started else None
-    if staged is not None:  # a job that was fetched ahead waits, staged in, for its slot
+    # A job that was fetched ahead waits, staged in, for its slot.
+    if staged is not None:
         staged -= min(one.timing.get("wait", 0.0), staged)
     ran_until = one.holding or one.ended
     ran = ran_until - one.running if ran_until and one.running else None

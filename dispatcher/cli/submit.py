@@ -45,10 +45,12 @@ def main(args: Namespace, out: Output) -> int:
         try:
             answer = client.submit(jobs, made)
         except Refused as refused:
-            if refused.status == 422:  # the dispatcher knows what the file cannot: which queues
+            # The dispatcher knows what the file cannot: which queues.
+            if refused.status == 422:
                 files.fault(refused)
             raise
-        if out.as_json:  # before the id is forgotten: who is killed now and asks again gets these
+        # Before the id is forgotten: who is killed now and asks again gets these.
+        if out.as_json:
             out.document(answer)
         else:
             out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))

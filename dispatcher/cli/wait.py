@@ -18,10 +18,14 @@ from dispatcher.cli.connection import connect
 if TYPE_CHECKING:
     from ailurus.wire.client import Client
 
-PATIENCE_S = 3600.0  # a dispatcher that restarts is waited for
-LAST_ANSWER_S = 1.0  # beyond --timeout, for an answer that is on its way
-ASK_WHY_S = 20.0  # how often to ask whether what waits can ever run
-ASK_WHY = 1000  # of how many jobs, as long as none of them can run
+# A dispatcher that restarts is waited for.
+PATIENCE_S = 3600.0
+# Beyond --timeout, for an answer that is on its way.
+LAST_ANSWER_S = 1.0
+# How often to ask whether what waits can ever run.
+ASK_WHY_S = 20.0
+# Of how many jobs, as long as none of them can run.
+ASK_WHY = 1000
 SAY_WHY = 20
 
 
@@ -85,7 +89,8 @@ def _never(client: Client, job_ids: Sequence[int]) -> bool:
     never: list[Why] = []
     for job_id in job_ids[:ASK_WHY]:
         answer = client.why(job_id)
-        if answer.verdict != Outlook.NEVER:  # most often the first one
+        # Most often the first one.
+        if answer.verdict != Outlook.NEVER:
             return False
         never.append(answer)
     for answer in never[:SAY_WHY]:

@@ -35,9 +35,11 @@ MOST_EVENTS = 500
 # Between two reads of what changes without an event: rates, resource use.
 QUIET_S = 2.0
 WORKERS_S = 1.0
-OWN_JOBS = 500  # the newest of a user: these move in a list
+# The newest of a user: these move in a list.
+OWN_JOBS = 500
 OWN_S = 0.5
-BYTES_PER_S = 500_000  # of one topic to one page: big lists come less often
+# Of one topic to one page: big lists come less often.
+BYTES_PER_S = 500_000
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,7 +92,8 @@ class EventReader:
 
     def __init__(self, service: Watched) -> None:
         self._service = service
-        self._last = service.hub.seq  # what was before is in the snapshots
+        # What was before is in the snapshots.
+        self._last = service.hub.seq
 
     async def since(self) -> Sequence[Entry]:
         """What was committed since the last time; costs nothing when nothing was."""
@@ -114,7 +117,8 @@ _LEAST = Caller(subject="", scopes=frozenset({Scope.READ}))
 class Feed:
     """A topic with the rights of one caller."""
 
-    same_for_all = False  # whether the answer does not depend on the caller
+    # Whether the answer does not depend on the caller.
+    same_for_all = False
 
     def __init__(self, service: Watched, caller: Caller, job_id: int) -> None:
         self._service = service
@@ -122,10 +126,13 @@ class Feed:
         self._job_id = job_id
         self._read_at = 0.0
         self._last = b""
-        self.fresh = b""  # what the pages get in this pass
+        # What the pages get in this pass.
+        self.fresh = b""
         self.users = 0
-        self.looked = 0.0  # when, by the monotonic clock
-        self.missed: list[Entry] = []  # since then
+        # When, by the monotonic clock.
+        self.looked = 0.0
+        # Since then.
+        self.missed: list[Entry] = []
         self.ready: asyncio.Future[None]
 
     async def begin(self) -> None:

@@ -34,15 +34,19 @@ from dispatcher.events import Entry
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 
-PERIOD_S = 0.25  # four frames a second
-SHARE = 0.2  # of one core, at most, goes into looking; busier, frames come further apart
+# Four frames a second.
+PERIOD_S = 0.25
+# Of one core, at most, goes into looking; busier, frames come further apart.
+SHARE = 0.2
 # Part of the time that goes at most into the topics of one user: then those of others come first.
 SHARE_EACH = 0.1
 DEAR_S = (
-    0.02  # what takes longer is on its user's account alone, and nobody else's frames wait for it
+    # What takes longer is on its user's account alone, and nobody else's frames wait for it.
+    0.02
 )
 HEARTBEAT_S = 15.0
-BEHIND = 24  # frames that a page may leave unread: six seconds
+# Frames that a page may leave unread: six seconds.
+BEHIND = 24
 RETRY_MS = 2000
 TOPICS = 12
 
@@ -110,7 +114,8 @@ class Live:
         self._loops = service.loops
         self._loop = self._loops.add("live")
         self._task: asyncio.Task[None] | None = None
-        self._rests: dict[str, float] = {}  # by user: until when, by the monotonic clock
+        # By user: until when, by the monotonic clock.
+        self._rests: dict[str, float] = {}
 
     async def stream(self, query: StreamQuery, caller: Caller) -> AsyncGenerator[bytes, None]:
         """The events of `query.topics`: a snapshot first. Raises Rejected before the first byte."""
@@ -124,7 +129,8 @@ class Live:
                 taken.append(feed := self._take(rights, topic, caller))
                 await asyncio.shield(feed.ready)
             channel = self._channels.setdefault((rights, topics), Channel(taken))
-            channel.pages.add(page)  # before the snapshot is read: nothing falls between the two
+            # Before the snapshot is read: nothing falls between the two.
+            channel.pages.add(page)
             if self._task is None or self._task.done():
                 self._events = EventReader(self._service)
                 self._task = self._loops.once("live", self._run())
@@ -186,7 +192,8 @@ class Live:
         try:
             events = await self._events.since()
         except (Rejected, Unavailable):
-            return 0.0  # the store cannot answer now: the next pass asks again
+            # The store cannot answer now: the next pass asks again.
+            return 0.0
         spent, now = 0.0, time.monotonic()
         self._rests = {who: until for who, until in self._rests.items() if until > now}
         for (rights, topic), feed in sorted(self._feeds.items(), key=lambda one: one[1].looked):
@@ -197,7 +204,8 @@ class Live:
             if self._rests.get(who, now) > now + PERIOD_S:
                 continue
             news, feed.missed, feed.looked = feed.missed, [], now
-            METER.set(meter := Meter(asyncio.Lock()))  # what it waits for others is not its own
+            # What it waits for others is not its own.
+            METER.set(meter := Meter(asyncio.Lock()))
             await self._ask(feed, topic, news)
             METER.set(None)
             took = meter.seconds + BYTE_S * len(feed.fresh)

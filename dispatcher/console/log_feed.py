@@ -16,7 +16,8 @@ from dispatcher.console.feeds import Feed, Watched, encoded
 from dispatcher.events import Entry, StateChanged
 from dispatcher.refusal import Rejected
 
-KEPT_LOG = 64_000  # characters of a live log that a page gets when it joins
+# Characters of a live log that a page gets when it joins.
+KEPT_LOG = 64_000
 LOG_WAIT_S = 20.0
 LOG_AGAIN_S = 2.0
 _STREAMS = ("stdout", "stderr")
@@ -73,7 +74,8 @@ class LogFeed(Feed):
             try:
                 chunk = await self._service.users.log(ask, self._caller, job_id=self._job_id)
             except Rejected:
-                await asyncio.sleep(LOG_AGAIN_S)  # no log yet
+                # No log yet.
+                await asyncio.sleep(LOG_AGAIN_S)
                 continue
             except Exception as error:  # noqa: BLE001 -- else the page would get no more of this log
                 self._service.loops.once_failed("live_logs", error)

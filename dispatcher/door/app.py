@@ -199,7 +199,8 @@ class App:
         receive: Receive,
     ) -> bytes:
         """The answer of a route's handler, encoded."""
-        if job_id is not None and job_id >= 2**63:  # more than a database can count
+        # More than a database can count.
+        if job_id is not None and job_id >= 2**63:
             remedy = "see `dispatcher jobs`"
             raise Rejected(404, f"there is no job {job_id}", field="job_id", remedy=remedy)
         given = {} if job_id is None else {"job_id": job_id}
@@ -273,7 +274,8 @@ class App:
                 await self._learn(token.decode("latin-1").strip())
             await self._panda(scope, receive, self._noting(scope, send))
             if scope.get("status") == 200 and path.startswith(PANDA_METHODS):
-                scope["route"] = path[1:]  # only what exists is answered so: names are bounded
+                # Only what exists is answered so: names are bounded.
+                scope["route"] = path[1:]
         elif self._console is not None and (path == "/" or path.startswith("/console")):
             scope["route"] = "console"
             await self._console(scope, receive, self._noting(scope, send))
@@ -302,7 +304,8 @@ class App:
         except UnknownKey as unknown:
             await unknown.refresh()
         except Rejected:
-            pass  # it will say so itself, in its own words
+            # It will say so itself, in its own words.
+            pass
 
     async def _show_metrics(self, page: Page, scope: dict[str, Any], send: Send) -> None:
         headers = dict(scope["headers"])
@@ -332,7 +335,8 @@ class App:
     ) -> None:
         session.same_origin(headers, method="POST", scheme=scheme, public=self._public)
         asked = self._public.is_asked(headers) and self._public.url.startswith("https:")
-        secure = asked or scheme == "https"  # what is in front of us may have ended TLS
+        # What is in front of us may have ended TLS.
+        secure = asked or scheme == "https"
         if isinstance(ask, SignIn):
             await self._learn(ask.token)
             cookie = session.begin(self._issuer, ask.token, secure=secure)
@@ -359,7 +363,8 @@ class App:
         if self._stream is None:
             raise Rejected(404, "this dispatcher has no live stream")
         events = self._stream(ask, caller)
-        first = await anext(events, b"")  # a refusal comes before the headers
+        # A refusal comes before the headers.
+        first = await anext(events, b"")
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": first, "more_body": True})
@@ -391,7 +396,8 @@ async def _decoded(
     if route.method == "GET":
         return endpoint.decode(scope["query_string"])
     owed = 0.0
-    if limiter is not None:  # first: many may be sending at once
+    # First: many may be sending at once.
+    if limiter is not None:
         owed = costs.of_body(headers.get(b"content-length"), endpoint.limit)
         limiter.spend(scope["caller"], owed)
     body = await http.read_body(receive, headers, endpoint.limit)

@@ -46,7 +46,8 @@ _PIECE = 128 * 1024
 # Of a submission, see `Submit`.
 MOST_JOBS = 100_000
 
-_HALF = re.compile("surrogate pair|unexpected end of hex escape")  # as msgspec says it
+# As msgspec says it.
+_HALF = re.compile("surrogate pair|unexpected end of hex escape")
 _HALF_LAST = re.compile(rb"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\"[\]}\s]*\Z")
 """A body that ends after the first half of a pair: msgspec looks for the other one behind the end, and
 says that the body was cut off."""
@@ -176,7 +177,8 @@ _several = msgspec.json.Decoder(tuple[JobSpec, ...])
 _key = msgspec.json.Decoder(Key)
 _HEAD = re.compile(rb'\s*\{\s*"request_id"\s*:\s*("[^"\\]{1,200}")\s*,\s*"jobs"\s*:\s*\[\s*')
 """How a submission begins as our clients write it."""
-_CUTS = 8  # places that are tried as the end of a part
+# Places that are tried as the end of a part.
+_CUTS = 8
 _job = msgspec.json.Decoder(JobSpec)
 
 
@@ -192,7 +194,8 @@ async def _in_parts(body: Body) -> m.Submit | None:
 
     What begins at a job and decodes as a list of jobs ends with a job: where that is, is guessed.
     """
-    head, end = _HEAD.match(body), body.rfind(b"]", 0)  # an mmap would begin where it was written
+    # An mmap would begin where it was written.
+    head, end = _HEAD.match(body), body.rfind(b"]", 0)
     if head is None or end < head.end() or body[end + 1 :].strip() != b"}":
         return None
     specs: list[JobSpec] = []

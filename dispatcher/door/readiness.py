@@ -13,7 +13,8 @@ from dispatcher.refusal import Rejected
 
 # A store that takes longer for an empty commit is not ready.
 PATIENCE_S = 3.0
-FRESH_S = 1.0  # anybody may ask: the store is asked once in this time, for all of them
+# Anybody may ask: the store is asked once in this time, for all of them.
+FRESH_S = 1.0
 log = Log("health")
 
 

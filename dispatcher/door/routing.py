@@ -24,9 +24,12 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     """A route, ready to be called."""
 
     route: Route
-    handler: Handler | None  # None: a stream of events
-    decode: Callable[[Any], Any]  # the body of a POST, the query of a GET
-    limit: int  # bytes of a body
+    # None: a stream of events.
+    handler: Handler | None
+    # The body of a POST, the query of a GET.
+    decode: Callable[[Any], Any]
+    # Bytes of a body.
+    limit: int
     # The field for how long the request may wait; blank if there is none.
     waits: str
     encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -46,7 +49,8 @@ class Router:
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         """Raises ValueError for a path that the table cannot hold."""
         self._plain: dict[str, dict[str, Endpoint]] = {}
-        self._by_id: dict[str, dict[str, Endpoint]] = {}  # /jobs/{job_id}TAIL, by TAIL
+        # /jobs/{job_id}TAIL, by TAIL.
+        self._by_id: dict[str, dict[str, Endpoint]] = {}
         for route in ROUTES:
             handler = handlers.get(route.name)
             head, brace, tail = route.path.partition("{job_id}")

@@ -34,7 +34,8 @@ class Public(Struct, frozen=True):
     """The address by which browsers know us where something in front of us ends TLS: told by the
     operator, for what a request says of its way here anybody could have written."""
 
-    url: str = ""  # without a slash at its end; blank: there is none
+    # Without a slash at its end; blank: there is none.
+    url: str = ""
     origin: bytes = b""
     host: str = ""
 
@@ -56,7 +57,8 @@ class Public(Struct, frozen=True):
         host = parts.hostname
         usual = {"http": 80, "https": 443}[parts.scheme]
         shown = f"[{host}]" if ":" in host else host
-        end = "" if port in (None, usual) else f":{port}"  # as browsers write an origin
+        # As browsers write an origin.
+        end = "" if port in (None, usual) else f":{port}"
         origin = f"{parts.scheme}://{shown}{end}"
         return Public(f"{origin}{parts.path.rstrip('/')}", origin.encode(), shown)
 
@@ -138,7 +140,8 @@ def same_origin(headers: Headers, *, method: str, scheme: str, public: Public = 
     host = headers.get(b"host", b"").lower()
     origin = headers.get(b"origin")
     ours = scheme.encode() + b"://" + host
-    if host and public.origin.endswith(b"://" + host):  # by that name we are reached in one way
+    # By that name we are reached in one way.
+    if host and public.origin.endswith(b"://" + host):
         ours = public.origin
     if origin is not None and origin.lower() != ours and not public.is_asked(headers):
         sent = origin[:200].decode("latin-1")

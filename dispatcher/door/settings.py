@@ -16,8 +16,10 @@ from dispatcher.door.access_log import Traffic
 
 Asgi = Callable[..., Awaitable[None]]
 Stream = Callable[[StreamQuery, Caller], AsyncGenerator[bytes, None]]
-Page = Callable[[str], Awaitable[tuple[bytes, str]]]  # of an Accept header: content and its type
-Check = Callable[[], Awaitable[None]]  # raises Rejected
+# Of an Accept header: content and its type.
+Page = Callable[[str], Awaitable[tuple[bytes, str]]]
+# Raises Rejected.
+Check = Callable[[], Awaitable[None]]
 
 
 class Waiting:

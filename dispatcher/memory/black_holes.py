@@ -20,7 +20,8 @@ IN_A_ROW = 3
 QUICK_S = 60.0
 EXCLUDED_S = 3600.0
 RECENT_S = 900.0
-MOST = 1 / 3  # of the nodes of a site that are heard of
+# The share of a site's known nodes that may be excluded.
+MOST = 1 / 3
 
 Node = tuple[str, str]
 """Site and host."""
@@ -36,7 +37,8 @@ class Verdict(Struct, frozen=True):
     lasted_s: float
     at: float
     diagnosis: str = ""
-    lacks: bool = False  # it failed for something that the node lacks: no payload can make it so
+    # It failed for something that the node lacks: no payload can make it so.
+    lacks: bool = False
 
 
 class Exclusion(Struct, frozen=True):
@@ -59,7 +61,8 @@ class Hosts:
         if not verdict.node[1]:
             return False
         last = self._last.setdefault(verdict.node, deque(maxlen=IN_A_ROW))
-        if all(one.job_id != verdict.job_id for one in last):  # one bad job is no bad node
+        # One bad job is no bad node.
+        if all(one.job_id != verdict.job_id for one in last):
             last.append(verdict)
         self._by_owner.setdefault(verdict.owner, deque(maxlen=50)).append(verdict)
         return len(last) == IN_A_ROW and not any(one.good or one.lasted_s > QUICK_S for one in last)
@@ -86,7 +89,8 @@ class Hosts:
         last = self._last[node]
         owners = {one.owner for one in last}
         if len(owners) < 2 and not all(one.lacks for one in last):
-            return False  # whoever fails on purpose takes no node from the others
+            # Whoever fails on purpose takes no node from the others.
+            return False
         others = [
             one
             for owner in owners

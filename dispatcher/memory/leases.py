@@ -16,7 +16,8 @@ from msgspec import Struct
 from ailurus.protocol.messages import Sample, Staging, Usage
 from ailurus.protocol.states import JobState
 
-CURVE = 240  # samples kept of a running attempt; then every other one is dropped
+# Samples kept of a running attempt; then every other one is dropped.
+CURVE = 240
 
 
 class AwakeClock:
@@ -42,8 +43,10 @@ OF_PANDA = "attempt"
 class OfPanda(Struct, frozen=True):
     """What is known of an attempt in a PanDA client's hands; kept, for its pilot says it once."""
 
-    batch_id: str = ""  # of its batch job
-    debug: bool = False  # it is to send the end of its output with each heartbeat
+    # The id of its batch job.
+    batch_id: str = ""
+    # It is to send the end of its output with each heartbeat.
+    debug: bool = False
 
 
 class Lease(Struct):
@@ -53,18 +56,23 @@ class Lease(Struct):
     attempt_nr: int
     worker_id: int
     state: JobState
-    until: float  # awake time
+    # Awake time at which it runs out.
+    until: float
     usage: Usage | None = None
     staging: Staging | None = None
     curve: list[Sample] = []
-    log_wanted: float = 0.0  # awake time until which somebody looks at the live log
-    heard: float = 0.0  # when somebody last spoke for it, seconds since 1970
+    # Awake time until which somebody looks at the live log.
+    log_wanted: float = 0.0
+    # When somebody last spoke for it, seconds since 1970.
+    heard: float = 0.0
     soft_kill: bool = False
     tail_wanted: str = ""
     tail: str | None = None
     owner: str = ""
-    begun: float = 0.0  # 0: before this dispatcher started
-    alone: bool = False  # nothing else is given to its worker
+    # When it was leased, seconds since 1970; 0: before this dispatcher started.
+    begun: float = 0.0
+    # Nothing else is given to its worker.
+    alone: bool = False
     panda: OfPanda = OfPanda()
 
     def sample(self, at: float, usage: Usage) -> None:
@@ -81,9 +89,11 @@ class Leases:
     def __init__(self) -> None:
         self._by_job: dict[int, Lease] = {}
         self._by_worker: defaultdict[int, dict[int, Lease]] = defaultdict(dict)
-        self._alone: set[int] = set()  # jobs beside which nothing else runs: nearly always none
+        # Jobs beside which nothing else runs: nearly always none.
+        self._alone: set[int] = set()
         self._renewed: dict[int, Lease] = {}
-        self._none_before = math.inf  # awake time until which no lease can run out
+        # Awake time until which no lease can run out.
+        self._none_before = math.inf
 
     def __len__(self) -> int:
         return len(self._by_job)

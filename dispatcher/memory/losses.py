@@ -9,8 +9,10 @@ from dispatcher.events import WorkerChanged
 
 BAD = frozenset({Ending.LOST, Ending.FAILED, Ending.NODE_FAIL, Ending.OOM})
 """Endings of workers that are nobody's wish."""
-RECENT_S = 900.0  # a lost pilot is told of for so long
-MOST = 1000  # endings of workers that are remembered
+# For so long a lost pilot is shown.
+RECENT_S = 900.0
+# Endings of workers that are remembered.
+MOST = 1000
 
 
 class Loss(Struct, frozen=True):

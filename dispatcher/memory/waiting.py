@@ -16,7 +16,8 @@ from dispatcher.memory.losses import Losses
 Signal = asyncio.Future[None]
 LEAST = Shape(cores=1, memory_mb=0, disk_mb=0)
 """The shape of a mixed lane: the sizes of its jobs are beside each of them."""
-LOOKERS = 20  # workers that are woken for a job whose size is not known here
+# Workers that are woken for a job whose size is not known here.
+LOOKERS = 20
 
 
 class Waiter(Struct, eq=False):
@@ -138,7 +139,8 @@ class Hub:
     def ready(self, queue: str, shape_id: int, jobs: int) -> None:
         """Wake workers that could take these jobs, one a job."""
         shape = self._shapes.get(shape_id)
-        if shape == LEAST:  # jobs of many sizes: whoever is woken may not have the room
+        # Jobs of many sizes: whoever is woken may not have the room.
+        if shape == LEAST:
             jobs = max(jobs, LOOKERS)
         for name in [queue] if queue else list(self._workers):
             waiters = self._workers[name]
@@ -163,7 +165,8 @@ async def until(signal: Signal, seconds: float) -> bool:
     """Wait for a signal at most so long. Whether it came."""
     try:
         done, _ = await asyncio.wait({signal}, timeout=max(0.0, seconds))
-    finally:  # also where the one who waits is gone: nobody keeps it
+    finally:
+        # Also where the one who waits is gone: nobody keeps it.
         if not signal.done():
             signal.cancel()
     return bool(done)

@@ -260,7 +260,8 @@ def links(jobs: Sequence[Prepared], places: Mapping[str, int]) -> Iterator[Paren
         for nr, parent in enumerate(depends_on):
             if not isinstance(parent, str):
                 outside.setdefault(parent, nr)
-            elif not after:  # else they are these, and no name is needed
+            elif not after:
+                # Else they are these, and no name is needed.
                 inside.setdefault(places[parent])
         if inside or outside:
             children = [child for child, _ in group]

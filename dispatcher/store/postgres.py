@@ -49,12 +49,14 @@ BULLETINS = "ailurus_bulletins"
 
 # A dispatcher that is stopped in the middle of a commit must not hold up the others for long.
 STANDING_STILL = "set idle_in_transaction_session_timeout = '5s'"
-ALIVE: dict[str, Any] = {  # a lost host is noticed within some 20 s
+# A lost host is noticed within some 20 s.
+ALIVE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,  # ms
+    # Milliseconds.
+    "tcp_user_timeout": 15_000,
 }
 
 # Each statement has its index. Left to itself, the planner keeps a plan from when a table was small
@@ -183,7 +185,8 @@ class Postgres(Writing):
                 log.info("commit_in_the_way", reason=str(error).splitlines()[0], tries=nr + 1)
                 time.sleep(random.uniform(0, 0.02 * 2**nr))
             except _OF_A_CHANGE as error:
-                if way == self._each:  # what all changes of a commit share
+                # What all changes of a commit share.
+                if way == self._each:
                     raise Unavailable(str(error)) from error
                 way = self._each
             except psycopg.Error as error:
@@ -278,7 +281,8 @@ class Postgres(Writing):
             kept.turned(LOOK_S)
             select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
             for notice in connection.notifies(timeout=0):
-                if notice.channel == EVENTS:  # what we commit is delivered without being read again
+                # What we commit is delivered without being read again.
+                if notice.channel == EVENTS:
                     others |= notice.pid != self._pid
                 elif self._loop is not None:
                     on_loop(self._loop, self._spread, notice.payload)

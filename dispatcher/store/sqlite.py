@@ -339,7 +339,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         for pragma in (
             "journal_mode = wal",
             "synchronous = full",
-            "wal_autocheckpoint = 2000",  # pages: larger ones make rarer but longer commits
+            # Pages: larger ones make rarer but longer commits.
+            "wal_autocheckpoint = 2000",
             "busy_timeout = 10000",
             "cache_size = -65536",
             "temp_store = memory",

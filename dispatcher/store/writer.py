@@ -222,7 +222,8 @@ class Writing:
         self._thread = self.loops.thread("writer", self._serve, over=self._ended.is_set)
 
     async def _stop(self) -> None:
-        while not self._at_rest.is_set():  # a write may come between its rest and our waking
+        # A write may come between its rest and our waking.
+        while not self._at_rest.is_set():
             await self._at_rest.wait()
         self._begun.put(None)
         await asyncio.to_thread(self._thread.join)

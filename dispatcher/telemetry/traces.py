@@ -84,7 +84,8 @@ class Traces:
     async def _send_all(self, loop: Loop) -> None:
         while True:
             loop.turned(None)
-            if not self._ended:  # else it failed in between
+            # Else it failed in between.
+            if not self._ended:
                 await self._more.wait()
             self._more.clear()
             while self._ended:
