@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name == "Client":  # late: the types alone must not cost an HTTP library
+    # Late: the types alone must not cost an HTTP library.
+    if name == "Client":
         from ailurus.wire.client import Client
 
         return Client

@@ -241,7 +241,8 @@ class _HeadWithBody:
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        if not self._cycle.response_started:  # 100 Continue
+        # 100 Continue.
+        if not self._cycle.response_started:
             self._transport.write(data)
         elif self._head is None:
             self._head = data

@@ -84,7 +84,8 @@ def _of_the_disk() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in _DISK:  # the low byte says of what kind it is
+        # The low byte says of what kind it is.
+        if error.sqlite_errorcode & 0xFF not in _DISK:
             raise
         raise BookUnwritable(
             f"the book cannot be written: {error}",
@@ -97,7 +98,8 @@ def connected(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A file of the edge's, whose changes are on disk when they are done. What a bad disk refuses
     is raised as BookUnwritable."""
     if not read_only:
-        with suppress(OSError):  # whatever the umask, nobody else writes it
+        # Whatever the umask, nobody else writes it.
+        with suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     found = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0, factory=_Connection)
@@ -152,7 +154,8 @@ class Book:
             yield
             self._db.execute("commit")
         except BaseException:
-            if self._db.in_transaction:  # a full disk may have rolled it back
+            # A full disk may have rolled it back.
+            if self._db.in_transaction:
                 self._db.execute("rollback")
             raise
 
@@ -252,7 +255,8 @@ class Book:
         """Workers by intent, intent.index, batch id, the batch id of a whole array or cluster, or
         the dispatcher's worker id."""
         array = _ARRAY.match(name)
-        number = int(name) if array and len(name) < 19 and name.isdecimal() else -1  # SQLite's most
+        # More digits than SQLite's integers have name no job.
+        number = int(name) if array and len(name) < 19 and name.isdecimal() else -1
         found = self._workers(
             "where intent = ? or batch_id = ? or worker_id = ? "
             "or intent || '.' || \"index\" = ? order by intent, \"index\"",

@@ -31,7 +31,8 @@ from pilot.upstream.spool import Begun
 
 SIGNALS = {
     signal.SIGTERM: Code.SIGTERM,
-    signal.SIGHUP: Code.SIGTERM,  # PanDA has no code for it
+    # PanDA has no code for it.
+    signal.SIGHUP: Code.SIGTERM,
     signal.SIGINT: Code.SIGINT,
     signal.SIGXCPU: Code.SIGXCPU,
     signal.SIGUSR1: Code.SIGUSR1,

@@ -25,7 +25,8 @@ TABLE: dict[str, dict[str, str]] = {
         "bare": "plugins.container.bare:Bare",
         "bubblewrap": "plugins.container.bubblewrap:Bubblewrap",
     },
-    "data": {  # by URL scheme
+    # By URL scheme.
+    "data": {
         "file": "plugins.data.file:File",
         "http": "plugins.data.http:Http",
         "https": "plugins.data.http:Http",

@@ -143,9 +143,8 @@ class PandaJob(Struct, frozen=True, kw_only=True):
     queue: str = ""
     # Arguments of the transform; blank: as `packed` makes them.
     parameters: str = ""
-    storage: str = (
-        ""  # for outputs without a place of their own, and the log; blank: no log is kept
-    )
+    # For outputs without a place of their own, and the log; blank: no log is kept.
+    storage: str = ""
 
 
 def lfn(job_id: int, attempt_nr: int, name: str) -> str:

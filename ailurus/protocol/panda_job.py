@@ -118,7 +118,8 @@ def _foreign(dictionary: Mapping[str, Any], job: Id) -> JobSpec:
         ],
         "cores": max(1, panda.number(dictionary.get("coreCount")) or 1),
         "container": panda.text(dictionary.get("container_name")),
-        "network": True,  # PanDA's payloads expect it
+        # PanDA's payloads expect it.
+        "network": True,
         "environment": {"PandaID": str(job[0]), "PANDAID": str(job[0])},
     }
     for name, key in (
@@ -157,7 +158,8 @@ def _inputs(dictionary: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": _named(name) if whole else name.rsplit("/", 1)[-1],
             "url": name if whole else Did(columns["scopeIn"][nr], name).url().text,
         }
-        if size := panda.number(columns["fsize"][nr]):  # 0: the server does not know it
+        # 0: the server does not know it.
+        if size := panda.number(columns["fsize"][nr]):
             file["size"] = size
         kind, _, digest = columns["checksum"][nr].lower().partition(":")
         if kind == "ad" and re.fullmatch("[0-9a-f]{1,8}", digest):

@@ -173,7 +173,8 @@ _READ = {
 }
 
 
-@lru_cache(10_000)  # a job says when it began with each update
+# A job says when it began with each update.
+@lru_cache(10_000)
 def _read(text: str) -> float:
     return datetime.strptime(text, TIME).replace(tzinfo=UTC).timestamp()
 

@@ -143,7 +143,8 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         ]
     if isinstance(fields.get("depends_on"), str | int):
         fields["depends_on"] = [fields["depends_on"]]
-    if isinstance(fields.get("environment"), Mapping):  # YAML reads `N: 3` as a number
+    # YAML reads `N: 3` as a number.
+    if isinstance(fields.get("environment"), Mapping):
         fields["environment"] = {
             k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
         }
@@ -152,7 +153,8 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         msgspec.json.encode(job)
     except msgspec.ValidationError as error:
         raise explained(error, where) from None
-    except UnicodeEncodeError as error:  # YAML has an escape for half a surrogate pair
+    except UnicodeEncodeError as error:
+        # YAML has an escape for half a surrogate pair.
         odd = repr(error.object[error.start])
         name = next(name for name, value in fields.items() if odd[1:-1] in repr(value))
         raise AilurusError(
@@ -242,7 +244,8 @@ def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
         path = ".".join(part for part in (where, at[1]) if part)
     remedy = ""
     if unknown := _UNKNOWN.search(message):
-        if path.startswith("jobs["):  # only of a job we know what its fields are called
+        # Only of a job we know what its fields are called.
+        if path.startswith("jobs["):
             near = difflib.get_close_matches(unknown[1], _KNOWN, n=1)
             remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_KNOWN)}"
         path, message = ".".join(part for part in (path, unknown[1]) if part), "no such field"

@@ -365,9 +365,11 @@ def _problem(status: int, body: bytes) -> m.Problem:
     try:
         problem: m.Problem = _decoder(m.Problem).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, json.JSONDecodeError):
-        from ailurus.wire import strangers  # seldom needed: not at a pilot's start
+        # Seldom needed: not at a pilot's start.
+        from ailurus.wire import strangers
 
         problem = strangers.problem(status, body)
-    if problem.status != status:  # a dispatcher says the same in both places
+    # A dispatcher says the same in both places.
+    if problem.status != status:
         problem = msgspec.structs.replace(problem, status=status, giver=STRANGER)
     return problem

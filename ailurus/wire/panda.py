@@ -286,7 +286,8 @@ class PandaClient:
             data = answer.get("data") or {}
         else:
             data = self._legacy_answer("updateJob", update_fields(update, "legacy"), patience)
-        if data.get("StatusCode") not in _OK:  # even where v1 calls it a success
+        # Even where v1 calls it a success.
+        if data.get("StatusCode") not in _OK:
             raise _wrong(str(data.get("StatusCode")), str(data.get("errorDialog", "")))
         return panda.text(data.get("command"))
 
@@ -365,7 +366,8 @@ class PandaClient:
             body, kind = urlencode(given).encode(), "application/x-www-form-urlencoded"
         status, answer = self._client.request(method, path, body, kind=kind, patience=patience)
         if status != 200:
-            problem = m.Problem(  # a proxy's as well: PanDA's own refusals come as JSON with 200
+            # A proxy's as well: PanDA's own refusals come as JSON with 200.
+            problem = m.Problem(
                 title=f"HTTP {status}",
                 status=status,
                 detail=answer[:300].decode("utf-8", "replace"),

@@ -86,7 +86,8 @@ class RelayStore:
             for change, done in batch:
                 connection.execute("savepoint one")
                 try:
-                    change(connection)  # a cursor that it returns must end in this thread
+                    # A cursor that it returns must end in this thread.
+                    change(connection)
                     results.append((done, None))
                 except Exception as error:  # noqa: BLE001 - it is its caller's
                     connection.execute("rollback to one")

@@ -51,7 +51,8 @@ Run = Callable[[Sequence[str]], str]
 
 def run_command(argv: Sequence[str]) -> str:
     """What a command wrote to its standard output; nothing if it failed or took too long."""
-    import subprocess  # late: few nodes need it
+    # Late: few nodes need it.
+    import subprocess
 
     try:
         return subprocess.run(
@@ -224,10 +225,12 @@ def _named(gpus: list[Gpu], text: str, by_number: Mapping[int, Gpu]) -> list[Gpu
     for entry in text.split(","):
         word = entry.strip()
         if word.lower() in NO_GPU:
-            break  # CUDA too stops at the first entry that is none
+            # CUDA too stops at the first entry that is none.
+            break
         if ordinal := _ORDINAL.fullmatch(word):
             gpu = by_number.get(int(ordinal[1]))
-        else:  # HTCondor shortens a UUID, and CUDA takes it so
+        else:
+            # HTCondor shortens a UUID, and CUDA takes it so.
             matches = [gpu for gpu in gpus if gpu.name.startswith(word)]
             gpu = matches[0] if len(matches) == 1 else None
         if gpu is not None:

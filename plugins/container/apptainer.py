@@ -68,7 +68,8 @@ class Apptainer(Container):
 
     name = "apptainer"
     private = True
-    depth = 4  # the command, its starter twice, and the first process of the container
+    # The command, its starter twice, and the first process of the container.
+    depth = 4
     status_fd = STATUS_FD
 
     def __init__(self, setup: ContainerSetup) -> None:

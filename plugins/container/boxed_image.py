@@ -107,7 +107,8 @@ class BoxedImages:
         words += [
             word for path in shown.SYS if Path(path).exists() for word in ("--ro-bind", path, path)
         ]
-        if enter and os.geteuid() != 0:  # there it is 0
+        # In its user namespace the user is 0.
+        if enter and os.geteuid() != 0:
             words += ["--uid", str(os.geteuid()), "--gid", str(os.getegid())]
         etc = tuple(one for one in ETC if underlay.is_file(seen, f"/etc/{one}"))
         return Root(words, etc, _has_scripts(seen), enter)

@@ -50,7 +50,8 @@ class Bubblewrap(Container):
 
     name = "bubblewrap"
     private = True
-    depth = 2  # bwrap outside, and its reaper inside
+    # The bwrap outside, and its reaper inside.
+    depth = 2
     status_fd = STATUS_FD
 
     def __init__(self, setup: ContainerSetup) -> None:
@@ -192,9 +193,8 @@ def apart(setup: ContainerSetup) -> list[str]:
         "--clearenv",
     ]
     words += ["--hostname", shown.HOST_NAME]
-    if (
-        not setup.user_namespaces
-    ):  # in one of its own a payload has capabilities, and mounts cgroups
+    # In one of its own a payload has capabilities, and mounts cgroups.
+    if not setup.user_namespaces:
         words += ["--unshare-user", "--disable-userns"]
     return words
 
@@ -249,7 +249,8 @@ def inside(box: Sandbox, setup: ContainerSetup, hosts: str, etc: Sequence[str] =
             words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for device in box.devices:
         words += ["--dev-bind-try", device, device]
-    for path in ("/dev", "/"):  # made in memory: what is in them is mounted by now
+    # Made in memory: what is in them is mounted by now.
+    for path in ("/dev", "/"):
         words += ["--remount-ro", path]
     for name, value in box.environment.items():
         words += ["--setenv", name, value]

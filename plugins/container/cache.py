@@ -98,7 +98,8 @@ class Cache:
 
             held = _held(place, _DIGEST.search(name) is not None, fetch, check)
             with self._lock:
-                if place in self._held:  # another job of this pilot was as quick
+                # Another job of this pilot was as quick.
+                if place in self._held:
                     os.close(held)
                 else:
                     self._held[place] = held

@@ -61,7 +61,8 @@ def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[
         f"{user}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
     )
     know(directory / "group", os.getegid(), f"{user}:x:{os.getegid()}:")
-    for name in ("hosts", "resolv.conf", "gai.conf"):  # to be mounted on
+    # To be mounted on.
+    for name in ("hosts", "resolv.conf", "gai.conf"):
         (directory / name).touch()
     yield from ((path, path) for path in SYS if Path(path).exists())
 

@@ -99,7 +99,8 @@ class File:
     def delete(self, url: Url) -> None:
         try:
             with self._parent(url) as (parent, name):
-                _unlink(_part(name), parent, url)  # a pilot killed in a copy leaves only the part
+                # A pilot killed in a copy leaves only the part.
+                _unlink(_part(name), parent, url)
                 _unlink(name, parent, url)
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:

@@ -24,10 +24,13 @@ from pilot.blame import OSErrorsOn, Target
 from pilot.ports import TAKEN, Check, Copied, JobError
 
 BLOCK = 1 << 18
-LARGE = 1 << 20  # bytes of a body that is announced first: the receiver may be another
-STALL_S = 60.0  # how long a server may say nothing
+# Bytes of a body that is announced first: the receiver may be another.
+LARGE = 1 << 20
+# How long a server may say nothing.
+STALL_S = 60.0
 REDIRECTS = 5
-_WITHOUT_CONTENT = {201, 202, 204, 205}  # of a GET: there is no file in it, or not yet
+# Of a GET: there is no file in it, or not yet.
+_WITHOUT_CONTENT = {201, 202, 204, 205}
 _ANY = {301, 302, 303, 307, 308}
 _LEADS = {"GET": _ANY, "HEAD": _ANY, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
 
@@ -53,7 +56,8 @@ class Http:
         self._allow = [_plain(_web(Url.parse(prefix))) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
-        self._unanswered: set[str] = set()  # URLs of files that were sent whole, perhaps in vain
+        # URLs of files that were sent whole, perhaps in vain.
+        self._unanswered: set[str] = set()
 
     @cached_property
     def _pool(self) -> urllib3.PoolManager:
@@ -111,7 +115,8 @@ class Http:
                 with writing:
                     while piece:
                         piece = piece[os.write(into, piece) :]
-        except urllib3.exceptions.HTTPError as error:  # short read, stall, reset
+        except urllib3.exceptions.HTTPError as error:
+            # Short read, stall, reset.
             raise JobError(
                 Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({error})"
             ) from None
@@ -213,7 +218,8 @@ class Http:
         if answer.headers.get("Content-Length") != str(body.length):
             return False
         body.rewind()
-        for _ in body.pieces():  # it is measured on the way
+        # Reading measures it.
+        for _ in body.pieces():
             continue
         return True
 
@@ -238,7 +244,8 @@ class Http:
                 return answer
             target = answer.headers.get("Location", "")
             answer.close()
-            if answer.status == 417 and expects:  # a server that does not know the word
+            # A server that does not know `Expect`.
+            if answer.status == 417 and expects:
                 expects = False
             elif answer.status in _LEADS[method] and target:
                 url = _redirected(url, target)
