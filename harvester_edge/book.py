@@ -255,7 +255,7 @@ class Book:
         """Workers by intent, intent.index, batch id, the batch id of a whole array or cluster, or
         the dispatcher's worker id."""
         array = _ARRAY.match(name)
-        # More digits than SQLite's integers have name no job.
+        # More digits than SQLite's integers have name no worker.
         number = int(name) if array and len(name) < 19 and name.isdecimal() else -1
         found = self._workers(
             "where intent = ? or batch_id = ? or worker_id = ? "

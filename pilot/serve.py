@@ -141,8 +141,7 @@ class Server:
             self._log.info("draining", why=why)
             self._draining, self.ending = why, ending
             self._kit.reporter.drain()
-        with self._kit.slots.changed:
-            self._kit.slots.changed.notify_all()
+        self._kit.slots.notify()
         self.nudge()
 
     def nudge(self) -> None:
@@ -422,8 +421,7 @@ class Server:
         self._kit.slots.gone(attempt)
         self._jobs.discard(attempt)
         self._idle_since = self._clock.monotonic()
-        with self._kit.slots.changed:
-            self._kit.slots.changed.notify_all()
+        self._kit.slots.notify()
         self._nudge_if_draining()
 
     def _nudge_if_draining(self) -> None:

@@ -117,6 +117,11 @@ class Slots:
             with self._lock:
                 self._give_back(job, need)
 
+    def notify(self) -> None:
+        """Let whoever waits for room look again."""
+        with self._lock:
+            self.changed.notify_all()
+
     def room(self) -> Resources:
         """What is free for jobs that are not here yet."""
         with self._lock:
