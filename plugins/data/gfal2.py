@@ -20,17 +20,17 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
+    Failure,
     GridOptions,
-    Trouble,
     Way,
-    adopt,
     drop,
     each_in_threads,
-    local_trouble,
+    failure,
+    local_failure,
     measured,
     padded,
+    set_environment,
     system_module,
-    trouble,
 )
 from plugins.data.xrootd import path_of, settings
 
@@ -40,50 +40,50 @@ UNKNOWN_S = 7200
 """The same, of a file whose size nobody knows."""
 
 _BY_ERRNO = {
-    errno.ENOENT: Trouble.MISSING,
-    errno.EEXIST: Trouble.EXISTS,
+    errno.ENOENT: Failure.MISSING,
+    errno.EEXIST: Failure.EXISTS,
     # Also of a handshake that failed: the next may not.
-    errno.EACCES: Trouble.UNKNOWN_USER,
-    errno.EPERM: Trouble.DENIED,
-    errno.EROFS: Trouble.DENIED,
-    errno.ENOSPC: Trouble.FULL,
-    errno.EDQUOT: Trouble.FULL,
-    errno.EISDIR: Trouble.NOT_A_FILE,
-    errno.ENOTDIR: Trouble.NOT_A_FILE,
-    errno.ENAMETOOLONG: Trouble.BAD_NAME,
-    errno.EINVAL: Trouble.BAD_NAME,
-    errno.EILSEQ: Trouble.BAD_NAME,
-    errno.ETIMEDOUT: Trouble.STALLED,
-    errno.ETIME: Trouble.STALLED,
-    errno.EHOSTDOWN: Trouble.UNREACHABLE,
-    errno.EHOSTUNREACH: Trouble.UNREACHABLE,
-    errno.ENETUNREACH: Trouble.UNREACHABLE,
-    errno.ECONNREFUSED: Trouble.UNREACHABLE,
-    errno.ENOTCONN: Trouble.UNREACHABLE,
-    errno.EBUSY: Trouble.BUSY,
-    errno.EAGAIN: Trouble.BUSY,
-    errno.EKEYEXPIRED: Trouble.UNKNOWN_USER,
-    errno.EKEYREJECTED: Trouble.UNKNOWN_USER,
-    errno.ENOKEY: Trouble.UNKNOWN_USER,
-    errno.EPROTONOSUPPORT: Trouble.UNSUPPORTED,
-    errno.EOPNOTSUPP: Trouble.UNSUPPORTED,
-    errno.ENOSYS: Trouble.UNSUPPORTED,
+    errno.EACCES: Failure.UNKNOWN_USER,
+    errno.EPERM: Failure.DENIED,
+    errno.EROFS: Failure.DENIED,
+    errno.ENOSPC: Failure.FULL,
+    errno.EDQUOT: Failure.FULL,
+    errno.EISDIR: Failure.NOT_A_FILE,
+    errno.ENOTDIR: Failure.NOT_A_FILE,
+    errno.ENAMETOOLONG: Failure.BAD_NAME,
+    errno.EINVAL: Failure.BAD_NAME,
+    errno.EILSEQ: Failure.BAD_NAME,
+    errno.ETIMEDOUT: Failure.STALLED,
+    errno.ETIME: Failure.STALLED,
+    errno.EHOSTDOWN: Failure.UNREACHABLE,
+    errno.EHOSTUNREACH: Failure.UNREACHABLE,
+    errno.ENETUNREACH: Failure.UNREACHABLE,
+    errno.ECONNREFUSED: Failure.UNREACHABLE,
+    errno.ENOTCONN: Failure.UNREACHABLE,
+    errno.EBUSY: Failure.BUSY,
+    errno.EAGAIN: Failure.BUSY,
+    errno.EKEYEXPIRED: Failure.UNKNOWN_USER,
+    errno.EKEYREJECTED: Failure.UNKNOWN_USER,
+    errno.ENOKEY: Failure.UNKNOWN_USER,
+    errno.EPROTONOSUPPORT: Failure.UNSUPPORTED,
+    errno.EOPNOTSUPP: Failure.UNSUPPORTED,
+    errno.ENOSYS: Failure.UNSUPPORTED,
 }
 _NO_CHECKSUM = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL}
 _LOCAL = {errno.ENOSPC, errno.EDQUOT}
 """Of a download: the storage is only read."""
 
 
-def kind(number: int) -> Trouble:
+def kind(number: int) -> Failure:
     """What an errno of gfal2 says is wrong."""
-    return _BY_ERRNO.get(number, Trouble.FAILED)
+    return _BY_ERRNO.get(number, Failure.FAILED)
 
 
 def explained(way: Way, url: Url, number: int, detail: str) -> JobError:
     """The error of a file, by gfal2's errno."""
     if way is Way.IN and number in _LOCAL:
-        return local_trouble(number, f"cannot write its copy of {url}")
-    return trouble(way, kind(number), url, detail)
+        return local_failure(number, f"cannot write its copy of {url}")
+    return failure(way, kind(number), url, detail)
 
 
 def time_s(size: int | None, stall_s: int) -> int:
@@ -106,28 +106,28 @@ class Gfal2(Mover):
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._adopt()
+        self._set_environment()
         self._gfal2 = system_module("gfal2")
         self._contexts: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(options.parallel):
             self._contexts.put(self._gfal2.creat_context())
 
-    def _adopt(self) -> None:
+    def _set_environment(self) -> None:
         """Let its libraries have the site's credentials, and notice a server that is silent."""
-        adopt(self._options)
+        set_environment(self._options)
         for name, value in settings(self._options.stall_s).items():
             os.environ[f"XRD_{name.upper()}"] = str(value)
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
-        self._adopt()
+        self._set_environment()
         each_in_threads(Way.IN, files, tell, self._get, self._options.parallel)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
-        self._adopt()
+        self._set_environment()
         each_in_threads(Way.OUT, files, tell, self._put, self._options.parallel)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
-        self._adopt()
+        self._set_environment()
         left = {}
         for text in urls:
             url = Url.parse(text)
@@ -140,7 +140,7 @@ class Gfal2(Mover):
         return left
 
     def expand(self, url: str) -> Sequence[Found]:
-        self._adopt()
+        self._set_environment()
         top = Url.parse(url)
         try:
             with self._context(top) as context:
@@ -163,10 +163,10 @@ class Gfal2(Mover):
             raise explained(Way.IN, url, error.code, error.message) from None
         except OSError as error:
             drop(file.path)
-            raise local_trouble(error.errno or 0, f"cannot read its copy of {url}") from None
+            raise local_failure(error.errno or 0, f"cannot read its copy of {url}") from None
         if theirs not in {None, copied.adler32}:
             drop(file.path)
-            raise trouble(Way.IN, Trouble.WRONG, url, f"{copied.adler32}, there {theirs}")
+            raise failure(Way.IN, Failure.WRONG, url, f"{copied.adler32}, there {theirs}")
         return Moved(key=file.key, size=copied.size, adler32=copied.adler32, md5=copied.md5)
 
     def _put(self, file: ToPut, url: Url, progress: Callable[[int], None]) -> Moved:
@@ -196,9 +196,9 @@ class Gfal2(Mover):
         if theirs is None:
             found = context.stat(address(url)).st_size
             if found != size:
-                raise trouble(Way.OUT, Trouble.FAILED, url, f"{found} of {size} bytes arrived")
+                raise failure(Way.OUT, Failure.FAILED, url, f"{found} of {size} bytes arrived")
         elif theirs != adler32:
-            raise trouble(Way.OUT, Trouble.WRONG, url, f"{adler32}, there {theirs}")
+            raise failure(Way.OUT, Failure.WRONG, url, f"{adler32}, there {theirs}")
 
     def _clear(self, context: Any, url: Url, began: threading.Event) -> None:
         """Remove what an upload of ours left; before it began, nothing there is ours."""

@@ -52,9 +52,9 @@ _BY_WAY = {
 }
 
 
-class Trouble(Enum):
-    """What may be wrong with one file at a storage, in the words of no library: the text, the
-    remedy, whether it may pass."""
+class Failure(Enum):
+    """Why one file was not moved, in the words of no library: the text, the remedy, whether it may
+    pass."""
 
     MISSING = "does not exist", "", False
     EXISTS = "exists already, and outputs overwrite nothing", TAKEN, False
@@ -96,16 +96,16 @@ class Trouble(Enum):
     FAILED = "the transfer failed", "look at that server's log", True
 
 
-def trouble(way: Way, kind: Trouble, url: object, detail: str = "") -> JobError:
+def failure(way: Way, kind: Failure, url: object, detail: str = "") -> JobError:
     """The error of one file. `url` is shown as it prints; `detail` is the library's own sentence,
     which decides nothing."""
     text, remedy, transient = kind.value
     codes = _BY_WAY[way]
     code = {
-        Trouble.MISSING: Code.NO_SUCH_FILE,
-        Trouble.STALLED: codes.late,
-        Trouble.WRONG: codes.adler32,
-        Trouble.UNREACHABLE: Code.SERVICE_UNAVAILABLE,
+        Failure.MISSING: Code.NO_SUCH_FILE,
+        Failure.STALLED: codes.late,
+        Failure.WRONG: codes.adler32,
+        Failure.UNREACHABLE: Code.SERVICE_UNAVAILABLE,
     }.get(kind, codes.failed)
     said = shown(" ".join(detail.split()))[:_DETAIL]
     message = f"{url} {text}" if text.startswith(("does", "exists", "is ")) else f"{url}: {text}"
@@ -124,7 +124,7 @@ def not_moved(key: int, error: JobError) -> NotMoved:
     )
 
 
-def local_trouble(number: int, what: str) -> JobError:
+def local_failure(number: int, what: str) -> JobError:
     """The error of an errno on this node's side of a transfer."""
     return job_error(number, what, Target.NODE)
 
@@ -216,9 +216,9 @@ def credentials(options: GridOptions) -> Mapping[str, str]:
     return found
 
 
-def adopt(options: GridOptions) -> None:
-    """Set this process's environment for the grid's libraries: the site's words and no others.
-    Raises JobError as `credentials`."""
+def set_environment(options: GridOptions) -> None:
+    """Set this process's environment for the grid's libraries: what the site says and nothing
+    else. Raises JobError as `credentials` does."""
     wanted = credentials(options)
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         del os.environ[name]
@@ -262,7 +262,7 @@ def each_in_threads(
         except JobError as error:
             say(not_moved(file.key, error))
         except AilurusError as error:
-            say(not_moved(file.key, trouble(way, Trouble.BAD_NAME, error.message)))
+            say(not_moved(file.key, failure(way, Failure.BAD_NAME, error.message)))
 
     with ThreadPoolExecutor(parallel) as pool:
         list(pool.map(one, files))

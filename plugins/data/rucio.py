@@ -29,7 +29,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut
 from plugins.data.moving import drop, not_moved, padded
-from plugins.data.rucio_errors import asked
+from plugins.data.rucio_errors import rucio_errors_on
 from plugins.data.rucio_examined import examined
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 from plugins.rucio_client import ClientOptions, RseProtocols, client_of
@@ -128,14 +128,14 @@ class Rucio(Mover):
     def expand(self, url: str) -> Sequence[Found]:
         named = Url.parse(url)
         did, known = Did.of_url(named), None
-        with asked(f"{did}", missing_is_fine=bool(rse_of(named))):
+        with rucio_errors_on(f"{did}", missing_is_fine=bool(rse_of(named))):
             known = self._client.get_did(did.scope, did.name)
         if known is None:
             # A parent's output that the catalogue does not know yet.
             return [Found(name=named.name, url=url)]
         if known["type"] == "FILE":
             return [_found(did, named.name, known)]
-        with asked(f"{did}"):
+        with rucio_errors_on(f"{did}"):
             files = list(self._client.list_files(did.scope, did.name))
         names: dict[str, Found] = {}
         for one in files:
@@ -188,7 +188,7 @@ class Rucio(Mover):
         named = [{"scope": did.scope, "name": did.name} for did in dids]
         schemes = sorted({*self._options.protocols.own, *self._options.protocols.other})
         found: dict[Did, dict[str, Any]] = {}
-        with asked(f"{len(dids)} files", missing_is_fine=True):
+        with rucio_errors_on(f"{len(dids)} files", missing_is_fine=True):
             for one in self._client.list_replicas(named, schemes=schemes, domain="all"):
                 found[Did(one["scope"], one["name"])] = one
         return found
@@ -220,7 +220,9 @@ class Rucio(Mover):
         protocols = self._options.protocols
         operation = "read" if read else "write"
         schemes = protocols.own if read else protocols.outputs
-        with asked(f"storage {rse}", code=Code.STAGE_IN_FAILED if read else Code.STAGE_OUT_FAILED):
+        with rucio_errors_on(
+            f"storage {rse}", code=Code.STAGE_IN_FAILED if read else Code.STAGE_OUT_FAILED
+        ):
             for scheme in schemes:
                 try:
                     pfns: Mapping[str, str] = self._client.lfns2pfns(
@@ -362,7 +364,7 @@ class Rucio(Mover):
 
     @cached_property
     def _client(self) -> Any:
-        with asked("Rucio"):
+        with rucio_errors_on("Rucio"):
             return client_of(self._options)
 
 

@@ -21,11 +21,11 @@ _SITES = ("RSENotFound", "RSEProtocolNotSupported", "RSEOperationNotSupported")
 
 
 @contextmanager
-def asked(
+def rucio_errors_on(
     what: str, *, code: Code = Code.STAGE_IN_FAILED, missing_is_fine: bool = False
 ) -> Iterator[None]:
-    """Ask Rucio about `what`; what it raises becomes a JobError, with `code` if nothing says
-    more."""
+    """Turns what Rucio raises within, when it is asked about `what`, into a JobError, with `code`
+    where its type has none of its own. Leaving it raises JobError."""
     import requests
     from rucio.common import exception
 

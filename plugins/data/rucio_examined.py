@@ -6,7 +6,7 @@ from typing import Any
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError
-from plugins.data.rucio_errors import asked
+from plugins.data.rucio_errors import rucio_errors_on
 
 _OPEN = "ask Rucio's administrators to open it"
 _NEEDED = (
@@ -21,7 +21,7 @@ _NEEDED = (
 def examined(client: Any, rse: str) -> list[str]:
     """What Rucio says of the account and of the storage `rse`, if that is not empty. Raises
     JobError for what would stop a site's jobs."""
-    with asked("the account"):
+    with rucio_errors_on("the account"):
         account = client.whoami()
     said = [f"Rucio at {client.host} knows the account {account['account']}"]
     if account.get("status", "ACTIVE") != "ACTIVE":
@@ -37,7 +37,7 @@ def examined(client: Any, rse: str) -> list[str]:
 
 
 def _storage(client: Any, rse: str) -> str:
-    with asked(f"storage {rse}", code=Code.STAGE_OUT_FAILED):
+    with rucio_errors_on(f"storage {rse}", code=Code.STAGE_OUT_FAILED):
         found = client.get_rse(rse)
     for key, what, remedy in _NEEDED:
         if not found.get(key, True):

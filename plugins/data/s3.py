@@ -30,66 +30,66 @@ from ailurus.wire.connection import verifying
 from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
     BLOCK,
-    Trouble,
+    Failure,
     Way,
     drop,
     each_in_threads,
-    local_trouble,
+    failure,
+    local_failure,
     measured,
     padded,
-    trouble,
 )
 
 PART_BYTES = 64 << 20
 """Of an upload in parts; larger files go so."""
 _ADLER32 = "x-amz-meta-adler32"
 _BY_CODE = {
-    "NoSuchKey": Trouble.MISSING,
-    "NoSuchBucket": Trouble.MISSING,
-    "NoSuchUpload": Trouble.FAILED,
-    "PreconditionFailed": Trouble.EXISTS,
-    "AccessDenied": Trouble.DENIED,
-    "AllAccessDisabled": Trouble.DENIED,
-    "InvalidAccessKeyId": Trouble.UNKNOWN_USER,
-    "SignatureDoesNotMatch": Trouble.UNKNOWN_USER,
-    "ExpiredToken": Trouble.UNKNOWN_USER,
-    "InvalidToken": Trouble.UNKNOWN_USER,
-    "RequestTimeTooSkewed": Trouble.UNKNOWN_USER,
-    "QuotaExceeded": Trouble.FULL,
-    "InsufficientCapacity": Trouble.FULL,
-    "KeyTooLongError": Trouble.BAD_NAME,
-    "InvalidObjectName": Trouble.BAD_NAME,
-    "BadDigest": Trouble.WRONG,
-    "SlowDown": Trouble.BUSY,
-    "ServiceUnavailable": Trouble.BUSY,
-    "RequestTimeout": Trouble.STALLED,
-    "NotImplemented": Trouble.UNSUPPORTED,
+    "NoSuchKey": Failure.MISSING,
+    "NoSuchBucket": Failure.MISSING,
+    "NoSuchUpload": Failure.FAILED,
+    "PreconditionFailed": Failure.EXISTS,
+    "AccessDenied": Failure.DENIED,
+    "AllAccessDisabled": Failure.DENIED,
+    "InvalidAccessKeyId": Failure.UNKNOWN_USER,
+    "SignatureDoesNotMatch": Failure.UNKNOWN_USER,
+    "ExpiredToken": Failure.UNKNOWN_USER,
+    "InvalidToken": Failure.UNKNOWN_USER,
+    "RequestTimeTooSkewed": Failure.UNKNOWN_USER,
+    "QuotaExceeded": Failure.FULL,
+    "InsufficientCapacity": Failure.FULL,
+    "KeyTooLongError": Failure.BAD_NAME,
+    "InvalidObjectName": Failure.BAD_NAME,
+    "BadDigest": Failure.WRONG,
+    "SlowDown": Failure.BUSY,
+    "ServiceUnavailable": Failure.BUSY,
+    "RequestTimeout": Failure.STALLED,
+    "NotImplemented": Failure.UNSUPPORTED,
 }
 _BY_STATUS = {
-    401: Trouble.UNKNOWN_USER,
-    403: Trouble.DENIED,
-    404: Trouble.MISSING,
-    408: Trouble.STALLED,
-    412: Trouble.EXISTS,
-    429: Trouble.BUSY,
-    501: Trouble.UNSUPPORTED,
-    503: Trouble.BUSY,
-    507: Trouble.FULL,
+    401: Failure.UNKNOWN_USER,
+    403: Failure.DENIED,
+    404: Failure.MISSING,
+    408: Failure.STALLED,
+    412: Failure.EXISTS,
+    429: Failure.BUSY,
+    501: Failure.UNSUPPORTED,
+    503: Failure.BUSY,
+    507: Failure.FULL,
 }
 
 
-def kind(status: int, body: bytes) -> Trouble:
+def kind(status: int, body: bytes) -> Failure:
     """What a refusal says is wrong: by S3's code, else by HTTP's."""
     found = re.search(rb"<Code>(\w{1,64})</Code>", body)
     by_code = _BY_CODE.get(found[1].decode()) if found else None
-    return by_code or _BY_STATUS.get(status, Trouble.FAILED)
+    return by_code or _BY_STATUS.get(status, Failure.FAILED)
 
 
 class _Refused(JobError):
-    """A server's answer that is no success; which trouble it is decides what follows."""
+    """A server's answer that is no success; which failure it is decides what follows."""
 
-    def __init__(self, way: Way, problem: Trouble, url: Url, status: int) -> None:
-        error = trouble(way, problem, url, f"HTTP {status}")
+    def __init__(self, way: Way, problem: Failure, url: Url, status: int) -> None:
+        error = failure(way, problem, url, f"HTTP {status}")
         super().__init__(error.code, error.message, remedy=error.remedy, transient=error.transient)
         self.problem = problem
 
@@ -138,7 +138,7 @@ class S3(Mover):
             try:
                 self._ask("DELETE", Url.parse(text), Way.OUT)
             except _Refused as error:
-                if error.problem is not Trouble.MISSING:
+                if error.problem is not Failure.MISSING:
                     left[text] = str(error)
             except AilurusError as error:
                 left[text] = str(error)
@@ -149,7 +149,7 @@ class S3(Mover):
         try:
             answer = self._ask("HEAD", top, Way.IN)
         except _Refused as error:
-            if error.problem is not Trouble.MISSING:
+            if error.problem is not Failure.MISSING:
                 raise
             found = self._listed(top)
             if not found:
@@ -201,14 +201,14 @@ class S3(Mover):
             raise _broken(Way.IN, url, error) from None
         except OSError as error:
             drop(file.path)
-            raise local_trouble(error.errno or 0, f"cannot write its copy of {url}") from None
+            raise local_failure(error.errno or 0, f"cannot write its copy of {url}") from None
         finally:
             answer.release_conn()
         measured_as = f"{adler:08x}"
         theirs = answer.headers.get(_ADLER32)
         if theirs is not None and padded(theirs) != measured_as:
             drop(file.path)
-            raise trouble(Way.IN, Trouble.WRONG, url, f"{measured_as}, there {theirs}")
+            raise failure(Way.IN, Failure.WRONG, url, f"{measured_as}, there {theirs}")
         md5 = digest.hexdigest() if digest else None
         return Moved(key=file.key, size=size, adler32=measured_as, md5=md5)
 
@@ -219,7 +219,7 @@ class S3(Mover):
             # It may be ours, of a try whose answer was lost: a name has one writer.
             if there == ours.adler32:
                 return moved
-            raise trouble(Way.OUT, Trouble.EXISTS, url)
+            raise failure(Way.OUT, Failure.EXISTS, url)
         # No server is asked for `If-None-Match`: not all of them know it for uploads.
         if ours.size > PART_BYTES:
             self._in_parts(file, url, ours.adler32, progress)
@@ -233,7 +233,7 @@ class S3(Mover):
         try:
             return self._ask("HEAD", url, Way.OUT).headers.get(_ADLER32, "")
         except _Refused as error:
-            if error.problem is Trouble.MISSING:
+            if error.problem is Failure.MISSING:
                 return None
             raise
 
@@ -245,7 +245,7 @@ class S3(Mover):
         ).data
         found = re.search(rb"<UploadId>([^<]+)</UploadId>", begun)
         if found is None:
-            raise trouble(Way.OUT, Trouble.FAILED, url, "no upload in parts was begun")
+            raise failure(Way.OUT, Failure.FAILED, url, "no upload in parts was begun")
         upload = {"uploadId": found[1].decode()}
         try:
             tags: list[str] = []
@@ -278,7 +278,7 @@ class S3(Mover):
             server = Url(self._endpoint.scheme, self._endpoint.host, port=self._endpoint.port)
             bucket, key = url.host, url.path.lstrip("/")
         if not bucket or not key:
-            raise trouble(Way.OUT, Trouble.BAD_NAME, url, "it names no bucket or no key")
+            raise failure(Way.OUT, Failure.BAD_NAME, url, "it names no bucket or no key")
         return Url(server.scheme, server.host, f"/{bucket}", port=server.port), key
 
     def _ask(
@@ -331,13 +331,13 @@ def completion(tags: Sequence[str]) -> bytes:
 def _broken(way: Way, url: Url, error: Exception) -> JobError:
     """The error of a connection: urllib3's classes say what happened."""
     known = (
-        (urllib3.exceptions.SSLError, Trouble.UNTRUSTED),
-        (urllib3.exceptions.NewConnectionError, Trouble.UNREACHABLE),
-        (urllib3.exceptions.ConnectTimeoutError, Trouble.UNREACHABLE),
-        (urllib3.exceptions.TimeoutError, Trouble.STALLED),
+        (urllib3.exceptions.SSLError, Failure.UNTRUSTED),
+        (urllib3.exceptions.NewConnectionError, Failure.UNREACHABLE),
+        (urllib3.exceptions.ConnectTimeoutError, Failure.UNREACHABLE),
+        (urllib3.exceptions.TimeoutError, Failure.STALLED),
     )
-    problem = next((one for kinds, one in known if isinstance(error, kinds)), Trouble.FAILED)
-    return trouble(way, problem, url, type(error).__name__)
+    problem = next((one for kinds, one in known if isinstance(error, kinds)), Failure.FAILED)
+    return failure(way, problem, url, type(error).__name__)
 
 
 _Sign = Callable[[str, str, dict[str, str]], Mapping[str, str]]

@@ -17,17 +17,17 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
 from plugins.data.moving import (
+    Failure,
     GridOptions,
-    Trouble,
     Way,
-    adopt,
     drop,
-    local_trouble,
+    failure,
+    local_failure,
     measured,
     not_moved,
     padded,
+    set_environment,
     system_module,
-    trouble,
 )
 
 SERVER, LOCAL, CHECKSUM = 400, 402, 305
@@ -42,66 +42,66 @@ _POSC_PENDING, _DIRECTORY = 64, 2
 _WITH_SIZES, _CHECKSUM_QUERY = 1, 3
 
 _BY_CODE = {
-    14: Trouble.FAILED,
-    16: Trouble.MISSING,
-    101: Trouble.UNREACHABLE,
-    102: Trouble.UNREACHABLE,
-    103: Trouble.STALLED,
-    104: Trouble.FAILED,
-    107: Trouble.FAILED,
-    108: Trouble.UNREACHABLE,
-    109: Trouble.FAILED,
-    110: Trouble.UNTRUSTED,
-    202: Trouble.UNREACHABLE,
-    203: Trouble.UNKNOWN_USER,
-    204: Trouble.UNKNOWN_USER,
-    206: Trouble.STALLED,
-    208: Trouble.STALLED,
-    CHECKSUM: Trouble.WRONG,
+    14: Failure.FAILED,
+    16: Failure.MISSING,
+    101: Failure.UNREACHABLE,
+    102: Failure.UNREACHABLE,
+    103: Failure.STALLED,
+    104: Failure.FAILED,
+    107: Failure.FAILED,
+    108: Failure.UNREACHABLE,
+    109: Failure.FAILED,
+    110: Failure.UNTRUSTED,
+    202: Failure.UNREACHABLE,
+    203: Failure.UNKNOWN_USER,
+    204: Failure.UNKNOWN_USER,
+    206: Failure.STALLED,
+    208: Failure.STALLED,
+    CHECKSUM: Failure.WRONG,
 }
 """XrdCl's codes (XrdClStatus.hh)."""
 
 _BY_SERVER = {
-    3000: Trouble.BAD_NAME,
-    3002: Trouble.BAD_NAME,
-    3003: Trouble.BUSY,
-    3005: Trouble.FAILED,
-    3007: Trouble.FAILED,
-    3009: Trouble.FULL,
-    3010: Trouble.DENIED,
-    MISSING: Trouble.MISSING,
-    3012: Trouble.FAILED,
-    _UNSUPPORTED: Trouble.UNSUPPORTED,
-    3014: Trouble.UNREACHABLE,
-    3015: Trouble.NOT_A_FILE,
-    3016: Trouble.NOT_A_FILE,
-    EXISTS: Trouble.EXISTS,
-    3019: Trouble.WRONG,
-    3020: Trouble.BUSY,
-    3021: Trouble.FULL,
-    3024: Trouble.BUSY,
-    3025: Trouble.DENIED,
-    3028: Trouble.UNSUPPORTED,
-    3029: Trouble.MISSING,
-    3030: Trouble.UNKNOWN_USER,
-    3034: Trouble.STALLED,
-    3035: Trouble.STALLED,
+    3000: Failure.BAD_NAME,
+    3002: Failure.BAD_NAME,
+    3003: Failure.BUSY,
+    3005: Failure.FAILED,
+    3007: Failure.FAILED,
+    3009: Failure.FULL,
+    3010: Failure.DENIED,
+    MISSING: Failure.MISSING,
+    3012: Failure.FAILED,
+    _UNSUPPORTED: Failure.UNSUPPORTED,
+    3014: Failure.UNREACHABLE,
+    3015: Failure.NOT_A_FILE,
+    3016: Failure.NOT_A_FILE,
+    EXISTS: Failure.EXISTS,
+    3019: Failure.WRONG,
+    3020: Failure.BUSY,
+    3021: Failure.FULL,
+    3024: Failure.BUSY,
+    3025: Failure.DENIED,
+    3028: Failure.UNSUPPORTED,
+    3029: Failure.MISSING,
+    3030: Failure.UNKNOWN_USER,
+    3034: Failure.STALLED,
+    3035: Failure.STALLED,
 }
 """Codes of the protocol (kXR_…, XProtocol.hh)."""
 
 
-def kind(code: int, errno: int) -> Trouble:
+def kind(code: int, errno: int) -> Failure:
     """What a status of XrdCl says is wrong."""
     if code == SERVER:
-        return _BY_SERVER.get(errno, Trouble.FAILED)
-    return _BY_CODE.get(code, Trouble.FAILED)
+        return _BY_SERVER.get(errno, Failure.FAILED)
+    return _BY_CODE.get(code, Failure.FAILED)
 
 
 def explained(way: Way, url: Url, status: Any) -> JobError:
     """The error of a file, by its status."""
     if status.code == LOCAL:
-        return local_trouble(status.errno, f"the node's side of {url}")
-    return trouble(way, kind(status.code, status.errno), url, status.message)
+        return local_failure(status.errno, f"the node's side of {url}")
+    return failure(way, kind(status.code, status.errno), url, status.message)
 
 
 def settings(stall_s: int) -> dict[str, int]:
@@ -125,32 +125,32 @@ class XRootD(Mover):
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        adopt(options)
+        set_environment(options)
         self._client = system_module("XRootD.client")
         for name, value in settings(options.stall_s).items():
             self._client.EnvPutInt(name, value)
         self._without_checksums: set[tuple[str, str, int]] = set()
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
-        adopt(self._options)
+        set_environment(self._options)
         _Batch(self, Way.IN, tell).run(files)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
-        adopt(self._options)
+        set_environment(self._options)
         _Batch(self, Way.OUT, tell).run(files)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
-        adopt(self._options)
+        set_environment(self._options)
         left = {}
         for text in urls:
             url = Url.parse(text)
             status, _ = self.server(url).rm(path_of(url))
-            if not status.ok and kind(status.code, status.errno) is not Trouble.MISSING:
+            if not status.ok and kind(status.code, status.errno) is not Failure.MISSING:
                 left[text] = str(explained(Way.OUT, url, status))
         return left
 
     def expand(self, url: str) -> Sequence[Found]:
-        adopt(self._options)
+        set_environment(self._options)
         top = Url.parse(url)
         status, info = self.server(top).stat(path_of(top))
         if not status.ok:
@@ -196,7 +196,7 @@ def path_of(url: Url) -> str:
     stays. Raises JobError for a name that it would cut."""
     path = unquote(url.path, errors="surrogateescape")
     if "?" in path or "\0" in path or "\n" in path:
-        raise trouble(Way.OUT, Trouble.BAD_NAME, url)
+        raise failure(Way.OUT, Failure.BAD_NAME, url)
     path = "/" + path.lstrip("/")
     return path if url.query is None else f"{path}?{url.query}"
 
@@ -216,7 +216,7 @@ class _Batch:
             if not files:
                 return
         for file in files:
-            self._say(not_moved(file.key, trouble(self._way, Trouble.FAILED, Url.parse(file.url))))
+            self._say(not_moved(file.key, failure(self._way, Failure.FAILED, Url.parse(file.url))))
 
     def _try(self, files: Sequence[ToGet | ToPut]) -> list[Any]:
         copies, jobs = self._mover.copies(), []
@@ -227,7 +227,7 @@ class _Batch:
             except JobError as error:
                 self._say(not_moved(file.key, error))
             except AilurusError as error:
-                failed = trouble(self._way, Trouble.BAD_NAME, error.message)
+                failed = failure(self._way, Failure.BAD_NAME, error.message)
                 self._say(not_moved(file.key, failed))
             else:
                 jobs.append((file, url))
@@ -283,7 +283,7 @@ class _Batch:
             md5 = _md5(file) if file.md5 else None
             return Moved(key=file.key, size=result["size"], adler32=padded(adler32), md5=md5)
         if not status.ok:
-            if kind(status.code, status.errno) is Trouble.EXISTS:
+            if kind(status.code, status.errno) is Failure.EXISTS:
                 return self._same(file, url, status)
             self._clear(url, status)
             raise explained(Way.OUT, url, status)
@@ -334,7 +334,7 @@ class _Batch:
         found, info = self._mover.server(url).stat(path_of(url))
         if found.ok and info.size != file.size:
             self._mover.server(url).rm(path_of(url))
-            raise trouble(Way.OUT, Trouble.FAILED, url, f"{info.size} of {file.size} bytes")
+            raise failure(Way.OUT, Failure.FAILED, url, f"{info.size} of {file.size} bytes")
 
 
 _REFUSED_AT_OPENING = frozenset({EXISTS, 3010, 3016, 3025, 3028, 3030})
@@ -344,7 +344,7 @@ def _md5(file: ToGet) -> str | None:
     try:
         return measured(file.path, md5=True).md5
     except OSError as error:
-        raise local_trouble(error.errno or 0, f"cannot read the copy of {file.url}") from None
+        raise local_failure(error.errno or 0, f"cannot read the copy of {file.url}") from None
 
 
 class _Watch:

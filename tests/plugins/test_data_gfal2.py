@@ -9,7 +9,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from plugins.data.gfal2 import UNKNOWN_S, address, explained, kind, time_s
-from plugins.data.moving import Trouble, Way
+from plugins.data.moving import Failure, Way
 
 URL = Url.parse("davs://host/store/f")
 
@@ -17,16 +17,16 @@ URL = Url.parse("davs://host/store/f")
 @pytest.mark.parametrize(
     ("number", "meant"),
     [
-        (errno.ENOENT, Trouble.MISSING),
-        (errno.EEXIST, Trouble.EXISTS),
-        (errno.EPERM, Trouble.DENIED),
-        (errno.EACCES, Trouble.UNKNOWN_USER),
-        (errno.ENOSPC, Trouble.FULL),
-        (errno.ETIMEDOUT, Trouble.STALLED),
-        (errno.EHOSTDOWN, Trouble.UNREACHABLE),
-        (errno.EPROTONOSUPPORT, Trouble.UNSUPPORTED),
-        (errno.ECOMM, Trouble.FAILED),
-        (0, Trouble.FAILED),
+        (errno.ENOENT, Failure.MISSING),
+        (errno.EEXIST, Failure.EXISTS),
+        (errno.EPERM, Failure.DENIED),
+        (errno.EACCES, Failure.UNKNOWN_USER),
+        (errno.ENOSPC, Failure.FULL),
+        (errno.ETIMEDOUT, Failure.STALLED),
+        (errno.EHOSTDOWN, Failure.UNREACHABLE),
+        (errno.EPROTONOSUPPORT, Failure.UNSUPPORTED),
+        (errno.ECOMM, Failure.FAILED),
+        (0, Failure.FAILED),
     ],
 )
 def test_an_errno_says_what_is_wrong(number, meant):

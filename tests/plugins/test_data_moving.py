@@ -11,34 +11,34 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import JobError
 from plugins.data.moving import (
+    Failure,
     GridOptions,
-    Trouble,
     Way,
-    adopt,
+    failure,
     measured,
     padded,
+    set_environment,
     system_module,
-    trouble,
 )
 
 URL = Url.parse("davs://user:secret@host/store/f?authz=secret")
 
 
-@pytest.mark.parametrize("kind", Trouble)
+@pytest.mark.parametrize("kind", Failure)
 @pytest.mark.parametrize("way", Way)
 def test_each_trouble_has_a_code_of_its_way_and_shows_no_secret(kind, way):
-    error = trouble(way, kind, URL, "cannot open davs://host/store/f?authz=secret now")
+    error = failure(way, kind, URL, "cannot open davs://host/store/f?authz=secret now")
     wrong = "OUT" if way is Way.IN else "IN"
     assert f"STAGE_{wrong}" not in error.code.name
     assert "davs://host/store/f" in error.message
     assert "secret" not in str(error)
-    assert error.remedy or kind is Trouble.MISSING
+    assert error.remedy or kind is Failure.MISSING
 
 
 def test_a_late_a_wrong_and_a_missing_file_have_codes_of_their_own():
     codes = [
-        trouble(way, kind, URL).code
-        for kind in (Trouble.STALLED, Trouble.WRONG, Trouble.MISSING)
+        failure(way, kind, URL).code
+        for kind in (Failure.STALLED, Failure.WRONG, Failure.MISSING)
         for way in Way
     ]
     assert codes == [
@@ -66,13 +66,13 @@ def test_only_the_sites_credentials_are_in_the_environment(tmp_path, monkeypatch
     token.write_text("x")
     environment = {"X509_USER_PROXY": "/tmp/theirs", "XRD_LOGLEVEL": "Dump", "PATH": "/bin"}
     monkeypatch.setattr("os.environ", environment)
-    adopt(GridOptions(token_file=str(token)))
+    set_environment(GridOptions(token_file=str(token)))
     assert environment == {"BEARER_TOKEN_FILE": str(token), "PATH": "/bin"}
 
 
 def test_a_credential_that_cannot_be_read_is_named():
     with pytest.raises(JobError, match="proxy /no/such/proxy") as caught:
-        adopt(GridOptions(proxy="/no/such/proxy"))
+        set_environment(GridOptions(proxy="/no/such/proxy"))
     assert (caught.value.code, caught.value.transient) == (Code.SERVICE_UNAVAILABLE, True)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError, NotMoved, ToGet
-from plugins.data.moving import Trouble
+from plugins.data.moving import Failure
 from plugins.data.s3 import S3, completion, keys, kind
 
 KEYS = "[default]\naws_access_key_id = AK\naws_secret_access_key = s%cret\n"
@@ -15,15 +15,15 @@ KEYS = "[default]\naws_access_key_id = AK\naws_secret_access_key = s%cret\n"
 @pytest.mark.parametrize(
     ("status", "code", "meant"),
     [
-        (404, "NoSuchKey", Trouble.MISSING),
-        (403, "AccessDenied", Trouble.DENIED),
-        (403, "SignatureDoesNotMatch", Trouble.UNKNOWN_USER),
-        (400, "ExpiredToken", Trouble.UNKNOWN_USER),
-        (403, "QuotaExceeded", Trouble.FULL),
-        (503, "SlowDown", Trouble.BUSY),
-        (412, "", Trouble.EXISTS),
-        (403, "", Trouble.DENIED),
-        (500, "InternalError", Trouble.FAILED),
+        (404, "NoSuchKey", Failure.MISSING),
+        (403, "AccessDenied", Failure.DENIED),
+        (403, "SignatureDoesNotMatch", Failure.UNKNOWN_USER),
+        (400, "ExpiredToken", Failure.UNKNOWN_USER),
+        (403, "QuotaExceeded", Failure.FULL),
+        (503, "SlowDown", Failure.BUSY),
+        (412, "", Failure.EXISTS),
+        (403, "", Failure.DENIED),
+        (500, "InternalError", Failure.FAILED),
     ],
 )
 def test_s3s_own_code_says_more_than_the_status(status, code, meant):

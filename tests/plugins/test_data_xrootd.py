@@ -10,7 +10,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import JobError
-from plugins.data.moving import Trouble, Way
+from plugins.data.moving import Failure, Way
 from plugins.data.xrootd import explained, kind, path_of, settings
 
 URL = Url.parse("root://host:1094//store/a%20b?authz=secret")
@@ -19,19 +19,19 @@ URL = Url.parse("root://host:1094//store/a%20b?authz=secret")
 @pytest.mark.parametrize(
     ("code", "number", "meant"),
     [
-        (400, 3009, Trouble.FULL),
-        (400, 3010, Trouble.DENIED),
-        (400, 3011, Trouble.MISSING),
-        (400, 3018, Trouble.EXISTS),
-        (400, 3021, Trouble.FULL),
-        (400, 3030, Trouble.UNKNOWN_USER),
-        (400, 9999, Trouble.FAILED),
-        (103, 0, Trouble.STALLED),
-        (206, 0, Trouble.STALLED),
-        (108, 0, Trouble.UNREACHABLE),
-        (204, 0, Trouble.UNKNOWN_USER),
-        (305, 0, Trouble.WRONG),
-        (9999, 0, Trouble.FAILED),
+        (400, 3009, Failure.FULL),
+        (400, 3010, Failure.DENIED),
+        (400, 3011, Failure.MISSING),
+        (400, 3018, Failure.EXISTS),
+        (400, 3021, Failure.FULL),
+        (400, 3030, Failure.UNKNOWN_USER),
+        (400, 9999, Failure.FAILED),
+        (103, 0, Failure.STALLED),
+        (206, 0, Failure.STALLED),
+        (108, 0, Failure.UNREACHABLE),
+        (204, 0, Failure.UNKNOWN_USER),
+        (305, 0, Failure.WRONG),
+        (9999, 0, Failure.FAILED),
     ],
 )
 def test_a_status_says_what_is_wrong(code, number, meant):
