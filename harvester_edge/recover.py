@@ -38,8 +38,7 @@ def recover(edge: Edge, ended: Iterable[Worker], *, dispatcher_answers: bool) ->
             return
         state.process = None
         if code:
-            reason = _log_file(edge).read_text("utf-8", "replace")[-500:]
-            edge.log.warning("recovery_failed", code=code, reason=reason)
+            edge.log.warning("recovery_failed", code=code, reason=_end_of_log(edge))
             _retry_later(edge)
         else:
             state.retry_s = FIRST_RETRY_S
@@ -47,16 +46,10 @@ def recover(edge: Edge, ended: Iterable[Worker], *, dispatcher_answers: bool) ->
         return
     state.due_at = None
     try:
-        pilot_file.hand_out(edge.site)
-        argv = _command(edge)
+        _start(edge)
     except (AilurusError, OSError) as error:
         edge.log.warning("recovery_failed", reason=str(error))
         _retry_later(edge)
-        return
-    spool = spool_directory(edge.site)
-    if spool.is_dir() and any(spool.iterdir()):
-        write_site_file(edge.site)
-        _start(edge, argv)
 
 
 def _command(edge: Edge) -> list[str]:
@@ -68,20 +61,31 @@ def _command(edge: Edge) -> list[str]:
     return argv + [part for option in access(site).options.items() for part in option]
 
 
-def _start(edge: Edge, argv: list[str]) -> None:
+def _start(edge: Edge) -> None:
+    """Start a recovery, if there is anything in the spool. Raises AilurusError or OSError."""
+    pilot_file.hand_out(edge.site)
+    argv = _command(edge)
+    spool = spool_directory(edge.site)
+    if not spool.is_dir() or not any(spool.iterdir()):
+        return
+    write_site_file(edge.site)
     null = subprocess.DEVNULL
     environment = os.environ | access(edge.site).environment
-    try:
-        with _log_file(edge).open("wb") as log:
-            edge.recovery.process = subprocess.Popen(
-                argv, stdin=null, stdout=null, stderr=log, env=environment
-            )
-    except OSError as error:
-        edge.log.warning("recovery_failed", reason=str(error))
+    with _log_file(edge).open("wb") as log:
+        edge.recovery.process = subprocess.Popen(
+            argv, stdin=null, stdout=null, stderr=log, env=environment
+        )
 
 
 def _log_file(edge: Edge) -> Path:
     return edge.state / "recover.log"
+
+
+def _end_of_log(edge: Edge) -> str:
+    try:
+        return _log_file(edge).read_text("utf-8", "replace")[-500:]
+    except OSError as error:
+        return f"its log cannot be read: {error.strerror}"
 
 
 def _retry_later(edge: Edge) -> None:
