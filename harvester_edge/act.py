@@ -122,6 +122,8 @@ def submit(edge: Edge, slot: str, count: int, exclude: tuple[str, ...] = ()) -> 
     edge.keep(*(_after(worker, outcome, edge.clock()) for worker in workers))
     failpoint("edge.recorded")
     _log(edge, tag, slot, count, outcome)
+    if isinstance(outcome, Rejected):
+        _count_refusal(edge, slot, outcome.reason)
     if isinstance(outcome, Accepted):
         return ""
     refused = "refused" if isinstance(outcome, Rejected) else "the answer is unclear"
@@ -204,10 +206,12 @@ def _log(
         return
     event = "submission_rejected" if isinstance(outcome, Rejected) else "submission_unclear"
     edge.log.warning(event, reason=outcome.reason, **facts)
-    if isinstance(outcome, Rejected):
-        health = edge.book.health(slot)
-        failed = Health(failures=health.failures + 1, since=edge.clock(), reason=outcome.reason)
-        edge.book.set_health(slot, failed)
+
+
+def _count_refusal(edge: Edge, slot: str, reason: str) -> None:
+    """Count a refused order as a failed start of its slot."""
+    failures = edge.book.health(slot).failures + 1
+    edge.book.set_health(slot, Health(failures=failures, since=edge.clock(), reason=reason))
 
 
 def _drop_token(edge: Edge, worker: Worker) -> None:
