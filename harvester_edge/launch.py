@@ -10,7 +10,7 @@ from harvester_edge.client import trust
 from harvester_edge.connect import access
 from harvester_edge.ports import Batch, Order
 from harvester_edge.relay import keys
-from harvester_edge.render import Launch, script
+from harvester_edge.render import Launch, script, spool_in
 from harvester_edge.shared_files import pilot_program, site_file
 from harvester_edge.site import Site
 
@@ -79,4 +79,4 @@ def trust_options(site: Site) -> tuple[str, ...]:
 
 def spool_directory(site: Site) -> Path:
     """Where pilots of this machine keep unsent reports."""
-    return Path(expanded(site.paths.work)) / "spool"
+    return Path(spool_in(expanded(site.paths.work)))

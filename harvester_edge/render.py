@@ -42,11 +42,11 @@ class Launch(Struct, frozen=True, kw_only=True):
     """Options that say by what the pilot knows its dispatcher."""
     access: Access = Access()
 
-    @property
-    def spool(self) -> str:
-        """Where pilots keep unsent reports: the next pilot, or the edge, sends those of a dead
-        one."""
-        return f"{self.work}/spool"
+
+def spool_in(work: str) -> str:
+    """Where pilots that work in `work` keep unsent reports: the next pilot, or the edge, sends
+    those of a dead one."""
+    return f"{work}/spool"
 
 
 def script(launch: Launch, index: str, batch_id: str = "") -> str:
@@ -58,7 +58,7 @@ def script(launch: Launch, index: str, batch_id: str = "") -> str:
         "--site": str(launch.site_file),
         "--slot": launch.slot,
         "-a": launch.work,
-        "--spool": launch.spool,
+        "--spool": spool_in(launch.work),
         "-l": str(launch.lifetime_s),
         "--idle-exit": str(launch.idle_exit_s),
         **launch.access.options,
