@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.url import Url
 
 
@@ -14,21 +16,44 @@ def expanded(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  text in, text out
 
 
-def expanded_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a plugin, with `$VARIABLE` and `~` replaced where a path begins."""
-    return {
-        name: expanded(value) if isinstance(value, str) and value[:1] in {"~", "$"} else value
-        for name, value in options.items()
-    }
+CREDENTIAL = "credential:"
+"""What an option begins with that names one of the site's `credentials`, instead of a path."""
+
+
+def expanded_options(
+    options: Mapping[str, Any], credentials: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Options of a plugin, with `$VARIABLE` and `~` replaced where a path begins, and
+    `credential:NAME` by its path in `credentials`. Raises AilurusError for a NAME that is not
+    there."""
+    return {name: _expanded_option(name, value, credentials) for name, value in options.items()}
+
+
+def _expanded_option(name: str, value: Any, credentials: Mapping[str, str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value[:1] in {"~", "$"}:
+        return expanded(value)
+    if not value.startswith(CREDENTIAL):
+        return value
+    if (path := credentials.get(value.removeprefix(CREDENTIAL))) is None:
+        raise AilurusError(
+            f"the site has no {value}", field=name, remedy="name it under `credentials`"
+        )
+    return path
 
 
 def secret_files(options: Mapping[str, Any]) -> dict[str, str]:
-    """The files that options of a plugin name as credentials: all `…_file` but that of
-    authorities."""
+    """The files that options of a plugin name and that may hold credentials: all `…_file` but that
+    of authorities, a `proxy`, and a `config` (of Rucio, with passwords perhaps)."""
     return {
         name: value
         for name, value in options.items()
-        if name.endswith("_file") and name != "ca_file" and isinstance(value, str) and value
+        if (name.endswith("_file") or name in {"config", "proxy"})
+        and name != "ca_file"
+        and isinstance(value, str)
+        and value
+        and not value.startswith(CREDENTIAL)
     }
 
 

@@ -19,7 +19,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.worker import Ending, Outcome, Phase
 from ailurus.wire.client import WireError
-from harvester_edge import owned, pilot_file
+from harvester_edge import credential, owned, pilot_file
 from harvester_edge.decide import Decision, Health
 from harvester_edge.edge import Edge
 from harvester_edge.evidence import Worker
@@ -134,12 +134,12 @@ def make_order(
     edge: Edge, how: Launch, credentials: tuple[str, ...], exclude: tuple[str, ...]
 ) -> Order:
     """The order, with a directory for each worker and its credential in it. Raises OSError."""
-    for index, credential in enumerate(credentials):
+    for index, secret in enumerate(credentials):
         directory = how.directory / str(index)
         owned.make(directory)
         if edge.site.network != "direct":
-            write_whole(directory / NOTE, sum_of(credential), mode=0o600)
-        write_whole(directory / "bootstrap", credential.encode(), mode=0o600)
+            write_whole(directory / NOTE, sum_of(secret), mode=0o600)
+        write_whole(directory / "bootstrap", secret.encode(), mode=0o600)
     write_site_file(edge.site)
     pilot_file.note(edge.site, how.directory)
     return order_of(edge.site, how, len(credentials), edge.batch, exclude)
@@ -227,5 +227,7 @@ def tidy(edge: Edge) -> Iterable[str]:
     for intent in gone:
         shutil.rmtree(edge.worker_directories / intent, ignore_errors=True)
     intents = {worker.intent for worker in edge.workers.values()}
+    if not intents:
+        credential.tidy(edge.site)
     pilot_file.tidy(edge.site, {edge.worker_directories / intent for intent in intents})
     return gone

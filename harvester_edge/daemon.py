@@ -15,7 +15,7 @@ from typing import IO
 
 from ailurus.loops import Loops
 from ailurus.protocol.errors import AilurusError
-from harvester_edge import lease, owned, shared_files
+from harvester_edge import credential, lease, owned, shared_files
 from harvester_edge.act import act, report, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, decide, undone
@@ -38,6 +38,8 @@ def cycle(edge: Edge) -> Decision:
     BookUnwritable."""
     files_fault = shared_files.fault(edge.site, edge.log)
     seen, changes = _look(edge)
+    # Only now is the site ours: a standby's files may be older.
+    files_fault = files_fault or _hand_credentials_out(edge)
     around = circumstances(edge, seen.now, files_fault)
     decision = decide(snapshot(edge.site, edge.workers, seen, around), limits(edge.site))
     decision = undone(decision, act(edge, decision, seen, changes))
@@ -51,6 +53,23 @@ def cycle(edge: Edge) -> Decision:
         edge.tidied_at = edge.clock()
         tidy(edge)
     return decision
+
+
+def _hand_credentials_out(edge: Edge) -> str:
+    """Give pilots what has been renewed; why they have no good credential."""
+    try:
+        handed = credential.hand_out(edge.site, edge.clock())
+    except AilurusError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    for name in handed.renewed:
+        edge.log.info("credential_handed_out", credential=name)
+    if troubles := (*handed.faults, *handed.warnings):
+        edge.throttled_log.warning("credential_trouble", "; ".join(troubles))
+    else:
+        edge.throttled_log.resolved("credential_trouble")
+    return "; ".join(handed.faults)
 
 
 def _look(edge: Edge) -> tuple[Observation, Changes]:
@@ -95,6 +114,7 @@ def drain_all(edge: Edge, stop: threading.Event) -> None:
 
 def _drain(edge: Edge) -> None:
     seen, changes = _look(edge)
+    _hand_credentials_out(edge)
     decision = Decision(submit={}, drain=len(seen.rows), binding=_LEAVING, bounds=(_LEAVING,))
     act(edge, decision, seen, changes)
     _afterwards(edge, seen, changes)

@@ -21,7 +21,7 @@ from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.finding import Finding, Verdict
 from ailurus.protocol.units import duration_s
-from harvester_edge import connect, lint, owned
+from harvester_edge import connect, credential, lint, owned
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.daemon import holder
@@ -75,6 +75,8 @@ def examine(path: Path, how: ProbeRequest | None = None) -> Iterator[Finding]:
     yield _checked("state", lambda: _state(site))
     yield _checked("shared", lambda: _shared(site))
     yield _checked("pilot", lambda: _pilot(site))
+    for name in site.credentials:
+        yield _checked(f"credential {name}", lambda name=name: _credential(site, name))  # type: ignore[misc]
     for root in site.storage.roots:
         yield _checked("storage", lambda root=root: _storage(Path(expanded(root))))  # type: ignore[misc]
     yield _checked("edge", lambda: _edge(site))
@@ -124,6 +126,22 @@ def _shared(site: Site) -> str:
         if path.exists() and (wrong := owned.not_ours(path)):
             raise Trouble(*wrong)
     return _room(site.shared)
+
+
+def _credential(site: Site, name: str) -> str:
+    """Whether a credential for storage is good, and renewed in time."""
+    now = time.time()
+    source = credential.source(site, name, now)
+    held = credential.held(site, name, now)
+    if source.fault:
+        pilots = "" if held.fault else "; pilots still have an older one"
+        raise Trouble(f"{source.fault}{pilots}", source.remedy)
+    if late := source.late(now):
+        raise Trouble(late, "look at what should renew it", warning=True)
+    ends = "does not say when it ends"
+    if source.expires is not None:
+        ends = f"is good for {(source.expires - now) / 3600:.1f} h more"
+    return f"{ends}; {'pilots get it when the edge runs' if held.fault else 'pilots have it'}"
 
 
 def _storage(root: Path) -> str:

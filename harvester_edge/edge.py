@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from ailurus.logs import Log
+from ailurus.logs import Log, ThrottledLog
 from ailurus.protocol.units import duration_s
 from harvester_edge import pilot_file
 from harvester_edge.batch import batch_class
@@ -103,6 +103,9 @@ class Edge:
     """Since when jobs wait that a slot could hold, by slot. Written by `empties`."""
     tidied_at: float = 0.0
     """Written by `daemon`."""
+
+    def __post_init__(self) -> None:
+        self.throttled_log = ThrottledLog(self.log)
 
     @property
     def state(self) -> Path:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from harvester_edge.decide import Decision
 from harvester_edge.files import write_whole
 from harvester_edge.site import Site
 from harvester_edge.status import StatusAnswer, glance
@@ -30,6 +31,14 @@ class Figures(Collector):
 
 def families(seen: StatusAnswer) -> Iterator[Metric]:
     """The figures of a glance."""
+    yield from _of_edge(seen)
+    yield from _of_credentials(seen)
+    yield from _of_workers(seen)
+    if seen.decision is not None:
+        yield from _of_limits(seen, seen.decision)
+
+
+def _of_edge(seen: StatusAnswer) -> Iterator[Metric]:
     yield _one("up", "Whether an edge of the site runs.", seen, float(seen.running is not None))
     yield _one(
         "last_look_timestamp_seconds", "When the edge last finished a cycle.", seen, seen.looked
@@ -44,6 +53,21 @@ def families(seen: StatusAnswer) -> Iterator[Metric]:
     if seen.budget is not None:
         yield _one("budget_node_hours", "Node-hours of the period.", seen, seen.budget)
         yield _one("spent_node_hours", "Of these, by workers that ended.", seen, seen.node_hours)
+
+
+def _of_credentials(seen: StatusAnswer) -> Iterator[Metric]:
+    good = _family("credential_good", "Whether pilots could use a credential.", "credential")
+    expires = _family(
+        "credential_expires_timestamp_seconds", "When a credential ends.", "credential"
+    )
+    for one in seen.credentials:
+        good.add_metric([seen.site, one.name], float(not one.fault))
+        if one.expires is not None:
+            expires.add_metric([seen.site, one.name], one.expires)
+    yield from (good, expires)
+
+
+def _of_workers(seen: StatusAnswer) -> Iterator[Metric]:
     workers = _family("workers", "Workers that have not ended.", "slot", "phase")
     ended = _family(
         "ended_workers", "Workers that ended and are still in the book.", "slot", "ending"
@@ -56,15 +80,15 @@ def families(seen: StatusAnswer) -> Iterator[Metric]:
             ended.add_metric([seen.site, slot.slot, ending], n)
         failed.add_metric([seen.site, slot.slot], slot.health.failures)
     yield from (workers, ended, failed)
-    if seen.decision is not None:
-        room = _family("limit_room", "How many more workers a limit leaves room for.", "limit")
-        binds = _family("limit_binds", "1 for the limit that binds.", "limit")
-        for bound in seen.decision.bounds:
-            room.add_metric([seen.site, bound.name], max(0, bound.allowed))
-            binds.add_metric(
-                [seen.site, bound.name], float(bound.name == seen.decision.binding.name)
-            )
-        yield from (room, binds)
+
+
+def _of_limits(seen: StatusAnswer, decision: Decision) -> Iterator[Metric]:
+    room = _family("limit_room", "How many more workers a limit leaves room for.", "limit")
+    binds = _family("limit_binds", "1 for the limit that binds.", "limit")
+    for bound in decision.bounds:
+        room.add_metric([seen.site, bound.name], max(0, bound.allowed))
+        binds.add_metric([seen.site, bound.name], float(bound.name == decision.binding.name))
+    yield from (room, binds)
 
 
 def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -24,7 +24,7 @@ from ailurus.paths import expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.finding import PROBE, Finding
 from ailurus.protocol.worker import Phase
-from harvester_edge import owned, pilot_file
+from harvester_edge import credential, owned, pilot_file
 from harvester_edge.edge import TAG_LENGTH, make_batch
 from harvester_edge.launch import order_of, trust_options
 from harvester_edge.ports import DIGITS, Batch, BatchError, BatchId, Rejected, Sighting, Tag
@@ -99,7 +99,8 @@ def _launch(site: Site, slot: str, program: str, file: Path, work: str, director
 def _here(site: Site, image: str) -> Iterator[Finding]:
     with TemporaryDirectory(prefix="ailurus-probe-") as name:
         folder = Path(name)
-        (file := folder / "site.json").write_bytes(content(site))
+        sources = {name: expanded(path) for name, path in site.credentials.items()}
+        (file := folder / "site.json").write_bytes(content(site, sources))
         how = _launch(
             site, next(iter(site.slots)), _program_here(site), file, str(folder / "work"), folder
         )
@@ -165,6 +166,7 @@ def _on_node(site: Site, how: ProbeRequest) -> Iterator[Finding]:
     owned.own(root, "paths.shared")
     _forget_old(root)
     pilot_file.hand_out(site)
+    credential.hand_out(site, time.time())
     write_site_file(site)
     prefix = f"p{site.tag_prefix[1:]}"
     tag = Tag(prefix + "".join(secrets.choice(DIGITS) for _ in range(TAG_LENGTH - len(prefix))))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from ailurus.logs import Log
 from ailurus.paths import directory_url, expanded, expanded_options
 from ailurus.protocol.errors import AilurusError
-from harvester_edge import owned, pilot_file
+from harvester_edge import credential, owned, pilot_file
 from harvester_edge.files import write_whole
 from harvester_edge.site import Site
 from plugins import NAMED_OPTIONS
@@ -27,6 +28,7 @@ def directories(site: Site) -> list[tuple[Path, str]]:
         (site.state, "paths.state"),
         (site.shared, shared),
         *((site.shared / name, shared) for name in ("workers", "sites")),
+        *([(site.credentials_directory, shared)] if site.credentials else []),
     ]
 
 
@@ -120,8 +122,11 @@ def write_site_file(site: Site) -> None:
         write_whole(path, content(site), lasting=True)
 
 
-def content(site: Site) -> bytes:
-    """What pilots are told of the site, as JSON, for which they need no YAML library."""
+def content(site: Site, credentials: Mapping[str, str] | None = None) -> bytes:
+    """What pilots are told of the site, as JSON, for which they need no YAML library.
+    `credentials`: where they find them; None: in the edge's directory."""
+    if credentials is None:
+        credentials = {name: str(credential.place(site, name)) for name in site.credentials}
     told = {
         "schema": site.schema,
         "site": site.site,
@@ -132,8 +137,14 @@ def content(site: Site) -> bytes:
             http_proxy=site.storage.http_proxy or "",
             default_output=directory_url(site.storage.default_output),
             alternative_output=directory_url(site.storage.alternative_output),
-            **{name: expanded_options(getattr(site.storage, name)) for name in NAMED_OPTIONS},
-            options={name: expanded_options(one) for name, one in site.storage.options.items()},
+            **{
+                name: expanded_options(getattr(site.storage, name), credentials)
+                for name in NAMED_OPTIONS
+            },
+            options={
+                name: expanded_options(one, credentials)
+                for name, one in site.storage.options.items()
+            },
         ),
         "software": [expanded(path) for path in site.software],
         "container": msgspec.structs.replace(

@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 from ailurus.paths import expanded
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s, size_mb
-from ailurus.protocol.url import LONGEST_DIRECTORY
 from harvester_edge.fields import (
     AbsolutePath,
     Duration,
@@ -32,6 +31,7 @@ from harvester_edge.fields import (
     Url,
 )
 from harvester_edge.ports import MAX_NODES
+from harvester_edge.site_storage import Storage
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,75 +212,6 @@ class Policy(_Part, frozen=True, kw_only=True):
     """How long logs and records of ended workers are kept."""
 
 
-Destination = Annotated[
-    str,
-    Meta(pattern=r"^([a-z][a-z0-9+.-]*://[^\x00-\x20]+|[/$~][^\x00-\x1f]*)?(?!\n)$",
-         max_length=LONGEST_DIRECTORY,
-         description="a URL such as https://host/directory/, an absolute path, or empty",
-         examples=["https://storage.example/ailurus/"]),
-]  # fmt: skip
-Scheme = Annotated[
-    str,
-    Meta(pattern=r"^[a-z][a-z0-9+.-]*(?!\n)$", max_length=30,
-         description="a URL's scheme: letters, digits, + . and -", examples=["davs"]),
-]  # fmt: skip
-TransferName = Annotated[
-    str,
-    Meta(pattern=r"^[a-z][a-z0-9_.-]*(?!\n)$", max_length=50,
-         description="the name of a data or mover plugin", examples=["xrootd"]),
-]  # fmt: skip
-
-
-class Protocols(_Part, frozen=True, kw_only=True, omit_defaults=True):
-    """The schemes of the site's storage for each activity, the best first."""
-
-    read_lan: tuple[Scheme, ...] = ()
-    read_wan: tuple[Scheme, ...] = ()
-    write_lan: tuple[Scheme, ...] = ()
-    write_wan: tuple[Scheme, ...] = ()
-
-
-class Storage(_Part, frozen=True, kw_only=True):
-    """What jobs may name. `file:` URLs resolve beneath `roots`."""
-
-    roots: tuple[AbsolutePath, ...] = ()
-    http_allow: tuple[Url, ...] = ()
-    http_proxy: Url | None = None
-    """What the pilots' http transfers go through. `http_proxy` in a node's environment changes
-    nothing."""
-    default_output: Destination = ""
-    """Where outputs go that a job gives no place, and logs."""
-    logs: Literal["failed", "all", "none"] = "failed"
-    """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log:
-    whole`, of all attempts, or of none."""
-    allow: tuple[Url, ...] = ()
-    """Prefixes of URLs of other schemes, beneath which jobs use the site's credentials:
-    `root://xrootd.example//store/`."""
-    alternative_output: Destination = ""
-    """Where an output goes that its own place does not take."""
-    rse: Annotated[str, Meta(max_length=255)] = ""
-    """What Rucio calls this storage."""
-    protocols: Protocols = Protocols()
-    plugins: dict[Scheme, TransferName] = {}
-    """Which plugin moves files of a scheme; left out: the usual one."""
-    direct_read: bool = False
-    """Whether a job may ask for the URLs of its inputs, to read them over the network."""
-    parallel: Annotated[int, Meta(ge=1, le=64)] = 4
-    """How many files of a pilot move at once by one plugin."""
-    min_speed: Size = "500K"
-    """Bytes a second: a file may take `min_time` and its size at this speed, and never longer than
-    `limits.staging`."""
-    min_time: Duration = "5m"
-    http: Options = {}
-    """Options of the plugins; credentials are named by the path of their file."""
-    rucio: Options = {}
-    xrootd: Options = {}
-    gfal2: Options = {}
-    s3: Options = {}
-    options: dict[TransferName, Options] = {}
-    """Of other plugins, by name."""
-
-
 class Container(_Part, frozen=True, kw_only=True):
     """How payloads are kept apart. `bare` allows jobs to run without."""
 
@@ -382,6 +313,9 @@ class Site(_Part, frozen=True, kw_only=True):
     slots: Annotated[dict[Slug, Slot], Meta(min_length=1, max_length=100)]
     scaling: Scaling
     policy: Policy = Policy()
+    credentials: Annotated[dict[Slug, AbsolutePath], Meta(max_length=20)] = {}
+    """Files that somebody renews: tokens, proxies, keys of storage. The edge copies each to where
+    nodes read it; the options of `storage` name one as `credential:NAME`."""
     storage: Storage = Storage()
     software: tuple[AbsolutePath, ...] = ()
     """Shown to payloads, read-only."""
@@ -401,6 +335,11 @@ class Site(_Part, frozen=True, kw_only=True):
     @property
     def state(self) -> Path:
         return Path(expanded(self.paths.state))
+
+    @property
+    def credentials_directory(self) -> Path:
+        """Where pilots read the site's credentials."""
+        return self.shared / "credentials"
 
     @property
     def relay_state(self) -> Path:

@@ -12,6 +12,7 @@ import msgspec
 from ailurus.protocol.units import duration_s
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
+from harvester_edge.credential import Held, held
 from harvester_edge.daemon import began, holder, last_look
 from harvester_edge.decide import Decision, Health
 from harvester_edge.empties import key
@@ -52,6 +53,8 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     down: tuple[str, ...] = ()
     """Loops of edge and relay that do not do their work, and why."""
     loop_failures: dict[str, int] = {}
+    credentials: tuple[Held, ...] = ()
+    """For storage, as pilots have them."""
 
 
 LEAST_BYTES = 64 * 1024
@@ -136,6 +139,7 @@ def glance(site: Site) -> StatusAnswer:
         node_hours=spent,
         budget=limits(site).node_hours,
         down=down(site),
+        credentials=tuple(held(site, name, time.time()) for name in site.credentials),
         loop_failures={
             f"{who}.{name}": n
             for who, state in (("edge", site.state), ("relay", site.relay_state))

@@ -150,6 +150,9 @@ class PilotChoice(Struct, frozen=True):
 
 class Site(Struct, frozen=True):
     site: str = ""
+    credentials: dict[str, str] = {}
+    """Files that options of `storage` name as `credential:NAME`. In what an edge tells its pilots
+    their paths stand there already."""
     storage: Storage = Storage()
     software: tuple[str, ...] = ()
     container: ContainerChoice = ContainerChoice()
@@ -260,13 +263,20 @@ def read(path: Path | None) -> Site:
 
 
 def _expanded(site: Site) -> Site:
+    """Raises AilurusError."""
+    credentials = {name: expanded(path) for name, path in site.credentials.items()}
     storage = replace(
         site.storage,
         roots=tuple(map(expanded, site.storage.roots)),
         default_output=directory_url(site.storage.default_output),
         alternative_output=directory_url(site.storage.alternative_output),
-        options={name: expanded_options(one) for name, one in site.storage.options.items()},
-        **{name: expanded_options(site.storage.options_of(name)) for name in NAMED_OPTIONS},
+        options={
+            name: expanded_options(one, credentials) for name, one in site.storage.options.items()
+        },
+        **{
+            name: expanded_options(site.storage.options_of(name), credentials)
+            for name in NAMED_OPTIONS
+        },
     )
     container = replace(
         site.container,

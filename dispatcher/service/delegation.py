@@ -6,13 +6,14 @@ that a user who renews one renews it for the jobs that run.
 
 from __future__ import annotations
 
+from ailurus.credential_text import describe
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import OPEN_ATTEMPT
 from dispatcher.auth.caller import Caller
-from dispatcher.auth.delegated import Vault, describe
+from dispatcher.auth.delegated import Vault
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import credentials, records, specs

@@ -73,6 +73,10 @@ def show(out: Output, answer: StatusAnswer, *, stream: bool = False) -> None:
         out.line(f"DOWN: {fault}")
     if answer.decision is not None:
         out.line(f"{answer.decision.sentence} · since {ago(answer.decided)}")
+    now = time.time()
+    for credential in answer.credentials:
+        if trouble := credential.fault or credential.late(now):
+            out.line(f"CREDENTIAL {credential.name}: {trouble}")
     for one in answer.slots:
         if one.health.failures:
             out.line(f"slot {one.slot}: last failed start: {one.health.reason}")

@@ -108,13 +108,13 @@ def files(site: Site, tree: Tree) -> Iterator[Fault]:
     for at, path, secret, remedy in named:
         if path is None or "$" in expanded(path) or ".".join(map(str, at)) in site.confirm:
             continue
-        if (wrong := _unfit(expanded(path), remedy, secret=secret)) is not None:
+        if (wrong := unfit(expanded(path), remedy, secret=secret)) is not None:
             yield tree.fault(at, "W010", *wrong)
 
 
-def _unfit(path: str, remedy: str, *, secret: bool) -> tuple[str, str] | None:
+def unfit(path: str, remedy: str, *, secret: bool, others: int = 0o007) -> tuple[str, str] | None:
     """What is wrong with a file, and what would help. Of secrets it is what `edge.private`
-    refuses."""
+    refuses. `others`: rights to a secret that nobody should have."""
     try:
         found = Path(path).stat(follow_symlinks=not secret)
     # ValueError: a NUL in it.
@@ -124,7 +124,7 @@ def _unfit(path: str, remedy: str, *, secret: bool) -> tuple[str, str] | None:
         return f"{path} is a symbolic link", "name the file itself"
     if not stat.S_ISREG(found.st_mode):
         return f"{path} is no file", remedy
-    if secret and found.st_mode & 0o007:
+    if secret and found.st_mode & others:
         return f"others can use {path}", f"chmod 600 {path}"
     if found.st_size == 0:
         return f"{path} is empty", remedy

@@ -3,25 +3,29 @@ contradict each other. A rule E… is a fault; W… is a warning, and the site c
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
 import plugins
 from ailurus.apart import SYSTEM, look
-from ailurus.paths import directory_url, expanded, secret_files
+from ailurus.paths import directory_url, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
-from ailurus.protocol.url import Url
 from harvester_edge.batch import batch_class
 from harvester_edge.fields import Options
 from harvester_edge.lint.addresses import addresses, files, host, loopback
 from harvester_edge.lint.document import At, Fault, Tree, dotted, nearest
 from harvester_edge.lint.limits import limits, times
+from harvester_edge.lint.options import unlike
+from harvester_edge.lint.places import beneath, plain
+from harvester_edge.lint.storage import (
+    credential_files,
+    storage_options,
+    storage_secrets,
+    storage_urls,
+)
 from harvester_edge.owned import token_remedy
 from harvester_edge.site import Site
 
@@ -93,22 +97,11 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
         (("relay", "token_file"), site.relay.token_file if site.relay else None),
     )
     yield from ((at, path) for at, path in maybe if path is not None)
-    yield from _credentials(site)
+    yield from credential_files(site)
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
     yield from ((("software", n), root) for n, root in enumerate(site.software))
     yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))
     yield from ((("container", "images", n), path) for n, path in enumerate(site.container.images))
-
-
-def _credentials(site: Site) -> Iterator[tuple[At, str]]:
-    """The files of the site's credentials for storage."""
-    storage = site.storage
-    parts: list[tuple[At, Options]] = [
-        (("storage", name), getattr(storage, name)) for name in plugins.NAMED_OPTIONS
-    ]
-    parts += [(("storage", "options", name), part) for name, part in storage.options.items()]
-    for at, options in parts:
-        yield from (((*at, name), path) for name, path in secret_files(options).items())
 
 
 def _pilot(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -184,41 +177,14 @@ def _asking(site: Site, tree: Tree) -> Iterator[Fault]:
         yield tree.fault(("backend", "limits", "grace"), "W002", message, remedy)
 
 
-def _storage(site: Site, tree: Tree) -> Iterator[Fault]:
-    storage = site.storage
-    named: list[tuple[At, str]] = [
-        (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
-    ]
-    named.append((("storage", "http_proxy"), storage.http_proxy or ""))
-    named += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
-    named.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
-    named.append((("storage", "default_output"), directory_url(storage.default_output)))
-    read: list[Url] = []
-    for at, text in named:
-        try:
-            read += [Url.parse(text)] if text else []
-        except AilurusError as error:
-            yield tree.fault(at, "E010", error.message, error.remedy)
-            return
-    if not storage.default_output:
-        return
-    at, url = ("storage", "default_output"), read[-1]
-    path = os.fsdecode(b"/" + b"/".join(url.segments))
-    if url.scheme == "file" and not any(_beneath(path, root) for root in storage.roots):
-        yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
-    allowed = read[: len(storage.http_allow)]
-    if url.scheme in {"http", "https", "dav", "davs"} and not any(map(url.within, allowed)):
-        yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
-
-
 def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     """What jobs are shown, and what is the edge's, its pilots' or a credential: nothing of one lies
     beneath the other. Links are followed as this machine has them."""
-    own = [(at, path, look(_plain(path))) for at, path in _all_paths(site) if at in OWN]
-    own += [(at, path, look(_plain(path))) for at, path in _credentials(site)]
+    own = [(at, path, look(plain(path))) for at, path in _all_paths(site) if at in OWN]
+    own += [(at, path, look(plain(path))) for at, path in credential_files(site)]
     shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
-    roots = [(at, look(_plain(path))) for at, path in shown]
-    system, work = [look(path) for path in SYSTEM], look(_plain(site.paths.work))
+    roots = [(at, look(plain(path))) for at, path in shown]
+    system, work = [look(path) for path in SYSTEM], look(plain(site.paths.work))
     for at, path, place in own:
         for root_at, root in roots:
             if place.overlaps(root):
@@ -246,15 +212,6 @@ OWN: tuple[At, ...] = (
 """Where spools, tokens and scripts of workers lie: no job may read or write there."""
 
 
-def _beneath(path: str, root: str) -> bool:
-    return PurePath(_plain(path)).is_relative_to(_plain(root))
-
-
-def _plain(path: str) -> str:
-    """As the system takes it, but for links: they are another machine's, perhaps."""
-    return "/" + os.path.normpath(expanded(path)).lstrip("/")
-
-
 def _people(site: Site, tree: Tree) -> Iterator[Fault]:
     if site.backend.kind != "local" and not site.contacts:
         message = "no contact: whom does an admin of the batch system ask?"
@@ -275,7 +232,7 @@ SHARED = "`shared:` a directory on a file system that nodes mount"
 
 
 def _beneath_any(path: str, roots: Iterable[str]) -> bool:
-    return any(_beneath(path, root) for root in roots)
+    return any(beneath(path, root) for root in roots)
 
 
 def _twins(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -307,46 +264,8 @@ def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
         if key not in known:
             message = f"{site.backend.kind} has no such option"
             yield tree.fault(at, "E020", message, nearest(key, known))
-        elif wrong := _unlike(value, key, options):
+        elif wrong := unlike(value, key, options):
             yield tree.fault(at, "E020", *wrong)
-
-
-def _unlike(value: Any, key: str, options: Any) -> tuple[str, str] | None:
-    """What is wrong with an option's value in words, and what would help."""
-    refusal = _refusal(value, key, options)
-    if refusal is None:
-        return None
-    if found := re.match(r"Expected `(\w+)`, got `(\w+)`", refusal):
-        remedy = WORDS.get(found[1], found[1])
-        return f"this is {WORDS.get(found[2], found[2])}", f"{remedy} belongs here"
-    if found := re.match(r"Expected `\w+` (<=|>=|<|>) ([\d.]+)", refusal):
-        than = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}[found[1]]
-        return f"{value} is out of range", f"{than} {found[2]}"
-    if "regex" in refusal:
-        many = isinstance(value, list)
-        letters = dict.fromkeys("".join(value) if many else value)
-        bad = [one for one in letters if _refusal([one] if many else one, key, options)]
-        what = " ".join(map(repr, bad))
-        return f"{what or 'a text of this form'} may not stand here", "leave it out"
-    return refusal, "leave it out: docs/edge.md says what a plugin keeps to itself"
-
-
-def _refusal(value: Any, key: str, options: Any) -> str | None:
-    try:
-        msgspec.convert({key: value}, options)
-    except msgspec.ValidationError as error:
-        refusal = str(error).split(" - at")[0]
-        return None if "missing required" in refusal else refusal
-    return None
-
-
-WORDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "array": "a list",
-}
 
 
 def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -376,6 +295,7 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
-    _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, _storage,
+    _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, storage_urls,
+    storage_options, storage_secrets,
     _apart, _payloads, _people, _shared, _twins,
 )  # fmt: skip

@@ -12,7 +12,9 @@ from hashlib import md5 as new_md5
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
+import msgspec
 import urllib3
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus import __version__
@@ -41,6 +43,14 @@ class Http:
     What a URL carries of secrets stays with it: a redirect to elsewhere has its own, or none.
     """
 
+    class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """What a site says of its own storage."""
+
+        token_file: str = ""
+        """A bearer token; read for each file."""
+        token_for: tuple[str, ...] = ()
+        """Prefixes of URLs that get it. Left out: those of the site's outputs."""
+
     def __init__(
         self,
         *,
@@ -50,9 +60,9 @@ class Http:
         ca: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        said = options or {}
-        self._token_file = str(said.get("token_file", ""))
-        self._token_for = [_web(Url.parse(prefix)) for prefix in said.get("token_for", ())]
+        said = _said(options or {})
+        self._token_file = said.token_file
+        self._token_for = [_web(Url.parse(prefix)) for prefix in said.token_for]
         self._allow = [_plain(_web(Url.parse(prefix))) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
@@ -304,6 +314,15 @@ class Http:
                 f"the site's token for {url} cannot be read: {why}",
                 remedy="look at storage.http.token_file of the site",
             ) from None
+
+
+def _said(options: Mapping[str, Any]) -> Http.Options:
+    """Raises AilurusError for options that are none."""
+    try:
+        return msgspec.convert(options, Http.Options)
+    except msgspec.ValidationError as error:
+        remedy = "`harvester-edge lint` names line and remedy"
+        raise AilurusError(f"storage.http: {error}", remedy=remedy) from None
 
 
 def _web(url: Url) -> Url:

@@ -162,7 +162,7 @@ class GridOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     token_file: str = ""
     """A bearer token of the WLCG profile; read again for each batch."""
     proxy: str = ""
-    """An X.509 proxy."""
+    """An X.509 proxy; read again for each connection."""
     ca_dir: str = ""
     """A directory of hashed certificates of authorities, as /etc/grid-security/certificates."""
     ca: str = ""

@@ -105,7 +105,7 @@ class S3(Mover):
         region: str = "default"
         keys_file: str = ""
         """As AWS's credentials: `[default]`, `aws_access_key_id`, `aws_secret_access_key`; for
-        nobody else to read. Empty: what is public."""
+        nobody else to read; read again for each batch. Empty: what is public."""
         ca: str = ""
         """A file of certificates of authorities."""
         parallel: int = 4
@@ -126,13 +126,20 @@ class S3(Mover):
             **more,
         )
 
+    def _renew(self) -> None:
+        """Read the keys again, for somebody may have renewed them. Raises JobError."""
+        self._sign = _signer(self._options)
+
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
+        self._renew()
         each_in_threads(Way.IN, files, tell, self._get, self._options.parallel)
 
     def put(self, files: Sequence[ToPut], tell: Tell) -> None:
+        self._renew()
         each_in_threads(Way.OUT, files, tell, self._put, self._options.parallel)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
+        self._renew()
         left = {}
         for text in urls:
             try:
@@ -145,6 +152,7 @@ class S3(Mover):
         return left
 
     def expand(self, url: str) -> Sequence[Found]:
+        self._renew()
         top = Url.parse(url)
         try:
             answer = self._ask("HEAD", top, Way.IN)

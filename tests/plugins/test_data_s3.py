@@ -76,3 +76,13 @@ def test_a_url_without_a_key_is_told_as_a_bad_name(tmp_path):
     mover.get([ToGet(key=7, url="s3://bucket", path=str(tmp_path / "f"))], told.append)
     assert isinstance(told[-1], NotMoved)
     assert "no bucket or no key" in told[-1].message
+
+
+def test_keys_that_were_renewed_sign_the_next_batch(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(KEYS)
+    path.chmod(0o600)
+    mover = S3(S3.Options(endpoint="http://127.0.0.1:1", keys_file=str(path)))
+    path.chmod(0o644)
+    with pytest.raises(JobError, match="others than its owner"):
+        mover.get([], print)

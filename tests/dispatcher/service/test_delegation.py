@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from ailurus.credential_text import describe
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import CredentialUse
-from dispatcher.auth.delegated import Vault, describe
+from dispatcher.auth.delegated import Vault
 from dispatcher.refusal import Rejected
 from dispatcher.rules.credentials import MOST
 from tests.dispatcher.helpers import ALICE, BOB, job, token

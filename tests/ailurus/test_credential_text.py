@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
+from ailurus import credential_text
 from ailurus.protocol.errors import AilurusError
-from dispatcher.auth import delegated
 
 
 def _token(claims: bytes) -> str:
@@ -19,22 +19,33 @@ def _token(claims: bytes) -> str:
 
 def test_an_end_that_no_float_holds_is_refused() -> None:
     with pytest.raises(AilurusError, match="no credential"):
-        delegated.describe(_token(b'{"exp":1' + b"0" * 400 + b"}"))
+        credential_text.describe(_token(b'{"exp":1' + b"0" * 400 + b"}"))
 
 
 def test_a_text_that_no_pilot_could_write_is_refused() -> None:
     good = _token(b'{"exp":1}')
-    assert delegated.describe(good).expires == 1
+    assert credential_text.describe(good).expires == 1
     with pytest.raises(AilurusError, match="not ASCII"):
-        delegated.describe(f"{good}\N{NO-BREAK SPACE}")
+        credential_text.describe(f"{good}\N{NO-BREAK SPACE}")
 
 
 def test_a_key_that_was_cut_off_is_refused() -> None:
     with pytest.raises(ValueError, match="without an end"):
-        delegated._key_of("-----BEGIN PRIVATE KEY-----\nMIGH\n")
+        credential_text._key_of("-----BEGIN PRIVATE KEY-----\nMIGH\n")
 
 
 @pytest.mark.parametrize("end", [b"NaN", b"Infinity", b"1e999"])
 def test_an_end_that_is_no_time_is_refused(end: bytes) -> None:
     with pytest.raises(AilurusError, match="no credential"):
-        delegated.describe(_token(b'{"exp":' + end + b"}"))
+        credential_text.describe(_token(b'{"exp":' + end + b"}"))
+
+
+@pytest.mark.parametrize("text", ["", "word", "a.b", "a.b.c", "e30.e30.x", "e30.e30.e30.e30"])
+def test_a_text_that_is_no_token_is_refused(text: str) -> None:
+    with pytest.raises(AilurusError, match="no credential"):
+        credential_text.describe(text)
+
+
+def test_a_token_says_when_it_was_made() -> None:
+    found = credential_text.describe(_token(b'{"sub":"a","iat":100,"exp":200}'))
+    assert (found.subject, found.since, found.expires) == ("a", 100, 200)

@@ -1,0 +1,163 @@
+"""A site's storage: URLs, options of the plugins that move files, credentials."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import plugins
+from ailurus.paths import CREDENTIAL, directory_url, expanded, secret_files
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.units import duration_s
+from ailurus.protocol.url import Url
+from harvester_edge.fields import Options
+from harvester_edge.lint.addresses import unfit
+from harvester_edge.lint.document import At, Fault, Tree, nearest
+from harvester_edge.lint.options import unlike
+from harvester_edge.lint.places import beneath
+from harvester_edge.site import Site
+from harvester_edge.site_storage import Protocols
+
+
+def plugin_options(site: Site) -> list[tuple[At, Options]]:
+    """What the site says to each plugin that moves files, whose name comes last."""
+    storage = site.storage
+    parts: list[tuple[At, Options]] = [
+        (("storage", name), getattr(storage, name)) for name in plugins.NAMED_OPTIONS
+    ]
+    return parts + [(("storage", "options", name), part) for name, part in storage.options.items()]
+
+
+def credential_files(site: Site) -> Iterator[tuple[At, str]]:
+    """The files of the site's credentials for storage."""
+    yield from ((("credentials", name), path) for name, path in site.credentials.items())
+    for at, options in plugin_options(site):
+        yield from (((*at, name), path) for name, path in secret_files(options).items())
+
+
+def storage_urls(site: Site, tree: Tree) -> Iterator[Fault]:
+    storage = site.storage
+    named: list[tuple[At, str]] = [
+        (("storage", "http_allow", nr), one) for nr, one in enumerate(storage.http_allow)
+    ]
+    named.append((("storage", "http_proxy"), storage.http_proxy or ""))
+    named += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
+    named.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
+    named.append((("storage", "default_output"), directory_url(storage.default_output)))
+    read: list[Url] = []
+    for at, text in named:
+        try:
+            read += [Url.parse(text)] if text else []
+        except AilurusError as error:
+            yield tree.fault(at, "E010", error.message, error.remedy)
+            return
+    if not storage.default_output:
+        return
+    at, url = ("storage", "default_output"), read[-1]
+    path = os.fsdecode(b"/" + b"/".join(url.segments))
+    if url.scheme == "file" and not any(beneath(path, root) for root in storage.roots):
+        yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
+    allowed = read[: len(storage.http_allow)]
+    if url.scheme in {"http", "https", "dav", "davs"} and not any(map(url.within, allowed)):
+        yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
+
+
+def storage_options(site: Site, tree: Tree) -> Iterator[Fault]:
+    """What the site says to the plugins that move files."""
+    # A pilot in a place of its own may have plugins that are not here.
+    rule = "W009" if site.pilot.program else "E020"
+    for at, given in plugin_options(site):
+        if given:
+            yield from _options(site, tree, at, given, rule)
+    for activity in Protocols.__struct_fields__:
+        for nr, scheme in enumerate(getattr(site.storage.protocols, activity)):
+            if _mover(site.storage.plugins.get(scheme) or scheme) is None:
+                at = ("storage", "protocols", activity, nr)
+                message = f"there is no data plugin for {scheme}://"
+                yield tree.fault(at, rule, message, "name one in `storage.plugins`")
+    storage = site.storage
+    asks_rucio = (storage.rse or storage.rucio) and "rucio" not in storage.plugins
+    if asks_rucio and not storage.rucio.get("config"):
+        at = ("storage", "rucio", "config")
+        message = "where Rucio is, and who the pilot is there, is not said"
+        yield tree.fault(at, "E024", message, "`rucio: {config: /etc/ailurus/rucio.cfg}`")
+
+
+def _options(site: Site, tree: Tree, at: At, given: Options, rule: str) -> Iterator[Fault]:
+    name = str(at[-1])
+    try:
+        kind = _mover(name)
+    except ImportError as error:
+        message = f"{name} cannot be loaded here, so its options are not looked at: {error}"
+        yield tree.fault(at, "W009", message, "lint where the pilot is installed")
+        return
+    if kind is None:
+        yield tree.fault(at, rule, f"there is no data plugin {name!r}", nearest(name, _names()))
+        return
+    options = getattr(kind, "Options", None)
+    if options is None:
+        return
+    known = [one.name for one in msgspec.structs.fields(options)]
+    for key, value in given.items():
+        if key not in known:
+            message = f"{name} has no such option"
+            yield tree.fault((*at, key), "E020", message, nearest(key, known))
+        elif wrong := _wrong(key, value, options, site):
+            yield tree.fault((*at, key), "E020", *wrong)
+
+
+def _wrong(key: str, value: Any, options: Any, site: Site) -> tuple[str, str] | None:
+    """What is wrong with the value of an option that there is, and what would help."""
+    if isinstance(value, str) and value.startswith(CREDENTIAL):
+        named = value.removeprefix(CREDENTIAL)
+        if named not in site.credentials:
+            known = nearest(named, site.credentials) if site.credentials else "credentials: {…}"
+            return f"the site has no credential {named!r}", known
+        return None
+    if key == "stall" and isinstance(value, str):
+        try:
+            duration_s(value)
+        except AilurusError as error:
+            return error.message, "`stall: 60s`"
+    return unlike(value, key, options)
+
+
+def _names() -> list[str]:
+    return [*plugins.names("mover"), *plugins.names("data")]
+
+
+def _mover(scheme: str) -> Any:
+    """The class of a data or mover plugin, by its name or by a scheme that it serves; None: there
+    is none. Raises ImportError."""
+    name = plugins.MOVED_BY.get(scheme, scheme)
+    for kind in ("mover", "data"):
+        if name in plugins.names(kind):
+            return plugins.load(kind, name)
+    return None
+
+
+def storage_secrets(site: Site, tree: Tree) -> Iterator[Fault]:
+    """Files of credentials. Warnings: lint may run on another machine than the edge or the
+    pilots."""
+    for at, path in credential_files(site):
+        where = expanded(path)
+        if "$" in where or ".".join(map(str, at)) in site.confirm:
+            continue
+        public = at[-1] == "config" and not _holds_password(Path(where))
+        remedy = (
+            "a file that somebody renews" if at[0] == "credentials" else "name it as nodes see it"
+        )
+        if (wrong := unfit(where, remedy, secret=not public, others=0o077)) is not None:
+            yield tree.fault(at, "W010", *wrong)
+
+
+def _holds_password(config: Path) -> bool:
+    try:
+        return bool(re.search(rb"^\s*password\s*[=:]\s*\S", config.read_bytes(), re.MULTILINE))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,103 @@
+"""Faults in what a site says of its storage are named with file, field and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harvester_edge import lint
+from tests.harvester_edge.test_site import GOOD, faults
+
+
+def said(tmp_path: Path, storage: str, more: str = "") -> list[str]:
+    """The faults of a site with that storage; credentials' files that are not here do not
+    matter."""
+    text = GOOD.replace(
+        "  roots: [/data]\n", "".join(f"  {line}\n" for line in storage.split("\n"))
+    )
+    return [one for one in faults(tmp_path, text + more) if not one.endswith("[W010]")]
+
+
+ALL = """\
+rse: X
+protocols: {read_lan: [root, davs], write_wan: [srm, s3]}
+rucio: {config: /etc/rucio.cfg, account: pilot, timeout_s: 30, traces: false}
+xrootd: {proxy: credential:grid, token_file: /x/t, ca_dir: /c, ca: /c/f, parallel: 2, stall: 60s}
+gfal2: {proxy: /x/p, stall: 90}
+s3: {endpoint: "https://s3.example", region: eu, keys_file: /x/k, ca: /c/f, parallel: 8, stall: 1m}
+http: {token_file: ~/t, token_for: ["https://door.example/"]}"""
+CREDENTIALS = "credentials: {grid: /x/proxy}\n"
+
+
+def test_all_options_of_all_plugins_are_known(tmp_path):
+    assert said(tmp_path, ALL, CREDENTIALS) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("account:", "acount:", "storage.rucio.acount: rucio has no such option; did you mean `account`?  [E020]"),
+        ("timeout_s: 30", "timeout_s: soon", "storage.rucio.timeout_s: this is a text; a number belongs here  [E020]"),
+        ("timeout_s: 30", "timeout_s: 0", "storage.rucio.timeout_s: 0 is out of range; more than 0"),
+        ("config: /etc/rucio.cfg, ", "", "storage.rucio.config: where Rucio is, and who the pilot is there, is not said"),
+        ("proxy: credential:grid", "proxy: credential:gird", "storage.xrootd.proxy: the site has no credential 'gird'; did you mean `grid`?"),
+        ("proxy: credential:grid", "x509: /p", "storage.xrootd.x509: xrootd has no such option; known: token_file, proxy, ca_dir"),
+        ("proxy: credential:grid", "proxy: p", "storage.xrootd.proxy: p is not absolute; begin it with /  [E021]"),
+        ("parallel: 2", "parallel: two", "storage.xrootd.parallel: this is a text; a whole number belongs here"),
+        ("stall: 60s", "stall: soon", "storage.xrootd.stall: "),
+        ("stall: 90", "stall: true", "storage.gfal2.stall: this is true or false; a whole number or a number or a text"),
+        ("keys_file", "keys", "storage.s3.keys: s3 has no such option; did you mean `keys_file`?"),
+        ('["https://door.example/"]', "x", "storage.http.token_for: this is a text; a list belongs here"),
+        ("token_file: ~/t", "token: abc", "storage.http.token: http has no such option; did you mean `token_f"),
+        ("http:", "options: {nothing: {a: 1}}\nhttp:", "storage.options.nothing: there is no data plugin 'nothing'"),
+        ("[srm, s3]", "[srm, gopher]", "storage.protocols.write_wan[1]: there is no data plugin for gopher://"),
+    ],
+)  # fmt: skip
+def test_a_seeded_fault_is_named_with_its_field_and_remedy(tmp_path, old, new, fault):
+    assert old in ALL
+    found = said(tmp_path, ALL.replace(old, new, 1), CREDENTIALS)
+    assert any(fault in one for one in found), found
+    with pytest.raises(lint.SiteError):
+        lint.load(tmp_path / "site.yaml")
+
+
+def test_a_plugin_that_the_site_puts_in_rucios_place_needs_no_rucio(tmp_path):
+    assert said(tmp_path, "rse: X\nplugins: {rucio: xrootd}") == []
+
+
+def files(tmp_path: Path, storage: str, more: str = "") -> list[str]:
+    text = GOOD.replace("  roots: [/data]\n", f"  {storage}\n") + more
+    return [one for one in faults(tmp_path, text) if one.endswith("[W010]")]
+
+
+def test_files_of_credentials_are_there_and_nobody_elses(tmp_path):
+    (secret := tmp_path / "secret").write_text("s")
+    secret.chmod(0o640)
+    for storage in (f"xrootd: {{proxy: {secret}}}", f"s3: {{keys_file: {secret}}}"):
+        (found,) = files(tmp_path, storage)
+        assert f"others can use {secret}; chmod 600 {secret}" in found
+    (found,) = files(tmp_path, "gfal2: {token_file: /no/such}")
+    assert "storage.gfal2.token_file: cannot find /no/such on this machine" in found
+    (found,) = files(tmp_path, "direct_read: true", f"credentials: {{grid: {secret}}}\n")
+    assert f"credentials.grid: others can use {secret}" in found
+    secret.chmod(0o600)
+    assert files(tmp_path, f"xrootd: {{proxy: {secret}}}") == []
+
+
+def test_a_rucio_cfg_is_public_unless_it_holds_a_password(tmp_path):
+    (config := tmp_path / "rucio.cfg").write_text("[client]\nauth_type = x509_proxy\n")
+    config.chmod(0o644)
+    assert files(tmp_path, f"rucio: {{config: {config}}}") == []
+    config.write_text("[client]\npassword = secret\n")
+    (found,) = files(tmp_path, f"rucio: {{config: {config}}}")
+    assert f"storage.rucio.config: others can use {config}" in found
+    assert "secret" not in found
+
+
+@pytest.mark.parametrize("option", ["xrootd: {proxy: /data/p}", "rucio: {config: /data/r.cfg}"])
+def test_jobs_may_read_no_credential(tmp_path, option):
+    text = GOOD.replace("  roots: [/data]\n", f"  roots: [/data]\n  {option}\n")
+    assert any("[E027]" in one for one in faults(tmp_path, text))
+    text = GOOD + "credentials: {grid: /data/p}\n"
+    assert any("credentials.grid, /data/p, is beneath it" in one for one in faults(tmp_path, text))
