@@ -11,9 +11,7 @@ import contextlib
 import errno
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Sequence
-from hashlib import md5 as new_md5
 
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
@@ -21,6 +19,7 @@ from ailurus.protocol.url import Url
 from ailurus.regular import NotRegular, open_regular
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import TAKEN, Check, Copied, JobError
+from plugins.data.checksums import Checksums
 
 BLOCK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -174,8 +173,7 @@ def copy(
     block = memoryview(bytearray(BLOCK))
     found = os.fstat(source)
     sparse = found.st_blocks * 512 < found.st_size
-    size, adler = 0, 1
-    digest = new_md5(usedforsecurity=False) if md5 else None
+    seen = Checksums(md5=md5)
     while True:
         with reading:
             got = os.readv(source, [block])
@@ -183,10 +181,7 @@ def copy(
             break
         check()
         piece = block[:got]
-        adler = zlib.adler32(piece, adler)
-        if digest is not None:
-            digest.update(piece)
-        size += got
+        seen.add(piece)
         with writing:
             if sparse and not piece.tobytes().strip(b"\0"):
                 os.lseek(into, got, os.SEEK_CUR)
@@ -195,8 +190,8 @@ def copy(
                 piece = piece[os.write(into, piece) :]
     if sparse:
         with writing:
-            os.ftruncate(into, size)
-    return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+            os.ftruncate(into, seen.size)
+    return seen.copied
 
 
 def _unlink(name: bytes, parent: int, url: Url) -> None:

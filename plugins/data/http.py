@@ -8,7 +8,6 @@ import ssl
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import md5 as new_md5
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -24,6 +23,7 @@ from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, OfferedBody, watching
 from pilot.blame import OSErrorsOn, Target
 from pilot.ports import TAKEN, Check, Copied, JobError
+from plugins.data.checksums import Checksums
 
 BLOCK = 1 << 18
 # Bytes of a body that is announced first: the receiver may be another.
@@ -112,15 +112,11 @@ class Http:
 
     def _get(self, url: Url, into: int, *, md5: bool) -> Copied:
         answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED)
-        size, adler = 0, 1
-        digest = new_md5(usedforsecurity=False) if md5 else None
+        seen = Checksums(md5=md5)
         writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
         try:
             for block in answer.stream(BLOCK, decode_content=False):
-                adler = zlib.adler32(block, adler)
-                if digest is not None:
-                    digest.update(block)
-                size += len(block)
+                seen.add(block)
                 piece = memoryview(block)
                 with writing:
                     while piece:
@@ -128,11 +124,11 @@ class Http:
         except urllib3.exceptions.HTTPError as error:
             # Short read, stall, reset.
             raise JobError(
-                Code.STAGE_IN_FAILED, f"{url}: broke off after {size} bytes ({error})"
+                Code.STAGE_IN_FAILED, f"{url}: broke off after {seen.size} bytes ({error})"
             ) from None
         finally:
             answer.close()
-        return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+        return seen.copied
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
         dav, url = url.scheme in {"dav", "davs"}, _web(url)

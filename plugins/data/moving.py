@@ -7,11 +7,9 @@ import contextlib
 import os
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from hashlib import md5 as new_md5
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +23,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from pilot.blame import Target, job_error
 from pilot.ports import TAKEN, Copied, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from plugins.data.checksums import Checksums
 
 _File = TypeVar("_File", ToGet, ToPut)
 BLOCK = 1 << 20
@@ -131,19 +130,15 @@ def local_failure(number: int, what: str) -> JobError:
 
 def measured(path: str, *, md5: bool = False) -> Copied:
     """Size, adler32 and, if asked for, md5 of a file. Raises OSError."""
-    size, adler = 0, 1
-    digest = new_md5(usedforsecurity=False) if md5 else None
+    seen = Checksums(md5=md5)
     block = memoryview(bytearray(BLOCK))
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while got := os.readv(fd, [block]):
-            piece = block[:got]
-            size, adler = size + got, zlib.adler32(piece, adler)
-            if digest is not None:
-                digest.update(piece)
+            seen.add(block[:got])
     finally:
         os.close(fd)
-    return Copied(size=size, adler32=f"{adler:08x}", md5=digest.hexdigest() if digest else None)
+    return seen.copied
 
 
 def padded(adler32: str) -> str:

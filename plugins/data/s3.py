@@ -11,10 +11,8 @@ import configparser
 import os
 import re
 import stat
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from hashlib import md5 as new_md5
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,6 +26,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
+from plugins.data.checksums import Checksums
 from plugins.data.moving import (
     BLOCK,
     Failure,
@@ -191,19 +190,16 @@ class S3(Mover):
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         answer = self._ask("GET", url, Way.IN, whole=False)
-        size, adler = 0, 1
-        digest = new_md5(usedforsecurity=False) if file.md5 else None
+        seen = Checksums(md5=file.md5 is not None)
         try:
             into = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(into, "wb", buffering=0) as copy:
                 for block in answer.stream(BLOCK, decode_content=False):
-                    adler, size = zlib.adler32(block, adler), size + len(block)
-                    if digest is not None:
-                        digest.update(block)
+                    seen.add(block)
                     piece = memoryview(block)
                     while piece:
                         piece = piece[copy.write(piece) :]
-                    progress(size)
+                    progress(seen.size)
         except urllib3.exceptions.HTTPError as error:
             drop(file.path)
             raise _broken(Way.IN, url, error) from None
@@ -212,13 +208,12 @@ class S3(Mover):
             raise local_failure(error.errno or 0, f"cannot write its copy of {url}") from None
         finally:
             answer.release_conn()
-        measured_as = f"{adler:08x}"
+        ours = seen.copied
         theirs = answer.headers.get(_ADLER32)
-        if theirs is not None and padded(theirs) != measured_as:
+        if theirs is not None and padded(theirs) != ours.adler32:
             drop(file.path)
-            raise failure(Way.IN, Failure.WRONG, url, f"{measured_as}, there {theirs}")
-        md5 = digest.hexdigest() if digest else None
-        return Moved(key=file.key, size=size, adler32=measured_as, md5=md5)
+            raise failure(Way.IN, Failure.WRONG, url, f"{ours.adler32}, there {theirs}")
+        return Moved(key=file.key, size=ours.size, adler32=ours.adler32, md5=ours.md5)
 
     def _put(self, file: ToPut, url: Url, progress: Callable[[int], None]) -> Moved:
         ours = measured(file.path)
