@@ -172,11 +172,12 @@ class Site(Struct, frozen=True):
         return serving[0] if len(serving) == 1 else SlotChoice()
 
 
-def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
+def keep_apart(site: Site, workdir: Path | None, own: Iterable[Path | None]) -> None:
     """Refuse to work where jobs would read what is the pilot's: `own` (its spool, credentials), and
-    the directories that it makes in `workdir`. Raises AilurusError."""
+    the directories that it makes in `workdir`; None: it has no jobs. Raises AilurusError."""
     own = [*own, *site.storage.secret_files()]
-    here, mine = look(str(workdir)), [look(str(one)) for one in own if one is not None]
+    here = None if workdir is None else look(str(workdir))
+    mine = [look(str(one)) for one in own if one is not None]
     shown = [("storage.roots", root) for root in site.storage.roots]
     shown += [("software", path) for path in site.software]
     shown += [("container.show", path) for path in site.container.show]
@@ -185,7 +186,7 @@ def keep_apart(site: Site, workdir: Path, own: Iterable[Path | None]) -> None:
     for key, path in shown:
         root = look(path)
         bad = [one for one in mine if one.overlaps(root)]
-        if here.beneath(root) or _made_here(root, here):
+        if here is not None and (here.beneath(root) or _made_here(root, here)):
             bad.append(here)
         if bad:
             raise AilurusError(

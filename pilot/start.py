@@ -41,7 +41,7 @@ from pilot.upstream.adoption import adopt
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
-from pilot.upstream.spool import Spool
+from pilot.upstream.spool import Journal, Spool
 from pilot.workdir import remove_tree
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def started(
             journal=spool.own,
         )
         server = Server(kit, link, terms)
-        adopt(spool, kit.reporter)
+        adopted = adopt(spool, kit.reporter)
         try:
             _listen(spawner, server.guardian_lost, server.no_thread)
             yield server
@@ -108,7 +108,7 @@ def started(
             kit.reporter.close()
             _send_bye(link, server)
             stage.close()
-            reports_left = _leave(spool, kit.reporter, directory)
+            reports_left = _leave([spool.own, *adopted], kit.reporter, directory)
     finally:
         claims.close()
         if not reports_left:
@@ -204,13 +204,15 @@ def _reporter(link: Link, stage: Stage, site: Site, container: Container, clock:
     )
 
 
-def _leave(spool: Spool, reporter: Reporter, directory: Path) -> bool:
-    """Close the spool; whether there are reports in it without a verdict, in the pilot's own
-    directory, which must stay then."""
-    spool.own.close()
-    left = reporter.owes() > 0 and spool.directory.parent == directory
+def _leave(journals: Sequence[Journal], reporter: Reporter, directory: Path) -> bool:
+    """Close the pilot's journal and those that it adopted; whether anything is owed in it, in the
+    pilot's own directory, which must stay then."""
+    for journal in journals:
+        journal.close()
+    spool = journals[0].path.parent
+    left = reporter.owes() > 0 and spool.parent == directory
     if left:
-        log.warning("reports_left", spool=str(spool.directory), remedy="pilot --recover")
+        log.warning("reports_left", spool=str(spool), remedy="pilot --recover")
     return left
 
 
@@ -411,7 +413,7 @@ def recover(options: Options, site: Site, spawner: GuardedSpawner) -> None:
     import tempfile
 
     assert options.spool is not None  # noqa: S101 - the options were checked
-    keep_apart(site, options.workdir, (options.spool, options.token_file))
+    keep_apart(site, None, (options.spool, options.token_file))
     instance = secrets.token_hex(8)
     nobody = m.Register(instance=instance, queue=options.queue, total=Room(cores=0))
     # A PanDA server knows no keys.
@@ -422,11 +424,12 @@ def recover(options: Options, site: Site, spawner: GuardedSpawner) -> None:
         stage = stage_of(options, site, spawner, Path(name))
         reporter = Reporter(_link(options, token, nobody), stage.delete)
         spool = Spool(options.spool, instance)
+        adopted = adopt(spool, reporter)
         try:
-            adopt(spool, reporter)
             reporter.flush()
         finally:
-            spool.own.close()
+            for journal in (spool.own, *adopted):
+                journal.close()
             stage.close()
 
 

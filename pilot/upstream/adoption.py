@@ -6,16 +6,17 @@ from pathlib import Path
 
 from ailurus.logs import Log
 from pilot.upstream.reporter import Reporter
-from pilot.upstream.spool import Spool
+from pilot.upstream.spool import Journal, Spool
 from pilot.workdir import remove_tree
 
 _log = Log("pilot")
 
 
-def adopt(spool: Spool, reporter: Reporter) -> None:
+def adopt(spool: Spool, reporter: Reporter) -> list[Journal]:
     """Take over what dead pilots left: reports of their attempts, leftovers in storage, and
-    directories."""
-    for journal in spool.orphans():
+    directories. Their journals are the caller's, to close at its end."""
+    adopted = list(spool.orphans())
+    for journal in list(adopted):
         owed = journal.owed()
         for one in owed:
             reporter.cleaner.remove(
@@ -29,3 +30,5 @@ def adopt(spool: Spool, reporter: Reporter) -> None:
             _log.info("adopted", journal=journal.path.name, reports=len(owed))
         else:
             journal.close()
+            adopted.remove(journal)
+    return adopted

@@ -168,8 +168,14 @@ def test_recover_sends_the_reports_of_the_dead_and_registers_nothing(tmp_path, l
     recover(options, Site(), guarded())
     (sent,) = link.sent("report")
     assert [(one.job_id, one.code) for one in sent.reports] == [(1, Code.KILL_SIGNAL)]
+    assert names(tmp_path / "spool") == []
     recover(options, Site(), guarded())
     assert len(link.sent("report")) == 1
+
+
+def test_recover_has_no_directory_of_jobs_that_the_sites_storage_could_show(tmp_path, link):
+    options = options_of(tmp_path, "--recover", "--spool", str(tmp_path / "spool"))
+    recover(options, Site(storage=Storage(roots=(f"{tmp_path}/work/ailurus-1",))), guarded())
 
 
 def test_recover_removes_what_a_mover_had_uploaded_and_says_what_is_left(
