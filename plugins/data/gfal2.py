@@ -12,13 +12,14 @@ import queue
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
+from pilot.ports import Copied, Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
     Failure,
     GridOptions,
@@ -34,6 +35,7 @@ from plugins.data.moving import (
 )
 from plugins.data.xrootd import path_of, settings
 
+T = TypeVar("T")
 SLOWEST_BYTES_S = 100_000
 """gfal2 knows only a time for a whole file: that of this speed, after what a server may be silent."""
 UNKNOWN_S = 7200
@@ -108,9 +110,9 @@ class Gfal2(Mover):
         self._options = options
         self._set_environment()
         self._gfal2 = system_module("gfal2")
-        self._contexts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._contexts: queue.SimpleQueue[_Context] = queue.SimpleQueue()
         for _ in range(options.parallel):
-            self._contexts.put(self._gfal2.creat_context())
+            self._contexts.put(_Context(self._gfal2.creat_context(), used=False))
 
     def _set_environment(self) -> None:
         """Let its libraries have the site's credentials, and notice a server that is silent."""
@@ -132,8 +134,7 @@ class Gfal2(Mover):
         for text in urls:
             url = Url.parse(text)
             try:
-                with self._context(url) as context:
-                    context.unlink(address(url))
+                self._asked(url, methodcaller("unlink", address(url)))
             except self._gfal2.GError as error:
                 if error.code != errno.ENOENT:
                     left[text] = str(explained(Way.OUT, url, error.code, error.message))
@@ -142,22 +143,29 @@ class Gfal2(Mover):
     def expand(self, url: str) -> Sequence[Found]:
         self._set_environment()
         top = Url.parse(url)
+
+        def listed(context: Any) -> list[Found]:
+            found = context.stat(address(top))
+            if not stat.S_ISDIR(found.st_mode):
+                return [Found(name=top.name, url=url, size=found.st_size)]
+            return list(_beneath(context, top, ""))
+
         try:
-            with self._context(top) as context:
-                found = context.stat(address(top))
-                if not stat.S_ISDIR(found.st_mode):
-                    return [Found(name=top.name, url=url, size=found.st_size)]
-                return list(_beneath(context, top, ""))
+            return self._asked(top, listed)
         except self._gfal2.GError as error:
             raise explained(Way.IN, top, error.code, error.message) from None
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
+
+        def copy(context: Any) -> tuple[Copied, str | None]:
+            drop(file.path)
+            parameters = self._parameters(context, file.size, progress)
+            context.filecopy(parameters, address(url), f"file://{file.path}")
+            copied = measured(file.path, md5=file.md5 is not None)
+            return copied, None if file.adler32 else self._checksum(context, url)
+
         try:
-            with self._context(url) as context:
-                parameters = self._parameters(context, file.size, progress)
-                context.filecopy(parameters, address(url), f"file://{file.path}")
-                copied = measured(file.path, md5=file.md5 is not None)
-                theirs = None if file.adler32 else self._checksum(context, url)
+            copied, theirs = self._asked(url, copy)
         except self._gfal2.GError as error:
             drop(file.path)
             raise explained(Way.IN, url, error.code, error.message) from None
@@ -171,23 +179,32 @@ class Gfal2(Mover):
 
     def _put(self, file: ToPut, url: Url, progress: Callable[[int], None]) -> Moved:
         ours = measured(file.path)
-        with self._context(url) as context:
-            began = threading.Event()
+        began = threading.Event()
+
+        def copy(context: Any) -> None:
+            parameters = self._parameters(context, file.size, progress)
+            parameters.create_parent = True
+            parameters.event_callback = _on_transfer(began)
             try:
-                parameters = self._parameters(context, file.size, progress)
-                parameters.create_parent = True
-                parameters.event_callback = _on_transfer(began)
                 context.filecopy(parameters, f"file://{file.path}", address(url))
                 self._arrived(context, url, file.size, ours.adler32)
             except self._gfal2.GError as error:
-                # It may be ours, of a try whose end was lost: a name has one writer.
-                same = error.code == errno.EEXIST and self._asked(context, url) == ours.adler32
-                if not same:
-                    self._clear(context, url, began)
-                    raise explained(Way.OUT, url, error.code, error.message) from None
+                if error.code == errno.EEXIST and self._theirs(context, url) == ours.adler32:
+                    # It is ours, of a try whose end was lost: a name has one writer.
+                    return
+                if not began.is_set():
+                    raise
+                self._clear(context, url)
+                raise explained(Way.OUT, url, error.code, error.message) from None
             except JobError:
-                self._clear(context, url, began)
+                self._clear(context, url)
                 raise
+
+        try:
+            self._asked(url, copy)
+        except self._gfal2.GError as error:
+            # Before it began, nothing there is ours.
+            raise explained(Way.OUT, url, error.code, error.message) from None
         return Moved(key=file.key, size=ours.size, adler32=ours.adler32)
 
     def _arrived(self, context: Any, url: Url, size: int, adler32: str) -> None:
@@ -200,11 +217,10 @@ class Gfal2(Mover):
         elif theirs != adler32:
             raise failure(Way.OUT, Failure.WRONG, url, f"{adler32}, there {theirs}")
 
-    def _clear(self, context: Any, url: Url, began: threading.Event) -> None:
-        """Remove what an upload of ours left; before it began, nothing there is ours."""
-        if began.is_set():
-            with suppress(self._gfal2.GError):
-                context.unlink(address(url))
+    def _clear(self, context: Any, url: Url) -> None:
+        """Remove what an upload of ours left."""
+        with suppress(self._gfal2.GError):
+            context.unlink(address(url))
 
     def _checksum(self, context: Any, url: Url) -> str | None:
         """The storage's adler32; None: it has none. Raises GError."""
@@ -215,7 +231,8 @@ class Gfal2(Mover):
                 return None
             raise
 
-    def _asked(self, context: Any, url: Url) -> str | None:
+    def _theirs(self, context: Any, url: Url) -> str | None:
+        """The same; None, too, where it does not say."""
         try:
             return self._checksum(context, url)
         except self._gfal2.GError:
@@ -228,18 +245,36 @@ class Gfal2(Mover):
         parameters.monitor_callback = lambda *seen: progress(int(seen[4]))
         return parameters
 
-    @contextmanager
-    def _context(self, url: Url) -> Iterator[Any]:
-        """A context that nobody else uses, with the site's token for that server."""
-        context = self._contexts.get()
+    def _asked(self, url: Url, what: Callable[[Any], T]) -> T:
+        """What comes of a context that nobody else uses meanwhile. A server that was started again
+        has broken the connections that contexts keep: then another try has a new one. Raises
+        GError, and what `what` raises."""
+        context, used = self._contexts.get()
         try:
-            if self._options.token_file:
-                server = Url(url.scheme, url.host, port=url.port).sent
-                token = self._gfal2.cred_new("BEARER", _token(self._options.token_file))
-                self._gfal2.cred_set(context, server, token)
-            yield context
+            try:
+                return what(self._shown(context, url))
+            except self._gfal2.GError as error:
+                if not used or kind(error.code) is not Failure.UNREACHABLE:
+                    raise
+                context = self._gfal2.creat_context()
+                return what(self._shown(context, url))
         finally:
-            self._contexts.put(context)
+            self._contexts.put(_Context(context, used=True))
+
+    def _shown(self, context: Any, url: Url) -> Any:
+        """A context with the site's token for that server."""
+        if self._options.token_file:
+            server = Url(url.scheme, url.host, port=url.port).sent
+            token = self._gfal2.cred_new("BEARER", _token(self._options.token_file))
+            self._gfal2.cred_set(context, server, token)
+        return context
+
+
+class _Context(NamedTuple):
+    """A context of gfal2, and whether it may keep connections."""
+
+    context: Any
+    used: bool
 
 
 def _on_transfer(began: threading.Event) -> Callable[[Any], None]:

@@ -20,6 +20,7 @@ NAMES = {
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
     "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run",
+    "registration": "kill -9 around upload and registration of outputs in a real Rucio",
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
     "fuzz": "requests by chance at every endpoint, native and PanDA's, by all kinds of callers",
@@ -66,7 +67,7 @@ def _arguments() -> Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []])
     parser.add_argument("--seed", type=int, default=1, help="of everything that is chance")
-    parser.add_argument("--kills", type=int, default=30, help="chaos: how many (default 30)")
+    parser.add_argument("--kills", type=int, default=30, help="chaos, registration: how many (30)")
     parser.add_argument(
         "--jobs",
         type=int,

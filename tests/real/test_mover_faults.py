@@ -2,122 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from ailurus.protocol.errors import Code
-from pilot.ports import Moved, NotMoved, ToGet, ToPut
-from pilot.process.children import Launch, mover_command, mover_environment
-from pilot.process.mover_pool import MoverPool, Watch
-from plugins.data.moving import system_module
-from tests.pilot.helpers import guarded
-from tests.rig.services import Service
+from pilot.ports import Moved, NotMoved
+from tests.real.storages import failed
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(40)]
-LIBRARIES = {"gfal2": "gfal2", "xrootd": "XRootD.client"}
-FILE_S = 5.0
+GRID = pytest.mark.parametrize("site", ["gfal2", "xrootd"], indirect=True)
+ALL = pytest.mark.parametrize("site", ["gfal2", "xrootd", "s3"], indirect=True)
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(90)]
 LARGE_BYTES = 1 << 28
+PACE_BYTES_S = 20e6
+MIDDLE_BYTES, FILE_BYTES = 4 << 20, 32 << 20
+LONG_S = 25.0
+UNDER_WAY = {Code.SERVICE_UNAVAILABLE, Code.STAGE_IN_FAILED, Code.STAGE_OUT_FAILED}
+LATE = {Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT}
 
 
-class Site:
-    """A real storage, and the pilot's pool of one mover for it."""
-
-    def __init__(self, name: str, service: Service, spawner: Any, directory: Path) -> None:
-        self.service, self.directory, self.name = service, directory, name
-        self.scheme = "root" if name == "xrootd" else "davs"
-        self._launch = Launch(
-            spawner=spawner,
-            directory=directory / "movers",
-            command=mover_command(),
-            environment=mover_environment(os.environ),
-        )
-        self.pools: list[MoverPool] = []
-        self.pool = self.made()
-        self.got = directory / "got"
-
-    def made(self, **options: str) -> MoverPool:
-        facts = self.service.facts
-        trust = {"ca": facts["ca_file"], "ca_dir": facts["ca_dir"], "stall": 30}
-        self.pools.append(MoverPool(self.name, {**trust, **options}, self._launch))
-        return self.pools[-1]
-
-    def with_token(self, scope: str, lifetime_s: int = 600) -> MoverPool:
-        path = self.directory / "bearer"
-        path.write_text(self.service.ask("token", scope, lifetime_s), encoding="utf-8")
-        path.chmod(0o600)
-        return self.made(token_file=str(path))
-
-    def url(self, name: str) -> str:
-        return f"{self.service.facts[self.scheme]}/{name}"
-
-    def token_url(self, name: str) -> str:
-        return f"{self.service.facts['token'][self.scheme]}/{name}"
-
-    def get(
-        self,
-        url: str,
-        pool: MoverPool | None = None,
-        progress: Callable[[int, int], None] = lambda key, moved_bytes: None,
-    ) -> Moved | NotMoved:
-        file = ToGet(key=1, url=url, path=str(self.got))
-        return (pool or self.pool).get([file], watch(progress))[1]
-
-    def put(self, url: str, size: int, pool: MoverPool | None = None) -> Moved | NotMoved:
-        path = self.directory / "sent"
-        with path.open("wb") as file:
-            file.truncate(size)
-        with path.open("rb") as source:
-            file = ToPut(key=1, url=url, path=str(path), size=size)
-            return (pool or self.pool).put([file], {1: source.fileno()}, watch())[1]
-
-    def stored(self, name: str, size: int) -> str:
-        path = Path(self.service.facts["store"], name)
-        with path.open("wb") as file:
-            file.truncate(size)
-        path.chmod(0o644)
-        return self.url(name)
-
-
-def watch(progress: Callable[[int, int], None] = lambda key, moved_bytes: None) -> Watch:
-    return Watch(
-        check=lambda: None,
-        wakeup=threading.Event(),
-        time_s=lambda size: FILE_S,
-        progress=progress,
-    )
-
-
-@pytest.fixture(params=["gfal2", "xrootd"])
-def site(request, xrootd, tmp_path) -> Iterator[Site]:
-    try:
-        system_module(LIBRARIES[request.param])
-    except ImportError:
-        pytest.skip(f"no {LIBRARIES[request.param]} for this Python: scripts/setup --xrootd")
-    with guarded() as spawner:
-        made = Site(request.param, xrootd, spawner, tmp_path)
-        yield made
-        for pool in made.pools:
-            pool.close()
-
-
-def failed(end: Moved | NotMoved) -> tuple[Code, bool]:
-    assert isinstance(end, NotMoved), end
-    return Code(end.code), end.transient
-
-
+@ALL
 def test_a_missing_file_is_told(site):
     end = site.get(site.url("nope"))
     assert failed(end) == (Code.NO_SUCH_FILE, False)
     assert not site.got.exists()
 
 
-def test_a_storage_that_is_away_is_told_with_a_remedy(site):
+@ALL
+def test_a_storage_that_is_away_is_told_with_a_remedy_and_used_again_once_it_is_back(site):
     url = site.stored("away", 1000)
+    assert isinstance(site.get(url), Moved)
+    site.got.unlink()
     site.service.ask("down")
     try:
         end = site.get(url)
@@ -126,8 +39,20 @@ def test_a_storage_that_is_away_is_told_with_a_remedy(site):
     assert failed(end) == (Code.SERVICE_UNAVAILABLE, True)
     assert end.remedy
     assert not site.got.exists()
+    assert isinstance(site.get(url), Moved)
 
 
+@GRID
+def test_a_storage_that_was_started_again_meanwhile_is_no_failure(site):
+    url = site.stored("again", 1000)
+    assert isinstance(site.get(url), Moved)
+    site.got.unlink()
+    site.service.ask("down")
+    site.service.ask("up")
+    assert isinstance(site.get(url), Moved)
+
+
+@ALL
 def test_a_silent_storage_costs_a_file_its_time_and_no_more(site):
     url = site.stored("silent", LARGE_BYTES)
     site.service.ask("signal", "STOP")
@@ -137,30 +62,137 @@ def test_a_silent_storage_costs_a_file_its_time_and_no_more(site):
         site.service.ask("signal", "CONT")
     assert failed(end) == (Code.STAGE_IN_TIMEOUT, True)
     assert not site.got.exists()
-    assert isinstance(site.get(url), Moved)
+    assert isinstance(site.get(url, file_s=LONG_S), Moved)
 
 
+@ALL
+@pytest.mark.parametrize("way", ["download", "upload"])
+@pytest.mark.parametrize("what", ["ends", "stands still"])
+def test_a_storage_that_fails_in_the_middle_costs_a_try_and_leaves_nothing(site, way, what):
+    name = "middle"
+    begin, heal = (
+        (("down",), ("up",)) if what == "ends" else (("signal", "STOP"), ("signal", "CONT"))
+    )
+    if way == "download":
+        site.stored(name, FILE_BYTES)
+    with site.lane(PACE_BYTES_S) as lane:
+        pool, by = site.by(lane)
+        lane.after(MIDDLE_BYTES, lambda: site.service.ask(*begin))
+        try:
+            if way == "download":
+                end = site.get(by(site.url(name)), pool)
+            else:
+                end = site.put(by(site.url(name)), FILE_BYTES, pool)
+            lane.acted()
+        finally:
+            site.service.ask(*heal)
+        code, transient = failed(end)
+        assert code in (UNDER_WAY if what == "ends" else LATE)
+        assert transient
+        assert end.remedy
+        assert not site.got.exists()
+        # The same name again, as the next try of the job has it.
+        if way == "download":
+            assert isinstance(site.get(by(site.url(name)), pool, file_s=LONG_S), Moved)
+        else:
+            assert isinstance(site.put(by(site.url(name)), FILE_BYTES, pool, LONG_S), Moved)
+            assert isinstance(site.get(site.url(name), file_s=LONG_S), Moved)
+    assert site.got.stat().st_size == FILE_BYTES
+
+
+@ALL
+def test_a_slow_storage_has_the_time_that_the_sites_floor_of_speed_gives(site):
+    url = site.stored("slow", FILE_BYTES)
+    with site.lane(2e6) as lane:
+        pool, by = site.by(lane)
+        end = site.get(by(url), pool, file_s=3.0)
+        assert failed(end) == (Code.STAGE_IN_TIMEOUT, True)
+        assert "min_speed" in end.remedy
+        assert not site.got.exists()
+        assert isinstance(site.get(by(url), pool, file_s=LONG_S), Moved)
+
+
+@GRID
 def test_a_full_storage_is_told_with_a_remedy(site):
     if not site.service.facts.get("full"):
         pytest.skip("only root can make a small storage")
-    end = site.put(site.url(f"{site.service.facts['full']}/large"), 4 << 20)
+    url = f"{site.base}/{site.service.facts['full']}/large"
+    end = site.put(url, 4 << 20)
     assert failed(end) == (Code.STAGE_OUT_FAILED, True)
     assert end.remedy
-    assert isinstance(site.get(site.url(f"{site.service.facts['full']}/large")), NotMoved)
+    assert isinstance(site.get(url), NotMoved)
 
 
+@GRID
+def test_a_file_that_the_storage_does_not_let_us_read_is_told(site):
+    url = site.stored("secret", 10)
+    site.path("secret").chmod(0)
+    end = site.get(url)
+    assert failed(end)[0] == Code.STAGE_IN_FAILED
+    assert end.remedy
+    assert not site.got.exists()
+
+
+@GRID
 def test_a_token_for_reading_does_not_write(site):
     pool = site.with_token("storage.read:/")
     end = site.put(site.token_url("denied"), 10, pool)
     assert failed(end)[0] == Code.STAGE_OUT_FAILED
     assert end.remedy
-    assert not Path(site.service.facts["store"], "denied").exists()
+    assert not site.path("denied").exists()
 
 
+@GRID
 def test_an_expired_token_is_told_with_a_remedy(site):
     site.stored("kept", 10)
     pool = site.with_token("storage.read:/", -60)
     end = site.get(site.token_url("kept"), pool)
     assert failed(end)[0] == Code.STAGE_IN_FAILED
     assert end.remedy
+    assert not site.got.exists()
+
+
+@GRID
+def test_a_token_that_was_revoked_is_told_and_its_successor_is_used(site):
+    site.stored("kept", 10)
+    pool = site.with_token("storage.read:/")
+    assert isinstance(site.get(site.token_url("kept"), pool), Moved)
+    site.got.unlink()
+    site.service.ask("revoke")
+    end = site.get(site.token_url("kept"), pool)
+    assert failed(end)[0] == Code.STAGE_IN_FAILED
+    assert end.remedy
+    assert not site.got.exists()
+    site.with_token("storage.read:/")
+    assert isinstance(site.get(site.token_url("kept"), pool), Moved)
+
+
+@ALL
+def test_a_mover_that_is_killed_in_the_middle_costs_a_second_try(site):
+    with site.lane(PACE_BYTES_S) as lane:
+        pool, by = site.by(lane)
+        lane.after(MIDDLE_BYTES, site.kill_movers)
+        end = site.put(by(site.url("killed")), FILE_BYTES, pool, LONG_S)
+        lane.acted()
+    assert isinstance(end, Moved)
+    assert isinstance(site.get(site.url("killed"), file_s=LONG_S), Moved)
+    assert site.got.stat().st_size == FILE_BYTES
+
+
+@pytest.mark.parametrize("site", ["s3"], indirect=True)
+def test_a_bucket_of_somebody_else_and_one_without_room_are_told(site):
+    facts = site.service.facts
+    url = site.stored("mine", 10)
+    end = site.get(url, site.made(keys_file=site.keys(facts["other"])))
+    assert failed(end) == (Code.STAGE_IN_FAILED, False)
+    assert end.remedy
+    stranger = {**facts["other"], "secret_key": "wrong"}
+    assert (
+        failed(site.get(url, site.made(keys_file=site.keys(stranger))))[0] == Code.STAGE_IN_FAILED
+    )
+    full = f"s3://{facts['small']}/{site.own}.large"
+    end = site.put(full, 2 << 20)
+    assert failed(end) == (Code.STAGE_OUT_FAILED, True)
+    assert end.remedy
+    assert failed(site.get(full)) == (Code.NO_SUCH_FILE, False)
     assert not site.got.exists()

@@ -15,7 +15,7 @@ from tests.rig.programs import Rig
 
 def faults(rig: Rig, job_ids: Sequence[int], expected: Mapping[int, bytes]) -> Iterator[str]:
     """Every way in which the history is not what was promised, one line each."""
-    yield from _states(rig, job_ids)
+    yield from states(rig, job_ids)
     catalogued = set()
     files: Counter[int] = Counter()
     for job_id, url, size, checksum in rig.rows("select job_id, url, size, adler32 from file"):
@@ -30,7 +30,8 @@ def faults(rig: Rig, job_ids: Sequence[int], expected: Mapping[int, bytes]) -> I
     yield from (f"stray file {path.relative_to(rig.storage)}" for path in strays)
 
 
-def _states(rig: Rig, job_ids: Sequence[int]) -> Iterator[str]:
+def states(rig: Rig, job_ids: Sequence[int]) -> Iterator[str]:
+    """The same of jobs and attempts alone: each job has finished, once."""
     jobs = {nr: rest for nr, *rest in rig.rows("select job_id, state, diagnosis from job")}
     for job_id in job_ids:
         state, why = jobs.get(job_id, (None, ""))

@@ -41,6 +41,25 @@ print(json.dumps({
 }))
 """
 
+_EVERYTHING = """
+import json, sys
+from rucio.client import Client
+client = Client()
+scope, mark = sys.argv[1:]
+found = {}
+for name in client.list_dids(scope, {"name": f"*{mark}*"}, did_type="all"):
+    did = client.get_did(scope, name)
+    found[name] = {
+        "type": did["type"], "open": bool(did.get("open")), "bytes": did.get("bytes"), "adler32": did.get("adler32"),
+        "parents": [p["name"] for p in client.list_parent_dids(scope, name)],
+        "rules": len(list(client.list_did_rules(scope, name))), "rses": [],
+    }
+files = [{"scope": scope, "name": name} for name, about in found.items() if about["type"] == "FILE"]
+for replica in client.list_replicas(files, all_states=True) if files else ():
+    found[replica["name"]]["rses"] = [rse for rse, state in replica["states"].items() if state == "AVAILABLE"]
+print(json.dumps(found))
+"""
+
 
 def upload(rucio: Service, rse: str, dids: dict[str, bytes], into: Path, dataset: str = "") -> None:
     """Have files in Rucio, each at an RSE; `into`: a directory for them meanwhile."""
@@ -63,6 +82,14 @@ def known(rucio: Service, did: str) -> dict[str, Any] | None:
     """What the catalogue has of an identifier; None: nothing."""
     found: dict[str, Any] | None = json.loads(
         rucio.ask("as", "panda", "python", "-c", _KNOWN, did).splitlines()[-1]
+    )
+    return found
+
+
+def everything(rucio: Service, scope: str, mark: str) -> dict[str, dict[str, Any]]:
+    """What the catalogue has in a scope of names with `mark`, by name."""
+    found: dict[str, dict[str, Any]] = json.loads(
+        rucio.ask("as", "panda", "python", "-c", _EVERYTHING, scope, mark).splitlines()[-1]
     )
     return found
 
