@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from harvester_edge import lint
@@ -138,8 +139,9 @@ PLUGINS = [(Slurm, SlurmOptions, "sbatch: error: "), (PBS, PBSOptions, "qsub: ")
 @given(words=st.text(st.characters(codec="ascii", categories=["L", "P", "Zs"]), min_size=1))
 def test_a_refusal_in_words_of_the_site_is_one(plugin, options, begins, words, tmp_path_factory):
     place = tmp_path_factory.mktemp("order")
-    words = words.replace("ommunicat", "").replace("errno=", "")
     ran = Ran(1, "", f"{begins}{words}\n")
+    # Hypothesis finds the words of a lost connection among the plugin's own constants.
+    assume(not sys.modules[plugin.__module__]._LOST.search(ran.err))
     batch = plugin(options(), place, "aabcd", run=Player([ran]))
     assert batch.submit(order(place), TAG) == Rejected(ran.message)
 
