@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
+from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.did import SCHEME, Did, physical, rse_of, store_mark
 from ailurus.protocol.errors import AilurusError
@@ -23,6 +24,7 @@ from dispatcher.ports import Fault, NewFile, Tx
 from dispatcher.rules import records, specs
 from dispatcher.rules.records import DueRecord, JobRecord
 
+log = Log("queue")
 LONGEST_PAUSE_S = 600.0
 # Data sets that are looked at in one go, and files of one call to the catalogue.
 DATASETS, TOGETHER = 100, 200
@@ -59,8 +61,9 @@ def _outputs(tx: Tx, job: JobRecord) -> tuple[OutputFile, ...]:
     if stored is not None:
         try:
             spec = specs.decoded(bytes(stored.spec))[0]
-        except msgspec.MsgspecError:
-            spec = None
+        except msgspec.MsgspecError as error:
+            # Its outputs stay where they are, and the catalogue never learns of them.
+            log.warning("outputs_not_registered", job_id=job.job_id, what=str(error))
     return () if spec is None else spec.outputs
 
 
