@@ -61,11 +61,11 @@ class Edges:
         )
         epoch = 1 if old is None else old.epoch + (old.instance != ask.instance)
         until = self._state.awake.now + self._state.settings.edge_lease_s
-        room, word = (old.room, old.word) if old else (None, None)
+        room, decision = (old.room, old.decision) if old else (None, None)
         if changed:
             await self._state.store.write(lambda tx: self._keep_site(tx, ask, old, epoch))
         self._state.sites[ask.site] = SiteLease(
-            ask.instance, epoch, ask.slots, ask.online, until, self._state.now(), room, word
+            ask.instance, epoch, ask.slots, ask.online, until, self._state.now(), room, decision
         )
         return m.Welcome(
             epoch=epoch, lease_s=self._state.settings.edge_lease_s, giver=self._state.giver
@@ -96,7 +96,7 @@ class Edges:
         """Ready jobs by shape in the site's queues, and the site's workers."""
         site = self._lease_of(ask.site, ask.epoch, caller)
         site.room = ask.room
-        site.word = ask.word or site.word
+        site.decision = ask.word or site.decision
         served = {slot.queue for slot in site.slots} | {""}
 
         def gather(tx: Tx) -> tuple[Counter[tuple[str, Shape]], list[WorkerRecord]]:
@@ -276,9 +276,9 @@ class Edges:
 
         await self._state.store.write(change)
         for worker_id in ask.worker_ids:
-            heard = self._state.live.get(worker_id)
-            if heard is not None and heard.site == ask.site:
-                heard.draining = True
+            live = self._state.live.get(worker_id)
+            if live is not None and live.site == ask.site:
+                live.draining = True
                 self._state.hub.wake(worker_id)
         return m.Done()
 

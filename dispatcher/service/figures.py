@@ -157,18 +157,16 @@ class Figures:
         serving: Counter[str] = Counter()
         silent: dict[str, float] = {}
         cores = used = late = 0
-        for heard in self._state.live.values():
-            serving[heard.queue] += 1
+        for live in self._state.live.values():
+            serving[live.queue] += 1
             # A PanDA pilot: what it has is known only while it asks.
-            if heard.passing:
+            if live.passing:
                 continue
-            cores += heard.total.cores
-            used += max(0, heard.total.cores - heard.room.cores)
-            if heard.until - self._state.awake.now < (1 - LATE) * self._state.length(
-                heard.worker_id
-            ):
+            cores += live.total.cores
+            used += max(0, live.total.cores - live.room.cores)
+            if live.until - self._state.awake.now < (1 - LATE) * self._state.length(live.worker_id):
                 late += 1
-                silent[heard.queue] = min(heard.last, silent.get(heard.queue, heard.last))
+                silent[live.queue] = min(live.last, silent.get(live.queue, live.last))
         seen = troubles.Seen(
             now=self._state.now(),
             sites=sites,
@@ -200,7 +198,7 @@ class Figures:
                 heard=lease.until > self._state.awake.now,
                 queues=tuple(sorted({slot.queue for slot in lease.slots})),
                 workers=phases.get(site, {}),
-                word=lease.word,
+                word=lease.decision,
                 excluded=tuple(self._state.hosts.of_site(site, self._state.now())),
                 last_heard=lease.heard,
             )

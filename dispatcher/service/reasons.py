@@ -49,12 +49,10 @@ class Reasons:
         return why.elsewhere(job, parents, advice, late=self._is_late(job))
 
     def _is_late(self, job: m.JobRow) -> bool:
-        heard = self._state.live.get(job.worker_id or 0)
-        if heard is None or job.state not in WITH_WORKER:
+        live = self._state.live.get(job.worker_id or 0)
+        if live is None or job.state not in WITH_WORKER:
             return False
-        return heard.until - self._state.awake.now < (1 - LATE) * self._state.length(
-            heard.worker_id
-        )
+        return live.until - self._state.awake.now < (1 - LATE) * self._state.length(live.worker_id)
 
     async def _waiting(self, job: m.JobRow) -> m.Why:
         supply = await self._figures.supply()

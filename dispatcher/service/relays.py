@@ -89,8 +89,8 @@ class Relays:
         self, site: str, worker_id: int, call: Callable[[Q, Caller], Awaitable[A]], ask: Q
     ) -> A | None:
         """Do it as that worker of that site. None: there is no such worker, or no more."""
-        heard = self._state.live.get(worker_id)
-        home: LiveWorker | WorkerHome | None = heard
+        live = self._state.live.get(worker_id)
+        home: LiveWorker | WorkerHome | None = live
         if home is None:
             home = await self._state.store.read(lambda tx: worker_records.find_home(tx, worker_id))
         if home is None or home.site != site:
@@ -116,8 +116,8 @@ class Relays:
             for one in ask.lost
             if (lease := self._state.leases.of(one.job_id)) is not None
             and lease.attempt_nr == one.attempt_nr
-            and (heard := self._state.live.get(lease.worker_id)) is not None
-            and heard.site == ask.site
+            and (live := self._state.live.get(lease.worker_id)) is not None
+            and live.site == ask.site
         ]
 
         def change(tx: Tx) -> None:

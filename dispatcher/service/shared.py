@@ -170,21 +170,21 @@ class Shared:
 
     def _worker(self, worker_id: int, phase: Phase) -> None:
         state = self._state
-        heard = state.live.get(worker_id)
+        live = state.live.get(worker_id)
         if phase is Phase.ENDED:
             state.forget_worker(worker_id)
-        elif phase is Phase.DRAINING and heard is not None:
-            heard.draining = True
+        elif phase is Phase.DRAINING and live is not None:
+            live.draining = True
             state.hub.wake(worker_id)
-        elif phase is Phase.ACTIVE and heard is None:
+        elif phase is Phase.ACTIVE and live is None:
             self._later(state.load_worker(worker_id))
 
     def _host(self, excluded: HostExcluded) -> None:
         state, node = self._state, (excluded.site, excluded.host)
         state.hosts.exclude(node, Exclusion(excluded.until, excluded.reason))
-        for worker_id, heard in list(state.live.items()):
-            if (heard.site, heard.host) == node:
-                heard.draining = True
+        for worker_id, live in list(state.live.items()):
+            if (live.site, live.host) == node:
+                live.draining = True
                 state.hub.wake(worker_id)
 
     async def learn_site(self, site: str) -> None:
@@ -207,15 +207,15 @@ class Shared:
                 state.know_site(site)
         for seen in workers:
             self._read_until = max(self._read_until, seen.last_heard)
-            heard = state.live.get(seen.worker_id)
-            if heard is None:
+            live = state.live.get(seen.worker_id)
+            if live is None:
                 self._later(state.load_worker(seen.worker_id))
                 continue
-            if seen.last_heard > heard.last:
-                heard.last, heard.room, heard.flushed = seen.last_heard, _room(seen.room), True
-                heard.until = state.awake.now + state.length(seen.worker_id)
-            if seen.draining and not heard.draining:
-                heard.draining = True
+            if seen.last_heard > live.last:
+                live.last, live.room, live.flushed = seen.last_heard, _room(seen.room), True
+                live.until = state.awake.now + state.length(seen.worker_id)
+            if seen.draining and not live.draining:
+                live.draining = True
                 state.hub.wake(seen.worker_id)
 
     def flush_s(self) -> float:
@@ -237,10 +237,10 @@ class Shared:
             return set()
         ids = _encode([lease.job_id for lease in late]).decode()
         rows = await self._state.store.read(lambda tx: tx.all("attempt.heard_of", ids=ids))
-        heard = {(job_id, attempt_nr): at for job_id, attempt_nr, at in rows if at is not None}
+        last_seen = {(job_id, attempt_nr): at for job_id, attempt_nr, at in rows if at is not None}
         held = set()
         for lease in late:
-            at = heard.get((lease.job_id, lease.attempt_nr), 0.0)
+            at = last_seen.get((lease.job_id, lease.attempt_nr), 0.0)
             if at > lease.heard:
                 lease.heard = at
                 until = self._state.awake.now + self._state.length(lease.worker_id)

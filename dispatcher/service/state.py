@@ -97,7 +97,7 @@ class SiteLease(Struct):
     # How many more workers it could take, when it last asked.
     room: int | None = None
     # Its last decision.
-    word: m.SiteDecision | None = None
+    decision: m.SiteDecision | None = None
 
 
 class State:
@@ -159,19 +159,19 @@ class State:
     ) -> LiveWorker:
         """Hold a worker in memory from here on."""
         until = self.awake.now + self.length(worker_id)
-        heard = LiveWorker(worker_id, site, queue, host, total, total, last, until)
-        self.live[worker_id] = heard
-        return heard
+        live = LiveWorker(worker_id, site, queue, host, total, total, last, until)
+        self.live[worker_id] = live
+        return live
 
     def recall(self, stored: WorkerRecord) -> LiveWorker:
         """Hold a worker of the store in memory."""
         kept = views.worker(stored)
-        heard = self.remember(
+        live = self.remember(
             kept.worker_id, kept.site, kept.queue, kept.host, kept.total, kept.last_heard
         )
-        heard.draining = bool(stored.draining)
-        heard.passing = (kept.version, kept.intent) == (PANDA, "")
-        return heard
+        live.draining = bool(stored.draining)
+        live.passing = (kept.version, kept.intent) == (PANDA, "")
+        return live
 
     async def load_worker(self, worker_id: int) -> LiveWorker | None:
         """Hold a worker in memory as the store knows it. None: it has ended, or was never there."""
@@ -216,19 +216,26 @@ class State:
 
     def know_site(self, stored: SiteRecord) -> SiteLease:
         """Who provisions a site, as the store says. What is new to us runs from now on."""
-        lease, heard = self.sites.get(stored.site), stored.heard or 0.0
+        lease, last_heard = self.sites.get(stored.site), stored.heard or 0.0
         if lease is not None and stored.epoch < lease.epoch:
             # The row was read before another edge took the site.
             return lease
         until = self.awake.now + self.settings.edge_lease_s
         if lease is not None and (lease.instance, lease.epoch) == (stored.instance, stored.epoch):
-            until = until if heard > lease.heard else lease.until
+            until = until if last_heard > lease.heard else lease.until
             # A row that was read late must not make the next one look newer than it is.
-            heard = max(heard, lease.heard)
+            last_heard = max(last_heard, lease.heard)
         slots = msgspec.json.decode(stored.slots, type=tuple[SlotShape, ...])
-        room, word = (lease.room, lease.word) if lease is not None else (None, None)
+        room, decision = (lease.room, lease.decision) if lease is not None else (None, None)
         lease = SiteLease(
-            stored.instance, stored.epoch, slots, bool(stored.online), until, heard, room, word
+            stored.instance,
+            stored.epoch,
+            slots,
+            bool(stored.online),
+            until,
+            last_heard,
+            room,
+            decision,
         )
         self.sites[stored.site] = lease
         return lease
@@ -254,8 +261,8 @@ class State:
         while before it tries again: none is shorter than that."""
         for lease in self.leases.all():
             self.leases.hold(lease, self._full(lease.worker_id))
-        for heard in self.live.values():
-            heard.until = self._full(heard.worker_id)
+        for live in self.live.values():
+            live.until = self._full(live.worker_id)
 
     def _full(self, worker_id: int) -> float:
         return self.awake.now + max(self.length(worker_id), 2 * LONGEST_BACKOFF_S)
@@ -271,13 +278,13 @@ class State:
         ]
         return slots + [
             Offer(
-                name=f"worker {heard.worker_id}",
-                total=heard.total,
-                free=heard.room,
-                foreign=heard.worker_id in self.panda_silence_s,
+                name=f"worker {live.worker_id}",
+                total=live.total,
+                free=live.room,
+                foreign=live.worker_id in self.panda_silence_s,
             )
-            for heard in list(self.live.values())
-            if queue in ("", heard.queue) and not heard.draining
+            for live in list(self.live.values())
+            if queue in ("", live.queue) and not live.draining
         ]
 
     async def job_of(self, job_id: int, owns: Callable[[str], bool]) -> StoredJob:
@@ -305,12 +312,12 @@ class State:
 
     def worker_row(self, stored: WorkerRecord) -> m.WorkerRow:
         """A worker as users see it, with what memory knows more recently."""
-        heard = self.live.get(stored.worker_id)
-        if heard is None:
+        live = self.live.get(stored.worker_id)
+        if live is None:
             return views.worker(stored)
         held = self.leases.of_worker(stored.worker_id)
-        jobs = (*(lease.job_id for lease in held), *heard.strays)
-        return views.worker(stored, heard=heard.last, room=heard.room, jobs=jobs)
+        jobs = (*(lease.job_id for lease in held), *live.strays)
+        return views.worker(stored, heard=live.last, room=live.room, jobs=jobs)
 
 
 def foreign(version: str, intent: str) -> bool:

@@ -230,19 +230,19 @@ class Upkeep:
         known = self._state.live.get(worker.worker_id) is worker
         return known and (worker.until < awake or self._passed(worker))
 
-    def _passed(self, heard: LiveWorker) -> bool:
+    def _passed(self, live: LiveWorker) -> bool:
         """Whether a pilot that was only passing by is gone."""
         return (
-            heard.passing
-            and heard.last < self._state.now() - PASSED_S
-            and not self._state.leases.of_worker(heard.worker_id)
+            live.passing
+            and live.last < self._state.now() - PASSED_S
+            and not self._state.leases.of_worker(live.worker_id)
         )
 
     async def _flush(self) -> None:
-        news = [heard for heard in self._state.live.values() if not heard.flushed]
+        news = [live for live in self._state.live.values() if not live.flushed]
         leases = self._state.leases.renewed()
-        for heard in news:
-            heard.flushed = True
+        for live in news:
+            live.flushed = True
         workers = [
             {"worker_id": h.worker_id, "at": h.last, "room": _encode(h.room).decode()} for h in news
         ]
@@ -263,8 +263,8 @@ class Upkeep:
                 await self._state.store.write(lambda tx, first=first: change(tx, first))  # type: ignore[misc]
         except Exception:
             # Told with the next ones: others take for lost what they do not hear of.
-            for heard in news:
-                heard.flushed = False
+            for live in news:
+                live.flushed = False
             self._state.leases.unwritten(leases)
             raise
         await self._peers.write_sites(sites)

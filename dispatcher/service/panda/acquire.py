@@ -353,17 +353,17 @@ def mark_seen(
 ) -> None:
     """Note that a PanDA client was seen: it may be silent for three of its heartbeats."""
     service.state.panda_silence_s[worker_id] = LEASE_S
-    heard = service.state.live.get(worker_id)
-    if heard is None:
-        heard = service.state.remember(
+    live = service.state.live.get(worker_id)
+    if live is None:
+        live = service.state.remember(
             worker_id, site, site, node[:500], size or NO_ROOM, service.state.now()
         )
-        heard.passing = passing
-    heard.site, heard.queue = site or heard.site, site or heard.queue
-    heard.host, heard.total = node[:500] or heard.host, size or heard.total
-    heard.room = NO_ROOM
-    heard.last, heard.flushed = service.state.now(), False
-    heard.until = service.state.awake.now + LEASE_S
+        live.passing = passing
+    live.site, live.queue = site or live.site, site or live.queue
+    live.host, live.total = node[:500] or live.host, size or live.total
+    live.room = NO_ROOM
+    live.last, live.flushed = service.state.now(), False
+    live.until = service.state.awake.now + LEASE_S
 
 
 class _NothingLeased(Exception):

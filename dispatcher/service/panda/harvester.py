@@ -110,9 +110,9 @@ async def update_workers(service: Service, harvester_id: str, workers: Sequence[
             service.state.leases.drop_attempt(job_id, attempt_nr)
         if taken.ended:
             service.state.forget_worker(taken.worker_id)
-        elif heard := service.state.live.get(taken.worker_id):
-            heard.site, heard.queue = heard.site or taken.site, heard.queue or taken.site
-            heard.host = heard.host or taken.host
+        elif live := service.state.live.get(taken.worker_id):
+            live.site, live.queue = live.site or taken.site, live.queue or taken.site
+            live.host = live.host or taken.host
     for one in read:
         for job_id in (one.jobs or []) if one is not None and one.status not in _ENDINGS else []:
             lease = service.state.leases.of(job_id)
@@ -338,7 +338,7 @@ async def by_site(service: Service) -> dict[str, dict[str, int]]:
 async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, int]]]]:
     """Jobs of each queue by resource type, label and state. We have one label."""
     counters = await service.store.read(records.counters)
-    sites = {one.queue for one in counters} | {heard.queue for heard in service.state.live.values()}
+    sites = {one.queue for one in counters} | {live.queue for live in service.state.live.values()}
     found: dict[str, dict[str, dict[str, dict[str, int]]]] = {site: {} for site in sites if site}
     for one in counters:
         name, state = one.queue, one.state

@@ -85,11 +85,11 @@ async def _record(service: Service, lease: Lease, state: JobState, known: OfPand
 
 
 def _holds(service: Service, identity: Identity, lease: Lease, attempt_nr: int | None) -> bool:
-    heard = service.state.live.get(lease.worker_id)
+    live = service.state.live.get(lease.worker_id)
     return (
         lease.worker_id in service.state.panda_silence_s
         and attempt_nr in (None, lease.attempt_nr)
-        and (identity.production or (heard is not None and identity.serves(heard.queue)))
+        and (identity.production or (live is not None and identity.serves(live.queue)))
     )
 
 
@@ -109,8 +109,8 @@ def _renew(service: Service, lease: Lease, sent: JobUpdate) -> None:
 def renew(service: Service, lease: Lease) -> None:
     """Renew the lease of an attempt and the last-seen time of its worker."""
     service.state.leases.renew(lease, service.state.awake.now + LEASE_S, service.state.now())
-    if heard := service.state.live.get(lease.worker_id):
-        mark_seen(service, lease.worker_id, heard.site, heard.host)
+    if live := service.state.live.get(lease.worker_id):
+        mark_seen(service, lease.worker_id, live.site, live.host)
 
 
 def _mark(service: Service, tx: Tx, lease: Lease, state: JobState) -> None:
