@@ -9,7 +9,8 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ailurus.protocol.errors import AilurusError
@@ -19,6 +20,7 @@ from jobs import show_result, submit, terminal, watch
 from services import (
     BIN,
     FIXTURES,
+    INTERRUPTIONS,
     ROOT,
     batch_system,
     edge_token,
@@ -29,7 +31,9 @@ from services import (
     site_file,
     stop_kept,
     token_file,
+    undisturbed,
 )
+from setting import Setting, plain
 
 # Of one simulation: two to three seconds.
 EVENTS = 10_000
@@ -40,6 +44,7 @@ class Stopped(Exception):
 
 
 def stop(*_: object) -> None:
+    undisturbed()
     raise Stopped
 
 
@@ -47,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     if options.stop:
         return stop_kept(options.dir)
-    signal.signal(signal.SIGTERM, stop)
+    for number in INTERRUPTIONS:
+        signal.signal(number, stop)
     try:
         return run(options)
-    except (KeyboardInterrupt, Stopped):
+    except Stopped:
         terminal.print("stopped; nothing is left running", style="yellow")
         return 130
     except AilurusError as error:
@@ -73,6 +79,11 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--batch", choices=["local", *FIXTURES], default="local",
         help="where pilots run: processes of this machine, or a real batch system started for it",
     )  # fmt: skip
+    parser.add_argument(
+        "--data", choices=["files", "rucio"], default="files",
+        help="where data are: files of this machine, or a real Rucio started for it, with XRootD, "
+        "and payloads in an image",
+    )  # fmt: skip
     parser.add_argument("--dir", type=Path, default=ROOT / "demo-run", help="where all of it lies")
     options = parser.parse_args(arguments)
     if not 1 <= options.jobs <= 5000:
@@ -86,14 +97,15 @@ def run(options: argparse.Namespace) -> int:
     stop_kept(options.dir)
     place = prepare(options.dir)
     with (
+        setting_of(place, options.data) as setting,
         batch_system(place, options.batch) as found,
-        programs(place, options.port) as (client, url),
+        programs(place, options.port, setting.serve) as (client, url),
     ):
         edge_token(place, url)
         edge = [BIN / "harvester-edge", "run", "--drain-at-exit", "--config"]
-        edge.append(site_file(place, url, options.batch))
+        edge.append(site_file(place, url, options.batch, setting.site))
         with program(place, "edge", edge, **found):
-            ids = submit(place, url, options)
+            ids = submit(place, url, options, setting)
             terminal.print(f"while it runs, its console: [b]{url}/console/[/b]")
             terminal.print(
                 f"its sign-in asks for a token: the one in {token_file(place)}",
@@ -102,16 +114,28 @@ def run(options: argparse.Namespace) -> int:
             )
             try:
                 watch(client, ids, options)
-            except (KeyboardInterrupt, Stopped):
+            except Stopped:
                 # So that the pilots have nothing left to finish.
                 client.cancel(ids)
                 raise
-            failed = show_result(client, ids[-1], place)
+            failed = show_result(client, ids[-1], place, setting) or setting.show(client, ids)
             terminal.print(ended(time.monotonic() - began, url if options.keep else None))
             if options.keep:
                 keep(place)
                 terminal.print("left running; end it with [b]scripts/demo --stop[/b]")
             return failed
+
+
+@contextmanager
+def setting_of(place: Path, data: str) -> Iterator[Setting]:
+    if data == "files":
+        yield plain(place)
+        return
+    # The plain demo does not wait for it.
+    from experiment import experiment
+
+    with experiment(place) as setting:
+        yield setting
 
 
 def ended(seconds: float, kept: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from services import BIN, PHYSICS, SCRIPTS, client_environment
+from services import BIN, SCRIPTS, client_environment
+from setting import Setting
 from workflow import workflow
 
 from ailurus import Client
@@ -26,14 +26,15 @@ LIVE = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
 terminal = Console()
 
 
-def submit(place: Path, url: str, options: argparse.Namespace) -> list[int]:
+def submit(place: Path, url: str, options: argparse.Namespace, setting: Setting) -> list[int]:
     """Write the job file and submit it as a user would."""
     tree = workflow(
         jobs=options.jobs,
         events=options.events,
-        python=PHYSICS / "bin/python",
+        python=setting.python,
         scripts=SCRIPTS,
-        storage=place / "storage",
+        files=setting.files,
+        common=setting.common,
     )
     path = place / "workflow.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -110,7 +111,7 @@ def events_of(client: Client, row: JobRow, all_of_it: int) -> int:
     return int(done) if done.isdigit() else 0
 
 
-def show_result(client: Client, plot: int, place: Path) -> int:
+def show_result(client: Client, plot: int, place: Path, setting: Setting) -> int:
     """Copy picture and numbers beside the workflow and say what they are."""
     detail = client.show(plot)
     if detail.row.state is not JobState.FINISHED:
@@ -125,9 +126,7 @@ def show_result(client: Client, plot: int, place: Path) -> int:
         if tail:
             terminal.print(tail[-1].stderr_tail, markup=False, highlight=False)
         return 1
-    for file in detail.files:
-        if file.name in ("z_peak.png", "z_peak.json"):
-            shutil.copy(file.url.removeprefix("file://"), place / file.name)
+    setting.fetch(client, plot)
     results = json.loads((place / "z_peak.json").read_text())
     mass, uncertainty = results["mass_gev"], results["mass_uncertainty_gev"]
     terminal.print(f"picture: [b]{place / 'z_peak.png'}[/b]", highlight=False, soft_wrap=True)

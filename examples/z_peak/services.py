@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,6 +27,8 @@ BIN = Path(sys.executable).parent
 PHYSICS = ROOT / ".venv-physics"
 SCRIPTS = Path(__file__).resolve().parent
 FIXTURES = ("slurm", "htcondor")
+"""Batch systems that can be started here."""
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def prepare(place: Path) -> Path:
@@ -62,9 +65,16 @@ def program(
     try:
         yield process
     finally:
+        undisturbed()
         if (place / f"{name}.pid").exists():
             end(process)
             (place / f"{name}.pid").unlink()
+
+
+def undisturbed() -> None:
+    """Let nobody interrupt the end of what was started."""
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
@@ -77,13 +87,13 @@ def end(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
 
 
 @contextmanager
-def programs(place: Path, port: int) -> Iterator[tuple[Client, str]]:
-    """A dispatcher that answers, and a client of it."""
+def programs(place: Path, port: int, more: Sequence[object]) -> Iterator[tuple[Client, str]]:
+    """A dispatcher that answers, and a client of it. `more`: options of `dispatcher serve`."""
     store = f"sqlite:///{place}/queue.db"
     subprocess.run(
         [BIN / "dispatcher", "init", "--store", store], check=True, stdout=subprocess.DEVNULL
     )
-    command = [BIN / "dispatcher", "serve", "--store", store, "--heartbeat", "2s"]
+    command = [BIN / "dispatcher", "serve", "--store", store, "--heartbeat", "2s", *more]
     with program(place, "dispatcher", [*command, "--listen", f"127.0.0.1:{port}"]) as process:
         url = address(place / "log/dispatcher.log", process)
         yield Client(url, TokenFile(token_file(place))), url
@@ -126,8 +136,8 @@ def client_environment(place: Path, url: str) -> dict[str, str]:
     return {**os.environ, "AILURUS_URL": url, "AILURUS_TOKEN_FILE": str(token_file(place))}
 
 
-def site_file(place: Path, url: str, kind: str = "local") -> Path:
-    """A site: this machine, in pilots of half its cores."""
+def site_file(place: Path, url: str, kind: str, parts: Mapping[str, Any]) -> Path:
+    """A site: this machine, in pilots of half its cores, and `parts` of the file as they are."""
     cores = len(os.sched_getaffinity(0))
     pilots = 2 if cores > 1 else 1
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2 * 8 // 10
@@ -154,12 +164,7 @@ def site_file(place: Path, url: str, kind: str = "local") -> Path:
             "per_cycle": pilots,
             "idle_exit": "20s",
         },
-        "storage": {
-            "roots": [str(place / "storage")],
-            "default_output": f"file://{place}/storage/out",
-        },
-        "software": [str(PHYSICS), *interpreter(PHYSICS / "bin/python"), str(SCRIPTS)],
-        "container": {"default": "bubblewrap"},
+        **parts,
     }
     path = place / "site.yaml"
     path.write_text(yaml.safe_dump(site, sort_keys=False))
@@ -202,7 +207,7 @@ def stop_kept(place: Path) -> int:
             while command_line(pid):
                 time.sleep(0.05)
         note.unlink()
-    end_batch_systems(place)
+    end_fixtures(place)
     return 0
 
 
@@ -213,7 +218,7 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-# --- the batch system -----------------------------------------------------------------------------
+# --- services of scripts/fixtures -----------------------------------------------------------------
 
 
 @contextmanager
@@ -222,30 +227,79 @@ def batch_system(place: Path, kind: str) -> Iterator[dict[str, str]]:
     if kind == "local":
         yield {}
         return
-    setup = [ROOT / "scripts" / "setup", f"--{kind}"]
     if os.getuid() == 0:
         if kind == "htcondor":
             raise AilurusError(
                 "HTCondor takes no jobs from root", remedy="run the demo as an ordinary user"
             )
-        subprocess.run(setup, check=True)
-    command = [ROOT / "scripts" / "fixtures" / kind, "start", place / kind]
+        bring(f"--{kind}")
     nodes = ["2", str(len(os.sched_getaffinity(0)))] if kind == "slurm" else []
-    started = subprocess.run([*command, *nodes], check=False, capture_output=True, text=True)
-    if started.returncode:
-        raise AilurusError(started.stderr.strip(), remedy=f"as root: {' '.join(map(str, setup))}")
-    try:
-        words = started.stdout.removeprefix("export ").split()
+    with fixture(place, kind, *nodes, remedy=f"as root: scripts/setup --{kind}") as said:
+        words = said.removeprefix("export ").split()
         yield {
             name: os.path.expandvars(value)
             for name, _, value in (one.partition("=") for one in words)
         }
+
+
+def bring(*options: str) -> None:
+    """Have `scripts/setup` bring what is missing. Raises AilurusError; what it lacks it says
+    itself."""
+    setup = ["scripts/setup", *options]
+    with subprocess.Popen(setup, cwd=ROOT) as process:
+        try:
+            failed = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if failed:
+        raise AilurusError("not all of it is here", remedy=f"as root: {' '.join(setup)}")
+
+
+@contextmanager
+def fixture(place: Path, name: str, *options: str, remedy: str = "") -> Iterator[str]:
+    """A service in a directory of its name, and what its start printed. Raises AilurusError if it
+    does not start."""
+    try:
+        yield ask_fixture(place, name, "start", *options, remedy=remedy)
     finally:
+        undisturbed()
         if not (place / "edge.kept").exists():
-            end_batch_systems(place)
+            end_fixture(place, name)
 
 
-def end_batch_systems(place: Path) -> None:
-    for name in FIXTURES:
+def ask_fixture(place: Path, name: str, verb: str, *options: object, remedy: str = "") -> str:
+    """What a verb of a fixture prints. Raises AilurusError.
+
+    It ends by itself even when the demo is interrupted: only then all that it began is written
+    down, and can be ended.
+    """
+    said, log = place / f"log/{name}.out", place / f"log/{name}.log"
+    command = [ROOT / "scripts/fixtures" / name, verb, place / name, *options]
+    with (
+        said.open("wb") as out,
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+            start_new_session=True,
+        ) as process,
+    ):
+        process.wait()
+    if process.returncode:
+        reason = log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+        raise AilurusError(reason or f"{name}: {verb} failed", remedy=remedy)
+    return said.read_text(encoding="utf-8").strip()
+
+
+def end_fixture(place: Path, name: str) -> None:
+    subprocess.run([ROOT / "scripts/fixtures" / name, "stop", place / name], check=True)
+
+
+def end_fixtures(place: Path) -> None:
+    """End services that a demo was told to keep, or left when it was killed."""
+    for name in (*FIXTURES, "rucio"):
         if (place / name).exists():
-            subprocess.run([ROOT / "scripts" / "fixtures" / name, "stop", place / name], check=True)
+            end_fixture(place, name)
