@@ -159,6 +159,44 @@ class Fault(Struct, frozen=True, kw_only=True):
     """Whether the same may be done later."""
 
 
+class KnownFile(Struct, frozen=True, kw_only=True):
+    """A file that a catalogue knows."""
+
+    name: str
+    """`scope:name`."""
+    size: int | None
+    """Bytes; None: the catalogue does not say."""
+    adler32: str
+
+
+class Contents(Struct, frozen=True, kw_only=True):
+    """What an identifier names."""
+
+    kind: str
+    """`file`, `dataset` or `container`."""
+    open: bool
+    """Whether more may come into it."""
+    files: tuple[KnownFile, ...]
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """Keeps what an identifier names at some storages, and has it copied there if need be."""
+
+    rule_id: str
+    where: str
+    """An expression of storages."""
+    state: str
+    """As the catalogue names it: Rucio's OK, REPLICATING, STUCK, SUSPENDED, WAITING_APPROVAL."""
+    done: int
+    """Files that are where they shall be."""
+    moving: int
+    stuck: int
+    expires: float | None
+    """Seconds since 1970; None: never."""
+    problem: str = ""
+    """Why files are stuck."""
+
+
 class CatalogueUnavailable(Exception):
     """The catalogue cannot be asked now: nothing is known of what was asked, ask again."""
 
@@ -167,11 +205,19 @@ class CatalogueUnavailable(Exception):
         self.reason, self.remedy = reason, remedy
 
 
+class NotDone(Exception):
+    """The catalogue refused one request."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
 class Catalogue(Protocol):
     """A catalogue of data, in a process of its own: it may block and crash.
 
-    Whatever it is told may have been told before: what is there as described is no fault. Each
-    method tells of the files that it did not do all for, by their keys, and raises
+    Whatever it is told may have been told before: what is there as described is no fault. Methods
+    for many files tell of those that they did not do all for, by their keys. All raise
     CatalogueUnavailable when the catalogue itself cannot be asked.
     """
 
@@ -187,3 +233,16 @@ class Catalogue(Protocol):
     def close(self, datasets: Sequence[str]) -> Sequence[Fault]:
         """Let nothing more come into data sets; keys are their places. One that does not exist is
         no fault."""
+
+    def resolve(self, did: str) -> Contents | None:
+        """What `scope:name` names; None: nothing. Raises NotDone."""
+
+    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
+        """The storages from which each file of `scope:name` can be read. Raises NotDone."""
+
+    def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
+        """Have what `scope:name` names kept at storages for so long (None: for ever), and copied
+        there if need be; the rule's id, the same if it is there already. Raises NotDone."""
+
+    def rules_on(self, did: str) -> Sequence[Rule]:
+        """How far each rule on `scope:name` is. Raises NotDone."""

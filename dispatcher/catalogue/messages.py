@@ -10,8 +10,17 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from dispatcher.ports import Catalogue, CatalogueUnavailable, Fault, NewFile
+from dispatcher.ports import (
+    Catalogue,
+    CatalogueUnavailable,
+    Contents,
+    Fault,
+    NewFile,
+    NotDone,
+    Rule,
+)
 
 
 class Begin(Struct, frozen=True, kw_only=True, tag=True):
@@ -33,6 +42,38 @@ class Close(Struct, frozen=True, kw_only=True, tag=True):
     datasets: tuple[str, ...]
 
 
+class Describe(Struct, frozen=True, kw_only=True, tag=True):
+    """Tell what an identifier names, where it is and what keeps it."""
+
+    did: str
+
+
+class AddRule(Struct, frozen=True, kw_only=True, tag=True):
+    """Have what an identifier names kept at storages."""
+
+    did: str
+    where: str
+    lifetime_s: int | None = None
+
+
+class Description(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Describe`."""
+
+    contents: Contents | None = None
+    """Without the files after the first `LISTED`; None: the catalogue knows no such identifier."""
+    files: int = 0
+    """How many there are."""
+    replicas: dict[str, tuple[str, ...]] = {}
+    """Of the files listed."""
+    rules: tuple[Rule, ...] = ()
+
+
+class RuleAdded(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `AddRule`."""
+
+    rule_id: str
+
+
 class Faults(Struct, frozen=True, kw_only=True, tag=True):
     """What could not be done; all else is done."""
 
@@ -46,20 +87,28 @@ class NotNow(Struct, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
 
 
-Request = Register | Close
-Answer = Faults | NotNow
+Request = Register | Close | Describe | AddRule
+Answer = Faults | Description | RuleAdded | NotNow
+LISTED = 1000
+"""Files of a description."""
 LONGEST = 16 * 1024 * 1024
 """Bytes of a line."""
 
 
 def answer(catalogue: Catalogue, request: Request) -> Answer:
-    """Do what is asked."""
+    """Do what is asked. Whatever it is refused is in the answer."""
     try:
         match request:
             case Register(files=files):
                 return Faults(faults=tuple(_registered(catalogue, files)))
             case Close(datasets=datasets):
                 return Faults(faults=tuple(catalogue.close(datasets)))
+            case Describe(did=did):
+                return _described(catalogue, did)
+            case AddRule(did=did, where=where, lifetime_s=lifetime_s):
+                return RuleAdded(rule_id=catalogue.add_rule(did, where, lifetime_s))
+    except NotDone as refused:
+        return Faults(faults=(refused.fault,))
     except CatalogueUnavailable as away:
         return NotNow(reason=away.reason, remedy=away.remedy)
 
@@ -77,6 +126,20 @@ def _registered(catalogue: Catalogue, files: Sequence[NewFile]) -> list[Fault]:
         if left:
             faults.update(_by_key(step(left)))
     return list(faults.values())
+
+
+def _described(catalogue: Catalogue, did: str) -> Description:
+    contents = catalogue.resolve(did)
+    if contents is None:
+        return Description()
+    listed = contents.files[:LISTED]
+    replicas = catalogue.replicas(did)
+    return Description(
+        contents=replace(contents, files=listed),
+        files=len(contents.files),
+        replicas={file.name: tuple(replicas.get(file.name, ())) for file in listed},
+        rules=tuple(catalogue.rules_on(did)),
+    )
 
 
 def _by_key(faults: Sequence[Fault]) -> Mapping[int, Fault]:

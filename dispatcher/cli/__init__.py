@@ -29,6 +29,7 @@ VERBS = {
     "cancel": "cancel jobs",
     "retry": "submit final jobs anew",
     "register": "have outputs registered again that the catalogue refused",
+    "catalogue": "what the catalogue of data knows of an identifier",
     "queues": "queues and what waits in them",
     "workers": "workers and their heartbeats",
     "events": "what happened",
@@ -40,7 +41,7 @@ VERBS = {
     "completion": "print what a shell needs to complete verbs and options",
     "doctor": "look for what is wrong with a dispatcher, or about to be",
 }
-SERVER = ("init", "serve", "keys", "backup", "restore", "doctor", "completion")
+SERVER = ("init", "serve", "keys", "backup", "restore", "doctor", "catalogue", "completion")
 CODES = """exit codes: 0 good · 2 the job can never run as things are · 64 usage · 65 bad job file or field ·
 66 no such file or job · 69 no dispatcher answers · 75 time-out · 77 no permission · 78 no token or
 store · `wait` exits as the payload did"""

@@ -140,6 +140,8 @@ class Registrar:
             case Faults(faults=faults):
                 self._is_back()
                 return {fault.key: fault for fault in faults}
+            case other:
+                raise CatalogueUnavailable(f"the catalogue answered {type(other).__name__}")
 
     def _is_away(self, away: CatalogueUnavailable) -> None:
         since = self.away.since if self.away is not None else self._state.now()

@@ -6,15 +6,24 @@ it knows, and what is attached, ruled or closed already stays so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC
 from functools import cached_property, partial
 from itertools import groupby
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from dispatcher.ports import CatalogueUnavailable, Fault, NewFile
+from dispatcher.ports import (
+    CatalogueUnavailable,
+    Contents,
+    Fault,
+    KnownFile,
+    NewFile,
+    NotDone,
+    Rule,
+)
 from plugins.rucio_client import ClientOptions, client_of
 
 # Of what was made or opened before, no more than this many names are remembered.
@@ -90,6 +99,63 @@ class Rucio:
                 if refused.kind != "DataIdentifierNotFound":
                     faults.append(refused.fault(key))
         return faults
+
+    def resolve(self, did: str) -> Contents | None:
+        scope, _, name = did.partition(":")
+        try:
+            known = self._asked(partial(self._client.get_did, scope, name))
+            files = self._asked(lambda: list(self._client.list_files(scope, name)))
+        except _Refused as refused:
+            if refused.kind == "DataIdentifierNotFound":
+                return None
+            raise NotDone(refused.fault()) from None
+        return Contents(
+            kind=str(known["type"]).lower(),
+            # Rucio says None of a file.
+            open=bool(known.get("open")),
+            files=tuple(
+                KnownFile(name=_name(file), size=file["bytes"], adler32=file["adler32"] or "")
+                for file in files
+            ),
+        )
+
+    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
+        scope, _, name = did.partition(":")
+        found = self._done(
+            lambda: list(self._client.list_replicas([{"scope": scope, "name": name}]))
+        )
+        return {
+            _name(file): sorted(
+                rse for rse, state in file["states"].items() if state == "AVAILABLE"
+            )
+            for file in found
+        }
+
+    def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
+        from rucio.common import exception
+
+        scope, _, name = did.partition(":")
+
+        def added() -> str:
+            try:
+                made = self._client.add_replication_rule(
+                    [{"scope": scope, "name": name}], 1, where, lifetime=lifetime_s
+                )
+            except exception.DuplicateRule:
+                # One of ours, since a rule of another account would be no duplicate.
+                mine = self._client.list_replication_rules(
+                    {"scope": scope, "name": name, "rse_expression": where,
+                     "account": self._client.account}
+                )  # fmt: skip
+                made = [next(iter(mine))["id"]]
+            return str(made[0])
+
+        return str(self._done(added))
+
+    def rules_on(self, did: str) -> Sequence[Rule]:
+        scope, _, name = did.partition(":")
+        found = self._done(lambda: list(self._client.list_did_rules(scope, name)))
+        return [_followed(one) for one in found]
 
     def _add(self, rse: str, files: Collection[NewFile]) -> None:
         """Raises what Rucio raises."""
@@ -188,6 +254,13 @@ class Rucio:
                 return _Refused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
         return refused
 
+    def _done(self, what: Callable[[], Any]) -> Any:
+        """What Rucio answers. Raises CatalogueUnavailable, or NotDone."""
+        try:
+            return self._asked(what)
+        except _Refused as refused:
+            raise NotDone(refused.fault()) from None
+
     def _asked(self, what: Callable[[], Any]) -> Any:
         """What Rucio answers. Raises CatalogueUnavailable, or _Refused."""
         import requests
@@ -219,8 +292,27 @@ class _Refused(Exception):
         # Errors of the server itself come without a type of their own.
         self.transient = self.kind in _LATER or self.kind == "RucioException"
 
-    def fault(self, key: int) -> Fault:
+    def fault(self, key: int = 0) -> Fault:
         return Fault(key=key, reason=self.reason, remedy=self.remedy, transient=self.transient)
+
+
+def _name(one: Mapping[str, Any]) -> str:
+    return f"{one['scope']}:{one['name']}"
+
+
+def _followed(rule: Mapping[str, Any]) -> Rule:
+    expires = rule["expires_at"]
+    return Rule(
+        rule_id=rule["id"],
+        where=rule["rse_expression"],
+        state=rule["state"],
+        done=rule["locks_ok_cnt"],
+        moving=rule["locks_replicating_cnt"],
+        stuck=rule["locks_stuck_cnt"],
+        # Rucio's client gives a time in UTC without saying so.
+        expires=None if expires is None else expires.replace(tzinfo=UTC).timestamp(),
+        problem=rule["error"] or "",
+    )
 
 
 def _did(file: NewFile) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,31 @@ def test_a_job_reads_and_writes_data_of_rucio(rucio, data, tmp_path, mark, rse):
     told, known_secrets = b"\n".join([logs, *processes.seen]), secrets(rucio)
     assert len(known_secrets) > len(rucio.facts["accounts"]), "no token is looked for"
     assert [one[:12] for one in known_secrets if one in told] == []
+
+
+def test_the_catalogue_shows_a_data_set_and_has_it_kept_elsewhere_once(rucio, data, tmp_path):
+    file = at.catalogue(rucio, tmp_path)
+
+    def described(*words):
+        return json.loads(
+            run(BIN / "dispatcher", "catalogue", file, "user.alice:raw", "--json", *words)
+        )
+
+    there = described()
+    assert (there["contents"]["kind"], there["files"]) == ("dataset", len(RAW))
+    sizes = {one["name"]: one["size"] for one in there["contents"]["files"]}
+    assert sizes == {f"user.alice:{name}": len(content) for name, content in RAW.items()}
+    assert all(where == ["DAVS"] for where in there["replicas"].values())
+    for _ in range(2):
+        ruled = described("--rule", "ROOT", "--lifetime", "1d")
+    # Nothing moves files here: the rule waits.
+    (kept,) = [one for one in ruled["rules"] if one["where"] == "ROOT"]
+    assert (kept["state"], kept["done"], kept["moving"]) == ("REPLICATING", 0, len(RAW))
+    assert 0 < kept["expires"] - time.time() <= 86_400
+    with pytest.raises(RuntimeError, match=r"ended with 66: .*knows nothing called user\.alice:no"):
+        run(BIN / "dispatcher", "catalogue", file, "user.alice:no")
+    with pytest.raises(RuntimeError, match=r"ended with 65: .*RSE"):
+        described("--rule", "NO_SUCH_PLACE")
 
 
 def test_outputs_of_two_stores_share_a_scope_and_no_name(rucio, tmp_path, mark):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
 from dispatcher.catalogue import messages
-from dispatcher.ports import CatalogueUnavailable, Fault, NewFile
+from dispatcher.ports import (
+    CatalogueUnavailable,
+    Contents,
+    Fault,
+    KnownFile,
+    NewFile,
+    NotDone,
+    Rule,
+)
 
 
 class InMemory:
@@ -57,6 +65,39 @@ class InMemory:
         self._reached()
         self.open -= set(datasets)
         return []
+
+    def resolve(self, did: str) -> Contents | None:
+        self._reached()
+        if did in self.refuse:
+            raise NotDone(self.refuse[did])
+        names = self.datasets.get(did, [did] if did in self.files else [])
+        known = (self.files[name] for name in names)
+        files = tuple(
+            KnownFile(name=f"{file.scope}:{file.name}", size=file.size, adler32=file.adler32)
+            for file in known
+        )
+        kind = "dataset" if did in self.datasets else "file"
+        return Contents(kind=kind, open=did in self.open, files=files) if files else None
+
+    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
+        return {name: (file.rse,) for name, file in self.files.items()}
+
+    def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
+        self._reached()
+        rule = f"{did} at {where}"
+        self.rules.extend([rule] * (rule not in self.rules))
+        return rule
+
+    def rules_on(self, did: str) -> Sequence[Rule]:
+        there = len(self.datasets.get(did, [did]))
+        return [
+            Rule(
+                rule_id=rule, where=rule.split(" at ")[1], state="OK", done=there, moving=0, stuck=0,
+                expires=None,
+            )
+            for rule in self.rules
+            if rule.startswith(f"{did} at ")
+        ]  # fmt: skip
 
     def _refused(self, file: NewFile) -> Fault | None:
         return self.refuse.get(f"{file.scope}:{file.name}")
