@@ -167,6 +167,8 @@ class KnownFile(Struct, frozen=True, kw_only=True):
     size: int | None
     """Bytes; None: the catalogue does not say."""
     adler32: str
+    guid: str = ""
+    """32 hexadecimal digits; blank: it has none."""
 
 
 class Contents(Struct, frozen=True, kw_only=True):

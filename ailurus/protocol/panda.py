@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.job import LOG, JobSpec
+from ailurus.protocol.job import LOG, JobSpec, OutputFile
 from ailurus.protocol.resources import Shape
 
 TRANSFORM = "runailurus"
@@ -81,29 +81,29 @@ JOB = (
     Key("jobName", "name"),
     Key("jobDefinitionID", default=1),
     Key("cloud", default="WORLD"),
-    Key("inFiles", default=""),
+    Key("inFiles", "inputs", default=""),
     Key("dispatchDblock", default=""),
     Key("dispatchDBlockToken", default=""),
     Key("dispatchDBlockTokenForOut", default=""),
     Key("outFiles", "outputs"),
     Key("destinationDblock", "outputs"),
     Key("destinationDBlockToken", default=""),
-    Key("prodDBlocks", default=""),
+    Key("prodDBlocks", "inputs", default=""),
     Key("prodDBlockToken", default=""),
     Key("realDatasets", "outputs"),
-    Key("realDatasetsIn", default=""),
+    Key("realDatasetsIn", "inputs", default=""),
     Key("fileDestinationSE", "outputs"),
-    Key("logFile", "storage"),
+    Key("logFile", "log_storage"),
     Key("logGUID"),
     Key("jobPars", "the rest of the specification"),
     Key("attemptNr", "attempt_nr"),
-    Key("GUID", default=""),
-    Key("checksum", default=""),
-    Key("fsize", default=""),
-    Key("scopeIn", default=""),
+    Key("GUID", "inputs", default=""),
+    Key("checksum", "inputs", default=""),
+    Key("fsize", "inputs", default=""),
+    Key("scopeIn", "inputs", default=""),
     Key("scopeOut", "outputs"),
     Key("scopeLog", "owner"),
-    Key("ddmEndPointIn", default=""),
+    Key("ddmEndPointIn", "inputs", default=""),
     Key("ddmEndPointOut", "storage"),
     Key("destinationSE", "queue"),
     Key("prodUserID", "owner"),
@@ -127,7 +127,22 @@ JOB = (
     Key("nSent", "attempt_nr"),
 )
 """`container_name`, `allowNoOutput` and `loopingCheck` (false) follow where a job has them."""
+_EXTRA = "panda"
 _NAMED = ("name", "cores", "memory_mb", "disk_mb", "priority", "walltime_s")
+
+
+class PilotInput(Struct, frozen=True, kw_only=True):
+    """A file of Rucio that a PanDA pilot stages in, for the input `of` that names it."""
+
+    of: str
+    scope: str
+    lfn: str
+    # Bytes; None: not known.
+    size: int | None = None
+    adler32: str = ""
+    guid: str = ""
+    dataset: str = ""
+    """`scope:name` that the input names, if it is a data set: then the input is a directory."""
 
 
 class PandaJob(Struct, frozen=True, kw_only=True):
@@ -143,28 +158,81 @@ class PandaJob(Struct, frozen=True, kw_only=True):
     queue: str = ""
     # Arguments of the transform; blank: as `packed` makes them.
     parameters: str = ""
-    # For outputs without a place of their own, and the log; blank: no log is kept.
     storage: str = ""
+    """For what the pilot stages out; blank: there is none."""
+    log_storage: str = ""
+    """For the log; blank: none is kept."""
+    place: str = ""
+    """The directory in which the transform leaves what goes neither to Rucio nor to a place of its
+    own; blank: the pilot stages it out."""
+    mark: str = ""
+    """Of the dispatcher's store, in names of Rucio."""
+    rucio: bool = False
+    """Whether the pilot moves files by Rucio: `storage` is one there."""
+    inputs: tuple[PilotInput, ...] = ()
+    """What the pilot stages in."""
 
 
-def lfn(job_id: int, attempt_nr: int, name: str) -> str:
-    """The logical name of an output: as our own pilots name it in storage, so that none collide."""
-    return f"{job_id}.{attempt_nr}.{name}"
+class Extra(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the transform needs to know beside the specification of the job."""
+
+    mark: str = ""
+    rucio: bool = False
+    """Whether the pilot takes outputs to Rucio's storage."""
+    place: str = ""
+    staged: dict[str, str | list[str]] = {}
+    """Inputs that the pilot has staged in, by name: under which name in the job's directory; those
+    of a data set: all of them."""
 
 
-def staged_by_pilot(spec: JobSpec) -> list[str]:
-    """Names of the outputs that a PanDA pilot stages out: those without a place of their own."""
-    return [file.name for file in spec.outputs if not file.url]
+def lfn(job_id: int, attempt_nr: int, name: str, mark: str = "") -> str:
+    """The logical name of an output: as our own pilots name it in storage, so that none collide.
+    `mark`: of the store, if it goes to Rucio."""
+    numbered = f"{job_id}.{attempt_nr}.{name}"
+    return f"{mark}.{numbered}" if mark else numbered
+
+
+def lfn_of(job_id: int, attempt_nr: int, file: OutputFile, mark: str) -> str:
+    """The logical name of an output, wherever it goes."""
+    return lfn(job_id, attempt_nr, file.name, mark if file.scope else "")
+
+
+def staged_by_pilot(job: PandaJob) -> list[OutputFile]:
+    """The outputs that a PanDA pilot stages out: those without a place of their own."""
+    return [file for file in job.spec.outputs if not file.url and (file.scope or not job.place)]
+
+
+def extra_of(job: PandaJob) -> Extra:
+    """The transform's part of a job; all of it blank for a job without data in Rucio."""
+    staged: dict[str, str | list[str]] = {}
+    for file in job.inputs:
+        if file.dataset:
+            together = staged.setdefault(file.of, [])
+            assert isinstance(together, list)  # noqa: S101 -- one data set an input
+            together.append(file.lfn)
+        else:
+            staged[file.of] = file.lfn
+    named = any(file.scope for file in job.spec.outputs)
+    return Extra(
+        mark=job.mark if named else "",
+        rucio=job.rucio and named,
+        place=job.place,
+        staged=staged,
+    )
 
 
 def job_dictionary(job: PandaJob) -> dict[str, Any]:
     """The job as a PanDA server would hand it out."""
     spec = job.spec
     scope = "user." + "".join(c if c.isalnum() or c in "_-" else "_" for c in job.owner)
-    names = staged_by_pilot(spec)
-    scopes = ",".join([scope] * len(names))
-    log = lfn(job.job_id, job.attempt_nr, LOG) if job.storage else ""
-    outputs = [lfn(job.job_id, job.attempt_nr, name) for name in names] + [log] * bool(log)
+    files = staged_by_pilot(job)
+    log = lfn(job.job_id, job.attempt_nr, LOG) if job.log_storage else ""
+    outputs = [lfn_of(job.job_id, job.attempt_nr, file, job.mark) for file in files]
+    of_job = f"{scope}.{job.job_id}"
+    datasets = [file.dataset or of_job for file in files]
+    if log:
+        outputs.append(log)
+        datasets.append(of_job)
     each = len(outputs)
     values: dict[str, Any] = {
         "PandaID": job.job_id,
@@ -172,14 +240,14 @@ def job_dictionary(job: PandaJob) -> dict[str, Any]:
         "transformation": job.transformation,
         "jobName": spec.name,
         "outFiles": ",".join(outputs),
-        "destinationDblock": ",".join([f"{scope}.{job.job_id}_sub1"] * each),
+        "destinationDblock": ",".join(f"{one}_sub1" if one == of_job else one for one in datasets),
         "dispatchDBlockTokenForOut": ",".join(["NULL"] * each),
         "destinationDBlockToken": ",".join(["NULL"] * each),
-        "realDatasets": ",".join([f"{scope}.{job.job_id}"] * each),
+        "realDatasets": ",".join(datasets),
         "fileDestinationSE": ",".join([job.queue] * each),
-        "ddmEndPointOut": ",".join([job.storage] * each),
+        "ddmEndPointOut": ",".join([job.storage] * len(files) + [job.log_storage] * bool(log)),
         "logFile": log,
-        "scopeOut": scopes,
+        "scopeOut": ",".join(file.scope or scope for file in files),
         "scopeLog": scope,
         "jobPars": job.parameters or packed(job),
         "attemptNr": job.attempt_nr,
@@ -192,18 +260,39 @@ def job_dictionary(job: PandaJob) -> dict[str, Any]:
         "maxWalltime": spec.walltime_s or 0,
         "resource_type": resource_type(spec.cores, spec.memory_mb),
         "nSent": job.attempt_nr,
+        **_columns(job),
     }
     dictionary = {key.name: values.get(key.name, key.default) for key in JOB}
     if spec.container:
         dictionary["container_name"] = spec.container
     if spec.looping_s == 0:
         dictionary["loopingCheck"] = False
-    spare = [file.name for file in spec.outputs if file.optional and not file.url]
+    spare = [file for file in files if file.optional]
     if spare:
         dictionary["allowNoOutput"] = ",".join(
-            lfn(job.job_id, job.attempt_nr, name) for name in spare
+            lfn_of(job.job_id, job.attempt_nr, file, job.mark) for file in spare
         )
     return dictionary
+
+
+def _columns(job: PandaJob) -> dict[str, str]:
+    """What the dictionary says of the inputs that the pilot stages in. Raises ValueError for what
+    it could not say."""
+    names = [file.lfn for file in job.inputs]
+    if len(set(names)) < len(names):
+        raise ValueError("two of its inputs have files of the same name")
+    if not names:
+        return {}
+    return {
+        "inFiles": ",".join(names),
+        "scopeIn": ",".join(file.scope for file in job.inputs),
+        "fsize": ",".join(str(file.size or 0) for file in job.inputs),
+        "checksum": ",".join(f"ad:{one.adler32}" if one.adler32 else "" for one in job.inputs),
+        "GUID": ",".join(file.guid for file in job.inputs),
+        "realDatasetsIn": ",".join(file.dataset for file in job.inputs),
+        "prodDBlocks": ",".join(file.dataset for file in job.inputs),
+        "ddmEndPointIn": ",".join([job.storage] * len(names)),
+    }
 
 
 def packed(job: PandaJob) -> str:
@@ -212,8 +301,28 @@ def packed(job: PandaJob) -> str:
     One shell word each, of characters that no shell, URL or option reader touches.
     """
     rest = {k: v for k, v in msgspec.to_builtins(job.spec).items() if k not in _NAMED}
+    if extra := msgspec.to_builtins(extra_of(job)):
+        rest[_EXTRA] = extra
     data = base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(rest), 9)).decode()
     return f"-n {job.job_id}.{job.attempt_nr} -j {data}"
+
+
+def body(job: PandaJob) -> bytes:
+    """The same of a job that is too long for a command line."""
+    whole = msgspec.to_builtins(job.spec)
+    if extra := msgspec.to_builtins(extra_of(job)):
+        whole[_EXTRA] = extra
+    return msgspec.json.encode(whole)
+
+
+def read_body(whole: Mapping[str, Any]) -> tuple[JobSpec, Extra]:
+    """What `body` made. Raises ValueError."""
+    rest = dict(whole)
+    try:
+        extra = msgspec.convert(rest.pop(_EXTRA, {}), Extra)
+        return msgspec.convert(rest, JobSpec), extra
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
 
 
 def unpacked(parameters: str) -> dict[str, Any]:
@@ -248,12 +357,10 @@ def read_job(dictionary: Mapping[str, object]) -> PandaJob:
         "walltime_s": number(dictionary.get("maxWalltime")) or None,
         "priority": number(dictionary.get("currentPriority")) or 0,
     }
-    try:
-        spec = msgspec.convert(
-            {**unpacked(parameters), **fields, "name": str(dictionary.get("jobName", ""))}, JobSpec
-        )
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+    name = str(dictionary.get("jobName", ""))
+    spec, extra = read_body({**unpacked(parameters), **fields, "name": name})
+    storages = listing(dictionary.get("ddmEndPointOut"))
+    log = text(dictionary.get("logFile"))
     return PandaJob(
         job_id=number(dictionary.get("PandaID")) or 0,
         attempt_nr=number(dictionary.get("attemptNr")) or 0,
@@ -263,7 +370,11 @@ def read_job(dictionary: Mapping[str, object]) -> PandaJob:
         transformation=text(dictionary.get("transformation")),
         queue=text(dictionary.get("destinationSE")),
         parameters=parameters,
-        storage=(listing(dictionary.get("ddmEndPointOut")) or [""])[-1],
+        storage=storages[0] if storages[: -1 if log else None] else "",
+        log_storage=storages[-1] if log and storages else "",
+        place=extra.place,
+        mark=extra.mark,
+        rucio=extra.rucio,
     )
 
 

@@ -38,6 +38,8 @@ class PandaAttempt(Struct, frozen=True):
     guid: str = ""
     # Storage by logical name.
     endpoints: dict[str, str] = {}
+    mark: str = ""
+    """Of the dispatcher's store, in names of Rucio."""
 
     @property
     def key(self) -> str:
@@ -54,11 +56,16 @@ class PandaAttempt(Struct, frozen=True):
         """The logical name of one of our files."""
         if name == LOG:
             return self.log
-        return panda.lfn(*self.id, name) if self.own else name
+        if not self.own:
+            return name
+        scoped = any(file.name == name and file.scope for file in self.spec.outputs)
+        return panda.lfn(*self.id, name, self.mark if scoped else "")
 
 
 def read_attempt(
-    dictionary: Mapping[str, Any], total: Room, fetched: Callable[[str], JobSpec]
+    dictionary: Mapping[str, Any],
+    total: Room,
+    fetched: Callable[[str], tuple[JobSpec, panda.Extra]],
 ) -> PandaAttempt:
     """The attempt in a dictionary, no larger than the worker. `fetched` gets a specification from
     its URL. Raises ValueError for what cannot be run."""
@@ -68,10 +75,13 @@ def read_attempt(
     )
     words = str(dictionary.get("jobPars", "")).split()
     own = str(dictionary.get("transformation", "")).endswith(f"/{panda.TRANSFORM}")
+    mark = ""
     if own and words[2:3] == ["-u"]:
-        spec = fetched(words[3])
+        spec, extra = fetched(words[3])
+        mark = extra.mark
     elif own:
-        spec = panda.read_job(dictionary).spec
+        sent = panda.read_job(dictionary)
+        spec, mark = sent.spec, sent.mark
     else:
         spec = _foreign(dictionary, job)
     spec = msgspec.structs.replace(
@@ -88,6 +98,7 @@ def read_attempt(
         log=panda.text(dictionary.get("logFile")),
         guid=panda.text(dictionary.get("logGUID")),
         endpoints=dict(zip(files, panda.listing(dictionary.get("ddmEndPointOut")), strict=False)),
+        mark=mark,
     )
 
 

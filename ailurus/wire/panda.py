@@ -140,6 +140,7 @@ class PandaClient:
             report_key=got.key,
             spec=got.spec,
             keep_log=bool(got.log),
+            mark=got.mark,
         )
         return m.Acquired(jobs=(one,))
 
@@ -376,7 +377,7 @@ class PandaClient:
             raise Refused(problem)
         return answer
 
-    def _fetched(self, url: str) -> JobSpec:
+    def _fetched(self, url: str) -> tuple[JobSpec, panda.Extra]:
         """A specification that is too long for a command line. Raises ValueError."""
         prefix = self._client.url + "/"
         if not url.startswith(prefix):
@@ -385,7 +386,7 @@ class PandaClient:
         if status != 200:
             raise ValueError(f"its specification is gone: HTTP {status}")
         try:
-            return msgspec.json.decode(body, type=JobSpec)
+            return panda.read_body(msgspec.json.decode(body, type=dict[str, Any]))
         except msgspec.MsgspecError as error:
             raise ValueError(str(error)) from None
 

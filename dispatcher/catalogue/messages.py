@@ -42,6 +42,12 @@ class Close(Struct, frozen=True, kw_only=True, tag=True):
     datasets: tuple[str, ...]
 
 
+class Resolve(Struct, frozen=True, kw_only=True, tag=True):
+    """Tell what an identifier names, with all of its files."""
+
+    did: str
+
+
 class Describe(Struct, frozen=True, kw_only=True, tag=True):
     """Tell what an identifier names, where it is and what keeps it."""
 
@@ -54,6 +60,12 @@ class AddRule(Struct, frozen=True, kw_only=True, tag=True):
     did: str
     where: str
     lifetime_s: int | None = None
+
+
+class Resolved(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Resolve`; None: the catalogue knows no such identifier."""
+
+    contents: Contents | None = None
 
 
 class Description(Struct, frozen=True, kw_only=True, tag=True):
@@ -87,8 +99,8 @@ class NotNow(Struct, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
 
 
-Request = Register | Close | Describe | AddRule
-Answer = Faults | Description | RuleAdded | NotNow
+Request = Register | Close | Resolve | Describe | AddRule
+Answer = Faults | Resolved | Description | RuleAdded | NotNow
 LISTED = 1000
 """Files of a description."""
 LONGEST = 16 * 1024 * 1024
@@ -103,6 +115,8 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
                 return Faults(faults=tuple(_registered(catalogue, files)))
             case Close(datasets=datasets):
                 return Faults(faults=tuple(catalogue.close(datasets)))
+            case Resolve(did=did):
+                return Resolved(contents=catalogue.resolve(did))
             case Describe(did=did):
                 return _described(catalogue, did)
             case AddRule(did=did, where=where, lifetime_s=lifetime_s):

@@ -166,7 +166,7 @@ def _panda_arguments(parser: ArgumentParser) -> None:
         "--panda-queues",
         type=Path,
         metavar="DIR",
-        help="own descriptions: QUEUE.json, ddmendpoints.json",
+        help="own descriptions: site files, QUEUE.json, ddmendpoints.json",
     )
     panda.add_argument(
         "--panda-transforms", default="", metavar="URL", help="where pilots get the transform"

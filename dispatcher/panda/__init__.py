@@ -7,6 +7,7 @@ calls       what the methods of `/api/v1/` do
 legacy      the methods of `/server/panda/`
 files       queue and storage data, the transform
 queue_data  the operator's own queue and storage data
+site_files  the same from site files
 
 What these clients may ask is in `dispatcher/service/panda/`.
 """

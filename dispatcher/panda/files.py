@@ -20,11 +20,11 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from dispatcher.panda.queue_data import queue_data, storages
+from dispatcher.panda.site_files import STORAGE
 from dispatcher.service import Service
 from dispatcher.service.panda import acquire, harvester
 from dispatcher.service.panda.acquire import BOUNDLESS, MANY_CORES
 
-STORAGE = "AILURUS_DISK"
 _QUEUE = re.compile(
     r"/cache/schedconfig/([A-Za-z0-9_][A-Za-z0-9_:+@=-]{0,199})(\.all|\.pilot)?\.json"
 )
@@ -39,6 +39,7 @@ _STORAGES = (
 )
 # The size of a pilot whose queue has no data of the operator's: MB, seconds; 0: no limit.
 _SIZE: dict[str, float] = {"corecount": 1, "maxwdir": 100_000, "maxrss": 0, "maxtime": 0}
+_WRITING = ("pw", "write_lan", "default")
 _ACTIVITIES = ("pr", "pw", "pl", "read_lan", "write_lan", "default")
 log = Log("panda")
 _encode = msgspec.json.Encoder().encode
@@ -48,9 +49,20 @@ _decode = msgspec.json.Decoder(JobSpec).decode
 class Queue(Struct, frozen=True):
     """What is known of the pilots of a queue."""
 
-    # Where they write to. Blank: it is not known.
+    # Where they write outputs to. Blank: it is not known.
     storage: str = ""
+    # The same for logs.
+    log_storage: str = ""
+    # Whether they use Rucio.
+    rucio: bool = False
+    # Then: where the transform leaves what does not go there. Blank: they stage it out.
+    place: str = ""
     size: Room = Room(cores=1, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
+
+
+def _first_of(lists: dict[str, Any], activities: Iterable[str]) -> str:
+    """The first entry of the first list that has one; blank: none has."""
+    return next((str(lists[one][0]) for one in activities if lists.get(one)), "")
 
 
 def script() -> bytes:
@@ -145,14 +157,20 @@ class Files:
             disk_mb=int(sizes["maxwdir"]) or BOUNDLESS,
             seconds_left=sizes["maxtime"] or None,
         )
-        return Queue(self._storage_of(own), size)
+        storage = self._first(own.get("astorages"))
+        rucio = _first_of(own.get("acopytools") or {}, _WRITING) == "rucio"
+        return Queue(
+            storage,
+            self._first(own.get("astorages"), "pl"),
+            rucio,
+            f"file://{self._storage}/" if rucio and self._storage else "",
+            size,
+        )
 
-    def _storage_of(self, own: dict[str, Any]) -> str:
-        stores = own.get("astorages") or {}
-        for activity in ("pw", "write_lan", "default"):
-            if names := stores.get(activity):
-                return str(names[0])
-        return STORAGE if self._storage else ""
+    def _first(self, stores: dict[str, Any] | None, *activities: str) -> str:
+        """The storage that pilots of a queue write to, for the first activity that has one."""
+        name = _first_of(stores or {}, (*activities, *_WRITING)) or STORAGE
+        return name if name != STORAGE or self._storage else ""
 
     def _storages(self) -> dict[str, Any]:
         protocols = [

@@ -1,7 +1,8 @@
 """The operator's folder of queue and storage data in CRIC's form: `QUEUE.json`,
 `ddmendpoints.json`.
 
-A queue's file holds its data, or a map of its name to them.
+A queue's file holds its data, or a map of its name to them. Site files there (`SITE.yaml`) describe
+the queues of their slots; what is in CRIC's form comes before them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.submission import explained
+from dispatcher.panda import site_files
 
 STORAGES = "ddmendpoints"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}")
@@ -24,6 +26,7 @@ class _Queue(Struct, frozen=True):
     """The keys that the dispatcher reads; all are sent to the queue's pilots."""
 
     astorages: dict[str, list[str] | None] | None = None
+    acopytools: dict[str, list[str] | None] | None = None
     status: str | None = None
     timefloor: float | None = None
     corecount: int | None = None
@@ -42,14 +45,14 @@ def queue_data(folder: Path | None, name: str) -> dict[str, Any]:
     if isinstance(inner, dict) and len(data) == 1:
         data = inner
     _check(data, _Queue, f"{name}.json")
-    return data
+    return {**site_files.queue_data(folder, name), **data}
 
 
 def storages(folder: Path | None) -> dict[str, Any]:
     """The data of storages, by name. Raises AilurusError."""
     data = _read(folder, STORAGES)
     _check(data, dict[str, dict[str, Any]], f"{STORAGES}.json")
-    return data
+    return {**site_files.storages(folder), **data}
 
 
 def check(folder: Path | None) -> None:
@@ -60,6 +63,7 @@ def check(folder: Path | None) -> None:
         raise AilurusError(
             f"{folder} is no directory", field="--panda-queues", remedy="make it, or name another"
         )
+    site_files.read(folder)
     for file in sorted(folder.glob("*.json")):
         if file.stem == STORAGES:
             storages(folder)

@@ -16,6 +16,7 @@ from dispatcher.service.edges import Edges
 from dispatcher.service.figures import Figures
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.intake import Intake
+from dispatcher.service.known_data import KnownData
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.nodes import Nodes
 from dispatcher.service.peers import Alone, Peers
@@ -46,7 +47,7 @@ class Service:
         catalogue: Ask | None = None,
     ) -> None:
         """`mint(subject, scopes, lifetime_s, **claims)` makes tokens; `limiter` has the users'
-        accounts; `catalogue` is asked to register outputs."""
+        accounts; `catalogue` is asked to register outputs, and what inputs are."""
         self.state = state = State(store, settings or Settings(), clock, limiter)
         self.store = store
         self.loops = store.loops
@@ -54,6 +55,7 @@ class Service:
         self.seals = Seals(secret)
         self.peers: Peers = Alone(state) if store.alone else Shared(state)
         self.registrar = Registrar(state, self.peers, catalogue)
+        self.known_data = KnownData(state, catalogue)
         self.figures = Figures(state, self.registrar)
         self.intake = Intake(state, self.peers)
         self.users = Users(

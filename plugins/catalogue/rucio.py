@@ -113,10 +113,7 @@ class Rucio:
             kind=str(known["type"]).lower(),
             # Rucio says None of a file.
             open=bool(known.get("open")),
-            files=tuple(
-                KnownFile(name=_name(file), size=file["bytes"], adler32=file["adler32"] or "")
-                for file in files
-            ),
+            files=tuple(map(_known, files)),
         )
 
     def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
@@ -312,6 +309,15 @@ def _followed(rule: Mapping[str, Any]) -> Rule:
         # Rucio's client gives a time in UTC without saying so.
         expires=None if expires is None else expires.replace(tzinfo=UTC).timestamp(),
         problem=rule["error"] or "",
+    )
+
+
+def _known(file: Mapping[str, Any]) -> KnownFile:
+    return KnownFile(
+        name=_name(file),
+        size=file["bytes"],
+        adler32=file["adler32"] or "",
+        guid=(file.get("guid") or "").replace("-", ""),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,13 @@ inputs = st.builds(
     size=st.none() | st.integers(0, 2**63 - 1),
     adler32=st.none() | st.from_regex(r"\A[0-9a-f]{8}\Z"),
 )
-outputs = st.builds(OutputFile, name=names, url=st.just("") | urls, optional=st.booleans())
+outputs = st.builds(
+    OutputFile,
+    name=names,
+    url=st.just("") | urls,
+    optional=st.booleans(),
+    scope=st.just("") | st.just("user.ann"),
+)
 jobs = st.builds(
     JobSpec,
     name=names,
@@ -81,6 +88,10 @@ sents = st.builds(
     transformation=st.just("http://h/trf/user/runailurus"),
     queue=names,
     storage=st.just("") | names,
+    log_storage=st.just("") | names,
+    mark=st.just("") | st.just("abcdefgh"),
+    rucio=st.booleans(),
+    place=st.just("") | st.just("file:///place/"),
 )
 
 
@@ -95,6 +106,17 @@ def test_any_job_survives_text_and_json(sent):
         assert back.spec == sent.spec
         assert (back.job_id, back.attempt_nr) == (sent.job_id, sent.attempt_nr)
         assert back.owner == sent.owner
+
+
+def test_our_pilot_reports_an_output_by_the_name_that_the_dictionary_has():
+    hits, seen = OutputFile(name="hits", scope="user.ann"), OutputFile(name="seen")
+    spec = JobSpec(name="j", command="x", outputs=(hits, seen))
+    sent = panda.PandaJob(job_id=5, attempt_nr=2, spec=spec, mark="abcdefgh", storage="SE")
+    told = panda.job_dictionary(msgspec.structs.replace(sent, transformation="http://h/runailurus"))
+    got = read_attempt(told, ROOM, lambda _: pytest.fail("it is not too long"))
+    assert panda.listing(told["outFiles"]) == [got.lfn("hits"), got.lfn("seen")]
+    assert got.lfn("hits") == "abcdefgh.5.2.hits"
+    assert got.lfn("seen") == "5.2.seen"
 
 
 @settings(max_examples=60)

@@ -29,13 +29,16 @@ try:
 except DataIdentifierNotFound:
     print("null")
     raise SystemExit
+rules = list(client.list_did_rules(scope, name))
 print(json.dumps({
     "type": did["type"], "open": did.get("open"),
     "files": [[f["scope"] + ":" + f["name"], f["bytes"], f["adler32"]]
               for f in client.list_files(scope, name)],
     "parents": [p["scope"] + ":" + p["name"] for p in client.list_parent_dids(scope, name)],
     "rules": [[r["account"], r["rse_expression"], r["state"], r["expires_at"] is not None]
-              for r in client.list_did_rules(scope, name)],
+              for r in rules],
+    "lifetimes_s": [round((r["expires_at"] - r["created_at"]).total_seconds(), -1)
+                    for r in rules if r["expires_at"]],
     "replicas": {r["scope"] + ":" + r["name"]: r["rses"]
                  for r in client.list_replicas([{"scope": scope, "name": name}], all_states=True)},
 }))

@@ -11,17 +11,23 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.logs import Log
 from ailurus.protocol import panda
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.events import WorkerChanged
-from dispatcher.ports import Ahead, Asks, Tx
+from dispatcher.ports import Ahead, Asks, CatalogueUnavailable, Tx
 from dispatcher.rules import attempts, queue, records, specs, worker_records
+from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.rules.worker_records import KnownWorker
 from dispatcher.service import Service
+from dispatcher.service.panda import outside
 from dispatcher.service.panda.identity import Identity
+from dispatcher.service.panda.outside import Outside
 from dispatcher.service.state import HARVESTERS, PANDA, WorkerEnd, end_worker
 
 # Three of PanDA's heartbeats.
@@ -38,6 +44,7 @@ ANYTHING = Room(cores=MANY_CORES, memory_mb=BOUNDLESS, disk_mb=BOUNDLESS)
 NO_ROOM = Room(cores=0)
 # Pilots without a worker id that are distinguished on one node.
 ON_A_NODE = 256
+log = Log("panda")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,8 +56,14 @@ class Acquisition(Struct, frozen=True, kw_only=True):
     harvester_id: str = ""
     # Base URL where this pilot gets its transform.
     transforms: str = ""
-    # Of the queue, for outputs and logs; blank: there is none.
+    # Of the queue, for outputs; blank: there is none.
     storage: str = ""
+    # The same for logs.
+    log_storage: str = ""
+    # Whether pilots of the queue use Rucio: `storage` is then the name of one there.
+    rucio: bool = False
+    # Where the transform leaves what does not go to Rucio; blank: pilots stage it out, too.
+    place: str = ""
     # Of the queue's pilots.
     size: Room = ANYTHING
     # Our own URL, as the pilot reached us.
@@ -198,6 +211,9 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
         if not given.jobs and not given.unfit:
             # Undoes the worker's row as well: no trace of the client is kept.
             raise _NothingLeased
+        if wanted.rucio:
+            where = Outside(rse=wanted.storage, place=wanted.place)
+            outside.keep(tx, given.jobs, where, now=service.state.now())
         return worker_id, given
 
     try:
@@ -211,34 +227,55 @@ async def _acquired(service: Service, wanted: Acquisition) -> tuple[list[dict[st
     until = service.state.awake.now + LEASE_S
     for job in given.jobs:
         service.state.hold(job.attempt, until)
-    jobs, faults = _translated(service, wanted, worker_id, given.jobs)
-    if faults:
-        await _fail(service, faults)
-    return jobs, given.unfit + len(faults)
+    written = await _translated(service, wanted, worker_id, given.jobs)
+    if written.faults or written.later:
+        await _take_back(service, worker_id, written)
+    return written.jobs, given.unfit + len(written.faults)
 
 
-def _translated(
+class _Translated(Struct):
+    """Jobs as PanDA's dictionaries."""
+
+    jobs: list[dict[str, Any]] = []
+    # Why one cannot be written so, by its id: that one fails alone.
+    faults: dict[int, str] = {}
+    # Those whose inputs the catalogue cannot name now.
+    later: list[Leased] = []
+
+
+async def _translated(
     service: Service, wanted: Acquisition, worker_id: int, leased: list[Leased]
-) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Jobs as PanDA's dictionaries, and by its id why one cannot be written so: that one fails
-    alone."""
+) -> _Translated:
     more = {"credname": "", "myproxy": ""} if wanted.proxy_key else {}
-    jobs, faults = [], {}
+    written = _Translated()
     for job in leased:
         try:
-            jobs.append(panda.job_dictionary(_sent(service, wanted, worker_id, job)) | more)
+            sent = await _sent(service, wanted, worker_id, job)
+            written.jobs.append(panda.job_dictionary(sent) | more)
+        except CatalogueUnavailable as away:
+            log.warning("job_kept_back", job_id=job.attempt.job_id, reason=away.reason)
+            written.later.append(job)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
-            faults[job.attempt.job_id] = f"no PanDA pilot can be given it: {fault!r}"
-    return jobs, faults
+            written.faults[job.attempt.job_id] = f"no PanDA pilot can be given it: {fault!r}"
+    return written
 
 
-async def _fail(service: Service, faults: dict[int, str]) -> None:
+async def _take_back(service: Service, worker_id: int, written: _Translated) -> None:
+    """Fail what cannot be handed out, and let what cannot be now wait."""
+    back = [(job.attempt.job_id, job.attempt.attempt_nr) for job in written.later]
+
     def change(tx: Tx) -> None:
-        for job_id, why in faults.items():
-            attempts.fail_unfit(tx, job_id=job_id, why=why, now=service.state.now())
+        now = service.state.now()
+        for job_id, why in written.faults.items():
+            attempts.fail_unfit(tx, job_id=job_id, why=why, now=now)
+        for job_id, attempt_nr in back:
+            attempts.release(tx, WorkerAttempt(job_id, attempt_nr, worker_id), now=now)
 
+    # Before the commit wakes somebody who leases it anew.
+    for job_id, _ in back:
+        service.state.leases.drop(job_id)
     await service.store.write(change)
-    for job_id in faults:
+    for job_id in written.faults:
         service.state.leases.drop(job_id)
 
 
@@ -272,17 +309,26 @@ def _suits(wanted: Acquisition) -> Callable[[Shape], bool]:
     )
 
 
-def _sent(service: Service, wanted: Acquisition, worker_id: int, job: Leased) -> panda.PandaJob:
+async def _sent(
+    service: Service, wanted: Acquisition, worker_id: int, job: Leased
+) -> panda.PandaJob:
+    """Raises CatalogueUnavailable."""
     label = wanted.request.label
+    spec = specs.decoded(job.spec)[0]
     sent = panda.PandaJob(
         job_id=job.attempt.job_id,
         attempt_nr=job.attempt.attempt_nr,
-        spec=specs.decoded(job.spec)[0],
+        spec=spec,
         owner=job.attempt.owner,
         label=label if label not in ("", "unified") else "managed",
         transformation=f"{wanted.transforms}/{panda.TRANSFORM}",
         queue=wanted.site,
         storage=wanted.storage,
+        log_storage=wanted.log_storage,
+        place=wanted.place,
+        mark=service.state.mark,
+        rucio=wanted.rucio,
+        inputs=await outside.inputs(service, spec) if wanted.rucio else (),
     )
     arguments = panda.packed(sent)
     # Too long for a command line: the transform fetches them.
@@ -298,16 +344,36 @@ async def job_body(
     service: Service, job_id: int, attempt_nr: int, worker_id: int, key: str
 ) -> bytes | None:
     """The part of a job that is too long for a command line, for a client that has its key. None:
-    it has not, or there is no such attempt."""
+    it has not, or there is no such attempt. Raises AilurusError while the catalogue is away."""
     good = service.seals.key(f"panda job {job_id}.{attempt_nr}.{worker_id}")
     if not hmac.compare_digest(good, key):
         return None
 
-    def look(tx: Tx) -> bytes | None:
+    def look(tx: Tx) -> tuple[JobSpec, Outside] | None:
         attempt = records.find_attempt(tx, job_id, attempt_nr)
-        return specs.body(tx, job_id) if attempt else None
+        if attempt is None:
+            return None
+        return specs.decoded(specs.body(tx, job_id))[0], outside.of(tx, job_id, attempt_nr)
 
-    return await service.store.read(look)
+    found = await service.store.read(look)
+    if found is None:
+        return None
+    spec, where = found
+    try:
+        inputs = await outside.inputs(service, spec) if where.rse else ()
+    except CatalogueUnavailable as away:
+        raise AilurusError(away.reason, remedy=away.remedy or "ask again") from None
+    return panda.body(
+        panda.PandaJob(
+            job_id=job_id,
+            attempt_nr=attempt_nr,
+            spec=spec,
+            place=where.place,
+            mark=service.state.mark,
+            rucio=bool(where.rse),
+            inputs=inputs,
+        )
+    )
 
 
 async def worker_started(

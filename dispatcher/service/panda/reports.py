@@ -7,14 +7,16 @@ size and a checksum, and nothing is listed that the job does not know.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import panda
+from ailurus.protocol.did import SCHEME, Did
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.job import LOG, JobSpec
+from ailurus.protocol.job import LOG, JobSpec, OutputFile
 from ailurus.protocol.panda_update import (
     JobUpdate,
     PlacedOutput,
@@ -23,6 +25,7 @@ from ailurus.protocol.panda_update import (
     reported_files,
 )
 from ailurus.protocol.url import FileUrl, Url
+from dispatcher.service.panda.outside import Outside
 
 # Characters of a diagnosis.
 TEXT = 8000
@@ -44,16 +47,32 @@ class Missing(Exception):
     """Outputs are not as the job needs them: it has not finished."""
 
 
-def report(
-    sent: JobUpdate, spec: JobSpec, *, job_id: int, attempt_nr: int, now: float, worker: str = ""
-) -> m.Report:
+class HandedOut(NamedTuple):
+    """An attempt as its pilot was given it."""
+
+    job_id: int
+    attempt_nr: int
+    spec: JobSpec
+    mark: str = ""
+    """Of the store, in names of Rucio."""
+    where: Outside = Outside()
+
+    def names(self, file: OutputFile) -> tuple[str, ...]:
+        """How an output may be called in a report: with the mark, as pilots of older versions did,
+        and as in the job."""
+        key = self.job_id, self.attempt_nr
+        return panda.lfn_of(*key, file, self.mark), panda.lfn(*key, file.name), file.name
+
+
+def report(sent: JobUpdate, given: HandedOut, *, now: float, worker: str = "") -> m.Report:
     """The report in a final update. `finished` becomes a failure where outputs are missing.
     `worker`: the error that its worker ended with, if that was reported."""
+    job_id, attempt_nr = given.job_id, given.attempt_nr
     finished, fault = sent.state == "finished", ""
     files = () if finished else _log(sent, job_id, attempt_nr)
     if finished:
         try:
-            files = _files(sent, spec, job_id, attempt_nr)
+            files = _files(sent, given)
         except Missing as error:
             finished, fault = False, str(error)
     code, transient = (0, False) if finished else _code(sent, fault)
@@ -78,32 +97,45 @@ def report(
     )
 
 
-def _files(sent: JobUpdate, spec: JobSpec, job_id: int, attempt_nr: int) -> tuple[m.DoneFile, ...]:
+def _files(sent: JobUpdate, given: HandedOut) -> tuple[m.DoneFile, ...]:
     try:
         listed = reported_files(sent.outputs)
     except ValueError as error:
         raise Missing(str(error)) from None
     by_transform = {one.name: one for one in placed_outputs(sent.job_report)}
     files: list[m.DoneFile] = []
-    for file in spec.outputs:
-        full = panda.lfn(job_id, attempt_nr, file.name)
-        entry = listed.pop(full, None) or listed.pop(file.name, None)
+    for file in given.spec.outputs:
+        names = given.names(file)
+        full, entry = next(
+            ((name, listed.pop(name)) for name in names if name in listed), ("", None)
+        )
         if file.optional and _absent(by_transform.get(file.name), entry):
             continue
-        if file.url and entry is None and file.name in by_transform:
+        place = file.url or ("" if file.scope else given.where.place)
+        if place and entry is None and file.name in by_transform:
             one = by_transform[file.name]
             # only where it was to go: the report was written beside the payload, which can write
             # too
-            entry = ReportedFile(fsize=one.size, adler32=one.adler32, surl=_placed(file.url, full))
+            surl = _placed(place, names[0])
+            entry = ReportedFile(fsize=one.size, adler32=one.adler32, surl=surl)
         if entry is not None:
-            files.append(_done(file.name, entry))
+            done = _done(file.name, entry)
+            files.append(replace(done, url=_of_rucio(done.url, entry, full, file, given.where)))
         elif not file.optional:
             raise Missing(f"output {file.name} is not in the output report")
-    inputs = {file.name for file in spec.inputs}
+    inputs = {file.name for file in given.spec.inputs}
     unknown = [name for name in listed if name not in inputs and not _LOG.fullmatch(name)]
     if unknown:
         raise Missing(f"the job has no output {min(unknown)[:200]}")
     return tuple(files)
+
+
+def _of_rucio(url: str, entry: ReportedFile, name: str, file: OutputFile, where: Outside) -> str:
+    """Where an output is: by its identifier, if the pilot took it to Rucio's storage and names its
+    place there."""
+    if not (file.scope and where.rse) or url.startswith(f"{SCHEME}:"):
+        return url
+    return Did(file.scope, name).url(entry.endpoint or where.rse).text
 
 
 def _absent(one: PlacedOutput | None, entry: ReportedFile | None) -> bool:

@@ -23,7 +23,7 @@ from dispatcher.rules import attempts, records, retention, specs, views, worker_
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.service import Service
 from dispatcher.service.notices import PandaAttempt
-from dispatcher.service.panda import reports
+from dispatcher.service.panda import outside, reports
 from dispatcher.service.panda.acquire import LEASE_S, mark_seen
 from dispatcher.service.panda.identity import Identity
 
@@ -169,12 +169,14 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
         spec = specs.specification(tx, job_id, "job")
         key = {"owner": "", "name": f"{job_id}.{attempt_nr}"}
         error = worker_records.find_fact(tx, WORKER_ERROR, **key)
+        where = outside.of(tx, job_id, attempt_nr)
+        outside.forget(tx, job_id, attempt_nr)
         for kind in (WORKER_ERROR, OF_PANDA):
             tx.run("fact.drop", kind=kind, **key)
+        given = reports.HandedOut(job_id, attempt_nr, spec, service.state.mark, where)
         report = reports.report(
-            sent, spec, job_id=job_id, attempt_nr=attempt_nr, now=service.state.now(),
-            worker=error.data if error else "",
-        )  # fmt: skip
+            sent, given, now=service.state.now(), worker=error.data if error else ""
+        )
         return attempts.conclude(tx, report, curve=curve, now=service.state.now()) is None
 
     if not await service.store.write(change, Ahead([job_id], attempts=True)):

@@ -18,7 +18,7 @@ delete from panda_fact where kind = :kind and owner = :owner and name = :name
 -- Forget what was said of attempts that have ended.
 -- reads: attempt
 -- writes: panda_fact
-delete from panda_fact where kind in ('attempt', 'worker said')
+delete from panda_fact where kind in ('attempt', 'storage of', 'worker said')
     and name not in (select job_id || '.' || attempt_nr from attempt where ended is null)
 
 -- name: fact.all

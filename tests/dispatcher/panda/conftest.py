@@ -20,11 +20,14 @@ from ailurus.protocol.job import JobSpec
 from dispatcher.auth import keys
 from dispatcher.auth.caller import Caller
 from dispatcher.auth.tokens import Issuer
+from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.door.app import App
 from dispatcher.door.settings import DoorSettings
 from dispatcher.panda.door import Panda, PandaSettings
 from dispatcher.service import Service
+from dispatcher.service.state import Settings
 from dispatcher.store import open_store
+from tests.rig.catalogue import InMemory
 
 WORKER = {
     "workerID": 42,
@@ -39,6 +42,7 @@ WORKER = {
 STATISTICS = json.dumps({"managed": {"SCORE": {"running": 1}}})
 RECORDED = Path(__file__).parents[2] / "recorded" / "panda"
 ALICE = Caller(subject="alice", scopes=frozenset({Scope.READ, Scope.CREATE, Scope.CANCEL}))
+SCOPES = CatalogueSettings(kind="rucio", scopes={"user.{user}": ("*",)})
 _numbers = itertools.count()
 
 
@@ -92,6 +96,7 @@ class Dispatcher:
     settings: PandaSettings = field(default_factory=PandaSettings)
     clock: Clock = field(default_factory=Clock)
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
+    catalogue: InMemory | None = None
 
     def __post_init__(self) -> None:
         self.issuer = Issuer(self.kept, self.clock)
@@ -104,6 +109,8 @@ class Dispatcher:
                 secret=b"s" * 32,
                 mint=lambda *a, **k: self.issuer.mint(*a, **k).token,
                 clock=self.clock,
+                settings=Settings(catalogue=SCOPES if self.catalogue else None),
+                catalogue=self.catalogue.ask if self.catalogue else None,
             )
         )
         door = Panda(self.service, self.issuer, self.settings)

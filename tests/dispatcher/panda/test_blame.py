@@ -17,7 +17,8 @@ FAILED = {"job_id": 1, "job_status": "failed"}
 
 def report(**said):
     update = read_update({**FAILED, **said}, "v1")
-    return reports.report(update, JobSpec(name="j", command="x"), job_id=1, attempt_nr=1, now=0.0)
+    given = reports.HandedOut(1, 1, JobSpec(name="j", command="x"))
+    return reports.report(update, given, now=0.0)
 
 
 @pytest.mark.field("P3")
@@ -77,5 +78,5 @@ def test_an_optional_output_that_was_not_made_is_not_listed(size, listed):
         },
         "v1",
     )
-    found = reports.report(update, spec, job_id=1, attempt_nr=1, now=0.0)
+    found = reports.report(update, reports.HandedOut(1, 1, spec), now=0.0)
     assert (found.finished, [file.name for file in found.files]) == (True, listed)

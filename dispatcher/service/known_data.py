@@ -1,0 +1,65 @@
+"""What the catalogue of data knows of inputs: asked for once for the many jobs that read the
+same."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dispatcher.catalogue.link import Ask
+from dispatcher.catalogue.messages import Faults, NotNow, Resolve, Resolved
+from dispatcher.ports import CatalogueUnavailable, Contents
+from dispatcher.service.state import State
+
+# An answer is good for so long; a client that asks for a job waits no longer for one.
+KEPT_S, WAIT_S = 60.0, 30.0
+MOST_KEPT = 100
+
+
+class KnownData:
+    """Asks the catalogue, where there is one."""
+
+    def __init__(self, state: State, ask: Ask | None) -> None:
+        self._state = state
+        self._ask = ask
+        self._kept: dict[str, tuple[float, Contents | None]] = {}
+
+    async def of(self, did: str) -> Contents | None:
+        """What `scope:name` names; None: nothing is known of it. Raises CatalogueUnavailable."""
+        if self._ask is None:
+            return None
+        at, contents = self._kept.get(did, (0.0, None))
+        if at and self._state.now() - at < KEPT_S:
+            return contents
+        # Whoever waited in vain finds the answer when it asks again.
+        asked = self._state.loops.once("known data", self._asked(self._ask, did))
+        try:
+            answer = await asyncio.wait_for(asyncio.shield(asked), WAIT_S)
+        except TimeoutError:
+            raise CatalogueUnavailable(f"the catalogue is busy: {did} is not known yet") from None
+        if isinstance(answer, CatalogueUnavailable):
+            raise answer
+        return answer
+
+    async def _asked(self, ask: Ask, did: str) -> Contents | CatalogueUnavailable | None:
+        try:
+            match await ask(Resolve(did=did)):
+                case Resolved(contents=contents):
+                    self._keep(did, contents)
+                    return contents
+                case Faults(faults=(fault, *_)) if not fault.transient:
+                    # Whoever stages it in is refused, too, and says more.
+                    self._keep(did, None)
+                    return None
+                case Faults(faults=(fault, *_)):
+                    return CatalogueUnavailable(fault.reason, fault.remedy)
+                case NotNow(reason=reason, remedy=remedy):
+                    return CatalogueUnavailable(reason, remedy)
+                case other:
+                    return CatalogueUnavailable(f"the catalogue answered {type(other).__name__}")
+        except CatalogueUnavailable as away:
+            return away
+
+    def _keep(self, did: str, contents: Contents | None) -> None:
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[did] = self._state.now(), contents
