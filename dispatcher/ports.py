@@ -181,7 +181,7 @@ class Contents(Struct, frozen=True, kw_only=True):
     files: tuple[KnownFile, ...]
 
 
-class Rule(Struct, frozen=True, kw_only=True):
+class ReplicationRule(Struct, frozen=True, kw_only=True):
     """Keeps what an identifier names at some storages, and has it copied there if need be."""
 
     rule_id: str
@@ -246,5 +246,5 @@ class Catalogue(Protocol):
         """Have what `scope:name` names kept at storages for so long (None: for ever), and copied
         there if need be; the rule's id, the same if it is there already. Raises NotDone."""
 
-    def rules_on(self, did: str) -> Sequence[Rule]:
+    def rules_on(self, did: str) -> Sequence[ReplicationRule]:
         """How far each rule on `scope:name` is. Raises NotDone."""

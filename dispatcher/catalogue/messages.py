@@ -19,7 +19,7 @@ from dispatcher.ports import (
     Fault,
     NewFile,
     NotDone,
-    Rule,
+    ReplicationRule,
 )
 
 
@@ -77,7 +77,7 @@ class Description(Struct, frozen=True, kw_only=True, tag=True):
     """How many there are."""
     replicas: dict[str, tuple[str, ...]] = {}
     """Of the files listed."""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ReplicationRule, ...] = ()
 
 
 class RuleAdded(Struct, frozen=True, kw_only=True, tag=True):

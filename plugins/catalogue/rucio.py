@@ -22,7 +22,7 @@ from dispatcher.ports import (
     KnownFile,
     NewFile,
     NotDone,
-    Rule,
+    ReplicationRule,
 )
 from plugins.rucio_client import ClientOptions, client_of
 
@@ -149,7 +149,7 @@ class Rucio:
 
         return str(self._done(added))
 
-    def rules_on(self, did: str) -> Sequence[Rule]:
+    def rules_on(self, did: str) -> Sequence[ReplicationRule]:
         scope, _, name = did.partition(":")
         found = self._done(lambda: list(self._client.list_did_rules(scope, name)))
         return [_followed(one) for one in found]
@@ -297,9 +297,9 @@ def _name(one: Mapping[str, Any]) -> str:
     return f"{one['scope']}:{one['name']}"
 
 
-def _followed(rule: Mapping[str, Any]) -> Rule:
+def _followed(rule: Mapping[str, Any]) -> ReplicationRule:
     expires = rule["expires_at"]
-    return Rule(
+    return ReplicationRule(
         rule_id=rule["id"],
         where=rule["rse_expression"],
         state=rule["state"],

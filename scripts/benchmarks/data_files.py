@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.bare.moves import adler32, filled
-from tests.rig.programs import Program, free_port
+from tests.rig.ports import free_port
+from tests.rig.programs import Program
 from tests.rig.waiting import until
 
 LARGE = 1 << 30

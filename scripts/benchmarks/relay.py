@@ -19,7 +19,8 @@ from ailurus.protocol.api import BY_NAME, PREFIX
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from tests.rig.figure import Figure, figure, percentile
-from tests.rig.programs import BIN, QUEUE, SITE, Rig, free_port, null_job
+from tests.rig.ports import free_port
+from tests.rig.programs import BIN, QUEUE, SITE, Rig, null_job
 from tests.rig.waiting import until
 
 PILOTS = 10_000

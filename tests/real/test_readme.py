@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.rig.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 README = Path(__file__).parents[2] / "README.md"
@@ -19,8 +20,7 @@ README = Path(__file__).parents[2] / "README.md"
 def test_use_it_ends_with_the_output_in_hand(tmp_path: Path) -> None:
     block = re.search(r"## Use it\n\n```\n(.*?)```", README.read_text(), re.DOTALL)
     assert block is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     words = block[1].replace("source .venv/bin/activate\n", "").replace("8080", port)
     script = f"set -e\ntrap 'kill %1; wait' EXIT\n{words}"
     environment = {

@@ -15,7 +15,8 @@ import pytest
 
 from ailurus.protocol.states import JobState
 from harvester_edge.relay.keys import pin
-from tests.rig.programs import BIN, QUEUE, SITE, Program, Rig, free_port, null_job
+from tests.rig.ports import free_port
+from tests.rig.programs import BIN, QUEUE, SITE, Program, Rig, null_job
 from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(150)]

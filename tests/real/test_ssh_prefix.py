@@ -9,7 +9,6 @@ from __future__ import annotations
 import getpass
 import os
 import shlex
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from plugins.batch.htcondor import HTCondor, HTCondorOptions
 from plugins.batch.pbs import PBS, PBSOptions
 from plugins.batch.slurm import Slurm, SlurmOptions
 from tests.plugins.recordings import order
+from tests.rig.ports import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.field("K6")]
 TAG = Tag("aabcdtag")
@@ -48,9 +48,7 @@ class Login:
             argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)]
             subprocess.run(argv, check=True, timeout=30)
         (place / "user.pub").rename(place / "authorized")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         (place / "sshd.conf").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {place}/host\nPidFile none\n"
             f"AuthorizedKeysFile {place}/authorized\nStrictModes no\nUsePAM no\n"

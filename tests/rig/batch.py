@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import pwd
-import random
 import re
 import shutil
 import signal
@@ -30,6 +29,7 @@ from ailurus.protocol.api import WorkerRows, WorkersQuery
 from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
+from tests.rig.ports import free_port
 from tests.rig.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,15 +108,6 @@ def as_user(user: str) -> list[str]:
     who = [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
     rights = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     return ["setpriv", *who, "--securebits=+no_setuid_fixup", *rights]
-
-
-def free_port() -> int:
-    """A port of loopback, below those that the kernel gives to whoever asks for any."""
-    while True:
-        port = random.randrange(12000, 20000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 class Rig:

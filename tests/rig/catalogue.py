@@ -14,7 +14,7 @@ from dispatcher.ports import (
     KnownFile,
     NewFile,
     NotDone,
-    Rule,
+    ReplicationRule,
 )
 
 
@@ -92,12 +92,12 @@ class InMemory:
         self.rules.extend([rule] * (rule not in self.rules))
         return rule
 
-    def rules_on(self, did: str) -> Sequence[Rule]:
+    def rules_on(self, did: str) -> Sequence[ReplicationRule]:
         there = len(self.datasets.get(did, [did]))
         return [
-            Rule(
-                rule_id=rule, where=rule.split(" at ")[1], state="OK", done=there, moving=0, stuck=0,
-                expires=None,
+            ReplicationRule(
+                rule_id=rule, where=rule.split(" at ")[1], state="OK", done=there, moving=0,
+                stuck=0, expires=None,
             )
             for rule in self.rules
             if rule.startswith(f"{did} at ")

@@ -28,19 +28,13 @@ from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile, Trust, fixed_token
 from ailurus.wire.retry import Patience
 from tests.rig import proc
+from tests.rig.ports import free_port
 from tests.rig.waiting import until
 
 BIN = Path(sys.executable).parent
 QUEUE = "bench"
 SITE = "bench"
 TUNED = ("shared_buffers=512MB", "max_wal_size=4GB")  # of a PostgreSQL that is measured
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +14,10 @@ from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile, Trust
 from tests.dispatcher.console.conftest import Dispatcher, Seen, sign_in
+from tests.rig.ports import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.field("W7")]
 PAGE = Path(__file__).parents[3] / "docs/operations.md"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

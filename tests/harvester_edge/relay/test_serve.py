@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 
 import msgspec
 import pytest
@@ -19,12 +18,12 @@ from ailurus.wire.credentials import Trust, fixed_token
 from ailurus.wire.retry import Patience
 from harvester_edge.relay import keys, serve
 from harvester_edge.site import Site
+from tests.rig.ports import free_port
 
 
 @pytest.mark.field("A17", "A2")
 def test_a_relay_answers_over_tls_in_its_own_name(tree, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        where = f"127.0.0.1:{free.getsockname()[1]}"
+    where = f"127.0.0.1:{free_port()}"
     token = tmp_path / "relay.token"
     token.touch(0o600)
     token.write_text("t")
