@@ -113,12 +113,12 @@ class Store(Protocol):
         """Have `listener` called on the event loop with the events of each commit, whoever made it,
         in their order."""
 
-    async def spread(self, notice: str) -> None:
+    async def publish(self, notice: str) -> None:
         """Send a short text to all processes on this store, this one included. It may get lost.
         Raises ValueError for one of more than `NOTICE_BYTES`."""
 
-    def hear(self, hearer: Callable[[str], None]) -> None:
-        """Have `hearer` called on the event loop with each text that is spread."""
+    def subscribe(self, subscriber: Callable[[str], None]) -> None:
+        """Have `subscriber` called on the event loop with each text that is published."""
 
     async def finish_schema(self) -> bool:
         """Take away what only versions before this one needed. False: not now, ask again."""

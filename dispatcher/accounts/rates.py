@@ -190,7 +190,7 @@ class Limiter:
         self._shared = bool(held)
         return Spending(spent, held)
 
-    def hear(self, process: str, reported: Spending) -> None:
+    def count_elsewhere(self, process: str, reported: Spending) -> None:
         """Take the notice of another dispatcher."""
         for subject, spent in reported.spent.items():
             self._account(subject).left -= spent

@@ -56,8 +56,8 @@ class Hosts:
         self._by_owner: dict[str, deque[Verdict]] = {}
         self._excluded: dict[Node, Exclusion] = {}
 
-    def heard(self, verdict: Verdict) -> bool:
-        """Take a verdict. Whether its node is now under suspicion."""
+    def count(self, verdict: Verdict) -> bool:
+        """Count a verdict. Whether its node is now under suspicion."""
         if not verdict.node[1]:
             return False
         last = self._last.setdefault(verdict.node, deque(maxlen=IN_A_ROW))
@@ -67,9 +67,9 @@ class Hosts:
         self._by_owner.setdefault(verdict.owner, deque(maxlen=50)).append(verdict)
         return len(last) == IN_A_ROW and not any(one.good or one.lasted_s > QUICK_S for one in last)
 
-    def telling(self, verdict: Verdict) -> bool:
-        """Whether others must hear of a verdict: it is against its node, or another was before
-        it."""
+    def concerns_peers(self, verdict: Verdict) -> bool:
+        """Whether other dispatchers must count a verdict, too: it is against its node, or one of
+        its last was."""
         last = self._last.get(verdict.node, ())
         return bool(verdict.node[1]) and any(
             not one.good and one.lasted_s <= QUICK_S for one in last
@@ -80,10 +80,9 @@ class Hosts:
         self._excluded[node] = exclusion
         self._last.pop(node, None)
 
-    def judge(self, node: Node, *, runs_elsewhere: bool, heard_of: int, now: float) -> bool:
+    def judge(self, node: Node, *, runs_elsewhere: bool, known_nodes: int, now: float) -> bool:
         """Exclude a node under suspicion, if it is its fault. `runs_elsewhere`: jobs of these
-        owners run on other nodes for longer than they lasted here; `heard_of`: nodes of its
-        site."""
+        owners run on other nodes for longer than they lasted here; `known_nodes`: of its site."""
         if self.excluded(node, now) is not None:
             return False
         last = self._last[node]
@@ -99,7 +98,7 @@ class Hosts:
         ]
         good = sum(one.good for one in others) + runs_elsewhere
         there = len(self.of_site(node[0], now))
-        if good <= len(others) / 2 or there + 1 > max(1, heard_of * MOST) or heard_of < 2:
+        if good <= len(others) / 2 or there + 1 > max(1, known_nodes * MOST) or known_nodes < 2:
             return False
         longest = max(one.lasted_s for one in last)
         reason = (

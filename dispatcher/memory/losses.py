@@ -31,8 +31,8 @@ class Losses:
     def __init__(self) -> None:
         self._of: dict[int, Loss] = {}
 
-    def hear(self, at: float, worker_id: int, event: WorkerChanged) -> None:
-        """Take an event about a worker. One that comes back was not lost."""
+    def note(self, at: float, worker_id: int, event: WorkerChanged) -> None:
+        """Note an event about a worker. One that comes back was not lost."""
         if event.ending in BAD:
             place = event.queue or "", event.site or "", event.host or ""
             self._of[worker_id] = Loss(at, *place, str(event.ending))

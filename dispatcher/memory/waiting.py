@@ -77,7 +77,7 @@ class Hub:
                     self.flow.add(entry.at, job.state, job.user or "")
                     _release(self._jobs.pop(entry.job_id, set()))
                 case WorkerChanged() as worker if entry.worker_id is not None:
-                    self.losses.hear(entry.at, entry.worker_id, worker)
+                    self.losses.note(entry.at, entry.worker_id, worker)
         _release(self._any)
         self._any = set()
 

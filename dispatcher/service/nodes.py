@@ -35,8 +35,8 @@ class Nodes:
             diagnosis=report.diagnosis[:300],
             lacks=report.code in NODES,
         )
-        suspect = self._state.hosts.heard(verdict)
-        if self._state.hosts.telling(verdict):
+        suspect = self._state.hosts.count(verdict)
+        if self._state.hosts.concerns_peers(verdict):
             await self._peers.send_verdict(verdict)
         if not suspect:
             return
@@ -51,7 +51,7 @@ class Nodes:
             for held in self._state.leases.of_worker(other.worker_id)
         )
         nodes = len({other.host for other in others}) + 1
-        if self._state.hosts.judge(node, runs_elsewhere=runs, heard_of=nodes, now=now):
+        if self._state.hosts.judge(node, runs_elsewhere=runs, known_nodes=nodes, now=now):
             await self._exclude(node)
 
     async def _exclude(self, node: Node) -> None:

@@ -47,7 +47,7 @@ GONE_S = 5.0
 BEFORE_S = 1.0
 # The most by which the clocks of the dispatchers' hosts differ.
 SKEW_S = 5.0
-log = Log("others")
+log = Log("peers")
 _encode = msgspec.json.Encoder().encode
 _room = msgspec.json.Decoder(Room).decode
 _verdict = msgspec.json.Decoder(Verdict).decode
@@ -79,7 +79,7 @@ class Shared:
     async def join(self) -> int:
         store = self._state.store
         store.listen(self)
-        store.hear(self._hear)
+        store.subscribe(self._hear)
         await self._say_alive()
         return 0
 
@@ -139,7 +139,7 @@ class Shared:
             try:
                 self._follow(entry)
             except Exception as error:  # noqa: BLE001 -- one that is not understood hides no other
-                self._state.loops.once_failed("others", error)
+                self._state.loops.once_failed("peers", error)
 
     def _follow(self, entry: Entry) -> None:
         match entry.event:
@@ -270,10 +270,10 @@ class Shared:
                 # Counted when it was sent.
                 pass
             case NodeVerdict():
-                self._state.hosts.heard(_verdict(notice.text))
+                self._state.hosts.count(_verdict(notice.text))
             case UserSpending():
                 if self._state.limiter is not None:
-                    self._state.limiter.hear(notice.process, _spending(notice.text))
+                    self._state.limiter.count_elsewhere(notice.process, _spending(notice.text))
             case CurveRequest():
                 for job_id in notice.job_ids:
                     lease = self._state.leases.of(job_id)
@@ -286,13 +286,13 @@ class Shared:
         for part in notices.parts(notice):
             # At once: that it comes back changes nothing.
             apply(part, self._state)
-            await self._spread(part)
+            await self._publish(part)
 
-    async def _spread(self, notice: Notice) -> None:
-        await self._state.store.spread(notices.encode(notice))
+    async def _publish(self, notice: Notice) -> None:
+        await self._state.store.publish(notices.encode(notice))
 
     async def send_verdict(self, verdict: Verdict) -> None:
-        await self._spread(NodeVerdict(text=_encode(verdict).decode(), process=self.name))
+        await self._publish(NodeVerdict(text=_encode(verdict).decode(), process=self.name))
 
     async def _send_spending(self) -> None:
         """Send what users have spent here since the last time, if it is much."""
@@ -302,7 +302,7 @@ class Shared:
         while len(notice := notices.encode(self._spending(spending)).encode()) > NOTICE_BYTES:
             # Users have long names.
             spending = spending.half()
-        await self._state.store.spread(notice.decode())
+        await self._state.store.publish(notice.decode())
 
     def _spending(self, spending: Spending) -> UserSpending:
         return UserSpending(text=_encode(spending).decode(), process=self.name)
@@ -313,7 +313,7 @@ class Shared:
         self._state.log_arrived(job_id)
         lease = self._state.leases.of(job_id)
         if lease is not None and lease.log_wanted > self._state.awake.now:
-            await self._spread(LogArrived(job_ids=(job_id,)))
+            await self._publish(LogArrived(job_ids=(job_id,)))
 
     async def tail_came(self, lease: Lease, text: str) -> None:
         lease.tail, lease.tail_wanted = text, ""
@@ -345,7 +345,7 @@ class Shared:
 
     def _later(self, what: Coroutine[Any, Any, object]) -> None:
         """Do it beside. If it fails, the next look at the store makes up for it."""
-        self._state.loops.once("others", what)
+        self._state.loops.once("peers", what)
 
 
 def _clock() -> float:

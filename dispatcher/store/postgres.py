@@ -126,7 +126,7 @@ class Postgres(Writing):
         self._loop = asyncio.get_running_loop()
         return await super().write(change, ahead)
 
-    async def spread(self, notice: str) -> None:
+    async def publish(self, notice: str) -> None:
         """Raises ValueError if the notice is longer than PostgreSQL takes."""
         if len(notice.encode()) > NOTICE_BYTES:
             raise ValueError(f"a notice has at most {NOTICE_BYTES} bytes")
@@ -285,7 +285,7 @@ class Postgres(Writing):
                 if notice.channel == EVENTS:
                     others |= notice.pid != self._pid
                 elif self._loop is not None:
-                    on_loop(self._loop, self._spread, notice.payload)
+                    on_loop(self._loop, self._deliver, notice.payload)
 
     def _catch_up(self, connection: Connection, kept: Loop) -> None:
         """Deliver the events that other dispatchers have committed."""

@@ -146,8 +146,8 @@ class Sqlite(Writing):
         # It reads in this thread: the work of other threads is not counted.
         return time.thread_time()
 
-    async def spread(self, notice: str) -> None:
-        self._spread(notice)
+    async def publish(self, notice: str) -> None:
+        self._deliver(notice)
 
     async def finish_schema(self) -> bool:
         # No other process can be on the file: all steps ran at the start.

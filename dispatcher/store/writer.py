@@ -170,7 +170,7 @@ class Writing:
         self._at_rest.set()
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._listeners: list[Callable[[Sequence[Entry]], None]] = []
-        self._hearers: list[Callable[[str], None]] = []
+        self._subscribers: list[Callable[[str], None]] = []
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self.loops = Tasks(Log("loops"))
         self._ended = threading.Event()
@@ -214,8 +214,8 @@ class Writing:
     def listen(self, listener: Callable[[Sequence[Entry]], None]) -> None:
         self._listeners.append(listener)
 
-    def hear(self, hearer: Callable[[str], None]) -> None:
-        self._hearers.append(hearer)
+    def subscribe(self, subscriber: Callable[[str], None]) -> None:
+        self._subscribers.append(subscriber)
 
     def _start(self) -> None:
         """Begin to commit."""
@@ -336,12 +336,12 @@ class Writing:
                 except Exception as error:  # noqa: BLE001
                     self.loops.once_failed("listeners", error)
 
-    def _spread(self, notice: str) -> None:
-        for hearer in self._hearers:
+    def _deliver(self, notice: str) -> None:
+        for subscriber in self._subscribers:
             try:
-                hearer(notice)
+                subscriber(notice)
             except Exception as error:  # noqa: BLE001 -- as above
-                self.loops.once_failed("hearers", error)
+                self.loops.once_failed("subscribers", error)
 
 
 def on_loop(

@@ -187,12 +187,12 @@ def test_a_node_is_judged_by_two_owners_or_by_what_it_lacks(owners, lacks, exclu
     hosts = Hosts()
     for owner in "ab":
         for nr in range(5):
-            hosts.heard(Verdict(("s", "fine"), owner, 100 + nr, good=True, lasted_s=1.0, at=0.0))
+            hosts.count(Verdict(("s", "fine"), owner, 100 + nr, good=True, lasted_s=1.0, at=0.0))
     for nr, (owner, lack) in enumerate(zip(owners, lacks, strict=True)):
-        hosts.heard(
+        hosts.count(
             Verdict(("s", "h"), owner, nr, good=False, lasted_s=1.0, at=0.0, lacks=lack == "1")
         )
-    assert hosts.judge(("s", "h"), runs_elsewhere=False, heard_of=6, now=1.0) is excluded
+    assert hosts.judge(("s", "h"), runs_elsewhere=False, known_nodes=6, now=1.0) is excluded
 
 
 def verdict(host, n, *, good=False, lasted_s=1.0, at=0.0):
@@ -202,19 +202,19 @@ def verdict(host, n, *, good=False, lasted_s=1.0, at=0.0):
 
 def test_r9_the_same_job_again_long_jobs_and_a_success_raise_no_suspicion():
     hosts = Hosts()
-    assert not any(hosts.heard(verdict("h", 7)) for _ in range(9))
-    assert not any(hosts.heard(verdict("i", n, lasted_s=3000)) for n in range(9))
-    assert not any(hosts.heard(verdict("j", n, good=n % 3 == 0)) for n in range(9))
+    assert not any(hosts.count(verdict("h", 7)) for _ in range(9))
+    assert not any(hosts.count(verdict("i", n, lasted_s=3000)) for n in range(9))
+    assert not any(hosts.count(verdict("j", n, good=n % 3 == 0)) for n in range(9))
 
 
 def test_r9_an_exclusion_ends_and_never_takes_a_third_of_a_site():
     hosts = Hosts()
     for n in range(9):
-        hosts.heard(verdict("fine", 100 + n, good=True))
+        hosts.count(verdict("fine", 100 + n, good=True))
     out = []
     for host in "abcde":
-        assert [hosts.heard(verdict(host, n)) for n in range(3)][-1]
-        out.append(hosts.judge(("s", host), runs_elsewhere=True, heard_of=6, now=1.0))
+        assert [hosts.count(verdict(host, n)) for n in range(3)][-1]
+        out.append(hosts.judge(("s", host), runs_elsewhere=True, known_nodes=6, now=1.0))
     assert sum(out) == 2
     assert len(hosts.of_site("s", 2.0)) == 2
     assert not hosts.of_site("s", 4000.0)
@@ -224,6 +224,6 @@ def test_r9_an_exclusion_that_is_over_leaves_room_for_another():
     hosts = Hosts()
     for at, host in ((0.0, "a"), (4000.0, "b")):
         for n in range(9):
-            hosts.heard(verdict("fine", 100 + n, good=True, at=at))
-        assert [hosts.heard(verdict(host, n, at=at)) for n in range(3)][-1]
-        assert hosts.judge(("s", host), runs_elsewhere=True, heard_of=3, now=at + 1)
+            hosts.count(verdict("fine", 100 + n, good=True, at=at))
+        assert [hosts.count(verdict(host, n, at=at)) for n in range(3)][-1]
+        assert hosts.judge(("s", host), runs_elsewhere=True, known_nodes=3, now=at + 1)

@@ -60,10 +60,10 @@ def test_what_is_spread_reaches_every_process(database):
     async def test(one, two):
         heard = []
         for store in (one, two):
-            store.hear(heard.append)
+            store.subscribe(heard.append)
             await store.write(lambda tx: None)  # it knows its event loop from here on
         await asyncio.sleep(0.1)
-        await one.spread("a notice")
+        await one.publish("a notice")
         await eventually(lambda: len(heard) == 2)
         assert heard == ["a notice"] * 2
 
@@ -75,9 +75,9 @@ def test_a_notice_that_has_too_many_bytes_is_refused_as_such(database, letter):
     fits = letter * (NOTICE_BYTES // len(letter.encode()))
 
     async def test(one):
-        await one.spread(fits)
+        await one.publish(fits)
         with pytest.raises(ValueError, match="7900 bytes"):
-            await one.spread(fits + letter)
+            await one.publish(fits + letter)
 
     with_stores(test, database)
 
