@@ -10,13 +10,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.convert.keys import Converted
+
+if TYPE_CHECKING:
+    from harvester_edge.convert import Read
 
 # Far above the queue data of a whole experiment, which CRIC's server makes while one waits.
 FETCH_S = 120.0
@@ -34,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="JSON of Harvester (panda_queueconfig.json) or CRIC (queue data), or its https:// address; of both: merged by queue",
+        help="JSON of Harvester (panda_queueconfig.json) or CRIC (data of queues and of storages), or its https:// address; of both: merged by queue",
     )
     parser.add_argument(
         "--ca",
@@ -115,9 +118,9 @@ def _keep(place: Path, sites: Sequence[Converted], texts: Sequence[str]) -> str:
     return ""
 
 
-def _queues(sources: Sequence[str], ca: str, proxy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The queues in files and at addresses. Raises NotFound for one that is of no use: it is no
-    site file, whose faults are 78."""
+def _queues(sources: Sequence[str], ca: str, proxy: str) -> Read:
+    """The queues and storages in files and at addresses. Raises NotFound for one that is of no use:
+    it is no site file, whose faults are 78."""
     from harvester_edge.cli.exits import NotFound
     from harvester_edge.convert import read
 

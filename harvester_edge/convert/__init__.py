@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -29,6 +30,7 @@ from harvester_edge.convert.keys import (
     Converted,
     shape,
 )
+from harvester_edge.convert.storage import is_storage, storage
 from harvester_edge.lint.document import PROFILES
 
 DEEPEST = 50
@@ -41,26 +43,40 @@ BLAMED = {
 }
 
 
-def read(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Queues of Harvester and of CRIC in files: by name, as they stand there. Raises AilurusError
-    for what holds no queues."""
-    harvester: dict[str, Any] = {}
-    cric: dict[str, Any] = {}
+class Read(NamedTuple):
+    """What files hold, by name and as it stands there."""
+
+    harvester: dict[str, Any]
+    cric: dict[str, Any]
+    storages: dict[str, Any]
+
+
+def read(texts: Mapping[str, str]) -> Read:
+    """Queues of Harvester, queues and storages of CRIC in files. Raises AilurusError for what holds
+    neither."""
+    found = Read({}, {}, {})
     for name, text in texts.items():
-        found = _json(name, text)
-        if not isinstance(found, dict):
-            raise AilurusError(f"{name} holds no object of queues")
-        # One queue by itself.
-        if _is_cric(found):
-            found = {str(found.get("nickname") or found.get("name") or name): found}
-        for queue, config in found.items():
-            if not isinstance(config, dict):
-                raise AilurusError(f"{name}: {queue} is no queue", remedy="a JSON object by queue")
-            for key, kind, what in TYPES:
-                if not isinstance(config.get(key), kind | None):
-                    raise AilurusError(f"{name}: {queue}: {key} is no {what}")
-            (cric if _is_cric(config) else harvester)[queue] = config
-    return harvester, cric
+        _read_into(found, name, text)
+    return found
+
+
+def _read_into(into: Read, name: str, text: str) -> None:
+    found = _json(name, text)
+    if not isinstance(found, dict):
+        raise AilurusError(f"{name} holds no object of queues")
+    # One queue or storage by itself.
+    if _is_cric(found) or is_storage(found):
+        found = {str(found.get("nickname") or found.get("name") or name): found}
+    for queue, config in found.items():
+        if not isinstance(config, dict):
+            raise AilurusError(f"{name}: {queue} is no queue", remedy="a JSON object by queue")
+        for key, kind, what in TYPES:
+            if not isinstance(config.get(key), kind | None):
+                raise AilurusError(f"{name}: {queue}: {key} is no {what}")
+        if is_storage(config):
+            into.storages[queue] = config
+        else:
+            (into.cric if _is_cric(config) else into.harvester)[queue] = config
 
 
 def _json(name: str, text: str) -> Any:
@@ -96,8 +112,13 @@ def _is_cric(config: Mapping[str, Any]) -> bool:
     )
 
 
-def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[Converted]:
-    """A site for each queue; a template is no queue unless nothing else is there."""
+def convert(
+    harvester: Mapping[str, Any],
+    cric: Mapping[str, Any],
+    storages: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Iterator[Converted]:
+    """A site for each queue; a template is no queue unless nothing else is there. `storages`:
+    CRIC's data of those that queues name."""
     used = {name for config in harvester.values() if (name := config.get("templateQueueName"))}
     templates = {
         name for name, config in harvester.items() if config.get("isTemplateQueue") or name in used
@@ -105,6 +126,7 @@ def convert(harvester: Mapping[str, Any], cric: Mapping[str, Any]) -> Iterator[C
     queues = [*dict.fromkeys([*harvester, *cric])]
     for queue in [name for name in queues if name not in templates] or queues:
         one = _site(queue, _resolved(queue, harvester), cric.get(queue, {}))
+        storage(one, cric.get(queue, {}), storages)
         template = harvester.get(queue, {}).get("templateQueueName")
         if template and template not in harvester:
             one.lose(
@@ -211,7 +233,8 @@ def _accepted(one: Converted) -> None:
             _complete(one)
             file.write_text(yaml.safe_dump(one.site), "utf-8")
             faults = [fault for fault in lint.faults(file) if fault.rule.startswith("E")]
-            refused = {BLAMED.get(fault.key, fault.key): fault.message for fault in faults}
+            keys = {fault.key.partition("[")[0]: fault.message for fault in faults}
+            refused = {BLAMED.get(key, key): message for key, message in keys.items()}
             places = [it.to for it in one.carried if it.to in refused]
             if not places:
                 return

@@ -262,6 +262,26 @@ def _container(one: Converted, key: str, value: Any) -> None:
     one.lose(key, value, "the site's container is chosen by `container`")
 
 
+def _inputs(one: Converted, key: str, value: Any) -> None:
+    """MB that the inputs of a job may have; -1: as many as there are."""
+    if _number(value) == -1:
+        one.lose(key, value, "no limit, as here where none is said")
+    else:
+        amount("limits.inputs", "M", "MB that the inputs of a job")(one, key, value)
+
+
+def _direct(one: Converted, key: str, value: Any) -> None:
+    """Whether payloads read their inputs over the network. There a queue says so for all jobs; here
+    it allows it, and each input asks."""
+    if value is not True:
+        one.lose(key, value, "as here, where nothing is said")
+    elif key.endswith("lan"):
+        one.set(key, "storage.direct_read", value, True)
+        one.lose(key, value, "only inputs that say `direct: true` are read so")
+    else:
+        one.lose(key, value, "`storage.direct_read` does not tell near from far")
+
+
 # Our policy.status, and what of theirs it does not say.
 STATUS = {
     "online": ("online", ""),
@@ -337,8 +357,14 @@ CRIC: dict[str, Rule | str] = {
     "container_type": _container,
     "container_options": _container,
     "queues": "the edge submits to one schedd or controller, not to CEs",
-    **dict.fromkeys(("acopytools", "copytools", "astorages", "aprotocols", "maxinputsize", "use_pcache",
-                     "direct_access_lan", "direct_access_wan", "allow_lan", "allow_wan"), _PILOT),
+    # `storage` has told.
+    **dict.fromkeys(("acopytools", "acopytools_schemas", "copytools", "astorages", "aprotocols"),
+                    lambda one, key, value: None),
+    "maxinputsize": _inputs,
+    "direct_access_lan": _direct,
+    "direct_access_wan": _direct,
+    "use_pcache": "no cache stands between pilots and storage here",
+    **dict.fromkeys(("allow_lan", "allow_wan"), "which replicas are read follows from `storage.protocols`"),
     **dict.fromkeys(("capability", "workflow", "type", "resource_type", "catchall", "params", "uconfig",
                      "meanrss", "minrss", "mintime", "timefloor", "jobseed", "fairsharepolicy",
                      "transferringlimit", "pledgedcpu", "corepower", "harvester", "harvester_template",
