@@ -76,7 +76,8 @@ class Workdir:
             return True
 
     def create(self, name: str, mode: int = 0o600) -> int:
-        """A new file in the payload's directory, open for writing."""
+        """A new file in the payload's directory, open for writing. Raises OSError, also if the name
+        is taken."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with _opened(self.directory) as parent:
             return os.open(name, flags, mode, dir_fd=parent)

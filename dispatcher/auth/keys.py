@@ -80,7 +80,7 @@ def keep(path: Path, text: bytes) -> bool:
 
 def replace(path: Path, kept: Keys) -> None:
     """Write other keys in place of those in `path`: the old ones or the new ones, never half of
-    them."""
+    them. Raises AilurusError if they cannot be written, OSError if they cannot take their place."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         keep(fresh, msgspec.json.encode(kept))
