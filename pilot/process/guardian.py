@@ -47,10 +47,11 @@ if TYPE_CHECKING:
 LEFTOVERS_S = 5.0
 # After an ending: the kernel's list of children may miss one that just came.
 AGAIN_S = 1.0
-# An exec is over by then, many times.
-EXEC_S = 0.5
-# Until strangers are looked at again, and how long the news of a start may wait.
+EXEC_S = 0.5  # an exec is over by then, many times
+# Until strangers are looked at again.
 SOON_S = 0.05
+# How long the news of a start may wait for an end to go with. An image's mount needs it.
+NEWS_S = 0.005
 _NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
 _CHILD = re.compile(r'"child-pid": *(\d+)')
 # It ends when the pilot does, and by no signal.
@@ -113,8 +114,7 @@ def start() -> tuple[socket.socket, int]:
 
 
 def _be_guardian(link: socket.socket) -> NoReturn:
-    # Of no use to the pilot.
-    import resource
+    import resource  # of no use to the pilot
 
     # A collection would write to what is shared with the pilot, and so copy it.
     gc.freeze()
@@ -200,8 +200,8 @@ class Guardian:
 
     def serve(self) -> None:
         bell, ring = socket.socketpair()
-        for end in (bell, ring):
-            end.setblocking(False)
+        bell.setblocking(False)
+        ring.setblocking(False)
         signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         poll = select.epoll()
@@ -238,7 +238,7 @@ class Guardian:
     def _patience(self) -> float:
         """How long to wait for something to happen."""
         if self._started:
-            return SOON_S
+            return NEWS_S
         return max(0.0, self._again_at - time.monotonic()) if self._again_at else -1
 
     def _do(self, message: Message) -> None:
@@ -404,6 +404,11 @@ class Guardian:
         clean = True
         for pid in self._child_pids():
             if pid in self._running:
+                continue
+            if pid in self._inner:
+                # All of a sandbox ends with it; to look at all processes would cost more.
+                os.kill(pid, signal.SIGKILL)
+                clean = False
                 continue
             if (owner := self._spared.get(pid)) is None:
                 owner = self._owner(pid)

@@ -34,6 +34,7 @@ PROLOGUE = (
 """Its first argument: whose PATH counts, the `job`'s or the `image`'s."""
 ETC = ("hosts", "resolv.conf", "gai.conf")
 _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - inside
+_COVERED = ("/proc", "/dev", "/sys")
 _ACCOUNTS_BYTES = 1 << 20
 
 
@@ -104,6 +105,7 @@ class BoxedImages:
         words = underlay.words(seen, source, _places(self._setup))
         own = Path(self._setup.directory, f"etc-{len(self._roots)}")
         words += _accounts(seen, own, self._setup.user)
+        words += ["--tmpfs", "/sys"]
         words += [
             word for path in shown.SYS if Path(path).exists() for word in ("--ro-bind", path, path)
         ]
@@ -129,8 +131,7 @@ def _places(setup: ContainerSetup) -> list[str]:
     """Where something is mounted in an image, less what is beneath others of these."""
     pilots = str(Path(setup.directory).parent)
     show = [path for path in setup.show if not path.startswith("/etc/") and Path(path).exists()]
-    sys = [path for path in shown.SYS if Path(path).exists()]
-    all_of_them = {"/proc", "/dev", *_TMP, *sys, *setup.software, *show, pilots}
+    all_of_them = {*_COVERED, *_TMP, *setup.software, *show, pilots}
     return sorted(
         one for one in all_of_them if not any(one.startswith(f"{top}/") for top in all_of_them)
     )
@@ -148,8 +149,8 @@ def _accounts(seen: Path, own: Path, user: str) -> list[str]:
         theirs = seen / "etc" / name
         if underlay.is_file(seen, f"/etc/{name}") and theirs.stat().st_size <= _ACCOUNTS_BYTES:
             (own / name).write_bytes(theirs.read_bytes())
-            shown.know(own / name, number, line)
-            words += ["--ro-bind", str(own / name), f"/etc/{name}"]
+            if shown.know(own / name, number, line):
+                words += ["--ro-bind", str(own / name), f"/etc/{name}"]
     return words
 
 

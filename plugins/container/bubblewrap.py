@@ -38,9 +38,11 @@ from plugins.container.boxed_image import ETC, BoxedImages, with_environment
 from plugins.container.images import unusable
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_PROC_FIXED = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
+_PROC_OF_ROOT = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
+"""Of /proc, what asks for root's uid alone, which no ordinary user's payload has."""
 STATUS_FD = 3
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
+"""Of /proc, what tells of the node; of this what this user may read anyway is covered."""
 _VARIABLES = 2500
 """bwrap takes 9000 words; a variable is three, and the rest of a sandbox a few hundred."""
 
@@ -217,11 +219,11 @@ def fixed(setup: ContainerSetup) -> list[str]:
 def kernel() -> list[str]:
     """/proc and /dev, without what is the node's."""
     words = ["--proc", "/proc"]
-    for name in _PROC_FIXED:
+    for name in _PROC_OF_ROOT if os.geteuid() == 0 else ():
         if Path("/proc", name).exists():
             words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
     for name in _PROC_HIDDEN:
-        if Path("/proc", name).exists():
+        if os.access(f"/proc/{name}", os.R_OK):
             words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
     return [*words, "--dev", "/dev"]
 
@@ -250,7 +252,7 @@ def inside(box: Sandbox, setup: ContainerSetup, hosts: str, etc: Sequence[str] =
     for device in box.devices:
         words += ["--dev-bind-try", device, device]
     # Made in memory: what is in them is mounted by now.
-    for path in ("/dev", "/"):
+    for path in ("/dev", "/") if box.image is None else ("/dev", "/sys", "/"):
         words += ["--remount-ro", path]
     for name, value in box.environment.items():
         words += ["--setenv", name, value]

@@ -95,8 +95,10 @@ def _placed(source: str, place: Path) -> bool:
     return False
 
 
-def know(path: Path, number: int, line: str) -> None:
-    """Add `line` to a file of accounts unless it has one of that number."""
+def know(path: Path, number: int, line: str) -> bool:
+    """Add `line` to a file of accounts unless it has one of that number; whether it was added."""
     known = path.read_bytes().splitlines() if path.exists() else []
-    if not any(one.split(b":")[2:3] == [b"%d" % number] for one in known):
-        path.write_bytes(b"\n".join([*known, line.encode(), b""]))
+    if any(one.split(b":")[2:3] == [b"%d" % number] for one in known):
+        return False
+    path.write_bytes(b"\n".join([*known, line.encode(), b""]))
+    return True

@@ -69,6 +69,15 @@ def _pieces(seen: Path, source: str, below: str, missing: set[str]) -> Iterator[
             yield from _piece(entry, seen, source, path, missing)
 
 
+def _is_empty(directory: os.DirEntry[str]) -> bool:
+    """Whether there is nothing in it to be mounted."""
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
 def _piece(
     entry: os.DirEntry[str], seen: Path, source: str, path: str, missing: set[str]
 ) -> Iterator[list[str]]:
@@ -77,6 +86,8 @@ def _piece(
         if on_the_way:
             yield ["--dir", path]
             yield from _pieces(seen, source, path, missing)
+        elif _is_empty(entry):
+            yield ["--dir", path]
         else:
             yield ["--ro-bind", f"{source}{path}", path]
     elif on_the_way:
