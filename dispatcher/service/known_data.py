@@ -27,9 +27,9 @@ class KnownData:
         """What `scope:name` names; None: nothing is known of it. Raises CatalogueUnavailable."""
         if self._ask is None:
             return None
-        at, contents = self._kept.get(did, (0.0, None))
-        if at and self._state.now() - at < KEPT_S:
-            return contents
+        kept = self._kept.get(did)
+        if kept is not None and self._state.awake.now - kept[0] < KEPT_S:
+            return kept[1]
         # Whoever waited in vain finds the answer when it asks again.
         asked = self._state.loops.once("known data", self._asked(self._ask, did))
         try:
@@ -62,4 +62,4 @@ class KnownData:
     def _keep(self, did: str, contents: Contents | None) -> None:
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
-        self._kept[did] = self._state.now(), contents
+        self._kept[did] = self._state.awake.now, contents

@@ -44,6 +44,7 @@ class Site:
     rig: Rig
     rucio: Service
     rse: str
+    directory: Path  # of the storage
     mark: str
     jobs: dict[str, m.JobDetail]
 
@@ -70,7 +71,7 @@ def a_job(queue: str, mark: str) -> JobSpec:
     return JobSpec(
         name="data",
         queue=queue,
-        command="cat calib raw/raw.1 raw/raw.2 > hits && echo seen > seen.txt",
+        command=f"cat calib raw/raw.1.{mark} raw/raw.2.{mark} > hits && echo seen > seen.txt",
         inputs=(
             InputFile(name="calib", url=f"rucio://user.alice:calibration.{mark}"),
             InputFile(name="raw", url=f"rucio://user.alice:raw.{mark}"),
@@ -88,8 +89,10 @@ def a_job(queue: str, mark: str) -> JobSpec:
     )
 
 
-def a_storage(rucio: Service, mark: str) -> tuple[str, Path]:
-    """A storage of Rucio in a directory where both pilots' users may write."""
+def a_storage(rucio: Service, scheme: str, mark: str) -> tuple[str, Path]:
+    """A storage of Rucio, and its directory, where both pilots' users may write."""
+    if scheme == "root":
+        return "ROOT", Path(rucio.facts["xrootd"]["store"])
     rse, directory = f"P3_{mark.upper()}", rucio.directory / "storage" / mark
     directory.mkdir()
     prefix = f"{directory}/"
@@ -100,11 +103,6 @@ def a_storage(rucio: Service, mark: str) -> tuple[str, Path]:
         f"client.add_protocol({rse!r}, {{**protocol, 'prefix': {prefix!r}}})",
     )
     return rse, directory
-
-
-def open_to_all(directory: Path) -> None:
-    for path in (directory, *directory.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o644)
 
 
 def rucio_of_pilot_3(rucio: Service, rig: Rig) -> dict[str, str]:
@@ -123,27 +121,31 @@ def rucio_of_pilot_3(rucio: Service, rig: Rig) -> dict[str, str]:
         "RUCIO_CONFIG": str(config),
         "RUCIO_CLIENT_MODE": "1",
         "TMPDIR": str(home),
+        # Where the fixture has gfal2's module.
+        "PYTHONPATH": str(rucio.directory / "python"),
     }
 
 
-@pytest.fixture(scope="module")
-def site(need, rucio) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["file", "root"])
+def site(need, rucio, request) -> Iterator[Site]:
     pilot3.needed(need)
     with tempfile.TemporaryDirectory(prefix="ailurus-panda-") as name:
         # Pytest's own directories are closed to Pilot 3's user.
         Path(name).chmod(0o755)
-        yield from prepared(rucio, Path(name))
+        yield from prepared(rucio, request.param, Path(name))
 
 
-def prepared(rucio: Service, own: Path) -> Iterator[Site]:
+def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
     """Have inputs in Rucio, and a site in front of it."""
     mark = token_hex(4)
-    rse, directory = a_storage(rucio, mark)
+    rse, directory = a_storage(rucio, scheme, mark)
     named = {f"user.alice:calibration.{mark}": CALIBRATION}
     at.upload(rucio, rse, named, own / "in")
-    raw = {f"user.alice:{name}": content for name, content in RAW.items()}
+    raw = {f"user.alice:{name}.{mark}": content for name, content in RAW.items()}
     at.upload(rucio, rse, raw, own / "raw", dataset=f"user.alice:raw.{mark}")
-    open_to_all(directory)
+    if scheme == "file":
+        for path in (directory, *directory.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o644)
     for name in ("logs", "sites"):
         (own / name).mkdir()
         (own / name).chmod(0o777)
@@ -158,15 +160,15 @@ def prepared(rucio: Service, own: Path) -> Iterator[Site]:
             own / "sites",
         ],
         heartbeat_s=0.5,
-        storage={**at.storage(rucio, rse), "protocols": {"read_lan": ["file"]}},
+        storage={**at.storage(rucio, rse), "protocols": {"read_lan": [scheme]}},
         slots={queue: {"queue": queue, **size} for queue in (THEIRS, OURS)},
     ) as rig:
         # The site file of the edge's pilots describes the site to PanDA's pilots, too.
         shutil.copy(rig.site_file, own / "sites" / "site.yaml")
-        yield ran(rig, rucio, rse, mark)
+        yield ran(rig, rucio, rse, directory, mark)
 
 
-def ran(rig: Rig, rucio: Service, rse: str, mark: str) -> Site:
+def ran(rig: Rig, rucio: Service, rse: str, directory: Path, mark: str) -> Site:
     """Run the job by Pilot 3, then by ours, which as root may write beside it."""
     token = rig.token("alice", "compute.read", "compute.create")
     client = Client(rig.url, TokenFile(token))
@@ -189,7 +191,7 @@ def ran(rig: Rig, rucio: Service, rse: str, mark: str) -> Site:
             lambda job_id=job_id: registered(client.show(job_id)), PATIENCE_S, "it is registered"
         )
     theirs.kill()  # it would stay for a minute to end
-    return Site(rig, rucio, rse, mark, jobs)
+    return Site(rig, rucio, rse, directory, mark, jobs)
 
 
 def registered(job: m.JobDetail) -> m.JobDetail | None:
@@ -215,7 +217,8 @@ def test_both_pilots_leave_the_same_in_rucio(site):
     assert theirs["file"]["lifetimes_s"] == [LIFETIME_S]
     for one in (theirs, ours):
         (place,) = one["file"]["replicas"]["FILE"][site.rse]
-        assert Path(urlsplit(place).path).read_bytes() == content
+        (path,) = site.directory.rglob(place.rpartition("/")[2])
+        assert path.read_bytes() == content
         for known in one.values():
             # The names of files carry their jobs' numbers.
             known["replicas"] = {did: list(places) for did, places in known["replicas"].items()}

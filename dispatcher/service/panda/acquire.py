@@ -19,7 +19,7 @@ from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.events import WorkerChanged
-from dispatcher.ports import Ahead, Asks, CatalogueUnavailable, Tx
+from dispatcher.ports import Ahead, Asks, CatalogueUnavailable, Tx, Unavailable
 from dispatcher.rules import attempts, queue, records, specs, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
@@ -274,7 +274,12 @@ async def _take_back(service: Service, worker_id: int, written: _Translated) -> 
     # Before the commit wakes somebody who leases it anew.
     for job_id, _ in back:
         service.state.leases.drop(job_id)
-    await service.store.write(change)
+    try:
+        await service.store.write(change)
+    except Unavailable:
+        for job in written.later:
+            service.state.hold(job.attempt, service.state.awake.now + LEASE_S)
+        raise
     for job_id in written.faults:
         service.state.leases.drop(job_id)
 
