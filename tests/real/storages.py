@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pilot.process.transfers import MoverPool, Watch
-
 from ailurus.protocol.errors import Code
 from pilot.ports import Moved, NotMoved, ToGet, ToPut
 from pilot.process.children import Launch, mover_command, mover_environment
+from pilot.process.mover_pool import MoverPool, Watch
 from tests.rig import proc
 from tests.rig.lane import Lane
 from tests.rig.services import Service
