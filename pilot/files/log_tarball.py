@@ -17,6 +17,7 @@ from ailurus.protocol.messages import DoneFile
 from pilot.attempt import Attempt
 from pilot.files.live_log import opened
 from pilot.files.stage import LOG, Stage
+from pilot.files.undeclared import declares
 from pilot.ports import JobError
 from pilot.workdir import Workdir, tail_of
 
@@ -120,11 +121,10 @@ class _Joined:
 
 def _left(attempt: Attempt, work: Workdir) -> Iterator[tuple[str, bytes]]:
     """The ends of the files that a payload left besides its inputs and outputs."""
-    skipped = {f"work/{file.name}" for file in attempt.spec.inputs}
-    skipped |= {f"work/{file.name}" for file in attempt.spec.outputs}
+    declared = declares(attempt.spec)
     count, room = 0, TOTAL_BYTES
-    for name, _ in work.files():
-        if name in skipped or not name.startswith("work/"):
+    for name, _ in work.files(tmp=False):
+        if declared(name.removeprefix("work/")):
             continue
         try:
             fd = work.open(name.removeprefix("work/"))

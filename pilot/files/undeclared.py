@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from itertools import islice
 
 from ailurus.protocol.job import JobSpec
@@ -12,18 +13,33 @@ from pilot.workdir import SCRIPT, Workdir
 MOST_COUNTED, MOST_NAMED = 1000, 5
 
 
+def declares(spec: JobSpec) -> Callable[[str], bool]:
+    """Whether a name in the job's directory is that of an input or an output, or lies in the
+    directory of a data set among its inputs."""
+    inputs, outputs = ({file.name for file in files} for files in (spec.inputs, spec.outputs))
+
+    def declared(name: str) -> bool:
+        above = name
+        while above:
+            if above in inputs:
+                return True
+            above = above.rpartition("/")[0]
+        return name in outputs
+
+    return declared
+
+
 def undeclared(spec: JobSpec, work: Workdir) -> str:
     """What a payload left that goes with its directory, as a sentence; empty if there is
     nothing."""
-    declared = {f"work/{file.name}" for file in spec.inputs}
-    declared |= {f"work/{file.name}" for file in spec.outputs}
-    if spec.script:
-        declared.add(f"work/{SCRIPT}")
-    found = (
+    declared = declares(spec)
+    names_of_files = (
         name.removeprefix("work/")
         for name, status in work.files(tmp=False)
-        if name not in declared and stat.S_ISREG(status.st_mode)
+        if stat.S_ISREG(status.st_mode)
     )
+    ours = {SCRIPT} if spec.script else set()
+    found = (name for name in names_of_files if name not in ours and not declared(name))
     if not (left := list(islice(found, MOST_COUNTED))):
         return ""
     names = [name if len(name) <= 60 else name[:59] + "…" for name in sorted(left)[:MOST_NAMED]]

@@ -13,6 +13,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from pilot.files import log_tarball
 from pilot.files.log_tarball import keep_log
+from pilot.files.undeclared import undeclared
 from pilot.ports import JobError
 from pilot.site import Limits
 from pilot.workdir import Workdir
@@ -59,6 +60,16 @@ def test_it_has_output_notes_and_what_was_left_but_no_inputs_and_outputs(world, 
     assert set(members) == {"stdout", "work/left", "pilot.log"}
     assert members["stdout"] == b"out"
     assert b"it failed" in members["pilot.log"]
+
+
+def test_files_of_a_data_set_are_inputs_and_nothing_that_was_left(world, work):
+    (work.directory / "hits/day1").mkdir(parents=True)
+    for name in ("hits/a.root", "hits/day1/b.root", "hits.txt"):
+        (work.directory / name).write_bytes(b"x")
+    spec = {"inputs": (InputFile(name="hits", url="rucio://mc:hits"),)}
+    assert "hits.txt" in undeclared(world.attempt(**spec).spec, work)
+    assert "a.root" not in undeclared(world.attempt(**spec).spec, work)
+    assert set(kept(world, work, **spec)) == {"work/hits.txt", "pilot.log"}
 
 
 def test_links_are_not_followed_and_closed_files_are_left_out(world, work, monkeypatch):
