@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -22,6 +23,21 @@ Name = Annotated[
 ]
 """A name that is a file name, a URL segment and a shell word as it stands. `(?!\\n)`: before a last
 line feed `$` matches too."""
+_FILE = r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]{0,199}"
+_GLOB = r"[A-Za-z0-9_*][A-Za-z0-9_.:+@=*-]{0,199}"
+FileName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=400,
+        pattern=rf"^{_GLOB}(/{_GLOB})*/?(?!\n)$",
+        description=f"{_PLAIN}; with / between names of directories, * for any characters",
+    ),
+]
+"""The name of a job's file in its directory. With a `*` in it, or a `/` at its end, it stands for
+many: see `ailurus.protocol.trees`."""
+PLAIN_FILE = re.compile(rf"{_FILE}(/{_FILE})*")
+"""The name of one file."""
 Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="anything but a NUL")]
 """What a process can be given: no argument and no variable of the environment holds a NUL."""
 QueueName = Annotated[

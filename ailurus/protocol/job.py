@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from ailurus.protocol.did import DidText, Scope
 from ailurus.protocol.fields import (
     Adler32,
+    FileName,
     Md5,
     Name,
     Positive,
@@ -30,11 +31,12 @@ class InputFile(
     """A file that is in the job's directory when the payload starts.
 
     Without `url` it is the output of that name of a job in `depends_on`: the dispatcher fills in
-    where it is and its checksum when the job is handed out. `rucio://scope:name` may name a data
-    set or a container: then `name` is a directory with its files.
+    where it is and its checksum when the job is handed out; a glob or a directory (`results/`)
+    becomes all that match. `rucio://scope:name` may name a data set or a container, a URL that ends
+    in `/` or has a `*` in its last name a directory's files: then `name` is a directory with these.
     """
 
-    name: Name
+    name: FileName
     url: FileUrl = ""
     # Bytes.
     size: Whole | None = None
@@ -42,6 +44,9 @@ class InputFile(
     md5: Md5 | None = None
     direct: bool = False
     """The payload reads it over the network: the file of this name holds its URL."""
+    unpack: bool = False
+    """It is an archive (.tar, .tar.gz), and the payload finds a directory of its contents, called
+    as the archive without these endings."""
 
 
 class OutputFile(
@@ -52,10 +57,11 @@ class OutputFile(
     The physical name carries job and attempt, so that no attempt overwrites another's file; without
     `url` it goes to the default storage of the site that ran the job. With `scope` it goes to the
     site's storage in Rucio, and when the job has finished the dispatcher registers it there, as
-    `scope:STORE.JOB.ATTEMPT.NAME`.
+    `scope:STORE.JOB.ATTEMPT.NAME`. A name with a `*`, or of a directory (`results/`), stands for
+    many files.
     """
 
-    name: Name
+    name: FileName
     url: DirectoryUrl = ""
     optional: bool = False
     scope: Scope = ""
@@ -63,6 +69,11 @@ class OutputFile(
     """The data set of Rucio into which it is put, closed when nothing more comes into it."""
     lifetime_s: Annotated[int, Meta(ge=1, le=3_153_600_000)] | None = None
     """How long Rucio keeps it; None: for ever."""
+    tree: Annotated[
+        str, Meta(pattern=r"^(archive|dataset)?(?!\n)$", description="archive or dataset")
+    ] = ""
+    """What becomes of a directory: one archive, `NAME.tar.gz`, or each file an output of its own,
+    with a `scope` in the data set of Rucio."""
 
 
 class CredentialUse(

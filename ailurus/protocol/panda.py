@@ -19,8 +19,10 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.job import LOG, JobSpec, OutputFile
+from ailurus.protocol.job import LOG, InputFile, JobSpec, OutputFile
 from ailurus.protocol.resources import Shape
+from ailurus.protocol.trees import is_listed
+from ailurus.protocol.url import Url
 
 TRANSFORM = "runailurus"
 """The script that runs our jobs in another pilot (docs/panda.md)."""
@@ -221,9 +223,25 @@ def extra_of(job: PandaJob) -> Extra:
     )
 
 
+def check_plain(spec: JobSpec) -> None:
+    """Raise ValueError for a job with files that only our own pilot can move: PanDA's stage single
+    files of plain names."""
+    for kind, files in (("input", spec.inputs), ("output", spec.outputs)):
+        for file in files:
+            odd = "/" in file.name or "*" in file.name
+            if isinstance(file, InputFile) and not odd:
+                odd = file.unpack or (bool(file.url) and is_listed(Url.parse(file.url)))
+            if odd:
+                raise ValueError(
+                    f"{kind} {file.name} is no single file of a plain name; let native pilots serve "
+                    "its queue"
+                )
+
+
 def job_dictionary(job: PandaJob) -> dict[str, Any]:
-    """The job as a PanDA server would hand it out."""
+    """The job as a PanDA server would hand it out. Raises ValueError for one that it cannot."""
     spec = job.spec
+    check_plain(spec)
     scope = "user." + "".join(c if c.isalnum() or c in "_-" else "_" for c in job.owner)
     files = staged_by_pilot(job)
     log = lfn(job.job_id, job.attempt_nr, LOG) if job.log_storage else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ailurus.protocol.did import Did, physical, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
+from ailurus.protocol.trees import DATASET, sample
 
 # The largest job id and attempt: the name of an output carries both, and the mark of a store.
 _LONGEST_ID = 2**63 - 1, 100
@@ -37,11 +38,17 @@ def _check_scoped(file: OutputFile, field: str) -> None:
             remedy="the site's storage in Rucio takes what has a scope: leave the url out",
         )
     try:
-        Did.parse(str(physical(file.scope, *_LONGEST_ID, file.name, _A_MARK)))
+        Did.parse(str(physical(file.scope, *_LONGEST_ID, sample(file), _A_MARK)))
     except AilurusError as error:
         raise AilurusError(
             f"{file.name!r} cannot be a name in Rucio", field=f"{field}.name", remedy=error.remedy
         ) from None
+    if file.tree == DATASET and not file.dataset:
+        raise AilurusError(
+            f"the tree {file.name!r} goes to Rucio as a data set, and none is named",
+            field=f"{field}.dataset",
+            remedy="write dataset: scope:name, or tree: archive",
+        )
     if file.dataset:
         try:
             Did.parse(file.dataset)

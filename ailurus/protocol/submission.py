@@ -14,13 +14,25 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Meta
 
-from ailurus.protocol.did import SCHEME, Did, DidText, Scope, rse_of
+from ailurus.protocol.did import SCHEME, Did, DidText, Scope
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.fields import Adler32, Key, Md5, Name, QueueName, Text, Variable
-from ailurus.protocol.job import LOG, InputFile, JobSpec, OutputFile
+from ailurus.protocol.fields import (
+    PLAIN_FILE,
+    Adler32,
+    FileName,
+    Key,
+    Md5,
+    Name,
+    QueueName,
+    Text,
+    Variable,
+)
+from ailurus.protocol.file_rules import check_inputs, check_outputs
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
+from ailurus.protocol.trees import can_make, is_listed, is_many, listing
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
 
@@ -46,12 +58,23 @@ _BOUND = re.compile(r"(of length )?([<>]=?) (\S+)$")
 _WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 _ALLOWED = {
     meta.pattern: meta.description
-    for kind in (Name, QueueName, Text, Variable, FileUrl, Adler32, Md5, Key, Scope, DidText)
+    for kind in (
+        Name,
+        FileName,
+        QueueName,
+        Text,
+        Variable,
+        FileUrl,
+        Adler32,
+        Md5,
+        Key,
+        Scope,
+        DidText,
+    )
     for meta in get_args(kind)
     if isinstance(meta, Meta)
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_NAME = re.compile(next(str(m.pattern) for m in get_args(Name) if isinstance(m, Meta)))
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
@@ -201,7 +224,7 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
         file = read(Url.parse(_url(text, base)))
     except AilurusError as error:
         raise AilurusError(error.message, field=where, remedy=error.remedy) from None
-    if not _NAME.search(file["name"]):
+    if not PLAIN_FILE.fullmatch(file["name"]):
         raise AilurusError(
             f"{file['name']!r} cannot be a file's name in the job's directory",
             field=where,
@@ -211,7 +234,12 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
 
 
 def _input(url: Url) -> dict[str, str]:
-    return {"name": url.name, "url": url.text}
+    name = url.name
+    if is_listed(url) and url.scheme != SCHEME:
+        # The files of a directory come into one of its name.
+        directory, _ = listing(url)
+        name = directory.parent.name
+    return {"name": name, "url": url.text}
 
 
 def _output(url: Url) -> dict[str, str]:
@@ -269,7 +297,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
     """What must hold in and among the jobs of one submission. Raises AilurusError at the first
     fault."""
     names = Counter(job.name for job in jobs)
-    outputs = {job.name: {file.name for file in job.outputs} for job in jobs}
+    outputs = {job.name: _Outputs(job) for job in jobs}
     for index, job in enumerate(jobs):
         where = f"jobs[{index}]"
         if bool(job.command.strip()) == bool(job.script.strip()):
@@ -286,16 +314,9 @@ def check(jobs: Sequence[JobSpec]) -> None:
         _check_words(job, where)
         if not (job.inputs or job.outputs or job.depends_on):
             continue
-        _check_files(job.inputs, f"{where}.inputs")
-        _check_files(job.outputs, f"{where}.outputs")
+        check_inputs(job.inputs, f"{where}.inputs")
+        check_outputs(job.outputs, f"{where}.outputs")
         check_registered(job.outputs, f"{where}.outputs")
-        for nr, output in enumerate(job.outputs):
-            if output.name == LOG:
-                raise AilurusError(
-                    f"{LOG} is the log of each attempt",
-                    field=f"{where}.outputs[{nr}].name",
-                    remedy="give the output another name",
-                )
         parents = [parent for parent in job.depends_on if isinstance(parent, str)]
         for nr, parent in enumerate(job.depends_on):
             if isinstance(parent, str) and names[parent] != 1:
@@ -306,7 +327,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
                     remedy="name one job of the submission, or give a job id",
                 )
         for nr, file in enumerate(job.inputs):
-            makers = [parent for parent in parents if file.name in outputs[parent]]
+            makers = [parent for parent in parents if outputs[parent].make(file.name)]
             if not file.url and not job.depends_on:
                 raise AilurusError(
                     f"input {file.name!r} has no url and the job depends on none that could make "
@@ -324,6 +345,22 @@ def check(jobs: Sequence[JobSpec]) -> None:
     _check_cycles(jobs)
 
 
+class _Outputs:
+    """What a job leaves, to be asked by the jobs that wait for it."""
+
+    def __init__(self, job: JobSpec) -> None:
+        self._plain = {file.name for file in job.outputs}
+        self._trees = [file for file in job.outputs if is_many(file.name)]
+        self._outputs = job.outputs
+
+    def make(self, wanted: str) -> bool:
+        """Whether an input of that name may come from here."""
+        if wanted in self._plain and not is_many(wanted):
+            return True
+        some = self._outputs if is_many(wanted) else self._trees
+        return any(can_make(file, wanted) for file in some)
+
+
 def _check_words(job: JobSpec, where: str) -> None:
     """A PanDA client takes these words for no container: the job would run outside."""
     if job.container and job.container in NOTHING:
@@ -331,35 +368,6 @@ def _check_words(job: JobSpec, where: str) -> None:
             f"{job.container!r} means «nothing» to PanDA",
             field=f"{where}.container",
             remedy="name the image by its path or URL, or leave it out",
-        )
-
-
-def _check_files(files: Sequence[InputFile | OutputFile], where: str) -> None:
-    for nr, file in enumerate(files):
-        if file.url:
-            _check_url(file.url, f"{where}[{nr}].url")
-    if len(files) < 2:
-        return
-    for name, times in Counter(file.name for file in files).items():
-        if times > 1:
-            raise AilurusError(
-                f"{name!r} appears {times} times", field=where, remedy="give each its own name"
-            )
-
-
-def _check_url(text: str, where: str) -> None:
-    try:
-        url = Url.parse(text)
-        if url.scheme == SCHEME:
-            Did.of_url(url)
-            rse_of(url)
-    except AilurusError as error:
-        raise AilurusError(error.message, field=where, remedy=error.remedy) from None
-    if url.scheme == "file" and (url.query is not None or url.fragment is not None):
-        raise AilurusError(
-            f"{url} has a query or a fragment, and files have none",
-            field=where,
-            remedy="in the URL of a file write ? as %3F and # as %23; a path is written as it is",
         )
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
+from ailurus.protocol import trees
 from ailurus.protocol.did import SCHEME, Did, physical, rse_of, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec, OutputFile
@@ -43,12 +44,13 @@ def note(tx: Tx, job: JobRecord, report: m.Report, *, now: float) -> None:
     """Write down which files of an accepted report the catalogue is to know."""
     if not report.finished or not any(file.url.startswith(_PREFIX) for file in report.files):
         return
-    declared = {file.name: file for file in _outputs(tx, job) if file.scope}
+    outputs = _outputs(tx, job)
     mark = store_mark(str(records.value(tx.one("about.get", name="name"), "")))
+    found = ((file, trees.owner(outputs, file.name)) for file in report.files)
     rows = [
-        _row(job, declared[file.name], report.attempt_nr, file, mark) | {"due": now}
-        for file in report.files
-        if file.name in declared
+        _row(job, output, report.attempt_nr, file, mark) | {"due": now}
+        for file, output in found
+        if output is not None and output.scope
     ]
     tx.many("registration.add", rows)
     if rows:
@@ -70,7 +72,7 @@ def _outputs(tx: Tx, job: JobRecord) -> tuple[OutputFile, ...]:
 def _row(
     job: JobRecord, output: OutputFile, attempt_nr: int, file: m.DoneFile, mark: str
 ) -> dict[str, object]:
-    named = output.scope, job.job_id, attempt_nr, output.name
+    named = output.scope, job.job_id, attempt_nr, file.name
     did = physical(*named, mark)
     rse, reason = "", ""
     try:
@@ -85,7 +87,7 @@ def _row(
         reason = error.message
     return {
         "job_id": job.job_id,
-        "name": output.name,
+        "name": file.name,
         "owner": job.owner,
         "scope": did.scope,
         "lfn": did.name,

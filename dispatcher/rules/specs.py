@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
+from ailurus.protocol import trees
 from ailurus.protocol.job import InputFile, JobSpec
+from ailurus.protocol.messages import FileRecord
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import records
@@ -74,16 +76,38 @@ def _completed(stored: BodyRecord | None, made: Mapping[str, MadeFile]) -> bytes
     job, newer = decoded(spec)
     if not stored.wants:
         return spec
-    whole = replace(job, inputs=tuple(_located(file, made) for file in job.inputs))
+    whole = replace(job, inputs=located(job.inputs, made))
+    if len(whole.inputs) > trees.MOST_FILES:
+        raise Unfit(
+            f"its parents left {len(whole.inputs)} files for it: {trees.MOST_FILES} are possible"
+        )
     return _encode({**msgspec.to_builtins(whole), **newer} if newer else whole)
 
 
-def _located(file: InputFile, made: Mapping[str, MadeFile]) -> InputFile:
-    """An input, with where the parent that made it left it."""
+def located(
+    inputs: Sequence[InputFile], made: Mapping[str, MadeFile | FileRecord]
+) -> tuple[InputFile, ...]:
+    """Inputs, with where the parents that made them left them: a glob or a directory becomes all
+    its files. Raises Unfit."""
+    found: list[InputFile] = []
+    for file in inputs:
+        if file.url:
+            found.append(file)
+        elif trees.is_many(file.name):
+            names = trees.chosen(file.name, made)
+            found += [_located(replace(file, name=name), made) for name in names] or [file]
+        else:
+            found.append(_located(file, made))
+    return tuple({file.name: file for file in found}.values())
+
+
+def _located(file: InputFile, made: Mapping[str, MadeFile | FileRecord]) -> InputFile:
     # An optional output that was not made: the pilot says so.
-    if file.url or file.name not in made:
+    if (one := made.get(file.name)) is None:
         return file
+    md5 = one.md5 if isinstance(one, MadeFile) else None
+    whole = replace(file, url=one.url, size=one.size, adler32=one.adler32 or None, md5=md5)
     try:
-        return msgspec.convert(msgspec.structs.asdict(made[file.name]), InputFile)
+        return msgspec.convert(msgspec.to_builtins(whole), InputFile)
     except msgspec.ValidationError as error:
         raise Unfit(f"input {file.name}, as a job before it left it: {error}") from None

@@ -20,7 +20,7 @@ from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.events import ChildrenDue, Retried, RetryOf
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import dependencies, records, retention, transitions
+from dispatcher.rules import dependencies, records, retention, specs, transitions
 from dispatcher.rules.lanes import Lanes
 
 # Jobs of one commit: heartbeats get their turn between two.
@@ -409,12 +409,5 @@ def _parents(
 def _filled(job: Prepared, files: Sequence[m.FileRecord]) -> Prepared:
     """The job with inputs that are outputs of jobs whose files the queue no longer lists."""
     made = {file.name: file for file in files}
-    inputs = tuple(
-        replace(
-            one, url=made[one.name].url, size=made[one.name].size, adler32=made[one.name].adler32
-        )
-        if not one.url and one.name in made
-        else one
-        for one in job.spec.inputs
-    )
+    inputs = specs.located(job.spec.inputs, made)
     return prepared(replace(job.spec, inputs=inputs), job.after)

@@ -184,8 +184,11 @@ def test_f2_a_name_is_a_plain_word_or_refused_with_its_field(field, put, text):
         return
     kept = msgspec.json.decode(msgspec.json.encode(job), type=JobSpec)
     assert kept == job
-    if text in (job.name, job.queue, *job.environment, *(f.name for f in job.inputs + job.outputs)):
+    if text in (job.name, job.queue, *job.environment):
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:+@=-]*", text)
+    for file in job.inputs + job.outputs:
+        parts = file.name.removesuffix("/").split("/")
+        assert all(re.fullmatch(r"[A-Za-z0-9_*][A-Za-z0-9_.:+@=*-]*", part) for part in parts)
     assert not any(re.search(r"[\x00-\x20]", file.url) for file in job.inputs)
 
 
@@ -255,7 +258,7 @@ def test_a_path_is_written_as_it_is_and_a_url_as_urls_are():
     ("file", "says"),
     [
         ("./my file.txt", "'my file.txt' cannot be a file's name"),
-        ("./directory/", "'' cannot be a file's name"),
+        ("http://h/directory/", "'' cannot be a file's name"),
         ("http://h", "'' cannot be a file's name"),
         ("http://h/..", "'..' cannot be a file's name"),
         ("http://[::1/x", "is not a URL"),

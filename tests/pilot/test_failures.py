@@ -116,7 +116,7 @@ ON_THE_WAY = [
     "run",
     "stage.stage_out",
     "keep_log",
-    "written",
+    "measure_output",
     "stderr_tail",
 ]
 AT_THE_END = ["follow", "journal.keep"]
@@ -146,7 +146,7 @@ def test_every_way_out_is_one_report(
     kit = kit_of(tmp_path)
     monkeypatch.setattr(flow, "run", lambda *_: Outcome(exit_code=0))
     monkeypatch.setattr(flow, "keep_log", lambda *_: ())
-    monkeypatch.setattr(flow, "written", lambda *_: None)
+    monkeypatch.setattr(flow, "measure_output", lambda *_: None)
     break_at(where, error, kit, monkeypatch)
     carry(attempt_of("true"), kit)
     (report,) = kit.reporter.owed

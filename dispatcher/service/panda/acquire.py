@@ -256,7 +256,8 @@ async def _translated(
             log.warning("job_kept_back", job_id=job.attempt.job_id, reason=away.reason)
             written.later.append(job)
         except Exception as fault:  # noqa: BLE001 -- whatever it is, it stops this job and no other
-            written.faults[job.attempt.job_id] = f"no PanDA pilot can be given it: {fault!r}"
+            why = str(fault) if isinstance(fault, ValueError) else repr(fault)
+            written.faults[job.attempt.job_id] = f"no PanDA pilot can be given it: {why}"
     return written
 
 
