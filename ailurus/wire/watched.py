@@ -1,7 +1,7 @@
 """Connections for long transfers, which check all the time whether to go on.
 
 A read or write that waits for the other side checks every half second, and one that makes progress,
-be it a byte at a time, checks at every step. So neither a silent nor a slow server keeps a transfer
+be it a byte at a time, ten times a second. So neither a silent nor a slow server keeps a transfer
 beyond its limit. A large body is sent only when its receiver wants it: a server that redirects says
 so before the file has gone over the network twice.
 """
@@ -14,13 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.client import HTTPException, RemoteDisconnected
 from typing import Any
 
+from urllib3 import BaseHTTPResponse, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ProtocolError
 
 from ailurus.wire.connection import pools
 
 STEP_S = 0.5
+# How often a transfer that makes progress is checked; TLS makes it in steps of 16 KiB.
+CHECK_S = 0.1
 # How long a server has to refuse the body; many answer nothing.
 EXPECT_S = 1.0
 # Bytes.
@@ -37,6 +42,19 @@ def watching(check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _check.reset(token)
+
+
+def read_into(answer: BaseHTTPResponse, buffer: memoryview) -> int:
+    """Read more of an answer's body, past urllib3's copies; the bytes that came, 0 at its end.
+    Raises ProtocolError where it breaks off."""
+    body = answer._original_response  # type: ignore[attr-defined]  # noqa: SLF001
+    try:
+        got: int = body.readinto(buffer)
+    except (OSError, HTTPException) as error:
+        raise ProtocolError(str(error) or type(error).__name__) from None
+    if not got and body.length:
+        raise ProtocolError(f"{body.length} bytes are missing")
+    return got
 
 
 class OfferedBody:
@@ -60,6 +78,7 @@ class _Watched:
         # Bytes that were read here and not yet by the reader of the answer.
         self._ahead = b""
         self._users = 1
+        self._check_at = 0.0
         sock.settimeout(STEP_S)
 
     def settimeout(self, seconds: float | None) -> None:
@@ -118,13 +137,16 @@ class _Watched:
         return True
 
     def _patiently(self, act: Callable[[Any], int], data: memoryview) -> int:
-        began = time.monotonic()
+        began = now = time.monotonic()
         while True:
-            _check.get()()
+            if now >= self._check_at:
+                _check.get()()
+                self._check_at = now + CHECK_S
             try:
                 return act(data)
             except TimeoutError:
-                silent_s = time.monotonic() - began
+                now = time.monotonic()
+                silent_s = now - began
                 if self._silence_s is not None and silent_s > self._silence_s:
                     raise TimeoutError(f"silent for {silent_s:.0f} s") from None
 
@@ -145,8 +167,14 @@ class _Raw(io.RawIOBase):
             self._watched.close()
 
 
+class Forgotten(ConnectionResetError):
+    """The server had closed a kept connection when a request came by it, and has answered
+    nothing."""
+
+
 class _Http(HTTPConnection):
     _offer: OfferedBody | None = None
+    _kept = False
     sock: Any
 
     def connect(self) -> None:
@@ -157,7 +185,26 @@ class _Http(HTTPConnection):
         headers = options.get("headers") or (more[0] if more else {})
         asks = isinstance(body, OfferedBody) and "Expect" in headers
         self._offer = body if asks else None
-        super().request(method, url, body, *more, **options)
+        self._kept = self.sock is not None
+        with self._forgotten():
+            super().request(method, url, body, *more, **options)
+
+    # What urllib3 returns is no answer of the standard library.
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        with self._forgotten():
+            return super().getresponse()
+
+    @contextmanager
+    def _forgotten(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # urllib3 looks for an answer that came before.
+            raise
+        except (ConnectionError, RemoteDisconnected) as error:
+            if self._kept:
+                raise Forgotten(str(error)) from None
+            raise
 
     def endheaders(self, *more: Any, **options: Any) -> None:
         super().endheaders(*more, **options)

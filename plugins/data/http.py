@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
@@ -20,17 +19,21 @@ from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
-from ailurus.wire.watched import POOLS, OfferedBody, watching
-from pilot.blame import OSErrorsOn, Target
+from ailurus.wire.watched import POOLS, Forgotten, watching
 from pilot.ports import TAKEN, Check, Copied, JobError
-from plugins.data.checksums import Checksums
+from plugins.data.http_bodies import Copy, Measured, Version
 
-BLOCK = 1 << 18
 # Bytes of a body that is announced first: the receiver may be another.
 LARGE = 1 << 20
 # How long a server may say nothing.
 STALL_S = 60.0
 REDIRECTS = 5
+# Connections to a server that wait for the next file.
+KEPT = 16
+# How often a download that broke off is continued.
+CONTINUED = 5
+# Bytes of an answer that are read for its connection's sake.
+MOST_WORDS = 1 << 16
 # Of a GET: there is no file in it, or not yet.
 _WITHOUT_CONTENT = {201, 202, 204, 205}
 _ANY = {301, 302, 303, 307, 308}
@@ -80,7 +83,7 @@ class Http:
 
     def _made(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {
-            "maxsize": 4,
+            "maxsize": KEPT,
             "retries": False,
             "timeout": urllib3.Timeout(connect=10.0, read=STALL_S),
             "headers": {"User-Agent": f"ailurus/{__version__}", "Accept-Encoding": "identity"},
@@ -108,31 +111,40 @@ class Http:
 
     def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
         with watching(check):
-            return self._get(url, into, md5=md5)
+            return self._get(url, Copy(into, check, md5=md5))
 
-    def _get(self, url: Url, into: int, *, md5: bool) -> Copied:
+    def _get(self, url: Url, copy: Copy) -> Copied:
+        """All of a file: what breaks off on the way is continued while there is progress."""
         answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED)
-        seen = Checksums(md5=md5)
-        writing = OSErrorsOn(Target.NODE, f"cannot write its copy of {url}")
-        try:
-            for block in answer.stream(BLOCK, decode_content=False):
-                seen.add(block)
-                piece = memoryview(block)
-                with writing:
-                    while piece:
-                        piece = piece[os.write(into, piece) :]
-        except urllib3.exceptions.HTTPError as error:
-            # Short read, stall, reset.
-            raise JobError(
-                Code.STAGE_IN_FAILED, f"{url}: broke off after {seen.size} bytes ({error})"
-            ) from None
-        finally:
-            answer.close()
-        return seen.copied
+        version = Version.of(answer.headers)
+        tries_left, before = CONTINUED, 0
+        while True:
+            try:
+                copy.take(answer, url)
+                answer.release_conn()
+                return copy.copied
+            except urllib3.exceptions.HTTPError as error:
+                # Short read, stall, reset.
+                broken = JobError(
+                    Code.STAGE_IN_FAILED, f"{url}: broke off after {copy.size} bytes ({error})"
+                )
+            finally:
+                answer.close()
+            if not (tries_left and version.mark and copy.size > before):
+                raise broken
+            tries_left, before = tries_left - 1, copy.size
+            rest = version.rest(copy.size)
+            answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED, rest)
+            if answer.status != 206:
+                copy.again()
+                version = Version.of(answer.headers)
+            elif not version.continued(answer.headers, copy.size):
+                answer.close()
+                raise broken
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
         dav, url = url.scheme in {"dav", "davs"}, _web(url)
-        body = _Measured(source)
+        body = Measured(source)
         with watching(check):
             try:
                 try:
@@ -140,7 +152,7 @@ class Http:
                 except _NoParent:
                     self._make_parents(url)
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
-                answer.close()
+                _finish(answer)
                 if dav and body.size == body.length:
                     self._compare(url, body)
                 if body.size == body.length and _says_more(answer):
@@ -170,18 +182,17 @@ class Http:
             parents.append(here)
             here = here.parent
         for parent in reversed(parents):
-            answer = self._once("MKCOL", parent, None, Code.STAGE_OUT_FAILED, expects=False)
-            answer.close()
+            _finish(self._answer("MKCOL", parent, None, Code.STAGE_OUT_FAILED))
             # 405: it exists. What else a server says, the upload that follows tells.
 
-    def _compare(self, url: Url, body: _Measured) -> None:
+    def _compare(self, url: Url, body: Measured) -> None:
         """Compare a file with what the server has of it, if it tells its adler32: one that differs
         is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
         try:
             answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
         except JobError:
             return
-        answer.close()
+        _finish(answer)
         told = _adler32(answer.headers.get("Digest", ""))
         if told is None or told == body.adler:
             return
@@ -202,7 +213,7 @@ class Http:
                 return
             there = "nothing is there"
         else:
-            answer.close()
+            _finish(answer)
             length = answer.headers.get("Content-Length")
             html = "html" in answer.headers.get("Content-Type", "")
             if length == str(size) or (length is None and not html):
@@ -214,13 +225,13 @@ class Http:
             remedy="does something else answer at that address, a proxy or a portal?",
         )
 
-    def _arrived(self, url: Url, body: _Measured) -> bool:
+    def _arrived(self, url: Url, body: Measured) -> bool:
         """Whether what is there came by an earlier try of ours whose answer was lost: a name has
         one writer."""
         if url.sent not in self._unanswered:
             return False
         answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
-        answer.close()
+        _finish(answer)
         if answer.headers.get("Content-Length") != str(body.length):
             return False
         body.rewind()
@@ -231,25 +242,31 @@ class Http:
 
     def delete(self, url: Url) -> None:
         try:
-            self._ask("DELETE", _web(url), None, Code.STAGE_OUT_FAILED).close()
+            _finish(self._ask("DELETE", _web(url), None, Code.STAGE_OUT_FAILED))
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
 
     def _ask(
-        self, method: str, url: Url, body: _Measured | None, code: Code
+        self,
+        method: str,
+        url: Url,
+        body: Measured | None,
+        code: Code,
+        more: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them
-        gets the body from its start."""
+        gets the body from its start, and the headers `more`."""
         first, expects = url, body is not None and body.length >= LARGE
+        unwanted = _WITHOUT_CONTENT if method == "GET" else set()
+        unwanted = unwanted if more else unwanted | {206}
         for _ in range(REDIRECTS + 1):
             self.allowed(url)
-            answer = self._once(method, url, body, code, expects=expects)
-            missing = method == "GET" and answer.status in _WITHOUT_CONTENT
-            if 200 <= answer.status < 300 and answer.status != 206 and not missing:
+            answer = self._answer(method, url, body, code, more, expects=expects)
+            if 200 <= answer.status < 300 and answer.status not in unwanted:
                 return answer
             target = answer.headers.get("Location", "")
-            answer.close()
+            _finish(answer)
             # A server that does not know `Expect`.
             if answer.status == 417 and expects:
                 expects = False
@@ -261,13 +278,20 @@ class Http:
                 raise _refused(url, answer.status, code)
         raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
 
-    def _once(
-        self, method: str, url: Url, body: _Measured | None, code: Code, *, expects: bool
+    def _answer(
+        self,
+        method: str,
+        url: Url,
+        body: Measured | None,
+        code: Code,
+        more: Mapping[str, str] | None = None,
+        *,
+        expects: bool = False,
     ) -> urllib3.BaseHTTPResponse:
+        """What one server answers, on whatever connection to it still holds. Raises JobError."""
         pool = self._secure if url.scheme == "https" else self._pool
-        headers = {**pool.headers}
+        headers = {**pool.headers, **(more or {})}
         if body is not None:
-            body.rewind()
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
         if expects:
             headers["Expect"] = "100-continue"
@@ -275,23 +299,29 @@ class Http:
             headers["Want-Digest"] = "adler32"
         if token := self._token(url):
             headers["Authorization"] = f"Bearer {token}"
-        try:
-            return pool.request(
-                method,
-                url.sent,
-                body=body,
-                headers=headers,
-                redirect=False,
-                preload_content=False,
-            )
-        except urllib3.exceptions.SSLError as error:
-            raise JobError(
-                code,
-                f"{url}: {error}",
-                remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
-            ) from None
-        except urllib3.exceptions.HTTPError as error:
-            raise JobError(code, f"{url}: {error}") from None
+        while True:
+            if body is not None:
+                body.rewind()
+            try:
+                return pool.request(
+                    method,
+                    url.sent,
+                    body=body,
+                    headers=headers,
+                    redirect=False,
+                    preload_content=False,
+                )
+            except urllib3.exceptions.SSLError as error:
+                raise JobError(
+                    code,
+                    f"{url}: {error}",
+                    remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
+                ) from None
+            except urllib3.exceptions.HTTPError as error:
+                if not isinstance(error.args[-1], Forgotten):
+                    raise JobError(code, f"{url}: {error}") from None
+                if body is not None and body.size == body.length:
+                    self._unanswered.add(url.sent)
 
     def _token(self, url: Url) -> str:
         """The site's token, for its own storage alone and never in the clear; blank: none. It is
@@ -310,6 +340,16 @@ class Http:
                 f"the site's token for {url} cannot be read: {why}",
                 remedy="look at storage.http.token_file of the site",
             ) from None
+
+
+def _finish(answer: urllib3.BaseHTTPResponse) -> None:
+    """Be done with an answer whose body is nothing to us: a short one is read, so that its
+    connection serves the next request."""
+    length = getattr(answer, "length_remaining", None)
+    with suppress(urllib3.exceptions.HTTPError):
+        if length is not None and length <= MOST_WORDS:
+            answer.read(decode_content=False)
+    answer.close()
 
 
 def _said(options: Mapping[str, Any]) -> Http.Options:
@@ -351,30 +391,6 @@ class _Exists(JobError):
     """There is a file of that name."""
 
 
-class _Measured(OfferedBody):
-    """An open file as a request's body, measured while it is sent."""
-
-    def __init__(self, source: int) -> None:
-        self._source = source
-        self.length = os.fstat(source).st_size
-        self.rewind()
-
-    def rewind(self) -> None:
-        os.lseek(self._source, 0, os.SEEK_SET)
-        self.wanted, self.size, self.adler = True, 0, 1
-
-    def pieces(self) -> Iterator[bytes]:
-        reading = OSErrorsOn(Target.NODE, "cannot read the output that is sent")
-        while self.wanted:
-            with reading:
-                block = os.read(self._source, BLOCK)
-            if not block:
-                return
-            self.adler = zlib.adler32(block, self.adler)
-            self.size += len(block)
-            yield block
-
-
 def _redirected(url: Url, target: str) -> Url:
     try:
         leads = url.redirected(target)
@@ -409,5 +425,5 @@ def _refused(url: Url, status: int, code: Code) -> JobError:
             remedy=TAKEN,
             transient=False,
         )
-    passing = status in {202, 408, 425, 429} or status >= 500
+    passing = status in {202, 408, 416, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)
