@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import DoneFile, Report
 from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
+from ailurus.protocol.trees import place
 from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
 from pilot.clock import Clock
@@ -22,6 +24,7 @@ from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
+from pilot.upstream.spool import Begun
 from pilot.workdir import SCRIPT, Workdir, size_of
 
 _log = Log("pilot.flow")
@@ -69,7 +72,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
             if attempt.spec.outputs:
                 attempt.credentials = kit.delegation.fetch(attempt)
-            files = kit.stage.stage_out(attempt, work)
+            files = kit.stage.stage_out(attempt, work, partial(announce, attempt, kit))
     except JobError as expected:
         error = expected
     except Exception as bug:  # noqa: BLE001 - its report has the log and the payload's outcome
@@ -86,6 +89,29 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
     # The log of a failed attempt has such files.
     left = undeclared(attempt.spec, work) if error is None else ""
     return report_of(attempt, kit, outcome, files, error, stderr_tail(work), left)
+
+
+def begun(attempt: Attempt, kit: Kit, outputs: Sequence[str]) -> Begun:
+    """The line of an attempt in the journal, with all URLs at which it may leave something."""
+    return Begun(
+        job_id=attempt.id[0],
+        attempt_nr=attempt.id[1],
+        report_key=attempt.assignment.report_key,
+        outputs=tuple(outputs),
+        directory=str(kit.directory / attempt.name),
+        host=kit.host,
+        seal=attempt.assignment.seal,
+        since=kit.clock.time(),
+    )
+
+
+def announce(attempt: Attempt, kit: Kit, outputs: Sequence[str]) -> None:
+    """Note where an attempt is going to leave files, for whoever cleans up if this pilot is
+    killed."""
+    try:
+        kit.journal.begin([begun(attempt, kit, outputs)])
+    except OSError as error:
+        _log.error("spool_failed", job_id=attempt.id[0], what=error.strerror)
 
 
 def _unexpected(attempt: Attempt, bug: Exception) -> JobError:
@@ -108,7 +134,7 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
         raise JobError(
             Code.PAYLOAD_FAILED, error.message, remedy=error.remedy, field=error.field
         ) from None
-    if spec.script and any(file.name == SCRIPT for file in spec.inputs):
+    if spec.script and any(place(file).split("/")[0] == SCRIPT for file in spec.inputs):
         raise JobError(
             Code.PAYLOAD_FAILED,
             f"the pilot calls the job's script {SCRIPT}, and an input is called so as well",

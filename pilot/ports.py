@@ -69,6 +69,38 @@ class Transfer(Protocol):
         """Remove `url`; that it does not exist is no error."""
 
 
+class Found(Struct, frozen=True, kw_only=True):
+    """One file of what a URL names: of a data set, or of a directory."""
+
+    name: str
+    """Relative to what was asked for; it may have sub-directories, never `..`."""
+    url: str
+    size: int | None = None
+    adler32: str | None = None
+
+
+MOST_FOUND = 10_000
+"""Files that a URL may name; a plugin that lists more raises `too_many`."""
+
+
+def too_many(url: object) -> JobError:
+    """The error of a data set or directory with more files than a job can have."""
+    return JobError(
+        Code.INPUTS_TOO_LARGE,
+        f"{url} has more than {MOST_FOUND} files, which is what a job can have",
+        remedy="make several jobs of it, or archives of its files",
+    )
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """A `Transfer` that lists directories, too."""
+
+    def expand(self, url: Url) -> Sequence[Found]:
+        """The regular files of the directory that `url` names by a slash at its end, at any depth,
+        or those right in it that match the `*` in its last name. Raises JobError."""
+
+
 class ToGet(Struct, frozen=True, kw_only=True):
     """A file that a mover brings to this node."""
 
@@ -124,16 +156,6 @@ class Progress(Struct, frozen=True, kw_only=True, tag=True):
     moved_bytes: int
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """One file of what a URL names: of a data set, or of a directory."""
-
-    name: str
-    """Relative to what was asked for; it may have sub-directories, never `..`."""
-    url: str
-    size: int | None = None
-    adler32: str | None = None
-
-
 Tell = Callable[[Moved | NotMoved | Progress], None]
 """What a mover calls: once for each file with its end, before that as often as it likes with
 progress. From one thread at a time."""
@@ -158,7 +180,8 @@ class Mover(Protocol):
         """Remove files; that one does not exist is no error. Returns why, of each that is left."""
 
     def expand(self, url: str) -> Sequence[Found]:
-        """The files that `url` names: itself, or those of a data set or directory."""
+        """The files that `url` names: itself, those of a data set or directory at any depth, or
+        those right in a directory that match the `*` in its last name; `MOST_FOUND` at most."""
 
     def close(self) -> None:
         """Finish what is done beside calls, as a word to a catalogue; nothing is asked for any

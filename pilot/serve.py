@@ -22,12 +22,11 @@ from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
 from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
-from pilot.flow import carry
+from pilot.flow import begun, carry
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.process.signals import NUDGE, BlockedSignals, Signals
 from pilot.upstream.link import Dismissed, Link, backoff
-from pilot.upstream.spool import Begun
 
 SIGNALS = {
     signal.SIGTERM: Code.SIGTERM,
@@ -352,7 +351,9 @@ class Server:
         kit = self._kit
         taken = [Attempt(job, self._changed, self._settled, self._clock) for job in jobs]
         try:
-            kit.journal.begin([self._begun(attempt) for attempt in taken])
+            kit.journal.begin(
+                [begun(attempt, kit, kit.stage.planned(attempt)) for attempt in taken]
+            )
         except OSError as error:
             # The leases of a pilot that dies now run out: slower, not lost.
             self._log.error("spool_failed", what=error.strerror)
@@ -376,18 +377,6 @@ class Server:
                 self._log.error("given_back", job_id=attempt.id[0], what=str(fault))
                 kit.reporter.release(attempt)
                 self._gone(attempt)
-
-    def _begun(self, attempt: Attempt) -> Begun:
-        return Begun(
-            job_id=attempt.id[0],
-            attempt_nr=attempt.id[1],
-            report_key=attempt.assignment.report_key,
-            outputs=tuple(self._kit.stage.planned(attempt)),
-            directory=str(self._kit.directory / attempt.name),
-            host=self._kit.host,
-            seal=attempt.assignment.seal,
-            since=self._clock.time(),
-        )
 
     def _carry(self, attempt: Attempt) -> None:
         try:

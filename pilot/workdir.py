@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -76,55 +76,53 @@ class Workdir:
             return True
 
     def create(self, name: str, mode: int = 0o600) -> int:
-        """A new file in the payload's directory, open for writing. Raises OSError, also if the name
-        is taken."""
+        """A new file in the payload's directory, open for writing; the directories in its name are
+        made. Raises OSError, also if the name is taken, or ValueError for one that leads out."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _opened(self.directory) as parent:
-            return os.open(name, flags, mode, dir_fd=parent)
+        parents, last = _parts(name)
+        with self.beneath(parents, make=True) as parent:
+            return os.open(last, flags, mode, dir_fd=parent)
+
+    @contextlib.contextmanager
+    def beneath(self, parts: Iterable[str], *, make: bool = False) -> Iterator[int]:
+        """The directory `parts` of the payload's, open, reached without following a link; `make`:
+        those that are missing are made. Raises OSError."""
+        here = os.open(self.directory, _DIRECTORY)
+        try:
+            for part in parts:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, 0o700, dir_fd=here)
+                below = os.open(part, _DIRECTORY, dir_fd=here)
+                os.close(here)
+                here = below
+            yield here
+        finally:
+            os.close(here)
 
     def adopt(self, incoming: Path, name: str) -> int:
         """Move a file that came beside the job's directory into the payload's, under `name`, whose
         directories are made; its size. ValueError if it is not a plain file of ours, else
         OSError."""
-        *parents, last = Path(name).parts
-        if ".." in (*parents, last) or Path(name).is_absolute():
-            raise ValueError(f"{name!r} leaves the job's directory")
+        parents, last = _parts(name)
         found = incoming.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
             raise ValueError(f"what came as {name!r} is not a regular file of the pilot's")
-        here = os.open(self.directory, _DIRECTORY)
-        try:
-            for part in parents:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o700, dir_fd=here)
-                below = os.open(part, _DIRECTORY, dir_fd=here)
-                os.close(here)
-                here = below
+        with self.beneath(parents, make=True) as here:
             os.rename(incoming, last, dst_dir_fd=here)
             there = os.stat(last, dir_fd=here, follow_symlinks=False)
             if (there.st_ino, there.st_dev) != (found.st_ino, found.st_dev):
                 os.unlink(last, dir_fd=here)
                 raise ValueError(f"what came as {name!r} was exchanged meanwhile")
             os.chmod(last, 0o600, dir_fd=here)
-        finally:
-            os.close(here)
         return there.st_size
 
     def open(self, name: str) -> int:
         """A regular file beneath the payload's directory, open for reading; OSError(ELOOP…) or
         ValueError if it is anything else. `name` may have directories, but no `..` and no link."""
-        *parents, last = Path(name).parts
-        if not last or ".." in (*parents, last) or Path(name).is_absolute():
-            raise ValueError(f"{name!r} leaves the job's directory")
-        here = os.open(self.directory, _DIRECTORY)
-        try:
-            for part in parents:
-                below = os.open(part, _DIRECTORY, dir_fd=here)
-                os.close(here)
-                here = below
+        parents, last = _parts(name)
+        with self.beneath(parents) as here:
             return open_regular(last, here)
-        finally:
-            os.close(here)
 
     def files(self, *, tmp: bool = True) -> Iterator[tuple[str, os.stat_result]]:
         """Regular files and directories beneath `work` and `tmp`, with their names from `path`
@@ -164,13 +162,12 @@ def tail_of(fd: int, most: int) -> tuple[int, bytes]:
     return start, os.pread(fd, most, start)
 
 
-@contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    fd = os.open(directory, _DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _parts(name: str) -> tuple[list[str], str]:
+    """The directories in a name, and its last part. Raises ValueError for one that leads out."""
+    parts = Path(name).parts
+    if not parts or ".." in parts or Path(name).is_absolute():
+        raise ValueError(f"{name!r} leaves the job's directory")
+    return list(parts[:-1]), parts[-1]
 
 
 def remove_tree(top: Path) -> None:

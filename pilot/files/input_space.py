@@ -24,9 +24,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """In the job's directory; it may have sub-directories."""
     url: Url
     file: InputFile
-    """What is declared of it."""
-    size: int | None = None
-    """As the catalogue says, where nothing is declared."""
+    """What is declared of it, by the job or by the catalogue that lists it."""
 
 
 class InputSpace:
@@ -58,7 +56,7 @@ class InputSpace:
             raise JobError(
                 Code.INPUTS_TOO_LARGE,
                 f"inputs without a declared size have more than the {self._left} bytes that the "
-                "job's disk has for them",
+                "job's disk and the site's `limits.inputs` have for them",
                 remedy="declare their `size`, which counts beside `disk`, or ask for more `disk`",
             )
 

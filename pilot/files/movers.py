@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 import plugins
 from ailurus.protocol.did import SCHEME as RUCIO
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import InputFile
 from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.trees import is_listed
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.delegated_pools import with_credentials, written
 from pilot.files.input_space import InputSpace, Wanted
-from pilot.ports import Check, Copied, Found, JobError, Moved, NotMoved, ToGet, ToPut
+from pilot.files.listing import parts_of
+from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
 
@@ -107,55 +109,25 @@ class Movers:
         """The files that an input names: itself, or those of a data set, which come into a
         directory of its name. Raises JobError."""
         field = f"inputs[{nr}]"
-        itself = Wanted(field=field, name=file.name, url=url, file=file)
-        if url.scheme != RUCIO and not url.path.endswith("/"):
-            return [itself]
+        if url.scheme != RUCIO and not is_listed(url):
+            return [Wanted(field=field, name=file.name, url=url, file=file)]
         with self._pools_of(attempt) as pool_of:
             found = pool_of(url.scheme).expand(url.text, self.watch(attempt))
         if len(found) == 1 and found[0].url.partition("?")[0] == url.text.partition("?")[0]:
-            return [Wanted(field=field, name=file.name, url=url, file=file, size=found[0].size)]
-        wanted = []
-        names: set[str] = set()
-        for one in found:
-            parts = one.name.split("/")
-            odd = "\0" in one.name or any(part in {"", ".", ".."} for part in parts)
-            if odd or one.name in names:
-                raise JobError(
-                    Code.BAD_FILE_NAME,
-                    f"{url} has {'a' if odd else 'more than one'} file called {one.name!r}",
-                    field=field,
-                )
-            names.add(one.name)
-            declared = InputFile(name=file.name, url=file.url, adler32=one.adler32)
-            name = f"{file.name}/{one.name}"
-            part = self._part(url, one, field)
-            wanted.append(Wanted(field=field, name=name, url=part, file=declared, size=one.size))
-        return wanted
+            known = replace(file, size=found[0].size) if file.size is None else file
+            return [Wanted(field=field, name=file.name, url=url, file=known)]
+        return parts_of(file, url, found, field, self.allowed)
 
-    def _part(self, url: Url, one: Found, field: str) -> Url:
-        """The URL of a file that a catalogue or a server listed, which may lie: it is held to the
-        site's rules as a job's own is. Raises JobError."""
-        try:
-            part = Url.parse(one.url)
-        except AilurusError as error:
-            what = f"{url} lists a file that has no URL: {error.message}"
-            raise JobError(Code.STAGE_IN_FAILED, what, field=field) from None
-        if one.size is not None and one.size < 0:
-            what = f"{url} lists {one.name!r} with {one.size} bytes"
-            raise JobError(Code.STAGE_IN_FAILED, what, field=field)
-        self.allowed(part)
-        return part
-
-    def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> None:
+    def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> int:
         """Bring files into the job's directory; those of undeclared size have `left` bytes.
-        Raises JobError."""
+        Returns what these took. Raises JobError."""
         if not wanted:
-            return
+            return 0
         assert self._launch is not None  # noqa: S101 - a pilot with jobs has one
         incoming = self._launch().directory / f"files-{next(self._numbers)}"
         with OSErrorsOn(Target.NODE, "cannot make the directory for inputs"):
             incoming.mkdir(mode=0o700, parents=True)
-            known = sum(_size(one) or 0 for one in wanted)
+            known = sum(one.file.size or 0 for one in wanted)
             if known > (free := shutil.disk_usage(incoming).free):
                 raise JobError(
                     Code.NO_LOCAL_SPACE,
@@ -165,7 +137,8 @@ class Movers:
         space = InputSpace(wanted, left, attempt.staging)
         for one in wanted:
             if attempt.staging is not None:
-                attempt.staging.expect(one.name, _size(one))
+                attempt.staging.expect(one.name, one.file.size)
+        taken = 0
         try:
             with self._pools_of(attempt) as pool_of:
                 for pool, group in _grouped([one.url for one in wanted], pool_of).items():
@@ -173,10 +146,12 @@ class Movers:
                     get = partial(pool.get, watch=self.watch(attempt, space.check))
                     for key, moved in self._repeated(attempt, orders, get, wanted).items():
                         _adopt(wanted[key], moved, incoming / str(key), work)
+                        taken += moved.size if wanted[key].file.size is None else 0
                         if attempt.staging is not None:
                             attempt.staging.done(wanted[key].name, moved.size)
         finally:
             remove_tree(incoming)
+        return taken
 
     def store(self, attempt: Attempt, outputs: Sequence[ToStore]) -> list[DoneFile]:
         """Take outputs to storage. Raises JobError of the first that did not arrive; those that
@@ -348,7 +323,7 @@ def _order(key: int, one: Wanted, incoming: Path) -> ToGet:
         key=key,
         url=one.url.text,
         path=str(incoming / str(key)),
-        size=_size(one),
+        size=one.file.size,
         adler32=one.file.adler32,
         md5=one.file.md5,
     )
@@ -409,10 +384,6 @@ def compare(file: InputFile, copied: Copied) -> None:
             f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
             remedy="the file is damaged, or the job declares another one",
         )
-
-
-def _size(one: Wanted) -> int | None:
-    return one.size if one.file.size is None else one.file.size
 
 
 def _done(output: ToStore, moved: Moved) -> DoneFile:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
-from ailurus.protocol import did, job
-from ailurus.protocol.errors import AilurusError, Code
+from msgspec.structs import replace
+
+from ailurus.protocol import did, job, trees
+from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.messages import DoneFile
-from ailurus.protocol.url import LONGEST, Url
+from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
-from pilot.blame import OSErrorsOn, Target, job_error
+from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
-from pilot.files.input_space import bounded
+from pilot.files.destinations import Destinations, field_of, parsed
+from pilot.files.input_space import Wanted, bounded
+from pilot.files.leaving import Leaving, leaving
+from pilot.files.listing import check_amount, check_places, parts_of
 from pilot.files.movers import PAUSES_S, Movers, ToStore, compare
-from pilot.ports import Check, Copied, JobError, Transfer
+from pilot.files.outputs import opened
+from pilot.ports import Check, Copied, JobError, Lister, Transfer
 from pilot.process.usage import charge
 from pilot.progress import StagingProgress
 from pilot.site import Bounds, Storage
@@ -31,8 +35,10 @@ REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 request, and a report that is longer would never arrive."""
 MOST_OPEN = 100
 """Outputs that are open at once for a mover."""
-# What opening a link, a socket or a device fails with.
-_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
+
+
+def _nothing(urls: list[str]) -> None:
+    """Told of URLs."""
 
 
 class Stage:
@@ -51,38 +57,32 @@ class Stage:
         """Whose log.tgz is kept, see `site.Storage`."""
         self._movers = movers or Movers(storage, bounds)
         self._direct_read = storage.direct_read
-        self._rse, self._alternative = storage.rse, storage.alternative_output
+        self.destinations = Destinations(default_output, storage)
         self._transfers = transfers
-        self._default = default_output
         self._bounds = bounds
         self._clock = clock
 
     @property
     def has_default(self) -> bool:
-        return bool(self._default)
+        return bool(self.destinations.default)
 
     def allowed(self, attempt: Attempt) -> None:
         """Raise JobError for a job whose files could not be staged later, so that it does not
         begin."""
         for index, file in enumerate(attempt.spec.inputs):
-            with _field(f"inputs[{index}].url"):
-                self._allow(url := _parsed(file.url))
+            with field_of(f"inputs[{index}].url"):
+                self._allow(url := parsed(file.url))
                 if file.direct:
                     self._allow_direct(url)
         named_bytes = 0
         for index, output in enumerate(attempt.spec.outputs):
-            with _field(f"outputs[{index}].url"):
-                url = self.physical(attempt, output)
+            with field_of(f"outputs[{index}].url"):
+                url = self.destinations.physical(
+                    attempt, replace(output, name=trees.sample(output))
+                )
                 self._allow(url)
                 named_bytes += FILE_BYTES + len(output.name) + len(url.text.encode())
-        if named_bytes > REPORT_BYTES:
-            raise JobError(
-                Code.STORAGE_FORBIDDEN,
-                f"names and URLs of the {len(attempt.spec.outputs)} outputs are longer than the report of a job "
-                f"may be: {named_bytes} bytes, of {REPORT_BYTES}",
-                field="outputs",
-                remedy="give them shorter directories, or pack them into one file",
-            )
+        _check_report(named_bytes, len(attempt.spec.outputs))
         declared = sum(file.size or 0 for file in attempt.spec.inputs)
         if 0 < self._bounds.inputs_bytes < declared:
             raise JobError(
@@ -112,48 +112,14 @@ class Stage:
                 remedy="name the URL of a replica, or leave `direct` out",
             )
 
-    def physical(self, attempt: Attempt, file: OutputFile, *, instead: str = "") -> Url:
-        """The URL of an attempt's output, which no other attempt has; in the directory `instead`,
-        if its own takes nothing. Raises JobError if there is none."""
-        if file.scope and not instead:
-            return self._registered(attempt, file)
-        directory = instead or file.url or self._default
-        if not directory:
-            raise JobError(
-                Code.STORAGE_FORBIDDEN,
-                f"output {file.name!r} has no url and this site has no default storage",
-                remedy="give the output a url, the site file `storage.default_output`, or a pilot without "
-                "one --storage",
-            )
-        url = _parsed(directory).joined(f"{attempt.name}.{file.name}")
-        if len(url.text) > LONGEST:
-            raise JobError(
-                Code.STORAGE_FORBIDDEN,
-                f"the URL of output {file.name!r} is longer than {LONGEST} characters",
-                remedy="shorten its directory, or the site file's `storage.default_output`",
-            )
-        return url
-
-    def _registered(self, attempt: Attempt, file: OutputFile) -> Url:
-        """Where an output goes that Rucio will know."""
-        if not self._rse:
-            raise JobError(
-                Code.STORAGE_FORBIDDEN,
-                f"output {file.name!r} belongs to Rucio, and this site names no storage there",
-                remedy="let the site file say `storage.rse`",
-            )
-        mark = attempt.assignment.mark
-        return did.physical(file.scope, *attempt.id, file.name, mark).url(self._rse)
-
     def planned(self, attempt: Attempt) -> list[str]:
-        """All that an attempt may leave in storage."""
-        urls = []
-        for file in (*attempt.spec.outputs, LOG):
-            with contextlib.suppress(JobError):
-                urls.append(self.physical(attempt, file).text)
-                if self._alternative and not file.scope:
-                    urls.append(self.physical(attempt, file, instead=self._alternative).text)
-        return urls
+        """All that an attempt may leave in storage, as far as that can be told before its payload
+        has ended: what globs and directories stand for, nobody knows yet."""
+        outputs = (*attempt.spec.outputs, LOG)
+        files = (replace(file, name=trees.effective(file)) for file in outputs)
+        return self.destinations.urls(
+            attempt, [one for one in files if not trees.is_many(one.name)]
+        )
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
         """Bring all inputs into the job's directory. Raises JobError."""
@@ -164,51 +130,107 @@ class Stage:
             attempt.staging = None
 
     def _stage_in(self, attempt: Attempt, work: Workdir, progress: StagingProgress) -> None:
+        inputs = attempt.spec.inputs
+        wanted = [
+            one
+            for index, file in enumerate(inputs)
+            for one in self._expanded(index, file, attempt, work)
+        ]
+        check_places(attempt.spec, wanted)
+        known = check_amount(wanted, self._bounds)
         # Bytes for inputs of undeclared size.
         left = attempt.spec.disk_mb << 20
-        wanted = []
-        for index, file in enumerate(attempt.spec.inputs):
-            with _field(f"inputs[{index}]"):
-                url = _parsed(file.url)
-                if file.direct:
-                    _list(file, url, work)
-                    continue
-                if self._movers.serve(url.scheme):
-                    wanted += self._movers.expanded(index, file, url, attempt)
-                    continue
-                progress.expect(file.name, file.size)
-                get = partial(self._get, file, work, left if file.size is None else file.size)
+        if self._bounds.inputs_bytes:
+            left = min(left, self._bounds.inputs_bytes - known)
+        moved = []
+        for one in wanted:
+            if self._movers.serve(one.url.scheme):
+                moved.append(one)
+                continue
+            with field_of(one.field):
+                progress.expect(one.name, one.file.size)
+                get = partial(
+                    self._get, one.file, work, left if one.file.size is None else one.file.size
+                )
                 taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)
-                progress.done(file.name, taken)
-                left -= taken if file.size is None else 0
-        self._movers.fetch(attempt, work, wanted, left)
+                progress.done(one.name, taken)
+                left -= taken if one.file.size is None else 0
+        left -= self._movers.fetch(attempt, work, moved, left)
+        for index, file in enumerate(inputs):
+            if file.unpack:
+                with field_of(f"inputs[{index}]"):
+                    left -= self._unpacked(file, work, left, attempt.check)
 
-    def stage_out(self, attempt: Attempt, work: Workdir) -> tuple[DoneFile, ...]:
+    def _expanded(
+        self, index: int, file: InputFile, attempt: Attempt, work: Workdir
+    ) -> list[Wanted]:
+        """The files that an input stands for. The URL of one that is read `direct` is written
+        here."""
+        field = f"inputs[{index}]"
+        with field_of(field):
+            url = parsed(file.url)
+            if file.direct:
+                _list(file, url, work)
+                return []
+            if self._movers.serve(url.scheme):
+                return self._movers.expanded(index, file, url, attempt)
+            if not trees.is_listed(url):
+                return [Wanted(field=field, name=file.name, url=url, file=file)]
+            transfer = self._transfers(url.scheme)
+            if not isinstance(transfer, Lister):
+                raise JobError(
+                    Code.NO_PROTOCOL,
+                    f"{url} names the files of a directory, and this site lists none by {url.scheme}",
+                    remedy="name the files, or let the site file give the scheme to gfal2 "
+                    "(`storage.plugins`)",
+                )
+            return parts_of(file, url, transfer.expand(url), field, self._allow)
+
+    def _unpacked(self, file: InputFile, work: Workdir, left: int, check: Check) -> int:
+        # Late: most jobs have no archives.
+        from pilot.files.unpack import unpack
+
+        return unpack(file.name, trees.place(file), work, left, check)
+
+    def stage_out(
+        self, attempt: Attempt, work: Workdir, announce: Callable[[list[str]], None] = _nothing
+    ) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under
-        way when the job was stopped, for it may have arrived unacknowledged. Raises JobError."""
+        way when the job was stopped, for it may have arrived unacknowledged. `announce` is told all
+        URLs first, where globs and directories stand for more than was `planned`. Raises
+        JobError."""
         attempt.staging = StagingProgress(self._clock)
         try:
-            return self._stage_out(attempt, work, attempt.staging)
+            files = leaving(attempt.spec, work, attempt.check)
+            if any(trees.is_many(file.name) for file in attempt.spec.outputs):
+                self._check_named(attempt, files)
+                announce(self.destinations.urls(attempt, [*(one.file for one in files), LOG]))
+            return self._stage_out(attempt, work, files, attempt.staging)
         finally:
             attempt.staging = None
 
     def _stage_out(
-        self, attempt: Attempt, work: Workdir, progress: StagingProgress
+        self,
+        attempt: Attempt,
+        work: Workdir,
+        files: Sequence[Leaving],
+        progress: StagingProgress,
     ) -> tuple[DoneFile, ...]:
         done: list[DoneFile] = []
         batch: list[tuple[int, OutputFile, int]] = []
         try:
-            for index, file in enumerate(attempt.spec.outputs):
-                with _field(f"outputs[{index}].name"):
-                    if (source := self._output(file, work)) is None:
+            for one in files:
+                with field_of(f"outputs[{one.index}].name"):
+                    source = opened(one, attempt.spec, work, self._bounds, attempt.check)
+                    if source is None:
                         continue
-                    progress.expect(file.name, os.fstat(source).st_size)
-                    batch.append((index, file, source))
-                    if not self._movers.serve(self.physical(attempt, file).scheme):
+                    progress.expect(one.file.name, os.fstat(source).st_size)
+                    batch.append((one.index, one.file, source))
+                    if not self._movers.serve(self.destinations.physical(attempt, one.file).scheme):
                         batch.pop()
                         try:
-                            done.append(self._put_alone(attempt, file, source))
-                            progress.done(file.name, done[-1].size)
+                            done.append(self._put_alone(attempt, one.file, source))
+                            progress.done(one.file.name, done[-1].size)
                         finally:
                             os.close(source)
                 if len(batch) == MOST_OPEN:
@@ -221,18 +243,27 @@ class Stage:
         finally:
             for _, _, source in batch:
                 os.close(source)
-        order = {file.name: nr for nr, file in enumerate(attempt.spec.outputs)}
+        order = {one.file.name: nr for nr, one in enumerate(files)}
         return tuple(sorted(done, key=lambda file: order[file.name]))
+
+    def _check_named(self, attempt: Attempt, files: Sequence[Leaving]) -> None:
+        """Raise JobError for outputs that the site does not take, or that no report can name."""
+        named_bytes = 0
+        for one in files:
+            with field_of(f"outputs[{one.index}].name"):
+                self._allow(url := self.destinations.physical(attempt, one.file))
+                named_bytes += FILE_BYTES + len(one.file.name) + len(url.text.encode())
+        _check_report(named_bytes, len(files))
 
     def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         """Take one open file to storage. Raises JobError."""
-        if self._movers.serve(self.physical(attempt, file).scheme):
+        if self._movers.serve(self.destinations.physical(attempt, file).scheme):
             return self._movers.store(attempt, [self._to_store(attempt, 0, file, source)])[0]
         return self._put_alone(attempt, file, source)
 
     def _put_alone(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         try:
-            return self._put_at(attempt, self.physical(attempt, file), file, source)
+            return self._put_at(attempt, self.destinations.physical(attempt, file), file, source)
         except JobError as error:
             if not self._goes_elsewhere(attempt, file, error):
                 raise
@@ -252,7 +283,7 @@ class Stage:
             done: list[DoneFile] = []
             try:
                 for index, file, source in batch:
-                    with _field(f"outputs[{index}].name"):
+                    with field_of(f"outputs[{index}].name"):
                         done.append(self._put_elsewhere(attempt, file, source))
             except Exception:
                 self.delete([file.url for file in done])
@@ -264,9 +295,11 @@ class Stage:
             batch.clear()
 
     def _put_elsewhere(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
-        url = self.physical(attempt, file, instead=self._alternative)
+        url = self.destinations.physical(attempt, file, instead=self.destinations.alternative)
         if self._movers.serve(url.scheme):
-            elsewhere = self._to_store(attempt, 0, file, source, instead=self._alternative)
+            elsewhere = self._to_store(
+                attempt, 0, file, source, instead=self.destinations.alternative
+            )
             return self._movers.store(attempt, [elsewhere])[0]
         return self._put_at(attempt, url, file, source)
 
@@ -288,15 +321,15 @@ class Stage:
 
     def _goes_elsewhere(self, attempt: Attempt, file: OutputFile, error: JobError) -> bool:
         """Whether an output that its own place did not take goes to the site's alternative."""
-        if not self._alternative or file.scope or attempt.stopped is not None:
+        if not self.destinations.alternative or file.scope or attempt.stopped is not None:
             return False
-        attempt.note(f"{file.name} goes to {self._alternative} after: {error}")
+        attempt.note(f"{file.name} goes to {self.destinations.alternative} after: {error}")
         return True
 
     def _to_store(
         self, attempt: Attempt, index: int, file: OutputFile, source: int, instead: str = ""
     ) -> ToStore:
-        url = self.physical(attempt, file, instead=instead)
+        url = self.destinations.physical(attempt, file, instead=instead)
         return ToStore(field=f"outputs[{index}].name", name=file.name, url=url, source=source)
 
     def delete(self, urls: Sequence[str]) -> list[str]:
@@ -306,7 +339,7 @@ class Stage:
         moved = []
         for text in urls:
             try:
-                url = _parsed(text)
+                url = parsed(text)
                 if self._movers.serve(url.scheme):
                     moved.append(text)
                 else:
@@ -333,7 +366,7 @@ class Stage:
                 (work.directory / file.name).unlink()
                 into = work.create(file.name)
         try:
-            url = _parsed(file.url)
+            url = parsed(file.url)
             within = bounded(file, into, most, check)
             copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
             taken = charge(os.fstat(into))
@@ -366,44 +399,16 @@ class Stage:
                 attempt.note(f"tries again after: {error}")
                 clock.wait(attempt.wakeup, pause_s)
 
-    def _output(self, file: OutputFile, work: Workdir) -> int | None:
-        try:
-            source = work.open(file.name)
-        except FileNotFoundError:
-            if file.optional:
-                return None
-            raise JobError(
-                Code.MISSING_OUTPUT,
-                f"the payload left no file {file.name!r}",
-                remedy="does it write it into the directory it starts in? Or make it `optional`",
-            ) from None
-        except PermissionError:
-            raise JobError(
-                Code.OUTPUT_UNSAFE,
-                f"the payload left {file.name!r}, but the pilot may not read it",
-                remedy="let the payload end with `chmod u+r` on it, and u+x on its directories",
-            ) from None
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_FILE:
-                raise job_error(
-                    error, f"cannot read the output {file.name!r}", Target.JOB
-                ) from None
-            what = str(error)
-            if isinstance(error, OSError):
-                what = f"{file.name!r} is a symbolic link, a socket or a device"
-            raise JobError(
-                Code.OUTPUT_UNSAFE,
-                f"{what}, and only a regular file can be an output",
-                remedy="let the payload copy the contents to a file of that name",
-            ) from None
-        size = os.fstat(source).st_size
-        if size > self._bounds.output_bytes:
-            os.close(source)
-            raise JobError(
-                Code.OUTPUT_TOO_LARGE,
-                f"{file.name} has {size} bytes, this site takes {self._bounds.output_bytes}",
-            )
-        return source
+
+def _check_report(named_bytes: int, files: int) -> None:
+    if named_bytes > REPORT_BYTES:
+        raise JobError(
+            Code.STORAGE_FORBIDDEN,
+            f"names and URLs of the {files} outputs are longer than the report of a job may be: "
+            f"{named_bytes} bytes, of {REPORT_BYTES}",
+            field="outputs",
+            remedy="give them shorter directories, or pack them into one file",
+        )
 
 
 def _list(file: InputFile, url: Url, work: Workdir) -> None:
@@ -417,22 +422,3 @@ def _list(file: InputFile, url: Url, work: Workdir) -> None:
 
 
 LOG = OutputFile(name=job.LOG, optional=True)
-
-
-# Each job parses the site's default directory.
-@lru_cache(100)
-def _parsed(url: str) -> Url:
-    try:
-        return Url.parse(url)
-    except AilurusError as error:
-        raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
-
-
-@contextlib.contextmanager
-def _field(name: str) -> Iterator[None]:
-    """Say which field of the job an error is about."""
-    try:
-        yield
-    except JobError as error:
-        error.field = error.field or name
-        raise

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable
 from itertools import islice
 
+from ailurus.protocol import trees
 from ailurus.protocol.job import JobSpec
 from pilot.workdir import SCRIPT, Workdir
 
@@ -14,9 +15,12 @@ MOST_COUNTED, MOST_NAMED = 1000, 5
 
 
 def declares(spec: JobSpec) -> Callable[[str], bool]:
-    """Whether a name in the job's directory is that of an input or an output, or lies in the
-    directory of a data set among its inputs."""
-    inputs, outputs = ({file.name for file in files} for files in (spec.inputs, spec.outputs))
+    """Whether a name in the job's directory is that of an input or an output, or lies in a
+    directory that is one: of a data set or an archive among its inputs, of a tree that it
+    leaves."""
+    inputs = {trees.place(file) for file in spec.inputs}
+    outputs = {file.name for file in spec.outputs}
+    patterns = [name for name in outputs if trees.is_many(name)]
 
     def declared(name: str) -> bool:
         above = name
@@ -24,7 +28,7 @@ def declares(spec: JobSpec) -> Callable[[str], bool]:
             if above in inputs:
                 return True
             above = above.rpartition("/")[0]
-        return name in outputs
+        return name in outputs or any(trees.matches(one, name) for one in patterns)
 
     return declared
 

@@ -15,13 +15,16 @@ from collections.abc import Iterator, Sequence
 
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
+from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from ailurus.regular import NotRegular, open_regular
 from pilot.blame import OSErrorsOn, Target, job_error
-from pilot.ports import TAKEN, Check, Copied, JobError
+from pilot.ports import MOST_FOUND, TAKEN, Check, Copied, Found, JobError, too_many
 from plugins.data.checksums import Checksums
 
 BLOCK = 1 << 20
+MOST_LISTED = 100_000
+"""Entries of one directory that are looked at."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -104,6 +107,40 @@ class File:
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
+
+    def expand(self, url: Url) -> Sequence[Found]:
+        """See `pilot.ports.Lister`. A link, a socket or a device is no file, and is left out."""
+        top, pieces = listing(url)
+        found: list[Found] = []
+        todo = [(top, "")]
+        while todo:
+            directory, above = todo.pop()
+            below = []
+            for name, status in self._entries(directory):
+                if stat.S_ISDIR(status.st_mode) and not pieces:
+                    below.append((directory.joined(name), f"{above}{name}/"))
+                    continue
+                if stat.S_ISREG(status.st_mode) and (not pieces or matches_pieces(pieces, name)):
+                    part = directory.joined(name).text
+                    found.append(Found(name=f"{above}{name}", url=part, size=status.st_size))
+                if len(found) + len(below) + len(todo) > MOST_FOUND:
+                    raise too_many(url)
+            todo += reversed(below)
+        return found
+
+    def _entries(self, directory: Url) -> list[tuple[str, os.stat_result]]:
+        """What is in a directory, sorted by name. Raises JobError."""
+        found = []
+        with self._parent(directory.joined("x")) as (here, _):
+            try:
+                with os.scandir(here) as entries:
+                    for entry in entries:
+                        found.append((entry.name, entry.stat(follow_symlinks=False)))
+                        if len(found) > MOST_LISTED:
+                            raise too_many(directory)
+            except OSError as error:
+                raise _explained(error, directory, Code.STAGE_IN_FAILED) from None
+        return sorted(found, key=lambda one: os.fsencode(one[0]))
 
     def _beneath(self, url: Url) -> tuple[bytes, tuple[bytes, ...]]:
         """The root that `url` lies beneath, and the names from there on."""

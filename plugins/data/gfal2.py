@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from pilot.ports import Copied, Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.moving import (
@@ -27,6 +28,7 @@ from plugins.data.moving import (
     drop,
     each_in_threads,
     failure,
+    few,
     local_failure,
     measured,
     padded,
@@ -142,13 +144,13 @@ class Gfal2(Mover):
 
     def expand(self, url: str) -> Sequence[Found]:
         self._set_environment()
-        top = Url.parse(url)
+        top, pieces = listing(Url.parse(url))
 
         def listed(context: Any) -> list[Found]:
             found = context.stat(address(top))
             if not stat.S_ISDIR(found.st_mode):
                 return [Found(name=top.name, url=url, size=found.st_size)]
-            return list(_beneath(context, top, ""))
+            return few(_beneath(context, top, "", pieces), url)
 
         try:
             return self._asked(top, listed)
@@ -297,8 +299,8 @@ def _token(path: str) -> str:
         ) from None
 
 
-def _beneath(context: Any, directory: Url, above: str) -> Iterator[Found]:
-    """The files beneath a directory. Raises GError."""
+def _beneath(context: Any, directory: Url, above: str, pieces: Sequence[str]) -> Iterator[Found]:
+    """The files beneath a directory, or those right in it that have these pieces. Raises GError."""
     entries = context.opendir(address(directory))
     while True:
         entry, found = entries.readpp()
@@ -309,6 +311,7 @@ def _beneath(context: Any, directory: Url, above: str) -> Iterator[Found]:
             continue
         url = directory.joined(name)
         if stat.S_ISDIR(found.st_mode):
-            yield from _beneath(context, url, f"{above}{name}/")
-        else:
+            if not pieces:
+                yield from _beneath(context, url, f"{above}{name}/", pieces)
+        elif not pieces or matches_pieces(pieces, name):
             yield Found(name=f"{above}{name}", url=url.text, size=found.st_size)

@@ -7,10 +7,11 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeVar
@@ -22,9 +23,22 @@ from ailurus.protocol.shown import shown
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from pilot.blame import Target, job_error
-from pilot.ports import TAKEN, Copied, JobError, Moved, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import (
+    MOST_FOUND,
+    TAKEN,
+    Copied,
+    JobError,
+    Moved,
+    NotMoved,
+    Progress,
+    Tell,
+    ToGet,
+    ToPut,
+    too_many,
+)
 from plugins.data.checksums import Checksums
 
+T = TypeVar("T")
 _File = TypeVar("_File", ToGet, ToPut)
 BLOCK = 1 << 20
 _DETAIL = 300
@@ -111,6 +125,15 @@ def failure(way: Way, kind: Failure, url: object, detail: str = "") -> JobError:
     return JobError(
         code, f"{message} ({said})" if said else message, remedy=remedy, transient=transient
     )
+
+
+def few(found: Iterable[T], url: object) -> list[T]:
+    """The files that were found, if a job can have so many. Raises JobError, and asks for no more
+    of them."""
+    some = list(islice(found, MOST_FOUND + 1))
+    if len(some) > MOST_FOUND:
+        raise too_many(url)
+    return some
 
 
 def not_moved(key: int, error: JobError) -> NotMoved:

@@ -28,7 +28,7 @@ from ailurus.protocol.did import Did, rse_of
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut
-from plugins.data.moving import drop, not_moved, padded
+from plugins.data.moving import drop, few, not_moved, padded
 from plugins.data.rucio_errors import rucio_errors_on
 from plugins.data.rucio_examined import examined
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
@@ -136,7 +136,7 @@ class Rucio(Mover):
         if known["type"] == "FILE":
             return [_found(did, named.name, known)]
         with rucio_errors_on(f"{did}"):
-            files = list(self._client.list_files(did.scope, did.name))
+            files = few(self._client.list_files(did.scope, did.name), did)
         names: dict[str, Found] = {}
         for one in files:
             inner = Did(one["scope"], one["name"])

@@ -11,7 +11,7 @@ import configparser
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import urllib3
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.trees import is_listed, listing, matches_pieces
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
@@ -34,6 +35,7 @@ from plugins.data.moving import (
     drop,
     each_in_threads,
     failure,
+    few,
     local_failure,
     measured,
     padded,
@@ -153,40 +155,41 @@ class S3(Mover):
     def expand(self, url: str) -> Sequence[Found]:
         self._renew()
         top = Url.parse(url)
+        if is_listed(top):
+            # There may be an object of a directory's name, which is no file.
+            return few(self._listed(*listing(top)), url)
         try:
             answer = self._ask("HEAD", top, Way.IN)
         except _Refused as error:
-            if error.problem is not Failure.MISSING:
-                raise
-            found = self._listed(top)
-            if not found:
+            if error.problem is not Failure.MISSING or not (found := few(self._listed(top), url)):
                 raise
             return found
         size = int(answer.headers.get("Content-Length", 0))
         adler32 = answer.headers.get(_ADLER32)
         return [Found(name=top.name, url=url, size=size, adler32=adler32)]
 
-    def _listed(self, directory: Url) -> list[Found]:
-        """The objects whose keys begin with a directory's name."""
+    def _listed(self, directory: Url, pieces: Sequence[str] = ()) -> Iterator[Found]:
+        """The objects whose keys begin with a directory's name; or those right in it that match a
+        glob."""
         bucket, key = self._object(directory)
         prefix = unquote(key).rstrip("/") + "/"
-        found: list[Found] = []
         token: str | None = ""
         while token is not None:
             query = {"list-type": "2", "prefix": prefix}
+            query |= {"delimiter": "/"} if pieces else {}
             query |= {"continuation-token": token} if token else {}
-            listing = self._ask("GET", bucket, Way.IN, query=query).data
-            page = ET.fromstring(listing)  # noqa: S314 - the site's own storage
+            answer = self._ask("GET", bucket, Way.IN, query=query).data
+            page = ET.fromstring(answer)  # noqa: S314 - the site's own storage
             space = page.tag.partition("}")[0] + "}" if page.tag.startswith("{") else ""
             for entry in page.iter(f"{space}Contents"):
                 name = (entry.findtext(f"{space}Key") or "").removeprefix(prefix)
-                if not name or ".." in name.split("/"):
+                odd = not name or name.endswith("/") or ".." in name.split("/")
+                if odd or (pieces and not matches_pieces(pieces, name)):
                     continue
                 size = int(entry.findtext(f"{space}Size") or 0)
                 url = reduce(Url.joined, name.split("/"), directory)
-                found.append(Found(name=name, url=url.text, size=size))
+                yield Found(name=name, url=url.text, size=size)
             token = page.findtext(f"{space}NextContinuationToken")
-        return found
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         answer = self._ask("GET", url, Way.IN, whole=False)

@@ -9,11 +9,12 @@ pending, and replaced.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
 from plugins.data.moving import (
@@ -22,6 +23,7 @@ from plugins.data.moving import (
     Way,
     drop,
     failure,
+    few,
     local_failure,
     measured,
     not_moved,
@@ -151,29 +153,28 @@ class XRootD(Mover):
 
     def expand(self, url: str) -> Sequence[Found]:
         set_environment(self._options)
-        top = Url.parse(url)
+        top, pieces = listing(Url.parse(url))
         status, info = self.server(top).stat(path_of(top))
         if not status.ok:
             raise explained(Way.IN, top, status)
         if not info.flags & _DIRECTORY:
             return [Found(name=top.name, url=url, size=info.size)]
-        return self._beneath(top, "")
+        return few(self._beneath(top, "", pieces), url)
 
-    def _beneath(self, directory: Url, above: str) -> list[Found]:
+    def _beneath(self, directory: Url, above: str, pieces: Sequence[str]) -> Iterator[Found]:
         status, entries = self.server(directory).dirlist(path_of(directory), _WITH_SIZES)
         if not status.ok:
             raise explained(Way.IN, directory, status)
-        found: list[Found] = []
         for entry in sorted(entries, key=lambda one: str(one.name)):
             if entry.name in {".", ".."} or "/" in entry.name:
                 continue
             url, name = directory.joined(entry.name), f"{above}{entry.name}"
             if entry.statinfo is not None and entry.statinfo.flags & _DIRECTORY:
-                found += self._beneath(url, f"{name}/")
-            else:
+                if not pieces:
+                    yield from self._beneath(url, f"{name}/", pieces)
+            elif not pieces or matches_pieces(pieces, entry.name):
                 size = None if entry.statinfo is None else entry.statinfo.size
-                found.append(Found(name=name, url=url.text, size=size))
-        return found
+                yield Found(name=name, url=url.text, size=size)
 
     def server(self, url: Url) -> Any:
         """The client of a URL's server; connections are kept beneath it."""

@@ -145,7 +145,7 @@ def test_all_outputs_arrive_or_none(site, word):
 def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    site.stage._alternative = f"x://h/copy:{other}"
+    site.stage.destinations.alternative = f"x://h/copy:{other}"
     (file,) = stored(site, "busy")
     assert file.url.startswith(f"x://h/copy:{other}/")
     assert [path.read_bytes() for path in other.iterdir()] == [b""]
@@ -154,10 +154,10 @@ def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tm
 def test_an_output_of_rucio_needs_the_sites_name_there(site):
     output = OutputFile(name="o", scope="user.a")
     with pytest.raises(JobError, match=r"storage\.rse|no storage there"):
-        site.stage.physical(attempt_of(), output)
-    site.stage._rse = "RSE1"
-    of_now = site.stage.physical(attempt_of(of=(7, 1), mark="abcdefgh"), output)
-    of_an_older_dispatcher = site.stage.physical(attempt_of(of=(7, 1)), output)
+        site.stage.destinations.physical(attempt_of(), output)
+    site.stage.destinations.rse = "RSE1"
+    of_now = site.stage.destinations.physical(attempt_of(of=(7, 1), mark="abcdefgh"), output)
+    of_an_older_dispatcher = site.stage.destinations.physical(attempt_of(of=(7, 1)), output)
     assert of_now.text == "rucio://user.a:abcdefgh.7.1.o?rse=RSE1"
     assert of_an_older_dispatcher.text == "rucio://user.a:7.1.o?rse=RSE1"
 

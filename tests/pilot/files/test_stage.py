@@ -193,7 +193,7 @@ def test_a_site_without_default_storage_refuses_outputs_that_name_none(world):
     error = failing(lambda: stage.allowed(world.attempt(outputs=(OutputFile(name="o"),))))
     assert "no default storage" in error.message
     named = OutputFile(name="o", url="file:///d/")
-    assert stage.physical(world.attempt(), named).text == "file:///d/1.1.o"
+    assert stage.destinations.physical(world.attempt(), named).text == "file:///d/1.1.o"
 
 
 def test_outputs_whose_names_fit_in_no_report_are_refused(world, monkeypatch):

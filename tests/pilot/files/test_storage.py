@@ -118,7 +118,7 @@ def test_the_shipped_laptop_keeps_outputs() -> None:
 def test_a_storage_that_makes_no_url_fails_one_job(directory: str) -> None:
     made = stage.Stage(lambda _: None, directory, None, site.Storage(logs="none"))
     with pytest.raises(JobError):
-        made.physical(attempt_of(), OutputFile(name="out"))
+        made.destinations.physical(attempt_of(), OutputFile(name="out"))
     assert made.planned(attempt_of()) == []
 
 
@@ -185,7 +185,7 @@ def test_whatever_a_job_says_what_it_writes_carries_its_number(
     url: str, more: str, name: str
 ) -> None:
     made = stage.Stage(lambda _: None, "", None, site.Storage(logs="none"))
-    to = made.physical(attempt_of(of=(58, 2)), OutputFile(name=name, url=url + more))
+    to = made.destinations.physical(attempt_of(of=(58, 2)), OutputFile(name=name, url=url + more))
     assert to.name == f"58.2.{name}"
     assert Url.parse(to.text).segments[-1] == to.name.encode()
 
