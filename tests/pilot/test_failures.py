@@ -89,7 +89,7 @@ def kit_of(directory: Path) -> Any:
         stage=SimpleNamespace(
             allowed=lambda attempt: None,
             stage_in=lambda attempt, work: None,
-            stage_out=lambda attempt, work: (),
+            stage_out=lambda *_: (),
             planned=lambda one, spec: [],
         ),
         slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
