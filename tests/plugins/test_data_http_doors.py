@@ -61,7 +61,9 @@ def test_a_body_that_the_door_does_not_want_is_not_read(door, pool, into: int, m
     door.manner = "asks for no body"
     read = []
     real = os.read
-    monkeypatch.setattr(http_bodies.os, "read", lambda fd, n: read.append(block := real(fd, n)) or block)
+    monkeypatch.setattr(
+        http_bodies.os, "read", lambda fd, n: read.append(block := real(fd, n)) or block
+    )
     with allowing(door.url, pool.url) as transfer:
         transfer.put(into, Url.parse(f"{door.url}/dir/out"), nothing)
     assert sum(map(len, read)) == 8 * http.LARGE
