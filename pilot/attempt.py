@@ -51,6 +51,8 @@ class Attempt:
         self.image: Image | None = None
         # What happened, for the log tarball.
         self.notes: list[str] = []
+        # What its uploads may have left in storage, which is still to be removed.
+        self.leftovers: list[str] = []
         # Seconds of each phase.
         self.timing: dict[str, float] = {}
         # When TERM becomes KILL, by the monotonic clock.

@@ -202,13 +202,14 @@ def conclude(report: Report, attempt: Attempt, kit: Kit) -> None:
         _log.error("log_not_kept", trace=True, job_id=attempt.id[0])
     attempt.work = None
     try:
-        kit.journal.keep(report)
+        kit.journal.keep(report, attempt.leftovers)
     except OSError as error:
         # It is still sent from memory.
         _log.error("spool_failed", job_id=attempt.id[0], what=error.strerror)
     except Exception:  # noqa: BLE001
         _log.error("spool_failed", trace=True, job_id=attempt.id[0])
-    kit.reporter.owe(report, kit.journal, ends, seal=attempt.assignment.seal)
+    seal, leftovers = attempt.assignment.seal, attempt.leftovers
+    kit.reporter.owe(report, kit.journal, ends, seal=seal, leftovers=leftovers)
     _log.info(
         "job_ended",
         job_id=attempt.id[0],

@@ -139,13 +139,15 @@ class Moved(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class NotMoved(Struct, frozen=True, kw_only=True, tag=True):
-    """A file did not arrive, and nothing of it is left where it should have gone."""
+    """A file did not arrive, and nothing of it is where it should have gone, unless `left`."""
 
     key: int
     code: Code
     message: str
     remedy: str = ""
     transient: bool = False
+    left: bool = False
+    """Something of an upload of ours may be there: the storage did not let us remove it."""
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag=True):

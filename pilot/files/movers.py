@@ -34,8 +34,9 @@ from pilot.workdir import Workdir, remove_tree
 
 if TYPE_CHECKING:
     # Late at run time: most pilots need none of it.
+    from pilot.process.batch import End, Watch
     from pilot.process.children import Launch
-    from pilot.process.mover_pool import End, MoverPool, Watch
+    from pilot.process.mover_pool import MoverPool
 
 T = TypeVar("T")
 PAUSES_S = (0.5, 3.0)
@@ -159,13 +160,19 @@ class Movers:
         done: dict[int, DoneFile] = {}
         # Of what is known not to be there by us: another's file may have the name.
         refused: set[int] = set()
+        # Of what may be there in part.
+        left: set[int] = set()
 
         def put(files: Sequence[ToPut], pool: MoverPool) -> dict[int, End]:
+            # Or this try would find its own name taken.
+            self._delete([file.url for file in files if file.key in left], pool_of)
             sources = {file.key: outputs[file.key].source for file in files}
             ends = pool.put(files, sources, self.watch(attempt, _progress_of(attempt, outputs)))
             for key, end in ends.items():
                 if isinstance(end, Moved):
                     done[key] = _done(outputs[key], end)
+                elif end.left:
+                    left.add(key)
                 elif end.code not in _TIMEOUTS:
                     refused.add(key)
             return ends
@@ -181,9 +188,10 @@ class Movers:
                             attempt.staging.done(outputs[key].name, moved.size)
             except BaseException:
                 # What was under way may have arrived unacknowledged.
-                unsure = range(len(outputs)) if attempt.stopped is not None else done
-                left = [key for key in unsure if key not in refused - done.keys()]
-                self._delete([outputs[key].url.text for key in left], pool_of)
+                unsure = set(range(len(outputs))) if attempt.stopped is not None else {*done, *left}
+                unsure -= refused - done.keys() - left
+                urls = [outputs[key].url.text for key in sorted(unsure)]
+                attempt.leftovers += self._delete(urls, pool_of)
                 raise
         return [done[key] for key in range(len(outputs))]
 
@@ -207,7 +215,7 @@ class Movers:
         self, attempt: Attempt | None, progress: Callable[[int, int], None] | None = None
     ) -> Watch:
         """What ends a transfer of `attempt`; None: nothing but its time."""
-        from pilot.process.mover_pool import Watch
+        from pilot.process.batch import Watch
 
         check: Check = (lambda: None) if attempt is None else attempt.check
         return Watch(

@@ -238,7 +238,7 @@ class Stage:
             if batch:
                 done += self._put_batch(attempt, batch)
         except Exception:
-            self.delete([file.url for file in done])
+            attempt.leftovers += self.delete([file.url for file in done])
             raise
         finally:
             for _, _, source in batch:
@@ -286,7 +286,7 @@ class Stage:
                     with field_of(f"outputs[{index}].name"):
                         done.append(self._put_elsewhere(attempt, file, source))
             except Exception:
-                self.delete([file.url for file in done])
+                attempt.leftovers += self.delete([file.url for file in done])
                 raise
             return done
         finally:
@@ -313,7 +313,7 @@ class Stage:
         except JobError:
             if attempt.stopped is not None:
                 # It may have arrived unacknowledged.
-                self.delete([url.text])
+                attempt.leftovers += self.delete([url.text])
             raise
         return DoneFile(
             name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5

@@ -121,6 +121,7 @@ class _Child:
         self._mover: Mover | None = None
         # Files that are told of while a call runs, and when last.
         self._progress: dict[int, float] = {}
+        self._writing: set[int] = set()
         self._open: set[int] = set()
         self._lock = threading.Lock()
 
@@ -168,6 +169,7 @@ class _Child:
         mover = self._mover
         assert mover is not None  # noqa: S101 - the pilot sends Setup first
         self._progress.clear()
+        self._writing.clear()
         if isinstance(order, Get):
             self._open = {file.key for file in order.files}
             mover.get(order.files, self._tell)
@@ -197,9 +199,13 @@ class _Child:
                 return
             if isinstance(news, Progress):
                 now = time.monotonic()
-                if now < self._progress.get(news.key, 0.0):
+                # That it writes must be known at once, whoever dies next.
+                writes = news.moved_bytes > 0 and news.key not in self._writing
+                if now < self._progress.get(news.key, 0.0) and not writes:
                     return
                 self._progress[news.key] = now + PROGRESS_S
+                if writes:
+                    self._writing.add(news.key)
             else:
                 self._open.discard(news.key)
             try:

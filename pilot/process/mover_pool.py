@@ -12,63 +12,33 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
-
-from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from pilot.clock import SYSTEM, Clock
-from pilot.ports import Check, Found, JobError, Moved, NotMoved, Progress, ToGet, ToPut
+from pilot.ports import Found, JobError, ToGet, ToPut
 from pilot.process import mover
+from pilot.process.batch import MOST_DEATHS, Batch, End, Ended, Late, Watch, refusal
 from pilot.process.children import Died, Launch, MoverChild
 from pilot.process.frames import MOST_FDS
 
 MOST_FILES = 1000
 """Of one batch; uploads have fewer, for each has an open file."""
-MOST_DEATHS = 3
-"""Of children with one file."""
 DEATHS_IN_A_ROW = 5
 """Of children that moved nothing: then the plugin is broken, not the file."""
 START_S = 60.0
 """To import a transfer library, which may lie on a network's file system."""
 CALL_S = 120.0
 """To delete, or to list a data set."""
+CLEARING_S = 10.0
+"""To delete what an upload left, while its job waits; later somebody else does it."""
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 30.0)
 """Before the next child, by how many have died in a row."""
 
-End = Moved | NotMoved
 _log = Log("pilot.mover")
-
-
-class Watch(Struct, frozen=True, kw_only=True):
-    """What a transfer asks of the job it is for."""
-
-    check: Check
-    wakeup: threading.Event
-    """Set when the job is to stop."""
-    time_s: Callable[[int | None], float]
-    """How long a file of so many bytes may take."""
-    progress: Callable[[int, int], None] = lambda key, moved_bytes: None
-    """Told the bytes of a file so far; may raise JobError to end that file."""
-
-
-class _Late(Exception):
-    """A file is past its time."""
-
-    def __init__(self, key: int, seconds: float) -> None:
-        super().__init__(key, seconds)
-        self.key, self.seconds = key, seconds
-
-
-class _Ended(Exception):
-    """Something is wrong with one file, which only the child's end can stop."""
-
-    def __init__(self, key: int, error: JobError) -> None:
-        super().__init__(key, error)
-        self.key, self.error = key, error
 
 
 class MoverPool:
@@ -142,17 +112,16 @@ class MoverPool:
         todo = deque([[*files]])
         deaths: Counter[int] = Counter()
         while todo:
-            batch = _Batch(todo.popleft(), ends, self._clock, watch)
+            batch = Batch(todo.popleft(), ends, self._clock, watch)
             try:
                 with self._child(watch) as child:
                     batch.run(child, sources)
-            except _Late as late:
-                self._remove(batch.written(), watch)
-                batch.late(late)
-            except _Ended as ended:
-                batch.end(ended.key, ended.error)
+            except Late as late:
+                batch.late(late, self._cleared(batch, watch))
+            except Ended as ended:
+                batch.end(ended.key, ended.error, left=not self._cleared(batch, watch))
             except Died as died:
-                self._remove(batch.written(), watch)
+                self._cleared(batch, watch)
                 suspects = batch.suspects()
                 deaths.update(suspects)
                 for key in suspects:
@@ -166,15 +135,21 @@ class MoverPool:
             if batch.pending:
                 todo.appendleft([*batch.pending.values()])
 
-    def _remove(self, urls: Sequence[str], watch: Watch) -> None:
-        """What a child that is gone had begun to write: else the next one finds the name taken."""
-        with suppress(JobError):
-            if urls:
-                self.delete(urls, watch)
+    def _cleared(self, batch: Batch, watch: Watch) -> bool:
+        """Remove what a child that is gone had begun to write, or the next one would find the names
+        taken. Whether nothing is left."""
+        batch.drop()
+        if not (urls := batch.written()):
+            return True
+        try:
+            answer = self._asked(mover.Delete(urls), watch, CLEARING_S)
+        except JobError:
+            return False
+        return isinstance(answer, mover.Deleted) and not answer.left
 
-    def _asked(self, order: mover.Order, watch: Watch) -> mover.Answer:
+    def _asked(self, order: mover.Order, watch: Watch, call_s: float = CALL_S) -> mover.Answer:
         """The answer to a call that moves nothing."""
-        deadline = self._clock.monotonic() + CALL_S
+        deadline = self._clock.monotonic() + call_s
         try:
             with self._child(watch) as child:
                 child.send(order)
@@ -187,7 +162,7 @@ class MoverPool:
                 # Inside, so that the child goes.
                 raise JobError(
                     Code.COMMAND_TIMEOUT,
-                    f"the mover {self.name} did not answer within {CALL_S:.0f} s",
+                    f"the mover {self.name} did not answer within {call_s:.0f} s",
                     remedy="does the storage or the catalogue answer? The job is tried again",
                 )
         except Died as died:
@@ -306,121 +281,6 @@ class MoverPool:
         )
 
 
-class _Batch:
-    """One call with files, and what became of them so far."""
-
-    def __init__(
-        self,
-        files: Sequence[ToGet] | Sequence[ToPut],
-        ends: dict[int, End],
-        clock: Clock,
-        watch: Watch,
-    ) -> None:
-        self.pending = {file.key: file for file in files}
-        """In the order in which a mover takes them."""
-        self.moved = False
-        self._ends, self._clock, self._watch = ends, clock, watch
-        self._began: dict[int, float] = {}
-        self._written: set[int] = set()
-        self._news_at = clock.monotonic()
-        first = next(iter(files))
-        self._late = Code.STAGE_OUT_TIMEOUT if isinstance(first, ToPut) else Code.STAGE_IN_TIMEOUT
-        self._failed = Code.STAGE_OUT_FAILED if isinstance(first, ToPut) else Code.STAGE_IN_FAILED
-
-    def run(self, child: MoverChild, sources: Mapping[int, int]) -> None:
-        """Give the files to a child and note their ends until its call is over. Raises _Late,
-        _Ended and Died for what costs the child, JobError where the job stops."""
-        files = list(self.pending.values())
-        puts = [file for file in files if isinstance(file, ToPut)]
-        gets = [file for file in files if isinstance(file, ToGet)]
-        order = mover.Put(puts) if puts else mover.Get(gets)
-        self._news_at = self._clock.monotonic()
-        child.send(order, [sources[file.key] for file in files] if sources else ())
-        for answer in child.answers():
-            self._watch.check()
-            if isinstance(answer, mover.Over):
-                break
-            if isinstance(answer, mover.Refused):
-                for key in list(self.pending):
-                    self.end(key, _error(answer))
-                return
-            if isinstance(answer, Progress):
-                self._progressed(answer)
-            elif isinstance(answer, Moved | NotMoved) and answer.key in self.pending:
-                del self.pending[answer.key]
-                self._ends[answer.key] = answer
-                self._news_at = self._clock.monotonic()
-                self.moved |= isinstance(answer, Moved)
-            if self.pending:
-                self._judge()
-        for key in list(self.pending):
-            silent = "the transfer library ended and did not say how this file fared"
-            self.end(key, JobError(self._failed, silent, remedy="the job is tried again"))
-
-    def _progressed(self, news: Progress) -> None:
-        if news.key not in self.pending:
-            return
-        self._began.setdefault(news.key, self._clock.monotonic())
-        if news.moved_bytes:
-            self._written.add(news.key)
-        try:
-            self._watch.progress(news.key, news.moved_bytes)
-        except JobError as error:
-            raise _Ended(news.key, error) from None
-
-    def _judge(self) -> None:
-        """Raise _Late if a file has had its time: since it began or, where the mover tells nothing
-        of beginnings, since anything ended."""
-        now = self._clock.monotonic()
-        suspects = self.suspects()
-        for key in suspects:
-            limit_s = self._watch.time_s(self.pending[key].size)
-            if now - self._began.get(key, self._news_at) > limit_s:
-                raise _Late(key, limit_s)
-
-    def written(self) -> list[str]:
-        """Where uploads have written and not ended."""
-        pending = [self.pending[key] for key in self._written if key in self.pending]
-        return [file.url for file in pending if isinstance(file, ToPut)]
-
-    def suspects(self) -> list[int]:
-        """The files that were under way: those that have begun, else the first."""
-        began = [key for key in self.pending if key in self._began]
-        return began or [*self.pending][:1]
-
-    def end(self, key: int, error: JobError) -> None:
-        if self.pending.pop(key, None) is not None:
-            self._ends[key] = NotMoved(
-                key=key,
-                code=error.code,
-                message=error.message,
-                remedy=error.remedy,
-                transient=error.transient,
-            )
-
-    def late(self, late: _Late) -> None:
-        error = JobError(
-            self._late,
-            f"the transfer took longer than {late.seconds:.0f} s",
-            remedy="is the storage slow? The site file's storage.min_speed and limits.staging give "
-            "it more time",
-        )
-        self.end(late.key, error)
-
-    def killer(self, key: int, name: str, how: str) -> None:
-        error = JobError(
-            self._failed,
-            f"the process of the mover {name} died {MOST_DEATHS} times with this file: {how}",
-            remedy="the pilot's log has the end of its stderr",
-        )
-        self.end(key, error)
-
-    def forget(self, keys: Sequence[int]) -> None:
-        """Leave these files to other batches."""
-        for key in keys:
-            self.pending.pop(key, None)
-
-
 class _Answered(Exception):
     """The plugin itself refused; its child is well."""
 
@@ -431,14 +291,8 @@ class _Answered(Exception):
 
 def _accepted(answer: mover.Answer) -> mover.Answer:
     if isinstance(answer, mover.Refused):
-        raise _Answered(_error(answer))
+        raise _Answered(refusal(answer))
     return answer
-
-
-def _error(refused: mover.Refused) -> JobError:
-    return JobError(
-        refused.code, refused.message, remedy=refused.remedy, transient=refused.transient
-    )
 
 
 def _batches(files: Sequence[Any], most: int) -> Iterator[list[Any]]:

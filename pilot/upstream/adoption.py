@@ -19,10 +19,14 @@ def adopt(spool: Spool, reporter: Reporter) -> list[Journal]:
     for journal in list(adopted):
         owed = journal.owed()
         for one in owed:
-            reporter.cleaner.remove(
-                (one.report.job_id, one.report.attempt_nr), one.leftovers, journal, one.since
+            reporter.owe(
+                one.report,
+                journal,
+                seal=one.seal,
+                adopted=True,
+                leftovers=one.leftovers,
+                since=one.since,
             )
-            reporter.owe(one.report, journal, seal=one.seal, adopted=True)
         for directory in {str(Path(name).parent) for name in journal.directories()}:
             if Path(directory).name.startswith("ailurus-"):
                 remove_tree(Path(directory))

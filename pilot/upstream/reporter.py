@@ -140,10 +140,14 @@ class Reporter:
         *,
         seal: str,
         adopted: bool = False,
+        leftovers: Sequence[str] = (),
+        since: float = 0.0,
     ) -> None:
         """Send the end of the output, and this report until the dispatcher that gave the attempt
         has judged it. `seal` came with the attempt; `adopted` says that a dead pilot left the
-        report, so that this one need not wait for the verdict."""
+        report, so that this one need not wait for the verdict; `leftovers` are files to remove, of
+        `since`, seconds since 1970 (0: now)."""
+        self.cleaner.remove((report.job_id, report.attempt_nr), leftovers, journal, since)
         if ends is not None and not ends.over:
             self._logs.add_end(ends)
         with self._news:

@@ -48,6 +48,8 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
 class Kept(Struct, frozen=True, tag="report"):
     report: Report
     seal: str = ""
+    # What its uploads may have left.
+    leftovers: tuple[str, ...] = ()
 
 
 class Settled(Struct, frozen=True, tag="settled"):
@@ -64,7 +66,7 @@ class Owed(Struct, frozen=True):
     leftovers: tuple[str, ...] = ()
     seal: str = ""
     since: float = 0.0
-    """When the attempt came to its pilot, seconds since 1970; 0: nobody knows."""
+    """When the attempt came to its pilot, or ended, seconds since 1970; 0: nobody knows."""
 
 
 _log = Log("pilot.upstream.spool")
@@ -96,12 +98,13 @@ class Journal:
                 self._append([attempt])
                 self._began[one] = (begins, self._end - begins)
 
-    def keep(self, report: Report) -> None:
-        """On disk when this returns. Raises OSError if the disk does not take it."""
+    def keep(self, report: Report, leftovers: Iterable[str] = ()) -> None:
+        """On disk when this returns, with the URLs of what uploads may have left. Raises OSError if
+        the disk does not take it."""
         one = (report.job_id, report.attempt_nr)
         with self._lock:
             begun = self._open.get(one)
-            kept = Kept(report, "" if begun is None else begun.seal)
+            kept = Kept(report, "" if begun is None else begun.seal, tuple(leftovers))
             self._open[one] = kept
             try:
                 self._append([kept])
@@ -136,7 +139,9 @@ class Journal:
     def owed(self) -> list[Owed]:
         """What the pilot that wrote this still owes, to be sent in its name."""
         return [
-            Owed(one.report, seal=one.seal) if isinstance(one, Kept) else _killed(one)
+            Owed(one.report, one.leftovers, one.seal, one.report.ended)
+            if isinstance(one, Kept)
+            else _killed(one)
             for one in self._open.values()
         ]
 

@@ -12,7 +12,6 @@ import queue
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ from pilot.ports import Copied, Found, JobError, Moved, Mover, Tell, ToGet, ToPu
 from plugins.data.moving import (
     Failure,
     GridOptions,
+    LeftBehind,
     Way,
     drop,
     each_in_threads,
@@ -186,7 +186,7 @@ class Gfal2(Mover):
         def copy(context: Any) -> None:
             parameters = self._parameters(context, file.size, progress)
             parameters.create_parent = True
-            parameters.event_callback = _on_transfer(began)
+            parameters.event_callback = _on_transfer(began, progress)
             try:
                 context.filecopy(parameters, f"file://{file.path}", address(url))
                 self._arrived(context, url, file.size, ours.adler32)
@@ -196,11 +196,10 @@ class Gfal2(Mover):
                     return
                 if not began.is_set():
                     raise
-                self._clear(context, url)
-                raise explained(Way.OUT, url, error.code, error.message) from None
-            except JobError:
-                self._clear(context, url)
-                raise
+                why = explained(Way.OUT, url, error.code, error.message)
+                raise self._cleared(context, url, why) from None
+            except JobError as error:
+                raise self._cleared(context, url, error) from None
 
         try:
             self._asked(url, copy)
@@ -219,10 +218,14 @@ class Gfal2(Mover):
         elif theirs != adler32:
             raise failure(Way.OUT, Failure.WRONG, url, f"{adler32}, there {theirs}")
 
-    def _clear(self, context: Any, url: Url) -> None:
-        """Remove what an upload of ours left."""
-        with suppress(self._gfal2.GError):
+    def _cleared(self, context: Any, url: Url, why: JobError) -> JobError:
+        """Remove what an upload of ours left; the error that says why it failed."""
+        try:
             context.unlink(address(url))
+        except self._gfal2.GError as error:
+            if error.code != errno.ENOENT:
+                return LeftBehind(why)
+        return why
 
     def _checksum(self, context: Any, url: Url) -> str | None:
         """The storage's adler32; None: it has none. Raises GError."""
@@ -279,10 +282,14 @@ class _Context(NamedTuple):
     used: bool
 
 
-def _on_transfer(began: threading.Event) -> Callable[[Any], None]:
+def _on_transfer(began: threading.Event, progress: Callable[[int], None]) -> Callable[[Any], None]:
+    """Notes that an upload writes. gfal2 counts its bytes only every five seconds, and whoever
+    kills it must know that there is something to remove: hence one."""
+
     def seen(event: Any) -> None:
-        if str(event.stage).startswith("TRANSFER"):
+        if str(event.stage).startswith("TRANSFER") and not began.is_set():
             began.set()
+            progress(1)
 
     return seen
 

@@ -136,6 +136,13 @@ def few(found: Iterable[T], url: object) -> list[T]:
     return some
 
 
+class LeftBehind(JobError):
+    """Why an upload failed of which something may be there, which could not be removed."""
+
+    def __init__(self, why: JobError) -> None:
+        super().__init__(why.code, why.message, remedy=why.remedy, transient=why.transient)
+
+
 def not_moved(key: int, error: JobError) -> NotMoved:
     return NotMoved(
         key=key,
@@ -143,6 +150,7 @@ def not_moved(key: int, error: JobError) -> NotMoved:
         message=error.message,
         remedy=error.remedy,
         transient=error.transient,
+        left=isinstance(error, LeftBehind),
     )
 
 

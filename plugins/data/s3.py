@@ -31,6 +31,7 @@ from plugins.data.checksums import Checksums
 from plugins.data.moving import (
     BLOCK,
     Failure,
+    LeftBehind,
     Way,
     drop,
     each_in_threads,
@@ -227,11 +228,18 @@ class S3(Mover):
                 return moved
             raise failure(Way.OUT, Failure.EXISTS, url)
         # No server is asked for `If-None-Match`: not all of them know it for uploads.
-        if ours.size > PART_BYTES:
-            self._in_parts(file, url, ours.adler32, progress)
-        else:
-            with Path(file.path).open("rb") as source:
-                self._ask("PUT", url, Way.OUT, body=source.read(), headers={_ADLER32: ours.adler32})
+        try:
+            if ours.size > PART_BYTES:
+                self._in_parts(file, url, ours.adler32, progress)
+            else:
+                with Path(file.path).open("rb") as source:
+                    headers = {_ADLER32: ours.adler32}
+                    self._ask("PUT", url, Way.OUT, body=source.read(), headers=headers)
+        except _Refused:
+            raise
+        except JobError as error:
+            # The answer may be lost of an object that is there.
+            raise LeftBehind(error) from None
         return moved
 
     def _there(self, url: Url) -> str | None:

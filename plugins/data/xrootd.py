@@ -20,6 +20,7 @@ from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell,
 from plugins.data.moving import (
     Failure,
     GridOptions,
+    LeftBehind,
     Way,
     drop,
     failure,
@@ -37,8 +38,7 @@ SERVER, LOCAL, CHECKSUM = 400, 402, 305
 EXISTS, MISSING = 3018, 3011
 _UNSUPPORTED = 3013
 CLEARING_S = 5
-"""How long the removal of a broken upload may take. A server that is silent drops it later, for it
-was not closed."""
+"""How long the removal of a broken upload may take."""
 # Flags of a stat; what to list a directory with (kXR_dstat); what to ask for (kXR_Qcksum).
 _POSC_PENDING, _DIRECTORY = 64, 2
 _WITH_SIZES, _CHECKSUM_QUERY = 1, 3
@@ -209,6 +209,8 @@ class _Batch:
         self._mover, self._way = mover, way
         self._lock = threading.Lock()
         self._tell = tell
+        self._moving: set[int] = set()
+        """Files of which something has moved."""
 
     def run(self, files: Sequence[ToGet] | Sequence[ToPut]) -> None:
         """Move them; those that a first try shows to need another are tried once more."""
@@ -261,6 +263,8 @@ class _Batch:
         self._say(Progress(key=file.key, moved_bytes=0))
 
     def moved(self, file: ToGet | ToPut, so_far: int) -> None:
+        if so_far:
+            self._moving.add(file.key)
         self._say(Progress(key=file.key, moved_bytes=so_far))
 
     def ended(self, file: ToGet | ToPut, url: Url, result: dict[str, Any]) -> bool:
@@ -286,8 +290,7 @@ class _Batch:
         if not status.ok:
             if kind(status.code, status.errno) is Failure.EXISTS:
                 return self._same(file, url, status)
-            self._clear(url, status)
-            raise explained(Way.OUT, url, status)
+            raise self._cleared(url, status)
         if "targetCheckSum" not in result:
             self._sized(file, url)
         adler32 = result["sourceCheckSum"].partition(":")[2]
@@ -295,6 +298,9 @@ class _Batch:
 
     def _again(self, file: ToGet | ToPut, url: Url, status: Any) -> bool:
         """Whether a failure is one that a second try of ours avoids."""
+        if status.code in _BROKEN and file.key not in self._moving:
+            # The server was started again, and had closed a connection that we keep.
+            return True
         if status.code != SERVER:
             return False
         if status.errno == _UNSUPPORTED and self._mover.has_checksums(url):
@@ -314,12 +320,15 @@ class _Batch:
         else:
             self._mover.server(url).rm(path_of(url))
 
-    def _clear(self, url: Url, status: Any) -> None:
-        """Remove what a failed upload of ours left. A file that was refused at its opening is
-        not there, or another's."""
+    def _cleared(self, url: Url, status: Any) -> JobError:
+        """Remove what a failed upload of ours left; the error that says why it failed. A file that
+        was refused at its opening is not there, or another's."""
+        why = explained(Way.OUT, url, status)
         if status.code == SERVER and status.errno in _REFUSED_AT_OPENING:
-            return
-        self._mover.server(url).rm(path_of(url), timeout=CLEARING_S)
+            return why
+        gone, _ = self._mover.server(url).rm(path_of(url), timeout=CLEARING_S)
+        missing = not gone.ok and kind(gone.code, gone.errno) is Failure.MISSING
+        return why if gone.ok or missing else LeftBehind(why)
 
     def _same(self, file: ToPut, url: Url, status: Any) -> Moved:
         """What is there may be ours, of a try whose end was lost: a name has one writer."""
@@ -338,6 +347,8 @@ class _Batch:
             raise failure(Way.OUT, Failure.FAILED, url, f"{info.size} of {file.size} bytes")
 
 
+_BROKEN = frozenset({102, 104, 107, 109})
+"""Codes of a connection that was there and is not any more."""
 _REFUSED_AT_OPENING = frozenset({EXISTS, 3010, 3016, 3025, 3028, 3030})
 
 

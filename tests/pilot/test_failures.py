@@ -46,7 +46,15 @@ class Office:
         self.released: list[Attempt] = []
         self.attempts: list[Attempt] = []
 
-    def owe(self, report: Report, journal: object, ends: object = None, *, seal: str = "") -> None:
+    def owe(
+        self,
+        report: Report,
+        journal: object,
+        ends: object = None,
+        *,
+        seal: str = "",
+        leftovers: object = (),
+    ) -> None:
         msgspec.json.encode(report)
         self.owed.append(report)
 
@@ -90,7 +98,7 @@ def kit_of(directory: Path) -> Any:
             allowed=lambda attempt: None,
             stage_in=lambda attempt, work: None,
             stage_out=lambda *_: (),
-            planned=lambda one, spec: [],
+            planned=lambda attempt: [],
         ),
         slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
         reporter=office,

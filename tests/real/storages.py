@@ -11,8 +11,9 @@ from typing import Any
 
 from ailurus.protocol.errors import Code
 from pilot.ports import Moved, NotMoved, ToGet, ToPut
+from pilot.process.batch import Watch
 from pilot.process.children import Launch, mover_command, mover_environment
-from pilot.process.mover_pool import MoverPool, Watch
+from pilot.process.mover_pool import MoverPool
 from tests.rig import proc
 from tests.rig.lane import Lane
 from tests.rig.services import Service

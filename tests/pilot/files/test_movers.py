@@ -118,12 +118,17 @@ def test_a_directory_becomes_a_directory_of_the_job(site):
     assert (site.work.directory / "d/one").read_bytes() == b"1"
 
 
-def stored(site: Site, *words: str) -> Any:
+def outputs_of(site: Site, *words: str) -> tuple[OutputFile, ...]:
     outputs = []
     for number, word in enumerate(words):
         (site.work.directory / f"o{number}").write_bytes(b"x" * number)
         outputs.append(OutputFile(name=f"o{number}", url=f"x://h/{word}:{site.store}"))
-    return site.stage.stage_out(attempt_of("true", outputs=tuple(outputs)), site.work)
+    return tuple(outputs)
+
+
+def stored(site: Site, *words: str) -> Any:
+    attempt = attempt_of("true", outputs=outputs_of(site, *words))
+    return site.stage.stage_out(attempt, site.work)
 
 
 def test_outputs_are_stored_in_their_order_with_their_sums(site):
@@ -140,6 +145,19 @@ def test_all_outputs_arrive_or_none(site, word):
     assert raised.value.code is Code.STAGE_OUT_FAILED or word == "busy"
     assert raised.value.field == "outputs[1].name"
     assert list(site.store.iterdir()) == []
+
+
+def test_what_a_failed_upload_left_is_removed_before_the_next_try(site):
+    (file,) = stored(site, "cut")
+    assert (site.store / "1.1.o0").read_bytes() == b""
+    assert file.size == 0
+
+
+def test_what_cannot_be_removed_now_is_owed_with_the_report(site):
+    attempt = attempt_of("true", outputs=outputs_of(site, "kept"))
+    with pytest.raises(JobError):
+        site.stage.stage_out(attempt, site.work)
+    assert attempt.leftovers == [f"x://h/kept:{site.store}/1.1.o0"]
 
 
 def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tmp_path):

@@ -138,6 +138,20 @@ class Trouble(Mover):
         if word == "stop":
             tell(Progress(key=file.key, moved_bytes=1 << 40))
             threading.Event().wait()
+        if word in {"part", "locked"}:
+            # What is locked, `delete` does not remove.
+            Path(target).mkdir() if word == "locked" else Path(target).write_bytes(b"part")
+            tell(Progress(key=file.key, moved_bytes=1))
+            threading.Event().wait()
+        if word in {"cut", "kept"} and not Path(f"{self.options.marks}/cut").exists():
+            Path(f"{self.options.marks}/cut").touch()
+            Path(target).mkdir() if word == "kept" else Path(target).write_bytes(b"part")
+            code, passes = Code.STAGE_OUT_FAILED, word == "cut"
+            tell(NotMoved(key=file.key, code=code, message="cut", transient=passes, left=True))
+            return
+        if word == "cut" and Path(target).exists():
+            tell(NotMoved(key=file.key, code=Code.STAGE_OUT_FAILED, message="exists"))
+            return
         if word == "forget":
             return
         data = Path(source).read_bytes()

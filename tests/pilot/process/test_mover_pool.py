@@ -147,6 +147,23 @@ def test_an_upload_past_its_time_is_told_as_such(rig):
     assert "min_speed" in ends[0].remedy
 
 
+def test_what_a_child_past_its_time_had_begun_is_removed(rig, tmp_path):
+    ends = rig.pool.get(rig.files("copy", "part"), rig.watch(0.4))
+    assert code(ends[1]) is Code.STAGE_IN_TIMEOUT
+    assert not rig.arrived(1).exists()
+
+
+@pytest.mark.parametrize(("word", "left"), [("part", False), ("locked", True)])
+def test_an_upload_past_its_time_is_removed_or_said_to_be_there(rig, tmp_path, word, left):
+    fd = os.open("/etc/hostname", os.O_RDONLY)
+    order = ToPut(key=7, url=f"{word}:{tmp_path}/stored", path="", size=1)
+    ends = rig.pool.put([order], {7: fd}, rig.watch(0.4))
+    os.close(fd)
+    assert code(ends[7]) is Code.STAGE_OUT_TIMEOUT
+    assert ends[7].left is left
+    assert (tmp_path / "stored").exists() is left
+
+
 def test_a_child_that_is_killed_is_replaced_and_the_file_tried_again(rig):
     ends = rig.pool.get(rig.files("copy", "once", "copy"), rig.watch())
     assert {code(end) for end in ends.values()} == {Code.OK}

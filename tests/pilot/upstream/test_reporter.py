@@ -189,6 +189,16 @@ def test_each_verdict_ends_the_report_or_not_and_removes_its_files_or_not(
     assert (world.storage.files == {}) is deleted
 
 
+def test_what_uploads_left_is_removed_whatever_the_verdict(world, reporter):
+    world.storage.files["file:///out/part"] = b"x"
+    report = m.Report(job_id=1, attempt_nr=1, report_key="k", finished=False, ended=1.0)
+    reporter.owe(report, world.spool.own, seal="", leftovers=["file:///out/part"])
+    assert not reporter.idle()
+    world.turn()
+    assert world.storage.files == {}
+    assert (reporter.owes(), reporter.idle()) == (0, True)
+
+
 def test_a_report_that_no_server_answers_is_repeated_and_stays_on_disk(world, reporter):
     world.link.answers["report"] = SILENT
     world.owe()

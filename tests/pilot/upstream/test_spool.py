@@ -73,6 +73,14 @@ def test_r4_what_was_not_written_whole_spoils_nothing_that_comes_after(spool, tm
     assert owed[2].report == report(2)
 
 
+def test_what_uploads_left_is_owed_with_the_report_until_the_dispatcher_and_storage_are_done(
+    spool, tmp_path
+):
+    spool.own.begin([begun(1)])
+    spool.own.keep(report(1), ["file:///out/part"])
+    assert owed_by_the_dead(spool, tmp_path)[1].leftovers == ("file:///out/part",)
+
+
 def test_r4_what_is_settled_without_room_to_say_so_is_reported_once_more(spool, tmp_path):
     spool.own.begin([begun(1), begun(2)])
     spool.own.keep(report(1))
