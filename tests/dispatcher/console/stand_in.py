@@ -41,6 +41,8 @@ class StandIn:
         self.client = Client(url, fixed_token(told.token))
         self.url = url
         self.jobs: dict[int, tuple[m.Assignment, float, dict[str, int]]] = {}
+        self.staging: dict[int, m.Staging] = {}
+        """How far the inputs of jobs are whose payloads have not begun."""
 
     def room(self) -> Room:
         held = [job.spec for job, _, _ in list(self.jobs.values())]
@@ -62,7 +64,8 @@ class StandIn:
         updates = []
         for job, since, _ in list(self.jobs.values()):
             age = now - since
-            running = age > 1.0
+            staging = self.staging.get(job.job_id)
+            running = age > 1.0 and staging is None
             usage = m.Usage(
                 cpu_s=age * 0.92 * job.spec.cores,
                 wall_s=age,
@@ -79,6 +82,7 @@ class StandIn:
                     state=state,
                     since=since + (1.0 if running else 0.2),
                     usage=usage if running else None,
+                    staging=staging,
                 )
             )
         told = self.client.call(

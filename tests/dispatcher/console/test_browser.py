@@ -127,6 +127,25 @@ def test_a_log_is_followed_until_one_scrolls_up_and_searched(
     assert seen.faults == []
 
 
+def test_a_job_shows_how_far_its_files_are_until_its_payload_begins(
+    page: Page, running: tuple[int, StandIn], seen: Seen
+):
+    job_id, pilot = running
+    pilot.staging[job_id] = m.Staging(
+        files=4, done=1, moved_bytes=2**30, total_bytes=4 * 2**30, seconds=8.0
+    )
+    page.goto(f"{pilot.url}/console/#/jobs/{job_id}")
+    moving = page.get_by_role("progressbar", name="Files moved")
+    expect(moving).to_have_attribute("aria-valuenow", "25")
+    expect(page.locator(".staged")).to_have_text(
+        "1 of 4 files, 1 GiB of 4 GiB, 128 MiB/s, 24 s left"
+    )
+    pilot.staging.clear()
+    expect(page.locator(".heading .state")).to_have_text("running")
+    expect(moving).to_have_count(0)
+    assert seen.faults == []
+
+
 def test_pilots_show_their_heartbeat_and_what_they_hold(
     page: Page, running: tuple[int, StandIn], seen: Seen
 ):
