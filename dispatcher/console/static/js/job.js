@@ -53,7 +53,7 @@ export function Job({ id, go }) {
       <span>user <a href=${link({ page: "jobs", params: { user: row.user } })}>${row.user}</a></span>
       <span>attempt ${row.attempt_nr || "–"}${spec.max_attempts ? ` of ${spec.max_attempts}` : ""}</span>
       <span>priority ${row.priority}</span>
-      <span>submitted <${Ago} at=${row.created} /> ago</span>
+      <span>submitted <${Ago} at=${row.created} past /></span>
     </p>
     <${Answer} row=${row} why=${why} attempts=${attempts} files=${detail.files} />
     <${Timeline} detail=${detail} />

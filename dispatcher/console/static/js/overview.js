@@ -77,7 +77,7 @@ function Problems({ seen }) {
   if (!troubles.length && !failures.length) return html`<p class="well"><i></i>No problems: every queue is served, no pilot is silent, nothing failed today.</p>`;
   return html`<${Card} title="Problems" class="problems" note=${count(troubles.length + kinds)}>
     <ul>${troubles.map((/** @type {any} */ one) => html`<li key=${one.kind + one.site + one.queues}>
-        <a href=${link({ page: PAGE_OF[one.kind] ?? "queues" })}><span>${one.sentence}${one.remedy && html`<small class="remedy">${one.remedy}</small>`}</span><span class="note">${one.since && html`since <${Ago} at=${one.since} />`}</span></a></li>`)}
+        <a href=${link({ page: PAGE_OF[one.kind] ?? "queues" })}><span>${one.sentence}${one.remedy && html`<small class="remedy">${one.remedy}</small>`}</span><span class="note">${one.since && html`for <${Ago} at=${one.since} />`}</span></a></li>`)}
       ${failures.map((/** @type {any} */ row) => html`<li key=${row.kind}>
         <a href=${link({ page: "jobs", params: { kind: String(row.kind) } })}><span><b>${row.code || "failed"}</b> ${row.diagnosis || "no diagnosis"}</span><span class="note">${count(row.jobs)} ${row.jobs === 1 ? "job" : "jobs"}</span></a></li>`)}
       ${kinds > failures.length && html`<li><a href=${link({ page: "jobs", params: { state: "failed" } })}><span>${count(kinds - failures.length)} more kinds of failures</span></a></li>`}</ul>

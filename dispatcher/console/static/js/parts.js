@@ -12,11 +12,11 @@ export const html = htm.bind(h);
 /** A state as a word with its colour and its mark: colour is never all that tells. @param {{state: string}} props */
 export const State = ({ state }) => html`<span class="state" data-group=${GROUP[state] ?? state}>${state}</span>`;
 
-/** How long ago, ticking. @param {{at: number | null | undefined, limit?: number}} props */
-export const Ago = ({ at, limit = Infinity }) => {
+/** How long ago, ticking; "ago" is said of the past. @param {{at: number | null | undefined, limit?: number, past?: boolean}} props */
+export const Ago = ({ at, limit = Infinity, past = false }) => {
   if (!at) return html`<span class="dim">–</span>`;
   const seconds = now.value - at;
-  return html`<time class=${seconds > limit ? "late" : ""} title=${moment(at)}>${age(seconds)}</time>`;
+  return html`<time class=${seconds > limit ? "late" : ""} title=${moment(at)}>${age(seconds)}${past && seconds >= 1 ? " ago" : ""}</time>`;
 };
 
 /** @param {{title: any, note?: any, class?: string, children?: any, id?: string}} props */
