@@ -13,7 +13,7 @@ import threading
 
 from ailurus import logs
 from ailurus.protocol.errors import AilurusError
-from dispatcher.catalogue import messages
+from dispatcher.catalogue import made, messages
 from dispatcher.ports import Catalogue, CatalogueUnavailable
 
 _log = logs.Log("catalogue")
@@ -30,7 +30,7 @@ def main() -> None:
     while True:
         request = messages.decode_request(asked.get())
         try:
-            catalogue = catalogue or _made(begin)
+            catalogue = catalogue or made.maker(begin.kind, begin.options)()
             answer = messages.answer(catalogue, request)
         except CatalogueUnavailable as away:
             answer = messages.NotNow(reason=away.reason, remedy=away.remedy)
@@ -40,21 +40,6 @@ def main() -> None:
             _log.error("catalogue_failed", trace=True, request=type(request).__name__)
             answer = messages.NotNow(reason=f"the plugin {begin.kind!r} failed: {error!r}"[:500])
         line.sendall(messages.encode(answer) + b"\n")
-
-
-def _made(begin: messages.Begin) -> Catalogue:
-    import msgspec
-
-    import plugins
-    from ailurus.protocol.submission import explained
-
-    plugin = plugins.load("catalogue", begin.kind)
-    try:
-        options = msgspec.convert(begin.options, plugin.Options)
-    except msgspec.ValidationError as error:
-        raise explained(error, "options") from None
-    made: Catalogue = plugin(options)
-    return made
 
 
 def _listen(line: socket.socket, asked: queue.SimpleQueue[bytes]) -> None:

@@ -24,6 +24,7 @@ from ailurus.protocol.did import Did
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import explained
+from dispatcher.catalogue import made
 from dispatcher.refusal import Rejected
 
 _Text = Annotated[str, Meta(min_length=1, max_length=500)]
@@ -49,17 +50,19 @@ class CatalogueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read(path: Path) -> CatalogueSettings:
-    """The settings in a file. Raises AilurusError."""
+    """The settings in a file, whose kind there is and has such options. Raises AilurusError."""
     import yaml
 
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text("utf-8")), CatalogueSettings)
+        settings = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), CatalogueSettings)
     except OSError as error:
         raise AilurusError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AilurusError(f"{path} is no YAML: {error}") from None
     except msgspec.ValidationError as error:
         raise explained(error, str(path)) from None
+    made.maker(settings.kind, settings.options, str(path))
+    return settings
 
 
 def check(settings: CatalogueSettings | None, job: JobSpec, user: str, where: str) -> None:

@@ -35,7 +35,7 @@ def catalogue(monkeypatch):
 @pytest.fixture
 def described(tmp_path, capsys):
     file = tmp_path / "catalogue.yaml"
-    file.write_text("kind: rucio\nscopes: {user.alice: [alice]}\n")
+    file.write_text("kind: rucio\noptions: {config: /x}\nscopes: {user.alice: [alice]}\n")
 
     def run(*words):
         code = cli.main(["catalogue", str(file), *words])

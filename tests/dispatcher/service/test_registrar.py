@@ -11,6 +11,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.did import Did, physical
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
 from dispatcher.catalogue import settings
 from dispatcher.catalogue.settings import CatalogueSettings
@@ -280,6 +281,23 @@ def test_the_file_of_the_catalogue_is_read_with_its_faults_named(tmp_path: Path)
     assert not read.may_write("iam:ann", "user.iam_ann")  # whose it would be, too
     assert not read.may_write("ann", "user.{user}")
     assert not read.may_write("bob", "mc")
-    file.write_text("kind: rucio\nscope: {}\n")
-    with pytest.raises(Exception, match="scope"):
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("kind: rucio\nscope: {}\n", "scope: no such field"),
+        ("kind: rucoi\nscopes: {}\n", "kind: no catalogue plugin is called 'rucoi'"),
+        ("kind: rucio\nscopes: {}\n", "options.config: missing"),
+        ("kind: rucio\noptions: {config: /x, user: y}\nscopes: {}\n", "options.user: no such"),
+    ],
+)
+def test_a_fault_in_the_file_of_the_catalogue_is_said_before_anything_starts(
+    tmp_path: Path, text: str, fault: str
+):
+    file = tmp_path / "catalogue.yaml"
+    file.write_text(text)
+    with pytest.raises(AilurusError) as found:
         settings.read(file)
+    assert str(file) in str(found.value)
+    assert fault in str(found.value)
