@@ -132,9 +132,12 @@ def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     return True
 
 
-def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refusal | None:
+def conclude(
+    tx: Tx, report: m.Report, *, curve: str | None, registers: bool, now: float
+) -> Refusal | None:
     """Take the final report of an attempt. None: it counts, also when it comes a second time.
-    `curve`: the samples of its heartbeats, encoded. Raises NoSuchJob."""
+    `curve`: the samples of its heartbeats, encoded. `registers`: whether there is a catalogue of
+    data. Raises NoSuchJob."""
     # First, because this waits for a change that reports the same job now.
     job = records.get_job(tx, report.job_id)
     attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
@@ -171,7 +174,7 @@ def conclude(tx: Tx, report: m.Report, *, curve: str | None, now: float) -> Refu
             "file.add",
             ({"job_id": report.job_id, **msgspec.structs.asdict(file)} for file in report.files),
         )
-        registrations.note(tx, job, report, now=now)
+        registrations.note(tx, job, report, registers=registers, now=now)
     _settle(tx, job, after, report.attempt_nr, now=now)
     return None
 

@@ -40,9 +40,12 @@ class Due(Struct, frozen=True):
     file: NewFile
 
 
-def note(tx: Tx, job: JobRecord, report: m.Report, *, now: float) -> None:
-    """Write down which files of an accepted report the catalogue is to know."""
-    if not report.finished or not any(file.url.startswith(_PREFIX) for file in report.files):
+def note(tx: Tx, job: JobRecord, report: m.Report, *, registers: bool, now: float) -> None:
+    """Write down which files of an accepted report the catalogue is to know, also those that their
+    pilot left elsewhere. Where there is none (`registers`), only a job that began when there was one
+    can have such files."""
+    registers |= any(file.url.startswith(_PREFIX) for file in report.files)
+    if not report.finished or not registers:
         return
     outputs = _outputs(tx, job)
     mark = store_mark(str(records.value(tx.one("about.get", name="name"), "")))

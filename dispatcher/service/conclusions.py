@@ -101,7 +101,9 @@ class Conclusions:
             )
         lease = self._state.leases.held(worker_id, report.job_id, report.attempt_nr)
         curve = _encode(lease.curve).decode() if lease is not None and lease.curve else None
-        refusal = attempts.conclude(tx, report, curve=curve, now=self._state.now())
+        refusal = attempts.conclude(
+            tx, report, curve=curve, registers=self._state.registers, now=self._state.now()
+        )
         return m.ReportVerdict(
             job_id=report.job_id,
             attempt_nr=report.attempt_nr,

@@ -146,6 +146,11 @@ class State:
     def lease_s(self) -> float:
         return self.heartbeat_s * self.settings.beats_per_lease
 
+    @property
+    def registers(self) -> bool:
+        """Whether outputs are registered in a catalogue of data."""
+        return self.settings.catalogue is not None
+
     def length(self, worker_id: int) -> float:
         """How long a worker may be silent: PanDA's clients report each half hour."""
         return (

@@ -177,7 +177,14 @@ async def _conclude(service: Service, sent: JobUpdate, job_id: int, attempt_nr: 
         report = reports.report(
             sent, given, now=service.state.now(), worker=error.data if error else ""
         )
-        return attempts.conclude(tx, report, curve=curve, now=service.state.now()) is None
+        refusal = attempts.conclude(
+            tx,
+            report,
+            curve=curve,
+            registers=service.state.registers,
+            now=service.state.now(),
+        )
+        return refusal is None
 
     if not await service.store.write(change, Ahead([job_id], attempts=True)):
         return ALREADY_DONE

@@ -252,6 +252,19 @@ async def test_a_file_that_its_pilot_left_elsewhere_is_refused_with_a_reason(at)
         assert b.catalogue.told == []
 
 
+async def test_outputs_that_a_pilot_left_elsewhere_altogether_are_refused_with_a_reason(at):
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        (file,) = done(one, "hits")
+        left = (msgspec.structs.replace(file, url="https://else.where/hits"),)
+        await worker.report(one, files=left)
+        file = await b.file(job_id)
+        assert file.registration == "refused"
+        assert "https://else.where/hits" in file.reason
+
+
 async def test_nobody_writes_to_a_scope_that_is_not_his(at):
     async with at() as b:
         for output, field in (
