@@ -28,7 +28,13 @@ from pilot.upstream.spool import Begun
 from pilot.workdir import SCRIPT, Workdir, size_of
 
 _log = Log("pilot.flow")
-NODE_FAULTS = (Code.RESOURCE_UNAVAILABLE, Code.NO_LOCAL_SPACE, Code.CONTAINER_FAILED)
+NODE_FAULTS = (
+    Code.RESOURCE_UNAVAILABLE,
+    Code.NO_LOCAL_SPACE,
+    Code.CONTAINER_FAILED,
+    Code.NO_LOOP_DEVICE,
+    Code.BIND_FAILED,
+)
 """Of what did not even begin: this node lacks something, whatever the job is."""
 KEEP = "a file is kept if the job names it in `outputs`"
 

@@ -265,6 +265,7 @@ BEGUN = {
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
     "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost
+    "plugins/container/mounts.py": {"looked_at": 1},  # a timer, which the look cancels
 }
 BEGINNING = re.compile(
     r"(create_task|ensure_future|run_coroutine_threadsafe|Thread|Timer|start_new_thread)\Z"

@@ -61,6 +61,8 @@ class Code(IntEnum):
     SERVICE_UNAVAILABLE = 1324, "a service is not available", True
     CONTAINER_MISSING = 1325, "the container runtime is not available", True
     CONTAINER_FAILED = 1306, "the container runtime failed", True
+    NO_LOOP_DEVICE = 1307, "no loop device is free for the container image", True
+    BIND_FAILED = 1308, "a directory of the site cannot be shown to the payload", True
     IMAGE_UNUSABLE = 1309, "the container image cannot be run"
     IMAGE_NOT_FOUND = 1360, "the container image was not found", True
     NO_USER_NAMESPACE = 1340, "no user namespace can be made on this node", True
@@ -87,6 +89,8 @@ NODES = frozenset(
         Code.RESOURCE_UNAVAILABLE,
         Code.CONTAINER_MISSING,
         Code.CONTAINER_FAILED,
+        Code.NO_LOOP_DEVICE,
+        Code.BIND_FAILED,
         Code.NO_USER_NAMESPACE,
         Code.APPTAINER_MISSING,
     }

@@ -11,11 +11,12 @@ is at fault, and else the node. Nothing that a payload writes is read.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,9 @@ _PROC = ("sys", "fs", "acpi", "sysrq-trigger")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What a shell does not let anybody set; a payload's own programs have no use for them.
 _READONLY = frozenset({"BASHOPTS", "SHELLOPTS", "UID", "EUID", "PPID", "BASH_VERSINFO"})
+_SEPARATORS = re.compile(r'[:,"\\\s]')
+"""What means something to `--bind` and `--security`."""
+_LOOP_CTL_GET_FREE = 0x4C82
 _TRY_S = 60
 _CLONE_NEWUSER = 0x10000000
 _KEYRINGS = ("add_key", "keyctl", "request_key")
@@ -76,12 +80,13 @@ class Apptainer(Container):
         self._setup, self._cache = setup, Cache(setup)
         self._program = program(setup)
         self._own = Path(setup.directory, "apptainer")
-        if re.search(r'[:,"\\\s]', str(self._own)):
-            raise AilurusError(
-                f"Apptainer takes no directory of such a name: {self._own}",
-                field="paths.work",
-                remedy="a --workdir without colons, commas, quotes and blanks",
-            )
+        for field, path in _bound(setup):
+            if _SEPARATORS.search(path):
+                raise AilurusError(
+                    f"Apptainer takes no directory of such a name: {path}",
+                    field=field,
+                    remedy="another name, without colons, commas, quotes and blanks",
+                )
         self._own.mkdir(mode=0o700)
         (self._own / "filter.json").write_bytes(msgspec.json.encode(_filter(setup)))
         if why := self._tried():
@@ -94,7 +99,19 @@ class Apptainer(Container):
         return _BEGAN in status
 
     def blame(self, image: Image | None, exit_code: int) -> JobError | None:
-        if image is None or self._tried():
+        if (lost := shown.unseen(self._setup.software)) is not None:
+            return lost
+        if image is None:
+            return None
+        if image.offset >= 0 and not _has_loop_device():
+            return JobError(
+                Code.NO_LOOP_DEVICE,
+                f"this node has no loop device for the image {image.path}",
+                field="container",
+                remedy="raise max_loop of its kernel's module loop, or install bubblewrap there",
+                transient=True,
+            )
+        if self._tried():
             return None
         why = f"Apptainer ended with exit code {exit_code} before the payload began"
         return unusable(image.path, why)
@@ -169,6 +186,28 @@ class Apptainer(Container):
             return str(error)
         said = tried.stderr.decode("utf-8", "replace").strip().splitlines()
         return (said[-1] if said else f"exit code {tried.returncode}") if tried.returncode else ""
+
+
+def _bound(setup: ContainerSetup) -> Iterator[tuple[str, str]]:
+    """What is mounted in each container, with the key of the site file that names it."""
+    yield "paths.work", setup.directory
+    yield from (("software", path) for path in setup.software)
+    yield from (("container.show", path) for path in setup.show)
+
+
+def _has_loop_device() -> bool:
+    """Whether root, who mounts a SIF by one, finds a loop device; other users need none."""
+    if os.geteuid() != 0:
+        return True
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+        finally:
+            os.close(control)
+    except OSError:
+        return False
+    return True
 
 
 def program(setup: ContainerSetup) -> str:

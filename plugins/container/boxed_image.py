@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class BoxedImages:
     def ready(self, name: str, check: Check) -> Image:
         """The image `name`, mounted if it has to be. Raises JobError."""
         image = self._cache.image(name, check)
+        look: AbstractContextManager[None]
         if image.offset >= 0:
             if self._mounts is None:
                 raise unusable(name, "this pilot mounts no images")
@@ -75,11 +76,12 @@ class BoxedImages:
             if had is mounted and image in self._roots:
                 return image
             seen, source, enter = mounted.seen, mounted.path, mounted.enter
+            look = self._mounts.looked_at(mounted)
         else:
             if image in self._roots:
                 return image
-            seen, source, enter = Path(image.path), image.path, []
-        with self._lock:
+            seen, source, enter, look = Path(image.path), image.path, [], nullcontext()
+        with self._lock, look:
             try:
                 self._roots[image] = self._root(name, seen, source, enter)
             except (OSError, underlay.TooMany) as error:

@@ -103,6 +103,8 @@ class Bubblewrap(Container):
 
     def blame(self, image: Image | None, exit_code: int) -> JobError | None:
         """A sandbox that this node makes with its own system is not made with a bad image."""
+        if (lost := shown.unseen(self._setup.software)) is not None:
+            return lost
         if image is None or self._tried(self._bwrap):
             return None
         why = f"bubblewrap ended with exit code {exit_code} before the payload began"

@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -38,6 +40,8 @@ class Mounted(Struct, frozen=True):
     """The process in whose namespaces the mount is."""
     path: str
     """Where it is there."""
+    key: int
+    """Of the process, for the spawner."""
 
     @property
     def seen(self) -> Path:
@@ -78,6 +82,18 @@ class Mounts:
                 found = self._mounted[image] = self._new(image, check)
             return found
 
+    @contextmanager
+    def looked_at(self, mounted: Mounted) -> Iterator[None]:
+        """For a first look at what is in an image. A damaged one may keep squashfuse busy for ever:
+        then it is killed, and the look fails with an OSError."""
+        late = threading.Timer(READY_S, self._spawner.signal, (mounted.key, signal.SIGKILL))
+        late.daemon = True
+        late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+
     def _new(self, image: Image, check: Check) -> Mounted:
         with self._lock:
             self._count += 1
@@ -99,9 +115,9 @@ class Mounts:
         while not over.is_set():
             check()
             if (pid := self._spawner.pid(key)) and _is_mounted(pid, place):
-                return Mounted(pid, str(place))
+                return Mounted(pid, str(place), key)
             if time.monotonic() > deadline:
-                self._spawner.signal(key, 9)
+                self._spawner.signal(key, signal.SIGKILL)
                 raise _failed(f"the image {image.path} was not mounted within {READY_S:.0f} s")
             over.wait(0.002)
         raise _why(image, _text(said))

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ailurus.protocol.errors import Code
+from pilot.ports import JobError
+
 HOST_NAME = "payload"
 ETC = (
     # the system: users, names, libraries, time
@@ -102,3 +105,19 @@ def know(path: Path, number: int, line: str) -> bool:
         return False
     path.write_bytes(b"\n".join([*known, line.encode(), b""]))
     return True
+
+
+def unseen(software: Sequence[str]) -> JobError | None:
+    """Why a payload cannot be shown the site's software; None: it is all there."""
+    for path in software:
+        try:
+            os.listdir(path)  # noqa: PTH208 - a lost mount fails at this, and not at a stat
+        except OSError as error:
+            return JobError(
+                Code.BIND_FAILED,
+                f"payloads are to see {path}, and this node cannot show it: {error.strerror}",
+                field="software",
+                remedy="mount it on this node, or take it off `software` of the site file",
+                transient=True,
+            )
+    return None

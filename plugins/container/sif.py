@@ -22,10 +22,15 @@ _FIRST, _TOTAL = 32, 88
 _FIELDS = struct.Struct("<i?12xqq")
 _EXTRA = struct.Struct("<ii3s")
 _EXTRA_AT = 201
-_PARTITION, _PRIMARY = 0x4004, 2
+_PARTITION, _PRIMARY, _OVERLAY = 0x4004, 2, 4
 _SQUASHFS, _SQUASHFS_MAGIC = 1, b"hsqs"
-# Of a squashfs: its magic, and at byte 40 how many bytes it has.
-_SUPERBLOCK = struct.Struct("<4s36xQ")
+# Of a squashfs: its magic, the size of a block and its logarithm, the compression, how many ids
+# there are, the version; how many bytes it has, and where its tables begin: ids, extended
+# attributes, inodes, directories, fragments, exports.
+_SUPERBLOCK = struct.Struct("<4s8xI4xHH2xHHH8xQ6Q")
+_NO_TABLE = 2**64 - 1
+_BLOCK_LOG = range(12, 21)
+_COMPRESSIONS = range(1, 7)
 _FILE_SYSTEMS = {
     2: "ext3",
     3: "an archive",
@@ -79,6 +84,10 @@ def _primary(table: bytes, at: int) -> FileSystem | None:
     if not used or kind != _PARTITION:
         return None
     what, role, machine = _EXTRA.unpack_from(table, at + _EXTRA_AT)
+    if role == _OVERLAY:
+        raise BadImage(
+            "it has an overlay, which is not applied here: build it with what is in that"
+        )
     if role != _PRIMARY:
         return None
     if what != _SQUASHFS:
@@ -96,9 +105,31 @@ def _checked(image: int, found: FileSystem, length: int) -> FileSystem:
     head = os.pread(image, _SUPERBLOCK.size, found.offset)
     if len(head) < _SUPERBLOCK.size:
         raise BadImage("its root file system is cut off")
-    magic, used = _SUPERBLOCK.unpack(head)
-    if magic != _SQUASHFS_MAGIC:
+    if head[:4] != _SQUASHFS_MAGIC:
         raise BadImage("where its root file system should begin is no squashfs")
-    if not _SUPERBLOCK.size <= used <= found.size:
-        raise BadImage("its squashfs is longer than the file: was it cut off?")
+    if why := _bad_superblock(head, found.size):
+        raise BadImage(why)
     return found
+
+
+def _bad_superblock(head: bytes, size: int) -> str:
+    """What is wrong with a squashfs of which `size` bytes are there; nothing if all is well.
+
+    A kernel holds these against the same bounds, squashfuse does not: it would take the memory of
+    a block whatever its size.
+    """
+    _, block, compression, log, ids, major, minor, used, *tables = _SUPERBLOCK.unpack(head)
+    known, attributes, inodes, directories, fragments, exports = tables
+    if not _SUPERBLOCK.size <= used <= size:
+        return "its squashfs is longer than the file: was it cut off?"
+    if (major, minor) != (4, 0):
+        return f"its squashfs is of version {major}.{minor}, and 4.0 is known"
+    if log not in _BLOCK_LOG or block != 1 << log:
+        return f"its squashfs has blocks of {block} bytes"
+    if compression not in _COMPRESSIONS:
+        return f"its squashfs is compressed in no known way ({compression})"
+    optional = [at for at in (attributes, fragments, exports) if at != _NO_TABLE]
+    within = all(_SUPERBLOCK.size <= at < used for at in (known, inodes, directories, *optional))
+    if not ids or not within or inodes >= directories:
+        return "the tables of its squashfs do not lie within it"
+    return ""

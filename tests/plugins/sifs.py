@@ -14,6 +14,7 @@ PROGRAMS = (
     "mknod", "mount", "ps", "rm", "sed", "sleep", "sort", "test", "touch", "tr", "true", "umount", "unshare", "wc",
 )  # fmt: skip
 MAGIC, PRIMARY = b"SIF_MAGIC\0", 2
+NO_TABLE = 2**64 - 1
 
 
 def rootfs(directory: Path, busybox: str) -> Path:
@@ -31,8 +32,9 @@ def rootfs(directory: Path, busybox: str) -> Path:
     return directory
 
 
-def squashfs(directory: Path, at: Path) -> bytes:
-    """The root file system in `directory` as squashfs."""
+def squashfs(directory: Path, at: Path, *more: str) -> bytes:
+    """The root file system in `directory` as squashfs, with `more` files, as mksquashfs -p has
+    them."""
     at.unlink(missing_ok=True)
     options = (
         "-noappend",
@@ -46,8 +48,29 @@ def squashfs(directory: Path, at: Path) -> bytes:
         "-noF",
         "-noX",
     )
-    subprocess.run(["mksquashfs", directory, at, *options], check=True, stdout=subprocess.DEVNULL)
+    for line in more:
+        options += ("-p", line)
+    # Without: its own files would be root's, too.
+    kept = [word for word in options if word != "-all-root"] if more else options
+    subprocess.run(["mksquashfs", directory, at, *kept], check=True, stdout=subprocess.DEVNULL)
     return at.read_bytes()
+
+
+def superblock(
+    used: int = 128,
+    *,
+    block: int = 1 << 17,
+    log: int = 17,
+    compression: int = 1,
+    ids: int = 1,
+    version: tuple[int, int] = (4, 0),
+    tables: tuple[int, ...] = (120, NO_TABLE, 96, 104, NO_TABLE, NO_TABLE),
+) -> bytes:
+    """The head of a squashfs of `used` bytes, of which 128 are here."""
+    head = struct.pack(
+        "<4sIIIIHHHHHHQQ6Q", b"hsqs", 1, 0, block, 0, compression, log, 0, ids, *version, 0, used, *tables
+    )  # fmt: skip
+    return head.ljust(128, b"\0")
 
 
 def descriptor(
@@ -76,9 +99,9 @@ def header(total: int, at: int = 128, table: int | None = None) -> bytes:
     return text + struct.pack("<8q", 0, 0, 0, total, at, length, 4096, 0)[: 128 - len(text)]
 
 
-def sif(directory: Path, at: Path) -> Path:
-    """A SIF of the root file system in `directory`."""
-    data = squashfs(directory, at)
+def sif(directory: Path, at: Path, *more: str) -> Path:
+    """A SIF of the root file system in `directory`, with `more` files, as `squashfs` takes them."""
+    data = squashfs(directory, at, *more)
     at.write_bytes(pieces([descriptor(4096, len(data))], data))
     at.chmod(0o644)
     return at

@@ -45,7 +45,7 @@ def spawner() -> Iterator[GuardedSpawner]:
 def calls(tmp_path: Path) -> Path:
     """What the stand-in was asked for, a line each."""
     good, made = tmp_path / "good.sif", tmp_path / "calls"
-    good.write_bytes(sifs.pieces([sifs.descriptor(4096, 96)], SUPERBLOCK))
+    good.write_bytes(sifs.pieces([sifs.descriptor(4096, 128)], SUPERBLOCK))
     made.touch()
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -329,7 +329,7 @@ def test_pilots_that_come_and_go_never_lose_an_image_that_they_use(
 def test_a_file_of_the_site_has_the_digest_that_its_job_names(tmp_path: Path) -> None:
     images = tmp_path / "images"
     (images / "root").mkdir(parents=True)
-    data = sifs.pieces([sifs.descriptor(4096, 96)], SUPERBLOCK)
+    data = sifs.pieces([sifs.descriptor(4096, 128)], SUPERBLOCK)
     (images / "x.sif").write_bytes(data)
     setup = ContainerSetup(directory=str(tmp_path), user="somebody", images=(str(images),))
     pilot, digest = cache.Cache(setup), hashlib.sha256(data).hexdigest()

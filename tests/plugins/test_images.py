@@ -21,8 +21,8 @@ from tests.pilot.helpers import guarded, processes_with, until
 from tests.plugins import sifs
 from tests.plugins.payloads import Job
 
-SUPERBLOCK = b"hsqs" + bytes(36) + (96).to_bytes(8, "little") + bytes(48)
-"""Of a squashfs of 96 bytes."""
+SUPERBLOCK = sifs.superblock()
+"""Of a squashfs of 128 bytes."""
 
 
 def parsed(data: bytes) -> FileSystem:
@@ -36,30 +36,31 @@ def parsed(data: bytes) -> FileSystem:
 
 def test_the_root_of_a_sif_is_found_by_its_table() -> None:
     other = sifs.descriptor(128, 40, kind=0x4001)
-    data = sifs.pieces([other, sifs.descriptor(4096, 96)], SUPERBLOCK)
-    assert parsed(data) == FileSystem(4096, 96)
+    data = sifs.pieces([other, sifs.descriptor(4096, 128)], SUPERBLOCK)
+    assert parsed(data) == FileSystem(4096, 128)
 
 
 def test_a_bare_squashfs_is_an_image_too() -> None:
-    assert parsed(SUPERBLOCK) == FileSystem(0, 96)
+    assert parsed(SUPERBLOCK) == FileSystem(0, 128)
 
 
 @pytest.mark.parametrize(
     ("table", "data", "why"),
     [
         ([], SUPERBLOCK, "0 entries"),
-        ([sifs.descriptor(4096, 96)] * 2, SUPERBLOCK, "2 root file systems"),
-        ([sifs.descriptor(4096, 96, used=False)], SUPERBLOCK, "0 root file systems"),
-        ([sifs.descriptor(4096, 96, role=3)], SUPERBLOCK, "0 root file systems"),
-        ([sifs.descriptor(4096, 97)], SUPERBLOCK, "not lie within the file"),
+        ([sifs.descriptor(4096, 128)] * 2, SUPERBLOCK, "2 root file systems"),
+        ([sifs.descriptor(4096, 128, used=False)], SUPERBLOCK, "0 root file systems"),
+        ([sifs.descriptor(4096, 128, role=3)], SUPERBLOCK, "0 root file systems"),
+        ([sifs.descriptor(4096, 129)], SUPERBLOCK, "not lie within the file"),
         ([sifs.descriptor(4096, 2**63 - 1)], SUPERBLOCK, "not lie within the file"),
         ([sifs.descriptor(-4096, 96)], SUPERBLOCK, "not lie within the file"),
         ([sifs.descriptor(4096, -1)], SUPERBLOCK, "not lie within the file"),
-        ([sifs.descriptor(4096, 90)], SUPERBLOCK, "longer than the file"),
-        ([sifs.descriptor(4096, 96, system=2)], SUPERBLOCK, "ext3"),
-        ([sifs.descriptor(4096, 96, system=5)], SUPERBLOCK, "encrypted"),
-        ([sifs.descriptor(4096, 96)], bytes(96), "no squashfs"),
-        ([sifs.descriptor(4096, 96, machine=b"06\0")], SUPERBLOCK, "ppc64le"),
+        ([sifs.descriptor(4096, 120)], SUPERBLOCK, "longer than the file"),
+        ([sifs.descriptor(4096, 128, system=2)], SUPERBLOCK, "ext3"),
+        ([sifs.descriptor(4096, 128, system=5)], SUPERBLOCK, "encrypted"),
+        ([sifs.descriptor(4096, 128)], bytes(128), "no squashfs"),
+        ([sifs.descriptor(4096, 128, machine=b"06\0")], SUPERBLOCK, "ppc64le"),
+        ([sifs.descriptor(4096, 128), sifs.descriptor(4096, 128, role=4)], SUPERBLOCK, "overlay"),
     ],
 )
 def test_p12_a_table_that_does_not_fit_its_file_is_refused(
@@ -67,6 +68,28 @@ def test_p12_a_table_that_does_not_fit_its_file_is_refused(
 ) -> None:
     with pytest.raises(BadImage, match=why):
         parsed(sifs.pieces(table, data))
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (sifs.superblock(2**60), "longer than the file"),
+        (sifs.superblock(40), "longer than the file"),
+        # squashfuse would take the memory of a block to read the first one
+        (sifs.superblock(block=1 << 31, log=31), "blocks of 2147483648 bytes"),
+        (sifs.superblock(block=1 << 20, log=17), "blocks of 1048576 bytes"),
+        (sifs.superblock(block=0, log=0), "blocks of 0 bytes"),
+        (sifs.superblock(compression=7), "no known way"),
+        (sifs.superblock(version=(3, 1)), "version 3.1"),
+        (sifs.superblock(ids=0), "tables"),
+        (sifs.superblock(tables=(2**62, sifs.NO_TABLE, 96, 104, sifs.NO_TABLE, sifs.NO_TABLE)), "tables"),
+        (sifs.superblock(tables=(120, sifs.NO_TABLE, 104, 96, sifs.NO_TABLE, sifs.NO_TABLE)), "tables"),
+        (sifs.superblock(tables=(120, 0, 96, 104, sifs.NO_TABLE, sifs.NO_TABLE)), "tables"),
+    ],
+)  # fmt: skip
+def test_p12_a_squashfs_that_claims_what_no_kernel_takes_is_refused(head: bytes, why: str) -> None:
+    with pytest.raises(BadImage, match=why):
+        parsed(sifs.pieces([sifs.descriptor(4096, 128)], head))
 
 
 @pytest.mark.parametrize("head", [(2**62, 128), (1, 2**62), (1, -1), (1, 0), (-1, 128), (513, 128)])
@@ -80,7 +103,7 @@ def test_p12_no_file_makes_the_reader_of_sifs_do_anything_but_refuse_it(
     data: st.DataObject,
 ) -> None:
     """Bytes changed at random, and cut anywhere: what is found lies in the file, or is refused."""
-    whole = bytearray(sifs.pieces([sifs.descriptor(4096, 96)] * 2, SUPERBLOCK))
+    whole = bytearray(sifs.pieces([sifs.descriptor(4096, 128)] * 2, SUPERBLOCK))
     for _ in range(data.draw(st.integers(0, 12))):
         at = data.draw(st.one_of(st.integers(0, 1300), st.integers(4096, len(whole) - 1)))
         whole[at] = data.draw(st.integers(0, 255))
@@ -96,7 +119,7 @@ def test_p12_no_file_makes_the_reader_of_sifs_do_anything_but_refuse_it(
 def site(tmp_path: Path) -> Path:
     made = tmp_path / "images"
     made.mkdir(mode=0o755)
-    (made / "good.sif").write_bytes(sifs.pieces([sifs.descriptor(4096, 96)], SUPERBLOCK))
+    (made / "good.sif").write_bytes(sifs.pieces([sifs.descriptor(4096, 128)], SUPERBLOCK))
     return made
 
 
