@@ -93,7 +93,8 @@ def test_p12_a_program_of_another_user_and_devices_of_an_image_give_nothing(
     image = sifs.sif(rootfs, site / "image.sif", *HOSTILE_FILES)
     job = job_in(runtime, spawner, tmp_path, need)
     job.run(
-        "ls -l /busybox-suid; /busybox-suid id -u; head -c 1 /zero && echo read zeros; head -c 1 /disk && echo read",
+        "ls -l /busybox-suid; /busybox-suid id -u;"
+        " head -c 1 /zero && echo zero; head -c 1 /disk && echo disk",
         image=str(image),
     )
     lines = job.stdout.read_text().splitlines()
