@@ -13,7 +13,7 @@ PROGRAMS = ("ailurus", "dispatcher", "harvester_edge", "pilot", "plugins")
 
 def test_the_architecture_page_names_only_files_that_exist():
     page = (ROOT / "docs/architecture.md").read_text()
-    folders = (*PROGRAMS, "docs", "tests")
+    folders = (*PROGRAMS, "docs", "examples", "tests")
     known = {
         path.relative_to(ROOT).as_posix()
         for folder in folders
@@ -22,7 +22,9 @@ def test_the_architecture_page_names_only_files_that_exist():
     named = set(re.findall(r"`([\w/]+\.py)", page))
     assert named
     gone = {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in known)}
-    blanks = {"plugins/batch/NAME.py", "PROGRAM/cli/NAME.py", "PROGRAM/cli/__init__.py"}
+    kinds = ("batch", "catalogue", "container", "data")
+    blanks = {"PROGRAM/cli/NAME.py", "PROGRAM/cli/__init__.py"}
+    blanks |= {f"plugins/{kind}/NAME.py" for kind in kinds}
     assert gone == blanks
 
 

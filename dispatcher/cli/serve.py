@@ -24,7 +24,7 @@ from dispatcher.cli import listen, running
 from dispatcher.cli.exits import CANNOT_CREATE, CONFIGURATION, CommandError
 from dispatcher.cli.place import Place, place_of
 from dispatcher.cli.place import arguments as store_arguments
-from dispatcher.turns import usual_turns
+from dispatcher.switch_interval import usual_interval
 
 if TYPE_CHECKING:
     from ailurus.server import Server
@@ -238,7 +238,7 @@ async def _serve(args: Namespace, out: Output, place: Place, sockets: list[socke
     def mint(subject: str, scopes: Iterable[str], lifetime_s: float, **claims: str | int) -> str:
         return issuer.mint(subject, scopes, lifetime_s, **claims).token
 
-    usual_turns()
+    usual_interval()
     # What is loaded by now stays.
     gc.freeze()
     gc.set_threshold(*RARELY)

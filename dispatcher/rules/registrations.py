@@ -42,8 +42,8 @@ class Due(Struct, frozen=True):
 
 def note(tx: Tx, job: JobRecord, report: m.Report, *, registers: bool, now: float) -> None:
     """Write down which files of an accepted report the catalogue is to know, also those that their
-    pilot left elsewhere. Where there is none (`registers`), only a job that began when there was one
-    can have such files."""
+    pilot left elsewhere. `registers`: whether there is a catalogue; without one, only a job that
+    began when there was one can have such files."""
     registers |= any(file.url.startswith(_PREFIX) for file in report.files)
     if not report.finished or not registers:
         return

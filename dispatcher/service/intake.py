@@ -28,7 +28,7 @@ from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
-from dispatcher.turns import short_turns
+from dispatcher.switch_interval import short_interval
 
 # Jobs whose turns are reckoned on the event loop.
 INLINE = 100
@@ -52,7 +52,7 @@ class Intake:
         many = len(ask.jobs) > INLINE
         # The same request again waits until the first has been stored.
         async with lock:
-            with short_turns() if many else nullcontext():
+            with short_interval() if many else nullcontext():
                 return await self._submit(ask, caller)
 
     async def _submit(self, ask: m.Submit, caller: Caller) -> m.Submitted:

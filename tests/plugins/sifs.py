@@ -68,7 +68,8 @@ def superblock(
 ) -> bytes:
     """The head of a squashfs of `used` bytes, of which 128 are here."""
     head = struct.pack(
-        "<4sIIIIHHHHHHQQ6Q", b"hsqs", 1, 0, block, 0, compression, log, 0, ids, *version, 0, used, *tables
+        "<4sIIIIHHHHHHQQ6Q",
+        b"hsqs", 1, 0, block, 0, compression, log, 0, ids, *version, 0, used, *tables,
     )  # fmt: skip
     return head.ljust(128, b"\0")
 
