@@ -196,7 +196,9 @@ class Gfal2(Mover):
                     return
                 if not began.is_set():
                     raise
-                why = explained(Way.OUT, url, error.code, error.message)
+                # The name was free as it began: a server has not done with a try whose client died.
+                number = errno.EBUSY if error.code == errno.EEXIST else error.code
+                why = explained(Way.OUT, url, number, error.message)
                 raise self._cleared(context, url, why) from None
             except JobError as error:
                 raise self._cleared(context, url, error) from None

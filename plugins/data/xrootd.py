@@ -112,7 +112,8 @@ def settings(stall_s: int) -> dict[str, int]:
     return {
         "ConnectionWindow": min(stall_s, 30),
         "ConnectionRetry": 1,
-        "StreamErrorWindow": 1,
+        # So long it answers for a server that was away without asking it.
+        "StreamErrorWindow": 0,
         "StreamTimeout": stall_s,
         "RequestTimeout": stall_s,
         "TimeoutResolution": max(1, min(stall_s // 4, 15)),
@@ -209,17 +210,16 @@ class _Batch:
         self._mover, self._way = mover, way
         self._lock = threading.Lock()
         self._tell = tell
+        self._tries_left = 0
         self._moving: set[int] = set()
         """Files of which something has moved."""
 
     def run(self, files: Sequence[ToGet] | Sequence[ToPut]) -> None:
         """Move them; those that a first try shows to need another are tried once more."""
-        for _ in range(3):
+        for self._tries_left in (2, 1, 0):
             files = self._try(files)
             if not files:
                 return
-        for file in files:
-            self._say(not_moved(file.key, failure(self._way, Failure.FAILED, Url.parse(file.url))))
 
     def _try(self, files: Sequence[ToGet | ToPut]) -> list[Any]:
         copies, jobs = self._mover.copies(), []
@@ -270,7 +270,8 @@ class _Batch:
     def ended(self, file: ToGet | ToPut, url: Url, result: dict[str, Any]) -> bool:
         """Tell how a file ended, or return True if it is to be tried again."""
         try:
-            if not result["status"].ok and self._again(file, url, result["status"]):
+            failed = not result["status"].ok and self._tries_left
+            if failed and self._again(file, url, result["status"]):
                 return True
             self._say(self._end(file, url, result))
         except JobError as error:
