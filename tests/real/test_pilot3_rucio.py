@@ -146,7 +146,7 @@ def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
     if scheme == "file":
         for path in (directory, *directory.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o644)
-    for name in ("logs", "sites"):
+    for name in ("logs", "out", "sites"):
         (own / name).mkdir()
         (own / name).chmod(0o777)
     size = {"cores": 1, "memory": "4GiB", "disk": "4GiB", "walltime": "1h"}
@@ -160,7 +160,13 @@ def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
             own / "sites",
         ],
         heartbeat_s=0.5,
-        storage={**at.storage(rucio, rse), "protocols": {"read_lan": [scheme]}},
+        storage={
+            **at.storage(rucio, rse),
+            "protocols": {"read_lan": [scheme]},
+            # Not that of the fixture, where other dispatchers' jobs of that number wrote.
+            "roots": [str(rucio.directory / "storage"), str(own / "out")],
+            "default_output": f"file://{own}/out",
+        },
         slots={queue: {"queue": queue, **size} for queue in (THEIRS, OURS)},
     ) as rig:
         # The site file of the edge's pilots describes the site to PanDA's pilots, too.
