@@ -34,8 +34,9 @@ from pilot.ports import (
     Runtime,
     Sandbox,
 )
-from plugins.container import shown
+from plugins.container import driver, shown
 from plugins.container.cache import Cache
+from plugins.container.driver import PLACE
 from plugins.container.images import unusable
 from plugins.container.mounts import PROGRAMS
 from plugins.container.pulls import apptainer
@@ -143,7 +144,8 @@ class Apptainer(Container):
         assert box.image is not None  # noqa: S101 - other jobs are not accepted
         script = Path(box.own, "start")
         try:
-            script.write_text(start_script(box.environment), "utf-8", "surrogateescape")
+            text = start_script(box.environment, finds_driver=_has_nvidia(box))
+            script.write_text(text, "utf-8", "surrogateescape")
             script.chmod(0o644)
         except OSError as error:
             raise job_error(error, "cannot write the start of the payload", Target.NODE) from None
@@ -234,28 +236,33 @@ def command(
         words.append("--no-privs")
     if not box.network:
         words += ["--net", "--network", "none"]
-    if any("nvidia" in device for device in box.devices):
-        words.append("--nv")
-    if any(device.endswith("/kfd") for device in box.devices):
-        words.append("--rocm")
     binds = [f"{box.tmp}:{place}" for place in _TMP]
     binds += [f"{box.directory}:{box.directory}", f"{script}:{_START}:ro"]
     binds += [
         f"{path}:{path}:ro" for path in (*setup.software, *_there(setup.show), *_there(shown.SYS))
     ]
     binds += [f"/proc/{name}:/proc/{name}:ro" for name in _PROC if Path("/proc", name).exists()]
+    # Not by --nv and --rocm, which show every GPU of the node.
+    binds += [f"{device}:{device}" for device in _there(box.devices)]
+    if _has_nvidia(box):
+        binds += [f"{path}:{place}:ro" for path, place in driver.nvidia().items()]
     for bind in binds:
         words += ["--bind", bind]
     return [*words, box.image.path, "/bin/sh", _START, *argv]
+
+
+def _has_nvidia(box: Sandbox) -> bool:
+    return any(device.startswith("/dev/nvidia") for device in box.devices)
 
 
 def _there(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if Path(path).exists()]
 
 
-def start_script(environment: Mapping[str, str]) -> str:
+def start_script(environment: Mapping[str, str], *, finds_driver: bool = False) -> str:
     """What the payload's shell runs first: it tells that it began, sets the variables of the job,
-    and becomes the payload. An image says where its programs are, unless the job does."""
+    and becomes the payload. An image says where its programs are, unless the job does. `finds_driver`:
+    libraries of a GPU driver are found last."""
     plain, other = [], []
     for name, value in environment.items():
         if name in _READONLY or (name, value) == ("PATH", PATH):
@@ -264,6 +271,9 @@ def start_script(environment: Mapping[str, str]) -> str:
             plain.append(f"export {name}={shlex.quote(value)}")
         else:
             other.append(shlex.quote(f"{name}={value}"))
+    if finds_driver:
+        ours = f"${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{PLACE}"
+        plain.append(f'export LD_LIBRARY_PATH="{ours}"')
     last = " ".join(["exec env", *other, '"$@"']) if other else 'exec "$@"'
     tell = f"{{ echo {_BEGAN} >&{STATUS_FD}; }} 2>/dev/null; exec {STATUS_FD}>&-"
     # IFS and PATH change what the lines after them mean: there are none that split or search.

@@ -50,6 +50,7 @@ class Job:
         memory_mb: int = 100,
         network: bool = False,
         image: str = "",
+        devices: tuple[str, ...] = (),
     ) -> int:
         spec = JobSpec(name="j", container=image)
         container = self.container.of(spec)
@@ -59,6 +60,7 @@ class Job:
             environment={"PATH": PATH, **(environment or {})},
             memory_mb=memory_mb,
             network=network,
+            devices=devices,
             image=container.prepare(spec, lambda: None),
             own=str(self.own),
         )
