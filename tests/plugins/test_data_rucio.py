@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
 import pytest
 
 from ailurus.protocol.did import Did
@@ -35,6 +39,30 @@ def test_the_own_storage_comes_first_and_then_the_better_protocol():
         "root://far/x",
         "davs://far/x",
     ]
+
+
+def test_the_last_traces_are_sent_before_it_ends():
+    seen: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        mover = Rucio(OPTIONS)
+        url = f"http://127.0.0.1:{server.server_port}"
+        mover.__dict__["_client"] = SimpleNamespace(trace_host=url, ca_cert=None)
+        mover._trace([{"filename": "a"}, {"filename": "b"}])
+        mover.close()
+        server.shutdown()
+    assert seen == [b'{"filename":"a"}', b'{"filename":"b"}']
 
 
 @pytest.mark.parametrize(
