@@ -261,8 +261,10 @@ def _there(paths: Sequence[str]) -> list[str]:
 
 def start_script(environment: Mapping[str, str], *, finds_driver: bool = False) -> str:
     """What the payload's shell runs first: it tells that it began, sets the variables of the job,
-    and becomes the payload. An image says where its programs are, unless the job does. `finds_driver`:
-    libraries of a GPU driver are found last."""
+    and becomes the payload. An image says where its programs are, unless the job does.
+
+    `finds_driver`: the libraries of a GPU driver are found, after all others.
+    """
     plain, other = [], []
     for name, value in environment.items():
         if name in _READONLY or (name, value) == ("PATH", PATH):
