@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from services import BIN, SCRIPTS, client_environment
+from services import SCRIPTS, dispatcher
 from setting import Setting
 from workflow import workflow
 
@@ -38,13 +37,7 @@ def submit(place: Path, url: str, options: argparse.Namespace, setting: Setting)
     )
     path = place / "workflow.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
-    answer = subprocess.run(
-        [BIN / "dispatcher", "submit", "--json", path],
-        check=True,
-        capture_output=True,
-        env=client_environment(place, url),
-    )
-    ids: list[int] = json.loads(answer.stdout)["job_ids"]
+    ids: list[int] = json.loads(dispatcher(place, url, "submit", "--json", path))["job_ids"]
     terminal.print(f"submitted {len(ids)} jobs from {path}", highlight=False, soft_wrap=True)
     return ids
 

@@ -90,9 +90,7 @@ def end(process: subprocess.Popen[bytes], patience_s: float = 20.0) -> None:
 def programs(place: Path, port: int, more: Sequence[object]) -> Iterator[tuple[Client, str]]:
     """A dispatcher that answers, and a client of it. `more`: options of `dispatcher serve`."""
     store = f"sqlite:///{place}/queue.db"
-    subprocess.run(
-        [BIN / "dispatcher", "init", "--store", store], check=True, stdout=subprocess.DEVNULL
-    )
+    dispatcher(place, "", "init", "--store", store)
     command = [BIN / "dispatcher", "serve", "--store", store, "--heartbeat", "2s", *more]
     with program(place, "dispatcher", [*command, "--listen", f"127.0.0.1:{port}"]) as process:
         url = address(place / "log/dispatcher.log", process)
@@ -115,25 +113,28 @@ def token_file(place: Path) -> Path:
 
 
 def edge_token(place: Path, url: str) -> None:
-    command = [
-        "token",
-        "--subject",
-        "edge-demo",
-        "--scope",
-        "ailurus.edge:demo",
-        "--lifetime",
-        "7d",
-    ]
-    subprocess.run(
-        [BIN / "dispatcher", *command, "--out", place / "edge.token"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=client_environment(place, url),
+    command = ["token", "--subject", "edge-demo", "--scope", "ailurus.edge:demo"]
+    dispatcher(place, url, *command, "--lifetime", "7d", "--out", place / "edge.token")
+
+
+def dispatcher(place: Path, url: str, *words: object) -> str:
+    """What a command of the dispatcher prints for its administrator. Raises AilurusError."""
+    done = subprocess.run(
+        [BIN / "dispatcher", *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "AILURUS_URL": url,
+            "AILURUS_TOKEN_FILE": str(token_file(place)),
+            # Not in the user's home, which may not be there.
+            "XDG_STATE_HOME": str(place / "state"),
+        },
     )
-
-
-def client_environment(place: Path, url: str) -> dict[str, str]:
-    return {**os.environ, "AILURUS_URL": url, "AILURUS_TOKEN_FILE": str(token_file(place))}
+    if done.returncode:
+        raise AilurusError(done.stderr.strip() or f"dispatcher {words[0]}: {done.returncode}")
+    return done.stdout
 
 
 def site_file(place: Path, url: str, kind: str, parts: Mapping[str, Any]) -> Path:

@@ -23,9 +23,11 @@ START_S = 120
 class Service:
     """A service that runs in a directory of its own; `facts` is the file that it wrote there."""
 
-    def __init__(self, kind: str, directory: Path) -> None:
+    def __init__(self, kind: str, directory: Path, *, runs: bool = False) -> None:
+        """`runs`: another has started it there."""
         self.kind, self.directory = kind, directory
-        self.facts: dict[str, Any] = json.loads(Path(self.ask("start")).read_text(encoding="utf-8"))
+        file = directory / f"{kind}.json" if runs else Path(self.ask("start"))
+        self.facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
 
     def ask(self, verb: str, *more: object) -> str:
         """What the fixture's verb prints.
@@ -89,6 +91,16 @@ def apptainer_needed(need: Callable[..., str]) -> Path:
     """The path of the command."""
     fuse_needed()
     return Path(need("apptainer", option="--apptainer", where=f"{ROOT}/build/apptainer/bin"))
+
+
+def physics_needed() -> None:
+    """What the demo's payloads run in, with an image and without."""
+    for path, option in ((".venv-physics", "--physics"), ("build/images/physics.sif", "--images")):
+        if not (ROOT / path).exists():
+            why = f"{path} is not here: scripts/setup {option}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(why)
+            pytest.skip(why)
 
 
 def busybox_image(need: Callable[..., str], into: Path) -> Path:
