@@ -63,7 +63,7 @@ def check(folder: Path | None) -> None:
         raise AilurusError(
             f"{folder} is no directory", field="--panda-queues", remedy="make it, or name another"
         )
-    site_files.read(folder)
+    site_files.check(folder)
     for file in sorted(folder.glob("*.json")):
         if file.stem == STORAGES:
             storages(folder)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.submission import explained
 from ailurus.protocol.units import duration_s, size_mb
@@ -23,6 +24,7 @@ STORAGE = "AILURUS_DISK"
 """The file storage of --panda-storage: logs go there, whatever outputs do."""
 _READING, _WRITING = ("pr", "read_lan", "read_wan"), ("pw", "write_lan", "write_wan")
 Text = str | int
+log = Log("panda")
 _ACTIVITIES = (*_READING, *_WRITING, "default")
 
 
@@ -60,33 +62,49 @@ class _Site(Struct, frozen=True):
 
 
 def queue_data(folder: Path | None, queue: str) -> dict[str, Any]:
-    """What site files say of a queue, in CRIC's form; empty: nothing. Raises AilurusError."""
-    for site in read(folder):
+    """What site files say of a queue, in CRIC's form; empty: nothing. Raises AilurusError where it
+    may stand in one that cannot be used."""
+    sites, faults = _all(folder)
+    for site in sites:
         for slot in site.slots.values():
             if slot.queue == queue:
                 return {**_size(slot), **_copying(site)}
+    if faults:
+        raise faults[0]
     return {}
 
 
 def storages(folder: Path | None) -> dict[str, Any]:
-    """The storages of sites that Rucio knows, in CRIC's form, by name. Raises AilurusError."""
+    """The storages of sites that Rucio knows, in CRIC's form, by name; those in files that cannot
+    be used are left out."""
+    sites, faults = _all(folder)
+    for fault in faults:
+        log.warning("description_bad", file=fault.field, what=fault.message)
     return {
         site.storage.rse: _described(nr, site)
-        for nr, site in enumerate(read(folder), 2)
+        for nr, site in enumerate(sites, 2)
         if site.storage.rse
     }
 
 
-def read(folder: Path | None) -> list[_Site]:
-    """The site files of a folder. Raises AilurusError for the first that cannot be used."""
-    found = []
+def check(folder: Path) -> None:
+    """Raise AilurusError for the first site file that cannot be used."""
+    for fault in _all(folder)[1]:
+        raise fault
+
+
+def _all(folder: Path | None) -> tuple[list[_Site], list[AilurusError]]:
+    """The site files of a folder, and why some cannot be used."""
+    sites, faults = [], []
     for file in sorted(folder.glob("*.yaml")) if folder is not None else ():
         try:
             status = file.stat()
-            found.append(_read(file, status.st_mtime_ns, status.st_size))
+            sites.append(_read(file, status.st_mtime_ns, status.st_size))
         except OSError as error:
-            raise _bad(file.name, f"cannot be read: {error.strerror}") from None
-    return found
+            faults.append(_bad(file.name, f"cannot be read: {error.strerror}"))
+        except AilurusError as fault:
+            faults.append(fault)
+    return sites, faults
 
 
 @lru_cache(maxsize=1000)
@@ -95,12 +113,18 @@ def _read(file: Path, mtime_ns: int, size: int) -> _Site:
     import yaml
 
     try:
-        return msgspec.convert(yaml.safe_load(file.read_bytes()), _Site)
+        site = msgspec.convert(yaml.safe_load(file.read_bytes()), _Site)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise _bad(file.name, f"is not YAML: {error}") from None
     except msgspec.ValidationError as error:
         fault = explained(error)
         raise _bad(f"{file.name}: {fault.field}", fault.message) from None
+    for name, slot in site.slots.items():
+        try:
+            _size(slot)
+        except AilurusError as wrong:
+            raise _bad(f"{file.name}: slots.{name}", wrong.message) from None
+    return site
 
 
 def _size(slot: _Slot) -> dict[str, Any]:

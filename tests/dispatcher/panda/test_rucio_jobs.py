@@ -139,6 +139,7 @@ def test_the_operators_own_description_comes_before_the_site_file(site, tmp_path
         ("a: [", "x.yaml"),
         ("slots: 5", "x.yaml: slots"),
         ("storage: {rse: 5}", "x.yaml: storage.rse"),
+        ("slots: {s: {memory: much}}", "x.yaml: slots.s"),
         ("[]", "x.yaml"),
     ],
 )
@@ -147,6 +148,15 @@ def test_a_site_file_that_cannot_be_used_is_named(tmp_path: Path, text, says):
     with pytest.raises(AilurusError) as raised:
         queue_data.check(tmp_path)
     assert raised.value.field.startswith(says)
+
+
+def test_a_site_file_that_went_bad_hides_no_other(site, tmp_path):
+    (tmp_path / "sites" / "a.yaml").write_text("slots: 5")
+    told = site.raw("GET", "/cache/schedconfig/q.all.json").json
+    assert told["copytools"] == {"rucio": {}, "mv": {}}
+    assert "EXAMPLE_DISK" in site.raw("GET", "/cache/ddmendpoints.json").json
+    # What it said of other queues is not known.
+    assert site.raw("GET", "/cache/schedconfig/other.all.json").status == 503
 
 
 def test_inputs_are_told_as_the_catalogue_knows_them(site, job):
