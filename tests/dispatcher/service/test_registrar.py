@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.did import Did, physical
 from ailurus.protocol.errors import AilurusError
@@ -215,6 +217,35 @@ async def test_a_catalogue_that_is_away_delays_and_loses_nothing(at):
         b.catalogue.away = ""
         await b.turn()
         assert (await b.file(job_id)).registration == "done"
+
+
+async def test_a_catalogue_that_was_away_for_ten_minutes_is_asked_at_least_each_minute(
+    at, monkeypatch
+):
+    """Ten minutes of the loop's own pauses, which pass at once."""
+    pauses: list[float] = []
+    at_once = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if sum(pauses) >= 600:
+            b.catalogue.away = ""
+        await at_once(0)
+
+    async with at() as b:
+        (job_id,) = await b.submit(job(outputs=(HITS,)))
+        worker = await b.worker()
+        (one,) = await worker.acquire()
+        await b.finish(one, worker)
+        b.catalogue.away = "connection refused"
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        loop = Loop("catalogue", None, time.monotonic)
+        running = asyncio.ensure_future(b.service.registrar._run(loop))
+        while (await b.file(job_id)).registration != "done":
+            assert not running.done()
+        running.cancel()
+    assert 600 <= sum(pauses) < 660
+    assert max(pauses) == 60
 
 
 async def test_a_dispatcher_killed_before_it_wrote_that_it_registered_does_so_again(at):
