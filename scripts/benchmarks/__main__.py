@@ -30,7 +30,7 @@ NAMES = {
     "schema": "schemathesis over the OpenAPI description, all phases, in three roles",
     "relay": "a relay with 10,000 pilots",
     "scale": "100,000 jobs queued beside 1,000, and many pilots",
-    "data": "files by http(s), beside a bare loop and the tools",
+    "data": "files by http(s), root, S3 and Rucio, beside a bare loop and the tools",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -101,8 +101,8 @@ def _arguments() -> Namespace:
         help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with --postgres",
     )  # fmt: skip
     parser.add_argument(
-        "--parts", nargs="+", default=[], metavar="PART", choices=["file", "http"],
-        help="data: only these (file, http)",
+        "--parts", nargs="+", default=[], metavar="PART", choices=["file", "http", "root", "s3", "rucio"],
+        help="data: only these (file, http, root, s3, rucio)",
     )  # fmt: skip
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     parser.add_argument(
