@@ -22,10 +22,9 @@ from ailurus.protocol.units import duration_s, size_mb
 
 STORAGE = "AILURUS_DISK"
 """The file storage of --panda-storage: logs go there, whatever outputs do."""
-_READING, _WRITING = ("pr", "read_lan", "read_wan"), ("pw", "write_lan", "write_wan")
+_ACTIVITIES = ("pr", "pw", "read_lan", "read_wan", "write_lan", "write_wan", "default")
 Text = str | int
 log = Log("panda")
-_ACTIVITIES = (*_READING, *_WRITING, "default")
 
 
 class _Protocols(Struct, frozen=True):

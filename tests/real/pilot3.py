@@ -19,10 +19,14 @@ ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "scripts" / "fixtures" / "pilot3"
 
 
-def needed(need) -> None:
-    """Skip where Pilot 3 is not, or cannot be run; fail in CI."""
+def needed(need, *modules: str) -> None:
+    """Skip where Pilot 3 is not, or cannot be run, or its Python has none of these; fail in CI."""
     need("curl")
-    if not (ROOT / ".venv-panda" / ".stamp").exists() or os.geteuid() != 0:
+    venv = ROOT / ".venv-panda"
+    there = (venv / ".stamp").exists() and all(
+        any(venv.glob(f"lib/python3*/site-packages/{module}")) for module in modules
+    )
+    if not there or os.geteuid() != 0:
         why = "Pilot 3 is not here, or this is not root: scripts/setup --panda, as root"
         if os.environ.get("CI") == "true":
             pytest.fail(why)

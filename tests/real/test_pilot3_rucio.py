@@ -128,7 +128,7 @@ def rucio_of_pilot_3(rucio: Service, rig: Rig) -> dict[str, str]:
 
 @pytest.fixture(scope="module", params=["file", "root"])
 def site(need, rucio, request) -> Iterator[Site]:
-    pilot3.needed(need)
+    pilot3.needed(need, "rucio")
     with tempfile.TemporaryDirectory(prefix="ailurus-panda-") as name:
         # Pytest's own directories are closed to Pilot 3's user.
         Path(name).chmod(0o755)
