@@ -130,6 +130,14 @@ class Url(Struct, frozen=True, gc=False):
         return [unquote_to_bytes(segment) for segment in self.path.split("/")[1:]]
 
     @property
+    def climbs(self) -> bool:
+        """Whether a server may take the path for another than it seems to be: it has `.` or `..`,
+        be they encoded, or a backslash, which some take for a slash."""
+        names = (part for name in self.segments for part in name.split(b"/"))
+        dotted = any(unquote_to_bytes(name) in {b".", b".."} for name in names)
+        return dotted or "\\" in self.path
+
+    @property
     def name(self) -> str:
         """The name of the file: the last one on the path, decoded; empty after a last slash."""
         last = re.split("[/:]" if self.scheme == "rucio" else "/", self.path)[-1]

@@ -85,11 +85,11 @@ class Movers:
         if url.scheme == RUCIO and (self._storage.rucio or self._storage.rse):
             return
         try:
-            prefixes = [Url.parse(prefix) for prefix in self._storage.allow]
+            prefixes = [_place(Url.parse(prefix)) for prefix in self._storage.allow]
         except AilurusError as error:
             raise JobError(Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}") from None
-        parts = url.path.split("/")
-        if ".." in parts or url.userinfo is not None or not any(map(url.within, prefixes)):
+        place = _place(url)
+        if place is None or not any(place.within(prefix) for prefix in prefixes if prefix):
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
                 f"{url} is not in this site's storage.allow",
@@ -304,6 +304,17 @@ class Movers:
 
         assert self._launch is not None  # noqa: S101 - the callers looked
         return MoverPool(name, options, self._launch(), self._clock)
+
+
+def _place(url: Url) -> Url | None:
+    """What a URL names, with all of its path in its place: SRM's servers are told it in the query,
+    too (`?SFN=/path`). None: a server may take it for something else."""
+    if url.scheme == "srm" and url.query is not None:
+        word, _, path = url.query.partition("=")
+        if word != "SFN" or not path.startswith("/") or {*path} & {*"?&"}:
+            return None
+        url = replace(url, path=path, query=None)
+    return None if url.userinfo is not None or url.climbs else url
 
 
 def _grouped(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import msgspec
 import urllib3
@@ -28,6 +29,8 @@ LARGE = 1 << 20
 # How long a server may say nothing.
 STALL_S = 60.0
 REDIRECTS = 5
+# How long the removal of a file may take, redirects and all.
+DELETE_S = 60.0
 # Connections to a server that wait for the next file.
 KEPT = 16
 # How often a download that broke off is continued.
@@ -122,6 +125,11 @@ class Http:
             try:
                 copy.take(answer, url)
                 answer.release_conn()
+                if version.size not in {None, copy.size}:
+                    raise JobError(
+                        Code.STAGE_IN_FAILED,
+                        f"{url}: {copy.size} bytes came, and the server said {version.size}",
+                    )
                 return copy.copied
             except urllib3.exceptions.HTTPError as error:
                 # Short read, stall, reset.
@@ -196,7 +204,7 @@ class Http:
         told = _adler32(answer.headers.get("Digest", ""))
         if told is None or told == body.adler:
             return
-        self.delete(url)
+        self._delete(url)
         raise JobError(
             Code.PUT_ADLER_MISMATCH,
             f"{url} has adler32 {told:08x} at its server, and {body.adler:08x} was sent",
@@ -241,6 +249,20 @@ class Http:
         return True
 
     def delete(self, url: Url) -> None:
+        deadline = time.monotonic() + DELETE_S
+
+        def check() -> None:
+            if time.monotonic() > deadline:
+                raise JobError(
+                    Code.STAGE_OUT_TIMEOUT,
+                    f"{url} was not removed within {DELETE_S:.0f} s",
+                    remedy="is the storage slow? It is tried again",
+                )
+
+        with watching(check):
+            self._delete(url)
+
+    def _delete(self, url: Url) -> None:
         try:
             _finish(self._ask("DELETE", _web(url), None, Code.STAGE_OUT_FAILED))
         except JobError as error:
@@ -403,10 +425,8 @@ def _redirected(url: Url, target: str) -> Url:
 
 def _plain(url: Url) -> Url:
     """A URL that has nothing ambiguous in it."""
-    parts = (part for name in url.segments for part in name.split(b"/"))
-    dotted = any(unquote_to_bytes(part) in {b".", b".."} for part in parts)
-    odd = url.userinfo is not None or not url.host or "\\" in url.path
-    if url.scheme not in {"http", "https"} or odd or dotted:
+    odd = url.userinfo is not None or not url.host or url.climbs
+    if url.scheme not in {"http", "https"} or odd:
         raise JobError(
             Code.STORAGE_FORBIDDEN,
             f"{url} is not a plain http URL",

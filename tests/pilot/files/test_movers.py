@@ -15,6 +15,7 @@ import plugins
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.url import Url
 from pilot.files import delegated_pools
 from pilot.files import movers as subject
 from pilot.files.movers import Movers
@@ -101,6 +102,37 @@ def test_a_url_outside_of_what_the_site_allows_is_refused_before_the_job_begins(
     with pytest.raises(JobError) as raised:
         site.stage.allowed(attempt_of("true", inputs=(bad,)))
     assert (raised.value.code, raised.value.field) == (Code.STORAGE_FORBIDDEN, "inputs[0].url")
+
+
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [
+        ("root://h//store/a", True),
+        ("root://h//store/a?authz=x", True),
+        ("root://h//store/../b", False),
+        ("root://h//store/%2e%2e/b", False),
+        ("root://h//store/a%2f..%2F..%2fb", False),
+        ("root://h//store/.%2e/b", False),
+        ("root://u@h//store/a", False),
+        ("srm://h:8446/pnfs/ours/a", True),
+        ("srm://h:8446/srm/managerv2?SFN=/pnfs/ours/a", True),
+        ("srm://h:8446/srm/managerv2?SFN=/pnfs/theirs/a", False),
+        ("srm://h:8446/srm/managerv2?SFN=/pnfs/ours/../theirs/a", False),
+        ("srm://h:8446/pnfs/ours/a?SFN=/pnfs/theirs/a", False),
+        ("srm://h:8446/pnfs/ours/a?x=1&SFN=/pnfs/theirs/a", False),
+        ("srm://h:8446/pnfs/ours/a?sfn=/pnfs/theirs/a", False),
+        ("s3://bucket/%2e%2e/other/a", False),
+    ],
+)
+def test_no_url_leads_out_of_what_the_site_allows(url, fine):
+    allow = ("root://h//store/", "srm://h:8446/srm/managerv2?SFN=/pnfs/ours/", "s3://bucket/")
+    movers = Movers(Storage(allow=allow), bounds_of(Limits()))
+    if fine:
+        movers.allowed(Url.parse(url))
+        return
+    with pytest.raises(JobError) as raised:
+        movers.allowed(Url.parse(url))
+    assert raised.value.code is Code.STORAGE_FORBIDDEN
 
 
 def test_inputs_larger_than_the_node_are_refused_before_anything_moves(site):
