@@ -18,6 +18,7 @@ from pilot.ports import Check, Copied
 from plugins.data.checksums import Checksums
 
 BLOCK = 1 << 20
+_SENT = r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)"
 _STEADY_S = 1.0
 """So long after its change the time of a file tells it from the one before (RFC 9110, 8.8.2.2)."""
 
@@ -33,8 +34,9 @@ class Version(Struct, frozen=True):
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Version:
         """As the answer with the whole file says."""
-        length = headers.get("Content-Length", "")
-        size = int(length) if length.isascii() and length.isdecimal() else None
+        length = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
+        # Pieces (chunked) say themselves how long they are.
+        size = int(length[0]) if length and "Transfer-Encoding" not in headers else None
         tag = headers.get("ETag", "")
         if tag:
             return cls("" if tag.startswith("W/") else tag, size)
@@ -46,7 +48,7 @@ class Version(Struct, frozen=True):
 
     def continued(self, headers: Mapping[str, str], at: int) -> bool:
         """Whether a partial answer is the rest of this file from `at` on."""
-        sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", "").strip())
+        sent = re.fullmatch(_SENT, headers.get("Content-Range", "").strip())
         if sent is None or self.size is None or int(sent[1]) != at:
             return False
         if int(sent[2]) != self.size - 1 or sent[3] not in {str(self.size), "*"}:
@@ -61,7 +63,7 @@ def _steady(headers: Mapping[str, str]) -> str:
     changed = headers.get("Last-Modified", "")
     try:
         age = parsedate_to_datetime(headers["Date"]) - parsedate_to_datetime(changed)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""
     return changed if age.total_seconds() >= _STEADY_S else ""
 

@@ -105,6 +105,24 @@ def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
     hasty._pool.clear()
 
 
+class NeverDone(Store):
+    """It answers a byte at a time, and never ends."""
+
+    def do_DELETE(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+
+
+def test_a_removal_ends_however_slow_the_server_is(into: int, monkeypatch) -> None:
+    monkeypatch.setattr(http, "DELETE_S", 0.3)
+    with serving(NeverDone) as server, allowing(server.url) as transfer:
+        url = Url.parse(f"{server.url}/a")
+        assert code_of(lambda: transfer.delete(url)) is Code.STAGE_OUT_TIMEOUT
+
+
 def test_statuses_become_codes(store, transfer: Http, into: int) -> None:
     with pytest.raises(JobError) as busy:
         transfer.get(Url.parse(store.url + "/ok/busy"), into, nothing, md5=False)

@@ -38,9 +38,12 @@ class Breaking(Pool):
         if tag:
             self.send_header("ETag", tag)
         at = 0 if whole else at
+        if not whole and self.manner == "sends more":
+            data += b"more"
         if not whole:
             first = at + (self.manner == "begins elsewhere")
-            total = len(data) + (self.manner == "has another length")
+            total = len(DATA if self.manner == "sends more" else data)
+            total += self.manner == "has another length"
             self.send_header("Content-Range", f"bytes {first}-{total - 1}/{total}")
         self.send_header("Content-Length", str(len(data) - at))
         self.end_headers()
@@ -99,6 +102,12 @@ def test_what_is_not_the_rest_of_the_same_file_is_not_taken(into: int, manner: s
     assert os.fstat(into).st_size == 500_000
 
 
+def test_more_than_the_server_said_is_not_taken(into: int) -> None:
+    error, _ = broken(into, manner="sends more")
+    assert error is not None
+    assert (error.code, error.transient) == (Code.STAGE_IN_FAILED, True)
+
+
 def test_a_file_that_has_gone_meanwhile_does_not_exist(into: int) -> None:
     error, _ = broken(into, manner="is gone")
     assert error is not None
@@ -121,6 +130,10 @@ def test_a_file_that_cannot_be_told_from_another_begins_anew(into: int, tag: str
         ({"Last-Modified": TIME, "Date": TIME}, ""),
         ({"Last-Modified": TIME}, ""),
         ({"Last-Modified": "long ago", "Date": LATER}, ""),
+        ({"Last-Modified": TIME.replace("2026", "9" * 20), "Date": LATER}, ""),
+        ({"Last-Modified": TIME, "Date": LATER.replace("GMT", "+" + "9" * 20)}, ""),
+        ({"ETag": TAG, "Content-Length": "9" * 5000}, TAG),
+        ({"ETag": TAG, "Content-Length": "10", "Transfer-Encoding": "chunked"}, TAG),
         ({}, ""),
     ],
 )
@@ -136,6 +149,8 @@ def test_a_time_marks_a_file_only_once_it_is_past(headers: dict[str, str], mark:
         (10, {"ETag": TAG, "Content-Range": "bytes 4-8/10"}, False),
         (10, {"ETag": TAG, "Content-Range": "bytes */10"}, False),
         (10, {"ETag": TAG}, False),
+        (10, {"ETag": TAG, "Content-Range": f"bytes 4-9/{'1' * 5000}"}, False),
+        (10, {"ETag": TAG, "Content-Range": f"bytes {'4' * 5000}-9/10"}, False),
         (10, {"Content-Range": "bytes 4-9/10"}, False),
         (None, {"ETag": TAG, "Content-Range": "bytes 4-9/10"}, False),
     ],
