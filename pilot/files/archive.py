@@ -30,7 +30,7 @@ def pack(directory: str, work: Workdir, into: IO[bytes], most: int, check: Check
     """Write the archive of a directory in a job's, whose files may have `most` bytes together.
     Raises JobError."""
     entries = list(Walk(work, check).tree(directory))
-    total = sum(one.status.st_size for one in entries if stat.S_ISREG(one.status.st_mode))
+    total = sum(one.size for one in entries if stat.S_ISREG(one.mode))
     if total > most:
         raise JobError(
             Code.OUTPUT_TOO_LARGE,
@@ -64,7 +64,7 @@ def _add_all(
     for entry in entries:
         check()
         member = tarfile.TarInfo(entry.name.removeprefix(directory))
-        mode = entry.status.st_mode
+        mode = entry.mode
         if stat.S_ISDIR(mode):
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)

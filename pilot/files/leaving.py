@@ -46,7 +46,9 @@ class Entry(Struct, frozen=True):
 
     name: str
     """Relative to the job's directory; bytes that are no UTF-8 as Python's surrogates."""
-    status: os.stat_result
+    mode: int
+    size: int
+    """Bytes."""
 
 
 def leaving(spec: JobSpec, work: Workdir, check: Check) -> list[Leaving]:
@@ -137,9 +139,9 @@ class Walk:
         else:
             found = self._globbed([], pattern.split("/"))
         for entry in found:
-            if stat.S_ISREG(entry.status.st_mode):
+            if stat.S_ISREG(entry.mode):
                 yield entry
-            elif not stat.S_ISDIR(entry.status.st_mode):
+            elif not stat.S_ISDIR(entry.mode):
                 raise unsafe(entry.name, "is a symbolic link, a socket or a device")
 
     def tree(self, directory: str) -> Iterator[Entry]:
@@ -149,7 +151,7 @@ class Walk:
         while todo:
             entries = self._entries(todo.pop().split("/")) or []
             yield from entries
-            below = [one.name for one in entries if stat.S_ISDIR(one.status.st_mode)]
+            below = [one.name for one in entries if stat.S_ISDIR(one.mode)]
             todo += reversed(below)
 
     def _globbed(self, above: list[str], parts: list[str]) -> Iterator[Entry]:
@@ -163,7 +165,7 @@ class Walk:
                 continue
             if not rest:
                 yield entry
-            elif stat.S_ISDIR(entry.status.st_mode):
+            elif stat.S_ISDIR(entry.mode):
                 yield from self._globbed([*above, last], rest)
 
     def _entries(self, parts: list[str]) -> list[Entry] | None:
@@ -201,4 +203,4 @@ class Walk:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            yield Entry("/".join([*parts, entry.name]), status)
+            yield Entry("/".join([*parts, entry.name]), status.st_mode, status.st_size)

@@ -26,6 +26,7 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.delegated_pools import with_credentials, written
+from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.listing import parts_of
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
@@ -146,6 +147,9 @@ class Movers:
                     orders = [_order(key, wanted[key], incoming) for key in group]
                     get = partial(pool.get, watch=self.watch(attempt, space.check))
                     for key, moved in self._repeated(attempt, orders, get, wanted).items():
+                        # A mover need not have told of all that came.
+                        with field_of(wanted[key].field):
+                            space.check(key, moved.size)
                         _adopt(wanted[key], moved, incoming / str(key), work)
                         taken += moved.size if wanted[key].file.size is None else 0
                         if attempt.staging is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -25,6 +26,8 @@ from plugins.data.checksums import Checksums
 BLOCK = 1 << 20
 MOST_LISTED = 100_000
 """Entries of one directory that are looked at."""
+# As outputs are called: JOB.ATTEMPT.NAME.
+_OF_AN_ATTEMPT = re.compile(rb"\d+\.\d+\.")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -107,6 +110,20 @@ class File:
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
+        self._remove_empty(url)
+
+    def _remove_empty(self, url: Url) -> None:
+        """Remove the directories of an attempt's tree above a file that is gone, if nothing is left
+        in them."""
+        names = [name for name in url.segments if name not in {b"", b"."}]
+        own = [nr for nr, name in enumerate(names[:-1]) if _OF_AN_ATTEMPT.match(name)]
+        for _ in names[own[0] : -1] if own else ():
+            url = url.parent
+            try:
+                with self._parent(url) as (above, name):
+                    os.rmdir(name, dir_fd=above)
+            except (OSError, JobError):
+                return
 
     def expand(self, url: Url) -> Sequence[Found]:
         """See `pilot.ports.Lister`. A link, a socket or a device is no file, and is left out."""

@@ -267,3 +267,58 @@ def test_a_hole_stays_a_hole_in_storage(
     assert kept.stat().st_blocks * 512 < 4 << 20
     assert kept.read_bytes() == (tmp_path / name).read_bytes()
     assert copied.adler32 == f"{zlib.adler32(kept.read_bytes()):08x}"
+
+
+def listed(transfer: File, root: Path, end: str) -> dict[str, int | None]:
+    return {one.name: one.size for one in transfer.expand(Url.of_path(f"{root}/{end}"))}
+
+
+def test_a_directory_is_listed_with_all_beneath_it_and_a_glob_without(root, transfer):
+    for name in ("a.root", "b.txt", "sub/c.root", ".hidden", "odd * name.root"):
+        (root / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "d" / name).write_text(name)
+    (root / "d/link").symlink_to(root.parent / "secret")
+    (root / "d/up").symlink_to(root.parent)
+    os.mkfifo(root / "d/pipe")
+    sizes = {name: len(name) for name in ("a.root", "b.txt", ".hidden", "odd * name.root")}
+    assert listed(transfer, root, "d/") == {**sizes, "sub/c.root": len("sub/c.root")}
+    assert listed(transfer, root, "d/*.root") == {"a.root": 6, "odd * name.root": 15}
+    one = transfer.expand(Url.parse(f"file://{root}/d/odd%20%2A*"))
+    assert [file.name for file in one] == ["odd * name.root"]
+    assert one[0].url.endswith("/d/odd%20*%20name.root")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("no/", Code.NO_SUCH_FILE),
+        ("up/", Code.STORAGE_FORBIDDEN),
+        ("up/*", Code.STORAGE_FORBIDDEN),
+        ("../", Code.STORAGE_FORBIDDEN),
+    ],
+)
+def test_nothing_outside_of_the_roots_is_listed(root, transfer, end, code):
+    (root / "up").symlink_to(root.parent)
+    assert code_of(lambda: listed(transfer, root, end)) is code
+
+
+def test_a_list_has_an_end(root, transfer, monkeypatch):
+    monkeypatch.setattr("plugins.data.file.MOST_FOUND", 3)
+    for nr in range(4):
+        (root / str(nr)).touch()
+    assert code_of(lambda: listed(transfer, root, "")) is Code.INPUTS_TOO_LARGE
+
+
+def test_what_is_left_of_an_attempts_tree_goes_with_its_last_file(root, transfer):
+    for name in ("out/5.1.r/sub/a", "out/5.1.r/b", "out/plain/c"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name, left in (
+        ("out/5.1.r/sub/a", ["5.1.r", "5.1.r/b", "plain", "plain/c"]),
+        ("out/5.1.r/b", ["plain", "plain/c"]),
+        ("out/5.1.r/b", ["plain", "plain/c"]),
+        ("out/plain/c", ["plain"]),
+    ):
+        transfer.delete(Url.of_path(f"{root}/{name}"))
+        found = [str(path.relative_to(root / "out")) for path in (root / "out").rglob("*")]
+        assert sorted(found) == left

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol import messages as m
@@ -288,3 +289,41 @@ def test_a_list_with_one_name_twice_is_refused(site, monkeypatch):
     monkeypatch.setattr(site.movers, "_pool", lambda scheme: pool)
     error = failing(site, InputFile(name="set", url="x://h/list:/"))
     assert (error.code, error.field) == (Code.BAD_FILE_NAME, "inputs[0]")
+
+
+def listing(site: Site, monkeypatch: pytest.MonkeyPatch, **sizes: int | None) -> InputFile:
+    """An input that is listed as files of these sizes, whose contents are three bytes each."""
+    found = []
+    for name, size in sizes.items():
+        (site.store / name).write_bytes(b"abc")
+        found.append(Found(name=name, url=f"x://h/copy:{site.store}/{name}", size=size))
+    monkeypatch.setattr(mover_pool.MoverPool, "expand", lambda *_: found)
+    return InputFile(name="set", url="x://h/list:/")
+
+
+def test_a_listed_file_is_held_to_its_size_as_a_declared_one(site, monkeypatch):
+    error = failing(site, listing(site, monkeypatch, a=3, b=2))
+    assert error.code is Code.STAGE_IN_FAILED
+    assert "declared" in error.message
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(5, (3, 3)), (5, (3, None)), (2, (None, None))])
+def test_the_sites_limit_on_inputs_holds_for_what_is_listed(site, monkeypatch, limit, sizes):
+    site.stage._bounds = replace(site.stage._bounds, inputs_bytes=limit)
+    error = failing(site, listing(site, monkeypatch, a=sizes[0], b=sizes[1]))
+    assert error.code is Code.INPUTS_TOO_LARGE
+
+
+def test_a_data_set_has_no_more_files_than_a_job_may(site, monkeypatch):
+    monkeypatch.setattr("ailurus.protocol.trees.MOST_FILES", 2)
+    error = failing(site, listing(site, monkeypatch, a=3, b=3, c=3))
+    assert (error.code, error.field) == (Code.INPUTS_TOO_LARGE, "inputs")
+
+
+def test_a_directory_without_files_is_no_input(site, monkeypatch):
+    assert failing(site, listing(site, monkeypatch)).code is Code.NO_SUCH_FILE
+
+
+def test_a_data_set_is_no_archive(site, monkeypatch):
+    set_ = replace(listing(site, monkeypatch, a=3), unpack=True)
+    assert "data set" in failing(site, set_).message
