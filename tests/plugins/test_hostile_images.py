@@ -128,17 +128,18 @@ def test_p12_an_image_that_is_damaged_anywhere_is_never_the_nodes_fault(
     need: Callable[..., str],
 ) -> None:
     whole = sifs.sif(rootfs, site / "whole.sif").read_bytes()
+    tables, end = (int.from_bytes(whole[at : at + 8], "little") for at in (4096 + 64, 4096 + 40))
     job = job_in(runtime, spawner, tmp_path, need)
     found = []
     for seed in range(seeds):
         chance = random.Random(seed)
         data = bytearray(whole)
-        # A few bytes anywhere, or a block of noise near the end, where the tables are.
+        # A few bytes anywhere, or some noise in the tables.
         for _ in range(chance.randrange(1, 30)):
             data[chance.randrange(4096, len(data))] = chance.randrange(256)
         if seed % 2:
-            at = chance.randrange(len(data) - 40_000, len(data) - 512)
-            data[at : at + 512] = chance.randbytes(512)
+            at = 4096 + chance.randrange(tables, end - 64)
+            data[at : at + 64] = chance.randbytes(64)
         image = site / f"damaged-{seed}.sif"
         image.write_bytes(data)
         found.append(outcome(job, image)[0])
