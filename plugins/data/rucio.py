@@ -114,9 +114,10 @@ class Rucio(Mover):
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
         left: dict[str, str] = {}
         for url, place in self._targets(urls).items():
-            plugin = self._plugins.made(self._plugins.of(place))
+            by = self._plugins.of(place)
+            plugin = self._plugins.made(by)
             try:
-                if hasattr(plugin, "expand"):
+                if by.moves:
                     for why in plugin.delete([place.url]).values():
                         left[url] = why
                 else:
@@ -279,7 +280,7 @@ class Rucio(Mover):
 
     def _get_by(self, by: Plugin, files: Sequence[ToGet], tell: Tell) -> None:
         plugin = self._plugins.made(by)
-        if hasattr(plugin, "expand"):
+        if by.moves:
             plugin.get(files, tell)
             return
         for file in files:
@@ -296,7 +297,7 @@ class Rucio(Mover):
 
     def _put_by(self, by: Plugin, files: Sequence[ToPut], tell: Tell) -> None:
         plugin = self._plugins.made(by)
-        if hasattr(plugin, "expand"):
+        if by.moves:
             plugin.put(files, tell)
             return
         for file in files:

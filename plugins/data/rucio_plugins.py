@@ -27,6 +27,11 @@ class Plugin(NamedTuple):
     own: bool = False
     """Whether it is the site's, which gets the site's token."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether it is a mover, which takes batches; else a transfer, which takes single files."""
+        return self.name not in plugins.TABLE["data"]
+
 
 class Reach(Protocol):
     """What a site says of its storage, as the options of the mover have it."""
@@ -72,7 +77,7 @@ class Plugins:
         site = self._site
         given = site.options.get(plugin.name, {})
         made: Mover | Transfer
-        if plugin.name not in plugins.TABLE["data"]:
+        if plugin.moves:
             kind = plugins.load("mover", plugin.name)
             made = kind(msgspec.convert(given, kind.Options))
         elif plugin.server:

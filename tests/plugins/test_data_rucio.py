@@ -11,7 +11,7 @@ import pytest
 from ailurus.protocol.did import Did
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import JobError, Moved, NotMoved, ToGet
+from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
 from plugins.data import rucio
 from plugins.data.rucio import Rucio
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
@@ -112,3 +112,16 @@ def test_other_plugins_serve_all_places_of_a_scheme():
     assert plugins.of(Replica("A", OWN)) == plugins.of(Replica("B", OTHER)) == Plugin("gfal2")
     assert plugins.of(Replica("A", "root://h//x")) == Plugin("xrootd")
     assert plugins.of(Replica("A", "file://localhost:0/x")) == Plugin("file")
+
+
+def test_a_transfer_takes_single_files_though_it_lists_directories(tmp_path):
+    (tmp_path / "in").write_bytes(b"content")
+    made = Rucio(Rucio.Options(config="/etc/rucio.cfg", roots=(str(tmp_path),)))
+    told: list[object] = []
+    file = ToGet(key=1, url=f"file://localhost{tmp_path}/in", path=str(tmp_path / "got"))
+    made._get_by(Plugin("file"), [file], told.append)
+    assert isinstance(told[-1], Moved)
+    put = ToPut(key=2, url=f"file://localhost{tmp_path}/out", path=str(tmp_path / "got"), size=7)
+    made._put_by(Plugin("file"), [put], told.append)
+    assert isinstance(told[-1], Moved)
+    assert (tmp_path / "out").read_bytes() == b"content"
