@@ -36,7 +36,11 @@ class Location(Struct, frozen=True):
 def look(path: str) -> Location:
     """A path as it is now; it need not be there."""
     name = os.path.abspath(path)  # noqa: PTH100  text in, text out
-    real = step = os.path.realpath(name)
+    try:
+        real = step = os.path.realpath(name)
+    # A NUL in it, or half a character: no file has such a name.
+    except ValueError:
+        real = step = name
     within = set()
     while step != "/":
         within.add(_identity(step))

@@ -257,7 +257,8 @@ def read(path: Path | None) -> Site:
     try:
         site = msgspec.convert(tree, Site)
         return site if path.suffix == ".json" else _expanded(site)
-    except msgspec.ValidationError as error:
+    # ValueError: half a character.
+    except (msgspec.ValidationError, ValueError) as error:
         raise AilurusError(
             f"{path}: {error}", remedy="`harvester-edge lint` names line and remedy"
         ) from None

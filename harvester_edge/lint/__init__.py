@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.shown import shown
 from harvester_edge.lint.document import At, Fault, Tree, dotted, nearest, read
 from harvester_edge.lint.rules import sense
 from harvester_edge.site import Site, json_schema
@@ -131,7 +132,9 @@ def _misfit(error: Any, path: At, tree: Tree) -> Fault:
     # The name itself is wrong.
     if "propertyNames" in error.absolute_schema_path:
         path, remedy = (*path, value), _example(schema, 0)
-    message = f"{_shown(value)} is not {_wanted(schema)}"
+    # Of a credential it may be the secret itself.
+    what = "this" if path[:1] == ("credentials",) else _shown(value)
+    message = f"{what} is not {_wanted(schema)}"
     if error.validator in BOUNDS:
         wrong, right = BOUNDS[error.validator]
         message, remedy = f"{_shown(value)} is {wrong}", f"{right} {error.validator_value}"
@@ -204,5 +207,5 @@ def _shown(value: Any) -> str:
     """A value as it stands in the file."""
     if value is None:
         return "nothing"
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    text = shown(repr(value)) if not isinstance(value, bool) else str(value).lower()
     return text if len(text) < 60 else text[:57] + "…"

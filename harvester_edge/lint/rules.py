@@ -74,8 +74,12 @@ def sense(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 def _paths(site: Site, tree: Tree) -> Iterator[Fault]:
+    secrets = {at for at, _ in credential_files(site)}
     for at, path in _all_paths(site):
-        if "$" in expanded(path):
+        if at in secrets and not path.startswith(("/", "~", "$")):
+            # Perhaps the secret itself, which nobody wants in a ticket.
+            yield tree.fault(at, "E021", "this is no absolute path", "name the file, from / on")
+        elif "$" in expanded(path):
             yield tree.fault(at, "E021", f"a variable of {path} is not set", "write it out")
         elif not expanded(path).startswith("/"):
             yield tree.fault(at, "E021", f"{expanded(path)} is not absolute", "begin it with /")

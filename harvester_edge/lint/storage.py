@@ -15,6 +15,7 @@ from ailurus.paths import CREDENTIAL, directory_url, expanded, secret_files
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
+from ailurus.regular import open_regular
 from harvester_edge.fields import Options
 from harvester_edge.lint.addresses import unfit
 from harvester_edge.lint.document import At, Fault, Tree, nearest
@@ -22,6 +23,10 @@ from harvester_edge.lint.options import unlike
 from harvester_edge.lint.places import beneath
 from harvester_edge.site import Site
 from harvester_edge.site_storage import Protocols
+
+MOST_BYTES = 1 << 20
+"""Of a file of settings that are looked at."""
+PRINTED = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 
 
 def plugin_options(site: Site) -> list[tuple[At, Options]]:
@@ -119,6 +124,8 @@ def _wrong(key: str, value: Any, options: Any, site: Site) -> tuple[str, str] | 
             known = nearest(named, site.credentials) if site.credentials else "credentials: {…}"
             return f"the site has no credential {named!r}", known
         return None
+    if isinstance(value, str) and not PRINTED.fullmatch(value):
+        return "it has a character that no path and no URL has", "write it anew"
     if key == "stall" and isinstance(value, str):
         try:
             duration_s(value)
@@ -146,7 +153,7 @@ def storage_secrets(site: Site, tree: Tree) -> Iterator[Fault]:
     pilots."""
     for at, path in credential_files(site):
         where = expanded(path)
-        if "$" in where or ".".join(map(str, at)) in site.confirm:
+        if "$" in where or not where.startswith("/") or ".".join(map(str, at)) in site.confirm:
             continue
         public = at[-1] == "config" and not _holds_password(Path(where))
         remedy = (
@@ -158,6 +165,9 @@ def storage_secrets(site: Site, tree: Tree) -> Iterator[Fault]:
 
 def _holds_password(config: Path) -> bool:
     try:
-        return bool(re.search(rb"^\s*password\s*[=:]\s*\S", config.read_bytes(), re.MULTILINE))
-    except (OSError, ValueError):
+        # It may be a link, but nothing that one waits at, or that has no end.
+        with os.fdopen(open_regular(config.resolve()), "rb") as file:
+            text = file.read(MOST_BYTES)
+    except (OSError, ValueError, RuntimeError):
         return False
+    return bool(re.search(rb"^\s*password\s*[=:]\s*\S", text, re.MULTILINE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_all_options_of_all_plugins_are_known(tmp_path):
         ("config: /etc/rucio.cfg, ", "", "storage.rucio.config: where Rucio is, and who the pilot is there, is not said"),
         ("proxy: credential:grid", "proxy: credential:gird", "storage.xrootd.proxy: the site has no credential 'gird'; did you mean `grid`?"),
         ("proxy: credential:grid", "x509: /p", "storage.xrootd.x509: xrootd has no such option; known: token_file, proxy, ca_dir"),
-        ("proxy: credential:grid", "proxy: p", "storage.xrootd.proxy: p is not absolute; begin it with /  [E021]"),
+        ("proxy: credential:grid", "proxy: p", "storage.xrootd.proxy: this is no absolute path; name the file, from / on  [E021]"),
+        ("token_file: ~/t", 'token_file: "/x/t\\0"', "storage.http.token_file: it has a character that no path and no URL has"),
         ("parallel: 2", "parallel: two", "storage.xrootd.parallel: this is a text; a whole number belongs here"),
         ("stall: 60s", "stall: soon", "storage.xrootd.stall: "),
         ("stall: 90", "stall: true", "storage.gfal2.stall: this is true or false; a whole number or a number or a text"),
@@ -60,6 +62,29 @@ def test_a_seeded_fault_is_named_with_its_field_and_remedy(tmp_path, old, new, f
     assert any(fault in one for one in found), found
     with pytest.raises(lint.SiteError):
         lint.load(tmp_path / "site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [
+        ("http: {token_file: eyJSECRET}", ""),
+        ("s3: {keys_file: SECRET}", ""),
+        ("direct_read: true", "credentials: {grid: SECRET}\n"),
+        ("direct_read: true", "credentials: {grid: 'https://user:SECRET@host/'}\n"),
+        ("http_allow: 'https://user:SECRET@host/'", ""),
+    ],
+)
+def test_what_stands_in_place_of_a_path_is_not_shown(tmp_path, place, more):
+    found = said(tmp_path, place, more)
+    assert found
+    assert not any("SECRET" in one for one in found)
+
+
+def test_a_file_of_settings_without_an_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        (found,) = files(tmp_path, f"rucio: {{config: {path}}}")
+        assert f"{path} is no file" in found
 
 
 def test_a_plugin_that_the_site_puts_in_rucios_place_needs_no_rucio(tmp_path):
