@@ -220,6 +220,12 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
     """A file in one text: a bare name, or a path or URL whose last name is the file's."""
     if "/" not in text:
         return {"name": text}
+    if read is _output and is_many(text) and not _SCHEME.match(text):
+        raise AilurusError(
+            f"{text!r} is a path, and stands for many files",
+            field=where,
+            remedy=f"{{name: {text}}}, with url: DIRECTORY if they go elsewhere than the site says",
+        )
     try:
         file = read(Url.parse(_url(text, base)))
     except AilurusError as error:

@@ -55,7 +55,16 @@ class Destinations:
                 remedy="let the site file say `storage.rse`",
             )
         mark = attempt.assignment.mark
-        return did.physical(file.scope, *attempt.id, file.name, mark).url(self.rse)
+        named = did.physical(file.scope, *attempt.id, file.name, mark)
+        try:
+            # Of a tree, the payload chose the name.
+            return did.Did.parse(str(named)).url(self.rse)
+        except AilurusError as error:
+            raise JobError(
+                Code.BAD_FILE_NAME,
+                f"output {file.name!r} cannot be a name in Rucio",
+                remedy=error.remedy,
+            ) from None
 
     def urls(self, attempt: Attempt, files: Iterable[OutputFile]) -> list[str]:
         """Where an attempt may leave files."""

@@ -125,7 +125,7 @@ class File:
             except (OSError, JobError):
                 return
 
-    def expand(self, url: Url) -> Sequence[Found]:
+    def listed(self, url: Url) -> Sequence[Found]:
         """See `pilot.ports.Lister`. A link, a socket or a device is no file, and is left out."""
         top, pieces = listing(url)
         found: list[Found] = []

@@ -121,6 +121,7 @@ def test_trees_globs_and_sub_directories_are_taken():
             "outputs[0].dataset",
             "none is named",
         ),
+        ({"outputs": ["results/*.root"]}, "outputs[0]", "{name: results/*.root}"),
         ({"outputs": [{"name": "d/", "tree": "zip"}]}, "outputs[0].tree", "form that is allowed"),
         ({"outputs": [{"name": "../x"}]}, "outputs[0].name", "form that is allowed"),
         ({"outputs": [{"name": "/x"}]}, "outputs[0].name", "form that is allowed"),

@@ -184,6 +184,14 @@ def test_a_name_that_no_catalogue_could_take_is_refused_and_archived(world, work
     assert list(staged(world, work, OutputFile(name="r/", tree="archive"))) == ["r.tar.gz"]
 
 
+def test_a_name_that_rucio_does_not_take_is_refused_before_any_file_goes(world, work):
+    fill(work, "r/b+c")
+    world.kit.stage.destinations.rse = "SITE"
+    error = failing(world, work, OutputFile(name="r/", tree="dataset", scope="user.a"))
+    assert (error.code, error.field) == (Code.BAD_FILE_NAME, "outputs[0].name")
+    assert "r/b+c" in error.message
+
+
 def test_a_job_leaves_no_more_files_than_a_report_can_name(world, work, monkeypatch):
     monkeypatch.setattr(subject.trees, "MOST_FILES", 3)
     fill(work, "r/a", "r/b")
