@@ -44,7 +44,7 @@ def experiment(place: Path) -> Iterator[Setting]:
     terminal.print(how.sentence, highlight=False, soft_wrap=True)
     with fixture(place, "rucio") as said:
         facts = json.loads(Path(said).read_text(encoding="utf-8"))
-        ask(place, "panda", "put", INPUT, ELSEWHERE, place / "storage/data" / RECORDED["name"])
+        ask(place, "panda", "put", INPUT, ELSEWHERE, place / f"storage/data/{RECORDED['name']}")
         yield Setting(
             python=how.python,
             files=in_rucio(),

@@ -76,7 +76,9 @@ def show(place: Path, facts: Mapping[str, Any], client: Client, ids: Sequence[in
     }
     (place / "rucio-holdings.json").write_text(json.dumps(known, indent=1), encoding="utf-8")
     terminal.print(table_of_datasets(known), table_of_replicas(known))
-    terminal.print(f"moved: {moved(traces)}; as Rucio's traces tell", highlight=False)
+    terminal.print(
+        f"Rucio's traces of the pilots: {moved(traces)}", highlight=False, soft_wrap=True
+    )
     faults = list(differences(known, reported, Path(facts["xrootd"]["store"]).parent))
     for fault in faults:
         terminal.print(fault, style="red", markup=False)
@@ -132,12 +134,13 @@ def traces_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def moved(traces: Sequence[Mapping[str, Any]]) -> str:
-    counted = Counter(
-        f"{'in' if trace['eventType'] == 'download' else 'out'} by {trace['protocol']}"
-        for trace in traces
-        if trace["clientState"] == "DONE"
+    """How many files went which way."""
+    done = [trace for trace in traces if trace["clientState"] == "DONE"]
+    ways = {"download": "read", "upload": "written"}
+    counted = Counter((ways[trace["eventType"]], trace["protocol"]) for trace in done)
+    return ", ".join(
+        f"{number} {way} by {scheme}" for (way, scheme), number in sorted(counted.items())
     )
-    return ", ".join(f"{number} files {how}" for how, number in sorted(counted.items()))
 
 
 def differences(

@@ -1,5 +1,5 @@
-"""How payloads run where the demo takes its data from Rucio: in the image of containers/physics, by
-Apptainer where that works; else by bubblewrap; and without the image where none can be had."""
+"""How payloads of the demo on Rucio run: in Apptainer, from the image of containers/physics; in
+bubblewrap where Apptainer does not work; without the image where there is none."""
 
 from __future__ import annotations
 
@@ -40,26 +40,30 @@ def runtime() -> Runtime:
     setup = [ROOT / "scripts/setup", *options]
     made = subprocess.run(setup, check=False, capture_output=True, text=True)
     if made.returncode:
-        why = made.stderr.strip().splitlines()[-1:]
-        return bare(f"the image could not be made ({' '.join(why)})", root=root)
+        said = " ".join(made.stderr.strip().splitlines()[-1:])
+        return bare(f"the image could not be made ({said})", root=root)
     if not os.access(FUSE, os.R_OK | os.W_OK):
         return bare(f"{FUSE}, by which images are mounted, is not open to you", root=root)
     program = apptainer()
     if program is None:
-        why = "there is no Apptainer" + ("" if root else " (as root: scripts/setup --apptainer)")
+        why = "Apptainer is not installed" + (
+            "" if root else "; as root: scripts/setup --apptainer"
+        )
     elif why := fault(program):
-        why = f"Apptainer does not work ({why})"
+        why = f"Apptainer does not work: {why}"
     else:
         version = run([program, "--version"]).stdout.split()[-1]
-        return in_image("apptainer", f"Apptainer {version}", {"apptainer": str(program.parent)})
-    return in_image("auto", f"bubblewrap, for {why},", {})
+        sentence = f"payloads run in Apptainer {version}, from the image {IMAGE}"
+        return in_image(sentence, {"default": "apptainer", "apptainer": str(program.parent)})
+    sentence = f"payloads run in bubblewrap, from the image {IMAGE}: {why}"
+    return in_image(sentence, {"default": "auto"})
 
 
-def in_image(kind: str, name: str, more: Mapping[str, Any]) -> Runtime:
+def in_image(sentence: str, container: Mapping[str, Any]) -> Runtime:
     return Runtime(
-        sentence=f"payloads run by {name} in {IMAGE}",
+        sentence=sentence,
         python=IMAGE_PYTHON,
-        container={"default": kind, "images": [str(IMAGE.parent)], **more},
+        container={**container, "images": [str(IMAGE.parent)]},
         job={"container": str(IMAGE)},
     )
 
@@ -68,7 +72,7 @@ def bare(why: str, *, root: bool) -> Runtime:
     """This machine's own system instead of the image."""
     remedy = "" if root else "; as root: scripts/setup --apptainer --images"
     return Runtime(
-        sentence=f"payloads run by bubblewrap, without an image: {why}{remedy}",
+        sentence=f"payloads run in bubblewrap, without an image: {why}{remedy}",
         python=PHYSICS / "bin/python",
         container={"default": "auto"},
         software=[str(PHYSICS), *interpreter(PHYSICS / "bin/python")],
