@@ -44,12 +44,12 @@ def _expanded_option(name: str, value: Any, credentials: Mapping[str, str]) -> A
 
 
 def secret_files(options: Mapping[str, Any]) -> dict[str, str]:
-    """The files that options of a plugin name and that may hold credentials: all `…_file` but that
-    of authorities, a `proxy`, and a `config` (of Rucio, with passwords perhaps)."""
+    """The files that options of a plugin name as credentials: all `…_file` but that of authorities,
+    and a `proxy`."""
     return {
         name: value
         for name, value in options.items()
-        if (name.endswith("_file") or name in {"config", "proxy"})
+        if (name.endswith("_file") or name == "proxy")
         and name != "ca_file"
         and isinstance(value, str)
         and value

@@ -22,6 +22,7 @@ from harvester_edge.lint.options import unlike
 from harvester_edge.lint.places import beneath, plain
 from harvester_edge.lint.storage import (
     credential_files,
+    rucio_settings,
     storage_options,
     storage_secrets,
     storage_urls,
@@ -102,6 +103,7 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
     )
     yield from ((at, path) for at, path in maybe if path is not None)
     yield from credential_files(site)
+    yield from rucio_settings(site)
     yield from ((("storage", "roots", n), root) for n, root in enumerate(site.storage.roots))
     yield from ((("software", n), root) for n, root in enumerate(site.software))
     yield from ((("container", "show", n), path) for n, path in enumerate(site.container.show))

@@ -45,6 +45,13 @@ def credential_files(site: Site) -> Iterator[tuple[At, str]]:
         yield from (((*at, name), path) for name, path in secret_files(options).items())
 
 
+def rucio_settings(site: Site) -> Iterator[tuple[At, str]]:
+    """A `rucio.cfg`, which may be everybody's, in CVMFS say, unless a password stands in it."""
+    config = site.storage.rucio.get("config")
+    if isinstance(config, str) and config and not config.startswith(CREDENTIAL):
+        yield ("storage", "rucio", "config"), config
+
+
 def storage_urls(site: Site, tree: Tree) -> Iterator[Fault]:
     storage = site.storage
     named: list[tuple[At, str]] = [
@@ -151,7 +158,7 @@ def _mover(scheme: str) -> Any:
 def storage_secrets(site: Site, tree: Tree) -> Iterator[Fault]:
     """Files of credentials. Warnings: lint may run on another machine than the edge or the
     pilots."""
-    for at, path in credential_files(site):
+    for at, path in (*credential_files(site), *rucio_settings(site)):
         where = expanded(path)
         if "$" in where or not where.startswith("/") or ".".join(map(str, at)) in site.confirm:
             continue

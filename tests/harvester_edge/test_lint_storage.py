@@ -120,9 +120,13 @@ def test_a_rucio_cfg_is_public_unless_it_holds_a_password(tmp_path):
     assert "secret" not in found
 
 
-@pytest.mark.parametrize("option", ["xrootd: {proxy: /data/p}", "rucio: {config: /data/r.cfg}"])
-def test_jobs_may_read_no_credential(tmp_path, option):
-    text = GOOD.replace("  roots: [/data]\n", f"  roots: [/data]\n  {option}\n")
-    assert any("[E027]" in one for one in faults(tmp_path, text))
-    text = GOOD + "credentials: {grid: /data/p}\n"
-    assert any("credentials.grid, /data/p, is beneath it" in one for one in faults(tmp_path, text))
+def test_jobs_may_read_no_credential_but_a_rucio_cfg_for_all(tmp_path):
+    def overlaps(text: str) -> list[str]:
+        return [one for one in faults(tmp_path, text) if "[E027]" in one]
+
+    roots = "  roots: [/data]\n"
+    for option in ("xrootd: {proxy: /data/p}", "http: {token_file: /data/t}"):
+        assert overlaps(GOOD.replace(roots, f"{roots}  {option}\n"))
+    assert not overlaps(GOOD.replace(roots, f"{roots}  rucio: {{config: /data/rucio.cfg}}\n"))
+    (found,) = overlaps(GOOD + "credentials: {grid: /data/p}\n")
+    assert "credentials.grid, /data/p, is beneath it" in found
