@@ -20,6 +20,7 @@ from typing import Any
 from urllib3 import BaseHTTPResponse, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import TimeoutError as Silent
 
 from ailurus.wire.connection import pools
 
@@ -46,10 +47,12 @@ def watching(check: Callable[[], None]) -> Iterator[None]:
 
 def read_into(answer: BaseHTTPResponse, buffer: memoryview) -> int:
     """Read more of an answer's body, past urllib3's copies; the bytes that came, 0 at its end.
-    Raises ProtocolError where it breaks off."""
+    Raises ProtocolError where it breaks off, TimeoutError of urllib3 where nothing comes."""
     body = answer._original_response  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         got: int = body.readinto(buffer)
+    except TimeoutError as error:
+        raise Silent(str(error)) from None
     except (OSError, HTTPException) as error:
         raise ProtocolError(str(error) or type(error).__name__) from None
     if not got and body.length:

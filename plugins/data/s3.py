@@ -26,6 +26,7 @@ from ailurus.protocol.trees import is_listed, listing, matches_pieces
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
+from ailurus.wire.watched import read_into
 from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.checksums import Checksums
 from plugins.data.moving import (
@@ -198,12 +199,14 @@ class S3(Mover):
         try:
             into = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(into, "wb", buffering=0) as copy:
-                for block in answer.stream(BLOCK, decode_content=False):
-                    seen.add(block)
-                    piece = memoryview(block)
+                buffer = memoryview(bytearray(BLOCK))
+                while got := read_into(answer, buffer):
+                    piece = buffer[:got]
+                    seen.add(piece)
                     while piece:
                         piece = piece[copy.write(piece) :]
                     progress(seen.size)
+            answer.release_conn()
         except urllib3.exceptions.HTTPError as error:
             drop(file.path)
             raise _broken(Way.IN, url, error) from None
@@ -211,7 +214,7 @@ class S3(Mover):
             drop(file.path)
             raise local_failure(error.errno or 0, f"cannot write its copy of {url}") from None
         finally:
-            answer.release_conn()
+            answer.close()
         ours = seen.copied
         theirs = answer.headers.get(_ADLER32)
         if theirs is not None and padded(theirs) != ours.adler32:

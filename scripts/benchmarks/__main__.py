@@ -101,7 +101,8 @@ def _arguments() -> Namespace:
         help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with --postgres",
     )  # fmt: skip
     parser.add_argument(
-        "--parts", nargs="+", default=[], metavar="PART", choices=["file", "http", "root", "s3", "rucio"],
+        "--parts", nargs="+", default=[], metavar="PART",
+        choices=["file", "http", "root", "s3", "rucio"],
         help="data: only these (file, http, root, s3, rucio)",
     )  # fmt: skip
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
