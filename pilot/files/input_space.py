@@ -4,7 +4,8 @@ together what the job's disk has."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -61,24 +62,53 @@ class InputSpace:
             )
 
 
-def bounded(file: InputFile, into: int, most: int, check: Check) -> Check:
-    """`check`, which also raises JobError when the file `into` takes more of the node's disk than
-    `most` bytes: the declared size of the input, or what the job's disk has left for it."""
+class SharedSpace:
+    """What the disk of a job has for inputs of undeclared size, several of which may come at
+    once."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._taken = total, 0
+        self._by_name: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def take(self, name: str, taken: int) -> int:
+        """Note what an input takes so far, bytes; how many it may take beside the others."""
+        with self._lock:
+            self._taken += taken - self._by_name.get(name, 0)
+            self._by_name[name] = taken
+            return self._total - self._taken + taken
+
+    @property
+    def left(self) -> int:
+        """Bytes that none has taken."""
+        return self._total - self._taken
+
+
+def bounded(
+    file: InputFile, into: int, space: SharedSpace, check: Check, moved: Callable[[int], None]
+) -> Check:
+    """`check`, which also tells `moved` the bytes so far, and raises JobError when the file `into`
+    takes more of the node's disk than the declared size of the input, or than `space` has for
+    it."""
 
     def both() -> None:
         check()
-        if charge(os.fstat(into)) <= most + ENTRY_BYTES:
-            return
+        found = os.fstat(into)
+        moved(found.st_size)
+        taken = charge(found)
         if file.size is not None:
+            if taken > file.size + ENTRY_BYTES:
+                raise JobError(
+                    Code.STAGE_IN_FAILED,
+                    f"{file.name} has more than the {file.size} bytes declared",
+                )
+        elif taken > (most := space.take(file.name, taken)) + ENTRY_BYTES:
             raise JobError(
-                Code.STAGE_IN_FAILED, f"{file.name} has more than the {file.size} bytes declared"
+                Code.INPUTS_TOO_LARGE,
+                f"{file.name} has more than the {most} bytes that the job's disk has left for "
+                "inputs whose size is not declared",
+                remedy="declare the `size` of the input, which counts beside `disk`, or ask for "
+                "more `disk`",
             )
-        raise JobError(
-            Code.INPUTS_TOO_LARGE,
-            f"{file.name} has more than the {most} bytes that the job's disk has left for inputs whose "
-            "size is not declared",
-            remedy="declare the `size` of the input, which counts beside `disk`, or ask for more "
-            "`disk`",
-        )
 
     return both

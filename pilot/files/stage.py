@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -17,19 +15,19 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
+from pilot.files.at_once import AnotherFailed, at_once
 from pilot.files.destinations import Destinations, field_of, parsed
-from pilot.files.input_space import Wanted, bounded
+from pilot.files.in_process import InProcess
+from pilot.files.input_space import Wanted
 from pilot.files.leaving import Leaving, leaving
 from pilot.files.listing import check_amount, check_places, parts_of
-from pilot.files.movers import PAUSES_S, Movers, ToStore, compare
+from pilot.files.movers import Movers, ToStore
 from pilot.files.outputs import opened
-from pilot.ports import Check, Copied, JobError, Lister, Transfer
-from pilot.process.usage import charge
+from pilot.ports import Check, JobError, Lister, Transfer
 from pilot.progress import StagingProgress
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir
 
-T = TypeVar("T")
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
 request, and a report that is longer would never arrive."""
@@ -57,6 +55,8 @@ class Stage:
         """Whose log.tgz is kept, see `site.Storage`."""
         self._movers = movers or Movers(storage, bounds)
         self._direct_read = storage.direct_read
+        self._parallel = storage.parallel
+        self._own = InProcess(transfers, bounds, storage.parallel, clock)
         self.destinations = Destinations(default_output, storage)
         self._transfers = transfers
         self._bounds = bounds
@@ -142,19 +142,11 @@ class Stage:
         left = attempt.spec.disk_mb << 20
         if self._bounds.inputs_bytes:
             left = min(left, self._bounds.inputs_bytes - known)
-        moved = []
+        own: list[Wanted] = []
+        moved: list[Wanted] = []
         for one in wanted:
-            if self._movers.serve(one.url.scheme):
-                moved.append(one)
-                continue
-            with field_of(one.field):
-                progress.expect(one.name, one.file.size)
-                get = partial(
-                    self._get, one.file, work, left if one.file.size is None else one.file.size
-                )
-                taken = self._repeated(attempt, get, Code.STAGE_IN_TIMEOUT)
-                progress.done(one.name, taken)
-                left -= taken if one.file.size is None else 0
+            (moved if self._movers.serve(one.url.scheme) else own).append(one)
+        left = self._own.fetch(attempt, work, own, left)
         left -= self._movers.fetch(attempt, work, moved, left)
         for index, file in enumerate(inputs):
             if file.unpack:
@@ -217,6 +209,37 @@ class Stage:
         progress: StagingProgress,
     ) -> tuple[DoneFile, ...]:
         done: list[DoneFile] = []
+
+        def leave(one: Leaving, check: Check) -> None:
+            with field_of(f"outputs[{one.index}].name"):
+                source = opened(one, attempt.spec, work, self._bounds, attempt.check)
+                if source is None:
+                    return
+                try:
+                    progress.expect(one.file.name, os.fstat(source).st_size)
+                    done.append(self._put_alone(attempt, one.file, source, check))
+                    progress.done(one.file.name, done[-1].size)
+                finally:
+                    os.close(source)
+
+        own: list[Leaving] = []
+        moved: list[Leaving] = []
+        for one in files:
+            physical = self.destinations.physical(attempt, one.file)
+            (moved if self._movers.serve(physical.scheme) else own).append(one)
+        try:
+            at_once(own, leave, self._parallel, clock=self._clock)
+            self._put_moved(attempt, work, moved, done)
+        except Exception:
+            attempt.leftovers += self.delete([file.url for file in done])
+            raise
+        order = {one.file.name: nr for nr, one in enumerate(files)}
+        return tuple(sorted(done, key=lambda file: order[file.name]))
+
+    def _put_moved(
+        self, attempt: Attempt, work: Workdir, files: Sequence[Leaving], done: list[DoneFile]
+    ) -> None:
+        """Take outputs to storage by their movers, and add them to `done`."""
         batch: list[tuple[int, OutputFile, int]] = []
         try:
             for one in files:
@@ -224,27 +247,16 @@ class Stage:
                     source = opened(one, attempt.spec, work, self._bounds, attempt.check)
                     if source is None:
                         continue
-                    progress.expect(one.file.name, os.fstat(source).st_size)
                     batch.append((one.index, one.file, source))
-                    if not self._movers.serve(self.destinations.physical(attempt, one.file).scheme):
-                        batch.pop()
-                        try:
-                            done.append(self._put_alone(attempt, one.file, source))
-                            progress.done(one.file.name, done[-1].size)
-                        finally:
-                            os.close(source)
+                    if attempt.staging is not None:
+                        attempt.staging.expect(one.file.name, os.fstat(source).st_size)
                 if len(batch) == MOST_OPEN:
                     done += self._put_batch(attempt, batch)
             if batch:
                 done += self._put_batch(attempt, batch)
-        except Exception:
-            attempt.leftovers += self.delete([file.url for file in done])
-            raise
         finally:
             for _, _, source in batch:
                 os.close(source)
-        order = {one.file.name: nr for nr, one in enumerate(files)}
-        return tuple(sorted(done, key=lambda file: order[file.name]))
 
     def _check_named(self, attempt: Attempt, files: Sequence[Leaving]) -> None:
         """Raise JobError for outputs that the site does not take, or that no report can name."""
@@ -261,9 +273,13 @@ class Stage:
             return self._movers.store(attempt, [self._to_store(attempt, 0, file, source)])[0]
         return self._put_alone(attempt, file, source)
 
-    def _put_alone(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
+    def _put_alone(
+        self, attempt: Attempt, file: OutputFile, source: int, another: Check = lambda: None
+    ) -> DoneFile:
+        """`another` raises once another output has failed."""
+        url = self.destinations.physical(attempt, file)
         try:
-            return self._put_at(attempt, self.destinations.physical(attempt, file), file, source)
+            return self._put_at(attempt, url, file, source, another)
         except JobError as error:
             if not self._goes_elsewhere(attempt, file, error):
                 raise
@@ -303,21 +319,21 @@ class Stage:
             return self._movers.store(attempt, [elsewhere])[0]
         return self._put_at(attempt, url, file, source)
 
-    def _put_at(self, attempt: Attempt, url: Url, file: OutputFile, source: int) -> DoneFile:
-        def once(check: Check) -> Copied:
-            os.lseek(source, 0, os.SEEK_SET)
-            return self._transfers(url.scheme).put(source, url, check)
-
+    def _put_at(
+        self,
+        attempt: Attempt,
+        url: Url,
+        file: OutputFile,
+        source: int,
+        another: Check = lambda: None,
+    ) -> DoneFile:
         try:
-            copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT)
-        except JobError:
-            if attempt.stopped is not None:
+            return self._own.put(attempt, url, file, source, another)
+        except (JobError, AnotherFailed) as error:
+            if attempt.stopped is not None or isinstance(error, AnotherFailed):
                 # It may have arrived unacknowledged.
                 attempt.leftovers += self.delete([url.text])
             raise
-        return DoneFile(
-            name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
-        )
 
     def _goes_elsewhere(self, attempt: Attempt, file: OutputFile, error: JobError) -> bool:
         """Whether an output that its own place did not take goes to the site's alternative."""
@@ -355,49 +371,6 @@ class Stage:
     def close(self) -> None:
         """Nothing is staged any more: the movers may finish, and end."""
         self._movers.close()
-
-    def _get(self, file: InputFile, work: Workdir, most: int, check: Check) -> int:
-        """Stage one input in, of at most `most` bytes; what it takes of the disk."""
-        with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
-            try:
-                into = work.create(file.name)
-            except FileExistsError:
-                # An earlier try left it.
-                (work.directory / file.name).unlink()
-                into = work.create(file.name)
-        try:
-            url = parsed(file.url)
-            within = bounded(file, into, most, check)
-            copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
-            taken = charge(os.fstat(into))
-        finally:
-            os.close(into)
-        compare(file, copied)
-        return taken
-
-    def _repeated(self, attempt: Attempt, once: Callable[[Check], T], late: Code) -> T:
-        """Do a transfer, up to three times while its failure is transient; all within one limit,
-        after which it fails with the code `late`. Raises JobError."""
-        clock, limit_s = self._clock, self._bounds.staging_s
-        deadline = clock.monotonic() + limit_s
-
-        def check() -> None:
-            attempt.check()
-            if clock.monotonic() > deadline:
-                raise JobError(late, f"a transfer took longer than {limit_s:.0f} s")
-
-        pauses = iter(PAUSES_S)
-        while True:
-            try:
-                return once(check)
-            except JobError as error:
-                attempt.check()
-                pause_s = next(pauses, None)
-                over = pause_s is None or clock.monotonic() + pause_s > deadline
-                if over or not error.transient:
-                    raise
-                attempt.note(f"tries again after: {error}")
-                clock.wait(attempt.wakeup, pause_s)
 
 
 def _check_report(named_bytes: int, files: int) -> None:

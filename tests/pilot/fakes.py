@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ailurus.protocol import messages as m
@@ -301,9 +302,15 @@ class World:
         self.spool = Spool(directory / "spool", "me")
         self.kit = self.kit_with(Limits())
 
-    def kit_with(self, limits: Limits, logs: str = "failed", default: str = "file:///out") -> Kit:
-        """The same parts at a site with these limits."""
-        bounds = bounds_of(limits)
+    def kit_with(
+        self,
+        limits: Limits,
+        logs: str = "failed",
+        default: str = "file:///out",
+        storage: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Kit:
+        """The same parts at a site with these limits and this storage."""
+        bounds = bounds_of(limits, Storage(**storage))
         stage = Stage(
             lambda scheme: self.storage, default, bounds, Storage(logs=logs), clock=self.clock
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from pilot.files import stage as stages
+from pilot.files.movers import PAUSES_S
 from pilot.files.undeclared import undeclared
 from pilot.ports import Check, Copied, JobError
 from pilot.site import Limits
@@ -80,7 +82,7 @@ def test_a_transient_failure_is_repeated_after_growing_pauses(world, work):
     attempt = world.attempt(inputs=(declared(),))
     world.kit.stage.stage_in(attempt, work)
     assert len(world.storage.calls) == 3
-    assert world.clock.waits == list(stages.PAUSES_S)
+    assert world.clock.waits == list(PAUSES_S)
     assert sum("tries again after: busy" in note for note in attempt.notes) == 2
     assert (work.directory / "in").read_bytes() == b"12345"  # of one try, not of three
 
@@ -124,6 +126,37 @@ def test_a_transfer_that_takes_too_long_is_ended_by_its_own_check(world, work, w
     else:
         world.storage.on_call = lambda check: slow(check) if len(world.storage.calls) == 1 else None
         assert failing(lambda: stage.stage_out(attempt, work)).code is Code.STAGE_OUT_TIMEOUT
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(3, False), (5, True)])
+def test_a_file_has_the_time_that_its_size_takes_at_the_least_speed(world, work, seconds, late):
+    """At 100 bytes a second and 1 s more at least."""
+    world.storage.on_call = lambda check: (world.clock.forward(seconds), check())
+    world.storage.files["file:///s/in"] = b"x" * 300
+    stage = world.kit_with(Limits(), storage={"min_speed": "100B", "min_time": 1}).stage
+    attempt = world.attempt(inputs=(declared(size=300),))
+    if not late:
+        stage.stage_in(attempt, work)
+        return
+    error = failing(lambda: stage.stage_in(attempt, work))
+    assert (error.code, len(world.storage.calls)) == (Code.STAGE_IN_TIMEOUT, 1)
+    assert "min_speed" in error.remedy
+
+
+def test_inputs_come_several_at_a_time_once_one_was_slow(world, work):
+    """Three after the first meet at a barrier, which none would pass alone."""
+    barrier = threading.Barrier(3)
+
+    def slow(check: Check) -> None:
+        world.clock.forward(1)
+        if len(world.storage.calls) > 1:
+            barrier.wait(5)
+
+    world.storage.on_call = slow
+    world.storage.files |= {f"file:///s/{nr}": b"x" for nr in range(4)}
+    inputs = tuple(InputFile(name=f"f{nr}", url=f"file:///s/{nr}") for nr in range(4))
+    world.kit.stage.stage_in(world.attempt(inputs=inputs), work)
+    assert len(list(work.directory.iterdir())) == 4
 
 
 def test_a_stop_ends_a_transfer_and_its_repetition(world, work):

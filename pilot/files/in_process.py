@@ -1,0 +1,155 @@
+"""Files that the pilot moves itself, by transfers that need no library: each with its tries and its
+time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.messages import DoneFile
+from ailurus.protocol.url import Url
+from pilot.attempt import Attempt
+from pilot.blame import OSErrorsOn, Target
+from pilot.clock import Clock
+from pilot.files.at_once import at_once
+from pilot.files.destinations import field_of, parsed
+from pilot.files.input_space import SharedSpace, Wanted, bounded
+from pilot.files.movers import PAUSES_S, compare
+from pilot.ports import Check, Copied, JobError, Transfer
+from pilot.process.usage import charge
+from pilot.site import Bounds
+from pilot.workdir import Workdir
+
+T = TypeVar("T")
+LARGE = 8 << 20
+"""Bytes of a file that takes its time on any network."""
+
+
+class InProcess:
+    """The transfers of this site, several files of a job at a time."""
+
+    def __init__(
+        self, transfers: Callable[[str], Transfer], bounds: Bounds, parallel: int, clock: Clock
+    ) -> None:
+        self._transfers, self._bounds = transfers, bounds
+        self._parallel, self._clock = parallel, clock
+
+    def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> int:
+        """Bring files into the job's directory; those of undeclared size have `left` bytes. What
+        they left of these. Raises JobError."""
+        space = SharedSpace(left)
+
+        def bring(one: Wanted, check: Check) -> None:
+            with field_of(one.field):
+                self._bring(one, attempt, work, space, check)
+
+        for one in wanted:
+            if attempt.staging is not None:
+                attempt.staging.expect(one.name, one.file.size)
+        slow = any((one.file.size or 0) > LARGE for one in wanted)
+        at_once(wanted, bring, self._parallel, slow=slow, clock=self._clock)
+        return space.left
+
+    def put(
+        self, attempt: Attempt, url: Url, file: OutputFile, source: int, another: Check
+    ) -> DoneFile:
+        """Take one open file to storage; `another` raises once another output has failed. Raises
+        JobError."""
+
+        def once(check: Check) -> Copied:
+            def both() -> None:
+                check()
+                another()
+
+            os.lseek(source, 0, os.SEEK_SET)
+            return self._transfers(url.scheme).put(source, url, both)
+
+        size = os.fstat(source).st_size
+        copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT, size)
+        return DoneFile(
+            name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
+        )
+
+    def _bring(
+        self, one: Wanted, attempt: Attempt, work: Workdir, space: SharedSpace, another: Check
+    ) -> None:
+        """Stage one input in; `another` raises once another has failed."""
+        staging = attempt.staging
+
+        def moved(size: int) -> None:
+            if staging is not None:
+                staging.moved(one.name, size)
+
+        def once(check: Check) -> int:
+            def both() -> None:
+                check()
+                another()
+
+            return self._get(one.file, work, space, both, moved)
+
+        size = self._repeated(attempt, once, Code.STAGE_IN_TIMEOUT, one.file.size)
+        if staging is not None:
+            staging.done(one.name, size)
+
+    def _get(
+        self,
+        file: InputFile,
+        work: Workdir,
+        space: SharedSpace,
+        check: Check,
+        moved: Callable[[int], None],
+    ) -> int:
+        """One try to stage an input in; its size."""
+        with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
+            try:
+                into = work.create(file.name)
+            except FileExistsError:
+                # An earlier try left it.
+                (work.directory / file.name).unlink()
+                into = work.create(file.name)
+        try:
+            url = parsed(file.url)
+            within = bounded(file, into, space, check, moved)
+            copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
+            if file.size is None:
+                space.take(file.name, charge(os.fstat(into)))
+        finally:
+            os.close(into)
+        compare(file, copied)
+        return copied.size
+
+    def _repeated(
+        self, attempt: Attempt, once: Callable[[Check], T], late: Code, size: int | None
+    ) -> T:
+        """Do a transfer of `size` bytes, up to three times while its failure is transient. One that
+        takes longer than its size allows fails with the code `late`. Raises JobError."""
+        clock, limit_s = self._clock, self._bounds.time_s(size)
+        deadline = clock.monotonic() + self._bounds.staging_s
+        late_at = 0.0
+
+        def check() -> None:
+            attempt.check()
+            if clock.monotonic() > late_at:
+                raise JobError(
+                    late,
+                    f"a transfer took longer than {limit_s:.0f} s",
+                    remedy="is the storage slow? The site file's storage.min_speed and "
+                    "limits.staging give it more time",
+                )
+
+        pauses = iter(PAUSES_S)
+        while True:
+            late_at = min(deadline, clock.monotonic() + limit_s)
+            try:
+                return once(check)
+            except JobError as error:
+                attempt.check()
+                pause_s = next(pauses, None)
+                over = pause_s is None or clock.monotonic() + pause_s > deadline
+                if over or not error.transient or error.code is late:
+                    raise
+                attempt.note(f"tries again after: {error}")
+                clock.wait(attempt.wakeup, pause_s)

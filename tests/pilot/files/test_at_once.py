@@ -1,0 +1,56 @@
+"""Files go one by one while that is quick, else several at a time; a failure ends them all."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from pilot.files.at_once import SLOW_S, AnotherFailed, at_once
+from tests.pilot.fakes import FakeClock
+
+
+def test_quick_ones_stay_in_the_callers_thread():
+    by: set[Any] = set()
+    at_once(range(9), lambda _, check: by.add(threading.current_thread()), 4, clock=FakeClock())
+    assert by == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_slow_ones_go_in_as_many_threads_as_may_be(slow):
+    clock, by = FakeClock(), set()
+    barrier = threading.Barrier(4)
+
+    def act(item: int, check: Any) -> None:
+        clock.forward(2 * SLOW_S)
+        by.add(threading.current_thread())
+        if slow or item:
+            barrier.wait(5)
+
+    at_once(range(8 if slow else 9), act, 4, slow=slow, clock=clock)
+    assert len(by) == 4
+
+
+def test_the_first_failure_ends_those_under_way_and_is_told():
+    ended: list[int] = []
+    both = threading.Barrier(2)
+
+    def act(item: int, check: Any) -> None:
+        both.wait(5)
+        if item == 0:
+            raise ValueError("first")
+        try:
+            while True:
+                check()
+        except AnotherFailed:
+            ended.append(item)
+            raise
+
+    with pytest.raises(ValueError, match="first"):
+        at_once(range(9), act, 2, slow=True)
+    assert ended == [1]
+
+
+def test_nothing_is_done_for_nothing():
+    at_once([], lambda item, check: None, 4, slow=True)
