@@ -322,3 +322,8 @@ def test_what_is_left_of_an_attempts_tree_goes_with_its_last_file(root, transfer
         transfer.delete(Url.of_path(f"{root}/{name}"))
         found = [str(path.relative_to(root / "out")) for path in (root / "out").rglob("*")]
         assert sorted(found) == left
+
+
+def test_no_transfer_is_taken_for_a_mover() -> None:
+    """Rucio's mover tells them apart by that."""
+    assert not hasattr(File(), "expand")
