@@ -70,7 +70,8 @@ class OutputFile(
     lifetime_s: Annotated[int, Meta(ge=1, le=3_153_600_000)] | None = None
     """How long Rucio keeps it; None: for ever."""
     tree: Annotated[
-        str, Meta(pattern=r"^(archive|dataset)?(?!\n)$", description="archive or dataset")
+        str,
+        Meta(pattern=r"^(archive|dataset)?(?!\n)$", max_length=7, description="archive or dataset"),
     ] = ""
     """What becomes of a directory: one archive, `NAME.tar.gz`, or each file an output of its own,
     with a `scope` in the data set of Rucio."""

@@ -115,7 +115,7 @@ def test_what_is_said_on_the_channel_by_others_stops_no_loop(database, admin):
         async with bench(database) as one:
             await one.submit()
             admin.execute("notify ailurus_bulletins, 'no json'")
-            await eventually(lambda: one.service.loops.failures().get("hearers", 0) == 1)
+            await eventually(lambda: one.service.loops.failures().get("subscribers", 0) == 1)
             assert one.service.loops.failures()["listen"] == 0
 
     asyncio.run(main())
