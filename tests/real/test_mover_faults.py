@@ -6,6 +6,7 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from pilot.ports import Moved, NotMoved
+from pilot.process import mover_pool
 from pilot.process.mover_pool import MoverPool
 from tests.real.storages import Site, failed, watch
 from tests.rig.waiting import until
@@ -16,7 +17,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(90)]
 LARGE_BYTES = 1 << 28
 PACE_BYTES_S = 20e6
 MIDDLE_BYTES, FILE_BYTES = 4 << 20, 32 << 20
-LONG_S = 25.0
+SLOW_BYTES = 8 << 20
+SHORT_S, LONG_S = 2.5, 25.0
 UNDER_WAY = {Code.SERVICE_UNAVAILABLE, Code.STAGE_IN_FAILED, Code.STAGE_OUT_FAILED}
 FAULTS = {
     "ends": (("down",), ("up",)),
@@ -78,7 +80,7 @@ def test_a_silent_storage_costs_a_file_its_time_and_no_more(site):
     url = site.stored("silent", LARGE_BYTES)
     site.service.ask("signal", "STOP")
     try:
-        end = site.get(url)
+        end = site.get(url, file_s=SHORT_S)
     finally:
         site.service.ask("signal", "CONT")
     assert failed(end) == (Code.STAGE_IN_TIMEOUT, True)
@@ -94,7 +96,7 @@ def test_a_download_from_a_storage_that_fails_in_the_middle_leaves_no_part(site,
         pool, by = site.by(lane)
         lane.after(MIDDLE_BYTES, lambda: site.service.ask(*begin))
         try:
-            end = site.get(by(url), pool)
+            end = site.get(by(url), pool, file_s=SHORT_S)
             lane.acted()
         finally:
             site.service.ask(*heal)
@@ -108,14 +110,17 @@ def test_a_download_from_a_storage_that_fails_in_the_middle_leaves_no_part(site,
 
 @ALL
 @pytest.mark.parametrize("what", ["ends", "stands still"])
-def test_an_upload_to_a_storage_that_fails_in_the_middle_can_be_tried_again(site, what):
+def test_an_upload_to_a_storage_that_fails_in_the_middle_can_be_tried_again(
+    site, what, monkeypatch
+):
+    monkeypatch.setattr(mover_pool, "CLEARING_S", 2.0)
     begin, heal = FAULTS[what]
     with site.lane(PACE_BYTES_S) as lane:
         pool, by = site.by(lane)
         url = by(site.url("middle"))
         lane.after(MIDDLE_BYTES, lambda: site.service.ask(*begin))
         try:
-            end = site.put(url, FILE_BYTES, pool)
+            end = site.put(url, FILE_BYTES, pool, SHORT_S)
             lane.acted()
         finally:
             site.service.ask(*heal)
@@ -130,10 +135,10 @@ def test_an_upload_to_a_storage_that_fails_in_the_middle_can_be_tried_again(site
 
 @ALL
 def test_a_slow_storage_has_the_time_that_the_sites_floor_of_speed_gives(site):
-    url = site.stored("slow", FILE_BYTES)
-    with site.lane(2e6) as lane:
+    url = site.stored("slow", SLOW_BYTES)
+    with site.lane(1.5e6) as lane:
         pool, by = site.by(lane)
-        end = site.get(by(url), pool, file_s=3.0)
+        end = site.get(by(url), pool, file_s=SHORT_S)
         assert failed(end) == (Code.STAGE_IN_TIMEOUT, True)
         assert "min_speed" in end.remedy
         assert not site.got.exists()
