@@ -98,7 +98,8 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--faults", nargs="+", default=[], metavar="NAME",
         choices=["pilot", "edge", "dispatcher", "server", "stopped-dispatcher", "full-disk"],
-        help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with --postgres",
+        help="chaos: only these in turn; server, stopped-dispatcher, full-disk (as root) with "
+        "--postgres",
     )  # fmt: skip
     parser.add_argument(
         "--parts", nargs="+", default=[], metavar="PART",
