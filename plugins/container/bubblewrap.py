@@ -38,8 +38,10 @@ from plugins.container.boxed_image import ETC, BoxedImages, with_environment
 from plugins.container.images import unusable
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_PROC_OF_ROOT = ("sys", "fs", "scsi", "acpi", "sysrq-trigger")
-"""Of /proc, what asks for root's uid alone, which no ordinary user's payload has."""
+_PROC_FIXED = ("sys",)
+"""Of /proc, what any payload might write: some of it belongs to whoever made its namespaces."""
+_PROC_OF_ROOT = ("fs", "scsi", "acpi", "sysrq-trigger")
+"""What asks for root's uid alone, which no ordinary user's payload has."""
 STATUS_FD = 3
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
 """Of /proc, what tells of the node; of this what this user may read anyway is covered."""
@@ -221,7 +223,7 @@ def fixed(setup: ContainerSetup) -> list[str]:
 def kernel() -> list[str]:
     """/proc and /dev, without what is the node's."""
     words = ["--proc", "/proc"]
-    for name in _PROC_OF_ROOT if os.geteuid() == 0 else ():
+    for name in (*_PROC_FIXED, *_PROC_OF_ROOT) if os.geteuid() == 0 else _PROC_FIXED:
         if Path("/proc", name).exists():
             words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
     for name in _PROC_HIDDEN:

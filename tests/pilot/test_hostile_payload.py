@@ -56,6 +56,9 @@ for way in -Urm -Urmn -UrmC; do
 done
 mkdir -p m; mount -t cgroup2 none m && echo CGRO""UP mounted; mount -t proc none m && cat m/1/environ
 mknod disk b 254 0 && head -c 100 disk
+for name in kernel/sem kernel/shmmax kernel/hostname fs/mqueue/msg_max; do
+    echo 1 > /proc/sys/$name && echo SYS""CTL written
+done
 for target in {wanted}; do ln -sf $target link; cat link; cat < link; done
 /usr/bin/python3 - <<'PYTHON'
 import os
@@ -203,6 +206,7 @@ def test_a_hostile_payload_reads_no_credential(
         "NAMESPACE made",
         "CGROUP mounted",
         "TMPFS mounted",
+        "SYSCTL written",
         "DESCRIPTOR",
         "AILURUS_TOKEN_FILE",
     ):
