@@ -6,6 +6,7 @@ import hashlib
 import zlib
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
@@ -13,9 +14,11 @@ from pilot.ports import JobError
 from plugins.data.moving import (
     Failure,
     GridOptions,
+    LeftBehind,
     Way,
     failure,
     measured,
+    not_moved,
     padded,
     set_environment,
     system_module,
@@ -74,6 +77,13 @@ def test_a_credential_that_cannot_be_read_is_named():
     with pytest.raises(JobError, match="proxy /no/such/proxy") as caught:
         set_environment(GridOptions(proxy="/no/such/proxy"))
     assert (caught.value.code, caught.value.transient) == (Code.SERVICE_UNAVAILABLE, True)
+
+
+def test_an_upload_that_left_something_is_told_as_it_is_and_with_that():
+    why = failure(Way.OUT, Failure.UNREACHABLE, URL)
+    plain, left = not_moved(1, why), not_moved(1, LeftBehind(why))
+    assert (plain.left, left.left) == (False, True)
+    assert replace(left, left=False) == plain
 
 
 def test_a_module_that_no_system_has_is_an_import_error():

@@ -61,3 +61,7 @@ def test_a_silent_server_is_noticed_within_the_sites_time():
     assert settings(8)["RequestTimeout"] == 8
     assert settings(8)["TimeoutResolution"] == 2
     assert settings(600)["ConnectionWindow"] == 30
+
+
+def test_a_server_that_was_away_is_asked_again_at_once():
+    assert settings(60)["StreamErrorWindow"] == 0
