@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.trees import MOST_FILES
 from dispatcher.ports import (
     Catalogue,
     CatalogueUnavailable,
@@ -116,7 +117,7 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
             case Close(datasets=datasets):
                 return Faults(faults=tuple(catalogue.close(datasets)))
             case Resolve(did=did):
-                return Resolved(contents=catalogue.resolve(did))
+                return _resolved(catalogue, did)
             case Describe(did=did):
                 return _described(catalogue, did)
             case AddRule(did=did, where=where, lifetime_s=lifetime_s):
@@ -140,6 +141,15 @@ def _registered(catalogue: Catalogue, files: Sequence[NewFile]) -> list[Fault]:
         if left:
             faults.update(_by_key(step(left)))
     return list(faults.values())
+
+
+def _resolved(catalogue: Catalogue, did: str) -> Resolved | Faults:
+    contents = catalogue.resolve(did)
+    # A longer answer than a line takes would end the process, again and again.
+    if contents is not None and len(contents.files) > MOST_FILES:
+        reason = f"{did} has {len(contents.files)} files, and a job {MOST_FILES} at most"
+        return Faults(faults=(Fault(key=0, reason=reason),))
+    return Resolved(contents=contents)
 
 
 def _described(catalogue: Catalogue, did: str) -> Description:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -28,6 +28,8 @@ from plugins.rucio_client import ClientOptions, client_of
 
 # Of what was made or opened before, no more than this many names are remembered.
 _REMEMBERED = 10_000
+MOST_FILES = 100_000
+"""Of an identifier that is looked at; Rucio's containers have any number."""
 REMEDIES = {
     "AccessDenied": "let the account of the dispatcher register there: attribute `admin`, or the scope",
     "CannotAuthenticate": "look at `config` and `account` in the catalogue's options",
@@ -104,11 +106,15 @@ class Rucio:
         scope, _, name = did.partition(":")
         try:
             known = self._asked(partial(self._client.get_did, scope, name))
-            files = self._asked(lambda: list(self._client.list_files(scope, name)))
+            files = self._asked(
+                lambda: list(islice(self._client.list_files(scope, name), MOST_FILES + 1))
+            )
         except _Refused as refused:
             if refused.kind == "DataIdentifierNotFound":
                 return None
             raise NotDone(refused.fault()) from None
+        if len(files) > MOST_FILES:
+            raise NotDone(Fault(key=0, reason=f"{did} has more than {MOST_FILES} files"))
         return Contents(
             kind=str(known["type"]).lower(),
             # Rucio says None of a file.

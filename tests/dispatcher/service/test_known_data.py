@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from ailurus.protocol.trees import MOST_FILES
 from dispatcher.catalogue.messages import Answer, NotNow, Request, Resolve
 from dispatcher.ports import CatalogueUnavailable, Contents, Fault, KnownFile
 from dispatcher.service import known_data
@@ -47,6 +48,15 @@ def at(tmp_path):
             yield one, catalogue, KnownData(one.service.state, catalogue.ask)
 
     return opened
+
+
+async def test_more_files_than_a_job_has_are_not_carried_over(at):
+    async with at() as (_, catalogue, known):
+        files = RAW.files * (MOST_FILES + 1)
+        catalogue.before["raw:huge"] = Contents(kind="container", open=True, files=files)
+        assert await known.of("raw:huge") is None
+        assert await known.of("raw:huge") is None
+        assert catalogue.asked == ["raw:huge"]
 
 
 async def test_an_answer_is_kept_for_the_jobs_of_a_minute(at):
