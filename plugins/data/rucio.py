@@ -36,6 +36,8 @@ from plugins.rucio_client import ClientOptions, RseProtocols, client_of
 
 MOST_LFNS = 100
 """Names in one request that says where files go: they stand in its URL."""
+MOST_TRACES = 100
+"""In one request: a request each keeps the server from the next look-up."""
 TRACE_S = 5.0
 _log = Log("pilot.rucio")
 
@@ -350,17 +352,17 @@ class Rucio(Mover):
         import requests
 
         with requests.Session() as session:
-            for trace in traces:
+            for at in range(0, len(traces), MOST_TRACES):
                 try:
                     session.post(
                         f"{self._client.trace_host}/traces/",
-                        data=msgspec.json.encode(trace),
+                        data=msgspec.json.encode(traces[at : at + MOST_TRACES]),
                         headers={"Content-Type": "application/json"},
                         timeout=TRACE_S,
                         verify=self._client.ca_cert or True,
                     )
                 except requests.RequestException as error:
-                    _log.debug("trace_not_sent", reason=type(error).__name__)
+                    _log.debug("traces_not_sent", reason=type(error).__name__)
                     return
 
     @cached_property

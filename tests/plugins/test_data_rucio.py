@@ -62,7 +62,7 @@ def test_the_last_traces_are_sent_before_it_ends():
         mover._trace([{"filename": "a"}, {"filename": "b"}])
         mover.close()
         server.shutdown()
-    assert seen == [b'{"filename":"a"}', b'{"filename":"b"}']
+    assert seen == [b'[{"filename":"a"},{"filename":"b"}]']
 
 
 @pytest.mark.parametrize(
