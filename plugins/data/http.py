@@ -21,8 +21,9 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS, Forgotten, watching
-from pilot.ports import TAKEN, Check, Copied, JobError
+from pilot.ports import Check, Copied, JobError
 from plugins.data.http_bodies import Copy, Measured, Version
+from plugins.data.http_errors import BrokeOff, Exists, NoParent, refused
 
 # Bytes of a body that is announced first: the receiver may be another.
 LARGE = 1 << 20
@@ -157,7 +158,7 @@ class Http:
             try:
                 try:
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
-                except _NoParent:
+                except NoParent:
                     self._make_parents(url)
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
                 _finish(answer)
@@ -165,12 +166,16 @@ class Http:
                     self._compare(url, body)
                 if body.size == body.length and _says_more(answer):
                     self._look_for(url, body.length)
-            except _Exists:
+            except Exists:
                 if not self._arrived(url, body):
                     raise
-            except JobError:
+            except JobError as error:
                 if body.size == body.length:
                     self._unanswered.add(url.sent)
+                elif body.size and isinstance(error, BrokeOff):
+                    # Some servers keep what came of it.
+                    with suppress(JobError):
+                        self.delete(url)
                 raise
         self._unanswered.discard(url.sent)
         if body.size != body.length:
@@ -295,9 +300,9 @@ class Http:
             elif answer.status in _LEADS[method] and target:
                 url = _redirected(url, target)
             elif method == "PUT" and answer.status in {404, 409}:
-                raise _NoParent.of(_refused(url, answer.status, code))
+                raise NoParent.of(refused(url, answer.status, code))
             else:
-                raise _refused(url, answer.status, code)
+                raise refused(url, answer.status, code)
         raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
 
     def _answer(
@@ -341,7 +346,7 @@ class Http:
                 ) from None
             except urllib3.exceptions.HTTPError as error:
                 if not isinstance(error.args[-1], Forgotten):
-                    raise JobError(code, f"{url}: {error}") from None
+                    raise BrokeOff(code, f"{url}: {error}") from None
                 if body is not None and body.size == body.length:
                     self._unanswered.add(url.sent)
 
@@ -401,18 +406,6 @@ def _says_more(answer: urllib3.BaseHTTPResponse) -> bool:
     return answer.status not in {201, 204} and not empty
 
 
-class _NoParent(JobError):
-    """A directory on the way to a file may be missing."""
-
-    @classmethod
-    def of(cls, error: JobError) -> _NoParent:
-        return cls(error.code, error.message, remedy=error.remedy, transient=error.transient)
-
-
-class _Exists(JobError):
-    """There is a file of that name."""
-
-
 def _redirected(url: Url, target: str) -> Url:
     try:
         leads = url.redirected(target)
@@ -433,17 +426,3 @@ def _plain(url: Url) -> Url:
             remedy="write https://host/path, without user, `..` or backslash",
         )
     return url
-
-
-def _refused(url: Url, status: int, code: Code) -> JobError:
-    if status in {404, 410}:
-        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
-    if status == 412:
-        return _Exists(
-            code,
-            f"{url} exists already, and outputs overwrite nothing",
-            remedy=TAKEN,
-            transient=False,
-        )
-    passing = status in {202, 408, 416, 425, 429} or status >= 500
-    return JobError(code, f"{url}: HTTP {status}", transient=passing)

@@ -4,6 +4,7 @@ serves many files, and one that the server forgot costs none."""
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,25 @@ def test_a_connection_that_the_server_forgot_costs_no_file(into: int, size: int)
             transfer.put(into, Url.parse(f"{server.url}/{number}"), nothing)
     assert len(server.files) == 5
     assert server.asked.count("connected") == 5
+
+
+class Keeping(Pool):
+    """It breaks off in the middle of an upload, and keeps what came."""
+
+    def do_PUT(self) -> None:
+        self.asked.append("PUT")
+        self.files[self.path] = self.rfile.read(1000)
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+
+
+def test_half_an_upload_is_removed(into: int) -> None:
+    filled(into, 64_000_000)
+    with (
+        serving(Keeping) as server,
+        allowing(server.url) as transfer,
+        pytest.raises(JobError) as caught,
+    ):
+        transfer.put(into, Url.parse(f"{server.url}/x"), nothing)
+    assert caught.value.transient
+    assert server.files == {}

@@ -1,0 +1,38 @@
+"""What a server of http refuses, or leaves unsaid."""
+
+from __future__ import annotations
+
+from ailurus.protocol.errors import Code
+from ailurus.protocol.url import Url
+from pilot.ports import TAKEN, JobError
+
+
+class NoParent(JobError):
+    """A directory on the way to a file may be missing."""
+
+    @classmethod
+    def of(cls, error: JobError) -> NoParent:
+        return cls(error.code, error.message, remedy=error.remedy, transient=error.transient)
+
+
+class BrokeOff(JobError):
+    """A connection ended, or was silent, before its answer."""
+
+
+class Exists(JobError):
+    """There is a file of that name."""
+
+
+def refused(url: Url, status: int, code: Code) -> JobError:
+    """The error of a file, by the status of an answer; `code` where no other says it."""
+    if status in {404, 410}:
+        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
+    if status == 412:
+        return Exists(
+            code,
+            f"{url} exists already, and outputs overwrite nothing",
+            remedy=TAKEN,
+            transient=False,
+        )
+    passing = status in {202, 408, 416, 425, 429} or status >= 500
+    return JobError(code, f"{url}: HTTP {status}", transient=passing)
