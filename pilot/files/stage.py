@@ -71,6 +71,12 @@ class Stage:
         begin."""
         for index, file in enumerate(attempt.spec.inputs):
             with field_of(f"inputs[{index}].url"):
+                if not file.url:
+                    raise JobError(
+                        Code.NO_SUCH_FILE,
+                        f"the jobs before it left no file that is {file.name!r}",
+                        remedy="look at their outputs: an optional one need not be there",
+                    )
                 self._allow(url := parsed(file.url))
                 if file.direct:
                     self._allow_direct(url)

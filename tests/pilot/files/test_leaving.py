@@ -65,6 +65,12 @@ def test_a_sub_directory_of_a_name_is_one_at_the_destination(world, work):
     }
 
 
+def test_what_stands_behind_a_directorys_path_stays_behind_that_of_a_file_in_a_tree(world):
+    output = OutputFile(name="r/a", url="https://door/dir?authz=TOKEN")
+    url = world.kit.stage.destinations.physical(world.attempt(), output)
+    assert url.text == "https://door/dir/1.1.r/a?authz=TOKEN"
+
+
 def test_a_glob_is_each_file_that_it_matches_in_the_order_of_their_names(world, work):
     fill(work, "r/b.root", "r/a.root", "r/a.txt", "r/.c.root", "r/sub/d.root", "a.root")
     assert list(staged(world, work, OutputFile(name="r/*.root"))) == ["r/a.root", "r/b.root"]

@@ -220,6 +220,14 @@ def test_a_url_that_the_site_does_not_allow_is_refused_before_the_start(world, f
     assert (error.code, error.field) == (Code.STORAGE_FORBIDDEN, field)
 
 
+@pytest.mark.parametrize("name", ["maybe", "results/*.root"])
+def test_an_input_that_no_parent_left_is_no_such_file(world, name):
+    attempt = world.attempt(inputs=(InputFile(name=name),))
+    error = failing(lambda: world.kit.stage.allowed(attempt))
+    assert (error.code, error.field) == (Code.NO_SUCH_FILE, "inputs[0].url")
+    assert name in error.message
+
+
 def test_a_site_without_default_storage_refuses_outputs_that_name_none(world):
     stage = world.kit_with(Limits(), default="").stage
     assert not stage.has_default
