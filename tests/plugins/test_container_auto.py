@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,17 @@ def test_apptainer_is_tried_when_it_is_needed(
     chosen = node(monkeypatch, tmp_path, "Bubblewrap")
     monkeypatch.setattr(auto.Apptainer, "__init__", lambda *_: pytest.fail("tried"))
     assert chosen.of(BOXED).name == "bubblewrap"
+
+
+def test_it_is_said_that_images_would_start_faster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[MutableMapping[str, Any]]
+) -> None:
+    chosen = node(monkeypatch, tmp_path, "Apptainer")
+    for _ in range(2):
+        assert chosen.of(BOXED).name == "apptainer"
+    (line,) = logged
+    assert line["event"] == "images_by_apptainer"
+    assert "Bubblewrap does not work here" in line["why"]
 
 
 def test_a_node_without_either_is_said_at_the_start(
