@@ -18,37 +18,36 @@ def check_inputs(files: Sequence[InputFile], where: str) -> None:
     """Raise AilurusError for inputs that could not be meant, with the field."""
     for nr, file in enumerate(files):
         field = f"{where}[{nr}]"
+        many = trees.is_many(file.name)
         if file.url:
-            _check_url(file.url, f"{field}.url", globs=True)
-            if trees.is_many(file.name):
+            url = _check_url(file.url, f"{field}.url", globs=True)
+            if many:
                 raise AilurusError(
                     f"input {file.name!r} has a url, and its name stands for many files",
                     field=f"{field}.name",
                     remedy="name the directory into which its files come, without * and /",
                 )
-        if file.unpack and (file.direct or _is_many(file)):
+            many = trees.is_listed(url)
+        if file.unpack and (file.direct or many):
             raise AilurusError(
                 f"input {file.name!r} is no archive that could be unpacked",
                 field=f"{field}.unpack",
                 remedy="unpack one archive at a time, and not one that is read `direct`",
             )
-        if file.direct and file.url and _is_many(file):
+        if file.direct and file.url and many:
             raise AilurusError(
                 f"input {file.name!r} stands for many files, and `direct` gives one URL",
                 field=f"{field}.direct",
                 remedy="list the files one by one",
             )
-        if _is_many(file) and (file.size, file.adler32, file.md5) != (None, None, None):
+        if many and (file.size, file.adler32, file.md5) != (None, None, None):
             raise AilurusError(
                 f"input {file.name!r} stands for many files, which have no common size or checksum",
                 field=field,
                 remedy="leave these out",
             )
-    _check_names([trees.place(file) for file in files], where)
-
-
-def _is_many(file: InputFile) -> bool:
-    return trees.is_many(file.name) or (bool(file.url) and trees.is_listed(Url.parse(file.url)))
+    if len(files) > 1:
+        _check_names([trees.place(file) for file in files], where)
 
 
 def check_outputs(files: Sequence[OutputFile], where: str) -> None:
@@ -82,7 +81,8 @@ def check_outputs(files: Sequence[OutputFile], where: str) -> None:
                 field=f"{field}.name",
                 remedy="name one directory",
             )
-    _check_twice([trees.effective(file) for file in files], where)
+    if len(files) > 1:
+        _check_twice([trees.effective(file) for file in files], where)
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -103,7 +103,7 @@ def _check_twice(names: Iterable[str], where: str) -> None:
             )
 
 
-def _check_url(text: str, where: str, *, globs: bool = False) -> None:
+def _check_url(text: str, where: str, *, globs: bool = False) -> Url:
     try:
         url = Url.parse(text)
         if url.scheme == SCHEME:
@@ -123,3 +123,4 @@ def _check_url(text: str, where: str, *, globs: bool = False) -> None:
             field=where,
             remedy="only the last name may have one; a * that is meant itself is written %2A",
         )
+    return url
