@@ -53,12 +53,15 @@ def at_once(
         began = clock.monotonic()
         act(todo.popleft(), check)
         slow = clock.monotonic() - began > SLOW_S
-    threads = [
-        threading.Thread(target=work, name=f"files-{nr}", daemon=True)
-        for nr in range(min(most, len(todo)) - 1)
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    for nr in range(min(most, len(todo)) - 1):
+        thread = threading.Thread(target=work, name=f"files-{nr}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The node gives no more; what is there does it all.
+            break
+        threads.append(thread)
     work()
     for thread in threads:
         thread.join()

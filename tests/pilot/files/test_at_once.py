@@ -54,3 +54,13 @@ def test_the_first_failure_ends_those_under_way_and_is_told():
 
 def test_nothing_is_done_for_nothing():
     at_once([], lambda item, check: None, 4, slow=True)
+
+
+def test_a_node_without_threads_moves_them_all_the_same(monkeypatch):
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    done: list[int] = []
+    at_once(range(9), lambda item, check: done.append(item), 4, slow=True)
+    assert done == list(range(9))
