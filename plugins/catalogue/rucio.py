@@ -35,6 +35,7 @@ REMEDIES = {
     "CannotAuthenticate": "look at `config` and `account` in the catalogue's options",
     "InsufficientAccountLimit": "give the account more quota at that RSE: `rucio account limit add`",
     "RSENotFound": "name an RSE of Rucio in the site file: `storage.rse`",
+    "UnsupportedOperation": "name a data set, or one that is not there yet",
     "ScopeNotFound": "let an administrator of Rucio add the scope",
 }
 """What helps, by the type of Rucio's error."""
@@ -93,7 +94,8 @@ class Rucio:
         for key, dataset in enumerate(datasets):
             scope, _, name = dataset.partition(":")
             try:
-                if self._asked(partial(self._client.get_did, scope, name))["open"]:
+                # Rucio says of a file neither.
+                if self._asked(partial(self._client.get_did, scope, name)).get("open"):
                     self._asked(partial(self._client.close, scope, name))
                 self._ready.discard(dataset)
             except _Refused as refused:
@@ -185,7 +187,11 @@ class Rucio:
         from rucio.common import exception
 
         try:
-            if not self._client.get_did(scope, name)["open"]:
+            known = self._client.get_did(scope, name)
+            if known["type"] != "DATASET":
+                kind = str(known["type"]).lower()
+                raise exception.UnsupportedOperation(f"{scope}:{name} is a {kind}, no data set")
+            if not known["open"]:
                 # A retried job writes to it again.
                 self._client.set_status(scope, name, open=True)
         except exception.DataIdentifierNotFound:
@@ -230,21 +236,23 @@ class Rucio:
 
     def _other(self, files: Sequence[NewFile]) -> list[Fault]:
         """Those that Rucio knew before with other contents: it takes them without a word."""
-        if not files:
-            return []
-        dids = list(map(_did, files))
-        known = {
-            (one["scope"], one["name"]): (one["bytes"], one["adler32"])
-            for one in self._asked(lambda: list(self._client.get_metadata_bulk(dids)))
-        }
-        return [
+        known: dict[tuple[str, str], tuple[int, str]] = {}
+
+        def look(some: Sequence[NewFile]) -> None:
+            for one in self._client.get_metadata_bulk(list(map(_did, some))):
+                known[one["scope"], one["name"]] = one["bytes"], one["adler32"]
+
+        faults = self._in_parts(files, look) if files else []
+        unknown = {fault.key for fault in faults}
+        return faults + [
             Fault(
                 key=file.key,
                 reason="Rucio knows a file of that name with other contents",
                 remedy="submit the job anew, or remove that file from Rucio",
             )
             for file in files
-            if known.get((file.scope, file.name)) != (file.size, file.adler32)
+            if file.key not in unknown
+            and known.get((file.scope, file.name)) != (file.size, file.adler32)
         ]
 
     def _explained(self, refused: _Refused, file: NewFile) -> _Refused:
@@ -252,9 +260,9 @@ class Rucio:
         from rucio.common import exception
 
         if refused.kind == "DatabaseException":
-            scopes = self._asked(self._client.list_scopes)
-            if file.scope not in scopes:
-                return _Refused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
+            with suppress(_Refused):
+                if file.scope not in self._asked(self._client.list_scopes):
+                    return _Refused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
         return refused
 
     def _done(self, what: Callable[[], Any]) -> Any:
@@ -278,6 +286,10 @@ class Rucio:
             if refused.kind in _AWAY:
                 raise CatalogueUnavailable(refused.reason, refused.remedy) from None
             raise refused from None
+        # The client reads an answer that it does not expect, or this a file's of a kind unthought
+        # of: it shall not stand in the way of all others.
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _Refused(error) from error
 
     @cached_property
     def _client(self) -> Any:
@@ -292,8 +304,10 @@ class _Refused(Exception):
         self.kind = type(error).__name__
         self.reason = f"{self.kind}: {error}".replace("\n", " ")[:500]
         self.remedy = REMEDIES.get(self.kind, "")
-        # Errors of the server itself come without a type of their own.
-        self.transient = self.kind in _LATER or self.kind == "RucioException"
+        # Errors of the server itself come without a type of their own, those of the client with one
+        # that is not Rucio's.
+        ours = isinstance(error, LookupError | TypeError | ValueError | AttributeError)
+        self.transient = self.kind in _LATER or self.kind == "RucioException" or ours
 
     def fault(self, key: int = 0) -> Fault:
         return Fault(key=key, reason=self.reason, remedy=self.remedy, transient=self.transient)

@@ -1,0 +1,113 @@
+"""What the catalogue of Rucio makes of answers that spoil one file: no other waits for it. That it
+registers, a real Rucio shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import pytest
+from rucio.common import exception
+
+from dispatcher.catalogue.messages import Faults, Register, answer
+from dispatcher.ports import NewFile, NotDone
+from plugins.catalogue.rucio import Rucio, RucioOptions
+
+
+class Server:
+    """A client of a Rucio that takes everything."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[str, str], tuple[int, str]] = {}
+        self.kinds = {"raw": "DATASET", "all": "CONTAINER", "calibration": "FILE"}
+        self.attached: list[str] = []
+
+    def add_replicas(self, rse: str, files: Sequence[Mapping[str, Any]]) -> None:
+        for one in files:
+            self.files[one["scope"], one["name"]] = one["bytes"], one["adler32"]
+
+    def get_metadata_bulk(self, dids: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
+        for one in dids:
+            size, adler32 = self.files[one["scope"], one["name"]]
+            yield {**one, "bytes": size, "adler32": adler32}
+
+    def get_did(self, scope: str, name: str) -> Mapping[str, Any]:
+        if name not in self.kinds:
+            raise exception.DataIdentifierNotFound(name)
+        known = {"scope": scope, "name": name, "type": self.kinds[name]}
+        return known if known["type"] == "FILE" else {**known, "open": True}
+
+    def add_dataset(self, scope: str, name: str) -> None:
+        self.kinds[name] = "DATASET"
+
+    def attach_dids_to_dids(self, attachments: Sequence[Any], *, ignore_duplicate: bool) -> None:
+        for one in attachments:
+            self.attached += [f"{did['name']} to {one['name']}" for did in one["dids"]]
+
+    def add_replication_rule(self, *_: object, **__: object) -> list[str]:
+        return ["rule"]
+
+    def list_files(self, scope: str, name: str) -> Iterator[Mapping[str, Any]]:
+        return repeat({"scope": scope, "name": "x", "bytes": 1, "adler32": None})
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def catalogue(server: Server) -> Rucio:
+    made = Rucio(RucioOptions(config="/etc/rucio.cfg"))
+    made.__dict__["_client"] = server
+    return made
+
+
+def new(key: int, dataset: str = "") -> NewFile:
+    return NewFile(
+        key=key, scope="user.ann", name=f"{key}.hits", rse="HERE", size=1, adler32="00000001",
+        guid="0" * 32, dataset=dataset and f"user.ann:{dataset}", lifetime_s=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["calibration", "all"])
+def test_what_is_no_data_set_spoils_the_files_for_it_alone(catalogue, server, kind):
+    said = answer(catalogue, Register(files=(new(0, kind), new(1, "raw"), new(2), new(3, kind))))
+    assert isinstance(said, Faults)
+    assert {(one.key, one.transient) for one in said.faults} == {(0, False), (3, False)}
+    assert all("no data set" in one.reason and one.remedy for one in said.faults)
+    assert server.attached == ["1.hits to raw"]
+
+
+def test_an_answer_that_the_client_cannot_read_spoils_its_files_alone_and_for_now(
+    catalogue, server, monkeypatch
+):
+    def odd(scope: str, name: str) -> object:
+        return None if name == "odd" else Server.get_did(server, scope, name)
+
+    monkeypatch.setattr(server, "get_did", odd)
+    said = answer(catalogue, Register(files=(new(0, "odd"), new(1, "raw"), new(2, "odd"))))
+    assert isinstance(said, Faults)
+    assert {(one.key, one.transient) for one in said.faults} == {(0, True), (2, True)}
+
+
+def test_a_file_that_cannot_be_looked_at_is_tried_later(catalogue, server, monkeypatch):
+    def refused(dids: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
+        if any(one["name"] == "1.hits" for one in dids):
+            raise exception.ServiceUnavailable
+        return Server.get_metadata_bulk(server, dids)
+
+    monkeypatch.setattr(server, "get_metadata_bulk", refused)
+    said = answer(catalogue, Register(files=(new(0), new(1), new(2))))
+    assert isinstance(said, Faults)
+    assert [(one.key, one.transient) for one in said.faults] == [(1, True)]
+
+
+def test_a_file_in_a_data_sets_place_is_not_closed_and_no_fault(catalogue):
+    assert catalogue.close(["user.ann:calibration"]) == []
+
+
+def test_a_data_set_without_an_end_is_not_listed(catalogue):
+    with pytest.raises(NotDone, match="more than"):
+        catalogue.resolve("user.ann:all")
