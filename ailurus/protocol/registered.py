@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ailurus.protocol.did import Did, physical, store_mark
+from ailurus.protocol.did import SCHEME, Did, physical, store_mark
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.trees import DATASET, sample
@@ -21,6 +21,13 @@ def check_registered(outputs: Sequence[OutputFile], where: str) -> None:
         if file.scope:
             _check_scoped(file, field)
             continue
+        if file.url.startswith(f"{SCHEME}:"):
+            # It would lie among the files of a scope whose user was not asked.
+            raise AilurusError(
+                f"output {file.name!r} goes to {file.url.partition('?')[0]}, which is no directory",
+                field=f"{field}.url",
+                remedy="write scope: and dataset: instead, and Rucio hears of it",
+            )
         for name, given in (("dataset", file.dataset), ("lifetime", file.lifetime_s)):
             if given:
                 raise AilurusError(

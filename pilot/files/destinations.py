@@ -36,6 +36,12 @@ class Destinations:
                 "one --storage",
             )
         url = parsed(directory)
+        if url.scheme == did.SCHEME:
+            raise JobError(
+                Code.STORAGE_FORBIDDEN,
+                f"output {file.name!r} goes to {url}, which is no directory",
+                remedy="give the output a scope instead, and the site file `storage.rse`",
+            )
         for part in f"{attempt.name}.{file.name}".split("/"):
             url = url.joined(part)
         if len(url.text) > LONGEST:

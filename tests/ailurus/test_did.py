@@ -107,6 +107,7 @@ def test_outputs_of_two_stores_share_no_name():
         ({"dataset": "user.ann:out"}, "dataset", "no scope"),
         ({"lifetime": "1d"}, "lifetime", "no scope"),
         ({"scope": "user.ann", "url": "file:///data"}, "url", "a url and a scope"),
+        ({"url": "rucio://user.bob:x"}, "url", "which is no directory"),
         ({"scope": "user.ann", "name": "a=b"}, "name", "cannot be a name in Rucio"),
         ({"scope": "user.ann", "dataset": "user.ann:a//b"}, "dataset", "not of the form"),
         ({"scope": "user.ann", "dataset": "user.ann:a/../b"}, "dataset", "no name in Rucio"),

@@ -136,6 +136,15 @@ def test_no_url_leads_out_of_what_the_site_allows(url, fine):
     assert raised.value.code is Code.STORAGE_FORBIDDEN
 
 
+def test_no_output_goes_among_the_files_of_a_scope_that_nobody_was_asked_for():
+    storage = Storage(rse="HERE", rucio={"config": "/x"})
+    stage = Stage(lambda scheme: None, "", bounds_of(Limits()), storage)  # type: ignore[arg-type,return-value]
+    bad = OutputFile(name="a", url="rucio://user.bob:x?rse=HERE")
+    with pytest.raises(JobError) as raised:
+        stage.allowed(attempt_of("true", outputs=(bad,)))
+    assert (raised.value.code, raised.value.field) == (Code.STORAGE_FORBIDDEN, "outputs[0].url")
+
+
 def test_inputs_larger_than_the_node_are_refused_before_anything_moves(site):
     error = failing(site, site.input("a", b"1", size=1 << 60))
     assert error.code is Code.NO_LOCAL_SPACE
