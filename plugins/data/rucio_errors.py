@@ -31,7 +31,11 @@ def rucio_errors_on(
 
     try:
         yield
-    except requests.RequestException as error:
+    except (
+        requests.RequestException,
+        exception.ServerConnectionException,
+        exception.ServiceUnavailable,
+    ) as error:
         raise JobError(
             Code.RUCIO_UNAVAILABLE,
             f"{what}: Rucio cannot be reached ({type(error).__name__})",

@@ -14,6 +14,7 @@ from ailurus.protocol.url import Url
 from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
 from plugins.data import rucio
 from plugins.data.rucio import Rucio
+from plugins.data.rucio_errors import rucio_errors_on
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 
 OPTIONS = Rucio.Options(config="/etc/rucio.cfg", rse="HERE")
@@ -125,3 +126,22 @@ def test_a_transfer_takes_single_files_though_it_lists_directories(tmp_path):
     made._put_by(Plugin("file"), [put], told.append)
     assert isinstance(told[-1], Moved)
     assert (tmp_path / "out").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "transient"),
+    [
+        ("ServerConnectionException", Code.RUCIO_UNAVAILABLE, True),
+        ("ServiceUnavailable", Code.RUCIO_UNAVAILABLE, True),
+        ("AccessDenied", Code.RUCIO_UNAVAILABLE, False),
+        ("DataIdentifierNotFound", Code.NO_SUCH_FILE, False),
+        ("RSENotFound", Code.STAGE_IN_FAILED, False),
+        ("RucioException", Code.STAGE_IN_FAILED, True),
+    ],
+)
+def test_an_error_of_rucios_has_a_code_and_a_remedy_by_its_type(name, code, transient):
+    exception = pytest.importorskip("rucio.common.exception")
+    with pytest.raises(JobError) as caught, rucio_errors_on("mc:one"):
+        raise getattr(exception, name)
+    assert (caught.value.code, caught.value.transient) == (code, transient)
+    assert caught.value.remedy
