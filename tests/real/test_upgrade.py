@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from ailurus.wire.client import Refused
 from tests.rig import history, version
 from tests.rig.programs import BIN, Rig, null_job
 from tests.rig.waiting import until
@@ -78,3 +79,23 @@ def test_r7_a_site_changes_its_version_while_jobs_run(sides, first, second):
         until(lambda: not rig.pilots(), 60, "pilots of the version before have left")
         expected |= jobs(rig, 4)
         all_finished_once(rig, expected)
+
+
+def test_r7_an_old_dispatcher_refuses_what_it_does_not_know_by_its_field(sides):
+    tree = [{"name": "results/", "tree": "archive"}]
+    with Rig(programs=sides["old"]) as rig:
+        for outputs in (tree, [{"name": "results/*.root"}], [{"name": "results/a"}]):
+            with pytest.raises(Refused) as caught:
+                rig.client.submit([null_job(outputs=outputs)])
+            assert "outputs[0]" in caught.value.field
+
+
+def test_r7_a_job_that_an_old_pilot_does_not_know_waits_for_a_new_one(sides):
+    job = null_job(command="mkdir r && echo 1 > r/a", outputs=[{"name": "r/", "tree": "dataset"}])
+    with Rig(heartbeat_s=1.0) as rig:
+        old = rig.pilot(program=sides["old"] / "pilot")
+        (job_id,) = rig.client.submit([job]).job_ids
+        until(lambda: not old.alive, 60, "the old pilot has left")
+        assert rig.client.show(job_id).row.state not in ("failed", "finished")
+        rig.pilot()
+        assert rig.client.wait([job_id], 90).states == {job_id: "finished"}
