@@ -19,6 +19,7 @@ SCHEME: Final = "rucio"
 LONGEST_NAME: Final = 250
 _SCOPE: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,24}"
 _NAME: Final = r"/?[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]+)*"
+_RSE: Final = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}"
 _FORM_OF_NAME: Final = "letters, digits, _ . - and single /, at most 250 of them"
 Scope = Annotated[
     str,
@@ -84,9 +85,12 @@ class Did(Struct, frozen=True, gc=False):
 def rse_of(url: Url) -> str:
     """The storage that a Rucio URL names; blank: none. Raises AilurusError for another query."""
     words = dict(parse_qsl(url.query or "", keep_blank_values=True))
-    if url.fragment is not None or set(words) - {"rse"} or words.get("rse") == "":
+    rse = words.get("rse")
+    # It becomes part of a path when Rucio is asked about it.
+    odd = rse is not None and not re.fullmatch(_RSE, rse)
+    if url.fragment is not None or set(words) - {"rse"} or odd:
         raise AilurusError(f"{url} has more than Rucio knows", remedy="rucio://scope:name?rse=RSE")
-    return words.get("rse", "")
+    return rse or ""
 
 
 def store_mark(store: str) -> str:

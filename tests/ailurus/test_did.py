@@ -70,6 +70,14 @@ def test_what_is_no_identifier_is_refused(text):
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "rse", ["", "..%2f..%2faccounts", "x%3Fy", "..", "a/b", "a%20b", "a" * 256]
+)
+def test_no_storage_is_called_what_leads_to_another_place_of_rucios_server(rse):
+    with pytest.raises(AilurusError):
+        rse_of(Url.parse(f"rucio://s:n?rse={rse}"))
+
+
 def test_an_unknown_word_beside_the_storage_is_refused():
     with pytest.raises(AilurusError, match="more than Rucio knows"):
         rse_of(Url.parse("rucio://s:n?rse=A&site=B"))
