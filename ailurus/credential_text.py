@@ -4,7 +4,6 @@ it is verified: storage does that."""
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ from msgspec import Struct
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.messages import CredentialKind
 
+_LATEST = 253_402_300_800
+"""Where the years have five digits, which nothing that shows a time knows."""
 _FORMS = "give a JWT, or a proxy in PEM: its certificates and its private key"
 
 
@@ -41,7 +42,8 @@ def describe(text: str) -> Described:
 def _read(read: Callable[[str], Described], text: str) -> Described:
     try:
         return read(text)
-    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError) as error:
+    # Parsers of certificates and keys have errors of their own, and deep JSON is a RecursionError.
+    except Exception as error:  # noqa: BLE001
         # The parsers' own messages may quote what they read.
         what = f"no credential ({type(error).__name__})"
         raise AilurusError(what, field="secret", remedy=_FORMS) from None
@@ -62,7 +64,7 @@ def _token(text: str) -> Described:
 def _time(told: Any) -> float | None:
     if told is None:
         return None
-    if not math.isfinite(time := float(told)):
+    if not 0 <= (time := float(told)) < _LATEST:
         raise ValueError("a time that is none")
     return time
 

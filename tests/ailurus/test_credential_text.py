@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 
 import pytest
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from ailurus import credential_text
 from ailurus.protocol.errors import AilurusError
@@ -34,7 +36,7 @@ def test_a_key_that_was_cut_off_is_refused() -> None:
         credential_text._key_of("-----BEGIN PRIVATE KEY-----\nMIGH\n")
 
 
-@pytest.mark.parametrize("end", [b"NaN", b"Infinity", b"1e999"])
+@pytest.mark.parametrize("end", [b"NaN", b"Infinity", b"1e999", b"1e308", b"-1", b"253402300800"])
 def test_an_end_that_is_no_time_is_refused(end: bytes) -> None:
     with pytest.raises(AilurusError, match="no credential"):
         credential_text.describe(_token(b'{"exp":' + end + b"}"))
@@ -44,6 +46,21 @@ def test_an_end_that_is_no_time_is_refused(end: bytes) -> None:
 def test_a_text_that_is_no_token_is_refused(text: str) -> None:
     with pytest.raises(AilurusError, match="no credential"):
         credential_text.describe(text)
+
+
+@pytest.mark.parametrize("refusal", [UnsupportedAlgorithm("curve"), x509.InvalidVersion("62", 62)])
+def test_whatever_a_parser_says_of_a_spoilt_proxy_it_is_refused(monkeypatch, refusal) -> None:
+    def read(_: bytes) -> None:
+        raise refusal
+
+    monkeypatch.setattr(x509, "load_pem_x509_certificates", read)
+    with pytest.raises(AilurusError, match="no credential"):
+        credential_text.describe("-----BEGIN CERTIFICATE-----")
+
+
+def test_deep_claims_are_refused() -> None:
+    with pytest.raises(AilurusError, match="no credential"):
+        credential_text.describe(_token(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"))
 
 
 def test_a_token_says_when_it_was_made() -> None:
