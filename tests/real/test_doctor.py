@@ -147,6 +147,8 @@ def test_an_account_and_a_storage_that_rucio_does_not_know_or_has_closed(rucio, 
     assert unknown["catalogue"]["remedy"] == "name an RSE of Rucio: storage.rse"
     config = Path(storage["rucio"]["config"]).read_text(encoding="utf-8")
     (wrong := tmp_path / "rucio.cfg").touch(0o600)
+    # Nor the token that Rucio's client has kept since the last password.
+    config = config.replace("accounts/pilot/token", "accounts/pilot/none")
     wrong.write_text(config.replace("pilot-secret", "another"), encoding="utf-8")
     found = examined(storage={**storage, "rucio": {"config": str(wrong)}})
     assert (found["catalogue"]["verdict"], found["storage POSIX"]["verdict"]) == ("bad", "bad")
