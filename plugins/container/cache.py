@@ -60,7 +60,7 @@ class Cache:
             return
         cache = self._cache if self._spawner is not None else None
         registries = () if cache is None else cache.registries
-        if not _REFERENCE.fullmatch(name) or not any(map(name.startswith, registries)):
+        if not _REFERENCE.fullmatch(name) or not any(_of(name, one) for one in registries):
             raise JobError(
                 Code.NOT_IMPLEMENTED,
                 f"this site fetches no image {name}"
@@ -123,6 +123,16 @@ class Cache:
                 remedy="name the digest that `sha256sum` prints for the image you mean",
             )
         return image
+
+
+def _of(name: str, registry: str) -> bool:
+    """Whether a reference is one of a registry's, or of the part of it that the site lists: its
+    names end where theirs do."""
+    if not name.startswith(registry) or {".", ".."} & {*name.split("/")}:
+        return False
+    rest = name.removeprefix(registry)
+    host_alone = "/" not in registry.partition("://")[2]
+    return registry.endswith("/") or rest[:1] == "/" or (rest[:1] in ":@" and not host_alone)
 
 
 def _path(name: str) -> tuple[str, str]:

@@ -147,6 +147,25 @@ def test_a_job_names_no_other_registry(made: Callable[[], cache.Cache], calls: P
     assert calls.read_text("utf-8") == ""
 
 
+@pytest.mark.parametrize(
+    ("registry", "name", "fine"),
+    [
+        ("docker://r.example.org/atlas/", "docker://r.example.org/atlas/x:1", True),
+        ("docker://r.example.org/atlas", "docker://r.example.org/atlas/x@sha256:0", True),
+        ("docker://r.example.org/atlas", "docker://r.example.org/atlas:1", True),
+        ("docker://r.example.org/atlas", "docker://r.example.org/atlas-of-others/x", False),
+        ("docker://r.example.org", "docker://r.example.org/x", True),
+        ("docker://r.example.org", "docker://r.example.org.elsewhere.org/x", False),
+        ("docker://r.example.org", "docker://r.example.org:5000/x", False),
+        ("docker://r.example.org", "docker://r.example.org@elsewhere.org/x", False),
+        ("oras://r.example.org/atlas/", "oras://r.example.org/atlas/../private/x:1", False),
+        ("oras://r.example.org/atlas/", "oras://r.example.org/atlas/./x:1", False),
+    ],
+)
+def test_the_names_of_a_registry_end_where_the_sites_do(registry, name, fine):
+    assert cache._of(name, registry) is fine
+
+
 def filled(directory: Path, sizes: dict[str, int]) -> None:
     """Images of so many bytes: the first was last used 5 s ago, each other an hour before that."""
     for part in ("images", "locks"):
