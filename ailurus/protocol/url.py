@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.shown import mark, shown
@@ -122,6 +123,12 @@ class Url(Struct, frozen=True, gc=False):
         path, above = self.path or "/", prefix.path or "/"
         below = path == above or path.startswith(f"{above.rstrip('/')}/")
         return self.origin == prefix.origin and below
+
+    @property
+    def web(self) -> Url:
+        """The URL that is asked: dav is http."""
+        scheme = {"dav": "http", "davs": "https"}.get(self.scheme)
+        return replace(self, scheme=scheme) if scheme else self
 
     @property
     def segments(self) -> list[bytes]:

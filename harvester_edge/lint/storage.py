@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 import plugins
 from ailurus.paths import CREDENTIAL, directory_url, expanded, secret_files
+from ailurus.protocol.did import SCHEME as RUCIO
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
@@ -59,24 +60,49 @@ def storage_urls(site: Site, tree: Tree) -> Iterator[Fault]:
     ]
     named.append((("storage", "http_proxy"), storage.http_proxy or ""))
     named += [(("storage", "allow", nr), one) for nr, one in enumerate(storage.allow)]
-    named.append((("storage", "alternative_output"), directory_url(storage.alternative_output)))
-    named.append((("storage", "default_output"), directory_url(storage.default_output)))
-    read: list[Url] = []
-    for at, text in named:
+    outputs: list[tuple[At, str]] = [
+        (("storage", key), directory_url(getattr(storage, key)))
+        for key in ("default_output", "alternative_output")
+    ]
+    read: dict[At, Url] = {}
+    for at, text in (*named, *outputs):
+        if not text:
+            continue
         try:
-            read += [Url.parse(text)] if text else []
+            read[at] = url = Url.parse(text)
         except AilurusError as error:
             yield tree.fault(at, "E010", error.message, error.remedy)
             return
-    if not storage.default_output:
+        if url.climbs or (url.userinfo is not None and at[-1] != "http_proxy"):
+            message = f"{url} has a user, or names `..`: no job may use such a URL"
+            yield tree.fault(at, "E010", message, "write scheme://host/path, credentials by file")
+    for at, text in outputs:
+        if text:
+            yield from _place(site, tree, at, read)
+
+
+def _place(site: Site, tree: Tree, at: At, read: Mapping[At, Url]) -> Iterator[Fault]:
+    """Whether outputs may go where they go, as jobs' own."""
+    url = read[at]
+    if url.scheme == "file":
+        path = os.fsdecode(b"/" + b"/".join(url.segments))
+        if not any(beneath(path, root) for root in site.storage.roots):
+            yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
         return
-    at, url = ("storage", "default_output"), read[-1]
-    path = os.fsdecode(b"/" + b"/".join(url.segments))
-    if url.scheme == "file" and not any(beneath(path, root) for root in storage.roots):
-        yield tree.fault(at, "E026", f"{url} is beneath none of storage.roots", "name its root")
-    allowed = read[: len(storage.http_allow)]
-    if url.scheme in {"http", "https", "dav", "davs"} and not any(map(url.within, allowed)):
-        yield tree.fault(at, "E026", f"{url} is not allowed by storage.http_allow", "allow it")
+    if url.scheme == RUCIO:
+        message = f"{url} is an identifier, and no directory"
+        yield tree.fault(at, "E026", message, "leave it to outputs with a `scope`")
+        return
+    web = url.web.scheme in {"http", "https"}
+    moved = not web or site.storage.plugins.get(url.scheme, "http") != "http"
+    keys = (["http_allow"] if web else []) + (["allow"] if moved else [])
+    # Movers take the site's word for where what is left over goes.
+    trusted = moved and at[-1] == "alternative_output"
+    if not trusted and not any(
+        url.web.within(one.web) for of, one in read.items() if of[1] in keys
+    ):
+        message = f"{url} is not allowed by storage.{keys[0]}"
+        yield tree.fault(at, "E026", message, "allow it")
 
 
 def storage_options(site: Site, tree: Tree) -> Iterator[Fault]:

@@ -86,16 +86,22 @@ class Movers:
         if url.scheme == RUCIO and (self._storage.rucio or self._storage.rse):
             return
         try:
-            prefixes = [_place(Url.parse(prefix)) for prefix in self._storage.allow]
+            prefixes = [_place(Url.parse(prefix)) for prefix in self._prefixes(url)]
         except AilurusError as error:
             raise JobError(Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}") from None
         place = _place(url)
-        if place is None or not any(place.within(prefix) for prefix in prefixes if prefix):
+        if place is None or not any(place.within(one) for one in prefixes if one is not None):
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
                 f"{url} is not in this site's storage.allow",
                 remedy="use the site's storage, or ask its admin to allow that prefix",
             )
+
+    def _prefixes(self, url: Url) -> Sequence[str]:
+        """Of the URLs that the site lets jobs use, by the scheme of `url`: those of http are the
+        same whoever moves its files."""
+        web = url.web.scheme in {"http", "https"}
+        return (*self._storage.allow, *(self._storage.http_allow if web else ()))
 
     def examine(self, scheme: str, attempt: Attempt) -> Sequence[str]:
         """What the service behind `scheme` says of this site; nothing, where its plugin asks none.
@@ -318,7 +324,7 @@ def _place(url: Url) -> Url | None:
         if word != "SFN" or not path.startswith("/") or {*path} & {*"?&"}:
             return None
         url = replace(url, path=path, query=None)
-    return None if url.userinfo is not None or url.climbs else url
+    return None if url.userinfo is not None or url.climbs else url.web
 
 
 def _grouped(

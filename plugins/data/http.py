@@ -14,7 +14,6 @@ from urllib.parse import unquote
 import msgspec
 import urllib3
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
@@ -69,8 +68,8 @@ class Http:
     ) -> None:
         said = _said(options or {})
         self._token_file = said.token_file
-        self._token_for = [_web(Url.parse(prefix)) for prefix in said.token_for]
-        self._allow = [_plain(_web(Url.parse(prefix))) for prefix in http_allow]
+        self._token_for = [Url.parse(prefix).web for prefix in said.token_for]
+        self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
         self._proxy = Url.parse(http_proxy) if http_proxy else None
         self._ca = ca
         # URLs of files that were sent whole, perhaps in vain.
@@ -105,7 +104,7 @@ class Http:
         return pool
 
     def allowed(self, url: Url) -> None:
-        if any(_plain(_web(url)).within(prefix) for prefix in self._allow):
+        if any(_plain(url.web).within(prefix) for prefix in self._allow):
             return
         raise JobError(
             Code.STORAGE_FORBIDDEN,
@@ -119,7 +118,7 @@ class Http:
 
     def _get(self, url: Url, copy: Copy) -> Copied:
         """All of a file: what breaks off on the way is continued while there is progress."""
-        answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED)
+        answer = self._ask("GET", url.web, None, Code.STAGE_IN_FAILED)
         version = Version.of(answer.headers)
         tries_left, before = CONTINUED, 0
         while True:
@@ -143,7 +142,7 @@ class Http:
                 raise broken
             tries_left, before = tries_left - 1, copy.size
             rest = version.rest(copy.size)
-            answer = self._ask("GET", _web(url), None, Code.STAGE_IN_FAILED, rest)
+            answer = self._ask("GET", url.web, None, Code.STAGE_IN_FAILED, rest)
             if answer.status != 206:
                 copy.again()
                 version = Version.of(answer.headers)
@@ -152,7 +151,7 @@ class Http:
                 raise broken
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
-        dav, url = url.scheme in {"dav", "davs"}, _web(url)
+        dav, url = url.scheme in {"dav", "davs"}, url.web
         body = Measured(source)
         with watching(check):
             try:
@@ -269,7 +268,7 @@ class Http:
 
     def _delete(self, url: Url) -> None:
         try:
-            _finish(self._ask("DELETE", _web(url), None, Code.STAGE_OUT_FAILED))
+            _finish(self._ask("DELETE", url.web, None, Code.STAGE_OUT_FAILED))
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
@@ -386,12 +385,6 @@ def _said(options: Mapping[str, Any]) -> Http.Options:
     except msgspec.ValidationError as error:
         remedy = "`harvester-edge lint` names line and remedy"
         raise AilurusError(f"storage.http: {error}", remedy=remedy) from None
-
-
-def _web(url: Url) -> Url:
-    """The URL that is asked: dav is http."""
-    scheme = {"dav": "http", "davs": "https"}.get(url.scheme)
-    return replace(url, scheme=scheme) if scheme else url
 
 
 def _adler32(digest: str) -> int | None:

@@ -80,6 +80,33 @@ def test_what_stands_in_place_of_a_path_is_not_shown(tmp_path, place, more):
     assert not any("SECRET" in one for one in found)
 
 
+def test_the_storage_of_the_documentation_is_good(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/storage.md").read_text("utf-8")
+    example = page.split("```yaml\n", 1)[1].split("```", 1)[0]
+    text = GOOD.replace("storage:\n  roots: [/data]\n", example)
+    assert "EXAMPLE_DATADISK" in text
+    assert [one for one in faults(tmp_path, text) if not one.endswith("[W010]")] == []
+
+
+@pytest.mark.parametrize(
+    ("storage", "fault"),
+    [
+        ('allow: ["root://h//s/"]\ndefault_output: root://h//s/out/', ""),
+        ('allow: ["root://h//s/"]\ndefault_output: root://h//other/', "is not allowed by storage.allow"),
+        ('allow: ["root://u@h//s/"]', "storage.allow[0]: root://h//s/ has a user"),
+        ('http_allow: ["https://h/a/%2e%2e/"]', "storage.http_allow[0]: "),
+        ('http_allow: ["https://h/"]\ndefault_output: davs://h/out/', ""),
+        ('allow: ["davs://h/"]\ndefault_output: davs://h/out/', "is not allowed by storage.http_allow"),
+        ('allow: ["davs://h/"]\nplugins: {davs: gfal2}\ndefault_output: davs://h/out/', ""),
+        ("default_output: rucio://user.ann:x", "is an identifier, and no directory"),
+        ("alternative_output: https://h/x/", "is not allowed by storage.http_allow"),
+    ],
+)  # fmt: skip
+def test_outputs_go_where_the_pilot_lets_them(tmp_path, storage, fault):
+    found = said(tmp_path, storage)
+    assert any(fault in one for one in found) if fault else not found, found
+
+
 def test_a_file_of_settings_without_an_end_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in ("/dev/zero", tmp_path / "pipe"):

@@ -136,6 +136,16 @@ def test_no_url_leads_out_of_what_the_site_allows(url, fine):
     assert raised.value.code is Code.STORAGE_FORBIDDEN
 
 
+def test_what_the_site_lets_jobs_use_by_http_is_the_same_whoever_moves_it():
+    storage = Storage(http_allow=("https://h/s/",), plugins={"davs": "gfal2"})
+    movers = Movers(storage, bounds_of(Limits()))
+    assert movers.serve("davs")
+    movers.allowed(Url.parse("davs://h/s/a"))
+    for url in ("davs://h/t/a", "davs://h/s/%2e%2e/t", "root://h/s/a", "dav://h/s/a"):
+        with pytest.raises(JobError):
+            movers.allowed(Url.parse(url))
+
+
 def test_no_output_goes_among_the_files_of_a_scope_that_nobody_was_asked_for():
     storage = Storage(rse="HERE", rucio={"config": "/x"})
     stage = Stage(lambda scheme: None, "", bounds_of(Limits()), storage)  # type: ignore[arg-type,return-value]
