@@ -294,10 +294,11 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
             message = f"there is no data plugin {name!r}"
             near = nearest(name, [*transfers, *movers])
             yield tree.fault(("storage", "plugins", served), rule, message, near)
-    usual = plugins.MOVED_BY.get(scheme, scheme)
-    if output and site.storage.plugins.get(scheme, usual) not in {*transfers, *movers}:
+    usual, known = plugins.MOVED_BY.get(scheme, scheme), {*transfers, *movers}
+    if output and scheme not in site.storage.plugins and usual not in known:
         at, message = ("storage", "default_output"), f"there is no data plugin for {scheme}://"
-        yield tree.fault(at, rule, message, nearest(scheme, transfers))
+        schemes = sorted({*transfers, *plugins.MOVED_BY, "s3"})
+        yield tree.fault(at, rule, message, f"known: {', '.join(schemes)}")
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (

@@ -114,7 +114,8 @@ def storage_options(site: Site, tree: Tree) -> Iterator[Fault]:
             yield from _options(site, tree, at, given, rule)
     for activity in Protocols.__struct_fields__:
         for nr, scheme in enumerate(getattr(site.storage.protocols, activity)):
-            if _mover(site.storage.plugins.get(scheme) or scheme) is None:
+            # A name in `plugins` that is wrong is told there.
+            if scheme not in site.storage.plugins and _mover(scheme) is None:
                 at = ("storage", "protocols", activity, nr)
                 message = f"there is no data plugin for {scheme}://"
                 yield tree.fault(at, rule, message, "name one in `storage.plugins`")

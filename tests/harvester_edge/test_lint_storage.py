@@ -35,6 +35,16 @@ def test_all_options_of_all_plugins_are_known(tmp_path):
     assert said(tmp_path, ALL, CREDENTIALS) == []
 
 
+def test_a_plugin_that_does_not_exist_is_told_once(tmp_path):
+    storage = """\
+http_allow: ['https://h/x/']
+default_output: davs://h/x/
+plugins: {davs: gfal}
+protocols: {read_lan: [davs], write_lan: [davs]}"""
+    [fault] = said(tmp_path, storage)
+    assert "storage.plugins.davs: there is no data plugin 'gfal'; did you mean `gfal2`?" in fault
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [

@@ -114,7 +114,7 @@ def test_a_good_file_has_no_faults(tmp_path):
         ("storage:", "relay: {token_file: /t, listen: '999.0.0.1:443'}\nstorage:", "18: relay.listen: 999.0.0.1:443 is no address"),
         ("storage:", "container: {default: docker}\nstorage:", "18: container.default: there is no container plugin 'docker'; known: apptainer, auto, bare, bubblewrap"),
         ("storage:", "container: {default: bare}\nstorage:", "18: container.default: no pilot would start: `bare: false` forbids"),
-        ("storage:", "storage:\n  default_output: ftp://bucket/", "19: storage.default_output: there is no data plugin for ftp://; known: file, http, https"),
+        ("storage:", "storage:\n  default_output: ftp://bucket/", "19: storage.default_output: there is no data plugin for ftp://; known: dav, davs, file, gsiftp"),
         ("storage:", "storage:\n  default_output: file:///data/../etc", "19: storage.default_output: file:///data/../etc is beneath none of storage.roots"),
         ("state: /var/s", "state: /scratch/x/../w/s", "6: paths.work: paths.state, /scratch/x/../w/s, is beneath it"),
         ("work: /scratch/w", "work: //var/x/..", "6: paths.work: paths.state, /var/s, is beneath it"),
