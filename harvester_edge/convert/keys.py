@@ -13,6 +13,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from ailurus.protocol.shown import shown
+
 # What the submitter's module is called, our profile, how its partition or queue is called.
 KINDS = (
     ("slurm", "slurm-shared", "partition"),
@@ -91,7 +93,7 @@ def put(tree: dict[str, Any], place: str, value: Any) -> None:
 
 
 def _json(value: Any) -> str:
-    text = json.dumps(value)
+    text = shown(json.dumps(value))
     return text if len(text) < 80 else text[:77] + "…"
 
 

@@ -66,6 +66,12 @@ def test_a_queue_that_moves_files_by_rucio(tmp_path):
     assert {"storage.rucio.config", "storage.protocols.read_wan"} <= {*one.site["confirm"]}
 
 
+def test_no_report_shows_a_password_in_an_address(tmp_path):
+    one, _ = converted(tmp_path, use_pcache="http://user:SECRET@cache.example/?key=SECRET")
+    assert "cache.example" in lost(one)["cric.use_pcache"] + str(one.lost)
+    assert "SECRET" not in str(one.lost)
+
+
 def test_what_is_not_carried_over_is_in_the_report(tmp_path):
     one, _ = converted(tmp_path)
     told = lost(one)
