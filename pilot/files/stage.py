@@ -31,6 +31,8 @@ from pilot.workdir import Workdir
 REPORT_BYTES, FILE_BYTES = 6_000_000, 150
 """Of a report's files all together, and of one beside its name and URL: dispatchers take 8 MiB a
 request, and a report that is longer would never arrive."""
+SLOW_S = 5.0
+"""A removal that fails after so long fails slowly."""
 MOST_OPEN = 100
 """Outputs that are open at once for a mover."""
 
@@ -356,18 +358,25 @@ class Stage:
 
     def delete(self, urls: Sequence[str]) -> list[str]:
         """Remove the files of an attempt that did not count. Returns those that could not be
-        removed."""
+        removed. A server that failed slowly is asked for no more of them now: each would take as
+        long."""
         left = []
         moved = []
+        slow: set[tuple[str, str, int]] = set()
         for text in urls:
+            began = self._clock.monotonic()
             try:
                 url = parsed(text)
                 if self._movers.serve(url.scheme):
                     moved.append(text)
+                elif url.origin in slow:
+                    left.append(text)
                 else:
                     self._transfers(url.scheme).delete(url)
             except JobError:
                 left.append(text)
+                if self._clock.monotonic() - began > SLOW_S:
+                    slow.add(parsed(text).origin)
         return left + self._movers.delete(moved)
 
     def examine(self, scheme: str, attempt: Attempt) -> Sequence[str]:

@@ -342,6 +342,20 @@ def test_what_cannot_be_deleted_is_named(world):
     assert world.kit.stage.delete(["file:///s/in", "no url"]) == ["file:///s/in", "no url"]
 
 
+def test_a_server_that_fails_slowly_is_asked_to_remove_one_file_and_not_ten_thousand(world):
+    world.storage.failures += [FINAL] * 10
+    world.storage.on_call = lambda check: world.clock.forward(60)
+    urls = [f"file:///s/{number}" for number in range(10)]
+    assert world.kit.stage.delete(urls) == urls
+    assert world.storage.calls == ["delete file:///s/0"]
+
+
+def test_one_that_fails_at_once_is_asked_to_remove_each(world):
+    world.storage.failures += [FINAL, None]
+    assert world.kit.stage.delete(["file:///s/a", "file:///s/b"]) == ["file:///s/a"]
+    assert len(world.storage.calls) == 2
+
+
 # what nobody declared -----------------------------------------------------------------------------
 
 
