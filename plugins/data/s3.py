@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 
@@ -45,6 +45,8 @@ from plugins.data.moving import (
 
 PART_BYTES = 64 << 20
 """Of an upload in parts; larger files go so."""
+MOST_WORDS = 8 << 20
+"""Bytes of an answer that is no object: a page of a list has a thousand keys."""
 _ADLER32 = "x-amz-meta-adler32"
 _BY_CODE = {
     "NoSuchKey": Failure.MISSING,
@@ -194,7 +196,7 @@ class S3(Mover):
             token = page.findtext(f"{space}NextContinuationToken")
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
-        answer = self._ask("GET", url, Way.IN, whole=False)
+        answer = self._opened("GET", url, Way.IN)
         seen = Checksums(md5=file.md5 is not None)
         try:
             into = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -307,9 +309,25 @@ class S3(Mover):
         query: Mapping[str, str] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        whole: bool = True,
+    ) -> _Answer:
+        """What a gateway says, with a status of success. Raises JobError."""
+        answer = self._opened(method, url, way, query=query, body=body, headers=headers)
+        try:
+            return _Answer(answer.headers, _words(answer))
+        except urllib3.exceptions.HTTPError as error:
+            raise _broken(way, url, error) from None
+
+    def _opened(
+        self,
+        method: str,
+        url: Url,
+        way: Way,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """The answer with a status of success. Raises JobError."""
+        """The answer with a status of success, its body still to be read. Raises JobError."""
         if url.scheme == "s3":
             bucket, key = self._object(url)
             target = f"{bucket.sent}/{quote(unquote(key), safe='/~')}"
@@ -326,14 +344,31 @@ class S3(Mover):
                 body=body,
                 headers=signed,
                 redirect=False,
-                preload_content=whole,
+                preload_content=False,
             )
             if 200 <= answer.status < 300:
                 return answer
-            said = answer.data
+            said = _words(answer)
         except urllib3.exceptions.HTTPError as error:
             raise _broken(way, url, error) from None
         raise _Refused(way, kind(answer.status, said), url, answer.status)
+
+
+class _Answer(NamedTuple):
+    """Of a gateway, where it brings no object."""
+
+    headers: Mapping[str, str]
+    data: bytes
+
+
+def _words(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """What an answer says, of which no more is read than any has. Raises HTTPError."""
+    found = answer.read(MOST_WORDS + 1, decode_content=False)
+    if len(found) > MOST_WORDS:
+        answer.close()
+        raise urllib3.exceptions.HTTPError(f"an answer of more than {MOST_WORDS} bytes")
+    answer.release_conn()
+    return found
 
 
 def completion(tags: Sequence[str]) -> bytes:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from ailurus.protocol.errors import Code
 from pilot.ports import JobError, NotMoved, ToGet
+from plugins.data import s3
 from plugins.data.moving import Failure
 from plugins.data.s3 import S3, completion, keys, kind
 
@@ -68,6 +73,39 @@ def test_a_server_that_is_away_is_told_for_each_file(tmp_path):
     assert isinstance(end, NotMoved)
     assert (end.key, end.code, end.transient) == (7, Code.SERVICE_UNAVAILABLE, True)
     assert not (tmp_path / "f").exists()
+
+
+class Talking(BaseHTTPRequestHandler):
+    """It answers with words that have no end."""
+
+    status = 500
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * 100_000)
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_words_without_an_end_are_not_kept(tmp_path, monkeypatch, status):
+    monkeypatch.setattr(s3, "MOST_WORDS", 1_000_000)
+    monkeypatch.setattr(Talking, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Talking) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        mover = S3(S3.Options(endpoint=f"http://127.0.0.1:{server.server_port}"))
+        with pytest.raises(JobError):
+            mover.expand("s3://bucket/all/")
+        (left,) = mover.delete(["s3://bucket/a"])
+        assert left == "s3://bucket/a"
+        server.shutdown()
 
 
 def test_a_url_without_a_key_is_told_as_a_bad_name(tmp_path):
