@@ -13,6 +13,8 @@ from dispatcher.service.state import State
 # An answer is good for so long; a client that asks for a job waits no longer for one.
 KEPT_S, WAIT_S = 60.0, 30.0
 MOST_KEPT = 100
+MOST_ASKED = 100
+"""Questions that wait for the catalogue: what has been written waits behind them."""
 
 
 class KnownData:
@@ -22,6 +24,7 @@ class KnownData:
         self._state = state
         self._ask = ask
         self._kept: dict[str, tuple[float, Contents | None]] = {}
+        self._asking: dict[str, asyncio.Future[Contents | CatalogueUnavailable | None]] = {}
 
     async def of(self, did: str) -> Contents | None:
         """What `scope:name` names; None: nothing is known of it. Raises CatalogueUnavailable."""
@@ -31,7 +34,13 @@ class KnownData:
         if kept is not None and self._state.awake.now - kept[0] < KEPT_S:
             return kept[1]
         # Whoever waited in vain finds the answer when it asks again.
-        asked = self._state.loops.once("known data", self._asked(self._ask, did))
+        asked = self._asking.get(did)
+        if asked is None:
+            if len(self._asking) >= MOST_ASKED:
+                raise CatalogueUnavailable(f"the catalogue is busy: {did} is not asked for yet")
+            asked = self._state.loops.once("known data", self._asked(self._ask, did))
+            self._asking[did] = asked
+            asked.add_done_callback(lambda _: self._asking.pop(did, None))
         try:
             answer = await asyncio.wait_for(asyncio.shield(asked), WAIT_S)
         except TimeoutError:

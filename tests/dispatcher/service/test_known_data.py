@@ -104,6 +104,23 @@ async def test_nobody_waits_for_a_busy_catalogue_and_its_answer_is_not_lost(at, 
         assert catalogue.asked == ["raw:all"]
 
 
+async def test_a_busy_catalogue_is_asked_once_for_each_and_for_few(at, monkeypatch):
+    async with at() as (_, catalogue, known):
+        monkeypatch.setattr(known_data, "WAIT_S", 0.01)
+        monkeypatch.setattr(known_data, "MOST_ASKED", 2)
+        catalogue.release.clear()
+        for did in ("raw:all", "raw:all", "raw:b", "raw:all", "raw:c", "raw:d"):
+            with pytest.raises(CatalogueUnavailable, match="busy"):
+                await known.of(did)
+        assert catalogue.asked == ["raw:all", "raw:b"]
+        catalogue.release.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await known.of("raw:all") == RAW
+        assert await known.of("raw:c") is None
+        assert catalogue.asked == ["raw:all", "raw:b", "raw:c"]
+
+
 async def test_without_a_catalogue_nothing_is_known(at):
     async with at() as (one, *_):
         assert await KnownData(one.service.state, None).of("raw:all") is None
