@@ -2,7 +2,8 @@
 for all files.
 
 Checksums are compared end to end where the server has adler32; elsewhere ours is computed and the
-size compared. An upload persists on successful close; what a killed uploader left is marked as
+size compared. A server computes a few at a time, and lets others wait half a minute: it is asked for
+one of an upload at a time, and for none of a download whose checksum is known. An upload persists on successful close; what a killed uploader left is marked as
 pending, and replaced.
 """
 
@@ -133,6 +134,7 @@ class XRootD(Mover):
         for name, value in settings(options.stall_s).items():
             self._client.EnvPutInt(name, value)
         self._without_checksums: set[tuple[str, str, int]] = set()
+        self.asking_for_checksum = threading.Lock()
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
         set_environment(self._options)
@@ -245,13 +247,14 @@ class _Batch:
         root = Url(url.scheme, url.host, "", url.userinfo, url.port).sent
         remote = f"{root}/{path_of(url)}"
         incoming = self._way is Way.IN
+        asked = isinstance(file, ToGet) and file.adler32 is None and self._mover.has_checksums(url)
         alone = "target" if incoming else "source"
         copies.add_job(
             remote if incoming else file.path,
             file.path if incoming else remote,
             posc=not incoming,
             mkdir=not incoming,
-            checksummode="end2end" if self._mover.has_checksums(url) else alone,
+            checksummode="end2end" if asked else alone,
             checksumtype="adler32",
         )
 
@@ -285,17 +288,18 @@ class _Batch:
         if isinstance(file, ToGet):
             if not status.ok:
                 raise explained(Way.IN, url, status)
-            adler32 = result["targetCheckSum"].partition(":")[2]
+            adler32 = padded(result["targetCheckSum"].partition(":")[2])
+            if file.adler32 not in {None, adler32} and self._adler32(url) == file.adler32:
+                raise failure(Way.IN, Failure.WRONG, url)
             md5 = _md5(file) if file.md5 else None
-            return Moved(key=file.key, size=result["size"], adler32=padded(adler32), md5=md5)
+            return Moved(key=file.key, size=result["size"], adler32=adler32, md5=md5)
         if not status.ok:
             if kind(status.code, status.errno) is Failure.EXISTS:
                 return self._same(file, url, status)
             raise self._cleared(url, status)
-        if "targetCheckSum" not in result:
-            self._sized(file, url)
-        adler32 = result["sourceCheckSum"].partition(":")[2]
-        return Moved(key=file.key, size=result["size"], adler32=padded(adler32))
+        adler32 = padded(result["sourceCheckSum"].partition(":")[2])
+        self._arrived(file, url, adler32)
+        return Moved(key=file.key, size=result["size"], adler32=adler32)
 
     def _again(self, file: ToGet | ToPut, url: Url, status: Any) -> bool:
         """Whether a failure is one that a second try of ours avoids."""
@@ -334,11 +338,35 @@ class _Batch:
     def _same(self, file: ToPut, url: Url, status: Any) -> Moved:
         """What is there may be ours, of a try whose end was lost: a name has one writer."""
         ours = measured(file.path)
-        there, answer = self._mover.server(url).query(_CHECKSUM_QUERY, path_of(url))
-        words = bytes(answer or b"").rstrip(b"\0\n").split() if there.ok else []
-        if words[:1] != [b"adler32"] or padded(words[-1].decode()) != ours.adler32:
+        if self._adler32(url) != ours.adler32:
             raise explained(Way.OUT, url, status)
         return Moved(key=file.key, size=ours.size, adler32=ours.adler32)
+
+    def _arrived(self, file: ToPut, url: Url, ours: str) -> None:
+        """Raise JobError if the storage has something else, or not all of it where it has no
+        checksums."""
+        if self._mover.has_checksums(url):
+            status, there = self._checksum(url)
+            if there == ours:
+                return
+            if there is not None:
+                self._mover.server(url).rm(path_of(url))
+                raise failure(Way.OUT, Failure.WRONG, url)
+            if not status.ok and kind(status.code, status.errno) is not Failure.UNSUPPORTED:
+                raise self._cleared(url, status)
+            self._mover.lacks_checksums(url)
+        self._sized(file, url)
+
+    def _adler32(self, url: Url) -> str | None:
+        """What the server says of a file; None: nothing."""
+        return self._checksum(url)[1]
+
+    def _checksum(self, url: Url) -> tuple[Any, str | None]:
+        """The status of the question for a file's adler32, and what the server says."""
+        with self._mover.asking_for_checksum:
+            status, answer = self._mover.server(url).query(_CHECKSUM_QUERY, path_of(url))
+        words = bytes(answer or b"").rstrip(b"\0\n").split() if status.ok else []
+        return status, padded(words[-1].decode()) if words[:1] == [b"adler32"] else None
 
     def _sized(self, file: ToPut, url: Url) -> None:
         """Raise JobError if the storage, which has no checksums, has not all bytes."""
