@@ -2,9 +2,9 @@
 for all files.
 
 Checksums are compared end to end where the server has adler32; elsewhere ours is computed and the
-size compared. A server computes a few at a time, and lets others wait half a minute: it is asked for
-one of an upload at a time, and for none of a download whose checksum is known. An upload persists on successful close; what a killed uploader left is marked as
-pending, and replaced.
+size compared. A server computes a few at a time, and lets others wait half a minute: it is asked
+for one of an upload at a time, and for none of a download whose checksum is known. An upload
+persists on successful close; what a killed uploader left is marked as pending, and replaced.
 """
 
 from __future__ import annotations

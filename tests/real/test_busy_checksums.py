@@ -1,4 +1,5 @@
-"""A server that computes few checksums at a time lets others wait half a minute: nobody is made to."""
+"""A server that computes few checksums at a time lets others wait half a minute: no transfer is
+made to wait."""
 
 from __future__ import annotations
 
