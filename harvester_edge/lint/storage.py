@@ -94,6 +94,9 @@ def _place(site: Site, tree: Tree, at: At, read: Mapping[At, Url]) -> Iterator[F
         yield tree.fault(at, "E026", message, "leave it to outputs with a `scope`")
         return
     web = url.web.scheme in {"http", "https"}
+    if not web and url.scheme not in site.storage.plugins and _mover(url.scheme) is None:
+        # That nothing moves it is told for itself.
+        return
     moved = not web or site.storage.plugins.get(url.scheme, "http") != "http"
     keys = (["http_allow"] if web else []) + (["allow"] if moved else [])
     # Movers take the site's word for where what is left over goes.
