@@ -94,7 +94,7 @@ def _place(site: Site, tree: Tree, at: At, read: Mapping[At, Url]) -> Iterator[F
         yield tree.fault(at, "E026", message, "leave it to outputs with a `scope`")
         return
     web = url.web.scheme in {"http", "https"}
-    if not web and url.scheme not in site.storage.plugins and _mover(url.scheme) is None:
+    if not web and url.scheme not in site.storage.plugins and not _serves(url.scheme):
         # That nothing moves it is told for itself.
         return
     moved = not web or site.storage.plugins.get(url.scheme, "http") != "http"
@@ -118,7 +118,7 @@ def storage_options(site: Site, tree: Tree) -> Iterator[Fault]:
     for activity in Protocols.__struct_fields__:
         for nr, scheme in enumerate(getattr(site.storage.protocols, activity)):
             # A name in `plugins` that is wrong is told there.
-            if scheme not in site.storage.plugins and _mover(scheme) is None:
+            if scheme not in site.storage.plugins and not _serves(scheme):
                 at = ("storage", "protocols", activity, nr)
                 message = f"there is no data plugin for {scheme}://"
                 yield tree.fault(at, rule, message, "name one in `storage.plugins`")
@@ -179,10 +179,17 @@ def _mover(scheme: str) -> Any:
     """The class of a data or mover plugin, by its name or by a scheme that it serves; None: there
     is none. Raises ImportError."""
     name = plugins.MOVED_BY.get(scheme, scheme)
-    for kind in ("mover", "data"):
-        if name in plugins.names(kind):
-            return plugins.load(kind, name)
-    return None
+    kind = next((kind for kind in _KINDS if name in plugins.names(kind)), None)
+    return None if kind is None else plugins.load(kind, name)
+
+
+def _serves(scheme: str) -> bool:
+    """Whether a plugin moves files of such URLs; none is imported."""
+    name = plugins.MOVED_BY.get(scheme, scheme)
+    return any(name in plugins.names(kind) for kind in _KINDS)
+
+
+_KINDS = ("mover", "data")
 
 
 def storage_secrets(site: Site, tree: Tree) -> Iterator[Fault]:
