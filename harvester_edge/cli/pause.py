@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import getpass
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def word(args: Namespace, out: Output, name: str) -> int:
 
     site = lint.load(args.config)
     own(site.state, "paths.state")
-    reason = args.reason or f"by {getpass.getuser()}"
+    reason = args.reason or f"by {_who()}"
     try:
         write_whole(site.state / name, f"{reason}\n".encode())
     except OSError as error:
@@ -64,3 +65,11 @@ def show(out: Output, site: str, state: Path) -> int:
     else:
         out.line(f"{site} is online again")
     return 0
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In some containers a user is a number alone.
+        return f"user {os.getuid()}"

@@ -294,6 +294,15 @@ def test_an_edge_that_finishes_no_cycle_is_told(config, world, tmp_path, monkeyp
     assert glance(world.edge.site).down == ()
 
 
+def test_a_user_without_an_account_may_pause_too(config, world, monkeypatch):
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert main(["pause", "--config", config]) == 0
+    assert (world.edge.state / "pause").read_text() == f"by user {os.getuid()}\n"
+
+
 @pytest.mark.parametrize("verb", ["pause", "drain"])
 def test_a_full_disk_keeps_nobody_from_pausing(config, world, capsys, monkeypatch, verb):
     def full(*_: object) -> None:
