@@ -148,7 +148,8 @@ class File:
     def _entries(self, directory: Url) -> list[tuple[str, os.stat_result]]:
         """What is in a directory, sorted by name. Raises JobError."""
         found = []
-        with self._parent(directory.joined("x")) as (here, _):
+        # Of any file in it, whose name nobody reads.
+        with self._parent(directory.joined("x"), of=directory) as (here, _):
             try:
                 with os.scandir(here) as entries:
                     for entry in entries:
@@ -187,9 +188,13 @@ class File:
         )
 
     @contextlib.contextmanager
-    def _parent(self, url: Url, *, make: bool = False) -> Iterator[tuple[int, bytes]]:
-        """The directory of a file, open, and the file's name in it."""
+    def _parent(
+        self, url: Url, *, make: bool = False, of: Url | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """The directory of a file, open, and the file's name in it. `of`: what errors speak of, if
+        not of the file."""
         root, names = self._beneath(url)
+        url = of or url
         try:
             here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

@@ -302,6 +302,11 @@ def test_nothing_outside_of_the_roots_is_listed(root, transfer, end, code):
     assert code_of(lambda: listed(transfer, root, end)) is code
 
 
+def test_a_directory_that_is_not_there_is_named_as_the_job_names_it(root, transfer):
+    with pytest.raises(JobError, match=r"/no/? does not exist$"):
+        listed(transfer, root, "no/")
+
+
 def test_a_list_has_an_end(root, transfer, monkeypatch):
     monkeypatch.setattr("plugins.data.file.MOST_FOUND", 3)
     for nr in range(4):
