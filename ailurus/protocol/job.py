@@ -49,6 +49,12 @@ class InputFile(
     as the archive without these endings."""
 
 
+Tree = Annotated[
+    str,
+    Meta(pattern=r"^(archive|dataset)?(?!\n)$", max_length=7, description="archive or dataset"),
+]
+
+
 class OutputFile(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False
 ):
@@ -69,10 +75,7 @@ class OutputFile(
     """The data set of Rucio into which it is put, closed when nothing more comes into it."""
     lifetime_s: Annotated[int, Meta(ge=1, le=3_153_600_000)] | None = None
     """How long Rucio keeps it; None: for ever."""
-    tree: Annotated[
-        str,
-        Meta(pattern=r"^(archive|dataset)?(?!\n)$", max_length=7, description="archive or dataset"),
-    ] = ""
+    tree: Tree = ""
     """What becomes of a directory: one archive, `NAME.tar.gz`, or each file an output of its own,
     with a `scope` in the data set of Rucio."""
 

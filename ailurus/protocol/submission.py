@@ -28,7 +28,7 @@ from ailurus.protocol.fields import (
     Variable,
 )
 from ailurus.protocol.file_rules import check_inputs, check_outputs
-from ailurus.protocol.job import JobSpec
+from ailurus.protocol.job import JobSpec, Tree
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
@@ -70,6 +70,7 @@ _ALLOWED = {
         Key,
         Scope,
         DidText,
+        Tree,
     )
     for meta in get_args(kind)
     if isinstance(meta, Meta)
@@ -224,7 +225,8 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
         raise AilurusError(
             f"{text!r} is a path, and stands for many files",
             field=where,
-            remedy=f"{{name: {text}}}, with url: DIRECTORY if they go elsewhere than the site says",
+            remedy=f"{{name: {text}{', tree: dataset' if text.endswith('/') else ''}}}, with url: "
+            "DIRECTORY if they go elsewhere than the site says",
         )
     try:
         file = read(Url.parse(_url(text, base)))
@@ -288,6 +290,8 @@ def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
         remedy = "give it"
     elif pattern := _PATTERN.search(message):
         message, remedy = "not of the form that is allowed", _form(pattern[1])
+    elif message.startswith("Expected `array`"):
+        remedy = "a list, also of one: `[…]`"
     elif bound := _BOUND.search(message):
         remedy = f"{'a length of ' if bound[1] else ''}{_WORDS[bound[2]]} {bound[3]}"
     return AilurusError(message, field=path, remedy=remedy)

@@ -45,6 +45,10 @@ GOOD = "- name: a\n  command: 'true'\n"
             "z.yaml:3: jobs[0].memory: 'much' is not a size (write 500M, 4GiB or a number of MiB)",
         ),
         (GOOD + "  walltime: soon\n", "z.yaml:3: jobs[0].walltime: 'soon' is not a duration"),
+        (
+            GOOD + "  outputs: a\n",
+            "z.yaml:3: jobs[0].outputs: Expected `array`, got `str` (a list, also of one: `[…]`)",
+        ),
         (GOOD + "  memory: 0\n", "z.yaml:3: jobs[0].memory_mb: Expected `int` >= 1"),
         (GOOD + "  cores: 1\n  cores: 2\n", "z.yaml:4: jobs[0].cores: given twice"),
         (
