@@ -27,8 +27,9 @@ STRAY = (409, 410)
 class Dismissed(AilurusError):
     """The dispatcher does not want this pilot: it is a stray, too late, or not allowed."""
 
-    def __init__(self, error: Refused) -> None:
-        super().__init__(error.message, remedy=error.remedy, field=error.field)
+    def __init__(self, error: Refused, remedy: str = "") -> None:
+        """`remedy`: in place of the server's, which speaks to who writes requests."""
+        super().__init__(error.message, remedy=remedy or error.remedy, field=error.field)
         self.stray = error.status in STRAY
 
 
@@ -66,6 +67,7 @@ class Link:
             url, credential, connections=1, trust=trust
         )
         self._registration, self._foreign = registration, panda is not None
+        self._tokenless = credential is None
         self._clock = clock
         self._token = ""
         self._trouble = ThrottledLog(Log("pilot.upstream.link"))
@@ -90,7 +92,8 @@ class Link:
                 failure = error
             except Refused as error:
                 if self._final(error):
-                    raise Dismissed(error) from None
+                    asks = error.status == 401 and not self._foreign
+                    raise Dismissed(error, self._remedy() if asks else "") from None
                 failure = _stranger(error)
             if self._clock.monotonic() + pause > deadline:
                 raise failure
@@ -117,6 +120,12 @@ class Link:
         if error.giver == STRANGER:
             return self._foreign and error.status in (401, 403)
         return error.status not in authority.WRONG_DOOR
+
+    def _remedy(self) -> str:
+        """What helps a pilot whose token is refused."""
+        if self._tokenless:
+            return "give --token-file FILE, or set AILURUS_TOKEN_FILE"
+        return "is it a token of this dispatcher, and still good? `dispatcher token` makes one"
 
     def _worker_token(self, *, fresh: bool = False) -> str:
         with self._lock:

@@ -55,6 +55,18 @@ def test_a_registration_gives_a_worker_and_its_token():
 
 
 @pytest.mark.parametrize(
+    ("credential", "remedy"), [(None, "--token-file FILE"), (lambda: "t", "`dispatcher token`")]
+)
+def test_a_pilot_whose_token_is_refused_says_what_to_do_about_it(credential, remedy):
+    server = Server(refused(401))
+    link = Link("http://127.0.0.1:1", credential, PILOT, panda=server, clock=FakeClock())
+    link._foreign = False
+    with pytest.raises(Dismissed) as caught:
+        link.register(ONCE)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
     ("status", "stray"), [(401, False), (403, False), (409, True), (410, True)]
 )
 def test_a_dispatcher_that_refuses_a_pilot_dismisses_it_at_once(status, stray):
