@@ -180,11 +180,18 @@ def places(storage: Storage, mark: str) -> list[Place]:
         for prefix in [*map(Url.parse, storage.allow), *roots]
         if not any(url.within(prefix) for url in usual)
     ]
+    # Jobs may not name the alternative unless `allow` says so, and what is left over goes there.
+    instead = (storage.alternative_output,) if storage.alternative_output else ()
+    trusting = replace(storage, allow=(*storage.allow, *instead))
     found = [
         Place(
             name=str(url),
             # Where a site's token may go follows from this.
-            storage=replace(storage, default_output=url.text, alternative_output=""),
+            storage=replace(
+                trusting if url.text in instead else storage,
+                default_output=url.text,
+                alternative_output="",
+            ),
             output=replace(output, url=url.text),
             needed=url in usual,
         )

@@ -37,6 +37,17 @@ def test_outputs_go_where_jobs_send_them_and_where_they_may():
     assert [place.storage.default_output for place in found][1] == "root://other//out/"
 
 
+def test_what_is_left_over_goes_where_no_job_may_send_anything():
+    storage = Storage(
+        default_output="root://door//out/",
+        alternative_output="root://other//out/",
+        allow=("root://door//",),
+    )
+    door, other = places(storage, MARK)
+    assert door.storage.allow == ("root://door//",)
+    assert other.storage.allow == ("root://door//", "root://other//out/")
+
+
 def test_storage_of_rucio_is_tried_by_each_protocol_that_the_site_names():
     protocols = Protocols(read_lan=("root", "davs"), write_lan=("davs",), write_wan=("srm",))
     storage = Storage(rse="RSE", rucio={"account": "pilot"}, protocols=protocols)
