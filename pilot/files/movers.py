@@ -91,10 +91,13 @@ class Movers:
             raise JobError(Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}") from None
         place = _place(url)
         if place is None or not any(place.within(one) for one in prefixes if one is not None):
+            remedy = "use the site's storage, or ask its admin to allow that prefix"
+            if url.scheme == RUCIO:
+                remedy = "use a site with Rucio: `storage.rse` and `storage.rucio` of its site file"
             raise JobError(
                 Code.STORAGE_FORBIDDEN,
                 f"{url} is not in this site's storage.allow",
-                remedy="use the site's storage, or ask its admin to allow that prefix",
+                remedy=remedy,
             )
 
     def _prefixes(self, url: Url) -> Sequence[str]:

@@ -136,6 +136,12 @@ def test_no_url_leads_out_of_what_the_site_allows(url, fine):
     assert raised.value.code is Code.STORAGE_FORBIDDEN
 
 
+def test_a_site_without_rucio_says_what_it_lacks():
+    with pytest.raises(JobError) as raised:
+        Movers(Storage(), bounds_of(Limits())).allowed(Url.parse("rucio://user.ann:raw"))
+    assert "`storage.rucio`" in raised.value.remedy
+
+
 def test_what_the_site_lets_jobs_use_by_http_is_the_same_whoever_moves_it():
     storage = Storage(http_allow=("https://h/s/",), plugins={"davs": "gfal2"})
     movers = Movers(storage, bounds_of(Limits()))
