@@ -181,7 +181,9 @@ def _room(path: Path) -> str:
         raise Trouble(f"{there} has {left_mb} MB left", f"at least {FREE_MB}")
     if free.f_files and free.f_favail < FREE_INODES:
         raise Trouble(f"{there} has {free.f_favail} inodes left", "each worker needs about five")
-    return f"{path} has {left_mb // 1024} GB left"
+    room = f"{left_mb // 1024} GB left"
+    # A mount that is missing looks so, too.
+    return f"{path} has {room}" if there == path else f"{path} is not there yet, {there} has {room}"
 
 
 def _filesystem(path: Path) -> str:

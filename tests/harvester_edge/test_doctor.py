@@ -52,6 +52,13 @@ def test_a_full_or_shared_state_directory_is_found(findings, monkeypatch):
     assert "MB left" in findings()["shared"].said
 
 
+def test_a_directory_that_is_not_there_is_told_so(findings, tree, tmp_path):
+    (tmp_path / "mount").mkdir()
+    paths = {**tree["paths"], "shared": str(tmp_path / "mount/edge/shared")}
+    found = findings(paths=paths)["shared"]
+    assert f"{tmp_path}/mount/edge/shared is not there yet, {tmp_path}/mount has " in found.said
+
+
 def test_a_faulty_site_file_is_all_that_is_asked_about(findings):
     assert findings(scaling={}).keys() == {"site file"}
 
