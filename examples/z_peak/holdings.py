@@ -113,7 +113,7 @@ def table_of_datasets(known: Mapping[str, Any]) -> Table:
 def table_of_replicas(known: Mapping[str, Any]) -> Table:
     table = Table(title="replicas", title_justify="left")
     for column in ("file", "bytes", "adler32", "at", "kept until"):
-        table.add_column(column, justify="right" if column == "bytes" else "left")
+        table.add_column(column, justify="right" if column == "bytes" else "left", overflow="fold")
     until = {rule["did"]: rule["until"][:10] for rule in known["rules"]}
     files = [(file, dataset) for dataset in known["datasets"] for file in dataset["files"]]
     for file, dataset in files[:SHOWN]:
