@@ -159,7 +159,12 @@ class App:
                 await self._streamed(ask, caller, receive, send)
         else:
             if route.scope in (Scope.EDGE, Scope.RELAY) and ask.site != caller.site:
-                raise Rejected(403, f"the token is for site {caller.site!r}", field="site")
+                raise Rejected(
+                    403,
+                    f"the token is for site {caller.site!r}",
+                    field="site",
+                    remedy=f"`dispatcher token … --site {ask.site}` makes one of this site",
+                )
             content = await self._called(endpoint, ask, caller, job_id, limiter, receive)
             await http.answer(send, 200, content, http.JSON)
             if route.name == "submit":
