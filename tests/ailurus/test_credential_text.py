@@ -60,7 +60,7 @@ def test_whatever_a_parser_says_of_a_spoilt_proxy_it_is_refused(monkeypatch, ref
 
 def test_deep_claims_are_refused() -> None:
     with pytest.raises(AilurusError, match="no credential"):
-        credential_text.describe(_token(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}"))
+        credential_text.describe(_token(b'{"a":' + b"[" * 25_000 + b"]" * 25_000 + b"}"))
 
 
 def test_a_token_says_when_it_was_made() -> None:
