@@ -37,7 +37,7 @@ def main(args: Namespace, out: Output) -> int:
         if out.as_json:
             out.document(Submit(request_id=args.request_id or "dry-run", jobs=jobs))
         else:
-            out.line(f"{len(jobs)} jobs are good")
+            out.line("1 job is good" if len(jobs) == 1 else f"{len(jobs)} jobs are good")
         return 0
     client = connect(args, patience_s=PATIENCE_S)
     known = args.request_id

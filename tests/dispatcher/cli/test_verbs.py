@@ -58,7 +58,7 @@ def test_a_sweep_of_ten_thousand_is_one_call(run, jobfile):
 
 def test_a_dry_run_submits_nothing(run, jobfile):
     ran = run("submit", "--dry-run", jobfile("name: dry\ncommand: x\n"))
-    assert (ran.code, ran.out) == (0, "1 jobs are good\n")
+    assert (ran.code, ran.out) == (0, "1 job is good\n")
     assert "dry" not in run("jobs").out
 
 
