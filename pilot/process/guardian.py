@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 LEFTOVERS_S = 5.0
 # After an ending: the kernel's list of children may miss one that just came.
 AGAIN_S = 1.0
-EXEC_S = 0.5  # an exec is over by then, many times
+# An exec is over by then, many times.
+EXEC_S = 0.5
 # Until strangers are looked at again.
 SOON_S = 0.05
 # How long the news of a start may wait for an end to go with. An image's mount needs it.

@@ -1,4 +1,4 @@
-"""Dispatchers and queues to try pilots on."""
+"""Dispatchers and queues to try pilots on, and the parts of one that runs on nothing real."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pilot.workdir import Workdir
+from tests.pilot.fakes import World
 from tests.pilot.helpers import Dispatcher, Field
 
 
@@ -41,3 +43,15 @@ def frail(own_dispatcher: Dispatcher, tmp_path: Path) -> Iterator[Field]:
     made = Field(own_dispatcher, tmp_path, "frail")
     yield made
     made.end()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workdir:
+    made = Workdir(tmp_path / "1.1")
+    made.make()
+    return made

@@ -6,7 +6,6 @@ import errno
 import os
 import pwd
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -19,18 +18,6 @@ from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sand
 from pilot.run import Outcome, run
 from pilot.workdir import Workdir
 from tests.pilot.fakes import World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Workdir:
-    made = Workdir(tmp_path / "1.1")
-    made.make()
-    return made
 
 
 def ran(world: World, work: Workdir, attempt: Attempt, slot: Slot | None = None) -> Outcome:

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,11 +26,6 @@ from tests.pilot.fakes import FakeSignals, World, assignment
 
 SILENT = Unreachable("no answer")
 GIVER = "the-dispatcher"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def server_of(world: World, signals: tuple[int, ...] = (), **terms: Any) -> Server:

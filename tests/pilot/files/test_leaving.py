@@ -24,18 +24,6 @@ from pilot.workdir import Workdir
 from tests.pilot.fakes import World
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Workdir:
-    made = Workdir(tmp_path / "1.1")
-    made.make()
-    return made
-
-
 def fill(work: Workdir, *names: str) -> None:
     for name in names:
         path = work.directory / name

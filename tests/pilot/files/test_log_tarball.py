@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-from pathlib import Path
 
 import pytest
 
@@ -21,18 +20,6 @@ from tests.pilot.fakes import World
 
 WHY = JobError(Code.PAYLOAD_FAILED, "it failed")
 NO_ROOM = JobError(Code.STAGE_OUT_FAILED, "full", transient=False)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Workdir:
-    made = Workdir(tmp_path / "1.1")
-    made.make()
-    return made
 
 
 def kept(world: World, work: Workdir, **fields: object) -> dict[str, bytes]:

@@ -29,13 +29,6 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Workdir:
-    made = Workdir(tmp_path / "1.1")
-    made.make()
-    return made
-
-
 def failing(call: Callable[[], object]) -> JobError:
     with pytest.raises(JobError) as raised:
         call()

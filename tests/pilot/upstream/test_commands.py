@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from pathlib import Path
 
 import pytest
 
@@ -18,11 +17,6 @@ from pilot.workdir import Workdir
 from tests.pilot.fakes import World
 
 SILENT = Unreachable("no answer")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 @pytest.fixture

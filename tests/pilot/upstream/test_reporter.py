@@ -23,11 +23,6 @@ SILENT = Unreachable("no answer")
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-@pytest.fixture
 def reporter(world: World) -> Reporter:
     return world.kit.reporter
 
