@@ -68,10 +68,10 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
             attempt.image = kit.container.prepare(attempt.spec, attempt.check)
             kit.stage.stage_in(attempt, work)
         staged = kit.clock.monotonic()
-        with kit.slots.slot_for(attempt) as slot:
+        with kit.slots.placed(attempt) as placement:
             attempt.timing["wait"] = kit.clock.monotonic() - staged
             with _phase(attempt, kit.clock, JobState.RUNNING, "run"):
-                outcome = run(attempt, work, slot, kit)
+                outcome = run(attempt, work, placement, kit)
                 attempt.began = not (outcome.error and outcome.error.code in NODE_FAULTS)
         if outcome.error is not None:
             raise outcome.error

@@ -19,7 +19,7 @@ from pilot import blame
 from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.node import gpus
-from pilot.node.slots import Slot
+from pilot.node.slots import Placement, Slot
 from pilot.ports import PATH, Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
@@ -52,8 +52,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
     error: JobError | None = None
 
 
-def run(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Outcome:
-    """Run the payload in `slot`; returns when it has ended and nothing of it is left."""
+def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outcome:
+    """Run the payload in its slots; returns when it has ended and nothing of it is left."""
+    [slot] = placement
     container = kit.container.of(attempt.spec)
     box = Sandbox(
         directory=str(work.directory),

@@ -57,12 +57,21 @@ class Line(Generic[T]):
             yield from itertools.repeat(need, len(heap))
 
 
+OWN = ""
+"""The name of the node on which the pilot itself runs, where it has no other."""
+
+
 class Slot(NamedTuple):
-    """A granted share. `cpus` is empty where payloads are not pinned."""
+    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
 
     need: Resources
     cpus: tuple[int, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    node: str = OWN
+
+
+Placement = tuple[Slot, ...]
+"""What a payload holds: one slot on each of its nodes, the first for its first process."""
 
 
 class Slots:
@@ -78,7 +87,7 @@ class Slots:
         self._gpus = list(gpus)
         self._line: Line[Attempt] = Line()
         self._coming: dict[Attempt, Resources] = {}
-        self._granted: dict[Attempt, Slot] = {}
+        self._granted: dict[Attempt, Placement] = {}
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
@@ -97,8 +106,9 @@ class Slots:
                 self.changed.notify_all()
 
     @contextmanager
-    def slot_for(self, job: Attempt) -> Iterator[Slot]:
-        """A slot for `job`, once there is one; raises the job's own stop if that comes first."""
+    def placed(self, job: Attempt) -> Iterator[Placement]:
+        """Its slots for `job`, once they are free; raises the job's own stop if that comes
+        first."""
         need = shape_of(job.spec).each
         with self._lock:
             self._line.add(
@@ -145,16 +155,17 @@ class Slots:
             cpus = tuple(self._cpus[: need.cores])
             gpus = tuple(self._gpus[: need.gpus])
             del self._cpus[: len(cpus)], self._gpus[: len(gpus)]
-            self._granted[job] = Slot(need, cpus, gpus)
+            self._granted[job] = (Slot(need, cpus, gpus),)
             job.wakeup.set()
 
     def _give_back(self, job: Attempt, need: Resources) -> None:
-        slot = self._granted.pop(job, None)
-        if slot is None:
+        placement = self._granted.pop(job, None)
+        if placement is None:
             self._line.remove(job, need)
         else:
             self._free = self._free.plus(need)
-            self._cpus = sorted([*self._cpus, *slot.cpus])
-            self._gpus += slot.gpus
+            for slot in placement:
+                self._cpus = sorted([*self._cpus, *slot.cpus])
+                self._gpus += slot.gpus
             self._grant()
         self.changed.notify_all()

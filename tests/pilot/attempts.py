@@ -64,7 +64,7 @@ def outcome_of(
         try:
             work.make()
             attempt.work = work
-            return run(attempt, work, Slot(Resources(cores=1)), kit_of(spawner, container))
+            return run(attempt, work, (Slot(Resources(cores=1)),), kit_of(spawner, container))
         except JobError as error:
             return Outcome(exit_code=-1, error=error)
 

@@ -21,7 +21,7 @@ from tests.pilot.fakes import World
 
 
 def ran(world: World, work: Workdir, attempt: Attempt, slot: Slot | None = None) -> Outcome:
-    return run(attempt, work, slot or Slot(world.kit.slots.total), world.kit)
+    return run(attempt, work, (slot or Slot(world.kit.slots.total),), world.kit)
 
 
 def ended(world: World, work: Workdir, **end: object) -> Outcome:

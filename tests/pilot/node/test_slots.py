@@ -76,10 +76,10 @@ def test_a_second_job_waits_for_the_first() -> None:
     order: list[str] = []
 
     def second() -> None:
-        with slots.slot_for(attempt(2)) as slot:
+        with slots.placed(attempt(2)) as [slot]:
             order.append(f"second on {slot.cpus}")
 
-    with slots.slot_for(attempt(1)) as slot:
+    with slots.placed(attempt(1)) as [slot]:
         assert slot.cpus == (5,)
         thread = threading.Thread(target=second)
         thread.start()
@@ -96,12 +96,12 @@ def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
 
     def second() -> None:
         try:
-            with slots.slot_for(waiting):
+            with slots.placed(waiting):
                 pass
         except JobError as error:
             raised.append(error.code)
 
-    with slots.slot_for(attempt(1)):
+    with slots.placed(attempt(1)):
         thread = threading.Thread(target=second)
         thread.start()
         while not slots.waiting():
@@ -117,11 +117,11 @@ def test_a_gpu_is_handed_out_once_and_again_when_its_payload_has_ended() -> None
     devices = [Gpu(name=f"GPU-{nr}", number=nr, key=f"nvidia{nr}", files=()) for nr in range(2)]
     total = Resources(cores=4, memory_mb=10_000, disk_mb=10_000, gpus=2)
     slots = Slots(total, gpus=devices)
-    with slots.slot_for(attempt(1, gpus=1)) as one, slots.slot_for(attempt(2, gpus=1)) as two:
+    with slots.placed(attempt(1, gpus=1)) as [one], slots.placed(attempt(2, gpus=1)) as [two]:
         assert {*one.gpus, *two.gpus} == set(devices)
-    with slots.slot_for(attempt(3, gpus=2)) as both:
+    with slots.placed(attempt(3, gpus=2)) as [both]:
         assert set(both.gpus) == set(devices)
-    with slots.slot_for(attempt(4)) as none:
+    with slots.placed(attempt(4)) as [none]:
         assert none.gpus == ()
 
 

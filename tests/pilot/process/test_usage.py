@@ -286,7 +286,7 @@ def ran(box: Any, directory: Path, program: str, **fields: Any) -> tuple[Outcome
         work.make()
         (work.directory / "program.py").write_text(textwrap.dedent(program))
         return run(
-            attempt, work, Slot(Resources(cores=1)), box
+            attempt, work, (Slot(Resources(cores=1)),), box
         ), work.stdout.read_text() + work.stderr.read_text()
 
 
@@ -388,7 +388,7 @@ def test_files_in_memory_are_told_as_memory(box: Any, tmp_path: Path) -> None:
     )
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        assert run(attempt, work, Slot(Resources(cores=1)), box).error is None
+        assert run(attempt, work, (Slot(Resources(cores=1)),), box).error is None
     assert attempt.usage.max_rss_kb >= 40 << 10
 
 
@@ -402,7 +402,7 @@ def test_inputs_count_beside_the_disk_whatever_was_declared(box: Any, tmp_path: 
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         sized(work.directory / "in", 90 * MB)
-        outcome = run(attempt, work, Slot(Resources(cores=1)), box)
+        outcome = run(attempt, work, (Slot(Resources(cores=1)),), box)
     assert outcome.error is None
     assert attempt.usage.disk_mb in (180, 181)
 
