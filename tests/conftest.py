@@ -17,7 +17,9 @@ from hypothesis import settings
 from structlog.testing import capture_logs
 
 from ailurus import logs
+from tests.rig import nodes as machines
 from tests.rig import services
+from tests.rig.batch_systems import Slurm
 
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
@@ -119,3 +121,19 @@ def busybox(need: Callable[..., str]) -> Iterator[Path]:
         directory = Path(name)
         directory.chmod(0o755)
         yield services.busybox_image(need, directory)
+
+
+@pytest.fixture
+def nodes(need: Callable[..., str]) -> Iterator[machines.Nodes]:
+    """Three machines of namespaces, up in half a second; a test may kill and cut them."""
+    machines.nodes_needed(need)
+    with machines.running(3) as running:
+        yield running
+
+
+@pytest.fixture
+def slurm_nodes(nodes: machines.Nodes, need: Callable[..., str]) -> Iterator[Slurm]:
+    """A Slurm on these three machines, of four cores each."""
+    need("slurmctld", package="slurm-wlm", option="--slurm")
+    with machines.slurm_on(nodes, cores=4) as slurm:
+        yield slurm
