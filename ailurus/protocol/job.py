@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NewType
+from typing import Annotated, Any, NewType
 
 from msgspec import Meta, Struct
 
@@ -19,6 +19,7 @@ from ailurus.protocol.fields import (
     Variable,
     Whole,
 )
+from ailurus.protocol.launchers import SINGLE, LauncherName
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.url import DirectoryUrl, FileUrl
 
@@ -120,7 +121,9 @@ class JobSpec(
     looping_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     """The payload is killed when it gives no sign of life for this long; 0: never (PanDA
     loopingCheck false); None: as the site says."""
-    launcher: Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")] = "single"
+    launcher: LauncherName = SINGLE
+    launcher_options: Annotated[dict[str, Any], Meta(max_length=50)] = {}
+    """Of the launcher's own type: see `ailurus.protocol.launchers`."""
     environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
     credentials: Annotated[tuple[CredentialUse, ...], Meta(max_length=8)] = ()
     """What its files are moved with in place of the site's own credentials."""

@@ -29,6 +29,15 @@ from ailurus.protocol.fields import (
 )
 from ailurus.protocol.file_rules import check_inputs, check_outputs
 from ailurus.protocol.job import JobSpec, Tree
+from ailurus.protocol.launchers import (
+    OPTIONS,
+    Controller,
+    Flavour,
+    Pmi,
+    Start,
+    check_options,
+    named,
+)
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
@@ -71,6 +80,10 @@ _ALLOWED = {
         Scope,
         DidText,
         Tree,
+        Flavour,
+        Start,
+        Pmi,
+        Controller,
     )
     for meta in get_args(kind)
     if isinstance(meta, Meta)
@@ -172,6 +185,12 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         fields["environment"] = {
             k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
         }
+    if "launcher" in fields:
+        at = f"{where}.launcher"
+        fields["launcher"], options = named(fields["launcher"], at)
+        if options:
+            check_launcher(fields["launcher"], options, f"{at}.{fields['launcher']}")
+            fields["launcher_options"] = options
     try:
         job = msgspec.convert(fields, JobSpec)
         msgspec.json.encode(job)
@@ -187,6 +206,14 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
             remedy="write the character itself",
         ) from None
     return job
+
+
+def check_launcher(name: str, options: Mapping[str, Any], where: str) -> None:
+    """Check the options of a launcher that is known here. Raises AilurusError with the field."""
+    try:
+        check_options(name, options)
+    except msgspec.ValidationError as error:
+        raise explained(error, where, OPTIONS[name].__struct_fields__) from None
 
 
 def _measured(
@@ -271,8 +298,11 @@ def _url(text: str, base: str) -> str:
     return Url.of_path(path).text
 
 
-def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
-    """What msgspec found, with the field as a path and what would help."""
+def explained(
+    error: msgspec.ValidationError, where: str = "", known: Sequence[str] = ()
+) -> AilurusError:
+    """What msgspec found, with the field as a path and what would help. `known`: what the fields
+    there are called, unless they are a job's."""
     message = str(error)
     path = where
     if at := _AT.search(message):
@@ -280,10 +310,10 @@ def explained(error: msgspec.ValidationError, where: str = "") -> AilurusError:
         path = ".".join(part for part in (where, at[1]) if part)
     remedy = ""
     if unknown := _UNKNOWN.search(message):
-        # Only of a job we know what its fields are called.
-        if path.startswith("jobs["):
-            near = difflib.get_close_matches(unknown[1], _KNOWN, n=1)
-            remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_KNOWN)}"
+        # Of nothing else we know what its fields are called.
+        if known := known or (_KNOWN if path.startswith("jobs[") else ()):
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
         path, message = ".".join(part for part in (path, unknown[1]) if part), "no such field"
     elif missing := _MISSING.search(message):
         path, message = ".".join(part for part in (path, missing[1]) if part), "missing"
@@ -322,6 +352,8 @@ def check(jobs: Sequence[JobSpec]) -> None:
             field = f"{where}.{error.field}"
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_words(job, where)
+        if job.launcher_options:
+            check_launcher(job.launcher, job.launcher_options, f"{where}.launcher_options")
         if not (job.inputs or job.outputs or job.depends_on):
             continue
         check_inputs(job.inputs, f"{where}.inputs")

@@ -67,6 +67,28 @@ def test_defaults_are_shared_and_paths_are_relative_to_the_file():
             "8 hexadecimal digits",
         ),
         ({"launcher": "M"}, "jobs[0].launcher", "it must match ^[a-z]*$"),
+        ({"launcher": {"mpi": {}, "ray": {}}}, "jobs[0].launcher", "2 launchers"),
+        ({"launcher": {"mpi": 4}}, "jobs[0].launcher.mpi", "Expected `object`"),
+        (
+            {"launcher": {"mpi": {"ranks_pernode": 4}}},
+            "jobs[0].launcher.mpi.ranks_pernode",
+            "did you mean `ranks_per_node`?",
+        ),
+        (
+            {"launcher": {"mpi": {"ranks_per_node": 0}}},
+            "jobs[0].launcher.mpi.ranks_per_node",
+            "at least 1",
+        ),
+        (
+            {"launcher": {"mpi": {"flavour": "lam"}}},
+            "jobs[0].launcher.mpi.flavour",
+            "openmpi or mpich",
+        ),
+        (
+            {"launcher": {"single": {"ranks_per_node": 2}}},
+            "jobs[0].launcher.single.ranks_per_node",
+            "no such field",
+        ),
         ({"sweep": {"seed": []}}, "jobs[0].sweep.seed", "expected a list"),
         ({"sweep": {"seed": {"from": 1}}}, "jobs[0].sweep.seed", "expected a list"),
     ],
@@ -76,6 +98,28 @@ def test_a_mistake_names_field_and_remedy(change, field, says):
         jobs_from({**ONE, **change})
     assert raised.value.field == field
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "options"),
+    [
+        ("mpi", "mpi", {}),
+        ({"mpi": None}, "mpi", {}),
+        ({"mpi": {"ranks_per_node": 4}}, "mpi", {"ranks_per_node": 4}),
+        ({"ofasite": {"depth": 3}}, "ofasite", {"depth": 3}),
+    ],
+)
+def test_a_launcher_is_a_word_or_a_word_with_its_options(written, name, options):
+    """One that a site installed has options of which only its pilots know the type."""
+    (job,) = jobs_from({**ONE, "launcher": written})
+    assert (job.launcher, job.launcher_options) == (name, options)
+
+
+def test_options_of_a_launcher_are_checked_in_a_job_that_comes_as_it_is():
+    with pytest.raises(AilurusError) as raised:
+        check([JobSpec(**ONE, launcher="ray", launcher_options={"dashboards": True})])
+    assert raised.value.field == "jobs[0].launcher_options.dashboards"
+    assert raised.value.remedy == "did you mean `dashboard`?"
 
 
 @pytest.mark.parametrize("tree", [None, 3, "x", [], [3], {"jobs": 3}, {"jobs": [], "x": 1}])
