@@ -13,9 +13,10 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import Assignment, Credential, Usage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
-from pilot.ports import Image, JobError, Spawner
+from pilot.ports import Image, JobError
 
 if TYPE_CHECKING:
+    from pilot.node_ports import Node
     from pilot.progress import StagingProgress
     from pilot.workdir import Workdir
 
@@ -66,7 +67,7 @@ class Attempt:
         self._on_change, self._on_settled, self._clock = on_change, on_settled, clock
         self._stop: JobError | None = None
         self._stopped = threading.Event()
-        self._payload: tuple[Spawner, int] | None = None
+        self._payload: tuple[Node, int] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -103,7 +104,7 @@ class Attempt:
         self._clock.wait(self._stopped, seconds)
         return self._stop
 
-    def start_payload(self, start: Callable[[], tuple[Spawner, int]]) -> None:
+    def start_payload(self, start: Callable[[], tuple[Node, int]]) -> None:
         """Start the payload; from now on a stop reaches it. Raises the attempt's own stop instead,
         if it was stopped before."""
         with self._lock:
@@ -132,12 +133,12 @@ class Attempt:
                 self.note(f"stopped: {error}")
                 self._stopped.set()
             if self._payload is not None:
-                spawner, key = self._payload
+                node, key = self._payload
                 if grace_s > 0:
                     self._kill_by(grace_s)
-                    spawner.signal(key, signal.SIGTERM)
+                    node.signal(key, signal.SIGTERM)
                 else:
-                    spawner.signal(key, signal.SIGKILL)
+                    node.signal(key, signal.SIGKILL)
         self.wakeup.set()
         self._on_change(self)
 

@@ -65,7 +65,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         attempt.work = work
         with _phase(attempt, kit.clock, JobState.STARTING, "stage_in"):
             attempt.credentials = kit.delegation.fetch(attempt)
-            attempt.image = kit.container.prepare(attempt.spec, attempt.check)
+            attempt.image = kit.node.prepare(attempt.spec, attempt.check)
             kit.stage.stage_in(attempt, work)
         staged = kit.clock.monotonic()
         with kit.slots.placed(attempt) as placement:
@@ -147,7 +147,7 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
             field="inputs",
             remedy="give the input another name",
         )
-    kit.container.accepts(spec)
+    kit.node.container.accepts(spec)
     if spec.launcher != "single":
         raise JobError(
             Code.NOT_IMPLEMENTED,
@@ -193,7 +193,7 @@ def report_of(
         timing={name: round(seconds, 4) for name, seconds in attempt.timing.items()},
         ended=kit.clock.time(),
         host=kit.host,
-        runtime=kit.container.of(attempt.spec).name,
+        runtime=kit.node.container.of(attempt.spec).name,
         stderr_tail=_clipped(tail),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pilot.clock import Clock
 from pilot.files.stage import Stage
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
-from pilot.ports import Container, Spawner
+from pilot.node_ports import Node
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal
@@ -22,8 +23,10 @@ class Kit:
     host: str
     clock: Clock
     directory: Path
-    container: Container
-    spawner: Spawner
+    node: Node
+    """This machine."""
+    nodes: Mapping[str, Node]
+    """All nodes, by the names that slots have for them."""
     stage: Stage
     slots: Slots
     supervisor: Supervisor

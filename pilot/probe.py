@@ -32,10 +32,12 @@ from ailurus.protocol.messages import Assignment, DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.files.stage import Stage
+from pilot.node.local import LocalNode
+from pilot.node_ports import Exit, Order
 from pilot.options import Options
-from pilot.ports import PATH, Container, Image, JobError, ProcessEnd, Sandbox
+from pilot.ports import PATH, JobError, Sandbox
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import started_as, stderr_tail, user_name
+from pilot.run import stderr_tail, user_name
 from pilot.site import Protocols, Site, Storage
 from pilot.start import container_of, own_directory, stage_of
 from pilot.workdir import Workdir, remove_tree
@@ -295,65 +297,62 @@ def _started(trial: _Trial, image: str) -> str:
     """Run a program that does nothing, as payloads run."""
     spec = JobSpec(name=PROBE, command="true", container=image)
     began = time.monotonic()
-    container = container_of(trial.site, trial.directory, trial.spawner)
+    node = LocalNode(container_of(trial.site, trial.directory, trial.spawner), trial.spawner)
     with (
         _attempt(spec, IMAGE_S) as attempt,
         Workdir(trial.directory / "payload") as work,
         _step(f"no container of {image}" if image else "no container"),
     ):
         work.make()
-        container.accepts(spec)
-        prepared = container.prepare(spec, attempt.check)
-        runtime = container.of(spec)
-        ended = _ran(trial, runtime, prepared, attempt, work)
+        node.container.accepts(spec)
+        attempt.image = node.prepare(spec, attempt.check)
+        runtime = node.container.of(spec).name
+        ended = _ran(node, attempt, work)
         attempt.check()
-        _judge(runtime, prepared, ended, work)
+        _judge(runtime, ended, work)
     took_s = time.monotonic() - began
     what = image or "the node's own system"
-    return f"{runtime.name} ran a program in {what}, {took_s:.2f} s"
+    return f"{runtime} ran a program in {what}, {took_s:.2f} s"
 
 
-def _ran(
-    trial: _Trial, runtime: Container, image: Image | None, attempt: Attempt, work: Workdir
-) -> ProcessEnd:
-    box = Sandbox(
-        directory=str(work.directory),
-        tmp=str(work.tmp),
-        environment={"PATH": PATH},
-        memory_mb=attempt.spec.memory_mb,
-        image=image,
-        own=str(work.path),
-    )
-    order = replace(
-        started_as(runtime.wrap(["/bin/sh", "-c", attempt.spec.command], box), attempt.name),
+def _ran(node: LocalNode, attempt: Attempt, work: Workdir) -> Exit:
+    order = Order(
+        name=attempt.name,
+        spec=attempt.spec,
+        argv=["/bin/sh", "-c", attempt.spec.command],
+        box=Sandbox(
+            directory=str(work.directory),
+            tmp=str(work.tmp),
+            environment={"PATH": PATH},
+            memory_mb=attempt.spec.memory_mb,
+            image=attempt.image,
+            own=str(work.path),
+        ),
         stdout=str(work.stdout),
         stderr=str(work.stderr),
-        depth=runtime.depth,
-        status_fd=runtime.status_fd,
     )
-    over, results = threading.Event(), list[ProcessEnd]()
+    over, results = threading.Event(), list[Exit]()
 
-    def done(ended: ProcessEnd) -> None:
+    def done(ended: Exit) -> None:
         results.append(ended)
         over.set()
 
-    attempt.start_payload(lambda: (trial.spawner, trial.spawner.spawn(order, done)))
+    attempt.start_payload(lambda: (node, node.start(order, done)))
     over.wait()
     attempt.payload_ended()
     return results[0]
 
 
-def _judge(runtime: Container, image: Image | None, ended: ProcessEnd, work: Workdir) -> None:
+def _judge(runtime: str, ended: Exit, work: Workdir) -> None:
     """Raise JobError for a program that did not run well."""
-    if not ended.errno and not ended.exit_code:
+    process = ended.process
+    if not process.errno and not process.exit_code:
         return
-    error = None
-    if not ended.errno and not runtime.ran(ended.status):
-        error = runtime.blame(image, ended.exit_code)
-    how = os.strerror(ended.errno) if ended.errno else f"exit code {ended.exit_code}"
+    error = ended.explain().error
+    how = os.strerror(process.errno) if process.errno else f"exit code {process.exit_code}"
     last = next((line for line in reversed(stderr_tail(work).splitlines()) if line.strip()), "")
     raise error or JobError(
         Code.CONTAINER_MISSING,
-        f"{runtime.name} failed: {how}{f' ({last[:300]})' if last else ''}",
+        f"{runtime} failed: {how}{f' ({last[:300]})' if last else ''}",
         remedy="does it work for this user by hand? docs/images.md",
     )

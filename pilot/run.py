@@ -20,8 +20,8 @@ from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.node import gpus
 from pilot.node.slots import Placement, Slot
-from pilot.ports import PATH, Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
-from pilot.process.oom import OomKills
+from pilot.node_ports import Exit, Explanation, Order
+from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
 if TYPE_CHECKING:
@@ -55,40 +55,39 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outcome:
     """Run the payload in its slots; returns when it has ended and nothing of it is left."""
     [slot] = placement
-    container = kit.container.of(attempt.spec)
-    box = Sandbox(
-        directory=str(work.directory),
-        tmp=str(work.tmp),
-        environment=environment(attempt, work, slot, kit),
-        memory_mb=attempt.spec.memory_mb,
-        network=attempt.spec.network,
-        devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
-        image=attempt.image,
-        own=str(work.path),
-    )
-    order = replace(
-        started_as(container.wrap(_argv(attempt, work), box), attempt.name),
+    node = kit.nodes[slot.node]
+    order = Order(
+        name=attempt.name,
+        spec=attempt.spec,
+        argv=_argv(attempt, work),
+        box=Sandbox(
+            directory=str(work.directory),
+            tmp=str(work.tmp),
+            environment=environment(attempt, work, slot, kit),
+            memory_mb=attempt.spec.memory_mb,
+            network=attempt.spec.network,
+            devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
+            image=attempt.image,
+            own=str(work.path),
+        ),
         stdout=str(work.stdout),
         stderr=str(work.stderr),
         cpus=slot.cpus,
-        depth=container.depth,
-        status_fd=container.status_fd,
     )
     over = threading.Event()
-    results: list[ProcessEnd] = []
+    results: list[Exit] = []
 
-    def done(ended: ProcessEnd) -> None:
+    def done(ended: Exit) -> None:
         results.append(ended)
         over.set()
 
-    kills = OomKills()
     began = kit.clock.monotonic()
     with kit.supervisor.watching(attempt, work):
         granted.write(attempt.credentials, work)
-        attempt.start_payload(lambda: (kit.spawner, kit.spawner.spawn(order, done)))
+        attempt.start_payload(lambda: (node, node.start(order, done)))
         _wait(over, attempt, work, kit)
         attempt.payload_ended()
-    ended = results[0]
+    ended = results[0].process
     attempt.usage = replace(
         attempt.usage,
         cpu_s=round(max(attempt.usage.cpu_s, ended.cpu_s), 3),
@@ -97,7 +96,7 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         rss_kb=0,
         processes=0,
     )
-    return _outcome(attempt, work, ended, kit, kills)
+    return _outcome(attempt, work, results[0], kit)
 
 
 def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> None:
@@ -112,21 +111,6 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
             granted.write(attempt.credentials, work)
         except JobError as error:
             attempt.note(f"credentials not renewed: {error}")
-
-
-def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
-    """The process to start for the attempt `name`. Only a payload that is itself that process gets
-    what its user wrote; a container's program gets our environment and no directory of the job."""
-    if isinstance(process, Direct):
-        return ProcessSpec(
-            argv=process.argv, environment=process.environment, directory=process.directory
-        )
-    return ProcessSpec(
-        argv=process.argv,
-        environment={**process.environment, "AILURUS_ATTEMPT": name},
-        arguments=process.arguments,
-        filter=process.filter,
-    )
 
 
 @cache
@@ -145,7 +129,7 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
     ours = {
         "PATH": PATH,
         "HOME": str(work.directory),
-        "TMPDIR": kit.container.of(attempt.spec).tmp(str(work.tmp)),
+        "TMPDIR": kit.node.container.of(attempt.spec).tmp(str(work.tmp)),
         "USER": user_name(),
         "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
@@ -161,7 +145,7 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
     }
     # Last what no job chooses: which GPUs are its own, and by what its processes are found.
     fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
-    found = granted.variables(attempt.credentials, kit.container.tmp(str(work.tmp)))
+    found = granted.variables(attempt.credentials, kit.node.container.tmp(str(work.tmp)))
     return {**ours, **found, **attempt.spec.environment, **fixed}
 
 
@@ -182,37 +166,30 @@ def _argv(attempt: Attempt, work: Workdir) -> list[str]:
     return ["/bin/sh", path]
 
 
-def _outcome(
-    attempt: Attempt, work: Workdir, ended: ProcessEnd, kit: Kit, kills: OomKills
-) -> Outcome:
-    exit_code = ended.exit_code if ended.exit_code >= 0 else 128 - ended.exit_code
+def _outcome(attempt: Attempt, work: Workdir, ended: Exit, kit: Kit) -> Outcome:
+    process = ended.process
+    exit_code = process.exit_code if process.exit_code >= 0 else 128 - process.exit_code
     error = attempt.stopped
     if error is None and exit_code - 128 in SITE_SIGNALS:
         error = attempt.stopped_within(TOGETHER_S)
-    if error is None and (ended.errno or exit_code):
-        container = kit.container.of(attempt.spec)
-        # 128 and a signal's number: it was killed. 255 is how Apptainer says that it failed.
-        killed = 128 < exit_code <= 128 + signal.SIGRTMAX
-        if not ended.errno and not killed and not container.ran(ended.status):
-            error = container.blame(attempt.image, exit_code)
-        error = error or blame.ending(_evidence(attempt, work, ended, exit_code, kit, kills))
+    if error is None and (process.errno or exit_code):
+        found = ended.explain()
+        error = found.error or blame.ending(_evidence(attempt, work, process, exit_code, found))
     return Outcome(exit_code=exit_code, error=error)
 
 
 def _evidence(
-    attempt: Attempt, work: Workdir, ended: ProcessEnd, exit_code: int, kit: Kit, kills: OomKills
+    attempt: Attempt, work: Workdir, ended: ProcessEnd, exit_code: int, found: Explanation
 ) -> blame.Evidence:
-    container = kit.container.of(attempt.spec)
-    number, where = kills.since()
     last = (line for line in reversed(stderr_tail(work).splitlines()) if line.strip())
     return blame.Evidence(
         exit_code=exit_code,
         errno=ended.errno,
         before=ended.before,
-        runtime=container.private,
-        ran=container.ran(ended.status),
-        oom_kills=number,
-        where=where,
+        runtime=found.runtime,
+        ran=found.ran,
+        oom_kills=found.oom_kills,
+        where=found.where,
         noexec=exit_code == blame.NOT_EXECUTABLE and not work.executes(),
         used_kb=max(attempt.usage.max_rss_kb, attempt.usage.max_pss_kb),
         requested_kb=attempt.spec.memory_mb * 1024,

@@ -28,6 +28,7 @@ from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
 from pilot.node.claims import NONE, Claims, claim
+from pilot.node.local import LocalNode
 from pilot.node.machine import Inventory
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
@@ -72,6 +73,7 @@ def started(
     claims = NONE
     try:
         container = container_of(site, directory, spawner)
+        node = LocalNode(container, spawner)
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
@@ -89,8 +91,8 @@ def started(
             host=registration.host,
             clock=clock,
             directory=directory,
-            container=container,
-            spawner=spawner,
+            node=node,
+            nodes={node.name: node},
             stage=stage,
             slots=Slots(total, _pinned(site, total, seen), claims.gpus),
             supervisor=Supervisor(bounds_of(site.limits), clock),

@@ -26,10 +26,10 @@ from ailurus.protocol.job import JobSpec
 from benchmarks.bare.boxed import cpu_s
 from benchmarks.bare.pack import Task
 from benchmarks.bare.pack import run as bare
+from pilot.node.local import started_as
 from pilot.ports import PATH, Container, ContainerSetup, ProcessEnd, Runtime, Sandbox
 from pilot.process import spawner
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import started_as
 from tests.rig.figure import ROOT
 
 WIDTH = 12

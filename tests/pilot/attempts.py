@@ -18,6 +18,7 @@ from ailurus.protocol.messages import Assignment
 from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
+from pilot.node.local import LocalNode
 from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ContainerSetup, JobError
@@ -48,9 +49,10 @@ def attempt_of(
 
 
 def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
+    node = LocalNode(container or Bubblewrap(container_setup()), spawner)
     return SimpleNamespace(
-        container=container or Bubblewrap(container_setup()),
-        spawner=spawner,
+        node=node,
+        nodes={"": node},
         clock=SYSTEM,
         supervisor=Supervisor(bounds_of(Limits())),
     )

@@ -19,6 +19,7 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.kit import Kit
+from pilot.node.local import LocalNode
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.ports import (
@@ -298,6 +299,7 @@ class World:
         self.directory.mkdir()
         self.clock, self.service = clock or FakeClock(), FakeService()
         self.spawner, self.container = FakeSpawner(program), FakeContainer()
+        self.node = LocalNode(self.container, self.spawner)
         self.storage, self.sampler, self.link = FakeTransfer(), FakeSampler(), FakeLink()
         self.spool = Spool(directory / "spool", "me")
         self.kit = self.kit_with(Limits())
@@ -319,8 +321,8 @@ class World:
             host="node",
             clock=self.clock,
             directory=self.directory,
-            container=self.container,
-            spawner=self.spawner,
+            node=self.node,
+            nodes={"": self.node},
             stage=stage,
             slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
             supervisor=Supervisor(bounds, self.clock, self.sampler),

@@ -26,12 +26,13 @@ from pilot import flow, serve
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
 from pilot.flow import carry
+from pilot.node.local import LocalNode
 from pilot.node.slots import Slots
 from pilot.ports import JobError, ProcessEnd
 from pilot.run import Outcome
 from pilot.serve import HANDLED_SIGNALS, Server, Terms
 from tests.pilot.attempts import attempt_of
-from tests.pilot.fakes import FakeContainer
+from tests.pilot.fakes import FakeContainer, FakeSpawner
 from tests.turns import named
 
 
@@ -92,7 +93,7 @@ def kit_of(directory: Path) -> Any:
         host="h",
         clock=SYSTEM,
         directory=directory,
-        container=FakeContainer(),
+        node=LocalNode(FakeContainer(), FakeSpawner()),
         delegation=SimpleNamespace(fetch=lambda attempt: ()),
         stage=SimpleNamespace(
             allowed=lambda attempt: None,

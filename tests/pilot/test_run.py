@@ -13,8 +13,10 @@ from ailurus.protocol.errors import Code
 from pilot import run as runs
 from pilot.attempt import Attempt
 from pilot.node.gpus import Gpu
+from pilot.node.local import started_as
 from pilot.node.slots import Slot
 from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
+from pilot.process.oom import OomKills
 from pilot.run import Outcome, run
 from pilot.workdir import Workdir
 from tests.pilot.fakes import World
@@ -83,7 +85,7 @@ def test_a_payload_is_shown_its_gpus_and_gets_their_device_files_and_no_others(
         boxes.append(box)
         return Direct(argv=argv, environment=box.environment, directory=box.directory)
 
-    monkeypatch.setattr(world.kit.container, "wrap", wrap)
+    monkeypatch.setattr(world.container, "wrap", wrap)
     gpus = tuple(
         Gpu(name=f"GPU-{nr}", number=nr, key=f"{nr}", files=(f"/dev/nvidia{nr}", "/dev/nvidiactl"))
         for nr in (1, 3)
@@ -104,7 +106,7 @@ def test_a_payload_is_shown_its_gpus_and_gets_their_device_files_and_no_others(
 
 
 def test_a_runtime_gets_only_what_is_ours(world, work):
-    spec = runs.started_as(Runtime(argv=["bwrap"], arguments=b"a", filter=b"f"), "1.1")
+    spec = started_as(Runtime(argv=["bwrap"], arguments=b"a", filter=b"f"), "1.1")
     assert spec == ProcessSpec(
         argv=["bwrap"], environment={"AILURUS_ATTEMPT": "1.1"}, arguments=b"a", filter=b"f"
     )
@@ -158,7 +160,7 @@ def test_the_same_signal_alone_is_the_payloads_own_end(world, work):
 
 
 def test_memory_that_the_kernel_took_back_is_named(world, work, monkeypatch):
-    monkeypatch.setattr(runs.OomKills, "since", lambda self: (1, "in this worker's cgroup"))
+    monkeypatch.setattr(OomKills, "since", lambda self: (1, "in this worker's cgroup"))
     outcome = ended(world, work, exit_code=-9, max_rss_kb=2_000_000)
     assert outcome.error.code is Code.OUT_OF_MEMORY
 

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.job import JobSpec
+from pilot.node.local import started_as
 from pilot.ports import PATH, Container, ContainerSetup, ProcessEnd, Sandbox
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import started_as
 
 
 class Job:

@@ -1,0 +1,91 @@
+"""This machine as a node: its containers, its guardian."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from functools import partial
+
+from msgspec.structs import replace
+
+from ailurus.protocol.job import JobSpec
+from pilot.node_ports import Exit, Explanation, Order
+from pilot.ports import (
+    Check,
+    Container,
+    Direct,
+    Image,
+    ProcessEnd,
+    ProcessSpec,
+    Runtime,
+    Spawner,
+)
+from pilot.process.oom import OomKills
+
+
+class LocalNode:
+    """Starts processes through the guardian of this machine."""
+
+    def __init__(
+        self, container: Container, spawner: Spawner, *, name: str = "", address: str = ""
+    ) -> None:
+        self.name, self.address, self.container = name, address, container
+        self._spawner = spawner
+
+    def prepare(self, spec: JobSpec, check: Check) -> Image | None:
+        return self.container.prepare(spec, check)
+
+    def start(self, order: Order, done: Callable[[Exit], None]) -> int:
+        container = self.container.of(order.spec)
+        process = replace(
+            started_as(container.wrap(order.argv, order.box), order.name),
+            stdout=order.stdout,
+            stderr=order.stderr,
+            cpus=order.cpus,
+            depth=container.depth,
+            status_fd=container.status_fd,
+        )
+        kills = OomKills()
+
+        def ended(end: ProcessEnd) -> None:
+            done(Exit(end, partial(explained, container, order.box.image, end, kills)))
+
+        return self._spawner.spawn(process, ended)
+
+    def signal(self, key: int, number: int) -> None:
+        self._spawner.signal(key, number)
+
+    def pid(self, key: int) -> int | None:
+        return self._spawner.pid(key)
+
+
+def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
+    """The process to start for the attempt `name`. Only a payload that is itself that process gets
+    what its user wrote; a container's program gets our environment and no directory of the job."""
+    if isinstance(process, Direct):
+        return ProcessSpec(
+            argv=process.argv, environment=process.environment, directory=process.directory
+        )
+    return ProcessSpec(
+        argv=process.argv,
+        environment={**process.environment, "AILURUS_ATTEMPT": name},
+        arguments=process.arguments,
+        filter=process.filter,
+    )
+
+
+def explained(
+    container: Container, image: Image | None, end: ProcessEnd, kills: OomKills
+) -> Explanation:
+    """What this machine knows of a process that failed here. It may try the container, which takes
+    seconds."""
+    error = None
+    ran = container.ran(end.status)
+    # 255 is how Apptainer says that it failed.
+    killed = end.exit_code < 0 or 128 < end.exit_code <= 128 + signal.SIGRTMAX
+    if not ran and not end.errno and not killed:
+        error = container.blame(image, end.exit_code)
+    number, where = kills.since()
+    return Explanation(
+        runtime=container.private, ran=ran, error=error, oom_kills=number, where=where
+    )

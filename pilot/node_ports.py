@@ -1,0 +1,117 @@
+"""The ports of nodes: what runs processes on one of them, and what tells which ones there are.
+
+A pilot has one node, its own machine, or all those of an allocation: then an agent on each does
+what the pilot asks, and this port hides where a process runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from ailurus.protocol.job import JobSpec
+from pilot.ports import Check, Container, Image, JobError, ProcessEnd, Sandbox
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """A process of a payload that a node is to start in a container of its own making."""
+
+    name: str
+    """Of the attempt: by it the node's guardian knows what belongs together."""
+    spec: JobSpec
+    """What the container is chosen by."""
+    argv: Sequence[str]
+    box: Sandbox
+    stdout: str = "/dev/null"
+    stderr: str = "/dev/null"
+    cpus: Sequence[int] = ()
+    """CPUs to run on; empty: those of the pilot."""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """What a node knows of a process that failed there."""
+
+    runtime: bool = False
+    """A container's program was started, not the payload itself."""
+    ran: bool = True
+    """Whether the payload ran, as the container tells."""
+    error: JobError | None = None
+    """Why it did not, where the container can find out."""
+    oom_kills: int = 0
+    """How many processes the kernel killed for memory while it ran."""
+    where: str = ""
+    """Where those were counted."""
+
+
+class Exit(NamedTuple):
+    """The end of a process on its node."""
+
+    process: ProcessEnd
+    explain: Callable[[], Explanation]
+    """For a process that failed: it may take seconds to find out, so not in the caller of
+    `done`."""
+
+
+class Node(Protocol):
+    """One machine, and the processes of payloads on it. Any thread may call its methods."""
+
+    name: str
+    """As slots call it."""
+    address: str
+    """Where the other nodes of the allocation reach it; empty for a pilot's only one."""
+    container: Container
+    """Which runtimes it has for jobs, and what they are called."""
+
+    def prepare(self, spec: JobSpec, check: Check) -> Image | None:
+        """Have the image of a job there, as `Container.prepare`. Raises JobError."""
+
+    def start(self, order: Order, done: Callable[[Exit], None]) -> int:
+        """Start a process and return its key on this node. `done` is called once, from another
+        thread, when it has ended and nothing of it is left. Raises JobError for a box that cannot
+        be made."""
+
+    def signal(self, key: int, number: int) -> None:
+        """Send a signal to what the process started; KILL ends all of it."""
+
+    def pid(self, key: int) -> int | None:
+        """Its process id on this machine while it runs; None also where it runs elsewhere."""
+
+
+class Share(Struct, frozen=True, kw_only=True):
+    """What the batch system gave of one node. None: it does not say how much; then what the machine
+    shows counts, which is a bound in any case."""
+
+    name: str
+    """Unique in the allocation."""
+    address: str
+    """Where its other nodes reach it."""
+    cores: int | None = None
+    memory_mb: int | None = None
+    gpus: int | None = None
+
+
+class Starter(Struct, frozen=True, kw_only=True):
+    """A command that starts a program once on each of some nodes, and ends when it has ended on
+    all."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    """All that it needs, as the batch system's own variables."""
+    nodes: Sequence[str]
+
+
+class Allocation(Protocol):
+    """The nodes that the batch system gave to this job, never more than that."""
+
+    def nodes(self) -> Sequence[Share]:
+        """All of them, the one that this process runs on first. Raises AilurusError if the batch
+        system's answer is not understood."""
+
+    def seconds_left(self) -> float | None:
+        """Until the batch system ends the job; None: it does not say."""
+
+    def starters(self, argv: Sequence[str], nodes: Sequence[str]) -> Sequence[Starter]:
+        """How `argv` is started on `nodes`. What a starter's exit code says is no evidence of
+        anything."""
