@@ -20,6 +20,7 @@ from ailurus.protocol.fields import (
     Whole,
 )
 from ailurus.protocol.launchers import SINGLE, LauncherName
+from ailurus.protocol.payloads import ALL, Goal, Payloads, Tries
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.url import DirectoryUrl, FileUrl
 
@@ -137,6 +138,13 @@ class JobSpec(
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     """How often to try, whatever the failure; None: five times, and only after failures that
     another attempt can cure (a lost worker, a failed transfer)."""
+    payloads: Payloads | None = None
+    """Items that it carries, each run by itself in a share of what the job takes; with `command` or
+    `script` as the program of those that have none."""
+    goal: Goal = ALL
+    item_attempts: Tries | None = None
+    """How often to try an item, whatever the failure; None: three times, and only after failures
+    that another attempt can cure. A lost node does not count."""
     log: Annotated[str, Meta(pattern=r"^(end|whole)(?!\n)$", description="end or whole")] = "end"
     """What is kept of its output: the end of each stream, or all of it: at the dispatcher as far as
     that keeps logs, and as log.tgz in the site's storage, also if it finishes."""

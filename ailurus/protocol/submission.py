@@ -39,6 +39,7 @@ from ailurus.protocol.launchers import (
     named,
 )
 from ailurus.protocol.panda import NOTHING
+from ailurus.protocol.payloads import Goal
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
 from ailurus.protocol.trees import can_make, is_listed, is_many, listing
@@ -84,6 +85,7 @@ _ALLOWED = {
         Start,
         Pmi,
         Controller,
+        Goal,
     )
     for meta in get_args(kind)
     if isinstance(meta, Meta)

@@ -31,6 +31,22 @@ from ailurus.protocol.messages.edges import (
     WorkerObservations,
     WorkerRow,
 )
+from ailurus.protocol.messages.items import (
+    AddItems,
+    ItemBegun,
+    ItemCounts,
+    ItemDetail,
+    ItemEnd,
+    ItemKey,
+    ItemLease,
+    ItemPage,
+    ItemRow,
+    ItemsAdded,
+    ItemsAnswer,
+    ItemsRequest,
+    RawItemLease,
+    RawItemsAnswer,
+)
 from ailurus.protocol.messages.overview import (
     Event,
     Events,
@@ -57,6 +73,7 @@ from ailurus.protocol.messages.relays import (
     RelayedLog,
     RelayedRelease,
 )
+from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.users import (
     Attempt,
     Cancel,
@@ -111,13 +128,13 @@ from ailurus.protocol.messages.workers import (
     ReportVerdicts,
     Staging,
     Update,
-    Usage,
 )
 
 __all__ = [
     "Acquire",
     "Acquired",
     "Action",
+    "AddItems",
     "Answer",
     "Assignment",
     "Attempt",
@@ -148,6 +165,17 @@ __all__ = [
     "ForgetCredentials",
     "GroupRow",
     "Hello",
+    "ItemBegun",
+    "ItemCounts",
+    "ItemDetail",
+    "ItemEnd",
+    "ItemKey",
+    "ItemLease",
+    "ItemPage",
+    "ItemRow",
+    "ItemsAdded",
+    "ItemsAnswer",
+    "ItemsRequest",
     "JobDetail",
     "JobPage",
     "JobRow",
@@ -165,6 +193,8 @@ __all__ = [
     "QueueRow",
     "RawAcquired",
     "RawAssignment",
+    "RawItemLease",
+    "RawItemsAnswer",
     "RawRelayAcquired",
     "RawRelayedJobs",
     "Register",

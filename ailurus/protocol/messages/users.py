@@ -9,7 +9,9 @@ from msgspec import Meta, field
 from ailurus.protocol.fields import Key, Name, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
-from ailurus.protocol.messages.workers import CredentialKind, Staging, Usage
+from ailurus.protocol.messages.items import ItemCounts
+from ailurus.protocol.messages.usage import Usage
+from ailurus.protocol.messages.workers import CredentialKind, Staging
 from ailurus.protocol.states import JobState
 
 
@@ -117,6 +119,7 @@ class JobDetail(Answer):
     retry_by: str = ""
     retried_as: int | None = None
     """The job that retries this one."""
+    items: ItemCounts | None = None
 
 
 class NewCredential(StrictRequest):

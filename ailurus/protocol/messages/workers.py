@@ -12,27 +12,12 @@ from ailurus.protocol.did import Mark
 from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, LenientRequest
+from ailurus.protocol.messages.items import MOST_NEWS, ItemEnd
+from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import FileUrl
 from ailurus.protocol.worker import Ending
-
-
-class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a payload's process tree has used since its start (kB as PanDA counts them)."""
-
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    rss_kb: Whole = 0
-    max_rss_kb: Whole = 0
-    max_pss_kb: Whole = 0
-    read_bytes: Whole = 0
-    write_bytes: Whole = 0
-    disk_mb: Whole = 0
-    processes: Whole = 0
-    # Bytes written to each stream, known when the payload has ended.
-    stdout_bytes: Whole = 0
-    stderr_bytes: Whole = 0
 
 
 class Register(LenientRequest, kw_only=True):
@@ -63,7 +48,8 @@ class Registered(Answer):
 class Acquire(LenientRequest):
     """Asks for up to `count` jobs that fit in `room` together; waits up to `wait_s` for the first.
 
-    `ahead`: the room is not free yet; the pilot stages the job in meanwhile.
+    `ahead`: the room is not free yet; the pilot stages the job in meanwhile. `items`: it can run
+    jobs that carry items; it gets none else.
     """
 
     request_id: Key
@@ -71,6 +57,7 @@ class Acquire(LenientRequest):
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
     ahead: bool = False
+    items: bool = False
 
 
 class Assignment(Answer):
@@ -219,6 +206,8 @@ class Report(LenientRequest):
     host: Label = ""
     runtime: Label = ""
     stderr_tail: LongText = ""
+    # Ends of items that no answer has acknowledged.
+    items: Annotated[tuple[ItemEnd, ...], Meta(max_length=MOST_NEWS)] = ()
 
 
 class Reports(LenientRequest):
@@ -265,6 +254,9 @@ class LogPiece(LenientRequest):
     offset: Whole
     text: Annotated[str, Meta(max_length=1_000_000)]
     final: bool = False
+    # Of an item of the job, in this attempt of it.
+    item: Whole | None = None
+    item_attempt: Whole = 0
 
 
 class LogPieces(LenientRequest):

@@ -1,0 +1,24 @@
+"""What a payload has used, as pilots report it and people see it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ailurus.protocol.fields import Whole
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a payload's process tree has used since its start (kB as PanDA counts them)."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    rss_kb: Whole = 0
+    max_rss_kb: Whole = 0
+    max_pss_kb: Whole = 0
+    read_bytes: Whole = 0
+    write_bytes: Whole = 0
+    disk_mb: Whole = 0
+    processes: Whole = 0
+    # Bytes written to each stream, known when the payload has ended.
+    stdout_bytes: Whole = 0
+    stderr_bytes: Whole = 0
