@@ -1,13 +1,15 @@
-"""The supervisor: one thread that looks after all payloads, and stops those that pass a limit.
+"""The supervisor: one thread that judges all payloads, and stops those that pass a limit.
 
-It looks as often as it can afford: a pass may take a four-hundredth of a core, so few payloads are
-seen every second and a packed node every few. Deadlines are waited for, not polled.
+What payloads use is measured on their nodes, by samplers; files of the directory that a job's nodes
+share are counted here. It looks as often as it can afford: a pass may take a four-hundredth of a
+core, so few payloads are seen every second and a packed node every few. Deadlines are waited for,
+not polled.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec.structs import replace
@@ -17,25 +19,57 @@ from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
-from pilot.node.sampler import ProcSampler, Sampler
+from pilot.node.sampler import FINAL_ENTRIES, SHORTEST_S, Sampler, disk_rest_s, rest_s
+from pilot.node.samples import LocalFiles, Sample, Sampled
 from pilot.ports import JobError
-from pilot.process import proc
 from pilot.process.activity import Signs
-from pilot.process.usage import ENTRY_BYTES, Disk, Nameless, NodeUse, charge
+from pilot.process.usage import ENTRY_BYTES, Disk, charge
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
-# The share of one core for samples; disks have as much again.
-SHARE = 0.0025
-SHORTEST_S, PSS_EVERY_S, SUSPENDED_S = 1.0, 60.0, 30.0
-# How many entries are looked at in one go, before a payload starts and when it has ended.
-FINAL_ENTRIES = 50_000
+SUSPENDED_S = 30.0
 # What the directories take that the pilot makes.
 BEFORE_BYTES = 2 * ENTRY_BYTES
-# Files without a name are searched for when the node has so much more in memory or on disk than at
-# the last search: they cannot have grown by more. A node where others free as much is searched
-# every few minutes.
-GROWN_MEMORY_KB, GROWN_DISK_KB, SEARCH_EVERY_S = 4096, 65_536, 60.0
+
+
+class _Part:
+    """What the supervisor remembers of a payload on one node."""
+
+    def __init__(self, key: str) -> None:
+        self.last = Sample(key=key)
+        # What each was at most: the processes that had it may have ended, waited for by nobody.
+        self.cpu_s, self.read_bytes, self.write_bytes = 0.0, 0, 0
+        # When it was measured last.
+        self.used_kb = 0
+        # Walks of its local directories when signs of life were looked for.
+        self.walks = 0
+
+    def take(self, sample: Sample) -> None:
+        self.last = sample
+        self.cpu_s = max(self.cpu_s, sample.cpu_s)
+        self.read_bytes = max(self.read_bytes, sample.read_bytes)
+        self.write_bytes = max(self.write_bytes, sample.write_bytes)
+        if sample.used_kb is not None:
+            self.used_kb = sample.used_kb
+
+    def gone(self) -> None:
+        """Nothing of the payload runs there any more."""
+        self.last = Sample(key=self.last.key, local=self.last.local)
+        self.used_kb = 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether it has local directories that were not read since signs of life were looked
+        for."""
+        return self.last.local is not None and self.last.local.walks == self.walks
+
+    @property
+    def local_bytes(self) -> int:
+        return 0 if self.last.local is None else self.last.local.used_bytes
+
+    @property
+    def too_deep(self) -> bool:
+        return self.last.local is not None and self.last.local.too_deep
 
 
 class _Watched:
@@ -44,17 +78,21 @@ class _Watched:
     def __init__(self, attempt: Attempt, work: Workdir, now: float) -> None:
         self.attempt, self.work = attempt, work
         self.began = now
+        # By the names of nodes.
+        self.parts: dict[str, _Part] = {}
         self.disk = Disk((work.directory, work.tmp))
         # What was staged is there by now, and counts beside the disk that the job asked for.
         if attempt.spec.inputs or attempt.spec.script:
             self.disk.step(FINAL_ENTRIES)
-        self.disk_limit = (attempt.spec.disk_mb << 20) + self.disk.used + BEFORE_BYTES
-        self.nameless = Nameless(0, 0)
-        # The least since the last search for files without a name.
-        self.node = NodeUse(0, 0)
-        self.nameless_next, self.search_by, self.disk_next = now, now, now + 2.0
-        self.pss_next = now + PSS_EVERY_S / 2
+        self.inputs_bytes = self.disk.used + BEFORE_BYTES
+        self.disk_next = now + 2.0
         self.signs = Signs(now)
+
+    def left(self, node: str, files: LocalFiles | None) -> None:
+        """What the payload left in its local directories of a node, where it runs no more."""
+        if files is not None:
+            part = self.parts.setdefault(node, _Part(self.attempt.name))
+            part.last = Sample(key=self.attempt.name, local=files)
 
     @property
     def deadline(self) -> float:
@@ -63,14 +101,14 @@ class _Watched:
 
 
 class Supervisor:
-    """One pass over /proc a sample, for all payloads."""
+    """Judges by what the samplers of nodes tell."""
 
     def __init__(
         self, bounds: Bounds, clock: Clock = SYSTEM, sampler: Sampler | None = None
     ) -> None:
         self._bounds, self._clock = bounds, clock
-        self._sampler: Sampler = sampler or ProcSampler()
-        self._watched: dict[Attempt, _Watched] = {}
+        self._sampler = sampler or Sampler(clock)
+        self._watched: dict[str, _Watched] = {}
         self._news = threading.Event()
         # Guards `_wake_at`.
         self._lock = threading.Lock()
@@ -81,14 +119,19 @@ class Supervisor:
         self._log = Log("pilot.node.supervisor")
 
     @contextmanager
-    def watching(self, attempt: Attempt, work: Workdir) -> Iterator[None]:
+    def watching(self, attempt: Attempt, work: Workdir) -> Iterator[_Watched]:
         """Look after the payload of `attempt` while this lasts."""
-        watched = self._watched[attempt] = _Watched(attempt, work, self._clock.monotonic())
+        watched = _Watched(attempt, work, self._clock.monotonic())
+        sampled = Sampled(memory_kb=attempt.spec.memory_mb * 1024, directory=str(work.directory))
+        local = self._sampler.watch(attempt.name, sampled)
+        local.roots.append(lambda: attempt.pid)
+        self._watched[attempt.name] = watched
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
-            yield
+            yield watched
         finally:
-            del self._watched[attempt]
+            watched.left("", self._sampler.forget(local))
+            del self._watched[attempt.name]
             self._last_look(watched)
 
     def wake_by(self, at: float) -> None:
@@ -150,89 +193,65 @@ class Supervisor:
             return wake_at
         if now >= self._sample_at:
             used = self._clock.cpu_s()
-            self._sample(watched, now)
-            self._sample_at = now + max(SHORTEST_S, (self._clock.cpu_s() - used) / SHARE)
+            self._take("", self._sampler.look(now), now)
+            self._files(watched, now)
+            self._sample_at = now + rest_s(self._clock.cpu_s() - used)
         return min(wake_at, self._sample_at)
 
-    def _sample(self, watched: list[_Watched], now: float) -> None:
-        processes = self._sampler.scan()
-        node = self._sampler.node_use(watched[0].work.path)
-        by_pid = {pid: one for one in watched if (pid := one.attempt.pid) is not None}
-        for pid, tree in proc.trees(processes, by_pid).items():
-            one = by_pid[pid]
-            mapped = sum(processes[p].rss_kb for p in tree)
-            cpu_s = sum(processes[p].cpu_s for p in tree)
-            files = self._files_in_memory(one, tree, now, node)
-            rss = mapped + (max(0, files - self._sampler.rss_shmem_kb(tree)) if files else 0)
-            # Like CPU time, the I/O of a process passes to the parent that waits for it, so the
-            # processes that exist have all of it; what nobody waited for stays in the maximum.
-            # Parents are read before their children: a child that is waited for meanwhile is missed
-            # once, and never counted twice.
-            io = [found for p in tree if (found := self._sampler.io_of(p)) is not None]
-            before = one.attempt.usage
-            one.attempt.usage = replace(
-                before,
-                cpu_s=round(max(before.cpu_s, cpu_s), 3),
-                wall_s=round(now - one.began, 3),
-                rss_kb=rss,
-                max_rss_kb=max(before.max_rss_kb, rss),
-                read_bytes=max(before.read_bytes, sum(found.read for found in io)),
-                write_bytes=max(before.write_bytes, sum(found.written for found in io)),
-                processes=len(tree),
-            )
-            one.signs.worked(cpu_s, sum(found.moved for found in io), now)
-            self._memory(one, tree, mapped + files, files, now)
+    def _take(self, node: str, samples: Sequence[Sample], now: float) -> None:
+        """Judge by what a node has told of all payloads that run there."""
+        for sample in samples:
+            if (one := self._watched.get(sample.key)) is None:
+                continue
+            if (part := one.parts.get(node)) is None:
+                part = one.parts[node] = _Part(sample.key)
+            part.take(sample)
+            one.signs.worked(node, sample.cpu_s, sample.moved_bytes, now)
+            if sample.local is not None:
+                one.signs.wrote(node, sample.local.mark, now)
+            self._used(one, now)
+            self._memory(one, part)
+        told = {sample.key for sample in samples}
+        for key, one in list(self._watched.items()):
+            if key not in told and (part := one.parts.get(node)) and part.last.processes:
+                part.gone()
+                self._used(one, now)
+
+    def _used(self, one: _Watched, now: float) -> None:
+        before, parts = one.attempt.usage, one.parts.values()
+        rss = sum(part.last.rss_kb for part in parts)
+        one.attempt.usage = replace(
+            before,
+            cpu_s=round(max(before.cpu_s, sum(part.cpu_s for part in parts)), 3),
+            wall_s=round(now - one.began, 3),
+            rss_kb=rss,
+            max_rss_kb=max(before.max_rss_kb, rss),
+            max_pss_kb=max(before.max_pss_kb, sum(part.used_kb for part in parts)),
+            read_bytes=max(before.read_bytes, sum(part.read_bytes for part in parts)),
+            write_bytes=max(before.write_bytes, sum(part.write_bytes for part in parts)),
+            processes=sum(part.last.processes for part in parts),
+        )
+
+    def _memory(self, one: _Watched, part: _Part) -> None:
+        used, files = part.last.used_kb, part.last.files_kb
+        if used is None or used <= one.attempt.spec.memory_mb * 1024:
+            return
+        kept = f", {files // 1024} MB of it in files" if files > 1024 else ""
+        self._stop(
+            one,
+            Code.OVER_MEMORY,
+            f"the payload used {used // 1024} MB of memory{kept}, it asked for "
+            f"{one.attempt.spec.memory_mb} MB",
+            "ask for more `memory`",
+        )
+
+    def _files(self, watched: Sequence[_Watched], now: float) -> None:
         for one in watched:
             self._logs(one, now)
             if now >= one.disk_next:
                 used = self._clock.cpu_s()
                 self._disk(one, now)
-                cost = self._clock.cpu_s() - used
-                one.disk_next = now + max(5.0, len(watched) * cost / SHARE)
-
-    def _files_in_memory(self, one: _Watched, tree: list[int], now: float, node: NodeUse) -> int:
-        """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A
-        payload that has files without a name is searched with its disk, as they may go."""
-        grown = (
-            node.memory_kb > one.node.memory_kb + GROWN_MEMORY_KB
-            or node.disk_kb > one.node.disk_kb + GROWN_DISK_KB
-        )
-        search_at = one.disk_next if one.nameless.memory or one.nameless.disk else one.search_by
-        if now >= one.nameless_next and (grown or now >= search_at):
-            used = self._clock.cpu_s()
-            one.nameless = self._sampler.nameless(tree, one.work.directory)
-            one.node = node
-            one.search_by = now + SEARCH_EVERY_S
-            one.nameless_next = now + (self._clock.cpu_s() - used) / SHARE
-        else:
-            one.node = one.node.least(node)
-        inside = self._sampler.shared_memory_kb(tree[1]) if len(tree) > 1 else 0
-        return inside + one.nameless.memory // 1024
-
-    def _memory(self, one: _Watched, tree: list[int], most: int, files: int, now: float) -> None:
-        """`most` counts shared pages once a process, and files in memory apart from what is mapped
-        of them: so before it counts against anybody, shares decide."""
-        limit = one.attempt.spec.memory_mb * 1024
-        if most <= limit and now < one.pss_next:
-            return
-        one.pss_next = now + PSS_EVERY_S
-        mapped = self._sampler.pss_kb(tree)
-        used = most
-        if mapped is not None:
-            used = mapped.all
-            if files:
-                used += max(0, files - (mapped.shmem or self._sampler.rss_shmem_kb(tree)))
-            usage = one.attempt.usage
-            one.attempt.usage = replace(usage, max_pss_kb=max(usage.max_pss_kb, used))
-        if used > limit:
-            kept = f", {files // 1024} MB of it in files" if files > 1024 else ""
-            self._stop(
-                one,
-                Code.OVER_MEMORY,
-                f"the payload used {used // 1024} MB of memory{kept}, it asked for "
-                f"{one.attempt.spec.memory_mb} MB",
-                "ask for more `memory`",
-            )
+                one.disk_next = now + disk_rest_s(self._clock.cpu_s() - used, len(watched))
 
     def _logs(self, one: _Watched, now: float) -> None:
         size = 0
@@ -255,10 +274,12 @@ class Supervisor:
 
     def _disk(self, one: _Watched, now: float) -> None:
         walked = one.disk.step()
-        self._disk_limit(one, one.disk, one.nameless.disk)
+        self._disk_limit(one, one.disk)
         # What is not seen yet may be what changes.
-        if not walked:
+        if not walked or any(part.unread for part in one.parts.values()):
             return
+        for part in one.parts.values():
+            part.walks = 0 if part.last.local is None else part.last.local.walks
         one.signs.wrote("files", one.disk.mark, now)
         own = one.attempt.spec.looping_s
         limit = self._bounds.looping_s if own is None else own
@@ -275,24 +296,30 @@ class Supervisor:
 
     def _last_look(self, one: _Watched) -> None:
         """What the payload left counts, too, however short it ran."""
+        for part in one.parts.values():
+            part.gone()
         disk = one.disk.anew()
         one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
-        self._disk_limit(one, disk, 0)
+        self._disk_limit(one, disk)
         self._logs(one, self._clock.monotonic())
 
-    def _disk_limit(self, one: _Watched, disk: Disk, without_name: int) -> None:
-        used = disk.used + without_name
+    def _disk_limit(self, one: _Watched, disk: Disk) -> None:
+        """The limit is that of a node for what lies there, and of all nodes for the whole."""
+        asked = one.attempt.spec.disk_mb << 20
+        parts = one.parts.values()
+        used = disk.used + sum(part.last.nameless_bytes + part.local_bytes for part in parts)
         one.attempt.usage = replace(one.attempt.usage, disk_mb=-(-used // 1024**2))
-        if used > one.disk_limit:
-            inputs = one.disk_limit - (one.attempt.spec.disk_mb << 20)
+        elsewhere = asked * (one.attempt.spec.nodes - 1)
+        beside = max([used - one.inputs_bytes - elsewhere, *(part.local_bytes for part in parts)])
+        if beside > asked:
             self._stop(
                 one,
                 Code.WORKDIR_TOO_LARGE,
-                f"the job's directory and /tmp have {-(-(used - inputs) // 1024**2)} MB beside its inputs, "
+                f"the job's directory and /tmp have {-(-beside // 1024**2)} MB beside its inputs, "
                 f"it asked for {one.attempt.spec.disk_mb} MB; each file counts at least 4 kB",
                 "ask for more `disk`, or let it pack small files together",
             )
-        elif disk.too_deep:
+        elif disk.too_deep or any(part.too_deep for part in parts):
             self._stop(
                 one,
                 Code.WORKDIR_TOO_LARGE,

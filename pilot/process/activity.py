@@ -20,8 +20,9 @@ class Signs:
     def __init__(self, now: float) -> None:
         self.alive_at = now
         """time.monotonic() of the last sign, or of the start."""
-        self._at = now
-        self._cpu_s, self._moved = 0.0, 0
+        self._began = now
+        # Of each node: when it was looked at, CPU seconds, bytes moved.
+        self._work: dict[str, tuple[float, float, int]] = {}
         self._marks: dict[str, int] = {}
 
     def wrote(self, what: str, mark: int, now: float) -> None:
@@ -30,12 +31,13 @@ class Signs:
             self._marks[what] = mark
             self.alive_at = now
 
-    def worked(self, cpu_s: float, moved: int, now: float) -> None:
-        """CPU seconds and bytes moved so far by the processes that there are. Both may shrink, when
-        one ends that nobody waited for."""
-        for_s = now - self._at
-        if cpu_s - self._cpu_s >= max(CPU_LEAST_S, CPU_SHARE * for_s) or moved - self._moved >= max(
-            IO_LEAST, IO_RATE * for_s
+    def worked(self, node: str, cpu_s: float, moved: int, now: float) -> None:
+        """CPU seconds and bytes moved so far by the processes that there are on a node. Both may
+        shrink, when one ends that nobody waited for."""
+        at, cpu_before_s, moved_before = self._work.get(node, (self._began, 0.0, 0))
+        for_s = now - at
+        if cpu_s - cpu_before_s >= max(CPU_LEAST_S, CPU_SHARE * for_s) or (
+            moved - moved_before >= max(IO_LEAST, IO_RATE * for_s)
         ):
             self.alive_at = now
-        self._at, self._cpu_s, self._moved = now, cpu_s, moved
+        self._work[node] = (now, cpu_s, moved)

@@ -155,7 +155,7 @@ class NodeUse(Struct, frozen=True, gc=False):
         return NodeUse(min(self.memory_kb, other.memory_kb), min(self.disk_kb, other.disk_kb))
 
 
-def node_use(directory: Path) -> NodeUse:
+def node_use(directory: str) -> NodeUse:
     """Of memory, and of the file system of `directory`; 0 where the system does not tell."""
     try:
         disk = os.statvfs(directory)

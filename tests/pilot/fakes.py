@@ -20,6 +20,7 @@ from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node.local import LocalNode
+from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.ports import (
@@ -167,7 +168,7 @@ class FakeTransfer:
         self.files.pop(url.text, None)
 
 
-class FakeSampler:
+class FakeReadings:
     """Readings that a test sets."""
 
     def __init__(self) -> None:
@@ -194,11 +195,11 @@ class FakeSampler:
     def shared_memory_kb(self, pid: int) -> int:
         return self.dev_shm_kb
 
-    def nameless(self, pids: Iterable[int], directory: Path) -> Nameless:
+    def nameless(self, pids: Iterable[int], device: int) -> Nameless:
         self.searches += 1
         return self.files
 
-    def node_use(self, directory: Path) -> NodeUse:
+    def node_use(self, directory: str) -> NodeUse:
         return self.node
 
 
@@ -300,7 +301,7 @@ class World:
         self.clock, self.service = clock or FakeClock(), FakeService()
         self.spawner, self.container = FakeSpawner(program), FakeContainer()
         self.node = LocalNode(self.container, self.spawner)
-        self.storage, self.sampler, self.link = FakeTransfer(), FakeSampler(), FakeLink()
+        self.storage, self.readings, self.link = FakeTransfer(), FakeReadings(), FakeLink()
         self.spool = Spool(directory / "spool", "me")
         self.kit = self.kit_with(Limits())
 
@@ -325,7 +326,7 @@ class World:
             nodes={"": self.node},
             stage=stage,
             slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
-            supervisor=Supervisor(bounds, self.clock, self.sampler),
+            supervisor=Supervisor(bounds, self.clock, Sampler(self.clock, self.readings)),
             delegation=Delegation(link, self.clock),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
             journal=self.spool.own,

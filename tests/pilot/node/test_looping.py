@@ -13,7 +13,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
 from pilot.attempt import Attempt
-from pilot.node import supervisor
+from pilot.node import sampler
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ProcessSpec
 from pilot.process import activity, proc
@@ -108,7 +108,7 @@ def is_more(now: tuple[float, int, object], before: tuple[float, int, object]) -
 def test_a_payload_with_any_sign_of_life_lives(
     spawner: GuardedSpawner, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "SHARE", 100.0)
+    monkeypatch.setattr(sampler, "SHARE", 100.0)
     monkeypatch.setattr(activity, "CPU_SHARE", activity.CPU_SHARE / 60)  # its clock is not ours
     assert stopped_by(spawner, tmp_path, command, alive=True) is None
 
@@ -132,7 +132,7 @@ def test_one_without_is_ended_at_its_own_limit_or_the_sites(
     code: Code | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "SHARE", 100.0)
+    monkeypatch.setattr(sampler, "SHARE", 100.0)
     assert stopped_by(spawner, tmp_path, command, own) is code
 
 
@@ -148,16 +148,16 @@ def test_a_job_says_its_limit_as_a_duration() -> None:
 @pytest.mark.field("L5")
 def test_work_counts_between_two_looks_not_since_the_last_sign() -> None:
     found = Signs(0.0)
-    found.worked(0.0, 0, 3600.0)
+    found.worked("", 0.0, 0, 3600.0)
     assert found.alive_at == 0.0
-    found.worked(5.0, 0, 3605.0)  # a burst after an hour
+    found.worked("", 5.0, 0, 3605.0)  # a burst after an hour
     assert found.alive_at == 3605.0
-    found.worked(5.04, 50_000, 3610.0)  # a shell that polls
+    found.worked("", 5.04, 50_000, 3610.0)  # a shell that polls
     assert found.alive_at == 3605.0
-    found.worked(1.0, 10, 3615.0)  # a child ended that nobody waited for
-    found.worked(1.2, 10, 3620.0)
+    found.worked("", 1.0, 10, 3615.0)  # a child ended that nobody waited for
+    found.worked("", 1.2, 10, 3620.0)
     assert found.alive_at == 3620.0
-    found.worked(1.2, 500_010, 3625.0)
+    found.worked("", 1.2, 500_010, 3625.0)
     assert found.alive_at == 3625.0
 
 

@@ -2,84 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
-from pilot.attempt import Attempt
 from pilot.node import supervisor as supervisors
+from pilot.node.sampler import Sampler
 from pilot.node.supervisor import Supervisor
-from pilot.ports import JobError, ProcessSpec
+from pilot.ports import JobError
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.usage import Nameless
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
-from tests.pilot.fakes import FakeClock, FakeSampler, FakeSpawner
-
-MB = 1024
-USUAL = Limits()
-ROOT = 101
-"""The process id of the first payload of a FakeSpawner."""
-
-
-class Watch:
-    """One payload under a supervisor whose time and samples a test sets."""
-
-    def __init__(self, directory: Path, attempt: Attempt, limits: Limits, clock: FakeClock) -> None:
-        self.clock, self.sampler, self.spawner = clock, FakeSampler(), FakeSpawner()
-        self.supervisor = Supervisor(bounds_of(limits), clock, self.sampler)
-        self.attempt = attempt
-        self.work = Workdir(directory / "1.1")
-        self.work.make()
-        attempt.start_payload(
-            lambda: (self.spawner, self.spawner.spawn(ProcessSpec(argv=["true"]), print))
-        )
-        self.uses(rss_mb=1)
-
-    def uses(self, rss_mb: int = 1, cpu_s: float = 0.0, moved: int = 0) -> None:
-        self.sampler.processes = {ROOT: Process(1, cpu_s, rss_mb * MB)}
-        self.sampler.io = {ROOT: Io(7, 8, moved)}
-
-    def after(self, seconds: float) -> Code | None:
-        """Look again so much later; the code of what has stopped the payload."""
-        self.clock.forward(seconds)
-        self.supervisor._look(self.clock.now)
-        return self.attempt.stopped.code if self.attempt.stopped else None
-
-
-def watch_of(directory: Path, limits: Limits = USUAL, **fields: object) -> Iterator[Watch]:
-    clock = FakeClock()
-    attempt = attempt_of("true", **{"memory_mb": 100, "disk_mb": 10, **fields})
-    attempt._clock = clock
-    made = Watch(directory, attempt, limits, clock)
-    with made.supervisor.watching(attempt, made.work):
-        yield made
-
-
-@pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Watch]:
-    yield from watch_of(tmp_path)
-
-
-@pytest.fixture
-def watched(tmp_path: Path):
-    """Makes a watch with limits of its own; ended with the test."""
-    made: list[Iterator[Watch]] = []
-
-    def make(limits: Limits = USUAL, **fields: object) -> Watch:
-        made.append(watch_of(tmp_path, limits, **fields))
-        return next(made[-1])
-
-    yield make
-    for one in made:
-        next(one, None)
+from tests.pilot.fakes import FakeClock, FakeReadings
+from tests.pilot.node.watch import MB, ROOT, Watch, watch_of
 
 
 def test_a_payload_within_its_limits_runs_on_and_its_usage_is_noted(watch):
@@ -97,17 +37,17 @@ def test_a_payload_within_its_limits_runs_on_and_its_usage_is_noted(watch):
 
 def test_io_of_a_child_counts_once_before_and_after_its_parent_waited_for_it(watch):
     child = ROOT + 1
-    watch.sampler.processes[child] = Process(ROOT, 0.0, MB)
-    watch.sampler.io = {ROOT: Io(1, 2, 0), child: Io(100, 200, 0)}
+    watch.readings.processes[child] = Process(ROOT, 0.0, MB)
+    watch.readings.io = {ROOT: Io(1, 2, 0), child: Io(100, 200, 0)}
     watch.after(1)
     assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (101, 202)
-    del watch.sampler.processes[child]
-    watch.sampler.io = {ROOT: Io(101, 202, 0)}
+    del watch.readings.processes[child]
+    watch.readings.io = {ROOT: Io(101, 202, 0)}
     watch.after(1)
     assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (101, 202)
     # Another process with the same number adds to it.
-    watch.sampler.processes[child] = Process(ROOT, 0.0, MB)
-    watch.sampler.io[child] = Io(10, 20, 0)
+    watch.readings.processes[child] = Process(ROOT, 0.0, MB)
+    watch.readings.io[child] = Io(10, 20, 0)
     watch.after(1)
     assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (111, 222)
 
@@ -115,7 +55,7 @@ def test_io_of_a_child_counts_once_before_and_after_its_parent_waited_for_it(wat
 def test_io_of_a_child_that_nobody_waited_for_stays_in_the_sum(watch):
     watch.uses()
     watch.after(1)
-    watch.sampler.io = {ROOT: Io(1, 2, 0)}
+    watch.readings.io = {ROOT: Io(1, 2, 0)}
     watch.after(1)
     assert (watch.attempt.usage.read_bytes, watch.attempt.usage.write_bytes) == (7, 8)
 
@@ -141,10 +81,10 @@ def test_one_that_ends_within_its_grace_time_is_not_killed(watched):
 
 def test_memory_is_what_is_left_after_shared_pages_are_shared_out(watch):
     watch.uses(rss_mb=150)
-    watch.sampler.pss = Mapped(90 * MB, 0)
+    watch.readings.pss = Mapped(90 * MB, 0)
     assert watch.after(1) is None
     assert watch.attempt.usage.max_pss_kb == 90 * MB
-    watch.sampler.pss = Mapped(101 * MB, 0)
+    watch.readings.pss = Mapped(101 * MB, 0)
     assert watch.after(1) is Code.OVER_MEMORY
     assert watch.spawner.signals == [(1, signal.SIGKILL)]
     assert "101 MB" in str(watch.attempt.stopped)
@@ -152,21 +92,21 @@ def test_memory_is_what_is_left_after_shared_pages_are_shared_out(watch):
 
 def test_where_the_kernel_shares_nothing_out_rss_decides(watch):
     watch.uses(rss_mb=101)
-    watch.sampler.pss = None
+    watch.readings.pss = None
     assert watch.after(1) is Code.OVER_MEMORY
 
 
 def test_files_in_memory_count_once_beside_what_is_mapped_of_them(watched):
     watch = watched(memory_mb=100)
-    watch.sampler.processes = {ROOT: Process(1, 0.0, 1 * MB), 102: Process(ROOT, 0.0, 60 * MB)}
-    watch.sampler.dev_shm_kb = 60 * MB
-    watch.sampler.shmem_kb = 50 * MB
-    watch.sampler.pss = Mapped(61 * MB, 50 * MB)
+    watch.readings.processes = {ROOT: Process(1, 0.0, 1 * MB), 102: Process(ROOT, 0.0, 60 * MB)}
+    watch.readings.dev_shm_kb = 60 * MB
+    watch.readings.shmem_kb = 50 * MB
+    watch.readings.pss = Mapped(61 * MB, 50 * MB)
     assert watch.after(1) is None
     assert watch.attempt.usage.rss_kb == (61 + 10) * MB
     assert watch.attempt.usage.max_pss_kb == (61 + 10) * MB
-    watch.sampler.pss = Mapped(61 * MB, 0)  # it does not tell how much of it is files: as rss does
-    watch.sampler.shmem_kb = 0
+    watch.readings.pss = Mapped(61 * MB, 0)  # it does not tell how much of it is files: as rss does
+    watch.readings.shmem_kb = 0
     assert watch.after(1) is Code.OVER_MEMORY
     assert "60 MB of it in files" in str(watch.attempt.stopped)
 
@@ -182,7 +122,7 @@ def test_disk_is_limited_beside_the_inputs_that_were_there(watched, tmp_path):
 
 def test_inputs_do_not_count_against_the_disk_that_was_asked_for(tmp_path):
     attempt = attempt_of("true", disk_mb=1, inputs=(InputFile(name="i", url="file:///i"),))
-    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), FakeSampler())
+    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), Sampler(FakeClock(), FakeReadings()))
     work = Workdir(tmp_path / "1.1")
     work.make()
     (work.directory / "i").write_bytes(b"x" * (2 << 20))
@@ -194,7 +134,7 @@ def test_inputs_do_not_count_against_the_disk_that_was_asked_for(tmp_path):
 
 def test_files_without_a_name_count_as_disk(watched):
     watch = watched(disk_mb=1)
-    watch.sampler.files = Nameless(0, 2 << 20)
+    watch.readings.files = Nameless(0, 2 << 20)
     assert watch.after(10) is Code.WORKDIR_TOO_LARGE
 
 
@@ -234,7 +174,7 @@ def works(watch: Watch) -> None:
 
 
 def moves(watch: Watch) -> None:
-    watch.uses(moved=watch.sampler.io[ROOT].moved + (1 << 20))
+    watch.uses(moved=watch.readings.io[ROOT].moved + (1 << 20))
 
 
 def prints(watch: Watch) -> None:
@@ -280,7 +220,7 @@ def test_a_second_limit_changes_nothing_of_the_first(watched):
 
 
 def test_what_is_not_known_yet_is_not_judged(watch):
-    watch.sampler.processes = {}
+    watch.readings.processes = {}
     assert watch.after(5) is None
     watch.attempt.payload_ended()
     assert watch.after(5) is None
@@ -288,10 +228,10 @@ def test_what_is_not_known_yet_is_not_judged(watch):
 
 def test_the_last_look_notes_that_a_payload_left_nothing(watched):
     watch = watched()
-    watch.supervisor._last_look(watch.supervisor._watched[watch.attempt])
+    watch.supervisor._last_look(watch.supervisor._watched[watch.attempt.name])
     assert watch.work.empty
     (watch.work.directory / "f").touch()
-    watch.supervisor._last_look(watch.supervisor._watched[watch.attempt])
+    watch.supervisor._last_look(watch.supervisor._watched[watch.attempt.name])
     assert not watch.work.empty
 
 
@@ -304,7 +244,7 @@ def test_an_output_that_is_gone_is_no_output(watch):
 
 
 def test_it_sleeps_for_ever_where_nothing_runs_and_until_a_deadline_where_something_does(tmp_path):
-    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), FakeSampler())
+    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), Sampler(FakeClock(), FakeReadings()))
     assert supervisor._look(1000.0) == float("inf")
     for watch in watch_of(tmp_path, walltime_s=0.5):
         assert watch.supervisor._look(watch.clock.now) == watch.clock.now + 0.5
@@ -346,12 +286,12 @@ def test_a_payload_that_starts_during_a_look_has_its_limits(watched):
     """The look has not seen it, and was due before the payload begins to count."""
     watch = watched(walltime_s=5)
     supervisor, look = watch.supervisor, watch.supervisor._look
-    late = supervisor._watched.pop(watch.attempt)
+    late = supervisor._watched.pop(watch.attempt.name)
 
     def look_and_start(now: float, *due: float) -> float:
         again_at = look(now, *due)
         supervisor._look = look
-        supervisor._watched[watch.attempt] = late
+        supervisor._watched[watch.attempt.name] = late
         supervisor.wake_by(now + 1)
         return again_at
 
@@ -365,10 +305,3 @@ def test_a_payload_that_starts_during_a_look_has_its_limits(watched):
     supervisor.run(Loop("supervisor", None, lambda: watch.clock.now))
     assert watch.attempt.stopped.code is Code.WALLTIME
     assert watch.clock.now == 1005.0
-
-
-def test_the_device_of_a_directory_that_is_gone_is_no_device(tmp_path):
-    from pilot.node.sampler import ProcSampler
-
-    assert ProcSampler().nameless([os.getpid()], tmp_path / "gone").disk == 0
-    assert ProcSampler().nameless([], tmp_path) == Nameless(0, 0)

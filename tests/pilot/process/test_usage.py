@@ -22,7 +22,7 @@ from ailurus.protocol.job import InputFile
 from ailurus.protocol.resources import Resources
 from pilot.clock import SystemClock
 from pilot.files.stage import Stage
-from pilot.node import supervisor
+from pilot.node import sampler
 from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import JobError, ProcessSpec
@@ -34,7 +34,7 @@ from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from plugins.data.file import File
 from tests.pilot.attempts import attempt_of, container_setup
-from tests.pilot.fakes import FakeClock, FakeSampler, FakeSpawner
+from tests.pilot.fakes import FakeClock, FakeReadings, FakeSpawner
 from tests.pilot.helpers import guarded
 
 MB = 1 << 20
@@ -243,20 +243,21 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
         (90, more_memory, none, False),
         (400, more_memory, none, True),
     ]
-    monkeypatch.setattr(supervisor, "SHARE", 100.0)
-    clock, sampler = FakeClock(), FakeSampler()
-    sampler.processes = {101: Process(1, 0.0, 0)}
-    watch, attempt = Supervisor(bounds_of(Limits()), clock, sampler), attempt_of(looping_s=0.0)
+    monkeypatch.setattr(sampler, "SHARE", 100.0)
+    clock, readings = FakeClock(), FakeReadings()
+    readings.processes = {101: Process(1, 0.0, 0)}
+    watch = Supervisor(bounds_of(Limits()), clock, sampler.Sampler(clock, readings))
+    attempt = attempt_of(looping_s=0.0)
     spawner = FakeSpawner()
     attempt.start_payload(lambda: (spawner, spawner.spawn(ProcessSpec(argv=["true"]), print)))
     with Workdir(tmp_path / "attempt") as work:
         work.make()
         with watch.watching(attempt, work):
             for seconds, use, found, expected in looks:
-                sampler.node, sampler.files = use, found
-                before = sampler.searches
+                readings.node, readings.files = use, found
+                before = readings.searches
                 watch._look(clock.now + seconds)
-                assert sampler.searches == before + expected, seconds
+                assert readings.searches == before + expected, seconds
 
 
 @pytest.fixture(scope="module")
