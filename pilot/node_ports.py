@@ -112,6 +112,9 @@ class Allocation(Protocol):
     def seconds_left(self) -> float | None:
         """Until the batch system ends the job; None: it does not say."""
 
-    def starters(self, argv: Sequence[str], nodes: Sequence[str]) -> Sequence[Starter]:
-        """How `argv` is started on `nodes`. What a starter's exit code says is no evidence of
-        anything."""
+    def starters(
+        self, argv: Sequence[str], nodes: Sequence[str], *, apart: bool = False
+    ) -> Sequence[Starter]:
+        """How `argv` is started on `nodes`; `apart`: by a command for each, as one node that is not
+        to be reached may keep a command for several from starting any. What a starter's exit code
+        says is no evidence of anything."""

@@ -143,9 +143,18 @@ class SlotChoice(Struct, frozen=True):
     gpus: int | None = None
 
 
+class AllocationChoice(Struct, frozen=True):
+    """How a pilot learns of several nodes."""
+
+    kind: str = ""
+    """Of the plugin; empty: the batch system that the environment shows."""
+    options: Options = {}
+
+
 class PilotChoice(Struct, frozen=True):
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
+    allocation: AllocationChoice = AllocationChoice()
 
 
 class Site(Struct, frozen=True):

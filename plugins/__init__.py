@@ -37,6 +37,13 @@ TABLE: dict[str, dict[str, str]] = {
         "s3": "plugins.data.s3:S3",
         "xrootd": "plugins.data.xrootd:XRootD",
     },
+    "node": {
+        "host": "plugins.node.host:Host",
+        "htcondor": "plugins.node.htcondor:HTCondor",
+        "lsf": "plugins.node.lsf:LSF",
+        "pbs": "plugins.node.pbs:PBS",
+        "slurm": "plugins.node.slurm:Slurm",
+    },
 }
 
 
