@@ -233,12 +233,14 @@ def test_slurms_time_left(variables, said, left):
 
 
 def test_pbs_gives_each_host_of_its_file_with_what_the_server_says_of_its_chunks(tmp_path):
-    lines = [f"    {key} = {value}\n" for key, value in {
+    said = {
         "exec_host": "n1/0*4+n2/0*2+n2/1*2",
-        "exec_vnode": "(n1[0]:ncpus=2:mem=1gb+n1[1]:ncpus=2:ngpus=1)+(n2:ncpus=2:mem=102400kb)+(n2:ncpus=2)",
+        "exec_vnode": "(n1[0]:ncpus=2:mem=1gb+n1[1]:ncpus=2:ngpus=1)"
+        "+(n2:ncpus=2:mem=102400kb)+(n2:ncpus=2)",
         "Resource_List.walltime": "01:00:00",
         "resources_used.walltime": "00:10:00",
-    }.items()]  # fmt: skip
+    }
+    lines = [f"    {key} = {value}\n" for key, value in said.items()]
     allocation = pbs_on(
         tmp_path, "n2.cluster", "n1.cluster", "n2.cluster", qstat="Job Id: 1\n" + "".join(lines)
     )
