@@ -1,0 +1,373 @@
+"""Doors: this node's end of `pilot-rsh`, by which a payload starts processes on its other nodes.
+
+    TMP/.ailurus/door      FIFO: each line names a request
+                 NAME/     a request's directory, made by pilot-rsh
+                    command    its first line is the node, the rest what a shell there runs
+                    out err    FIFOs: we write what the command writes
+                    answer     FIFO: we write `yes` or `no WHY`; at the end the exit code, and why
+                    control    FIFO: pilot-rsh writes names of signals; it is open while it lives
+
+A payload made all of this and may have exchanged any of it, so nothing is followed, nothing that is
+not of the expected kind is opened, no read or write waits, and all that is kept has a bound. What a
+payload breaks is its own request. One thread serves the doors of all payloads of a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from ailurus.loops import Loop, Loops
+from ailurus.protocol.program import LONGEST_WORD
+from pilot.node.rsh import Asked, Gone, Output, Said, Signalled, Taken, Told
+
+DIRECTORY = ".ailurus"
+"""Beneath a payload's temporary directory on its node."""
+MOST_REQUESTS = 500
+"""Of one payload and node at once. Each holds four descriptors."""
+REST_S = 0.05
+"""How long a door that keeps us busy is not looked at."""
+CLOSED_S = 10.0
+# Bytes taken in one turn: a payload that writes without end gets no more of this thread.
+_PIECE = 4096
+_NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+_SIGNALS = {
+    name.encode(): int(signal.Signals[f"SIG{name}"]) for name in ("TERM", "INT", "HUP", "KILL")
+}
+_PARTS = ("command", "out", "err", "answer", "control")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+Tell = Callable[[Said], None]
+"""Called from the thread of the doors, which it must not hold up."""
+
+
+class Doors:
+    """The doors of all payloads of this node."""
+
+    def __init__(self, loops: Loops) -> None:
+        self._loops = loops
+        self._poll = select.epoll()
+        self._lock = threading.Lock()
+        # What other threads want done in ours.
+        self._wanted: deque[Callable[[], None]] = deque()
+        self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # What to call when a descriptor is ready, and for what.
+        self._ready: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._resting: list[int] = []
+        self._serving = False
+        self.watch(self._bell, select.EPOLLIN, self._rung)
+
+    def open(self, tmp: Path, tell: Tell) -> Door:
+        """A door for the payload whose temporary directory here is `tmp`. Raises OSError."""
+        door = Door(self, tmp, tell)
+        with self._lock:
+            if not self._serving:
+                # Most pilots never have a payload of several nodes.
+                self._loops.thread("doors", self._serve)
+                self._serving = True
+        self.soon(door.begin)
+        return door
+
+    def soon(self, task: Callable[[], None]) -> None:
+        """Have something done by the doors' thread."""
+        self._wanted.append(task)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._ring, b"!")
+
+    def watch(self, fd: int, events: int, ready: Callable[[], None]) -> None:
+        self._ready[fd] = (events, ready)
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        if self._ready.pop(fd, None) is not None and fd not in self._resting:
+            self._poll.unregister(fd)
+
+    def rest(self, fd: int) -> None:
+        """Look away from a descriptor that keeps us busy, for a moment."""
+        if fd in self._ready and fd not in self._resting:
+            self._poll.unregister(fd)
+            self._resting.append(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor, watched or not."""
+        self.unwatch(fd)
+        if fd in self._resting:
+            self._resting.remove(fd)
+        os.close(fd)
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 65536)
+        while self._wanted:
+            self._wanted.popleft()()
+
+    def _serve(self, loop: Loop) -> None:
+        while True:
+            loop.turned(None)
+            events = self._poll.poll(REST_S if self._resting else -1)
+            for fd, _ in events:
+                # One of the same turn may have closed it.
+                if (found := self._ready.get(fd)) is not None:
+                    found[1]()
+            if not events:
+                resting, self._resting = self._resting, []
+                for fd in resting:
+                    self._poll.register(fd, self._ready[fd][0])
+
+
+class Door:
+    """The door of one payload on one node."""
+
+    def __init__(self, doors: Doors, tmp: Path, tell: Tell) -> None:
+        self._doors, self._tell = doors, tell
+        directory = tmp / DIRECTORY
+        directory.mkdir(mode=0o700)
+        self._directory = os.open(directory, _DIRECTORY)
+        os.mkfifo("door", 0o600, dir_fd=self._directory)
+        self._door = _fifo("door", self._directory, os.O_RDWR)
+        self._buffer = b""
+        self._requests: dict[int, _Request] = {}
+        self._count = 0
+        self._closed = False
+
+    def begin(self) -> None:
+        if not self._closed:
+            self._doors.watch(self._door, select.EPOLLIN, self._knocked)
+
+    def answer(self, told: Told) -> None:
+        """Pass on what a request's command wrote, or its end. What there is no request for any more
+        is dropped."""
+        self._doors.soon(lambda: self._answer(told))
+
+    def close(self) -> None:
+        """Serve this payload no more: it has ended. What it made is left to whoever removes it."""
+        over = threading.Event()
+
+        def closed() -> None:
+            self._closed = True
+            for request in self._requests.values():
+                request.close()
+            self._requests.clear()
+            self._doors.close(self._door)
+            os.close(self._directory)
+            over.set()
+
+        self._doors.soon(closed)
+        over.wait(CLOSED_S)
+
+    def _answer(self, told: Told) -> None:
+        if (request := self._requests.get(told.request)) is None:
+            return
+        if isinstance(told, Output):
+            request.write(told.stream, told.data)
+        else:
+            request.finish(told.exit_code, told.why)
+
+    def _knocked(self) -> None:
+        data = _read(self._door)
+        if len(data) == _PIECE:
+            self._doors.rest(self._door)
+        *lines, rest = (self._buffer + data).split(b"\n")
+        # No name is so long.
+        self._buffer = rest[-100:]
+        for line in lines:
+            if _NAME.fullmatch(line):
+                # It breaks its own request, whatever it has made there.
+                with contextlib.suppress(OSError, ValueError):
+                    self._open(line.decode())
+
+    def _open(self, name: str) -> None:
+        """Take a request, or say why not. Raises OSError or ValueError for one that cannot even be
+        told."""
+        here = os.open(name, _DIRECTORY, dir_fd=self._directory)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, here)
+            answer = _fifo("answer", here, os.O_WRONLY)
+            with contextlib.ExitStack() as refused:
+                refused.callback(os.close, answer)
+                try:
+                    if len(self._requests) >= MOST_REQUESTS:
+                        raise ValueError(f"{MOST_REQUESTS} commands run from this node already")
+                    self._count += 1
+                    request = _Request(self._doors, here, answer, self._tell, self._count)
+                except (OSError, ValueError) as error:
+                    os.write(answer, f"no {error}\n".encode("utf-8", "replace"))
+                    return
+                refused.pop_all()
+            undo.pop_all()
+        self._requests[request.number] = request
+        request.begin(self._over)
+
+    def _over(self, number: int) -> None:
+        self._requests.pop(number).close()
+
+
+class _Stream:
+    """One of a request's outputs: what was sent and is not yet written."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.pending: deque[bytes] = deque()
+        self.watched = False
+        self.broken = False
+
+
+class _Request:
+    """A command that a payload has asked for, from its door's side."""
+
+    def __init__(self, doors: Doors, here: int, answer: int, tell: Tell, number: int) -> None:
+        """`here`, its directory, and `answer` become the request's. Raises OSError or ValueError,
+        and then they do not."""
+        self.number = number
+        self._doors, self._here, self._answer, self._tell = doors, here, answer, tell
+        self._asked = _asked(number, here)
+        opened: list[int] = []
+        try:
+            for name, flags in (
+                ("out", os.O_WRONLY),
+                ("err", os.O_WRONLY),
+                ("control", os.O_RDONLY),
+            ):
+                opened.append(_fifo(name, here, flags))
+        except (OSError, ValueError):
+            for fd in opened:
+                os.close(fd)
+            raise
+        self._streams = {1: _Stream(opened[0]), 2: _Stream(opened[1])}
+        self._control = opened[2]
+        self._words = b""
+        self._end = b""
+        self._over: Callable[[int], None] = lambda _: None
+
+    def begin(self, over: Callable[[int], None]) -> None:
+        """Pass the command on. `over` is called when nothing is left to do."""
+        self._over = over
+        self._last_word(b"yes\n")
+        self._tell(self._asked)
+        self._doors.watch(self._control, select.EPOLLIN, self._controlled)
+        # If its writer went before we opened it, no event comes.
+        self._controlled()
+
+    def write(self, number: int, data: bytes) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.pending.append(data)
+            if not stream.watched:
+                self._flush(number, stream)
+
+    def finish(self, exit_code: int, why: str) -> None:
+        line = f"{exit_code} {' '.join(why.split())}"
+        self._end = line.encode("utf-8", "replace")[:1000].rstrip() + b"\n"
+        self._end_if_written()
+
+    def close(self) -> None:
+        """Close all that is open, and remove what pilot-rsh made unless it has."""
+        for fd in (self._answer, self._control, *(one.fd for one in self._streams.values())):
+            self._doors.close(fd)
+        os.close(self._here)
+
+    def _controlled(self) -> None:
+        try:
+            data = os.read(self._control, _PIECE)
+        except BlockingIOError:
+            return
+        if not data:
+            self._tell(Gone(self.number))
+            for part in _PARTS:
+                with contextlib.suppress(OSError):
+                    os.unlink(part, dir_fd=self._here)
+            self._over(self.number)
+            return
+        if len(data) == _PIECE:
+            self._doors.rest(self._control)
+        *words, rest = (self._words + data).split(b"\n")
+        self._words = rest[-100:]
+        for word in words:
+            if (number := _SIGNALS.get(word)) is not None:
+                self._tell(Signalled(self.number, number))
+
+    def _flush(self, number: int, stream: _Stream) -> None:
+        """Write what the FIFO takes, and say how much that was."""
+        taken = 0
+        while stream.pending:
+            data = stream.pending[0]
+            try:
+                # Nobody reads it any more, and that is no reason to hold the command up.
+                written = len(data) if stream.broken else os.write(stream.fd, data)
+            except BlockingIOError:
+                break
+            except OSError:
+                stream.broken = True
+                continue
+            taken += written
+            if written < len(data):
+                stream.pending[0] = data[written:]
+            else:
+                stream.pending.popleft()
+        if taken:
+            self._tell(Taken(self.number, number, taken))
+        if bool(stream.pending) != stream.watched:
+            stream.watched = not stream.watched
+            if stream.watched:
+                self._doors.watch(stream.fd, select.EPOLLOUT, lambda: self._flush(number, stream))
+            else:
+                self._doors.unwatch(stream.fd)
+        self._end_if_written()
+
+    def _end_if_written(self) -> None:
+        if self._end and not any(one.pending for one in self._streams.values()):
+            # Before the streams end, after which pilot-rsh looks for it.
+            self._last_word(self._end)
+            self._end = b""
+            self._over(self.number)
+
+    def _last_word(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._answer, line)
+
+
+def _read(fd: int) -> bytes:
+    """What is there to read, up to a piece."""
+    try:
+        return os.read(fd, _PIECE)
+    except BlockingIOError:
+        return b""
+
+
+def _asked(number: int, here: int) -> Asked:
+    """What a request's file says. Raises OSError or ValueError."""
+    fd = _opened("command", here, os.O_RDONLY, stat.S_ISREG)
+    with os.fdopen(fd, "rb") as file:
+        text = file.read(2 * LONGEST_WORD)
+    node, _, command = text.partition(b"\n")
+    if len(command) > LONGEST_WORD or b"\0" in command:
+        raise ValueError(
+            f"no shell takes a command of more than {LONGEST_WORD} bytes, or with a NUL"
+        )
+    return Asked(number, node[:255].decode("utf-8", "replace"), command)
+
+
+def _fifo(name: str, directory: int, flags: int) -> int:
+    return _opened(name, directory, flags, stat.S_ISFIFO)
+
+
+def _opened(name: str, directory: int, flags: int, is_kind: Callable[[int], bool]) -> int:
+    """Open a name that a payload made, if it is of that kind. Raises OSError or ValueError.
+
+    It is looked at before it is opened: to open a device may do something.
+    """
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not is_kind(os.fstat(handle).st_mode):
+            raise ValueError(f"{name} is of another kind")
+        return os.open(f"/proc/self/fd/{handle}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
