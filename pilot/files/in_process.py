@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.job import OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import Clock
 from pilot.files.at_once import at_once
-from pilot.files.destinations import field_of, parsed
+from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
 from pilot.files.movers import PAUSES_S, compare
 from pilot.ports import Check, Copied, JobError, Transfer
@@ -88,7 +88,7 @@ class InProcess:
                 check()
                 another()
 
-            return self._get(one.file, work, space, both, moved)
+            return self._get(one, work, space, both, moved)
 
         size = self._repeated(attempt, once, Code.STAGE_IN_TIMEOUT, one.file.size)
         if staging is not None:
@@ -96,13 +96,14 @@ class InProcess:
 
     def _get(
         self,
-        file: InputFile,
+        one: Wanted,
         work: Workdir,
         space: SharedSpace,
         check: Check,
         moved: Callable[[int], None],
     ) -> int:
         """One try to stage an input in; its size."""
+        file, url = one.file, one.url
         with OSErrorsOn(Target.NODE, f"cannot make the input {file.name!r}"):
             try:
                 into = work.create(file.name)
@@ -111,7 +112,6 @@ class InProcess:
                 (work.directory / file.name).unlink()
                 into = work.create(file.name)
         try:
-            url = parsed(file.url)
             within = bounded(file, into, space, check, moved)
             copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
             if file.size is None:

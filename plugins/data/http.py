@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import re
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 import urllib3
 from msgspec import Struct
 
-from ailurus import __version__
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from ailurus.wire.connection import verifying
-from ailurus.wire.watched import POOLS, Forgotten, watching
+from ailurus.wire.watched import Forgotten, watching
 from pilot.ports import Check, Copied, JobError
 from plugins.data.http_bodies import Copy, Measured, Version
 from plugins.data.http_errors import BrokeOff, Exists, NoParent, refused
+from plugins.data.http_servers import HEADERS, Servers
 
 # Bytes of a body that is announced first: the receiver may be another.
 LARGE = 1 << 20
-# How long a server may say nothing.
-STALL_S = 60.0
 REDIRECTS = 5
 # How long the removal of a file may take, redirects and all.
 DELETE_S = 60.0
-# Connections to a server that wait for the next file.
-KEPT = 16
 # How often a download that broke off is continued.
 CONTINUED = 5
 # Bytes of an answer that are read for its connection's sake.
@@ -70,38 +62,9 @@ class Http:
         self._token_file = said.token_file
         self._token_for = [Url.parse(prefix).web for prefix in said.token_for]
         self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
-        self._proxy = Url.parse(http_proxy) if http_proxy else None
-        self._ca = ca
+        self._servers = Servers(http_proxy, ca)
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
-
-    @cached_property
-    def _pool(self) -> urllib3.PoolManager:
-        return self._made(None)
-
-    @cached_property
-    def _secure(self) -> urllib3.PoolManager:
-        """Made when the first https file is moved: reading the authorities takes 20 ms."""
-        return self._made(verifying(self._ca))
-
-    def _made(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
-        options: dict[str, Any] = {
-            "maxsize": KEPT,
-            "retries": False,
-            "timeout": urllib3.Timeout(connect=10.0, read=STALL_S),
-            "headers": {"User-Agent": f"ailurus/{__version__}", "Accept-Encoding": "identity"},
-        }
-        if context is not None:
-            options["ssl_context"] = context
-        pool: urllib3.PoolManager
-        if self._proxy is None:
-            pool = urllib3.PoolManager(**options)
-        else:
-            user = self._proxy.userinfo
-            login = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else {}
-            pool = urllib3.ProxyManager(str(self._proxy), proxy_headers=login, **options)
-        pool.pool_classes_by_scheme = POOLS
-        return pool
 
     def allowed(self, url: Url) -> None:
         if any(_plain(url.web).within(prefix) for prefix in self._allow):
@@ -315,8 +278,7 @@ class Http:
         expects: bool = False,
     ) -> urllib3.BaseHTTPResponse:
         """What one server answers, on whatever connection to it still holds. Raises JobError."""
-        pool = self._secure if url.scheme == "https" else self._pool
-        headers = {**pool.headers, **(more or {})}
+        headers = {**HEADERS, **(more or {})}
         if body is not None:
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
         if expects:
@@ -329,14 +291,7 @@ class Http:
             if body is not None:
                 body.rewind()
             try:
-                return pool.request(
-                    method,
-                    url.sent,
-                    body=body,
-                    headers=headers,
-                    redirect=False,
-                    preload_content=False,
-                )
+                return self._servers.request(method, url, body, headers)
             except urllib3.exceptions.SSLError as error:
                 raise JobError(
                     code,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -68,12 +69,24 @@ def _steady(headers: Mapping[str, str]) -> str:
     return changed if age.total_seconds() >= _STEADY_S else ""
 
 
+_buffers = threading.local()
+
+
+def _buffer() -> memoryview:
+    """This thread's own, kept from file to file: a new one is all page faults."""
+    try:
+        return _buffers.block  # type: ignore[no-any-return]  # of a namespace without types
+    except AttributeError:
+        _buffers.block = memoryview(bytearray(BLOCK))
+        return _buffers.block  # type: ignore[no-any-return]
+
+
 class Copy:
     """An open file that takes the bodies of answers, one after the other."""
 
     def __init__(self, into: int, check: Check, *, md5: bool) -> None:
         self._into, self._check, self._md5 = into, check, md5
-        self._buffer = memoryview(bytearray(BLOCK))
+        self._buffer = _buffer()
         self._seen = Checksums(md5=md5)
 
     def again(self) -> None:

@@ -156,7 +156,7 @@ def serving(
 def allowing(*prefixes: str, **more: str) -> Iterator[Http]:
     made = Http(http_allow=prefixes, **more)
     yield made
-    made._pool.clear()
+    made._servers.clear()
 
 
 def filled(into: int, size: int) -> bytes:

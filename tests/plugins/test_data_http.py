@@ -18,7 +18,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from ailurus.wire import watched
 from pilot.ports import JobError
-from plugins.data import http
+from plugins.data import http, http_servers
 from plugins.data.http import Http
 from tests.plugins.http_stores import (
     DATA,
@@ -96,13 +96,13 @@ def test_f3_a_short_read_is_noticed(store, transfer: Http, into: int) -> None:
 
 
 def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
-    monkeypatch.setattr(http, "STALL_S", 0.5)
+    monkeypatch.setattr(http_servers, "STALL_S", 0.5)
     hasty = Http(http_allow=[store.url + "/ok/"])
     began = time.monotonic()
     url = Url.parse(store.url + "/ok/stall")
     assert code_of(lambda: hasty.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
     assert time.monotonic() - began < 2.5
-    hasty._pool.clear()
+    hasty._servers.clear()
 
 
 class NeverDone(Store):
@@ -221,11 +221,11 @@ def test_the_pilots_authority_is_believed_of_inputs_and_outputs(secure, into: in
         with pytest.raises(JobError, match="CERTIFICATE_VERIFY_FAILED") as refused:
             transfer.get(url, into, nothing, md5=False)
         assert "--ca" in refused.value.remedy
-        transfer._secure.clear()
+        transfer._servers.clear()
     with allowing(secure.url, ca=secure.ca) as transfer:
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
         transfer.put(into, Url.parse(f"{secure.url}/out"), nothing)
-        transfer._secure.clear()
+        transfer._servers.clear()
     assert secure.files["/out"] == DATA
 
 
@@ -235,7 +235,7 @@ def test_what_openssl_is_told_is_believed(secure, into: int, monkeypatch) -> Non
     with allowing(secure.url) as transfer:
         url = Url.parse(f"{secure.url}/data")
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
-        transfer._secure.clear()
+        transfer._servers.clear()
 
 
 @pytest.mark.field("A18")
@@ -251,7 +251,7 @@ def test_a_stop_reaches_a_silent_server_behind_tls(secure, into: int, monkeypatc
     with allowing(secure.url, ca=secure.ca) as transfer:
         url = Url.parse(f"{secure.url}/x")
         assert code_of(lambda: transfer.get(url, into, stop, md5=False)) is Code.KILLED_BY_SERVER
-        transfer._secure.clear()
+        transfer._servers.clear()
     gone.set()
 
 
@@ -275,3 +275,16 @@ def test_a_proxy_is_used_by_the_sites_word_and_by_no_other(store, into: int, mon
         with allowing(store.url, http_proxy=named) as transfer:
             assert transfer.get(url, into, nothing, md5=False).size == len("by proxy")
         assert proxy.asked == [f"{url.sent} Basic dTpw"]
+
+
+def test_more_servers_than_are_kept_at_hand_are_asked_all_the_same(store, monkeypatch) -> None:
+    monkeypatch.setattr(http_servers, "MOST", 1)
+    with (
+        serving(Store, files={"/ok/data": b"other"}) as other,
+        allowing(f"{store.url}/ok/", f"{other.url}/ok/") as transfer,
+    ):
+        for server, size in ((store, len(DATA)), (other, 5), (store, len(DATA))):
+            into = os.memfd_create("copy")
+            url = Url.parse(server.url + "/ok/data")
+            assert transfer.get(url, into, nothing, md5=False).size == size
+            os.close(into)

@@ -93,7 +93,7 @@ def put(dav: type[Dav], tmp_path: Path, name: str, **options: object) -> None:
         made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     finally:
         os.close(source)
-        made._secure.clear()
+        made._servers.clear()
 
 
 def test_missing_directories_are_made_beneath_what_the_site_allows(dav, tmp_path):
