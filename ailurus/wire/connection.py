@@ -55,14 +55,23 @@ def verifying(ca: str = "") -> ssl.SSLContext:
     return context
 
 
-class _Http(HTTPConnection):
+class Joining(HTTPConnection):
+    """Sends the head of a request together with a small body."""
+
     # The head of a request, held back until its body comes; blank: the head is still to come.
     _head: bytes | None = None
 
     def request(self, method: str, url: str, body: Any = None, *more: Any, **options: Any) -> None:
-        joins = isinstance(body, bytes) and 0 < len(body) <= LARGEST
-        self._head = b"" if joins else None
+        self._head = b"" if 0 < self.length_of(body) <= LARGEST else None
         super().request(method, url, body, *more, **options)
+        if self._head:
+            # The body came to nothing.
+            self.send(b"")
+
+    @staticmethod
+    def length_of(body: Any) -> int:
+        """Bytes of a body that comes in one piece; 0: it may not."""
+        return len(body) if isinstance(body, bytes) else 0
 
     def send(self, data: Any) -> None:
         if self._head is None:
@@ -74,7 +83,7 @@ class _Http(HTTPConnection):
             super().send(head + data)
 
 
-class _Https(_Http, HTTPSConnection):
+class _Https(Joining, HTTPSConnection):
     pass
 
 
@@ -86,4 +95,4 @@ def pools(http: type[HTTPConnection], https: type[HTTPSConnection]) -> dict[str,
     }
 
 
-POOLS = pools(_Http, _Https)
+POOLS = pools(Joining, _Https)

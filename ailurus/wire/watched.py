@@ -18,11 +18,11 @@ from http.client import HTTPException, RemoteDisconnected
 from typing import Any
 
 from urllib3 import BaseHTTPResponse, HTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import ProtocolError
 from urllib3.exceptions import TimeoutError as Silent
 
-from ailurus.wire.connection import pools
+from ailurus.wire.connection import Joining, pools
 
 STEP_S = 0.5
 # How often a transfer that makes progress is checked; TLS makes it in steps of 16 KiB.
@@ -64,6 +64,8 @@ class OfferedBody:
     """A request's body that is sent if it is wanted."""
 
     wanted = True
+    length: int
+    """Bytes; as many come in one piece where they are few (`connection.LARGEST`)."""
 
     def __iter__(self) -> Iterator[bytes]:
         return (piece for piece in self.pieces() if self.wanted)
@@ -175,7 +177,7 @@ class Forgotten(ConnectionResetError):
     nothing."""
 
 
-class _Http(HTTPConnection):
+class _Http(Joining):
     _offer: OfferedBody | None = None
     _kept = False
     sock: Any
@@ -191,6 +193,10 @@ class _Http(HTTPConnection):
         self._kept = self.sock is not None
         with self._forgotten():
             super().request(method, url, body, *more, **options)
+
+    @staticmethod
+    def length_of(body: Any) -> int:
+        return body.length if isinstance(body, OfferedBody) else 0
 
     # What urllib3 returns is no answer of the standard library.
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]

@@ -25,6 +25,8 @@ LARGE = 1 << 20
 REDIRECTS = 5
 # How long the removal of a file may take, redirects and all.
 DELETE_S = 60.0
+# How long a server may take for the sum of a file that it got, beside what it takes to read it.
+DIGEST_S, DIGEST_BYTES_S = 5.0, 100e6
 # How often a download that broke off is continued.
 CONTINUED = 5
 # Bytes of an answer that are read for its connection's sake.
@@ -63,6 +65,8 @@ class Http:
         self._token_for = [Url.parse(prefix).web for prefix in said.token_for]
         self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
         self._servers = Servers(http_proxy, ca)
+        # Those that are asked for sums, see decision 0310.
+        self._summing = Servers(http_proxy, ca, taking_turns=True)
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
 
@@ -124,10 +128,10 @@ class Http:
                     self._make_parents(url)
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
                 _finish(answer)
-                if dav and body.size == body.length:
-                    self._compare(url, body)
-                if body.size == body.length and _says_more(answer):
-                    self._look_for(url, body.length)
+                if body.size == body.length:
+                    compared = dav and self._compared(url, body)
+                    if not compared and _says_more(answer):
+                        self._look_for(url, body.length)
             except Exists:
                 if not self._arrived(url, body):
                     raise
@@ -160,23 +164,33 @@ class Http:
             _finish(self._answer("MKCOL", parent, None, Code.STAGE_OUT_FAILED))
             # 405: it exists. What else a server says, the upload that follows tells.
 
-    def _compare(self, url: Url, body: Measured) -> None:
-        """Compare a file with what the server has of it, if it tells its adler32: one that differs
-        is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
-        try:
-            answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
-        except JobError:
-            return
-        _finish(answer)
-        told = _adler32(answer.headers.get("Digest", ""))
+    def _compared(self, url: Url, body: Measured) -> bool:
+        """Compare a file with what the server has of it; whether it told its adler32. One that
+        differs is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
+        told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S)
         if told is None or told == body.adler:
-            return
+            return told is not None
         self._delete(url)
         raise JobError(
             Code.PUT_ADLER_MISMATCH,
             f"{url} has adler32 {told:08x} at its server, and {body.adler:08x} was sent",
             remedy="the file is damaged on the way or at the server; the job is tried again",
         )
+
+    def _told(self, url: Url, patience_s: float) -> int | None:
+        """The server's adler32 of a file, within twice `patience_s`; None: it tells none."""
+        code = Code.STAGE_OUT_FAILED
+        # XRootD may lose its answer (its issue 2534), and has the sum when it is asked again.
+        for _ in range(2):
+            try:
+                answer = self._ask("HEAD", url, None, code, sum_s=patience_s)
+            except BrokeOff:
+                continue
+            except JobError:
+                return None
+            _finish(answer)
+            return _adler32(answer.headers.get("Digest", ""))
+        return None
 
     def _look_for(self, url: Url, size: int) -> None:
         """Raise JobError if no file of `size` bytes is there. Who does not let us look is
@@ -243,22 +257,26 @@ class Http:
         body: Measured | None,
         code: Code,
         more: Mapping[str, str] | None = None,
+        sum_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them
-        gets the body from its start, and the headers `more`."""
+        gets the body from its start, and the headers `more`. `sum_s`: the file's adler32 is
+        wanted, which may take so long. Raises JobError."""
         first, expects = url, body is not None and body.length >= LARGE
         unwanted = _WITHOUT_CONTENT if method == "GET" else set()
         unwanted = unwanted if more else unwanted | {206}
         for _ in range(REDIRECTS + 1):
             self.allowed(url)
-            answer = self._answer(method, url, body, code, more, expects=expects)
+            if expects:
+                more = {**(more or {}), "Expect": "100-continue"}
+            answer = self._answer(method, url, body, code, more, sum_s)
             if 200 <= answer.status < 300 and answer.status not in unwanted:
                 return answer
             target = answer.headers.get("Location", "")
             _finish(answer)
             # A server that does not know `Expect`.
             if answer.status == 417 and expects:
-                expects = False
+                expects, more = False, None
             elif answer.status in _LEADS[method] and target:
                 url = _redirected(url, target)
             elif method == "PUT" and answer.status in {404, 409}:
@@ -274,24 +292,22 @@ class Http:
         body: Measured | None,
         code: Code,
         more: Mapping[str, str] | None = None,
-        *,
-        expects: bool = False,
+        sum_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """What one server answers, on whatever connection to it still holds. Raises JobError."""
         headers = {**HEADERS, **(more or {})}
+        servers = self._servers
+        if sum_s is not None:
+            headers["Want-Digest"], servers = "adler32", self._summing
         if body is not None:
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
-        if expects:
-            headers["Expect"] = "100-continue"
-        if method == "HEAD":
-            headers["Want-Digest"] = "adler32"
         if token := self._token(url):
             headers["Authorization"] = f"Bearer {token}"
         while True:
             if body is not None:
                 body.rewind()
             try:
-                return self._servers.request(method, url, body, headers)
+                return servers.request(method, url, body, headers, sum_s)
             except urllib3.exceptions.SSLError as error:
                 raise JobError(
                     code,

@@ -34,5 +34,6 @@ def refused(url: Url, status: int, code: Code) -> JobError:
             remedy=TAKEN,
             transient=False,
         )
-    passing = status in {202, 408, 416, 425, 429} or status >= 500
+    # 423: a server has not done with a try that broke off.
+    passing = status in {202, 408, 416, 423, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from functools import cached_property
+from queue import Queue
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,21 +21,29 @@ HEADERS: Mapping[str, str] = {
     "Accept-Encoding": "identity",
 }
 """Of each request."""
+CONNECT_S = 10.0
 STALL_S = 60.0
 """How long a server may say nothing."""
 KEPT = 16
 """Connections to a server that wait for the next file."""
 MOST = 10
 """Servers whose connections are at hand; urllib3 keeps those of as many."""
+TURNS = 4
+"""The same, where they take turns."""
+_TURNS = {
+    scheme: type(f"{kind.__name__}InTurn", (kind,), {"QueueCls": Queue})
+    for scheme, kind in POOLS.items()
+}
 _Key = tuple[str, str, int | None]
 
 
 class Servers:
     """The servers that files are moved from and to."""
 
-    def __init__(self, proxy: str = "", ca: str = "") -> None:
+    def __init__(self, proxy: str = "", ca: str = "", *, taking_turns: bool = False) -> None:
+        """`taking_turns`: a server is asked by the connection that has rested longest."""
         self._proxy = Url.parse(proxy) if proxy else None
-        self._ca = ca
+        self._ca, self._taking_turns = ca, taking_turns
         self._at_hand: dict[_Key, urllib3.HTTPConnectionPool] = {}
 
     @cached_property
@@ -49,9 +58,9 @@ class Servers:
     def _made(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "num_pools": MOST,
-            "maxsize": KEPT,
+            "maxsize": TURNS if self._taking_turns else KEPT,
             "retries": False,
-            "timeout": urllib3.Timeout(connect=10.0, read=STALL_S),
+            "timeout": urllib3.Timeout(connect=CONNECT_S, read=STALL_S),
         }
         if context is not None:
             options["ssl_context"] = context
@@ -62,15 +71,23 @@ class Servers:
             user = self._proxy.userinfo
             login = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else {}
             pool = urllib3.ProxyManager(str(self._proxy), proxy_headers=login, **options)
-        pool.pool_classes_by_scheme = POOLS
+        pool.pool_classes_by_scheme = _TURNS if self._taking_turns else POOLS
         return pool
 
     def request(
-        self, method: str, url: Url, body: Any, headers: Mapping[str, str]
+        self,
+        method: str,
+        url: Url,
+        body: Any,
+        headers: Mapping[str, str],
+        silence_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """The head of an answer, whose body is still to be read; a redirect is not followed. Raises
-        urllib3's HTTPError, and what the check raises."""
+        """The head of an answer, whose body is still to be read; a redirect is not followed.
+        `silence_s`: how long the server may say nothing, if not `STALL_S`. Raises urllib3's
+        HTTPError, and what the check raises."""
         how: dict[str, Any] = {"redirect": False, "preload_content": False}
+        if silence_s is not None:
+            how["timeout"] = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
         pool = self._secure if url.scheme == "https" else self._plain
         if self._proxy is not None:
             return pool.request(method, url.sent, body=body, headers=headers, **how)

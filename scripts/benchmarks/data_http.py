@@ -107,8 +107,10 @@ def _uploads(here: Here, ours: Ours, ca: str) -> Iterator[Figure]:
     yield from large_of("upload, davs, XRootD", best(ways, into), bare=0.8)
     ways = {
         "bare": partial(up, lambda url, into: moves.put(
-            small, under(f"{_https(url)}/{into.name}", small), ca)),
+            small, under(f"{_https(url)}/{into.name}", small), ca, sums=True)),
         "ours": partial(up, ours.put_small),
+        "PUT alone": partial(up, lambda url, into: moves.put(
+            small, under(f"{_https(url)}/{into.name}", small), ca)),
     }  # fmt: skip
     yield from small_of("upload, davs, XRootD", best(ways, into), bare=2)
 

@@ -8,11 +8,13 @@ import threading
 import time
 
 import pytest
+import urllib3
 
-from ailurus.wire import connection
+from ailurus.wire import connection, watched
 from ailurus.wire.client import Client, Unreachable
 from ailurus.wire.retry import Patience
 
+LENGTH = {"Content-Length": "4"}
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -42,6 +44,34 @@ def test_head_and_body_of_a_request_are_one_piece(heard):
     (request,) = pieces
     assert request.startswith(b"POST /x HTTP/1.1\r\n")
     assert request.endswith(b'\r\n\r\n{"a": 1}')
+
+
+class Body(watched.OfferedBody):
+    def __init__(self, length: int, *pieces: bytes) -> None:
+        self.length, self._pieces = length, pieces
+
+    def pieces(self):
+        yield from self._pieces
+
+
+@pytest.mark.parametrize("sent", [(b"file",), (b"fi", b"le")])
+def test_so_are_those_of_a_small_file_that_is_offered(heard, sent):
+    url, pieces = heard
+    with urllib3.PoolManager(retries=False) as pool:
+        pool.pool_classes_by_scheme = watched.POOLS
+        answer = pool.request("PUT", f"{url}/x", body=Body(4, *sent), headers=LENGTH)
+    assert answer.status == 200
+    assert b"\r\n\r\nfi" in pieces[0]
+    assert b"".join(pieces).endswith(b"\r\n\r\nfile")
+
+
+def test_the_head_goes_even_if_the_file_has_become_empty(heard):
+    url, pieces = heard
+    with urllib3.PoolManager(retries=False, timeout=1) as pool:
+        pool.pool_classes_by_scheme = watched.POOLS
+        with pytest.raises(urllib3.exceptions.TimeoutError):
+            pool.request("PUT", f"{url}/x", body=Body(4), headers=LENGTH)
+    assert pieces[0].endswith(b"\r\n\r\n")
 
 
 def test_a_large_body_comes_whole(heard):

@@ -16,6 +16,7 @@ import trustme
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import JobError
+from plugins.data import http
 from plugins.data.http import Http, _adler32
 
 
@@ -26,18 +27,29 @@ class Dav(BaseHTTPRequestHandler):
     directories: set[str]
     tokens: list[str | None]
     digest = ""
+    silent_s = 0.0
+    """How long the first sum of a file takes."""
+    words = b""
+    """What a success says."""
+    looks = 0
+    by: list[tuple[str, int]]
+    """The port of the client's end of each request."""
 
     def log_message(self, *_: object) -> None:
         pass
 
+    protocol_version = "HTTP/1.1"
+
     def do_PUT(self) -> None:
+        self.by.append(("PUT", self.client_address[1]))
         self.tokens.append(self.headers["Authorization"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.rpartition("/")[0] not in self.directories:
             self._answer(409)
             return
         self.files[self.path] = body
-        self._answer(201)
+        self._answer(200 if self.words else 201, length=len(self.words))
+        self.wfile.write(self.words)
 
     def do_MKCOL(self) -> None:
         missing = self.path.rpartition("/")[0] not in self.directories
@@ -51,6 +63,10 @@ class Dav(BaseHTTPRequestHandler):
         if data is None:
             self._answer(404)
             return
+        type(self).looks += 1
+        self.by.append(("HEAD", self.client_address[1]))
+        if self.silent_s and self.looks == 1:
+            self.over.wait(self.silent_s)
         assert self.headers["Want-Digest"] == "adler32"
         self._answer(200, self.digest.format(f"{zlib.adler32(data):08x}"), len(data))
 
@@ -67,7 +83,7 @@ class Dav(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def dav(tmp_path: Path) -> Iterator[type[Dav]]:
-    made = {"files": {}, "directories": {"", "/site"}, "tokens": []}
+    made = {"files": {}, "directories": {"", "/site"}, "tokens": [], "by": []}
     handler = type("Handler", (Dav,), made)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -79,21 +95,25 @@ def dav(tmp_path: Path) -> Iterator[type[Dav]]:
     thread.start()
     handler.at = f"127.0.0.1:{server.server_port}/site"
     handler.ca = str(tmp_path / "ca.pem")
+    handler.over = threading.Event()
     yield handler
+    handler.over.set()
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def put(dav: type[Dav], tmp_path: Path, name: str, **options: object) -> None:
+def put(dav: type[Dav], tmp_path: Path, *names: str, **options: object) -> None:
     made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca, options=options)
     (tmp_path / "out").write_bytes(b"result")
     source = os.open(tmp_path / "out", os.O_RDONLY)
     try:
-        made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
+        for name in names:
+            made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     finally:
         os.close(source)
         made._servers.clear()
+        made._summing.clear()
 
 
 def test_missing_directories_are_made_beneath_what_the_site_allows(dav, tmp_path):
@@ -115,6 +135,31 @@ def test_a_file_that_is_another_at_its_server_is_removed_and_said(dav, tmp_path)
     assert raised.value.code is Code.PUT_ADLER_MISMATCH
     assert raised.value.transient
     assert dav.files == {}
+
+
+def test_a_server_that_tells_the_sum_is_asked_nothing_else(dav, tmp_path):
+    dav.digest, dav.words = "adler32={}", b":-)"
+    put(dav, tmp_path, "out")
+    assert dav.looks == 1
+
+
+def test_a_connection_that_brought_a_sum_rests(dav, tmp_path):
+    """Or XRootD takes the next request too early, and dies (decision 0310)."""
+    put(dav, tmp_path, *(str(nr) for nr in range(5)))
+    puts = {port for method, port in dav.by if method == "PUT"}
+    sums = [port for method, port in dav.by if method == "HEAD"]
+    assert len(puts) == 1
+    assert len({*sums[:4]} - puts) == 4
+    assert sums[4] == sums[0]
+
+
+def test_a_sum_whose_answer_is_lost_is_asked_for_again(dav, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "DIGEST_S", 0.2)
+    dav.silent_s, dav.digest = 30, "adler32=00000001"
+    with pytest.raises(JobError) as raised:
+        put(dav, tmp_path, "out")
+    assert raised.value.code is Code.PUT_ADLER_MISMATCH
+    assert dav.looks == 2
 
 
 def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):

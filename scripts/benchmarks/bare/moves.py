@@ -45,10 +45,18 @@ def get(urls: Sequence[str], into: Path, ca: str = "", sign: Sign = unsigned) ->
     return time.perf_counter() - began
 
 
-def put(files: Sequence[Path], urls: Sequence[str], ca: str = "", sign: Sign = unsigned) -> float:
-    """Seconds for all uploads, likewise."""
+def put(
+    files: Sequence[Path],
+    urls: Sequence[str],
+    ca: str = "",
+    sign: Sign = unsigned,
+    *,
+    sums: bool = False,
+) -> float:
+    """Seconds for all uploads, likewise. `sums`: each is compared with the server's adler32, by a
+    second connection (decision 0310)."""
     began = time.perf_counter()
-    server = _connected(urls[0], ca)
+    server, asked = _connected(urls[0], ca), _connected(urls[0], ca)
     for file, url in zip(files, urls, strict=True):
         server.putrequest("PUT", _path(url))
         server.putheader("Content-Length", str(file.stat().st_size))
@@ -64,7 +72,14 @@ def put(files: Sequence[Path], urls: Sequence[str], ca: str = "", sign: Sign = u
         answer.read()
         if answer.status not in {200, 201, 204}:
             raise RuntimeError(f"{url}: HTTP {answer.status}")
+        if sums:
+            asked.request("HEAD", _path(url), headers={"Want-Digest": "adler32"})
+            answer = asked.getresponse()
+            answer.read()
+            if answer.headers["Digest"] != f"adler32={adler:08x}":
+                raise RuntimeError(f"{url}: {answer.headers['Digest']} at its server")
     server.close()
+    asked.close()
     return time.perf_counter() - began
 
 
