@@ -37,7 +37,7 @@ def main(args: Namespace, out: Output) -> int:
             (
                 (
                     w.worker_id, w.site, w.queue, w.host, w.ending or w.phase, ago(w.last_heard),
-                    f"{w.room.cores}/{w.total.cores}", len(w.jobs), w.batch_id,
+                    f"{w.room.together.cores}/{w.total.together.cores}", len(w.jobs), w.batch_id,
                 )
                 for w in answer.workers
             ),

@@ -110,7 +110,7 @@ def lease(tx: Tx, request: LeaseRequest, memory: Memory, *, now: float) -> Given
             unfit += 1
             passed.add(job_id)
             continue
-        room = room.less(shape)
+        room = room.taking(shape)
         if group is not None:
             memory.turns.take(tx, request.queue, group, shape.cores)
         leased.append(Leased(_begin(tx, job, request, alone=alone, now=now), shape, spec))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
-from ailurus.protocol.resources import KINDS, Room, Shape
+from ailurus.protocol.resources import KINDS, Resources, Room, Shape
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Outlook, RegistrationState
 from dispatcher.rules import remedies
 
@@ -30,13 +30,36 @@ class Offer(Struct, frozen=True, kw_only=True):
 
 def short_of(shape: Shape, room: Room) -> str:
     """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
+    if shape.fits(room):
+        return ""
     for kind, unit in KINDS:
-        need, there = getattr(shape, kind), getattr(room, kind)
+        need, there = getattr(shape, kind), room.most(kind)
         if need > there:
             return f"needs {need} {unit}, has {there}"
-    if room.seconds_left is not None and shape.walltime_s > room.seconds_left:
+    if not room.in_time(shape):
         return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
-    return ""
+    return f"needs {_nodes(shape, [room])}, has {room.nodes_for(shape)}"
+
+
+def _nodes(shape: Shape, rooms: Sequence[Room], free: str = " free") -> str:
+    """The nodes that a job needs and that none of `rooms` has, as a phrase: what it needs on each
+    of them of that of which there is too little, or of all where only the whole is missing."""
+    needed = [
+        (f"{getattr(shape, kind)} {unit}", _only(shape, kind))
+        for kind, unit in KINDS
+        if kind != "nodes" and getattr(shape, kind)
+    ]
+    scarce = [
+        text for text, alone in needed if all(room.nodes_for(alone) < shape.nodes for room in rooms)
+    ]
+    each = " and ".join(scarce or [text for text, _ in needed])
+    if shape.nodes == 1:
+        return f"a node with {each}{free}"
+    return f"{shape.nodes} nodes with {each}{free} on each"
+
+
+def _only(shape: Shape, kind: str) -> Resources:
+    return replace(Resources(), **{kind: getattr(shape, kind)})
 
 
 def sizes(offers: Iterable[Offer]) -> list[Offer]:
@@ -69,12 +92,19 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
     if not offers or any(not short_of(shape, offer.total) for offer in offers):
         return None
     for kind, unit in KINDS:
-        most = max(getattr(offer.total, kind) for offer in offers)
+        most = max(offer.total.most(kind) for offer in offers)
         if getattr(shape, kind) > most:
             # A job file writes `memory: 4GB`.
             field, wanted = kind.removesuffix("_mb"), getattr(spec, kind)
             fault = f"{wanted} {unit} are asked for, the largest slot of its queues has {most}"
             return Misfit(field, fault)
+    if shape.nodes > 1:
+        most = max(offer.total.nodes_for(shape) for offer in offers)
+        if most < shape.nodes:
+            wanted = _nodes(shape, [offer.total for offer in offers], free="")
+            return Misfit(
+                "nodes", f"{wanted} are asked for, the largest slot of its queues has {most}"
+            )
     return Misfit("walltime", "no single slot of its queues has all that is asked for")
 
 
@@ -129,15 +159,22 @@ def waiting(
         names = sorted({offer.name for offer in fitting if offer.site not in held})
         can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
         return answer(Outlook.LATER, f"No pilot that could hold it is running; {can}; {place}.")
-    busy = Counter(short_of(shape, offer.free) for offer in workers if offer.free is not None)
+    outlook, sentence, busy = _busy(shape, [one.free for one in workers if one.free is not None])
+    return answer(outlook, f"{sentence}; {place}.", busy)
+
+
+def _busy(shape: Shape, rooms: Sequence[Room]) -> tuple[Outlook, str, list[str]]:
+    """Whether pilots that could hold a job have room for it now, and what each kind of them
+    lacks."""
+    busy = Counter(short_of(shape, room) for room in rooms)
     free = busy.pop("", 0)
     if free:
-        return answer(Outlook.NOW, f"{free} of {len(workers)} pilots have room for it; {place}.")
-    return answer(
-        Outlook.LATER,
-        f"All {len(workers)} pilots that could hold it are busy; {place}.",
-        [f"{n} pilots: it {reason}" for reason, n in busy.most_common()],
-    )
+        return Outlook.NOW, f"{free} of {len(rooms)} pilots have room for it", []
+    sentence = f"All {len(rooms)} pilots that could hold it are busy"
+    if shape.nodes > 1:
+        sentence = f"No pilot has {_nodes(shape, rooms)} now"
+    lacks = [f"{n} pilots: it {reason}" for reason, n in busy.most_common()]
+    return Outlook.LATER, sentence, lacks
 
 
 def _place(ahead: int, group: GroupRow | None) -> str:

@@ -162,8 +162,9 @@ class Figures:
             # A PanDA pilot: what it has is known only while it asks.
             if live.passing:
                 continue
-            cores += live.total.cores
-            used += max(0, live.total.cores - live.room.cores)
+            there = live.total.together.cores
+            cores += there
+            used += max(0, there - live.room.together.cores)
             if live.until - self._state.awake.now < (1 - LATE) * self._state.length(live.worker_id):
                 late += 1
                 silent[live.queue] = min(live.last, silent.get(live.queue, live.last))

@@ -129,7 +129,7 @@ class Workers:
                 # A repeated request: what is known of the attempt stays known.
                 self._state.leases.hold(lease, until_s)
             if not ask.ahead:
-                worker.room = worker.room.less(job.shape)
+                worker.room = worker.room.taking(job.shape)
         return given
 
     def rehearse(self, tx: Tx) -> None:

@@ -144,7 +144,7 @@ class Pilots:
                 break
             if not job.leaving and job.shape.fits(room):
                 picked.append(job)
-                room = room.less(job.shape)
+                room = room.taking(job.shape)
         return picked
 
     async def beat(self, ask: m.Beat, pilot: Pilot) -> m.BeatAnswer:

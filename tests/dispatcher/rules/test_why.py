@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery
 from ailurus.protocol.errors import Code
-from ailurus.protocol.resources import Room
+from ailurus.protocol.resources import Resources, Room, Shape
 from ailurus.protocol.states import JobState
 from dispatcher.refusal import Rejected
 from dispatcher.rules import remedies
+from dispatcher.rules.why import short_of
 from tests.dispatcher.helpers import ALICE, EDGE, job, run
 
 SMALL = Room(cores=4, memory_mb=8000, disk_mb=8000)
@@ -131,3 +133,35 @@ async def test_why_of_a_running_job_tells_that_its_pilot_is_late(b):
     assert "heartbeat" not in (await why(b, one)).sentence
     await b.forward(25.0)
     assert "missed a heartbeat" in (await why(b, one)).sentence
+
+
+def test_what_several_nodes_lack_is_said_of_each():
+    apart = Room.over(
+        {Resources(cores=4, memory_mb=8000): 2, Resources(cores=1, memory_mb=9000): 1},
+        seconds_left=None,
+    )
+    lacks = {
+        "needs 3 nodes with 4 cores free on each, has 2": Shape(cores=4, nodes=3),
+        "needs 4 nodes, has 3": Shape(nodes=4),
+        "needs 5 cores, has 4": Shape(cores=5),
+        "needs a node with 4 cores and 9000 MB of memory free, has 0": Shape(
+            cores=4, memory_mb=9000
+        ),
+        "": Shape(nodes=3),
+    }
+    assert {short_of(shape, apart): shape for shape in lacks.values()} == lacks
+
+
+async def test_a_job_of_several_nodes_is_told_which_nodes_it_waits_for(b):
+    narrow, wide, never = await b.submit(
+        job("narrow", disk_mb=1000, priority=1),
+        job("wide", nodes=3, cores=4, disk_mb=1000),
+        job("never", nodes=4, disk_mb=1000),
+    )
+    worker = await b.worker(total=replace(SMALL, nodes=3))
+    assert [one.job_id for one in await worker.acquire(room=replace(SMALL, nodes=3))] == [narrow]
+    told = await why(b, wide)
+    assert told.sentence.startswith("No pilot has 3 nodes with 4 cores free on each now; ")
+    assert "1 pilots: it needs 3 nodes with 4 cores free on each, has 2" in told.blockers
+    told = await why(b, never)
+    assert (told.verdict, "4 nodes are asked for" in told.sentence) == ("never", True)

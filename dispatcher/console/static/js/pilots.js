@@ -64,11 +64,14 @@ function Cells({ total, used }) {
     ${Array.from({ length: shown }, (_, at) => html`<i key=${at} class=${at < filled ? "on" : ""}></i>`)}</div>`;
 }
 
+/** Cores of a room on all its nodes. @param {any} room */
+const cores = (room) => [room, ...(room.more ?? [])].reduce((sum, group) => sum + group.cores * group.nodes, 0);
+
 /** Pilots at a glance, for the overview. @param {{workers: any[], total: number}} props */
 export const Slots = ({ workers, total }) => html`<ul class="slots">${workers.slice(0, 40).map((worker) => {
   const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
   return html`<li key=${worker.worker_id}>
     <span class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i><span class="host" title=${worker.host}>${worker.host || worker.worker_id}</span></span>
-    <${Cells} total=${worker.total.cores} used=${Math.max(0, worker.total.cores - worker.room.cores)} />
+    <${Cells} total=${cores(worker.total)} used=${Math.max(0, cores(worker.total) - cores(worker.room))} />
     <span class="dim num"><${Ago} at=${worker.last_heard} limit=${LATE_S} /></span></li>`;
 })}${Math.max(total, workers.length) > 40 && html`<li class="dim">and ${count(Math.max(total, workers.length) - Math.min(40, workers.length))} more</li>`}</ul>`;
