@@ -189,7 +189,7 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
     def together(self) -> Resources:
         """What all nodes have free together."""
         if self.nodes == 1 and self.more is UNSET:
-            return self
+            return plain(self)
         total = Resources()
         for group in self.groups:
             total = total.plus(group.times(group.nodes))
