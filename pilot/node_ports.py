@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ailurus.protocol.job import JobSpec
 from pilot.ports import Check, Container, Image, JobError, ProcessEnd, Sandbox
+from pilot.samples import LocalFiles, Sample, Sampled
 
 
 class Order(Struct, frozen=True, kw_only=True):
@@ -54,11 +55,26 @@ class Exit(NamedTuple):
     `done`."""
 
 
-class Node(Protocol):
-    """One machine, and the processes of payloads on it. Any thread may call its methods."""
+class Sampling(Protocol):
+    """What measures payloads on one machine. Any thread may call its methods."""
 
     name: str
-    """As slots call it."""
+    """As slots call the machine."""
+
+    def watch(self, name: str, sampled: Sampled) -> None:
+        """Measure all that is started for the payload `name`, until `forget`."""
+
+    def forget(self, name: str) -> LocalFiles | None:
+        """Measure it no more; what it left in its node-local directories."""
+
+    def samples(self, now: float) -> Sequence[Sample] | None:
+        """Of all payloads that run there, at one look; None: there was none since the last
+        call."""
+
+
+class Node(Sampling, Protocol):
+    """One machine, and the processes of payloads on it. Any thread may call its methods."""
+
     address: str
     """Where the other nodes of the allocation reach it; empty for a pilot's only one."""
     container: Container

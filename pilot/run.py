@@ -82,7 +82,7 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         over.set()
 
     began = kit.clock.monotonic()
-    with kit.supervisor.watching(attempt, work):
+    with kit.supervisor.watching(attempt, work, [node]):
         granted.write(attempt.credentials, work)
         attempt.start_payload(lambda: (node, node.start(order, done)))
         _wait(over, attempt, work, kit)

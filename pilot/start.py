@@ -30,6 +30,7 @@ from pilot.node import machine
 from pilot.node.claims import NONE, Claims, claim
 from pilot.node.local import LocalNode
 from pilot.node.machine import Inventory
+from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
@@ -64,8 +65,7 @@ def started(
     `Link.register` does, and OSError where its directory cannot be made.
     """
     keep_apart(site, options.workdir, (options.spool, options.token_file, options.bootstrap_file))
-    for name, path in (("--workdir", options.workdir), ("--spool", options.spool)):
-        _spellable(name, path)
+    _spellable(options)
     credential = _credential(options)
     instance = secrets.token_hex(8)
     directory = own_directory(options.workdir, instance)
@@ -73,7 +73,8 @@ def started(
     claims = NONE
     try:
         container = container_of(site, directory, spawner)
-        node = LocalNode(container, spawner)
+        node = LocalNode(container, spawner, Sampler(clock))
+        nodes = {node.name: node}
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
@@ -92,10 +93,10 @@ def started(
             clock=clock,
             directory=directory,
             node=node,
-            nodes={node.name: node},
+            nodes=nodes,
             stage=stage,
             slots=Slots(total, _pinned(site, total, seen), claims.gpus),
-            supervisor=Supervisor(bounds_of(site.limits), clock),
+            supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
             reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
@@ -218,16 +219,17 @@ def _leave(journals: Sequence[Journal], reporter: Reporter, directory: Path) -> 
     return left
 
 
-def _spellable(option: str, path: Path | None) -> None:
+def _spellable(options: Options) -> None:
     """Refuse a path that no report, no journal and no sandbox's argument can spell."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise AilurusError(
-            f"the name {os.fsencode(str(path))!r} is not UTF-8",
-            field=option,
-            remedy="name another directory",
-        ) from None
+    for option, path in (("--workdir", options.workdir), ("--spool", options.spool)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise AilurusError(
+                f"the name {os.fsencode(str(path))!r} is not UTF-8",
+                field=option,
+                remedy="name another directory",
+            ) from None
 
 
 def _listen(

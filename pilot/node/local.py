@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
 from ailurus.protocol.job import JobSpec
+from pilot.node.sampler import Sampler
 from pilot.node_ports import Exit, Explanation, Order
 from pilot.ports import (
     Check,
@@ -21,16 +22,23 @@ from pilot.ports import (
     Spawner,
 )
 from pilot.process.oom import OomKills
+from pilot.samples import LocalFiles, Sample, Sampled
 
 
 class LocalNode:
     """Starts processes through the guardian of this machine."""
 
     def __init__(
-        self, container: Container, spawner: Spawner, *, name: str = "", address: str = ""
+        self,
+        container: Container,
+        spawner: Spawner,
+        sampler: Sampler | None = None,
+        *,
+        name: str = "",
+        address: str = "",
     ) -> None:
         self.name, self.address, self.container = name, address, container
-        self._spawner = spawner
+        self._spawner, self._sampler = spawner, sampler or Sampler()
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         return self.container.prepare(spec, check)
@@ -46,17 +54,30 @@ class LocalNode:
             status_fd=container.status_fd,
         )
         kills = OomKills()
+        mark = object()
 
         def ended(end: ProcessEnd) -> None:
+            self._sampler.ended(order.name, mark, end.cpu_s)
             done(Exit(end, partial(explained, container, order.box.image, end, kills)))
 
-        return self._spawner.spawn(process, ended)
+        key = self._spawner.spawn(process, ended)
+        self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
+        return key
 
     def signal(self, key: int, number: int) -> None:
         self._spawner.signal(key, number)
 
     def pid(self, key: int) -> int | None:
         return self._spawner.pid(key)
+
+    def watch(self, name: str, sampled: Sampled) -> None:
+        self._sampler.watch(name, sampled)
+
+    def forget(self, name: str) -> LocalFiles | None:
+        return self._sampler.forget(name)
+
+    def samples(self, now: float) -> Sequence[Sample]:
+        return self._sampler.look(now)
 
 
 def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:

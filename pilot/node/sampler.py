@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 from pilot.clock import SYSTEM, Clock
 from pilot.node.readings import ProcReadings, Readings
-from pilot.node.samples import LocalFiles, Sample, Sampled
 from pilot.process import proc
 from pilot.process.usage import Disk, Nameless, NodeUse
+from pilot.samples import LocalFiles, Sample, Sampled
 
 # The share of one core for samples; disks have as much again.
 SHARE = 0.0025
@@ -39,8 +39,8 @@ class Watched:
     def __init__(self, key: str, sampled: Sampled, now: float) -> None:
         self.key, self.sampled = key, sampled
         self.device = _device(sampled.directory)
-        # Each tells the process id of one that the node started, while it runs.
-        self.roots: list[Callable[[], int | None]] = []
+        # What the node started; each tells its process id while it runs.
+        self.roots: dict[Hashable, Callable[[], int | None]] = {}
         # Of those that have ended.
         self.ended_cpu_s = 0.0
         self.nameless = Nameless(0, 0)
@@ -64,31 +64,40 @@ class Sampler:
     def __init__(self, clock: Clock = SYSTEM, readings: Readings | None = None) -> None:
         self._clock = clock
         self._readings: Readings = readings or ProcReadings()
-        self._watched: dict[Watched, None] = {}
+        self._watched: dict[str, Watched] = {}
 
-    def watch(self, key: str, sampled: Sampled) -> Watched:
-        """Measure a payload from the next look on. What is started for it is added to its
-        `roots`."""
-        watched = Watched(key, sampled, self._clock.monotonic())
-        self._watched[watched] = None
-        return watched
+    def watch(self, key: str, sampled: Sampled) -> None:
+        """Measure a payload from the next look on."""
+        self._watched[key] = Watched(key, sampled, self._clock.monotonic())
 
-    def forget(self, watched: Watched) -> LocalFiles | None:
+    def started(self, key: str, process: Hashable, pid: Callable[[], int | None]) -> None:
+        """Count a process that the node started for a payload, if that is watched, and all below
+        it. `pid`: its process id while it runs."""
+        if (one := self._watched.get(key)) is not None:
+            one.roots[process] = pid
+
+    def ended(self, key: str, process: Hashable, cpu_s: float) -> None:
+        """Such a process has ended, after so much CPU time of its own and those below it."""
+        if (one := self._watched.get(key)) is not None:
+            one.roots.pop(process, None)
+            one.ended_cpu_s += cpu_s
+
+    def forget(self, key: str) -> LocalFiles | None:
         """Measure a payload no more; what it left in its node-local directories, however short it
         ran."""
-        self._watched.pop(watched, None)
-        if watched.disk is None:
+        one = self._watched.pop(key, None)
+        if one is None or one.disk is None:
             return None
-        disk = watched.disk.anew()
+        disk = one.disk.anew()
         whole = disk.step(FINAL_ENTRIES)
-        return _files(disk, watched.walks + whole)
+        return _files(disk, one.walks + whole)
 
     def look(self, now: float) -> list[Sample]:
         """A sample of each payload of which a process runs that the node started."""
         running = [
             (one, pids)
-            for one in list(self._watched)
-            if (pids := [pid for root in one.roots if (pid := root()) is not None])
+            for one in list(self._watched.values())
+            if (pids := [pid for root in list(one.roots.values()) if (pid := root()) is not None])
         ]
         if not running:
             return []

@@ -9,7 +9,7 @@ not polled.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from msgspec.structs import replace
@@ -19,11 +19,12 @@ from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
-from pilot.node.sampler import FINAL_ENTRIES, SHORTEST_S, Sampler, disk_rest_s, rest_s
-from pilot.node.samples import LocalFiles, Sample, Sampled
+from pilot.node.sampler import FINAL_ENTRIES, SHORTEST_S, disk_rest_s, rest_s
+from pilot.node_ports import Sampling
 from pilot.ports import JobError
 from pilot.process.activity import Signs
 from pilot.process.usage import ENTRY_BYTES, Disk, charge
+from pilot.samples import LocalFiles, Sample, Sampled
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
@@ -104,10 +105,10 @@ class Supervisor:
     """Judges by what the samplers of nodes tell."""
 
     def __init__(
-        self, bounds: Bounds, clock: Clock = SYSTEM, sampler: Sampler | None = None
+        self, bounds: Bounds, nodes: Mapping[str, Sampling], clock: Clock = SYSTEM
     ) -> None:
-        self._bounds, self._clock = bounds, clock
-        self._sampler = sampler or Sampler(clock)
+        """`nodes`: by their names; some may come and go."""
+        self._bounds, self._nodes, self._clock = bounds, nodes, clock
         self._watched: dict[str, _Watched] = {}
         self._news = threading.Event()
         # Guards `_wake_at`.
@@ -119,18 +120,21 @@ class Supervisor:
         self._log = Log("pilot.node.supervisor")
 
     @contextmanager
-    def watching(self, attempt: Attempt, work: Workdir) -> Iterator[_Watched]:
-        """Look after the payload of `attempt` while this lasts."""
+    def watching(
+        self, attempt: Attempt, work: Workdir, nodes: Sequence[Sampling]
+    ) -> Iterator[None]:
+        """Look after the payload of `attempt`, which runs on these nodes, while this lasts."""
         watched = _Watched(attempt, work, self._clock.monotonic())
         sampled = Sampled(memory_kb=attempt.spec.memory_mb * 1024, directory=str(work.directory))
-        local = self._sampler.watch(attempt.name, sampled)
-        local.roots.append(lambda: attempt.pid)
+        for node in nodes:
+            node.watch(attempt.name, sampled)
         self._watched[attempt.name] = watched
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
-            yield watched
+            yield
         finally:
-            watched.left("", self._sampler.forget(local))
+            for node in nodes:
+                watched.left(node.name, node.forget(attempt.name))
             del self._watched[attempt.name]
             self._last_look(watched)
 
@@ -193,7 +197,9 @@ class Supervisor:
             return wake_at
         if now >= self._sample_at:
             used = self._clock.cpu_s()
-            self._take("", self._sampler.look(now), now)
+            for name, node in list(self._nodes.items()):
+                if (samples := node.samples(now)) is not None:
+                    self._take(name, samples, now)
             self._files(watched, now)
             self._sample_at = now + rest_s(self._clock.cpu_s() - used)
         return min(wake_at, self._sample_at)

@@ -54,7 +54,7 @@ def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
         node=node,
         nodes={"": node},
         clock=SYSTEM,
-        supervisor=Supervisor(bounds_of(Limits())),
+        supervisor=Supervisor(bounds_of(Limits()), {"": node}),
     )
 
 

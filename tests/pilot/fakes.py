@@ -300,8 +300,9 @@ class World:
         self.directory.mkdir()
         self.clock, self.service = clock or FakeClock(), FakeService()
         self.spawner, self.container = FakeSpawner(program), FakeContainer()
-        self.node = LocalNode(self.container, self.spawner)
         self.storage, self.readings, self.link = FakeTransfer(), FakeReadings(), FakeLink()
+        sampler = Sampler(self.clock, self.readings)
+        self.node = LocalNode(self.container, self.spawner, sampler)
         self.spool = Spool(directory / "spool", "me")
         self.kit = self.kit_with(Limits())
 
@@ -326,7 +327,7 @@ class World:
             nodes={"": self.node},
             stage=stage,
             slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
-            supervisor=Supervisor(bounds, self.clock, Sampler(self.clock, self.readings)),
+            supervisor=Supervisor(bounds, {"": self.node}, self.clock),
             delegation=Delegation(link, self.clock),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
             journal=self.spool.own,

@@ -14,15 +14,18 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
 from pilot.attempt import Attempt
 from pilot.node import sampler
+from pilot.node.local import LocalNode
 from pilot.node.supervisor import Supervisor
-from pilot.ports import ProcessSpec
+from pilot.node_ports import Order
+from pilot.ports import Sandbox
 from pilot.process import activity, proc
 from pilot.process.activity import Signs
 from pilot.process.spawner import GuardedSpawner
 from pilot.process.usage import Disk
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
-from tests.pilot.attempts import attempt_of
+from plugins.container.bare import Bare
+from tests.pilot.attempts import attempt_of, container_setup
 from tests.pilot.helpers import guarded
 from tests.rig.waiting import until
 
@@ -44,19 +47,26 @@ def stopped_by(
     """What stops a payload in five looks, six seconds apart by the clock that they are told, at a
     limit of 15 s. `alive`: before each of them it does something."""
     attempt = attempt_of(command, looping_s=looping_s)
-    supervisor = Supervisor(bounds_of(Limits(looping=15)))
+    node = LocalNode(Bare(container_setup()), spawner)
+    supervisor = Supervisor(bounds_of(Limits(looping=15)), {"": node})
     with Workdir(directory / "attempt") as work:
         work.make()
-        order = ProcessSpec(
+        order = Order(
+            name=attempt.name,
+            spec=attempt.spec,
             argv=["/bin/sh", "-c", command],
-            environment={"PATH": os.environ["PATH"]},
-            directory=str(work.directory),
+            box=Sandbox(
+                directory=str(work.directory),
+                tmp=str(work.tmp),
+                environment={"PATH": os.environ["PATH"]},
+                memory_mb=attempt.spec.memory_mb,
+            ),
             stdout=str(work.stdout),
             stderr=str(work.stderr),
         )
         ended: list[object] = []
-        with supervisor.watching(attempt, work):
-            attempt.start_payload(lambda: (spawner, spawner.spawn(order, ended.append)))
+        with supervisor.watching(attempt, work, [node]):
+            attempt.start_payload(lambda: (node, node.start(order, ended.append)))
             until(lambda: attempt.pid)
             until(lambda: "touch" not in command or any(work.directory.iterdir()))
             began = time.monotonic()

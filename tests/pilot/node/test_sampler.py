@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from pilot.node.sampler import FINAL_ENTRIES, Sampler, disk_rest_s, rest_s
-from pilot.node.samples import LocalFiles, Sample, Sampled
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.usage import Nameless
+from pilot.samples import LocalFiles, Sample, Sampled
 from tests.pilot.fakes import FakeClock, FakeReadings
 
 MB = 1024
@@ -40,8 +40,9 @@ def sampled(directory: Path, memory_mb: int = 1000, local: tuple[Path, ...] = ()
 
 
 def test_all_that_the_node_started_for_a_payload_is_one_sample(sampler, tmp_path):
-    watched = sampler.watch("1.1", sampled(tmp_path))
-    watched.roots += [lambda: FIRST, lambda: SECOND]
+    sampler.watch("1.1", sampled(tmp_path))
+    sampler.started("1.1", 1, lambda: FIRST)
+    sampler.started("1.1", 2, lambda: SECOND)
     (sample,) = sampler.look(1000.0)
     assert (sample.key, sample.processes) == ("1.1", 3)
     assert (sample.cpu_s, sample.rss_kb) == (7.0, 70 * MB)
@@ -51,27 +52,33 @@ def test_all_that_the_node_started_for_a_payload_is_one_sample(sampler, tmp_path
 
 
 def test_cpu_time_of_what_the_node_started_stays_when_it_has_ended(sampler, readings, tmp_path):
-    watched = sampler.watch("1.1", sampled(tmp_path))
-    watched.roots += [lambda: FIRST, lambda: None]
-    watched.ended_cpu_s += 4.0
+    sampler.watch("1.1", sampled(tmp_path))
+    sampler.started("1.1", 1, lambda: FIRST)
+    sampler.started("1.1", 2, lambda: None)
+    sampler.ended("1.1", 2, 4.0)
+    sampler.ended("9.9", 2, 4.0)
     del readings.processes[SECOND]
     assert sampler.look(1000.0)[0].cpu_s == 7.0
 
 
 def test_a_payload_of_which_nothing_runs_has_no_sample(sampler, tmp_path):
-    sampler.watch("1.1", sampled(tmp_path)).roots.append(lambda: None)
+    sampler.watch("1.1", sampled(tmp_path))
+    sampler.started("1.1", 1, lambda: None)
     assert sampler.look(1000.0) == []
-    watched = sampler.watch("2.1", sampled(tmp_path))
-    watched.roots.append(lambda: FIRST)
+    sampler.watch("2.1", sampled(tmp_path))
+    sampler.started("2.1", 1, lambda: FIRST)
+    sampler.started("9.9", 1, lambda: FIRST)
     assert [sample.key for sample in sampler.look(1000.0)] == ["2.1"]
-    sampler.forget(watched)
+    sampler.forget("2.1")
     assert sampler.look(1000.0) == []
 
 
 def test_shared_pages_are_shared_out_above_the_limit_and_once_a_minute(sampler, readings, tmp_path):
     readings.pss = Mapped(20 * MB, 0)
-    sampler.watch("small", sampled(tmp_path, memory_mb=25)).roots.append(lambda: FIRST)
-    sampler.watch("large", sampled(tmp_path)).roots.append(lambda: SECOND)
+    sampler.watch("small", sampled(tmp_path, memory_mb=25))
+    sampler.started("small", 1, lambda: FIRST)
+    sampler.watch("large", sampled(tmp_path))
+    sampler.started("large", 1, lambda: SECOND)
     assert [one.used_kb for one in sampler.look(1000.0)] == [20 * MB, None]
     assert [one.used_kb for one in sampler.look(1031.0)] == [20 * MB, 20 * MB]
     assert [one.used_kb for one in sampler.look(1090.0)] == [20 * MB, None]
@@ -83,7 +90,8 @@ def test_shared_pages_are_shared_out_above_the_limit_and_once_a_minute(sampler, 
 def test_files_in_memory_are_told_apart(sampler, readings, tmp_path):
     readings.files = Nameless(5 << 20, 7 << 20)
     readings.dev_shm_kb, readings.shmem_kb = 3 * MB, 1 * MB
-    sampler.watch("1.1", sampled(tmp_path)).roots.append(lambda: FIRST)
+    sampler.watch("1.1", sampled(tmp_path))
+    sampler.started("1.1", 1, lambda: FIRST)
     (sample,) = sampler.look(1000.0)
     assert sample.files_kb == 8 * MB
     assert sample.rss_kb == (30 + 8 - 1) * MB
@@ -93,7 +101,8 @@ def test_files_in_memory_are_told_apart(sampler, readings, tmp_path):
 def test_directories_of_the_node_are_read_every_few_seconds(sampler, tmp_path):
     local = tmp_path / "local"
     local.mkdir()
-    sampler.watch("1.1", sampled(tmp_path, local=(local,))).roots.append(lambda: FIRST)
+    sampler.watch("1.1", sampled(tmp_path, local=(local,)))
+    sampler.started("1.1", 1, lambda: FIRST)
     assert sampler.look(1001.0)[0].local == LocalFiles(used_bytes=0, mark=0, walks=0)
     before = sampler.look(1002.0)[0].local
     (local / "f").write_bytes(b"x" * 10_000)
@@ -109,21 +118,25 @@ def test_what_is_left_in_directories_of_the_node_counts_however_short_a_payload_
 ):
     local = tmp_path / "local"
     local.mkdir()
-    watched = sampler.watch("1.1", sampled(tmp_path, local=(local,)))
+    sampler.watch("1.1", sampled(tmp_path, local=(local,)))
     (local / "f").write_bytes(b"x" * 10_000)
-    left = sampler.forget(watched)
+    left = sampler.forget("1.1")
     assert left.walks == 1
     assert left.used_bytes >= 10_000
-    assert sampler.forget(sampler.watch("2.1", sampled(tmp_path))) is None
+    sampler.watch("2.1", sampled(tmp_path))
+    assert sampler.forget("2.1") is None
     assert FINAL_ENTRIES > 1
 
 
-def test_a_directory_that_is_gone_is_on_no_file_system(sampler, tmp_path):
-    assert sampler.watch("1.1", sampled(tmp_path / "gone")).device == -1
+def test_a_directory_that_is_gone_has_nothing(sampler, tmp_path):
+    sampler.watch("1.1", sampled(tmp_path / "gone"))
+    sampler.started("1.1", 1, lambda: FIRST)
+    assert sampler.look(1000.0)[0].nameless_bytes == 0
 
 
 def test_a_sample_passes_a_link_whole(sampler, tmp_path):
-    sampler.watch("1.1", sampled(tmp_path, local=(tmp_path,))).roots.append(lambda: FIRST)
+    sampler.watch("1.1", sampled(tmp_path, local=(tmp_path,)))
+    sampler.started("1.1", 1, lambda: FIRST)
     (sample,) = sampler.look(1002.0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(sample), type=Sample) == sample
 

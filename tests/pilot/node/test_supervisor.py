@@ -10,7 +10,6 @@ from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile
 from pilot.node import supervisor as supervisors
-from pilot.node.sampler import Sampler
 from pilot.node.supervisor import Supervisor
 from pilot.ports import JobError
 from pilot.process.proc import Io, Mapped, Process
@@ -18,7 +17,7 @@ from pilot.process.usage import Nameless
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
-from tests.pilot.fakes import FakeClock, FakeReadings
+from tests.pilot.fakes import FakeClock
 from tests.pilot.node.watch import MB, ROOT, Watch, watch_of
 
 
@@ -122,11 +121,11 @@ def test_disk_is_limited_beside_the_inputs_that_were_there(watched, tmp_path):
 
 def test_inputs_do_not_count_against_the_disk_that_was_asked_for(tmp_path):
     attempt = attempt_of("true", disk_mb=1, inputs=(InputFile(name="i", url="file:///i"),))
-    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), Sampler(FakeClock(), FakeReadings()))
+    supervisor = Supervisor(bounds_of(Limits()), {}, FakeClock())
     work = Workdir(tmp_path / "1.1")
     work.make()
     (work.directory / "i").write_bytes(b"x" * (2 << 20))
-    with supervisor.watching(attempt, work):
+    with supervisor.watching(attempt, work, []):
         pass
     assert attempt.stopped is None
     assert attempt.usage.disk_mb == 2
@@ -244,7 +243,7 @@ def test_an_output_that_is_gone_is_no_output(watch):
 
 
 def test_it_sleeps_for_ever_where_nothing_runs_and_until_a_deadline_where_something_does(tmp_path):
-    supervisor = Supervisor(bounds_of(Limits()), FakeClock(), Sampler(FakeClock(), FakeReadings()))
+    supervisor = Supervisor(bounds_of(Limits()), {}, FakeClock())
     assert supervisor._look(1000.0) == float("inf")
     for watch in watch_of(tmp_path, walltime_s=0.5):
         assert watch.supervisor._look(watch.clock.now) == watch.clock.now + 0.5

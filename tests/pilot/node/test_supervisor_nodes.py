@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ailurus.protocol.errors import Code
-from pilot.node.samples import LocalFiles, Sample
+from pilot.samples import LocalFiles, Sample
 from pilot.site import Limits
 from tests.pilot.node.watch import MB, Watch
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from ailurus.protocol.errors import Code
 from pilot.attempt import Attempt
+from pilot.node.local import LocalNode
 from pilot.node.sampler import Sampler
 from pilot.node.supervisor import Supervisor
-from pilot.ports import ProcessSpec
+from pilot.node_ports import Order
+from pilot.ports import Sandbox
 from pilot.process.proc import Io, Process
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
-from tests.pilot.fakes import FakeClock, FakeReadings, FakeSpawner
+from tests.pilot.fakes import FakeClock, FakeContainer, FakeReadings, FakeSpawner
 
 MB = 1024
 USUAL = Limits()
@@ -27,13 +29,17 @@ class Watch:
 
     def __init__(self, directory: Path, attempt: Attempt, limits: Limits, clock: FakeClock) -> None:
         self.clock, self.readings, self.spawner = clock, FakeReadings(), FakeSpawner()
-        self.supervisor = Supervisor(bounds_of(limits), clock, Sampler(clock, self.readings))
+        self.node = LocalNode(FakeContainer(), self.spawner, Sampler(clock, self.readings))
+        self.supervisor = Supervisor(bounds_of(limits), {"": self.node}, clock)
         self.attempt = attempt
         self.work = Workdir(directory / "1.1")
         self.work.make()
-        attempt.start_payload(
-            lambda: (self.spawner, self.spawner.spawn(ProcessSpec(argv=["true"]), print))
-        )
+
+    def start(self) -> None:
+        box = Sandbox(directory="/", tmp="/tmp", environment={}, memory_mb=100)
+        spec = self.attempt.spec
+        order = Order(name=self.attempt.name, spec=spec, argv=["true"], box=box)
+        self.attempt.start_payload(lambda: (self.node, self.node.start(order, print)))
         self.uses(rss_mb=1)
 
     def uses(self, rss_mb: int = 1, cpu_s: float = 0.0, moved: int = 0) -> None:
@@ -52,5 +58,6 @@ def watch_of(directory: Path, limits: Limits = USUAL, **fields: object) -> Itera
     attempt = attempt_of("true", **{"memory_mb": 100, "disk_mb": 10, **fields})
     attempt._clock = clock
     made = Watch(directory, attempt, limits, clock)
-    with made.supervisor.watching(attempt, made.work):
+    with made.supervisor.watching(attempt, made.work, [made.node]):
+        made.start()
         yield made

@@ -23,18 +23,20 @@ from ailurus.protocol.resources import Resources
 from pilot.clock import SystemClock
 from pilot.files.stage import Stage
 from pilot.node import sampler
+from pilot.node.local import LocalNode
 from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
-from pilot.ports import JobError, ProcessSpec
+from pilot.ports import JobError
 from pilot.process.proc import Process
 from pilot.process.usage import AHEAD_BYTES, Disk, Nameless, NodeUse, charge, nameless
 from pilot.run import Outcome, run
+from pilot.samples import Sampled
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from plugins.data.file import File
 from tests.pilot.attempts import attempt_of, container_setup
-from tests.pilot.fakes import FakeClock, FakeReadings, FakeSpawner
+from tests.pilot.fakes import FakeClock, FakeReadings
 from tests.pilot.helpers import guarded
 
 MB = 1 << 20
@@ -246,18 +248,14 @@ def test_files_without_a_name_are_searched_for_when_the_node_has_more_and_while_
     monkeypatch.setattr(sampler, "SHARE", 100.0)
     clock, readings = FakeClock(), FakeReadings()
     readings.processes = {101: Process(1, 0.0, 0)}
-    watch = Supervisor(bounds_of(Limits()), clock, sampler.Sampler(clock, readings))
-    attempt = attempt_of(looping_s=0.0)
-    spawner = FakeSpawner()
-    attempt.start_payload(lambda: (spawner, spawner.spawn(ProcessSpec(argv=["true"]), print)))
-    with Workdir(tmp_path / "attempt") as work:
-        work.make()
-        with watch.watching(attempt, work):
-            for seconds, use, found, expected in looks:
-                readings.node, readings.files = use, found
-                before = readings.searches
-                watch._look(clock.now + seconds)
-                assert readings.searches == before + expected, seconds
+    watch = sampler.Sampler(clock, readings)
+    watch.watch("1.1", Sampled(memory_kb=1000, directory=str(tmp_path)))
+    watch.started("1.1", "first", lambda: 101)
+    for seconds, use, found, expected in looks:
+        readings.node, readings.files = use, found
+        before = readings.searches
+        watch.look(clock.now + seconds)
+        assert readings.searches == before + expected, seconds
 
 
 @pytest.fixture(scope="module")
@@ -265,19 +263,17 @@ def box() -> Iterator[Any]:
     """A sandbox, a guardian and a supervisor that looks."""
     if not Path("/usr/bin/python3").exists():
         pytest.skip("no /usr/bin/python3 to try with")
-    supervisor = Supervisor(bounds_of(Limits()))
-    loop = Loop("supervisor", None, time.monotonic)
-    thread = threading.Thread(target=supervisor.run, args=(loop,))
-    thread.start()
     with guarded() as spawner:
+        node = LocalNode(Bubblewrap(container_setup()), spawner)
+        supervisor = Supervisor(bounds_of(Limits()), {"": node})
+        loop = Loop("supervisor", None, time.monotonic)
+        thread = threading.Thread(target=supervisor.run, args=(loop,))
+        thread.start()
         yield SimpleNamespace(
-            clock=SystemClock(),
-            container=Bubblewrap(container_setup()),
-            spawner=spawner,
-            supervisor=supervisor,
+            clock=SystemClock(), node=node, nodes={"": node}, supervisor=supervisor
         )
-    supervisor.close()
-    thread.join()
+        supervisor.close()
+        thread.join()
 
 
 def ran(box: Any, directory: Path, program: str, **fields: Any) -> tuple[Outcome, str]:
@@ -371,11 +367,11 @@ def test_a_payload_that_is_quicker_than_a_look_is_held_to_its_disk_as_well(
 def test_a_payload_that_is_quicker_than_a_look_is_held_to_its_output_as_well(
     tmp_path: Path,
 ) -> None:
-    supervisor = Supervisor(bounds_of(Limits(stdout="1MB")))
+    supervisor = Supervisor(bounds_of(Limits(stdout="1MB")), {})
     attempt = attempt_of("true")
     with Workdir(tmp_path / "attempt") as work:
         work.make()
-        with supervisor.watching(attempt, work):
+        with supervisor.watching(attempt, work, []):
             sized(work.stdout, 3 * MB)
     assert attempt.stopped is not None
     assert attempt.stopped.code is Code.STDOUT_TOO_BIG
