@@ -38,8 +38,8 @@ def act(edge: Edge, decision: Decision, seen: Observation, changes: Changes) -> 
     """Submit, drain, cancel. Returns the slots of which nothing could be submitted, and why."""
     failed: dict[str, str] = {}
     for slot, wanted in decision.submit.items():
-        nodes = edge.site.slots[slot].nodes
-        most = max(1, edge.site.backend.limits.max_array // nodes) * nodes
+        together = edge.site.slots[slot].together
+        most = max(1, edge.site.backend.limits.max_array // together) * together
         for part in range(0, wanted, most):
             if why := submit(edge, slot, min(most, wanted - part), _excluded(edge, seen)):
                 if not part:
@@ -77,7 +77,7 @@ def submit(edge: Edge, slot: str, count: int, exclude: tuple[str, ...] = ()) -> 
 
     Raises BookUnwritable: then nothing was submitted after the last commit.
     """
-    tag = edge.new_tag(edge.site.slots[slot].nodes)
+    tag = edge.new_tag(edge.site.slots[slot].together)
     try:
         pilot_file.hand_out(edge.site)
         how = launch(edge.site, slot, tag)

@@ -12,6 +12,7 @@ REQUIRED = (
     "cancel",
     "find",
     "grace_s",
+    "heads",
     "history",
     "index",
     "listing",

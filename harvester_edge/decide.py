@@ -2,7 +2,7 @@
 
 Every bound is kept beside the one that binds, so that `why` has nothing to work out. Bounds on
 workers are taken first and say how many; the slots then take turns, an allocation each
-(`Cost.nodes` workers that start together), and bounds on what workers cost (cores, memory,
+(`Cost.together` workers that start together), and bounds on what workers cost (cores, memory,
 node-hours) leave out those that do not fit any more.
 """
 
@@ -53,8 +53,8 @@ class Cost(Resources, frozen=True, kw_only=True):
 
     node_hours: float = 0.0
     """At the most: a worker is counted with its whole walltime."""
-    nodes: int = 1
-    """How many workers of the slot start together, one a node."""
+    together: int = 1
+    """How many workers of the slot start together, in one allocation."""
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -172,7 +172,7 @@ def breaker(
     *,
     now: float,
     starting: int,
-    nodes: int = 1,
+    together: int = 1,
     what: str = "workers in a row never registered",
 ) -> Breaker:
     """After three failed starts in a row: nothing for a while, then one probe a step, an
@@ -188,7 +188,7 @@ def breaker(
     if wait > 0:
         # Told coarsely: a text that changes each second would make each cycle a new decision.
         return Breaker(allowed=0, reason=f"{failed}; a probe within {_minutes(BACKOFF_S[step])}")
-    return Breaker(allowed=0 if starting else nodes, reason=f"{failed}; one probe at a time")
+    return Breaker(allowed=0 if starting else together, reason=f"{failed}; one probe at a time")
 
 
 def decide(seen: Snapshot, limits: Limits) -> Decision:
@@ -217,7 +217,9 @@ def _decide(seen: Snapshot, limits: Limits) -> Decision:
     submit, costs, split = _spread(max(0, least.allowed), seen, limits)
     bounds += costs
     if split:
-        whole = f"{least.why}; {split.cost.nodes} of slot {split.name} start together or not at all"
+        whole = (
+            f"{least.why}; {split.cost.together} of slot {split.name} start together or not at all"
+        )
         bounds.append(Bound(allowed=sum(submit.values()), name=least.name, why=whole))
     drain, notes = _shrink(seen, limits)
     return Decision(
@@ -336,14 +338,14 @@ def _wants(seen: Snapshot, limits: Limits, *, own_limits: bool = True) -> dict[s
         most = min((max(0, allowed) for allowed in allowances if allowed is not None), default=None)
         want = slot.wanted + _whole_up(extra, slot)
         want = want if most is None else min(want, most)
-        wants[slot.name] = want // slot.cost.nodes * slot.cost.nodes
+        wants[slot.name] = want // slot.cost.together * slot.cost.together
         extra -= wants[slot.name] - min(wants[slot.name], slot.wanted)
     return wants
 
 
 def _whole_up(count: int, slot: SlotSeen) -> int:
     """`count` workers as whole allocations of a slot, rather more than fewer."""
-    return max(0, -(-count // slot.cost.nodes) * slot.cost.nodes)
+    return max(0, -(-count // slot.cost.together) * slot.cost.together)
 
 
 class _Budget(NamedTuple):
@@ -375,22 +377,22 @@ def _spread(
             if taken == count:
                 break
             cost = slots[name].cost
-            if taken + cost.nodes > count:
+            if taken + cost.together > count:
                 split = slots[name]
                 del wants[name]
                 continue
             lacking = [
-                kind for kind, rest in left.items() if cost.nodes * getattr(cost, kind) > rest
+                kind for kind, rest in left.items() if cost.together * getattr(cost, kind) > rest
             ]
             if lacking:
                 short.update(lacking)
                 del wants[name]
                 continue
             for kind in left:
-                left[kind] -= cost.nodes * getattr(cost, kind)
-            given[name] = given.get(name, 0) + cost.nodes
-            taken += cost.nodes
-            wants[name] -= cost.nodes
+                left[kind] -= cost.together * getattr(cost, kind)
+            given[name] = given.get(name, 0) + cost.together
+            taken += cost.together
+            wants[name] -= cost.together
             if not wants[name]:
                 del wants[name]
     # A cost that kept nobody out leaves room for what its cheapest slot could still take.

@@ -312,7 +312,7 @@ def _trial(site: Site, name: str) -> str:
     with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as directory:
         how = replace(launch(site, name, "INTENT"), directory=Path(directory))
         batch = make_batch(site, Path(directory))
-        order = order_of(site, how, site.slots[name].nodes, batch)
+        order = order_of(site, how, site.slots[name].together, batch)
         refused = batch.trial(order, Tag(site.tag_prefix + "doctor"))
     if refused is None:
         return f"{site.backend.kind} cannot say beforehand whether it would take a worker"

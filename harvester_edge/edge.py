@@ -144,9 +144,10 @@ class Edge:
     def _seconds(self, configured: str | int | None, default: float) -> float:
         return default if configured is None else duration_s(configured)
 
-    def new_tag(self, nodes: int = 1) -> Tag:
-        """A name that no other intent has, and that shows whose it is."""
-        begin, end = self.site.tag_prefix, nodes_suffix(nodes)
+    def new_tag(self, together: int = 1) -> Tag:
+        """A name that no other intent has, and that shows whose it is, and how many workers start
+        together."""
+        begin, end = self.site.tag_prefix, nodes_suffix(together)
         middle = (secrets.choice(DIGITS) for _ in range(TAG_LENGTH - len(begin) - len(end)))
         return Tag(f"{begin}{''.join(middle)}{end}")
 

@@ -25,7 +25,7 @@ MAX_NODES = len(DIGITS) ** 2 - 1
 
 
 def nodes_of(tag: str) -> int:
-    """The number of nodes in one allocation of an order with that tag.
+    """The number of workers in one allocation of an order with that tag, one a node.
 
     The tag itself carries it, so that a listing is enough to know the workers of a job. Another
     user's job name may look like a tag: it counts as one node.
@@ -38,7 +38,7 @@ def nodes_of(tag: str) -> int:
 
 
 def nodes_suffix(nodes: int) -> str:
-    """The end of a tag whose allocations have so many nodes."""
+    """The end of a tag whose allocations have so many nodes with a worker each."""
     high, low = divmod(nodes, len(DIGITS))
     return f"{NODES_MARK}{DIGITS[low]}{DIGITS[high]}" if nodes > 1 else ""
 
@@ -48,17 +48,20 @@ class BatchError(AilurusError):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """`count` equal workers, one a node, `nodes` of them in an allocation.
+    """`count` equal workers, `together` of them in an allocation of `nodes` nodes: one a node, or
+    one in all, on the first node, if `head`.
 
-    Worker `index` is node `index % nodes` of allocation `index // nodes`. Its directory is
-    `directory/index`, which exists: its stdout and stderr go there, as files of those names. Cores,
-    memory, disk, GPUs and walltime are of one node.
+    Worker `index` is that number `index % together` of allocation `index // together`. Its
+    directory is `directory/index`, which exists: its stdout and stderr go there, as files of those
+    names. Cores, memory, disk, GPUs and walltime are of one node.
     """
 
     script: str
     directory: Path
     count: int
     nodes: int = 1
+    head: bool = False
+    """A lost node, other than the first, must not end the allocation."""
     cores: int
     memory_mb: int
     disk_mb: int
@@ -70,6 +73,15 @@ class Order(Struct, frozen=True, kw_only=True):
     """Nodes on which it should not run, by the names that pilots there give themselves."""
     extra: dict[str, Any] = {}
     """Changes of the batch system's options by the worker's slot."""
+
+    @property
+    def together(self) -> int:
+        """Workers of one allocation."""
+        return 1 if self.head else self.nodes
+
+    @property
+    def allocations(self) -> int:
+        return self.count // self.together
 
 
 class Accepted(Struct, frozen=True):
@@ -129,6 +141,8 @@ class Batch(Protocol):
     knows the variable that has it, or there is none."""
     most_nodes: int = 1
     """Nodes that one allocation may have."""
+    heads: bool = False
+    """Whether it starts orders of `head`."""
     history: bool = True
     """Whether `find` can tell how a worker ended that has left the listing."""
 
@@ -166,6 +180,7 @@ class BatchClass(Protocol):
     index: str
     batch_id: str
     most_nodes: int
+    heads: bool
 
     def __call__(self, options: Any, root: Path, prefix: str, *, timeout_s: float) -> Batch:
         """Make one. `root`: the directory with a directory for each order, named by its tag.

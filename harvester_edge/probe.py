@@ -179,6 +179,7 @@ def _on_node(site: Site, how: ProbeRequest) -> Iterator[Finding]:
         order_of(site, launch, 1, batch),
         script=probe_script(launch, how.image),
         nodes=1,
+        head=False,
         walltime_s=min(site.slots[slot].walltime_s, WALLTIME_S),
         wait_s=int(how.wait_s),
     )

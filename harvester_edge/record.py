@@ -124,7 +124,8 @@ def _charge(edge: Edge, before: Mapping[Key, Worker | None], changed: Iterable[W
     for worker in changed:
         if worker.ended is None or worker.started is None or before[worker.key] is None:
             continue
-        hours = (worker.ended - worker.started) / 3600
+        nodes = edge.site.nodes_each(worker.slot)
+        hours = (worker.ended - worker.started) / 3600 * nodes
         edge.book.spend(worker.ended, hours)
 
 

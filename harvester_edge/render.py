@@ -36,6 +36,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     work: str
     directory: Path
     """The order's; worker `index` has the directory of that name in it."""
+    head: bool = False
+    """It drives all nodes of its allocation."""
     lifetime_s: int
     idle_exit_s: int
     trust: tuple[str, ...] = ()
@@ -64,6 +66,8 @@ def script(launch: Launch, index: str, batch_id: str = "") -> str:
         **launch.access.options,
     }
     lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
+    if launch.head:
+        lines.append("--head")
     if launch.trust:
         lines.append(shlex.join(launch.trust))
     return (

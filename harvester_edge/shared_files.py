@@ -155,6 +155,6 @@ def content(site: Site, credentials: Mapping[str, str] | None = None) -> bytes:
             cache=expanded(site.container.cache or ""),
         ),
         "limits": site.limits,
-        "pilot": {"pin": site.pilot.pin},
+        "pilot": {"pin": site.pilot.pin, "allocation": site.pilot.allocation},
     }
     return msgspec.json.format(msgspec.json.encode(told))

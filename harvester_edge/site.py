@@ -135,8 +135,9 @@ class Slot(_Part, frozen=True, kw_only=True):
     gpus: Number = 0
     nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] = 1
     """Nodes of one allocation; what else stands here is of one node."""
-    pilots: Literal["per_node"] = "per_node"
-    """Each node of an allocation has a pilot of its own, which counts as one."""
+    pilots: Literal["per_node", "head"] = "per_node"
+    """`per_node`: each node of an allocation has a pilot of its own, which counts as one. `head`:
+    one pilot, on the first node, runs jobs on all of them."""
     max_total: Number | None = None
     """Of this slot, beside the site's own."""
     extra: Options = {}
@@ -146,6 +147,16 @@ class Slot(_Part, frozen=True, kw_only=True):
     def walltime_s(self) -> int:
         return int(duration_s(self.walltime))
 
+    @property
+    def together(self) -> int:
+        """Workers of one allocation, which start together or not at all."""
+        return 1 if self.pilots == "head" else self.nodes
+
+    @property
+    def nodes_each(self) -> int:
+        """Nodes of one worker."""
+        return self.nodes // self.together
+
     def room(self) -> Room:
         """What a new worker offers to jobs: it keeps some of its walltime to start and to end
         well."""
@@ -154,6 +165,7 @@ class Slot(_Part, frozen=True, kw_only=True):
             memory_mb=size_mb(self.memory),
             disk_mb=size_mb(self.disk),
             gpus=self.gpus,
+            nodes=self.nodes_each,
             seconds_left=self.walltime_s - min(60.0, self.walltime_s / 10),
         )
 
@@ -261,6 +273,15 @@ class PayloadLimits(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """Between TERM and KILL."""
 
 
+class AllocationPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """How a pilot with several nodes learns of them, and starts its agents there."""
+
+    kind: Annotated[str, Meta(max_length=50)] = ""
+    """Of the plugin; empty: the batch system that the pilot finds itself in."""
+    options: Options = {}
+    """What only this kind knows."""
+
+
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """How pilots behave here."""
 
@@ -273,6 +294,8 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     edge."""
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
+    allocation: AllocationPart = AllocationPart()
+    """For slots with `pilots: head`."""
 
 
 class RelayPart(_Part, frozen=True, kw_only=True):
@@ -326,6 +349,11 @@ class Site(_Part, frozen=True, kw_only=True):
     """How pilots reach the dispatcher: themselves, through the relay, or through the relay and a
     directory in `paths.shared`."""
     relay: RelayPart | None = None
+
+    def nodes_each(self, slot: str) -> int:
+        """Nodes of a worker of a slot; of one that the file does not know (any more), the most."""
+        known = {name: one.nodes_each for name, one in self.slots.items()}
+        return known.get(slot) or max(known.values())
 
     @property
     def tag_prefix(self) -> str:

@@ -117,8 +117,8 @@ class _Counting(NamedTuple):
         slots = tuple(
             SlotSeen(
                 name=name,
-                wanted=-(-wants.wanted[name] // slot.nodes) * slot.nodes,
-                breaker=_breaker(name, slot.nodes, unregistered, workers, self.around),
+                wanted=-(-wants.wanted[name] // slot.together) * slot.together,
+                breaker=_breaker(name, slot.together, unregistered, workers, self.around),
                 allowed=None if slot.max_total is None else slot.max_total - there[name],
                 cost=cost_of(self.site, name),
             )
@@ -139,7 +139,7 @@ class _Counting(NamedTuple):
 
 def _breaker(
     name: str,
-    nodes: int,
+    together: int,
     unregistered: list[Worker],
     workers: list[Worker],
     around: Circumstances,
@@ -151,12 +151,12 @@ def _breaker(
     if renamed:
         ids = ", ".join(sorted({one.batch_id for one in renamed})[:3])
         return Breaker(allowed=0, reason=f"of {ids} {renamed[0].diagnosis}")
-    starts = breaker(around.starts[name], now=around.now, starting=len(waiting), nodes=nodes)
+    starts = breaker(around.starts[name], now=around.now, starting=len(waiting), together=together)
     # Of pilots that left empty one is tried at a time, and watched to its end.
     empty = around.empty[name]
     tried = sum(worker.slot == name and worker.planned >= empty.since for worker in workers)
     what = "pilots in a row left without a job"
-    left = breaker(empty, now=around.now, starting=tried, nodes=nodes, what=what)
+    left = breaker(empty, now=around.now, starting=tried, together=together, what=what)
     return min((starts, left), key=lambda one: math.inf if one.allowed is None else one.allowed)
 
 
@@ -227,10 +227,10 @@ def cost_of(site: Site, name: str) -> Cost:
         )
     room = slot.room()
     return Cost(
-        cores=room.cores,
-        memory_mb=room.memory_mb,
-        node_hours=slot.walltime_s / 3600,
-        nodes=slot.nodes,
+        cores=room.cores * slot.nodes_each,
+        memory_mb=room.memory_mb * slot.nodes_each,
+        node_hours=slot.walltime_s / 3600 * slot.nodes_each,
+        together=slot.together,
     )
 
 

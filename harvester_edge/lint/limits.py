@@ -33,7 +33,7 @@ def limits(site: Site, tree: Tree) -> Iterator[Fault]:
     for name, slot in site.slots.items():
         yield from _sizes(name, slot, tree)
         yield from _allocation(name, slot, site, tree)
-        if ratio is not None and scaling.max_total >= slot.nodes > ratio.floor:
+        if ratio is not None and scaling.max_total >= slot.together > ratio.floor:
             yield from _waiting(name, slot, ratio, site, tree)
         if slot.max_total is not None and slot.max_total > scaling.max_total:
             message = f"{slot.max_total} is never reached: scaling.max_total is {scaling.max_total}"
@@ -74,14 +74,15 @@ def _allocation(name: str, slot: Slot, site: Site, tree: Tree) -> Iterator[Fault
             message = f"{never}: it may take {hours:g} node-hours of {most:g}"
             remedy = "a larger budget, a shorter walltime" + ", or fewer nodes" * (nodes > 1)
             yield tree.fault(("scaling", "budget", "node_hours"), "E022", message, remedy)
-    brings = f"{never}: an allocation brings {nodes} pilots"
+    pilots = slot.together
+    brings = f"{never}: an allocation brings {pilots} pilots"
     for key in ("max_total", "max_queued", "per_cycle"):
-        if 0 < (most := getattr(scaling, key)) < nodes:
-            message, remedy = f"{brings}, and {key} is {most}", f"`{key}: {nodes}` or fewer nodes"
+        if 0 < (most := getattr(scaling, key)) < pilots:
+            message, remedy = f"{brings}, and {key} is {most}", f"`{key}: {pilots}` or fewer nodes"
             yield tree.fault(("slots", name, "nodes"), "E022", message, remedy)
-    if slot.max_total is not None and 0 < slot.max_total < nodes:
+    if slot.max_total is not None and 0 < slot.max_total < pilots:
         message = f"{brings}, and {slot.max_total} may exist"
-        yield tree.fault(("slots", name, "max_total"), "E022", message, f"`max_total: {nodes}`")
+        yield tree.fault(("slots", name, "max_total"), "E022", message, f"`max_total: {pilots}`")
 
 
 def _waiting(name: str, slot: Slot, ratio: QueuedRatio, site: Site, tree: Tree) -> Iterator[Fault]:
@@ -90,21 +91,21 @@ def _waiting(name: str, slot: Slot, ratio: QueuedRatio, site: Site, tree: Tree) 
     others = [
         other
         for other in site.slots.values()
-        if other.nodes <= ratio.floor and other.max_total != 0
+        if other.together <= ratio.floor and other.max_total != 0
     ]
-    most = site.scaling.max_total - slot.nodes
+    most = site.scaling.max_total - slot.together
     at: At = ("scaling", "queued_ratio", "floor")
     at = at if tree.own(at) else ("slots", name, "nodes")
-    remedy = f"`queued_ratio: {{of_running: {ratio.of_running:g}, floor: {slot.nodes}}}`"
-    brings = f"an allocation of slot {name} brings {slot.nodes} pilots, and"
-    if not others or math.floor(ratio.of_running * most) < slot.nodes:
+    remedy = f"`queued_ratio: {{of_running: {ratio.of_running:g}, floor: {slot.together}}}`"
+    brings = f"an allocation of slot {name} brings {slot.together} pilots, and"
+    if not others or math.floor(ratio.of_running * most) < slot.together:
         message = (
-            f"no worker of slot {name} can ever start: an allocation brings {slot.nodes} pilots, "
+            f"no worker of slot {name} can ever start: an allocation brings {slot.together} pilots, "
             f"and queued_ratio lets {ratio.floor} wait"
         )
         yield tree.fault(at, "E022", message, remedy)
     else:
-        needed = math.ceil(slot.nodes / ratio.of_running)
+        needed = math.ceil(slot.together / ratio.of_running)
         message = f"{brings} so many may wait only beside {needed} active ones of other slots"
         yield tree.fault(at, "W011", message, remedy)
 

@@ -7,6 +7,9 @@ from pathlib import PurePath
 
 from ailurus.paths import expanded
 
+VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run")  # noqa: S108  looked for, not used
+"""Each machine has its own of these, and empties it."""
+
 
 def beneath(path: str, root: str) -> bool:
     return PurePath(plain(path)).is_relative_to(plain(root))

@@ -17,9 +17,10 @@ from harvester_edge.batch import batch_class
 from harvester_edge.fields import Options
 from harvester_edge.lint.addresses import addresses, files, host, loopback
 from harvester_edge.lint.document import At, Fault, Tree, dotted, nearest
+from harvester_edge.lint.heads import heads
 from harvester_edge.lint.limits import limits, times
 from harvester_edge.lint.options import unlike
-from harvester_edge.lint.places import beneath, plain
+from harvester_edge.lint.places import VOLATILE, beneath, plain
 from harvester_edge.lint.storage import (
     credential_files,
     rucio_settings,
@@ -65,7 +66,6 @@ RULES = {
 
 # Controllers of shared batch systems are not asked more often than this.
 KIND_POLL_S = 30.0
-VOLATILE = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run")  # noqa: S108  looked for, not used
 
 
 def sense(site: Site, tree: Tree) -> Iterator[Fault]:
@@ -302,7 +302,7 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
 
 
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
-    _backend, _paths, _pilot, _network, _panda, limits, times, _asking, addresses, files, storage_urls,
+    _backend, _paths, _pilot, _network, _panda, limits, times, heads, _asking, addresses, files, storage_urls,
     storage_options, storage_secrets,
     _apart, _payloads, _people, _shared, _twins,
 )  # fmt: skip

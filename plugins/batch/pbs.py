@@ -116,6 +116,7 @@ class PBS(Batch):
     grace_s = 240.0
     index = '"${AILURUS_INDEX:-${PBS_ARRAY_INDEX:-0}}"'
     most_nodes = MAX_NODES
+    heads = True
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class PBS(Batch):
         script = order.directory / "script"
         try:
             script.write_text(order.script, "utf-8")
-            if order.nodes > 1:
+            if order.together > 1:
                 (order.directory / "node").write_text(node(order), "utf-8")
             (order.directory / "job").write_text(job(order, self.index), "utf-8")
             ran = self._command(*qsub(options_of_slot(self._options, order), order, tag))
@@ -149,10 +150,10 @@ class PBS(Batch):
         except BatchError as error:
             return Unclear(str(error))
         match = _ID.fullmatch(ran.out)
-        many = order.count > order.nodes
+        many = order.allocations > 1
         if ran.code == 0 and match and bool(match[2]) == many:
             own = f"{match[1]}[{{}}]" if many else match[1]
-            ids = {n: BatchId(own.format(n // order.nodes)) for n in range(order.count)}
+            ids = {n: BatchId(own.format(n // order.together)) for n in range(order.count)}
             return Accepted(ids)
         if is_refusal(ran, _LOST, "qsub:", remote=bool(shells(self._options.prefix))):
             return Rejected(ran.message)
@@ -260,7 +261,6 @@ _GONE = re.compile(r"Job has finished|Unknown Job Id")
 def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
     """One command for all workers of an order. An array has at least two, and must be rerunable: a
     worker that PBS runs again is told to leave when it registers."""
-    allocations = order.count // order.nodes
     select = f"select={order.nodes}:ncpus={order.cores}"
     if options.memory:
         select += f":mem={order.memory_mb}mb"
@@ -269,7 +269,9 @@ def qsub(options: PBSOptions, order: Order, tag: Tag) -> list[str]:
     if options.chunk:
         select += f":{options.chunk}"
     argv = ["qsub", "-N", tag, "-l", select, "-l", f"walltime={hms(order.walltime_s)}"]
-    argv += ["-J", f"0-{allocations - 1}", "-r", "y"] if allocations > 1 else ["-r", "n"]
+    argv += (
+        ["-J", f"0-{order.allocations - 1}", "-r", "y"] if order.allocations > 1 else ["-r", "n"]
+    )
     argv += ["-o", "/dev/null", "-e", "/dev/null", "-S", "/bin/sh"]
     place = scattered(options.place) if order.nodes > 1 else options.place
     if place:
@@ -290,7 +292,7 @@ def scattered(place: str) -> str:
 def job(order: Order, index: str) -> str:
     """PBS brings output when a job has ended, if it can; this one writes it where it belongs."""
     place = shlex.quote(str(order.directory))
-    if order.nodes == 1:
+    if order.together == 1:
         here = f"{place}/{index}"
         return (
             f"#!/bin/sh\nexec /bin/sh {place}/script > {here}/stdout 2> {here}/stderr < /dev/null\n"

@@ -120,6 +120,7 @@ class Slurm(Batch):
     grace_s = 240.0
     index = '"${AILURUS_INDEX:-$SLURM_ARRAY_TASK_ID}"'
     most_nodes = MAX_NODES
+    heads = True
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class Slurm(Batch):
         script = order.directory / "script"
         try:
             script.write_text(order.script, "utf-8")
-            if order.nodes > 1:
+            if order.together > 1:
                 (order.directory / "job").write_text(job(order), "utf-8")
             ran = self._command(*sbatch(self._chosen(order), order, tag))
         except OSError as error:
@@ -150,7 +151,7 @@ class Slurm(Batch):
         except BatchError as error:
             return Unclear(str(error))
         if ran.code == 0 and (answer := _ID.fullmatch(ran.out)):
-            ids = {n: BatchId(f"{answer[1]}_{n // order.nodes}") for n in range(order.count)}
+            ids = {n: BatchId(f"{answer[1]}_{n // order.together}") for n in range(order.count)}
             return Accepted(ids)
         if is_refusal(ran, _LOST, "sbatch:", remote=bool(shells(self._options.prefix))):
             return Rejected(ran.message)
@@ -255,10 +256,10 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     """One command for all workers of an order. `%` in a path would be a placeholder."""
     place = str(order.directory).replace("%", "%%")
     early = min(options.signal_before, order.walltime_s // 10)
-    many = order.nodes > 1
+    many = order.together > 1
     own = "job-%a." if many else "%a/"
     argv = [
-        "sbatch", "--parsable", f"--job-name={tag}", f"--array=0-{order.count // order.nodes - 1}",
+        "sbatch", "--parsable", f"--job-name={tag}", f"--array=0-{order.allocations - 1}",
         f"--nodes={order.nodes}", f"--ntasks={order.nodes}", f"--cpus-per-task={order.cores}",
         f"--time={hms(order.walltime_s)}", "--no-requeue",
         f"--chdir={order.directory}", "--input=/dev/null", "--open-mode=append",
@@ -268,8 +269,8 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     # To the script, which is the pilot, or to the steps, which are.
     if early:
         argv.append(f"--signal={'' if many else 'B:'}USR1@{early}")
-    if many:
-        # A lost node is one lost worker.
+    if order.nodes > 1:
+        # A lost node is one lost worker, or costs one what ran there.
         argv += ["--ntasks-per-node=1", "--no-kill"]
     if order.wait_s:
         argv.append(f"--deadline=now+{order.wait_s + order.walltime_s}")

@@ -12,7 +12,7 @@ from harvester_edge.book import Book
 from harvester_edge.daemon import cycle
 from harvester_edge.files import write_whole
 from harvester_edge.lease import SiteTaken
-from harvester_edge.ports import Unclear
+from harvester_edge.ports import Unclear, nodes_of
 from harvester_edge.site import Budget
 from tests.harvester_edge.conftest import started
 
@@ -80,6 +80,27 @@ def test_an_allocation_of_several_nodes_is_submitted_whole_or_not_at_all(world):
     world.dispatcher.jobs = 100
     assert world.cycle().submit == {"std": 3}
     assert world.cycle().submit == {}
+
+
+def test_one_pilot_for_all_nodes_of_an_allocation_is_one_worker_that_costs_them_all(world):
+    """Four workers may exist, and a budget has node-hours for two of three nodes each."""
+    world.configure(budget=Budget(node_hours=6.5, period="day"))
+    slots = {"std": replace(world.edge.site.slots["std"], nodes=3, pilots="head")}
+    world.edge.site = replace(world.edge.site, slots=slots)
+    world.dispatcher.jobs, world.dispatcher.shape = 100, Shape(nodes=3)
+    decision = world.cycle()
+    assert (decision.submit, decision.binding.name) == ({"std": 2}, "budget")
+    tag = world.batch.orders[0][0]
+    assert nodes_of(tag) == 1
+    world.batch.set(Phase.STARTING)
+    for index in (0, 1):
+        world.dispatcher.register(tag, index)
+    world.cycle(seconds=1200)
+    world.dispatcher.end(tag, Ending.IDLE_EXIT, 0)
+    world.batch.set(Phase.ENDED, Ending.DONE)
+    world.cycle()
+    # 20 minutes of three nodes, by each.
+    assert world.edge.book.spent(0.0) == pytest.approx(2.0, abs=0.1)
 
 
 def test_a_worker_that_finds_less_than_its_slot_promises_is_believed(world):

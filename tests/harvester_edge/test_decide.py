@@ -27,7 +27,7 @@ costs = st.builds(
     cores=st.integers(0, 16),
     memory_mb=st.sampled_from([0, 1000, 4000, 64_000]),
     node_hours=st.sampled_from([0.0, 0.1, 1.0, 24.0]),
-    nodes=st.sampled_from([1, 1, 1, 2, 4]),
+    together=st.sampled_from([1, 1, 1, 2, 4]),
 )
 slots = st.lists(
     st.builds(
@@ -88,7 +88,7 @@ def check_caps(seen, limits, made):
             asked = sum(getattr(s.cost, kind) * made.submit.get(s.name, 0) for s in seen.slots)
             assert most is None or not asked or used + asked <= most + 1e-6
     for slot in seen.slots:
-        assert made.submit.get(slot.name, 0) % slot.cost.nodes == 0
+        assert made.submit.get(slot.name, 0) % slot.cost.together == 0
         for allowed in (slot.breaker.allowed, slot.allowed):
             if allowed is not None:
                 assert made.submit.get(slot.name, 0) <= max(0, allowed)
@@ -249,7 +249,7 @@ def test_a_slot_that_does_not_fit_any_more_leaves_the_rest_to_smaller_ones():
     ],
 )
 def test_what_leaves_no_room_for_a_whole_allocation_is_what_binds(caps, binding):
-    wide = SlotSeen(name="wide", wanted=8, cost=Cost(cores=2, nodes=4))
+    wide = SlotSeen(name="wide", wanted=8, cost=Cost(cores=2, together=4))
     made = decide(
         Snapshot(slots=(wide,)), Limits(**{"total": 99, "queued": 99, "per_cycle": 99} | caps)
     )
@@ -258,7 +258,7 @@ def test_what_leaves_no_room_for_a_whole_allocation_is_what_binds(caps, binding)
 
 def test_what_is_too_little_for_an_allocation_goes_to_slots_of_one_node():
     slots = (
-        SlotSeen(name="wide", wanted=8, cost=Cost(nodes=4)),
+        SlotSeen(name="wide", wanted=8, cost=Cost(together=4)),
         SlotSeen(name="one", wanted=1),
     )
     made = decide(Snapshot(slots=slots), Limits(total=99, queued=99, per_cycle=6))
@@ -268,7 +268,7 @@ def test_what_is_too_little_for_an_allocation_goes_to_slots_of_one_node():
 
 
 def test_a_floor_is_reached_by_whole_allocations():
-    wide = SlotSeen(name="wide", wanted=0, cost=Cost(nodes=4))
+    wide = SlotSeen(name="wide", wanted=0, cost=Cost(together=4))
     made = decide(Snapshot(slots=(wide,)), Limits(total=99, queued=99, per_cycle=99, floor=2))
     assert made.submit == {"wide": 4}
 

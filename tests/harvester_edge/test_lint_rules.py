@@ -20,6 +20,12 @@ HASTY = {"kind": "slurm", "limits": {"poll": "1s"}}
 DATA = {"roots": ["/data"]}
 OLD = {**PANDA, "dialect": "legacy"}
 SLURM = {"backend": {"kind": "slurm"}, "contacts": ["you@example.org"]}
+HEAD = {**SLURM, "slots": {"std": {"pilots": "head", "nodes": 4}}}
+ONE_NODE = {**SLURM, "slots": {"std": {"pilots": "head"}}}
+
+
+def allocated(more: dict[str, Any], **allocation: Any) -> dict[str, Any]:
+    return {**more, "pilot": {"allocation": allocation}}
 
 
 def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +66,25 @@ def found(tmp_path: Path, tree: dict[str, Any], more: dict[str, Any]) -> set[str
         ({"paths": {"work": "/usr/lib/work"}}, "E027 paths.work"),
         ({"paths": {"work": "/scratch", "state": "/scratch/state"}}, "E027 paths.work"),
         ({"storage": DATA, "paths": {"state": "/data/state"}}, "E027 storage.roots[0]"),
+        ({**HEAD, "backend": {"kind": "htcondor"}}, "E024 slots.std.pilots"),
+        (ONE_NODE, "W003 slots.std.pilots"),
+        (HEAD, "W012 paths.work"),
+        (allocated(SLURM, kind="slurm"), "W003 pilot.allocation"),
+        (allocated(HEAD, kind="slrm"), "W009 pilot.allocation.kind"),
+        (allocated(HEAD, options={"start": ["ssh", "{node}"]}), "E024 pilot.allocation.options"),
+        (allocated(HEAD, kind="slurm", options={"strat": []}), "E020 pilot.allocation.options.strat"),
+        (allocated(HEAD, kind="pbs", options={"start": ["ssh"]}), "E020 pilot.allocation.options.start"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_found(tree, tmp_path, more, rule):
     assert rule not in found(tmp_path, tree, {})
     assert rule in found(tmp_path, tree, more)
+
+
+def test_a_slot_with_one_pilot_for_four_nodes_has_no_faults(tree, tmp_path):
+    head = allocated(HEAD, kind="slurm", options={"start": ["ssh", "{node}"]})
+    work = {"paths": {"work": "/scratch/work"}}
+    assert found(tmp_path, tree, {**head, **work}) == found(tmp_path, tree, {**SLURM, **work})
 
 
 def test_two_slots_alike_and_a_token_used_twice_are_told(tree, tmp_path):

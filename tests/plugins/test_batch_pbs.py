@@ -178,6 +178,17 @@ def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
     assert [one.index for one in found] == list(range(8))
 
 
+def test_one_worker_may_have_all_nodes_of_its_allocation(tmp_path):
+    batch, player = plugin(tmp_path, Ran(0, "17[].pbshost\n"))
+    asked = order(tmp_path, 2, nodes=4, head=True)
+    assert batch.submit(asked, TAG).ids == {0: "17[0]", 1: "17[1]"}
+    text = " ".join(player.asked[0])
+    assert "-l select=4:ncpus=4:mem=2000mb" in text
+    assert "-J 0-1" in text
+    assert "-l place=scatter" in text
+    assert "pbsdsh" not in (tmp_path / "job").read_text()
+
+
 @pytest.mark.parametrize(
     ("place", "asked"),
     [("", "scatter"), ("excl", "scatter:excl"), ("free:exclhost", "scatter:exclhost"),
