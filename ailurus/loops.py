@@ -159,9 +159,9 @@ class Loops:
         on_failure: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_failure` is called, in the loop's own thread, after a failure was noted."""
         self._log = log
-        self._on_failure = on_failure
+        self.on_failure = on_failure
+        """Called after a failure was noted, in the loop's own thread."""
         self._clock = clock
         # Guards the two times: a look of one thread within another's would count time twice.
         self._lock = threading.Lock()
@@ -247,7 +247,7 @@ class Loops:
         try:
             return loop.failed(error, self._log)
         finally:
-            self._on_failure()
+            self.on_failure()
 
     def close(self) -> None:
         """Call no loop again."""

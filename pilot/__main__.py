@@ -36,6 +36,10 @@ def main() -> int:
         from pilot.blame import Target, job_error
 
         return _fail(65, job_error(error, "the pilot cannot start its guardian", Target.NODE))
+    if sys.argv[1:2] == ["--agent"]:
+        from pilot.node import agent
+
+        return agent.main(sys.argv[2:], spawner)
     # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.
     # The server begins with that again.
     gc.disable()

@@ -55,6 +55,12 @@ class Exit(NamedTuple):
     `done`."""
 
 
+Output = Callable[[int, bytes], None]
+"""Takes what a process writes: to its stdout (1) or stderr (2)."""
+WINDOW = 64 << 10
+"""Bytes of output that are on their way at most."""
+
+
 class Sampling(Protocol):
     """What measures payloads on one machine. Any thread may call its methods."""
 
@@ -83,13 +89,28 @@ class Node(Sampling, Protocol):
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         """Have the image of a job there, as `Container.prepare`. Raises JobError."""
 
-    def start(self, order: Order, done: Callable[[Exit], None]) -> int:
+    def tmp(self, name: str, shared: str) -> str:
+        """The directory that is /tmp for the payload of an attempt there: on the node itself, or
+        the attempt's own, `shared` by all nodes."""
+
+    def start(
+        self, order: Order, done: Callable[[Exit], None], output: Output | None = None
+    ) -> int:
         """Start a process and return its key on this node. `done` is called once, from another
         thread, when it has ended and nothing of it is left. Raises JobError for a box that cannot
-        be made."""
+        be made.
+
+        With `output` its streams go there instead of to files, in order and from one thread, and
+        before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back."""
+
+    def credit(self, key: int, count: int) -> None:
+        """`count` more bytes of its output are taken."""
 
     def signal(self, key: int, number: int) -> None:
         """Send a signal to what the process started; KILL ends all of it."""
+
+    def clear(self, name: str) -> None:
+        """Remove what an attempt that is over has on the node."""
 
     def pid(self, key: int) -> int | None:
         """Its process id on this machine while it runs; None also where it runs elsewhere."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import Trust
 from ailurus.wire.dialect import Dialect
+from pilot.workdir import scratch
 
 EXITS = """\
 exit codes:
@@ -51,6 +51,8 @@ class Options(Struct, frozen=True, kw_only=True):
     max_jobs: int | None = None
     recover: bool = False
     probe: bool = False
+    head: bool = False
+    """One pilot for all nodes of the allocation, an agent on each of the others."""
     image: str = ""
     """What the probe starts; empty: what it finds."""
     grace_s: float = 20.0
@@ -140,6 +142,12 @@ def _add_node(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only try storage, catalogue and container of --site, and say what came of it",
     )
+    add(
+        "--head",
+        action="store_true",
+        help="be the pilot of all nodes that the batch system gave to this job; --workdir must be "
+        "on a file system that they share",
+    )
     add("--image", default="", metavar="IMAGE", help="of the container that --probe starts")
     add("--log", type=Path, metavar="FILE", help="log there instead of to stderr")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -187,7 +195,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         bootstrap_file=Path(bootstrap) if bootstrap and not given.token_file else None,
         trust=Trust.of_options(given.ca, given.pin, env),
         label=given.label,
-        workdir=(given.workdir or _scratch(env)).absolute(),
+        workdir=(given.workdir or scratch(env)).absolute(),
         spool=given.spool.absolute() if given.spool else None,
         lifetime_s=given.lifetime,
         empty_acquires=given.getjob_requests,
@@ -195,6 +203,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
         max_jobs=given.max_jobs,
         recover=given.recover,
         probe=given.probe,
+        head=given.head,
         image=given.image,
         grace_s=given.grace,
         dialect=given.dialect,
@@ -216,11 +225,3 @@ def _data(env: Mapping[str, str]) -> Path | None:
     """Where the outputs of a pilot started by hand go by default."""
     home = Path(env.get("HOME", ""))
     return home / "ailurus-data" if home.is_absolute() else None
-
-
-def _scratch(env: Mapping[str, str]) -> Path:
-    """Where batch systems say that a job's scratch space is."""
-    for name in ("OSG_WN_TMP", "SLURM_TMPDIR", "_CONDOR_SCRATCH_DIR", "TMPDIR"):
-        if (value := env.get(name)) and os.access(value, os.W_OK):
-            return Path(value)
-    return Path("/tmp")  # noqa: S108 - beneath it a directory of mode 700 and a random name is made

@@ -32,14 +32,15 @@ from ailurus.protocol.messages import Assignment, DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.files.stage import Stage
+from pilot.node.containers import container_of, user_name
 from pilot.node.local import LocalNode
 from pilot.node_ports import Exit, Order
 from pilot.options import Options
 from pilot.ports import PATH, JobError, Sandbox
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import stderr_tail, user_name
+from pilot.run import stderr_tail
 from pilot.site import Protocols, Site, Storage
-from pilot.start import container_of, own_directory, stage_of
+from pilot.start import own_directory, stage_of
 from pilot.workdir import Workdir, remove_tree
 
 FILE_BYTES = 64 * 1024

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import threading
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -19,6 +17,7 @@ from pilot import blame
 from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.node import gpus
+from pilot.node.containers import user_name
 from pilot.node.slots import Placement, Slot
 from pilot.node_ports import Exit, Explanation, Order
 from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
@@ -111,16 +110,6 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
             granted.write(attempt.credentials, work)
         except JobError as error:
             attempt.note(f"credentials not renewed: {error}")
-
-
-@cache
-def user_name() -> str:
-    """The user of payloads, by the node's accounts (which may be a directory of the site's) or by
-    number."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"user{os.geteuid()}"
 
 
 def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:

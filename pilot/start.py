@@ -18,7 +18,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Resources, Room
-from ailurus.protocol.units import duration_s, size_bytes
+from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
@@ -28,15 +28,15 @@ from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
 from pilot.node.claims import NONE, Claims, claim
+from pilot.node.containers import container_of
 from pilot.node.local import LocalNode
 from pilot.node.machine import Inventory
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.options import Options
-from pilot.ports import Container, ContainerSetup, ImageCache, JobError, Spawner, Transfer
+from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import user_name
 from pilot.serve import Server, Terms, no_thread
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
 from pilot.upstream.adoption import adopt
@@ -287,42 +287,6 @@ def _credential(options: Options) -> Callable[..., str] | None:
             ) from None
         return fixed_token(text)
     return None if options.token_file is None else TokenFile(options.token_file)
-
-
-def container_of(site: Site, directory: Path, spawner: Spawner) -> Container:
-    """The site's container; `auto`, where it names none. Raises AilurusError."""
-    name = site.container.default or "auto"
-    own = directory / "container"
-    own.mkdir(mode=0o700)
-    setup = ContainerSetup(
-        directory=str(own),
-        user=user_name(),
-        software=site.software,
-        show=site.container.show,
-        bare=site.container.bare,
-        network=site.container.network,
-        user_namespaces=site.container.user_namespaces,
-        images=site.container.images,
-        apptainer=site.container.apptainer,
-        cache=_image_cache(site, directory),
-        spawner=spawner,
-    )
-    made: Container = plugins.load("container", name)(setup)
-    return made
-
-
-def _image_cache(site: Site, directory: Path) -> ImageCache | None:
-    """Where images of registries are kept, if jobs may name any."""
-    chosen = site.container
-    if not chosen.registries:
-        return None
-    above = chosen.cache or directory.parent
-    return ImageCache(
-        directory=str(Path(above, f"ailurus-images-{os.geteuid()}")),
-        registries=chosen.registries,
-        most_bytes=size_bytes(str(chosen.cache_size)),
-        most_s=duration_s(chosen.cache_age),
-    )
 
 
 def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -225,3 +225,11 @@ def _emptied(directory: int) -> list[str]:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.name, dir_fd=directory)
     return below
+
+
+def scratch(env: Mapping[str, str]) -> Path:
+    """Where batch systems say that a job's scratch space is."""
+    for name in ("OSG_WN_TMP", "SLURM_TMPDIR", "_CONDOR_SCRATCH_DIR", "TMPDIR"):
+        if (value := env.get(name)) and os.access(value, os.W_OK):
+            return Path(value)
+    return Path("/tmp")  # noqa: S108 - beneath it a directory of mode 700 and a random name is made

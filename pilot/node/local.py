@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
+from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
+from pilot.blame import OSErrorsOn, Target
 from pilot.node.sampler import Sampler
-from pilot.node_ports import Exit, Explanation, Order
+from pilot.node.streams import Channel, Streams
+from pilot.node_ports import Exit, Explanation, Order, Output
 from pilot.ports import (
     Check,
     Container,
     Direct,
     Image,
+    JobError,
     ProcessEnd,
     ProcessSpec,
     Runtime,
@@ -36,14 +41,24 @@ class LocalNode:
         *,
         name: str = "",
         address: str = "",
+        streams: Streams | None = None,
     ) -> None:
         self.name, self.address, self.container = name, address, container
         self._spawner, self._sampler = spawner, sampler or Sampler()
+        self._streams = streams
+        self._channels: dict[int, Channel] = {}
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         return self.container.prepare(spec, check)
 
-    def start(self, order: Order, done: Callable[[Exit], None]) -> int:
+    def tmp(self, name: str, shared: str) -> str:
+        return shared
+
+    def start(
+        self, order: Order, done: Callable[[Exit], None], output: Output | None = None
+    ) -> int:
+        if output is not None:
+            return self._streamed(order, done, output)
         container = self.container.of(order.spec)
         process = replace(
             started_as(container.wrap(order.argv, order.box), order.name),
@@ -63,6 +78,39 @@ class LocalNode:
         key = self._spawner.spawn(process, ended)
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
         return key
+
+    def _streamed(self, order: Order, done: Callable[[Exit], None], output: Output) -> int:
+        if self._streams is None:
+            raise JobError(Code.INTERNAL, "this node streams no output")
+        with OSErrorsOn(Target.NODE, "cannot make the streams of a process"):
+            channel = self._streams.open(output)
+        named = replace(order, stdout=channel.paths[1], stderr=channel.paths[2])
+        told = threading.Event()
+
+        def ended(exit_: Exit) -> None:
+            channel.finish(lambda: all_told(exit_))
+
+        def all_told(exit_: Exit) -> None:
+            told.set()
+            self._channels.pop(exit_.process.key, None)
+            done(exit_)
+
+        try:
+            key = self.start(named, ended)
+        except JobError:
+            channel.finish(lambda: None)
+            raise
+        self._channels[key] = channel
+        if told.is_set():
+            self._channels.pop(key, None)
+        return key
+
+    def credit(self, key: int, count: int) -> None:
+        if (channel := self._channels.get(key)) is not None:
+            channel.give(count)
+
+    def clear(self, name: str) -> None:
+        """The attempt's directory has all of it."""
 
     def signal(self, key: int, number: int) -> None:
         self._spawner.signal(key, number)

@@ -18,12 +18,13 @@ from ailurus.protocol.messages import Assignment
 from ailurus.protocol.resources import Resources
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
+from pilot.node.containers import user_name
 from pilot.node.local import LocalNode
 from pilot.node.slots import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ContainerSetup, JobError
 from pilot.process.spawner import GuardedSpawner
-from pilot.run import Outcome, run, user_name
+from pilot.run import Outcome, run
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from plugins.container.bare import Bare

@@ -12,6 +12,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from pilot import run as runs
 from pilot.attempt import Attempt
+from pilot.node import containers
 from pilot.node.gpus import Gpu
 from pilot.node.local import started_as
 from pilot.node.slots import Slot
@@ -189,4 +190,4 @@ def test_a_user_without_an_account_is_called_by_number(monkeypatch):
         raise KeyError(uid)
 
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    assert runs.user_name.__wrapped__() == f"user{os.geteuid()}"
+    assert containers.user_name.__wrapped__() == f"user{os.geteuid()}"

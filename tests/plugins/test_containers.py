@@ -180,7 +180,7 @@ UNKNOWN = """
 import os, sys, tempfile
 from pathlib import Path
 os.setgroups([]); os.setgid(4321); os.setuid(4321)
-from pilot.run import user_name
+from pilot.node.containers import user_name
 from plugins.container.shown import etc
 own = Path(tempfile.mkdtemp()) / "etc"
 list(etc(own, user_name()))

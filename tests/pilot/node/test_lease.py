@@ -1,5 +1,5 @@
-"""The fence: a pilot gives an agent up only after that has killed its payloads, whatever the network
-did to what they said."""
+"""The fence: a pilot gives an agent up only after that has killed its payloads, whatever the
+network did to what they said."""
 
 from __future__ import annotations
 

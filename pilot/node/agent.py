@@ -1,0 +1,410 @@
+"""`pilot --agent`: this machine as a node of a pilot on another one.
+
+It starts, watches and kills processes, and says what became of them; it decides nothing. The link
+to the pilot is all that keeps it: when that ends, or the lease does, it kills everything and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import select
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+from msgspec import Struct
+
+from ailurus import __version__, logs
+from ailurus.logs import Log
+from ailurus.loops import Loop, Loops
+from ailurus.protocol.errors import AilurusError
+from pilot.blame import GUARDIAN_DIED, Target, job_error
+from pilot.node import agent_messages as a
+from pilot.node import claims, machine
+from pilot.node.agent_link import KEY_BYTES, Handshake, Stranger
+from pilot.node.containers import container_of
+from pilot.node.lease import AgentLease
+from pilot.node.local import LocalNode
+from pilot.node.sampler import rest_s
+from pilot.node.streams import Streams
+from pilot.node.wire import Wire
+from pilot.node_ports import Exit, Explanation
+from pilot.ports import JobError, ProcessEnd
+from pilot.process import warden as wardens
+from pilot.process.kill import become_undumpable
+from pilot.process.spawner import GuardedSpawner
+from pilot.process.warden import Warden, boot_s
+from pilot.workdir import remove_tree, scratch
+
+CONNECT_S = 20.0
+"""For the pilot to answer, and to let the agent in."""
+WARDEN_S = 0.3
+"""After its lease an agent that did nothing by itself is ended."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1)
+_log = Log("agent")
+
+
+def main(argv: Sequence[str], spawner: GuardedSpawner) -> int:
+    """The program; its exit code says what the pilot's log cannot."""
+    options = parse(argv, os.environ)
+    become_undumpable()
+    logs.configure()
+    try:
+        serve(options, spawner)
+    except Stranger as error:
+        return _fail(68, error)
+    except AilurusError as error:
+        return _fail(65, error)
+    except OSError as error:
+        return _fail(71, error)
+    return 0
+
+
+def _fail(code: int, error: Exception) -> int:
+    sys.stderr.write(f"pilot: {error}\n")
+    return code
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> AgentOptions:
+    """Exits with 2 for wrong options."""
+    parser = argparse.ArgumentParser(
+        prog="pilot --agent",
+        description="Runs payloads on this node for a pilot on another, which starts it.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--head", required=True, metavar="ADDRESS:PORT", help="where the pilot listens")
+    add("--key-file", required=True, type=Path, metavar="FILE", help="has the allocation's key")
+    add("-a", "--workdir", type=Path, metavar="DIR", help="on this node, for payloads' /tmp")
+    given = parser.parse_args(argv)
+    host, _, port = given.head.rpartition(":")
+    if not host or not port.isdecimal():
+        parser.error(f"--head is ADDRESS:PORT, not {given.head!r}")
+    workdir = (given.workdir or scratch(env)).absolute()
+    return AgentOptions(head=given.head, key_file=given.key_file, workdir=workdir)
+
+
+class AgentOptions(Struct, frozen=True, kw_only=True):
+    head: str
+    """ADDRESS:PORT"""
+    key_file: Path
+    workdir: Path
+    """On this node."""
+
+
+class Ends(Exception):
+    """Why the agent ends."""
+
+
+def read_key(path: Path) -> bytes:
+    """The allocation's key. Raises AilurusError unless it is this user's alone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = os.fstat(fd)
+            text = os.read(fd, 2 * KEY_BYTES + 2)
+        finally:
+            os.close(fd)
+        private = stat.S_ISREG(found.st_mode) and not found.st_mode & 0o077
+        if not private or found.st_uid != os.geteuid():
+            raise AilurusError(f"{path} is not a file of this user's alone")
+        key = bytes.fromhex(text.decode("ascii"))
+    except OSError as error:
+        raise AilurusError(
+            f"cannot read the allocation's key {path}: {error.strerror}",
+            remedy="is the pilot's work directory on a file system that all nodes share?",
+        ) from None
+    except ValueError:
+        raise AilurusError(f"{path} has no key in it") from None
+    if len(key) != KEY_BYTES:
+        raise AilurusError(f"{path} has no key in it")
+    return key
+
+
+def names(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What this node is called, the batch system's name first."""
+    own = socket.gethostname()
+    said = [environment.get(name, "") for name in ("SLURMD_NODENAME", "AILURUS_NODE")]
+    return tuple(dict.fromkeys(name for name in (*said, own, own.partition(".")[0]) if name))
+
+
+def connect(head: str, key: bytes, wake: Callable[[], None]) -> Wire:
+    """A connection to the pilot at ADDRESS:PORT. Raises OSError, or Stranger."""
+    host, _, port = head.rpartition(":")
+    link = socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S)
+    try:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handshake = Handshake(key, agent=True)
+        link.sendall(handshake.greeting)
+        while handshake.session is None:
+            if not (data := link.recv(handshake.missing)):
+                raise Stranger("it closed the connection")
+            link.sendall(handshake.feed(data))
+        return Wire(link, handshake.session, wake)
+    except BaseException:
+        link.close()
+        raise
+
+
+class Agent:
+    """The loop of an agent that was let in."""
+
+    def __init__(
+        self,
+        ear: Ear,
+        node: LocalNode,
+        directory: Path,
+        lease: AgentLease,
+        warden: Warden,
+        loops: Loops,
+    ) -> None:
+        self._ear, self._wire, self._node, self._directory = ear, ear.wire, node, directory
+        self._lease, self._warden, self._loops = lease, warden, loops
+        # The pilot's key of a process → the node's.
+        self._keys: dict[int, int] = {}
+        # Apart, so that an image or a large directory holds up no report.
+        self._images = Chores("images", loops)
+        self._removals, self._slow = Chores("removals", loops), Chores("slow", loops)
+        loops.thread("sampler", self._measure)
+
+    def serve(self) -> None:
+        """Do what the pilot asks. Raises Ends."""
+        while True:
+            self._beat()
+            for message in self._ear.hear(self._patience()):
+                self._do(message)
+
+    def _beat(self) -> None:
+        at = boot_s()
+        if at >= self._lease.until:
+            raise Ends("the pilot was silent for the whole lease")
+        for down in self._loops.down():
+            raise Ends(str(down))
+        if at >= self._lease.beat_at:
+            self._wire.send(a.Beat(self._lease.beat(at)))
+
+    def _patience(self) -> float:
+        return max(0.0, min(self._lease.beat_at, self._lease.until) - boot_s())
+
+    def _do(self, message: a.ToAgent) -> None:
+        if isinstance(message, a.Begin):
+            self._begin(message)
+        elif isinstance(message, a.Acknowledged):
+            self._lease.acknowledged(message.number)
+            self._warden.until(self._lease.until + WARDEN_S)
+        elif isinstance(message, a.Kill):
+            if (key := self._keys.get(message.key)) is not None:
+                self._node.signal(key, message.number)
+        elif isinstance(message, a.Credit):
+            if (key := self._keys.get(message.key)) is not None:
+                self._node.credit(key, message.count)
+        elif isinstance(message, a.Prepare):
+            self._images.add(lambda: self._ready(message))
+        elif isinstance(message, a.Clear):
+            own = self._own(message.name)
+            self._removals.add(lambda: remove_tree(own))
+        elif isinstance(message, a.WatchPayload):
+            self._node.watch(message.name, message.sampled)
+        elif isinstance(message, a.ForgetPayload):
+            name = message.name
+            self._removals.add(lambda: self._node.forget(name))
+        elif isinstance(message, a.Bye):
+            raise Ends("the pilot ends")
+
+    def _begin(self, message: a.Begin) -> None:
+        key, order = message.key, message.order
+
+        def done(exit_: Exit) -> None:
+            self._keys.pop(key, None)
+            end = exit_.process
+            if not end.exit_code and not end.errno:
+                self._wire.send(a.ProcessOver(key, end))
+            else:
+                self._slow.add(lambda: self._explain(key, exit_))
+
+        def output(stream: int, data: bytes) -> None:
+            self._wire.send(a.Wrote(key, stream, data))
+
+        try:
+            if order.box.tmp.startswith(f"{self._directory}/"):
+                Path(order.box.tmp).mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Before it can have ended.
+            self._keys[key] = -1
+            own = self._node.start(order, done, output if message.streamed else None)
+            if key in self._keys:
+                self._keys[key] = own
+        except (JobError, OSError) as error:
+            self._keys.pop(key, None)
+            self._wire.send(_not_begun(key, error))
+
+    def _measure(self, loop: Loop) -> None:
+        while True:
+            used = time.thread_time()
+            if samples := self._node.samples(time.monotonic()):
+                self._wire.send(a.Looked([*samples]))
+            loop.turned(None)
+            time.sleep(rest_s(time.thread_time() - used))
+
+    def _ready(self, message: a.Prepare) -> None:
+        try:
+            image = self._node.prepare(message.spec, lambda: None)
+            self._wire.send(a.Prepared(message.ticket, image))
+        except JobError as error:
+            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(error)))
+
+    def _explain(self, key: int, exit_: Exit) -> None:
+        self._wire.send(a.ProcessOver(key, exit_.process, a.Told.of(exit_.explain())))
+
+    def _own(self, name: str) -> Path:
+        """What an attempt has on this node."""
+        if not name or "/" in name or name.startswith("."):
+            raise Ends(f"the pilot named an attempt {name!r}")
+        return self._directory / name
+
+
+def _not_begun(key: int, error: JobError | OSError) -> a.ProcessOver:
+    if isinstance(error, OSError):
+        error = job_error(error, "cannot make the payload's directory", Target.NODE)
+    end = ProcessEnd(key=key, errno=GUARDIAN_DIED, before=True)
+    return a.ProcessOver(key, end, a.Told.of(Explanation(error=error)))
+
+
+class Chores:
+    """What may take seconds, done in a thread of its own one after the other."""
+
+    def __init__(self, name: str, loops: Loops) -> None:
+        self._todo: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        loops.thread(name, self._run)
+
+    def add(self, what: Callable[[], object]) -> None:
+        self._todo.put(what)
+
+    def _run(self, loop: Loop) -> None:
+        while True:
+            self._todo.get()()
+            loop.turned(None)
+
+
+class Ear:
+    """What the pilot says, and what rings meanwhile."""
+
+    def __init__(self, head: str, key: bytes) -> None:
+        """Connect to the pilot at ADDRESS:PORT. Raises OSError, or Stranger."""
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.ends = ""
+        """Why the agent is to end."""
+        self.wire = connect(head, key, self.ring)
+
+    def ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def end(self, why: str) -> None:
+        """Let the agent end. Any thread, and a signal's handler, may call this."""
+        self.ends = self.ends or why
+        self.ring()
+
+    def hear(self, seconds: float) -> Iterator[a.ToAgent]:
+        """What has come within `seconds`. Raises Ends."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.register(self.wire.link, select.POLLIN | (select.POLLOUT if self.wire.waiting else 0))
+        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        if events.pop(self._bell, 0):
+            os.eventfd_read(self._bell)
+        if self.ends:
+            raise Ends(self.ends)
+        try:
+            for event in events.values():
+                if event & select.POLLOUT:
+                    self.wire.flush()
+                if event & ~select.POLLOUT:
+                    if (bodies := self.wire.receive()) is None:
+                        raise Ends("the pilot is gone")
+                    for body in bodies:
+                        yield from a.to_agent(body)
+        except OSError as error:
+            raise Ends(f"the pilot is gone: {error.strerror}") from None
+
+    def welcome(self) -> a.Welcome:
+        """The pilot's first word. Raises Ends."""
+        deadline = boot_s() + CONNECT_S
+        while (left := deadline - boot_s()) > 0:
+            for message in self.hear(left):
+                if isinstance(message, a.Welcome):
+                    return message
+                raise Ends(message.why if isinstance(message, a.TurnedAway) else "no welcome")
+        raise Ends(f"the pilot said nothing within {CONNECT_S:.0f} s")
+
+
+def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
+    """Be the agent until the pilot or the lease ends it; then nothing of it is left. Raises
+    AilurusError for a key that cannot be had or a pilot that has another one, OSError if the pilot
+    is not there or the directory cannot be made."""
+    ear = Ear(options.head, read_key(options.key_file))
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: ear.end(f"got {signal.Signals(number).name}"))
+    directory = options.workdir / f"ailurus-agent-{secrets.token_hex(8)}"
+    directory.mkdir(mode=0o700, parents=True)
+    warden = wardens.start(directory, spawner.guardian_pid)
+    held = claims.NONE
+    try:
+        ear.wire.send(a.Arrived(names(os.environ), __version__))
+        welcome = ear.welcome()
+        _log.info("arrived", node=welcome.name, head=options.head)
+        try:
+            loops = Loops(_log, on_failure=ear.ring)
+            node, joined, held = _made(welcome, directory, spawner, loops)
+        except (AilurusError, OSError) as error:
+            ear.wire.send(a.Unfit(str(error)))
+            raise
+        _listen(spawner, ear)
+        lease = AgentLease(welcome.terms, boot_s())
+        ear.wire.send(joined)
+        Agent(ear, node, directory, lease, warden, loops).serve()
+    except Ends as why:
+        _log.info("ended", why=str(why))
+    finally:
+        # First the payloads: that is what the lease is about.
+        spawner.close()
+        ear.wire.close()
+        held.close()
+        remove_tree(directory)
+        warden.leave()
+
+
+def _listen(spawner: GuardedSpawner, ear: Ear) -> None:
+    lost = partial(ear.end, "its guardian died")
+    threading.Thread(target=spawner.listen, args=(lost,), name="spawner", daemon=True).start()
+
+
+def _made(
+    welcome: a.Welcome, directory: Path, spawner: GuardedSpawner, loops: Loops
+) -> tuple[LocalNode, a.Joined, claims.Claims]:
+    """The node, and what it has. Raises AilurusError for one that can run nothing."""
+    path, text = welcome.probe
+    try:
+        seen = Path(path).read_text("ascii") == text
+    except (OSError, ValueError):
+        seen = False
+    if not seen:
+        raise AilurusError(
+            f"{welcome.name} does not see {Path(path).parent}, the pilot's work directory",
+            remedy="give the pilot a --workdir on a file system that all nodes share",
+        )
+    container = container_of(welcome.site, directory, spawner)
+    found = machine.look(directory)
+    held = claims.claim(found.gpus, welcome.gpus)
+    node = LocalNode(
+        container, spawner, name=welcome.name, streams=Streams(directory / "streams", loops)
+    )
+    joined = a.Joined(found.resources, found.cpus, held.gpus, str(directory))
+    return node, joined, held

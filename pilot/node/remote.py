@@ -1,0 +1,182 @@
+"""A node of the allocation, by its agent: what the pilot asks of it, and what came of that."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import JobSpec
+from pilot.blame import GUARDIAN_DIED
+from pilot.clock import Clock
+from pilot.node import agent_messages as a
+from pilot.node.wire import Wire
+from pilot.node_ports import Exit, Explanation, Order, Output
+from pilot.ports import Check, Container, Image, JobError, ProcessEnd
+from pilot.samples import LocalFiles, Sample, Sampled
+
+STEP_S = 0.5
+"""Between two looks whether a job is to stop while its image is fetched."""
+_log = Log("pilot.node.remote")
+
+
+class RemoteNode:
+    """Asks an agent. What it said counts once, and nothing counts after it was given up."""
+
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        container: Container,
+        wire: Wire,
+        scratch: str,
+        clock: Clock,
+    ) -> None:
+        """`container`: the pilot's own, of the same site, for what it says of jobs."""
+        self.name, self.address, self.container = name, address, container
+        self._wire, self._scratch, self._clock = wire, scratch, clock
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._keys = itertools.count(1)
+        self._running: dict[int, Callable[[Exit], None]] = {}
+        self._outputs: dict[int, Output] = {}
+        self._tickets: dict[int, Callable[[a.Prepared], None]] = {}
+        self._lost = ""
+        self._samples: Sequence[Sample] | None = None
+        self._files: dict[str, LocalFiles] = {}
+
+    def prepare(self, spec: JobSpec, check: Check) -> Image | None:
+        if not spec.container:
+            return None
+        answers: list[a.Prepared] = []
+        answered = threading.Event()
+
+        def note(answer: a.Prepared) -> None:
+            answers.append(answer)
+            answered.set()
+
+        ticket = self._ticket(note)
+        self._wire.send(a.Prepare(ticket, _plain(spec)))
+        try:
+            while not self._clock.wait(answered, STEP_S):
+                check()
+        finally:
+            with self._lock:
+                self._tickets.pop(ticket, None)
+        if answers[0].fault is not None:
+            raise answers[0].fault.error()
+        return answers[0].image
+
+    def _ticket(self, note: Callable[[a.Prepared], None]) -> int:
+        with self._lock:
+            if self._lost:
+                raise lost(self.name, self._lost)
+            ticket = next(self._keys)
+            self._tickets[ticket] = note
+            return ticket
+
+    def tmp(self, name: str, shared: str) -> str:
+        return f"{self._scratch}/{name}/tmp"  # noqa: S108 - the agent's own
+
+    def start(
+        self, order: Order, done: Callable[[Exit], None], output: Output | None = None
+    ) -> int:
+        with self._lock:
+            if self._lost:
+                raise lost(self.name, self._lost)
+            key = next(self._keys)
+            self._running[key] = done
+            if output is not None:
+                self._outputs[key] = output
+        order = replace(order, spec=_plain(order.spec))
+        self._wire.send(a.Begin(key, order, output is not None))
+        return key
+
+    def credit(self, key: int, count: int) -> None:
+        self._wire.send(a.Credit(key, count))
+
+    def signal(self, key: int, number: int) -> None:
+        self._wire.send(a.Kill(key, number))
+
+    def pid(self, key: int) -> int | None:
+        return None
+
+    def clear(self, name: str) -> None:
+        self._wire.send(a.Clear(name))
+
+    def watch(self, name: str, sampled: Sampled) -> None:
+        self._wire.send(a.WatchPayload(name, sampled))
+
+    def forget(self, name: str) -> LocalFiles | None:
+        """As they were at the last look that came."""
+        self._wire.send(a.ForgetPayload(name))
+        return self._files.pop(name, None)
+
+    def samples(self, now: float) -> Sequence[Sample] | None:
+        samples, self._samples = self._samples, None
+        return samples
+
+    @property
+    def busy(self) -> int:
+        """How many processes run there."""
+        return len(self._running)
+
+    # by the loop that hears the agents -----------------------------------------------------------
+
+    def heard(self, message: a.FromAgent) -> None:
+        """Hand out what the agent said."""
+        if isinstance(message, a.ProcessOver):
+            with self._lock:
+                done = self._running.pop(message.key, None)
+                self._outputs.pop(message.key, None)
+            if done is not None:
+                # The agent's clock is another one.
+                end = replace(message.end, key=message.key, at=self._clock.monotonic())
+                found = Explanation() if message.told is None else message.told.explanation()
+                done(Exit(end, lambda: found))
+        elif isinstance(message, a.Wrote):
+            if (output := self._outputs.get(message.key)) is not None:
+                output(message.stream, message.data)
+        elif isinstance(message, a.Looked):
+            self._samples = message.samples
+            self._files = {one.key: one.local for one in message.samples if one.local is not None}
+        elif isinstance(message, a.Prepared):
+            with self._lock:
+                note = self._tickets.pop(message.ticket, None)
+            if note is not None:
+                note(message)
+
+    def lose(self, why: str) -> None:
+        """The node is given up: all that ran there has ended, by the node's fault."""
+        error = lost(self.name, why)
+        with self._lock:
+            self._lost = why
+            running, self._running = self._running, {}
+            tickets, self._tickets = self._tickets, {}
+            self._outputs.clear()
+        now = self._clock.monotonic()
+        for ticket, note in tickets.items():
+            note(a.Prepared(ticket, fault=a.Fault.of(error)))
+        for key, done in running.items():
+            end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
+            done(Exit(end, partial(Explanation, error=error)))
+
+
+def lost(name: str, why: str) -> JobError:
+    """The error of payloads on a node that is lost: another attempt may have a better one."""
+    return JobError(
+        Code.LOST_HEARTBEAT,
+        f"the node {name} of the allocation was lost: {why}",
+        remedy="the job is tried again elsewhere",
+        transient=True,
+    )
+
+
+def _plain(spec: JobSpec) -> JobSpec:
+    """What a node is to know of a job: neither its program nor its files."""
+    return replace(spec, command="", script="", inputs=(), outputs=(), environment={})

@@ -1,0 +1,219 @@
+"""Agents as processes: what runs there, and what is left when something dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol.errors import Code
+from pilot.node.lease import LeaseTerms
+from pilot.node_ports import WINDOW
+from pilot.ports import JobError
+from pilot.process.spawner import GuardedSpawner
+from tests.pilot.helpers import guarded, processes_with
+from tests.pilot.node.agents import Cluster, Run, cluster, order
+from tests.rig.waiting import until
+
+SHORT = LeaseTerms(beat_s=0.2, lease_s=0.8, margin_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def spawner() -> Iterator[GuardedSpawner]:
+    with guarded() as made:
+        yield made
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, spawner: GuardedSpawner) -> Iterator[Cluster]:
+    with cluster(tmp_path, spawner) as made:
+        yield made
+
+
+@pytest.fixture
+def hasty(tmp_path: Path, spawner: GuardedSpawner) -> Iterator[Cluster]:
+    """With a short lease."""
+    with cluster(tmp_path, spawner, SHORT) as made:
+        yield made
+
+
+def test_a_payload_runs_on_another_node_as_on_this_one(nodes):
+    node = nodes.agent("n1")
+    run = Run(node, order(node, nodes.shared, "echo $PWD; echo oops >&2; exit 3"))
+    end = run.ended()
+    assert end.process.exit_code == 3
+    assert end.explain().ran
+    assert (nodes.shared / "stdout").read_text() == f"{nodes.shared}\n"
+    assert (nodes.shared / "stderr").read_text() == "oops\n"
+
+
+def test_an_agent_tells_what_its_node_has(nodes):
+    nodes.agent("n1")
+    joined = nodes.joined["n1"]
+    assert joined.resources.cores == len(os.sched_getaffinity(0)) == len(joined.cpus)
+    assert Path(joined.scratch).parent == nodes.scratch
+
+
+def test_the_tmp_of_an_attempt_lies_on_its_node_until_the_attempt_is_over(nodes):
+    node = nodes.agent("n1")
+    wanted = order(node, nodes.shared, "true")
+    Run(node, wanted).ended()
+    tmp = Path(wanted.box.tmp)
+    assert tmp.parent.parent == Path(nodes.joined["n1"].scratch)
+    assert tmp.is_dir()
+    node.clear("1.1")
+    until(lambda: not tmp.parent.exists())
+
+
+def test_a_signal_reaches_the_payload(nodes):
+    node = nodes.agent("n1")
+    run = Run(node, order(node, nodes.shared, "trap 'exit 7' TERM; echo up; sleep 60 & wait"))
+    until(lambda: (nodes.shared / "stdout").exists() and (nodes.shared / "stdout").read_text())
+    node.signal(run.key, signal.SIGTERM)
+    assert run.ended().process.exit_code == 7
+
+
+def test_a_program_that_is_not_there_is_told_as_such(nodes):
+    node = nodes.agent("n1")
+    wanted = order(node, nodes.shared, "true")
+    from msgspec.structs import replace
+
+    end = Run(node, replace(wanted, argv=["/does/not/exist"])).ended()
+    assert end.process.errno
+    assert not end.explain().runtime
+
+
+def test_output_is_streamed_in_order_and_waits_for_its_reader(nodes):
+    node = nodes.agent("n1")
+    came: list[tuple[int, bytes]] = []
+    size = 5 * WINDOW
+    command = f"head -c {size} /dev/zero; echo end >&2"
+    run = Run(node, order(node, nodes.shared, command), lambda *news: came.append(news))
+    until(lambda: sum(len(data) for _, data in came) == WINDOW)
+    assert not run.over.wait(0.2)
+    taken = WINDOW
+    while not run.over.wait(0.01):
+        node.credit(run.key, taken)
+        taken = WINDOW
+    assert run.ended().process.exit_code == 0
+    assert sum(len(data) for stream, data in came if stream == 1) == size
+    assert b"".join(data for stream, data in came if stream == 2) == b"end\n"
+
+
+def test_nothing_is_left_of_a_cluster_that_ended(tmp_path, spawner):
+    mark = f"mark-{os.getpid()}-{tmp_path.name}"
+    with cluster(tmp_path, spawner) as made:
+        node = made.agent("n1")
+        run = Run(node, order(node, made.shared, f"setsid sleep 99 & echo {mark}; sleep 98", mark))
+        until(lambda: processes_with(mark))
+    assert run.ended().explain().error.code is Code.LOST_HEARTBEAT
+    assert processes_with(mark) == []
+    assert list(made.scratch.iterdir()) == []
+    assert made.agents["n1"].returncode == 0
+
+
+@pytest.mark.parametrize("victim", ["agent", "guardian", "stopped"])
+def test_whatever_dies_on_a_node_nothing_of_it_is_left_and_its_payloads_are_lost_once(
+    hasty, victim
+):
+    node = hasty.agent("n1")
+    mark = f"mark-{os.getpid()}-{hasty.directory.name}"
+    run = Run(node, order(node, hasty.shared, "setsid sleep 99 & sleep 98", mark))
+    until(lambda: len(processes_with(mark)) >= 3)
+    agent = hasty.agents["n1"]
+    if victim == "agent":
+        agent.kill()
+    elif victim == "guardian":
+        os.kill(_guardian(agent.pid), signal.SIGKILL)
+    else:
+        agent.send_signal(signal.SIGSTOP)
+    found = run.ended().explain()
+    assert found.error is None or found.error.transient
+    until(lambda: processes_with(mark) == [], 10)
+    until(lambda: [name for name, _ in hasty.left] == ["n1"])
+    until(lambda: list(hasty.scratch.iterdir()) == [], 10)
+    with pytest.raises(JobError, match="was lost"):
+        node.start(order(node, hasty.shared, "true"), run.ends.append)
+    # Another agent may come in its place.
+    fresh = hasty.agent("n1")
+    assert Run(fresh, order(fresh, hasty.shared, "true")).ended().process.exit_code == 0
+
+
+def _guardian(pid: int) -> int:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
+    return int(text.split()[0])
+
+
+def test_an_agent_whose_pilot_is_silent_kills_its_payloads_before_they_are_given_out_again(hasty):
+    node = hasty.agent("n1")
+    mark = f"mark-{os.getpid()}-{hasty.directory.name}"
+    run = Run(node, order(node, hasty.shared, "sleep 98", mark))
+    until(lambda: processes_with(mark))
+    # As a network that loses what both say: neither hears of the other's end.
+    dropped = threading.Event()
+    heard = hasty.head._heard
+
+    def deaf(fd, peer, wire, message):
+        if not dropped.is_set():
+            heard(fd, peer, wire, message)
+
+    hasty.head._heard = deaf
+    dropped.set()
+    until(lambda: run.over.is_set() or processes_with(mark) == [])
+    assert processes_with(mark) == []
+    assert run.ended().explain().error.code is Code.LOST_HEARTBEAT
+    assert hasty.agents["n1"].wait(10) == 0
+
+
+def test_who_has_another_key_is_turned_away_and_costs_the_others_nothing(nodes, tmp_path):
+    node = nodes.agent("n1")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("ab" * 32)
+    wrong.chmod(0o600)
+    stranger = nodes.launch("n2", key_file=wrong)
+    assert stranger.wait(10) == 68
+    assert Run(node, order(node, nodes.shared, "true")).ended().process.exit_code == 0
+
+
+def test_strangers_that_flood_the_port_keep_nobody_out(nodes):
+    host, _, port = nodes.head.at.rpartition(":")
+    made = [socket.create_connection((host, int(port))) for _ in range(150)]
+    for number, link in enumerate(made):
+        try:
+            link.send(b"x" * 5000 if number % 2 else b"ailurus1")
+        except OSError:
+            continue
+    node = nodes.agent("n1")
+    assert len(nodes.head._strangers) <= 2 * 2 + 16 + 1
+    assert Run(node, order(node, nodes.shared, "true")).ended().process.exit_code == 0
+    for link in made:
+        link.close()
+
+
+def test_a_node_has_one_agent_and_a_stranger_to_the_allocation_none(nodes):
+    nodes.agent("n1")
+    first = nodes.agents["n1"]
+    assert nodes.launch("n1").wait(10) == 0
+    assert first.poll() is None
+    nodes.agents["n1"] = first
+    assert nodes.launch("n9").wait(10) == 0
+    assert set(nodes.nodes) == {"n1"}
+
+
+def test_a_node_that_does_not_see_the_work_directory_is_refused_with_that_sentence(nodes):
+    (nodes.shared / "probe").write_text("another directory of this name")
+    agent = nodes.launch("n1")
+    assert agent.wait(10) == 65
+    assert "does not see" in nodes.log.read_text()
+    assert nodes.nodes == {}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+def test_a_key_that_others_may_read_is_not_used(nodes, mode):
+    nodes.key_file.chmod(mode)
+    assert nodes.launch("n1").wait(10) == 65
