@@ -96,7 +96,7 @@ def too_many(url: object) -> JobError:
 class Lister(Protocol):
     """A `Transfer` that lists directories, too."""
 
-    def listed(self, url: Url) -> Sequence[Found]:
+    def listed(self, url: Url, check: Check) -> Sequence[Found]:
         """The regular files of the directory that `url` names by a slash at its end, at any depth,
         or those right in it that match the `*` in its last name. Raises JobError."""
 

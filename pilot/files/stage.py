@@ -184,7 +184,8 @@ class Stage:
                     remedy="name the files, or let the site file give the scheme to gfal2 "
                     "(`storage.plugins`)",
                 )
-            return parts_of(file, url, transfer.listed(url), field, self._allow)
+            found = transfer.listed(url, attempt.check)
+            return parts_of(file, url, found, field, self._allow)
 
     def _unpacked(self, file: InputFile, work: Workdir, left: int, check: Check) -> int:
         # Late: most jobs have no archives.

@@ -125,12 +125,13 @@ class File:
             except (OSError, JobError):
                 return
 
-    def listed(self, url: Url) -> Sequence[Found]:
+    def listed(self, url: Url, check: Check) -> Sequence[Found]:
         """See `pilot.ports.Lister`. A link, a socket or a device is no file, and is left out."""
         top, pieces = listing(url)
         found: list[Found] = []
         todo = [(top, "")]
         while todo:
+            check()
             directory, above = todo.pop()
             below = []
             for name, status in self._entries(directory):

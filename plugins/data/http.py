@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +15,9 @@ from msgspec import Struct
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.watched import Forgotten, watching
-from pilot.ports import Check, Copied, JobError
-from plugins.data.http_bodies import Copy, Measured, Version
-from plugins.data.http_errors import BrokeOff, Exists, NoParent, refused
+from pilot.ports import Check, Copied, Found, JobError
+from plugins.data.http_bodies import Copy, Measured, Version, pieces_of
+from plugins.data.http_errors import BrokeOff, Exists, NoParent, Unsupported, refused
 from plugins.data.http_servers import HEADERS, Servers
 
 # Bytes of a body that is announced first: the receiver may be another.
@@ -34,7 +34,14 @@ MOST_WORDS = 1 << 16
 # Of a GET: there is no file in it, or not yet.
 _WITHOUT_CONTENT = {201, 202, 204, 205}
 _ANY = {301, 302, 303, 307, 308}
-_LEADS = {"GET": _ANY, "HEAD": _ANY, "PUT": {301, 302, 307, 308}, "DELETE": {307, 308}}
+_LEADS = {
+    "GET": _ANY,
+    "HEAD": _ANY,
+    "PUT": {301, 302, 307, 308},
+    "DELETE": {307, 308},
+    # The names in a list are of where it is asked for.
+    "PROPFIND": set[int](),
+}
 
 
 class Http:
@@ -116,6 +123,30 @@ class Http:
             elif not version.continued(answer.headers, copy.size):
                 answer.close()
                 raise broken
+
+    def listed(self, url: Url, check: Check) -> Sequence[Found]:
+        """See `pilot.ports.Lister`; of `dav:` and `davs:`."""
+        # Late: most jobs list nothing.
+        from plugins.data import http_listing
+
+        def ask(directory: Url) -> Iterator[bytes]:
+            how = {**http_listing.HEADERS, "Content-Length": str(len(http_listing.ASKED))}
+            code, there = Code.STAGE_IN_FAILED, directory.web
+            try:
+                answer = self._ask("PROPFIND", there, http_listing.ASKED, code, how)
+            except Unsupported as error:
+                raise http_listing.lists_nothing(directory, error) from None
+            try:
+                if answer.status != 207:
+                    raise http_listing.lists_nothing(directory, refused(there, answer.status, code))
+                yield from pieces_of(answer)
+            except urllib3.exceptions.HTTPError as error:
+                raise BrokeOff(code, f"{directory}: the list broke off ({error})") from None
+            finally:
+                answer.close()
+
+        with watching(check):
+            return http_listing.listed(url, ask)
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
         dav, url = url.scheme in {"dav", "davs"}, url.web
@@ -254,7 +285,7 @@ class Http:
         self,
         method: str,
         url: Url,
-        body: Measured | None,
+        body: Measured | bytes | None,
         code: Code,
         more: Mapping[str, str] | None = None,
         sum_s: float | None = None,
@@ -262,7 +293,7 @@ class Http:
         """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them
         gets the body from its start, and the headers `more`. `sum_s`: the file's adler32 is
         wanted, which may take so long. Raises JobError."""
-        first, expects = url, body is not None and body.length >= LARGE
+        first, expects = url, isinstance(body, Measured) and body.length >= LARGE
         unwanted = _WITHOUT_CONTENT if method == "GET" else set()
         unwanted = unwanted if more else unwanted | {206}
         for _ in range(REDIRECTS + 1):
@@ -289,7 +320,7 @@ class Http:
         self,
         method: str,
         url: Url,
-        body: Measured | None,
+        body: Measured | bytes | None,
         code: Code,
         more: Mapping[str, str] | None = None,
         sum_s: float | None = None,
@@ -299,12 +330,12 @@ class Http:
         servers = self._servers
         if sum_s is not None:
             headers["Want-Digest"], servers = "adler32", self._summing
-        if body is not None:
+        if isinstance(body, Measured):
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
         if token := self._token(url):
             headers["Authorization"] = f"Bearer {token}"
         while True:
-            if body is not None:
+            if isinstance(body, Measured):
                 body.rewind()
             try:
                 return servers.request(method, url, body, headers, sum_s)
@@ -317,7 +348,7 @@ class Http:
             except urllib3.exceptions.HTTPError as error:
                 if not isinstance(error.args[-1], Forgotten):
                     raise BrokeOff(code, f"{url}: {error}") from None
-                if body is not None and body.size == body.length:
+                if isinstance(body, Measured) and body.size == body.length:
                     self._unanswered.add(url.sent)
 
     def _token(self, url: Url) -> str:

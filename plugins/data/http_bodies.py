@@ -81,6 +81,12 @@ def _buffer() -> memoryview:
         return _buffers.block  # type: ignore[no-any-return]
 
 
+def pieces_of(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """An answer that is no file. Raises urllib3's HTTPError."""
+    while piece := answer.read(BLOCK, decode_content=False):
+        yield piece
+
+
 class Copy:
     """An open file that takes the bodies of answers, one after the other."""
 

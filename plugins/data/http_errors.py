@@ -19,6 +19,10 @@ class BrokeOff(JobError):
     """A connection ended, or was silent, before its answer."""
 
 
+class Unsupported(JobError):
+    """The server does not know what it was asked to do."""
+
+
 class Exists(JobError):
     """There is a file of that name."""
 
@@ -34,6 +38,8 @@ def refused(url: Url, status: int, code: Code) -> JobError:
             remedy=TAKEN,
             transient=False,
         )
+    if status in {405, 501}:
+        return Unsupported(code, f"{url}: HTTP {status}", transient=False)
     # 423: a server has not done with a try that broke off.
     passing = status in {202, 408, 416, 423, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)

@@ -99,7 +99,7 @@ def _uploads(here: Here, ours: Ours, ca: str) -> Iterator[Figure]:
 
     ways: dict[str, Way] = {
         "bare": partial(up, lambda url, into: moves.put(
-            [large], under(f"{_https(url)}/{into.name}", [large]), ca)),
+            [large], under(f"{_https(url)}/{into.name}", [large]), ca, sums=True)),
         "ours": partial(up, ours.put_large),
         "gfal-copy -K": partial(up, lambda url, into: tools.gfal_copy(
             f"file://{large}", f"{url}/{into.name}/large", here.xrootd.facts["ca_dir"])),

@@ -270,7 +270,7 @@ def test_a_hole_stays_a_hole_in_storage(
 
 
 def listed(transfer: File, root: Path, end: str) -> dict[str, int | None]:
-    return {one.name: one.size for one in transfer.listed(Url.of_path(f"{root}/{end}"))}
+    return {one.name: one.size for one in transfer.listed(Url.of_path(f"{root}/{end}"), nothing)}
 
 
 def test_a_directory_is_listed_with_all_beneath_it_and_a_glob_without(root, transfer):
@@ -283,7 +283,7 @@ def test_a_directory_is_listed_with_all_beneath_it_and_a_glob_without(root, tran
     sizes = {name: len(name) for name in ("a.root", "b.txt", ".hidden", "odd * name.root")}
     assert listed(transfer, root, "d/") == {**sizes, "sub/c.root": len("sub/c.root")}
     assert listed(transfer, root, "d/*.root") == {"a.root": 6, "odd * name.root": 15}
-    one = transfer.listed(Url.parse(f"file://{root}/d/odd%20%2A*"))
+    one = transfer.listed(Url.parse(f"file://{root}/d/odd%20%2A*"), nothing)
     assert [file.name for file in one] == ["odd * name.root"]
     assert one[0].url.endswith("/d/odd%20*%20name.root")
 

@@ -67,12 +67,12 @@ def test_a_tree_is_a_closed_data_set_of_rucio_that_the_next_job_reads(rucio, tmp
     assert said.split()[-1] == "9"
 
 
-class RootStorage:
+class Storage:
     """A directory of XRootD's, with some files, and a site whose pilot uses it."""
 
-    def __init__(self, xrootd: Service, name: str) -> None:
+    def __init__(self, xrootd: Service, name: str, scheme: str, mover: str) -> None:
         facts = xrootd.facts
-        self.url = f"{facts['root']}/{name}"
+        self.url = f"{facts[scheme]}/{name}"
         self.path = Path(facts["store"], name)
         (self.path / "in" / "sub").mkdir(parents=True)
         for file in ("x.root", "y.root", "z.txt", "sub/w.root"):
@@ -82,8 +82,12 @@ class RootStorage:
         self.site = {
             "allow": [f"{self.url}/"],
             "default_output": f"{self.url}/out/",
+            "plugins": {"davs": mover if scheme == "davs" else "http"},
             "xrootd": {"ca_dir": facts["ca_dir"], "ca": facts["ca_file"]},
+            "gfal2": {"ca_dir": facts["ca_dir"], "ca": facts["ca_file"]},
         }
+        if mover == "http":
+            self.site["http_allow"] = [f"{self.url}/"]
 
     def jobs(self) -> list[JobSpec]:
         """One that lists and leaves trees, one that reads these, one whose input is not there."""
@@ -107,11 +111,16 @@ class RootStorage:
         return [maker, reader, null_job(name="empty", inputs=[none], max_attempts=1)]
 
 
-def test_trees_go_to_root_storage_and_come_back_listed_matched_and_unpacked(xrootd, tmp_path):
-    at_root = RootStorage(xrootd, tmp_path.name)
-    with Rig(heartbeat_s=0.5, storage=at_root.site) as rig:
-        rig.pilot()
-        first, second, third = rig.client.submit(at_root.jobs()).job_ids
+@pytest.mark.parametrize(
+    ("scheme", "mover"), [("root", "xrootd"), ("davs", "http"), ("davs", "gfal2")]
+)
+def test_trees_go_to_storage_and_come_back_listed_matched_and_unpacked(
+    xrootd, tmp_path, scheme, mover
+):
+    held = Storage(xrootd, tmp_path.name, scheme, mover)
+    with Rig(heartbeat_s=0.5, storage=held.site) as rig:
+        rig.pilot("--ca", xrootd.facts["ca_file"])
+        first, second, third = rig.client.submit(held.jobs()).job_ids
         states = rig.client.wait([first, second, third], 60).states
         told = {one: rig.client.show(one).row.diagnosis for one in states}
         assert states == {first: "finished", second: "finished", third: "failed"}, told
@@ -123,11 +132,11 @@ def test_trees_go_to_root_storage_and_come_back_listed_matched_and_unpacked(xroo
     assert logs[1] == [*(f"hits/{name}" for name in sorted(TREE)), "p/1.png", "p/2.png", "9"]
     assert "names no file" in told[third]
     assert set(files) == {"hits.tar.gz", "p/1.png", "p/2.png"}
-    stored = at_root.path / "out" / f"{first}.1.hits.tar.gz"
+    stored = held.path / "out" / f"{first}.1.hits.tar.gz"
     with tarfile.open(stored) as tar:
         found = {one.name: tar.extractfile(one).read() for one in tar if one.isfile()}
     assert found == TREE
-    assert (at_root.path / "out" / f"{first}.1.p" / "1.png").read_bytes() == b"1\n"
+    assert (held.path / "out" / f"{first}.1.p" / "1.png").read_bytes() == b"1\n"
     archive, content = files["hits.tar.gz"], stored.read_bytes()
     measured = (archive.size, archive.adler32)
     assert measured == (len(content), f"{zlib.adler32(content):08x}")
