@@ -16,7 +16,7 @@ from ailurus.logs import Log, ThrottledLog
 from ailurus.loops import Down, Loop, Loops
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.resources import Resources, Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Ending
 from ailurus.wire import authority
 from ailurus.wire.client import Nonsense, Refused
@@ -73,7 +73,7 @@ class Vacancy(Struct, frozen=True):
     """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is
     still taken, by jobs that end soon."""
 
-    room: Resources
+    room: Room
     count: int
     wait_s: float
     ahead: bool = False
@@ -92,8 +92,10 @@ class Server:
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
         self._began = self._idle_since = self._clock.monotonic()
+        if terms.lifetime_s is not None:
+            kit.slots.end_by(self._began + terms.lifetime_s - terms.grace_s)
         # The room of the last acquire.
-        self._offered: Resources | None = None
+        self._offered: Room | None = None
         self._jobs: set[Attempt] = set()
         self._taken = self._node_faults = 0
         self._prefetch = False
@@ -160,7 +162,7 @@ class Server:
 
     def room(self) -> Room:
         """The room that is free for more jobs."""
-        return Room.of(self._kit.slots.room(), seconds_left=self.seconds_left())
+        return replace(self._kit.slots.room(), seconds_left=self.seconds_left())
 
     def reports_settled(self) -> None:
         self._nudge_if_draining()
@@ -314,7 +316,7 @@ class Server:
         self._offered = vacancy.room
         return m.Acquire(
             request_id=uuid.uuid4().hex,
-            room=Room.of(vacancy.room, seconds_left=self.seconds_left()),
+            room=replace(vacancy.room, seconds_left=self.seconds_left()),
             count=vacancy.count,
             wait_s=round(wait_s, 3),
             ahead=vacancy.ahead,
@@ -338,10 +340,10 @@ class Server:
                 return None
         slots = self._kit.slots
         room = slots.room()
-        if room.cores > 0 and room.memory_mb > 0:
+        if cores := sum(one.cores * one.nodes for one in room.groups if one.memory_mb):
             wait_s = BUSY_POLL_S if self._jobs else IDLE_POLL_S
-            return Vacancy(room, min(room.cores, left), wait_s)
-        if self._prefetch and slots.waiting() < max(1, slots.total.cores // 16):
+            return Vacancy(room, min(cores, left), wait_s)
+        if self._prefetch and slots.waiting() < max(1, slots.total.together.cores // 16):
             # Until the dispatcher allows it again.
             self._prefetch = False
             return Vacancy(slots.total, 1, AHEAD_POLL_S, ahead=True)

@@ -95,7 +95,7 @@ def started(
             node=node,
             nodes=nodes,
             stage=stage,
-            slots=Slots(total, _pinned(site, total, seen), claims.gpus),
+            slots=Slots(total, _pinned(site, total, seen), claims.gpus, clock),
             supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
             reporter=_reporter(link, stage, site, container, clock),

@@ -156,12 +156,16 @@ LOG = "log.tgz"
 DEFAULT_ATTEMPTS = 5
 
 
+MEMORY_STEP_MB, DISK_STEP_MB = 250, 1000
+"""To whose multiples memory and disk of a shape are rounded up: few shapes stand for many jobs."""
+
+
 def shape_of(spec: JobSpec) -> Shape:
-    """The shape of a job. Memory and disk are rounded up so that few shapes stand for many jobs."""
+    """The shape of a job."""
     return Shape(
         cores=spec.cores,
-        memory_mb=_round_up(spec.memory_mb, 250),
-        disk_mb=_round_up(spec.disk_mb, 1000),
+        memory_mb=_round_up(spec.memory_mb, MEMORY_STEP_MB),
+        disk_mb=_round_up(spec.disk_mb, DISK_STEP_MB),
         gpus=spec.gpus,
         nodes=spec.nodes,
         walltime_s=_round_up(spec.walltime_s or 0, 60),

@@ -1,106 +1,84 @@
-"""Slots: which job occupies which cores, memory, disk and GPUs, and which is next.
+"""Slots: which job occupies which cores, memory, disk and GPUs of which nodes, and which is next.
 
-Waiting jobs are ordered by priority, then longest estimate first (jobs without one last), then
-arrival; whatever fits is started, so a narrow job fills the gap in front of a wide one. `Line` is
-the order and nothing else: the pilot's threads and `pack` both use it.
+`Packer` has the order and the nodes; here are the threads of jobs, which wait for their turn.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
 
-from ailurus.protocol.job import shape_of
-from ailurus.protocol.resources import Resources
+from ailurus.protocol.errors import Code
+from ailurus.protocol.job import DISK_STEP_MB, MEMORY_STEP_MB, shape_of
+from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
+from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
+from pilot.node.packing import OWN, Packer, Placement, Slot, Wish
+from pilot.ports import JobError
 
-T = TypeVar("T")
-
-
-class Line(Generic[T]):
-    """What waits for a slot, by shape: so a thousand wide jobs cost a narrow one nothing."""
-
-    def __init__(self) -> None:
-        self._heaps: dict[Resources, list[tuple[int, float, int, T]]] = {}
-        self._count = itertools.count()
-
-    def add(self, item: T, need: Resources, *, priority: int = 0, estimate_s: float = 0.0) -> None:
-        entry = (-priority, -estimate_s, next(self._count), item)
-        heapq.heappush(self._heaps.setdefault(need, []), entry)
-
-    def remove(self, item: T, need: Resources) -> None:
-        heap = self._heaps.get(need, [])
-        heap[:] = [entry for entry in heap if entry[3] is not item]
-        heapq.heapify(heap)
-        if not heap:
-            self._heaps.pop(need, None)
-
-    def take(self, free: Resources) -> tuple[list[tuple[T, Resources]], Resources]:
-        """All that start now, in order, and what is free after that."""
-        taken: list[tuple[T, Resources]] = []
-        while fitting := [need for need in self._heaps if need.within(free)]:
-            need = min(fitting, key=lambda need: self._heaps[need][0][:3])
-            taken.append((heapq.heappop(self._heaps[need])[3], need))
-            free = free.less(need)
-            if not self._heaps[need]:
-                del self._heaps[need]
-        return taken, free
-
-    def needs(self) -> Iterator[Resources]:
-        """What each waiting item will occupy."""
-        for need, heap in self._heaps.items():
-            yield from itertools.repeat(need, len(heap))
-
-
-OWN = ""
-"""The name of the node on which the pilot itself runs, where it has no other."""
-
-
-class Slot(NamedTuple):
-    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
-
-    need: Resources
-    cpus: tuple[int, ...] = ()
-    gpus: tuple[Gpu, ...] = ()
-    node: str = OWN
-
-
-Placement = tuple[Slot, ...]
-"""What a payload holds: one slot on each of its nodes, the first for its first process."""
+__all__ = ["OWN", "Placement", "Slot", "Slots"]
 
 
 class Slots:
     """The room of this pilot, shared by its jobs' threads."""
 
     def __init__(
-        self, total: Resources, pin: Collection[int] = (), gpus: Sequence[Gpu] = ()
+        self,
+        total: Resources | None = None,
+        pin: Collection[int] = (),
+        gpus: Sequence[Gpu] = (),
+        clock: Clock = SYSTEM,
     ) -> None:
-        """`pin`: CPUs to bind payloads to. `gpus`: as many devices as `total` says."""
-        self.total = total
-        self._free = total
-        self._cpus = sorted(pin)
-        self._gpus = list(gpus)
-        self._line: Line[Attempt] = Line()
-        self._coming: dict[Attempt, Resources] = {}
-        self._granted: dict[Attempt, Placement] = {}
+        """`total`: of this machine; None: all nodes `join`. `pin`: CPUs to bind payloads to.
+        `gpus`: as many devices as `total` says."""
+        self._packer: Packer[Attempt] = Packer()
+        self._clock = clock
+        self._coming: dict[Attempt, Shape] = {}
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
+        if total is not None:
+            self.join(OWN, total, pin, gpus)
+
+    def join(
+        self, node: str, total: Resources, pin: Collection[int] = (), gpus: Sequence[Gpu] = ()
+    ) -> None:
+        """Take a node into use."""
+        with self._lock:
+            self._packer.join(node, total, pin, gpus)
+            self._grant()
+            self.changed.notify_all()
+
+    def drain(self, node: str) -> None:
+        """Start nothing more on a node."""
+        with self._lock:
+            self._packer.drain(node)
+            self._return_misfits()
+
+    def leave(self, node: str) -> list[Attempt]:
+        """Forget a node. Returns the jobs that hold a slot there, for the caller to stop: those on
+        several nodes hold the others until their payload has ended."""
+        with self._lock:
+            held = self._packer.leave(node)
+            self._return_misfits()
+            return held
+
+    def end_by(self, monotonic: float) -> None:
+        """Start no job whose walltime ends after this reading of the clock."""
+        self._packer.until = monotonic
 
     def expect(self, job: Attempt) -> None:
-        """Keep room for a job that has come, until it holds its slot or has ended: its inputs may
+        """Keep room for a job that has come, until it holds its slots or has ended: its inputs may
         take hours, and meanwhile another job would find the room free."""
         with self._lock:
-            self._coming[job] = shape_of(job.spec).each
+            self._coming[job] = shape_of(job.spec)
 
     def gone(self, job: Attempt) -> None:
-        """Keep no room any more for a job that has got its slot, or stands in line for it, or has
-        ended."""
+        """Keep no room any more for a job that has got its slots, or stands in line for them, or
+        has ended."""
         with self._lock:
             if self._coming.pop(job, None) is not None:
                 self.changed.notify_all()
@@ -109,63 +87,121 @@ class Slots:
     def placed(self, job: Attempt) -> Iterator[Placement]:
         """Its slots for `job`, once they are free; raises the job's own stop if that comes
         first."""
-        need = shape_of(job.spec).each
+        spec, shape = job.spec, shape_of(job.spec)
+        wish = Wish(
+            shape.each,
+            spec.nodes,
+            spec.priority,
+            estimate_s=spec.estimate_s or 0.0,
+            limit_s=spec.walltime_s or 0.0,
+        )
         with self._lock:
-            self._line.add(
-                job, need, priority=job.spec.priority, estimate_s=job.spec.estimate_s or 0.0
-            )
+            self._packer.add(job, wish)
             self._grant()
+            self._return_misfits()
             self.gone(job)
         try:
-            while job not in self._granted:
+            while (placement := self._packer.holds(job)) is None:
                 job.check()
                 job.wakeup.wait()
                 job.wakeup.clear()
             job.check()
-            yield self._granted[job]
+            yield placement
         finally:
             with self._lock:
-                self._give_back(job, need)
+                self._give_back(job)
 
     def notify(self) -> None:
         """Let whoever waits for room look again."""
         with self._lock:
             self.changed.notify_all()
 
-    def room(self) -> Resources:
+    @property
+    def total(self) -> Room:
+        """What the nodes have, be it free or not."""
+        with self._lock:
+            return _room(total for _, total, _ in self._packer.nodes())
+
+    def room(self) -> Room:
         """What is free for jobs that are not here yet."""
         with self._lock:
-            free = self._free
-            for need in self._waiting():
-                free = free.less(need)
-            return free
+            room = _room(free for _, _, free in self._packer.nodes())
+            waiting = [
+                (_shape(need, nodes), count) for need, nodes, count in self._packer.waiting()
+            ]
+            for shape, count in (*waiting, *((shape, 1) for shape in self._coming.values())):
+                room = _keeping(room, shape, count)
+            return room
 
     def waiting(self) -> int:
         """Jobs that are here and hold no slot yet."""
         with self._lock:
-            return sum(1 for _ in self._waiting())
-
-    def _waiting(self) -> Iterator[Resources]:
-        yield from self._line.needs()
-        yield from self._coming.values()
+            return len(self._packer) + len(self._coming)
 
     def _grant(self) -> None:
-        taken, self._free = self._line.take(self._free)
-        for job, need in taken:
-            cpus = tuple(self._cpus[: need.cores])
-            gpus = tuple(self._gpus[: need.gpus])
-            del self._cpus[: len(cpus)], self._gpus[: len(gpus)]
-            self._granted[job] = (Slot(need, cpus, gpus),)
+        for job, _ in self._packer.take(self._clock.monotonic()):
             job.wakeup.set()
+        for job in self._packer.late():
+            left_s = (self._packer.until or 0.0) - self._clock.monotonic()
+            self._return(
+                job, Code.WALLTIME, f"{job.spec.walltime_s} s of walltime, {left_s:.0f} s are left"
+            )
 
-    def _give_back(self, job: Attempt, need: Resources) -> None:
-        placement = self._granted.pop(job, None)
-        if placement is None:
-            self._line.remove(job, need)
+    def _return_misfits(self) -> None:
+        """Let others have the jobs for which there are not the nodes any more."""
+        for job in self._packer.impossible():
+            self._packer.remove(job)
+            shape = shape_of(job.spec)
+            have = sum(shape.within(total) for _, total, _ in self._packer.nodes())
+            what = f"it needs {shape.nodes} nodes, and the pilot has {have} such nodes"
+            self._return(job, Code.RESOURCE_UNAVAILABLE, what)
+
+    def _return(self, job: Attempt, code: Code, what: str) -> None:
+        """Stop a job that has not begun, so that it is given back."""
+        job.give_back = True
+        job.stop(JobError(code, f"the job cannot start here: {what}", transient=True))
+
+    def _give_back(self, job: Attempt) -> None:
+        if self._packer.holds(job) is None:
+            self._packer.remove(job)
         else:
-            self._free = self._free.plus(need)
-            for slot in placement:
-                self._cpus = sorted([*self._cpus, *slot.cpus])
-                self._gpus += slot.gpus
-            self._grant()
+            self._packer.give_back(job)
+        self._grant()
         self.changed.notify_all()
+
+
+def _room(free: Iterable[Resources]) -> Room:
+    """A room of these nodes. Where there are several, memory and disk are rounded down as shapes
+    are rounded up: so more of them are equal."""
+    each = list(free)
+    if len(each) == 1:
+        return Room.of(each[0], seconds_left=None)
+    return Room.over(Counter(map(_rounded, each)), seconds_left=None)
+
+
+def _rounded(free: Resources) -> Resources:
+    return Resources(
+        cores=free.cores,
+        memory_mb=free.memory_mb // MEMORY_STEP_MB * MEMORY_STEP_MB,
+        disk_mb=free.disk_mb // DISK_STEP_MB * DISK_STEP_MB,
+        gpus=free.gpus,
+    )
+
+
+def _shape(need: Resources, nodes: int) -> Shape:
+    return Shape(
+        cores=need.cores,
+        memory_mb=need.memory_mb,
+        disk_mb=need.disk_mb,
+        gpus=need.gpus,
+        nodes=nodes,
+    )
+
+
+def _keeping(room: Room, shape: Shape, count: int) -> Room:
+    """What is left of a room when so many jobs of a shape have what they need of it."""
+    if fitting := min(count, room.capacity(shape)):
+        room = room.taking(shape, fitting)
+    for _ in range(min(count - fitting, room.most("nodes"))):
+        room = room.taking(shape)
+    return room

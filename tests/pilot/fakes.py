@@ -326,7 +326,7 @@ class World:
             node=self.node,
             nodes={"": self.node},
             stage=stage,
-            slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000)),
+            slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000), clock=self.clock),
             supervisor=Supervisor(bounds, {"": self.node}, self.clock),
             delegation=Delegation(link, self.clock),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),

@@ -121,7 +121,7 @@ def test_slots_and_lifetime_are_those_of_the_slot(tmp_path, link):
     slot = SlotChoice(queue="q", cores=3, memory="2GiB", disk="1GiB", walltime="2h", gpus=0)
     site = Site(container=BARE, slots={"s": slot})
     server = run(options_of(tmp_path), site)
-    assert server._kit.slots.total == Resources(cores=3, memory_mb=2048, disk_mb=1024, gpus=0)
+    assert server._kit.slots.total == Room(cores=3, memory_mb=2048, disk_mb=1024, gpus=0)
     assert 7000 < (server.seconds_left() or 0) <= 7200
     shorter = run(options_of(tmp_path, "-l", "1h"), site)
     assert (shorter.seconds_left() or 0) <= 3600

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ailurus.protocol.resources import Resources
-from pilot.node.slots import Line
+from pilot.node.packing import OWN, Packer, Wish
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner
 
@@ -21,32 +21,33 @@ class Task(NamedTuple):
 
 
 def pack(tasks: Sequence[Task], room: Resources, spawner: GuardedSpawner) -> list[ProcessEnd]:
-    """Run all tasks in `room`, longest first with back-fill; results in the order of `tasks`.
+    """Run all tasks in `room`, widest and longest first with back-fill; results in the order of `tasks`.
 
     A task that does not fit in `room` at all is refused before anything runs. The caller's thread
     reads the guardian's answers: nobody else may.
     """
-    line: Line[int] = Line()
+    packer: Packer[int] = Packer()
+    packer.join(OWN, room)
     for index, task in enumerate(tasks):
         if not task.need.within(room):
             raise ValueError(f"tasks[{index}] needs {task.need}, the room is {room}")
-        line.add(index, task.need, estimate_s=task.estimate_s)
+        packer.add(index, Wish(task.need, estimate_s=task.estimate_s))
     results: list[ProcessEnd | None] = [None] * len(tasks)
-    free, left = room, len(tasks)
+    left = len(tasks)
 
-    def done(index: int, need: Resources) -> Callable[[ProcessEnd], None]:
+    def done(index: int) -> Callable[[ProcessEnd], None]:
         def note(ended: ProcessEnd) -> None:
-            nonlocal free, left
+            nonlocal left
             results[index] = ended
-            free, left = free.plus(need), left - 1
+            packer.give_back(index)
+            left -= 1
 
         return note
 
     while left:
-        taken, free = line.take(free)
-        if taken:
+        if taken := packer.take():
             spawner.spawn_all(
-                [(ProcessSpec(argv=tasks[index].argv), done(index, need)) for index, need in taken]
+                [(ProcessSpec(argv=tasks[index].argv), done(index)) for index, _ in taken]
             )
         if left and not spawner.turn():
             raise RuntimeError("the guardian is gone")

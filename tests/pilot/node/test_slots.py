@@ -5,29 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import given
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
-from ailurus.protocol.resources import Resources
+from ailurus.protocol.resources import Resources, Room
 from pilot.attempt import Attempt
 from pilot.node.gpus import Gpu
-from pilot.node.slots import Line, Slots
+from pilot.node.slots import Slots
 from pilot.ports import JobError
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
+from tests.pilot.fakes import FakeClock
 from tests.rig.pack import Task, pack
-
-needs = st.builds(
-    Resources,
-    cores=st.integers(1, 8),
-    memory_mb=st.integers(0, 8),
-    disk_mb=st.integers(0, 8),
-    gpus=st.integers(0, 2),
-)
+from tests.rig.waiting import until
 
 
 def attempt(job_id: int, **fields: object) -> Attempt:
@@ -35,40 +27,6 @@ def attempt(job_id: int, **fields: object) -> Attempt:
     return Attempt(
         Assignment(job_id=job_id, attempt_nr=1, report_key="k", spec=spec), lambda _: None
     )
-
-
-def test_the_longest_starts_first_and_priority_goes_before() -> None:
-    line: Line[str] = Line()
-    for name, estimate, priority in (("short", 1, 0), ("long", 9, 0), ("urgent", 0, 5)):
-        line.add(name, Resources(cores=1), estimate_s=estimate, priority=priority)
-    taken, _ = line.take(Resources(cores=3))
-    assert [name for name, _ in taken] == ["urgent", "long", "short"]
-
-
-def test_a_narrow_job_fills_the_gap_before_a_wide_one() -> None:
-    line: Line[str] = Line()
-    line.add("wide", Resources(cores=8), estimate_s=9)
-    line.add("narrow", Resources(cores=1))
-    taken, free = line.take(Resources(cores=4))
-    assert [name for name, _ in taken] == ["narrow"]
-    assert free == Resources(cores=3)
-
-
-@given(
-    st.lists(needs, max_size=30),
-    st.builds(Resources, **dict.fromkeys(Resources.__struct_fields__, st.integers(0, 16))),
-)
-def test_what_starts_fits_and_what_waits_does_not(asked: list[Resources], room: Resources) -> None:
-    line: Line[int] = Line()
-    for index, need in enumerate(asked):
-        line.add(index, need)
-    taken, free = line.take(room)
-    whole = free
-    for _, need in taken:
-        whole = whole.plus(need)
-    assert whole == room
-    assert not any(need.within(free) for need in line.needs())
-    assert len(taken) + sum(1 for _ in line.needs()) == len(asked)
 
 
 def test_a_second_job_waits_for_the_first() -> None:
@@ -123,6 +81,79 @@ def test_a_gpu_is_handed_out_once_and_again_when_its_payload_has_ended() -> None
         assert set(both.gpus) == set(devices)
     with slots.placed(attempt(4)) as [none]:
         assert none.gpus == ()
+
+
+def nodes_of(cores: int, *names: str) -> Slots:
+    """Slots on nodes with so many cores."""
+    slots = Slots(clock=FakeClock())
+    for name in names:
+        slots.join(name, Resources(cores=cores, memory_mb=9000, disk_mb=9000))
+    return slots
+
+
+def test_a_job_of_several_nodes_holds_a_slot_on_each() -> None:
+    slots = nodes_of(4, "n1", "n2", "n3")
+    assert slots.total == Room(cores=4, memory_mb=9000, disk_mb=9000, nodes=3)
+    with slots.placed(attempt(1, nodes=2, cores=3)) as placement:
+        assert [(slot.node, slot.need.cores) for slot in placement] == [("n1", 3), ("n2", 3)]
+        room = slots.room()
+        assert [(one.nodes, one.cores) for one in room.groups] == [(1, 4), (2, 1)]
+    assert slots.room() == slots.total
+
+
+def test_a_job_that_is_coming_or_waits_keeps_its_nodes() -> None:
+    slots = nodes_of(4, "n1", "n2")
+    slots.expect(attempt(1, nodes=2, cores=3))
+    assert [(one.nodes, one.cores) for one in slots.room().groups] == [(2, 1)]
+    slots.expect(attempt(2, nodes=2, cores=4))
+    assert slots.room() == Room(cores=0)
+
+
+def test_those_that_hold_slots_on_a_node_that_leaves_are_told() -> None:
+    slots = nodes_of(4, "n1", "n2")
+    one, both = attempt(1, cores=1), attempt(2, nodes=2, cores=2)
+    with slots.placed(both), slots.placed(one) as [slot]:
+        other = "n2" if slot.node == "n1" else "n1"
+        assert slots.leave(other) == [both]
+        assert slots.leave(slot.node) == [both, one]
+        assert slots.room() == Room(cores=0)
+    slots.join("n3", Resources(cores=4, memory_mb=9000, disk_mb=9000))
+    with slots.placed(attempt(3)) as [slot]:
+        assert slot.node == "n3"
+
+
+def test_a_job_for_which_there_are_not_the_nodes_any_more_is_given_back() -> None:
+    slots = nodes_of(4, "n1", "n2")
+    waiting = attempt(2, nodes=2)
+    raised: list[JobError] = []
+
+    def wait() -> None:
+        try:
+            with slots.placed(waiting):
+                pass
+        except JobError as error:
+            raised.append(error)
+
+    with slots.placed(attempt(1, nodes=2, cores=4)):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(slots.waiting)
+        slots.drain("n2")
+        thread.join(5)
+    assert "2 nodes, and the pilot has 1 such nodes" in raised[0].message
+    assert (raised[0].transient, waiting.give_back) == (True, True)
+    assert slots.waiting() == 0
+
+
+def test_a_job_that_cannot_end_in_time_is_given_back() -> None:
+    slots = nodes_of(4, "n1")
+    slots.end_by(1000.0 + 60)
+    long = attempt(1, walltime_s=61)
+    with pytest.raises(JobError, match="61 s of walltime, 60 s are left"), slots.placed(long):
+        pass
+    assert long.give_back
+    with slots.placed(attempt(2, walltime_s=60)):
+        pass
 
 
 @pytest.fixture

@@ -1,0 +1,443 @@
+"""Packing: which of those that wait starts next, and on which nodes. No threads, no clock.
+
+Order: priority; then windows of arrival; within a window the widest first, then the longest by
+estimate, then arrival. A window ends when what has started since it began has filled all nodes
+`WINDOW` times: what comes at once is one window however much it is. Whatever fits is started, so a
+narrow item fills the gap in front of a wide one.
+
+Nothing starves while payloads end and no higher priority comes. What arrives after an item's window
+goes behind it, so that it is the first some day. And once those behind the first have filled all
+nodes `PATIENCE` times, the nodes on which it can start soonest are closed for it: nothing starts
+there any more but what will have ended by then.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from operator import attrgetter
+from typing import Generic, NamedTuple, TypeVar
+
+from ailurus.protocol.resources import Resources
+from pilot.node.gpus import Gpu
+
+WINDOW = 16.0
+"""More would let a narrow item wait long for wide ones, less would mix small sets worse."""
+PATIENCE = 1.0
+
+OWN = ""
+"""The name of the node on which the pilot itself runs, where it has no other."""
+T = TypeVar("T", bound=Hashable)
+_Free = tuple[int, int, int, int]
+"""GPUs, cores, MB of memory and of disk: in this order the tightest node is the least."""
+_NEVER = float("inf")
+
+
+class Slot(NamedTuple):
+    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
+
+    need: Resources
+    cpus: tuple[int, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    node: str = OWN
+
+
+Placement = tuple[Slot, ...]
+"""What a payload holds: one slot on each of its nodes, the first for its first process."""
+
+
+class Wish(NamedTuple):
+    """What an item asks for: so much on each of so many nodes."""
+
+    need: Resources
+    nodes: int = 1
+    priority: int = 0
+    estimate_s: float = 0.0
+    """How long it will probably take; 0: nobody knows."""
+    limit_s: float = 0.0
+    """How long it may take; 0: as long as it likes."""
+
+
+class _Node:
+    """A node, and what is free there."""
+
+    __slots__ = ("cpus", "free", "gpus", "name", "open", "total")
+
+    def __init__(self, name: str, total: Resources, cpus: list[int], gpus: list[Gpu]) -> None:
+        self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
+        self.free = _free(total)
+        # Whether anything may start there.
+        self.open = True
+
+
+class _Entry(NamedTuple, Generic[T]):
+    """What waits, in the order of its lane."""
+
+    urgency: int
+    window: int
+    shortness: float
+    arrival: int
+    item: T
+    wish: Wish
+
+
+class _Lane(Generic[T]):
+    """What waits and needs the same, so that a thousand wide items cost a narrow one nothing."""
+
+    __slots__ = ("count", "fresh", "heap", "key", "need", "nodes", "possible", "want", "width")
+
+    def __init__(self, need: Resources, nodes: int) -> None:
+        self.need, self.nodes, self.want = need, nodes, _free(need)
+        self.heap: list[_Entry[T]] = []
+        # Of those that still wait.
+        self.count = 0
+        self.width = 0.0
+        # Of its first entry among all lanes.
+        self.key: tuple[float, ...] = ()
+        # Whether it may fit on nodes that have not grown since it was looked at last.
+        self.fresh = True
+        # Whether there are such nodes, be they free or not.
+        self.possible = False
+
+    def settle(self) -> None:
+        """Note who is first."""
+        first = self.heap[0]
+        self.key = (first.urgency, first.window, -self.width, first.shortness, first.arrival)
+
+
+class _Held(NamedTuple):
+    """What has started."""
+
+    placement: Placement
+    nodes: tuple[_Node, ...]
+    ends: float
+    """When it will probably have ended."""
+
+
+class _Claim:
+    """The first of all that wait, and what was started past it."""
+
+    __slots__ = ("arrival", "at", "nodes", "passed")
+
+    def __init__(self, arrival: int) -> None:
+        self.arrival, self.passed = arrival, 0.0
+        self.nodes: frozenset[_Node] = frozenset()
+        # When it will probably start on the closed nodes.
+        self.at = _NEVER
+
+
+class Packer(Generic[T]):
+    """The order of those that wait, and the nodes that they share."""
+
+    def __init__(self, until: float | None = None) -> None:
+        """`until`: when all must have ended, by the clock of `take`; None: no such time."""
+        self.until = until
+        self._nodes: dict[str, _Node] = {}
+        # Open nodes by what is free on them.
+        self._groups: dict[_Free, dict[_Node, None]] = {}
+        # How many open nodes have so much in all.
+        self._kinds: Counter[_Free] = Counter()
+        # On these more has become free since the last `take`.
+        self._grown: dict[_Node, None] = {}
+        self._lanes: dict[tuple[Resources, int], _Lane[T]] = {}
+        self._order: list[_Lane[T]] = []
+        self._waiting: dict[T, tuple[_Lane[T], int]] = {}
+        self._removed: set[int] = set()
+        self._held: dict[T, _Held] = {}
+        self._claim: _Claim | None = None
+        self._arrivals = self._window = 0
+        # How much has been started since it was opened, in nodes.
+        self._filled = 0.0
+        self._late: list[T] = []
+
+    # nodes ---------------------------------------------------------------------------------------
+
+    def join(
+        self, name: str, total: Resources, cpus: Collection[int] = (), gpus: Sequence[Gpu] = ()
+    ) -> None:
+        """Take a node into use. `cpus`: to bind payloads to; `gpus`: as many devices as `total`
+        says."""
+        node = self._nodes[name] = _Node(name, total, sorted(cpus), list(gpus))
+        self._index(node)
+        self._grown[node] = None
+        self._nodes_changed()
+
+    def drain(self, name: str) -> None:
+        """Start nothing more on a node."""
+        node = self._nodes.get(name)
+        if node is not None and node.open:
+            self._unindex(node)
+            self._grown.pop(node, None)
+            node.open = False
+            self._nodes_changed()
+
+    def leave(self, name: str) -> list[T]:
+        """Forget a node. Returns the items that hold a slot there: they hold their slots on other
+        nodes until they are given back."""
+        self.drain(name)
+        node = self._nodes.pop(name, None)
+        self._nodes_changed()
+        return [item for item, held in self._held.items() if node in held.nodes]
+
+    def nodes(self) -> Iterator[tuple[str, Resources, Resources]]:
+        """The nodes on which something may start: their names, what they have, what of it is
+        free."""
+        for node in self._nodes.values():
+            if node.open:
+                gpus, cores, memory_mb, disk_mb = node.free
+                free = Resources(cores=cores, memory_mb=memory_mb, disk_mb=disk_mb, gpus=gpus)
+                yield node.name, node.total, free
+
+    # items ---------------------------------------------------------------------------------------
+
+    def add(self, item: T, wish: Wish) -> None:
+        """Let an item wait; `take` starts it."""
+        key = wish.need, wish.nodes
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(*key)
+            self._order.append(lane)
+            self._look_at(lane)
+        if not self._waiting or self._filled >= WINDOW * max(1, len(self._nodes)):
+            self._window, self._filled = self._window + 1, 0.0
+        self._arrivals += 1
+        heapq.heappush(
+            lane.heap,
+            _Entry(-wish.priority, self._window, -wish.estimate_s, self._arrivals, item, wish),
+        )
+        self._waiting[item] = lane, self._arrivals
+        lane.count += 1
+        lane.settle()
+
+    def remove(self, item: T) -> None:
+        """Let an item wait no more, if it does."""
+        if item not in self._waiting:
+            return
+        lane, arrival = self._waiting.pop(item)
+        self._removed.add(arrival)
+        lane.count -= 1
+        self._tidy(lane)
+
+    def take(self, now: float = 0.0) -> list[tuple[T, Placement]]:
+        """All that start now, in order. What waits then does not fit, or is kept from what is free
+        for the sake of the first. What cannot end in time is not started: see `late`."""
+        started: list[tuple[T, Placement]] = []
+        blocked: set[_Lane[T]] = set()
+        while self._order:
+            self._order.sort(key=attrgetter("key"))
+            first = next((lane for lane in self._order if lane.possible), None)
+            if first is None:
+                break
+            if self._claim is None or self._claim.arrival != first.heap[0].arrival:
+                self._reopen()
+                self._claim = _Claim(first.heap[0].arrival)
+                blocked.clear()
+            for lane in self._order:
+                if lane not in blocked and lane.possible:
+                    if nodes := self._places(lane, now):
+                        break
+                    blocked.add(lane)
+            else:
+                break
+            entry = heapq.heappop(lane.heap)
+            del self._waiting[entry.item]
+            lane.count -= 1
+            if self.until is not None and entry.wish.limit_s > self.until - now:
+                self._late.append(entry.item)
+            else:
+                started.append((entry.item, self._start(entry, nodes, now)))
+                self._filled += lane.width
+                if lane is not first:
+                    self._pass(self._claim, first, lane.width, now)
+            self._tidy(lane)
+        self._grown.clear()
+        for lane in self._order:
+            lane.fresh = False
+        return started
+
+    def late(self) -> list[T]:
+        """Those that do not wait any more, as they cannot end in time; each is told once."""
+        late, self._late = self._late, []
+        return late
+
+    def give_back(self, item: T) -> Placement:
+        """Take back what an item holds."""
+        held = self._held.pop(item)
+        for node, slot in zip(held.nodes, held.placement, strict=True):
+            self._change(node, slot.need, 1)
+            node.cpus = sorted([*node.cpus, *slot.cpus])
+            node.gpus += slot.gpus
+            if node.open:
+                self._grown[node] = None
+        return held.placement
+
+    def holds(self, item: T) -> Placement | None:
+        """What an item holds; None: it has not started, or has given it back."""
+        held = self._held.get(item)
+        return None if held is None else held.placement
+
+    def waiting(self) -> Iterator[tuple[Resources, int, int]]:
+        """What waits: the need on each node, how many nodes, how many items."""
+        for lane in self._order:
+            yield lane.need, lane.nodes, lane.count
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def impossible(self) -> list[T]:
+        """Those that wait for more nodes, or larger ones, than there are."""
+        lanes = [lane for lane in self._order if not lane.possible]
+        return [item for item, (lane, _) in self._waiting.items() if lane in lanes]
+
+    # what fits -----------------------------------------------------------------------------------
+
+    def _places(self, lane: _Lane[T], now: float) -> list[_Node]:
+        """The nodes on which the first of a lane can start, none if it cannot: the tightest, or
+        several of the emptiest, in the order in which they joined."""
+        barred = self._barred(lane.heap[0], now)
+        found: dict[_Free, Collection[_Node]] = {}
+        # What did not fit before can only fit on what has grown.
+        if not lane.fresh and not any(_fits(lane.want, node.free) for node in self._grown):
+            return []
+        if not lane.fresh and lane.nodes == 1 and len(self._grown) < len(self._groups):
+            for node in self._grown:
+                if _fits(lane.want, node.free) and node.open and node not in barred:
+                    found.setdefault(node.free, [node])
+        else:
+            for free, nodes in self._groups.items():
+                if _fits(lane.want, free):
+                    found[free] = [n for n in nodes if n not in barred] if barred else nodes
+        if lane.nodes == 1:
+            tightest = min((free for free, nodes in found.items() if nodes), default=None)
+            return [] if tightest is None else [next(iter(found[tightest]))]
+        chosen: list[_Node] = []
+        for free in sorted(found, reverse=True):
+            chosen += list(found[free])[: lane.nodes - len(chosen)]
+        if len(chosen) < lane.nodes:
+            return []
+        ranks = {name: rank for rank, name in enumerate(self._nodes)}
+        return sorted(chosen, key=lambda node: ranks[node.name])
+
+    def _barred(self, entry: _Entry[T], now: float) -> frozenset[_Node]:
+        """Nodes that are closed to an entry."""
+        claim = self._claim
+        if claim is None or not claim.nodes or entry.arrival == claim.arrival:
+            return frozenset()
+        expected_s = entry.wish.limit_s or entry.wish.estimate_s
+        return frozenset() if expected_s and now + expected_s <= claim.at < _NEVER else claim.nodes
+
+    def _start(self, entry: _Entry[T], nodes: Sequence[_Node], now: float) -> Placement:
+        need = entry.wish.need
+        placement = []
+        for node in nodes:
+            cpus, gpus = tuple(node.cpus[: need.cores]), tuple(node.gpus[: need.gpus])
+            del node.cpus[: len(cpus)], node.gpus[: len(gpus)]
+            self._change(node, need, -1)
+            placement.append(Slot(need, cpus, gpus, node.name))
+        expected_s = entry.wish.estimate_s or entry.wish.limit_s
+        ends = now + expected_s if expected_s else _NEVER
+        self._held[entry.item] = held = _Held(tuple(placement), tuple(nodes), ends)
+        return held.placement
+
+    # whose turn it is ----------------------------------------------------------------------------
+
+    def _pass(self, claim: _Claim, first: _Lane[T], width: float, now: float) -> None:
+        """Note that something was started past the first, and close nodes for that once it has been
+        passed over often enough."""
+        claim.passed += width
+        if claim.nodes or claim.passed < PATIENCE * len(self._nodes):
+            return
+        times = sorted(
+            (self._free_at(node, first.need), -node.free[1], rank, node)
+            for rank, node in enumerate(self._nodes.values())
+            if node.open and first.need.within(node.total)
+        )[: first.nodes]
+        claim.nodes = frozenset(node for *_, node in times)
+        claim.at = max(at for at, *_ in times)
+
+    def _free_at(self, node: _Node, need: Resources) -> float:
+        """When a node will probably have so much free."""
+        want, free, at = _free(need), node.free, 0.0
+        there = [held for held in self._held.values() if node in held.nodes]
+        for held in sorted(there, key=attrgetter("ends")):
+            if _fits(want, free):
+                break
+            free, at = _sum(free, _free(held.placement[0].need), 1), held.ends
+        return at
+
+    def _reopen(self) -> None:
+        """Close no nodes any more."""
+        if self._claim is not None and self._claim.nodes:
+            for lane in self._order:
+                lane.fresh = True
+        self._claim = None
+
+    def _look_at(self, lane: _Lane[T]) -> None:
+        """Note how wide a lane is, as a share of the largest node and over all its nodes, and
+        whether its items can be held at all."""
+        shares = [(_share(lane.want, total), count) for total, count in self._kinds.items()]
+        lane.width = min((share for share, _ in shares), default=0.0) * lane.nodes
+        lane.possible = sum(count for share, count in shares if share <= 1) >= lane.nodes
+
+    def _nodes_changed(self) -> None:
+        self._kinds = Counter(_free(node.total) for node in self._nodes.values() if node.open)
+        self._reopen()
+        for lane in self._order:
+            lane.fresh = True
+            self._look_at(lane)
+            lane.settle()
+
+    # bookkeeping ---------------------------------------------------------------------------------
+
+    def _tidy(self, lane: _Lane[T]) -> None:
+        """Drop from a lane's front what waits no more, and a lane in which nothing waits."""
+        while lane.heap and lane.heap[0].arrival in self._removed:
+            self._removed.discard(heapq.heappop(lane.heap).arrival)
+        if lane.heap:
+            lane.settle()
+        else:
+            del self._lanes[lane.need, lane.nodes]
+            self._order.remove(lane)
+
+    def _change(self, node: _Node, need: Resources, sign: int) -> None:
+        if not node.open:
+            node.free = _sum(node.free, _free(need), sign)
+            return
+        self._unindex(node)
+        node.free = _sum(node.free, _free(need), sign)
+        self._index(node)
+
+    def _index(self, node: _Node) -> None:
+        self._groups.setdefault(node.free, {})[node] = None
+
+    def _unindex(self, node: _Node) -> None:
+        group = self._groups[node.free]
+        del group[node]
+        if not group:
+            del self._groups[node.free]
+
+
+def _free(amount: Resources) -> _Free:
+    return amount.gpus, amount.cores, amount.memory_mb, amount.disk_mb
+
+
+def _fits(want: _Free, free: _Free) -> bool:
+    return want[1] <= free[1] and want[2] <= free[2] and want[0] <= free[0] and want[3] <= free[3]
+
+
+def _sum(free: _Free, need: _Free, sign: int) -> _Free:
+    return (
+        free[0] + sign * need[0],
+        free[1] + sign * need[1],
+        free[2] + sign * need[2],
+        free[3] + sign * need[3],
+    )
+
+
+def _share(want: _Free, total: _Free) -> float:
+    """The largest part of any resource of a node that is wanted; more than 1 if it has too
+    little."""
+    parts = zip(want, total, strict=True)
+    return max((need / there if there else _NEVER for need, there in parts if need), default=0.0)
