@@ -137,7 +137,7 @@ def test_looking_only_where_more_is_free_misses_nothing(
             assert sum(need.within(one) for one in free) < count
 
 
-# nothing starves ---------------------------------------------------------------------------------
+# nothing starves ----------------------------------------------------------------------------------
 
 
 @settings(max_examples=25)
@@ -222,7 +222,7 @@ def test_what_will_have_ended_by_then_still_starts_on_a_closed_node() -> None:
     assert names(line.take(now=100)) == ["wide"]
 
 
-# nodes come and go, time ends ----------------------------------------------------------------------
+# nodes come and go, time ends ---------------------------------------------------------------------
 
 
 def test_a_node_that_comes_is_used_at_once() -> None:
@@ -267,7 +267,7 @@ def test_what_cannot_end_in_time_is_not_started() -> None:
     assert names(line.take(now=50)) == ["short"]
 
 
-# simulated schedules -------------------------------------------------------------------------------
+# simulated schedules ------------------------------------------------------------------------------
 
 
 class Task(NamedTuple):
