@@ -79,6 +79,22 @@ class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attempt_nr: Whole | None = None
     offset: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    # Of one item of the job: `attempt_nr` is the item's.
+    item: Whole | None = None
+
+
+class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items of a job in their order, after one; in one state if it is given."""
+
+    state: Annotated[str, Meta(max_length=20)] = ""
+    after: Annotated[int, Meta(ge=-1, le=2**62)] = -1
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class ItemQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One item of a job."""
+
+    index: Annotated[int, Meta(ge=0, le=2**62)]
 
 
 class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +175,11 @@ ROUTES: tuple[Route, ...] = (
     Route("show", G, "/jobs/{job_id}", Scope.READ, NoQuery, m.JobDetail, "All about one job"),
     Route("why", G, "/jobs/{job_id}/why", Scope.READ, NoQuery, m.Why, "Why a job is where it is"),
     Route("log", G, "/jobs/{job_id}/log", Scope.READ, LogQuery, m.LogChunk, "A job's output, live"),
+    Route("items", G, "/jobs/{job_id}/items", Scope.READ, ItemsQuery, m.ItemPage, "Items of a job"),
+    Route(
+        "item", G, "/jobs/{job_id}/item", Scope.READ, ItemQuery, m.ItemDetail, "All about one item"
+    ),
+    Route("add_items", P, "/items", Scope.CREATE, m.AddItems, m.ItemsAdded, "Upload items"),
     Route(
         "samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"
     ),
@@ -233,6 +254,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "log_pieces", P, "/worker/log", Scope.WORKER, m.LogPieces, m.Done, "Live log of payloads"
+    ),
+    Route(
+        "exchange_items",
+        P,
+        "/worker/items",
+        Scope.WORKER,
+        m.ItemsRequest,
+        m.ItemsAnswer,
+        "News of a job's items, and more of them",
     ),
     Route(
         "relay_tell",

@@ -91,6 +91,7 @@ class ItemChange(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     AGAIN = "again"
+    REDO = "redo"
 
 
 class ItemStep(Struct, frozen=True):
@@ -115,6 +116,11 @@ ITEM_TABLE: dict[ItemChange, ItemStep] = {
     C.FAIL: ItemStep(S.FAILED, HELD_ITEM, "its attempt failed, and was the last one"),
     C.CANCEL: ItemStep(S.CANCELLED, OPEN_ITEM, "its job is cancelled, or fails before it has run"),
     C.AGAIN: ItemStep(S.WAITING, frozenset({S.FAILED, S.CANCELLED}), "its job is tried again"),
+    C.REDO: ItemStep(
+        S.WAITING,
+        frozenset({S.FINISHED}),
+        "its job has outputs, and what it left for them went with the job's attempt",
+    ),
 }
 
 

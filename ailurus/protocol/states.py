@@ -352,10 +352,18 @@ FORGIVEN = 20
 
 
 def conclude(
-    job: P, *, finished: bool, transient: bool, attempt_nr: int, blameless: bool = False
+    job: P,
+    *,
+    finished: bool,
+    transient: bool,
+    attempt_nr: int,
+    blameless: bool = False,
+    progressed: bool = False,
+    last: bool = False,
 ) -> P | Refusal:
     """The job after the final report of an attempt. `blameless`: the site ended the attempt, by
-    preemption say, and the job gets another one for it.
+    preemption say, and the job gets another one for it, and so it does if it `progressed`: items
+    of it finished that need not run again. `last`: nothing is left for another attempt.
 
     The first attempt that finished wins, even one whose lease had expired; a failure counts only
     for the current attempt. A failed attempt is followed by another one while `max_attempts` allows
@@ -369,7 +377,9 @@ def conclude(
         return _changed(job, C.FINISH)
     if attempt_nr != job.attempt_nr or job.state not in WITH_WORKER:
         return Refusal.BAD_ATTEMPT
-    if blameless and attempt_nr < FORGIVEN:
+    if last:
+        return _changed(job, C.FAIL)
+    if progressed or (blameless and attempt_nr < FORGIVEN):
         return _changed(job, C.RETRY, max_attempts=job.max_attempts + 1)
     if (transient or job.retry_all) and attempt_nr < job.max_attempts:
         return _changed(job, C.RETRY)

@@ -39,7 +39,7 @@ from ailurus.protocol.launchers import (
     named,
 )
 from ailurus.protocol.panda import NOTHING
-from ailurus.protocol.payloads import Goal
+from ailurus.protocol.payloads import Goal, needed
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
 from ailurus.protocol.trees import can_make, is_listed, is_many, listing
@@ -342,7 +342,10 @@ def check(jobs: Sequence[JobSpec]) -> None:
     outputs = {job.name: _Outputs(job) for job in jobs}
     for index, job in enumerate(jobs):
         where = f"jobs[{index}]"
-        if bool(job.command.strip()) == bool(job.script.strip()):
+        programs = bool(job.command.strip()) + bool(job.script.strip())
+        if job.payloads is not None:
+            _check_goal(job, where)
+        if programs != 1 and (job.payloads is None or programs):
             raise AilurusError(
                 f"job {job.name!r} needs one of `command` and `script`",
                 field=f"{where}.command",
@@ -387,6 +390,15 @@ def check(jobs: Sequence[JobSpec]) -> None:
                     remedy="exactly one job in depends_on must have it among its outputs",
                 )
     _check_cycles(jobs)
+
+
+def _check_goal(job: JobSpec, where: str) -> None:
+    if job.payloads is not None:
+        try:
+            needed(job.goal, job.payloads.count)
+        except AilurusError as error:
+            field = f"{where}.{error.field}"
+            raise AilurusError(error.message, field=field, remedy=error.remedy) from None
 
 
 class _Outputs:

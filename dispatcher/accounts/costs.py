@@ -16,6 +16,8 @@ REQUEST_S = 0.005
 BYTE_S = 20e-9
 # A job that is submitted.
 JOB_S = 25e-6
+# An item that is uploaded.
+ITEM_S = 4e-6
 # A dependency of one job on another.
 LINK_S = 10e-6
 # A job that is retried.
@@ -28,6 +30,7 @@ OF: Mapping[str, Callable[[Any], float]] = {
     "submit": lambda ask: (
         JOB_S * len(ask.jobs) + LINK_S * sum(len(job.depends_on) for job in ask.jobs)
     ),
+    "add_items": lambda ask: ITEM_S * len(ask.items),
     "retry": lambda ask: RETRIED_S * len(ask.job_ids),
     "reregister": lambda ask: RETRIED_S * len(ask.job_ids),
     "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),

@@ -29,7 +29,7 @@ from ailurus.protocol.states import (
 )
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Tx
-from dispatcher.rules import dependencies, records, registrations, transitions
+from dispatcher.rules import dependencies, item_verdicts, records, registrations, transitions
 from dispatcher.rules.records import JobRecord
 
 log = Log("queue")
@@ -147,7 +147,17 @@ def conclude(
         return None
     key = (report.job_id, report.attempt_nr)
     blameless = report.code in TAKEN_AWAY
-    after = transitions.conclude(tx, job, report, blameless=blameless, now=now)
+    verdict = item_verdicts.judge(tx, job, report) if job.items else item_verdicts.Judged(report)
+    report = verdict.report
+    after = transitions.conclude(
+        tx,
+        job,
+        report,
+        blameless=blameless,
+        progressed=verdict.progressed,
+        last=verdict.last,
+        now=now,
+    )
     if isinstance(after, Refusal):
         if (change := REFUSED.get(after)) is not None:
             _end(tx, key, attempt.state, change, now, code=report.code)
@@ -210,7 +220,8 @@ def expire(
         code=code,
         diagnosis=reason,
     )
-    after = transitions.conclude(tx, job, lost, blameless=blameless, now=now)
+    progressed = bool(job.items) and item_verdicts.judge(tx, job, lost).progressed
+    after = transitions.conclude(tx, job, lost, blameless=blameless, progressed=progressed, now=now)
     if isinstance(after, Refusal):
         return
     _end_current(tx, job, AttemptChange.LOSE, now, code=code, diagnosis=reason)

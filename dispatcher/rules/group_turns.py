@@ -24,6 +24,9 @@ from dispatcher.rules import records
 
 # Numbers of lanes begin here, those of shapes never get there.
 FIRST_LANE = 10**9
+ITEMS = "\t"
+"""What the names of groups end in where lanes hold jobs that carry items: no group's name has a
+tab."""
 
 Ready = tuple[str, int, int]
 """How many jobs are ready: queue, lane, number (`counter.ready`)."""
@@ -67,9 +70,12 @@ class Turns:
         """A group's share, beside those of the others."""
         return self.shares.get(group, 1.0)
 
-    def lane(self, tx: Tx, shape_id: int, group: str, owner: str = "") -> int:
+    def lane(
+        self, tx: Tx, shape_id: int, group: str, owner: str = "", *, items: bool = False
+    ) -> int:
         """The number of a shape in a group; of an `owner` one for jobs of many sizes, see
-        `variety`."""
+        `variety`; `items`: for jobs that carry items, which not every pilot can run."""
+        group = group + ITEMS if items else group
         name = f"{group}\n{owner}" if owner else group
         if not name:
             return shape_id
@@ -82,7 +88,11 @@ class Turns:
 
     def group(self, tx: Tx, number: int) -> str:
         """The group of a lane; of a shape's own number it is the one without a name."""
-        return self._name(tx, number).partition("\n")[0]
+        return self._name(tx, number).partition("\n")[0].removesuffix(ITEMS)
+
+    def carries_items(self, tx: Tx, number: int) -> bool:
+        """Whether the jobs of a lane carry items."""
+        return self._name(tx, number).partition("\n")[0].endswith(ITEMS)
 
     def mixed(self, tx: Tx, number: int) -> bool:
         """Whether a lane holds jobs of many sizes."""

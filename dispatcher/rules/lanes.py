@@ -41,37 +41,41 @@ class Lanes:
         self._shapes, self._now = shapes, now
         # Lanes, by queue.
         self._left: dict[str, int] = {}
-        self._known: dict[tuple[str, Shape], int] = {}
+        self._known: dict[tuple[str, Shape, bool], int] = {}
 
-    def number(self, queue: str, shape: Shape) -> int:
-        """The number under which a job is counted and found."""
-        found = self._known.get((queue, shape))
+    def number(self, queue: str, shape: Shape, items: bool = False) -> int:
+        """The number under which a job is counted and found; `items`: one that carries items."""
+        kind = (queue, shape, items)
+        found = self._known.get(kind)
         if found is None:
-            found = self._known[queue, shape] = self._found(queue, shape)
+            found = self._known[kind] = self._found(*kind)
         return found
 
     def mixed(self, number: int) -> bool:
         """Whether the job's own size is to be kept beside it."""
         return self._turns.mixed(self._tx, number)
 
-    def _found(self, queue: str, shape: Shape) -> int:
+    def _found(self, queue: str, shape: Shape, items: bool) -> int:
         tx, mine = self._tx, {"queue": queue, "owner": self._owner}
         row = tx.one("shape.find", **msgspec.structs.asdict(shape))
         found: int | None = records.value(row, None)
         if found is not None:
-            number = self._turns.lane(tx, found, self._group)
+            number = self._lane(found, items)
             if tx.one("variety.has", **mine, shape_id=number) is not None:
                 tx.assign(self._shapes, number, shape)
                 return number
         if self._room(queue) <= 0:
-            number = self._turns.lane(tx, _shape_id(tx, LEAST), self._group, self._owner)
+            number = self._lane(_shape_id(tx, LEAST), items, self._owner)
             tx.assign(self._shapes, number, LEAST)
             return number
-        number = self._turns.lane(tx, _shape_id(tx, shape), self._group)
+        number = self._lane(_shape_id(tx, shape), items)
         tx.run("variety.add", **mine, shape_id=number, now=self._now)
         self._left[queue] -= 1
         tx.assign(self._shapes, number, shape)
         return number
+
+    def _lane(self, shape_id: int, items: bool, owner: str = "") -> int:
+        return self._turns.lane(self._tx, shape_id, self._group, owner, items=items)
 
     def _room(self, queue: str) -> int:
         """How many more lanes of their own the user's jobs may have in a queue."""

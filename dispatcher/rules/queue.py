@@ -44,6 +44,8 @@ class LeaseRequest(Struct, frozen=True, kw_only=True):
     """Whether a worker on another host could run the shape."""
     busy: bool = False
     """Whether the worker has jobs that a suspect job must not take with it."""
+    items: bool = False
+    """Whether the worker can run jobs that carry items."""
     silent: bool = False
     """Whether the worker was taken for lost and has not said yet what it still has."""
 
@@ -231,6 +233,8 @@ def _fitting(tx: Tx, request: LeaseRequest, memory: Memory) -> Iterator[tuple[st
     at."""
     for name, shape_id, _ in tx.all("counter.ready", queue=request.queue):
         shape = _shape(tx, memory, shape_id)
+        if not request.items and memory.turns.carries_items(tx, shape_id):
+            continue
         if memory.turns.mixed(tx, shape_id) or (shape.fits(request.room) and request.suits(shape)):
             yield name, shape_id, shape
 

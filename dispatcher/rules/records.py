@@ -43,6 +43,8 @@ class JobRecord(Progress, frozen=True):
     owner: str
     name: str
     parents_left: int
+    items: int
+    """How many it carries."""
     job_id: int
 
 
@@ -227,7 +229,7 @@ def get_job(tx: Tx, job_id: int) -> JobRecord:
 
 
 def _job(row: Row, job_id: int) -> JobRecord:
-    state, attempt_nr, most, retry_all, queue, shape_id, worker_id, owner, name, parents_left = row
+    state, attempt_nr, most, retry_all, queue, shape_id, worker_id, owner, name, left, items = row
     return JobRecord(
         _STATES[state],
         attempt_nr,
@@ -238,7 +240,8 @@ def _job(row: Row, job_id: int) -> JobRecord:
         worker_id,
         owner,
         name,
-        parents_left,
+        left,
+        items,
         job_id,
     )
 

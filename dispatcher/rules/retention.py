@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import records, specs, views
+from dispatcher.rules import item_lists, item_views, records, specs, views
 from dispatcher.rules.views import StoredJob
 
 # Jobs moved in one commit.
@@ -40,6 +40,7 @@ def detail(tx: Tx, job: StoredJob) -> m.JobDetail:
         retry_of=retry_of,
         retry_by=retry_by,
         retried_as=records.find_retry(tx, job_id),
+        items=item_views.find_counts(tx, job_id),
     )
 
 
@@ -94,6 +95,8 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
             owner=whole.row.user,
         )
         tx.count(job.queue, job.shape_id, job.state, -1, job.owner)
+        if job.items:
+            item_lists.leave(tx, job_id)
     ids = _encode(job_ids).decode()
     tx.run("failure.less", ids=ids)
     tx.run("registration.drop", ids=ids)

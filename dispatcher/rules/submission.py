@@ -20,7 +20,7 @@ from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.events import ChildrenDue, Retried, RetryOf
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import dependencies, records, retention, specs, transitions
+from dispatcher.rules import dependencies, item_lists, records, retention, specs, transitions
 from dispatcher.rules.lanes import Lanes
 
 # Jobs of one commit: heartbeats get their turn between two.
@@ -210,7 +210,7 @@ def add(
         {
             "job_id": job_id,
             "queue": job.spec.queue,
-            "shape_id": lanes.number(job.spec.queue, job.shape),
+            "shape_id": lanes.number(job.spec.queue, job.shape, job.spec.payloads is not None),
             "priority": job.spec.priority,
             "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
             "retry_all": job.spec.max_attempts is not None,
@@ -220,6 +220,7 @@ def add(
             "name": job.spec.name,
             "spec": job.body,
             "wants": job.wants,
+            "items": job.spec.payloads.count if job.spec.payloads else 0,
         }
         for job_id, (job, rank) in enumerate(zip(jobs, ranks, strict=True), start=first)
     ]
@@ -325,6 +326,14 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
         tx.tell(RetryOf(by=request.by, of=job_id), at=now, job_id=new_id)
     tx.run("request.complete", owner=request.by, request_id=request.request_id)
     return m.Submitted(job_ids=tuple(range(first, first + jobs)))
+
+
+def carry_items(tx: Tx, request: Request, jobs: Sequence[Prepared], first: int) -> None:
+    """Give jobs that carry items theirs. Raises Rejected if they are gone."""
+    for nr, job in enumerate(jobs):
+        if job.spec.payloads is not None:
+            retry_of = request.retries[nr] if request.retries else None
+            item_lists.carry(tx, first + nr, job.spec, request.owner, retry_of)
 
 
 def use_datasets(tx: Tx, jobs: Sequence[Prepared], first: int) -> None:

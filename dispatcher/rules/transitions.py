@@ -114,15 +114,25 @@ def release(tx: Tx, job: JobRecord, attempt_nr: int, *, now: float) -> JobRecord
 
 
 def conclude(
-    tx: Tx, job: JobRecord, report: m.Report, *, blameless: bool, now: float
+    tx: Tx,
+    job: JobRecord,
+    report: m.Report,
+    *,
+    blameless: bool,
+    progressed: bool = False,
+    last: bool = False,
+    now: float,
 ) -> JobRecord | Refusal:
-    """Put a job where the end of an attempt brings it: to its end, or back to be tried again."""
+    """Put a job where the end of an attempt brings it: to its end, or back to be tried again.
+    `blameless`, `progressed` and `last` are as in `states.conclude`."""
     after = states.conclude(
         job,
         finished=report.finished,
         transient=report.transient,
         attempt_nr=report.attempt_nr,
         blameless=blameless,
+        progressed=progressed,
+        last=last,
     )
     if isinstance(after, Refusal) or after.state not in FINAL:
         return _move(tx, job, after, None, now=now)

@@ -16,6 +16,7 @@ from dispatcher.service.edges import Edges
 from dispatcher.service.figures import Figures
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.intake import Intake
+from dispatcher.service.items import Items
 from dispatcher.service.known_data import KnownData
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.nodes import Nodes
@@ -67,6 +68,7 @@ class Service:
         self.workers = Workers(state, self.peers, self.seals, liveness)
         self.heartbeats = Heartbeats(state, self.peers, self.seals, liveness)
         self.conclusions = Conclusions(state, self.seals, Nodes(state, self.peers))
+        self.items = Items(state, liveness)
         self.relays = Relays(state, self.workers, self.heartbeats)
         self.edges = Edges(state, self.peers, mint)
         self.upkeep = Upkeep(state, self.peers)
@@ -91,7 +93,13 @@ class Service:
         """The methods that answer routes, by the route's name. Raises TypeError if two parts answer
         one."""
         found: dict[str, Callable[..., Any]] = {}
-        of_workers = (self.registration, self.workers, self.heartbeats, self.conclusions)
+        of_workers = (
+            self.registration,
+            self.workers,
+            self.heartbeats,
+            self.conclusions,
+            self.items,
+        )
         of_users = (self.users, self.intake, self.delegation, self.figures, self.registrar)
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.states import REPORTED, ReportOutcome
+from ailurus.protocol.states import MAY_COME_BACK, REPORTED, ReportOutcome
 from dispatcher.auth.caller import Caller
 from dispatcher.memory.leases import Lease
 from dispatcher.ports import Ahead, Tx
-from dispatcher.rules import attempts, records, retention
+from dispatcher.rules import attempts, items, records, retention
+from dispatcher.service.items import PART
 from dispatcher.service.nodes import Nodes
 from dispatcher.service.seals import Seals
 from dispatcher.service.state import State
@@ -35,6 +37,13 @@ class Conclusions:
         def change(tx: Tx) -> list[m.ReportVerdict]:
             return [self._conclude(tx, report) for report in ask.reports]
 
+        for report in ask.reports:
+            for at in range(0, len(report.items), PART):
+                part = report.items[at : at + PART]
+                await self._state.store.write(
+                    lambda tx, report=report, part=part: self._told(tx, report, part),  # type: ignore[misc]
+                    Ahead([report.job_id], attempts=True, rows=len(part)),
+                )
         held = {report.job_id: self._state.leases.of(report.job_id) for report in ask.reports}
         files = sum(len(report.files) for report in ask.reports)
         ahead = Ahead([report.job_id for report in ask.reports], attempts=True, rows=files)
@@ -89,6 +98,16 @@ class Conclusions:
                     seal=seal,
                 )
         return None
+
+    def _told(self, tx: Tx, report: m.Report, ended: Sequence[m.ItemEnd]) -> None:
+        """Take ends of items that come with a report under its attempt's key."""
+        job = records.find_job(tx, report.job_id)
+        attempt = records.find_attempt(tx, report.job_id, report.attempt_nr)
+        if job is None or attempt is None or attempt.state not in MAY_COME_BACK:
+            return
+        key, _ = self._seals.of_attempt(report.job_id, report.attempt_nr, attempt.worker_id)
+        if hmac.compare_digest(key.encode(), report.report_key.encode()):
+            items.tell(tx, job, report.attempt_nr, (), ended)
 
     def _conclude(self, tx: Tx, report: m.Report) -> m.ReportVerdict:
         """A verdict; under the attempt's seal if the attempt is known and the key is its own."""

@@ -22,7 +22,15 @@ from dispatcher.catalogue import settings as scopes
 from dispatcher.freeing import free_in_parts
 from dispatcher.ports import Ahead, Tx, Unavailable
 from dispatcher.refusal import Rejected
-from dispatcher.rules import credentials, retention, retries, submission, user_turns, why
+from dispatcher.rules import (
+    credentials,
+    item_lists,
+    retention,
+    retries,
+    submission,
+    user_turns,
+    why,
+)
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
@@ -60,6 +68,7 @@ class Intake:
         if known is None:
             await self._has_credentials(ask, caller.subject)
             self._registrable(ask.jobs, caller.subject)
+            await self._has_items(ask, caller.subject)
         answer = await self._once(
             Request(
                 by=caller.subject,
@@ -105,6 +114,29 @@ class Intake:
                     field=f"jobs[{index}].credentials[{nr}]",
                     remedy=f"`dispatcher credential keep {use.name} --file FILE` first",
                 )
+
+    async def _has_items(self, ask: m.Submit, owner: str) -> None:
+        """Raise Rejected for a job that names a list of items which is not there, or whose items do
+        not fit in the job."""
+        carriers = [(nr, job) for nr, job in enumerate(ask.jobs) if job.payloads is not None]
+        if len(carriers) > item_lists.MOST_JOBS:
+            raise Rejected(
+                422,
+                f"{len(carriers)} jobs carry items: a submission may have {item_lists.MOST_JOBS} such",
+                field="jobs",
+                remedy="submit them in several requests",
+            )
+
+        def look(tx: Tx) -> None:
+            for nr, job in carriers:
+                try:
+                    item_lists.fits(tx, owner, job)
+                except Rejected as fault:
+                    where = f"jobs[{nr}].{fault.field}"
+                    raise Rejected(422, fault.title, field=where, remedy=fault.remedy) from None
+
+        if carriers and await self._known(owner, ask.request_id) is None:
+            await self._state.store.read(look)
 
     async def _known(self, by: str, request_id: str) -> submission.Known | None:
         return await self._state.store.read(lambda tx: submission.known(tx, by, request_id))
@@ -281,6 +313,7 @@ class _Storing:
             state.settings.shares.get(request.owner, 1.0),
         )
         self._begins: dict[str, float] = {}
+        self._carrying = any(job.spec.payloads for job in jobs)
         self._filled: dict[int, Prepared] = {}
         self._first = 0
 
@@ -331,6 +364,8 @@ class _Storing:
         """Let all jobs begin."""
         submission.still_ours(tx, self._request, self._first)
         submission.use_datasets(tx, self._jobs, self._first)
+        if self._carrying:
+            submission.carry_items(tx, self._request, self._jobs, self._first)
         return submission.open_up(tx, self._request, self._first, len(self._jobs), now=self._now)
 
     def let_go(self) -> None:

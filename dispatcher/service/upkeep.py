@@ -5,7 +5,6 @@ jobs away."""
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from dispatcher.events import ChildrenDue, Entry
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
-from dispatcher.rules import attempts, dependencies, records, retention, worker_records
+from dispatcher.rules import attempts, dependencies, item_lists, records, retention, worker_records
 from dispatcher.rules.attempts import OpenAttempt, WorkerAttempt
 from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
@@ -102,8 +101,7 @@ class Upkeep:
         )
         self._state.loops.task("time", self._time, turn_s=STUCK_S, longest_s=FAILING_S)
         self._state.loops.task("descend", self._descend, turn_s=STUCK_S)
-        if self._state.settings.retention_s is not None:
-            self._state.loops.task("tidy", self._tidy, turn_s=STUCK_S)
+        self._state.loops.task("tidy", self._tidy, turn_s=STUCK_S)
 
     async def close(self) -> None:
         """Release all waiting requests, write when workers were last seen, close the store."""
@@ -274,17 +272,20 @@ class Upkeep:
             self._unfold.set()
 
     async def _tidy(self, loop: Loop) -> None:
-        """Move away what ended long ago, slice by slice."""
-        age = self._state.settings.retention_s or math.inf
+        """Move away what ended long ago, and items that no job has, slice by slice."""
+        age = self._state.settings.retention_s
         more = False
         while True:
             pause_s = TIDY_PAUSE_S if more else TIDY_S
             loop.turned(pause_s)
             await asyncio.sleep(pause_s)
-            before = self._state.now() - age
-            more = self._peers.leads and await self._state.store.write(
-                lambda tx, before=before: retention.tidy(tx, before=before)  # type: ignore[misc]
-            )
+            now = self._state.now()
+
+            def change(tx: Tx, now: float = now) -> bool:
+                moved = age is not None and retention.tidy(tx, before=now - age)
+                return item_lists.trim(tx, now=now) or moved
+
+            more = self._peers.leads and await self._state.store.write(change)
 
     async def _descend(self, loop: Loop) -> None:
         """Tell the children of ended jobs, slice by slice, others' requests between the slices."""

@@ -111,6 +111,7 @@ class Workers:
                 elsewhere=lambda shape: self._elsewhere(worker, shape),
                 busy=busy,
                 silent=worker.silent,
+                items=ask.items,
             )
             return queue.lease(
                 tx, request, Memory(self._state.shapes, self._state.turns), now=self._state.now()

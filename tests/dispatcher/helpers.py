@@ -10,8 +10,10 @@ from pathlib import Path
 import jwt
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import EventsQuery, JobsQuery, Scope
+from ailurus.protocol.api import EventsQuery, ItemsQuery, JobsQuery, Scope
+from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import ANONYMOUS, Caller
@@ -60,9 +62,16 @@ class Worker:
         )
 
     async def acquire(
-        self, count: int = 1, room: Room = BIG, wait_s: float = 0.0, request: str = ""
+        self,
+        count: int = 1,
+        room: Room = BIG,
+        wait_s: float = 0.0,
+        request: str = "",
+        items: bool = True,
     ):
-        ask = m.Acquire(request_id=request or new_id(), room=room, count=count, wait_s=wait_s)
+        ask = m.Acquire(
+            request_id=request or new_id(), room=room, count=count, wait_s=wait_s, items=items
+        )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 
     async def beat(
@@ -72,6 +81,19 @@ class Worker:
             m.Update(job_id=j.job_id, attempt_nr=j.attempt_nr, state=state, since=0.0) for j in jobs
         )
         return await self.service.heartbeats.beat(m.Beat(jobs=updates, room=BIG), self.caller)
+
+    async def exchange(
+        self, one: m.RawAssignment, count: int = 0, request: str = "", **news: object
+    ) -> m.RawItemsAnswer:
+        """Tell news of the items of a job, and lease more of them."""
+        ask = m.ItemsRequest(
+            request_id=request or new_id(),
+            job_id=one.job_id,
+            attempt_nr=one.attempt_nr,
+            count=count,
+            **news,
+        )
+        return await self.service.items.exchange_items(ask, self.caller)
 
     async def report(self, one: m.RawAssignment, *, finished: bool = True, **facts: object) -> str:
         report = m.Report(
@@ -94,6 +116,26 @@ class Bench:
     async def submit(self, *jobs: JobSpec, caller: Caller = ALICE, request: str = "") -> list[int]:
         ask = m.Submit(request_id=request or new_id(), jobs=jobs or (job(),))
         return list((await self.service.intake.submit(ask, caller)).job_ids)
+
+    async def upload(self, count: int, caller: Caller = ALICE, **fields: object) -> Payloads:
+        """A list of as many items."""
+        name = new_id()
+        for first in range(0, count, 1000):
+            slice_ = tuple(ItemSpec(**fields) for _ in range(first, min(count, first + 1000)))
+            ask = m.AddItems(list=name, first=first, items=slice_)
+            await self.service.items.add_items(ask, caller)
+        return Payloads(list=name, count=count)
+
+    async def carrying(self, count: int, **fields: object) -> int:
+        """A job that carries so many items."""
+        (job_id,) = await self.submit(job(payloads=await self.upload(count), **fields))
+        return job_id
+
+    async def counts(self, job_id: int) -> m.ItemCounts:
+        return (await self.service.users.show(None, ALICE, job_id=job_id)).items
+
+    async def items(self, job_id: int, **query: object) -> m.ItemPage:
+        return await self.service.items.items(ItemsQuery(**query), ALICE, job_id=job_id)
 
     async def worker(
         self, queue: str = "q", total: Room = BIG, host: str = "", site: str = ""

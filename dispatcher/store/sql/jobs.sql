@@ -2,9 +2,9 @@
 -- A job, as its submission is written down: nobody sees it until `job.open_range`.
 -- writes: job
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
-                 created, changed, owner, name, rank)
+                 created, changed, owner, name, rank, items)
     values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, 0,
-            :created, :created, :owner, :name, :rank)
+            :created, :created, :owner, :name, :rank, :items)
 
 -- name: job.defined_range
 -- Jobs of a submission by queue, shape and owner, and whether they are to wait for parents, as
@@ -38,11 +38,11 @@ delete from job where job_id between :first and :last
 
 -- name: job.standing
 -- What decides on a job's next state, and where it is counted.
--- owner: checked by _take, _conclude_jobs, _claim, _past, judge, gather, _above
+-- owner: checked by _take, _conclude_jobs, _claim, _past, judge, gather, _above, _told, _tell, _looked
 -- reads: job
 -- locks: job
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
-    parents_left
+    parents_left, items
     from job where job_id = :job_id
 
 -- name: job.parents

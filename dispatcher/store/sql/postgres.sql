@@ -77,7 +77,7 @@ select pg_notify(:channel, :text)
 -- reads: job
 -- locks: job
 select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
-    parents_left
+    parents_left, items
     from job where job_id in {ids} order by job_id
 
 -- name: job.ready_whole
@@ -85,7 +85,8 @@ select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, work
 -- reads: body, job
 -- locks: job skip locked
 select job.job_id, priority, rank, spec, wants,
-    state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left
+    state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left,
+    items
     from job join body on body.job_id = job.job_id
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job.job_id limit :most
@@ -193,3 +194,50 @@ update worker w set last_heard = r.at, room = r.room
 update attempt a set heard = r.at
     from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, at double precision)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr and coalesce(a.ended, 0) = 0
+
+-- name: item.add
+-- writes: item
+-- key: cluster_id, idx
+insert into item (cluster_id, idx, state, mark, attempt, failures, lost, request_nr, name, code,
+    diagnosis, host, slot, stdout_tail, stderr_tail)
+    select cluster_id, idx, state, mark, attempt, 0, 0, request_nr, name, 0, '', '', '', '', ''
+    from json_to_recordset(:rows::json) as r (cluster_id bigint, idx bigint, state text, mark bigint,
+        attempt bigint, request_nr bigint, name text)
+
+-- name: item.lease
+-- writes: item
+-- key: cluster_id, idx
+update item i set state = r.state, mark = r.mark, attempt = r.attempt, failures = r.failures,
+    lost = r.lost, request_nr = r.request_nr
+    from json_to_recordset(:rows::json) as r (cluster_id bigint, idx bigint, state text, mark bigint,
+        attempt bigint, failures bigint, lost bigint, request_nr bigint)
+    where i.cluster_id = r.cluster_id and i.idx = r.idx
+
+-- name: item.run
+-- writes: item
+-- key: cluster_id, idx
+update item i set state = r.state, host = r.host, slot = r.slot, started = r.started, ended = null
+    from json_to_recordset(:rows::json) as r (cluster_id bigint, idx bigint, state text, host text,
+        slot text, started double precision)
+    where i.cluster_id = r.cluster_id and i.idx = r.idx
+
+-- name: item.end
+-- writes: item
+-- key: cluster_id, idx
+update item i set state = r.state, mark = r.mark, failures = r.failures, lost = r.lost,
+    exit_code = r.exit_code, code = r.code, diagnosis = r.diagnosis, host = r.host, slot = r.slot,
+    started = r.started, ended = r.ended, usage = r.usage, stdout_tail = r.stdout_tail,
+    stderr_tail = r.stderr_tail
+    from json_to_recordset(:rows::json) as r (cluster_id bigint, idx bigint, state text, mark bigint,
+        failures bigint, lost bigint, exit_code bigint, code bigint, diagnosis text, host text,
+        slot text, started double precision, ended double precision, usage text, stdout_tail text,
+        stderr_tail text)
+    where i.cluster_id = r.cluster_id and i.idx = r.idx
+
+-- name: item.give_back
+-- writes: item
+-- key: cluster_id, idx
+update item i set state = r.state, mark = 0, failures = r.failures, lost = r.lost
+    from json_to_recordset(:rows::json) as r (cluster_id bigint, idx bigint, state text,
+        failures bigint, lost bigint)
+    where i.cluster_id = r.cluster_id and i.idx = r.idx

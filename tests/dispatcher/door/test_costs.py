@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, JobsQuery, Scope
+from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.states import JobState
 from dispatcher.accounts import costs
 from dispatcher.accounts.meter import METER
@@ -42,6 +43,7 @@ MOST_UNITS = {
     "reregister": {"job_ids": costs.RETRIED_S},
     "cancel": {"job_ids": costs.CANCELLED_S},
     "wait": {"job_ids": costs.WATCHED_S},
+    "add_items": {"items": costs.ITEM_S},
 }
 
 
@@ -85,6 +87,8 @@ def test_a_user_keeps_the_dispatcher_busy_for_no_more_than_a_share(route):
 def _message(route: str, n: int) -> object:
     if route == "submit":
         return m.Submit(request_id="r", jobs=tuple(job(f"j{nr}") for nr in range(n)))
+    if route == "add_items":
+        return m.AddItems(list="l", first=0, items=(ItemSpec(),) * n)
     kinds = {"retry": m.Retry, "reregister": m.Reregister, "cancel": m.Cancel, "wait": m.WaitJobs}
     kind = kinds[route]
     return kind(job_ids=tuple(range(1, n + 1)))

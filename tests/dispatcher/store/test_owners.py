@@ -16,8 +16,10 @@ import dispatcher
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
+from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import CredentialUse
 from ailurus.protocol.panda_acquire import JobRequest
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending, Phase
@@ -164,8 +166,13 @@ class World:
         self.worker = Worker(b.service, await b.service.registration.register(ask, boot), "q")
         ask = m.NewCredential(name="proxy", secret=token())
         await b.service.delegation.keep_credential(ask, ALICE)
-        (self.job,) = await b.submit(job("mine", credentials=(CredentialUse(name="proxy"),)))
+        ask = m.AddItems(list="items", first=0, items=(ItemSpec(),))
+        await b.service.items.add_items(ask, ALICE)
+        payloads = Payloads(list="items", count=1)
+        use = (CredentialUse(name="proxy"),)
+        (self.job,) = await b.submit(job("mine", credentials=use, payloads=payloads))
         (self.got,) = await self.worker.acquire()
+        await self.worker.exchange(self.got, 1)
         await self.worker.beat(self.got)
         (self.parent,) = await b.submit(job("parent", queue="elsewhere"))
         self.their_epoch = await self.hello("there", THEIR_EDGE)
@@ -188,6 +195,9 @@ class World:
                 "worker": "select worker_id, site, phase, ending, draining, batch_id, diagnosis, outage_s"
                 " from worker where site = 'here'",
                 "planned": "select count(*) from worker where intent = 'i1'",
+                "items": "select * from item",
+                "cluster": "select * from cluster",
+                "list": "select * from item_list where owner = 'alice'",
                 "log": "select count(*) from log",
                 "credential": "select * from credential where owner = 'alice'",
                 "site": "select site, instance, epoch, online from site",
@@ -208,6 +218,21 @@ class World:
 
     async def log(self):
         await self.service.users.log(api.LogQuery(), BOB, job_id=self.job)
+
+    async def items(self):
+        await self.service.items.items(api.ItemsQuery(), BOB, job_id=self.job)
+
+    async def item(self):
+        await self.service.items.item(api.ItemQuery(index=0), BOB, job_id=self.job)
+
+    async def add_items(self):
+        """A list of the same name is another."""
+        ask = m.AddItems(list="items", first=0, items=(ItemSpec(), ItemSpec()))
+        assert (await self.service.items.add_items(ask, BOB)).count == 2
+
+    async def exchange_items(self):
+        end = m.ItemEnd(index=0, attempt=1, outcome=ItemOutcome.FINISHED)
+        assert not (await self.stranger.exchange(self.got, 1, ended=(end,))).items
 
     async def samples(self):
         await self.service.users.samples(api.SamplesQuery(), BOB, job_id=self.job)
@@ -345,7 +370,7 @@ NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out",
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     "reregister": 404,
-    **dict.fromkeys(("events", "stream"), 404),
+    **dict.fromkeys(("events", "stream", "items", "item"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
     "intent": 409,

@@ -1,0 +1,253 @@
+"""Lists of items: uploaded in slices before the job that names them, and forgotten after the last
+of them. Functions of a transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.file_rules import check_inputs
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.payloads import MOST_ITEMS, Payloads, needed
+from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import item_records, item_views, records
+from dispatcher.rules.item_records import ListRecord
+
+MOST_UNUSED = 100
+"""Lists of one owner that no job has named yet."""
+MOST_JOBS = 1000
+"""Jobs of one submission that carry items."""
+UNUSED_S = 86_400.0
+"""After which a list is forgotten that no job needs."""
+ROWS = 2000
+SLICES = 20
+"""What is deleted in one commit."""
+_encode = msgspec.json.Encoder().encode
+
+
+class Slice(Struct, frozen=True):
+    """A slice ready to be stored; made off the transaction."""
+
+    first: int
+    items: int
+    bare: int
+    cores: int
+    memory_mb: int
+    gpus: int
+    body: bytes
+    digest: str
+
+
+def prepare(ask: m.AddItems) -> Slice:
+    """Check and encode a slice. Raises Rejected with the field."""
+    check(ask.items, ask.first)
+    body = _encode(ask.items)
+    return Slice(
+        first=ask.first,
+        items=len(ask.items),
+        bare=sum(not item.command for item in ask.items),
+        cores=max(item.cores for item in ask.items),
+        memory_mb=max(item.memory_mb or 0 for item in ask.items),
+        gpus=max(item.gpus for item in ask.items),
+        body=body,
+        digest=hashlib.sha256(body).hexdigest(),
+    )
+
+
+def check(items: Sequence[ItemSpec], first: int) -> None:
+    """What must hold in items, wherever they are. Raises Rejected with the field."""
+    for nr, item in enumerate(items):
+        if item.command and item.arguments:
+            raise Rejected(
+                422,
+                f"payload {first + nr} has a command and arguments",
+                field=f"items[{nr}].arguments",
+                remedy="`arguments` are for the job's program; put them into the command",
+            )
+        for place, file in enumerate(item.inputs):
+            if not file.url:
+                raise Rejected(
+                    422,
+                    f"input {file.name!r} of payload {first + nr} has no url",
+                    field=f"items[{nr}].inputs[{place}].url",
+                    remedy="what other jobs make is an input of the job",
+                )
+        if item.inputs:
+            try:
+                check_inputs(item.inputs, f"items[{nr}].inputs")
+            except AilurusError as error:
+                raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+
+
+def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
+    """Store a slice of an owner's list, once. Returns how many items the list has. Raises Rejected
+    for one out of order."""
+    found = item_records.find_list(tx, owner, name) or _begin(tx, owner, name, now)
+    if part.first < found.items:
+        row = tx.one("slice.digest", list_id=found.list_id, first=part.first)
+        if row != (part.items, part.digest):
+            raise Rejected(
+                409,
+                f"list {name!r} has other items from {part.first} on",
+                field="first",
+                remedy="a list is uploaded once: give another one its own name",
+            )
+        return found.items
+    if part.first > found.items:
+        raise Rejected(
+            409,
+            f"list {name!r} has {found.items} items by now",
+            field="first",
+            remedy=f"go on with item {found.items}",
+        )
+    items = found.items + part.items
+    if items > MOST_ITEMS:
+        raise Rejected(
+            422, f"a list has at most {MOST_ITEMS} items", field="items", remedy="make several jobs"
+        )
+    tx.run(
+        "slice.add",
+        list_id=found.list_id,
+        first=part.first,
+        items=part.items,
+        digest=part.digest,
+        body=part.body,
+    )
+    tx.run(
+        "list.grow",
+        list_id=found.list_id,
+        items=items,
+        bare=found.bare + part.bare,
+        cores=max(found.cores, part.cores),
+        memory_mb=max(found.memory_mb, part.memory_mb),
+        gpus=max(found.gpus, part.gpus),
+        now=now,
+    )
+    return items
+
+
+def _begin(tx: Tx, owner: str, name: str, now: float) -> ListRecord:
+    if records.value(tx.one("list.unused", owner=owner), 0) >= MOST_UNUSED:
+        raise Rejected(
+            429,
+            f"you have {MOST_UNUSED} lists of payloads that no job has named",
+            field="list",
+            remedy="submit their jobs first; a list that no job names is forgotten after a day",
+        )
+    tx.one("list.add", owner=owner, name=name, now=now)
+    found = item_records.find_list(tx, owner, name)
+    assert found is not None  # noqa: S101 -- it was just begun
+    return found
+
+
+def fits(tx: Tx, owner: str, job: JobSpec) -> None:
+    """Raise Rejected, with the field of the job, for one that cannot carry the list that it
+    names."""
+    payloads = _payloads(job)
+    found = item_records.find_list(tx, owner, payloads.list)
+    if found is None or found.items != payloads.count:
+        has = "is not here" if found is None else f"has {found.items} items"
+        raise Rejected(
+            422,
+            f"list {payloads.list!r} {has}",
+            field="payloads",
+            remedy="upload all its slices first: POST /items",
+        )
+    if found.bare and not (job.command or job.script):
+        raise Rejected(
+            422,
+            f"{found.bare} payloads have no command, and the job has none for them",
+            field="payloads",
+            remedy="give the job a `command` or `script`, or each payload its own",
+        )
+    for field, asked, offered in (
+        ("cores", found.cores, job.cores),
+        ("memory_mb", found.memory_mb, job.memory_mb),
+        ("gpus", found.gpus, job.gpus),
+    ):
+        if asked > offered:
+            raise Rejected(
+                422,
+                f"a payload asks for {field} {asked}, and the job for {offered} on each node",
+                field=field,
+                remedy="payloads share what their job takes: let it ask for more",
+            )
+
+
+def carry(tx: Tx, job_id: int, job: JobSpec, owner: str, retry_of: int | None) -> None:
+    """Give a new job its items: those of its list, or those that the job which it retries left
+    undone, all of them if it left none. Raises Rejected if they are gone."""
+    payloads = _payloads(job)
+    if retry_of is not None and _carry_on(tx, retry_of, job_id):
+        return
+    found = item_records.find_list(tx, owner, payloads.list)
+    if found is None:
+        raise Rejected(
+            409,
+            f"the payloads of job {retry_of} are no longer kept",
+            field="job_ids",
+            remedy="submit it anew",
+        )
+    tx.run(
+        "cluster.add",
+        job_id=job_id,
+        list_id=found.list_id,
+        items=payloads.count,
+        needed=needed(job.goal, payloads.count),
+        tries=job.item_attempts,
+        redo=int(bool(job.outputs)),
+    )
+    tx.run("cluster.add_job", job_id=job_id, cluster_id=job_id)
+
+
+def _payloads(job: JobSpec) -> Payloads:
+    assert job.payloads is not None  # noqa: S101 -- callers ask only for jobs that carry items
+    return job.payloads
+
+
+def _carry_on(tx: Tx, job_id: int, new_id: int) -> bool:
+    """Let a new job go on with what a job that ended left undone. Whether there is anything."""
+    before, cluster = records.find_job(tx, job_id), item_records.find_cluster(tx, job_id)
+    if before is None or cluster is None or cluster.job_id != job_id:
+        return False
+    if cluster.finished == cluster.items:
+        return False
+    past = _encode(item_views.counts(tx, before, cluster)).decode()
+    tx.run("cluster.remember", job_id=job_id, past=past)
+    base = cluster.base + before.attempt_nr + 1
+    tx.run("cluster.move", cluster_id=cluster.cluster_id, job_id=new_id, base=base)
+    tx.run("cluster.add_job", job_id=new_id, cluster_id=cluster.cluster_id)
+    return True
+
+
+def leave(tx: Tx, job_id: int) -> None:
+    """Let go of the items of a job that is moved away: `trim` deletes them."""
+    tx.run("cluster.leave", job_id=job_id)
+    tx.run("cluster.drop_job", job_id=job_id)
+
+
+def trim(tx: Tx, *, now: float) -> bool:
+    """Delete some items that no job has, and some of a list that none needs. Whether there may be
+    more."""
+    row = tx.one("cluster.left")
+    if row is not None:
+        (cluster_id,) = row
+        for statement in ("item_log.trim", "item.trim"):
+            if tx.all(statement, cluster_id=cluster_id, most=ROWS):
+                return True
+        tx.run("cluster.drop", cluster_id=cluster_id)
+        return True
+    row = tx.one("list.old", before=now - UNUSED_S)
+    if row is None:
+        return False
+    (list_id,) = row
+    if not tx.all("slice.trim", list_id=list_id, most=SLICES):
+        tx.run("list.drop", list_id=list_id)
+    return True

@@ -1,0 +1,198 @@
+"""Rows of the store about items with names and types, as `records.py` has those of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.item import ItemProgress, ItemState
+from dispatcher.ports import Row, Tx
+
+_encode = msgspec.json.Encoder().encode
+_STATES = {state.value: state for state in ItemState}
+
+
+class ListRecord(Struct, frozen=True):
+    """A list of items that is being uploaded, or has been: `list.get`."""
+
+    list_id: int
+    items: int
+    bare: int
+    """Those without a command of their own."""
+    cores: int
+    """The most that one of them asks for, like the next two."""
+    memory_mb: int
+    gpus: int
+
+
+class ClusterRecord(Struct, frozen=True):
+    """The items of a job: `cluster.get`."""
+
+    cluster_id: int
+    job_id: int | None
+    """The job that has them now."""
+    list_id: int
+    items: int
+    needed: int
+    tries: int | None
+    redo: int
+    """What finished goes with the attempt of the job in which it did, unless that is the last."""
+    base: int
+    """The mark of items that failed for good; attempt n of the job leases under base + n."""
+    fresh: int
+    """Items from here on were never leased, and have no row."""
+    finished: int
+    failed: int
+    mark: int
+    """Of the attempt of the job that leased last; `held` items are its."""
+    held: int
+    swept: int
+    """Whether it has found all that was left behind by those before it."""
+    finishing: int
+    """The mark under which an item finished last."""
+    request: str
+    request_nr: int
+
+    @property
+    def ended(self) -> int:
+        return self.finished + self.failed
+
+
+class ItemRecord(ItemProgress, frozen=True, kw_only=True):
+    """An item that was leased once."""
+
+    index: int
+    mark: int
+    request_nr: int = 0
+    name: str = ""
+    exit_code: int | None = None
+    code: int = 0
+    diagnosis: str = ""
+    host: str = ""
+    slot: str = ""
+    started: float | None = None
+    ended: float | None = None
+
+
+class SliceRecord(Struct, frozen=True):
+    """Part of a list of items, encoded: `slice.at`."""
+
+    first: int
+    body: bytes
+
+
+def find_list(tx: Tx, owner: str, name: str) -> ListRecord | None:
+    """A list of an owner."""
+    row = tx.one("list.get", owner=owner, name=name)
+    return None if row is None else ListRecord(*row)
+
+
+def find_cluster(tx: Tx, job_id: int) -> ClusterRecord | None:
+    """The items that a job carries, or did carry before another tried it again."""
+    row = tx.one("cluster.get", of_job=job_id)
+    return None if row is None else ClusterRecord(*row)
+
+
+def some(tx: Tx, cluster_id: int, indexes: Iterable[int]) -> dict[int, ItemRecord]:
+    """Those of these items that were leased once, by index."""
+    ids = _encode(list(indexes)).decode()
+    found = map(_item, tx.all("item.some", cluster_id=cluster_id, ids=ids))
+    return {item.index: item for item in found}
+
+
+def page(tx: Tx, cluster_id: int, after: int, most: int) -> list[ItemRecord]:
+    """Items that were leased once, in their order."""
+    values = {"cluster_id": cluster_id, "after": after, "most": most}
+    return [_item(row) for row in tx.all("item.page", **values)]
+
+
+def page_in(
+    tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
+) -> list[ItemRecord]:
+    """The same in a state, with a mark."""
+    rows = tx.all(
+        "item.page_in",
+        cluster_id=cluster_id,
+        in_state=state,
+        mark=mark,
+        after=after,
+        most=most,
+    )
+    return [_item(row) for row in rows]
+
+
+def page_before(
+    tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
+) -> list[ItemRecord]:
+    """The same in a state, with a mark below that one."""
+    rows = tx.all(
+        "item.page_before",
+        cluster_id=cluster_id,
+        in_state=state,
+        mark=mark,
+        after=after,
+        most=most,
+    )
+    return [_item(row) for row in rows]
+
+
+def slices(tx: Tx, list_id: int, index: int, last: int) -> Sequence[SliceRecord]:
+    """The slices that hold the items from `index` to `last`."""
+    rows = tx.all("slice.at", list_id=list_id, index=index, last=last)
+    return [SliceRecord(first, bytes(body)) for first, body in rows]
+
+
+def put(tx: Tx, cluster: ClusterRecord) -> None:
+    """Write how far the items of a job are."""
+    tx.run(
+        "cluster.put",
+        cluster_id=cluster.cluster_id,
+        fresh=cluster.fresh,
+        finished=cluster.finished,
+        failed=cluster.failed,
+        mark=cluster.mark,
+        held=cluster.held,
+        swept=cluster.swept,
+        finishing=cluster.finishing,
+        request=cluster.request,
+        request_nr=cluster.request_nr,
+    )
+
+
+def _item(row: Row) -> ItemRecord:
+    (
+        index,
+        state,
+        mark,
+        attempt,
+        failures,
+        lost,
+        request_nr,
+        name,
+        exit_code,
+        code,
+        diagnosis,
+        host,
+        slot,
+        started,
+        ended,
+    ) = row
+    return ItemRecord(
+        state=_STATES[state],
+        attempt=attempt,
+        failures=failures,
+        lost=lost,
+        index=index,
+        mark=mark,
+        request_nr=request_nr,
+        name=name,
+        exit_code=exit_code,
+        code=code,
+        diagnosis=diagnosis,
+        host=host,
+        slot=slot,
+        started=started,
+        ended=ended,
+    )
