@@ -105,8 +105,9 @@ def _reason(edge: Edge, slot: str, asks: list[m.ShapeDemand]) -> str:
     room = edge.site.slots[slot].room()
     jobs = sum(ask.jobs for ask in asks)
     shapes = "; ".join(describe(ask.shape) for ask in asks[:3])
+    nodes = f"{room.nodes} nodes of " if room.nodes > 1 else ""
     return (
-        f"{jobs} jobs wait ({shapes}) and were not given to a pilot with {room.cores} cores, "
+        f"{jobs} jobs wait ({shapes}) and were not given to a pilot with {nodes}{room.cores} cores, "
         f"{room.memory_mb} MB, {room.seconds_left:.0f} s left: do they need more time, or something else that "
         f"slot {slot} lacks?"
     )

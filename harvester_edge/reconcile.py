@@ -259,5 +259,10 @@ def _to_cancel(
 def idle_first(workers: Mapping[Key, Worker], rows: Mapping[Key, m.WorkerRow]) -> tuple[int, ...]:
     """Worker ids that may be drained, in that order."""
     ready = [row for key, row in rows.items() if row.phase is Phase.ACTIVE and key in workers]
-    ready.sort(key=lambda row: (len(row.jobs), row.total.cores - row.room.cores, -row.registered))
+    ready.sort(key=lambda row: (len(row.jobs), _used(row), -row.registered))
     return tuple(row.worker_id for row in ready)
+
+
+def _used(row: m.WorkerRow) -> int:
+    """Cores in use, on all its nodes."""
+    return row.total.together.cores - row.room.together.cores

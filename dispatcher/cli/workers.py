@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
 from dispatcher.cli.connection import connect
+
+if TYPE_CHECKING:
+    from ailurus.protocol.messages import WorkerRow
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -36,7 +40,7 @@ def main(args: Namespace, out: Output) -> int:
             ["worker", "site", "queue", "host", "phase", "heard", "cores free", "jobs", "batch id"],
             (
                 (
-                    w.worker_id, w.site, w.queue, w.host, w.ending or w.phase, ago(w.last_heard),
+                    w.worker_id, w.site, w.queue, _where(w), w.ending or w.phase, ago(w.last_heard),
                     f"{w.room.together.cores}/{w.total.together.cores}", len(w.jobs), w.batch_id,
                 )
                 for w in answer.workers
@@ -47,3 +51,9 @@ def main(args: Namespace, out: Output) -> int:
             f"dispatcher: these are the newest {len(answer.workers)} of {answer.total} workers\n"
         )
     return 0
+
+
+def _where(worker: WorkerRow) -> str:
+    """Its host, and how many nodes it has beside that."""
+    others = sum(group.nodes for group in worker.total.groups) - 1
+    return f"{worker.host} +{others}" if others > 0 else worker.host

@@ -77,7 +77,7 @@ def worker_message(
         "batchID": worker.batch_id or None,
         "status": status(worker),
         "computingSite": worker.queue,
-        "nCore": room.cores if room else None,
+        "nCore": room.together.cores if room else None,
         "submitTime": timestamp(worker.planned),
         "startTime": timestamp(worker.started),
         "endTime": timestamp(worker.ended),
@@ -86,7 +86,7 @@ def worker_message(
         "diagMessage": worker.diagnosis[:500] or None,
         "syncLevel": 1,
         "harvesterHost": host,
-        "minRamCount": room.memory_mb if room else None,
+        "minRamCount": room.together.memory_mb if room else None,
         "pandaid_list": [],
     }
     return {key: value for key, value in message.items() if value is not None}
@@ -142,7 +142,7 @@ def slot_for(site: Site, queue: str, kind: Type | None) -> tuple[str, int] | Non
     found = []
     for name, slot in site.slots.items():
         room = slot.room()
-        each = 1 if kind is None else room.cores // kind.cores
+        each = 1 if kind is None else room.cores // kind.cores * room.nodes
         if slot.queue != queue or not each:
             continue
         if kind is not None and kind.memory_mb * room.cores > room.memory_mb:

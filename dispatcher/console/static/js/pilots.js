@@ -23,10 +23,11 @@ export function Pilots() {
 
 /** @param {{worker: any}} props */
 function Pilot({ worker }) {
-  const { total, room, jobs } = worker;
+  const { jobs } = worker;
+  const total = together(worker.total), room = together(worker.room);
   const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
   return html`<article class="card pilot" aria-label=${`Pilot ${worker.worker_id}`}>
-    <header><h2>${worker.host || `worker ${worker.worker_id}`}</h2><span class="phase" data-phase=${worker.phase}>${worker.phase}</span></header>
+    <header><h2>${worker.host || `worker ${worker.worker_id}`}${total.nodes > 1 ? ` and ${count(total.nodes - 1)} more` : ""}</h2><span class="phase" data-phase=${worker.phase}>${worker.phase}</span></header>
     <p class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i>heartbeat <${Ago} at=${worker.last_heard} limit=${LATE_S} />${late ? " ago: silent" : ""}</p>
     <${Cells} total=${total.cores} used=${Math.max(0, total.cores - room.cores)} />
     <${Meter} name="cores" used=${total.cores - room.cores} total=${total.cores} show=${count} />
@@ -39,7 +40,7 @@ function Pilot({ worker }) {
       ${worker.site && html`<div><dt>site</dt><dd>${worker.site}</dd></div>`}
       ${worker.batch_id && html`<div><dt>batch id</dt><dd>${worker.batch_id}</dd></div>`}
       ${worker.registered > 0 && html`<div><dt>since</dt><dd><${Ago} at=${worker.registered} /></dd></div>`}
-      ${room.seconds_left !== null && room.seconds_left !== undefined && html`<div><dt>time left</dt><dd>${duration(room.seconds_left - Math.max(0, now.value - worker.last_heard))}</dd></div>`}
+      ${worker.room.seconds_left !== null && worker.room.seconds_left !== undefined && html`<div><dt>time left</dt><dd>${duration(worker.room.seconds_left - Math.max(0, now.value - worker.last_heard))}</dd></div>`}
       ${worker.version && html`<div><dt>version</dt><dd>${worker.version}</dd></div>`}
     </dl>
     ${worker.diagnosis && html`<p class="note">${worker.diagnosis}</p>`}
@@ -64,8 +65,16 @@ function Cells({ total, used }) {
     ${Array.from({ length: shown }, (_, at) => html`<i key=${at} class=${at < filled ? "on" : ""}></i>`)}</div>`;
 }
 
-/** Cores of a room on all its nodes. @param {any} room */
-const cores = (room) => [room, ...(room.more ?? [])].reduce((sum, group) => sum + group.cores * group.nodes, 0);
+/** What a room has on all its nodes. @param {any} room */
+const together = (room) => [room, ...(room.more ?? [])].reduce((sum, group) => ({
+  nodes: sum.nodes + group.nodes,
+  cores: sum.cores + group.cores * group.nodes,
+  memory_mb: sum.memory_mb + group.memory_mb * group.nodes,
+  disk_mb: sum.disk_mb + group.disk_mb * group.nodes,
+  gpus: sum.gpus + group.gpus * group.nodes,
+}), { nodes: 0, cores: 0, memory_mb: 0, disk_mb: 0, gpus: 0 });
+/** @param {any} room */
+const cores = (room) => together(room).cores;
 
 /** Pilots at a glance, for the overview. @param {{workers: any[], total: number}} props */
 export const Slots = ({ workers, total }) => html`<ul class="slots">${workers.slice(0, 40).map((worker) => {
