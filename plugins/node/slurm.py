@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.units import duration_s
 from pilot.node_ports import Allocation, Share, Starter
 from plugins.node.variables import (
     MAX_NODES,
@@ -33,6 +32,7 @@ from plugins.node.variables import (
 NODES, CPUS = "SLURM_JOB_NODELIST", "SLURM_JOB_CPUS_PER_NODE"
 _RUN = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_LEFT = re.compile(r"(?:(?:([0-9]{1,6})-)?([0-9]{1,2}):)?([0-9]{1,2}):([0-9]{2})")
 _GPUS = re.compile(r"(?:[A-Za-z0-9_.-]+:)*([0-9]{1,9})")
 
 
@@ -86,10 +86,9 @@ class Slurm(Allocation):
         job = text_of(self._environ, "SLURM_JOB_ID", "Slurm")
         try:
             left = self._ask(["squeue", "--noheader", f"--jobs={job}", "--format=%L"])
-            return duration_s(left.strip())
-        # UNLIMITED, or the controller does not answer.
         except AilurusError:
             return None
+        return parse_left(left.strip())
 
     def starters(
         self, argv: Sequence[str], nodes: Sequence[str], *, apart: bool = False
@@ -218,6 +217,15 @@ def _numbers(text: str) -> Iterator[str]:
         for number in range(int(low), int(found[2] or low) + 1):
             # Zeros in front are part of the names.
             yield str(number).zfill(len(low))
+
+
+def parse_left(text: str) -> float | None:
+    """Seconds of `1-02:03:04` or `59:59`; None: UNLIMITED, INVALID, or what else may be there."""
+    found = _LEFT.fullmatch(text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def per_node(text: str) -> list[int]:

@@ -220,6 +220,7 @@ def test_slurms_agents_are_one_step_that_outlives_a_node():
         ({"SLURM_JOB_END_TIME": "1000090"}, "", 90.0),
         ({"SLURM_JOB_END_TIME": "900000"}, "", 0.0),
         ({}, "1-00:00:30\n", 86430.0),
+        ({}, "9:59\n", 599.0),
         ({}, "UNLIMITED\n", None),
         ({}, "", None),
     ],
@@ -321,6 +322,7 @@ PIECES = st.text("n[]x,-()0123456789 \n\0a.=+:*/", max_size=40)
 PARSERS: dict[str, Callable[[str], object]] = {
     "nodes": lambda text: made("slurm", {**SLURM, "SLURM_JOB_NODELIST": text}, ask=unasked).nodes(),
     "cores": slurm.per_node,
+    "time": slurm.parse_left,
     "memory": lambda text: made("slurm", {**SLURM, "SLURM_MEM_PER_NODE": text}).nodes(),
     "gpus": lambda text: made("slurm", {**SLURM, "SLURM_GPUS_PER_NODE": text}).nodes(),
     "hosts": lsf.parse_hosts,
