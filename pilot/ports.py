@@ -7,13 +7,16 @@ AilurusError
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.url import Url
+
+if TYPE_CHECKING:
+    from pilot.room_ports import Entrance
 
 TAKEN = (
     "another dispatcher, or one of before, had a job of this number: remove it, or name another "
@@ -294,6 +297,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     filter: bytes = b""
     """What it reads from the descriptor FILTER: a program that says which system calls a payload
     has."""
+    room: int = 0
+    """Where it is started, as the spawner numbers the places; 0: where the pilot is."""
 
 
 ARGUMENTS, FILTER = 4, 5
@@ -366,6 +371,10 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     socket: int = -1
     """A socket of the pilot, of which the program gets a copy as descriptor 3; -1: none. Beside 0
     to 2 it inherits nothing else."""
+    room: int = 0
+    """Where it is started: a key that the spawner gave; 0: where the pilot is."""
+    tell: bool = False
+    """Whether somebody waits for its process id; else the news of its start may wait a little."""
 
 
 class ProcessEnd(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -396,3 +405,7 @@ class Spawner(Protocol):
 
     def pid(self, key: int) -> int | None:
         """Its process id while it runs."""
+
+    def enter(self, entrance: Entrance, done: Callable[[ProcessEnd], None]) -> int:
+        """Make a room, and return its key, by which orders name it, when it is ready. `done` is
+        called once it has ended. Raises OSError if it cannot be made."""

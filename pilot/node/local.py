@@ -140,6 +140,7 @@ def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
         environment={**process.environment, "AILURUS_ATTEMPT": name},
         arguments=process.arguments,
         filter=process.filter,
+        room=process.room,
     )
 
 

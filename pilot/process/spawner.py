@@ -1,8 +1,9 @@
-"""The pilot's end of the guardian's socket."""
+"""The pilot's ends of its guardians' sockets."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -10,42 +11,41 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import frames, guardian, kill
-from pilot.process.guardian import Answer, Signal, Spawn, Started
+from pilot.process.orders import Answer, Enter, Message, Signal, Spawn, Started
+from pilot.room_ports import Entrance
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
+Done = Callable[[ProcessEnd], None]
+ENTER_S = 20.0
+"""How long a room may take: some mounts."""
 
 
-class GuardedSpawner:
-    """Starts processes through the guardian. Any thread may ask; `listen` has one of its own."""
+class GuardianLink:
+    """Starts processes through one guardian. Any thread may ask; one listens."""
 
-    def __init__(self, link: socket.socket, guardian_pid: int) -> None:
-        self.guardian_pid = guardian_pid
-        self._link = link
+    def __init__(self, link: socket.socket, keys: Iterator[int]) -> None:
+        self._link, self._keys = link, keys
         self._buffer = bytearray()
         # For the sending side.
         self._lock = threading.Lock()
-        self._keys = itertools.count(1)
-        self._waiting: dict[int, Callable[[ProcessEnd], None]] = {}
+        self._waiting: dict[int, Done] = {}
         self._pids: dict[int, int] = {}
         self._lost = False
 
-    def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
-        return self.spawn_all([(order, done)])[0]
-
-    def spawn_all(
-        self, orders: Sequence[tuple[ProcessSpec, Callable[[ProcessEnd], None]]]
-    ) -> list[int]:
+    def spawn_all(self, orders: Sequence[tuple[ProcessSpec, Done]]) -> list[int]:
         """Start many with one message."""
-        messages: list[Spawn | Signal] = []
+        messages: list[Message] = []
+        keys = []
         for order, done in orders:
             key = next(self._keys)
+            keys.append(key)
             self._waiting[key] = done
             messages.append(
                 Spawn(
@@ -61,10 +61,11 @@ class GuardedSpawner:
                     order.arguments,
                     order.filter,
                     order.socket >= 0,
+                    order.tell,
                 )
             )
-        keys = [message.key for message in messages]
-        if not self._send(messages, [order.socket for order, _ in orders if order.socket >= 0]):
+        sockets = [order.socket for order, _ in orders if order.socket >= 0]
+        if not self._send(messages, sockets):
             for key in keys:
                 self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
         return keys
@@ -74,6 +75,132 @@ class GuardedSpawner:
 
     def pid(self, key: int) -> int | None:
         return self._pids.get(key)
+
+    def has(self, key: int) -> bool:
+        """Whether it was started here and has not ended."""
+        return key in self._waiting
+
+    def turn(self, timeout_s: float | None = None) -> bool:
+        """Wait for one message and hand its answers out; False: the guardian is gone."""
+        if timeout_s is not None and not select.select([self._link], [], [], timeout_s)[0]:
+            return True
+        try:
+            data = self._link.recv(1 << 18)
+        except OSError:
+            data = b""
+        self._buffer += data
+        for body in frames.frames(self._buffer):
+            for answer in _answers.decode(body):
+                if isinstance(answer, Started):
+                    self._pids[answer.key] = answer.pid
+                else:
+                    self._finish(answer)
+        return bool(data)
+
+    def lose(self) -> None:
+        """End what runs there as the guardian's death ends it."""
+        self._lost = True
+        with contextlib.suppress(OSError):
+            # One that still lives ends by this.
+            self._link.shutdown(socket.SHUT_RDWR)
+        for key in list(self._waiting):
+            self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _finish(self, ended: ProcessEnd) -> None:
+        self._pids.pop(ended.key, None)
+        if (done := self._waiting.pop(ended.key, None)) is not None:
+            done(ended)
+
+    def _send(self, messages: list[Message], fds: Sequence[int] = ()) -> bool:
+        with self._lock:
+            try:
+                frames.send(self._link, frames.frame(messages), fds)
+            except OSError:
+                return False
+        return True
+
+
+class GuardedSpawner(GuardianLink):
+    """The guardian of this pilot, and those that it has forked into rooms."""
+
+    def __init__(self, link: socket.socket, guardian_pid: int) -> None:
+        super().__init__(link, itertools.count(1))
+        self.guardian_pid = guardian_pid
+        self._rooms: dict[int, GuardianLink] = {}
+        self._listeners: list[threading.Thread] = []
+
+    def spawn(self, order: ProcessSpec, done: Done) -> int:
+        return self.spawn_all([(order, done)])[0]
+
+    def spawn_all(self, orders: Sequence[tuple[ProcessSpec, Done]]) -> list[int]:
+        """Start many, all in the same room, with one message."""
+        if not orders or not (room := orders[0][0].room):
+            return super().spawn_all(orders)
+        if (link := self._rooms.get(room)) is not None:
+            return link.spawn_all(orders)
+        keys = [next(self._keys) for _ in orders]
+        for key, (_, done) in zip(keys, orders, strict=True):
+            done(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
+        return keys
+
+    def enter(self, entrance: Entrance, done: Done) -> int:
+        """Make a room, and return its key when it is ready. `done` is called once it has ended.
+        Raises OSError if it cannot be made."""
+        ours, theirs = socket.socketpair()
+        key = next(self._keys)
+        link, known = GuardianLink(ours, self._keys), threading.Event()
+        ends: list[ProcessEnd] = []
+
+        def over(ended: ProcessEnd) -> None:
+            ends.append(ended)
+            self._rooms.pop(key, None)
+            link.lose()
+            if known.is_set():
+                done(ended)
+            known.set()
+
+        self._waiting[key] = over
+        self._rooms[key] = link
+        order = Enter(
+            key,
+            len(entrance.namespaces),
+            len(entrance.reapers),
+            list(entrance.steps),
+            list(entrance.spared),
+            entrance.confined,
+            entrance.filter,
+        )
+        with theirs:
+            fds = [theirs.fileno(), *entrance.namespaces, *entrance.reapers]
+            if not self._send([order], fds):
+                raise ConnectionError(errno.EPIPE, "the guardian is gone")
+        listener = threading.Thread(target=_listen_to, args=(link, known), name="room", daemon=True)
+        self._listeners.append(listener)
+        listener.start()
+        if not known.wait(ENTER_S):
+            self.signal(key, signal.SIGKILL)
+            raise TimeoutError(errno.ETIMEDOUT, f"no room after {ENTER_S:.0f} s")
+        if ends:
+            number = ends[0].errno or ends[0].exit_code
+            raise OSError(number, os.strerror(number) if number > 0 else "it was killed")
+        return key
+
+    def signal(self, key: int, number: int) -> None:
+        self._of(key)._send([Signal(key, number)])  # noqa: SLF001 - of the same kind
+
+    def pid(self, key: int) -> int | None:
+        return self._of(key)._pids.get(key)  # noqa: SLF001 - of the same kind
+
+    def guardians(self) -> list[int]:
+        """Process ids of the guardian and of those in rooms."""
+        rooms = (self._pids.get(key) for key in list(self._rooms))
+        return [self.guardian_pid, *(pid for pid in rooms if pid)]
+
+    def _of(self, key: int) -> GuardianLink:
+        return next((room for room in list(self._rooms.values()) if room.has(key)), self)
 
     def listen(self, on_loss: Callable[[], None]) -> None:
         """Hand out answers until the guardian is gone; `on_loss` then, unless we closed."""
@@ -93,25 +220,7 @@ class GuardedSpawner:
             # Its children are ours now: none may outlive the only process that could stop them.
             kill.kill_descendants(os.getpid())
             on_loss()
-            for key in list(self._waiting):
-                self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
-
-    def turn(self, timeout_s: float | None = None) -> bool:
-        """Wait for one message and hand its answers out; False: the guardian is gone."""
-        if timeout_s is not None and not select.select([self._link], [], [], timeout_s)[0]:
-            return True
-        try:
-            data = self._link.recv(1 << 18)
-        except OSError:
-            data = b""
-        self._buffer += data
-        for body in frames.frames(self._buffer):
-            for answer in _answers.decode(body):
-                if isinstance(answer, Started):
-                    self._pids[answer.key] = answer.pid
-                else:
-                    self._finish(answer)
-        return bool(data)
+            self.lose()
 
     def close(self) -> None:
         """Let the guardian kill what is left and end, and wait for that."""
@@ -123,19 +232,19 @@ class GuardedSpawner:
             os.kill(self.guardian_pid, signal.SIGCONT)
             os.waitpid(self.guardian_pid, 0)
         self._link.close()
+        for listener in self._listeners:
+            listener.join(ENTER_S)
 
-    def _finish(self, ended: ProcessEnd) -> None:
-        self._pids.pop(ended.key, None)
-        if (done := self._waiting.pop(ended.key, None)) is not None:
-            done(ended)
 
-    def _send(self, messages: list[Spawn | Signal], sockets: Sequence[int] = ()) -> bool:
-        with self._lock:
-            try:
-                frames.send(self._link, frames.frame(messages), sockets)
-            except OSError:
-                return False
-        return True
+def _listen_to(room: GuardianLink, known: threading.Event) -> None:
+    """Hand out a room's answers; its first is that it is ready. When it is gone its guardian's end
+    is told by the pilot's, after all that it leaves has been killed."""
+    try:
+        while room.turn():
+            known.set()
+    except Exception:  # noqa: BLE001 - as of the guardian
+        room.lose()
+    room.close()
 
 
 def start() -> GuardedSpawner:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.ports import PATH, Check, ContainerSetup, Image, JobError, Sandbox
+from pilot.room_ports import Bind, Closed, Directory, Memory, Step
 from plugins.container import shown, underlay
 from plugins.container.cache import Cache
 from plugins.container.images import has_program, unusable
-from plugins.container.mounts import Mounts
+from plugins.container.mounts import Mounted, Mounts, root_of
 
 SHELL = "/bin/sh"
 """What starts a payload in an image."""
@@ -46,8 +47,10 @@ class Root(Struct, frozen=True):
     """Of `ETC`, what the image has as files, so that others can be mounted there."""
     scripts: bool
     """Whether the image sets variables."""
-    enter: list[str]
-    """The words before bwrap's, for it to see the image."""
+    memory: tuple[str, ...] = ()
+    """Of what every payload has in memory beside, what is to be closed when all is mounted."""
+    room: int = 0
+    """Where bubblewrap sees the image; 0: it is a directory, which is seen anywhere."""
 
 
 class BoxedImages:
@@ -58,6 +61,8 @@ class BoxedImages:
         own = Path(setup.directory)
         self._mounts = Mounts(own, setup.spawner) if setup.spawner is not None else None
         self._roots: dict[Image, Root] = {}
+        # What those of mounted images were made of.
+        self._mounted: dict[Image, Mounted] = {}
         self._lock = threading.Lock()
 
     def accepts(self, spec: JobSpec) -> None:
@@ -67,31 +72,28 @@ class BoxedImages:
     def ready(self, name: str, check: Check) -> Image:
         """The image `name`, mounted if it has to be. Raises JobError."""
         image = self._cache.image(name, check)
-        look: AbstractContextManager[None]
-        if image.offset >= 0:
-            if self._mounts is None:
-                raise unusable(name, "this pilot mounts no images")
-            had = self._mounts.of(image)
-            mounted = self._mounts.mount(image, check)
-            if had is mounted and image in self._roots:
-                return image
-            seen, source, enter = mounted.seen, mounted.path, mounted.enter
-            look = self._mounts.looked_at(mounted)
-        else:
-            if image in self._roots:
-                return image
-            seen, source, enter, look = Path(image.path), image.path, [], nullcontext()
-        with self._lock, look:
-            try:
-                self._roots[image] = self._root(name, seen, source, enter)
-            except (OSError, underlay.TooMany) as error:
-                raise unusable(name, str(error)) from None
+        mounts = self._mounts
+        if image.offset < 0:
+            with self._lock:
+                if image not in self._roots:
+                    with _blamed(name):
+                        self._roots[image] = self._directory(name, image)
+            return image
+        if mounts is None:
+            raise unusable(name, "this pilot mounts no images")
+        mounted = mounts.mount(image, check)
+        with self._lock:
+            if image not in self._roots or self._mounted.get(image) is not mounted:
+                with _blamed(name), mounts.looked_at(mounted):
+                    self._roots[image] = self._room(name, image, mounted)
+                self._mounted[image] = mounted
         return image
 
     def root(self, image: Image) -> Root:
         """What `ready` found. Raises JobError if the image is not mounted any more."""
         mounted = self._mounts is None or image.offset < 0 or self._mounts.of(image)
-        if not mounted or image not in self._roots:
+        root = self._roots.get(image)
+        if not mounted or root is None:
             raise JobError(
                 Code.CONTAINER_FAILED,
                 f"the mount of the image {image.path} ended",
@@ -99,23 +101,67 @@ class BoxedImages:
                 remedy="who kills processes of the pilot's user on this node?",
                 transient=True,
             )
-        return self._roots[image]
+        return root
 
-    def _root(self, name: str, seen: Path, source: str, enter: list[str]) -> Root:
-        if not has_program(seen, SHELL):
-            raise unusable(name, f"it has no {SHELL}, with which payloads are started")
-        words = underlay.words(seen, source, _places(self._setup))
-        own = Path(self._setup.directory, f"etc-{len(self._roots)}")
-        words += _accounts(seen, own, self._setup.user)
+    def _directory(self, name: str, image: Image) -> Root:
+        """Each sandbox mounts all of it by itself. Raises as `_blamed` catches, and JobError."""
+        seen = Path(image.path)
+        _look(name, seen)
+        words = underlay.words(underlay.pieces(seen, _places(self._setup)), image.path)
+        for source, place in self._accounts(seen):
+            words += ["--ro-bind", source, place]
         words += ["--tmpfs", "/sys"]
-        words += [
-            word for path in shown.SYS if Path(path).exists() for word in ("--ro-bind", path, path)
-        ]
+        for path in _sys():
+            words += ["--ro-bind", path, path]
+        return Root(words, _etc(seen), _has_scripts(seen), ("/sys", "/"))
+
+    def _room(self, name: str, image: Image, mounted: Mounted) -> Root:
+        """Likewise, mounted once for all sandboxes."""
+        assert self._mounts is not None  # noqa: S101 - or nothing would be mounted
+        seen, root, places = mounted.seen, mounted.path, _places(self._setup)
+        _look(name, seen)
+        found = underlay.pieces(seen, places)
+        steps: list[Step] = []
+        if found:
+            root = root_of(mounted.path)
+            files = {path for path in self._setup.show if Path(path).is_file()}
+            steps = underlay.steps(found, mounted.path, root, places, files)
+        steps += _sys_steps(root)
+        steps += [Bind(source, f"{root}{place}") for source, place in self._accounts(seen)]
+        if found:
+            steps.append(Closed(root))
+        words, memory = ["--ro-bind", root, "/"], tuple(_pilots(self._setup) & set(places))
+        for place in memory:
+            words += ["--tmpfs", place]
+
+        def gone() -> None:
+            self._roots.pop(image, None)
+
         # In its user namespace the user is 0.
-        if enter and os.geteuid() != 0:
+        if os.geteuid() != 0:
             words += ["--uid", str(os.geteuid()), "--gid", str(os.getegid())]
-        etc = tuple(one for one in ETC if underlay.is_file(seen, f"/etc/{one}"))
-        return Root(words, etc, _has_scripts(seen), enter)
+        room = self._mounts.room(mounted, steps, gone)
+        return Root(words, _etc(seen), _has_scripts(seen), memory, room)
+
+    def _accounts(self, seen: Path) -> list[tuple[str, str]]:
+        """The image's users and groups, and the payload's own: what is mounted, and where."""
+        own = Path(self._setup.directory, f"etc-{len(self._roots)}")
+        own.mkdir(mode=0o755, exist_ok=True)
+        lines = {
+            "passwd": (
+                os.geteuid(),
+                f"{self._setup.user}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh",
+            ),
+            "group": (os.getegid(), f"{self._setup.user}:x:{os.getegid()}:"),
+        }
+        found = []
+        for name, (number, line) in lines.items():
+            theirs = seen / "etc" / name
+            if underlay.is_file(seen, f"/etc/{name}") and theirs.stat().st_size <= _ACCOUNTS_BYTES:
+                (own / name).write_bytes(theirs.read_bytes())
+                if shown.know(own / name, number, line):
+                    found.append((str(own / name), f"/etc/{name}"))
+        return found
 
 
 def with_environment(argv: Sequence[str], box: Sandbox) -> tuple[list[str], Sandbox]:
@@ -129,31 +175,53 @@ def with_environment(argv: Sequence[str], box: Sandbox) -> tuple[list[str], Sand
     return [SHELL, "-c", PROLOGUE, SHELL, whose, *argv], replace(box, environment=environment)
 
 
+@contextmanager
+def _blamed(name: str) -> Iterator[None]:
+    """What cannot be looked at is an image that cannot be used."""
+    try:
+        yield
+    except (OSError, underlay.TooMany) as error:
+        raise unusable(name, str(error)) from None
+
+
+def _look(name: str, seen: Path) -> None:
+    if not has_program(seen, SHELL):
+        raise unusable(name, f"it has no {SHELL}, with which payloads are started")
+
+
+def _etc(seen: Path) -> tuple[str, ...]:
+    return tuple(one for one in ETC if underlay.is_file(seen, f"/etc/{one}"))
+
+
+def _sys() -> list[str]:
+    return [path for path in shown.SYS if Path(path).exists()]
+
+
+def _sys_steps(root: str) -> list[Step]:
+    """What a payload sees of the node's /sys."""
+    steps: list[Step] = [Memory(f"{root}/sys")]
+    made = {"/", "/sys"}
+    for path in _sys():
+        for above in (*reversed([str(one) for one in Path(path).parents]), path):
+            if above not in made:
+                made.add(above)
+                steps.append(Directory(f"{root}{above}"))
+        steps.append(Bind(path, f"{root}{path}"))
+    return [*steps, Closed(f"{root}/sys")]
+
+
+def _pilots(setup: ContainerSetup) -> set[str]:
+    """Where the directories of this pilot's jobs are."""
+    return {str(Path(setup.directory).parent)}
+
+
 def _places(setup: ContainerSetup) -> list[str]:
     """Where something is mounted in an image, less what is beneath others of these."""
-    pilots = str(Path(setup.directory).parent)
     show = [path for path in setup.show if not path.startswith("/etc/") and Path(path).exists()]
-    all_of_them = {*_COVERED, *_TMP, *setup.software, *show, pilots}
+    all_of_them = {*_COVERED, *_TMP, *setup.software, *show, *_pilots(setup)}
     return sorted(
         one for one in all_of_them if not any(one.startswith(f"{top}/") for top in all_of_them)
     )
-
-
-def _accounts(seen: Path, own: Path, user: str) -> list[str]:
-    """The image's users and groups, and the payload's own."""
-    words = []
-    lines = {
-        "passwd": (os.geteuid(), f"{user}:x:{os.geteuid()}:{os.getegid()}::/tmp:/bin/sh"),
-        "group": (os.getegid(), f"{user}:x:{os.getegid()}:"),
-    }
-    own.mkdir(mode=0o755, exist_ok=True)
-    for name, (number, line) in lines.items():
-        theirs = seen / "etc" / name
-        if underlay.is_file(seen, f"/etc/{name}") and theirs.stat().st_size <= _ACCOUNTS_BYTES:
-            (own / name).write_bytes(theirs.read_bytes())
-            if shown.know(own / name, number, line):
-                words += ["--ro-bind", str(own / name), f"/etc/{name}"]
-    return words
 
 
 def _has_scripts(seen: Path) -> bool:

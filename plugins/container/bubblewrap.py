@@ -34,7 +34,7 @@ from pilot.ports import (
     Sandbox,
 )
 from plugins.container import keyrings, shown
-from plugins.container.boxed_image import ETC, BoxedImages, with_environment
+from plugins.container.boxed_image import ETC, BoxedImages, Root, with_environment
 from plugins.container.images import unusable
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -72,6 +72,7 @@ class Bubblewrap(Container):
         }
         self._fixed = _words(fixed(setup))
         self._images = BoxedImages(setup)
+        self._roots: dict[Image, tuple[Root, bytes]] = {}
         self._filter = keyrings.hidden()
         self._bwrap = self._working()
 
@@ -113,24 +114,38 @@ class Bubblewrap(Container):
         return unusable(image.path, why)
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Runtime:
-        fixed, enter = self._fixed, list[str]()
+        fixed, room = self._fixed, 0
         etc: tuple[str, ...] = ETC
+        memory: tuple[str, ...] = ("/",)
         if box.image is not None:
             root = self._images.root(box.image)
-            fixed = _words(apart(self._setup) + root.words + kernel())
-            enter, etc = root.enter, root.etc
+            fixed, etc, memory, room = (
+                self._before(box.image, root),
+                root.etc,
+                root.memory,
+                root.room,
+            )
             if root.scripts:
                 argv, box = with_environment(argv, box)
-        words = inside(box, self._setup, self._hosts[box.network], etc)
+        words = inside(box, self._setup, self._hosts[box.network], etc, memory)
         return Runtime(
             argv=[
-                *(*enter, self._bwrap, "--json-status-fd", str(STATUS_FD)),
+                *(self._bwrap, "--json-status-fd", str(STATUS_FD)),
                 *("--seccomp", str(FILTER), "--args", str(ARGUMENTS), "--"),
                 *argv,
             ],
             arguments=fixed + _words(words),
             filter=self._filter,
+            room=room,
         )
+
+    def _before(self, image: Image, root: Root) -> bytes:
+        """What every sandbox of an image has, as bwrap reads it."""
+        made = self._roots.get(image)
+        if made is None or made[0] is not root:
+            made = root, _words(apart(self._setup) + root.words + kernel())
+            self._roots[image] = made
+        return made[1]
 
     def _working(self) -> str:
         """The first bwrap that makes such a sandbox here."""
@@ -232,9 +247,15 @@ def kernel() -> list[str]:
     return [*words, "--dev", "/dev"]
 
 
-def inside(box: Sandbox, setup: ContainerSetup, hosts: str, etc: Sequence[str] = ETC) -> list[str]:
+def inside(
+    box: Sandbox,
+    setup: ContainerSetup,
+    hosts: str,
+    etc: Sequence[str] = ETC,
+    memory: Sequence[str] = ("/",),
+) -> list[str]:
     """What one payload's sandbox has beside that, in the order in which one covers another. `etc`:
-    files that can be covered in its /etc."""
+    files that can be covered in its /etc. `memory`: what was made in memory before."""
     words = ["--bind", box.tmp, "/tmp"]  # noqa: S108 - inside the sandbox
     if box.image is not None:
         words += ["--bind", box.tmp, "/var/tmp"]  # noqa: S108 - as above
@@ -255,8 +276,8 @@ def inside(box: Sandbox, setup: ContainerSetup, hosts: str, etc: Sequence[str] =
             words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for device in box.devices:
         words += ["--dev-bind-try", device, device]
-    # Made in memory: what is in them is mounted by now.
-    for path in ("/dev", "/") if box.image is None else ("/dev", "/sys", "/"):
+    # What is in them is mounted by now.
+    for path in ("/dev", *memory):
         words += ["--remount-ro", path]
     for name, value in box.environment.items():
         words += ["--setenv", name, value]

@@ -2,7 +2,8 @@
 
 Each image has a process: squashfuse, in a mount namespace of its own, and for an ordinary user in
 a user namespace. The mount is seen by nobody else, and it ends with its process, however that ends:
-so a pilot that is killed leaves none. Payloads are started within that namespace.
+so a pilot that is killed leaves none. Payloads are started in a room there, where all that they
+have in common is mounted as well.
 
 No privilege is needed, no set-user-ID program and no loop device, only /dev/fuse.
 """
@@ -15,14 +16,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from errno import EAGAIN, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT
 from pathlib import Path
 
 from msgspec import Struct
 
 from ailurus.protocol.errors import Code
 from pilot.ports import Check, Image, JobError, ProcessEnd, ProcessSpec, Spawner
+from pilot.room_ports import Entrance, Step
 from plugins.container.images import unusable
 
 PROGRAMS = "/usr/bin:/usr/local/bin:/bin:/usr/sbin:/sbin"
@@ -30,7 +33,10 @@ PROGRAMS = "/usr/bin:/usr/local/bin:/bin:/usr/sbin:/sbin"
 READY_S = 30.0
 """A mount reads a superblock and a table."""
 _LOOK_MS = 50
+_OPEN = os.O_RDONLY | os.O_CLOEXEC
 _SAID_BYTES = 2000
+_NODES = frozenset({EAGAIN, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT})
+"""What no image does to a mount."""
 
 
 class Mounted(Struct, frozen=True):
@@ -47,16 +53,6 @@ class Mounted(Struct, frozen=True):
     def seen(self) -> Path:
         """The same from outside."""
         return Path(f"/proc/{self.pid}/root{self.path}")
-
-    @property
-    def enter(self) -> list[str]:
-        """The words before a command that is to see it."""
-        names = (
-            ()
-            if os.geteuid() == 0
-            else ("--preserve-credentials", f"--user=/proc/{self.pid}/ns/user")
-        )
-        return [program("nsenter"), *names, f"--mount=/proc/{self.pid}/ns/mnt", "--"]
 
 
 class Mounts:
@@ -82,6 +78,23 @@ class Mounts:
                 found = self._mounted[image] = self._new(image, check)
             return found
 
+    def room(self, mounted: Mounted, steps: Sequence[Step], done: Callable[[], None]) -> int:
+        """Make a room where the image is seen, with those mounts; its key. `done` is called once it
+        has ended. Raises OSError for what may be the image's fault, else JobError."""
+        names = ("mnt",) if os.geteuid() == 0 else ("user", "mnt")
+        fds: list[int] = []
+        try:
+            fds += (os.open(f"/proc/{mounted.pid}/ns/{name}", _OPEN) for name in names)
+            return self._spawner.enter(Entrance(namespaces=fds, steps=steps), lambda _: done())
+        except OSError as error:
+            if error.errno not in _NODES:
+                raise
+            what = f"cannot mount what payloads see beside the image: {error.strerror}"
+            raise _failed(what) from None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     @contextmanager
     def looked_at(self, mounted: Mounted) -> Iterator[None]:
         """For a first look at what is in an image. A damaged one may keep squashfuse busy for ever:
@@ -101,6 +114,8 @@ class Mounts:
         said = place.with_suffix(".log")
         try:
             place.mkdir(mode=0o700)
+            # For a root of which the image has only parts.
+            Path(root_of(str(place))).mkdir(mode=0o700)
             argv = command(image, place)
         except OSError as error:
             raise _failed(f"cannot make {place}: {error.strerror}") from None
@@ -110,7 +125,7 @@ class Mounts:
             self._mounted.pop(image, None)
             over.set()
 
-        key = self._spawner.spawn(ProcessSpec(argv=argv, stderr=str(said)), done)
+        key = self._spawner.spawn(ProcessSpec(argv=argv, stderr=str(said), tell=True), done)
         deadline = time.monotonic() + READY_S
         while not over.is_set():
             check()
@@ -131,6 +146,11 @@ def command(image: Image, place: Path) -> list[str]:
         *(program("unshare"), *names, "--mount", "--propagation", "slave", "--"),
         *(program("squashfuse_ll"), "-f", "-o", options, image.path, str(place)),
     ]
+
+
+def root_of(place: str) -> str:
+    """Beside a mount, the directory for a root that is made of it."""
+    return f"{place}-root"
 
 
 def program(name: str) -> str:

@@ -4,34 +4,95 @@ An image is read-only, and has no directory where a job's is. So where one is mi
 directories on the way are made in memory, and what the image has in them is mounted there piece by
 piece. What we mount wins: no link of the image lies on the way to it, since bubblewrap would follow
 that outside.
+
+An image that is mounted here gets such a root once, in the room of its mount; every payload's is
+then one mount with all of that.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from pilot.room_ports import Bind, Directory, EmptyFile, Memory, Step, Symlink
 
 MOST = 500
-"""Mounts and links. Each costs a payload 0.1 ms, and bubblewrap takes 9000 words."""
+"""Mounts and links. Without a room each costs a payload 0.1 ms, and bubblewrap takes 9000 words."""
 
 
 class TooMany(Exception):
     """A directory of the image has more entries than can be mounted one by one."""
 
 
-def words(seen: Path, source: str, places: Iterable[str]) -> list[str]:
-    """What bubblewrap mounts to have the file system `seen` (which it finds at `source`) as its
-    root, with a directory or a place for one at each of `places`. Raises TooMany and OSError."""
+class Piece(Struct, frozen=True):
+    """What the root has at `path`, of what the image has there."""
+
+    path: str
+    kind: Literal["directory", "tree", "file", "link", "nothing"]
+    """A directory that is made, one that is mounted, …"""
+    to: str = ""
+    """Of a link."""
+
+
+def pieces(seen: Path, places: Iterable[str]) -> list[Piece]:
+    """What makes the file system `seen` a root with a directory or a place for one at each of
+    `places`; nothing if it is one as it is. Raises TooMany and OSError."""
     missing = {place for place in places if not is_directory(seen, place)}
     if not missing:
-        return ["--ro-bind", source, "/"]
-    pieces = list(islice(_pieces(seen, source, "", missing), MOST + 1))
-    if len(pieces) > MOST:
+        return []
+    found = list(islice(_pieces(seen, "", missing), MOST + 1))
+    if len(found) > MOST:
         raise TooMany(f"more than {MOST} entries in the directories on the way to {min(missing)}")
-    return [word for piece in pieces for word in piece]
+    return found
+
+
+def words(pieces: Sequence[Piece], source: str) -> list[str]:
+    """The root for bubblewrap, which finds the image at `source`."""
+    found = [] if pieces else ["--ro-bind", source, "/"]
+    for piece in pieces:
+        if piece.kind in ("tree", "file"):
+            found += ["--ro-bind", f"{source}{piece.path}", piece.path]
+        elif piece.kind == "link":
+            found += ["--symlink", piece.to, piece.path]
+        elif piece.kind == "directory":
+            found += ["--dir", piece.path]
+    return found
+
+
+def steps(
+    pieces: Sequence[Piece], source: str, root: str, places: Iterable[str], files: Collection[str]
+) -> list[Step]:
+    """The root at the directory `root` in a room, made of what is at `source` there, with a
+    directory at each of `places`, or a file if it is one of `files`: bubblewrap makes none in it.
+    """
+    found: list[Step] = [Memory(root)]
+    there = {"", *(piece.path for piece in pieces if piece.kind != "nothing")}
+    trees = tuple(f"{piece.path}/" for piece in pieces if piece.kind == "tree")
+    for piece in pieces:
+        here = f"{root}{piece.path}"
+        if piece.kind == "link":
+            found.append(Symlink(here, piece.to))
+        elif piece.kind == "file":
+            found += [EmptyFile(here), Bind(f"{source}{piece.path}", here)]
+        elif piece.kind != "nothing":
+            found.append(Directory(here))
+            if piece.kind == "tree":
+                found.append(Bind(f"{source}{piece.path}", here))
+    for place in places:
+        if not place.startswith(trees):
+            parts = place.strip("/").split("/")
+            for above in ("/" + "/".join(parts[: n + 1]) for n in range(len(parts))):
+                if above not in there:
+                    there.add(above)
+                    kind = EmptyFile if above in files else Directory
+                    found.append(kind(f"{root}{above}"))
+    return found
 
 
 def is_directory(seen: Path, place: str) -> bool:
@@ -58,15 +119,15 @@ def _kind(seen: Path, place: str, wanted: Callable[[int], bool]) -> bool:
     return True
 
 
-def _pieces(seen: Path, source: str, below: str, missing: set[str]) -> Iterator[list[str]]:
-    """One mount or link for each entry of the directory `below` of the image."""
+def _pieces(seen: Path, below: str, missing: set[str]) -> Iterator[Piece]:
+    """One for each entry of the directory `below` of the image."""
     with os.scandir(f"{seen}{below}") as entries:
         for entry in entries:
             path = f"{below}/{entry.name}"
             if path in missing:
                 continue
             # An entry that is left out counts as well: a directory may have millions.
-            yield from _piece(entry, seen, source, path, missing)
+            yield from _piece(entry, seen, path, missing)
 
 
 def _is_empty(directory: os.DirEntry[str]) -> bool:
@@ -78,23 +139,19 @@ def _is_empty(directory: os.DirEntry[str]) -> bool:
         return False
 
 
-def _piece(
-    entry: os.DirEntry[str], seen: Path, source: str, path: str, missing: set[str]
-) -> Iterator[list[str]]:
+def _piece(entry: os.DirEntry[str], seen: Path, path: str, missing: set[str]) -> Iterator[Piece]:
     on_the_way = any(place.startswith(f"{path}/") for place in missing)
     if entry.is_dir(follow_symlinks=False):
         if on_the_way:
-            yield ["--dir", path]
-            yield from _pieces(seen, source, path, missing)
-        elif _is_empty(entry):
-            yield ["--dir", path]
+            yield Piece(path, "directory")
+            yield from _pieces(seen, path, missing)
         else:
-            yield ["--ro-bind", f"{source}{path}", path]
+            yield Piece(path, "directory" if _is_empty(entry) else "tree")
     elif on_the_way:
-        yield []
+        yield Piece(path, "nothing")
     elif entry.is_symlink():
-        yield ["--symlink", os.readlink(f"{seen}{path}"), path]  # noqa: PTH115 - text
+        yield Piece(path, "link", os.readlink(f"{seen}{path}"))  # noqa: PTH115 - text
     elif entry.is_file(follow_symlinks=False):
-        yield ["--ro-bind", f"{source}{path}", path]
+        yield Piece(path, "file")
     else:
-        yield []
+        yield Piece(path, "nothing")

@@ -109,9 +109,10 @@ class Runs:
 
 
 def _guardian_s(guarded: GuardedSpawner) -> float:
-    """CPU seconds of the guardian and of what it started and has seen end."""
-    text = Path(f"/proc/{guarded.guardian_pid}/stat").read_text(encoding="utf-8")
-    return sum(map(int, text[text.rindex(")") + 2 :].split()[11:15])) / _TICK
+    """CPU seconds of the guardians and of what they started and have seen end."""
+    texts = [Path(f"/proc/{pid}/stat").read_text("utf-8") for pid in guarded.guardians()]
+    ticks = (tick for text in texts for tick in text[text.rindex(")") + 2 :].split()[11:15])
+    return sum(map(int, ticks)) / _TICK
 
 
 def _exec(image: Path, payloads: int) -> list[float]:

@@ -183,12 +183,16 @@ def test_an_image_of_another_user_is_refused_unless_all_are_his(site: Path) -> N
     assert images.located(f"{site}/good.sif", [str(site)]).offset == 4096
 
 
+def words(seen: Path, places: list[str]) -> list[str]:
+    return underlay.words(underlay.pieces(seen, places), "/R")
+
+
 def test_what_leads_to_our_own_mounts_is_made_in_memory(tmp_path: Path) -> None:
     for name in ("etc", "opt/a", "var/lib/x", "usr/bin", "proc"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "bin").symlink_to("usr/bin")
     (tmp_path / "var/run").symlink_to("/run")
-    made = underlay.words(tmp_path, "/R", ["/proc", "/var/lib/pilot/job"])
+    made = words(tmp_path, ["/proc", "/var/lib/pilot/job"])
     pairs = {
         tuple(made[n : n + 3]) for n, word in enumerate(made) if word in ("--ro-bind", "--symlink")
     }
@@ -198,14 +202,14 @@ def test_what_leads_to_our_own_mounts_is_made_in_memory(tmp_path: Path) -> None:
     }  # fmt: skip
     made_here = {made[n + 1] for n, word in enumerate(made) if word == "--dir"}
     assert made_here == {"/etc", "/proc", "/var", "/var/lib", "/var/lib/x"}
-    assert underlay.words(tmp_path, "/R", ["/proc", "/etc"]) == ["--ro-bind", "/R", "/"]
+    assert words(tmp_path, ["/proc", "/etc"]) == ["--ro-bind", "/R", "/"]
 
 
 def test_a_link_of_the_image_on_the_way_to_our_mounts_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "var").symlink_to("/oldroot/root")
     (tmp_path / "proc").symlink_to("/oldroot/proc")
-    made = underlay.words(tmp_path, "/R", ["/proc", "/var/pilot"])
+    made = words(tmp_path, ["/proc", "/var/pilot"])
     assert made == ["--dir", "/etc"]
 
 
@@ -213,7 +217,7 @@ def test_a_huge_directory_is_not_mounted_piece_by_piece(tmp_path: Path) -> None:
     for n in range(underlay.MOST + 1):
         (tmp_path / f"f{n}").touch()
     with pytest.raises(underlay.TooMany):
-        underlay.words(tmp_path, "/R", ["/work"])
+        underlay.pieces(tmp_path, ["/work"])
 
 
 def test_links_of_an_image_are_followed_within_it(tmp_path: Path) -> None:

@@ -122,6 +122,6 @@ def test_a_process_option_that_the_kernel_refuses_is_an_error():
 
 
 def test_the_processes_below_one_are_found_with_their_depth():
-    below = dict(kill._descendants(os.getppid()))
+    below = dict(kill._descendants(os.getppid(), kill.Proc()))
     assert below[os.getpid()] == 1
     assert Path(f"/proc/{os.getpid()}").exists()

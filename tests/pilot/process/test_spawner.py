@@ -11,7 +11,7 @@ import pytest
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import frames, guardian, kill, spawner
-from pilot.process.guardian import Signal, Spawn, Started
+from pilot.process.orders import Signal, Spawn, Started
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.fakes import Any
 

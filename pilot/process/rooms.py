@@ -1,0 +1,138 @@
+"""Rooms: namespaces of another process, where a guardian of their own starts programs.
+
+What a guardian needs of the system it was forked in must be open or loaded when it enters: inside
+there may be no Python, and another /proc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pilot.process.kill import become_undumpable, die_with_parent
+from pilot.process.orders import Enter
+from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Memory, Step, Symlink
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
+_FLAGS = (
+    (os.ST_NOEXEC, 8),
+    (os.ST_NOATIME, 1024),
+    (os.ST_NODIRATIME, 2048),
+    (os.ST_RELATIME, 1 << 21),
+)
+"""What a mount says of itself → its flag in mount(2): who may not take it away must repeat it."""
+_PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 24, 38, 47
+_SECCOMP_FILTER, _AMBIENT_CLEAR_ALL = 2, 4
+_CAPABILITY_VERSION = 0x20080522
+_INSTRUCTION_BYTES = 8
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def enter(order: Enter, namespaces: Sequence[int]) -> None:
+    """Take this process, which has one thread, into the namespaces, and make it as `order` says.
+    Raises OSError."""
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    for fd in namespaces:
+        _checked(libc.setns(fd, 0), "setns")
+        os.close(fd)
+    os.chdir("/")
+    for step in order.steps:
+        _take(libc, step)
+    if order.confined:
+        _give_up(libc)
+    if order.filter:
+        _forbid(libc, order.filter)
+    # After all that, which would undo both.
+    become_undumpable()
+    die_with_parent()
+    if os.getppid() != parent:
+        raise ProcessLookupError
+
+
+def _take(libc: ctypes.CDLL, step: Step) -> None:
+    match step:
+        case Bind(source, target):
+            with _pinned(target) as place:
+                _mount(libc, source, place, _MS_BIND)
+            _close(libc, target)
+        case Memory(target):
+            with _pinned(target) as place:
+                _mount(libc, "memory", place, _MS_NOSUID | _MS_NODEV, b"tmpfs", b"mode=755")
+        case Closed(target):
+            _close(libc, target)
+        case Directory(path):
+            Path(path).mkdir(mode=0o755)
+        case EmptyFile(path):
+            Path(path).touch(mode=0o644)
+        case Symlink(path, to):
+            Path(path).symlink_to(to)
+
+
+def _close(libc: ctypes.CDLL, target: str) -> None:
+    """Make the mount at `target` read-only, with nothing of devices or set-user-ID in it."""
+    with _pinned(target) as place:
+        found = os.statvfs(place).f_flag
+        flags = sum(flag for said, flag in _FLAGS if found & said)
+        flags |= _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+        _mount(libc, "", place, flags)
+
+
+@contextmanager
+def _pinned(path: str) -> Iterator[str]:
+    """A name for what is at `path` that leads there whatever happens; no link is followed on the
+    way. Raises OSError."""
+    here = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        for part in path.split("/"):
+            if part:
+                below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                os.close(here)
+                here = below
+        yield f"/proc/self/fd/{here}"
+    finally:
+        os.close(here)
+
+
+def _mount(
+    libc: ctypes.CDLL, source: str, target: str, flags: int, kind: bytes = b"", data: bytes = b""
+) -> None:
+    words = (os.fsencode(source), os.fsencode(target), kind or None)
+    _checked(libc.mount(*words, ctypes.c_ulong(flags), data or None), f"mount {target}")
+
+
+def _give_up(libc: ctypes.CDLL) -> None:
+    """Have no capability, nor ever get one, whatever this process and its children execute."""
+    number = 0
+    while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+        number += 1
+    libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0)
+    # Effective, permitted, inheritable, each in two words.
+    none = (ctypes.c_uint32 * 6)()
+    header = _Header(_CAPABILITY_VERSION, 0)
+    _checked(libc.capset(ctypes.byref(header), none), "capset")
+    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if number == 0:
+        raise PermissionError
+
+
+def _forbid(libc: ctypes.CDLL, instructions: bytes) -> None:
+    """Have only the system calls that the program lets pass."""
+    program = _Program(len(instructions) // _INSTRUCTION_BYTES, instructions)
+    done = libc.prctl(_PR_SET_SECCOMP, _SECCOMP_FILTER, ctypes.byref(program), 0, 0)
+    _checked(done, "seccomp")
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), what)

@@ -1,0 +1,116 @@
+"""How a guardian starts one program."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+from typing import Any
+
+from pilot.ports import ARGUMENTS, FILTER
+from pilot.process.frames import SOCKET
+from pilot.process.orders import Spawn
+
+_NAMES = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "XCPU", "PIPE", "TSTP")
+IGNORED = [signal.Signals[f"SIG{name}"] for name in _NAMES]
+"""By a guardian, which ends when the pilot does, and by no signal."""
+# What we ignore, or Python does, a payload does not.
+_DEFAULT = [*IGNORED, signal.SIGXFSZ]
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY
+
+
+class NotPrepared(Exception):
+    """What comes before a program could not be done; the errno."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.errno = error.errno or errno.EINVAL
+
+
+class ProgramStarter:
+    """Starts programs, from a process with one thread."""
+
+    def __init__(self) -> None:
+        self._all_cpus = os.sched_getaffinity(0)
+
+    def start(self, order: Spawn, socket: int = -1) -> tuple[int, int]:
+        """Start it; its process id, and where its status can be read, or 0. `socket`: the one that
+        it inherits, which is closed here. Raises NotPrepared for what is ours, OSError or
+        ValueError for the program's."""
+        # Closed again once the program has them.
+        opened: list[int] = []
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
+        ]
+        status = 0
+        try:
+            try:
+                if socket >= 0:
+                    opened.append(socket)
+                    actions.append((os.POSIX_SPAWN_DUP2, socket, SOCKET))
+                if order.cpus:
+                    os.sched_setaffinity(0, order.cpus)
+                if order.directory != "/":
+                    # posix_spawn has none of its own; we have one thread.
+                    os.chdir(order.directory)
+                if order.status_fd:
+                    status, writer = os.pipe()
+                    opened.append(writer)
+                    actions.append((os.POSIX_SPAWN_DUP2, writer, order.status_fd))
+                for data, fd in ((order.arguments, ARGUMENTS), (order.filter, FILTER)):
+                    if data:
+                        opened.append(_in_memory(data))
+                        actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
+            except OSError as error:
+                raise NotPrepared(error) from None
+            try:
+                pid = os.posix_spawn(
+                    order.argv[0],
+                    order.argv,
+                    order.environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT,
+                )
+            except OSError:
+                _try_outputs(order)
+                raise
+            kept, status = status, 0
+            return pid, kept
+        finally:
+            for fd in (*opened, status) if status else opened:
+                os.close(fd)
+            if order.directory != "/":
+                os.chdir("/")
+            if order.cpus:
+                os.sched_setaffinity(0, self._all_cpus)
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor from which `data` is read, above all that a program inherits."""
+    low = os.memfd_create("arguments")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(low, view) :]
+        os.lseek(low, 0, os.SEEK_SET)
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
+    finally:
+        os.close(low)
+
+
+def _outputs(order: Spawn) -> list[tuple[int, str]]:
+    found = ((1, order.stdout), (2, order.stderr))
+    # /dev/null is ours already.
+    return [(fd, path) for fd, path in found if path != "/dev/null"]
+
+
+def _try_outputs(order: Spawn) -> None:
+    """Raise NotPrepared if the outputs of what could not be started are why: nothing else tells."""
+    try:
+        for _, path in _outputs(order):
+            os.close(os.open(path, _APPEND | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise NotPrepared(error) from None

@@ -1,0 +1,131 @@
+"""A guardian in namespaces of another process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pilot.ports import ProcessEnd, ProcessSpec
+from pilot.process.spawner import GuardedSpawner
+from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Entrance, Memory, Step, Symlink
+from tests.pilot.helpers import guarded, processes_with
+from tests.rig.waiting import until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+
+
+@contextmanager
+def made(spawner: GuardedSpawner, *steps: Step, **how: object) -> Iterator[int]:
+    """A room in the mount namespace of a process that only holds it."""
+    key = spawner.spawn(
+        ProcessSpec(argv=["/usr/bin/unshare", "-m", "/bin/sleep", "600"], tell=True), lambda _: None
+    )
+    until(lambda: spawner.pid(key) is not None)
+    own = Path("/proc/self/ns/mnt").stat().st_ino
+    path = Path(f"/proc/{spawner.pid(key)}/ns/mnt")
+    until(lambda: path.stat().st_ino != own)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        entrance = Entrance(namespaces=[fd], steps=steps, **how)  # type: ignore[arg-type]
+        yield spawner.enter(entrance, lambda _: None)
+    finally:
+        os.close(fd)
+
+
+def run(spawner: GuardedSpawner, room: int, script: str, out: Path) -> int:
+    ends, over = list[ProcessEnd](), threading.Event()
+
+    def done(ended: ProcessEnd) -> None:
+        ends.append(ended)
+        over.set()
+
+    order = ProcessSpec(argv=["/bin/sh", "-c", script], stdout=str(out), room=room)
+    spawner.spawn(order, done)
+    assert over.wait(20)
+    return ends[0].exit_code
+
+
+@pytest.fixture
+def spawner() -> Iterator[GuardedSpawner]:
+    with guarded() as started:
+        yield started
+
+
+def test_a_program_in_a_room_sees_what_was_mounted_there_and_nobody_else_does(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    place, source = tmp_path / "place", tmp_path / "source"
+    place.mkdir()
+    source.write_text("seen")
+    steps = (
+        Memory(str(place)), Directory(f"{place}/in"), EmptyFile(f"{place}/in/it"),
+        Symlink(f"{place}/to", "in"), Bind(str(source), f"{place}/in/it"),
+        Closed(str(place)),
+    )  # fmt: skip
+    with made(spawner, *steps) as room:
+        out = tmp_path / "out"
+        assert run(spawner, room, f"cat {place}/to/it", out) == 0
+        assert out.read_text() == "seen"
+        assert run(spawner, room, f"touch {place}/new || echo > {place}/in/it", out) != 0
+    assert list(place.iterdir()) == []
+
+
+def test_no_link_leads_a_mount_elsewhere(spawner: GuardedSpawner, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with (
+        pytest.raises(OSError, match=r"Not a directory|Too many|such file|Invalid"),
+        made(spawner, Memory(f"{tmp_path}/link")),
+    ):
+        pass
+    (tmp_path / "real" / "below").mkdir()
+    with (
+        pytest.raises(OSError, match=r"Not a directory|Too many|such file|Invalid"),
+        made(spawner, Memory(f"{tmp_path}/link/below")),
+    ):
+        pass
+
+
+def test_a_confined_room_has_no_capability_and_gets_none(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with made(spawner, confined=True) as room:
+        assert run(spawner, room, "grep -E '^(Cap|NoNewPrivs)' /proc/self/status", out) == 0
+    said = dict(line.split(":\t") for line in out.read_text().splitlines())
+    assert said.pop("NoNewPrivs") == "1"
+    assert set(said) == {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
+    assert set(said.values()) == {"0" * 16}
+
+
+def test_p6_what_runs_in_a_room_ends_with_it(spawner: GuardedSpawner) -> None:
+    mark, ends = f"room-{os.getpid()}", list[ProcessEnd]()
+    with made(spawner) as room:
+        order = ProcessSpec(
+            argv=["/bin/sh", "-c", "setsid sleep 600 & sleep 600"],
+            environment={"AILURUS_ATTEMPT": mark},
+            room=room,
+            tell=True,
+        )
+        key = spawner.spawn(order, ends.append)
+        until(lambda: len(processes_with(mark)) == 3)
+        assert spawner.pid(key) in processes_with(mark)
+        spawner.signal(room, signal.SIGKILL)
+        until(lambda: not processes_with(mark), 10)
+        until(lambda: bool(ends))
+        assert ends[0].errno
+
+
+def test_a_signal_reaches_what_runs_in_a_room(spawner: GuardedSpawner) -> None:
+    with made(spawner) as room:
+        ends: list[ProcessEnd] = []
+        key = spawner.spawn(ProcessSpec(argv=["/bin/sleep", "600"], room=room), ends.append)
+        spawner.signal(key, signal.SIGTERM)
+        until(lambda: bool(ends))
+    assert ends[0].exit_code == -signal.SIGTERM
