@@ -13,6 +13,7 @@ item that has finished never changes again, and is counted once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -26,6 +27,8 @@ from ailurus.protocol.states import Refusal
 
 TOGETHER = 1000
 """Items of one slice, and of one lease."""
+SLICE_LENGTH = 500_000
+"""Characters of a slice, about."""
 MOST_LOST = 5
 """Nodes that may be lost under an item: one more, and it may be what kills them."""
 
@@ -49,6 +52,22 @@ class ItemSpec(
     gpus: Count = 0
     walltime_s: Annotated[int, Meta(ge=1, le=31_536_000)] | None = None
     estimate_s: Annotated[float, Meta(ge=0)] | None = None
+
+
+def slices(items: Iterable[ItemSpec]) -> Iterator[list[ItemSpec]]:
+    """Items in slices as they are uploaded: always the same ones of the same items."""
+    part: list[ItemSpec] = []
+    size = 0
+    for item in items:
+        length = len(item.command) + sum(map(len, item.arguments)) + 100 * len(item.inputs)
+        length += sum(len(key) + len(value) for key, value in item.environment.items())
+        if part and (len(part) == TOGETHER or size + length > SLICE_LENGTH):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += length
+    if part:
+        yield part
 
 
 class ItemState(StrEnum):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, get_args
 
@@ -39,15 +38,18 @@ from ailurus.protocol.launchers import (
     named,
 )
 from ailurus.protocol.panda import NOTHING
-from ailurus.protocol.payloads import Goal, needed
+from ailurus.protocol.payloads import Goal, Payloads, needed
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
+from ailurus.protocol.sweeps import swept
 from ailurus.protocol.trees import can_make, is_listed, is_many, listing
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import FileUrl, Url
 
 # Of one submission, as `messages.Submit` allows.
 MOST_JOBS = 100_000
+PayloadReader = Callable[[object, str], Payloads]
+"""Of what stands there, and the field."""
 _UNITS: dict[
     str, tuple[str, Callable[[Any], float]]
 ] = {  # how people write it → the field, and how to read it
@@ -94,11 +96,14 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
-def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:
+def jobs_from(
+    tree: object, base: str = "/", payloads: PayloadReader | None = None
+) -> tuple[JobSpec, ...]:
     """The jobs of a file: one mapping, a list, or `{defaults: …, jobs: […]}`.
 
-    `base` is the directory against which relative paths of inputs and outputs are read. Raises
-    AilurusError with the field, as `jobs[3].inputs[0].adler32`.
+    `base` is the directory against which relative paths of inputs and outputs are read; `payloads`
+    makes of what a job's `payloads` says the list that is uploaded. Raises AilurusError with the
+    field, as `jobs[3].inputs[0].adler32`.
     """
     shared: dict[str, Any] = {}
     if isinstance(tree, Mapping) and "jobs" in tree:
@@ -115,67 +120,23 @@ def jobs_from(tree: object, base: str = "/") -> tuple[JobSpec, ...]:
             raise AilurusError(
                 "expected a mapping", field=where, remedy="write `name: …` and `command: …`"
             )
-        for one in _swept({**shared, **entry}, where):
+        for one in swept({**shared, **entry}, where):
             if len(jobs) >= MOST_JOBS:
                 raise AilurusError(
                     f"more than {MOST_JOBS} jobs",
                     field=where,
                     remedy="make several submissions of them",
                 )
+            if payloads is not None and one.get("payloads"):
+                one["payloads"] = payloads(one["payloads"], f"{where}.payloads")
             jobs.append(_job(one, where, base))
     return tuple(jobs)
 
 
-def _swept(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """One entry per point of `sweep`; `{seed}` in any text becomes the value of seed."""
-    sweep = entry.pop("sweep", None)
-    if sweep is None:
-        yield entry
-        return
-    if not isinstance(sweep, Mapping) or not sweep:
-        raise AilurusError(
-            "expected names with lists", field=f"{where}.sweep", remedy="seed: [1, 2, 3]"
-        )
-    axes = [
-        [(str(name), value) for value in _axis(axis, f"{where}.sweep.{name}")]
-        for name, axis in sweep.items()
-    ]
-    for point in itertools.product(*axes):
-        yield {key: _filled(value, dict(point)) for key, value in entry.items()}
-
-
-def _axis(axis: object, where: str) -> Sequence[object]:
-    if (
-        isinstance(axis, Mapping)
-        and set(axis) <= {"from", "to", "step"}
-        and {"from", "to"} <= set(axis)
-    ):
-        first, last, step = axis["from"], axis["to"], axis.get("step", 1)
-        if all(type(number) is int for number in (first, last, step)) and step > 0:
-            if (last - first) // step >= MOST_JOBS:
-                raise AilurusError(
-                    f"more than {MOST_JOBS} values", field=where, remedy="a larger step"
-                )
-            return range(first, last + 1, step)
-    elif isinstance(axis, Sequence) and not isinstance(axis, str) and axis:
-        return axis
-    raise AilurusError("expected a list or whole numbers", field=where, remedy="{from: 1, to: 8}")
-
-
-def _filled(value: Any, point: Mapping[str, object]) -> Any:
-    if isinstance(value, str):
-        for name, replacement in point.items():
-            value = value.replace("{" + name + "}", str(replacement))
-        return value
-    if isinstance(value, Mapping):
-        return {key: _filled(one, point) for key, one in value.items()}
-    return [_filled(one, point) for one in value] if isinstance(value, list | tuple) else value
-
-
 def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
-    fields = _measured(entry, _UNITS, where)
-    for kind, read in (("inputs", _input), ("outputs", _output)):
-        fields[kind] = _files(fields.get(kind), f"{where}.{kind}", base, read)
+    fields = measured(entry, _UNITS, where)
+    for kind, read in (("inputs", read_input), ("outputs", _output)):
+        fields[kind] = files_of(fields.get(kind), f"{where}.{kind}", base, read)
     if isinstance(fields.get("credentials"), list | tuple):
         fields["credentials"] = [
             {"name": one} if isinstance(one, str) else one for one in fields["credentials"]
@@ -218,7 +179,7 @@ def check_launcher(name: str, options: Mapping[str, Any], where: str) -> None:
         raise explained(error, where, OPTIONS[name].__struct_fields__) from None
 
 
-def _measured(
+def measured(
     entry: Mapping[str, Any], units: Mapping[str, tuple[str, Callable[[Any], float]]], where: str
 ) -> dict[str, Any]:
     """The fields of an entry, amounts as numbers in the field's unit."""
@@ -233,7 +194,7 @@ def _measured(
     return fields
 
 
-def _files(files: Any, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
+def files_of(files: Any, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
     if not isinstance(files, list | tuple):
         return files or ()
     units = _OF_OUTPUT if read is _output else {}
@@ -241,7 +202,7 @@ def _files(files: Any, where: str, base: str, read: Callable[[Url], dict[str, st
     def entry(one: Any, where: str) -> Any:
         if isinstance(one, str):
             return _short(one, where, base, read)
-        return _located(_measured(one, units, where), base) if isinstance(one, Mapping) else one
+        return _located(measured(one, units, where), base) if isinstance(one, Mapping) else one
 
     return [entry(one, f"{where}[{nr}]") for nr, one in enumerate(files)]
 
@@ -270,7 +231,7 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
     return file
 
 
-def _input(url: Url) -> dict[str, str]:
+def read_input(url: Url) -> dict[str, str]:
     name = url.name
     if is_listed(url) and url.scheme != SCHEME:
         # The files of a directory come into one of its name.

@@ -17,7 +17,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -30,7 +30,9 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, PREFIX, Route
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.item import ItemSpec, slices
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.states import FINAL
 from ailurus.protocol.url import Url
 from ailurus.wire.credentials import Trust
@@ -143,6 +145,25 @@ class Client:
         """Submit jobs; with the same `request_id` again, the first answer comes back."""
         ask = m.Submit(request_id=request_id or uuid.uuid4().hex, jobs=tuple(jobs))
         return self.call("submit", ask, answer=m.Submitted, wait_s=60.0)
+
+    def upload(self, name: str, items: Iterable[ItemSpec]) -> Payloads:
+        """Upload the items of a job, to be named in its `payloads`. With the same `name` and items
+        again, it goes on where it was interrupted."""
+        first = known = 0
+        for part in slices(items):
+            if first >= known:
+                ask = m.AddItems(list=name, first=first, items=tuple(part))
+                known = self.call("add_items", ask, answer=m.ItemsAdded, wait_s=60.0).count
+            first += len(part)
+        return Payloads(list=name, count=first)
+
+    def items(self, job_id: int, query: api.ItemsQuery | None = None) -> m.ItemPage:
+        """Items of a job, in their order."""
+        return self.call("items", query or api.ItemsQuery(), answer=m.ItemPage, job_id=job_id)
+
+    def item(self, job_id: int, index: int) -> m.ItemDetail:
+        """All about one item of a job."""
+        return self.call("item", api.ItemQuery(index=index), answer=m.ItemDetail, job_id=job_id)
 
     def jobs(self, query: api.JobsQuery | None = None) -> m.JobPage:
         """List jobs, newest first."""

@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
+from dispatcher.cli.payloads import PayloadLists
 
 LARGEST_FILE = 64 * 1024 * 1024
 # After aliases are followed: an alias bomb has more.
@@ -32,7 +33,8 @@ class JobFiles:
     wrong."""
 
     def __init__(self, names: list[str]) -> None:
-        self._files = [JobFile(name) for name in names]
+        self.payloads = PayloadLists()
+        self._files = [JobFile(name, self.payloads) for name in names]
         self.jobs: tuple[JobSpec, ...] = tuple(job for file in self._files for job in file.jobs)
         if len(self.jobs) > MOST_JOBS:
             raise CommandError(
@@ -60,13 +62,14 @@ class JobFiles:
 class JobFile:
     """One file, its jobs, and where each thing in it stands."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, payloads: PayloadLists) -> None:
         self.name = "stdin" if name == "-" else name
         self._text, self._base = _read(name)
+        self._payloads = payloads.reader(self._base)
         self._node: yaml.Node | None = None
         self._tree = self._json() if self._text.lstrip()[:1] in "{[" else self._yaml()
         try:
-            self.jobs = jobs_from(self._tree, self._base)
+            self.jobs = jobs_from(self._tree, self._base, self._payloads)
         except AilurusError as error:
             self.fault(error)
 
@@ -79,7 +82,7 @@ class JobFile:
     def entry_of(self, index: int) -> int:
         """Which entry of the file made job number `index`: a sweep makes many of one."""
         for entry in range(len(self._entries())):
-            made = len(jobs_from(self._one(entry), self._base))
+            made = len(jobs_from(self._one(entry), self._base, self._payloads))
             if index < made:
                 return entry
             index -= made

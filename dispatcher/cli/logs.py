@@ -19,9 +19,9 @@ WAIT_S = 20.0
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import job_id
+    from dispatcher.cli.words import item_id
 
-    parser.add_argument("id", type=job_id, metavar="ID")
+    parser.add_argument("id", type=item_id, metavar="ID", help="of a job, or JOB.ITEM of a payload")
     parser.add_argument("--follow", "-f", action="store_true", help="until the attempt has ended")
     parser.add_argument("--stream", choices=["stdout", "stderr"], default="stdout")
     parser.add_argument("--attempt", type=int, metavar="N", help="default: the latest")
@@ -32,10 +32,13 @@ def main(args: Namespace, out: Output) -> int:
     from ailurus.protocol.api import LogQuery
 
     client = connect(args, patience_s=60.0)
+    args.id, args.item = args.id
     attempt, offset, wait_s = args.attempt, 0, 0.0
     printed = waited = False
     while True:
-        query = LogQuery(stream=args.stream, attempt_nr=attempt, offset=offset, wait_s=wait_s)
+        query = LogQuery(
+            stream=args.stream, attempt_nr=attempt, offset=offset, wait_s=wait_s, item=args.item
+        )
         chunk = client.log(args.id, query)
         # One after the other: their offsets are their own.
         attempt = chunk.attempt_nr or attempt
@@ -46,6 +49,11 @@ def main(args: Namespace, out: Output) -> int:
         printed |= bool(chunk.text)
         moved = chunk.end > offset
         offset = chunk.end
+        if args.item is not None:
+            if chunk.final or not args.follow:
+                return OK
+            wait_s = WAIT_S
+            continue
         asks = not (args.follow or waited or chunk.final or offset) and _running(client, args)
         if not moved and (chunk.final or not (args.follow or asks)):
             code, later = _ended(client, args, chunk)

@@ -1,4 +1,5 @@
-"""`dispatcher show ID`: all about one job; a failure first."""
+"""`dispatcher show ID`: all about one job, or one of the payloads that it carries; a failure
+first."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clock, span
 from ailurus.protocol.states import JobState
+from dispatcher.cli import items
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -14,14 +16,31 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import job_id
+    from dispatcher.cli.words import item_id
 
-    parser.add_argument("id", type=job_id, metavar="ID")
+    parser.add_argument(
+        "id", type=item_id, metavar="ID", help="of a job, or JOB.ITEM of a payload that it carries"
+    )
+    parser.add_argument(
+        "--items",
+        nargs="?",
+        const="",
+        metavar="STATE",
+        help="list the payloads that the job carries: all, or those in a state, failed say",
+    )
 
 
 def main(args: Namespace, out: Output) -> int:
     """Ask and show."""
-    job = connect(args).show(args.id)
+    job_id, index = args.id
+    client = connect(args)
+    if index is not None:
+        items.show(client, job_id, index, out)
+        return 0
+    if args.items is not None:
+        items.listing(client, job_id, args.items, out)
+        return 0
+    job = client.show(job_id)
     if out.as_json:
         out.document(job)
     else:
@@ -47,6 +66,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("changed", clock(row.changed)),
             ("asks for", _wants(job)),
             ("command", spec.command or spec.script.partition("\n")[0] + " …"),
+            ("payloads", items.summary(job.items) if job.items else ""),
             ("files", _staging(last.staging) if last and last.staging else ""),
             ("parents", " ".join(map(str, job.parents))),
             ("children", " ".join(map(str, job.children))),

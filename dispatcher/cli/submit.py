@@ -40,6 +40,8 @@ def main(args: Namespace, out: Output) -> int:
             out.line("1 job is good" if len(jobs) == 1 else f"{len(jobs)} jobs are good")
         return 0
     client = connect(args, patience_s=PATIENCE_S)
+    for name, items in files.payloads:
+        client.upload(name, items)
     known = args.request_id
     with nullcontext(known) if known else request_id(url_of(args), jobs) as made:
         try:

@@ -14,6 +14,7 @@ from ailurus.protocol.messages import JobStates, WaitJobs, Why
 from ailurus.protocol.states import FINAL, JobState, Outlook
 from dispatcher.cli import exits
 from dispatcher.cli.connection import connect
+from dispatcher.cli.items import summary
 
 if TYPE_CHECKING:
     from ailurus.wire.client import Client
@@ -73,6 +74,8 @@ def _waited(
                 return _verdict(client, job_ids, answer), answer
             if time.monotonic() < deadline and _never(client, unfinished):
                 return exits.NEVER, answer
+            if sys.stderr.isatty() and len(unfinished) == 1:
+                _progress(client, unfinished[0])
         except Unreachable as error:
             if time.monotonic() < deadline:
                 raise
@@ -82,6 +85,13 @@ def _waited(
             sys.stderr.write(f"dispatcher: {len(unfinished)} jobs are not final yet\n")
             return exits.TRY_AGAIN, answer
         pause = ASK_WHY_S
+
+
+def _progress(client: Client, job_id: int) -> None:
+    """Say how far the payloads of a job are."""
+    counts = client.show(job_id).items
+    if counts is not None:
+        sys.stderr.write(clean(f"dispatcher: job {job_id}: {summary(counts)}\n"))
 
 
 def _never(client: Client, job_ids: Sequence[int]) -> bool:

@@ -11,14 +11,24 @@ from dispatcher.cli.exits import NEVER, OK
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import job_id
+    from dispatcher.cli.words import item_id
 
-    parser.add_argument("id", type=job_id, metavar="ID")
+    parser.add_argument("id", type=item_id, metavar="ID", help="of a job, or JOB.ITEM of a payload")
 
 
 def main(args: Namespace, out: Output) -> int:
     """Ask and show; exit code 2 says that the job can never run as things are."""
-    why = connect(args).why(args.id)
+    job_id, index = args.id
+    if index is not None:
+        item = connect(args).item(job_id, index)
+        if out.as_json:
+            out.document(item)
+        else:
+            out.line(item.why)
+            if item.remedy:
+                out.line(f"  → {item.remedy}")
+        return OK
+    why = connect(args).why(job_id)
     if out.as_json:
         out.document(why)
     else:

@@ -42,3 +42,13 @@ def job_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 19):
         raise ArgumentTypeError(f"{text!r} is no number of a job (see `dispatcher jobs`)")
     return int(text)
+
+
+def item_id(text: str) -> tuple[int, int | None]:
+    """The number of a job, or of one of its items as JOB.ITEM. Raises ArgumentTypeError."""
+    job, dot, item = text.partition(".")
+    if not dot:
+        return job_id(job), None
+    if not (item.isascii() and item.isdigit() and 0 < len(item) < 10):
+        raise ArgumentTypeError(f"{item!r} is no number of an item of job {job}")
+    return job_id(job), int(item)

@@ -17,6 +17,8 @@ from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import (
     attempts,
+    item_records,
+    item_views,
     payload_logs,
     records,
     retention,
@@ -182,6 +184,8 @@ class Users:
         await self._peers.send(Look(job_ids=(job_id,), seconds=LOOK_S))
 
         def gather(tx: Tx) -> m.LogChunk:
+            if ask.item is not None:
+                return _log_of_item(tx, ask, job_id, ask.item)
             made = views.attempts(tx, job_id)
             wanted = [one for one in made if ask.attempt_nr in (None, one.attempt_nr)]
             if not wanted and ask.attempt_nr is not None:
@@ -272,6 +276,17 @@ class Users:
                 last = events[-1].seq if events else ask.after
                 return m.Events(events=tuple(events), last=last)
             await until(signal, left)
+
+
+def _log_of_item(tx: Tx, ask: api.LogQuery, job_id: int, index: int) -> m.LogChunk:
+    """A piece of an item's output. Raises Rejected if there is no such item."""
+    job, cluster = records.find_job(tx, job_id), item_records.find_cluster(tx, job_id)
+    found = item_views.find(tx, job, cluster, index) if job and cluster else None
+    if cluster is None or found is None:
+        raise Rejected(
+            404, f"job {job_id} has no item {index}", field="item", remedy="dispatcher show --items"
+        )
+    return payload_logs.chunk_of_item(tx, ask, cluster.cluster_id, found)
 
 
 def _no_answer(job_id: int) -> Rejected:

@@ -119,6 +119,16 @@ update cluster set job_id = null where job_id = :job_id
 -- writes: cluster_job
 delete from cluster_job where job_id = :job_id
 
+-- name: cluster.log_bytes
+-- How much output of the items of a job is kept.
+-- reads: cluster
+select log_bytes from cluster where cluster_id = :cluster_id
+
+-- name: cluster.logged
+-- Note how much more output of the items of a job is kept.
+-- writes: cluster
+update cluster set log_bytes = log_bytes + :by where cluster_id = :cluster_id
+
 -- name: cluster.left
 -- Items that no job has any more.
 -- reads: cluster

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import ItemQuery, LogQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
@@ -140,7 +141,6 @@ async def test_an_item_that_failed_is_tried_as_often_as_the_job_says(b):
 
 
 def query(index: int):
-    from ailurus.protocol.api import ItemQuery
 
     return ItemQuery(index=index)
 
@@ -420,3 +420,35 @@ async def test_what_a_job_had_goes_with_it(b):
                     tx.all("item.page", cluster_id=job_id, after=-1, most=5)]
     )  # fmt: skip
     assert left == [(0,), None, []]
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+async def test_the_output_of_an_item_is_its_own(b):
+    job_id = await b.carrying(2)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    await worker.exchange(one, 2)
+
+    def piece(item: int, text: str, offset: int = 0, **more: object) -> m.LogPiece:
+        place = {"job_id": job_id, "attempt_nr": 1, "stream": "stdout"}
+        return m.LogPiece(**place, offset=offset, text=text, item=item, item_attempt=1, **more)
+
+    pieces = (piece(0, "zero"), piece(1, "one"), piece(0, " and more", 4), piece(0, "zero"))
+    await worker.service.workers.log_pieces(m.LogPieces(pieces=pieces), worker.caller)
+    for index, text in enumerate(("zero and more", "one")):
+        chunk = await b.service.users.log(LogQuery(item=index), ALICE, job_id=job_id)
+        assert (chunk.text, chunk.attempt_nr, chunk.final) == (text, 1, False)
+
+
+async def test_of_an_item_without_output_of_its_own_its_last_words_are_shown(b):
+    job_id = await b.carrying(1)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    (item,) = (await worker.exchange(one, 1)).items
+    usage = m.Usage(stderr_bytes=1000)
+    last = end(item, O.FAILED, stderr_tail="the end", usage=usage)
+    await worker.exchange(one, ended=(last,))
+    chunk = await b.service.users.log(LogQuery(item=0, stream="stderr"), ALICE, job_id=job_id)
+    assert (chunk.text, chunk.skipped, chunk.size, chunk.final) == ("the end", 993, 1000, True)

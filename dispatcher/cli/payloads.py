@@ -1,0 +1,97 @@
+"""The payloads of jobs in job files: read twice, once to know them and once to upload them, and
+never all at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.item_list import item_from, items_from
+from ailurus.protocol.payloads import MOST_ITEMS, Payloads
+from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
+
+LONGEST_LINE = 2_000_000
+_decode = msgspec.json.Decoder(ItemSpec).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class PayloadLists:
+    """The lists of payloads that the jobs of some files name. A list is called by what is in it: the
+    same again is not uploaded again."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, _FileOfItems | list[ItemSpec]] = {}
+
+    def reader(self, base: str) -> Any:
+        """What `jobs_from` calls, for a file in the directory `base`."""
+
+        def read(tree: object, where: str) -> Payloads:
+            if isinstance(tree, str):
+                return self._known(_FileOfItems(Path(base, tree), base))
+            return self._known(list(items_from(tree, where, base)))
+
+        return read
+
+    def _known(self, items: _FileOfItems | list[ItemSpec]) -> Payloads:
+        digest, count = sha256(), 0
+        for item in items:
+            digest.update(_encode(item) + b"\n")
+            count += 1
+            if count > MOST_ITEMS:
+                raise AilurusError(f"more than {MOST_ITEMS} payloads", remedy="make several jobs")
+        if not count:
+            raise AilurusError("no payloads", field="payloads", remedy="give at least one")
+        name = f"{digest.hexdigest()[:40]}"
+        self._lists[name] = items
+        return Payloads(list=name, count=count)
+
+    def __iter__(self) -> Iterator[tuple[str, Iterator[ItemSpec]]]:
+        for name, items in self._lists.items():
+            yield name, iter(items)
+
+
+class _FileOfItems:
+    """A file of JSON lines, an item each."""
+
+    def __init__(self, path: Path, base: str) -> None:
+        self._path, self._base = path, base
+
+    def __iter__(self) -> Iterator[ItemSpec]:
+        """Raises CommandError at the first line that is wrong."""
+        try:
+            with self._path.open("rb") as file:
+                for nr, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                    if line.strip():
+                        yield self._item(line, nr)
+        except OSError as error:
+            name = str(self._path)
+            raise CommandError(NO_INPUT, error.strerror or "unreadable", field=name) from None
+
+    def _item(self, line: bytes, nr: int) -> ItemSpec:
+        try:
+            item = _decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            item = None
+        # As people write it: with units, paths and numbers.
+        if item is None or item.inputs or (item.command and item.arguments):
+            item = self._written(line, nr)
+        return item
+
+    def _written(self, line: bytes, nr: int) -> ItemSpec:
+        where = f"{self._path}:{nr}"
+        try:
+            return item_from(json.loads(line), "", self._base)
+        except (ValueError, RecursionError) as error:
+            raise CommandError(
+                DATA, f"not a line of JSON: {error}", field=where, remedy="one object a line"
+            ) from None
+        except AilurusError as error:
+            field = f"{where}: {error.field.lstrip('.')}".rstrip(": ")
+            raise CommandError(DATA, error.message, field=field, remedy=error.remedy) from None
